@@ -1,0 +1,56 @@
+"""What an augmentation is, and the draws they share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Magnitude = Annotated[float, Field(ge=0)]
+
+
+class Geometric:
+    """Moves pixels: an affine map a picture, in pixels from the picture's center, x before y.
+
+    ``exact``: the map takes pixel centers to pixel centers, so nothing is interpolated.
+    """
+
+    exact = False
+
+    def matrices(self, batch: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+        """Maps from output to input coordinates, float32 [B, 3, 3]; the last row is (0, 0, 1)."""
+        raise NotImplementedError
+
+
+class Color:
+    """Maps each pixel's color by an affine map a picture: contrast, hue."""
+
+    def matrices(self, mean: Tensor, generator: torch.Generator) -> Tensor:
+        """Maps of colors in [0, 1], float32 [B, C, C + 1]; ``mean`` is each picture's mean color, [B, C]."""
+        raise NotImplementedError
+
+
+class Pixelwise:
+    """Changes the pictures in any other way: noise, blur, a covered square."""
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """float32 [B, C, H, W] in [0, 1] -> the same; the result may leave [0, 1] (the pipeline clamps)."""
+        raise NotImplementedError
+
+
+def uniform(batch: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+    """One draw a picture from [low, high), float32 [B], on the CPU: the stream is the same on every device."""
+    return torch.rand(batch, generator=generator) * (high - low) + low
+
+
+def chosen(batch: int, p: float, generator: torch.Generator) -> Tensor:
+    """Which pictures an operation of probability ``p`` falls on, bool [B]."""
+    return torch.rand(batch, generator=generator) < p
+
+
+def identity(batch: int) -> Tensor:
+    """float32 [B, 3, 3]."""
+    return torch.eye(3).repeat(batch, 1, 1)

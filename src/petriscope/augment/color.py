@@ -1,0 +1,105 @@
+"""Brightness, contrast, saturation and hue: affine maps of color, multiplied and applied at once."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from petriscope.augment.base import Color, Magnitude, Probability, chosen, uniform
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+Amount = Annotated[float, Field(ge=0, le=1)]
+
+_TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+
+
+def luma(channels: int) -> Tensor:
+    """Weights of the channels in gray, float32 [C]."""
+    return torch.tensor(LUMA) if channels == 3 else torch.ones(1)
+
+
+class Brightness(Color):
+    """Multiply by a factor from [1 - amount, 1 + amount]."""
+
+    def __init__(self, *, amount: Amount = 0.2, p: Probability = 1.0) -> None:
+        self.amount, self.p = amount, p
+
+    def matrices(self, mean: Tensor, generator: torch.Generator) -> Tensor:
+        factor = _factor(len(mean), self.amount, self.p, generator)
+        return _matrix(factor[:, None, None] * torch.eye(mean.shape[1]))
+
+
+class Contrast(Color):
+    """Move colors away from or towards the picture's mean gray by a factor from [1 - amount, 1 + amount]."""
+
+    def __init__(self, *, amount: Amount = 0.2, p: Probability = 1.0) -> None:
+        self.amount, self.p = amount, p
+
+    def matrices(self, mean: Tensor, generator: torch.Generator) -> Tensor:
+        channels = mean.shape[1]
+        factor = _factor(len(mean), self.amount, self.p, generator)
+        gray = mean @ luma(channels)
+        offset = ((1 - factor) * gray)[:, None].expand(-1, channels)
+        return _matrix(factor[:, None, None] * torch.eye(channels), offset)
+
+
+class Saturation(Color):
+    """Move colors away from or towards their own gray by a factor from [1 - amount, 1 + amount]. Gray stays as it is."""
+
+    def __init__(self, *, amount: Amount = 0.2, p: Probability = 1.0) -> None:
+        self.amount, self.p = amount, p
+
+    def matrices(self, mean: Tensor, generator: torch.Generator) -> Tensor:
+        channels = mean.shape[1]
+        factor = _factor(len(mean), self.amount, self.p, generator)[:, None, None]
+        to_gray = luma(channels).expand(channels, channels)
+        return _matrix(factor * torch.eye(channels) + (1 - factor) * to_gray)
+
+
+class Hue(Color):
+    """Turn hue by a share of the color circle from [-amount, amount]: a rotation of I and Q in YIQ, which keeps gray."""
+
+    def __init__(self, *, amount: Annotated[float, Field(ge=0, le=0.5)] = 0.05, p: Probability = 1.0) -> None:
+        self.amount, self.p = amount, p
+
+    def matrices(self, mean: Tensor, generator: torch.Generator) -> Tensor:
+        batch, channels = mean.shape
+        angle = uniform(batch, -self.amount, self.amount, generator) * chosen(batch, self.p, generator) * (2 * math.pi)
+        if channels == 1:
+            return _matrix(torch.ones(batch, 1, 1))
+        turn = torch.eye(3).repeat(batch, 1, 1)
+        turn[:, 1, 1] = turn[:, 2, 2] = angle.cos()
+        turn[:, 1, 2], turn[:, 2, 1] = -angle.sin(), angle.sin()
+        return _matrix(torch.linalg.inv(_TO_YIQ) @ turn @ _TO_YIQ)
+
+
+def _factor(batch: int, amount: Magnitude, p: Probability, generator: torch.Generator) -> Tensor:
+    return 1 + uniform(batch, -amount, amount, generator) * chosen(batch, p, generator)
+
+
+def _matrix(linear: Tensor, offset: Tensor | None = None) -> Tensor:
+    """[B, C, C] and [B, C] -> [B, C, C + 1]."""
+    offset = linear.new_zeros(linear.shape[:2]) if offset is None else offset
+    return torch.cat([linear, offset[:, :, None]], 2)
+
+
+def compose(first: Tensor, then: Tensor) -> Tensor:
+    """The color map that does ``first`` and then ``then``, each [B, C, C + 1]."""
+    channels = first.shape[1]
+    linear = then[:, :, :channels] @ first[:, :, :channels]
+    offset = then[:, :, :channels] @ first[:, :, channels:] + then[:, :, channels:]
+    return torch.cat([linear, offset], 2)
+
+
+def apply_color(images: Tensor, matrices: Tensor) -> Tensor:
+    """Map colors, float32 [B, C, H, W], by [B, C, C + 1]. Memory order is kept."""
+    matrices = matrices.to(images.device)
+    channels = images.shape[1]
+    out = matrices[:, :, channels, None, None]
+    for channel in range(channels):
+        out = out + matrices[:, :, channel, None, None] * images[:, channel : channel + 1]
+    return out

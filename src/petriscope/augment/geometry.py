@@ -1,0 +1,178 @@
+"""Flips, turns, shifts, rotation, scale and shear, and the one resampling that carries them all out."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from petriscope.augment.base import Geometric, Magnitude, Probability, chosen, identity, uniform
+
+
+class Flip(Geometric):
+    """Mirror left-right, top-bottom or both, each with its own probability. Exact."""
+
+    exact = True
+
+    def __init__(self, *, horizontal: Probability = 0.5, vertical: Probability = 0.0) -> None:
+        self.horizontal, self.vertical = horizontal, vertical
+
+    def matrices(self, batch: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+        out = identity(batch)
+        out[:, 0, 0] -= 2.0 * chosen(batch, self.horizontal, generator)
+        out[:, 1, 1] -= 2.0 * chosen(batch, self.vertical, generator)
+        return out
+
+
+class QuarterTurn(Geometric):
+    """Turn by 0, 90, 180 or 270 degrees, equally likely. Exact. Pictures that are not square are turned by 0 or 180."""
+
+    exact = True
+
+    def __init__(self, *, p: Probability = 1.0) -> None:
+        self.p = p
+
+    def matrices(self, batch: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+        turns = torch.randint(0, 4, (batch,), generator=generator) * chosen(batch, self.p, generator)
+        if size[0] != size[1]:
+            turns = turns // 2 * 2
+        cos = torch.tensor([1.0, 0.0, -1.0, 0.0])[turns]
+        sin = torch.tensor([0.0, 1.0, 0.0, -1.0])[turns]
+        return _rotation(cos, sin)
+
+
+class Translate(Geometric):
+    """Shift by up to ``fraction`` of the side along each axis; by whole pixels, and so exactly, unless told otherwise."""
+
+    def __init__(
+        self, *, fraction: Annotated[float, Field(ge=0, le=1)] = 0.1, whole_pixels: bool = True, p: Probability = 1.0
+    ) -> None:
+        self.fraction, self.exact, self.p = fraction, whole_pixels, p
+
+    def matrices(self, batch: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+        out = identity(batch)
+        falls = chosen(batch, self.p, generator)
+        for axis, side in enumerate(reversed(size)):
+            reach = self.fraction * side
+            if self.exact:
+                pixels = math.floor(reach + 1e-6)
+                shift = torch.randint(-pixels, pixels + 1, (batch,), generator=generator).float()
+            else:
+                shift = uniform(batch, -reach, reach, generator)
+            out[:, axis, 2] = shift * falls
+        return out
+
+
+class Rotate(Geometric):
+    """Rotate by an angle from [-degrees, degrees]. Interpolates, which blurs small pictures."""
+
+    def __init__(self, *, degrees: Annotated[float, Field(ge=0, le=180)] = 10.0, p: Probability = 1.0) -> None:
+        self.degrees, self.p = degrees, p
+
+    def matrices(self, batch: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+        angle = uniform(batch, -self.degrees, self.degrees, generator) * chosen(batch, self.p, generator)
+        angle = torch.deg2rad(angle)
+        return _rotation(angle.cos(), angle.sin())
+
+
+class Scale(Geometric):
+    """Zoom by a factor from [1 / (1 + amount), 1 + amount], uniform in its logarithm."""
+
+    def __init__(self, *, amount: Magnitude = 0.1, p: Probability = 1.0) -> None:
+        self.amount, self.p = amount, p
+
+    def matrices(self, batch: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+        reach = math.log1p(self.amount)
+        factor = torch.exp(uniform(batch, -reach, reach, generator) * chosen(batch, self.p, generator))
+        out = identity(batch)
+        out[:, 0, 0] = out[:, 1, 1] = 1 / factor
+        return out
+
+
+class Shear(Geometric):
+    """Shear along x and along y, each by an angle from [-degrees, degrees]."""
+
+    def __init__(self, *, degrees: Annotated[float, Field(ge=0, le=60)] = 10.0, p: Probability = 1.0) -> None:
+        self.degrees, self.p = degrees, p
+
+    def matrices(self, batch: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+        falls = chosen(batch, self.p, generator)
+        along_x, along_y = identity(batch), identity(batch)
+        along_x[:, 0, 1] = torch.deg2rad(uniform(batch, -self.degrees, self.degrees, generator)).tan() * falls
+        along_y[:, 1, 0] = torch.deg2rad(uniform(batch, -self.degrees, self.degrees, generator)).tan() * falls
+        return along_x @ along_y
+
+
+def _rotation(cos: Tensor, sin: Tensor) -> Tensor:
+    out = identity(len(cos))
+    out[:, 0, 0], out[:, 0, 1] = cos, -sin
+    out[:, 1, 0], out[:, 1, 1] = sin, cos
+    return out
+
+
+def gather(images: Tensor, matrices: Tensor) -> Tensor:
+    """Move pixels by exact maps, reflecting at the border.
+
+    An exact map sends each output row to one input row or one input column, so the source of pixel (y, x) is a sum of
+    a term in y and a term in x: two small tables a picture, and one indexing of the batch.
+
+    Args:
+        images: [B, H, W, C], any dtype.
+        matrices: [B, 3, 3], as `Geometric.matrices` gives them; entries of the left 2 x 2 are -1, 0 or 1.
+
+    Returns:
+        [B, H, W, C] of the same dtype.
+    """
+    batch, height, width, channels = images.shape
+    device = images.device
+    m = matrices.to(device)
+    ys = torch.arange(height, device=device) - (height - 1) / 2
+    xs = torch.arange(width, device=device) - (width - 1) / 2
+    turned = m[:, 0, 0].abs() < 0.5  # rows of the output are columns of the input
+
+    def source(linear: Tensor, along: Tensor, offset: Tensor, side: int) -> Tensor:
+        index = torch.round(linear[:, None] * along + offset[:, None] + (side - 1) / 2).long()
+        return _reflect(index, side)
+
+    by_y = torch.where(
+        turned[:, None],
+        source(m[:, 0, 1], ys, m[:, 0, 2], width),
+        source(m[:, 1, 1], ys, m[:, 1, 2], height) * width,
+    )
+    by_x = torch.where(
+        turned[:, None],
+        source(m[:, 1, 0], xs, m[:, 1, 2], height) * width,
+        source(m[:, 0, 0], xs, m[:, 0, 2], width),
+    )
+    by_y = by_y + torch.arange(batch, device=device)[:, None] * (height * width)
+    index = by_y[:, :, None] + by_x[:, None, :]
+    return images.reshape(-1, channels).index_select(0, index.flatten()).view(batch, height, width, channels)
+
+
+def _reflect(index: Tensor, side: int) -> Tensor:
+    """Mirror indices at the first and last pixel, without repeating them, however far out they are."""
+    if side == 1:
+        return torch.zeros_like(index)
+    period = 2 * (side - 1)
+    index = index.remainder(period)
+    return torch.minimum(index, period - index)
+
+
+def resample(images: Tensor, matrices: Tensor) -> Tensor:
+    """Move pixels by any affine maps: bilinear, reflecting at the border.
+
+    Args:
+        images: float32 [B, C, H, W].
+        matrices: [B, 3, 3], as `Geometric.matrices` gives them.
+    """
+    height, width = images.shape[2:]
+    m = matrices.to(images.device)
+    # grid_sample counts coordinates in half sides
+    half = torch.tensor([width / 2, height / 2], device=images.device)
+    theta = torch.cat([m[:, :2, :2] * half[None, None, :] / half[None, :, None], m[:, :2, 2:] / half[None, :, None]], 2)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)

@@ -1,0 +1,60 @@
+"""Noise and blur: what a worse camera does."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from petriscope.augment.base import Magnitude, Pixelwise, Probability, chosen, uniform
+
+
+class Noise(Pixelwise):
+    """Add Gaussian noise of a standard deviation from [0, std], in units of the full range."""
+
+    def __init__(self, *, std: Magnitude = 0.05, p: Probability = 1.0) -> None:
+        self.std, self.p = std, p
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        batch = len(images)
+        std = uniform(batch, 0, self.std, generator) * chosen(batch, self.p, generator)
+        seed = int(torch.randint(2**31, (), generator=generator))
+        there = torch.Generator(images.device).manual_seed(seed)
+        noise = torch.empty_like(images).normal_(generator=there)
+        return images + noise * std.to(images.device)[:, None, None, None]
+
+
+class Blur(Pixelwise):
+    """Gaussian blur of a width from [0, sigma] pixels."""
+
+    def __init__(self, *, sigma: Annotated[float, Field(ge=0, le=32)] = 1.0, p: Probability = 1.0) -> None:
+        self.sigma, self.p = sigma, p
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        batch = len(images)
+        sigma = uniform(batch, 0, self.sigma, generator) * chosen(batch, self.p, generator)
+        return gaussian_blur(images, sigma.to(images.device), reach=math.ceil(3 * self.sigma))
+
+
+def gaussian_blur(images: Tensor, sigma: Tensor, reach: int) -> Tensor:
+    """Blur each picture by its own width.
+
+    Args:
+        images: float32 [B, C, H, W].
+        sigma: float32 [B], in pixels; 0 leaves the picture as it is.
+        reach: taps to each side of the center; the border is reflected as far as the picture goes.
+    """
+    for axis in (2, 3):
+        side = images.shape[axis]
+        taps = min(reach, side - 1)
+        offsets = torch.arange(-taps, taps + 1, device=images.device)
+        weights = torch.exp(-0.5 * (offsets / sigma.clamp_min(1e-3)[:, None]) ** 2)
+        weights = (weights / weights.sum(1, keepdim=True))[:, :, None, None, None]
+        pad = (0, 0, taps, taps) if axis == 2 else (taps, taps, 0, 0)
+        padded = F.pad(images, pad, mode="reflect")
+        images = sum((weights[:, i] * padded.narrow(axis, i, side) for i in range(2 * taps + 1)), torch.zeros(()))
+    return images

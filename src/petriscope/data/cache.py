@@ -1,0 +1,148 @@
+"""Arrays kept between runs: decoded pictures and unpacked archives, each with a checksum beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from petriscope.errors import DataError
+from petriscope.files import atomic, disk_error, write_text
+
+VERSION = 1  # raise it when decoding changes, so that old entries are not taken for new ones
+READ_BYTES = 1 << 22
+
+
+def cache_dir() -> Path:
+    """``$PETRISCOPE_CACHE``, else ``$XDG_CACHE_HOME/petriscope``, else ``~/.cache/petriscope``."""
+    if own := os.environ.get("PETRISCOPE_CACHE"):
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "petriscope"
+
+
+def make_key(*parts: Any) -> str:
+    """A name for what was made from ``parts`` (anything whose repr says all of it)."""
+    return hashlib.blake2b(repr((VERSION, *parts)).encode(errors="surrogateescape"), digest_size=16).hexdigest()
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """(size, modification time in ns) of a file; (-1, -1) where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
+
+
+def store(
+    key: str, shape: Sequence[int], dtype: np.dtype, blocks: Iterable[np.ndarray], about: dict[str, Any] | None = None
+) -> None:
+    """Write an array to the cache block by block; a reader sees all of it or nothing.
+
+    Args:
+        key: from `make_key`.
+        shape: of the whole array; the blocks' first dimensions add up to ``shape[0]``.
+        blocks: C-ordered pieces, in order. They are written, not mapped: a full disk is then an error, not a crash.
+        about: JSON values kept with the array; read after the last block, so that it may be filled meanwhile.
+
+    Raises:
+        PetriscopeError: the disk is full or may not be written; nothing is left behind.
+    """
+    path = cache_dir() / f"{key}.npy"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(error, path) from error
+    with atomic(path) as temporary:
+        with temporary.open("wb") as handle:
+            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": tuple(map(int, shape))}
+            np.lib.format.write_array_header_1_0(handle, header)
+            for block in blocks:
+                handle.write(np.ascontiguousarray(block, dtype=dtype).data)
+        checksum = _checksum(temporary)
+    write_text(path.with_suffix(".json"), json.dumps({"checksum": checksum, "about": about or {}}))
+
+
+def fetch(key: str, mapped: bool) -> tuple[np.ndarray, dict[str, Any]] | None:
+    """The array and its ``about`` kept under ``key``; None where there is none or it is damaged.
+
+    Args:
+        mapped: map the file read-only (`numpy.memmap`) rather than read it.
+    """
+    path = cache_dir() / f"{key}.npy"
+    try:
+        noted = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        if _checksum(path) != noted["checksum"]:
+            return None
+        return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False), dict(noted["about"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def fetch_stored(key: str, mapped: bool) -> tuple[np.ndarray, dict[str, Any]]:
+    """As `fetch`, just after `store`.
+
+    Raises:
+        DataError: what was written cannot be read back.
+    """
+    found = fetch(key, mapped)
+    if found is None:
+        raise DataError(f"{cache_dir() / key}.npy was written but does not read back the same; is the disk sound?")
+    return found
+
+
+def choose_mapped(size: int, memory: str, what: str) -> bool:
+    """Whether an array of ``size`` bytes is mapped from disk rather than held in memory.
+
+    Args:
+        memory: ``data.memory``; ``auto`` maps what takes more than half of the available memory.
+
+    Raises:
+        DataError: ``resident`` was asked for and the memory does not hold it.
+    """
+    free = available_memory()
+    if memory == "resident" and size > free:
+        raise DataError(
+            f"{what} takes {size / 2**30:.1f} GiB and {free / 2**30:.1f} GiB of memory are free; "
+            "map it from disk with --set data.memory=mapped"
+        )
+    return memory == "mapped" or (memory == "auto" and size > free / 2)
+
+
+def available_memory() -> int:
+    """Bytes that can be taken without swapping, within the container's limit if there is one."""
+    free = 2**63
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                free = int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    if free == 2**63:
+        try:
+            free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+        except (OSError, ValueError, AttributeError):
+            free = 4 * 2**30
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = int((group / "memory.max").read_text(encoding="ascii"))
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+        free = min(free, max(limit - used, 0))
+    except (OSError, ValueError):
+        pass
+    return free
+
+
+def _checksum(path: Path) -> int:
+    value = 0
+    with path.open("rb") as handle:
+        while block := handle.read(READ_BYTES):
+            value = zlib.crc32(block, value)
+    return value

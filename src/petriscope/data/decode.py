@@ -1,0 +1,333 @@
+"""Picture files to uint8 arrays: one for prediction, or thousands in parallel into one cached array."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from petriscope.data import cache
+from petriscope.errors import DataError
+from petriscope.progress import progress
+from petriscope.recipe import DataSection
+
+MAX_PIXELS = 64_000_000
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+CHUNK = 32  # pictures a task of a thread
+WINDOW = 16  # tasks in memory at a time, a thread
+
+Filter = Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
+Channels = Literal["auto", "gray", "rgb"]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Some pictures of a list of files.
+
+    Args:
+        pixels: uint8 [M, H, W, C]; mapped from disk or in memory.
+        kept: int64 [K], the files that were readable, as indices into the list; they are also their rows in ``pixels``.
+        warnings: what the user should know, a sentence each.
+    """
+
+    pixels: np.ndarray
+    kept: np.ndarray
+    warnings: list[str]
+
+
+class _Unreadable(Exception):
+    """Why one picture cannot be used."""
+
+
+def decode_file(
+    path: Path | str,
+    size: tuple[int, int] | None = None,
+    filter: Filter = "bilinear",
+    channels: Channels = "auto",
+    bits: int = 16,
+) -> np.ndarray:
+    """Decode one picture: first frame, upright (EXIF), transparent parts on white.
+
+    Args:
+        path: any format that Pillow reads, up to 64 megapixels.
+        size: (height, width) to resize to, by ``filter``.
+        channels: ``auto`` is gray for a gray picture, else RGB.
+        bits: significant bits of a 16-bit gray picture; its values are scaled by 255 / (2**bits - 1).
+
+    Returns:
+        uint8 [H, W, 1 or 3], 0..255.
+
+    Raises:
+        DataError: the picture cannot be read; the message names it and says why.
+    """
+    try:
+        return _decode(Path(path), size, filter, channels, bits)[0]
+    except _Unreadable as error:
+        raise DataError(f"{path} cannot be read as a picture: {error}") from None
+
+
+def decode_files(paths: Sequence[Path], names: Sequence[str], section: DataSection, source: str) -> Decoded:
+    """Decode many pictures to one shape, in parallel, once: a second call takes them from the cache.
+
+    Args:
+        paths: the files; what they are called and when they were changed is part of the cache's key.
+        names: what to call each in messages.
+        section: size, filter, channels, bits, unreadable and memory.
+        source: what the user named.
+
+    Raises:
+        DataError: a picture is unreadable and ``section.unreadable`` is ``stop``, or none is readable.
+        PetriscopeError: the disk of the cache is full.
+    """
+    options = (section.height_width, section.filter, section.channels, section.bits, section.unreadable)
+    files = tuple((name, *cache.stamp(path)) for name, path in zip(names, paths, strict=True))
+    key = cache.make_key("pictures", str(Path(source).absolute()), files, options)
+    found = cache.fetch(key, mapped=True)
+    if found is None:
+        _decode_to_cache(key, paths, names, section)
+        found = cache.fetch_stored(key, mapped=True)
+    pixels, about = found
+    if not cache.choose_mapped(pixels.nbytes, section.memory, source):
+        pixels = np.array(pixels)
+    return Decoded(pixels, np.array(about["kept"], dtype=np.int64), list(about["warnings"]))
+
+
+def resize(image: np.ndarray, size: tuple[int, int], filter: Filter) -> np.ndarray:
+    """Resize uint8 [H, W, C] to ``size`` (height, width)."""
+    if image.shape[:2] == size:
+        return image
+    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    out = np.asarray(picture.resize((size[1], size[0]), Image.Resampling[filter.upper()]))
+    return out[..., None] if out.ndim == 2 else out
+
+
+def scale_16_bit(values: np.ndarray, bits: int) -> np.ndarray:
+    """uint16 values 0..2**bits-1 to uint8 0..255, rounded to the nearest.
+
+    Raises:
+        ValueError: a value is brighter than ``bits`` allow.
+    """
+    top = 2**bits - 1
+    if (peak := int(values.max(initial=0))) > top:
+        raise ValueError(f"its brightest pixel is {peak}, more than the {top} of data.bits={bits}; set data.bits higher")
+    if int(values.min(initial=0)) < 0:
+        raise ValueError("it has pixels below 0")
+    return ((values.astype(np.uint32) * 255 + top // 2) // top).astype(np.uint8)
+
+
+def dim_warning(peak: int, bits: int) -> list[str]:
+    """A warning where 16-bit pictures use less than a sixteenth of the range that ``bits`` gives them."""
+    top = 2**bits - 1
+    if peak >= (top + 1) / 16:
+        return []
+    fit = max(8, peak.bit_length())
+    return [
+        f"the brightest pixel of all is {peak} of {top}, so the pictures come out nearly black; "
+        f"if the camera gives {fit} bits, say so with --set data.bits={fit}"
+    ]
+
+
+def workers() -> int:
+    """Threads to decode with: the processors that this process may use, at most 16."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(count, 16)
+
+
+def _decode_to_cache(key: str, paths: Sequence[Path], names: Sequence[str], section: DataSection) -> None:
+    warnings: list[str] = []
+    bad: dict[int, str] = {}
+    with ThreadPoolExecutor(workers()) as pool:
+        size, channels = section.height_width, section.channels
+        if size is None or channels == "auto":
+            size, channels = _agree(pool, paths, section, warnings, bad)
+        _refuse(bad, names, section, len(paths))
+        depth = 1 if channels == "gray" else 3
+        peak: int | None = None
+
+        def decode(start: int) -> tuple[np.ndarray, dict[int, str], int | None]:
+            stop = min(start + CHUNK, len(paths))
+            block = np.zeros((stop - start, *size, depth), dtype=np.uint8)
+            wrong: dict[int, str] = {}
+            brightest: int | None = None
+            for index in range(start, stop):
+                if index in bad:
+                    continue
+                try:
+                    block[index - start], top = _decode(paths[index], size, section.filter, channels, section.bits)
+                except _Unreadable as error:
+                    wrong[index] = str(error)
+                else:
+                    brightest = top if brightest is None else max(brightest, top or 0)
+            return block, wrong, brightest
+
+        about: dict[str, object] = {}
+
+        def blocks() -> Iterator[np.ndarray]:
+            nonlocal peak
+            span = CHUNK * WINDOW * workers()
+            with progress("decoding", len(paths)) as bar:
+                for first in range(0, len(paths), span):
+                    starts = range(first, min(first + span, len(paths)), CHUNK)
+                    for block, wrong, brightest in pool.map(decode, starts):
+                        bad.update(wrong)
+                        if brightest is not None:
+                            peak = max(peak or 0, brightest)
+                        bar.advance(len(block))
+                        yield block
+            _refuse(bad, names, section, len(paths))
+            if bad:
+                warnings.append(f"{_list_bad(bad, names)}; left out")
+            if peak is not None:
+                warnings.extend(dim_warning(peak, section.bits))
+            about.update(kept=[i for i in range(len(paths)) if i not in bad], warnings=warnings)
+
+        cache.store(key, (len(paths), *size, depth), np.dtype(np.uint8), blocks(), about)
+
+
+def _agree(
+    pool: ThreadPoolExecutor, paths: Sequence[Path], section: DataSection, warnings: list[str], bad: dict[int, str]
+) -> tuple[tuple[int, int], Channels]:
+    """One size and one number of channels for all, from the files' headers."""
+    sizes: Counter[tuple[int, int]] = Counter()
+    gray = True
+    for index, (header, reason) in enumerate(pool.map(_probe, paths)):
+        if header is None:
+            bad[index] = reason
+            continue
+        sizes[header[:2]] += 1
+        gray = gray and header[2]
+    size = section.height_width
+    if size is None and sizes:
+        size = max(sizes, key=lambda item: (sizes[item], item))
+        if len(sizes) > 1:
+            warnings.append(
+                f"the pictures have {len(sizes):,} sizes; all were resized to the most common one, "
+                f"{size[0]} x {size[1]} (height x width, {sizes[size]:,} of {sum(sizes.values()):,}); "
+                "choose another with --set data.size=N"
+            )
+    channels: Channels = section.channels
+    if channels == "auto":
+        channels = "gray" if gray and sizes else "rgb"
+    return size or (1, 1), channels
+
+
+def _refuse(bad: dict[int, str], names: Sequence[str], section: DataSection, count: int) -> None:
+    if not bad:
+        return
+    if section.unreadable == "stop":
+        raise DataError(
+            f"{_list_bad(bad, names)}; mend or remove them, or leave them out with --set data.unreadable=skip"
+        )
+    if len(bad) == count:
+        raise DataError(f"no picture is left: {_list_bad(bad, names)}")
+
+
+def _list_bad(bad: dict[int, str], names: Sequence[str]) -> str:
+    shown = [f"{names[index]} ({bad[index]})" for index in sorted(bad)[:5]]
+    more = f" and {len(bad) - 5:,} more" if len(bad) > 5 else ""
+    return f"{len(bad):,} picture{'s' if len(bad) > 1 else ''} cannot be read: {', '.join(shown)}{more}"
+
+
+def _probe(path: Path) -> tuple[tuple[int, int, bool] | None, str]:
+    """((height, width, gray), "") from the header, or (None, why not)."""
+    try:
+        with _open(path) as picture:
+            turned = _orientation(picture) >= 5
+            if turned and picture.format == "TIFF":  # newer Pillow turns these itself, older does not
+                picture.load()
+                turned = _orientation(picture) >= 5
+            width, height = reversed(picture.size) if turned else picture.size
+            return (height, width, _is_gray(picture)), ""
+    except _Unreadable as error:
+        return None, str(error)
+    except Exception as error:
+        return None, _reason(error)
+
+
+def _decode(
+    path: Path, size: tuple[int, int] | None, filter: Filter, channels: Channels, bits: int
+) -> tuple[np.ndarray, int | None]:
+    """The picture, and its brightest value before scaling if it has 16 bits."""
+    with _open(path) as picture:
+        try:
+            picture.load()
+            orientation, gray = _orientation(picture), _is_gray(picture)
+            peak = None
+            if picture.mode == "F":
+                raise ValueError("its pixels are floating-point; save it with 8 or 16 bits")
+            if picture.mode.startswith("I"):
+                values = np.asarray(picture)
+                peak = int(values.max(initial=0))
+                flat = Image.fromarray(scale_16_bit(values, bits))
+            else:
+                flat = _flatten(picture, "L" if gray else "RGB")
+            if orientation in _UPRIGHT:
+                flat = flat.transpose(_UPRIGHT[orientation])
+            if channels != "auto":
+                flat = flat.convert("L" if channels == "gray" else "RGB")
+            array = np.asarray(flat)
+        except Exception as error:  # Pillow's decoders raise many kinds on damaged files
+            raise _Unreadable(_reason(error)) from error
+    array = array[..., None] if array.ndim == 2 else array
+    return (resize(array, size, filter) if size else array), peak
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        picture = Image.open(path)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _Unreadable(f"more than {MAX_PIXELS // 1_000_000} megapixels") from None
+    except FileNotFoundError:
+        raise _Unreadable("no such file") from None
+    except Exception as error:
+        raise _Unreadable(_reason(error)) from error
+    if picture.width * picture.height > MAX_PIXELS:
+        picture.close()
+        raise _Unreadable(f"{picture.width} x {picture.height} is more than {MAX_PIXELS // 1_000_000} megapixels")
+    return picture
+
+
+def _reason(error: Exception) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if text.startswith("cannot identify image file"):
+        return "not a picture that Pillow knows, or its start is damaged"
+    return text or type(error).__name__
+
+
+def _is_gray(picture: Image.Image) -> bool:
+    return picture.mode in ("1", "L", "LA", "La", "F") or picture.mode.startswith("I")
+
+
+def _flatten(picture: Image.Image, mode: Literal["L", "RGB"]) -> Image.Image:
+    if not (picture.has_transparency_data or picture.mode in ("La", "RGBa")):
+        return picture.convert(mode)
+    white = Image.new("RGBA", picture.size, "white")
+    white.alpha_composite(picture.convert("LA").convert("RGBA") if picture.mode == "La" else picture.convert("RGBA"))
+    return white.convert(mode)
+
+
+def _orientation(picture: Image.Image) -> int:
+    # Asking a PNG without EXIF for it would decode the whole picture.
+    if "exif" in picture.info or picture.format == "TIFF":
+        with suppress(Exception):
+            return int(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    return 1
+
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}

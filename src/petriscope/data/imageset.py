@@ -1,0 +1,145 @@
+"""ImageSet and Dataset: the one form that pictures have, wherever they came from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from petriscope.errors import DataError
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Pictures, their classes and their names.
+
+    Args:
+        pixels: uint8 [M, H, W, C], C 1 (gray) or 3 (RGB); may be mapped from disk (`numpy.memmap`).
+        targets: int64 [N], class indices from 0.
+        classes: class names; ``targets`` index it.
+        ids: a name a picture, [N] strings: the path below the source, or ``split/index``.
+        groups: [N] strings; pictures of one group (one slide) stay together when splits are drawn.
+        rows: int64 [N], the row in ``pixels`` of each picture; None: row i is picture i. Lets the splits of one
+            mapped array be views of it.
+
+    Raises:
+        DataError: the arrays do not fit together, or a target is out of range.
+    """
+
+    pixels: np.ndarray
+    targets: np.ndarray
+    classes: tuple[str, ...]
+    ids: np.ndarray
+    groups: np.ndarray | None = None
+    rows: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 4 or self.pixels.dtype != np.uint8 or self.pixels.shape[3] not in (1, 3):
+            raise DataError(f"pictures must be uint8 [N, H, W, 1 or 3], not {self.pixels.dtype} {list(self.pixels.shape)}")
+        if self.targets.shape != (len(self),) or self.targets.dtype != np.int64:
+            raise DataError(f"targets must be int64 [N], not {self.targets.dtype} {list(self.targets.shape)}")
+        for name in ("ids", "groups", "rows"):
+            array = getattr(self, name)
+            if array is not None and len(array) != len(self):
+                raise DataError(f"{len(array)} {name} for {len(self)} pictures")
+        if self.rows is None and len(self.pixels) != len(self):
+            raise DataError(f"{len(self.pixels)} pictures and {len(self)} targets")
+        if len(self) and not 0 <= self.targets.min() <= self.targets.max() < len(self.classes):
+            wrong = int(np.flatnonzero((self.targets < 0) | (self.targets >= len(self.classes)))[0])
+            raise DataError(
+                f"label {self.targets[wrong]} of picture {self.ids[wrong]} is out of range: "
+                f"there are {len(self.classes)} classes, counted from 0"
+            )
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of every picture."""
+        height, width, channels = self.pixels.shape[1:]
+        return int(height), int(width), int(channels)
+
+    @property
+    def mapped(self) -> bool:
+        return isinstance(self.pixels, np.memmap)
+
+    @property
+    def images(self) -> np.ndarray:
+        """All pictures in memory, uint8 [N, H, W, C]."""
+        return np.asarray(self.pixels) if self.rows is None else np.asarray(self.pixels[self.rows])
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Pictures a class, int64 [K]."""
+        return np.bincount(self.targets, minlength=len(self.classes))
+
+    def take(self, indices: np.ndarray | Sequence[int]) -> np.ndarray:
+        """The pictures at ``indices``, uint8 [B, H, W, C]."""
+        indices = np.asarray(indices)
+        return np.asarray(self.pixels[indices if self.rows is None else self.rows[indices]])
+
+    def subset(self, indices: np.ndarray) -> ImageSet:
+        """Some of the pictures, as a view of the same pixels."""
+        indices = np.asarray(indices, dtype=np.int64)
+        return replace(
+            self,
+            targets=self.targets[indices],
+            ids=self.ids[indices],
+            groups=None if self.groups is None else self.groups[indices],
+            rows=indices if self.rows is None else self.rows[indices],
+        )
+
+    def digests(self, chunk: int = 1024) -> list[bytes]:
+        """A 16-byte hash of each picture's pixels; equal pictures have equal hashes."""
+        out = []
+        for start in range(0, len(self), chunk):
+            block = np.ascontiguousarray(self.take(np.arange(start, min(start + chunk, len(self)))))
+            out += [hashlib.blake2b(picture.data, digest_size=16).digest() for picture in block]
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Up to three image sets with the same classes and picture shape.
+
+    Args:
+        train, val, test: the splits; any may be missing.
+        source: what the user named.
+        fingerprint: a hash of all pixels, targets and class names: equal data, equal fingerprint.
+        warnings: what the user should know about the data, a sentence each.
+    """
+
+    train: ImageSet | None = None
+    val: ImageSet | None = None
+    test: ImageSet | None = None
+    source: str = ""
+    fingerprint: str = ""
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def splits(self) -> dict[str, ImageSet]:
+        return {name: part for name in SPLITS if (part := getattr(self, name)) is not None}
+
+    def split(self, name: str) -> ImageSet:
+        """The split of that name.
+
+        Raises:
+            DataError: the source has none; the message says which it has.
+        """
+        if name not in self.splits:
+            have = ", ".join(f"{key} ({len(part):,})" for key, part in self.splits.items())
+            raise DataError(f"{self.source} has no {name} split; it has: {have}")
+        return self.splits[name]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return next(iter(self.splits.values())).classes
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return next(iter(self.splits.values())).shape

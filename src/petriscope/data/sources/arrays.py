@@ -1,0 +1,174 @@
+"""Arrays of pictures, of whatever type and shape, to uint8 [N, H, W, C] as the recipe asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from petriscope.data import cache
+from petriscope.data.decode import dim_warning, resize, scale_16_bit, workers
+from petriscope.data.imageset import ImageSet
+from petriscope.errors import DataError
+from petriscope.recipe import DataSection
+
+CHUNK = 1024
+
+
+def build_sets(
+    pixels: dict[str, np.ndarray],
+    targets: dict[str, np.ndarray],
+    classes: tuple[str, ...],
+    section: DataSection,
+    source: str,
+    warnings: list[str],
+    groups: dict[str, np.ndarray] | None = None,
+) -> dict[str, ImageSet]:
+    """Image sets from arrays, their ids ``split/index``.
+
+    Args:
+        pixels: split -> pictures, as `convert` takes them.
+        targets: split -> int64 [N].
+        warnings: sentences are added to it.
+        groups: split -> strings [N].
+    """
+    ready = convert(pixels, section, source, warnings)
+    return {
+        split: ImageSet(
+            pixels=array,
+            targets=targets[split],
+            classes=classes,
+            ids=np.array([f"{split}/{index}" for index in range(len(array))]),
+            groups=None if groups is None else groups[split],
+        )
+        for split, array in ready.items()
+    }
+
+
+def conform(
+    sets: dict[str, ImageSet], section: DataSection, source: str, warnings: list[str]
+) -> dict[str, ImageSet]:
+    """Image sets brought to the size and channels that the recipe asks for."""
+    ready = convert({split: part.pixels for split, part in sets.items()}, section, source, warnings)
+    return {split: replace(part, pixels=ready[split]) for split, part in sets.items()}
+
+
+def convert(
+    pixels: dict[str, np.ndarray], section: DataSection, source: str, warnings: list[str]
+) -> dict[str, np.ndarray]:
+    """Bring the pictures of all splits to one form.
+
+    Args:
+        pixels: split -> [N, H, W] or [N, H, W, 1 or 3], none empty: uint8 as it is, uint16 scaled by ``section.bits``,
+            floats in 0..1. Mapped arrays stay mapped.
+
+    Returns:
+        split -> uint8 [N, H, W, C], the same H, W and C in all.
+
+    Raises:
+        DataError: another type or shape, values out of range, or shapes that differ between splits.
+    """
+    for split, array in pixels.items():
+        _check_form(array, f"the {split} pictures of {source}")
+    pixels = {split: array[..., None] if array.ndim == 3 else array for split, array in pixels.items()}
+    gray = section.channels == "gray" or (
+        section.channels == "auto" and all(array.shape[3] == 1 for array in pixels.values())
+    )
+    sizes = {split: array.shape[1:3] for split, array in pixels.items()}
+    if section.size is None and len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{split} {height} x {width}" for split, (height, width) in sizes.items())
+        raise DataError(
+            f"{source}: the pictures differ in size between splits ({listed}); give one with --set data.size=N"
+        )
+    peaks = [_check_values(array, split, source, section.bits) for split, array in pixels.items()]
+    if deep := [peak for peak in peaks if peak is not None]:
+        warnings += dim_warning(max(deep), section.bits)
+    return {split: _convert_one(array, gray, section) for split, array in pixels.items()}
+
+
+def _check_form(array: np.ndarray, what: str) -> None:
+    if array.ndim not in (3, 4) or 0 in array.shape[1:]:
+        raise DataError(f"{what} have shape {list(array.shape)}; pictures are [N, H, W] or [N, H, W, C]")
+    if array.ndim == 4 and array.shape[3] not in (1, 3):
+        hint = "; channels come last" if array.shape[1] in (1, 3) else ""
+        raise DataError(f"{what} have shape {list(array.shape)}; pictures have 1 (gray) or 3 (RGB) channels{hint}")
+    if array.dtype not in (np.uint8, np.uint16) and array.dtype.kind != "f":
+        raise DataError(f"{what} have type {array.dtype}; save them as uint8, uint16, or floats in 0 to 1")
+
+
+def _check_values(array: np.ndarray, split: str, source: str, bits: int) -> int | None:
+    """Check values of floats; the brightest of 16-bit pictures."""
+    if array.dtype == np.uint8:
+        return None
+    if array.dtype.kind == "u":
+        peak = max(int(block.max()) for block in _chunks(array))
+        if peak >= 2**bits:
+            raise DataError(
+                f"{source}: the brightest {split} pixel is {peak}, more than data.bits={bits} allows; set data.bits higher"
+            )
+        return peak
+    low, high, start = np.inf, -np.inf, 0
+    for block in _chunks(array):
+        broken = np.flatnonzero(~np.isfinite(block).all(axis=(1, 2, 3)))
+        if len(broken):
+            raise DataError(
+                f"{source}: {split} picture {start + broken[0]} holds NaN or infinity; mend it or take it out"
+            )
+        low, high, start = min(low, float(block.min())), max(high, float(block.max())), start + len(block)
+    if low < 0 or high > 1:
+        raise DataError(f"{source}: the {split} pictures run from {low:g} to {high:g}; scale floats to 0 to 1")
+    return None
+
+
+def _convert_one(array: np.ndarray, gray: bool, section: DataSection) -> np.ndarray:
+    size = section.height_width or (array.shape[1], array.shape[2])
+    shape = (len(array), *size, 1 if gray else 3)
+    if array.dtype == np.uint8 and array.shape == shape:
+        return array
+
+    def blocks() -> Iterator[np.ndarray]:
+        with ThreadPoolExecutor(workers()) as pool:
+            for block in _chunks(array):
+                block = _to_channels(_to_uint8(block, section.bits), gray)
+                if block.shape[1:3] != size:
+                    block = np.stack(list(pool.map(lambda picture: resize(picture, size, section.filter), block)))
+                yield block
+
+    if not isinstance(array, np.memmap):
+        out, start = np.empty(shape, dtype=np.uint8), 0
+        for block in blocks():
+            out[start : start + len(block)] = block
+            start += len(block)
+        return out
+    file = Path(array.filename or "")
+    key = cache.make_key("converted", str(file), cache.stamp(file), (size, section.filter, gray, section.bits))
+    if (found := cache.fetch(key, mapped=True)) is None:
+        cache.store(key, shape, np.dtype(np.uint8), blocks())
+        found = cache.fetch_stored(key, mapped=True)
+    return found[0]
+
+
+def _chunks(array: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(array), CHUNK):
+        yield np.asarray(array[start : start + CHUNK])
+
+
+def _to_uint8(block: np.ndarray, bits: int) -> np.ndarray:
+    if block.dtype == np.uint8:
+        return block
+    if block.dtype.kind == "u":
+        return scale_16_bit(block, bits)
+    return np.rint(block.astype(np.float64) * 255).astype(np.uint8)
+
+
+def _to_channels(block: np.ndarray, gray: bool) -> np.ndarray:
+    if block.shape[3] == (1 if gray else 3):
+        return block
+    if not gray:
+        return np.repeat(block, 3, axis=3)
+    red, green, blue = np.moveaxis(block.astype(np.uint32), 3, 0)
+    # The weights and rounding of Pillow, so that a file and an array of the same picture agree.
+    return ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).astype(np.uint8)[..., None]

@@ -1,0 +1,133 @@
+"""Labels to class indices: by number, or by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from petriscope.errors import DataError, RequestError, near
+from petriscope.recipe import DataSection
+
+MAX_CLASSES = 10_000
+
+
+def check_numbers(labels: np.ndarray, where: str) -> np.ndarray:
+    """Class numbers as int64 [N].
+
+    Args:
+        labels: [N] or [N, 1], integers, booleans or whole floats.
+        where: what to call them in messages: ``train_labels of cells.npz``.
+
+    Raises:
+        DataError: several labels a picture, a missing, broken or negative one, or one beyond `MAX_CLASSES`.
+    """
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        raise DataError(
+            f"{where} has shape {list(labels.shape)}: {labels.shape[1]} labels a picture. Several labels a picture are "
+            "not supported; give one class number a picture"
+        )
+    labels = labels.reshape(-1)
+    if labels.dtype.kind == "f":
+        broken = np.flatnonzero(~np.isfinite(labels))
+        if len(broken):
+            raise DataError(f"{where}: the label of picture {broken[0]} is {labels[broken[0]]}; give it a class number")
+        broken = np.flatnonzero(labels != np.floor(labels))
+        if len(broken):
+            raise DataError(f"{where}: the label of picture {broken[0]} is {labels[broken[0]]}, not a whole number")
+    elif labels.dtype.kind not in "iub":
+        raise DataError(f"{where} has type {labels.dtype}; labels are whole numbers from 0")
+    for wrong, why in ((labels < 0, "negative"), (labels >= MAX_CLASSES, f"beyond the {MAX_CLASSES:,} classes allowed")):
+        if len(at := np.flatnonzero(wrong)):
+            raise DataError(
+                f"{where}: label {labels[at[0]]} of picture {at[0]} is out of range ({why}); classes count from 0"
+            )
+    return labels.astype(np.int64)
+
+
+def name_numbers(
+    labels: dict[str, np.ndarray], names: Sequence[str] | None, section: DataSection, where: str
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Class numbers of all splits, and the classes' names.
+
+    Args:
+        labels: split -> int64 [N].
+        names: what the source calls its classes; None: it has only numbers, which ``section.classes`` may name.
+
+    Raises:
+        DataError: a label beyond the source's names.
+        RequestError: ``section.classes`` does not fit.
+    """
+    count = max((int(part.max()) + 1 for part in labels.values() if len(part)), default=0)
+    if names is not None:
+        for split, part in labels.items():
+            if len(at := np.flatnonzero(part >= len(names))):
+                raise DataError(
+                    f"{where}: label {part[at[0]]} of {split} picture {at[0]} is out of range: "
+                    f"there are {len(names)} classes ({', '.join(names)}), counted from 0"
+                )
+        if section.classes is None:
+            return labels, tuple(names)
+        order = _order(names, section.classes, where)
+        return {split: order[part] for split, part in labels.items()}, section.classes
+    if section.classes is None:
+        return labels, tuple(str(number) for number in range(count))
+    given = len(check_names(section.classes, "data.classes"))
+    # A test split alone may lack the last classes; with training pictures every class has some.
+    if given < count or (given > count and not set(labels) <= {"test", "val"}):
+        raise RequestError(f"data.classes names {given} classes; the labels of {where} need {count} (0 to {count - 1})")
+    return labels, section.classes
+
+
+def index_names(
+    names: dict[str, Sequence[str]], section: DataSection, where: str
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Class indices of all splits, int64 [N], from a name a picture; train's names are the classes.
+
+    Raises:
+        DataError: val or test has a class that train lacks.
+        RequestError: ``section.classes`` lacks a class of the source.
+    """
+    base = names.get("train") or names.get("all")
+    classes = sort_names(set(base) if base else {name for part in names.values() for name in part})
+    for split, part in names.items():
+        if strange := sort_names(set(part) - set(classes)):
+            raise DataError(
+                f"{where}: {split} has the class{'es' if len(strange) > 1 else ''} {', '.join(strange)}, which train "
+                f"lacks; {near(strange[0], classes)} Rename it, or add training pictures of it"
+            )
+    if section.classes is not None:
+        _order(classes, section.classes, where)
+        classes = section.classes
+    index = {name: number for number, name in enumerate(classes)}
+    return {split: np.array([index[name] for name in part], dtype=np.int64) for split, part in names.items()}, classes
+
+
+def sort_names(names: set[str]) -> tuple[str, ...]:
+    """Names in order; numbers by value, so that 10 comes after 9."""
+    if all(name.isascii() and name.isdigit() for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names))
+
+
+def check_names(names: Sequence[str], where: str) -> tuple[str, ...]:
+    """The names, each of which stands once.
+
+    Raises:
+        RequestError: an empty name, or one that stands twice.
+    """
+    for name in names:
+        if not name.strip():
+            raise RequestError(f"{where} has an empty class name")
+        if list(names).count(name) > 1:
+            raise RequestError(f"{where} has the class {name!r} twice")
+    return tuple(names)
+
+
+def _order(names: Sequence[str], wanted: Sequence[str], where: str) -> np.ndarray:
+    """For each of the source's names its place in ``data.classes``."""
+    check_names(wanted, "data.classes")
+    for name in names:
+        if name not in wanted:
+            raise RequestError(f"data.classes lacks the class {name!r} of {where}; {near(name, wanted)}")
+    return np.array([list(wanted).index(name) for name in names], dtype=np.int64)

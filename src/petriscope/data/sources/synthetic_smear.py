@@ -1,0 +1,449 @@
+"""Eight kinds of blood cell, drawn: a stained smear that needs no download.
+
+A smear absorbs light: each material (red cells, cytoplasm, granules, chromatin) covers the picture with a map of
+amounts, and the camera sees ``light * exp(-amounts @ absorbance)``. All lengths are relative to the picture's shorter
+side, so one description serves every size; edges are soft by at least a pixel, which is the antialiasing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from petriscope.data.imageset import ImageSet
+from petriscope.errors import RequestError
+from petriscope.recipe import DataSection
+
+Range = tuple[float, float]
+Color = tuple[int, int, int]
+
+LOBES = 5  # most lobes that a nucleus has
+RED_CELLS = (2, 6)  # fewest and most around the cell
+COARSE, FINE = 24, 40  # granules along one side of a picture
+STAIN_STRENGTH = (0.55, 1.25)
+# Spread of the logarithm of each channel's absorbance; green varies least, or cells would turn green.
+STAIN_HUE = np.array([0.20, 0.08, 0.20], dtype=np.float32)
+STAIN_MIX = 0.06  # spread of what one channel's absorbance takes from another's
+LIGHT = (0.75, 1.08)
+NOISE = (1.0, 7.0)  # standard deviation of the sensor's noise, in gray levels
+BLOCK_PIXELS = 1 << 16  # pixels drawn at once: the fields of a chunk stay in the processor's cache
+LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What one kind of cell looks like. Ranges are (low, high), drawn uniformly for each picture.
+
+    Args:
+        radius: the cell, in picture sides.
+        nucleus: the color that a layer of chromatin lets through.
+        cytoplasm: the two colors between which the cytoplasm lies.
+        granules: the color of the granules.
+        lobes: how many lobes the nucleus has, at most `LOBES`.
+        lobe: radius of a lobe, in cell radii; 0: no nucleus.
+        arc: radius of the arc on which the lobes lie, in cell radii.
+        step: angle between neighboring lobes on that arc.
+        merge: how sharply lobes join; low values melt them into one body.
+        filled: part of the cytoplasm that granules cover.
+        coarse: whether the granules are coarse.
+        hiding: part of the granules that lies over the nucleus.
+    """
+
+    radius: Range
+    nucleus: Color
+    cytoplasm: tuple[Color, Color]
+    granules: Color
+    lobes: Range
+    lobe: Range
+    arc: Range
+    step: Range
+    merge: Range
+    filled: Range
+    coarse: bool
+    hiding: float
+
+
+KINDS: dict[str, Kind] = {
+    "basophil": Kind(
+        radius=(0.25, 0.34),
+        nucleus=(140, 90, 165),
+        cytoplasm=((205, 175, 205), (190, 165, 205)),
+        granules=(90, 50, 130),
+        lobes=(2, 4),
+        lobe=(0.36, 0.46),
+        arc=(0.25, 0.42),
+        step=(1.2, 2.2),
+        merge=(1.5, 3.0),
+        filled=(0.45, 0.65),
+        coarse=True,
+        hiding=1.0,
+    ),
+    "eosinophil": Kind(
+        radius=(0.27, 0.36),
+        nucleus=(120, 75, 160),
+        cytoplasm=((235, 195, 190), (230, 200, 200)),
+        granules=(222, 125, 105),
+        lobes=(2, 2),
+        lobe=(0.33, 0.42),
+        arc=(0.38, 0.48),
+        step=(1.5, 2.4),
+        merge=(1.6, 2.6),
+        filled=(0.50, 0.75),
+        coarse=True,
+        hiding=0.15,
+    ),
+    "erythroblast": Kind(
+        radius=(0.18, 0.27),
+        nucleus=(75, 40, 105),
+        cytoplasm=((205, 165, 180), (165, 165, 200)),
+        granules=(180, 150, 190),
+        lobes=(1, 1),
+        lobe=(0.48, 0.64),
+        arc=(0.0, 0.15),
+        step=(1.0, 2.0),
+        merge=(2.0, 3.0),
+        filled=(0.0, 0.1),
+        coarse=False,
+        hiding=0.0,
+    ),
+    "immature granulocyte": Kind(
+        radius=(0.29, 0.39),
+        nucleus=(135, 85, 170),
+        cytoplasm=((222, 175, 195), (205, 180, 210)),
+        granules=(190, 125, 180),
+        lobes=(4, 5),
+        lobe=(0.46, 0.56),
+        arc=(0.20, 0.32),
+        step=(0.35, 0.60),
+        merge=(2.0, 3.0),
+        filled=(0.30, 0.50),
+        coarse=False,
+        hiding=0.3,
+    ),
+    "lymphocyte": Kind(
+        radius=(0.20, 0.29),
+        nucleus=(105, 65, 150),
+        cytoplasm=((150, 175, 225), (175, 190, 225)),
+        granules=(170, 110, 180),
+        lobes=(1, 2),
+        lobe=(0.76, 0.88),
+        arc=(0.0, 0.06),
+        step=(1.0, 3.0),
+        merge=(2.0, 3.0),
+        filled=(0.0, 0.05),
+        coarse=False,
+        hiding=0.0,
+    ),
+    "monocyte": Kind(
+        radius=(0.31, 0.41),
+        nucleus=(135, 95, 170),
+        cytoplasm=((175, 180, 205), (190, 190, 215)),
+        granules=(170, 140, 185),
+        lobes=(5, 5),
+        lobe=(0.26, 0.36),
+        arc=(0.42, 0.54),
+        step=(0.55, 0.80),
+        merge=(2.0, 3.5),
+        filled=(0.0, 0.12),
+        coarse=False,
+        hiding=0.0,
+    ),
+    "neutrophil": Kind(
+        radius=(0.26, 0.35),
+        nucleus=(110, 65, 150),
+        cytoplasm=((230, 200, 205), (225, 205, 220)),
+        granules=(205, 160, 190),
+        lobes=(3, 5),
+        lobe=(0.23, 0.30),
+        arc=(0.44, 0.54),
+        step=(0.95, 1.20),
+        merge=(1.0, 1.8),
+        filled=(0.05, 0.30),
+        coarse=False,
+        hiding=0.0,
+    ),
+    "platelet": Kind(
+        radius=(0.08, 0.15),
+        nucleus=(150, 100, 175),
+        cytoplasm=((195, 165, 210), (185, 160, 205)),
+        granules=(135, 80, 160),
+        lobes=(1, 1),
+        lobe=(0.0, 0.0),
+        arc=(0.0, 0.0),
+        step=(1.0, 1.0),
+        merge=(2.0, 2.0),
+        filled=(0.35, 0.6),
+        coarse=False,
+        hiding=0.0,
+    ),
+}
+CLASSES: tuple[str, ...] = tuple(KINDS)
+RED = (232, 178, 168)
+
+
+def read(section: DataSection, count: int = 6000) -> dict[str, ImageSet]:
+    """Draw the data set ``synthetic/smear``: one pile, still to be split.
+
+    Args:
+        section: its size (28 by 28 where it names none) and its channels (``auto`` is RGB) are used.
+        count: pictures to draw.
+    """
+    images, labels = draw_smear(count, section.height_width or 28)
+    if section.channels == "gray":
+        images = np.rint(images @ LUMINANCE).astype(np.uint8)[..., None]
+    ids = np.array([f"cell/{index:06d}" for index in range(count)], dtype=str)
+    return {"all": ImageSet(images, labels, CLASSES, ids)}
+
+
+def draw_smear(count: int, size: int | tuple[int, int] = 28, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Draw pictures of blood cells, one cell near the center of each.
+
+    Picture i depends on ``seed``, i and ``size`` alone: a larger count only adds pictures. Each eight in a row hold
+    every class once, shuffled.
+
+    Args:
+        count: number of pictures N.
+        size: height and width in pixels; one number is a square.
+        seed: from 0.
+
+    Returns:
+        uint8 [N, H, W, 3] pictures, and int64 [N] labels that index `CLASSES`.
+
+    Raises:
+        RequestError: the count is negative, or a side is shorter than a pixel.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    if count < 0 or height < 1 or width < 1:
+        raise RequestError(f"{count} pictures of {height} by {width} pixels cannot be drawn")
+    images = np.empty((count, height, width, 3), dtype=np.uint8)
+    labels = np.empty(count, dtype=np.int64)
+    kinds = len(CLASSES)
+    chunk = kinds * min(max(BLOCK_PIXELS // (kinds * height * width), 1), 8)
+    for number, start in enumerate(range(0, count, chunk)):
+        rng = np.random.default_rng([seed, number])
+        part = slice(start, min(start + chunk, count))
+        # The whole chunk is drawn even where its end is not wanted, so that no picture depends on the count.
+        drawn = rng.permuted(np.tile(np.arange(kinds), (chunk // kinds, 1)), axis=1).reshape(-1)
+        pixels = _draw_chunk(rng, drawn, height, width)
+        labels[part] = drawn[: part.stop - start]
+        images[part] = pixels[: part.stop - start]
+    return images, labels
+
+
+def _draw_chunk(rng: np.random.Generator, labels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Draw one picture a label: uint8 [n, H, W, 3]."""
+    n = len(labels)
+    canvas = _Canvas(rng, n, height, width)
+    radius = _pick(rng, "radius", labels)
+    center = _uniform(rng, (-0.12, 0.12), (2, n))
+    # Bending the plane itself makes every outline of the cell irregular at once.
+    bend = radius * _uniform(rng, (0.03, 0.10), n)
+    y = canvas.y - _wide(center[0]) + _wide(bend) * canvas.texture(5)
+    x = canvas.x - _wide(center[1]) + _wide(bend) * canvas.texture(5)
+
+    cell = _ellipse(rng, canvas, y, x, radius)
+    nucleus = _nucleus(rng, canvas, y, x, radius, labels)
+    granules = _granules(rng, canvas, cell, nucleus, labels)
+    red = _red_cells(rng, canvas, center, radius) * (1 - 0.9 * np.maximum(cell, nucleus))
+    cell *= 1 - 0.7 * nucleus
+    nucleus *= 1 + 0.13 * canvas.texture(18)  # clumps of chromatin
+    amounts = np.stack([red, cell, granules, nucleus], axis=1).reshape(n, 4, height * width)
+    absorbed = np.matmul(_absorbance(rng, labels), amounts).reshape(n, 3, height, width)
+    return _expose(rng, canvas, absorbed)
+
+
+class _Canvas:
+    """The pixel grid of n pictures, in picture sides from the center, and how soft its edges are.
+
+    Attributes:
+        y, x: float32 [1, H, 1] and [1, 1, W], pixel centers.
+        soft: float32 [n, 1, 1], the width of an edge: a pixel and the picture's own blur.
+    """
+
+    def __init__(self, rng: np.random.Generator, n: int, height: int, width: int) -> None:
+        self.rng, self.n, self.height, self.width = rng, n, height, width
+        self.side = min(height, width)
+        self.y = _centers(height, self.side)[None, :, None]
+        self.x = _centers(width, self.side)[None, None, :]
+        self.soft = _wide(np.hypot(1 / self.side, _uniform(rng, (0.005, 0.045), n)))
+
+    def texture(self, cells: int) -> np.ndarray:
+        """Smooth noise of about unit variance, float32 [n, H, W], whose blobs are 1/cells of a side wide."""
+        down, across = _spline(self.height, self.side, cells), _spline(self.width, self.side, cells)
+        knots = self.rng.standard_normal((self.n, down.shape[1], across.shape[1]), dtype=np.float32)
+        return np.matmul(down, np.matmul(knots, across.T))
+
+    def inside(self, squared: np.ndarray, radius: np.ndarray) -> np.ndarray:
+        """How much of a pixel lies inside, 0 to 1, where ``squared`` is (distance / radius)^2."""
+        # Near the edge (q - 1) / 2 * radius is the distance to it; no square root is needed elsewhere.
+        covered = squared - 1
+        covered *= -_wide(radius) / 2 / self.soft
+        covered += 0.5
+        return np.clip(covered, 0, 1, out=covered)
+
+
+def _ellipse(rng: np.random.Generator, canvas: _Canvas, y: np.ndarray, x: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    """The body of the cell, coverage [n, H, W] of 0 to 1: a disc pressed a little out of round."""
+    stretch = _uniform(rng, (0.88, 1.14), canvas.n)
+    turn = _uniform(rng, (0, np.pi), canvas.n)
+    cos, sin = np.cos(turn) / radius, np.sin(turn) / radius
+    u = _wide(cos * stretch) * x + _wide(sin * stretch) * y
+    v = _wide(cos / stretch) * y - _wide(sin / stretch) * x
+    u *= u
+    v *= v
+    u += v
+    return canvas.inside(u, radius)
+
+
+def _nucleus(
+    rng: np.random.Generator, canvas: _Canvas, y: np.ndarray, x: np.ndarray, radius: np.ndarray, labels: np.ndarray
+) -> np.ndarray:
+    """Coverage by the nucleus, [n, H, W] of 0 to 1: discs along an arc, melted into one another."""
+    n = canvas.n
+    lobes = np.floor(_pick(rng, "lobes", labels, over=0.999))
+    lobe, arc, step, merge = (_pick(rng, name, labels) for name in ("lobe", "arc", "step", "merge"))
+    present = lobe > 0
+    lobe = np.where(present, lobe, 1) * radius
+    index = np.arange(LOBES, dtype=np.float32)[:, None]
+    angle = _uniform(rng, (0, 2 * np.pi), n) + (index - (lobes - 1) / 2) * step
+    jitter = _uniform(rng, (-0.05, 0.05), (2, LOBES, n))
+    drawn = (index < lobes) & present
+    place = (arc * np.stack([np.sin(angle), np.cos(angle)]) + jitter) * drawn
+    place -= 0.85 * place.sum(axis=1, keepdims=True) / lobes * drawn  # the nucleus as a whole lies near the center
+    place = (place + _uniform(rng, (-0.06, 0.06), (2, 1, n))) * radius
+    sizes = lobe * _uniform(rng, (0.88, 1.12), (LOBES, n))
+
+    total = np.zeros((n, canvas.height, canvas.width), dtype=np.float32)
+    for k in range(LOBES):
+        squared = np.square(y - _wide(place[0, k])) + np.square(x - _wide(place[1, k]))
+        squared *= _wide(-merge / sizes[k] ** 2)
+        squared += _wide(merge + np.where(drawn[k], 0, -80))
+        total += np.exp(squared, out=squared)
+    # A smooth minimum of the lobes' squared distances; far from all of them the sum underflows, hence the floor.
+    np.log(np.maximum(total, 1e-30, out=total), out=total)
+    total *= _wide(-1 / merge)
+    total += 1
+    return canvas.inside(total, lobe)
+
+
+def _granules(
+    rng: np.random.Generator, canvas: _Canvas, cell: np.ndarray, nucleus: np.ndarray, labels: np.ndarray
+) -> np.ndarray:
+    """Coverage by granules, [n, H, W] of 0 to 1: the peaks of a texture, inside the cell."""
+    filled = np.maximum(_pick(rng, "filled", labels), 1e-3)
+    coarse = _wide(_each("coarse", labels))
+    level = np.log(1 / filled - 1) / 1.702  # about the normal quantile that leaves this part above
+    texture = np.where(coarse > 0, canvas.texture(COARSE), canvas.texture(FINE))
+    texture -= _wide(level)
+    # In focus a granule still fades over a unit of the texture: it is a ball, not a disc.
+    texture /= 1 + canvas.soft * (1.2 * np.where(coarse > 0, COARSE, FINE)).astype(np.float32)
+    texture += 0.5
+    np.clip(texture, 0, 1, out=texture)
+    texture *= cell
+    texture *= 1 - nucleus * _wide(1 - _each("hiding", labels))
+    return texture
+
+
+def _red_cells(rng: np.random.Generator, canvas: _Canvas, center: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    """Amount of red cell, [n, H, W] from 0: discs around the main cell, thinner in their middle."""
+    n, most = canvas.n, RED_CELLS[1]
+    wanted = rng.integers(RED_CELLS[0], most + 1, n)
+    own = _uniform(rng, (0.15, 0.22), n) * _uniform(rng, (0.9, 1.1), (most, n))
+    hollow = _uniform(rng, (0.3, 0.8), n)
+    turn = (np.argsort(rng.random((most, n)), axis=0) + _uniform(rng, (-0.35, 0.35), (most, n))) * (2 * np.pi / most)
+    away = np.maximum(radius * 0.9 + own * _uniform(rng, (0.7, 1.3), (most, n)), _uniform(rng, (0.2, 0.7), (most, n)))
+    top, left = center[0] + away * np.sin(turn), center[1] + away * np.cos(turn)
+    out = np.zeros((n, canvas.height, canvas.width), dtype=np.float32)
+    for k in range(most):
+        squared = np.square((canvas.y - _wide(top[k])) / _wide(own[k])) + np.square(
+            (canvas.x - _wide(left[k])) / _wide(own[k])
+        )
+        disc = canvas.inside(squared, own[k])
+        np.minimum(squared, 1, out=squared)
+        squared *= _wide(hollow * (k < wanted))
+        squared += _wide((1 - hollow) * (k < wanted))
+        disc *= squared
+        out += disc
+    return out
+
+
+def _absorbance(rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
+    """What a layer of each material absorbs under each picture's own stain, float32 [n, 3 channels, 4 materials]."""
+    n = len(labels)
+    mixed = _uniform(rng, (0, 1), n)[:, None]
+    cytoplasm = (1 - mixed) * PALETTE["cytoplasm"][labels] + mixed * PALETTE["cytoplasm_end"][labels]
+    red = np.broadcast_to(PALETTE["red"], (n, 3))
+    layers = np.stack([red, cytoplasm, PALETTE["granules"][labels], PALETTE["nucleus"][labels]], axis=2)
+    layers = layers * _uniform(rng, (0.8, 1.25), (n, 1, 4))
+    hue = np.eye(3, dtype=np.float32) * np.exp(STAIN_HUE * rng.standard_normal((n, 3), dtype=np.float32))[:, :, None]
+    hue += STAIN_MIX * rng.standard_normal((n, 3, 3), dtype=np.float32)
+    strength = _uniform(rng, STAIN_STRENGTH, (n, 1, 1))
+    return np.matmul(hue * strength, layers).astype(np.float32)
+
+
+def _expose(rng: np.random.Generator, canvas: _Canvas, absorbed: np.ndarray) -> np.ndarray:
+    """Shine an uneven light through the smear onto a noisy sensor: uint8 [n, H, W, 3]."""
+    n = canvas.n
+    tint = np.array([0.94, 0.89, 0.86], dtype=np.float32)
+    tint = tint * np.exp(0.05 * rng.standard_normal((n, 3), dtype=np.float32)) * _uniform(rng, LIGHT, (n, 1))
+    slope = _uniform(rng, (-0.2, 0.2), (2, n))
+    light = _wide(slope[0]) * canvas.y + _wide(slope[1]) * canvas.x + 0.04 * canvas.texture(3)
+    np.maximum(absorbed, 0, out=absorbed)
+    absorbed -= light[:, None]
+    np.exp(np.negative(absorbed, out=absorbed), out=absorbed)
+    absorbed *= 255 * tint[:, :, None, None]
+    noise = rng.standard_normal(absorbed.shape, dtype=np.float32)
+    noise *= _uniform(rng, NOISE, (n, 1, 1, 1))
+    absorbed += noise
+    np.clip(np.rint(absorbed, out=absorbed), 0, 255, out=absorbed)
+    return absorbed.astype(np.uint8).transpose(0, 2, 3, 1)
+
+
+def _uniform(rng: np.random.Generator, span: Range, shape: int | tuple[int, ...]) -> np.ndarray:
+    return np.float32(span[0]) + np.float32(span[1] - span[0]) * rng.random(shape, dtype=np.float32)
+
+
+def _each(name: str, labels: np.ndarray) -> np.ndarray:
+    """The number that each picture's kind has in a field, float32 [n]."""
+    return np.array([getattr(kind, name) for kind in KINDS.values()], dtype=np.float32)[labels]
+
+
+def _pick(rng: np.random.Generator, name: str, labels: np.ndarray, over: float = 0.0) -> np.ndarray:
+    """Draw from the range that each picture's kind has in a field, float32 [n]; ``over`` widens it upward."""
+    low, high = np.array([getattr(kind, name) for kind in KINDS.values()], dtype=np.float32).T
+    return low[labels] + (high - low + np.float32(over))[labels] * rng.random(len(labels), dtype=np.float32)
+
+
+def _wide(values: np.ndarray) -> np.ndarray:
+    """[n] as [n, 1, 1], to meet pixels."""
+    return np.asarray(values, dtype=np.float32)[:, None, None]
+
+
+def _centers(length: int, side: int) -> np.ndarray:
+    """Pixel centers along one axis, float32 [length], in sides from the middle."""
+    return ((np.arange(length) + 0.5 - length / 2) / side).astype(np.float32)
+
+
+@cache
+def _spline(length: int, side: int, cells: int) -> np.ndarray:
+    """Weights of cubic B-spline knots at each pixel, float32 [length, knots]; unit variance from unit noise."""
+    at = (np.arange(length) + 0.5) / side * cells
+    distance = np.abs(at[:, None] - (np.arange(int(np.ceil(at[-1])) + 3) - 1))
+    weights = np.where(distance < 1, 2 / 3 - distance**2 + distance**3 / 2, np.maximum(2 - distance, 0) ** 3 / 6)
+    return (weights / np.sqrt(np.square(weights).sum(axis=1, keepdims=True))).astype(np.float32)
+
+
+def _optical(*colors: Color) -> np.ndarray:
+    """What lets these colors through absorbs so much, float32 [len(colors), 3]."""
+    return -np.log(np.array(colors, dtype=np.float32) / 255)
+
+
+PALETTE = {
+    "red": _optical(RED),
+    "cytoplasm": _optical(*(kind.cytoplasm[0] for kind in KINDS.values())),
+    "cytoplasm_end": _optical(*(kind.cytoplasm[1] for kind in KINDS.values())),
+    "granules": _optical(*(kind.granules for kind in KINDS.values())),
+    "nucleus": _optical(*(kind.nucleus for kind in KINDS.values())),
+}

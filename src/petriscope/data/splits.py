@@ -1,0 +1,88 @@
+"""Drawing splits: stratified by class, or with groups kept whole. Seeded, so that a recipe names its splits."""
+
+from __future__ import annotations
+
+import numpy as np
+
+REST = "train"
+
+
+def draw_stratified(targets: np.ndarray, fractions: dict[str, float], seed: int) -> dict[str, np.ndarray]:
+    """Draw splits in which each class has the share that it has in the whole, to within one picture.
+
+    Args:
+        targets: int64 [N], class indices.
+        fractions: share of each split but ``train``, which takes the rest; they add up to less than 1.
+        seed: of the draw.
+
+    Returns:
+        For each split and ``train``: int64 indices, ascending; disjoint, together 0..N-1. Each class keeps at least
+        one picture in ``train``.
+    """
+    rng = np.random.default_rng(seed)
+    counts = np.bincount(targets)
+    room = np.maximum(counts - 1, 0)  # what may leave train
+    shares = {}
+    for name, fraction in fractions.items():
+        shares[name] = np.minimum(_apportion(counts, fraction), room)
+        room = room - shares[name]
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in (*fractions, REST)}
+    for label in range(len(counts)):
+        members = rng.permutation(np.flatnonzero(targets == label))
+        start = 0
+        for name in fractions:
+            parts[name].append(members[start : start + shares[name][label]])
+            start += shares[name][label]
+        parts[REST].append(members[start:])
+    return {name: np.sort(np.concatenate(pieces)) for name, pieces in parts.items()}
+
+
+def draw_grouped(
+    targets: np.ndarray, groups: np.ndarray, fractions: dict[str, float], seed: int
+) -> dict[str, np.ndarray]:
+    """Draw splits that never part a group, each class as near its share as the groups allow.
+
+    Greedy: from the largest group down, each goes where it brings the class counts nearest to what is wanted. A class
+    that then has no picture in ``train`` gets its smallest group back.
+
+    Args:
+        targets: int64 [N], class indices.
+        groups: [N], equal for pictures that belong together.
+        fractions: share of each split but ``train``, which takes the rest.
+        seed: of the draw; it orders groups of one size.
+
+    Returns:
+        As `draw_stratified`; a split may be empty where there are few groups.
+    """
+    _, member = np.unique(groups, return_inverse=True)
+    table = np.zeros((member.max(initial=-1) + 1, targets.max(initial=-1) + 1), dtype=np.float64)  # [groups, classes]
+    np.add.at(table, (member, targets), 1)
+    totals = table.sum(0)
+    names = [REST, *fractions]
+    share = np.array([1 - sum(fractions.values()), *fractions.values()])
+    missing = share[:, None] * totals  # [splits, classes], what each split still wants
+    weight = 1 / np.maximum(totals, 1)
+
+    order = np.random.default_rng(seed).permutation(len(table))
+    order = order[np.argsort(-table[order].sum(1), kind="stable")]
+    place = np.zeros(len(table), dtype=np.int64)
+    for group in order:
+        cost = (weight * table[group] * (table[group] - 2 * missing)).sum(1)
+        place[group] = int(np.argmin(cost))
+        missing[place[group]] -= table[group]
+
+    for label in np.flatnonzero(totals):
+        holders = np.flatnonzero(table[:, label])
+        if not np.any(place[holders] == 0):
+            place[holders[np.argmin(table[holders].sum(1))]] = 0
+    return {name: np.flatnonzero(place[member] == index) for index, name in enumerate(names)}
+
+
+def _apportion(counts: np.ndarray, fraction: float) -> np.ndarray:
+    """A share of each count, rounded down or up so that the sum is the share of the whole (largest remainder)."""
+    exact = counts * fraction
+    share = np.floor(exact).astype(np.int64)
+    extra = round(float(counts.sum() * fraction)) - int(share.sum())
+    if extra > 0:
+        share[np.argsort(share - exact, kind="stable")[:extra]] += 1
+    return share

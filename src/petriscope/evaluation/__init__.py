@@ -1,0 +1,1 @@
+"""Evaluation: inference, metrics, intervals, calibration, cost."""

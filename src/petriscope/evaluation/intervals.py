@@ -1,0 +1,39 @@
+"""95 % intervals: Wilson's for a share, the bootstrap for everything else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+Z95 = 1.959963984540054
+
+
+def wilson(hits: float, n: int, z: float = Z95) -> tuple[float, float]:
+    """Wilson's score interval for a share of ``hits`` in ``n``. Wilson, 1927, JASA 22:209."""
+    if n == 0:
+        return 0.0, 1.0
+    share = hits / n
+    center = (share + z * z / (2 * n)) / (1 + z * z / n)
+    reach = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, center - reach), min(1.0, center + reach)
+
+
+def bootstrap_weights(n: int, resamples: int, seed: int = 0, chunk_bytes: int = 2**26) -> Iterator[np.ndarray]:
+    """How often each picture is drawn in each resample, float64 [r, N], in chunks of resamples. Efron, 1979."""
+    rng = np.random.default_rng(seed)
+    rows = max(1, chunk_bytes // (8 * n))
+    for start in range(0, resamples, rows):
+        count = min(rows, resamples - start)
+        draws = rng.integers(0, n, size=(count, n)) + np.arange(count)[:, None] * n
+        yield np.bincount(draws.ravel(), minlength=count * n).reshape(count, n).astype(float)
+
+
+def percentile95(values: np.ndarray) -> tuple[float, float]:
+    """The middle 95 % of bootstrap values, those that are not defined left out."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return math.nan, math.nan
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)

@@ -1,0 +1,44 @@
+"""Writing files so that a reader sees the old or the new one, never a half."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from petriscope.errors import PetriscopeError
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; on success it is flushed to disk and takes ``path``'s place.
+
+    Raises:
+        PetriscopeError: the disk is full or may not be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise disk_error(error, path) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def disk_error(error: OSError, path: Path) -> PetriscopeError:
+    """What to tell a person whose disk refused a write."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return PetriscopeError(f"no space left on the disk of {path}; free some and resume: what was written before is whole")
+    return PetriscopeError(f"cannot write {path}: {error.strerror or error}")

@@ -1,0 +1,73 @@
+"""Checkpoints: all that resuming needs, in one safetensors file that is either whole or not there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from petriscope.errors import PetriscopeError
+from petriscope.files import atomic
+
+Tree = dict[str, Any]
+
+
+def save_checkpoint(path: Path, tensors: dict[str, dict[str, Tensor]], facts: Tree) -> None:
+    """Write named groups of tensors, and facts that are plain JSON, atomically.
+
+    Args:
+        tensors: group -> name -> tensor: ``{"model": model.state_dict(), ...}``.
+        facts: position, history, what the tensors do not say.
+    """
+    flat = {
+        f"{group}/{name}": tensor.detach().contiguous().cpu().clone()
+        for group, members in tensors.items()
+        for name, tensor in members.items()
+    }
+    with atomic(path) as temporary:
+        save_file(flat, temporary, metadata={"facts": json.dumps(facts)})
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], Tree]:
+    """Read what `save_checkpoint` wrote.
+
+    Raises:
+        PetriscopeError: the file is damaged.
+    """
+    tensors: dict[str, dict[str, Tensor]] = {}
+    try:
+        with safe_open(path, framework="pt") as handle:
+            facts = json.loads(handle.metadata()["facts"])
+            for key in handle.keys():  # noqa: SIM118 (not a mapping)
+                group, _, name = key.partition("/")
+                tensors.setdefault(group, {})[name] = handle.get_tensor(key)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise PetriscopeError(f"{path} is damaged ({error}); delete it to train this run from its start") from None
+    return tensors, facts
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], Tree]:
+    """An optimizer's state as tensors named ``index.name``, and the rest as JSON."""
+    tensors, rest = {}, {}
+    for index, state in optimizer.state_dict()["state"].items():
+        for name, value in state.items():
+            if isinstance(value, Tensor):
+                tensors[f"{index}.{name}"] = value
+            elif value is not None:
+                rest[f"{index}.{name}"] = value
+    return tensors, rest
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], rest: Tree) -> None:
+    state: dict[int, Tree] = {}
+    for key, value in {**tensors, **rest}.items():
+        index, _, name = key.partition(".")
+        state.setdefault(int(index), {})[name] = value
+    full = optimizer.state_dict()
+    full["state"] = state
+    optimizer.load_state_dict(full)

@@ -1,0 +1,329 @@
+"""The loop: one recipe, one seed, one machine, the same weights; killed at any moment, it goes on from where it was.
+
+Nothing random is remembered between steps: the order of an epoch is a function of (seed, epoch), and every draw within
+a step one of (seed, step). A checkpoint therefore holds weights, moments and a position, and may be taken after any step.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from petriscope.augment.pipeline import Normalize, Pipeline
+from petriscope.data.balance import epoch_order
+from petriscope.data.batches import Batches
+from petriscope.errors import PetriscopeError
+from petriscope.evaluation.inference import predict_set
+from petriscope.evaluation.metrics import quick_metrics
+from petriscope.progress import Progress, duration, say
+from petriscope.recipe import Recipe
+from petriscope.training.averaging import EMA
+from petriscope.training.checkpoints import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+from petriscope.training.losses import LOSSES
+from petriscope.training.optimizers import OPTIMIZERS
+from petriscope.training.precision import autocast, choose_format
+from petriscope.training.schedules import SCHEDULES
+
+HIGHER_IS_BETTER = {"accuracy": True, "balanced_accuracy": True, "macro_f1": True, "loss": False}
+
+
+class Interrupted(PetriscopeError):
+    """Ctrl-C or a request to end; the checkpoint is written."""
+
+    exit_status = 130
+
+
+@dataclass
+class Position:
+    """Where training stands, all of it plain numbers."""
+
+    epoch: int = 0  # epochs done
+    batch: int = 0  # batches done in the epoch under way
+    seconds: float = 0.0  # spent training, over all resumptions
+    epoch_seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: float | None = None
+    best_epoch: int | None = None  # counted from 1
+
+
+class Trainer:
+    """Trains a model by a recipe.
+
+    Args:
+        model: on the device already.
+        recipe: what to do.
+        train, val: batches; without val the last weights are kept.
+        normalize: applied after augmentation.
+        checkpoint: the file that resuming reads; None: no checkpoints.
+        on_epoch: called with the history after every epoch.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        train: Batches,
+        val: Batches | None,
+        normalize: Normalize,
+        checkpoint: Path | None = None,
+        on_epoch: Callable[[list[dict[str, Any]]], None] = lambda history: None,
+        quiet: bool = False,
+    ) -> None:
+        self.recipe, self.train, self.val, self.normalize = recipe, train, val, normalize
+        self.settings = recipe.training
+        self.checkpoint, self.on_epoch, self.quiet = checkpoint, on_epoch, quiet
+        self.device = train.device
+        self.format = choose_format(self.settings.precision, self.device)
+        layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format
+        self.model = model.to(memory_format=layout)
+        self.step_model: Callable[[Tensor], Tensor] = torch.compile(model) if self.settings.compile else model
+        self.augment = Pipeline.from_recipe(recipe.augment)
+        self.loss: nn.Module = LOSSES.build(recipe.loss, train.images.counts).to(self.device)
+        self.optimizer: torch.optim.Optimizer = OPTIMIZERS.build(recipe.optimizer, model)
+        self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.ema = EMA(model, self.settings.ema) if self.settings.ema is not None else None
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.format == "fp16")
+        self.batches_per_epoch = len(self._epoch_batches(0))
+        self.schedule = SCHEDULES.build(recipe.schedule, self.batches_per_epoch, self.settings.epochs)
+        self.at = Position()
+        self.best_weights: dict[str, Tensor] | None = None
+        self._sums = torch.zeros(3, dtype=torch.float64)  # loss, hits, pictures of the epoch under way
+        self._last_save = time.monotonic()
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The weights that are evaluated and kept: averaged ones, where the recipe asks for them."""
+        return self.ema.model if self.ema else self.model
+
+    def fit(self) -> dict[str, Tensor]:
+        """Train to the end, from the checkpoint if there is one.
+
+        Returns:
+            the state dict to keep: of the best epoch by the monitored figure, or the last.
+
+        Raises:
+            Interrupted: Ctrl-C; the run can be resumed.
+            PetriscopeError: the loss is no longer finite.
+        """
+        if self.checkpoint is not None and self.checkpoint.is_file():
+            self._restore()
+        total = self.settings.epochs * self.batches_per_epoch
+        self.bar = Progress("training", total, "steps")
+        self.bar.start_from(self._step)
+        self.model.train()
+        with _interruptible() as stop:
+            try:
+                while self.at.epoch < self.settings.epochs and not self._out_of_patience():
+                    self._run_epoch(stop)
+            finally:
+                self.bar.close()
+        if self.best_weights is not None:
+            return self.best_weights
+        return {key: value.detach().cpu().clone() for key, value in self.averaged.state_dict().items()}
+
+    @property
+    def _step(self) -> int:
+        return self.at.epoch * self.batches_per_epoch + self.at.batch
+
+    def _epoch_batches(self, epoch: int) -> list[np.ndarray]:
+        """The indices of each batch. A short last batch is dropped: every epoch has another order, so no picture is."""
+        order = epoch_order(self.train.images.targets, self.recipe.balance, self.recipe.seed, epoch)
+        size = self.settings.batch_size
+        if len(order) <= size:
+            return [order]
+        return [order[i : i + size] for i in range(0, len(order) - size + 1, size)]
+
+    def _run_epoch(self, stop: threading.Event) -> None:
+        batches = self._epoch_batches(self.at.epoch)[self.at.batch :]
+        sums = self._sums.to(self.device, torch.float32 if self.device.type == "mps" else torch.float64)
+        started = time.monotonic()
+        spent_before = self.at.epoch_seconds
+        for pictures, targets in self.train.iterate(batches):
+            sums += self.train_step(pictures, targets)
+            self.at.batch += 1
+            self.at.epoch_seconds = spent_before + time.monotonic() - started
+            due = time.monotonic() - self._last_save > self.settings.checkpoint_seconds
+            if due or stop.is_set():
+                self._sums = sums.cpu().double()
+                self._save()
+                if stop.is_set():
+                    raise Interrupted("interrupted")
+            if not self.quiet:
+                self.bar.advance(1, self._note())
+        self._sums = sums.cpu().double()
+        self._end_epoch()
+
+    def train_step(self, pictures: Tensor, targets: Tensor) -> Tensor:
+        """One step on a uint8 batch [B, H, W, C] with targets int64 [B]; returns (loss sum, hits, pictures)."""
+        step = self._step
+        generator = self._seed(step)
+        images = self.normalize(self.augment(pictures, generator))
+        factor = self.schedule.factor(step)
+        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = rate * factor
+        with autocast(self.device, self.format):
+            logits = self.step_model(images)
+        logits = logits.float()
+        loss = self.loss(logits, targets)
+        self.scaler.scale(loss).backward()
+        self._penalize_and_clip()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema:
+            self.ema.update(step)
+        size = len(targets)
+        with torch.no_grad():
+            hits = (logits.argmax(1) == targets).sum()
+            return torch.stack([loss.detach() * size, hits.to(loss.dtype), loss.new_tensor(size)])
+
+    def _seed(self, step: int) -> torch.Generator:
+        """Seed dropout and the like by the step, and give a generator for augmentation."""
+        for_model, for_augmentation = np.random.SeedSequence([self.recipe.seed, 2, step]).generate_state(2).tolist()
+        torch.manual_seed(for_model)
+        return torch.Generator().manual_seed(for_augmentation)
+
+    def _penalize_and_clip(self) -> None:
+        settings = self.settings
+        if not (settings.l1 or settings.l2 or settings.clip_grad_norm):
+            return
+        self.scaler.unscale_(self.optimizer)
+        weights = [p for p in self.model.parameters() if p.grad is not None]
+        decayed = [p for p in weights if p.ndim >= 2]
+        with torch.no_grad():  # the penalties' gradients, rather than the penalties: the same step for less work
+            grads = [p.grad for p in decayed if p.grad is not None]
+            if settings.l1 and grads:
+                torch._foreach_add_(grads, torch._foreach_sign(decayed), alpha=settings.l1)
+            if settings.l2 and grads:
+                torch._foreach_add_(grads, decayed, alpha=2 * settings.l2)
+        if settings.clip_grad_norm:
+            torch.nn.utils.clip_grad_norm_(weights, settings.clip_grad_norm)
+
+    def _end_epoch(self) -> None:
+        loss, hits, pictures = self._sums.tolist()
+        if not math.isfinite(loss):
+            raise PetriscopeError(
+                f"the loss is not finite in epoch {self.at.epoch + 1}: training diverged. Lower optimizer.lr (now "
+                f"{self.base_rates[0]:g}), set training.clip_grad_norm=1, or training.precision=fp32"
+            )
+        line: dict[str, Any] = {"epoch": self.at.epoch + 1, "train": {"loss": loss / pictures, "accuracy": hits / pictures}}
+        if self.val is not None:
+            probabilities = predict_set(
+                self.averaged, self.val, self.normalize, self.format, batch_size=self.recipe.evaluation.batch_size
+            )
+            line["val"] = quick_metrics(probabilities, self.val.images.targets)
+            self._judge(line["val"][self.settings.monitor])
+        else:
+            self.schedule.observe(line["train"]["loss"])
+        line["lr"] = self.optimizer.param_groups[0]["lr"]
+        line["seconds"] = round(self.at.epoch_seconds, 3)
+        line["pictures_per_second"] = round(pictures / max(self.at.epoch_seconds, 1e-9), 1)
+        self.at.seconds += self.at.epoch_seconds
+        self.at.history.append(line)
+        self.at.epoch, self.at.batch, self.at.epoch_seconds = self.at.epoch + 1, 0, 0.0
+        self._sums = torch.zeros(3, dtype=torch.float64)
+        self._report(line)
+        self.on_epoch(self.at.history)
+        last = self.at.epoch == self.settings.epochs or self._out_of_patience()
+        if last or time.monotonic() - self._last_save > self.settings.checkpoint_seconds:
+            self._save()
+
+    def _judge(self, value: float) -> None:
+        sign = 1 if HIGHER_IS_BETTER[self.settings.monitor] else -1
+        self.schedule.observe(-sign * value)
+        if self.at.best is None or sign * value > sign * self.at.best:
+            self.at.best, self.at.best_epoch = value, self.at.epoch + 1
+            if self.settings.keep == "best":
+                self.best_weights = {k: v.detach().cpu().clone() for k, v in self.averaged.state_dict().items()}
+
+    def _out_of_patience(self) -> bool:
+        patience, best = self.settings.patience, self.at.best_epoch
+        return patience is not None and best is not None and self.at.epoch - best >= patience
+
+    def _note(self) -> str:
+        done = self.at.epoch
+        text = f"epoch {min(done + 1, self.settings.epochs)} of {self.settings.epochs}"
+        if self.at.history and "val" in self.at.history[-1]:
+            text += f"  val accuracy {100 * self.at.history[-1]['val']['accuracy']:.2f} %"
+        return text
+
+    def _report(self, line: dict[str, Any]) -> None:
+        if self.quiet:
+            return
+        epochs = self.settings.epochs
+        text = f"epoch {line['epoch']:>{len(str(epochs))}} of {epochs}  loss {line['train']['loss']:.4f}"
+        if "val" in line:
+            star = " *" if self.at.best_epoch == line["epoch"] else "  "
+            text += f"  val loss {line['val']['loss']:.4f}  val accuracy {100 * line['val']['accuracy']:6.2f} %{star}"
+        left = (epochs - self.at.epoch) * self.at.seconds / max(self.at.epoch, 1)
+        text += f"  {line['seconds']:.1f} s" + (f"  {duration(left)} left" if left else "")
+        self.bar.close()
+        say(text)
+
+    def _save(self) -> None:
+        if self.checkpoint is None:
+            return
+        moments, rest = optimizer_tensors(self.optimizer)
+        groups = {"model": self.model.state_dict(), "optimizer": moments, "sums": {"epoch": self._sums}}
+        if self.ema:
+            groups["ema"] = self.ema.model.state_dict()
+        if self.best_weights is not None:
+            groups["best"] = self.best_weights
+        facts = {
+            "position": copy.deepcopy(self.at.__dict__),
+            "optimizer": rest,
+            "schedule": self.schedule.state(),
+            "scaler": self.scaler.state_dict(),
+        }
+        save_checkpoint(self.checkpoint, groups, facts)
+        self._last_save = time.monotonic()
+
+    def _restore(self) -> None:
+        assert self.checkpoint is not None
+        groups, facts = load_checkpoint(self.checkpoint)
+        self.model.load_state_dict(groups["model"])
+        restore_optimizer(self.optimizer, groups.get("optimizer", {}), facts["optimizer"])
+        if self.ema:
+            self.ema.model.load_state_dict(groups["ema"])
+        self.best_weights = groups.get("best")
+        self._sums = groups["sums"]["epoch"]
+        self.schedule.restore(facts["schedule"])
+        if facts["scaler"]:
+            self.scaler.load_state_dict(facts["scaler"])
+        self.at = Position(**facts["position"])
+        self.on_epoch(self.at.history)
+        if not self.quiet:
+            say(f"resumed after epoch {self.at.epoch}, batch {self.at.batch} of {self.batches_per_epoch}")
+
+
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Turn Ctrl-C and SIGTERM into an event, so that a step is never torn; a second Ctrl-C ends at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(signum: int, frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,53 @@
+"""The device and the number format: what the machine does well, unless the recipe says otherwise."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from petriscope.errors import RequestError
+
+Format = Literal["fp32", "bf16", "fp16"]
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """``auto``: CUDA, else Apple's MPS, else the CPU; or a device by torch's name.
+
+    Raises:
+        RequestError: the device is unknown or not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise RequestError(f"no device {name!r}; known: auto, cpu, cuda, cuda:1, mps") from None
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(device.type, False):
+        raise RequestError(f"this machine, or this build of torch, has no {device.type}; use training.device=auto")
+    return device
+
+
+def choose_format(name: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device) -> Format:
+    """``auto``: bf16 where the processor multiplies it natively, fp16 on older CUDA, fp32 elsewhere."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if device.type == "cpu":
+        return "bf16" if _cpu_has_bf16() else "fp32"
+    return "fp32"
+
+
+def _cpu_has_bf16() -> bool:
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, probe, lambda: False)()) for probe in probes)
+
+
+def autocast(device: torch.device, number_format: Format) -> torch.autocast:
+    """The context in which the forward pass runs."""
+    dtype = torch.float16 if number_format == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=number_format != "fp32")
