@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import zlib
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -17,6 +19,8 @@ from petriscope.files import atomic, disk_error, write_text
 
 VERSION = 1  # raise it when decoding changes, so that old entries are not taken for new ones
 READ_BYTES = 1 << 22
+
+Buffer: TypeAlias = bytes | memoryview
 
 
 def cache_dir() -> Path:
@@ -49,8 +53,21 @@ def store(
     Args:
         key: from `make_key`.
         shape: of the whole array; the blocks' first dimensions add up to ``shape[0]``.
-        blocks: C-ordered pieces, in order. They are written, not mapped: a full disk is then an error, not a crash.
+        blocks: C-ordered pieces, in order.
         about: JSON values kept with the array; read after the last block, so that it may be filled meanwhile.
+
+    Raises:
+        PetriscopeError: the disk is full or may not be written; nothing is left behind.
+    """
+    header = io.BytesIO()
+    fields = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": tuple(map(int, shape))}
+    np.lib.format.write_array_header_1_0(header, fields)
+    pieces = (np.ascontiguousarray(block, dtype=dtype).data for block in blocks)
+    store_stream(key, chain([header.getbuffer()], pieces), about)
+
+
+def store_stream(key: str, pieces: Iterable[Buffer], about: dict[str, Any] | None = None) -> None:
+    """Write the bytes of an npy file to the cache. They are written, not mapped: a full disk is an error, not a crash.
 
     Raises:
         PetriscopeError: the disk is full or may not be written; nothing is left behind.
@@ -60,14 +77,14 @@ def store(
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise disk_error(error, path) from error
-    with atomic(path) as temporary:
-        with temporary.open("wb") as handle:
-            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": tuple(map(int, shape))}
-            np.lib.format.write_array_header_1_0(handle, header)
-            for block in blocks:
-                handle.write(np.ascontiguousarray(block, dtype=dtype).data)
-        checksum = _checksum(temporary)
-    write_text(path.with_suffix(".json"), json.dumps({"checksum": checksum, "about": about or {}}))
+    checksum = 0
+    with atomic(path) as temporary, temporary.open("wb") as handle:
+        for piece in pieces:
+            handle.write(piece)
+            checksum = zlib.crc32(piece, checksum)
+    noted = json.dumps(about or {})
+    sums = {"array": checksum, "about": zlib.crc32(noted.encode())}
+    write_text(path.with_suffix(".json"), json.dumps({"checksums": sums, "about": noted}))
 
 
 def fetch(key: str, mapped: bool) -> tuple[np.ndarray, dict[str, Any]] | None:
@@ -79,10 +96,11 @@ def fetch(key: str, mapped: bool) -> tuple[np.ndarray, dict[str, Any]] | None:
     path = cache_dir() / f"{key}.npy"
     try:
         noted = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        if _checksum(path) != noted["checksum"]:
+        about = noted["about"]
+        if noted["checksums"] != {"array": _checksum(path), "about": zlib.crc32(about.encode())}:
             return None
-        return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False), dict(noted["about"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False), dict(json.loads(about))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -117,7 +117,7 @@ def scale_16_bit(values: np.ndarray, bits: int) -> np.ndarray:
     """
     top = 2**bits - 1
     if (peak := int(values.max(initial=0))) > top:
-        raise ValueError(f"its brightest pixel is {peak}, more than the {top} of data.bits={bits}; set data.bits higher")
+        raise ValueError(f"its brightest pixel, {peak}, is more than data.bits={bits} allows; set data.bits higher")
     if int(values.min(initial=0)) < 0:
         raise ValueError("it has pixels below 0")
     return ((values.astype(np.uint32) * 255 + top // 2) // top).astype(np.uint8)
@@ -303,6 +303,9 @@ def _reason(error: Exception) -> str:
 
 
 def _is_gray(picture: Image.Image) -> bool:
+    if picture.mode == "P" and picture.palette is not None and picture.palette.mode == "RGB":
+        colors = bytes(picture.palette.palette)
+        return colors[::3] == colors[1::3] == colors[2::3]
     return picture.mode in ("1", "L", "LA", "La", "F") or picture.mode.startswith("I")
 
 

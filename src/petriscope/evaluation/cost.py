@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from petriscope.models.store import Classifier
+from petriscope.classifier import Classifier
 
 
 def parameters(model: nn.Module) -> int:

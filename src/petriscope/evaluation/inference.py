@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from petriscope.augment.pipeline import Normalize
 from petriscope.data.batches import Batches
 from petriscope.progress import progress
-from petriscope.training.precision import Format, autocast
+from petriscope.precision import Format, autocast
 
 TTA = Literal["none", "flips", "d4"]
 

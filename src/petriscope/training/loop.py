@@ -33,7 +33,7 @@ from petriscope.training.averaging import EMA
 from petriscope.training.checkpoints import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from petriscope.training.losses import LOSSES
 from petriscope.training.optimizers import OPTIMIZERS
-from petriscope.training.precision import autocast, choose_format
+from petriscope.precision import autocast, choose_format
 from petriscope.training.schedules import SCHEDULES
 
 HIGHER_IS_BETTER = {"accuracy": True, "balanced_accuracy": True, "macro_f1": True, "loss": False}

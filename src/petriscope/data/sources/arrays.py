@@ -48,9 +48,7 @@ def build_sets(
     }
 
 
-def conform(
-    sets: dict[str, ImageSet], section: DataSection, source: str, warnings: list[str]
-) -> dict[str, ImageSet]:
+def conform(sets: dict[str, ImageSet], section: DataSection, source: str, warnings: list[str]) -> dict[str, ImageSet]:
     """Image sets brought to the size and channels that the recipe asks for."""
     ready = convert({split: part.pixels for split, part in sets.items()}, section, source, warnings)
     return {split: replace(part, pixels=ready[split]) for split, part in sets.items()}
@@ -95,7 +93,7 @@ def _check_form(array: np.ndarray, what: str) -> None:
     if array.ndim == 4 and array.shape[3] not in (1, 3):
         hint = "; channels come last" if array.shape[1] in (1, 3) else ""
         raise DataError(f"{what} have shape {list(array.shape)}; pictures have 1 (gray) or 3 (RGB) channels{hint}")
-    if array.dtype not in (np.uint8, np.uint16) and array.dtype.kind != "f":
+    if array.dtype.newbyteorder("=") not in (np.uint8, np.uint16) and array.dtype.kind != "f":
         raise DataError(f"{what} have type {array.dtype}; save them as uint8, uint16, or floats in 0 to 1")
 
 
@@ -107,7 +105,7 @@ def _check_values(array: np.ndarray, split: str, source: str, bits: int) -> int 
         peak = max(int(block.max()) for block in _chunks(array))
         if peak >= 2**bits:
             raise DataError(
-                f"{source}: the brightest {split} pixel is {peak}, more than data.bits={bits} allows; set data.bits higher"
+                f"{source}: the brightest {split} pixel is {peak}, more than data.bits={bits} allows; set it higher"
             )
         return peak
     low, high, start = np.inf, -np.inf, 0

@@ -37,7 +37,10 @@ def check_numbers(labels: np.ndarray, where: str) -> np.ndarray:
             raise DataError(f"{where}: the label of picture {broken[0]} is {labels[broken[0]]}, not a whole number")
     elif labels.dtype.kind not in "iub":
         raise DataError(f"{where} has type {labels.dtype}; labels are whole numbers from 0")
-    for wrong, why in ((labels < 0, "negative"), (labels >= MAX_CLASSES, f"beyond the {MAX_CLASSES:,} classes allowed")):
+    for wrong, why in (
+        (labels < 0, "negative"),
+        (labels >= MAX_CLASSES, f"beyond the {MAX_CLASSES:,} classes allowed"),
+    ):
         if len(at := np.flatnonzero(wrong)):
             raise DataError(
                 f"{where}: label {labels[at[0]]} of picture {at[0]} is out of range ({why}); classes count from 0"

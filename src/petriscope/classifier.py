@@ -19,7 +19,7 @@ from petriscope.evaluation.inference import TTA, predict_batch
 from petriscope.files import atomic
 from petriscope.models import build_model
 from petriscope.recipe import Recipe, check_recipe
-from petriscope.training.precision import choose_device, choose_format
+from petriscope.precision import choose_device, choose_format
 
 FORMAT = 1
 

@@ -1,0 +1,56 @@
+"""Petriscope: from a pile of small pictures to a classifier its owner can trust.
+
+    import petriscope
+    run = petriscope.train(petriscope.load_recipe("blood/fast", data={"source": "bloodmnist"}))
+    petriscope.evaluate(run.folder)
+
+Nothing heavy is imported until it is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PLACES = {
+    "train": "petriscope.api",
+    "resume": "petriscope.api",
+    "evaluate": "petriscope.api",
+    "predict": "petriscope.api",
+    "report": "petriscope.api",
+    "load_recipe": "petriscope.recipe",
+    "Recipe": "petriscope.recipe",
+    "load_dataset": "petriscope.data",
+    "ImageSet": "petriscope.data",
+    "Dataset": "petriscope.data",
+    "load_model": "petriscope.classifier",
+    "Run": "petriscope.run",
+    "open_run": "petriscope.run",
+    "PetriscopeError": "petriscope.errors",
+    "RequestError": "petriscope.errors",
+    "DataError": "petriscope.errors",
+}
+
+__all__ = ["__version__", *_PLACES]
+
+if TYPE_CHECKING:
+    from petriscope.api import evaluate, predict, report, resume, train
+    from petriscope.classifier import load_model
+    from petriscope.data import Dataset, ImageSet, load_dataset
+    from petriscope.errors import DataError, PetriscopeError, RequestError
+    from petriscope.recipe import Recipe, load_recipe
+    from petriscope.run import Run, open_run
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'petriscope' has no attribute {name!r}")
+    value = getattr(import_module(_PLACES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

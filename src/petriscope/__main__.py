@@ -1,0 +1,3 @@
+from petriscope.cli import main
+
+main()

@@ -1,0 +1,287 @@
+"""The Python face: train, resume, evaluate, predict, report. The command line parses, calls these, and prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from petriscope.augment.pipeline import Normalize, Pipeline
+from petriscope.classifier import Classifier, load_model, save_model
+from petriscope.data import Dataset, ImageSet, load_dataset
+from petriscope.data.aligned import load_aligned
+from petriscope.data.batches import Batches
+from petriscope.data.statistics import mean_and_std
+from petriscope.errors import DataError, PetriscopeError, RequestError
+from petriscope.evaluation.cost import cost, parameters
+from petriscope.evaluation.inference import TTA, predict_set
+from petriscope.evaluation.metrics import full_metrics
+from petriscope.models import MODELS, build_model
+from petriscope.precision import choose_device, choose_format
+from petriscope.predicting import find_pictures, predict_files
+from petriscope.progress import duration, say
+from petriscope.recipe import Recipe
+from petriscope.report.page import write_report
+from petriscope.run import Run, check_free, create_run, free_folder, open_run
+from petriscope.training.loop import Trainer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MISTAKES_SHOWN = 24
+AUGMENTED_SHOWN = (8, 8)  # pictures, views of each
+
+
+def train(recipe: Recipe, out: str | Path | None = None, quiet: bool = False) -> Run:
+    """Train by a recipe and write a run folder with a report. Val is evaluated; test is not read.
+
+    Args:
+        recipe: see `petriscope.recipe.load_recipe`.
+        out: the folder to make; default ``runs/<recipe>-seed<N>``.
+        quiet: show no progress.
+
+    Raises:
+        RequestError: the recipe, the data or the folder will not do; nothing was made.
+        Interrupted: Ctrl-C; `resume` goes on from there.
+    """
+    folder = Path(out) if out is not None else free_folder(recipe)
+    check_free(folder)
+    device = choose_device(recipe.training.device)
+    _check_parts(recipe)
+    dataset = load_dataset(recipe.data)
+    recipe = _absolute_source(recipe)
+    trainer, normalize = _prepare(recipe, dataset, device, quiet)
+    facts = {"device": str(device), "precision": trainer.format, "parameters": parameters(trainer.model)}
+    run = create_run(folder, recipe, dataset, facts)
+    if not quiet:
+        _introduce(run, recipe, dataset, facts)
+    return _finish(run, trainer, normalize, dataset, quiet)
+
+
+def resume(folder: str | Path, quiet: bool = False) -> Run:
+    """Go on with a run that was interrupted or killed; its end is bit for bit that of a run never stopped (on a CPU).
+
+    Raises:
+        RequestError: no run there, or it is finished.
+        DataError: the data are not those it was started with.
+    """
+    run = open_run(folder)
+    if "training" in run.results:
+        raise RequestError(f"{folder} is finished; nothing to resume. petriscope report {folder} shows it")
+    run.clean()
+    recipe = run.recipe
+    dataset = load_dataset(recipe.data)
+    if dataset.fingerprint != run.environment["data"]["fingerprint"]:
+        raise DataError(f"the data at {recipe.data.source} have changed since {folder} was started; train a new run")
+    threads = run.environment["hardware"]["threads"]
+    if threads != torch.get_num_threads() and not quiet:
+        say(f"note: started with {threads} threads, now {torch.get_num_threads()}: the last bits of the result may differ")
+    trainer, normalize = _prepare(recipe, dataset, choose_device(recipe.training.device), quiet)
+    return _finish(run, trainer, normalize, dataset, quiet)
+
+
+def evaluate(
+    folder: str | Path,
+    data: str | None = None,
+    split: str = "test",
+    tta: TTA | None = None,
+    device: str = "auto",
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Figures of a run on a split, with 95 % intervals.
+
+    Args:
+        folder: the run.
+        data: another source; a pile that is not split is evaluated whole. None: the run's own, and the figures,
+            predictions and report go into the run folder.
+        split: train, val or test.
+        tta: test-time augmentation; None: as the recipe says.
+
+    Returns:
+        see `petriscope.evaluation.metrics.full_metrics`; and split, tta, source.
+    """
+    run = open_run(folder)
+    classifier = load_model(run.model, device)
+    images = _images_for(run, classifier, data, split, quiet)
+    result, probabilities = _evaluate(classifier, images, split, tta, data or str(run.recipe.data.source), quiet)
+    if data is None:
+        _record(run, images, split, result, probabilities)
+        write_report(run)
+    return result
+
+
+def predict(
+    folder: str | Path, pictures: Sequence[str | Path], tta: TTA | None = None, device: str = "auto", quiet: bool = False
+) -> pd.DataFrame:
+    """Classes of picture files.
+
+    Args:
+        folder: a run, or a model file.
+        pictures: files, or folders of them.
+
+    Returns:
+        a row a picture: picture, predicted, confidence, error, and a probability a class (``p_<class>``). A picture that
+        cannot be read has an error and no prediction.
+    """
+    return predict_files(load_model(Path(folder), device), find_pictures([Path(p) for p in pictures]), tta, quiet)
+
+
+def report(folder: str | Path) -> Path:
+    """Write ``report.html`` anew from what is in the run folder."""
+    return write_report(open_run(folder))
+
+
+def _check_parts(recipe: Recipe) -> None:
+    """Find a wrong name or option before the data are read."""
+    from petriscope.training.losses import LOSSES
+    from petriscope.training.optimizers import OPTIMIZERS
+    from petriscope.training.schedules import SCHEDULES
+
+    Pipeline.from_recipe(recipe.augment)
+    for catalogue, part in ((MODELS, recipe.model), (LOSSES, recipe.loss)):
+        catalogue.check(part)
+    OPTIMIZERS.check(recipe.optimizer)
+    SCHEDULES.check(recipe.schedule)
+
+
+def _absolute_source(recipe: Recipe) -> Recipe:
+    """Paths in a recipe are kept absolute, so that the run can be resumed from any folder."""
+    source = recipe.data.source
+    if source is None or not Path(source).expanduser().exists():
+        return recipe
+    path = str(Path(source).expanduser().resolve())
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": path})})
+
+
+def _prepare(recipe: Recipe, dataset: Dataset, device: torch.device, quiet: bool) -> tuple[Trainer, Normalize]:
+    train_set = dataset.split("train")
+    torch.manual_seed(int(np.random.SeedSequence([recipe.seed, 0]).generate_state(1)[0]))
+    model = build_model(recipe.model, len(dataset.classes), dataset.shape).to(device)
+    normalize = Normalize(*mean_and_std(train_set))
+    memory = recipe.data.memory
+    val = Batches(dataset.val, device, memory) if dataset.val is not None else None
+    return Trainer(model, recipe, Batches(train_set, device, memory), val, normalize, quiet=quiet), normalize
+
+
+def _introduce(run: Run, recipe: Recipe, dataset: Dataset, facts: dict[str, Any]) -> None:
+    height, width, channels = dataset.shape
+    sizes = ", ".join(f"{name} {len(part):,}" for name, part in dataset.splits.items())
+    say(f"{recipe.name} on {recipe.data.source}: {sizes} pictures, {height}x{width}x{channels}, {len(dataset.classes)} classes")
+    say(f"{recipe.model.name}, {facts['parameters']:,} parameters, {facts['device']}, {facts['precision']}; run in {run.folder}")
+    for warning in dataset.warnings:
+        say(f"warning: {warning}")
+
+
+def _finish(run: Run, trainer: Trainer, normalize: Normalize, dataset: Dataset, quiet: bool) -> Run:
+    """Train, and write all that a run folder holds."""
+    trainer.checkpoint, trainer.on_epoch = run.checkpoint, run.write_history
+    try:
+        weights = trainer.fit()
+    except PetriscopeError as error:
+        if error.exit_status == 130:
+            raise type(error)(f"stopped; go on with: petriscope train --resume {run.folder}") from None
+        raise
+    at, recipe = trainer.at, trainer.recipe
+    trainer.model.load_state_dict(weights)
+    classifier = Classifier(
+        trainer.model.eval(), recipe, dataset.classes, dataset.shape, normalize.mean, normalize.std, trainer.device
+    )
+    summary = {
+        "epochs": at.epoch,
+        "best_epoch": at.best_epoch,
+        "best": at.best,
+        "monitor": recipe.training.monitor if at.best is not None else None,
+        "kept": "best" if trainer.best_weights is not None else "last",
+        "seconds": round(at.seconds, 2),
+        "seconds_per_epoch": round(at.seconds / max(at.epoch, 1), 3),
+        "pictures_per_second": float(np.median([line["pictures_per_second"] for line in at.history])),
+    }
+    save_model(run.model, weights, classifier, {"environment": run.environment, "training": summary})
+    run.add_gallery(augmented=_augmented_samples(trainer, dataset))
+    if dataset.val is not None:
+        result, probabilities = _evaluate(classifier, dataset.val, "val", None, str(recipe.data.source), quiet)
+        _record(run, dataset.val, "val", result, probabilities)
+    run.add_results(cost=cost(classifier), training=summary)
+    write_report(run)
+    if not quiet:
+        say(f"trained in {duration(at.seconds)}; report: {run.folder / 'report.html'}")
+    return run
+
+
+def _evaluate(
+    classifier: Classifier, images: ImageSet, split: str, tta: TTA | None, source: str, quiet: bool
+) -> tuple[dict[str, Any], np.ndarray]:
+    settings = classifier.recipe.evaluation
+    tta = tta or settings.tta
+    probabilities = predict_set(
+        classifier.model,
+        Batches(images, classifier.device, classifier.recipe.data.memory),
+        classifier.normalize,
+        choose_format(classifier.recipe.training.precision, classifier.device),
+        tta,
+        settings.batch_size,
+        label=None if quiet else f"evaluating {split}",
+    )
+    figures = full_metrics(probabilities, images.targets, classifier.classes, settings.bootstrap)
+    return {"split": split, "tta": tta, "source": source, **figures}, probabilities
+
+
+def _images_for(run: Run, classifier: Classifier, data: str | None, split: str, quiet: bool) -> ImageSet:
+    if data is None:
+        dataset = load_dataset(run.recipe.data)
+        if dataset.fingerprint != run.environment["data"]["fingerprint"]:
+            say(f"warning: the data at {run.recipe.data.source} have changed since this run was trained")
+        return dataset.split(split)
+    height, width, channels = classifier.shape
+    section = classifier.recipe.data.model_copy(
+        update={"source": data, "size": (height, width), "channels": "gray" if channels == 1 else "rgb"}
+    )
+    images, warnings = load_aligned(section, split, classifier.classes)
+    for warning in () if quiet else warnings:
+        say(f"warning: {warning}")
+    return images
+
+
+def _record(run: Run, images: ImageSet, split: str, result: dict[str, Any], probabilities: np.ndarray) -> None:
+    table = prediction_table(images, split, probabilities)
+    run.add_predictions(split, table)
+    run.add_results(**{split: result})
+    wrong = np.flatnonzero((table["target"] != table["predicted"]).to_numpy())
+    worst = wrong[np.argsort(-table["confidence"].to_numpy()[wrong], kind="stable")][:MISTAKES_SHOWN]
+    run.add_gallery(
+        **{f"mistakes_{split}": images.take(worst), f"mistakes_{split}_ids": images.ids[worst].astype(np.str_)}
+    )
+
+
+def prediction_table(images: ImageSet, split: str, probabilities: np.ndarray) -> pd.DataFrame:
+    """A row a picture: id, split, target, predicted, confidence, ``p_<class>``."""
+    import pandas as pd
+
+    names = np.array(images.classes)
+    predicted = probabilities.argmax(1)
+    columns: dict[str, Any] = {
+        "id": images.ids.astype(object),
+        "split": split,
+        "target": names[images.targets].astype(object),
+        "predicted": names[predicted].astype(object),
+        "confidence": probabilities.max(1),
+    }
+    return pd.DataFrame({**columns, **{f"p_{name}": probabilities[:, k] for k, name in enumerate(names)}})
+
+
+def _augmented_samples(trainer: Trainer, dataset: Dataset) -> np.ndarray:
+    """Training pictures as they are and as the network sees them, uint8 [P, V, H, W, C], over all classes."""
+    train_set = dataset.split("train")
+    pictures, views = AUGMENTED_SHOWN
+    firsts = [np.flatnonzero(train_set.targets == label) for label in range(len(train_set.classes))]
+    chosen = np.array([members[0] for members in firsts if len(members)][:pictures])
+    plain = train_set.take(chosen)
+    batch = torch.from_numpy(np.repeat(plain, views - 1, axis=0))
+    out = trainer.augment(batch, torch.Generator().manual_seed(0))
+    if out.dtype != torch.uint8:
+        out = (out.permute(0, 2, 3, 1) * 255).round().to(torch.uint8)
+    varied = out.numpy().reshape(len(chosen), views - 1, *plain.shape[1:])
+    return np.concatenate([plain[:, None], varied], axis=1)

@@ -1,0 +1,245 @@
+"""The command line: parse, call `petriscope.api`, print. People's text goes to stderr, results to stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from petriscope.errors import PetriscopeError, RequestError
+
+if TYPE_CHECKING:
+    from petriscope.run import Run
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="From a pile of small pictures to a classifier its owner can trust.",
+)
+
+Data = Annotated[str | None, typer.Option(help="Pictures: an npz, a folder, a table, or a known name.", metavar="SOURCE")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="A run folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
+Tta = Annotated[str | None, typer.Option(help="Test-time augmentation: none, flips or d4; default: the recipe's.")]
+
+
+@app.command()
+def demo(out: Annotated[Path | None, typer.Option(help="Run folder to make.")] = None) -> None:
+    """The embedded example, start to finish: train, evaluate and report on drawn blood cells."""
+    from petriscope import api
+    from petriscope.recipe import load_recipe
+
+    run = api.train(load_recipe("demo"), out)
+    _print_figures(api.evaluate(run.folder))
+    _say(f"report with test figures: {run.folder / 'report.html'}")
+
+
+@app.command()
+def train(
+    recipe: Annotated[str | None, typer.Argument(help="A recipe's name or a YAML file.")] = None,
+    data: Data = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe's key.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Another seed is another run.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder to make; default runs/RECIPE-seedN.")] = None,
+    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
+    test: Annotated[bool, typer.Option("--test", help="Evaluate on test when training is done.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Train by a recipe; the run folder holds the model and a report."""
+    from petriscope.recipe import load_recipe
+
+    if resume is not None:
+        if recipe is not None or data is not None or set_ or seed is not None or out is not None:
+            raise RequestError("--resume takes the run alone: its recipe, data and seed are in its folder")
+        from petriscope import api
+
+        run = api.resume(resume, quiet)
+    else:
+        if recipe is None:
+            raise RequestError("name a recipe (petriscope recipes lists them), or a run with --resume")
+        overrides: dict[str, Any] = {} if seed is None else {"seed": seed}
+        if data is not None:
+            overrides["data"] = {"source": data}
+        loaded = load_recipe(recipe, set_ or [], **overrides)
+        from petriscope import api
+
+        run = api.train(loaded, out, quiet)
+    _next_steps(run, test, quiet)
+
+
+@app.command()
+def evaluate(
+    run: RunFolder,
+    data: Data = None,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    tta: Tta = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Figures of a run on test, with 95 % intervals."""
+    _among("--split", split, ("train", "val", "test"))
+    from petriscope import api
+
+    result = api.evaluate(run, data, split, _tta(tta), device, quiet=as_json)
+    if as_json:
+        sys.stdout.write(json.dumps(result) + "\n")
+    else:
+        _print_figures(result)
+
+
+@app.command()
+def predict(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder or a model.safetensors.")],
+    pictures: Annotated[list[str], typer.Argument(help="Picture files, or folders of them.")],
+    out: Annotated[Path | None, typer.Option(help="CSV file to write; default: stdout.")] = None,
+    tta: Tta = None,
+    device: Device = "auto",
+) -> None:
+    """Classes of pictures, as CSV: picture, predicted, confidence, error, a probability a class."""
+    from petriscope import api
+    from petriscope.files import write_text
+
+    table = api.predict(run, pictures, _tta(tta), device)
+    text = table.to_csv(index=False)
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        write_text(out, text)
+        _say(f"{len(table):,} pictures in {out}")
+    failed = table["error"].notna()
+    if failed.any():
+        first = table[failed].iloc[0]
+        raise PetriscopeError(f"{failed.sum():,} of {len(table):,} pictures could not be read, the first: {first['error']}")
+
+
+@app.command()
+def report(run: RunFolder) -> None:
+    """Write a run's report.html anew."""
+    from petriscope import api
+
+    sys.stdout.write(f"{api.report(run)}\n")
+
+
+@app.command()
+def recipes(name: Annotated[str | None, typer.Argument(help="Show this one, resolved.")] = None) -> None:
+    """List the recipes that ship, or show one."""
+    from petriscope.recipe import load_recipe, recipe_names
+
+    if name is not None:
+        sys.stdout.write(load_recipe(name).to_yaml())
+        return
+    _print_columns([(known, load_recipe(known).about) for known in recipe_names()])
+
+
+@app.command()
+def models(name: Annotated[str | None, typer.Argument(help="Show this one's options.")] = None) -> None:
+    """List the models, or show one's options."""
+    from petriscope.models.describe import describe_model, model_rows
+
+    if name is None:
+        _print_columns(model_rows())
+    else:
+        sys.stdout.write(describe_model(name) + "\n")
+
+
+@app.command("data")
+def data_command(source: Annotated[str | None, typer.Argument(metavar="SOURCE", help="Read this one and describe it.")] = None) -> None:
+    """List the known data sets, or describe a source."""
+    from petriscope.data.sources import NAMED
+
+    if source is None:
+        _print_columns(list(NAMED.items()))
+        return
+    from petriscope.data import load_dataset
+    from petriscope.recipe import DataSection
+
+    dataset = load_dataset(DataSection(source=source))
+    height, width, channels = dataset.shape
+    _print_columns(
+        [
+            ("source", source),
+            ("pictures", f"{height}x{width}, {'gray' if channels == 1 else 'RGB'}"),
+            ("fingerprint", dataset.fingerprint),
+            ("", "  ".join(f"{split:>7}" for split in dataset.splits)),
+            *(
+                (name, "  ".join(f"{part.counts[k]:>7,}" for part in dataset.splits.values()))
+                for k, name in enumerate(dataset.classes)
+            ),
+            ("all", "  ".join(f"{len(part):>7,}" for part in dataset.splits.values())),
+        ]
+    )
+    for warning in dataset.warnings:
+        _say(f"warning: {warning}")
+
+
+def _next_steps(run: Run, test: bool, quiet: bool) -> None:
+    from petriscope import api
+
+    splits = run.environment["data"]["splits"]
+    if test:
+        result = api.evaluate(run.folder, quiet=quiet)
+        _print_figures(result)
+    elif "val" in run.results and not quiet:
+        _print_figures(run.results["val"])
+        if "test" in splits:
+            _say(f"test was not looked at; when all choices are made: petriscope evaluate {run.folder}")
+
+
+def _print_figures(result: dict[str, Any]) -> None:
+    def percent(value: float | None) -> str:
+        return "  –" if value is None else f"{100 * value:.2f} %"
+
+    rows = [("", f"{result['split']}, {result['n']:,} pictures" + ("" if result["tta"] == "none" else f", tta {result['tta']}"))]
+    for key in ("accuracy", "balanced_accuracy", "macro_f1", "auc", "nll", "ece"):
+        low, high = result[f"{key}_ci95"]
+        if key in ("nll", "ece"):
+            rows.append((key, f"{result[key]:.4f}  ({low:.4f} to {high:.4f})"))
+        else:
+            rows.append((key.replace("_", " "), f"{percent(result[key])}  ({percent(low)} to {percent(high)})"))
+    _print_columns(rows, sys.stderr)
+
+
+def _print_columns(rows: list[tuple[str, str]], stream: Any = None) -> None:
+    width = max((len(first) for first, _ in rows), default=0)
+    for first, second in rows:
+        (stream or sys.stdout).write(f"{first:<{width}}  {second}".rstrip() + "\n")
+
+
+def _tta(value: str | None) -> Any:
+    if value is not None:
+        _among("--tta", value, ("none", "flips", "d4"))
+    return value
+
+
+def _among(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise RequestError(f"{option} cannot be {value!r}; known: {', '.join(known)}")
+
+
+def _say(text: str) -> None:
+    from petriscope.progress import say
+
+    say(text)
+
+
+def main() -> None:
+    """Run the command line. Exit status: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted."""
+    # Idle OpenMP threads that spin slow a step many times over where another process wants the core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        app()
+    except PetriscopeError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,63 @@
+"""Pictures from elsewhere for a model that has its classes already: to be evaluated, not learnt from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from petriscope.data import sources
+from petriscope.data.imageset import ImageSet
+from petriscope.data.load import PILE
+from petriscope.errors import DataError, RequestError, near
+from petriscope.recipe import DataSection
+
+
+def load_aligned(section: DataSection, split: str, classes: tuple[str, ...]) -> tuple[ImageSet, list[str]]:
+    """A split of a source, its targets counted as the model counts its classes.
+
+    Args:
+        section: the source, and the size and channels that the model takes.
+        split: train, val or test; a source that is one pile is taken whole.
+        classes: the model's. The source's classes are found among them by name; numbers stand for themselves. The
+            source need not have all of them.
+
+    Returns:
+        the pictures, and what the user should know, a sentence each.
+
+    Raises:
+        RequestError: no such source.
+        DataError: the source has no such split, or a class that the model does not know.
+    """
+    if section.source is None:
+        raise RequestError(f"no data: give --data SOURCE. A source is {sources.KINDS}.")
+    warnings: list[str] = []
+    sets = sources.read(section.source, section, warnings)
+    if set(sets) == {PILE}:
+        images = sets[PILE]
+    elif split in sets:
+        images = sets[split]
+    else:
+        raise DataError(f"{section.source} has no {split} split; it has: {', '.join(sets)}. Choose one with --split")
+    if not len(images):
+        raise DataError(f"{section.source} has no pictures in {split}")
+    return _align(images, classes, section.source), warnings
+
+
+def _align(images: ImageSet, classes: tuple[str, ...], source: str) -> ImageSet:
+    if images.classes == classes:
+        return images
+    used = np.unique(images.targets)
+    names = [images.classes[label] for label in used]
+    if all(name.isdigit() for name in images.classes):
+        index = [int(name) for name in names]
+        if max(index) >= len(classes):
+            raise DataError(f"{source} has the label {max(index)}; the model knows {len(classes)} classes, counted from 0")
+    else:
+        for name in names:
+            if name not in classes:
+                raise DataError(f"{source} has the class {name!r}, which the model does not know; {near(name, classes)}")
+        index = [classes.index(name) for name in names]
+    place = np.zeros(int(used.max()) + 1, dtype=np.int64)
+    place[used] = index
+    return replace(images, targets=place[images.targets], classes=classes)

@@ -1,0 +1,140 @@
+"""From what the user names to a checked Dataset: read, split, check, fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+from itertools import combinations
+
+import numpy as np
+
+from petriscope.data import sources
+from petriscope.data.imageset import SPLITS, Dataset, ImageSet
+from petriscope.data.splits import draw_grouped, draw_stratified
+from petriscope.errors import DataError, RequestError
+from petriscope.recipe import DataSection
+
+PILE = "all"
+
+
+def load_dataset(section: DataSection) -> Dataset:
+    """Load the data that a recipe names.
+
+    A pile is drawn into train, val and test, and val is drawn from train where the source has train and test alone.
+    A missing test split stays missing, and so does one whose fraction is 0.
+
+    Args:
+        section: the source, and how its pictures become one uint8 array.
+
+    Returns:
+        A `Dataset`, its pictures uint8 [N, H, W, C] of one shape, its targets int64 [N], its class names those of all
+        splits; ``warnings`` says what the user should know.
+
+    Raises:
+        RequestError: no source, an unknown one, or options that do not fit it.
+        DataError: the data cannot be used as they are.
+        PetriscopeError: a download failed, or the disk is full.
+    """
+    if section.source is None:
+        raise RequestError(f"no data: give --data SOURCE, or data.source in the recipe. A source is {sources.KINDS}.")
+    warnings: list[str] = []
+    sets = sources.read(section.source, section, warnings)
+    sets = {name: sets[name] for name in (*SPLITS, PILE) if name in sets and len(sets[name])}
+    if not sets:
+        raise DataError(f"{section.source} has no pictures")
+    sets = _draw(sets, section, warnings)
+    _check(sets, section.source)
+    digests = {name: part.digests() for name, part in sets.items()}
+    warnings += _leaks(sets, digests)
+    return Dataset(
+        **sets, source=section.source, fingerprint=_fingerprint(sets, digests), warnings=tuple(dict.fromkeys(warnings))
+    )
+
+
+def _draw(sets: dict[str, ImageSet], section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
+    """Draw the splits that the source does not bring."""
+    if set(sets) in ({PILE}, {"train"}):
+        whole = next(iter(sets.values()))
+        fractions = {"test": section.test_fraction, "val": section.val_fraction}
+        given = {}
+    elif set(sets) == {"train", "test"}:
+        whole = sets["train"]
+        fractions = {"val": section.val_fraction}
+        given = {"test": sets["test"]}
+    else:
+        return sets
+    fractions = {name: fraction for name, fraction in fractions.items() if fraction > 0}
+    if sum(fractions.values()) >= 1:
+        raise RequestError(
+            f"data.val_fraction and data.test_fraction add up to {sum(fractions.values()):g}; nothing is left for train"
+        )
+    if whole.groups is None:
+        drawn = draw_stratified(whole.targets, fractions, section.split_seed)
+    else:
+        drawn = draw_grouped(whole.targets, whole.groups, fractions, section.split_seed)
+    for name in fractions:
+        if not len(drawn[name]):
+            unit = "pictures" if whole.groups is None else "groups"
+            warnings.append(f"too few {unit} to draw a {name} split of {fractions[name]:g}; there is none")
+    parts = {name: whole.subset(indices) for name, indices in drawn.items() if len(indices)} | given
+    return {name: parts[name] for name in SPLITS if name in parts}
+
+
+def _check(sets: dict[str, ImageSet], source: str) -> None:
+    """What training and evaluation count on."""
+    first, *others = sets
+    for name in others:
+        if sets[name].classes != sets[first].classes:
+            raise DataError(
+                f"{source}: {first} has the classes {', '.join(sets[first].classes)}, "
+                f"{name} {', '.join(sets[name].classes)}; they must agree"
+            )
+        if sets[name].shape != sets[first].shape:
+            raise DataError(
+                f"{source}: {first} pictures are {_shape(sets[first])}, {name} pictures {_shape(sets[name])}; "
+                "give one size with --set data.size=N"
+            )
+    if "train" not in sets:
+        return
+    train = sets["train"]
+    if len(train.classes) < 2:
+        raise DataError(f"{source} has only one class, {train.classes[0]}; a classifier needs two or more")
+    if lacking := [train.classes[label] for label in np.flatnonzero(train.counts == 0)]:
+        numbered = all(name.isdigit() for name in train.classes)
+        hint = " Labels count from 0." if numbered and lacking[0] == "0" else ""
+        shown = ", ".join(lacking[:10]) + (f" and {len(lacking) - 10:,} more" if len(lacking) > 10 else "")
+        raise DataError(
+            f"{source}: no training pictures of the class{'es' if len(lacking) > 1 else ''} {shown}; "
+            f"add some, or take the class out of the source.{hint}"
+        )
+
+
+def _shape(part: ImageSet) -> str:
+    height, width, channels = part.shape
+    return f"{height} x {width} {'gray' if channels == 1 else 'RGB'}"
+
+
+def _leaks(sets: dict[str, ImageSet], digests: dict[str, list[bytes]]) -> list[str]:
+    """Pictures and groups that are in two splits."""
+    out = []
+    for one, other in combinations(sets, 2):
+        known = set(digests[one])
+        count = sum(digest in known for digest in digests[other])
+        if count:
+            are = "picture of {} is" if count == 1 else "pictures of {} are"
+            out.append(f"{count:,} {are.format(other)} in {one} too; figures on {other} will flatter")
+        first, second = sets[one].groups, sets[other].groups
+        if first is not None and second is not None and (shared := len(np.intersect1d(first, second))):
+            out.append(
+                f"{shared:,} group{'s are' if shared > 1 else ' is'} both in {one} and in {other}; "
+                f"figures on {other} will flatter"
+            )
+    return out
+
+
+def _fingerprint(sets: dict[str, ImageSet], digests: dict[str, list[bytes]]) -> str:
+    out = hashlib.blake2b(digest_size=16)
+    for name, part in sets.items():
+        out.update(repr((name, part.shape, len(part), part.classes)).encode(errors="surrogateescape"))
+        out.update(b"".join(digests[name]))
+        out.update(part.targets.astype("<i8").tobytes())
+    return out.hexdigest()

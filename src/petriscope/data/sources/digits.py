@@ -1,0 +1,20 @@
+"""The handwritten digits that come with scikit-learn: 1,797 gray pictures of 8 x 8, one pile."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from petriscope.data.imageset import ImageSet
+from petriscope.data.sources.arrays import build_sets
+from petriscope.data.sources.labels import name_numbers
+from petriscope.recipe import DataSection
+
+
+def read(section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
+    """One pile; the stored values 0..16 become 0..255."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    labels, classes = name_numbers({"all": digits.target.astype(np.int64)}, None, section, "digits")
+    return build_sets({"all": pixels}, labels, classes, section, "digits", warnings)

@@ -1,0 +1,169 @@
+"""A folder of class folders, with or without train, val and test above them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from petriscope.data.decode import SUFFIXES, decode_files
+from petriscope.data.imageset import ImageSet
+from petriscope.data.sources.labels import index_names
+from petriscope.errors import DataError
+from petriscope.recipe import DataSection
+
+SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
+    """Read pictures from class folders; ids are their paths below ``path``, with forward slashes.
+
+    Args:
+        path: holds class folders, or the folders train, val (or valid, validation) and test that hold them. Pictures
+            may lie deeper in a class folder. Hidden files, links to folders and files that are no pictures are left
+            out.
+        section: ``group`` is a pattern searched in the id: its first group, or all of it, says what belongs together.
+
+    Raises:
+        DataError: no pictures, an empty class folder, an unreadable picture, an id that ``group`` does not match.
+    """
+    files: list[str] = []
+    names: list[str] = []
+    splits: list[str] = []
+    odd: Counter[str] = Counter()
+    for split, folder in _split_folders(path, odd).items():
+        for label, below in _class_folders(path, folder, odd):
+            files += below
+            names += [label] * len(below)
+            splits += [split] * len(below)
+    if odd:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(odd.items()))
+        warnings.append(f"{path} also has {kinds}; left out")
+
+    groups = None if section.group is None else np.array([_group(section.group, name) for name in files])
+    decoded = decode_files([path / name for name in files], files, section, str(path))
+    warnings += decoded.warnings
+    rows = {
+        split: np.array([index for index in decoded.kept if splits[index] == split], dtype=np.int64)
+        for split in dict.fromkeys(splits)
+    }
+    rows = {split: indices for split, indices in rows.items() if len(indices)}
+    targets, classes = index_names(
+        {split: [names[index] for index in indices] for split, indices in rows.items()}, section, str(path)
+    )
+    ids = np.array(files)
+    return {
+        split: ImageSet(
+            pixels=decoded.pixels,
+            targets=targets[split],
+            classes=classes,
+            ids=ids[indices],
+            groups=None if groups is None else groups[indices],
+            rows=indices,
+        )
+        for split, indices in rows.items()
+    }
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file's name ends as a picture's does."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def _split_folders(path: Path, odd: Counter[str]) -> dict[str, Path]:
+    """split -> the folder that holds its class folders; ``all`` alone where there are no split folders."""
+    found: dict[str, Path] = {}
+    others = []
+    for folder in _folders(path, odd):
+        split = SPLIT_FOLDERS.get(folder.name)
+        if split is None:
+            others.append(folder)
+        elif split in found:
+            raise DataError(f"{path} has both {found[split].name} and {folder.name}; keep one of them")
+        else:
+            found[split] = folder
+    if not found:
+        return {"all": path}
+    for folder in others:
+        if _pictures(folder, Counter()):
+            raise DataError(
+                f"{path} has split folders ({', '.join(sorted(part.name for part in found.values()))}) and, beside "
+                f"them, {folder.name} with pictures; move it into a split, or out of the source"
+            )
+    _count_files(path, odd)
+    return found
+
+
+def _class_folders(path: Path, folder: Path, odd: Counter[str]) -> list[tuple[str, list[str]]]:
+    """(class, ids) of each class folder, in order of name."""
+    loose = _count_files(folder, odd)
+    out = []
+    for entry in _folders(folder, odd):
+        below = _pictures(entry, odd)
+        if not below:
+            raise DataError(f"the class folder {entry} has no pictures; remove it, or put pictures in ({_suffixes()})")
+        out.append((entry.name, sorted(item.relative_to(path).as_posix() for item in below)))
+    if not out:
+        where = f"{loose:,} pictures lie in {folder} itself" if loose else f"{folder} has no pictures"
+        raise DataError(f"{where}; make a folder for each class in it and put the class's pictures there")
+    return out
+
+
+def _count_files(folder: Path, odd: Counter[str]) -> int:
+    """Count files that lie where only folders belong; return how many are pictures."""
+    pictures = 0
+    for entry in _entries(folder):
+        if entry.is_file() and not entry.name.startswith("."):
+            pictures += is_picture(entry.name)
+            odd["pictures outside class folders" if is_picture(entry.name) else "files that are no pictures"] += 1
+    return pictures
+
+
+def _folders(path: Path, odd: Counter[str]) -> list[Path]:
+    out = []
+    for entry in _entries(path):
+        if entry.is_dir() and not _hidden(entry.name):
+            if entry.is_symlink():
+                odd["links to folders"] += 1
+            else:
+                out.append(entry)
+    return out
+
+
+def _entries(path: Path) -> list[Path]:
+    try:
+        return sorted(path.iterdir())
+    except OSError as error:
+        raise DataError(f"the folder {path} cannot be read: {error.strerror or error}") from None
+
+
+def _pictures(folder: Path, odd: Counter[str]) -> list[Path]:
+    out = []
+    for base, folders, files in os.walk(folder, followlinks=False):
+        odd["links to folders"] += sum((Path(base) / name).is_symlink() for name in folders)
+        folders[:] = [name for name in folders if not _hidden(name)]
+        for name in files:
+            if is_picture(name) and not name.startswith("."):
+                out.append(Path(base) / name)
+            elif not name.startswith("."):
+                odd["files that are no pictures"] += 1
+    odd += Counter()  # drop zeros
+    return out
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _suffixes() -> str:
+    return " ".join(suffix[1:] for suffix in SUFFIXES)
+
+
+def _group(pattern: str, name: str) -> str:
+    match = re.search(pattern, name)
+    if match is None:
+        raise DataError(f"data.group: the pattern {pattern!r} matches nothing in {name}; every picture needs a group")
+    return (match.group(1) or "") if match.re.groups else match.group(0)

@@ -1,0 +1,85 @@
+"""Classes of picture files that are in no data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from petriscope.classifier import Classifier
+from petriscope.data.decode import decode_file, workers
+from petriscope.data.sources.folders import is_picture
+from petriscope.errors import DataError, RequestError
+from petriscope.evaluation.inference import TTA
+from petriscope.progress import progress
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CHUNK = 256  # pictures decoded, and in memory, at a time
+
+
+def find_pictures(paths: Sequence[Path]) -> list[Path]:
+    """Files as they are given, and the pictures anywhere below folders.
+
+    Raises:
+        RequestError: a path does not exist, or a folder holds no picture.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.is_file() and is_picture(p.name) and not p.name.startswith("."))
+            if not inside:
+                raise RequestError(f"no pictures in {path}")
+            found += inside
+        elif path.exists():
+            found.append(path)
+        else:
+            raise RequestError(f"no such picture or folder: {path}")
+    return found
+
+
+def predict_files(classifier: Classifier, paths: Sequence[Path], tta: TTA | None, quiet: bool) -> pd.DataFrame:
+    """A row a picture; see `petriscope.api.predict`."""
+    import pandas as pd
+
+    names = [f"p_{name}" for name in classifier.classes]
+    rows: list[dict[str, Any]] = []
+    with progress("predicting", len(paths)) as bar:
+        for block, pictures in _decoded(classifier, paths):
+            good = [picture for picture in pictures if isinstance(picture, np.ndarray)]
+            found = iter(classifier.probabilities(np.stack(good), tta) if good else ())
+            for path, picture in zip(block, pictures, strict=True):
+                row: dict[str, Any] = {"picture": str(path), "predicted": None, "confidence": None, "error": None}
+                if isinstance(picture, str):
+                    row["error"] = picture
+                else:
+                    p = next(found)
+                    row |= {"predicted": classifier.classes[int(p.argmax())], "confidence": float(p.max())}
+                    row |= dict(zip(names, map(float, p), strict=True))
+                rows.append(row)
+            if not quiet:
+                bar.advance(len(block))
+    return pd.DataFrame(rows, columns=["picture", "predicted", "confidence", "error", *names])
+
+
+def _decoded(
+    classifier: Classifier, paths: Sequence[Path]
+) -> Iterator[tuple[Sequence[Path], list[np.ndarray | str]]]:
+    """Chunks of paths with their pictures, or with what is wrong with them."""
+    height, width, channels = classifier.shape
+    data = classifier.recipe.data
+
+    def attempt(path: Path) -> np.ndarray | str:
+        try:
+            return decode_file(path, (height, width), data.filter, "gray" if channels == 1 else "rgb", data.bits)
+        except DataError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(workers()) as pool:
+        for start in range(0, len(paths), CHUNK):
+            block = paths[start : start + CHUNK]
+            yield block, list(pool.map(attempt, block))

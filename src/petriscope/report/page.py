@@ -1,0 +1,617 @@
+"""The page of a run, made from the files of its folder alone."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from petriscope.data.imageset import SPLITS
+from petriscope.evaluation.metrics import calibration_bins
+from petriscope.files import write_text
+from petriscope.progress import duration
+from petriscope.recipe import Recipe
+from petriscope.report import wording
+from petriscope.report.figures import Picture, Series, interval_mark, line_chart, picture, reliability
+from petriscope.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from markupsafe import Markup
+
+MOST_CLASSES_IN_MATRIX = 60  # a larger matrix is no longer read
+FOLD_CLASSES_FROM = 16  # long tables of classes are folded where they are not the point
+CONFUSIONS_NAMED = 5
+MISTAKES_SHOWN = 48
+MISTAKES_OPEN = 12  # the rest is folded
+AUGMENTED_SHOWN = (12, 12)
+
+# key, name, what it means, written as a share
+FIGURES = (
+    ("accuracy", "Accuracy", "share of pictures given their true class", True),
+    ("balanced_accuracy", "Balanced accuracy", "mean of the classes' recalls: each class counts the same", True),
+    ("macro_precision", "Macro precision", "mean of the classes' precisions", True),
+    ("macro_f1", "Macro F1", "mean of the classes' F1 scores", True),
+    ("auc", "AUC", "area under the ROC curve, one class against the rest, mean; 0.5 is chance", False),
+    ("nll", "NLL", "negative log-likelihood of the true class; lower is better", False),
+    ("brier", "Brier score", "squared error of the probabilities, 0 to 2; lower is better", False),
+    ("ece", "ECE", "gap between confidence and accuracy, over 15 bins; lower is better", True),
+)
+TTA_WORDS = {
+    "flips": "the mean over 4 mirror images of each picture (test-time augmentation: flips)",
+    "d4": "the mean over 8 flips and quarter turns of each picture (test-time augmentation: d4)",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of the confusion matrix."""
+
+    count: int
+    rate: str
+    shade: float  # opacity, 0 to 1
+    hit: bool
+
+
+@dataclass(frozen=True)
+class Mistake:
+    shown: Picture
+    id: str
+    true: str = ""
+    predicted: str = ""
+    confidence: str = ""
+
+
+@dataclass(frozen=True)
+class SplitView:
+    """What the page says of a split that was evaluated."""
+
+    name: str
+    figures: dict[str, Any]
+    classes: list[str]
+    matrix: list[tuple[str, list[Cell], int]]
+    confusions: list[str]
+    per_class: list[dict[str, Any]]
+    mark_floor: str
+    mistakes: list[Mistake]
+    mistakes_total: int
+    calibration: Markup | None
+    calibration_words: str
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def n(self) -> int:
+        return int(self.figures["n"])
+
+
+def write_report(run: Run) -> Path:
+    """Write ``report.html`` into the run folder from what is in it, and give its path."""
+    path = run.folder / "report.html"
+    write_text(path, render(run))
+    return path
+
+
+def render(run: Run) -> str:
+    """The page as one string of HTML that refers to nothing outside itself."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    pages = Environment(
+        loader=PackageLoader("petriscope.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    pages.filters.update(whole=wording.count, plural=wording.plural, glue=wording.glue)
+    return pages.get_template("report.html").render(_context(run))
+
+
+def _context(run: Run) -> dict[str, Any]:
+    recipe, history, results = run.recipe, run.history, run.results
+    environment = run.environment if (run.folder / "environment.json").is_file() else {}
+    predictions, gallery = run.predictions, run.gallery
+    data = environment.get("data") or {}
+    splits = data.get("splits") or {}
+    views = [_split_view(run, name, results[name], predictions, gallery) for name in _evaluated(results)]
+    training = results.get("training")
+    folder = shlex.quote(str(run.folder))
+    return {
+        "recipe": recipe,
+        "folder": folder,
+        "views": views,
+        "first": views[0] if views else None,
+        "others": views[1:],
+        "notes": _notes(views, recipe),
+        "open_mistakes": MISTAKES_OPEN,
+        "finished": training is not None,
+        "headline": _headline(views, history, recipe),
+        "standing": _standing(views, splits, training, history, recipe, folder),
+        "alarm": _alarm(results, folder, environment),
+        "facts": _facts(recipe, environment, training, results.get("cost"), history),
+        "composition": _composition(data),
+        "fold_from": FOLD_CLASSES_FROM,
+        "balance": _imbalance(data),
+        "warnings": data.get("warnings") or [],
+        "curves": _curves(history, training, recipe),
+        "history": history,
+        "epochs": _epochs(history),
+        "figures": _figure_rows(views),
+        "most_classes": MOST_CLASSES_IN_MATRIX,
+        "augmented": _augmented(gallery.get("augmented")),
+        "cost": _cost(results.get("cost"), training),
+        "repeat": _repeat(run.folder, recipe, environment, results),
+        "yaml": recipe.to_yaml(),
+    }
+
+
+def _evaluated(results: dict[str, Any]) -> list[str]:
+    """The splits that have figures, the one that counts first."""
+    order = ("test", "val", "train")
+    return [name for name in order if isinstance(results.get(name), dict) and results[name].get("n")]
+
+
+def _split_view(
+    run: Run, name: str, figures: dict[str, Any], predictions: pd.DataFrame, gallery: dict[str, np.ndarray]
+) -> SplitView:
+    per_class = figures.get("per_class") or {}
+    classes = list(per_class)
+    confusion = np.array(figures.get("confusion") or np.zeros((0, 0)), dtype=np.int64)
+    rows = predictions[predictions["split"] == name] if len(predictions) else predictions
+    floor = _floor(per_class)
+    missing = []
+    again = f"petriscope evaluate {shlex.quote(str(run.folder))}" + ("" if name == "test" else f" --split {name}")
+    if not len(rows):
+        missing.append(f"The predictions on {name} are not in the run folder. {again} adds them.")
+    return SplitView(
+        name=name,
+        figures=figures,
+        classes=classes,
+        matrix=_matrix(confusion, classes),
+        confusions=_confusions(confusion, classes),
+        per_class=_class_rows(per_class, floor),
+        mark_floor=wording.percent(floor, 0),
+        mistakes=_mistakes(name, rows, gallery),
+        mistakes_total=int(confusion.sum() - np.trace(confusion)),
+        calibration=_calibration(rows, name),
+        calibration_words=_calibration_words(rows, figures),
+        missing=missing,
+    )
+
+
+def _notes(views: list[SplitView], recipe: Recipe) -> list[str]:
+    """How the predictions were made and of what, where that is not plain."""
+    notes = []
+    for tta, words in TTA_WORDS.items():
+        names = [view.name for view in views if view.figures.get("tta") == tta]
+        if names:
+            where = "" if len(names) == len(views) else f" on {' and '.join(names)}"
+            notes.append(f"Each prediction{where} is {words}.")
+    for view in views:
+        source = view.figures.get("source")
+        if source and source != recipe.data.source:
+            notes.append(f"The {view.name} pictures came from {source}, not from the source trained on.")
+        if view.name == "train":
+            notes.append("The model learned the train pictures: figures on train say nothing about new ones.")
+    return notes
+
+
+# ------------------------------------------------------------------------------------------------ what is said on top
+
+
+def _headline(views: list[SplitView], history: list[dict[str, Any]], recipe: Recipe) -> dict[str, str]:
+    if not views:
+        val = history[-1].get("val") if history else None
+        if val:
+            return {
+                "big": wording.percent(val.get("accuracy")),
+                "rest": f"of the val pictures were classified correctly after epoch {history[-1]['epoch']} "
+                f"of {recipe.training.epochs}. This is not a final figure.",
+            }
+        return {"big": "", "rest": "No figures on pictures that were held back yet."}
+    view = views[0]
+    words = wording.span(view.figures.get("accuracy_ci95"))
+    share = wording.percent(view.figures.get("accuracy"))
+    tail = f" (95 % interval {words})" if words else ""
+    rest = f"of {wording.plural(view.n, f'{view.name} picture')} classified correctly{tail}."
+    worst = _worst_class(view)
+    return {"big": share, "rest": f"{rest} {wording.plural(view.mistakes_total, 'mistake')}.{worst}"}
+
+
+def _worst_class(view: SplitView) -> str:
+    there = [row for row in view.per_class if row["n"]]
+    if len(there) < 2 or not view.mistakes_total:
+        return ""
+    worst = min(there, key=lambda row: row["recall_value"])
+    return f" The class found least often is {worst['name']}: recall {worst['recall']}."
+
+
+def _standing(
+    views: list[SplitView],
+    splits: dict[str, Any],
+    training: dict[str, Any] | None,
+    history: list[dict[str, Any]],
+    recipe: Recipe,
+    folder: str,
+) -> list[tuple[str, str]]:
+    """Sentences on what the headline stands on and what is missing, each with the command that adds it."""
+    have = {view.name for view in views}
+    out: list[tuple[str, str]] = []
+    if training is None:
+        out.append(
+            (
+                f"Training is not finished: {wording.plural(len(history), 'epoch')} of {recipe.training.epochs} done. "
+                "It goes on with",
+                f"petriscope train --resume {folder}",
+            )
+        )
+    if "test" in have:
+        out.append(("The test pictures were used neither to train nor to choose the weights kept.", ""))
+        val = next((view for view in views if view.name == "val"), None)
+        if val is not None:
+            figure = wording.percent_with_interval(val.figures.get("accuracy"), val.figures.get("accuracy_ci95"))
+            out.append((f"On val, {_use_of_val(training)}, accuracy is {figure}.", ""))
+        return out
+    if "val" in have:
+        out.append((f"This figure is from val, {_use_of_val(training)}: expect a little less on new pictures.", ""))
+    elif splits and "val" not in splits:
+        out.append(("The data have no val split: no epoch was chosen, and the last weights are kept.", ""))
+    elif "val" in splits and training is not None:
+        out.append(("Val has not been evaluated.", f"petriscope evaluate {folder} --split val"))
+    if training is None:
+        return out
+    if "test" in splits:
+        size = wording.plural(int(splits["test"].get("pictures", 0)), "test picture")
+        out.append((f"The {size} have not been looked at yet. When all choices are made:", f"petriscope evaluate {folder}"))
+    else:
+        out.append(
+            (
+                "There is no test split, so nothing here was measured on pictures untouched by choices. "
+                "Figures on other labeled pictures:",
+                f"petriscope evaluate {folder} --data SOURCE",
+            )
+        )
+    return out
+
+
+def _use_of_val(training: dict[str, Any] | None) -> str:
+    if training is not None and training.get("kept") == "best":
+        return "which chose the weights kept"
+    return "which is there to make choices on"
+
+
+def _alarm(results: dict[str, Any], folder: str, environment: dict[str, Any]) -> tuple[str, str] | None:
+    """Test so far below val that chance does not explain it."""
+    test, val = (results.get(name) or {} for name in ("test", "val"))
+    (_, high), (low, _) = (r.get("accuracy_ci95") or (None, None) for r in (test, val))
+    if high is None or low is None or high >= low:
+        return None
+    gap = 100 * (val["accuracy"] - test["accuracy"])
+    source = (environment.get("data") or {}).get("source") or "SOURCE"
+    return (
+        f"Test is {gap:.1f} points below val, and their intervals do not meet: more than chance. The splits may differ in "
+        "origin, or val may hold copies of training pictures. To look for them:",
+        f"petriscope audit {shlex.quote(str(source))}",
+    )
+
+
+# ------------------------------------------------------------------------------------------------- what was trained
+
+
+def _facts(
+    recipe: Recipe,
+    environment: dict[str, Any],
+    training: dict[str, Any] | None,
+    cost: dict[str, Any] | None,
+    history: list[dict[str, Any]],
+) -> list[tuple[str, str]]:
+    data = environment.get("data") or {}
+    shape = data.get("shape")
+    parameters = (cost or {}).get("parameters") or environment.get("parameters")
+    settings = recipe.training
+    facts = [
+        ("Data", str(data.get("source") or recipe.data.source or wording.NONE)),
+        ("Pictures", f"{shape[0]} × {shape[1]} pixels, {'gray' if shape[2] == 1 else 'color'}" if shape else ""),
+        ("Model", wording.part(recipe.model)),
+        ("Parameters", wording.count(parameters) if parameters else ""),
+        ("Loss", wording.part(recipe.loss)),
+        ("Optimizer", f"{wording.part(recipe.optimizer)}, schedule {wording.part(recipe.schedule)}"),
+        ("Batches", f"{settings.batch_size} pictures" + ("" if recipe.balance == "none" else f", balance: {recipe.balance}")),
+        ("Epochs", _epoch_words(recipe, training, history)),
+        ("Augmentation", ", ".join(wording.part(p) for p in recipe.augment) or "none"),
+        ("Device", str(environment.get("device") or "")),
+        ("Precision", str(environment.get("precision") or recipe.training.precision)),
+        ("Seed", str(recipe.seed)),
+        ("Started", wording.date(environment.get("started"))),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _epoch_words(recipe: Recipe, training: dict[str, Any] | None, history: list[dict[str, Any]]) -> str:
+    planned = recipe.training.epochs
+    if training is None:
+        return f"{len(history)} of {planned} done"
+    done = int(training.get("epochs") or len(history))
+    words = f"{done}" + ("" if done == planned else f" of {planned} (stopped early)")
+    if training.get("kept") == "best":
+        monitor = str(training.get("monitor")).replace("_", " ")
+        return f"{words}; kept: epoch {training.get('best_epoch')}, best by val {monitor}"
+    return f"{words}; kept: the last"
+
+
+def _composition(data: dict[str, Any]) -> dict[str, Any] | None:
+    """Pictures by class and split, each with its share of the largest of the split for a bar."""
+    splits = data.get("splits") or {}
+    names = [name for name in SPLITS if name in splits]
+    classes = data.get("classes") or []
+    if not names or not classes:
+        return None
+    counts = {name: list(splits[name].get("per_class") or []) for name in names}
+    rows = []
+    for k, label in enumerate(classes):
+        cells = []
+        for name in names:
+            number = counts[name][k] if k < len(counts[name]) else 0
+            cells.append((number, round(100 * number / max(1, *counts[name]), 1)))
+        rows.append((label, cells))
+    return {"splits": names, "rows": rows, "totals": [splits[name].get("pictures", 0) for name in names]}
+
+
+def _imbalance(data: dict[str, Any]) -> str:
+    counts = ((data.get("splits") or {}).get("train") or {}).get("per_class") or []
+    if len(counts) < 2:
+        return "There is only one class: every picture is right by definition." if len(counts) == 1 else ""
+    if min(counts) == 0:
+        absent = [c for c, n in zip(data.get("classes") or [], counts, strict=False) if n == 0]
+        return f"No training picture of: {', '.join(map(str, absent))}."
+    ratio = max(counts) / min(counts)
+    return f"In train, the largest class has {ratio:.1f} times as many pictures as the smallest." if ratio > 1.05 else ""
+
+
+# -------------------------------------------------------------------------------------------------------- training
+
+
+def _curves(history: list[dict[str, Any]], training: dict[str, Any] | None, recipe: Recipe) -> dict[str, Any]:
+    kept = None
+    if training is not None and history:
+        kept = training.get("best_epoch") if training.get("kept") == "best" else history[-1]["epoch"]
+
+    def points(*path: str) -> tuple[tuple[float, float], ...]:
+        found = ((line["epoch"], _dig(line, path)) for line in history)
+        return tuple((float(epoch), float(value)) for epoch, value in found if wording.known(value))
+
+    train_val = [("train", "a"), ("val", "b")]
+    loss = [Series(name, style, points(name, "loss")) for name, style in train_val]
+    accuracy = [Series(name, style, points(name, "accuracy")) for name, style in train_val]
+    rates = [Series("rate", "b", points("lr"))]
+    charts = [
+        ("Loss", line_chart("Loss", loss, lambda v: f"{v:.3g}", kept)),
+        ("Accuracy", line_chart("Accuracy", accuracy, _share, kept, share=True)),
+        ("Learning rate, at the end of each epoch", line_chart("Learning rate", rates, lambda v: f"{v:.2g}", kept)),
+    ]
+    notes = []
+    if history:
+        averaged = ", with averaged weights" if recipe.training.ema is not None else ""
+        augmented = "augmented pictures" if recipe.augment else "the training pictures"
+        notes.append(f"Train is measured during the epoch, on {augmented}, with the recipe's loss, {wording.part(recipe.loss)}.")
+        if any(line.get("val") for line in history):
+            notes.append(
+                f"Val is measured after the epoch, on plain pictures{averaged}, as negative log-likelihood; "
+                "it can lie on the better side of train."
+            )
+    return {"charts": [(title, chart) for title, chart in charts if chart], "notes": " ".join(notes)}
+
+
+def _share(value: float) -> str:
+    text = f"{100 * value:.1f}"
+    return (text[:-2] if text.endswith(".0") else text) + " %"
+
+
+def _dig(line: dict[str, Any], path: Sequence[str]) -> Any:
+    value: Any = line
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _epochs(history: list[dict[str, Any]]) -> list[list[str]]:
+    """The history as rows of a table."""
+    rows = []
+    for line in history:
+        train, val = line.get("train") or {}, line.get("val") or {}
+        rows.append(
+            [
+                str(line["epoch"]),
+                wording.decimal(train.get("loss")),
+                wording.percent(train.get("accuracy")),
+                wording.decimal(val.get("loss")),
+                wording.percent(val.get("accuracy")),
+                wording.percent(val.get("balanced_accuracy")),
+                wording.percent(val.get("macro_f1")),
+                f"{line['lr']:.3g}" if wording.known(line.get("lr")) else wording.NONE,
+                f"{line['seconds']:.1f}" if wording.known(line.get("seconds")) else wording.NONE,
+            ]
+        )
+    return rows
+
+
+# -------------------------------------------------------------------------------------------------------- figures
+
+
+def _figure_rows(views: list[SplitView]) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """Name, meaning, and for each split the figure and its interval."""
+    rows = []
+    for key, name, meaning, share in FIGURES:
+        cells = []
+        for view in views:
+            value, ci95 = view.figures.get(key), view.figures.get(f"{key}_ci95")
+            write = wording.percent_with_interval if share else wording.decimal_with_interval
+            text = write(value, ci95)
+            figure, _, interval = text.partition(" (")
+            cells.append((figure, f"({interval}" if interval else ""))
+        if any(view.figures.get(key) is not None for view in views):
+            rows.append((name, meaning, cells))
+    return rows
+
+
+def _matrix(confusion: np.ndarray, classes: list[str]) -> list[tuple[str, list[Cell], int]]:
+    if not len(classes) or len(classes) > MOST_CLASSES_IN_MATRIX or confusion.shape != (len(classes),) * 2:
+        return []
+    out = []
+    for i, name in enumerate(classes):
+        total = int(confusion[i].sum())
+        cells = []
+        for j, number in enumerate(confusion[i].tolist()):
+            rate = number / total if total else 0.0
+            # Errors are rare: by the root of their rate they show at all.
+            shade = rate if i == j else rate**0.5
+            cells.append(Cell(number, wording.percent(rate, 1), round(shade, 3), i == j))
+        out.append((name, cells, total))
+    return out
+
+
+def _confusions(confusion: np.ndarray, classes: list[str]) -> list[str]:
+    """The most frequent mistakes, in words."""
+    off = confusion.copy()
+    if not off.size or off.shape != (len(classes),) * 2:
+        return []
+    np.fill_diagonal(off, 0)
+    order = np.argsort(-off, axis=None, kind="stable")[:CONFUSIONS_NAMED]
+    out = []
+    for i, j in zip(*np.unravel_index(order, off.shape), strict=True):
+        if off[i, j]:
+            share = wording.percent(off[i, j] / confusion[i].sum(), 1)
+            out.append(f"{classes[i]} taken for {classes[j]}: {off[i, j]:,} of {confusion[i].sum():,} ({share})")
+    return out
+
+
+def _floor(per_class: dict[str, Any]) -> float:
+    """Where the scale of the recalls begins: a round share below the lowest interval."""
+    lows = [row["recall_ci95"][0] for row in per_class.values() if row.get("n") and wording.known(row["recall_ci95"][0])]
+    return max(0.0, np.floor(10 * min(lows)) / 10) if lows else 0.0
+
+
+def _class_rows(per_class: dict[str, Any], floor: float) -> list[dict[str, Any]]:
+    rows = []
+    for name, row in per_class.items():
+        there = bool(row.get("n"))
+        ci95 = row.get("recall_ci95") if there else None
+        rows.append(
+            {
+                "name": name,
+                "n": int(row.get("n") or 0),
+                "precision": wording.percent(row.get("precision")) if there else wording.NONE,
+                "recall_value": row.get("recall") or 0.0,
+                "recall": wording.percent_with_interval(row.get("recall"), ci95) if there else wording.NONE,
+                "mark": interval_mark(row.get("recall"), ci95, floor) if there else "",
+                "f1": wording.percent(row.get("f1")) if there else wording.NONE,
+                "auc": wording.decimal(row.get("auc")),
+            }
+        )
+    return rows
+
+
+def _mistakes(name: str, rows: pd.DataFrame, gallery: dict[str, np.ndarray]) -> list[Mistake]:
+    pictures, ids = gallery.get(f"mistakes_{name}"), gallery.get(f"mistakes_{name}_ids")
+    if pictures is None:
+        return []
+    names = [str(i) for i in ids] if ids is not None else [""] * len(pictures)
+    columns = {"id", "target", "predicted", "confidence"}
+    wrong = rows[rows["target"] != rows["predicted"]] if columns <= set(rows.columns) else None
+    by_id = {} if wrong is None else {str(row["id"]): row for row in wrong.to_dict("records")}
+    out = []
+    for pixels, key in list(zip(pictures, names, strict=False))[:MISTAKES_SHOWN]:
+        row = by_id.get(key)
+        said = (str(row["target"]), str(row["predicted"]), wording.percent(float(row["confidence"]), 1)) if row else ("", "", "")
+        out.append(Mistake(picture(pixels), key, *said))
+    return out
+
+
+def _calibration(rows: pd.DataFrame, name: str) -> Markup | None:
+    if not {"target", "predicted", "confidence"} <= set(rows.columns) or not len(rows):
+        return None
+    correct = (rows["target"] == rows["predicted"]).to_numpy().astype(float)
+    return reliability(calibration_bins(rows["confidence"].to_numpy(dtype=float), correct), name)
+
+
+def _calibration_words(rows: pd.DataFrame, figures: dict[str, Any]) -> str:
+    if not {"target", "predicted", "confidence"} <= set(rows.columns) or not len(rows):
+        return ""
+    confidence, accuracy = float(rows["confidence"].mean()), float((rows["target"] == rows["predicted"]).mean())
+    gap = 100 * (confidence - accuracy)
+    verdict = f"{abs(gap):.1f} points too {'sure' if gap > 0 else 'unsure'} on the whole" if abs(gap) >= 0.05 else "on the whole, as sure as right"
+    ece = wording.percent_with_interval(figures.get("ece"), figures.get("ece_ci95"))
+    return (
+        f"Mean confidence is {wording.percent(confidence)} at an accuracy of {wording.percent(accuracy)}: {verdict}. "
+        f"Expected calibration error: {ece}."
+    )
+
+
+# ------------------------------------------------------------------------------------------ input, cost, repetition
+
+
+def _augmented(pictures: np.ndarray | None) -> list[list[Picture]]:
+    if pictures is None or not pictures.size:
+        return []
+    rows, columns = AUGMENTED_SHOWN
+    return [[picture(pixels) for pixels in row] for row in pictures[:rows, :columns]]
+
+
+def _cost(cost: dict[str, Any] | None, training: dict[str, Any] | None) -> list[tuple[str, str]]:
+    cost, training = cost or {}, training or {}
+    out = []
+    if wording.known(cost.get("parameters")):
+        out.append(("Parameters", wording.count(cost["parameters"])))
+    if wording.known(cost.get("multiply_adds")):
+        out.append(("Multiply-adds for a picture", wording.short(cost["multiply_adds"])))
+    if wording.known(cost.get("bytes_fp32")):
+        out.append(("Weights in fp32", f"{cost['bytes_fp32'] / 1e6:,.1f} MB"))
+    if wording.known(training.get("seconds")):
+        out.append(("Training time", duration(training["seconds"])))
+    if wording.known(training.get("seconds_per_epoch")):
+        out.append(("Time for an epoch", duration(training["seconds_per_epoch"])))
+    if wording.known(training.get("pictures_per_second")):
+        out.append(("Training rate", f"{wording.rate(training['pictures_per_second'])} pictures/s"))
+    if wording.known(cost.get("inference_pictures_per_second")):
+        out.append(("Inference rate, without test-time augmentation", f"{wording.rate(cost['inference_pictures_per_second'])} pictures/s"))
+    return out
+
+
+def _repeat(folder: Path, recipe: Recipe, environment: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
+    data = environment.get("data") or {}
+    source = data.get("source")
+    train = f"petriscope train {shlex.quote(str(folder / 'recipe.yaml'))} --seed {recipe.seed}"
+    if recipe.data.source is None and source:
+        train += f" --data {shlex.quote(str(source))}"
+    tta = (results.get("test") or {}).get("tta")
+    flag = f" --tta {tta}" if tta in ("none", *TTA_WORDS) and tta != recipe.evaluation.tta else ""
+    hardware = environment.get("hardware") or {}
+    packages = environment.get("packages") or {}
+    versions = [f"{name} {version}" for name, version in packages.items() if version]
+    if environment.get("python"):
+        versions.insert(0, f"Python {environment['python']}")
+    machine = [
+        str(hardware.get("gpu") or ""),
+        str(hardware.get("processor") or ""),
+        wording.plural(hardware["cores"], "core") if hardware.get("cores") else "",
+        wording.plural(hardware["threads"], "thread") + " used" if hardware.get("threads") else "",
+        str(hardware.get("system") or ""),
+    ]
+    facts = [
+        ("Command given", str(environment.get("command") or "")),
+        ("Versions", ", ".join(versions)),
+        ("Hardware", ", ".join(word for word in machine if word)),
+        ("Data fingerprint", str(data.get("fingerprint") or "")),
+    ]
+    on_cpu = str(environment.get("device") or "").startswith("cpu")
+    exact = "On this machine, with these versions and this number of threads, the weights come out the same bit for bit."
+    near = "Training on a GPU repeats closely, not bit for bit."
+    return {
+        "train": train,
+        "evaluate": f"petriscope evaluate {shlex.quote(str(folder))}{flag}",
+        "facts": [(name, value) for name, value in facts if value],
+        "promise": exact if on_cpu else near if environment.get("device") else "",
+    }

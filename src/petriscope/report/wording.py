@@ -1,0 +1,106 @@
+"""How the report writes numbers and settings."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from petriscope.recipe import Part
+
+NONE = "–"
+
+
+def glue(text: str) -> str:
+    """Text for a paragraph, in which lines do not break between a number and its unit or within an interval."""
+    return re.sub(r"(?<=\d) (?=%)|(?<=\d) (?=to \d)|(?<=\d to) (?=\d)", "\N{NO-BREAK SPACE}", str(text))
+
+
+def known(value: Any) -> bool:
+    """Whether there is a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def percent(value: float | None, decimals: int = 2) -> str:
+    """A share as ``98.31 %``."""
+    return f"{100 * value:.{decimals}f} %" if value is not None and known(value) else NONE
+
+
+def decimal(value: float | None, decimals: int = 4) -> str:
+    return f"{value:.{decimals}f}" if value is not None and known(value) else NONE
+
+
+def span(ci95: Sequence[float | None] | None, scale: float = 100, decimals: int = 1) -> str:
+    """An interval as ``97.6 to 98.8``; empty where there is none."""
+    low, high = ci95 if ci95 is not None and len(ci95) == 2 else (None, None)
+    if low is None or high is None or not (known(low) and known(high)):
+        return ""
+    return f"{scale * low:.{decimals}f} to {scale * high:.{decimals}f}"
+
+
+def percent_with_interval(value: float | None, ci95: Sequence[float | None] | None) -> str:
+    """A share and its interval as ``98.31 % (97.6 to 98.8)``."""
+    return _with(percent(value), span(ci95))
+
+
+def decimal_with_interval(value: float | None, ci95: Sequence[float | None] | None) -> str:
+    return _with(decimal(value), span(ci95, scale=1, decimals=4))
+
+
+def _with(value: str, interval: str) -> str:
+    return f"{value} ({interval})" if interval and value != NONE else value
+
+
+def count(value: float | None) -> str:
+    """A whole number with thousands set apart."""
+    return f"{round(value):,}" if value is not None and known(value) else NONE
+
+
+def plural(number: int, one: str, many: str | None = None) -> str:
+    """``1 picture``, ``1,712 pictures``."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def short(value: float | None) -> str:
+    """A large number to three figures, as ``11.2 million``."""
+    if value is None or not known(value):
+        return NONE
+    for size, word in ((1e9, "billion"), (1e6, "million")):
+        if value >= size:
+            return f"{value / size:.3g} {word}"
+    return count(value)
+
+
+def rate(value: float | None) -> str:
+    """A rate as people read it: three figures, or a whole number from 1,000."""
+    if value is None or not known(value):
+        return NONE
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def date(text: str | None) -> str:
+    """An ISO time as ``November 20, 2025, 18:39 UTC``."""
+    try:
+        moment = datetime.fromisoformat(text or "")
+    except ValueError:
+        return text or NONE
+    zone = f" {moment.tzname()}" if moment.tzinfo else ""
+    return f"{moment:%B} {moment.day}, {moment.year}, {moment:%H:%M}{zone}"
+
+
+def part(value: Part) -> str:
+    """A part of a recipe and its options: ``rotate (degrees 10, p 0.5)``."""
+    options = ", ".join(f"{key} {_option(option)}" for key, option in value.options.items())
+    return f"{value.name} ({options})" if options else value.name
+
+
+def _option(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_option(v) for v in value) + "]"
+    return str(value)

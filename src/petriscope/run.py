@@ -1,0 +1,233 @@
+"""The run folder: all that came of a recipe, in files that can be read without Petriscope."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from petriscope.data.imageset import Dataset
+from petriscope.errors import RequestError
+from petriscope.files import atomic, disk_error, write_text
+from petriscope.recipe import Recipe, load_recipe
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PACKAGES = ("petriscope", "torch", "timm", "numpy", "pillow", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder.
+
+    ``recipe.yaml`` the recipe, resolved; ``environment.json`` versions, hardware, data and their fingerprint;
+    ``metrics.jsonl`` a line an epoch; ``model.safetensors`` enough to predict; ``checkpoint/`` what resuming needs;
+    ``results.json`` training summary, cost, figures a split; ``predictions.parquet`` a row a picture; ``gallery.npz``
+    the pictures that the report shows; ``report.html``.
+    """
+
+    folder: Path
+
+    @property
+    def recipe(self) -> Recipe:
+        return load_recipe(self.folder / "recipe.yaml")
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        return _read_json(self.folder / "environment.json")
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """What `metrics.jsonl` holds: epoch, train (loss, accuracy), val (accuracy, ..., loss), lr, seconds."""
+        path = self.folder / "metrics.jsonl"
+        if not path.is_file():
+            return []
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """``training``, ``cost`` and the figures of each split evaluated (``val``, ``test``)."""
+        path = self.folder / "results.json"
+        return _read_json(path) if path.is_file() else {}
+
+    @property
+    def predictions(self) -> pd.DataFrame:
+        """id, split, target, predicted, confidence, and a probability a class (``p_<class>``)."""
+        import pandas as pd
+
+        path = self.folder / "predictions.parquet"
+        return pd.read_parquet(path) if path.is_file() else pd.DataFrame({"split": []})
+
+    @property
+    def gallery(self) -> dict[str, np.ndarray]:
+        """Arrays by name: ``augmented`` uint8 [P, V, H, W, C]; ``mistakes_<split>`` uint8 [M, H, W, C] and
+        ``mistakes_<split>_ids``, most confident first."""
+        path = self.folder / "gallery.npz"
+        if not path.is_file():
+            return {}
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint" / "state.safetensors"
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model.safetensors"
+
+    def write_history(self, history: list[dict[str, Any]]) -> None:
+        write_text(self.folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
+
+    def add_results(self, **sections: Any) -> None:
+        write_text(self.folder / "results.json", json.dumps({**self.results, **sections}, indent=1) + "\n")
+
+    def add_predictions(self, split: str, table: pd.DataFrame) -> None:
+        """Put the rows of a split in place of those that were there."""
+        import pandas as pd
+
+        before = self.predictions
+        kept = before[before["split"] != split]
+        table = pd.concat([kept, table], ignore_index=True) if len(kept) else table
+        with atomic(self.folder / "predictions.parquet") as temporary:
+            table.to_parquet(temporary, index=False)
+
+    def add_gallery(self, **arrays: np.ndarray) -> None:
+        with atomic(self.folder / "gallery.npz") as temporary, temporary.open("wb") as handle:
+            np.savez_compressed(handle, allow_pickle=False, **{**self.gallery, **arrays})
+
+    def clean(self) -> None:
+        """Remove what an interrupted write left behind."""
+        for leftover in (*self.folder.glob(".*.tmp"), *self.folder.glob("checkpoint/.*.tmp")):
+            leftover.unlink(missing_ok=True)
+
+
+def open_run(folder: str | Path) -> Run:
+    """The run in a folder.
+
+    Raises:
+        RequestError: there is no run there.
+    """
+    run = Run(Path(folder))
+    if not (run.folder / "recipe.yaml").is_file() or not (run.folder / "environment.json").is_file():
+        raise RequestError(f"{folder} is no run folder: it has no recipe.yaml and environment.json")
+    return run
+
+
+def create_run(folder: Path, recipe: Recipe, dataset: Dataset, facts: dict[str, Any]) -> Run:
+    """Make a run folder that is complete from the moment it appears.
+
+    Raises:
+        RequestError: the folder exists and is not empty.
+        PetriscopeError: the disk is full or may not be written.
+    """
+    check_free(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            staging.chmod(0o777 & ~_umask())
+            write_text(staging / "recipe.yaml", recipe.to_yaml())
+            write_text(staging / "environment.json", json.dumps({**environment(dataset), **facts}, indent=1) + "\n")
+            staging.replace(folder)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    except OSError as error:
+        raise disk_error(error, folder) from error
+    return Run(folder)
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a folder that has something in it."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        hint = f"petriscope train --resume {folder}" if (folder / "recipe.yaml").is_file() else "another --out"
+        raise RequestError(f"{folder} exists and is not empty; choose another --out, or use {hint}")
+
+
+def free_folder(recipe: Recipe) -> Path:
+    """``runs/<recipe>-seed<N>``, with a number behind it where that is taken."""
+    stem = Path(recipe.name).stem if recipe.name.endswith((".yaml", ".yml")) else recipe.name.replace("/", "-")
+    stem = "".join(c if c.isalnum() or c in "-_." else "-" for c in stem).strip(".-") or "run"
+    base = Path("runs") / f"{stem}-seed{recipe.seed}"
+    folder, number = base, 2
+    while folder.exists():
+        folder, number = base.with_name(f"{base.name}-{number}"), number + 1
+    return folder
+
+
+def environment(dataset: Dataset) -> dict[str, Any]:
+    """Versions, hardware and data, as plain JSON."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "hardware": hardware(),
+        "data": {
+            "source": dataset.source,
+            "fingerprint": dataset.fingerprint,
+            "classes": list(dataset.classes),
+            "shape": list(dataset.shape),
+            "splits": {
+                name: {"pictures": len(part), "per_class": part.counts.tolist()} for name, part in dataset.splits.items()
+            },
+            "warnings": list(dataset.warnings),
+        },
+    }
+
+
+def hardware() -> dict[str, Any]:
+    import torch
+
+    cuda = torch.cuda.is_available()
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if cuda else None,
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{path} is not readable: {error}") from None
+    if not isinstance(value, dict):
+        raise RequestError(f"{path} does not hold an object")
+    return value

@@ -1,0 +1,97 @@
+"""Small sources of every kind, made in a folder of the test."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from petriscope.data import Dataset, load_dataset
+from petriscope.recipe import DataSection
+
+COUNTS = {"train": 12, "val": 4, "test": 4}
+CLASSES = ("cat", "dog")
+
+
+def load(source: Path | str, **options: Any) -> Dataset:
+    return load_dataset(DataSection(source=str(source), **options))
+
+
+def pictures(count: int, gray: bool = False, seed: int = 0, side: int = 8) -> np.ndarray:
+    """Random uint8 [N, side, side + 1, C]: not square, so that height and width cannot be mixed up."""
+    return np.random.default_rng(seed).integers(0, 256, (count, side, side + 1, 1 if gray else 3), dtype=np.uint8)
+
+
+def save_picture(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(path)
+
+
+def make_npz(folder: Path, gray: bool = False, seed: int = 0, **changes: Any) -> Path:
+    arrays: dict[str, Any] = {}
+    for index, (split, count) in enumerate(COUNTS.items()):
+        images = pictures(count, gray, seed + index)
+        arrays[f"{split}_images"] = images[..., 0] if gray else images
+        arrays[f"{split}_labels"] = (np.arange(count) % 2)[:, None].astype(np.uint8)
+    arrays.update(changes)
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(folder / "cells.npz", **{name: array for name, array in arrays.items() if array is not None})
+    return folder / "cells.npz"
+
+
+def make_folders(folder: Path, gray: bool = False, seed: int = 0, splits: bool = True) -> Path:
+    for index, (split, count) in enumerate(COUNTS.items()):
+        for number, pixels in enumerate(pictures(count, gray, seed + index)):
+            place = folder / split if splits else folder
+            save_picture(place / CLASSES[number % 2] / f"{split}_{number:02d}.png", pixels)
+    return folder
+
+
+def make_pile(folder: Path, gray: bool = False, seed: int = 0) -> Path:
+    return make_folders(folder, gray, seed, splits=False)
+
+
+def make_cifar(folder: Path, gray: bool = False, seed: int = 0) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, name in enumerate([f"data_batch_{number}" for number in range(1, 6)] + ["test_batch"]):
+        data = np.random.default_rng(seed + index).integers(0, 256, (4, 3072), dtype=np.uint8)
+        batch = {b"data": data, b"labels": [0, 1, 0, 1], b"batch_label": b"x"}
+        (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
+    (folder / "batches.meta").write_bytes(pickle.dumps({b"label_names": [b"cat", b"dog"]}, protocol=2))
+    return folder
+
+
+def make_table(folder: Path, gray: bool = False, seed: int = 0, kind: str = "csv") -> Path:
+    make_folders(folder, gray, seed)
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
+    rows = [{"path": name, "label": name.split("/")[1], "split": name.split("/")[0]} for name in files]
+    return write_table(folder / f"table.{kind}", rows)
+
+
+def make_parquet(folder: Path, gray: bool = False, seed: int = 0) -> Path:
+    return make_table(folder, gray, seed, "parquet")
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frame = pd.DataFrame(rows)
+    if path.suffix == ".csv":
+        frame.to_csv(path, index=False)
+    else:
+        frame.to_parquet(path)
+    return path
+
+
+MAKERS: dict[str, Callable[..., Path]] = {
+    "npz": make_npz,
+    "folders": make_folders,
+    "pile": make_pile,
+    "cifar": make_cifar,
+    "csv": make_table,
+    "parquet": make_parquet,
+}

@@ -1,0 +1,244 @@
+"""Picture files of every mode, unreadable ones, and the cache of decoded pictures."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_sources import load, make_folders, make_pile, pictures, save_picture
+
+from petriscope.data import cache, decode
+from petriscope.data.decode import decode_file
+from petriscope.errors import DataError, PetriscopeError
+
+
+def save(path: Path, mode: str, value: Any, **options: Any) -> Path:
+    Image.new(mode, (5, 4), value).save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "value", "expected"),
+    [
+        ("a.png", "L", 90, [90]),
+        ("a.png", "1", 1, [255]),
+        ("a.png", "RGB", (1, 2, 3), [1, 2, 3]),
+        ("a.png", "RGBA", (10, 20, 30, 0), [255, 255, 255]),
+        ("a.png", "RGBA", (10, 20, 30, 255), [10, 20, 30]),
+        ("a.png", "LA", (40, 0), [255]),
+        ("a.png", "LA", (40, 255), [40]),
+        ("a.tif", "CMYK", (0, 0, 0, 255), [0, 0, 0]),
+        ("a.png", "I;16", 65535, [255]),
+        ("a.tif", "I;16", 32896, [128]),
+        ("a.bmp", "RGB", (1, 2, 3), [1, 2, 3]),
+        ("a.webp", "RGB", (128, 128, 128), [128, 128, 128]),
+        ("a.gif", "L", 90, [90]),
+    ],
+)
+def test_modes(name: str, mode: str, value: Any, expected: list[int], tmp_path: Path) -> None:
+    out = decode_file(save(tmp_path / name, mode, value))
+    assert out.dtype == np.uint8 and out.shape == (4, 5, len(expected))
+    assert np.array_equal(out[2, 2], expected)
+
+
+def test_palette_with_transparency(tmp_path: Path) -> None:
+    picture = Image.new("P", (5, 4), 0)
+    picture.putpalette([200, 0, 0, 0, 200, 0])
+    picture.putpixel((0, 0), 1)
+    picture.save(tmp_path / "a.png", transparency=0)
+    out = decode_file(tmp_path / "a.png")
+    assert out[0, 0].tolist() == [0, 200, 0] and out[1, 1].tolist() == [255, 255, 255]
+
+
+def test_only_the_first_frame(tmp_path: Path) -> None:
+    frames = [Image.new("L", (5, 4), value) for value in (10, 200)]
+    for name in ("a.gif", "a.tif"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+        assert decode_file(tmp_path / name, channels="gray").max() == 10
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.webp"])
+def test_exif_orientation(name: str, tmp_path: Path) -> None:
+    pixels = np.zeros((16, 32, 3), np.uint8)
+    pixels[:, :16] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown a quarter turn clockwise: its left is then on top
+    for label in "ab":
+        path = tmp_path / label / name
+        path.parent.mkdir(parents=True)
+        Image.fromarray(pixels).save(path, exif=exif)
+    out = decode_file(tmp_path / "a" / name)
+    assert out.shape == (32, 16, 3) and out[:12].min() > 200 and out[20:].max() < 50
+    assert load(tmp_path).shape == (32, 16, 3)
+
+
+def test_size_channels_and_bits(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", "I;16", 4095)
+    assert decode_file(path, (2, 3), channels="rgb", bits=12).tolist() == np.full((2, 3, 3), 255).tolist()
+    assert decode_file(save(tmp_path / "b.png", "RGB", (255, 0, 0)), channels="gray").max() == 76
+    with pytest.raises(DataError, match=r"a\.png .*4095.*data\.bits=10"):
+        decode_file(path, bits=10)
+
+
+def test_unusable_files(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"x\.png .*no such file"):
+        decode_file(tmp_path / "x.png")
+    with pytest.raises(DataError, match="floating-point"):
+        decode_file(save(tmp_path / "f.tif", "F", 0.5))
+    (tmp_path / "t.png").write_text("hello")
+    with pytest.raises(DataError, match="not a picture"):
+        decode_file(tmp_path / "t.png")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("side", [8001, 10_000, 14_000])
+def test_bombs_are_refused_before_decoding(side: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "bomb.png"
+    Image.new("1", (side, side)).save(path)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("it was decoded"))
+    with pytest.raises(DataError, match=r"bomb\.png.* more than 64 megapixels"):
+        decode_file(path)
+
+
+def damage(folder: Path) -> list[str]:
+    """Make seven pictures unreadable in several ways."""
+    files = sorted(folder.rglob("*.png"))[::3]
+    for index, path in enumerate(files):
+        content = path.read_bytes()
+        path.write_bytes((content[: len(content) // 2], b"", b"text")[index % 3])
+    return [path.relative_to(folder).as_posix() for path in files]
+
+
+def test_unreadable_pictures(tmp_path: Path) -> None:
+    make_pile(tmp_path / "data")
+    bad = damage(tmp_path / "data")
+    with pytest.raises(DataError, match=r"data\.unreadable=skip") as caught:
+        load(tmp_path / "data", size=8, channels="rgb")
+    assert f"{len(bad)} pictures cannot be read" in str(caught.value) and "and 2 more" in str(caught.value)
+    assert all(name in str(caught.value) for name in bad[:5]) and bad[5] not in str(caught.value)
+    for _ in range(2):  # decoded, then from the cache
+        data = load(tmp_path / "data", unreadable="skip")
+        kept = np.concatenate([part.ids for part in data.splits.values()])
+        assert len(kept) == 20 - len(bad) and not set(kept) & set(bad)
+        assert any("left out" in text and bad[0] in text for text in data.warnings)
+    assert not list(cache.cache_dir().glob(".*"))
+
+
+def test_nothing_readable(tmp_path: Path) -> None:
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "x.png").write_text("x")
+    with pytest.raises(DataError, match="no picture is left"):
+        load(tmp_path, unreadable="skip")
+
+
+def test_sizes_that_differ(tmp_path: Path) -> None:
+    make_pile(tmp_path / "data")
+    save_picture(tmp_path / "data/cat/large.png", pictures(1, side=30)[0])
+    data = load(tmp_path / "data")
+    assert data.shape == (8, 9, 3)
+    assert any("2 sizes" in text and "8 x 9" in text and "data.size" in text for text in data.warnings)
+    assert not load(tmp_path / "data", size=7).warnings
+
+
+def test_one_color_picture_makes_all_color(tmp_path: Path) -> None:
+    make_pile(tmp_path / "data", gray=True)
+    save_picture(tmp_path / "data/cat/color.png", pictures(1)[0])
+    assert load(tmp_path / "data").shape == (8, 9, 3)
+
+
+def test_dim_sixteen_bit_files(tmp_path: Path) -> None:
+    source = tmp_path / "data"
+    for number in range(8):
+        path = source / f"c{number % 2}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 5), 500 + number, np.uint16)).save(path)
+    assert any("data.bits=9" in text for text in load(source).warnings)
+    assert load(source, bits=9).split("train").images.min() > 240
+
+
+def count_decodes(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    done: list[Path] = []
+    original = decode._decode
+
+    def counted(path: Path, *rest: Any) -> Any:
+        done.append(path)
+        return original(path, *rest)
+
+    monkeypatch.setattr(decode, "_decode", counted)
+
+    def taken() -> int:
+        count = len(done)
+        done.clear()
+        return count
+
+    return taken
+
+
+@pytest.mark.parametrize("memory", ["resident", "mapped", "auto"])
+def test_pictures_are_decoded_once(memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make_folders(tmp_path / "data")
+    taken = count_decodes(monkeypatch)
+    first = load(source, memory=memory)
+    assert taken() == 20
+    assert load(source, memory=memory).fingerprint == first.fingerprint and taken() == 0
+    load(source, memory=memory, size=5)
+    assert taken() == 20
+
+
+def test_changed_pictures_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make_folders(tmp_path / "data")
+    taken = count_decodes(monkeypatch)
+    first = load(source)
+    save_picture(source / "train/cat/train_00.png", pictures(1, seed=77)[0])
+    assert taken() == 20 and load(source).fingerprint != first.fingerprint and taken() == 20
+    (source / "train/cat/train_00.png").unlink()
+    assert len(load(source).split("train")) == 11
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".json"])
+@pytest.mark.parametrize("how", ["flip", "cut", "empty", "gone"])
+def test_a_damaged_cache_is_rebuilt(suffix: str, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make_folders(tmp_path / "data")
+    first = load(source)
+    (file,) = cache.cache_dir().glob(f"*{suffix}")
+    content = file.read_bytes()
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    if how == "gone":
+        file.unlink()
+    else:
+        file.write_bytes({"flip": flipped, "cut": content[:middle], "empty": b""}[how])
+    assert load(source).fingerprint == first.fingerprint
+
+
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, target: Path) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    source = make_folders(tmp_path / "data")
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(PetriscopeError, match="no space left"):
+        load(source)
+    assert not list(cache.cache_dir().iterdir())
+
+
+def test_a_cache_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("PETRISCOPE_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(PetriscopeError, match="cannot write"):
+        load(make_folders(tmp_path / "data"))
+
+
+def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cache.cache_dir() == tmp_path / "cache"
+    monkeypatch.delenv("PETRISCOPE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache.cache_dir() == tmp_path / "xdg" / "petriscope"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache.cache_dir() == Path.home() / ".cache" / "petriscope"

@@ -1,0 +1,129 @@
+"""Folders of class folders, and tables that list pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_sources import load, make_folders, make_pile, make_table, pictures, save_picture, write_table
+
+from petriscope.errors import DataError
+
+
+def test_ids_are_paths_below_the_source(tmp_path: Path) -> None:
+    make_folders(tmp_path / "data")
+    save_picture(tmp_path / "data/train/cat/deeper/z.png", pictures(1, seed=9)[0])
+    ids = load(tmp_path / "data").split("train").ids.tolist()
+    assert "train/cat/train_00.png" in ids and "train/cat/deeper/z.png" in ids
+
+
+@pytest.mark.parametrize("name", ["valid", "validation"])
+def test_other_names_of_val(name: str, tmp_path: Path) -> None:
+    make_folders(tmp_path / "data")
+    (tmp_path / "data/val").rename(tmp_path / "data" / name)
+    assert len(load(tmp_path / "data").split("val")) == 4
+    make_folders(tmp_path / "data")
+    with pytest.raises(DataError, match="has both"):
+        load(tmp_path / "data")
+
+
+def test_odd_files_are_counted(tmp_path: Path) -> None:
+    make_folders(tmp_path / "data")
+    clean = load(tmp_path / "data")
+    for name in ("train/notes.txt", "train/cat/Thumbs.db", ".hidden", "train/.DS_Store", "train/cat/.x.png"):
+        (tmp_path / "data" / name).write_bytes(b"x")
+    (tmp_path / "data/__MACOSX/cat").mkdir(parents=True)
+    (tmp_path / "data/train/loop").symlink_to(tmp_path / "data", target_is_directory=True)
+    (tmp_path / "data/train/cat/loop").symlink_to(tmp_path / "data", target_is_directory=True)
+    save_picture(tmp_path / "data/train/loose.png", pictures(1)[0])
+    data = load(tmp_path / "data")
+    assert data.fingerprint == clean.fingerprint and not clean.warnings
+    (warning,) = data.warnings
+    assert "2 files that are no pictures" in warning and "1 pictures outside class folders" in warning
+    assert "2 links to folders" in warning
+
+
+def test_an_empty_class_folder(tmp_path: Path) -> None:
+    make_pile(tmp_path / "data")
+    (tmp_path / "data/emu").mkdir()
+    with pytest.raises(DataError, match=r"class folder .*emu has no pictures"):
+        load(tmp_path / "data")
+
+
+def test_no_class_folders(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no pictures"):
+        load(tmp_path)
+    save_picture(tmp_path / "x.png", pictures(1)[0])
+    with pytest.raises(DataError, match=r"1 pictures lie in .* itself; make a folder for each class"):
+        load(tmp_path)
+
+
+def test_one_class_folder(tmp_path: Path) -> None:
+    save_picture(tmp_path / "data/cat/x.png", pictures(1)[0])
+    with pytest.raises(DataError, match="only one class, cat"):
+        load(tmp_path / "data")
+
+
+def test_class_folders_beside_splits(tmp_path: Path) -> None:
+    make_folders(tmp_path / "data")
+    (tmp_path / "data/docs").mkdir()
+    (tmp_path / "data/docs/readme.txt").write_text("x")
+    assert len(load(tmp_path / "data").split("train")) == 12
+    save_picture(tmp_path / "data/more/x.png", pictures(1)[0])
+    with pytest.raises(DataError, match="beside them, more with pictures"):
+        load(tmp_path / "data")
+
+
+def test_numbered_classes_are_ordered_by_value(tmp_path: Path) -> None:
+    for number, pixels in enumerate(pictures(22)):
+        save_picture(tmp_path / "data" / str(number // 2) / f"{number}.png", pixels)
+    assert load(tmp_path / "data").classes == tuple(str(number) for number in range(11))
+
+
+def test_a_table_without_split_is_one_pile(tmp_path: Path) -> None:
+    rows = []
+    for number, pixels in enumerate(pictures(20)):
+        save_picture(tmp_path / f"p{number}.png", pixels)
+        rows.append({"path": f"p{number}.png", "label": "NA" if number % 2 else "b"})
+    data = load(write_table(tmp_path / "t.csv", rows))
+    assert len(data.splits) == 3 and data.classes == ("NA", "b")
+    rows = [{"path": str(tmp_path / row["path"]), "label": int(row["label"] == "b")} for row in rows]
+    for kind in ("csv", "parquet"):
+        assert load(write_table(tmp_path / f"n.{kind}", rows), classes=("x", "y")).classes == ("x", "y")
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"path": "../x.png", "label": "cat", "split": "train"}, "leaves the table's folder"),
+        ({"path": "train/cat/train_00.png", "label": "cat", "split": "train"}, "stands twice"),
+        ({"path": "x.png", "label": "", "split": "train"}, "label of row 20 .* is empty"),
+        ({"path": "x.png", "label": "cat", "split": "tset"}, "no split 'tset' .*did you mean test"),
+        ({"path": "x.png", "label": "cat", "split": "train"}, r"1 picture cannot be read: x\.png \(no such file\)"),
+        ({"path": "x.png", "label": "emu", "split": "test"}, "no such file"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_wrong_rows(row: dict[str, Any], says: str, kind: str, tmp_path: Path) -> None:
+    import pandas as pd
+
+    path = make_table(tmp_path, kind=kind)
+    table = pd.read_csv(path) if kind == "csv" else pd.read_parquet(path)
+    rows: list[dict[str, Any]] = [*table.to_dict("records"), row]  # type: ignore[list-item]
+    write_table(path, rows)
+    with pytest.raises(DataError, match=says):
+        load(path)
+
+
+def test_wrong_tables(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no column 'label'; did you mean labels"):
+        load(write_table(tmp_path / "t.csv", [{"path": "x", "labels": 1}]))
+    with pytest.raises(DataError, match="no rows"):
+        load(write_table(tmp_path / "t.parquet", [{"path": "x", "label": 1}][:0]))
+    with pytest.raises(DataError, match="label -5 of picture 0"):
+        load(write_table(tmp_path / "t.csv", [{"path": "x", "label": -5}]))
+    for name in ("t.csv", "t.parquet"):
+        (tmp_path / name).write_bytes(b"\xff\xfe\0" * 9)
+        with pytest.raises(DataError, match="cannot be read"):
+            load(tmp_path / name)

@@ -1,0 +1,178 @@
+"""Downloads, against a server of our own."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import socket
+import tarfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from small_sources import load, make_cifar, make_npz
+
+from petriscope.data.cache import cache_dir
+from petriscope.data.sources import known
+from petriscope.errors import PetriscopeError
+
+
+class Server(ThreadingHTTPServer):
+    content = b""
+    ranges = True  # whether Range is honored
+    cut: int | None = None  # bytes of the body after which the connection breaks
+    asked: list[str | None]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/file"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        wanted = self.headers.get("Range")
+        self.server.asked.append(wanted)
+        content, start = self.server.content, 0
+        if wanted and self.server.ranges:
+            start = int(re.findall(r"bytes=(\d+)-", wanted)[0])
+            if start >= len(content):
+                self.send_error(416)
+                return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        body = content[start:]
+        self.wfile.write(body if self.server.cut is None else body[: self.server.cut])
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server(("127.0.0.1", 0), Handler)
+    server.asked = []
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def blood(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> known.Download:
+    server.content = make_npz(tmp_path / "made").read_bytes()
+    md5 = hashlib.md5(server.content).hexdigest()
+    download = replace(known.BLOODMNIST, url=server.url, md5=md5)
+    monkeypatch.setattr(known, "BLOODMNIST", download)
+    return download
+
+
+def part_of(download: known.Download) -> Path:
+    cache_dir().mkdir(exist_ok=True)
+    return download.path.with_name(download.path.name + ".part")
+
+
+def test_downloaded_once(server: Server, blood: known.Download) -> None:
+    assert len(load("bloodmnist").split("train")) == 12
+    assert len(load("bloodmnist").split("train")) == 12
+    assert server.asked == [None] and not part_of(blood).exists()
+
+
+def test_a_broken_download_goes_on_where_it_ended(server: Server, blood: known.Download) -> None:
+    server.cut = 1000
+    with pytest.raises(PetriscopeError, match=r"broke after 1,000 of .* goes on from there"):
+        load("bloodmnist")
+    server.cut = None
+    assert load("bloodmnist").shape == (8, 9, 3)
+    assert server.asked == [None, "bytes=1000-"]
+
+
+def test_a_server_without_ranges(server: Server, blood: known.Download) -> None:
+    part_of(blood).write_bytes(b"something old")
+    server.ranges = False
+    load("bloodmnist")
+    assert server.asked == ["bytes=13-"]
+
+
+def test_a_part_of_another_file_is_dropped(server: Server, blood: known.Download) -> None:
+    for size in (13, len(server.content), len(server.content) + 5):
+        part_of(blood).write_bytes(b"x" * size)
+        blood.path.unlink(missing_ok=True)
+        load("bloodmnist")
+
+
+def test_a_wrong_checksum(server: Server, blood: known.Download) -> None:
+    server.content += b"x"
+    with pytest.raises(PetriscopeError, match=rf"not {blood.md5}.*--data PATH"):
+        load("bloodmnist")
+    assert not list(cache_dir().iterdir()) and len(server.asked) == 1
+
+
+def test_a_damaged_copy_is_replaced(server: Server, blood: known.Download) -> None:
+    cache_dir().mkdir()
+    blood.path.write_bytes(b"damaged")
+    assert load("bloodmnist").shape == (8, 9, 3)
+
+
+def test_no_network(blood: known.Download, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setattr(known, "BLOODMNIST", replace(blood, url=f"http://127.0.0.1:{port}/x"))
+    start = time.monotonic()
+    with pytest.raises(PetriscopeError) as caught:
+        load("bloodmnist")
+    text = str(caught.value)
+    assert str(cache_dir() / "bloodmnist.npz") in text and blood.md5 in text and "--data PATH" in text
+    assert time.monotonic() - start < 5 and caught.value.exit_status == 1
+
+
+def test_a_server_that_says_nothing(blood: known.Download, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known, "TIMEOUT", 0.2)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/x"
+        monkeypatch.setattr(known, "BLOODMNIST", replace(blood, url=url))
+        with pytest.raises(PetriscopeError, match="timed out"):
+            load("bloodmnist")
+
+
+def test_cifar_is_unpacked_by_name(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_cifar(tmp_path / "made")
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
+        for file in folder.iterdir():
+            tar.add(file, f"cifar-10-batches-py/{file.name}")
+        for name in ("../escaped", "/tmp/escaped", "cifar-10-batches-py/more"):
+            tar.addfile(tarfile.TarInfo(name), io.BytesIO())
+        link = tarfile.TarInfo("cifar-10-batches-py/link")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    server.content = archive.getvalue()
+    md5 = hashlib.md5(server.content).hexdigest()
+    monkeypatch.setattr(known, "CIFAR10", replace(known.CIFAR10, url=server.url, md5=md5))
+    first = load("cifar10")
+    unpacked = cache_dir() / "cifar-10-batches-py"
+    assert {file.name for file in unpacked.iterdir()} == {file.name for file in folder.iterdir()} | {"checksums.json"}
+    (unpacked / "test_batch").write_bytes(b"damaged")
+    assert load("cifar10").fingerprint == first.fingerprint and len(server.asked) == 1
+
+
+def test_an_archive_that_lacks_a_file(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz"):
+        pass
+    server.content = archive.getvalue()
+    md5 = hashlib.md5(server.content).hexdigest()
+    monkeypatch.setattr(known, "CIFAR10", replace(known.CIFAR10, url=server.url, md5=md5))
+    with pytest.raises(PetriscopeError, match=r"lacks .*data_batch_1"):
+        load("cifar10")

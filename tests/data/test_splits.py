@@ -1,0 +1,53 @@
+"""Properties of drawn splits."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from petriscope.data.splits import draw_grouped, draw_stratified
+
+labels = st.lists(st.integers(0, 4), min_size=1, max_size=80).map(lambda values: np.array(values, dtype=np.int64))
+fractions = st.fixed_dictionaries({"test": st.floats(0.01, 0.45), "val": st.floats(0.01, 0.45)})
+seeds = st.integers(0, 5)
+
+
+def is_partition(parts: dict[str, np.ndarray], count: int) -> bool:
+    return np.array_equal(np.sort(np.concatenate(list(parts.values()))), np.arange(count))
+
+
+@settings(max_examples=60, deadline=None)
+@given(labels, fractions, seeds)
+def test_stratified(targets: np.ndarray, shares: dict[str, float], seed: int) -> None:
+    parts = draw_stratified(targets, shares, seed)
+    assert is_partition(parts, len(targets))
+    assert all(np.array_equal(parts[name], again) for name, again in draw_stratified(targets, shares, seed).items())
+    for label, count in enumerate(np.bincount(targets)):
+        got = {name: int((targets[indices] == label).sum()) for name, indices in parts.items()}
+        assert got["train"] >= min(count, 1)
+        if count > 1:
+            assert all(abs(got[name] - share * count) <= 1 + 1e-9 for name, share in shares.items())
+
+
+@settings(max_examples=60, deadline=None)
+@given(labels, st.integers(1, 20), fractions, seeds)
+def test_grouped(targets: np.ndarray, many: int, shares: dict[str, float], seed: int) -> None:
+    groups = np.random.default_rng(seed).integers(0, many, len(targets)).astype(str)
+    parts = draw_grouped(targets, groups, shares, seed)
+    assert is_partition(parts, len(targets))
+    owners = [set(groups[indices]) for indices in parts.values()]
+    assert sum(map(len, owners)) == len(set(groups))
+    assert set(targets[parts["train"]]) == set(targets)
+    assert all(
+        np.array_equal(parts[name], again) for name, again in draw_grouped(targets, groups, shares, seed).items()
+    )
+
+
+def test_many_small_groups_come_near_the_shares() -> None:
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 3, 900)
+    parts = draw_grouped(targets, np.arange(900) // 3, {"test": 0.2, "val": 0.1}, 0)
+    for label, count in enumerate(np.bincount(targets)):
+        assert abs((targets[parts["test"]] == label).sum() - 0.2 * count) <= 4
+        assert abs((targets[parts["val"]] == label).sum() - 0.1 * count) <= 4
