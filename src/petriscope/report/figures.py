@@ -123,12 +123,26 @@ def _value_axis(values: list[float], share: bool) -> Axis:
     return Axis(min(0.0, low), high * 1.06 if high > 0 else 1.0, bottom, top)
 
 
+def _text(at_x: float, at_y: float, text: str, anchor: str = "middle", style: str = "tick") -> str:
+    return f'<text class="{style}" x="{at_x:.1f}" y="{at_y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _rotated_text(at_x: float, at_y: float, text: str) -> str:
+    place = f"translate({at_x:.0f} {at_y:.0f}) rotate(-90)"
+    return f'<text class="tick" transform="{place}" text-anchor="middle">{escape(text)}</text>'
+
+
+def _dot(at_x: float, at_y: float, radius: float, style: str, tip: str) -> str:
+    title = f"<title>{escape(tip)}</title>"
+    return f'<circle class="{style}" cx="{at_x:.1f}" cy="{at_y:.1f}" r="{radius:.1f}">{title}</circle>'
+
+
 def _grid(y: Axis, write: Callable[[float], str]) -> str:
     lines = []
     for tick in y.ticks(4):
         at = y(tick)
         lines.append(f'<path class="grid" d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}"/>')
-        lines.append(f'<text class="tick" x="{LEFT - 6}" y="{at + 3.5:.1f}" text-anchor="end">{escape(write(tick))}</text>')
+        lines.append(_text(LEFT - 6, at + 3.5, write(tick), "end"))
     return "".join(lines)
 
 
@@ -139,18 +153,16 @@ def _epoch_axis(x: Axis) -> str:
         ticks = [x.low, *(ticks[1:] if crowded else ticks)]
     base = HEIGHT - BOTTOM
     out = [f'<path class="axis" d="M{LEFT} {base}H{WIDTH - RIGHT}"/>']
-    out += [f'<text class="tick" x="{x(t):.1f}" y="{base + 14}" text-anchor="middle">{t:.0f}</text>' for t in ticks]
-    out.append(f'<text class="tick" x="{(x.start + x.end) / 2:.0f}" y="{HEIGHT - 4}" text-anchor="middle">epoch</text>')
+    out += [_text(x(t), base + 14, f"{t:.0f}") for t in ticks]
+    out.append(_text((x.start + x.end) / 2, HEIGHT - 4, "epoch"))
     return "".join(out)
 
 
 def _kept_mark(at: float, x: Axis, kept: int) -> str:
     right = at < (x.start + x.end) / 2
     anchor, shift = ("start", -3) if right else ("end", 3)
-    return (
-        f'<path class="kept" d="M{at:.1f} {TOP - 6}V{HEIGHT - BOTTOM}"/>'
-        f'<text class="tick" x="{at + shift:.1f}" y="{TOP - 10}" text-anchor="{anchor}">kept: epoch {kept}</text>'
-    )
+    line = f'<path class="kept" d="M{at:.1f} {TOP - 6}V{HEIGHT - BOTTOM}"/>'
+    return line + _text(at + shift, TOP - 10, f"kept: epoch {kept}", anchor)
 
 
 def _curve(s: Series, x: Axis, y: Axis, kept: int | None, write: Callable[[float], str]) -> str:
@@ -158,10 +170,9 @@ def _curve(s: Series, x: Axis, y: Axis, kept: int | None, write: Callable[[float
     out = f'<polyline class="line-{s.style}" points="{path}"/>' if len(s.points) > 1 else ""
     for epoch, value in s.points:
         shown = epoch == kept or len(s.points) <= 2
-        style = f"dot-{s.style}" if shown else "hit"  # an unseen dot carries the tooltip
-        tip = escape(f"epoch {epoch:.0f}, {s.name}: {write(value)}")
         if shown or len(s.points) <= 120:
-            out += f'<circle class="{style}" cx="{x(epoch):.1f}" cy="{y(value):.1f}" r="{3.2 if shown else 6}"><title>{tip}</title></circle>'
+            style, radius = (f"dot-{s.style}", 3.2) if shown else ("hit", 6)  # an unseen dot carries the tooltip
+            out += _dot(x(epoch), y(value), radius, style, f"epoch {epoch:.0f}, {s.name}: {write(value)}")
     return out
 
 
@@ -194,34 +205,26 @@ def reliability(bins: dict[str, np.ndarray], name: str) -> Markup:
     parts = []
     for tick in (0, 0.25, 0.5, 0.75, 1):
         parts.append(f'<path class="grid" d="M{left} {y(tick):.1f}h{size}M{x(tick):.1f} {base}v{-size}"/>')
-        parts.append(f'<text class="tick" x="{left - 6}" y="{y(tick) + 3.5:.1f}" text-anchor="end">{100 * tick:.0f} %</text>')
+        parts.append(_text(left - 6, y(tick) + 3.5, f"{100 * tick:.0f} %", "end"))
     parts.append(f'<path class="diagonal" d="M{x(0):.1f} {y(0):.1f}L{x(1):.1f} {y(1):.1f}"/>')
-    parts.append(f'<text class="tick" x="{x(0.985):.0f}" y="{y(0.02):.0f}" text-anchor="end">dashed: as sure as right</text>')
-    parts += [_bin_mark(x, y, int(n), float(c), float(a)) for n, c, a in zip(count, confidence, accuracy, strict=True) if n]
-    parts.append(f'<text class="tick" transform="translate(11 {base - size / 2:.0f}) rotate(-90)" text-anchor="middle">accuracy</text>')
+    parts.append(_text(x(0.985), y(0.02), "dashed: as sure as right", "end"))
+    filled = [(int(n), float(c), float(a)) for n, c, a in zip(count, confidence, accuracy, strict=True) if n]
+    parts += [_bin_mark(x, y, *values) for values in filled]
+    parts.append(_rotated_text(11, base - size / 2, "accuracy"))
     parts.append(_histogram(count, x, base + 22, tall))
     bottom = base + 22 + tall
-    parts += [
-        f'<text class="tick" x="{x(t):.1f}" y="{bottom + 14}" text-anchor="middle">{100 * t:.0f} %</text>'
-        for t in (0, 0.25, 0.5, 0.75, 1)
-    ]
-    parts.append(f'<text class="tick" x="{x(0.5):.0f}" y="{bottom + 29}" text-anchor="middle">confidence</text>')
-    said = f"Accuracy by confidence on {name}. " + "; ".join(
-        f"{int(n)} at {100 * c:.0f} % confidence: {100 * a:.0f} % right"
-        for n, c, a in zip(count, confidence, accuracy, strict=True)
-        if n
-    )
-    return _svg(said, left + size + right, bottom + 34, parts)
+    parts += [_text(x(t), bottom + 14, f"{100 * t:.0f} %") for t in (0, 0.25, 0.5, 0.75, 1)]
+    parts.append(_text(x(0.5), bottom + 29, "confidence"))
+    said = "; ".join(f"{n} at {100 * c:.0f} % confidence: {100 * a:.0f} % right" for n, c, a in filled)
+    return _svg(f"Accuracy by confidence on {name}. {said}", left + size + right, bottom + 34, parts)
 
 
 def _bin_mark(x: Axis, y: Axis, n: int, confidence: float, accuracy: float) -> str:
     low, high = wilson(accuracy * n, n)
-    at, r = x(confidence), 2.6 + min(2.4, 0.8 * math.log10(n))
-    tip = escape(f"{n:,} pictures, mean confidence {100 * confidence:.1f} %, accuracy {100 * accuracy:.1f} %")
-    return (
-        f'<path class="whisker" d="M{at:.1f} {y(low):.1f}V{y(high):.1f}"/>'
-        f'<circle class="dot-b" cx="{at:.1f}" cy="{y(accuracy):.1f}" r="{r:.1f}"><title>{tip}</title></circle>'
-    )
+    at, radius = x(confidence), 2.6 + min(2.4, 0.8 * math.log10(n))
+    tip = f"{n:,} pictures, mean confidence {100 * confidence:.1f} %, accuracy {100 * accuracy:.1f} %"
+    whisker = f'<path class="whisker" d="M{at:.1f} {y(low):.1f}V{y(high):.1f}"/>'
+    return whisker + _dot(at, y(accuracy), radius, "dot-b", tip)
 
 
 def _histogram(count: np.ndarray, x: Axis, top: float, tall: float) -> str:
@@ -233,10 +236,9 @@ def _histogram(count: np.ndarray, x: Axis, top: float, tall: float) -> str:
             continue
         height = (tall - 12) * math.log1p(n) / full
         left, right = x(i / len(count)) + 1, x((i + 1) / len(count)) - 1
-        out.append(f'<rect class="bar" x="{left:.1f}" y="{top + tall - height:.1f}" width="{right - left:.1f}" height="{height:.1f}"/>')
-        out.append(
-            f'<text class="count" x="{(left + right) / 2:.1f}" y="{top + tall - height - 3:.1f}" text-anchor="middle">{_compact(n)}</text>'
-        )
+        place = f'x="{left:.1f}" y="{top + tall - height:.1f}" width="{right - left:.1f}" height="{height:.1f}"'
+        out.append(f'<rect class="bar" {place}/>')
+        out.append(_text((left + right) / 2, top + tall - height - 3, _compact(n), style="count"))
     return "".join(out)
 
 
@@ -251,10 +253,12 @@ def interval_mark(value: float | None, ci95: Sequence[float | None] | None, floo
         return Markup("")
     low, high = ci95 if ci95 is not None else (None, None)
     x = Axis(floor, 1.0, 5, 135)
-    whisker = f'<path class="whisker" d="M{x(max(low, floor)):.1f} 8H{x(high):.1f}"/>' if low is not None and high is not None else ""
-    dot = f'<circle class="dot-b" cx="{x(max(value, floor)):.1f}" cy="8" r="3.2"/>'
-    scale = '<path class="grid" d="M5 8H135M5 4v8M135 4v8"/>'
-    return Markup(f'<svg class="mark" viewBox="0 0 140 16" width="140" height="16" aria-hidden="true">{scale}{whisker}{dot}</svg>')
+    parts = ['<path class="grid" d="M5 8H135M5 4v8M135 4v8"/>']
+    if low is not None and high is not None:
+        parts.append(f'<path class="whisker" d="M{x(max(low, floor)):.1f} 8H{x(high):.1f}"/>')
+    parts.append(f'<circle class="dot-b" cx="{x(max(value, floor)):.1f}" cy="8" r="3.2"/>')
+    size = 'viewBox="0 0 140 16" width="140" height="16"'
+    return Markup(f'<svg class="mark" {size} aria-hidden="true">{"".join(parts)}</svg>')
 
 
 def picture(pixels: np.ndarray) -> Picture:
@@ -273,6 +277,5 @@ def picture(pixels: np.ndarray) -> Picture:
 
 
 def _svg(said: str, width: float, height: float, parts: Iterable[str]) -> Markup:
-    return Markup(
-        f'<svg class="chart" viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(said)}">{"".join(parts)}</svg>'
-    )
+    frame = f'class="chart" viewBox="0 0 {width:.0f} {height:.0f}" role="img"'
+    return Markup(f'<svg {frame} aria-label="{escape(said)}">{"".join(parts)}</svg>')

@@ -211,14 +211,14 @@ def _headline(views: list[SplitView], history: list[dict[str, Any]], recipe: Rec
                 "rest": f"of the val pictures were classified correctly after epoch {history[-1]['epoch']} "
                 f"of {recipe.training.epochs}. This is not a final figure.",
             }
-        return {"big": "", "rest": "No figures on pictures that were held back yet."}
+        return {"big": "", "rest": "There are no figures on held-back pictures yet."}
     view = views[0]
     words = wording.span(view.figures.get("accuracy_ci95"))
     share = wording.percent(view.figures.get("accuracy"))
     tail = f" (95 % interval {words})" if words else ""
     rest = f"of {wording.plural(view.n, f'{view.name} picture')} classified correctly{tail}."
-    worst = _worst_class(view)
-    return {"big": share, "rest": f"{rest} {wording.plural(view.mistakes_total, 'mistake')}.{worst}"}
+    mistakes = wording.plural(view.mistakes_total, "mistake") if view.mistakes_total else "No mistakes"
+    return {"big": share, "rest": f"{rest} {mistakes}.{_worst_class(view)}"}
 
 
 def _worst_class(view: SplitView) -> str:
@@ -262,10 +262,12 @@ def _standing(
     elif "val" in splits and training is not None:
         out.append(("Val has not been evaluated.", f"petriscope evaluate {folder} --split val"))
     if training is None:
+        out.append(("Figures with intervals, mistakes and calibration are added when it is done.", ""))
         return out
     if "test" in splits:
         size = wording.plural(int(splits["test"].get("pictures", 0)), "test picture")
-        out.append((f"The {size} have not been looked at yet. When all choices are made:", f"petriscope evaluate {folder}"))
+        words = f"The {size} have not been looked at yet. When all choices are made:"
+        out.append((words, f"petriscope evaluate {folder}"))
     else:
         out.append(
             (
@@ -292,8 +294,8 @@ def _alarm(results: dict[str, Any], folder: str, environment: dict[str, Any]) ->
     gap = 100 * (val["accuracy"] - test["accuracy"])
     source = (environment.get("data") or {}).get("source") or "SOURCE"
     return (
-        f"Test is {gap:.1f} points below val, and their intervals do not meet: more than chance. The splits may differ in "
-        "origin, or val may hold copies of training pictures. To look for them:",
+        f"Test is {gap:.1f} points below val, and their intervals do not meet: more than chance. The splits may "
+        "differ in origin, or val may hold copies of training pictures. To look for them:",
         f"petriscope audit {shlex.quote(str(source))}",
     )
 
@@ -319,7 +321,8 @@ def _facts(
         ("Parameters", wording.count(parameters) if parameters else ""),
         ("Loss", wording.part(recipe.loss)),
         ("Optimizer", f"{wording.part(recipe.optimizer)}, schedule {wording.part(recipe.schedule)}"),
-        ("Batches", f"{settings.batch_size} pictures" + ("" if recipe.balance == "none" else f", balance: {recipe.balance}")),
+        ("Batches", wording.plural(settings.batch_size, "picture")),
+        ("Balancing", "" if recipe.balance == "none" else recipe.balance),
         ("Epochs", _epoch_words(recipe, training, history)),
         ("Augmentation", ", ".join(wording.part(p) for p in recipe.augment) or "none"),
         ("Device", str(environment.get("device") or "")),
@@ -335,7 +338,7 @@ def _epoch_words(recipe: Recipe, training: dict[str, Any] | None, history: list[
     if training is None:
         return f"{len(history)} of {planned} done"
     done = int(training.get("epochs") or len(history))
-    words = f"{done}" + ("" if done == planned else f" of {planned} (stopped early)")
+    words = f"{done}" + ("" if done >= planned else f" of {planned} (stopped early)")
     if training.get("kept") == "best":
         monitor = str(training.get("monitor")).replace("_", " ")
         return f"{words}; kept: epoch {training.get('best_epoch')}, best by val {monitor}"
@@ -368,7 +371,9 @@ def _imbalance(data: dict[str, Any]) -> str:
         absent = [c for c, n in zip(data.get("classes") or [], counts, strict=False) if n == 0]
         return f"No training picture of: {', '.join(map(str, absent))}."
     ratio = max(counts) / min(counts)
-    return f"In train, the largest class has {ratio:.1f} times as many pictures as the smallest." if ratio > 1.05 else ""
+    if ratio <= 1.05:
+        return ""
+    return f"In train, the largest class has {ratio:.1f} times as many pictures as the smallest."
 
 
 # -------------------------------------------------------------------------------------------------------- training
@@ -396,7 +401,8 @@ def _curves(history: list[dict[str, Any]], training: dict[str, Any] | None, reci
     if history:
         averaged = ", with averaged weights" if recipe.training.ema is not None else ""
         augmented = "augmented pictures" if recipe.augment else "the training pictures"
-        notes.append(f"Train is measured during the epoch, on {augmented}, with the recipe's loss, {wording.part(recipe.loss)}.")
+        loss_words = f"with the recipe's loss, {wording.part(recipe.loss)}"
+        notes.append(f"Train is measured during the epoch, on {augmented}, {loss_words}.")
         if any(line.get("val") for line in history):
             notes.append(
                 f"Val is measured after the epoch, on plain pictures{averaged}, as negative log-likelihood; "
@@ -490,7 +496,7 @@ def _confusions(confusion: np.ndarray, classes: list[str]) -> list[str]:
 
 def _floor(per_class: dict[str, Any]) -> float:
     """Where the scale of the recalls begins: a round share below the lowest interval."""
-    lows = [row["recall_ci95"][0] for row in per_class.values() if row.get("n") and wording.known(row["recall_ci95"][0])]
+    lows = [row["recall_ci95"][0] for row in per_class.values() if row.get("n")]
     return max(0.0, np.floor(10 * min(lows)) / 10) if lows else 0.0
 
 
@@ -525,8 +531,11 @@ def _mistakes(name: str, rows: pd.DataFrame, gallery: dict[str, np.ndarray]) -> 
     out = []
     for pixels, key in list(zip(pictures, names, strict=False))[:MISTAKES_SHOWN]:
         row = by_id.get(key)
-        said = (str(row["target"]), str(row["predicted"]), wording.percent(float(row["confidence"]), 1)) if row else ("", "", "")
-        out.append(Mistake(picture(pixels), key, *said))
+        if row is None:
+            out.append(Mistake(picture(pixels), key))
+            continue
+        confidence = wording.percent(float(row["confidence"]), 1)
+        out.append(Mistake(picture(pixels), key, str(row["target"]), str(row["predicted"]), confidence))
     return out
 
 
@@ -542,7 +551,9 @@ def _calibration_words(rows: pd.DataFrame, figures: dict[str, Any]) -> str:
         return ""
     confidence, accuracy = float(rows["confidence"].mean()), float((rows["target"] == rows["predicted"]).mean())
     gap = 100 * (confidence - accuracy)
-    verdict = f"{abs(gap):.1f} points too {'sure' if gap > 0 else 'unsure'} on the whole" if abs(gap) >= 0.05 else "on the whole, as sure as right"
+    verdict = "on the whole, as sure as right"
+    if abs(gap) >= 0.05:
+        verdict = f"{abs(gap):.1f} points too {'sure' if gap > 0 else 'unsure'} on the whole"
     ece = wording.percent_with_interval(figures.get("ece"), figures.get("ece_ci95"))
     return (
         f"Mean confidence is {wording.percent(confidence)} at an accuracy of {wording.percent(accuracy)}: {verdict}. "
@@ -576,7 +587,8 @@ def _cost(cost: dict[str, Any] | None, training: dict[str, Any] | None) -> list[
     if wording.known(training.get("pictures_per_second")):
         out.append(("Training rate", f"{wording.rate(training['pictures_per_second'])} pictures/s"))
     if wording.known(cost.get("inference_pictures_per_second")):
-        out.append(("Inference rate, without test-time augmentation", f"{wording.rate(cost['inference_pictures_per_second'])} pictures/s"))
+        inference = wording.rate(cost["inference_pictures_per_second"])
+        out.append(("Inference rate, without test-time augmentation", f"{inference} pictures/s"))
     return out
 
 
@@ -607,7 +619,7 @@ def _repeat(folder: Path, recipe: Recipe, environment: dict[str, Any], results: 
         ("Data fingerprint", str(data.get("fingerprint") or "")),
     ]
     on_cpu = str(environment.get("device") or "").startswith("cpu")
-    exact = "On this machine, with these versions and this number of threads, the weights come out the same bit for bit."
+    exact = "With this machine, these versions and this number of threads, the weights come out the same bit for bit."
     near = "Training on a GPU repeats closely, not bit for bit."
     return {
         "train": train,

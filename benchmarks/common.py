@@ -1,0 +1,74 @@
+"""What the benchmarks share: the data, a trainer on them, medians, a table."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+
+from petriscope.augment.pipeline import Normalize
+from petriscope.data import Dataset, load_dataset
+from petriscope.data.batches import Batches
+from petriscope.data.statistics import mean_and_std
+from petriscope.models import build_model
+from petriscope.recipe import DataSection, Recipe
+from petriscope.run import hardware
+from petriscope.training.loop import Trainer
+
+
+def arguments(description: str | None, **defaults: object) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--data", default="synthetic-smear:10000", help="any source that petriscope reads")
+    for name, value in defaults.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    return parser.parse_args()
+
+
+def load(source: str) -> Dataset:
+    return load_dataset(DataSection(source=source))
+
+
+def make_trainer(recipe: Recipe, dataset: Dataset, checkpoint: Path | None = None) -> Trainer:
+    """As `petriscope train` makes it, without val."""
+    torch.manual_seed(0)
+    train = dataset.split("train")
+    model = build_model(recipe.model, len(dataset.classes), dataset.shape)
+    batches = Batches(train, torch.device("cpu"), recipe.data.memory)
+    return Trainer(model, recipe, batches, None, Normalize(*mean_and_std(train)), checkpoint, quiet=True)
+
+
+def in_turn(actions: Sequence[Callable[[], float]], rounds: int) -> list[list[float]]:
+    """Times of each action, taken A B C A B C ..., so that a drift of the machine falls on all alike."""
+    times: list[list[float]] = [[] for _ in actions]
+    for action in actions:
+        action()
+    for _ in range(rounds):
+        for action, kept in zip(actions, times, strict=True):
+            kept.append(action())
+    return times
+
+
+def ratio(times: list[float], reference: list[float]) -> str:
+    """The median of the pairwise ratios, with their range."""
+    ratios = [b / a for a, b in zip(times, reference, strict=True)]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def print_machine() -> None:
+    facts = hardware()
+    print(f"{facts['processor']}, {facts['cores']} cores, {facts['threads']} threads; torch {torch.__version__}, "
+          f"Python {platform.python_version()}")  # fmt: skip
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A Markdown table."""
+    widths = [max(len(str(row[i])) for row in (header, *rows)) for i in range(len(header))]
+    line = lambda cells: "| " + " | ".join(f"{c!s:<{w}}" for c, w in zip(cells, widths, strict=True)) + " |"  # noqa: E731
+    print("\n".join([line(header), "|" + "|".join("-" * (w + 2) for w in widths) + "|", *map(line, rows)]))

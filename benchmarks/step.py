@@ -1,0 +1,74 @@
+"""What augmentation, averaging and book-keeping cost: the whole training step against the bare one.
+
+The bare step: forward, loss, backward, optimizer, on one normalized batch that is already there. The whole: what
+`petriscope train` does for a step, from the index of the batch to the running averages. Same model, same batch size, same
+number format, in turn.
+
+    python benchmarks/step.py --data SOURCE
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+from common import arguments, in_turn, load, make_trainer, print_machine, print_table, ratio
+
+import torch
+
+from petriscope.precision import autocast
+from petriscope.recipe import Part, load_recipe
+
+
+def main() -> None:
+    args = arguments(__doc__, steps=20, rounds=9)
+    dataset = load(args.data)
+    print_machine()
+    rows = []
+    for name, part in (
+        ("simple-cnn", Part(name="simple-cnn", norm="batch", dropout=0.2)),
+        ("resnet18", Part(name="resnet18")),
+        ("d4-resnet", load_recipe("blood/fast").model),
+    ):
+        recipe = load_recipe("blood/fast").model_copy(update={"model": part})
+        trainer = make_trainer(recipe, dataset)
+        bare = make_trainer(recipe, dataset)
+        steps = max(3, args.steps if name == "simple-cnn" else args.steps // 5)
+        order = trainer._epoch_batches(0)[: steps]
+        images = trainer.normalize(trainer.train.take(order[0])[0])
+        targets = trainer.train.take(order[0])[1]
+
+        def whole(trainer=trainer, order=order) -> float:
+            start = time.perf_counter()
+            sums = torch.zeros(3, dtype=torch.float64)
+            for pictures, labels in trainer.train.iterate(order):
+                sums += trainer.train_step(pictures, labels)
+            return time.perf_counter() - start
+
+        def plain(bare=bare, steps=steps, images=images, targets=targets) -> float:
+            start = time.perf_counter()
+            for _ in range(steps):
+                with autocast(bare.device, bare.format):
+                    logits = bare.model(images)
+                bare.loss(logits.float(), targets).backward()
+                bare.optimizer.step()
+                bare.optimizer.zero_grad(set_to_none=True)
+            return time.perf_counter() - start
+
+        trainer.model.train()
+        bare.model.train()
+        ours, reference = in_turn([whole, plain], args.rounds)
+        rows.append(
+            (
+                name,
+                trainer.format,
+                f"{1000 * statistics.median(reference) / steps:.1f} ms",
+                f"{1000 * statistics.median(ours) / steps:.1f} ms",
+                ratio(ours, reference),
+            )
+        )
+    print_table(("model", "format", "bare step of 128", "whole step", "whole / bare picture rate (range)"), rows)
+
+
+if __name__ == "__main__":
+    main()

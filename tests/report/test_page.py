@@ -1,0 +1,295 @@
+"""The page of a run: one file, everything in it escaped, and words for what is missing."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from petriscope.evaluation.intervals import wilson
+from petriscope.recipe import Recipe
+from petriscope.report import write_report
+from petriscope.run import Run
+
+VOID = {"meta", "link", "img", "br"}
+RECIPE = Recipe(name="tiny", about="Three kinds of cell.", seed=7, data={"source": "cells.npz"}, augment=("flip",))
+CLASSES = ("red", "white", "platelet")
+
+
+class Tags(HTMLParser):
+    """Collects attributes and text, and fails on a tag that is not closed where it should be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.names: set[str] = set()
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.add(tag)
+        self.attributes += [(tag, key, value or "") for key, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.add(tag)
+        self.attributes += [(tag, key, value or "") for key, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if not {"style", "title"} & set(self.open):
+            self.text += data
+
+
+def parse(run: Run) -> Tags:
+    page = Tags()
+    page.feed(write_report(run).read_text(encoding="utf-8"))
+    page.close()
+    assert not page.open
+    page.text = re.sub(r"\s+", " ", page.text)
+    return page
+
+
+def figures(confusion: np.ndarray, classes: tuple[str, ...], split: str) -> dict[str, Any]:
+    n, hits = int(confusion.sum()), np.diagonal(confusion)
+    out: dict[str, Any] = {"split": split, "tta": "none", "source": "cells.npz", "n": n}
+    for key in ("accuracy", "balanced_accuracy", "macro_precision", "macro_recall", "macro_f1", "ece"):
+        out |= {key: float(hits.sum() / n), f"{key}_ci95": list(wilson(float(hits.sum()), n))}
+    out |= {"auc": 0.98765, "auc_ci95": [0.9712, 0.9934], "nll": 0.2468, "nll_ci95": [0.2, 0.3]}
+    out |= {"brier": 0.1357, "brier_ci95": [None, None]}
+    out["per_class"] = {
+        name: {
+            "n": int(confusion[k].sum()),
+            "precision": 0.9,
+            "recall": float(hits[k] / max(confusion[k].sum(), 1)),
+            "recall_ci95": list(wilson(float(hits[k]), int(confusion[k].sum()))),
+            "f1": 0.875,
+            "auc": None,
+        }
+        for k, name in enumerate(classes)
+    }
+    return out | {"confusion": confusion.tolist()}
+
+
+def start_run(
+    folder: Path, classes: tuple[str, ...] = CLASSES, splits: tuple[str, ...] = ("train", "val", "test"), **data: Any
+) -> Run:
+    """A run folder as it is before the first epoch."""
+    folder.mkdir(parents=True)
+    (folder / "recipe.yaml").write_text(RECIPE.to_yaml(), encoding="utf-8")
+    per_class = [20 + k for k in range(len(classes))]
+    facts = {
+        "source": "cells.npz",
+        "fingerprint": "f00dfeed",
+        "classes": list(classes),
+        "shape": [6, 6, 3],
+        "splits": {name: {"pictures": sum(per_class), "per_class": per_class} for name in splits},
+        "warnings": [],
+    }
+    environment = {
+        "started": "2026-01-05T08:09:00+00:00",
+        "command": "petriscope train tiny --seed 7",
+        "python": "3.12.1",
+        "packages": {"petriscope": "0.1.0", "timm": None},
+        "hardware": {"system": "Linux", "processor": "Some CPU", "cores": 2, "threads": 2, "gpu": None},
+        "data": {**facts, **data},
+        "device": "cpu",
+        "precision": "fp32",
+        "parameters": 1234,
+    }
+    (folder / "environment.json").write_text(json.dumps(environment), encoding="utf-8")
+    return Run(folder)
+
+
+def finish_run(run: Run, val: bool = True, epochs: int = 3) -> Run:
+    lines = []
+    for epoch in range(1, epochs + 1):
+        line: dict[str, Any] = {"epoch": epoch, "train": {"loss": 1 / epoch, "accuracy": 1 - 0.5 / epoch}}
+        if val:
+            line["val"] = {"accuracy": 0.9, "balanced_accuracy": 0.8, "macro_f1": 0.85, "loss": 0.5}
+        lines.append({**line, "lr": 0.01 / epoch, "seconds": 1.5, "pictures_per_second": 100.0})
+    run.write_history(lines)
+    kept = {"best_epoch": 2, "best": 0.9, "monitor": "accuracy", "kept": "best"}
+    last = {"best_epoch": None, "best": None, "monitor": None, "kept": "last"}
+    summary = {"epochs": epochs, "seconds": 95.0, "seconds_per_epoch": 31.7, "pictures_per_second": 812.0}
+    cost = {"parameters": 1234, "multiply_adds": 5_600_000, "bytes_fp32": 4936, "inference_pictures_per_second": 9876.5}
+    run.add_results(training={**summary, **(kept if val else last)}, cost=cost)
+    return run
+
+
+def evaluate(run: Run, split: str, classes: tuple[str, ...] = CLASSES, channels: int = 3, right: int = 9) -> Run:
+    """Each class has ten pictures, ``right`` of them given it and the rest the next class."""
+    count = len(classes)
+    confusion = right * np.eye(count, dtype=int) + (10 - right) * np.roll(np.eye(count, dtype=int), 1, axis=1)
+    run.add_results(**{split: figures(confusion, classes, split)})
+    target = np.repeat(np.arange(count), 10)
+    predicted = np.where(np.arange(len(target)) % 10 < right, target, (target + 1) % count)
+    names = np.array(classes, dtype=object)
+    table = {"id": [f"{split}/{i}" for i in range(len(target))], "split": split, "target": names[target]}
+    run.add_predictions(split, pd.DataFrame({**table, "predicted": names[predicted], "confidence": 0.876}))
+    wrong = np.flatnonzero(target != predicted)
+    pictures = np.random.default_rng(0).integers(0, 256, (len(wrong), 6, 6, channels), dtype=np.uint8)
+    run.add_gallery(
+        **{f"mistakes_{split}": pictures, f"mistakes_{split}_ids": np.array([f"{split}/{i}" for i in wrong], dtype=str)}
+    )
+    run.add_gallery(augmented=np.zeros((2, 3, 6, 6, channels), dtype=np.uint8))
+    return run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return evaluate(evaluate(finish_run(start_run(tmp_path / "run")), "val"), "test")
+
+
+def test_it_is_one_file_that_refers_to_nothing_outside(run: Run) -> None:
+    page = parse(run)
+    assert [p.name for p in run.folder.iterdir() if p.suffix in (".html", ".tmp", ".png")] == ["report.html"]
+    assert not page.names & {"script", "iframe", "object", "embed"}
+    for tag, key, value in page.attributes:
+        if key in ("src", "href", "srcset", "xlink:href"):
+            assert value.startswith(("data:", "#")), (tag, key, value)
+    text = (run.folder / "report.html").read_text(encoding="utf-8")
+    assert "http://" not in text and "https://" not in text
+    assert "@import" not in text and "url(" not in text
+
+
+def test_every_link_within_the_page_leads_somewhere(run: Run) -> None:
+    page = parse(run)
+    ids = {value for _, key, value in page.attributes if key == "id"}
+    assert {value[1:] for _, key, value in page.attributes if key == "href" and value.startswith("#")} <= ids
+
+
+def test_it_opens_on_a_phone_and_in_the_dark(run: Run) -> None:
+    text = write_report(run).read_text(encoding="utf-8")
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in text
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_figures_and_intervals_are_those_of_the_results(run: Run) -> None:
+    text = parse(run).text
+    assert "90.00 % of 30 test pictures classified correctly (95 % interval 74.4 to 96.5). 3 mistakes." in text
+    assert "90.00 % (74.4 to 96.5)" in text
+    assert "0.9877 (0.9712 to 0.9934)" in text
+    assert "0.2468 (0.2000 to 0.3000)" in text
+    assert "0.1357" in text and "None" not in text and "nan" not in text.lower()
+    assert "90.00 % (59.6 to 98.2)" in text  # a class's recall
+    assert "red taken for white: 1 of 10 (10.0 %)" in text
+
+
+def test_training_cost_and_repetition_are_told(run: Run) -> None:
+    text = parse(run).text
+    for words in (
+        "kept: epoch 2",
+        "1,234",
+        "5.6 million",
+        "1 min 35 s",
+        "812 pictures/s",
+        "January 5, 2026, 08:09 UTC",
+        "petriscope train tiny --seed 7",
+        f"petriscope train {run.folder}/recipe.yaml --seed 7",
+        f"petriscope evaluate {run.folder}",
+        "f00dfeed",
+        "bit for bit",
+        "cross-entropy",
+    ):
+        assert words in text, words
+
+
+def test_every_figure_has_words_for_those_who_do_not_see_it(run: Run) -> None:
+    write_report(run)
+    text = (run.folder / "report.html").read_text(encoding="utf-8")
+    assert all("aria-label=" in svg or "aria-hidden=" in svg for svg in re.findall(r"<svg[^>]*>", text))
+    assert all(" alt=" in img for img in re.findall(r"<img[^>]*>", text))
+
+
+def test_mistakes_are_shown_with_their_classes_and_ids(run: Run) -> None:
+    page = parse(run)
+    alts = [value for tag, key, value in page.attributes if tag == "img" and key == "alt" and value]
+    assert alts == ["red, predicted white", "white, predicted platelet", "platelet, predicted red"] * 2
+    assert "test/9" in page.text and "87.6 %" in page.text
+
+
+def test_without_test_it_says_so_and_how_to_add_it(tmp_path: Path) -> None:
+    run = evaluate(finish_run(start_run(tmp_path / "run")), "val")
+    text = parse(run).text
+    assert "This figure is from val, which chose the weights kept" in text
+    assert "The 63 test pictures have not been looked at yet" in text
+    assert f"petriscope evaluate {run.folder}" in text
+
+
+def test_data_without_val_or_test(tmp_path: Path) -> None:
+    text = parse(finish_run(start_run(tmp_path / "run", splits=("train",)), val=False)).text
+    assert "The data have no val split" in text and "There is no test split" in text
+    assert "kept: the last" in text
+
+
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_an_unfinished_run(tmp_path: Path, epochs: int) -> None:
+    run = finish_run(start_run(tmp_path / "run"), epochs=epochs)
+    (run.folder / "results.json").unlink()
+    text = parse(run).text
+    assert f"Training is not finished: {epochs} epochs of 20 done." in text
+    assert f"petriscope train --resume {run.folder}" in text
+    assert ("No epoch is done yet" in text) is (epochs == 0)
+    assert ("90.00 % of the val pictures" in text) is (epochs > 0)
+
+
+def test_figures_without_predictions_and_pictures(run: Run) -> None:
+    (run.folder / "predictions.parquet").unlink()
+    (run.folder / "gallery.npz").unlink()
+    text = parse(run).text
+    assert "The predictions on test are not in the run folder." in text
+    assert "The pictures of the mistakes are not in the run folder." in text
+    assert "no samples of the input" in text
+
+
+def test_names_from_outside_are_escaped(tmp_path: Path) -> None:
+    hostile = ('<script>alert("x")</script>', "a & b", "\" onload='x' <b>")
+    warnings = ["<img src=x onerror=alert(1)>"]
+    run = start_run(tmp_path / "<i>run", classes=hostile, warnings=warnings, source="</style><script>y</script>")
+    recipe = RECIPE.model_copy(update={"name": "<b>bold</b>", "about": "</title><script>"})
+    (run.folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    page = parse(evaluate(finish_run(run), "test", classes=hostile))
+    assert not page.names & {"script", "b", "i"}
+    assert not any(key.startswith("on") for _, key, _ in page.attributes)
+    assert '<script>alert("x")</script>' in page.text and warnings[0] in page.text and "<b>bold</b>" in page.text
+
+
+def test_gray_pictures_of_one_class(tmp_path: Path) -> None:
+    run = finish_run(start_run(tmp_path / "run", classes=("cell",), shape=[6, 6, 1]), epochs=1)
+    text = parse(evaluate(run, "val", classes=("cell",), channels=1, right=10)).text
+    assert "6 × 6 pixels, gray" in text and "only one class" in text
+    assert "There is no mistake among 10 val pictures." in text
+
+
+def test_gray_mistakes(tmp_path: Path) -> None:
+    page = parse(evaluate(finish_run(start_run(tmp_path / "run")), "test", channels=1))
+    assert sum(value.startswith("data:image/png") for _, key, value in page.attributes if key == "src") == 3 + 6
+
+
+def test_many_classes_have_no_matrix_but_words(tmp_path: Path) -> None:
+    classes = tuple(f"class {i}" for i in range(70))
+    text = parse(evaluate(finish_run(start_run(tmp_path / "run", classes=classes)), "test", classes=classes)).text
+    assert "The matrix of 70 classes is too large to read here" in text
+    assert "class 0 taken for class 1" in text
+
+
+def test_test_far_below_val_is_an_alarm(tmp_path: Path) -> None:
+    run = evaluate(evaluate(finish_run(start_run(tmp_path / "run")), "val", right=10), "test", right=3)
+    text = parse(run).text
+    assert "Test is 70.0 points below val" in text and "petriscope audit cells.npz" in text
+
+
+def test_a_report_is_made_again_in_place(run: Run) -> None:
+    first = write_report(run).read_bytes()
+    assert write_report(run).read_bytes() == first

@@ -1,0 +1,252 @@
+"""Runs as a user has them: what a folder holds, figures that agree with one another, errors that lose nothing."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+from petriscope import api
+from petriscope.classifier import load_model
+from petriscope.errors import DataError, PetriscopeError, RequestError
+from petriscope.run import open_run
+
+
+@pytest.fixture(scope="module")
+def module_tmp(tmp_path_factory):
+    return tmp_path_factory.mktemp("api")
+
+
+@pytest.fixture
+def trained(tiny_recipe, tiny_npz, module_tmp):
+    """A run folder of this test's own, trained once for all of them."""
+    kept = module_tmp / "kept"
+    if not kept.exists():
+        shutil.copy(tiny_npz, module_tmp / "tiny.npz")
+        recipe = tiny_recipe(data={"source": str(module_tmp / "tiny.npz")}, training={"epochs": 2})
+        api.train(recipe, kept, quiet=True)
+    folder = tiny_npz.parent / "run"
+    shutil.copytree(kept, folder)
+    return open_run(folder)
+
+
+def pictures_of(npz, split):
+    with np.load(npz) as arrays:
+        return arrays[f"{split}_images"], arrays[f"{split}_labels"].ravel()
+
+
+def test_a_run_folder_holds_what_it_promises(trained):
+    names = {path.name for path in trained.folder.iterdir()}
+    assert names == {
+        "recipe.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "model.safetensors",
+        "checkpoint",
+        "results.json",
+        "predictions.parquet",
+        "gallery.npz",
+        "report.html",
+    }
+    assert [line["epoch"] for line in trained.history] == [1, 2]
+    assert set(trained.results) == {"training", "cost", "val"}
+    assert "test" not in set(trained.predictions["split"])
+    assert trained.environment["data"]["splits"]["train"]["pictures"] == 120
+    assert trained.gallery["augmented"].dtype == np.uint8
+    assert trained.gallery["augmented"].shape[0] == 2
+
+
+def test_files_are_readable_by_others_as_the_umask_says(trained):
+    modes = {path.name: path.stat().st_mode & 0o777 for path in trained.folder.iterdir() if path.is_file()}
+    assert len(set(modes.values())) == 1, modes
+
+
+def test_the_model_file_alone_predicts_as_the_run_did(trained, tiny_npz, tmp_path):
+    alone = tmp_path / "elsewhere.safetensors"
+    shutil.copy(trained.model, alone)
+    shutil.rmtree(trained.folder / "checkpoint")
+    images, _ = pictures_of(tiny_npz, "val")
+    probabilities = load_model(alone).probabilities(images)
+    table = trained.predictions
+    np.testing.assert_allclose(probabilities, table[["p_0", "p_1"]].to_numpy(), atol=1e-5)
+    with safe_open(alone, framework="pt") as handle:
+        facts = json.loads(handle.metadata()["petriscope"])
+    assert facts["classes"] == ["0", "1"]
+    assert facts["recipe"]["name"] == "tiny"
+    assert len(facts["mean"]) == len(facts["std"]) == 3
+
+
+def test_evaluate_reads_test_and_adds_it_to_the_run(trained):
+    result = api.evaluate(trained.folder, quiet=True)
+    assert result["n"] == 40
+    assert trained.results["test"] == result
+    table = trained.predictions
+    rows = table[table["split"] == "test"]
+    assert (rows["target"] == rows["predicted"]).mean() == pytest.approx(result["accuracy"])
+    assert len(table) == 80
+    assert "test" in (trained.folder / "report.html").read_text()
+    assert api.evaluate(trained.folder, quiet=True) == result
+    assert len(trained.predictions) == 80
+
+
+def test_evaluate_has_what_the_contract_names(trained):
+    result = api.evaluate(trained.folder, quiet=True)
+    promised = "n accuracy accuracy_ci95 balanced_accuracy macro_f1 auc nll ece per_class".split()
+    assert set(promised) <= set(result)
+    json.dumps(result, allow_nan=False)
+
+
+def test_training_never_reads_the_test_pictures(tiny_recipe, tiny_npz, tmp_path, monkeypatch):
+    from petriscope.data import load_dataset as real
+
+    def without_test(section):
+        dataset = real(section)
+        object.__setattr__(dataset.test, "pixels", np.zeros_like(dataset.test.pixels))
+        return dataset
+
+    first = api.train(tiny_recipe(training={"epochs": 1}), tmp_path / "a", quiet=True)
+    monkeypatch.setattr(api, "load_dataset", without_test)
+    second = api.train(tiny_recipe(training={"epochs": 1}), tmp_path / "b", quiet=True)
+    assert first.model.read_bytes()[-1000:] == second.model.read_bytes()[-1000:]
+    assert first.results["val"] == second.results["val"]
+
+
+class TestOtherData:
+    def folder(self, root, images, labels, names=("0", "1")):
+        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+            path = root / names[label] / f"{i:03}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+        return root
+
+    @pytest.fixture(autouse=True)
+    def own_cache(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("PETRISCOPE_CACHE", str(tmp_path / "cache"))
+
+    def test_a_pile_is_evaluated_whole(self, trained, tiny_npz, tmp_path):
+        expected = api.evaluate(trained.folder, quiet=True)
+        source = self.folder(tmp_path / "pile", *pictures_of(tiny_npz, "test"))
+        before = (trained.folder / "results.json").read_text()
+        result = api.evaluate(trained.folder, str(source), quiet=True)
+        assert result["accuracy"] == expected["accuracy"]
+        assert result["nll"] == pytest.approx(expected["nll"], rel=1e-4)
+        assert (trained.folder / "results.json").read_text() == before
+
+    def test_a_test_split_alone_will_do(self, trained, tiny_npz, tmp_path):
+        images, labels = pictures_of(tiny_npz, "test")
+        np.savez(tmp_path / "only.npz", test_images=images, test_labels=labels)
+        assert api.evaluate(trained.folder, str(tmp_path / "only.npz"), quiet=True)["n"] == 40
+        with pytest.raises(DataError, match="no val split"):
+            api.evaluate(trained.folder, str(tmp_path / "only.npz"), split="val", quiet=True)
+
+    def test_some_of_the_classes_will_do_and_they_are_found_by_name(self, trained, tiny_npz, tmp_path):
+        images, labels = pictures_of(tiny_npz, "test")
+        source = self.folder(tmp_path / "ones", images[labels == 1], labels[labels == 1])
+        result = api.evaluate(trained.folder, str(source), quiet=True)
+        assert result["per_class"]["0"]["n"] == 0
+        assert result["per_class"]["1"]["n"] == 20
+
+    def test_an_unknown_class_is_an_error(self, trained, tiny_npz, tmp_path):
+        source = self.folder(tmp_path / "cats", *pictures_of(tiny_npz, "test"), names=("0", "cat"))
+        with pytest.raises(DataError, match="'cat'"):
+            api.evaluate(trained.folder, str(source), quiet=True)
+
+    def test_predict_names_classes_and_what_it_could_not_read(self, trained, tiny_npz, tmp_path):
+        images, labels = pictures_of(tiny_npz, "test")
+        source = self.folder(tmp_path / "new", images, labels)
+        (source / "0" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+        table = api.predict(trained.folder, [source], quiet=True)
+        assert len(table) == 41
+        assert table["error"].notna().sum() == 1
+        assert "broken.png" in table["error"].dropna().iloc[0]
+        good = table[table["error"].isna()]
+        expected = api.evaluate(trained.folder, quiet=True)["accuracy"]
+        assert (good["predicted"] == good["picture"].str.split("/").str[-2]).mean() == pytest.approx(expected)
+        assert good[["p_0", "p_1"]].sum(1).to_numpy() == pytest.approx(1, abs=1e-5)
+
+    def test_predict_resizes_and_takes_gray(self, trained, tmp_path):
+        Image.fromarray(np.full((40, 30), 200, np.uint8)).save(tmp_path / "gray.png")
+        assert api.predict(trained.folder, [tmp_path / "gray.png"], quiet=True)["predicted"].notna().all()
+
+    def test_predict_of_nothing_is_an_error(self, trained, tmp_path):
+        with pytest.raises(RequestError, match="no such picture"):
+            api.predict(trained.folder, [tmp_path / "nowhere.png"])
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(RequestError, match="no pictures"):
+            api.predict(trained.folder, [tmp_path / "empty"])
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"model": {"name": "simple-cnn", "nrom": "batch"}},
+            {"augment": ["flipp"]},
+            {"optimizer": {"name": "adamw", "lr": -1}},
+            {"schedule": "cosin"},
+            {"loss": {"name": "cross-entropy", "class_weights": [1, 2, 3]}},
+            {"training": {"device": "quantum"}},
+            {"data": {"source": "/nowhere/at/all.npz"}},
+        ],
+    )
+    def test_a_wrong_request_makes_no_folder(self, change, tiny_recipe, tmp_path):
+        with pytest.raises(RequestError):
+            api.train(tiny_recipe(**change), tmp_path / "sub" / "run", quiet=True)
+        assert not (tmp_path / "sub").exists()
+
+    def test_an_existing_folder_is_refused_and_left(self, trained, tiny_recipe):
+        before = sorted(p.name for p in trained.folder.iterdir())
+        with pytest.raises(RequestError, match="exists"):
+            api.train(tiny_recipe(), trained.folder, quiet=True)
+        assert sorted(p.name for p in trained.folder.iterdir()) == before
+
+    def test_a_full_disk_leaves_no_folder(self, tiny_recipe, tmp_path, monkeypatch):
+        def full(*args, **kwargs):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("petriscope.run.write_text", full)
+        with pytest.raises(PetriscopeError, match="no space left"):
+            api.train(tiny_recipe(), tmp_path / "sub" / "run", quiet=True)
+        assert not list((tmp_path / "sub").iterdir())
+
+    def test_no_test_split_is_said(self, tiny_recipe, tiny_npz, tmp_path):
+        with np.load(tiny_npz) as arrays:
+            kept = {k: v for k, v in arrays.items() if not k.startswith("test")}
+        np.savez(tiny_npz, **kept)
+        run = api.train(tiny_recipe(training={"epochs": 1}), tmp_path / "run", quiet=True)
+        with pytest.raises(DataError, match=r"no test split; it has: train \(120\), val \(40\)"):
+            api.evaluate(run.folder, quiet=True)
+
+    @pytest.mark.parametrize("damage", ["truncated", "foreign", "missing"])
+    def test_a_damaged_model_file_is_an_error(self, damage, trained):
+        if damage == "truncated":
+            trained.model.write_bytes(trained.model.read_bytes()[:-10])
+        elif damage == "foreign":
+            from safetensors.torch import save_file
+
+            save_file({"w": torch.ones(1)}, trained.model)
+        else:
+            trained.model.unlink()
+        with pytest.raises(RequestError, match=r"model|damaged"):
+            api.evaluate(trained.folder, quiet=True)
+
+
+def test_without_val_the_last_weights_are_kept(tiny_recipe, tiny_npz, tmp_path):
+    recipe = tiny_recipe(data={"source": "digits", "val_fraction": 0.0, "size": 8}, training={"epochs": 1, "batch_size": 256})
+    run = api.train(recipe, tmp_path / "run", quiet=True)
+    assert run.results["training"]["kept"] == "last"
+    assert "val" not in run.results
+    assert (run.folder / "report.html").is_file()
+
+
+def test_memory_mapped_and_resident_training_end_the_same(tiny_recipe, tiny_npz, tmp_path, monkeypatch):
+    monkeypatch.setenv("PETRISCOPE_CACHE", str(tmp_path / "cache"))
+    source = {"source": str(tiny_npz)}
+    resident = api.train(tiny_recipe(data=source), tmp_path / "a", quiet=True)
+    monkeypatch.setattr("petriscope.data.batches.RELEASE_BYTES", 1000)
+    mapped = api.train(tiny_recipe(data={**source, "memory": "mapped"}), tmp_path / "b", quiet=True)
+    pd.testing.assert_frame_equal(resident.predictions, mapped.predictions)

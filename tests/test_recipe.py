@@ -1,0 +1,164 @@
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from petriscope.augment.pipeline import Pipeline
+from petriscope.errors import RequestError
+from petriscope.models import MODELS
+from petriscope.recipe import Part, Recipe, check_recipe, load_recipe, recipe_names
+from petriscope.training.losses import LOSSES
+from petriscope.training.optimizers import OPTIMIZERS
+from petriscope.training.schedules import SCHEDULES
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_shipped_recipes_are_valid_to_their_last_option(name):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.about
+    Pipeline.from_recipe(recipe.augment)
+    for catalogue, part in (
+        (MODELS, recipe.model),
+        (LOSSES, recipe.loss),
+        (OPTIMIZERS, recipe.optimizer),
+        (SCHEDULES, recipe.schedule),
+    ):
+        catalogue.check(part)
+
+
+def test_every_promised_recipe_ships():
+    promised = {"blood/simple-cnn", "blood/fast", "blood/best", "cifar10/resnet18", "digits/simple-cnn", "demo"}
+    assert promised <= set(recipe_names())
+
+
+def test_nothing_is_required():
+    assert Recipe() == check_recipe({})
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_survives_writing_and_reading(name, tmp_path):
+    recipe = load_recipe(name)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe.to_yaml())
+    assert load_recipe(path) == recipe
+
+
+@pytest.mark.parametrize(
+    ("tree", "says"),
+    [
+        ({"trainig": {}}, "did you mean training"),
+        ({"training": {"epoch": 3}}, "did you mean epochs"),
+        ({"balance": "oversampel"}, "did you mean oversample"),
+        ({"training": {"precision": "bf61"}}, "did you mean bf16"),
+        ({"training": {"epochs": 0}}, "training.epochs"),
+        ({"training": {"ema": 1.5}}, "training.ema"),
+        ({"data": {"group": "("}}, "no regular expression"),
+        ({"model": {"norm": "batch"}}, "model.name"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named_with_what_is_near(tree, says):
+    with pytest.raises(RequestError, match=says):
+        check_recipe(tree)
+
+
+def test_an_unknown_recipe_names_the_near_ones():
+    with pytest.raises(RequestError, match="did you mean blood/fast"):
+        load_recipe("blood/fats")
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (lambda: MODELS.check(Part(name="resnet81")), "did you mean resnet18"),
+        (lambda: MODELS.check(Part(name="simple-cnn", nrom="batch")), "did you mean norm"),
+        (lambda: MODELS.check(Part(name="simple-cnn", norm="bacth")), "did you mean batch"),
+        (lambda: MODELS.check(Part(name="simple-cnn", dropout=1.5)), "dropout"),
+        (lambda: OPTIMIZERS.check(Part(name="adamw", lr="fast")), "lr"),
+        (lambda: Pipeline.from_recipe([Part(name="flipp")]), "did you mean flip"),
+    ],
+)
+def test_a_wrong_part_is_named_with_what_is_near(build, says):
+    with pytest.raises(RequestError, match=says):
+        build()
+
+
+def test_exponents_without_a_point_are_numbers():
+    recipe = load_recipe("demo", ["optimizer.lr=1e-4"])
+    assert OPTIMIZERS.check(recipe.optimizer)["lr"] == 1e-4
+
+
+def test_set_reaches_nested_keys_list_entries_and_parts_by_bare_name():
+    recipe = load_recipe("demo", ["augment.1.vertical=0.25", "schedule.peak=0.3", "training.epochs=2", "model=resnet18"])
+    assert recipe.augment[1].options["vertical"] == 0.25
+    assert recipe.schedule == Part(name="one-cycle", peak=0.3)
+    assert recipe.training.epochs == 2
+    assert recipe.model == Part(name="resnet18")
+
+
+@pytest.mark.parametrize("setting", ["nonsense", "=3", "trainig.epochs=3", "augment.9.p=1", "seed.deeper=1", "model={"])
+def test_a_wrong_set_is_refused(setting):
+    with pytest.raises(RequestError):
+        load_recipe("demo", [setting])
+
+
+class TestExtends:
+    def write(self, folder: Path, name: str, **tree) -> Path:
+        path = folder / name
+        path.write_text(yaml.safe_dump(tree))
+        return path
+
+    def test_mappings_merge_and_lists_are_replaced(self, tmp_path):
+        path = self.write(tmp_path, "a.yaml", extends="blood/fast", augment=["flip"], optimizer={"name": "adamw", "lr": 1})
+        recipe = load_recipe(path)
+        assert recipe.augment == (Part(name="flip"),)
+        assert recipe.optimizer.options == {"lr": 1, "weight_decay": 0.05}
+        assert recipe.loss == load_recipe("blood/fast").loss
+        assert recipe.about == ""
+
+    def test_a_part_of_another_name_brings_its_own_options(self, tmp_path):
+        path = self.write(tmp_path, "a.yaml", extends="blood/fast", optimizer={"name": "sgd", "lr": 0.1})
+        assert load_recipe(path).optimizer.options == {"lr": 0.1}
+
+    def test_a_path_is_taken_from_beside_the_recipe(self, tmp_path):
+        self.write(tmp_path, "base.yaml", seed=5)
+        assert load_recipe(self.write(tmp_path, "top.yaml", extends="base.yaml")).seed == 5
+
+    def test_a_circle_is_refused(self, tmp_path):
+        self.write(tmp_path, "a.yaml", extends="b.yaml")
+        with pytest.raises(RequestError, match="circle"):
+            load_recipe(self.write(tmp_path, "b.yaml", extends="a.yaml"))
+
+
+@pytest.mark.parametrize("text", ["- a\n- b", "a: [", "seed: 1\nseed: 2", "!!python/object:os.system {}", "3: 4", "\x00"])
+def test_what_is_no_recipe_is_refused(tmp_path, text):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(RequestError):
+        load_recipe(path)
+
+
+def test_a_binary_or_huge_file_is_refused(tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(RequestError, match="UTF-8"):
+        load_recipe(path)
+    path.write_bytes(b"#" * 2_000_000)
+    with pytest.raises(RequestError, match="larger"):
+        load_recipe(path)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*Recipe.model_fields, "x"]), inner, max_size=4),
+        max_leaves=8,
+    )
+)
+def test_any_tree_is_a_recipe_or_a_clear_error(tree):
+    try:
+        check_recipe(tree if isinstance(tree, dict) else {"data": tree})
+    except RequestError as error:
+        assert str(error)

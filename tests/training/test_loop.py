@@ -1,0 +1,289 @@
+"""The loop as a whole: repeatable, resumable, and doing what the recipe says."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from petriscope import api
+from petriscope.data.balance import epoch_order
+from petriscope.errors import PetriscopeError
+from petriscope.run import Run, open_run
+from petriscope.training.loop import Interrupted, Trainer
+
+
+def weights(run: Run):
+    return load_file(run.model)
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_one_recipe_and_seed_give_the_same_weights_and_another_seed_others(tiny_recipe, tmp_path):
+    first = api.train(tiny_recipe(), tmp_path / "a", quiet=True)
+    again = api.train(tiny_recipe(), tmp_path / "b", quiet=True)
+    other = api.train(tiny_recipe(seed=1), tmp_path / "c", quiet=True)
+    assert same(weights(first), weights(again))
+    assert not same(weights(first), weights(other))
+
+
+VARIANTS = {
+    "sgd, clipped, penalized": [
+        "optimizer={name: sgd, lr: 0.05}",
+        "training.clip_grad_norm=1",
+        "training.l1=1e-4",
+        "training.l2=1e-3",
+    ],
+    "plateau, last": ["schedule={name: plateau, patience: 1}", "training.keep=last"],
+    "no averaging, oversampled": ["training.ema=null", "balance=oversample"],
+    "bf16, weighted": ["training.precision=bf16", "balance=weighted-sampler", "loss.class_weights=balanced"],
+    "noise, blur, color": ["augment=[noise, blur, hue, contrast, {name: rotate, degrees: 20}]"],
+}
+
+
+def settle(tree):
+    """`--set` strings as overrides of the tiny recipe."""
+    import yaml
+
+    out = {}
+    for setting in tree:
+        key, _, value = setting.partition("=")
+        node = out
+        *path, last = key.split(".")
+        for step in path:
+            node = node.setdefault(step, {})
+        node[last] = yaml.safe_load(value)
+    return out
+
+
+def merged(tiny_recipe, settings):
+    from petriscope.recipe import check_recipe
+
+    tree = tiny_recipe().model_dump(mode="json")
+    for key, value in settle(settings).items():
+        keep = isinstance(value, dict) and "name" not in value
+        tree[key] = {**tree[key], **value} if keep else value
+    return check_recipe(tree)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_interrupted_after_any_step_it_ends_the_same(variant, tiny_recipe, tmp_path, monkeypatch):
+    recipe = merged(tiny_recipe, VARIANTS[variant])
+    whole = api.train(recipe, tmp_path / "whole", quiet=True)
+
+    steps = Trainer.train_step
+    for number, stop_at in enumerate((1, 8, 17)):
+        count = iter(range(1000))
+
+        def killed(self, pictures, targets, stop_at=stop_at, count=count):
+            if next(count) == stop_at:
+                raise RuntimeError("killed")
+            return steps(self, pictures, targets)
+
+        folder = tmp_path / f"broken{number}"
+        monkeypatch.setattr(Trainer, "train_step", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            api.train(recipe, folder, quiet=True)
+        monkeypatch.setattr(Trainer, "train_step", steps)
+        resumed = api.resume(folder, quiet=True)
+        assert same(weights(resumed), weights(whole))
+        strip = lambda history: [{k: v for k, v in line.items() if "second" not in k} for line in history]  # noqa: E731
+        assert strip(resumed.history) == strip(whole.history)
+
+
+RUNNER = """
+import sys
+import torch
+torch.set_num_threads(1)
+from pathlib import Path
+from petriscope import api
+from petriscope.recipe import load_recipe
+recipe, folder = sys.argv[1:]
+if (Path(folder) / "recipe.yaml").is_file():
+    api.resume(folder, quiet=True)
+else:
+    api.train(load_recipe(recipe), folder, quiet=True)
+"""
+
+
+def test_killed_at_random_moments_it_ends_bit_for_bit_the_same(tiny_recipe, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    # every step writes a checkpoint, so kills fall within writes too
+    recipe.write_text(tiny_recipe(training={"epochs": 30}).to_yaml())
+    whole = api.train(load(recipe), tmp_path / "whole", quiet=True)
+    folder = tmp_path / "killed"
+    dice = random.Random(0)
+    kills = 0
+    for _ in range(40):
+        process = subprocess.Popen([sys.executable, "-c", RUNNER, str(recipe), str(folder)])
+        try:
+            if kills < 5:
+                state = folder / "checkpoint" / "state.safetensors"
+                before = state.stat().st_mtime_ns if state.exists() else 0
+                deadline = time.monotonic() + 60
+                # wait until it is at work, then strike at random
+                while process.poll() is None and time.monotonic() < deadline:
+                    if state.exists() and state.stat().st_mtime_ns != before:
+                        break
+                    time.sleep(0.005)
+                time.sleep(dice.uniform(0, 0.15))
+                if process.poll() is None:
+                    process.send_signal(signal.SIGKILL)
+                    kills += 1
+            process.wait(60)
+        finally:
+            process.kill()
+        if process.returncode == 0:
+            break
+    assert kills >= 3
+    assert process.returncode == 0
+    assert same(weights(Run(folder)), weights(whole))
+    assert not list(folder.rglob("*.tmp"))
+
+
+def load(path):
+    from petriscope.recipe import load_recipe
+
+    return load_recipe(path)
+
+
+def test_killed_within_a_checkpoint_write_the_one_before_stands(tiny_recipe, tmp_path, monkeypatch):
+    whole = api.train(tiny_recipe(), tmp_path / "whole", quiet=True)
+    from petriscope.training import checkpoints
+
+    real, count = checkpoints.save_file, iter(range(1000))
+
+    def torn(tensors, path, metadata=None):
+        real(tensors, path, metadata=metadata)
+        if next(count) == 9:
+            path.write_bytes(path.read_bytes()[:100])
+            os.chmod(path, 0o600)  # noqa: PTH101
+            raise RuntimeError("killed while writing")
+
+    monkeypatch.setattr(checkpoints, "save_file", torn)
+    with pytest.raises(RuntimeError):
+        api.train(tiny_recipe(), tmp_path / "torn", quiet=True)
+    (tmp_path / "torn" / "checkpoint" / ".state.safetensors.99.tmp").write_bytes(b"half")
+    monkeypatch.setattr(checkpoints, "save_file", real)
+    assert same(weights(api.resume(tmp_path / "torn", quiet=True)), weights(whole))
+    assert not list((tmp_path / "torn").rglob("*.tmp"))
+
+
+def test_ctrl_c_saves_says_how_to_go_on_and_does_not_tear_a_step(tiny_recipe, tmp_path, monkeypatch):
+    whole = api.train(tiny_recipe(), tmp_path / "whole", quiet=True)
+    steps, count = Trainer.train_step, iter(range(1000))
+
+    def pressed(self, pictures, targets):
+        if next(count) == 9:
+            os.kill(os.getpid(), signal.SIGINT)
+        return steps(self, pictures, targets)
+
+    monkeypatch.setattr(Trainer, "train_step", pressed)
+    folder = tmp_path / "stopped"
+    with pytest.raises(Interrupted, match="petriscope train --resume .*stopped"):
+        api.train(tiny_recipe(training={"checkpoint_seconds": 1000}), folder, quiet=True)
+    monkeypatch.setattr(Trainer, "train_step", steps)
+    assert same(weights(api.resume(folder, quiet=True)), weights(whole))
+
+
+def test_a_full_disk_in_training_is_an_error_and_the_run_can_go_on(tiny_recipe, tmp_path, monkeypatch):
+    whole = api.train(tiny_recipe(), tmp_path / "whole", quiet=True)
+    from petriscope.training import checkpoints
+
+    real, count = checkpoints.save_file, iter(range(1000))
+
+    def fills_up(*args, **kwargs):
+        if next(count) == 5:
+            raise OSError(28, "No space left on device")
+        real(*args, **kwargs)
+
+    monkeypatch.setattr(checkpoints, "save_file", fills_up)
+    with pytest.raises(PetriscopeError, match="no space left"):
+        api.train(tiny_recipe(), tmp_path / "full", quiet=True)
+    assert same(weights(api.resume(tmp_path / "full", quiet=True)), weights(whole))
+
+
+def test_a_diverged_run_says_so(tiny_recipe, tmp_path):
+    with pytest.raises(PetriscopeError, match=r"diverged.*optimizer\.lr"):
+        api.train(tiny_recipe(optimizer={"name": "sgd", "lr": 1e30}), tmp_path / "run", quiet=True)
+
+
+def test_early_stopping_keeps_the_best(tiny_recipe, tmp_path):
+    recipe = tiny_recipe(training={"epochs": 60, "patience": 2})
+    run = api.train(recipe, tmp_path / "run", quiet=True)
+    accuracy = [line["val"]["accuracy"] for line in run.history]
+    training = run.results["training"]
+    assert len(run.history) < 60
+    assert training["best_epoch"] == int(np.argmax(accuracy)) + 1 == len(run.history) - 2
+    assert run.results["val"]["accuracy"] == pytest.approx(max(accuracy))
+
+
+def test_the_monitored_figure_decides_what_is_kept(tiny_recipe, tmp_path):
+    run = api.train(tiny_recipe(training={"epochs": 6, "monitor": "loss"}), tmp_path / "run", quiet=True)
+    losses = [line["val"]["loss"] for line in run.history]
+    assert run.results["training"]["best_epoch"] == int(np.argmin(losses)) + 1
+    assert run.results["val"]["nll"] == pytest.approx(min(losses), rel=1e-4)
+
+
+def test_it_learns(tiny_recipe, tmp_path):
+    run = api.train(tiny_recipe(training={"epochs": 12}), tmp_path / "run", quiet=True)
+    assert run.results["val"]["accuracy"] == 1.0
+
+
+def test_compiling_gives_the_same_figures(tiny_recipe, tmp_path):
+    pytest.importorskip("torch._inductor")
+    import shutil
+
+    if shutil.which("g++") is None and shutil.which("c++") is None:
+        pytest.skip("torch.compile needs a C++ compiler")
+    plain = api.train(tiny_recipe(training={"epochs": 2}), tmp_path / "plain", quiet=True)
+    compiled = api.train(tiny_recipe(training={"epochs": 2, "compile": True}), tmp_path / "compiled", quiet=True)
+    assert compiled.history[0]["train"]["loss"] == pytest.approx(plain.history[0]["train"]["loss"], rel=0.05)
+
+
+class TestOrder:
+    def test_none_sees_every_picture_once(self):
+        order = epoch_order(np.array([0, 0, 0, 1]), "none", 0, 0)
+        assert sorted(order) == [0, 1, 2, 3]
+
+    def test_another_epoch_and_another_seed_are_another_order(self):
+        targets = np.zeros(50, dtype=np.int64)
+        orders = [tuple(epoch_order(targets, "none", seed, epoch)) for seed in (0, 1) for epoch in (0, 1)]
+        assert len(set(orders)) == 4
+        assert tuple(epoch_order(targets, "none", 0, 0)) == orders[0]
+
+    def test_the_weighted_sampler_draws_classes_alike(self):
+        targets = np.array([0] * 900 + [1] * 100)
+        drawn = targets[epoch_order(targets, "weighted-sampler", 0, 0)]
+        assert len(drawn) == 1000
+        assert 430 < drawn.sum() < 570
+
+    def test_oversampling_shows_every_picture_and_levels_the_classes(self):
+        targets = np.array([0] * 70 + [1] * 30 + [2] * 7)
+        order = epoch_order(targets, "oversample", 0, 0)
+        assert set(order) == set(range(107))
+        assert np.bincount(targets[order]).tolist() == [70, 70, 70]
+
+
+def test_a_resumed_run_is_refused_when_the_data_changed_or_it_is_finished(tiny_recipe, tiny_npz, tmp_path, monkeypatch):
+    finished = api.train(tiny_recipe(), tmp_path / "finished", quiet=True)
+    with pytest.raises(PetriscopeError, match="finished"):
+        api.resume(finished.folder)
+    monkeypatch.setattr(Trainer, "fit", lambda self: (_ for _ in ()).throw(RuntimeError("killed")))
+    with pytest.raises(RuntimeError):
+        api.train(tiny_recipe(), tmp_path / "run", quiet=True)
+    arrays = dict(np.load(tiny_npz))
+    arrays["train_images"][0] += 1
+    np.savez(tiny_npz, **arrays)
+    with pytest.raises(PetriscopeError, match="changed"):
+        api.resume(tmp_path / "run")
+    with pytest.raises(PetriscopeError, match="no run folder"):
+        open_run(tmp_path)
