@@ -12,14 +12,13 @@ from __future__ import annotations
 import statistics
 import time
 
-from common import arguments, in_turn, load, make_trainer, print_machine, print_table, ratio
-
 import numpy as np
 import torch
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from common import arguments, in_turn, load, make_trainer, print_machine, print_table, ratio
 from petriscope.data.imageset import ImageSet
 from petriscope.data.statistics import mean_and_std
 from petriscope.models import build_model
@@ -116,7 +115,9 @@ def main() -> None:
             f"petriscope, exact flips and quarter turns, {number_format}",
         )
         for label, taken in zip(labels, times, strict=True):
-            rows.append((name, label, f"{statistics.median(taken):.2f} s", ratio(taken, times[0]), ratio(taken, times[1])))
+            rows.append(
+                (name, label, f"{statistics.median(taken):.2f} s", ratio(taken, times[0]), ratio(taken, times[1]))
+            )
     print_table(("model", "loop", "an epoch", "times faster than 0 workers", "than 2 workers"), rows)
 
 

@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from common import make_trainer, print_machine, print_table
 
+from common import make_trainer, print_machine, print_table
 from petriscope.data.imageset import Dataset, ImageSet
 from petriscope.recipe import Part, load_recipe
 

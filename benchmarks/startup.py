@@ -1,6 +1,6 @@
 """How long a person waits for nothing: `petriscope --help` and `import petriscope`, beside a bare Python.
 
-    python benchmarks/startup.py
+python benchmarks/startup.py
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def main() -> None:
             times[name].append(time.perf_counter() - start)
     print_machine()
     rows = [
-        (name, f"{statistics.median(t[1:]):.3f} s", f"{min(t[1:]):.3f} to {max(t[1:]):.3f}") for name, t in times.items()
+        (name, f"{statistics.median(t[1:]):.3f} s", f"{min(t[1:]):.3f} to {max(t[1:]):.3f}")
+        for name, t in times.items()
     ]
     print_table(("command", "median", "range"), rows)
 

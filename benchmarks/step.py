@@ -12,10 +12,9 @@ from __future__ import annotations
 import statistics
 import time
 
-from common import arguments, in_turn, load, make_trainer, print_machine, print_table, ratio
-
 import torch
 
+from common import arguments, in_turn, load, make_trainer, print_machine, print_table, ratio
 from petriscope.precision import autocast
 from petriscope.recipe import Part, load_recipe
 
@@ -34,7 +33,7 @@ def main() -> None:
         trainer = make_trainer(recipe, dataset)
         bare = make_trainer(recipe, dataset)
         steps = max(3, args.steps if name == "simple-cnn" else args.steps // 5)
-        order = trainer._epoch_batches(0)[: steps]
+        order = trainer._epoch_batches(0)[:steps]
         images = trainer.normalize(trainer.train.take(order[0])[0])
         targets = trainer.train.take(order[0])[1]
 

@@ -46,6 +46,9 @@ def tiny_recipe(tiny_npz):
             "training": {"epochs": 3, "batch_size": 16, "precision": "fp32", "device": "cpu", "checkpoint_seconds": 0},
             "evaluation": {"bootstrap": 100},
         }
-        return load_recipe("demo", settings, **{**tree, **overrides})
+        for key, value in overrides.items():
+            merges = isinstance(value, dict) and "name" not in value and isinstance(tree.get(key), dict)
+            tree[key] = {**tree[key], **value} if merges else value
+        return load_recipe("demo", settings, **tree)
 
     return make

@@ -95,7 +95,7 @@ def test_evaluate_reads_test_and_adds_it_to_the_run(trained):
 
 def test_evaluate_has_what_the_contract_names(trained):
     result = api.evaluate(trained.folder, quiet=True)
-    promised = "n accuracy accuracy_ci95 balanced_accuracy macro_f1 auc nll ece per_class".split()
+    promised = ["n", "accuracy", "accuracy_ci95", "balanced_accuracy", "macro_f1", "auc", "nll", "ece", "per_class"]
     assert set(promised) <= set(result)
     json.dumps(result, allow_nan=False)
 
@@ -166,7 +166,7 @@ class TestOtherData:
         good = table[table["error"].isna()]
         expected = api.evaluate(trained.folder, quiet=True)["accuracy"]
         assert (good["predicted"] == good["picture"].str.split("/").str[-2]).mean() == pytest.approx(expected)
-        assert good[["p_0", "p_1"]].sum(1).to_numpy() == pytest.approx(1, abs=1e-5)
+        assert good[["p_0", "p_1"]].sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-5)
 
     def test_predict_resizes_and_takes_gray(self, trained, tmp_path):
         Image.fromarray(np.full((40, 30), 200, np.uint8)).save(tmp_path / "gray.png")
@@ -236,7 +236,9 @@ class TestRefusals:
 
 
 def test_without_val_the_last_weights_are_kept(tiny_recipe, tiny_npz, tmp_path):
-    recipe = tiny_recipe(data={"source": "digits", "val_fraction": 0.0, "size": 8}, training={"epochs": 1, "batch_size": 256})
+    recipe = tiny_recipe(
+        data={"source": "digits", "val_fraction": 0.0, "size": 8}, training={"epochs": 1, "batch_size": 256}
+    )
     run = api.train(recipe, tmp_path / "run", quiet=True)
     assert run.results["training"]["kept"] == "last"
     assert "val" not in run.results

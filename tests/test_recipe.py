@@ -91,7 +91,9 @@ def test_exponents_without_a_point_are_numbers():
 
 
 def test_set_reaches_nested_keys_list_entries_and_parts_by_bare_name():
-    recipe = load_recipe("demo", ["augment.1.vertical=0.25", "schedule.peak=0.3", "training.epochs=2", "model=resnet18"])
+    recipe = load_recipe(
+        "demo", ["augment.1.vertical=0.25", "schedule.peak=0.3", "training.epochs=2", "model=resnet18"]
+    )
     assert recipe.augment[1].options["vertical"] == 0.25
     assert recipe.schedule == Part(name="one-cycle", peak=0.3)
     assert recipe.training.epochs == 2
@@ -111,7 +113,9 @@ class TestExtends:
         return path
 
     def test_mappings_merge_and_lists_are_replaced(self, tmp_path):
-        path = self.write(tmp_path, "a.yaml", extends="blood/fast", augment=["flip"], optimizer={"name": "adamw", "lr": 1})
+        path = self.write(
+            tmp_path, "a.yaml", extends="blood/fast", augment=["flip"], optimizer={"name": "adamw", "lr": 1}
+        )
         recipe = load_recipe(path)
         assert recipe.augment == (Part(name="flip"),)
         assert recipe.optimizer.options == {"lr": 1, "weight_decay": 0.05}
@@ -132,7 +136,9 @@ class TestExtends:
             load_recipe(self.write(tmp_path, "b.yaml", extends="a.yaml"))
 
 
-@pytest.mark.parametrize("text", ["- a\n- b", "a: [", "seed: 1\nseed: 2", "!!python/object:os.system {}", "3: 4", "\x00"])
+@pytest.mark.parametrize(
+    "text", ["- a\n- b", "a: [", "seed: 1\nseed: 2", "!!python/object:os.system {}", "3: 4", "\x00"]
+)
 def test_what_is_no_recipe_is_refused(tmp_path, text):
     path = tmp_path / "bad.yaml"
     path.write_text(text)
@@ -153,7 +159,10 @@ def test_a_binary_or_huge_file_is_refused(tmp_path):
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(max_size=8),
-        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*Recipe.model_fields, "x"]), inner, max_size=4),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from([*Recipe.model_fields, "x"]), inner, max_size=4)
+        ),
         max_leaves=8,
     )
 )

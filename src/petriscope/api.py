@@ -78,7 +78,9 @@ def resume(folder: str | Path, quiet: bool = False) -> Run:
         raise DataError(f"the data at {recipe.data.source} have changed since {folder} was started; train a new run")
     threads = run.environment["hardware"]["threads"]
     if threads != torch.get_num_threads() and not quiet:
-        say(f"note: started with {threads} threads, now {torch.get_num_threads()}: the last bits of the result may differ")
+        say(
+            f"note: started with {threads} threads, now {torch.get_num_threads()}: the last bits of the result may differ"
+        )
     trainer, normalize = _prepare(recipe, dataset, choose_device(recipe.training.device), quiet)
     return _finish(run, trainer, normalize, dataset, quiet)
 
@@ -114,7 +116,11 @@ def evaluate(
 
 
 def predict(
-    folder: str | Path, pictures: Sequence[str | Path], tta: TTA | None = None, device: str = "auto", quiet: bool = False
+    folder: str | Path,
+    pictures: Sequence[str | Path],
+    tta: TTA | None = None,
+    device: str = "auto",
+    quiet: bool = False,
 ) -> pd.DataFrame:
     """Classes of picture files.
 
@@ -169,8 +175,12 @@ def _prepare(recipe: Recipe, dataset: Dataset, device: torch.device, quiet: bool
 def _introduce(run: Run, recipe: Recipe, dataset: Dataset, facts: dict[str, Any]) -> None:
     height, width, channels = dataset.shape
     sizes = ", ".join(f"{name} {len(part):,}" for name, part in dataset.splits.items())
-    say(f"{recipe.name} on {recipe.data.source}: {sizes} pictures, {height}x{width}x{channels}, {len(dataset.classes)} classes")
-    say(f"{recipe.model.name}, {facts['parameters']:,} parameters, {facts['device']}, {facts['precision']}; run in {run.folder}")
+    say(
+        f"{recipe.name} on {recipe.data.source}: {sizes} pictures, {height}x{width}x{channels}, {len(dataset.classes)} classes"
+    )
+    say(
+        f"{recipe.model.name}, {facts['parameters']:,} parameters, {facts['device']}, {facts['precision']}; run in {run.folder}"
+    )
     for warning in dataset.warnings:
         say(f"warning: {warning}")
 

@@ -18,8 +18,8 @@ from petriscope.errors import RequestError
 from petriscope.evaluation.inference import TTA, predict_batch
 from petriscope.files import atomic
 from petriscope.models import build_model
+from petriscope.precision import choose_device, choose_format, lay_out
 from petriscope.recipe import Recipe, check_recipe
-from petriscope.precision import choose_device, choose_format
 
 FORMAT = 1
 
@@ -51,7 +51,9 @@ class Classifier:
     def probabilities(self, images: np.ndarray, tta: TTA | None = None) -> np.ndarray:
         """uint8 [B, H, W, C] -> float32 [B, K]; ``tta`` None: as in the recipe."""
         if images.dtype != np.uint8 or images.shape[1:] != self.shape:
-            raise RequestError(f"this model takes uint8 [B, {', '.join(map(str, self.shape))}], not {images.dtype} {list(images.shape)}")
+            raise RequestError(
+                f"this model takes uint8 [B, {', '.join(map(str, self.shape))}], not {images.dtype} {list(images.shape)}"
+            )
         number_format = choose_format(self.recipe.training.precision, self.device)
         batch = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
         tta = tta or self.recipe.evaluation.tta
@@ -96,9 +98,8 @@ def load_model(path: Path, device: str = "auto") -> Classifier:
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         raise RequestError(f"{path} is damaged or no Petriscope model: {error}") from None
     where = choose_device(device)
-    layout = torch.channels_last if recipe.training.channels_last else torch.contiguous_format
     return Classifier(
-        model.to(where, memory_format=layout).eval(),
+        lay_out(model.to(where), recipe.training.channels_last).eval(),
         recipe,
         tuple(facts["classes"]),
         (height, width, channels),

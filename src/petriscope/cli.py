@@ -22,7 +22,9 @@ app = typer.Typer(
     help="From a pile of small pictures to a classifier its owner can trust.",
 )
 
-Data = Annotated[str | None, typer.Option(help="Pictures: an npz, a folder, a table, or a known name.", metavar="SOURCE")]
+Data = Annotated[
+    str | None, typer.Option(help="Pictures: an npz, a folder, a table, or a known name.", metavar="SOURCE")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="A run folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
@@ -115,7 +117,9 @@ def predict(
     failed = table["error"].notna()
     if failed.any():
         first = table[failed].iloc[0]
-        raise PetriscopeError(f"{failed.sum():,} of {len(table):,} pictures could not be read, the first: {first['error']}")
+        raise PetriscopeError(
+            f"{failed.sum():,} of {len(table):,} pictures could not be read, the first: {first['error']}"
+        )
 
 
 @app.command()
@@ -149,7 +153,9 @@ def models(name: Annotated[str | None, typer.Argument(help="Show this one's opti
 
 
 @app.command("data")
-def data_command(source: Annotated[str | None, typer.Argument(metavar="SOURCE", help="Read this one and describe it.")] = None) -> None:
+def data_command(
+    source: Annotated[str | None, typer.Argument(metavar="SOURCE", help="Read this one and describe it.")] = None,
+) -> None:
     """List the known data sets, or describe a source."""
     from petriscope.data.sources import NAMED
 
@@ -195,7 +201,13 @@ def _print_figures(result: dict[str, Any]) -> None:
     def percent(value: float | None) -> str:
         return "  –" if value is None else f"{100 * value:.2f} %"
 
-    rows = [("", f"{result['split']}, {result['n']:,} pictures" + ("" if result["tta"] == "none" else f", tta {result['tta']}"))]
+    rows = [
+        (
+            "",
+            f"{result['split']}, {result['n']:,} pictures"
+            + ("" if result["tta"] == "none" else f", tta {result['tta']}"),
+        )
+    ]
     for key in ("accuracy", "balanced_accuracy", "macro_f1", "auc", "nll", "ece"):
         low, high = result[f"{key}_ci95"]
         if key in ("nll", "ece"):

@@ -21,7 +21,10 @@ def atomic(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the umask says; some libraries write files that only their owner reads
         yield temporary
+        temporary.chmod(mode)
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
         temporary.replace(path)
@@ -40,5 +43,7 @@ def write_text(path: Path, text: str) -> None:
 def disk_error(error: OSError, path: Path) -> PetriscopeError:
     """What to tell a person whose disk refused a write."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return PetriscopeError(f"no space left on the disk of {path}; free some and resume: what was written before is whole")
+        return PetriscopeError(
+            f"no space left on the disk of {path}; free some and resume: what was written before is whole"
+        )
     return PetriscopeError(f"cannot write {path}: {error.strerror or error}")

@@ -39,7 +39,7 @@ class Catalogue:
     def options(self, name: str) -> dict[str, tuple[Any, Any]]:
         """The options of a member: name -> (annotation, default)."""
         member = self.find(name)
-        target = member.__init__ if inspect.isclass(member) else member  # type: ignore[misc]
+        target = member.__init__ if inspect.isclass(member) else member
         hints = get_type_hints(target, include_extras=True)
         return {
             key: (hints.get(key, Any), ... if parameter.default is parameter.empty else parameter.default)
@@ -53,9 +53,8 @@ class Catalogue:
         Raises:
             RequestError: an unknown name, an unknown option, a value out of range.
         """
-        schema = create_model(
-            part.name, __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True), **self.options(part.name)
-        )
+        fields: dict[str, Any] = self.options(part.name)
+        schema = create_model(part.name, __config__=ConfigDict(extra="forbid"), **fields)
         try:
             checked = schema.model_validate(part.options)
         except ValidationError as error:
@@ -65,5 +64,3 @@ class Catalogue:
     def build(self, part: Part, *context: Any) -> Any:
         """Make the part: ``context`` goes to its positional parameters, its options to the keyword-only ones."""
         return self.find(part.name)(*context, **self.check(part))
-
-

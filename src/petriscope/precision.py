@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from torch import nn
 
 from petriscope.errors import RequestError
 
@@ -51,3 +52,9 @@ def autocast(device: torch.device, number_format: Format) -> torch.autocast:
     """The context in which the forward pass runs."""
     dtype = torch.float16 if number_format == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype=dtype, enabled=number_format != "fp32")
+
+
+def lay_out(model: nn.Module, channels_last: bool) -> nn.Module:
+    """Order a model's weights in memory, in place, as its batches are."""
+    order = torch.channels_last if channels_last else torch.contiguous_format
+    return model.to(memory_format=order)  # type: ignore[call-overload]

@@ -31,7 +31,9 @@ def find_pictures(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.is_file() and is_picture(p.name) and not p.name.startswith("."))
+            inside = sorted(
+                p for p in path.rglob("*") if p.is_file() and is_picture(p.name) and not p.name.startswith(".")
+            )
             if not inside:
                 raise RequestError(f"no pictures in {path}")
             found += inside
@@ -66,9 +68,7 @@ def predict_files(classifier: Classifier, paths: Sequence[Path], tta: TTA | None
     return pd.DataFrame(rows, columns=["picture", "predicted", "confidence", "error", *names])
 
 
-def _decoded(
-    classifier: Classifier, paths: Sequence[Path]
-) -> Iterator[tuple[Sequence[Path], list[np.ndarray | str]]]:
+def _decoded(classifier: Classifier, paths: Sequence[Path]) -> Iterator[tuple[Sequence[Path], list[np.ndarray | str]]]:
     """Chunks of paths with their pictures, or with what is wrong with them."""
     height, width, channels = classifier.shape
     data = classifier.recipe.data

@@ -166,7 +166,9 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
             known = _fields_at(model, path[:-1])
             lines.append(f"{where}: unknown key {key!r}; {near(path[-1], known)}")
         elif item["type"] == "literal_error":
-            expected = [word.strip("'") for word in re.findall(r"'[^']*'", str(item.get("ctx", {}).get("expected", "")))]
+            expected = [
+                word.strip("'") for word in re.findall(r"'[^']*'", str(item.get("ctx", {}).get("expected", "")))
+            ]
             lines.append(f"{where}: {key} cannot be {item['input']!r}; {near(str(item['input']), expected)}")
         else:
             lines.append(f"{where}: {key or 'recipe'}: {item['msg']} (got {item['input']!r})")
@@ -190,7 +192,9 @@ class _UniqueKeys(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -201,7 +205,7 @@ def _resolve(reference: str, beside: Path, chain: tuple[str, ...]) -> dict[str, 
     if label in chain:
         raise RequestError("recipes extend one another in a circle: " + " -> ".join((*chain, label)))
     try:
-        tree = yaml.load(text, _UniqueKeys)  # noqa: S506 (a SafeLoader with one more check)
+        tree = yaml.load(text, _UniqueKeys)
     except (yaml.YAMLError, RecursionError, UnicodeError, ValueError) as error:
         raise RequestError(f"{label}: not readable as YAML: {error}") from None
     tree = {} if tree is None else tree
@@ -212,7 +216,9 @@ def _resolve(reference: str, beside: Path, chain: tuple[str, ...]) -> dict[str, 
         return tree
     if not isinstance(base, str):
         raise RequestError(f"{label}: extends names one recipe, not {base!r}")
-    return _merge({k: v for k, v in _resolve(base, folder, (*chain, label)).items() if k not in ("name", "about")}, tree)
+    return _merge(
+        {k: v for k, v in _resolve(base, folder, (*chain, label)).items() if k not in ("name", "about")}, tree
+    )
 
 
 def _read(reference: str, beside: Path) -> tuple[str, str, Path]:
@@ -241,7 +247,9 @@ def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
         old = out.get(key)
         if isinstance(old, str) and isinstance(value, dict) and value.get("name", old) == old and key in _PARTS:
             out[key] = {"name": old, **value}
-        elif isinstance(old, dict) and isinstance(value, dict) and value.get("name", old.get("name")) == old.get("name"):
+        elif (
+            isinstance(old, dict) and isinstance(value, dict) and value.get("name", old.get("name")) == old.get("name")
+        ):
             out[key] = _merge(old, value)
         else:
             out[key] = value
@@ -267,7 +275,9 @@ def _apply(tree: dict[str, Any], setting: str) -> None:
         last = depth == len(steps) - 1
         if isinstance(node, list):
             if not step.isdigit() or int(step) >= len(node):
-                raise RequestError(f"--set {setting}: {'.'.join(steps[:depth])} has {len(node)} entries, counted from 0")
+                raise RequestError(
+                    f"--set {setting}: {'.'.join(steps[:depth])} has {len(node)} entries, counted from 0"
+                )
             index: Any = int(step)
         else:
             index = step

@@ -181,7 +181,8 @@ def environment(dataset: Dataset) -> dict[str, Any]:
             "classes": list(dataset.classes),
             "shape": list(dataset.shape),
             "splits": {
-                name: {"pictures": len(part), "per_class": part.counts.tolist()} for name, part in dataset.splits.items()
+                name: {"pictures": len(part), "per_class": part.counts.tolist()}
+                for name, part in dataset.splits.items()
             },
             "warnings": list(dataset.warnings),
         },

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from petriscope import api
 from petriscope.data.balance import epoch_order
 from petriscope.errors import PetriscopeError
+from petriscope.recipe import load_recipe
 from petriscope.run import Run, open_run
 from petriscope.training.loop import Interrupted, Trainer
 
@@ -36,47 +37,24 @@ def test_one_recipe_and_seed_give_the_same_weights_and_another_seed_others(tiny_
 
 
 VARIANTS = {
-    "sgd, clipped, penalized": [
-        "optimizer={name: sgd, lr: 0.05}",
-        "training.clip_grad_norm=1",
-        "training.l1=1e-4",
-        "training.l2=1e-3",
-    ],
-    "plateau, last": ["schedule={name: plateau, patience: 1}", "training.keep=last"],
-    "no averaging, oversampled": ["training.ema=null", "balance=oversample"],
-    "bf16, weighted": ["training.precision=bf16", "balance=weighted-sampler", "loss.class_weights=balanced"],
-    "noise, blur, color": ["augment=[noise, blur, hue, contrast, {name: rotate, degrees: 20}]"],
+    "sgd, clipped, penalized": {
+        "optimizer": {"name": "sgd", "lr": 0.05},
+        "training": {"clip_grad_norm": 1, "l1": 1e-4, "l2": 1e-3},
+    },
+    "plateau, last": {"schedule": {"name": "plateau", "patience": 1}, "training": {"keep": "last"}},
+    "no averaging, oversampled": {"training": {"ema": None}, "balance": "oversample"},
+    "bf16, weighted": {
+        "training": {"precision": "bf16"},
+        "balance": "weighted-sampler",
+        "loss": {"name": "cross-entropy", "class_weights": "balanced"},
+    },
+    "noise, blur, color": {"augment": ["noise", "blur", "hue", "contrast", {"name": "rotate", "degrees": 20}]},
 }
-
-
-def settle(tree):
-    """`--set` strings as overrides of the tiny recipe."""
-    import yaml
-
-    out = {}
-    for setting in tree:
-        key, _, value = setting.partition("=")
-        node = out
-        *path, last = key.split(".")
-        for step in path:
-            node = node.setdefault(step, {})
-        node[last] = yaml.safe_load(value)
-    return out
-
-
-def merged(tiny_recipe, settings):
-    from petriscope.recipe import check_recipe
-
-    tree = tiny_recipe().model_dump(mode="json")
-    for key, value in settle(settings).items():
-        keep = isinstance(value, dict) and "name" not in value
-        tree[key] = {**tree[key], **value} if keep else value
-    return check_recipe(tree)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_interrupted_after_any_step_it_ends_the_same(variant, tiny_recipe, tmp_path, monkeypatch):
-    recipe = merged(tiny_recipe, VARIANTS[variant])
+    recipe = tiny_recipe(**VARIANTS[variant])
     whole = api.train(recipe, tmp_path / "whole", quiet=True)
 
     steps = Trainer.train_step
@@ -118,7 +96,7 @@ def test_killed_at_random_moments_it_ends_bit_for_bit_the_same(tiny_recipe, tmp_
     recipe = tmp_path / "recipe.yaml"
     # every step writes a checkpoint, so kills fall within writes too
     recipe.write_text(tiny_recipe(training={"epochs": 30}).to_yaml())
-    whole = api.train(load(recipe), tmp_path / "whole", quiet=True)
+    whole = api.train(load_recipe(recipe), tmp_path / "whole", quiet=True)
     folder = tmp_path / "killed"
     dice = random.Random(0)
     kills = 0
@@ -147,12 +125,6 @@ def test_killed_at_random_moments_it_ends_bit_for_bit_the_same(tiny_recipe, tmp_
     assert process.returncode == 0
     assert same(weights(Run(folder)), weights(whole))
     assert not list(folder.rglob("*.tmp"))
-
-
-def load(path):
-    from petriscope.recipe import load_recipe
-
-    return load_recipe(path)
 
 
 def test_killed_within_a_checkpoint_write_the_one_before_stands(tiny_recipe, tmp_path, monkeypatch):
@@ -188,7 +160,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_does_not_tear_a_step(tiny_recipe, tm
 
     monkeypatch.setattr(Trainer, "train_step", pressed)
     folder = tmp_path / "stopped"
-    with pytest.raises(Interrupted, match="petriscope train --resume .*stopped"):
+    with pytest.raises(Interrupted, match=r"petriscope train --resume .*stopped"):
         api.train(tiny_recipe(training={"checkpoint_seconds": 1000}), folder, quiet=True)
     monkeypatch.setattr(Trainer, "train_step", steps)
     assert same(weights(api.resume(folder, quiet=True)), weights(whole))

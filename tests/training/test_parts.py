@@ -32,7 +32,9 @@ class TestLosses:
         logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
         targets = torch.tensor([0, 1, 2, 1, 0])
         soft = 0.7 * nn.functional.one_hot(targets, 3) + 0.1
-        assert loss(logits, targets).item() == pytest.approx(-(soft * logits.log_softmax(1)).sum(1).mean().item(), rel=1e-5)
+        assert loss(logits, targets).item() == pytest.approx(
+            -(soft * logits.log_softmax(1)).sum(1).mean().item(), rel=1e-5
+        )
 
     def test_balanced_weights_make_classes_weigh_the_same(self):
         weights = weigh_classes("balanced", COUNTS).numpy()
@@ -138,9 +140,7 @@ class TestSchedules:
             other.observe(value)
         assert other.factor(5) == schedule.factor(5) == pytest.approx(0.01)
 
-    @given(
-        name=st.sampled_from(sorted(SCHEDULES.members)), per_epoch=st.integers(1, 7), epochs=st.integers(1, 9)
-    )
+    @given(name=st.sampled_from(sorted(SCHEDULES.members)), per_epoch=st.integers(1, 7), epochs=st.integers(1, 9))
     def test_every_factor_is_a_share(self, name, per_epoch, epochs):
         assert all(0 <= factor <= 1 for factor in self.factors(name, per_epoch, epochs))
 

@@ -52,11 +52,15 @@ def _align(images: ImageSet, classes: tuple[str, ...], source: str) -> ImageSet:
     if all(name.isdigit() for name in images.classes):
         index = [int(name) for name in names]
         if max(index) >= len(classes):
-            raise DataError(f"{source} has the label {max(index)}; the model knows {len(classes)} classes, counted from 0")
+            raise DataError(
+                f"{source} has the label {max(index)}; the model knows {len(classes)} classes, counted from 0"
+            )
     else:
         for name in names:
             if name not in classes:
-                raise DataError(f"{source} has the class {name!r}, which the model does not know; {near(name, classes)}")
+                raise DataError(
+                    f"{source} has the class {name!r}, which the model does not know; {near(name, classes)}"
+                )
         index = [classes.index(name) for name in names]
     place = np.zeros(int(used.max()) + 1, dtype=np.int64)
     place[used] = index

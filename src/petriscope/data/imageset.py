@@ -39,7 +39,9 @@ class ImageSet:
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 4 or self.pixels.dtype != np.uint8 or self.pixels.shape[3] not in (1, 3):
-            raise DataError(f"pictures must be uint8 [N, H, W, 1 or 3], not {self.pixels.dtype} {list(self.pixels.shape)}")
+            raise DataError(
+                f"pictures must be uint8 [N, H, W, 1 or 3], not {self.pixels.dtype} {list(self.pixels.shape)}"
+            )
         if self.targets.shape != (len(self),) or self.targets.dtype != np.int64:
             raise DataError(f"targets must be int64 [N], not {self.targets.dtype} {list(self.targets.shape)}")
         for name in ("ids", "groups", "rows"):

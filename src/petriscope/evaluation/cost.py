@@ -31,7 +31,7 @@ def multiply_adds(model: nn.Module, shape: tuple[int, int, int]) -> int:
     return int(counter.get_total_flops() // 2)
 
 
-def inference_rate(classifier: Classifier, batch: int = 256, seconds: float = 1.0) -> float:
+def inference_rate(classifier: Classifier, batch: int = 256, seconds: float = 0.5) -> float:
     """Pictures a second, from uint8 to probabilities, without test-time augmentation: the median of repeated batches."""
     pictures = np.random.default_rng(0).integers(0, 256, (batch, *classifier.shape), dtype=np.uint8)
     classifier.probabilities(pictures, tta="none")

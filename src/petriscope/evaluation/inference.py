@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from petriscope.augment.pipeline import Normalize
 from petriscope.data.batches import Batches
-from petriscope.progress import progress
 from petriscope.precision import Format, autocast
+from petriscope.progress import progress
 
 TTA = Literal["none", "flips", "d4"]
 

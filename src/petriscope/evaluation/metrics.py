@@ -138,7 +138,9 @@ def full_metrics(
 def class_aucs(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Area under the ROC curve of each class against the rest, [K]; NaN where it is not defined."""
     weights = np.ones((1, len(targets)))
-    return np.array([_weighted_auc(probabilities[:, k], targets == k, weights)[0] for k in range(probabilities.shape[1])])
+    return np.array(
+        [_weighted_auc(probabilities[:, k], targets == k, weights)[0] for k in range(probabilities.shape[1])]
+    )
 
 
 def _weighted_auc(score: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -177,13 +179,15 @@ def _bootstrap(
             }
         aucs = np.stack([_weighted_auc(probabilities[:, k], targets == k, weights) for k in range(classes)], 1)
         defined = np.isfinite(aucs)
+        with np.errstate(invalid="ignore"):
+            auc = np.where(defined, aucs, 0).sum(1) / defined.sum(1)
         gap = (weights * (correct - confidence)) @ bins
         parts.append(
             {
                 **means,
                 "accuracy": weights @ correct / n,
                 "balanced_accuracy": means["macro_recall"],
-                "auc": np.where(defined, aucs, 0).sum(1) / np.maximum(defined.sum(1), 1),
+                "auc": auc,
                 "nll": weights @ nll / n,
                 "brier": weights @ brier / n,
                 "ece": np.abs(gap).sum(1) / n,

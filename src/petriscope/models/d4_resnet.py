@@ -162,7 +162,9 @@ class D4ResNet(nn.Module):
         if len(widths) != len(depths):
             raise RequestError(f"d4-resnet: {len(widths)} widths and {len(depths)} depths; give one of each a stage")
         if min(size) < 2 ** (len(widths) - 1):
-            raise RequestError(f"d4-resnet: {len(widths)} stages need pictures of {2 ** (len(widths) - 1)} pixels or more")
+            raise RequestError(
+                f"d4-resnet: {len(widths)} stages need pictures of {2 ** (len(widths) - 1)} pixels or more"
+            )
         inner = [width // ORDER for width in widths]
         self.stem = Lift(channels, inner[0])
         blocks: list[nn.Module] = []

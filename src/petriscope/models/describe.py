@@ -35,4 +35,6 @@ def _words(annotation: Any) -> str:
     values = get_args(annotation)
     if "Literal" in str(get_origin(annotation)):
         return "(" + " | ".join(map(str, values)) + ")"
-    return f"({getattr(values[0] if values and get_origin(annotation) is None else annotation, '__name__', annotation)})"
+    return (
+        f"({getattr(values[0] if values and get_origin(annotation) is None else annotation, '__name__', annotation)})"
+    )

@@ -35,7 +35,9 @@ class SimpleCNN(nn.Module):
     ) -> None:
         super().__init__()
         if min(size) < 8:
-            raise RequestError(f"simple-cnn needs pictures of 8x8 or more, not {size[0]}x{size[1]}; set data.size=8 or more")
+            raise RequestError(
+                f"simple-cnn needs pictures of 8x8 or more, not {size[0]}x{size[1]}; set data.size=8 or more"
+            )
         layers: list[nn.Module] = []
         height, width = size
         for out in widths:

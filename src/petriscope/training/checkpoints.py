@@ -64,10 +64,16 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], rest: Tree) -> None:
+    """Put back what `optimizer_tensors` gave. Moments take the memory order of their weights: fused steps read both
+    as they lie, and pair the wrong numbers where the orders differ."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     state: dict[int, Tree] = {}
     for key, value in {**tensors, **rest}.items():
-        index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = value
+        number, _, name = key.partition(".")
+        weight = weights[int(number)]
+        if isinstance(value, Tensor) and value.shape == weight.shape:
+            value = torch.empty_like(weight, dtype=value.dtype, requires_grad=False).copy_(value)
+        state.setdefault(int(number), {})[name] = value
     full = optimizer.state_dict()
     full["state"] = state
     optimizer.load_state_dict(full)

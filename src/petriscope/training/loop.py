@@ -27,13 +27,13 @@ from petriscope.data.batches import Batches
 from petriscope.errors import PetriscopeError
 from petriscope.evaluation.inference import predict_set
 from petriscope.evaluation.metrics import quick_metrics
+from petriscope.precision import autocast, choose_format, lay_out
 from petriscope.progress import Progress, duration, say
 from petriscope.recipe import Recipe
 from petriscope.training.averaging import EMA
 from petriscope.training.checkpoints import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from petriscope.training.losses import LOSSES
 from petriscope.training.optimizers import OPTIMIZERS
-from petriscope.precision import autocast, choose_format
 from petriscope.training.schedules import SCHEDULES
 
 HIGHER_IS_BETTER = {"accuracy": True, "balanced_accuracy": True, "macro_f1": True, "loss": False}
@@ -86,8 +86,7 @@ class Trainer:
         self.checkpoint, self.on_epoch, self.quiet = checkpoint, on_epoch, quiet
         self.device = train.device
         self.format = choose_format(self.settings.precision, self.device)
-        layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format
-        self.model = model.to(memory_format=layout)
+        self.model = lay_out(model, self.settings.channels_last)
         self.step_model: Callable[[Tensor], Tensor] = torch.compile(model) if self.settings.compile else model
         self.augment = Pipeline.from_recipe(recipe.augment)
         self.loss: nn.Module = LOSSES.build(recipe.loss, train.images.counts).to(self.device)
@@ -201,7 +200,7 @@ class Trainer:
             return
         self.scaler.unscale_(self.optimizer)
         weights = [p for p in self.model.parameters() if p.grad is not None]
-        decayed = [p for p in weights if p.ndim >= 2]
+        decayed: list[Tensor] = [p for p in weights if p.ndim >= 2]
         with torch.no_grad():  # the penalties' gradients, rather than the penalties: the same step for less work
             grads = [p.grad for p in decayed if p.grad is not None]
             if settings.l1 and grads:
@@ -218,7 +217,10 @@ class Trainer:
                 f"the loss is not finite in epoch {self.at.epoch + 1}: training diverged. Lower optimizer.lr (now "
                 f"{self.base_rates[0]:g}), set training.clip_grad_norm=1, or training.precision=fp32"
             )
-        line: dict[str, Any] = {"epoch": self.at.epoch + 1, "train": {"loss": loss / pictures, "accuracy": hits / pictures}}
+        line: dict[str, Any] = {
+            "epoch": self.at.epoch + 1,
+            "train": {"loss": loss / pictures, "accuracy": hits / pictures},
+        }
         if self.val is not None:
             probabilities = predict_set(
                 self.averaged, self.val, self.normalize, self.format, batch_size=self.recipe.evaluation.batch_size

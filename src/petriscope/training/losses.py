@@ -56,7 +56,4 @@ class CrossEntropy(nn.Module):
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """float [B, K] and int64 [B] (or soft targets, float [B, K]) -> the mean loss, a scalar."""
-        return nn.functional.cross_entropy(
-            logits, targets, weight=self.weight, label_smoothing=self.label_smoothing
-        )
-
+        return nn.functional.cross_entropy(logits, targets, weight=self.weight, label_smoothing=self.label_smoothing)

@@ -63,9 +63,7 @@ class Schedule:
 class Cosine(Schedule):
     """Half a cosine from 1 to ``final``. Loshchilov and Hutter, 2017, arXiv:1608.03983."""
 
-    def __init__(
-        self, steps_per_epoch: int, epochs: int, *, warmup_epochs: Epochs = 0.0, final: Share = 0.0
-    ) -> None:
+    def __init__(self, steps_per_epoch: int, epochs: int, *, warmup_epochs: Epochs = 0.0, final: Share = 0.0) -> None:
         super().__init__(steps_per_epoch, epochs, warmup_epochs=warmup_epochs)
         self.final = final
 

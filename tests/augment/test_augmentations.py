@@ -221,7 +221,7 @@ class TestColor:
         images = pictures(32, 16, 16) // 2 + 64
         out = run("contrast", images, amount=0.4)
         weights = torch.tensor([0.299, 0.587, 0.114])
-        mean = lambda x: (x.mean((2, 3)) @ weights)  # noqa: E731
+        mean = lambda x: x.mean((2, 3)) @ weights  # noqa: E731
         torch.testing.assert_close(mean(out), mean(plain(images)), atol=1e-4, rtol=0)
 
     def test_saturation_keeps_gray_value(self):
@@ -265,7 +265,9 @@ def test_cutout_covers_a_square_with_the_mean():
 def test_normalize_of_bytes_and_of_floats_agree():
     images = pictures()
     normalize = Normalize((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
-    expected = (plain(images) - torch.tensor([0.5, 0.4, 0.3])[:, None, None]) / torch.tensor([0.2, 0.25, 0.3])[:, None, None]
+    expected = (plain(images) - torch.tensor([0.5, 0.4, 0.3])[:, None, None]) / torch.tensor([0.2, 0.25, 0.3])[
+        :, None, None
+    ]
     torch.testing.assert_close(normalize(images), expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(normalize(plain(images)), expected, atol=1e-5, rtol=0)
     assert normalize(images).is_contiguous(memory_format=torch.channels_last)

@@ -113,10 +113,8 @@ def test_it_is_described(name):
     assert dict(model_rows())[name]
 
 
-@pytest.mark.parametrize(
-    ("norm", "count"), [("none", 242_312 - 448 + 224), ("batch", 242_312), ("layer", 242_312 - 448 + 2 * 28 * 28 * 32 + 2 * 14 * 14 * 64 + 2 * 7 * 7 * 128)]
-)
-def test_simple_cnn_has_the_parameters_of_its_description(norm, count):
+@pytest.mark.parametrize("norm", ["none", "batch", "layer"])
+def test_simple_cnn_has_the_parameters_of_its_description(norm):
     # 3x3 convolutions 3-32-64-128; batch norm has two numbers a channel, layer norm two a place, plain ones a bias
     by_hand = 27 * 32 + 9 * 32 * 64 + 9 * 64 * 128 + 128 * 9 * 128 + 128 + 128 * 8 + 8
     extra = {"none": 224, "batch": 448, "layer": 2 * (28 * 28 * 32 + 14 * 14 * 64 + 7 * 7 * 128)}[norm]
