@@ -171,7 +171,7 @@ def environment(dataset: Dataset) -> dict[str, Any]:
     """Versions, hardware and data, as plain JSON."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": _command(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "hardware": hardware(),
@@ -187,6 +187,12 @@ def environment(dataset: Dataset) -> dict[str, Any]:
             "warnings": list(dataset.warnings),
         },
     }
+
+
+def _command() -> str:
+    program = Path(sys.argv[0])
+    name = "petriscope" if program.name == "__main__.py" and program.parent.name == "petriscope" else program.name
+    return shlex.join([name, *sys.argv[1:]])
 
 
 def hardware() -> dict[str, Any]:
