@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
-PLAIN_LINE_EVERY = 10.0  # seconds
+PLAIN_LINE_EVERY = 30.0  # seconds
 SHOW_AFTER = 2.0  # work that ends sooner shows nothing
 
 
