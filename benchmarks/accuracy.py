@@ -10,10 +10,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import common  # noqa: F401 (sets what has to be set before torch is imported)
 import numpy as np
-from common import print_table
 
+from common import print_table
 from petriscope import api
 from petriscope.recipe import load_recipe
 from petriscope.run import Run

@@ -80,7 +80,7 @@ def ours(recipe: Recipe, dataset):
     def epoch() -> float:
         start = time.perf_counter()
         sums = torch.zeros(3, dtype=torch.float64)
-        for pictures, targets in trainer.train.iterate(trainer._epoch_batches(0)):
+        for pictures, targets in trainer.train.iterate(trainer.epoch_batches(0)):
             sums += trainer.train_step(pictures, targets)
         return time.perf_counter() - start
 

@@ -49,7 +49,7 @@ def measure(path: str, count: int, memory: str) -> None:
         trainer = make_trainer(recipe, dataset)
         trainer.model.train()
         start = time.perf_counter()
-        for pictures, targets in trainer.train.iterate(trainer._epoch_batches(0)):
+        for pictures, targets in trainer.train.iterate(trainer.epoch_batches(0)):
             trainer.train_step(pictures, targets)
         return time.perf_counter() - start
 

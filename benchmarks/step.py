@@ -33,7 +33,7 @@ def main() -> None:
         trainer = make_trainer(recipe, dataset)
         bare = make_trainer(recipe, dataset)
         steps = max(3, args.steps if name == "simple-cnn" else args.steps // 5)
-        order = trainer._epoch_batches(0)[:steps]
+        order = trainer.epoch_batches(0)[:steps]
         images = trainer.normalize(trainer.train.take(order[0])[0])
         targets = trainer.train.take(order[0])[1]
 

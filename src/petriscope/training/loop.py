@@ -94,7 +94,7 @@ class Trainer:
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.ema = EMA(model, self.settings.ema) if self.settings.ema is not None else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.format == "fp16")
-        self.batches_per_epoch = len(self._epoch_batches(0))
+        self.batches_per_epoch = len(self.epoch_batches(0))
         self.schedule = SCHEDULES.build(recipe.schedule, self.batches_per_epoch, self.settings.epochs)
         self.at = Position()
         self.best_weights: dict[str, Tensor] | None = None
@@ -136,7 +136,7 @@ class Trainer:
     def _step(self) -> int:
         return self.at.epoch * self.batches_per_epoch + self.at.batch
 
-    def _epoch_batches(self, epoch: int) -> list[np.ndarray]:
+    def epoch_batches(self, epoch: int) -> list[np.ndarray]:
         """The indices of each batch. A short last batch is dropped: every epoch has another order, so no picture is."""
         order = epoch_order(self.train.images.targets, self.recipe.balance, self.recipe.seed, epoch)
         size = self.settings.batch_size
@@ -145,7 +145,7 @@ class Trainer:
         return [order[i : i + size] for i in range(0, len(order) - size + 1, size)]
 
     def _run_epoch(self, stop: threading.Event) -> None:
-        batches = self._epoch_batches(self.at.epoch)[self.at.batch :]
+        batches = self.epoch_batches(self.at.epoch)[self.at.batch :]
         sums = self._sums.to(self.device, torch.float32 if self.device.type == "mps" else torch.float64)
         started = time.monotonic()
         spent_before = self.at.epoch_seconds

@@ -17,14 +17,13 @@ one resampling, reflecting at the border, stands for two, and color changes in a
 step, not every epoch; weight decay leaves out biases and norms; orchard's validation counts an AUC, ours does not.
 
     pip install orchard-ml
-    python benchmarks/orchard.py --data SOURCE
+    python benchmarks/orchard_ml.py --data SOURCE
 """
 
 from __future__ import annotations
 
 import logging
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -44,7 +43,6 @@ from petriscope.recipe import DataSection, Part, Recipe, TrainingSection
 from petriscope.training.loop import Trainer
 
 import_timm()  # before torchvision, which may need its help
-HERE = sys.path.pop(0)  # this file has the name of the package
 try:
     from orchard.architectures import get_model
     from orchard.core import LOGGER_NAME, Config, apply_cpu_threads, set_seed
@@ -60,8 +58,6 @@ except ModuleNotFoundError as error:
     raise SystemExit(
         "this benchmark measures against orchard-ml, which is not installed: pip install orchard-ml"
     ) from None
-finally:
-    sys.path.insert(0, HERE)
 
 CPU = torch.device("cpu")
 THREADS = torch.get_num_threads()
