@@ -92,7 +92,9 @@ def test_a_wrong_request_ends_with_2_and_a_sentence(args, says, tmp_path):
 def test_lists(tmp_path):
     done = petriscope("recipes", cwd=tmp_path)
     assert [line.split()[0] for line in done.stdout.splitlines()] == recipe_names()
-    assert "epochs: 16" in petriscope("recipes", "blood/fast").stdout
+    shown = petriscope("recipes", "blood/fast").stdout
+    assert "name: blood/fast" in shown
+    assert "patience: null" in shown  # with all defaults filled in
     assert "simple-cnn" in petriscope("models").stdout
     assert "synthetic-smear" in petriscope("data").stdout
     assert "1,797" in petriscope("data").stdout

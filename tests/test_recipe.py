@@ -112,22 +112,32 @@ class TestExtends:
         path.write_text(yaml.safe_dump(tree))
         return path
 
+    def base(self, folder: Path) -> None:
+        optimizer = {"name": "adamw", "lr": 0.5, "weight_decay": 0.05}
+        self.write(folder, "base.yaml", seed=5, about="the base", augment=["hue", "blur"], optimizer=optimizer)
+
     def test_mappings_merge_and_lists_are_replaced(self, tmp_path):
-        path = self.write(
-            tmp_path, "a.yaml", extends="blood/fast", augment=["flip"], optimizer={"name": "adamw", "lr": 1}
-        )
-        recipe = load_recipe(path)
+        self.base(tmp_path)
+        top = {"augment": ["flip"], "optimizer": {"name": "adamw", "lr": 1}}
+        recipe = load_recipe(self.write(tmp_path, "top.yaml", extends="base.yaml", **top))
         assert recipe.augment == (Part(name="flip"),)
         assert recipe.optimizer.options == {"lr": 1, "weight_decay": 0.05}
-        assert recipe.loss == load_recipe("blood/fast").loss
+        assert recipe.seed == 5
         assert recipe.about == ""
 
     def test_a_part_of_another_name_brings_its_own_options(self, tmp_path):
-        path = self.write(tmp_path, "a.yaml", extends="blood/fast", optimizer={"name": "sgd", "lr": 0.1})
-        assert load_recipe(path).optimizer.options == {"lr": 0.1}
+        self.base(tmp_path)
+        top = self.write(tmp_path, "top.yaml", extends="base.yaml", optimizer={"name": "sgd", "lr": 0.1})
+        assert load_recipe(top).optimizer.options == {"lr": 0.1}
+
+    def test_a_shipped_recipe_can_be_extended(self, tmp_path):
+        path = self.write(tmp_path, "mine.yaml", extends="blood/fast", training={"epochs": 2})
+        recipe = load_recipe(path)
+        assert recipe.training.epochs == 2
+        assert recipe.model == load_recipe("blood/fast").model
 
     def test_a_path_is_taken_from_beside_the_recipe(self, tmp_path):
-        self.write(tmp_path, "base.yaml", seed=5)
+        self.base(tmp_path)
         assert load_recipe(self.write(tmp_path, "top.yaml", extends="base.yaml")).seed == 5
 
     def test_a_circle_is_refused(self, tmp_path):
