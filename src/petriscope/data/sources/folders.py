@@ -11,6 +11,7 @@ import numpy as np
 
 from petriscope.data.decode import SUFFIXES, decode_files
 from petriscope.data.imageset import ImageSet
+from petriscope.data.sources.files import rows_by_split, sets_over
 from petriscope.data.sources.labels import index_names
 from petriscope.errors import DataError
 from petriscope.recipe import DataSection
@@ -46,26 +47,11 @@ def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, Ima
     groups = None if section.group is None else np.array([_group(section.group, name) for name in files])
     decoded = decode_files([path / name for name in files], files, section, str(path))
     warnings += decoded.warnings
-    rows = {
-        split: np.array([index for index in decoded.kept if splits[index] == split], dtype=np.int64)
-        for split in dict.fromkeys(splits)
-    }
-    rows = {split: indices for split, indices in rows.items() if len(indices)}
+    rows = rows_by_split(decoded, splits)
     targets, classes = index_names(
         {split: [names[index] for index in indices] for split, indices in rows.items()}, section, str(path)
     )
-    ids = np.array(files)
-    return {
-        split: ImageSet(
-            pixels=decoded.pixels,
-            targets=targets[split],
-            classes=classes,
-            ids=ids[indices],
-            groups=None if groups is None else groups[indices],
-            rows=indices,
-        )
-        for split, indices in rows.items()
-    }
+    return sets_over(decoded, rows, targets, classes, files, groups)
 
 
 def is_picture(name: str) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 
 from petriscope.data.decode import decode_files
 from petriscope.data.imageset import ImageSet
+from petriscope.data.sources.files import rows_by_split, sets_over
 from petriscope.data.sources.folders import SPLIT_FOLDERS
 from petriscope.data.sources.labels import check_numbers, index_names, name_numbers
 from petriscope.errors import DataError, RequestError, near
@@ -48,27 +49,14 @@ def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, Ima
 
     decoded = decode_files(places, files, section, str(path))
     warnings += decoded.warnings
-    order = [split for split in ("train", "val", "test", "all") if split in splits]
-    rows = {split: np.array([row for row in decoded.kept if splits[row] == split], dtype=np.int64) for split in order}
-    rows = {split: indices for split, indices in rows.items() if len(indices)}
+    rows = rows_by_split(decoded, splits)
     if numbers is not None:
         targets, classes = name_numbers({s: numbers[indices] for s, indices in rows.items()}, None, section, str(path))
     else:
         targets, classes = index_names(
             {s: [names[row] for row in indices] for s, indices in rows.items()}, section, str(path)
         )
-    ids = np.array(files)
-    return {
-        split: ImageSet(
-            pixels=decoded.pixels,
-            targets=targets[split],
-            classes=classes,
-            ids=ids[indices],
-            groups=None if groups is None else groups[indices],
-            rows=indices,
-        )
-        for split, indices in rows.items()
-    }
+    return sets_over(decoded, rows, targets, classes, files, groups)
 
 
 def _load(path: Path) -> pd.DataFrame:
