@@ -264,4 +264,4 @@ def _settle_process() -> None:
     trains = len(sys.argv) > 1 and sys.argv[1] in ("train", "demo")
     if trains and sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
-        os.execv(sys.executable, [sys.executable, "-m", "petriscope", *sys.argv[1:]])
+        os.execv(sys.executable, [sys.executable, "-P", "-m", "petriscope", *sys.argv[1:]])
