@@ -152,8 +152,9 @@ def create_run(folder: Path, recipe: Recipe, dataset: Dataset, facts: dict[str, 
 def check_free(folder: Path) -> None:
     """Refuse a folder that has something in it."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        hint = f"petriscope train --resume {folder}" if (folder / "recipe.yaml").is_file() else "another --out"
-        raise RequestError(f"{folder} exists and is not empty; choose another --out, or use {hint}")
+        resumable = (folder / "recipe.yaml").is_file()
+        hint = f", or go on with it: petriscope train --resume {folder}" if resumable else ""
+        raise RequestError(f"{folder} exists and is not empty; choose another --out{hint}")
 
 
 def free_folder(recipe: Recipe) -> Path:
