@@ -13,7 +13,7 @@ from torch import Tensor
 
 from petriscope.data.imageset import ImageSet
 
-RELEASE_BYTES = 256 * 2**20  # of a mapped file, before its pages are given back to the system
+RELEASE_BYTES = 16 * 2**20  # read from a mapped file before its pages are given back; the system maps several times that
 
 
 class Batches:
