@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
@@ -12,8 +11,6 @@ import torch
 from torch import Tensor
 
 from petriscope.data.imageset import ImageSet
-
-RELEASE_BYTES = 16 * 2**20  # read from a mapped file before its pages are given back; the system maps several times that
 
 
 class Batches:
@@ -31,7 +28,6 @@ class Batches:
         self.images, self.device = images, device
         self.mapped = images.mapped and memory != "resident"
         self.targets = torch.from_numpy(images.targets).to(device)
-        self._read = 0
         if not self.mapped:
             self._resident = torch.from_numpy(np.ascontiguousarray(images.images)).to(device)
 
@@ -59,11 +55,5 @@ class Batches:
 
     def _from_disk(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         pictures = torch.from_numpy(np.ascontiguousarray(self.images.take(indices)))
-        self._read += pictures.nbytes
-        if self._read > RELEASE_BYTES:
-            self._read = 0
-            pages = getattr(self.images.pixels, "_mmap", None)
-            if pages is not None and hasattr(mmap, "MADV_DONTNEED"):
-                pages.madvise(mmap.MADV_DONTNEED)  # the pages stay in the system's cache, and leave our memory
         index = torch.from_numpy(indices)
         return pictures.to(self.device), self.targets[index.to(self.device)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -11,6 +12,9 @@ import numpy as np
 from petriscope.errors import DataError
 
 SPLITS = ("train", "val", "test")
+RELEASE_BYTES = (
+    16 * 2**20
+)  # read from a mapped file before its pages are given back; the system maps several times that
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +87,10 @@ class ImageSet:
     def take(self, indices: np.ndarray | Sequence[int]) -> np.ndarray:
         """The pictures at ``indices``, uint8 [B, H, W, C]."""
         indices = np.asarray(indices)
-        return np.asarray(self.pixels[indices if self.rows is None else self.rows[indices]])
+        taken = np.asarray(self.pixels[indices if self.rows is None else self.rows[indices]])
+        if self.mapped:
+            _give_back(self.pixels, taken.nbytes)
+        return taken
 
     def subset(self, indices: np.ndarray) -> ImageSet:
         """Some of the pictures, as a view of the same pixels."""
@@ -103,6 +110,17 @@ class ImageSet:
             block = np.ascontiguousarray(self.take(np.arange(start, min(start + chunk, len(self)))))
             out += [hashlib.blake2b(picture.data, digest_size=16).digest() for picture in block]
         return out
+
+
+def _give_back(pixels: np.ndarray, read: int) -> None:
+    """Count what is read from a mapped file, and now and then unmap its pages: they stay in the system's cache, and
+    leave our memory, which so stays flat however large the file is."""
+    total = getattr(pixels, "bytes_read", 0) + read
+    pages = getattr(pixels, "_mmap", None)
+    if total > RELEASE_BYTES and pages is not None and hasattr(mmap, "MADV_DONTNEED"):
+        pages.madvise(mmap.MADV_DONTNEED)
+        total = 0
+    pixels.bytes_read = total  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, eq=False)
