@@ -147,8 +147,8 @@ def _check_parts(recipe: Recipe) -> None:
     from petriscope.training.schedules import SCHEDULES
 
     Pipeline.from_recipe(recipe.augment)
-    for catalogue, part in ((MODELS, recipe.model), (LOSSES, recipe.loss)):
-        catalogue.check(part)
+    MODELS.check(recipe.model)
+    LOSSES.check(recipe.loss)
     OPTIMIZERS.check(recipe.optimizer)
     SCHEDULES.check(recipe.schedule)
 

@@ -12,9 +12,8 @@ import numpy as np
 from petriscope.errors import DataError
 
 SPLITS = ("train", "val", "test")
-RELEASE_BYTES = (
-    16 * 2**20
-)  # read from a mapped file before its pages are given back; the system maps several times that
+# Read from a mapped file before its pages are given back; the system maps several times what is read.
+RELEASE_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,8 @@ def quick_metrics(probabilities: np.ndarray, targets: np.ndarray) -> dict[str, f
     """
     classes = probabilities.shape[1]
     confusion = confusion_matrix(targets, probabilities.argmax(1), classes)
-    return {**from_confusion(confusion[None]), "loss": float(nll_each(probabilities, targets).mean())}
+    figures = {key: float(value[0]) for key, value in from_confusion(confusion[None]).items()}
+    return {**figures, "loss": float(nll_each(probabilities, targets).mean())}
 
 
 def confusion_matrix(targets: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -35,8 +36,8 @@ def nll_each(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return -np.log(np.maximum(probabilities[np.arange(len(targets)), targets], FLOOR))
 
 
-def from_confusion(confusion: np.ndarray) -> dict[str, Any]:
-    """Accuracy, balanced accuracy and macro F1 of [R, K, K] confusion matrices; floats where R is 1, else [R].
+def from_confusion(confusion: np.ndarray) -> dict[str, np.ndarray]:
+    """Accuracy, balanced accuracy and macro F1 of [R, K, K] confusion matrices, each [R].
 
     Classes without a picture are left out of the means.
     """
@@ -46,17 +47,16 @@ def from_confusion(confusion: np.ndarray) -> dict[str, Any]:
     recall = hits / np.maximum(true, 1e-12)
     f1 = 2 * hits / np.maximum(true + predicted, 1e-12)
     present = np.maximum(there.sum(1), 1)
-    out = {
+    return {
         "accuracy": hits.sum(1) / np.maximum(confusion.sum((1, 2)), 1e-12),
         "balanced_accuracy": (recall * there).sum(1) / present,
         "macro_f1": (f1 * there).sum(1) / present,
     }
-    return {key: float(value[0]) if len(value) == 1 else value for key, value in out.items()}
 
 
 def calibration_bins(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> dict[str, np.ndarray]:
     """Pictures by confidence, in bins of equal width: ``count``, mean ``confidence`` and ``accuracy``, each [bins]."""
-    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    index = _bin_index(confidence, bins)
     count = np.bincount(index, minlength=bins)
     some = np.maximum(count, 1)
     return {
@@ -64,6 +64,10 @@ def calibration_bins(confidence: np.ndarray, correct: np.ndarray, bins: int = BI
         "confidence": np.bincount(index, confidence, minlength=bins) / some,
         "accuracy": np.bincount(index, correct, minlength=bins) / some,
     }
+
+
+def _bin_index(confidence: np.ndarray, bins: int) -> np.ndarray:
+    return np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
 
 
 def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> float:
@@ -163,20 +167,15 @@ def _bootstrap(
     predicted = probabilities.argmax(1)
     confidence, correct = probabilities.max(1), (predicted == targets).astype(float)
     cells = np.eye(classes * classes)[targets * classes + predicted]
-    bins = np.eye(BINS)[np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)]
+    bins = np.eye(BINS)[_bin_index(confidence, BINS)]
     parts: list[dict[str, np.ndarray]] = []
     for weights in bootstrap_weights(n, resamples, seed):
         confusion = (weights @ cells).reshape(-1, classes, classes)
-        hits = np.diagonal(confusion, axis1=1, axis2=2)
-        true, guessed = confusion.sum(2), confusion.sum(1)
-        there = true > 0
-        present = there.sum(1)
+        figures = from_confusion(confusion)
+        hits, guessed = np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(1)
+        there = confusion.sum(2) > 0
         with np.errstate(invalid="ignore", divide="ignore"):
-            means = {
-                "macro_recall": np.where(there, hits / true, 0).sum(1) / present,
-                "macro_precision": np.where(there & (guessed > 0), hits / guessed, 0).sum(1) / present,
-                "macro_f1": np.where(there, 2 * hits / (true + guessed), 0).sum(1) / present,
-            }
+            precision = np.where(there & (guessed > 0), hits / guessed, 0).sum(1) / there.sum(1)
         aucs = np.stack([_weighted_auc(probabilities[:, k], targets == k, weights) for k in range(classes)], 1)
         defined = np.isfinite(aucs)
         with np.errstate(invalid="ignore"):
@@ -184,9 +183,9 @@ def _bootstrap(
         gap = (weights * (correct - confidence)) @ bins
         parts.append(
             {
-                **means,
-                "accuracy": weights @ correct / n,
-                "balanced_accuracy": means["macro_recall"],
+                **figures,
+                "macro_recall": figures["balanced_accuracy"],
+                "macro_precision": precision,
                 "auc": auc,
                 "nll": weights @ nll / n,
                 "brier": weights @ brier / n,
