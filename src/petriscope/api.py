@@ -290,7 +290,8 @@ def _augmented_samples(trainer: Trainer, dataset: Dataset) -> np.ndarray:
     chosen = np.array([members[0] for members in firsts if len(members)][:pictures])
     plain = train_set.take(chosen)
     batch = torch.from_numpy(np.repeat(plain, views - 1, axis=0))
-    out = trainer.augment(batch, torch.Generator().manual_seed(0))
+    targets = torch.from_numpy(np.repeat(train_set.targets[chosen], views - 1))
+    out, _ = trainer.augment(batch, targets, torch.Generator().manual_seed(0))
     if out.dtype != torch.uint8:
         out = (out.permute(0, 2, 3, 1) * 255).round().to(torch.uint8)
     varied = out.numpy().reshape(len(chosen), views - 1, *plain.shape[1:])

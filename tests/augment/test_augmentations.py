@@ -28,6 +28,8 @@ CASES = {
     "noise": ({"std": 0.2}, {"std": 0}),
     "blur": ({"sigma": 2}, {"sigma": 0}),
     "cutout": ({"fraction": 0.5, "p": 1}, {"fraction": 0}),
+    "mixup": ({"alpha": 1}, {"alpha": 0}),
+    "cutmix": ({"p": 1}, {"alpha": 0}),
 }
 COLOR_ONLY = {"saturation", "hue"}
 every = pytest.mark.parametrize("name", sorted(AUGMENTATIONS.members))
@@ -41,8 +43,17 @@ def pictures(batch=16, height=12, width=12, channels=3, seed=0):
 
 def run(name, images, seed=0, **options):
     """Augmented pictures as float [B, C, H, W] in [0, 1]."""
-    out = Pipeline.from_recipe([Part(name=name, **options)])(images, torch.Generator().manual_seed(seed))
+    out = augmented([Part(name=name, **options)], images, seed)
     return (out.float() / 255).permute(0, 3, 1, 2) if out.dtype == torch.uint8 else out
+
+
+def augmented(parts, images, seed=0):
+    pipeline = Pipeline.from_recipe(parts, classes=8)
+    return pipeline(images, labels(len(images)), torch.Generator().manual_seed(seed))[0]
+
+
+def labels(batch):
+    return torch.arange(batch) % 8
 
 
 def plain(images):
@@ -123,7 +134,7 @@ class TestGeometry:
     def test_exact_operations_only_move_pixels(self):
         images = pictures(32)
         for name in ("flip", "quarter-turn"):
-            out = Pipeline.from_recipe([Part(name=name)])(images, torch.Generator().manual_seed(0))
+            out = augmented([Part(name=name)], images)
             assert out.dtype == torch.uint8
             ours, theirs = out.flatten(1).sort(1).values, images.flatten(1).sort(1).values
             assert torch.equal(ours, theirs)
@@ -180,21 +191,21 @@ class TestGeometry:
         images = torch.zeros(1, 9, 9, 1, dtype=torch.uint8)
         images[0, 4, 4] = 255
         generator = torch.Generator()
-        shifted = Pipeline([ShiftRight()])(images, generator)
+        shifted = Pipeline([ShiftRight()])(images, labels(1), generator)[0]
         assert shifted[0, 4, 6] == 255
-        both = Pipeline([ShiftRight(), TurnLeft()])(images, generator)
-        assert torch.equal(both, Pipeline([TurnLeft()])(shifted, generator))
-        assert not torch.equal(both, Pipeline([TurnLeft(), ShiftRight()])(images, generator))
+        both = Pipeline([ShiftRight(), TurnLeft()])(images, labels(1), generator)[0]
+        assert torch.equal(both, Pipeline([TurnLeft()])(shifted, labels(1), generator)[0])
+        assert not torch.equal(both, Pipeline([TurnLeft(), ShiftRight()])(images, labels(1), generator)[0])
 
     def test_pictures_that_are_not_square_turn_by_halves(self):
         images = pictures(64, 6, 10)
-        out = Pipeline.from_recipe([Part(name="quarter-turn")])(images, torch.Generator().manual_seed(0))
+        out = augmented([Part(name="quarter-turn")], images)
         halves = torch.rot90(images, 2, (1, 2))
         assert all(torch.equal(o, i) or torch.equal(o, h) for o, i, h in zip(out, images, halves, strict=True))
 
     def test_quarter_turns_are_equally_likely(self):
         images = pictures(1).repeat(4000, 1, 1, 1)
-        out = Pipeline.from_recipe([Part(name="quarter-turn")])(images, torch.Generator().manual_seed(0))
+        out = augmented([Part(name="quarter-turn")], images)
         counts = torch.unique(out.flatten(1), dim=0, return_counts=True)[1]
         assert len(counts) == 4
         assert counts.min() > 850
@@ -233,10 +244,9 @@ class TestColor:
     def test_operations_compose_as_if_one_after_another(self):
         images = pictures(8) // 4 + 96  # far from the ends, where nothing is clamped
         parts = [Part(name="contrast", amount=0.2), Part(name="brightness", amount=0.1)]
+        together = augmented(parts, images, seed=3)
         generator = torch.Generator().manual_seed(3)
-        together = Pipeline.from_recipe(parts)(images, generator)
-        generator = torch.Generator().manual_seed(3)
-        first = Pipeline.from_recipe(parts[:1])(images, generator)
+        first, _ = Pipeline.from_recipe(parts[:1])(images, labels(8), generator)
         pipeline = Pipeline.from_recipe(parts[1:])
         one_by_one = pipeline._color(first, generator)
         torch.testing.assert_close(together, one_by_one, atol=1e-5, rtol=0)

@@ -22,5 +22,7 @@ AUGMENTATIONS = Catalogue(
         "noise": "petriscope.augment.quality:Noise",
         "blur": "petriscope.augment.quality:Blur",
         "cutout": "petriscope.augment.occlusion:Cutout",
+        "mixup": "petriscope.augment.mixing:MixUp",
+        "cutmix": "petriscope.augment.mixing:CutMix",
     },
 )

@@ -41,6 +41,18 @@ class Pixelwise:
         raise NotImplementedError
 
 
+class Mixing:
+    """Blends pictures of a batch with one another, and their targets with them."""
+
+    def __call__(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """float32 [B, C, H, W] in [0, 1] with targets, the share of each class, float32 [B, K], or masks,
+        uint8 [B, H, W] -> the same, neither changed in place."""
+        raise NotImplementedError
+
+
+Augmentation = Geometric | Color | Pixelwise | Mixing
+
+
 def uniform(batch: int, low: float, high: float, generator: torch.Generator) -> Tensor:
     """One draw a picture from [low, high), float32 [B], on the CPU: the stream is the same on every device."""
     return torch.rand(batch, generator=generator) * (high - low) + low

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -122,48 +123,44 @@ def gather(images: Tensor, matrices: Tensor) -> Tensor:
 
     Args:
         images: [B, H, W, C], any dtype.
-        matrices: [B, 3, 3], as `Geometric.matrices` gives them; entries of the left 2 x 2 are -1, 0 or 1.
+        matrices: [B, 3, 3] on the CPU, as `Geometric.matrices` gives them; entries of the left 2 x 2 are -1, 0 or 1.
 
     Returns:
         [B, H, W, C] of the same dtype.
     """
     batch, height, width, channels = images.shape
-    device = images.device
-    m = matrices.to(device)
-    ys = torch.arange(height, device=device) - (height - 1) / 2
-    xs = torch.arange(width, device=device) - (width - 1) / 2
-    turned = m[:, 0, 0].abs() < 0.5  # rows of the output are columns of the input
-
-    def source(linear: Tensor, along: Tensor, offset: Tensor, side: int) -> Tensor:
-        index = torch.round(linear[:, None] * along + offset[:, None] + (side - 1) / 2).long()
-        return _reflect(index, side)
-
-    by_y = torch.where(
-        turned[:, None],
-        source(m[:, 0, 1], ys, m[:, 0, 2], width),
-        source(m[:, 1, 1], ys, m[:, 1, 2], height) * width,
-    )
-    by_x = torch.where(
-        turned[:, None],
-        source(m[:, 1, 0], xs, m[:, 1, 2], height) * width,
-        source(m[:, 0, 0], xs, m[:, 0, 2], width),
-    )
-    by_y = by_y + torch.arange(batch, device=device)[:, None] * (height * width)
+    m = matrices.numpy()
+    turned = abs(m[:, 0, 0]) < 0.5  # rows of the output are columns of the input
+    plain = [
+        _sources(m[:, 1, 1], m[:, 1, 2], height, height) * width,
+        _sources(m[:, 0, 0], m[:, 0, 2], width, width),
+    ]
+    if turned.any():
+        crossed = [
+            _sources(m[:, 0, 1], m[:, 0, 2], height, width),
+            _sources(m[:, 1, 0], m[:, 1, 2], width, height) * width,
+        ]
+        plain = [np.where(turned[:, None], c, p) for c, p in zip(crossed, plain, strict=True)]
+    by_y, by_x = (torch.from_numpy(table).to(images.device) for table in plain)
+    by_y += torch.arange(batch, device=images.device)[:, None] * (height * width)
     index = by_y[:, :, None] + by_x[:, None, :]
     return images.reshape(-1, channels).index_select(0, index.flatten()).view(batch, height, width, channels)
 
 
-def _reflect(index: Tensor, side: int) -> Tensor:
-    """Mirror indices at the first and last pixel, without repeating them, however far out they are."""
-    if side == 1:
-        return torch.zeros_like(index)
-    period = 2 * (side - 1)
-    index = index.remainder(period)
-    return torch.minimum(index, period - index)
+def _sources(step: np.ndarray, offset: np.ndarray, count: int, side: int) -> np.ndarray:
+    """Where each of ``count`` outputs reads along an input axis of ``side`` pixels, int64 [B, count]: ``step`` and
+    ``offset`` [B] from center to center, mirrored at the first and last pixel without repeating them."""
+    along = np.arange(count, dtype=np.float32) - (count - 1) / 2
+    index = np.rint(step[:, None] * along + (offset[:, None] + (side - 1) / 2)).astype(np.int64)
+    if index.min() >= 0 and index.max() < side:
+        return index
+    period = max(2 * (side - 1), 1)
+    index %= period
+    return np.minimum(index, period - index)
 
 
-def resample(images: Tensor, matrices: Tensor) -> Tensor:
-    """Move pixels by any affine maps: bilinear, reflecting at the border.
+def resample(images: Tensor, matrices: Tensor, mode: Literal["bilinear", "nearest"] = "bilinear") -> Tensor:
+    """Move pixels by any affine maps, reflecting at the border.
 
     Args:
         images: float32 [B, C, H, W].
@@ -175,4 +172,4 @@ def resample(images: Tensor, matrices: Tensor) -> Tensor:
     half = torch.tensor([width / 2, height / 2], device=images.device)
     theta = torch.cat([m[:, :2, :2] * half[None, None, :] / half[None, :, None], m[:, :2, 2:] / half[None, :, None]], 2)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    return F.grid_sample(images, grid, mode=mode, padding_mode="reflection", align_corners=False)

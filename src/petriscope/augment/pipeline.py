@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from petriscope.augment import AUGMENTATIONS
-from petriscope.augment.base import Color, Geometric, Pixelwise
+from petriscope.augment.base import Augmentation, Color, Geometric, Mixing, Pixelwise
 from petriscope.augment.color import apply_color, compose
 from petriscope.augment.geometry import gather, resample
 from petriscope.recipe import Part
@@ -30,53 +31,74 @@ class Normalize:
         scale = 1 / (std * full)
         bias = -torch.tensor(self.mean, device=images.device) / std
         if images.dtype == torch.uint8:
+            # A row of the picture at a time, not a pixel: three channels are too short a run for the vector units.
+            batch, height, width, channels = images.shape
+            rows = images.reshape(batch, height, width * channels).float()
+            rows = rows.mul_(scale.repeat(width)).add_(bias.repeat(width))
             # Channels stay last in memory, so the permuted view is already channels_last.
-            return torch.addcmul(bias, images.float(), scale).permute(0, 3, 1, 2)
+            return rows.view(images.shape).permute(0, 3, 1, 2)
         return torch.addcmul(bias[:, None, None], images, scale[:, None, None])
 
 
 class Pipeline:
-    """Augmentations in the order of a recipe. Geometry is carried out first, then color, then the rest as listed.
+    """Augmentations in the order of a recipe. Geometry is carried out first, then color, then the rest as listed, and
+    what mixes pictures comes last.
 
     Args:
-        operations: `Geometric`, `Color` and `Pixelwise` ones; none is fine.
+        operations: `Geometric`, `Color`, `Pixelwise` and `Mixing` ones; none is fine.
+        classes: how many there are; mixing labels needs it.
     """
 
-    def __init__(self, operations: Sequence[Geometric | Color | Pixelwise] = ()) -> None:
+    def __init__(self, operations: Sequence[Augmentation] = (), classes: int = 0) -> None:
         self.geometric = [op for op in operations if isinstance(op, Geometric)]
         self.color = [op for op in operations if isinstance(op, Color)]
         self.pixelwise = [op for op in operations if isinstance(op, Pixelwise)]
+        self.mixing = [op for op in operations if isinstance(op, Mixing)]
+        self.classes = classes
 
     @classmethod
-    def from_recipe(cls, parts: Sequence[Part]) -> Pipeline:
-        return cls([AUGMENTATIONS.build(part) for part in parts])
+    def from_recipe(cls, parts: Sequence[Part], classes: int = 0) -> Pipeline:
+        return cls([AUGMENTATIONS.build(part) for part in parts], classes)
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Augment a batch.
+    def __call__(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Augment a batch, and its targets with it.
 
         Args:
             images: uint8 [B, H, W, C].
+            targets: labels, int64 [B]; or masks, uint8 [B, H, W].
             generator: on the CPU; its state decides every draw.
 
         Returns:
-            uint8 [B, H, W, C] where every operation was exact; else float32 [B, C, H, W] in [0, 1].
+            images: uint8 [B, H, W, C] where every operation was exact; else float32 [B, C, H, W] in [0, 1].
+            targets: masks moved as the pictures are; labels as they were, or, where pictures are mixed, the share of
+            each class, float32 [B, K].
         """
-        inexact = False
+        masks = targets if targets.ndim == 3 else None
+        exact = all(op.exact for op in self.geometric)
         if self.geometric:
             matrices = self._matrices(images, generator)
-            inexact = not all(op.exact for op in self.geometric)
-            if not inexact:
+            if exact:
                 images = gather(images, matrices)
-        if not (inexact or self.color or self.pixelwise):
-            return images
-        pixels = (images.float() / 255).permute(0, 3, 1, 2)
-        if inexact:
+                masks = None if masks is None else gather(masks[..., None], matrices)[..., 0]
+        if exact and not (self.color or self.pixelwise or self.mixing):
+            return images, targets if masks is None else masks
+        pixels = to_float(images)
+        if not exact:
             pixels = resample(pixels, matrices)
+            masks = None if masks is None else resample(masks[:, None].float(), matrices, "nearest")[:, 0].to(masks)
         if self.color:
             pixels = self._color(pixels, generator)
         for operation in self.pixelwise:
             pixels = operation(pixels, generator)
-        return pixels.clamp(0, 1)
+        if self.color or self.pixelwise:
+            pixels = pixels.clamp(0, 1)
+        if masks is not None:
+            targets = masks
+        elif self.mixing:
+            targets = F.one_hot(targets, self.classes).float()
+        for mix in self.mixing:
+            pixels, targets = mix(pixels, targets, generator)
+        return pixels, targets
 
     def _matrices(self, images: Tensor, generator: torch.Generator) -> Tensor:
         batch, height, width, _ = images.shape
@@ -94,3 +116,8 @@ class Pipeline:
             moved = (total[:, :, :channels] @ mean[:, :, None]).squeeze(2) + total[:, :, channels]
             total = compose(total, operation.matrices(moved, generator))
         return apply_color(pixels, total)
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 [B, H, W, C] -> float32 [B, C, H, W] in [0, 1], channels last in memory."""
+    return images.float().div_(255).permute(0, 3, 1, 2)

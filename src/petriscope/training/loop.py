@@ -88,7 +88,7 @@ class Trainer:
         self.format = choose_format(self.settings.precision, self.device)
         self.model = lay_out(model, self.settings.channels_last)
         self.step_model: Callable[[Tensor], Tensor] = torch.compile(model) if self.settings.compile else model
-        self.augment = Pipeline.from_recipe(recipe.augment)
+        self.augment = Pipeline.from_recipe(recipe.augment, len(train.images.classes))
         self.loss: nn.Module = LOSSES.build(recipe.loss, train.images.counts).to(self.device)
         self.optimizer: torch.optim.Optimizer = OPTIMIZERS.build(recipe.optimizer, model)
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -168,7 +168,8 @@ class Trainer:
         """One step on a uint8 batch [B, H, W, C] with targets int64 [B]; returns (loss sum, hits, pictures)."""
         step = self._step
         generator = self._seed(step)
-        images = self.normalize(self.augment(pictures, generator))
+        images, targets = self.augment(pictures, targets, generator)
+        images = self.normalize(images)
         factor = self.schedule.factor(step)
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
@@ -185,13 +186,19 @@ class Trainer:
             self.ema.update(step)
         size = len(targets)
         with torch.no_grad():
-            hits = (logits.argmax(1) == targets).sum()
+            labels = targets.argmax(1) if targets.ndim == 2 else targets
+            hits = (logits.argmax(1) == labels).sum()
             return torch.stack([loss.detach() * size, hits.to(loss.dtype), loss.new_tensor(size)])
 
     def _seed(self, step: int) -> torch.Generator:
         """Seed dropout and the like by the step, and give a generator for augmentation."""
         for_model, for_augmentation = np.random.SeedSequence([self.recipe.seed, 2, step]).generate_state(2).tolist()
-        torch.manual_seed(for_model)
+        # torch.manual_seed formats a stack trace for devices that are not there, which costs as much as a small step
+        torch.default_generator.manual_seed(for_model)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed_all(for_model)
+        elif self.device.type == "mps":
+            torch.mps.manual_seed(for_model)
         return torch.Generator().manual_seed(for_augmentation)
 
     def _penalize_and_clip(self) -> None:
