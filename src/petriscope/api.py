@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from petriscope.augment.pipeline import Normalize, Pipeline
+from petriscope.augment.base import Mixing
+from petriscope.augment.pipeline import Normalize, Pipeline, to_bytes
 from petriscope.classifier import Classifier, load_model, save_model
 from petriscope.data import Dataset, ImageSet, load_dataset
 from petriscope.data.aligned import load_aligned
@@ -23,7 +25,7 @@ from petriscope.models import MODELS, build_model
 from petriscope.precision import choose_device, choose_format
 from petriscope.predicting import find_pictures, predict_files
 from petriscope.progress import duration, say
-from petriscope.recipe import Recipe
+from petriscope.recipe import Part, Recipe
 from petriscope.report.page import write_report
 from petriscope.run import Run, check_free, create_run, free_folder, open_run
 from petriscope.training.loop import Trainer
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 MISTAKES_SHOWN = 24
 AUGMENTED_SHOWN = (8, 8)  # pictures, views of each
+VAL_CHUNK = 1024
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def train(recipe: Recipe, out: str | Path | None = None, quiet: bool = False) -> Run:
@@ -52,7 +56,7 @@ def train(recipe: Recipe, out: str | Path | None = None, quiet: bool = False) ->
     device = choose_device(recipe.training.device)
     _check_parts(recipe)
     dataset = load_dataset(recipe.data)
-    recipe = _absolute_source(recipe)
+    recipe = _absolute_paths(recipe)
     trainer, normalize = _prepare(recipe, dataset, device, quiet)
     facts = {"device": str(device), "precision": trainer.format, "parameters": parameters(trainer.model)}
     run = create_run(folder, recipe, dataset, facts)
@@ -147,29 +151,74 @@ def _check_parts(recipe: Recipe) -> None:
     from petriscope.training.schedules import SCHEDULES
 
     Pipeline.from_recipe(recipe.augment)
+    _check_val_augmentation(Pipeline.from_recipe(recipe.evaluation.augment_val))
     MODELS.check(recipe.model)
     LOSSES.check(recipe.loss)
     OPTIMIZERS.check(recipe.optimizer)
     SCHEDULES.check(recipe.schedule)
 
 
-def _absolute_source(recipe: Recipe) -> Recipe:
+def _check_val_augmentation(pipeline: Pipeline) -> None:
+    if any(isinstance(operation, Mixing) for operation in pipeline.operations):
+        raise RequestError("evaluation.augment_val: pictures of val keep their labels; leave mixing out")
+
+
+def _absolute_paths(recipe: Recipe) -> Recipe:
     """Paths in a recipe are kept absolute, so that the run can be resumed from any folder."""
-    source = recipe.data.source
-    if source is None or not Path(source).expanduser().exists():
-        return recipe
-    path = str(Path(source).expanduser().resolve())
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": path})})
+
+    def absolute(text: str) -> str:
+        path = Path(text).expanduser()
+        return str(path.resolve()) if path.exists() else text
+
+    changes: dict[str, Any] = {}
+    if recipe.data.source is not None:
+        changes["data"] = recipe.data.model_copy(update={"source": absolute(recipe.data.source)})
+    if "weights" in recipe.model.options:
+        options = recipe.model.options
+        changes["model"] = Part(name=recipe.model.name, **{**options, "weights": absolute(str(options["weights"]))})
+    if recipe.distill is not None:
+        teachers = tuple(map(absolute, recipe.distill.teachers))
+        changes["distill"] = recipe.distill.model_copy(update={"teachers": teachers})
+    return recipe.model_copy(update=changes)
 
 
 def _prepare(recipe: Recipe, dataset: Dataset, device: torch.device, quiet: bool) -> tuple[Trainer, Normalize]:
     train_set = dataset.split("train")
     torch.manual_seed(int(np.random.SeedSequence([recipe.seed, 0]).generate_state(1)[0]))
     model = build_model(recipe.model, len(dataset.classes), dataset.shape).to(device)
-    normalize = Normalize(*mean_and_std(train_set))
+    normalize = _normalize(recipe, model, train_set)
     memory = recipe.data.memory
-    val = Batches(dataset.val, device, memory) if dataset.val is not None else None
+    val = None
+    if dataset.val is not None:
+        val = Batches(_augmented_val(recipe, dataset.val), device, memory)
     return Trainer(model, recipe, Batches(train_set, device, memory), val, normalize, quiet=quiet), normalize
+
+
+def _normalize(recipe: Recipe, model: torch.nn.Module, train_set: ImageSet) -> Normalize:
+    """By what the model's weights were trained with, where they come from elsewhere; else by the training set."""
+    rule, expects = recipe.data.normalize, getattr(model, "expects", None)
+    if rule == "imagenet":
+        expects = IMAGENET
+    if rule == "train" or expects is None:
+        return Normalize(*mean_and_std(train_set))
+    channels = train_set.shape[2]
+    mean, std = (values if len(values) == channels else (float(np.mean(values)),) * channels for values in expects)
+    return Normalize(mean, std)
+
+
+def _augmented_val(recipe: Recipe, val: ImageSet) -> ImageSet:
+    """Val as training sees it: augmented once, the same whatever the seed, if the recipe asks for it."""
+    parts = recipe.evaluation.augment_val
+    if not parts:
+        return val
+    pipeline = Pipeline.from_recipe(parts, len(val.classes))
+    generator = torch.Generator().manual_seed(0)
+    chunks = []
+    for start in range(0, len(val), VAL_CHUNK):
+        indices = np.arange(start, min(start + VAL_CHUNK, len(val)))
+        targets = torch.from_numpy(val.targets[indices])
+        chunks.append(to_bytes(pipeline(torch.from_numpy(val.take(indices)), targets, generator)[0]).numpy())
+    return replace(val, pixels=np.concatenate(chunks), rows=None)
 
 
 def _introduce(run: Run, recipe: Recipe, dataset: Dataset, facts: dict[str, Any]) -> None:
@@ -292,7 +341,5 @@ def _augmented_samples(trainer: Trainer, dataset: Dataset) -> np.ndarray:
     batch = torch.from_numpy(np.repeat(plain, views - 1, axis=0))
     targets = torch.from_numpy(np.repeat(train_set.targets[chosen], views - 1))
     out, _ = trainer.augment(batch, targets, torch.Generator().manual_seed(0))
-    if out.dtype != torch.uint8:
-        out = (out.permute(0, 2, 3, 1) * 255).round().to(torch.uint8)
-    varied = out.numpy().reshape(len(chosen), views - 1, *plain.shape[1:])
+    varied = to_bytes(out).numpy().reshape(len(chosen), views - 1, *plain.shape[1:])
     return np.concatenate([plain[:, None], varied], axis=1)

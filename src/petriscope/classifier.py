@@ -93,7 +93,7 @@ def load_model(path: Path, device: str = "auto") -> Classifier:
             raise RequestError(f"{path} was written by a newer Petriscope; update this one")
         recipe = check_recipe(facts["recipe"], str(path))
         height, width, channels = facts["shape"]
-        model = build_model(recipe.model, len(facts["classes"]), (height, width, channels))
+        model = build_model(recipe.model, len(facts["classes"]), (height, width, channels), fresh=False)
         model.load_state_dict(weights)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         raise RequestError(f"{path} is damaged or no Petriscope model: {error}") from None

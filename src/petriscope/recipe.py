@@ -58,6 +58,7 @@ class DataSection(Section):
     group: str | None = None  # column of a table, or a pattern for paths, that says which pictures belong together
     unreadable: Literal["stop", "skip"] = "stop"
     memory: Literal["auto", "resident", "mapped"] = "auto"
+    normalize: Literal["auto", "train", "imagenet"] = "auto"  # auto: what the model's weights expect, else train's own
 
     @property
     def height_width(self) -> tuple[int, int] | None:
@@ -82,7 +83,9 @@ class TrainingSection(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: bool = True
     compile: bool = False
+    pictures_per_epoch: Positive | None = None  # null: every picture once, or as the balance says
     ema: Annotated[float, Field(gt=0, lt=1)] | None = 0.998  # decay a step; null: no averaging
+    swa: Annotated[float, Field(gt=0, lt=1)] | None = None  # share of the epochs, the last, whose weights are averaged
     l1: Annotated[float, Field(ge=0)] = 0.0
     l2: Annotated[float, Field(ge=0)] = 0.0
     clip_grad_norm: Annotated[float, Field(gt=0)] | None = None
@@ -92,8 +95,39 @@ class TrainingSection(Section):
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
 
 
+class StageSection(Section):
+    """A later stage of fine-tuning."""
+
+    epoch: Positive  # from this one on, counted from 0
+    train: str
+    lr: Annotated[float, Field(gt=0)] = 1.0  # factor on the rate
+
+
+class FinetuneSection(Section):
+    """What of the model is trained: see `petriscope.training.finetune`."""
+
+    train: str = "all"  # head; last 2 blocks; last 140 layers; last 30 %; names, such as layer3, layer4
+    then: tuple[StageSection, ...] = ()
+    unfreeze_every: Positive | None = None  # epochs after which one more block is trained, from the head down
+    lr_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # the rate of a block, in units of the next one's
+
+
+class DistillSection(Section):
+    """Learning from trained runs beside the labels. Hinton et al., 2015, arXiv:1503.02531."""
+
+    teachers: Annotated[tuple[str, ...], Field(min_length=1)]  # runs, or model files; the mean of their answers
+    weight: Annotated[float, Field(gt=0, le=1)] = 0.5  # of the teachers; the labels have the rest
+    temperature: Annotated[float, Field(gt=0)] = 2.0
+
+    @field_validator("teachers", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+
 class EvaluationSection(Section):
     tta: Literal["none", "flips", "d4"] = "none"
+    augment_val: tuple[Part, ...] = ()  # falls on val while training chooses by it; final figures are of plain pictures
     batch_size: Positive = 512
     bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
 
@@ -108,6 +142,8 @@ class Recipe(Section):
     balance: Literal["none", "weighted-sampler", "oversample"] = "none"
     augment: tuple[Part, ...] = ()
     model: Part = Part(name="simple-cnn")
+    finetune: FinetuneSection = FinetuneSection()
+    distill: DistillSection | None = None
     loss: Part = Part(name="cross-entropy")
     optimizer: Part = Part(name="adamw")
     schedule: Part = Part(name="cosine")

@@ -48,6 +48,12 @@ VARIANTS = {
         "balance": "weighted-sampler",
         "loss": {"name": "cross-entropy", "class_weights": "balanced"},
     },
+    "mixed": {"augment": [{"name": "mixup", "alpha": 0.4}, "cutmix", "rand-augment"]},
+    "mean of the last epochs": {"training": {"swa": 0.6}},
+    "in stages": {"finetune": {"train": "head", "lr_decay": 0.5, "then": [{"epoch": 1, "train": "all", "lr": 0.3}]}},
+    "head alone, backbone run once": {"finetune": {"train": "head"}, "augment": []},
+    "a loss of its own": {"model": {"name": "autoencoder", "widths": [4, 8], "hidden": 8}},
+    "muon": {"optimizer": {"name": "muon", "lr": 0.01}},
     "noise, blur, color": {"augment": ["noise", "blur", "hue", "contrast", {"name": "rotate", "degrees": 20}]},
 }
 
@@ -205,6 +211,36 @@ def test_the_monitored_figure_decides_what_is_kept(tiny_recipe, tmp_path):
     assert run.results["val"]["nll"] == pytest.approx(min(losses), rel=1e-4)
 
 
+def test_weights_of_the_last_epochs_are_averaged_and_kept(tiny_recipe, tmp_path):
+    seen = []
+
+    def watch(self, *args):
+        seen.append({k: v.clone() for k, v in self.model.state_dict().items()})
+        return average(self, *args)
+
+    average = Trainer._average_epochs
+    recipe = tiny_recipe(training={"epochs": 5, "swa": 0.6, "keep": "last", "ema": None})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_average_epochs", watch)
+        run = api.train(recipe, tmp_path / "run", quiet=True)
+    kept = weights(run)
+    for name in ("head.2.weight", "features.0.weight"):
+        expected = torch.stack([state[name] for state in seen[2:]]).mean(0)
+        torch.testing.assert_close(kept[name], expected, atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(kept["features.1.running_mean"], seen[-1]["features.1.running_mean"])
+
+
+def test_val_may_be_augmented_while_training_chooses_by_it(tiny_recipe, tmp_path):
+    settings = {"augment_val": [{"name": "brightness", "amount": 0.9}, "cutout"]}
+    run = api.train(tiny_recipe(evaluation=settings, training={"keep": "last"}), tmp_path / "run", quiet=True)
+    plain = api.train(tiny_recipe(training={"keep": "last"}), tmp_path / "plain", quiet=True)
+    assert same(weights(run), weights(plain))
+    assert run.history[-1]["val"]["loss"] > plain.history[-1]["val"]["loss"]
+    assert run.results["val"]["nll"] == plain.results["val"]["nll"]  # the final figure is of plain pictures
+    with pytest.raises(PetriscopeError, match="leave mixing out"):
+        api.train(tiny_recipe(evaluation={"augment_val": ["mixup"]}), tmp_path / "refused", quiet=True)
+
+
 def test_it_learns(tiny_recipe, tmp_path):
     run = api.train(tiny_recipe(training={"epochs": 12}), tmp_path / "run", quiet=True)
     assert run.results["val"]["accuracy"] == 1.0
@@ -243,6 +279,16 @@ class TestOrder:
         order = epoch_order(targets, "oversample", 0, 0)
         assert set(order) == set(range(107))
         assert np.bincount(targets[order]).tolist() == [70, 70, 70]
+
+    @pytest.mark.parametrize("size", [40, 107, 250])
+    def test_an_epoch_may_have_any_size(self, size):
+        targets = np.array([0] * 70 + [1] * 30 + [2] * 7)
+        plain = epoch_order(targets, "none", 0, 0, size)
+        assert len(plain) == size
+        repeats = np.bincount(plain, minlength=107)
+        assert repeats.max() - repeats.min() <= 1
+        assert np.bincount(targets[epoch_order(targets, "oversample", 0, 0, size)]).tolist() == [size // 3] * 3
+        assert len(epoch_order(targets, "weighted-sampler", 0, 0, size)) == size
 
 
 def test_a_resumed_run_is_refused_when_the_data_changed_or_it_is_finished(tiny_recipe, tiny_npz, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Losses, optimizers, schedules, averaging, checkpoints: each against the textbook or torch's own."""
 
 import math
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -46,12 +47,52 @@ class TestLosses:
         with pytest.raises(RequestError, match="2 numbers for 3 classes"):
             LOSSES.build(Part(name="cross-entropy", class_weights=[1, 2]), COUNTS)
 
+    @pytest.mark.parametrize("name", sorted(LOSSES.members))
+    @pytest.mark.parametrize("weights", ["none", "balanced"])
+    def test_hard_targets_are_soft_ones_of_one_class(self, name, weights):
+        loss = LOSSES.build(Part(name=name, class_weights=weights), COUNTS)
+        logits = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+        targets = torch.tensor([0, 1, 2, 1, 0, 2])
+        soft = nn.functional.one_hot(targets, 3).float()
+        scale = 1.0 if loss.weight is None else loss.weight[targets].mean().item()
+        assert loss(logits, soft).item() == pytest.approx(loss(logits, targets).item() * scale, rel=1e-5)
+
+    @pytest.mark.parametrize("name", sorted(LOSSES.members))
+    def test_masks_are_as_many_labels_as_pixels(self, name):
+        loss = LOSSES.build(Part(name=name, class_weights="balanced"), COUNTS)
+        logits = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+        masks = torch.randint(0, 3, (2, 4, 5), generator=torch.Generator().manual_seed(1))
+        flat = loss(logits.permute(0, 2, 3, 1).reshape(-1, 3), masks.flatten())
+        assert loss(logits, masks).item() == pytest.approx(flat.item(), rel=1e-5)
+
+    @pytest.mark.parametrize("name", sorted(LOSSES.members))
+    def test_the_gradient_pulls_towards_the_target(self, name):
+        logits = torch.zeros(1, 3, requires_grad=True)
+        LOSSES.build(Part(name=name), COUNTS)(logits, torch.tensor([1])).backward()
+        assert logits.grad.argmin() == 1
+        assert (logits.grad[0, [0, 2]] > 0).all()
+
+    def test_focal_loss_is_the_papers(self):
+        p = torch.tensor([[0.7, 0.2, 0.1]])
+        loss = LOSSES.build(Part(name="focal", gamma=2), COUNTS)
+        assert loss(p.log(), torch.tensor([1])).item() == pytest.approx(-(0.8**2) * math.log(0.2), rel=1e-5)
+        plain = LOSSES.build(Part(name="focal", gamma=0), COUNTS)
+        assert plain(p.log(), torch.tensor([1])).item() == pytest.approx(-math.log(0.2), rel=1e-5)
+
+    def test_generalized_cross_entropy_is_the_papers(self):
+        p = torch.tensor([[0.7, 0.2, 0.1]])
+        loss = LOSSES.build(Part(name="generalized-cross-entropy", q=0.7), COUNTS)
+        assert loss(p.log(), torch.tensor([1])).item() == pytest.approx((1 - 0.2**0.7) / 0.7, rel=1e-5)
+        absolute = LOSSES.build(Part(name="generalized-cross-entropy", q=1), COUNTS)
+        assert absolute(p.log(), torch.tensor([1])).item() == pytest.approx(0.8, rel=1e-5)
+
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS.members))
 class TestOptimizers:
     def net(self):
         torch.manual_seed(0)
-        return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+        layers = {"body": nn.Linear(4, 8), "norm": nn.BatchNorm1d(8), "head": nn.Linear(8, 2)}
+        return nn.Sequential(OrderedDict(layers))
 
     def step(self, model, optimizer, seed):
         images = torch.randn(16, 4, generator=torch.Generator().manual_seed(seed))

@@ -9,7 +9,7 @@ import numpy as np
 Balance = Literal["none", "weighted-sampler", "oversample"]
 
 
-def epoch_order(targets: np.ndarray, balance: Balance, seed: int, epoch: int) -> np.ndarray:
+def epoch_order(targets: np.ndarray, balance: Balance, seed: int, epoch: int, size: int | None = None) -> np.ndarray:
     """The order of one epoch, a function of its arguments alone: no state to save, none to lose.
 
     Args:
@@ -17,20 +17,25 @@ def epoch_order(targets: np.ndarray, balance: Balance, seed: int, epoch: int) ->
         balance: ``none``: every picture once. ``weighted-sampler``: N draws with replacement, every class equally
             likely. ``oversample``: every picture at least once, classes repeated up to the largest.
         seed, epoch: another epoch is another order.
+        size: pictures in the epoch; None: as above. Pictures (``oversample``: of each class, which then have equal
+            shares) are repeated as often as is needed, or are left out by chance, none twice before all were once.
 
     Returns:
-        int64 [M], indices into ``targets``; M is N but for ``oversample``.
+        int64 [M], indices into ``targets``; M is ``size`` (less what classes cannot share evenly), or N but for
+        ``oversample``.
     """
     rng = np.random.default_rng([seed, 1, epoch])
-    if balance == "none":
-        return rng.permutation(len(targets))
-    counts = np.bincount(targets)
     if balance == "weighted-sampler":
-        weight = 1.0 / counts[targets]
-        return rng.choice(len(targets), size=len(targets), p=weight / weight.sum())
-    parts = []
-    for label in np.flatnonzero(counts):
-        members = np.flatnonzero(targets == label)
-        repeats, rest = divmod(int(counts.max()), len(members))
-        parts += [np.tile(members, repeats), rng.choice(members, size=rest, replace=False)]
-    return rng.permutation(np.concatenate(parts))
+        weight = 1.0 / np.bincount(targets)[targets]
+        return rng.choice(len(targets), size=size or len(targets), p=weight / weight.sum())
+    if balance == "none":
+        return rng.permutation(_repeat(np.arange(len(targets)), size or len(targets), rng))
+    members = [np.flatnonzero(targets == label) for label in np.unique(targets)]
+    each = max(map(len, members)) if size is None else max(1, size // len(members))
+    return rng.permutation(np.concatenate([_repeat(part, each, rng) for part in members]))
+
+
+def _repeat(members: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """``size`` of the members: all of them as often as they fit, and some by chance."""
+    repeats, rest = divmod(size, len(members))
+    return np.concatenate([np.tile(members, repeats), rng.choice(members, size=rest, replace=False)])

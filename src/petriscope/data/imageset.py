@@ -13,7 +13,7 @@ from petriscope.errors import DataError
 
 SPLITS = ("train", "val", "test")
 # Read from a mapped file before its pages are given back; the system maps several times what is read.
-RELEASE_BYTES = 16 * 2**20
+RELEASE_BYTES = 2 * 2**20
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from petriscope.augment.pipeline import Normalize
 from petriscope.data.batches import Batches
 from petriscope.precision import Format, autocast
 from petriscope.progress import progress
@@ -34,7 +33,9 @@ def views(images: Tensor, tta: TTA) -> list[Tensor]:
 
 
 @torch.inference_mode()
-def predict_batch(model: nn.Module, images: Tensor, normalize: Normalize, number_format: Format, tta: TTA) -> Tensor:
+def predict_batch(
+    model: nn.Module, images: Tensor, normalize: Callable[[Tensor], Tensor], number_format: Format, tta: TTA
+) -> Tensor:
     """Log-probabilities, float32 [B, K]: of the mean probability over the views.
 
     Args:
@@ -55,7 +56,7 @@ def predict_batch(model: nn.Module, images: Tensor, normalize: Normalize, number
 def predict_set(
     model: nn.Module,
     batches: Batches,
-    normalize: Normalize,
+    normalize: Callable[[Tensor], Tensor],
     number_format: Format,
     tta: TTA = "none",
     batch_size: int = 512,

@@ -30,12 +30,16 @@ from petriscope.evaluation.metrics import quick_metrics
 from petriscope.precision import autocast, choose_format, lay_out
 from petriscope.progress import Progress, duration, say
 from petriscope.recipe import Recipe
-from petriscope.training.averaging import EMA
+from petriscope.training.averaging import EMA, SWA
 from petriscope.training.checkpoints import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+from petriscope.training.distillation import Teachers
+from petriscope.training.features import FeatureBatches, frozen_features, head_module
+from petriscope.training.finetune import Plan
 from petriscope.training.losses import LOSSES
 from petriscope.training.optimizers import OPTIMIZERS
 from petriscope.training.schedules import SCHEDULES
 
+SWA_BATCHES = 64  # from which the averaged weights' batch statistics are taken
 HIGHER_IS_BETTER = {"accuracy": True, "balanced_accuracy": True, "macro_f1": True, "loss": False}
 
 
@@ -56,6 +60,7 @@ class Position:
     history: list[dict[str, Any]] = field(default_factory=list)
     best: float | None = None
     best_epoch: int | None = None  # counted from 1
+    averaged: int = 0  # epochs whose weights are in the mean of the last ones
 
 
 class Trainer:
@@ -81,18 +86,27 @@ class Trainer:
         on_epoch: Callable[[list[dict[str, Any]]], None] = lambda history: None,
         quiet: bool = False,
     ) -> None:
-        self.recipe, self.train, self.val, self.normalize = recipe, train, val, normalize
+        self.recipe, self.train, self.val = recipe, train, val
+        self.normalize: Callable[[Tensor], Tensor] = normalize
         self.settings = recipe.training
         self.checkpoint, self.on_epoch, self.quiet = checkpoint, on_epoch, quiet
         self.device = train.device
         self.format = choose_format(self.settings.precision, self.device)
         self.model = lay_out(model, self.settings.channels_last)
-        self.step_model: Callable[[Tensor], Tensor] = torch.compile(model) if self.settings.compile else model
+        self.plan = Plan(model, recipe.finetune, self.settings.epochs)
+        self.plan.freeze(self.plan.ever)
+        # Some models have a loss of their own, such as an autoencoder's.
+        forward = getattr(model, "forward_with_loss", model)
+        self.step_model: Callable[[Tensor], Any] = torch.compile(forward) if self.settings.compile else forward
         self.augment = Pipeline.from_recipe(recipe.augment, len(train.images.classes))
         self.loss: nn.Module = LOSSES.build(recipe.loss, train.images.counts).to(self.device)
         self.optimizer: torch.optim.Optimizer = OPTIMIZERS.build(recipe.optimizer, model)
+        self.plan.split_rates(self.optimizer)
+        self.teachers = self._find_teachers()
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.ema = EMA(model, self.settings.ema) if self.settings.ema is not None else None
+        self.swa = SWA(model) if self.settings.swa is not None else None
+        self.head = ""  # where the frozen rest was run once: the module that is trained on what it is given
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.format == "fp16")
         self.batches_per_epoch = len(self.epoch_batches(0))
         self.schedule = SCHEDULES.build(recipe.schedule, self.batches_per_epoch, self.settings.epochs)
@@ -104,7 +118,14 @@ class Trainer:
     @property
     def averaged(self) -> nn.Module:
         """The weights that are evaluated and kept: averaged ones, where the recipe asks for them."""
+        if self.swa and self.at.averaged:
+            return self.swa.model
         return self.ema.model if self.ema else self.model
+
+    def _find_teachers(self) -> Teachers | None:
+        if self.recipe.distill is None:
+            return None
+        return Teachers(self.recipe.distill, self.train.images.classes, self.train.images.shape, self.device)
 
     def fit(self) -> dict[str, Tensor]:
         """Train to the end, from the checkpoint if there is one.
@@ -118,10 +139,10 @@ class Trainer:
         """
         if self.checkpoint is not None and self.checkpoint.is_file():
             self._restore()
+        self._run_backbone_once()
         total = self.settings.epochs * self.batches_per_epoch
         self.bar = Progress("training", total, "steps")
         self.bar.start_from(self._step)
-        self.model.train()
         with _interruptible() as stop:
             try:
                 while self.at.epoch < self.settings.epochs and not self._out_of_patience():
@@ -132,19 +153,47 @@ class Trainer:
             return self.best_weights
         return {key: value.detach().cpu().clone() for key, value in self.averaged.state_dict().items()}
 
+    def _run_backbone_once(self) -> None:
+        """Where the head alone is trained and pictures do not vary, replace pictures by what the head is given."""
+        head = head_module(self.model)
+        varied = self.augment.varies or self.teachers or hasattr(self.model, "forward_with_loss")
+        if head is None or varied or any(not name.startswith(f"{head}.") for name in self.plan.ever):
+            return
+        self.plan.freeze(self.plan.stage(0).names)
+        sets = {"train": self.train, "val": self.val}
+        features = {
+            name: frozen_features(self.model, head, batches, self.normalize, self.format)
+            for name, batches in sets.items()
+            if batches is not None
+        }
+        if any(taken is None for taken in features.values()):
+            return
+        for name, taken in features.items():
+            batches = sets[name]
+            assert batches is not None and taken is not None
+            setattr(self, name, FeatureBatches(batches, taken))
+        self.head = head
+        self.normalize = lambda features: features
+        self.step_model = self.model.get_submodule(head)
+
     @property
     def _step(self) -> int:
         return self.at.epoch * self.batches_per_epoch + self.at.batch
 
     def epoch_batches(self, epoch: int) -> list[np.ndarray]:
         """The indices of each batch. A short last batch is dropped: every epoch has another order, so no picture is."""
-        order = epoch_order(self.train.images.targets, self.recipe.balance, self.recipe.seed, epoch)
-        size = self.settings.batch_size
+        size, settings = self.settings.batch_size, self.settings
+        order = epoch_order(
+            self.train.images.targets, self.recipe.balance, self.recipe.seed, epoch, settings.pictures_per_epoch
+        )
         if len(order) <= size:
             return [order]
         return [order[i : i + size] for i in range(0, len(order) - size + 1, size)]
 
     def _run_epoch(self, stop: threading.Event) -> None:
+        self.plan.freeze(self.plan.stage(self.at.epoch).names)
+        if not self.quiet and self.at.batch == 0:
+            self._say_stage()
         batches = self.epoch_batches(self.at.epoch)[self.at.batch :]
         sums = self._sums.to(self.device, torch.float32 if self.device.type == "mps" else torch.float64)
         started = time.monotonic()
@@ -168,15 +217,20 @@ class Trainer:
         """One step on a uint8 batch [B, H, W, C] with targets int64 [B]; returns (loss sum, hits, pictures)."""
         step = self._step
         generator = self._seed(step)
-        images, targets = self.augment(pictures, targets, generator)
-        images = self.normalize(images)
-        factor = self.schedule.factor(step)
+        augmented = (pictures, targets) if self.head else self.augment(pictures, targets, generator)
+        images, targets = self.normalize(augmented[0]), augmented[1]
+        factor = self.schedule.factor(step) * self.plan.stage(self.at.epoch).lr
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
         with autocast(self.device, self.format):
-            logits = self.step_model(images)
+            out = self.step_model(images)
+        logits, own_loss = out if isinstance(out, tuple) else (out, None)
         logits = logits.float()
         loss = self.loss(logits, targets)
+        if self.teachers:
+            loss = self.teachers.loss(logits, self.teachers.answer(augmented[0]), loss)
+        if own_loss is not None:
+            loss = loss + own_loss
         self.scaler.scale(loss).backward()
         self._penalize_and_clip()
         self.scaler.step(self.optimizer)
@@ -224,14 +278,15 @@ class Trainer:
                 f"the loss is not finite in epoch {self.at.epoch + 1}: training diverged. Lower optimizer.lr (now "
                 f"{self.base_rates[0]:g}), set training.clip_grad_norm=1, or training.precision=fp32"
             )
+        self._average_epochs()
         line: dict[str, Any] = {
             "epoch": self.at.epoch + 1,
             "train": {"loss": loss / pictures, "accuracy": hits / pictures},
         }
         if self.val is not None:
-            probabilities = predict_set(
-                self.averaged, self.val, self.normalize, self.format, batch_size=self.recipe.evaluation.batch_size
-            )
+            model = self.averaged.get_submodule(self.head)
+            size = self.recipe.evaluation.batch_size
+            probabilities = predict_set(model, self.val, self.normalize, self.format, batch_size=size)
             line["val"] = quick_metrics(probabilities, self.val.images.targets)
             self._judge(line["val"][self.settings.monitor])
         else:
@@ -249,6 +304,17 @@ class Trainer:
         if last or time.monotonic() - self._last_save > self.settings.checkpoint_seconds:
             self._save()
 
+    def _average_epochs(self) -> None:
+        """Take the epoch's weights into the mean of the last epochs', if it is one of them."""
+        share, epochs = self.settings.swa, self.settings.epochs
+        if self.swa is None or share is None or self.at.epoch < epochs - max(1, round(share * epochs)):
+            return
+        order = self.epoch_batches(self.at.epoch)[:SWA_BATCHES]
+        inputs = (self.normalize(pictures) for pictures, _ in self.train.iterate(order))
+        with autocast(self.device, self.format):
+            self.swa.add(self.model, self.at.averaged, inputs, self.head)
+        self.at.averaged += 1
+
     def _judge(self, value: float) -> None:
         sign = 1 if HIGHER_IS_BETTER[self.settings.monitor] else -1
         self.schedule.observe(-sign * value)
@@ -260,6 +326,12 @@ class Trainer:
     def _out_of_patience(self) -> bool:
         patience, best = self.settings.patience, self.at.best_epoch
         return patience is not None and best is not None and self.at.epoch - best >= patience
+
+    def _say_stage(self) -> None:
+        stage, epoch = self.plan.stage(self.at.epoch), self.at.epoch
+        if stage.epoch == epoch and (epoch > 0 or len(stage.names) < sum(1 for _ in self.model.parameters())):
+            run_once = "; the frozen rest was run once" if self.head else ""
+            say(f"from epoch {epoch + 1}: training {self.plan.describe(epoch)}{run_once}")
 
     def _note(self) -> str:
         done = self.at.epoch
@@ -288,6 +360,8 @@ class Trainer:
         groups = {"model": self.model.state_dict(), "optimizer": moments, "sums": {"epoch": self._sums}}
         if self.ema:
             groups["ema"] = self.ema.model.state_dict()
+        if self.swa:
+            groups["swa"] = self.swa.model.state_dict()
         if self.best_weights is not None:
             groups["best"] = self.best_weights
         facts = {
@@ -306,6 +380,8 @@ class Trainer:
         restore_optimizer(self.optimizer, groups.get("optimizer", {}), facts["optimizer"])
         if self.ema:
             self.ema.model.load_state_dict(groups["ema"])
+        if self.swa:
+            self.swa.model.load_state_dict(groups["swa"])
         self.best_weights = groups.get("best")
         self._sums = groups["sums"]["epoch"]
         self.schedule.restore(facts["schedule"])

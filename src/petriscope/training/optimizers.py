@@ -9,11 +9,13 @@ from pydantic import Field
 from torch import nn
 from torch.optim import Optimizer
 
+from petriscope.models.backbones import import_timm
+from petriscope.models.layers import head_of
 from petriscope.parts import Catalogue
 
 OPTIMIZERS = Catalogue(
     "optimizer",
-    {name: f"petriscope.training.optimizers:{name}" for name in ("adam", "adamw", "sgd")},
+    {name: f"petriscope.training.optimizers:{name}" for name in ("adam", "adamw", "nadam", "sgd", "lion", "muon")},
 )
 
 Rate = Annotated[float, Field(gt=0)]
@@ -43,12 +45,49 @@ def adamw(
     return torch.optim.AdamW(parameter_groups(model, weight_decay), lr=lr, betas=betas, fused=_fused(model))
 
 
+def nadam(
+    model: nn.Module, *, lr: Rate = 1e-3, weight_decay: Decay = 0.0, betas: tuple[Beta, Beta] = (0.9, 0.999)
+) -> Optimizer:
+    """Adam with Nesterov momentum; weight decay is apart from the gradient. Dozat, 2016."""
+    groups = parameter_groups(model, weight_decay)
+    return torch.optim.NAdam(groups, lr=lr, betas=betas, decoupled_weight_decay=True)
+
+
 def sgd(
     model: nn.Module, *, lr: Rate = 0.05, momentum: Beta = 0.9, nesterov: bool = False, weight_decay: Decay = 0.0
 ) -> Optimizer:
     """Stochastic gradient descent with momentum; weight decay is the L2 penalty's gradient."""
     groups = parameter_groups(model, weight_decay)
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov and momentum > 0, fused=_fused(model))
+
+
+def lion(
+    model: nn.Module, *, lr: Rate = 1e-4, weight_decay: Decay = 0.0, betas: tuple[Beta, Beta] = (0.9, 0.99)
+) -> Optimizer:
+    """The sign of an interpolated momentum; wants a third to a tenth of AdamW's rate and as much more decay. timm's.
+    Chen et al., 2023, arXiv:2302.06675."""
+    import_timm()
+    from timm.optim import Lion
+
+    return Lion(parameter_groups(model, weight_decay), lr=lr, betas=betas)
+
+
+def muon(
+    model: nn.Module, *, lr: Rate = 2e-3, weight_decay: Decay = 0.0, momentum: Beta = 0.95, nesterov: bool = True
+) -> Optimizer:
+    """Momentum made orthogonal by Newton-Schulz steps, for matrices and for kernels as matrices; AdamW for biases,
+    norms and the head. timm's, its steps scaled to the size of AdamW's. Jordan et al., 2024, "Muon: An optimizer for
+    hidden layers"."""
+    import_timm()
+    from timm.optim import Muon
+
+    head = {id(p) for name in head_of(model) for p in model.get_submodule(name).parameters()}
+    groups = []
+    for group in parameter_groups(model, weight_decay):
+        for in_head in (False, True):
+            chosen = [p for p in group["params"] if (id(p) in head) == in_head]
+            groups.append({**group, "params": chosen, "use_fallback": in_head or group["params"][0].ndim < 2})
+    return Muon([group for group in groups if group["params"]], lr=lr, momentum=momentum, nesterov=nesterov)
 
 
 def _fused(model: nn.Module) -> bool:

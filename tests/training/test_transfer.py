@@ -1,0 +1,237 @@
+"""Fine-tuning, features taken once, distillation: starting from what another training learnt."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from petriscope import api
+from petriscope.errors import RequestError
+from petriscope.models import build_model
+from petriscope.models.layers import head_of, ordered_layers
+from petriscope.recipe import FinetuneSection, Part
+from petriscope.training.finetune import Plan, trained
+from petriscope.training.optimizers import OPTIMIZERS
+
+MODELS = {
+    "simple-cnn": (Part(name="simple-cnn", norm="batch"), (16, 16, 3)),
+    "resnet18": (Part(name="resnet18"), (16, 16, 3)),
+    "d4-resnet": (Part(name="d4-resnet", widths=[8, 16], depths=[1, 2]), (16, 16, 3)),
+    "mobilenet-v3-large": (Part(name="mobilenet-v3-large"), (32, 32, 3)),
+    "deit-tiny": (Part(name="deit-tiny", resize=224), (32, 32, 3)),
+}
+
+
+@pytest.fixture(params=sorted(MODELS))
+def model(request):
+    part, shape = MODELS[request.param]
+    torch.manual_seed(0)
+    return build_model(part, 4, shape)
+
+
+def sizes(model, phrase):
+    return len(trained(model, phrase))
+
+
+class TestPhrases:
+    def test_the_head_is_always_trained_and_all_is_all(self, model):
+        head = trained(model, "head")
+        assert head
+        assert all(any(name.startswith(f"{part}.") for part in head_of(model)) for name in head)
+        assert head < trained(model, "last 1 block") < trained(model, "all")
+        assert sizes(model, "all") == len(list(model.parameters()))
+
+    def test_more_blocks_layers_and_percent_are_more(self, model):
+        assert trained(model, "last 1 block") < trained(model, "last 2 blocks")
+        assert trained(model, "last 1 layer") < trained(model, "last 4 layers")
+        assert trained(model, "last 20 %") < trained(model, "last 60 %") < trained(model, "last 100 %")
+        assert trained(model, "last 100 %") == trained(model, "all")
+
+    def test_layers_are_counted_without_the_head(self, model):
+        live = trained(model, "last 3 layers") - trained(model, "head")
+        owns = [
+            {own for own, _ in layer.named_parameters(name, recurse=False)} for name, layer in ordered_layers(model)
+        ]
+        assert sum(not own.isdisjoint(live) for own in owns) == 3
+
+    def test_names_and_several_terms(self):
+        net = build_model(*(Part(name="resnet18"), 4, (16, 16, 3)))
+        live = trained(net, "layer3, layer4")
+        tops = {name.split(".")[0] for name in live}
+        assert tops == {"layer3", "layer4", "fc"}
+
+    @pytest.mark.parametrize(
+        ("phrase", "words"),
+        [("layer9", "layer4"), ("last 99 blocks", "has 8 blocks"), ("last 4000 layers", "layers before its head")],
+    )
+    def test_what_is_not_there_is_an_error_that_helps(self, phrase, words):
+        net = build_model(*(Part(name="resnet18"), 4, (16, 16, 3)))
+        with pytest.raises(RequestError, match=words):
+            trained(net, phrase)
+
+
+def plan_for(net, epochs=10, **section):
+    return Plan(net, FinetuneSection(**section), epochs)
+
+
+class TestPlan:
+    def test_frozen_parts_are_in_evaluation_mode_and_get_no_gradient(self, model):
+        plan = plan_for(model, train="last 1 block")
+        plan.freeze(plan.stage(0).names)
+        live = {name for name, p in model.named_parameters() if p.requires_grad}
+        assert live == plan.stage(0).names
+        for name, module in model.named_modules():
+            own = [n for n, _ in module.named_parameters(prefix=name)]
+            if own:
+                assert module.training == any(n in live for n in own)
+
+    def test_stages_follow_one_another(self):
+        net = build_model(*(Part(name="resnet18"), 4, (16, 16, 3)))
+        plan = plan_for(
+            net, train="head", then=[{"epoch": 2, "train": "layer4", "lr": 0.1}, {"epoch": 5, "train": "all"}]
+        )
+        counts = [len(plan.stage(epoch).names) for epoch in range(7)]
+        assert counts[0] == counts[1] == 2
+        assert counts[2] == counts[4] > 2
+        assert counts[5] == counts[6] == len(list(net.parameters()))
+        assert plan.stage(3).lr == 0.1
+        assert plan.ever == trained(net, "all")
+
+    def test_gradual_unfreezing_goes_a_block_at_a_time_from_the_head(self):
+        net = build_model(*(Part(name="resnet18"), 4, (16, 16, 3)))
+        plan = plan_for(net, epochs=30, train="head", unfreeze_every=2)
+        assert plan.stage(1).names == trained(net, "head")
+        assert plan.stage(2).names == trained(net, "last 1 block")
+        assert plan.stage(7).names == trained(net, "last 3 blocks")
+        assert plan.stage(29).names == trained(net, "all")
+
+    def test_rates_fall_from_the_head_down(self, model):
+        plan = plan_for(model, lr_decay=0.5)
+        optimizer = OPTIMIZERS.build(Part(name="sgd", lr=1.0), model)
+        plan.split_rates(optimizer)
+        rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+        assert len(rate) == len(list(model.parameters()))
+        assert all(rate[id(p)] == 1 for name in head_of(model) for p in model.get_submodule(name).parameters())
+        rates = [rate[id(p)] for _, p in model.named_parameters()]
+        assert min(rates) == rates[0] < 0.5
+        assert {0.5, 0.25} <= set(rates)
+
+    def test_what_is_trained_is_said(self):
+        net = build_model(*(Part(name="resnet18"), 4, (16, 16, 3)))
+        said = plan_for(net, train="head").describe(0)
+        assert said == "1 of 41 layers, 2,052 of 11,170,884 parameters (0.0 %)"
+
+
+def weights(run):
+    return load_file(run.model)
+
+
+def test_only_what_the_recipe_names_is_trained(tiny_recipe, tmp_path):
+    first = weights(
+        api.train(tiny_recipe(training={"epochs": 1}, finetune={"train": "head"}), tmp_path / "a", quiet=True)
+    )
+    second = weights(
+        api.train(tiny_recipe(training={"epochs": 2}, finetune={"train": "head"}), tmp_path / "b", quiet=True)
+    )
+    for name in first:
+        assert torch.equal(first[name], second[name]) == name.startswith("features."), name
+
+
+def test_features_taken_once_train_the_same_head(tiny_recipe, tmp_path, monkeypatch):
+    from petriscope.training import loop
+
+    recipe = tiny_recipe(finetune={"train": "head"}, augment=[], model={"dropout": 0.0}, training={"keep": "last"})
+    calls = []
+    real = loop.frozen_features
+    monkeypatch.setattr(loop, "frozen_features", lambda *args, **kw: calls.append(1) or real(*args, **kw))
+    quick = api.train(recipe, tmp_path / "quick", quiet=True)
+    assert len(calls) == 2  # train and val
+    monkeypatch.setattr(loop, "frozen_features", lambda *args, **kw: None)
+    slow = api.train(recipe, tmp_path / "slow", quiet=True)
+    for name, value in weights(slow).items():
+        torch.testing.assert_close(weights(quick)[name], value, atol=1e-4, rtol=1e-3)
+    assert quick.results["val"]["accuracy"] == slow.results["val"]["accuracy"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"augment": ["flip"]},
+        {"finetune": {"train": "last 1 layer"}},
+        {"finetune": {"train": "head", "then": [{"epoch": 1, "train": "all"}]}},
+    ],
+)
+def test_features_are_not_kept_where_pictures_or_the_backbone_vary(change, tiny_recipe, tmp_path, monkeypatch):
+    from petriscope.training import loop
+
+    monkeypatch.setattr(loop, "frozen_features", lambda *args, **kw: pytest.fail("features were taken"))
+    api.train(tiny_recipe(**{"augment": [], "finetune": {"train": "head"}, **change}), tmp_path / "run", quiet=True)
+
+
+def test_features_behind_dropout_are_not_kept():
+    from petriscope.augment.pipeline import Normalize
+    from petriscope.data.batches import Batches
+    from petriscope.data.imageset import ImageSet
+    from petriscope.training.features import frozen_features, head_module
+
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
+    images = ImageSet(pixels, np.zeros(6, dtype=np.int64), ("a", "b"), np.arange(6).astype(str))
+    batches, normalize = Batches(images, torch.device("cpu")), Normalize((0.5,) * 3, (0.2,) * 3)
+    for rate, kept in ((0.0, True), (0.5, False)):
+        net = build_model(Part(name="resnet18"), 2, (16, 16, 3))
+        net.drop_rate = rate
+        plan = plan_for(net, train="head")
+        plan.freeze(plan.stage(0).names)
+        taken = frozen_features(net, head_module(net), batches, normalize, "fp32")
+        assert (taken is not None) == kept
+
+
+class TestDistillation:
+    def test_a_student_learns_its_teachers_answers(self, tiny_recipe, tmp_path):
+        teacher = api.train(tiny_recipe(training={"epochs": 12}), tmp_path / "teacher", quiet=True)
+        section = {"teachers": str(teacher.folder), "weight": 1.0}
+        student = api.train(
+            tiny_recipe(distill=section, seed=5, training={"epochs": 12}), tmp_path / "student", quiet=True
+        )
+        assert student.results["val"]["accuracy"] >= 0.95
+        agree = lambda run: api.evaluate(run.folder, split="val", quiet=True)["accuracy"]  # noqa: E731
+        assert agree(student) >= agree(teacher) - 0.05
+
+    def test_the_loss_is_the_divergence_of_softened_answers(self):
+        from petriscope.training.distillation import Teachers
+
+        teachers = Teachers.__new__(Teachers)
+        teachers.weight, teachers.temperature = 0.25, 3.0
+        logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+        answer = torch.rand(4, 5, generator=torch.Generator().manual_seed(1)).softmax(1)
+        p = (logits / 3).softmax(1)
+        divergence = (answer * (answer.log() - p.log())).sum(1).mean() * 9
+        loss = teachers.loss(logits, answer, torch.tensor(2.0))
+        assert loss.item() == pytest.approx((0.75 * 2 + 0.25 * divergence).item(), rel=1e-5)
+        assert teachers.loss((answer.log() * 3), answer, torch.tensor(0.0)).item() == pytest.approx(0, abs=1e-5)
+
+    def test_a_teacher_of_other_classes_or_shapes_is_refused(self, tiny_recipe, tmp_path):
+        teacher = api.train(tiny_recipe(training={"epochs": 1}), tmp_path / "teacher", quiet=True)
+        recipe = tiny_recipe(distill={"teachers": [str(teacher.folder)]}, data={"size": 16})
+        with pytest.raises(RequestError, match="takes pictures of"):
+            api.train(recipe, tmp_path / "student", quiet=True)
+        recipe = tiny_recipe(distill={"teachers": [str(teacher.folder)]}, data={"classes": ["dark", "bright"]})
+        with pytest.raises(RequestError, match="knows the classes"):
+            api.train(recipe, tmp_path / "student", quiet=True)
+        with pytest.raises(RequestError, match="no model at"):
+            api.train(tiny_recipe(distill={"teachers": "nowhere"}), tmp_path / "student", quiet=True)
+        assert not (tmp_path / "student").exists()
+
+
+def test_weights_of_another_run_are_a_start_and_its_statistics_are_kept(tiny_recipe, tmp_path):
+    backbone = {"name": "timm/resnet10t"}
+    small = {"augment": [], "training": {"epochs": 1}, "data": {"size": 32}}
+    first = api.train(tiny_recipe(model=backbone, **small), tmp_path / "first", quiet=True)
+    start = {**backbone, "weights": str(first.model)}
+    second = api.train(tiny_recipe(model=start, finetune={"train": "head"}, **small), tmp_path / "second", quiet=True)
+    before, after = weights(first), weights(second)
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved
+    assert {name for name in moved if "fc." not in name} == set()
+    first.model.unlink()  # a trained model needs its own file alone
+    assert api.evaluate(second.folder, split="val", quiet=True)["n"] == 40
