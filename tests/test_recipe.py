@@ -1,14 +1,17 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from petriscope.augment.pipeline import Pipeline
+from petriscope.cli import RECIPE_FOLDERS
 from petriscope.errors import RequestError
-from petriscope.models import MODELS
-from petriscope.recipe import Part, Recipe, check_recipe, load_recipe, recipe_names
+from petriscope.models import MODELS, build_model
+from petriscope.recipe import FinetuneSection, Part, Recipe, check_recipe, load_recipe, recipe_names
+from petriscope.training.finetune import Plan
 from petriscope.training.losses import LOSSES
 from petriscope.training.optimizers import OPTIMIZERS
 from petriscope.training.schedules import SCHEDULES
@@ -32,6 +35,21 @@ def test_shipped_recipes_are_valid_to_their_last_option(name):
 def test_every_promised_recipe_ships():
     promised = {"blood/simple-cnn", "blood/fast", "blood/best", "cifar10/resnet18", "digits/simple-cnn", "demo"}
     assert promised <= set(recipe_names())
+
+
+@pytest.mark.parametrize("name", [n for n in recipe_names() if load_recipe(n).finetune != FinetuneSection()])
+def test_what_shipped_recipes_fine_tune_is_in_their_models(name):
+    recipe = load_recipe(name)
+    size = recipe.data.height_width or (28, 28)
+    with torch.device("meta"):
+        model = build_model(recipe.model, 8, (*size, 3), fresh=False)
+    plan = Plan(model, recipe.finetune, recipe.training.epochs)
+    assert all(len(stage.names) for stage in plan.stages)
+    assert len(plan.stages[0].names) < len(list(model.parameters()))
+
+
+def test_every_folder_of_recipes_has_its_heading():
+    assert {name.rpartition("/")[0] for name in recipe_names()} == set(RECIPE_FOLDERS)
 
 
 def test_nothing_is_required():

@@ -58,7 +58,12 @@ def train(recipe: Recipe, out: str | Path | None = None, quiet: bool = False) ->
     dataset = load_dataset(recipe.data)
     recipe = _absolute_paths(recipe)
     trainer, normalize = _prepare(recipe, dataset, device, quiet)
-    facts = {"device": str(device), "precision": trainer.format, "parameters": parameters(trainer.model)}
+    facts = {
+        "device": str(device),
+        "precision": trainer.format,
+        "parameters": parameters(trainer.model),
+        "normalize": {"mean": normalize.mean, "std": normalize.std},
+    }
     run = create_run(folder, recipe, dataset, facts)
     if not quiet:
         _introduce(run, recipe, dataset, facts)
@@ -85,7 +90,8 @@ def resume(folder: str | Path, quiet: bool = False) -> Run:
         say(
             f"note: started with {threads} threads, now {torch.get_num_threads()}: the last bits of the result may differ"
         )
-    trainer, normalize = _prepare(recipe, dataset, choose_device(recipe.training.device), quiet)
+    started = run.environment.get("normalize") if run.checkpoint.is_file() else None
+    trainer, normalize = _prepare(recipe, dataset, choose_device(recipe.training.device), quiet, started)
     return _finish(run, trainer, normalize, dataset, quiet)
 
 
@@ -182,11 +188,20 @@ def _absolute_paths(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update=changes)
 
 
-def _prepare(recipe: Recipe, dataset: Dataset, device: torch.device, quiet: bool) -> tuple[Trainer, Normalize]:
+def _prepare(
+    recipe: Recipe,
+    dataset: Dataset,
+    device: torch.device,
+    quiet: bool,
+    started: dict[str, tuple[float, ...]] | None = None,
+) -> tuple[Trainer, Normalize]:
+    """A trainer for a recipe. ``started``: the normalization of a run that has a checkpoint, so that the weights it
+    began with are not needed again."""
     train_set = dataset.split("train")
     torch.manual_seed(int(np.random.SeedSequence([recipe.seed, 0]).generate_state(1)[0]))
-    model = build_model(recipe.model, len(dataset.classes), dataset.shape).to(device)
-    normalize = _normalize(recipe, model, train_set)
+    fresh = started is None
+    model = build_model(recipe.model, len(dataset.classes), dataset.shape, fresh).to(device)
+    normalize = _normalize(recipe, model, train_set) if started is None else Normalize(**started)
     memory = recipe.data.memory
     val = None
     if dataset.val is not None:

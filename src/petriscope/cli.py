@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -14,6 +14,17 @@ from petriscope.errors import PetriscopeError, RequestError
 
 if TYPE_CHECKING:
     from petriscope.run import Run
+
+RECIPE_FOLDERS = {  # in the order they are listed, with what each is about
+    "": "To begin with",
+    "blood": "BloodMNIST at 28 px",
+    "blood-methods": "BloodMNIST methods comparison, 28 px: norms, dropout, decay, transfer (petriscope bench blood-methods)",
+    "blood64": "Efficient architectures for BloodMNIST at 64 px, with and without attention (petriscope bench blood64)",
+    "blood96-mobilenet": "Blood cells at 96 px with MobileNetV3",
+    "blood96-convnext": "Blood cells at 96 px with ConvNeXt",
+    "cifar10": "CIFAR-10: QuizDNN and ResNet-18 (petriscope bench quiz-dnn)",
+    "digits": "Handwritten digits, embedded",
+}
 
 app = typer.Typer(
     add_completion=False,
@@ -28,7 +39,7 @@ Data = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="A run folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
-Tta = Annotated[str | None, typer.Option(help="Test-time augmentation: none, flips or d4; default: the recipe's.")]
+Tta = Annotated[str | None, typer.Option(help="Test-time augmentation: none, mirror, flips or d4; default: the recipe's.")]
 
 
 @app.command()
@@ -131,6 +142,60 @@ def report(run: RunFolder) -> None:
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders.")],
+    split: Annotated[str | None, typer.Option(help="train, val or test; default: test if all runs have it.")] = None,
+    against: Annotated[str | None, typer.Option(metavar="RUN", help="The baseline; default: the first run.")] = None,
+    figure: Annotated[str, typer.Option(help="accuracy, balanced_accuracy or macro_f1.")] = "accuracy",
+    as_json: AsJson = False,
+    out: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a page too.")] = None,
+) -> None:
+    """Runs against one another: intervals, paired tests, costs. Seeds of one recipe are one row."""
+    _among("--split", split or "test", ("train", "val", "test"))
+    _among("--figure", figure, ("accuracy", "balanced_accuracy", "macro_f1"))
+    from petriscope import comparing
+    from petriscope.report.comparison import as_text, write_comparison
+
+    found = comparing.compare(runs, split, against, cast(Any, figure))
+    if out is not None:
+        _say(f"page: {write_comparison(found, out)}")
+    sys.stdout.write(json.dumps(found.as_dict()) + "\n" if as_json else as_text(found))
+
+
+@app.command()
+def bench(
+    suite: Annotated[str | None, typer.Argument(help="A suite's name or a YAML file; without: list them.")] = None,
+    data: Data = None,
+    seeds: Annotated[list[str] | None, typer.Option(metavar="N", help="Repeat it, or 0,1,2.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the runs; default runs/SUITE.")] = None,
+    split: Annotated[str | None, typer.Option(help="val or test; default: as the suite says.")] = None,
+    only: Annotated[list[str] | None, typer.Option(metavar="LABEL", help="Train this method now; repeat it.")] = None,
+    as_json: AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Train a suite, methods x seeds, and compare them. Repeat the command to go on where it stopped."""
+    _among("--split", split or "val", ("val", "test"))
+    chosen = _numbers("--seeds", seeds or [])
+    from petriscope import suite as suites
+
+    if suite is None:
+        _print_columns([(name, suites.load_suite(name).about) for name in suites.suite_names()])
+        return
+    done = suites.run_suite(suites.load_suite(suite), out, data, chosen, cast(Any, split), only or (), quiet)
+    if as_json:
+        comparison = None if done.comparison is None else done.comparison.as_dict()
+        sys.stdout.write(json.dumps({"suite": suite, "comparison": comparison, "failures": done.failures}) + "\n")
+    elif done.comparison is not None:
+        from petriscope.report.comparison import as_text
+
+        sys.stdout.write(as_text(done.comparison))
+        _say(f"page: {done.page}; figures of every run: {done.table}")
+    if done.failures:
+        said = "\n".join(f"  {run}: {message}" for run, message in done.failures.items())
+        raise PetriscopeError(f"{len(done.failures)} of {done.runs} runs failed:\n{said}")
+
+
+@app.command()
 def recipes(name: Annotated[str | None, typer.Argument(help="Show this one, resolved.")] = None) -> None:
     """List the recipes that ship, or show one."""
     from petriscope.recipe import load_recipe, recipe_names
@@ -138,18 +203,18 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Show this one, reso
     if name is not None:
         sys.stdout.write(load_recipe(name).to_yaml())
         return
-    _print_columns([(known, load_recipe(known).about) for known in recipe_names()])
+    for folder, heading in RECIPE_FOLDERS.items():
+        sys.stdout.write(f"{heading}\n")
+        names = [known for known in recipe_names() if known.rpartition("/")[0] == folder]
+        _print_columns([(f"  {known}", load_recipe(known).about) for known in names])
 
 
 @app.command()
 def models(name: Annotated[str | None, typer.Argument(help="Show this one's options.")] = None) -> None:
     """List the models, or show one's options."""
-    from petriscope.models.describe import describe_model, model_rows
+    from petriscope.models.describe import describe_model, model_table
 
-    if name is None:
-        _print_columns(model_rows())
-    else:
-        sys.stdout.write(describe_model(name) + "\n")
+    sys.stdout.write((model_table() if name is None else describe_model(name)) + "\n")
 
 
 @app.command("data")
@@ -225,8 +290,16 @@ def _print_columns(rows: list[tuple[str, str]], stream: Any = None) -> None:
 
 def _tta(value: str | None) -> Any:
     if value is not None:
-        _among("--tta", value, ("none", "flips", "d4"))
+        _among("--tta", value, ("none", "mirror", "flips", "d4"))
     return value
+
+
+def _numbers(option: str, words: list[str]) -> list[int]:
+    """Whole numbers, each once, of ``--seeds 0 --seeds 1`` or ``--seeds 0,1``."""
+    numbers = " ".join(words).replace(",", " ").split()
+    if not all(number.isascii() and number.isdigit() for number in numbers) or len({*numbers}) != len(numbers):
+        raise RequestError(f"{option} takes whole numbers, each once, such as 0,1,2; got {' '.join(words)!r}")
+    return [int(number) for number in numbers]
 
 
 def _among(option: str, value: str, known: tuple[str, ...]) -> None:
@@ -261,7 +334,7 @@ def _settle_process() -> None:
     # Idle OpenMP threads that spin slow a step many times over where another process wants the core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Activations come and go by the megabyte; on huge pages a training step of a network spends a sixth less time.
-    trains = len(sys.argv) > 1 and sys.argv[1] in ("train", "demo")
+    trains = len(sys.argv) > 1 and sys.argv[1] in ("train", "demo", "bench")
     if trains and sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
         os.execv(sys.executable, [sys.executable, "-P", "-m", "petriscope", *sys.argv[1:]])

@@ -126,7 +126,7 @@ class DistillSection(Section):
 
 
 class EvaluationSection(Section):
-    tta: Literal["none", "flips", "d4"] = "none"
+    tta: Literal["none", "mirror", "flips", "d4"] = "none"
     augment_val: tuple[Part, ...] = ()  # falls on val while training chooses by it; final figures are of plain pictures
     batch_size: Positive = 512
     bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000

@@ -148,4 +148,5 @@ class TestViews:
     def test_pictures_that_are_not_square_have_four(self):
         assert [v.shape for v in views(torch.zeros(1, 1, 4, 6), "d4")] == [(1, 1, 4, 6)] * 4
         assert len(views(torch.zeros(1, 1, 4, 4), "flips")) == 4
+        assert len(views(torch.zeros(1, 1, 4, 4), "mirror")) == 2
         assert len(views(torch.zeros(1, 1, 4, 4), "none")) == 1

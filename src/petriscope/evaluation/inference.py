@@ -13,7 +13,7 @@ from petriscope.data.batches import Batches
 from petriscope.precision import Format, autocast
 from petriscope.progress import progress
 
-TTA = Literal["none", "flips", "d4"]
+TTA = Literal["none", "mirror", "flips", "d4"]
 
 
 def views(images: Tensor, tta: TTA) -> list[Tensor]:
@@ -21,11 +21,14 @@ def views(images: Tensor, tta: TTA) -> list[Tensor]:
 
     Args:
         images: [B, C, H, W].
-        tta: ``none``: the batch itself; ``flips``: the 4 mirror images; ``d4``: the 8 symmetries of the square (the 4
+        tta: ``none``: the batch itself; ``mirror``: and its left-right mirror image, for pictures that have an up;
+            ``flips``: the 4 mirror images; ``d4``: the 8 symmetries of the square (the 4
             mirror images where pictures are not square).
     """
     if tta == "none":
         return [images]
+    if tta == "mirror":
+        return [images, images.flip(3)]
     flips = [images, images.flip(3), images.flip(2), images.flip((2, 3))]
     if tta == "flips" or images.shape[2] != images.shape[3]:
         return flips

@@ -2,38 +2,99 @@
 
 A model is made from the number of input channels, the number of classes and the picture size (height, width); its
 keyword-only parameters are its options. It maps normalized float [B, C, H, W] to logits [B, K].
+
+What else a model may have, for those who ask with ``getattr``:
+
+- ``expects``: the mean and std, a figure a channel in units of the full range, that its weights were trained with.
+- ``forward_with_loss(images) -> (logits, loss)``: a loss of its own to add to the recipe's.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+from petriscope.errors import RequestError
 from petriscope.parts import Catalogue
 from petriscope.recipe import Part
 
 if TYPE_CHECKING:
     from torch import nn
 
-MODELS = Catalogue(
+TIMM = "timm/"
+
+
+class _Models(Catalogue):
+    """The catalogue of models, which has all of timm's besides its own."""
+
+    def find(self, name: str) -> Callable[..., Any]:
+        if not name.startswith(TIMM):
+            return super().find(name)
+        from petriscope.models.timm_models import any_backbone
+
+        return any_backbone(name.removeprefix(TIMM))
+
+
+MODELS = _Models(
     "model",
     {
         "simple-cnn": "petriscope.models.simple_cnn:SimpleCNN",
-        "resnet18": "petriscope.models.resnet:resnet18",
+        "custom-cnn": "petriscope.models.custom_cnn:CustomCNN",
+        "quiz-dnn": "petriscope.models.quiz_dnn:QuizDNN",
+        "se-cnn": "petriscope.models.se_cnn:SECNN",
         "d4-resnet": "petriscope.models.d4_resnet:D4ResNet",
+        "vgg": "petriscope.models.vgg:VGG",
+        "autoencoder": "petriscope.models.autoencoder:Autoencoder",
+        "inception": "petriscope.models.inception:Inception",
+        "resnet18": "petriscope.models.resnet:resnet18",
+        "resnet34": "petriscope.models.resnet:resnet34",
+        "resnet50": "petriscope.models.resnet:resnet50",
+        "mobilenet-v3-large": "petriscope.models.timm_models:mobilenet_v3_large",
+        "convnext-tiny": "petriscope.models.timm_models:convnext_tiny",
+        "convnext-small": "petriscope.models.timm_models:convnext_small",
+        "convnext-base": "petriscope.models.timm_models:convnext_base",
+        "convnext-large": "petriscope.models.timm_models:convnext_large",
+        "deit-tiny": "petriscope.models.timm_models:deit_tiny",
     },
 )
 
 
-def build_model(part: Part, classes: int, shape: tuple[int, int, int]) -> nn.Module:
+def build_model(part: Part, classes: int, shape: tuple[int, int, int], fresh: bool = True) -> nn.Module:
     """Make the model of a recipe.
 
     Args:
         part: its name and options.
         classes: the number of logits.
         shape: (height, width, channels) of the pictures.
+        fresh: start from the weights that the recipe names; False: the caller loads its own, and nothing is fetched.
 
     Raises:
-        RequestError: an unknown name or option, or a model that cannot take pictures of that size.
+        RequestError: an unknown name or option, weights that do not fit, or a model that cannot take such pictures.
+        PetriscopeError: pretrained weights that cannot be had.
     """
     height, width, channels = shape
-    return MODELS.build(part, channels, classes, (height, width))
+    if not fresh and "weights" in part.options:
+        part = Part(name=part.name, **{**part.options, "weights": "none"})
+    model = MODELS.build(part, channels, classes, (height, width))
+    if fresh:
+        _try(model, part.name, shape)
+    return model
+
+
+def _try(model: nn.Module, name: str, shape: tuple[int, int, int]) -> None:
+    """Run one picture through, so that a size that the model cannot take is found before anything is begun."""
+    import torch
+
+    height, width, channels = shape
+    device = next(model.parameters()).device
+    model.eval()
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, channels, height, width, device=device))
+    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+        known = "model.resize=224 or " if "resize" in MODELS.options(name) else ""
+        reason = str(error).partition("\n")[0]
+        raise RequestError(
+            f"{name} cannot take pictures of {height}x{width} ({reason}); set {known}a larger data.size"
+        ) from None
+    model.train()

@@ -19,6 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from petriscope.errors import RequestError
+from petriscope.models.drop_path import drop_path
 
 ORDER = 8  # of D4
 Width = Annotated[int, Field(ge=8, multiple_of=8)]
@@ -33,7 +34,7 @@ def act(element: int, maps: Tensor) -> Tensor:
 
 def _table() -> list[list[int]]:
     """table[i][j]: the element that does j and then i."""
-    mark = torch.arange(4).view(2, 2)
+    mark = torch.arange(4, device="cpu").view(2, 2)  # read here, also where the model is built on the meta device
     known = {tuple(act(g, mark).flatten().tolist()): g for g in range(ORDER)}
     return [[known[tuple(act(i, act(j, mark)).flatten().tolist())] for j in range(ORDER)] for i in range(ORDER)]
 
@@ -126,10 +127,7 @@ class Block(nn.Module):
         active = F.relu(self.norm1(features))
         kept = features if self.shortcut is None else self.shortcut(active)
         change = self.conv2(F.relu(self.norm2(self.conv1(active))))
-        if self.training and self.drop:
-            stay = torch.rand(len(change), 1, 1, 1, device=change.device) >= self.drop
-            change = change * (stay / (1 - self.drop)).to(change.dtype)
-        return kept + change
+        return kept + drop_path(change, self.drop, self.training)
 
 
 class D4ResNet(nn.Module):

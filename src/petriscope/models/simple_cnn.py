@@ -8,10 +8,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from petriscope.errors import RequestError
+from petriscope.models.attention import Attention, attention_layers
 
 
 class SimpleCNN(nn.Module):
     """Three blocks of 3x3 convolution, optional norm, ReLU and 2x2 max pooling; then a hidden layer and the logits.
+
+    LeCun et al., 1998, "Gradient-Based Learning Applied to Document Recognition", Proceedings of the IEEE.
 
     Args:
         channels, classes: of the input and the output.
@@ -20,6 +23,7 @@ class SimpleCNN(nn.Module):
         dropout: before each fully connected layer.
         widths: channels of the three convolutions.
         hidden: units of the hidden layer.
+        attention: at the end of each block.
     """
 
     def __init__(
@@ -32,6 +36,7 @@ class SimpleCNN(nn.Module):
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         widths: tuple[int, int, int] = (32, 64, 128),
         hidden: Annotated[int, Field(ge=1)] = 128,
+        attention: Attention = "none",
     ) -> None:
         super().__init__()
         if min(size) < 8:
@@ -47,7 +52,7 @@ class SimpleCNN(nn.Module):
             elif norm == "layer":
                 layers.append(nn.LayerNorm([out, height, width]))
             # ReLU before or after pooling gives the same numbers; after, it has a quarter of the work.
-            layers += [nn.MaxPool2d(2), nn.ReLU()]
+            layers += [nn.MaxPool2d(2), nn.ReLU(), *attention_layers(attention, out)]
             channels, height, width = out, height // 2, width // 2
         self.features = nn.Sequential(*layers)
         self.head = nn.Sequential(

@@ -42,6 +42,7 @@ FIGURES = (
     ("ece", "ECE", "gap between confidence and accuracy, over 15 bins; lower is better", True),
 )
 TTA_WORDS = {
+    "mirror": "the mean over each picture and its left-right mirror image (test-time augmentation: mirror)",
     "flips": "the mean over 4 mirror images of each picture (test-time augmentation: flips)",
     "d4": "the mean over 8 flips and quarter turns of each picture (test-time augmentation: d4)",
 }

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from petriscope.augment.pipeline import Normalize
 from petriscope.data.batches import Batches
 from petriscope.models.layers import head_of
 from petriscope.precision import Format, autocast
@@ -40,7 +39,12 @@ def head_module(model: nn.Module) -> str | None:
 
 @torch.no_grad()
 def frozen_features(
-    model: nn.Module, head: str, batches: Batches, normalize: Normalize, number_format: Format, batch_size: int = 256
+    model: nn.Module,
+    head: str,
+    batches: Batches,
+    normalize: Callable[[Tensor], Tensor],
+    number_format: Format,
+    batch_size: int = 256,
 ) -> Tensor | None:
     """What the head is given for every picture, float32 [N, ...]; the model stays in the mode it is in.
 

@@ -145,7 +145,7 @@ def _last(model: nn.Module, term: str, heads: list[str]) -> set[str]:
 
 
 def _named(model: nn.Module, term: str) -> set[str]:
-    names = _below(model, [term])
+    names = _below(model, [term, f"backbone.{term}"])  # a resizing or another head wraps a network
     if not names:
         known = [name for name, module in model.named_modules() if name and any(True for _ in module.parameters())]
         raise RequestError(

@@ -25,8 +25,10 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     trainable = [p for p in model.parameters() if p.requires_grad]
-    decayed = [p for p in trainable if p.ndim >= 2]
-    plain = [p for p in trainable if p.ndim < 2]
+    # a layer norm over channels and space has weights of three dimensions
+    norms = {id(p) for module in model.modules() if isinstance(module, nn.LayerNorm) for p in module.parameters()}
+    plain = [p for p in trainable if p.ndim < 2 or id(p) in norms]
+    decayed = [p for p in trainable if p.ndim >= 2 and id(p) not in norms]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 
@@ -84,9 +86,10 @@ def muon(
     head = {id(p) for name in head_of(model) for p in model.get_submodule(name).parameters()}
     groups = []
     for group in parameter_groups(model, weight_decay):
+        no_matrices = any(p.ndim < 2 for p in group["params"])
         for in_head in (False, True):
             chosen = [p for p in group["params"] if (id(p) in head) == in_head]
-            groups.append({**group, "params": chosen, "use_fallback": in_head or group["params"][0].ndim < 2})
+            groups.append({**group, "params": chosen, "use_fallback": in_head or no_matrices})
     return Muon([group for group in groups if group["params"]], lr=lr, momentum=momentum, nesterov=nesterov)
 
 

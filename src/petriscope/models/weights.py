@@ -1,0 +1,168 @@
+"""Weights from elsewhere: a safetensors file, Petriscope's or another's, or timm's hub."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from petriscope.errors import PetriscopeError, RequestError
+
+PROBE_SECONDS = 5.0
+
+
+def _none_or_file(value: str) -> str:
+    if value != "none" and not value.endswith(".safetensors"):
+        raise ValueError("takes none or the path of a .safetensors file")
+    return value
+
+
+def _any_weights(value: str) -> str:
+    if value not in ("none", "pretrained") and not value.endswith(".safetensors"):
+        raise ValueError("takes none, pretrained or the path of a .safetensors file")
+    return value
+
+
+WeightsFile = Annotated[str, AfterValidator(_none_or_file)]
+Weights = Annotated[str, AfterValidator(_any_weights)]
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """What a file holds.
+
+    Args:
+        path: of the file.
+        tensors: by parameter name.
+        statistics: mean and std that the weights were trained with, in units of the full range; None: unknown.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    statistics: Statistics | None
+
+
+def read_weights(path: str | Path) -> WeightFile:
+    """Read a safetensors file; of Petriscope's own, also the normalization.
+
+    Raises:
+        RequestError: there is none, or it is damaged.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise RequestError(f"model.weights: no file {path}")
+    try:
+        with safe_open(path, framework="pt") as handle:
+            facts = json.loads((handle.metadata() or {}).get("petriscope", "{}"))
+            tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 (not a mapping)
+        statistics = (tuple(facts["mean"]), tuple(facts["std"])) if facts else None
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        raise RequestError(f"model.weights: {path} cannot be read as safetensors: {error}") from None
+    return WeightFile(path, tensors, statistics)
+
+
+def load_weights(
+    model: nn.Module,
+    file: WeightFile,
+    head: Iterable[str],
+    optional: Callable[[str], bool] = lambda name: False,
+) -> None:
+    """Put a file's tensors into a model. The head's go in if all of them fit, else it keeps its own: another task's
+    classes are of no use.
+
+    Args:
+        head: names of the modules that make the head.
+        optional: says of a parameter's name whether the file may be without it.
+
+    Raises:
+        RequestError: the file lacks tensors of the model, has others, or some of another shape.
+    """
+    own = model.state_dict()
+    prefixes = tuple(f"{name}." for name in head)
+
+    def of_head(name: str) -> bool:
+        return name.startswith(prefixes)
+
+    given = dict(file.tensors)
+    heads = {name for name in [*own, *given] if of_head(name)}
+    if not all(name in own and name in given and own[name].shape == given[name].shape for name in heads):
+        given = {name: tensor for name, tensor in given.items() if not of_head(name)}
+    missing = [
+        name
+        for name in own
+        if name not in given and not of_head(name) and not optional(name) and not name.endswith("num_batches_tracked")
+    ]
+    unexpected = [name for name in given if name not in own]
+    misshapen = [
+        f"{name} {list(given[name].shape)} where the model has {list(own[name].shape)}"
+        for name in given
+        if name in own and own[name].shape != given[name].shape
+    ]
+    wrong = [
+        f"{what}: {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
+        if names
+    ]
+    if wrong:
+        raise RequestError(f"model.weights: {file.path} does not fit this model; " + "; ".join(wrong))
+    model.load_state_dict(given, strict=False)
+
+
+def from_hub(repository: str, filename: str, label: str) -> Path:
+    """The path of a file on timm's hub, downloaded on first use.
+
+    Args:
+        repository, filename: on the hub.
+        label: of the model, for the message.
+
+    Raises:
+        PetriscopeError: it is not in the cache and the hub cannot be reached; found out within seconds.
+    """
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+
+    cached = try_to_load_from_cache(repository, filename)
+    if isinstance(cached, str):
+        return Path(cached)
+    page = f"{constants.ENDPOINT}/{repository}"
+    advice = (
+        f"download {filename} from {page} where there is a network and set model.weights=PATH.safetensors, "
+        "or train from scratch with model.weights=none"
+    )
+    if constants.HF_HUB_OFFLINE or not reachable(constants.ENDPOINT):
+        raise PetriscopeError(
+            f"{label}: the pretrained weights are not on this machine and the hub is out of reach; {advice}"
+        )
+    try:
+        return Path(hf_hub_download(repository, filename))
+    except Exception as error:  # the hub's client raises a family of its own, and its HTTP library's
+        raise PetriscopeError(f"{label}: downloading the pretrained weights failed ({error}); {advice}") from None
+
+
+def reachable(address: str) -> bool:
+    """Whether a server answers at an address within seconds."""
+    answers: list[bool] = []
+
+    def ask() -> None:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=PROBE_SECONDS):
+                answers.append(True)
+        except urllib.error.HTTPError as error:
+            answers.append(error.code < 500)  # a refusal is an answer; a proxy's "bad gateway" is none
+        except (OSError, ValueError):
+            answers.append(False)
+
+    # In a thread, because looking up a name has no time limit of its own.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(2 * PROBE_SECONDS)
+    return answers == [True]

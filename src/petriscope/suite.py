@@ -1,0 +1,418 @@
+"""Suites: methods x seeds in one YAML file, trained one after the other, and compared at the end."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from petriscope import api
+from petriscope.comparing import Comparison, compare_groups, settings_that_differ
+from petriscope.data import load_dataset
+from petriscope.errors import DataError, PetriscopeError, RequestError, near
+from petriscope.evaluation.statistics import Figure
+from petriscope.files import write_text
+from petriscope.progress import duration, say
+from petriscope.recipe import Recipe, Section, _UniqueKeys, explain, load_recipe
+from petriscope.report import wording
+from petriscope.report.comparison import write_comparison
+from petriscope.run import Run, check_free
+from petriscope.training.loop import Interrupted
+
+Split = Literal["val", "test"]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Method(Section):
+    """A recipe and what is changed in it: ``{recipe: blood/fast, set: {model.dropout: 0.5}}``, or just ``blood/fast``."""
+
+    recipe: str
+    set: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"recipe": value} if isinstance(value, str) else value
+
+
+class Suite(Section):
+    """A suite of methods.
+
+    Args:
+        data: a source for all methods; None: the recipes' own.
+        baseline: the label of the method that the others are compared with.
+        figure: what is compared.
+        evaluate: the split that decides; test is read once all runs are finished.
+        set: keys changed in all recipes; a method's own ``set`` comes after.
+        methods: by label.
+    """
+
+    name: str
+    about: str = ""
+    data: str | None = None
+    seeds: tuple[Seed, ...] = (0, 1, 2)
+    baseline: str
+    figure: Figure = "accuracy"
+    evaluate: Split = "val"
+    set: dict[str, Any] = Field(default_factory=dict)
+    methods: Annotated[dict[str, Method], Field(min_length=1)]
+
+    @field_validator("seeds")
+    @classmethod
+    def _differ(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        return check_seeds(value)
+
+    @model_validator(mode="after")
+    def _has_baseline(self) -> Suite:
+        if self.baseline not in self.methods:
+            raise ValueError(f"the baseline {self.baseline!r} is no method; {near(self.baseline, self.methods)}")
+        folders: dict[str, str] = {}
+        for label in self.methods:
+            other = folders.setdefault(_slug(label), label)
+            if other != label:
+                raise ValueError(f"the labels {other!r} and {label!r} would share the folder {_slug(label)!r}")
+        return self
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of a suite: to be trained, or trained already."""
+
+    label: str
+    recipe: Recipe
+    folder: Path
+
+    @property
+    def begun(self) -> bool:
+        return (self.folder / "recipe.yaml").is_file()
+
+    @property
+    def finished(self) -> bool:
+        return self.begun and "training" in Run(self.folder).results
+
+    def __str__(self) -> str:
+        return f"{self.label}, seed {self.recipe.seed}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a suite.
+
+    Args:
+        comparison: of the runs that are finished; None: there are none.
+        runs: how many the suite has.
+        failures: what went wrong, by run.
+        page, table: the files written, where there is a comparison.
+    """
+
+    comparison: Comparison | None
+    runs: int
+    failures: dict[str, str]
+    page: Path
+    table: Path
+
+
+def suite_names() -> list[str]:
+    """The names of the suites that ship."""
+    root = resources.files("petriscope") / "suites"
+    return sorted(entry.name[:-5] for entry in root.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_suite(reference: str | Path) -> Suite:
+    """A shipped suite by name, or a YAML file by path; recipes given as paths are looked for beside it.
+
+    Raises:
+        RequestError: there is no such suite, or a key or value is unknown or wrong; the message names the near ones.
+    """
+    path = Path(reference).expanduser()
+    where = str(reference)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        if not path.is_file():
+            raise RequestError(f"no suite file {path}")
+        text, beside, name = _text(path), path.resolve().parent, path.stem
+    elif where in suite_names():
+        text = (resources.files("petriscope") / "suites" / f"{where}.yaml").read_text(encoding="utf-8")
+        beside, name = Path.cwd(), where
+    else:
+        raise RequestError(f"no suite {where!r}; {near(where, suite_names())} (or give a path ending in .yaml)")
+    try:
+        tree = yaml.load(text, _UniqueKeys)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise RequestError(f"{where}: not readable as YAML: {error}") from None
+    if not isinstance(tree, dict) or not isinstance(tree.get("methods"), dict):
+        raise RequestError(f"{where}: a suite is a mapping with methods, each a label and its recipe")
+    methods = {str(label): _method(value, beside, f"{where}: {label}") for label, value in tree["methods"].items()}
+    first = next(iter(methods), "")
+    try:
+        return Suite.model_validate({"name": name, "baseline": first, **tree, "methods": methods})
+    except ValidationError as error:
+        raise RequestError(explain(error, Suite, where)) from None
+
+
+def check_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    """The seeds, if there are some and none stands twice."""
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise ValueError("seeds are whole numbers from 0, one or more, each once")
+    return seeds
+
+
+def plan(suite: Suite, out: Path, data: str | None = None, seeds: Sequence[int] = ()) -> list[Planned]:
+    """The runs of a suite, seed after seed, so that an early end leaves methods that can be compared.
+
+    Raises:
+        RequestError: a recipe or a setting is wrong; the methods have other data; a run in ``out`` was trained with
+            other settings than the suite has now.
+    """
+    chosen = check_seeds(tuple(seeds)) if seeds else suite.seeds
+    source = data if data is not None else suite.data
+    runs = []
+    for seed in chosen:
+        for label, method in suite.methods.items():
+            settings = [_setting(key, value) for key, value in {**suite.set, **method.set}.items()]
+            overrides = {} if source is None else {"data": {"source": source}}
+            try:
+                recipe = load_recipe(method.recipe, settings, name=f"{suite.name}: {label}", seed=seed, **overrides)
+                api._check_parts(recipe)
+            except RequestError as error:
+                raise RequestError(f"{suite.name}: {label}: {error}") from None
+            runs.append(Planned(label, api._absolute_paths(recipe), out / f"{_slug(label)}-seed{seed}"))
+    _check_one_source(suite, runs)
+    for planned in runs:
+        _check_unchanged(suite, planned)
+    return runs
+
+
+def run_suite(
+    suite: Suite,
+    out: Path | None = None,
+    data: str | None = None,
+    seeds: Sequence[int] = (),
+    split: Split | None = None,
+    only: Sequence[str] = (),
+    quiet: bool = False,
+) -> Outcome:
+    """Train what is not trained yet, and compare what is finished.
+
+    Everything is checked before the first training. Finished runs are taken as they are, interrupted ones resumed; a run
+    that fails is reported, and the others go on. Test is read when all runs of the suite are finished, not before.
+
+    Args:
+        out: folder of the run folders, ``comparison.html`` and ``results.csv``; None: ``runs/<suite>``.
+        data: another source than the suite's.
+        seeds: other seeds than the suite's.
+        split: the split that decides; None: as the suite says.
+        only: labels of the methods to train now.
+
+    Raises:
+        RequestError: the request is wrong; nothing was trained.
+        Interrupted: Ctrl-C; the same call goes on from there.
+    """
+    out = out if out is not None else Path("runs") / _slug(suite.name)
+    for label in only:
+        if label not in suite.methods:
+            raise RequestError(f"{suite.name} has no method {label!r}; {near(label, suite.methods)}")
+    runs = plan(suite, out, data, seeds)
+    decisive = split or suite.evaluate
+    todo = [planned for planned in runs if not planned.finished and (not only or planned.label in only)]
+    _check_data(todo, decisive)
+    if not quiet:
+        say(f"{suite.name}: {len(runs)} runs, {sum(p.finished for p in runs)} finished, {len(todo)} to train; in {out}")
+    failures = _train_all(todo, runs, quiet)
+    unfinished = [planned for planned in runs if not planned.finished]
+    notes = []
+    if unfinished:
+        some = wording.plural(len(runs), "run")
+        notes.append(f"{len(unfinished)} of {some} are not finished and not in the table; the first: {unfinished[0]}.")
+    if decisive == "test" and unfinished:
+        decisive = "val"
+        notes.append("Test was not looked at: that is done when all runs of the suite are finished.")
+    with _go_on("evaluation"):
+        for planned in runs:
+            if planned.finished and decisive not in Run(planned.folder).results:
+                api.evaluate(planned.folder, split=decisive, quiet=quiet)
+    page, table = out / "comparison.html", out / "results.csv"
+    groups: dict[str, list[Run]] = {}
+    for planned in runs:
+        if planned.finished:
+            groups.setdefault(planned.label, []).append(Run(planned.folder))
+    if not groups:
+        return Outcome(None, len(runs), failures, page, table)
+    groups = {label: groups[label] for label in suite.methods if label in groups}
+    baseline = suite.baseline if suite.baseline in groups else next(iter(groups))
+    if baseline != suite.baseline:
+        notes.append(f"The suite's baseline, {suite.baseline}, is not finished; {baseline} stands in for it.")
+    comparison = compare_groups(groups, baseline, decisive, suite.figure, notes)
+    write_comparison(comparison, page, suite.name, suite.about)
+    write_text(table, _results(groups))
+    return Outcome(comparison, len(runs), failures, page, table)
+
+
+# ------------------------------------------------------------------------------------------------ checks before
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path}: not readable as text: {error}") from None
+
+
+def _method(value: Any, beside: Path, where: str) -> Method:
+    try:
+        method = Method.model_validate(value)
+    except ValidationError as error:
+        raise RequestError(explain(error, Method, where)) from None
+    if not method.recipe.endswith((".yaml", ".yml")):
+        return method
+    return method.model_copy(update={"recipe": str(beside / Path(method.recipe).expanduser())})
+
+
+def _setting(key: str, value: Any) -> str:
+    """A key and its value as `load_recipe` takes them."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**9)
+    scalar = text.removesuffix("...\n")  # YAML's end mark, which follows a bare value
+    return f"{key}={scalar.strip()}"
+
+
+def _slug(label: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in label).strip(".-") or "run"
+
+
+def _check_one_source(suite: Suite, runs: Sequence[Planned]) -> None:
+    """Methods can be compared over the same pictures alone."""
+    keys = ("source", "val_fraction", "test_fraction", "split_seed", "group")
+    first = runs[0]
+    for planned in runs[1:]:
+        for key in keys:
+            ours, theirs = getattr(first.recipe.data, key), getattr(planned.recipe.data, key)
+            if ours != theirs:
+                raise RequestError(
+                    f"{suite.name}: the methods must have the same pictures to be compared, but data.{key} is "
+                    f"{ours!r} for {first.label} and {theirs!r} for {planned.label}"
+                )
+
+
+def _check_unchanged(suite: Suite, planned: Planned) -> None:
+    if not planned.begun:
+        check_free(planned.folder)
+        return
+    pairs = settings_that_differ(Run(planned.folder).recipe, planned.recipe)
+    if pairs:
+        said = "; ".join(f"{key} was {_said(was)}, is {_said(now)}" for key, (was, now) in pairs.items())
+        raise RequestError(
+            f"{planned.folder} was trained with other settings than {suite.name} has now: {said}. "
+            "Move that folder away, or choose another --out"
+        )
+
+
+def _said(value: Any) -> str:
+    return "not set" if value is None else str(value)
+
+
+def _check_data(todo: Sequence[Planned], split: Split) -> None:
+    """Read the data once in each form that the runs want them, before hours are spent."""
+    forms: dict[str, list[Planned]] = {}
+    for planned in todo:
+        forms.setdefault(json.dumps(planned.recipe.data.model_dump(mode="json")), []).append(planned)
+    for members in forms.values():
+        dataset = load_dataset(members[0].recipe.data)
+        for name in ("train", split):
+            dataset.split(name)
+        for planned in members:
+            if planned.begun and Run(planned.folder).environment["data"]["fingerprint"] != dataset.fingerprint:
+                raise DataError(
+                    f"the data at {planned.recipe.data.source} have changed since {planned.folder} was started; move "
+                    "that folder away, or choose another --out"
+                )
+
+
+# ----------------------------------------------------------------------------------------------------- training
+
+
+def _train_all(todo: Sequence[Planned], runs: Sequence[Planned], quiet: bool) -> dict[str, str]:
+    """Train one after the other; what failed, by run."""
+    failures: dict[str, str] = {}
+    for number, planned in enumerate(todo):
+        if not quiet:
+            left = _time_left(todo[number:], runs)
+            end = f"; about {duration(left)} left" if left is not None else ""
+            say(f"\nrun {number + 1} of {len(todo)}: {planned}{end}")
+        with _go_on(f"run {number + 1} of {len(todo)}, {planned}"):
+            try:
+                if planned.begun:
+                    api.resume(planned.folder, quiet)
+                else:
+                    api.train(planned.recipe, planned.folder, quiet)
+            except Interrupted:
+                raise
+            except PetriscopeError as error:
+                failures[str(planned)] = str(error)
+            except Exception as error:  # a method's own fault must not take the others' hours with it
+                failures[str(planned)] = f"{type(error).__name__}: {error}"
+                say(traceback.format_exc())
+        if str(planned) in failures:
+            say(f"failed: {planned}: {failures[str(planned)]}")
+    return failures
+
+
+@contextmanager
+def _go_on(where: str) -> Iterator[None]:
+    """Tell who stops a suite how it goes on."""
+    try:
+        yield
+    except (KeyboardInterrupt, Interrupted):
+        raise Interrupted(f"stopped in {where}; what is done is kept, and the same command goes on from here") from None
+
+
+def _time_left(todo: Sequence[Planned], runs: Sequence[Planned]) -> float | None:
+    """Seconds of training ahead, by what finished runs of the same method took, or of any."""
+    spent: dict[str, list[float]] = {}
+    for planned in runs:
+        if planned.finished:
+            spent.setdefault(planned.label, []).append(Run(planned.folder).results["training"]["seconds"])
+    every = [seconds for members in spent.values() for seconds in members]
+    if not every:
+        return None
+    expected = [spent.get(planned.label, every) for planned in todo]
+    return sum(sum(members) / len(members) for members in expected)
+
+
+def _results(groups: Mapping[str, Sequence[Run]]) -> str:
+    """A line a run and split, as CSV."""
+    import pandas as pd
+
+    figures = ("n", "accuracy", "balanced_accuracy", "macro_precision", "macro_f1", "auc", "nll", "brier", "ece")
+    rows = []
+    for label, runs in groups.items():
+        for run in runs:
+            results = run.results
+            cost, training = results.get("cost") or {}, results["training"]
+            for split in ("val", "test"):
+                if split not in results:
+                    continue
+                low, high = results[split]["accuracy_ci95"]
+                rows.append(
+                    {
+                        "method": label,
+                        "seed": run.recipe.seed,
+                        "split": split,
+                        **{key: results[split].get(key) for key in figures},
+                        "accuracy_low": low,
+                        "accuracy_high": high,
+                        "best_epoch": training.get("best_epoch"),
+                        "epochs": training.get("epochs"),
+                        "training_seconds": training.get("seconds"),
+                        "parameters": cost.get("parameters"),
+                        "multiply_adds": cost.get("multiply_adds"),
+                        "folder": run.folder.name,
+                    }
+                )
+    return pd.DataFrame(rows).to_csv(index=False)

@@ -1,0 +1,298 @@
+"""Runs against one another: who is in which row, what is refused, and what the table and the page say."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from petriscope.comparing import compare, settings_that_differ
+from petriscope.errors import RequestError
+from petriscope.evaluation.intervals import wilson
+from petriscope.recipe import Recipe
+from petriscope.report.comparison import as_text, render, verdict_words, write_comparison
+from petriscope.run import Run
+
+CLASSES = ("red", "white", "platelet")
+PICTURES = 300
+
+
+def make_run(
+    folder: Path,
+    name: str = "plain",
+    seed: int = 0,
+    wrong: int = 40,
+    splits: tuple[str, ...] = ("val", "test"),
+    pictures: int = PICTURES,
+    fingerprint: str = "f00d",
+    multiply_adds: int = 5_000_000,
+    **settings,
+) -> Run:
+    """A finished run that gets ``wrong`` pictures wrong, others for every seed."""
+    folder.mkdir(parents=True)
+    recipe = Recipe(name=name, seed=seed, **{"data": {"source": "cells.npz"}, **settings})
+    (folder / "recipe.yaml").write_text(recipe.to_yaml())
+    data = {"source": "cells.npz", "fingerprint": fingerprint}
+    (folder / "environment.json").write_text(json.dumps({"data": data}))
+    run = Run(folder)
+    cost = {"parameters": 1000 + multiply_adds // 1000, "multiply_adds": multiply_adds}
+    run.add_results(training={"seconds": 60.0 + seed}, cost=cost)
+    names = np.array(CLASSES, dtype=object)
+    for split in splits:
+        target = np.arange(pictures) % 3
+        predicted = target.copy()
+        at = np.random.default_rng([seed, wrong]).permutation(pictures)[:wrong]
+        predicted[at] = (target[at] + 1) % 3
+        table = {"id": [f"{split}/{i}" for i in range(pictures)], "split": split, "target": names[target]}
+        table = pd.DataFrame({**table, "predicted": names[predicted], "confidence": 0.9})
+        run.add_predictions(split, table.sample(frac=1, random_state=seed))  # rows in any order
+        share = 1 - wrong / pictures
+        run.add_results(
+            **{split: {"n": pictures, "tta": "none", "accuracy": share, "balanced_accuracy": share, "nll": 0.25}}
+        )
+    return run
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[str]:
+    """Three methods, three seeds each: one the baseline, one clearly better, one as good."""
+    better = {"model": {"name": "simple-cnn", "norm": "batch"}}
+    alike = {"model": {"name": "simple-cnn", "dropout": 0.2}}
+    for seed in range(3):
+        make_run(tmp_path / f"plain{seed}", seed=seed, wrong=60 + seed)
+        make_run(tmp_path / f"better{seed}", "better", seed=seed, wrong=10 + seed, multiply_adds=9_000_000, **better)
+        make_run(tmp_path / f"alike{seed}", "alike", seed=seed, wrong=58 + 2 * seed, **alike)
+    return [str(tmp_path / f"{name}{seed}") for name in ("plain", "better", "alike") for seed in range(3)]
+
+
+def test_seeds_of_a_recipe_are_one_row_with_mean_and_spread(runs):
+    found = compare(runs)
+    assert [(row.label, row.seeds) for row in found.rows] == [
+        ("plain", (0, 1, 2)),
+        ("better", (0, 1, 2)),
+        ("alike", (0, 1, 2)),
+    ]
+    assert (found.split, found.n, found.baseline, found.tests) == ("test", PICTURES, "plain", 2)
+    plain = found.rows[0]
+    expected = [1 - wrong / PICTURES for wrong in (60, 61, 62)]
+    assert plain.values == pytest.approx(expected)
+    assert (plain.mean, plain.sd) == pytest.approx((np.mean(expected), np.std(expected, ddof=1)))
+    assert plain.contrast is None and plain.seconds == 61 and plain.others["nll"] == 0.25
+
+
+def test_verdicts(runs):
+    better, alike = compare(runs).rows[1:]
+    assert better.contrast.verdict == "better"
+    assert better.contrast.difference.value == pytest.approx(50 / PICTURES)
+    assert alike.contrast.verdict == "no difference shown"
+    assert compare(runs, against=runs[3]).rows[1].contrast.verdict == "worse"
+    # Holm: the p of the strongest is multiplied by the number of comparisons.
+    assert better.contrast.p_holm == pytest.approx(2 * better.contrast.difference.p)
+
+
+@pytest.mark.parametrize("figure", ["balanced_accuracy", "macro_f1"])
+def test_other_figures_are_compared_too(runs, figure):
+    found = compare(runs, figure=figure)
+    assert found.rows[1].contrast.verdict == "better"
+    assert found.rows[0].mean == pytest.approx(0.797, abs=0.01)
+    assert figure.replace("_", " ").replace("f1", "F1") in as_text(found)
+
+
+def test_the_split_is_test_where_all_have_it_else_val(tmp_path):
+    make_run(tmp_path / "a", wrong=30)
+    make_run(tmp_path / "b", "other", wrong=20, splits=("val",), balance="oversample")
+    found = compare([tmp_path / "a", tmp_path / "b"])
+    assert found.split == "val"
+    assert "what was chosen on it looks better on it than it is" in " ".join(found.notes)
+    with pytest.raises(RequestError, match=r"b has no predictions on test; petriscope evaluate .*b adds them"):
+        compare([tmp_path / "a", tmp_path / "b"], "test")
+    with pytest.raises(RequestError, match=r"petriscope evaluate .*a --split train"):
+        compare([tmp_path / "a"], "train")
+
+
+def test_one_seed_each_has_mcnemars_p_and_wilsons_interval_and_says_what_it_does_not_show(tmp_path):
+    make_run(tmp_path / "a", wrong=30)
+    make_run(tmp_path / "b", "other", wrong=20, balance="oversample")
+    found = compare([tmp_path / "a", tmp_path / "b"])
+    assert found.rows[0].ci95 == wilson(270, 300) and found.rows[0].sd is None
+    assert "not which recipe" in " ".join(found.notes)
+    assert found.rows[1].contrast.needed.seeds is None
+    assert "would need about" in verdict_words(found.rows[1].contrast)
+    assert "McNemar" in render(found)
+
+
+def test_recipes_of_one_name_are_told_apart_by_their_settings(tmp_path):
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b", wrong=41, model={"name": "simple-cnn", "dropout": 0.5})
+    make_run(tmp_path / "c", wrong=42, fingerprint="beef")
+    labels = [row.label for row in compare([tmp_path / name for name in "abc"]).rows]
+    assert labels == ["plain", "plain, model.dropout=0.5", "plain, other data"]
+
+
+def test_a_run_named_twice_counts_once_and_one_seed_trained_twice_is_refused(tmp_path):
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "copy")
+    assert compare([tmp_path / "a", tmp_path / "a"]).rows[0].seeds == (0,)
+    with pytest.raises(RequestError, match="one recipe and one seed"):
+        compare([tmp_path / "a", tmp_path / "copy"])
+
+
+def test_other_pictures_are_refused(tmp_path):
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b", seed=1, pictures=200)
+    with pytest.raises(
+        RequestError, match=r"b was evaluated on other test pictures .*200 of 300 .*petriscope evaluate"
+    ):
+        compare([tmp_path / "a", tmp_path / "b"])
+
+
+def test_other_classes_of_the_same_pictures_are_refused(tmp_path):
+    make_run(tmp_path / "a")
+    run = make_run(tmp_path / "b", seed=1)
+    table = run.predictions
+    run.add_predictions("test", table[table["split"] == "test"].assign(target="red"))
+    with pytest.raises(RequestError, match="other classes for the same"):
+        compare([tmp_path / "a", tmp_path / "b"])
+
+
+def test_an_unfinished_run_and_a_folder_without_one_are_refused(tmp_path):
+    run = make_run(tmp_path / "a")
+    (run.folder / "results.json").unlink()
+    with pytest.raises(RequestError, match=r"petriscope train --resume"):
+        compare([run.folder])
+    with pytest.raises(RequestError, match="no run folder"):
+        compare([tmp_path / "nothing"])
+
+
+def test_settings_that_differ():
+    one = Recipe(name="a", seed=1, augment=("flip",), training={"epochs": 3})
+    other = Recipe(name="b", seed=2, augment=("flip", "quarter-turn"), training={"epochs": 4})
+    found = settings_that_differ(one, other)
+    assert found == {"training.epochs": (3, 4), "augment.1.name": (None, "quarter-turn")}
+
+
+def test_json_holds_all_of_it(runs):
+    plain = json.loads(json.dumps(compare(runs).as_dict()))
+    better = plain["rows"][1]["difference"]
+    assert better["verdict"] == "better" and len(better["ci95"]) == 2 and better["p"] <= better["p_holm"]
+    assert plain["rows"][0]["difference"] is None
+    assert plain["rows"][2]["difference"]["pictures_needed"] is None or (
+        plain["rows"][2]["difference"]["pictures_needed"] > PICTURES
+    )
+
+
+def test_the_text_table(runs):
+    text = as_text(compare(runs))
+    lines = text.splitlines()
+    assert lines[0] == "test, 300 pictures"
+    assert re.search(r"^plain +3 +79\.67 % ± 0\.33 +\d\d\.\d to \d\d\.\d +baseline$", text, re.M)
+    assert re.search(r"^better +3 .* \+16\.67 \(\+\d+\.\d\d to \+\d+\.\d\d\) +< 0\.001 +better$", text, re.M)
+    assert re.search(r"^alike .*no difference shown", text, re.M)
+    assert re.search(r"^better +10,000 +9 M +1 min 01 s$", text, re.M)
+
+
+class Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes += [(tag, key, value or "") for key, value in attrs]
+        if tag not in ("meta", "link", "img", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.attributes += [(tag, key, value or "") for key, value in attrs]
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
+        self.open.pop()
+
+    def handle_data(self, data):
+        if not {"style", "title", "script"} & set(self.open):
+            self.text += data
+
+
+def parse(html: str) -> Tags:
+    page = Tags()
+    page.feed(html)
+    page.close()
+    assert not page.open
+    page.text = re.sub(r"\s+", " ", page.text)
+    return page
+
+
+def test_the_page_is_one_file_that_says_what_was_found(runs, tmp_path):
+    found = compare(runs)
+    path = write_comparison(found, tmp_path / "page.html", "Three methods", "What matters?")
+    html = path.read_text(encoding="utf-8")
+    page = parse(html)
+    for words in (
+        "Three methods",
+        "What matters?",
+        "Of 2 recipes on 300 test pictures: 1 better than plain, 1 with no difference shown.",
+        "The highest mean is that of better:",
+        "+16.67",
+        "no difference shown",
+        "Holm's correction for 2 comparisons",
+        runs[4],
+    ):
+        assert words in page.text, words
+    for tag, key, value in page.attributes:
+        if key in ("src", "href", "srcset", "xlink:href"):
+            assert value.startswith(("data:", "#")), (tag, key, value)
+        assert not key.startswith("on")
+    assert "http://" not in html and "https://" not in html and "url(" not in html
+    ids = {value for _, key, value in page.attributes if key == "id"}
+    assert {value[1:] for _, key, value in page.attributes if key == "href" and value.startswith("#")} <= ids
+    assert "prefers-color-scheme: dark" in html
+    assert "None" not in page.text and "nan" not in page.text.lower()
+
+
+def test_the_script_that_may_run_is_the_one_that_is_there(runs):
+    html = render(compare(runs))
+    script = re.findall(r"<script>(.*?)</script>", html, re.S)
+    assert len(script) == 1
+    digest = base64.b64encode(hashlib.sha256(script[0].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in html
+
+
+def test_every_column_that_sorts_has_values_that_sort(runs):
+    page = parse(render(compare(runs)))
+    values = [value for tag, key, value in page.attributes if tag == "td" and key == "data-value" and value]
+    assert len(values) > 20 and all(np.isfinite(float(value)) for value in values)
+
+
+def test_charts_show_costs_that_differ(runs, tmp_path):
+    html = render(compare(runs))
+    assert "By multiply-adds for a picture" in html and "By parameters" in html
+    assert "training time" in html and "By training time" not in html  # the same for all
+    charts = re.findall(r'<svg class="chart".*?</svg>', html, re.S)
+    assert len(charts) == 2
+    assert all(chart.count("<circle") == 3 and "aria-label=" in chart for chart in charts)
+    assert 'class="diagonal"' in charts[0]  # more multiply-adds reach more
+
+
+def test_a_single_recipe_has_no_tests_but_a_page(runs):
+    found = compare(runs[:3])
+    assert found.tests == 0
+    assert "baseline" not in as_text(found)
+    assert "Measured on 300 test pictures." in parse(render(found)).text
+
+
+def test_names_from_outside_are_escaped(tmp_path):
+    name = '<script>alert("x")</script>'
+    make_run(tmp_path / "a", name, multiply_adds=100)
+    make_run(tmp_path / "b", "other & more", wrong=5, balance="oversample")
+    html = render(compare([tmp_path / "a", tmp_path / "b"]), "</title><script>", "<b>bold</b>")
+    assert html.count("<script>") == 1
+    assert name in parse(html).text

@@ -1,0 +1,298 @@
+"""Suites: what is checked before the first training, what is trained, skipped and resumed, and what is made of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from petriscope import api, cli, suite
+from petriscope.errors import DataError, PetriscopeError, RequestError
+from petriscope.run import Run
+from petriscope.suite import load_suite, plan, run_suite, suite_names
+from petriscope.training.loop import Interrupted
+
+TREE = {
+    "about": "Two tiny networks",
+    "seeds": [0, 1],
+    "baseline": "plain",
+    "set": {"training.epochs": 1},
+    "methods": {"plain": "tiny.yaml", "no dropout": {"recipe": "tiny.yaml", "set": {"model.dropout": 0.0}}},
+}
+
+
+@pytest.fixture
+def write(tiny_recipe, tmp_path):
+    """Write a suite beside a recipe file, with some of its keys changed, and give its path."""
+    (tmp_path / "tiny.yaml").write_text(tiny_recipe().to_yaml())
+
+    def make(**changes):
+        path = tmp_path / "trial.yaml"
+        path.write_text(yaml.safe_dump({**TREE, **changes}, sort_keys=False))
+        return path
+
+    return make
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Counts the trainings, resumptions and evaluations, which are done all the same."""
+    done = []
+
+    def counted(name):
+        real = getattr(api, name)
+
+        def call(first, *args, **kwargs):
+            done.append((name, str(args[0] if name == "train" else first).rpartition("/")[2]))
+            return real(first, *args, **kwargs)
+
+        return call
+
+    for name in ("train", "resume", "evaluate"):
+        monkeypatch.setattr(api, name, counted(name))
+    return done
+
+
+FOLDERS = ["plain-seed0", "no-dropout-seed0", "plain-seed1", "no-dropout-seed1"]
+
+
+def test_a_suite_from_training_to_results_and_again(write, calls, tmp_path):
+    out = tmp_path / "out"
+    loaded = load_suite(write(evaluate="test"))
+    outcome = run_suite(loaded, out, quiet=True)
+    assert calls == [("train", f) for f in FOLDERS] + [("evaluate", f) for f in FOLDERS]
+    comparison = outcome.comparison
+    assert [row.label for row in comparison.rows] == ["plain", "no dropout"]
+    assert comparison.rows[0].seeds == (0, 1)
+    assert (comparison.split, comparison.baseline, outcome.failures) == ("test", "plain", {})
+    assert Run(out / FOLDERS[1]).recipe.model.options["dropout"] == 0.0
+    assert Run(out / FOLDERS[0]).recipe.training.epochs == 1
+    table = pd.read_csv(out / "results.csv")
+    assert len(table) == 8 and set(table["split"]) == {"val", "test"} and set(table["seed"]) == {0, 1}
+    assert "Two tiny networks" in (out / "comparison.html").read_text()
+
+    calls.clear()
+    again = run_suite(loaded, out, quiet=True)
+    assert calls == []
+    assert again.comparison == comparison
+
+
+def test_what_was_interrupted_is_resumed_and_test_waits_for_all(write, calls, tmp_path, monkeypatch):
+    loaded, out = load_suite(write(evaluate="test")), tmp_path / "out"
+    train = api.train
+
+    def stop_at_third(recipe, folder, quiet):
+        if len(calls) < 2:
+            return train(recipe, folder, quiet)
+        monkeypatch.setattr("petriscope.training.loop.Trainer._end_epoch", stop)
+        return train(recipe, folder, quiet)
+
+    def stop(trainer):
+        trainer._save()
+        raise Interrupted("interrupted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(api, "train", stop_at_third)
+        with pytest.raises(Interrupted, match=r"run 3 of 4, plain, seed 1; .*the same command goes on"):
+            run_suite(loaded, out, quiet=True)
+    monkeypatch.undo()
+    assert not (out / "comparison.html").exists()
+    assert "training" not in Run(out / FOLDERS[2]).results and "test" not in Run(out / FOLDERS[0]).results
+
+    seen = []
+    for name in ("train", "resume"):
+        real = getattr(api, name)
+        monkeypatch.setattr(api, name, lambda *a, real=real, name=name: seen.append(name) or real(*a))
+    outcome = run_suite(loaded, out, quiet=True)
+    assert seen == ["resume", "train"]
+    assert outcome.comparison.split == "test"
+
+
+def test_some_methods_alone_and_other_seeds(write, calls, tmp_path):
+    loaded, out = load_suite(write(evaluate="test")), tmp_path / "out"
+    outcome = run_suite(loaded, out, seeds=[5], only=["no dropout"], quiet=True)
+    assert calls == [("train", "no-dropout-seed5")]
+    assert outcome.comparison.split == "val"  # test waits for plain
+    notes = " ".join(outcome.comparison.notes)
+    assert "plain, seed 5" in notes and "Test was not looked at" in notes and "stands in" in notes
+    with pytest.raises(RequestError, match="did you mean no dropout"):
+        run_suite(loaded, out, only=["no dropuot"])
+
+
+def test_a_method_that_fails_is_reported_and_the_others_go_on(write, calls, tmp_path, monkeypatch, capsys):
+    def fail(loss):
+        raise RuntimeError("out of memory")
+
+    real = api.train
+
+    def train(recipe, folder, quiet):
+        if "no-dropout" in str(folder):
+            fail(None)
+        return real(recipe, folder, quiet)
+
+    monkeypatch.setattr(api, "train", train)
+    outcome = run_suite(load_suite(write(seeds=[0])), tmp_path / "out", quiet=True)
+    assert outcome.failures == {"no dropout, seed 0": "RuntimeError: out of memory"}
+    assert [row.label for row in outcome.comparison.rows] == ["plain"]
+    assert "Traceback" in capsys.readouterr().err
+    monkeypatch.setattr(api, "train", lambda *args: (_ for _ in ()).throw(PetriscopeError("diverged")))
+    outcome = run_suite(load_suite(write(seeds=[3])), tmp_path / "out", quiet=True)
+    assert outcome.comparison is None and set(outcome.failures.values()) == {"diverged"}
+
+
+def test_a_run_of_other_settings_is_an_error_that_names_them(write, calls, tmp_path):
+    out = tmp_path / "out"
+    run_suite(load_suite(write(seeds=[0])), out, quiet=True, only=["plain"])
+    changed = load_suite(write(seeds=[0], set={"training.epochs": 2, "model.widths": [4, 8, 16]}))
+    with pytest.raises(RequestError, match=r"training.epochs was 1, is 2") as caught:
+        run_suite(changed, out, quiet=True)
+    assert "model.widths.2 was 8, is 16" in str(caught.value) and "plain-seed0" in str(caught.value)
+    # A text that says what it is about changes no weights.
+    assert plan(load_suite(write(seeds=[0], about="Otherwise said", name="other")), out)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"methds": {}}, "did you mean methods"),
+        ({"baseline": "plian"}, "did you mean plain"),
+        ({"seeds": [1, 1]}, "each once"),
+        ({"seeds": []}, "one or more"),
+        ({"figure": "acuracy"}, "did you mean accuracy"),
+        ({"methods": {}, "baseline": "x"}, "methods"),
+        ({"methods": {"a b": "tiny.yaml", "a:b": "tiny.yaml"}, "baseline": "a b"}, "share the folder"),
+        ({"methods": {"plain": {"recpie": "tiny.yaml"}}}, "did you mean recipe"),
+        ({"methods": ["tiny.yaml"]}, "a suite is a mapping with methods"),
+    ],
+)
+def test_a_wrong_suite_is_told_what_is_wrong(write, changes, says):
+    with pytest.raises(RequestError, match=says):
+        load_suite(write(**changes))
+
+
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [
+        ({"recipe": "blood/fats"}, r"last: .*did you mean blood/fast"),
+        ({"recipe": "tiny.yaml", "set": {"trainig.epochs": 2}}, "did you mean training"),
+        ({"recipe": "tiny.yaml", "set": {"model.nrom": "batch"}}, "did you mean norm"),
+        ({"recipe": "tiny.yaml", "set": {"optimizer.lr": "fast"}}, "lr"),
+        ({"recipe": "tiny.yaml", "set": {"data.split_seed": 3}}, "data.split_seed is 0 for plain and 3 for last"),
+    ],
+)
+def test_everything_is_checked_before_the_first_training(write, calls, tmp_path, method, says):
+    loaded = load_suite(write(methods={**TREE["methods"], "last": method}))
+    with pytest.raises(RequestError, match=says):
+        run_suite(loaded, tmp_path / "out", quiet=True)
+    assert calls == [] and not (tmp_path / "out").exists()
+
+
+def test_data_are_checked_before_the_first_training(write, calls, tmp_path):
+    with pytest.raises(RequestError, match="no data source"):
+        run_suite(load_suite(write()), tmp_path / "out", data="/nowhere.npz", quiet=True)
+    (tmp_path / "out" / "plain-seed0").mkdir(parents=True)
+    (tmp_path / "out" / "plain-seed0" / "notes.txt").write_text("mine")
+    with pytest.raises(RequestError, match="exists and is not empty"):
+        run_suite(load_suite(write()), tmp_path / "out", quiet=True)
+    with pytest.raises(DataError, match="no test split"):
+        source = tmp_path / "no-test.npz"
+        with np.load(tmp_path / "tiny.npz") as arrays:
+            np.savez(source, **{key: value for key, value in arrays.items() if "test" not in key})
+        run_suite(load_suite(write(evaluate="test")), tmp_path / "new", data=str(source), quiet=True)
+    assert calls == []
+
+
+def test_time_left_is_by_the_method_where_it_is_known(write, tmp_path):
+    runs = plan(load_suite(write()), tmp_path / "out")
+    assert suite._time_left(runs, runs) is None
+    for planned, seconds in zip(runs[:2], (10, 30), strict=True):
+        planned.folder.mkdir(parents=True)
+        (planned.folder / "recipe.yaml").write_text(planned.recipe.to_yaml())
+        Run(planned.folder).add_results(training={"seconds": seconds})
+    assert suite._time_left(runs[2:], runs) == 40
+    assert suite._time_left(runs[3:], runs[:1]) == 10
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_shipped_suites_are_valid_to_the_last_option(name, tmp_path):
+    loaded = load_suite(name)
+    assert loaded.name == name and loaded.about
+    runs = plan(loaded, tmp_path)
+    assert len(runs) == len(loaded.seeds) * len(loaded.methods)
+    # No two methods are the same thing under two names.
+    described = {json.dumps(r.recipe.model_dump(mode="json", exclude={"name", "seed"})) for r in runs}
+    assert len(described) == len(loaded.methods)
+
+
+def test_blood_methods_has_the_methods_of_the_comparison_it_repeats(tmp_path):
+    runs = {planned.label: planned.recipe for planned in plan(load_suite("blood-methods"), tmp_path)}
+    assert len(runs) == 12
+    plain = runs["plain"]
+    assert plain.optimizer.options == {"lr": 1e-3} and plain.optimizer.name == "adam" and plain.training.ema is None
+    assert [part.name for part in plain.augment] == ["flip", "rotate"]
+    assert runs["layer norm, dropout 0.5"].model.options == {"norm": "layer", "dropout": 0.5}
+    assert runs["weight decay 1e-4"].optimizer.options["weight_decay"] == 1e-4
+
+
+def test_an_unknown_suite_names_the_near_ones(tmp_path):
+    with pytest.raises(RequestError, match="did you mean blood-methods"):
+        load_suite("blood-method")
+    with pytest.raises(RequestError, match="no suite file"):
+        load_suite(tmp_path / "none.yaml")
+
+
+@pytest.fixture
+def petriscope(monkeypatch, capsys, tmp_path):
+    """The command line within this process: exit status, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "_settle_process", lambda: None)
+
+    def call(*args):
+        monkeypatch.setattr(sys, "argv", ["petriscope", *map(str, args)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        return (caught.value.code, *capsys.readouterr())
+
+    return call
+
+
+def test_the_command_line(write, petriscope, tmp_path):
+    bad = {"recipe": "tiny.yaml", "set": {"optimizer.lr": 1e30}}
+    path = write(seeds=[0], methods={"plain": "tiny.yaml", "bad": bad})
+    status, stdout, stderr = petriscope("bench", path, "--out", "out", "--json")
+    assert status == 1
+    assert "run 2 of 2: bad, seed 0" in stderr and "1 of 2 runs failed" in stderr and "diverged" in stderr
+    assert "Traceback" not in stderr
+    found = json.loads(stdout)
+    assert [row["label"] for row in found["comparison"]["rows"]] == ["plain"] and "bad, seed 0" in found["failures"]
+
+    status, stdout, stderr = petriscope("compare", "out/plain-seed0", "--out", "page.html")
+    assert status == 0 and stderr == "page: page.html\n"
+    assert stdout.startswith("val, 40 pictures") and (tmp_path / "page.html").is_file()
+    status, stdout, _ = petriscope("compare", "out/plain-seed0", "--figure", "macro_f1", "--json")
+    assert json.loads(stdout)["figure"] == "macro_f1"
+    status, stdout, _ = petriscope("bench")
+    assert status == 0 and "blood-methods" in stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["compare", "/nowhere"], "no run folder"),
+        (["compare", "x", "--split", "tset"], "known: train, val, test"),
+        (["compare", "x", "--figure", "f1"], "known: accuracy"),
+        (["bench", "blood-method"], "did you mean blood-methods"),
+        (["bench", "blood-methods", "--seeds", "0,x"], "whole numbers"),
+        (["bench", "blood-methods", "--seeds", "1", "--seeds", "1"], "each once"),
+        (["bench", "blood-methods", "--split", "train"], "known: val, test"),
+        (["bench", "blood-methods", "--only", "dropuot 0.5"], "did you mean dropout 0.5"),
+    ],
+)
+def test_a_wrong_request_ends_with_2_and_leaves_nothing(petriscope, tmp_path, args, says):
+    status, stdout, stderr = petriscope(*args)
+    assert status == 2 and says in stderr and stdout == ""
+    assert not list(tmp_path.iterdir())
