@@ -28,8 +28,8 @@ def arguments(description: str | None, **defaults: object) -> argparse.Namespace
     return parser.parse_args()
 
 
-def load(source: str) -> Dataset:
-    return load_dataset(DataSection(source=source))
+def load(source: str, size: int | None = None) -> Dataset:
+    return load_dataset(DataSection(source=source, size=size))
 
 
 def make_trainer(recipe: Recipe, dataset: Dataset, checkpoint: Path | None = None) -> Trainer:

@@ -20,6 +20,9 @@ _PLACES = {
     "evaluate": "petriscope.api",
     "predict": "petriscope.api",
     "report": "petriscope.api",
+    "compare": "petriscope.comparing",
+    "run_suite": "petriscope.suite",
+    "load_suite": "petriscope.suite",
     "load_recipe": "petriscope.recipe",
     "Recipe": "petriscope.recipe",
     "load_dataset": "petriscope.data",
@@ -38,10 +41,12 @@ __all__ = ["__version__", *_PLACES]
 if TYPE_CHECKING:
     from petriscope.api import evaluate, predict, report, resume, train
     from petriscope.classifier import load_model
+    from petriscope.comparing import compare
     from petriscope.data import Dataset, ImageSet, load_dataset
     from petriscope.errors import DataError, PetriscopeError, RequestError
     from petriscope.recipe import Recipe, load_recipe
     from petriscope.run import Run, open_run
+    from petriscope.suite import load_suite, run_suite
 
 
 def __getattr__(name: str) -> Any:

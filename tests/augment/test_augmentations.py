@@ -1,16 +1,13 @@
-"""What every augmentation keeps to, and what is particular to each."""
+"""What every augmentation keeps to."""
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from augmenting import augmented, labels, pictures, plain, run, with_targets
 
 from petriscope.augment import AUGMENTATIONS
-from petriscope.augment.base import Geometric
-from petriscope.augment.geometry import gather, resample
-from petriscope.augment.pipeline import Normalize, Pipeline
-from petriscope.augment.quality import gaussian_blur
+from petriscope.augment.base import Color, Geometric, Mixing, Pixelwise, Policy
+from petriscope.augment.pipeline import Pipeline, drawn
+from petriscope.errors import RequestError
 from petriscope.recipe import Part
 
 # name -> options of a strong draw, options at which nothing may change
@@ -27,37 +24,36 @@ CASES = {
     "hue": ({"amount": 0.3}, {"amount": 0}),
     "noise": ({"std": 0.2}, {"std": 0}),
     "blur": ({"sigma": 2}, {"sigma": 0}),
-    "cutout": ({"fraction": 0.5, "p": 1}, {"fraction": 0}),
+    "posterize": ({"bits": 1}, {"bits": 8}),
+    "solarize": ({"threshold": 0}, {"threshold": 1}),
+    "invert": ({}, {"p": 0}),
+    "equalize": ({}, {"p": 0}),
+    "auto-contrast": ({}, {"p": 0}),
+    "sharpness": ({"amount": 2}, {"amount": 0}),
+    "cutout": ({"fraction": 0.5}, {"fraction": 0}),
+    "random-erasing": ({"area": (0.3, 0.5)}, {"area": (0, 0)}),
+    "coarse-dropout": ({"fraction": (0.2, 0.5)}, {"holes": 0}),
+    "grid-mask": ({"ratio": 0.4, "degrees": 45}, {"ratio": 1}),
+    "disc-mask": ({"radius": (0.2, 0.4)}, {"radius": (1, 1)}),
+    "rand-augment": ({"magnitude": 20}, {"operations": 0}),
+    "trivial-augment": ({}, {"p": 0}),
+    "aug-mix": ({"severity": 10}, {"p": 0}),
     "mixup": ({"alpha": 1}, {"alpha": 0}),
-    "cutmix": ({"p": 1}, {"alpha": 0}),
+    "cutmix": ({}, {"alpha": 0}),
 }
-COLOR_ONLY = {"saturation", "hue"}
-every = pytest.mark.parametrize("name", sorted(AUGMENTATIONS.members))
+EACH_CHANNEL_BY_ITSELF = {"noise", "random-erasing"}
+every = pytest.mark.parametrize("name", sorted(CASES))
 channels_of = pytest.mark.parametrize("channels", [1, 3])
 
 
-def pictures(batch=16, height=12, width=12, channels=3, seed=0):
-    smooth = np.random.default_rng(seed).integers(0, 256, (batch, height, width, channels), dtype=np.uint8)
-    return torch.from_numpy(smooth)
+def strong(name, **options):
+    return AUGMENTATIONS.build(Part(name=name, **{**CASES[name][0], **options}))
 
 
-def run(name, images, seed=0, **options):
-    """Augmented pictures as float [B, C, H, W] in [0, 1]."""
-    out = augmented([Part(name=name, **options)], images, seed)
-    return (out.float() / 255).permute(0, 3, 1, 2) if out.dtype == torch.uint8 else out
-
-
-def augmented(parts, images, seed=0):
-    pipeline = Pipeline.from_recipe(parts, classes=8)
-    return pipeline(images, labels(len(images)), torch.Generator().manual_seed(seed))[0]
-
-
-def labels(batch):
-    return torch.arange(batch) % 8
-
-
-def plain(images):
-    return (images.float() / 255).permute(0, 3, 1, 2)
+def kind_is(*kinds):
+    """The names of these kinds."""
+    names = [name for name in CASES if issubclass(AUGMENTATIONS.find(name), kinds)]
+    return pytest.mark.parametrize("name", names)
 
 
 def test_every_augmentation_has_a_case():
@@ -67,9 +63,10 @@ def test_every_augmentation_has_a_case():
 @every
 @channels_of
 @pytest.mark.parametrize("size", [(12, 12), (9, 16)])
-def test_shape_type_and_range_are_kept(name, channels, size):
-    out = run(name, pictures(8, *size, channels), **CASES[name][0])
-    assert out.shape == (8, channels, *size)
+@pytest.mark.parametrize("batch", [1, 8])
+def test_shape_type_and_range_are_kept(name, channels, size, batch):
+    out = run(name, pictures(batch, *size, channels), **CASES[name][0])
+    assert out.shape == (batch, channels, *size)
     assert out.dtype == torch.float32
     assert out.min() >= 0
     assert out.max() <= 1
@@ -77,10 +74,11 @@ def test_shape_type_and_range_are_kept(name, channels, size):
 
 @every
 def test_the_input_is_left_as_it_was(name):
-    images = pictures()
-    before = images.clone()
-    run(name, images, **CASES[name][0])
-    assert torch.equal(images, before)
+    images, targets = pictures(), labels(16)
+    before = images.clone(), targets.clone()
+    with_targets([Part(name=name, **CASES[name][0])], images, targets)
+    assert torch.equal(images, before[0])
+    assert torch.equal(targets, before[1])
 
 
 @every
@@ -92,7 +90,7 @@ def test_no_magnitude_is_identity(name, channels):
 
 @every
 def test_the_same_seed_gives_the_same_and_another_another(name):
-    images = pictures()
+    images = pictures(64)
     first = run(name, images, seed=1, **CASES[name][0])
     assert torch.equal(first, run(name, images, seed=1, **CASES[name][0]))
     assert not torch.equal(first, run(name, images, seed=2, **CASES[name][0]))
@@ -100,184 +98,133 @@ def test_the_same_seed_gives_the_same_and_another_another(name):
 
 @every
 def test_each_picture_has_its_own_draw(name):
-    images = pictures(1).repeat(16, 1, 1, 1)
+    if issubclass(AUGMENTATIONS.find(name), Mixing):
+        _, shares = with_targets([Part(name=name, **CASES[name][0])], pictures(64), labels(64))
+        assert len(torch.unique(shares.amax(1))) > 10  # equal pictures mix into themselves; their shares tell
+        return
+    images = pictures(1).repeat(64, 1, 1, 1)
     out = run(name, images, **CASES[name][0])
     assert len(torch.unique(out.flatten(1), dim=0)) > 1
 
 
 @every
 def test_gray_stays_gray(name):
-    if name in {"noise"}:
+    if name in EACH_CHANNEL_BY_ITSELF:
         pytest.skip("noise is drawn for each channel")
     gray = pictures(channels=1).repeat(1, 1, 1, 3)
     out = run(name, gray, **CASES[name][0])
     torch.testing.assert_close(out[:, 0], out[:, 2], atol=1e-2 if name == "hue" else 1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", sorted(COLOR_ONLY))
+@pytest.mark.parametrize("name", ["hue", "saturation"])
 def test_color_operations_leave_one_channel_alone(name):
     images = pictures(channels=1)
     torch.testing.assert_close(run(name, images, **CASES[name][0]), plain(images), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("name", [n for n in CASES if n not in {"quarter-turn", "noise", "blur", "cutout"}])
+@every
 def test_half_probability_leaves_some_pictures_alone(name):
     if "p" not in AUGMENTATIONS.options(name):
         pytest.skip("has a probability for each axis")
     images = pictures(64)
-    out = run(name, images, p=0.5, **CASES[name][0])
+    out = run(name, images, **{**CASES[name][0], "p": 0.5})
     same = (out - plain(images)).abs().amax((1, 2, 3)) < 2e-5
     assert 10 < same.sum() < 54
 
 
-class TestGeometry:
-    def test_exact_operations_only_move_pixels(self):
-        images = pictures(32)
-        for name in ("flip", "quarter-turn"):
-            out = augmented([Part(name=name)], images)
-            assert out.dtype == torch.uint8
-            ours, theirs = out.flatten(1).sort(1).values, images.flatten(1).sort(1).values
-            assert torch.equal(ours, theirs)
-
-    @given(turns=st.integers(0, 3), mirror=st.booleans(), side=st.integers(1, 9))
-    def test_gather_is_rot90_and_flip(self, turns, mirror, side):
-        images = pictures(2, side, side)
-        angle = torch.tensor(turns * torch.pi / 2)
-        matrix = torch.eye(3)
-        matrix[0, 0] = matrix[1, 1] = angle.cos()
-        matrix[0, 1], matrix[1, 0] = -angle.sin(), angle.sin()
-        expected = torch.rot90(images, turns, (1, 2))
-        if mirror:
-            # the product's left factor is carried out first
-            matrix = torch.diag(torch.tensor([-1.0, 1.0, 1.0])) @ matrix
-            expected = torch.rot90(images.flip(2), turns, (1, 2))
-        assert torch.equal(gather(images, matrix.repeat(2, 1, 1)), expected)
-
-    @given(dx=st.integers(-4, 4), dy=st.integers(-4, 4), height=st.integers(5, 9), width=st.integers(5, 9))
-    def test_gather_shifts_with_reflection(self, dx, dy, height, width):
-        images = pictures(2, height, width)
-        matrix = torch.eye(3)
-        matrix[0, 2], matrix[1, 2] = dx, dy
-        padded = np.pad(images.numpy(), ((0, 0), (4, 4), (4, 4), (0, 0)), mode="reflect")
-        expected = padded[:, 4 + dy : 4 + dy + height, 4 + dx : 4 + dx + width]
-        assert np.array_equal(gather(images, matrix.repeat(2, 1, 1)).numpy(), expected)
-
-    @given(st.integers(0, 1000))
-    def test_the_interpolating_way_agrees_with_the_exact_one(self, seed):
-        images = pictures(8, 10, 10)
-        generator = torch.Generator().manual_seed(seed)
-        matrices = torch.eye(3).repeat(8, 1, 1)
-        for part in ("flip", "quarter-turn"):
-            matrices = matrices @ AUGMENTATIONS.build(Part(name=part)).matrices(8, (10, 10), generator)
-        exact = plain(gather(images, matrices))
-        torch.testing.assert_close(resample(plain(images).contiguous(), matrices), exact, atol=1e-4, rtol=0)
-
-    def test_order_in_the_recipe_is_the_order_carried_out(self):
-        class ShiftRight(Geometric):
-            exact = True
-
-            def matrices(self, batch, size, generator):
-                out = torch.eye(3).repeat(batch, 1, 1)
-                out[:, 0, 2] = -2
-                return out
-
-        class TurnLeft(Geometric):
-            exact = True
-
-            def matrices(self, batch, size, generator):
-                out = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
-                return out.repeat(batch, 1, 1)
-
-        images = torch.zeros(1, 9, 9, 1, dtype=torch.uint8)
-        images[0, 4, 4] = 255
-        generator = torch.Generator()
-        shifted = Pipeline([ShiftRight()])(images, labels(1), generator)[0]
-        assert shifted[0, 4, 6] == 255
-        both = Pipeline([ShiftRight(), TurnLeft()])(images, labels(1), generator)[0]
-        assert torch.equal(both, Pipeline([TurnLeft()])(shifted, labels(1), generator)[0])
-        assert not torch.equal(both, Pipeline([TurnLeft(), ShiftRight()])(images, labels(1), generator)[0])
-
-    def test_pictures_that_are_not_square_turn_by_halves(self):
-        images = pictures(64, 6, 10)
-        out = augmented([Part(name="quarter-turn")], images)
-        halves = torch.rot90(images, 2, (1, 2))
-        assert all(torch.equal(o, i) or torch.equal(o, h) for o, i, h in zip(out, images, halves, strict=True))
-
-    def test_quarter_turns_are_equally_likely(self):
-        images = pictures(1).repeat(4000, 1, 1, 1)
-        out = augmented([Part(name="quarter-turn")], images)
-        counts = torch.unique(out.flatten(1), dim=0, return_counts=True)[1]
-        assert len(counts) == 4
-        assert counts.min() > 850
-
-    def test_rotation_turns_about_the_center_by_the_angle(self):
-        images = torch.zeros(1, 21, 21, 1, dtype=torch.uint8)
-        images[0, 10, 18] = 255  # 8 to the right of the center
-        angle = torch.tensor(torch.pi / 2)
-        matrix = torch.eye(3)[None].clone()
-        matrix[0, 0, 0] = matrix[0, 1, 1] = angle.cos()
-        matrix[0, 0, 1], matrix[0, 1, 0] = -angle.sin(), angle.sin()
-        out = resample(plain(images).contiguous(), matrix)
-        assert out[0, 0, 2, 10] > 0.99
+@kind_is(Color, Pixelwise, Mixing, Policy)
+@channels_of
+def test_channels_last_gives_the_same_numbers_and_the_input_is_kept(name, channels):
+    pixels = plain(pictures(8, 9, 14, channels)).contiguous()
+    before = pixels.clone()
+    last = pixels.to(memory_format=torch.channels_last)
+    for operation in drawn([strong(name)], 8, torch.Generator().manual_seed(0)):
+        if isinstance(operation, Geometric):
+            continue
+        outs = []
+        for images in (pixels, last):
+            generator = torch.Generator().manual_seed(1)
+            if isinstance(operation, Color):
+                outs.append(operation.matrices(images.mean((2, 3)), generator))
+            elif isinstance(operation, Mixing):
+                outs.append(operation(images, torch.eye(8), generator)[0])
+            else:
+                outs.append(operation(images, generator))
+        torch.testing.assert_close(*outs, atol=1e-6, rtol=0)
+        assert torch.equal(pixels, before)
+        assert torch.equal(last, before)
 
 
-class TestColor:
-    def test_brightness_multiplies(self):
-        images = torch.full((500, 2, 2, 3), 100, dtype=torch.uint8)
-        factors = run("brightness", images, amount=0.5)[:, 0, 0, 0] * 255 / 100
-        assert 0.5 <= factors.min() < 0.55
-        assert 1.45 < factors.max() <= 1.5
-
-    def test_contrast_keeps_the_mean_gray(self):
-        images = pictures(32, 16, 16) // 2 + 64
-        out = run("contrast", images, amount=0.4)
-        weights = torch.tensor([0.299, 0.587, 0.114])
-        mean = lambda x: x.mean((2, 3)) @ weights  # noqa: E731
-        torch.testing.assert_close(mean(out), mean(plain(images)), atol=1e-4, rtol=0)
-
-    def test_saturation_keeps_gray_value(self):
-        images = pictures(8) // 4 + 96
-        out = run("saturation", images, amount=0.5)
-        weights = torch.tensor([0.299, 0.587, 0.114])[None, :, None, None]
-        torch.testing.assert_close((out * weights).sum(1), (plain(images) * weights).sum(1), atol=1e-4, rtol=0)
-
-    def test_operations_compose_as_if_one_after_another(self):
-        images = pictures(8) // 4 + 96  # far from the ends, where nothing is clamped
-        parts = [Part(name="contrast", amount=0.2), Part(name="brightness", amount=0.1)]
-        together = augmented(parts, images, seed=3)
-        generator = torch.Generator().manual_seed(3)
-        first, _ = Pipeline.from_recipe(parts[:1])(images, labels(8), generator)
-        pipeline = Pipeline.from_recipe(parts[1:])
-        one_by_one = pipeline._color(first, generator)
-        torch.testing.assert_close(together, one_by_one, atol=1e-5, rtol=0)
+def blobs(batch=32, side=24):
+    """Masks of smooth outline, uint8 [B, H, W], and pictures that are 255 where the mask is 1."""
+    at = torch.arange(side) - (side - 1) / 2
+    generator = torch.Generator().manual_seed(5)
+    center = torch.rand(2, batch, 1, 1, generator=generator) * 8 - 4
+    far = (at[:, None] - center[0]) ** 2 + 2 * (at[None, :] - center[1]) ** 2
+    masks = (far < 50).to(torch.uint8)
+    return masks, masks[..., None] * 255
 
 
-def test_blur_is_the_textbook_gaussian():
-    from scipy.ndimage import gaussian_filter
+@kind_is(Geometric, Policy)
+@pytest.mark.parametrize("turned", [False, True])
+def test_masks_move_with_pictures(name, turned):
+    masks, images = blobs()
+    if turned:  # not square
+        masks, images = masks[:, 2:-3], images[:, 2:-3]
+    generator = torch.Generator().manual_seed(0)
+    moves = [op for op in drawn([strong(name)], len(masks), generator) if isinstance(op, Geometric)]
+    assert moves
+    out, moved = Pipeline(moves)(images, masks, generator)
+    assert moved.dtype == torch.uint8
+    assert moved.shape == masks.shape
+    assert not torch.equal(moved, masks)
+    if out.dtype == torch.uint8:
+        assert torch.equal(out[..., 0], moved * 255)
+        return
+    sure = (out[:, 0] < 0.01) | (out[:, 0] > 0.99)  # no border was interpolated here
+    assert sure.float().mean() > 0.7
+    assert torch.equal((out[:, 0] > 0.5)[sure], (moved > 0)[sure])
 
-    image = torch.rand(1, 1, 24, 24, generator=torch.Generator().manual_seed(0))
-    ours = gaussian_blur(image, torch.tensor([1.3]), reach=6)[0, 0].numpy()
-    theirs = gaussian_filter(image[0, 0].numpy(), 1.3, mode="mirror", radius=6)
-    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+@kind_is(Color, Pixelwise)
+def test_what_moves_nothing_leaves_masks_alone_or_refuses_them(name):
+    masks, images = blobs()
+    operation = strong(name)
+    if getattr(operation, "for_masks", True):
+        _, after = Pipeline([operation])(images, masks, torch.Generator())
+        assert torch.equal(after, masks)
+    else:
+        with pytest.raises(RequestError, match="masks"):
+            Pipeline([operation])(images, masks, torch.Generator())
 
 
-def test_cutout_covers_a_square_with_the_mean():
-    images = pictures(32, 20, 20)
-    out = run("cutout", images, fraction=0.3, p=1.0)
-    covered = (out != plain(images)).any(1)
-    for picture, hole, before in zip(out, covered, plain(images), strict=True):
-        rows, columns = hole.any(1).nonzero(), hole.any(0).nonzero()
-        assert rows.max() - rows.min() < 6
-        assert columns.max() - columns.min() < 6
-        torch.testing.assert_close(picture[:, hole], before.mean((1, 2))[:, None].expand(-1, hole.sum()))
+@kind_is(Mixing)
+def test_mixing_moves_masks_or_refuses_them(name):
+    masks, images = blobs()
+    operation = strong(name, p=1)
+    if operation.for_masks:
+        out, after = Pipeline([operation])(images, masks, torch.Generator())
+        assert torch.equal((out[:, 0] > 0.5).to(torch.uint8), after)
+        assert not torch.equal(after, masks)
+    else:
+        with pytest.raises(RequestError, match="masks"):
+            Pipeline([operation])(images, masks, torch.Generator())
 
 
-def test_normalize_of_bytes_and_of_floats_agree():
+def test_a_policy_and_masks_in_one_recipe():
+    masks, images = blobs()
+    parts = [Part(name=name) for name in ("flip", "rand-augment", "grid-mask", "cutmix")]
+    out, after = with_targets(parts, images, masks)
+    assert out.shape == (32, 1, 24, 24)
+    assert after.dtype == torch.uint8
+    assert set(after.unique().tolist()) == {0, 1}
+
+
+def test_labels_are_left_as_they_are_where_nothing_mixes():
+    _, targets = with_targets([Part(name="rand-augment")], pictures(), labels(16))
+    assert torch.equal(targets, labels(16))
+
+
+def test_nothing_gives_the_bytes_back():
     images = pictures()
-    normalize = Normalize((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
-    expected = (plain(images) - torch.tensor([0.5, 0.4, 0.3])[:, None, None]) / torch.tensor([0.2, 0.25, 0.3])[
-        :, None, None
-    ]
-    torch.testing.assert_close(normalize(images), expected, atol=1e-5, rtol=0)
-    torch.testing.assert_close(normalize(plain(images)), expected, atol=1e-5, rtol=0)
-    assert normalize(images).is_contiguous(memory_format=torch.channels_last)
+    assert augmented([], images) is images

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import torch
@@ -34,7 +35,12 @@ class Color:
 
 
 class Pixelwise:
-    """Changes the pictures in any other way: noise, blur, a covered square."""
+    """Changes the pictures in any other way: noise, blur, a covered square.
+
+    ``for_masks``: whether targets that are masks may go with it, unchanged.
+    """
+
+    for_masks = True
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """float32 [B, C, H, W] in [0, 1] -> the same; the result may leave [0, 1] (the pipeline clamps)."""
@@ -42,7 +48,12 @@ class Pixelwise:
 
 
 class Mixing:
-    """Blends pictures of a batch with one another, and their targets with them."""
+    """Blends pictures of a batch with one another, and their targets with them.
+
+    ``for_masks``: whether the targets may be masks.
+    """
+
+    for_masks = True
 
     def __call__(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """float32 [B, C, H, W] in [0, 1] with targets, the share of each class, float32 [B, K], or masks,
@@ -50,7 +61,17 @@ class Mixing:
         raise NotImplementedError
 
 
-Augmentation = Geometric | Color | Pixelwise | Mixing
+class Policy:
+    """Draws other operations for each picture of a batch."""
+
+    def draw(self, batch: int, generator: torch.Generator) -> list[Operation]:
+        """Operations whose draws are made already, for this batch alone. Its geometry is multiplied with all other
+        geometry, and its color with all other color, so a policy costs no resampling of its own."""
+        raise NotImplementedError
+
+
+Operation = Geometric | Color | Pixelwise | Mixing
+Augmentation = Operation | Policy
 
 
 def uniform(batch: int, low: float, high: float, generator: torch.Generator) -> Tensor:
@@ -61,6 +82,33 @@ def uniform(batch: int, low: float, high: float, generator: torch.Generator) -> 
 def chosen(batch: int, p: float, generator: torch.Generator) -> Tensor:
     """Which pictures an operation of probability ``p`` falls on, bool [B]."""
     return torch.rand(batch, generator=generator) < p
+
+
+def elsewhere(device: torch.device, generator: torch.Generator) -> torch.Generator:
+    """A generator on the pictures' device, for draws that are as large as the pictures."""
+    seed = int(torch.randint(2**31, (), generator=generator))
+    return torch.Generator(device).manual_seed(seed)
+
+
+def change_some(
+    images: Tensor, falls: Tensor, change: Callable[..., Tensor], *per_picture: Tensor, out: Tensor | None = None
+) -> Tensor:
+    """Change the pictures that ``falls`` marks and leave the others, so that work is done for those alone.
+
+    Args:
+        images: [B, C, H, W].
+        falls: bool [B], on the CPU.
+        change: called with the chosen pictures and their rows of ``per_picture``.
+        per_picture: [B], on the CPU.
+        out: where the result is written; a copy of ``images`` unless given.
+    """
+    out = images.clone() if out is None else out
+    rows = falls.nonzero().squeeze(1)
+    if len(rows):
+        here = rows.to(images.device)
+        changed = change(images.index_select(0, here), *(values[rows].to(images.device) for values in per_picture))
+        out.index_copy_(0, here, changed)
+    return out
 
 
 def identity(batch: int) -> Tensor:

@@ -29,8 +29,7 @@ class Brightness(Color):
         self.amount, self.p = amount, p
 
     def matrices(self, mean: Tensor, generator: torch.Generator) -> Tensor:
-        factor = _factor(len(mean), self.amount, self.p, generator)
-        return _matrix(factor[:, None, None] * torch.eye(mean.shape[1]))
+        return brightness(mean, _factor(len(mean), self.amount, self.p, generator))
 
 
 class Contrast(Color):
@@ -40,11 +39,7 @@ class Contrast(Color):
         self.amount, self.p = amount, p
 
     def matrices(self, mean: Tensor, generator: torch.Generator) -> Tensor:
-        channels = mean.shape[1]
-        factor = _factor(len(mean), self.amount, self.p, generator)
-        gray = mean @ luma(channels)
-        offset = ((1 - factor) * gray)[:, None].expand(-1, channels)
-        return _matrix(factor[:, None, None] * torch.eye(channels), offset)
+        return contrast(mean, _factor(len(mean), self.amount, self.p, generator))
 
 
 class Saturation(Color):
@@ -54,10 +49,7 @@ class Saturation(Color):
         self.amount, self.p = amount, p
 
     def matrices(self, mean: Tensor, generator: torch.Generator) -> Tensor:
-        channels = mean.shape[1]
-        factor = _factor(len(mean), self.amount, self.p, generator)[:, None, None]
-        to_gray = luma(channels).expand(channels, channels)
-        return _matrix(factor * torch.eye(channels) + (1 - factor) * to_gray)
+        return saturation(mean, _factor(len(mean), self.amount, self.p, generator))
 
 
 class Hue(Color):
@@ -77,6 +69,25 @@ class Hue(Color):
         return _matrix(torch.linalg.inv(_TO_YIQ) @ turn @ _TO_YIQ)
 
 
+def brightness(mean: Tensor, factor: Tensor) -> Tensor:
+    """Multiply colors by ``factor`` [B]; ``mean`` [B, C] and the result as in `Color.matrices`."""
+    return _matrix(factor[:, None, None] * torch.eye(mean.shape[1]))
+
+
+def contrast(mean: Tensor, factor: Tensor) -> Tensor:
+    """Multiply the distance from the picture's mean gray; as `brightness`."""
+    channels = mean.shape[1]
+    offset = ((1 - factor) * (mean @ luma(channels)))[:, None].expand(-1, channels)
+    return _matrix(factor[:, None, None] * torch.eye(channels), offset)
+
+
+def saturation(mean: Tensor, factor: Tensor) -> Tensor:
+    """Multiply the distance from the pixel's own gray; as `brightness`."""
+    channels = mean.shape[1]
+    factor = factor[:, None, None]
+    return _matrix(factor * torch.eye(channels) + (1 - factor) * luma(channels).expand(channels, channels))
+
+
 def _factor(batch: int, amount: Magnitude, p: Probability, generator: torch.Generator) -> Tensor:
     return 1 + uniform(batch, -amount, amount, generator) * chosen(batch, p, generator)
 
@@ -85,6 +96,17 @@ def _matrix(linear: Tensor, offset: Tensor | None = None) -> Tensor:
     """[B, C, C] and [B, C] -> [B, C, C + 1]."""
     offset = linear.new_zeros(linear.shape[:2]) if offset is None else offset
     return torch.cat([linear, offset[:, :, None]], 2)
+
+
+def unchanged(batch: int, channels: int) -> Tensor:
+    """The color map that does nothing, [B, C, C + 1]."""
+    return torch.eye(channels, channels + 1).repeat(batch, 1, 1)
+
+
+def mapped(colors: Tensor, matrices: Tensor) -> Tensor:
+    """Colors [B, C] after the maps [B, C, C + 1]."""
+    channels = colors.shape[1]
+    return torch.baddbmm(matrices[:, :, channels:], matrices[:, :, :channels], colors[:, :, None])[:, :, 0]
 
 
 def compose(first: Tensor, then: Tensor) -> Tensor:
@@ -96,10 +118,8 @@ def compose(first: Tensor, then: Tensor) -> Tensor:
 
 
 def apply_color(images: Tensor, matrices: Tensor) -> Tensor:
-    """Map colors, float32 [B, C, H, W], by [B, C, C + 1]. Memory order is kept."""
+    """Map colors, float32 [B, C, H, W], by [B, C, C + 1]."""
     matrices = matrices.to(images.device)
     channels = images.shape[1]
-    out = matrices[:, :, channels, None, None]
-    for channel in range(channels):
-        out = out + matrices[:, :, channel, None, None] * images[:, channel : channel + 1]
-    return out
+    out = torch.baddbmm(matrices[:, :, channels:], matrices[:, :, :channels], images.flatten(2))
+    return out.view(len(images), channels, *images.shape[2:])

@@ -47,7 +47,8 @@ class QuarterTurn(Geometric):
 
 
 class Translate(Geometric):
-    """Shift by up to ``fraction`` of the side along each axis; by whole pixels, and so exactly, unless told otherwise."""
+    """Shift by up to ``fraction`` of the side along each axis; by whole pixels, and so exactly, unless told otherwise.
+    What comes in at the border is mirrored. CIFAR's "pad by 4 and crop" is ``fraction: 0.125`` at 32 pixels."""
 
     def __init__(
         self, *, fraction: Annotated[float, Field(ge=0, le=1)] = 0.1, whole_pixels: bool = True, p: Probability = 1.0
@@ -113,6 +114,21 @@ def _rotation(cos: Tensor, sin: Tensor) -> Tensor:
     out[:, 0, 0], out[:, 0, 1] = cos, -sin
     out[:, 1, 0], out[:, 1, 1] = sin, cos
     return out
+
+
+def is_exact(matrices: Tensor, size: tuple[int, int]) -> Tensor:
+    """Which maps take pixel centers to pixel centers, so that `gather` can carry them out: bool [B].
+
+    Args:
+        matrices: [B, 3, 3] on the CPU.
+        size: height and width.
+    """
+    whole = matrices.round()
+    near = (matrices - whole).abs().amax((1, 2)) < 1e-4
+    linear = whole[:, :2, :2].abs()
+    mirrored = (linear == torch.eye(2)).all(2).all(1)
+    turned = (linear == 1 - torch.eye(2)).all(2).all(1)
+    return near & (mirrored | turned if size[0] == size[1] else mirrored)
 
 
 def gather(images: Tensor, matrices: Tensor) -> Tensor:

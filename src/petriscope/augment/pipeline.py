@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from petriscope.augment import AUGMENTATIONS
-from petriscope.augment.base import Augmentation, Color, Geometric, Mixing, Pixelwise
-from petriscope.augment.color import apply_color, compose
-from petriscope.augment.geometry import gather, resample
+from petriscope.augment.base import (
+    Augmentation,
+    Color,
+    Geometric,
+    Mixing,
+    Operation,
+    Pixelwise,
+    Policy,
+    identity,
+)
+from petriscope.augment.color import apply_color, compose, mapped, unchanged
+from petriscope.augment.geometry import gather, is_exact, resample
+from petriscope.errors import RequestError
 from petriscope.recipe import Part
 
 
@@ -42,23 +53,26 @@ class Normalize:
 
 class Pipeline:
     """Augmentations in the order of a recipe. Geometry is carried out first, then color, then the rest as listed, and
-    what mixes pictures comes last.
+    what mixes pictures comes last. What a policy draws goes where its kind goes.
 
     Args:
-        operations: `Geometric`, `Color`, `Pixelwise` and `Mixing` ones; none is fine.
+        operations: any augmentations; none is fine.
         classes: how many there are; mixing labels needs it.
     """
 
     def __init__(self, operations: Sequence[Augmentation] = (), classes: int = 0) -> None:
-        self.geometric = [op for op in operations if isinstance(op, Geometric)]
-        self.color = [op for op in operations if isinstance(op, Color)]
-        self.pixelwise = [op for op in operations if isinstance(op, Pixelwise)]
-        self.mixing = [op for op in operations if isinstance(op, Mixing)]
+        self.operations = tuple(operations)
         self.classes = classes
+        self.exact = all(isinstance(op, Geometric) and op.exact for op in operations)
 
     @classmethod
     def from_recipe(cls, parts: Sequence[Part], classes: int = 0) -> Pipeline:
         return cls([AUGMENTATIONS.build(part) for part in parts], classes)
+
+    @property
+    def varies(self) -> bool:
+        """Whether a picture comes out otherwise from one time to the next."""
+        return bool(self.operations)
 
     def __call__(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Augment a batch, and its targets with it.
@@ -69,55 +83,103 @@ class Pipeline:
             generator: on the CPU; its state decides every draw.
 
         Returns:
-            images: uint8 [B, H, W, C] where every operation was exact; else float32 [B, C, H, W] in [0, 1].
+            images: uint8 [B, H, W, C] where every operation is exact; else float32 [B, C, H, W] in [0, 1].
             targets: masks moved as the pictures are; labels as they were, or, where pictures are mixed, the share of
             each class, float32 [B, K].
+
+        Raises:
+            RequestError: masks with an operation that blends what lies under them.
         """
         masks = targets if targets.ndim == 3 else None
-        exact = all(op.exact for op in self.geometric)
-        if self.geometric:
-            matrices = self._matrices(images, generator)
-            if exact:
-                images = gather(images, matrices)
-                masks = None if masks is None else gather(masks[..., None], matrices)[..., 0]
-        if exact and not (self.color or self.pixelwise or self.mixing):
+        operations = drawn(self.operations, len(images), generator)
+        geometric = [op for op in operations if isinstance(op, Geometric)]
+        matrices = product(geometric, len(images), (images.shape[1], images.shape[2]), generator)
+        # A picture whose own map is exact is moved by index, whatever the others of the batch drew.
+        exact = is_exact(matrices, (images.shape[1], images.shape[2]))
+        moves = torch.where(exact[:, None, None], matrices, torch.eye(3))
+        if (moves != torch.eye(3)).any():
+            images = gather(images, moves)
+            masks = None if masks is None else gather(masks[..., None], moves)[..., 0]
+        if self.exact:
             return images, targets if masks is None else masks
         pixels = to_float(images)
-        if not exact:
-            pixels = resample(pixels, matrices)
-            masks = None if masks is None else resample(masks[:, None].float(), matrices, "nearest")[:, 0].to(masks)
-        if self.color:
-            pixels = self._color(pixels, generator)
-        for operation in self.pixelwise:
-            pixels = operation(pixels, generator)
-        if self.color or self.pixelwise:
-            pixels = pixels.clamp(0, 1)
+        rows = (~exact).nonzero().squeeze(1)
+        pixels = resample_rows(pixels, matrices, rows)
         if masks is not None:
+            masks = resample_rows(masks[:, None].float(), matrices, rows, "nearest")[:, 0].to(masks.dtype)
+        pixels = apply_pixels(pixels, operations, generator)
+        mixing = [op for op in operations if isinstance(op, Mixing)]
+        if masks is not None:
+            for operation in operations:
+                if isinstance(operation, Pixelwise | Mixing) and not operation.for_masks:
+                    raise RequestError(
+                        f"{type(operation).__name__} blends pictures, and a mask holds one class a pixel: leave it out "
+                        "of augment where targets are masks (cutmix and rand-augment move masks with the pictures)"
+                    )
             targets = masks
-        elif self.mixing:
+        elif mixing:
             targets = F.one_hot(targets, self.classes).float()
-        for mix in self.mixing:
+        for mix in mixing:
             pixels, targets = mix(pixels, targets, generator)
         return pixels, targets
 
-    def _matrices(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        batch, height, width, _ = images.shape
-        # A map leads from output to input, so what comes first in the recipe stands leftmost.
-        product = self.geometric[0].matrices(batch, (height, width), generator)
-        for operation in self.geometric[1:]:
-            product = product @ operation.matrices(batch, (height, width), generator)
-        return product
 
-    def _color(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
-        mean = pixels.mean((2, 3)).cpu()
-        channels = mean.shape[1]
-        total = torch.cat([torch.eye(channels), torch.zeros(channels, 1)], 1).repeat(len(mean), 1, 1)
-        for operation in self.color:
-            moved = (total[:, :, :channels] @ mean[:, :, None]).squeeze(2) + total[:, :, channels]
-            total = compose(total, operation.matrices(moved, generator))
-        return apply_color(pixels, total)
+def drawn(operations: Sequence[Augmentation], batch: int, generator: torch.Generator) -> list[Operation]:
+    """The operations, with those that each policy draws for this batch in its place."""
+    out: list[Operation] = []
+    for operation in operations:
+        out += operation.draw(batch, generator) if isinstance(operation, Policy) else [operation]
+    return out
+
+
+def product(operations: Sequence[Geometric], batch: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """One map a picture that does all of ``operations``, the first of them first: float32 [B, 3, 3]."""
+    total = identity(batch)
+    for operation in operations:
+        # A map leads from output to input, so what is done first stands leftmost.
+        total = total @ operation.matrices(batch, size, generator)
+    return total
+
+
+def resample_rows(
+    pixels: Tensor, matrices: Tensor, rows: Tensor, mode: Literal["bilinear", "nearest"] = "bilinear"
+) -> Tensor:
+    """Resample the pictures at ``rows``, int64 on the CPU, in place; the others keep their bits."""
+    if len(rows) == 0:
+        return pixels
+    if len(rows) == len(pixels):
+        return resample(pixels, matrices, mode)
+    here = rows.to(pixels.device)
+    return pixels.index_copy_(0, here, resample(pixels.index_select(0, here), matrices[rows], mode))
+
+
+def apply_pixels(pixels: Tensor, operations: Sequence[Operation], generator: torch.Generator) -> Tensor:
+    """Carry out what moves nothing: the color maps as one, then the rest in order. float32 [B, C, H, W] in [0, 1]."""
+    color = [op for op in operations if isinstance(op, Color)]
+    pixelwise = [op for op in operations if isinstance(op, Pixelwise)]
+    if color:
+        pixels = apply_color(pixels, _color_maps(pixels, color, generator))
+    for operation in pixelwise:
+        pixels = operation(pixels, generator)
+    return pixels.clamp(0, 1) if color or pixelwise else pixels
+
+
+def _color_maps(pixels: Tensor, operations: Sequence[Color], generator: torch.Generator) -> Tensor:
+    mean = pixels.mean((2, 3)).cpu()
+    total = unchanged(*mean.shape)
+    for operation in operations:
+        total = compose(total, operation.matrices(mapped(mean, total), generator))
+    return total
 
 
 def to_float(images: Tensor) -> Tensor:
-    """uint8 [B, H, W, C] -> float32 [B, C, H, W] in [0, 1], channels last in memory."""
-    return images.float().div_(255).permute(0, 3, 1, 2)
+    """uint8 [B, H, W, C] -> float32 [B, C, H, W] in [0, 1], contiguous: what follows works on whole planes."""
+    # the bytes are put in order before they are widened to four times their size
+    return images.permute(0, 3, 1, 2).contiguous().float().div_(255)
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """What `Pipeline` gives, uint8 [B, H, W, C] or float32 [B, C, H, W] in [0, 1] -> uint8 [B, H, W, C]."""
+    if images.dtype == torch.uint8:
+        return images
+    return (images.permute(0, 2, 3, 1) * 255).round().to(torch.uint8)

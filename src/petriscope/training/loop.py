@@ -139,7 +139,7 @@ class Trainer:
         """
         if self.checkpoint is not None and self.checkpoint.is_file():
             self._restore()
-        self._run_backbone_once()
+        self.run_backbone_once()
         total = self.settings.epochs * self.batches_per_epoch
         self.bar = Progress("training", total, "steps")
         self.bar.start_from(self._step)
@@ -153,7 +153,7 @@ class Trainer:
             return self.best_weights
         return {key: value.detach().cpu().clone() for key, value in self.averaged.state_dict().items()}
 
-    def _run_backbone_once(self) -> None:
+    def run_backbone_once(self) -> None:
         """Where the head alone is trained and pictures do not vary, replace pictures by what the head is given."""
         head = head_module(self.model)
         varied = self.augment.varies or self.teachers or hasattr(self.model, "forward_with_loss")

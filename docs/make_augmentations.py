@@ -1,0 +1,159 @@
+"""Write docs/augmentations.md and its pictures: every augmentation of the catalogue, on the same eight cells.
+
+    python docs/make_augmentations.py
+
+The cells are drawn by Petriscope itself (the data set `synthetic-smear`), so nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from importlib import import_module
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import numpy as np
+import torch
+from PIL import Image
+
+from petriscope.augment import AUGMENTATIONS
+from petriscope.augment.pipeline import Pipeline
+from petriscope.data.sources.synthetic_smear import CLASSES, draw_smear
+from petriscope.recipe import Part
+
+DOCS = Path(__file__).parent
+SIDE, GAP, COLORS = 64, 4, 96
+
+# Options of a strip that differ from the defaults, beside p: 1.
+DRAWN_WITH: dict[str, dict[str, Any]] = {"mixup": {"alpha": 1}}
+
+OPENING = f"""# Augmentations
+
+What a recipe can list under `augment`, each on the same eight cells with its own options' defaults, except that every
+picture is augmented (`p: 1`) and that `mixup` has `alpha: 1`. Written by `python docs/make_augmentations.py` from the
+code.
+
+![The eight cells](pictures/augment-none.png)
+
+{", ".join(CLASSES).capitalize()}.
+
+Every picture of a batch has its own draw, and one seed gives the same draws on every machine. All geometry of a recipe
+is multiplied into one map a picture: pictures whose map is exact (mirrored, turned by quarters, shifted by whole pixels)
+are moved by index and keep their bits, the others are resampled once. All color is one map likewise. Then come tone, quality
+and occlusion in the recipe's order, and mixing last. At the border pictures are mirrored. Masks move with their
+pictures; `mixup` and `aug-mix` refuse them.
+
+What other libraries call by one name is here a list: random crop with padding is `translate`; shift-scale-rotate is
+`translate` with `whole_pixels: false`, `scale` and `rotate`, still resampled once.
+
+```yaml
+augment:
+  - flip
+  - {{name: rand-augment, operations: 2, magnitude: 9}}
+  - {{name: grid-mask, ratio: 0.6, p: 0.5}}
+  - {{name: cutmix, p: 0.5}}
+```
+"""
+
+
+def main() -> None:
+    (DOCS / "pictures").mkdir(exist_ok=True)
+    (DOCS / "augmentations.md").write_text(page(), encoding="utf-8")
+    cells, labels = eight_cells()
+    save(cells, "none")
+    for name in AUGMENTATIONS.members:
+        save(augmented(name, cells, labels), name)
+
+
+def page() -> str:
+    """The text, from the catalogue and the docstrings."""
+    lines = [OPENING]
+    for module, names in groupby(AUGMENTATIONS.members, key=lambda name: AUGMENTATIONS.members[name].partition(":")[0]):
+        lines += [f"## {module.rpartition('.')[2].capitalize()}\n", f"{paragraph(import_module(module).__doc__)}\n"]
+        for name in names:
+            lines += section(name)
+    return "\n".join(lines)
+
+
+def section(name: str) -> list[str]:
+    summary, meanings = parsed(inspect.getdoc(AUGMENTATIONS.find(name)) or "")
+    lines = [f"### {name}\n", f"{summary}\n", f"![{name}](pictures/augment-{name}.png)\n"]
+    lines += ["| option | values | default | |", "|---|---|---|---|"]
+    for key, (annotation, default) in AUGMENTATIONS.options(name).items():
+        meaning = meanings.get(key) or ("how many of the pictures it falls on" if key == "p" else "")
+        lines.append(f"| `{key}` | {values(annotation)} | {shown(default)} | {meaning} |")
+    return [*lines, ""]
+
+
+def parsed(doc: str) -> tuple[str, dict[str, str]]:
+    """What a docstring says of the whole, and of each option."""
+    summary, _, arguments = doc.partition("\nArgs:\n")
+    meanings: dict[str, str] = {}
+    for entry in re.split(r"\n(?=    \w)", "\n" + arguments):
+        key, colon, text = entry.strip().partition(": ")
+        if colon:
+            meanings[key] = paragraph(text).removesuffix(".")
+    return paragraph(re.sub(r"arXiv:(\d+\.\d+)", r"[arXiv:\1](https://arxiv.org/abs/\1)", summary)), meanings
+
+
+def paragraph(text: str | None) -> str:
+    return re.sub(r"\s+", " ", (text or "").replace("``", "`")).strip()
+
+
+def values(annotation: Any) -> str:
+    """An annotation for people: ``0 to 1``, ``mean, noise or zero``."""
+    if get_origin(annotation) is Literal:
+        *first, last = get_args(annotation)
+        return f"{', '.join(map(str, first))} or {last}"
+    if get_origin(annotation) is tuple:
+        return f"two, each {values(get_args(annotation)[0])}"
+    if get_origin(annotation) is not Annotated:
+        return {bool: "true or false", float: "a number", int: "a whole number"}[annotation]
+    inner, *notes = get_args(annotation)
+    bounds = {}
+    for note in notes:
+        for bound in getattr(note, "metadata", []):
+            bounds |= {key: getattr(bound, key) for key in ("ge", "gt", "le", "lt") if hasattr(bound, key)}
+    if not bounds:
+        return values(inner)
+    whole = "whole, " if inner is int else ""
+    if "ge" in bounds:
+        return f"{whole}{bounds['ge']:g} to {bounds['le']:g}" if "le" in bounds else f"{whole}from {bounds['ge']:g}"
+    return f"{whole}above {bounds['gt']:g}" + (f", to {bounds['le']:g}" if "le" in bounds else "")
+
+
+def shown(default: Any) -> str:
+    if isinstance(default, tuple):
+        return "[" + ", ".join(f"{value:g}" for value in default) + "]"
+    if isinstance(default, bool):
+        return str(default).lower()
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def eight_cells() -> tuple[torch.Tensor, torch.Tensor]:
+    """One cell a class, in the classes' order: uint8 [8, H, W, 3] and labels [8]."""
+    images, labels = draw_smear(len(CLASSES), SIDE)
+    order = np.argsort(labels)
+    return torch.from_numpy(images[order]), torch.from_numpy(labels[order])
+
+
+def augmented(name: str, cells: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    always = {"p": 1} if "p" in AUGMENTATIONS.options(name) else {}
+    pipeline = Pipeline.from_recipe([Part(name=name, **always, **DRAWN_WITH.get(name, {}))], len(CLASSES))
+    out, _ = pipeline(cells, labels, torch.Generator().manual_seed(2))
+    return out if out.dtype == torch.uint8 else (out.permute(0, 2, 3, 1) * 255).round().to(torch.uint8)
+
+
+def save(pictures: torch.Tensor, name: str) -> None:
+    """Side by side in one PNG of few colors."""
+    strip = np.full((SIDE, len(pictures) * (SIDE + GAP) - GAP, 3), 255, dtype=np.uint8)
+    for place, picture in enumerate(pictures.numpy()):
+        strip[:, place * (SIDE + GAP) : place * (SIDE + GAP) + SIDE] = picture
+    image = Image.fromarray(strip).quantize(COLORS, dither=Image.Dither.NONE)
+    image.save(DOCS / "pictures" / f"augment-{name}.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main()

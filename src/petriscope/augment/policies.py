@@ -1,0 +1,275 @@
+"""Each picture draws its own operations from a menu.
+
+A draw is turned into ordinary operations, so its shears and rotations go into the one matrix of a picture, its brightness,
+contrast and saturation into the one map of color, and only the rest runs by itself, on the pictures that drew it. Unlike
+in the papers, border pixels are mirrored rather than black, shifts are by whole pixels, and a picture's draws are carried
+out in the pipeline's order: geometry, color, tone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from petriscope.augment import tone
+from petriscope.augment.base import (
+    Color,
+    Geometric,
+    Operation,
+    Pixelwise,
+    Policy,
+    Probability,
+    change_some,
+    chosen,
+    identity,
+    uniform,
+)
+from petriscope.augment.color import brightness, compose, contrast, mapped, saturation, unchanged
+from petriscope.augment.pipeline import apply_pixels, product, resample_rows
+
+STRONGEST = 30  # of the papers' scale of magnitudes
+
+# Operation -> what it does at full strength: shear as a slope, translation in sides, rotation in degrees, the color
+# operations and sharpness as a distance of their factor from 1, posterize in bits lost, solarize as a distance of the
+# threshold from 1. The others have no strength.
+Menu = dict[str, float]
+
+RAND_AUGMENT: Menu = {
+    "identity": 0,
+    "shear-x": 0.3,
+    "shear-y": 0.3,
+    "translate-x": 150 / 331,
+    "translate-y": 150 / 331,
+    "rotate": 30,
+    "brightness": 0.9,
+    "saturation": 0.9,
+    "contrast": 0.9,
+    "sharpness": 0.9,
+    "posterize": 4,
+    "solarize": 1,
+    "auto-contrast": 0,
+    "equalize": 0,
+}
+# The paper's wide space; it shifts by 32 pixels of ImageNet's 224.
+TRIVIAL_AUGMENT: Menu = RAND_AUGMENT | {
+    "shear-x": 0.99,
+    "shear-y": 0.99,
+    "translate-x": 32 / 224,
+    "translate-y": 32 / 224,
+    "rotate": 135,
+    "brightness": 0.99,
+    "saturation": 0.99,
+    "contrast": 0.99,
+    "sharpness": 0.99,
+    "posterize": 6,
+}
+AUG_MIX: Menu = {
+    "identity": 0,
+    "shear-x": 0.3,
+    "shear-y": 0.3,
+    "translate-x": 1 / 3,
+    "translate-y": 1 / 3,
+    "rotate": 30,
+    "posterize": 4,
+    "solarize": 1,
+    "auto-contrast": 0,
+    "equalize": 0,
+}
+
+
+class RandAugment(Policy):
+    """Carry out some operations of a menu of 14, drawn for each picture with replacement, all with one magnitude and each
+    in a random direction. Cubuk et al., 2020, arXiv:1909.13719.
+
+    Args:
+        operations: how many.
+        magnitude: of 30, as in the paper.
+        p: how many of the pictures are augmented.
+    """
+
+    def __init__(
+        self,
+        *,
+        operations: Annotated[int, Field(ge=0, le=14)] = 2,
+        magnitude: Annotated[float, Field(ge=0, le=STRONGEST)] = 9.0,
+        p: Probability = 1.0,
+    ) -> None:
+        self.operations, self.magnitude, self.p = operations, magnitude, p
+
+    def draw(self, batch: int, generator: torch.Generator) -> list[Operation]:
+        there = chosen(batch, self.p, generator)[:, None].expand(batch, self.operations)
+        strength = torch.full((batch, self.operations), self.magnitude / STRONGEST)
+        return Drawn.of(RAND_AUGMENT, there, strength, generator).operations()
+
+
+class TrivialAugment(Policy):
+    """Carry out one operation of a menu of 14 with a magnitude from none to very strong, both drawn for each picture.
+    Müller and Hutter, 2021, arXiv:2103.10158, the wide space."""
+
+    def __init__(self, *, p: Probability = 1.0) -> None:
+        self.p = p
+
+    def draw(self, batch: int, generator: torch.Generator) -> list[Operation]:
+        there = chosen(batch, self.p, generator)[:, None]
+        strength = torch.randint(0, STRONGEST + 1, (batch, 1), generator=generator) / STRONGEST
+        return Drawn.of(TRIVIAL_AUGMENT, there, strength, generator).operations()
+
+
+class AugMix(Pixelwise):
+    """Blend the picture with a blend of differently augmented copies of itself. Hendrycks et al., 2020, arXiv:1912.02781;
+    the augmentation without the paper's consistency loss. Not for masks, because the copies are moved differently.
+
+    Args:
+        width: copies.
+        depth: the most operations a copy goes through; a number from [1, depth] is drawn.
+        severity: greatest magnitude, of 10.
+        alpha: weights are drawn from Dirichlet(alpha, ...), the picture's own share from Beta(alpha, alpha).
+        p: how many of the pictures are augmented.
+    """
+
+    for_masks = False
+
+    def __init__(
+        self,
+        *,
+        width: Annotated[int, Field(ge=1, le=8)] = 3,
+        depth: Annotated[int, Field(ge=1, le=8)] = 3,
+        severity: Annotated[float, Field(ge=0, le=10)] = 3.0,
+        alpha: Annotated[float, Field(gt=0)] = 1.0,
+        p: Probability = 1.0,
+    ) -> None:
+        self.width, self.depth, self.severity, self.alpha, self.p = width, depth, severity, alpha, p
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        return change_some(images, chosen(len(images), self.p, generator), lambda rows: self._mixed(rows, generator))
+
+    def _mixed(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        batch, shape = len(images), images.shape
+        copies = batch * self.width
+        there = torch.arange(self.depth) < torch.randint(1, self.depth + 1, (copies, 1), generator=generator)
+        top = self.severity / 10
+        strength = uniform(copies * self.depth, min(0.01, top), top, generator).view(copies, self.depth)
+        drawn = Drawn.of(AUG_MIX, there, strength, generator).operations()
+        seed = int(torch.randint(2**31, (), generator=generator))  # torch draws no Beta from a generator of one's own
+        rng = np.random.default_rng(seed)
+        weights = torch.from_numpy(rng.dirichlet([self.alpha] * self.width, batch).astype(np.float32))
+        share = torch.from_numpy(rng.beta(self.alpha, self.alpha, (batch, 1, 1, 1)).astype(np.float32))
+
+        chains = images.repeat_interleave(self.width, 0)
+        matrices = product([op for op in drawn if isinstance(op, Geometric)], copies, (shape[2], shape[3]), generator)
+        moved = (matrices != torch.eye(3)).any(2).any(1).nonzero().squeeze(1)
+        chains = apply_pixels(resample_rows(chains, matrices, moved), drawn, generator)
+        blend = weights.to(images.device)[:, None, :] @ chains.view(batch, self.width, -1)
+        return torch.lerp(images, blend.view(shape), share.to(images.device))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Which operations each of B pictures drew, n one after another.
+
+    Args:
+        menu: what there was to draw from.
+        kind: int64 [B, n], into the menu; 0 is the identity.
+        amount: float32 [B, n], signed, in the menu's units.
+        strength: float32 [B, n], of 0 to 1.
+    """
+
+    menu: Menu
+    kind: Tensor
+    amount: Tensor
+    strength: Tensor
+
+    @classmethod
+    def of(cls, menu: Menu, there: Tensor, strength: Tensor, generator: torch.Generator) -> Drawn:
+        """Draw kinds and directions.
+
+        Args:
+            menu: to draw from, the identity first.
+            there: bool [B, n], False where no operation is to be.
+            strength: float32 [B, n], of 0 to 1.
+        """
+        kind = torch.randint(0, len(menu), there.shape, generator=generator) * there
+        sign = torch.randint(0, 2, there.shape, generator=generator) * 2 - 1
+        full = torch.tensor(list(menu.values()), dtype=torch.float32)
+        return cls(menu, kind, sign * strength * full[kind], strength)
+
+    def operations(self) -> list[Operation]:
+        colored = any(name in self.menu for name in ("brightness", "contrast", "saturation"))
+        return [_Moves(self), *([_Colors(self)] if colored else []), _Tones(self)]
+
+    def where(self, name: str) -> Tensor:
+        """Which drew the operation, bool [B, n]."""
+        return self.kind == list(self.menu).index(name) if name in self.menu else torch.zeros_like(self.kind).bool()
+
+    def amount_of(self, name: str) -> Tensor:
+        """Its signed amount, float32 [B, n]; 0 where another was drawn."""
+        return self.amount * self.where(name)
+
+
+class _Moves(Geometric):
+    """The geometry of a draw."""
+
+    def __init__(self, drawn: Drawn) -> None:
+        self.drawn = drawn
+
+    def matrices(self, batch: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+        of = self.drawn.amount_of
+        angle = of("rotate") * (math.pi / 180)
+        # In each place one operation at most differs from nothing, so one matrix can name them all.
+        maps = identity(angle.numel()).view(*angle.shape, 3, 3)
+        maps[..., 0, 0] = maps[..., 1, 1] = angle.cos()
+        maps[..., 0, 1] = of("shear-x") - angle.sin()
+        maps[..., 1, 0] = of("shear-y") + angle.sin()
+        maps[..., 0, 2] = (of("translate-x") * size[1]).round()
+        maps[..., 1, 2] = (of("translate-y") * size[0]).round()
+        total = identity(batch)
+        for layer in maps.unbind(1):
+            total = total @ layer
+        return total
+
+
+class _Colors(Color):
+    """Brightness, contrast and saturation of a draw."""
+
+    def __init__(self, drawn: Drawn) -> None:
+        self.drawn = drawn
+
+    def matrices(self, mean: Tensor, generator: torch.Generator) -> Tensor:
+        nothing = total = unchanged(*mean.shape)
+        changes = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
+        factors = {name: 1 + self.drawn.amount_of(name) for name in changes}
+        for place in range(self.drawn.kind.shape[1]):
+            moved = mapped(mean, total)
+            # Two of the three do nothing, so what the three add to nothing is what the third one adds.
+            added = [change(moved, factors[name][:, place]) - nothing for name, change in changes.items()]
+            total = compose(total, nothing + added[0] + added[1] + added[2])
+        return total
+
+
+class _Tones(Pixelwise):
+    """All else of a draw."""
+
+    def __init__(self, drawn: Drawn) -> None:
+        self.drawn = drawn
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        drawn = self.drawn
+        figures: dict[str, tuple[Callable[..., Tensor], Tensor | None]] = {
+            "sharpness": (tone.sharpness, 1 + drawn.amount),
+            "posterize": (tone.posterize, 8 - drawn.amount.abs().round()),
+            "solarize": (tone.solarize, 1 - drawn.strength),
+            "auto-contrast": (tone.auto_contrast, None),
+            "equalize": (tone.equalize, None),
+        }
+        out = images.clone()
+        for name, (change, figure) in figures.items():
+            for place, falls in enumerate(drawn.where(name).unbind(1)):
+                change_some(out, falls, change, *([] if figure is None else [figure[:, place]]), out=out)
+        return out

@@ -1,0 +1,49 @@
+"""The page of augmentations says what the catalogue says."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from petriscope.augment import AUGMENTATIONS
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.fixture(scope="module")
+def maker():
+    spec = importlib.util.spec_from_file_location("make_augmentations", DOCS / "make_augmentations.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_is_what_its_command_writes(maker):
+    written = (DOCS / "augmentations.md").read_text(encoding="utf-8")
+    assert written == maker.page(), "run python docs/make_augmentations.py"
+
+
+def test_every_augmentation_has_its_section_options_and_pictures():
+    text = (DOCS / "augmentations.md").read_text(encoding="utf-8")
+    for name in AUGMENTATIONS.members:
+        section = text.partition(f"### {name}\n")[2].partition("\n### ")[0]
+        assert f"(pictures/augment-{name}.png)" in section
+        for option in AUGMENTATIONS.options(name):
+            assert f"| `{option}` |" in section
+        with Image.open(DOCS / "pictures" / f"augment-{name}.png") as strip:
+            assert strip.width > 8 * strip.height
+
+
+def test_the_pictures_are_small():
+    assert sum(path.stat().st_size for path in (DOCS / "pictures").glob("augment-*.png")) < 1_500_000
+
+
+def test_strips_can_be_drawn(maker, monkeypatch, tmp_path):
+    monkeypatch.setattr(maker, "DOCS", tmp_path)
+    (tmp_path / "pictures").mkdir()
+    cells, labels = maker.eight_cells()
+    assert labels.tolist() == list(range(8))
+    maker.save(maker.augmented("rotate", cells, labels), "rotate")
+    with Image.open(tmp_path / "pictures" / "augment-rotate.png") as strip:
+        assert strip.size == (8 * 68 - 4, 64)
