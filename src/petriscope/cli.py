@@ -39,7 +39,9 @@ Data = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="A run folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
-Tta = Annotated[str | None, typer.Option(help="Test-time augmentation: none, mirror, flips or d4; default: the recipe's.")]
+Tta = Annotated[
+    str | None, typer.Option(help="Test-time augmentation: none, mirror, flips or d4; default: the recipe's.")
+]
 
 
 @app.command()
