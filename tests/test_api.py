@@ -249,6 +249,5 @@ def test_memory_mapped_and_resident_training_end_the_same(tiny_recipe, tiny_npz,
     monkeypatch.setenv("PETRISCOPE_CACHE", str(tmp_path / "cache"))
     source = {"source": str(tiny_npz)}
     resident = api.train(tiny_recipe(data=source), tmp_path / "a", quiet=True)
-    monkeypatch.setattr("petriscope.data.imageset.RELEASE_BYTES", 1000)
     mapped = api.train(tiny_recipe(data={**source, "memory": "mapped"}), tmp_path / "b", quiet=True)
     pd.testing.assert_frame_equal(resident.predictions, mapped.predictions)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
 from petriscope.errors import DataError
 
 SPLITS = ("train", "val", "test")
-# Read from a mapped file before its pages are given back; the system maps several times what is read.
-RELEASE_BYTES = 2 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,10 +86,8 @@ class ImageSet:
     def take(self, indices: np.ndarray | Sequence[int]) -> np.ndarray:
         """The pictures at ``indices``, uint8 [B, H, W, C]."""
         indices = np.asarray(indices)
-        taken = np.asarray(self.pixels[indices if self.rows is None else self.rows[indices]])
-        if self.mapped:
-            _give_back(self.pixels, taken.nbytes)
-        return taken
+        rows = indices if self.rows is None else self.rows[indices]
+        return _read(self.pixels, rows) if isinstance(self.pixels, np.memmap) else np.asarray(self.pixels[rows])
 
     def subset(self, indices: np.ndarray) -> ImageSet:
         """Some of the pictures, as a view of the same pixels."""
@@ -111,15 +109,22 @@ class ImageSet:
         return out
 
 
-def _give_back(pixels: np.ndarray, read: int) -> None:
-    """Count what is read from a mapped file, and now and then unmap its pages: they stay in the system's cache, and
-    leave our memory, which so stays flat however large the file is."""
-    total = getattr(pixels, "bytes_read", 0) + read
-    pages = getattr(pixels, "_mmap", None)
-    if total > RELEASE_BYTES and pages is not None and hasattr(mmap, "MADV_DONTNEED"):
-        pages.madvise(mmap.MADV_DONTNEED)
-        total = 0
-    pixels.bytes_read = total  # type: ignore[attr-defined]
+def _read(pixels: np.memmap, rows: np.ndarray) -> np.ndarray:
+    """Rows of a mapped array, read rather than mapped: the system maps up to megabytes around every page it is asked
+    for, and what is mapped counts as our memory, which so stays flat however large the file is."""
+    if not hasattr(os, "preadv") or not isinstance(pixels.base, mmap.mmap) or pixels.filename is None:
+        return np.asarray(pixels[rows])
+    out = np.empty((len(rows), *pixels.shape[1:]), dtype=pixels.dtype)
+    size = out[:1].nbytes
+    handle = getattr(pixels, "handle", None)
+    if handle is None:  # kept: the file may be unlinked while it is in use
+        handle = pixels.handle = Path(pixels.filename).open("rb", buffering=0)  # noqa: SIM115
+    for place, row in zip(out, np.where(rows < 0, rows + len(pixels), rows).tolist(), strict=True):
+        if not 0 <= row < len(pixels):
+            raise IndexError(f"row {row} of {len(pixels)}")
+        if os.preadv(handle.fileno(), [place], pixels.offset + row * size) != size:
+            raise DataError(f"{pixels.filename} is shorter than it was; was it written to while in use?")
+    return out
 
 
 @dataclass(frozen=True, eq=False)

@@ -100,7 +100,9 @@ class Plan:
         live = sum(not names.isdisjoint(_own(name, layer)) for name, layer in layers)
         sizes = {name: parameter.numel() for name, parameter in self.model.named_parameters()}
         count, total = sum(sizes[name] for name in names), sum(sizes.values())
-        return f"{live} of {len(layers)} layers, {count:,} of {total:,} parameters ({100 * count / total:.1f} %)"
+        share = 100 * count / total
+        digits = f"{share:.1f}" if share >= 1 else f"{share:.2g}"
+        return f"{live} of {len(layers)} layers, {count:,} of {total:,} parameters ({digits} %)"
 
 
 def trained(model: nn.Module, phrase: str) -> frozenset[str]:

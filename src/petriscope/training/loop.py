@@ -160,6 +160,7 @@ class Trainer:
         if head is None or varied or any(not name.startswith(f"{head}.") for name in self.plan.ever):
             return
         self.plan.freeze(self.plan.stage(0).names)
+        started = time.monotonic()
         sets = {"train": self.train, "val": self.val}
         features = {
             name: frozen_features(self.model, head, batches, self.normalize, self.format)
@@ -172,6 +173,7 @@ class Trainer:
             batches = sets[name]
             assert batches is not None and taken is not None
             setattr(self, name, FeatureBatches(batches, taken))
+        self.at.seconds += time.monotonic() - started
         self.head = head
         self.normalize = lambda features: features
         self.step_model = self.model.get_submodule(head)
