@@ -2,8 +2,8 @@
 
 Orchard's model, built by orchard, for both. The recipe is the defaults of its configuration for BloodMNIST: horizontal
 flip, rotation, color jitter, resized crop; a weighted sampler; SGD with momentum, weight decay and clipped gradients; a
-cosine. Two things differ from them: batches are of 128, not 16; and MixUp, which petriscope has not, is off, as it is in
-the BloodMNIST recipe of orchard's repository. Orchard runs through its own loaders, transforms and trainer, with the
+cosine. Two things differ from them: batches are of 128, not 16; and MixUp is off, as it is in the BloodMNIST recipe of
+orchard's repository. Orchard runs through its own loaders, transforms and trainer, with the
 workers and threads that it picks; and with no workers, as in its reproducible mode, but without the deterministic
 algorithms of that. Its numbers are fp32: on a CPU it turns mixed precision off.
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 MISTAKES_SHOWN = 24
 AUGMENTED_SHOWN = (8, 8)  # pictures, views of each
+RECONSTRUCTED_SHOWN = 8
 VAL_CHUNK = 1024
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -274,7 +275,7 @@ def _finish(run: Run, trainer: Trainer, normalize: Normalize, dataset: Dataset, 
         "pictures_per_second": float(np.median([line["pictures_per_second"] for line in at.history])),
     }
     save_model(run.model, weights, classifier, {"environment": run.environment, "training": summary})
-    run.add_gallery(augmented=_augmented_samples(trainer, dataset))
+    run.add_gallery(augmented=_augmented_samples(trainer, dataset), **_reconstructions(classifier, dataset))
     if dataset.val is not None:
         result, probabilities = _evaluate(classifier, dataset.val, "val", None, str(recipe.data.source), quiet)
         _record(run, dataset.val, "val", result, probabilities)
@@ -358,3 +359,26 @@ def _augmented_samples(trainer: Trainer, dataset: Dataset) -> np.ndarray:
     out, _ = trainer.augment(batch, targets, torch.Generator().manual_seed(0))
     varied = to_bytes(out).numpy().reshape(len(chosen), views - 1, *plain.shape[1:])
     return np.concatenate([plain[:, None], varied], axis=1)
+
+
+@torch.no_grad()
+def _reconstructions(classifier: Classifier, dataset: Dataset) -> dict[str, np.ndarray]:
+    """What an autoencoder makes of pictures of val (else train), over all classes, for the gallery: the pictures and
+    their reconstructions, uint8 [P, 2, H, W, C], and ids. Nothing for a model that does not ``reconstruct``."""
+    reconstruct = getattr(classifier.model, "reconstruct", None)
+    if reconstruct is None:
+        return {}
+    split = "val" if dataset.val is not None else "train"
+    images = dataset.split(split)
+    # The first of every class, then the second of every class, and so on.
+    counted = np.zeros(len(images), dtype=np.int64)
+    for label in range(len(images.classes)):
+        members = np.flatnonzero(images.targets == label)
+        counted[members] = np.arange(len(members))
+    chosen = np.lexsort((images.targets, counted))[:RECONSTRUCTED_SHOWN]
+    plain = images.take(chosen)
+    device = classifier.device
+    mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (classifier.mean, classifier.std))
+    made = reconstruct(classifier.normalize(torch.from_numpy(plain).to(device))).float() * std + mean
+    pairs = np.stack([plain, to_bytes(made.clamp(0, 1)).cpu().numpy()], axis=1)
+    return {f"reconstructions_{split}": pairs, f"reconstructions_{split}_ids": images.ids[chosen].astype(np.str_)}

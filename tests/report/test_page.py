@@ -290,6 +290,89 @@ def test_test_far_below_val_is_an_alarm(tmp_path: Path) -> None:
     assert "Test is 70.0 points below val" in text and "petriscope audit cells.npz" in text
 
 
+def rewrite(run: Run, **changes: Any) -> Run:
+    """Another recipe in the run folder."""
+    (run.folder / "recipe.yaml").write_text(Recipe(**{**RECIPE.model_dump(), **changes}).to_yaml(), encoding="utf-8")
+    return run
+
+
+def told(run: Run) -> dict[str, str]:
+    """What the page lists of data, model and training, by name."""
+    html = write_report(run).read_text(encoding="utf-8").partition('id="trained"')[2].partition("</dl>")[0]
+    return dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", html.replace("&#39;", "'")))
+
+
+def test_a_plain_run_tells_of_no_method_it_did_not_use(run: Run) -> None:
+    facts, text = told(run), parse(run).text
+    assert not {"Fine-tuning", "Distilled from", "Val augmented"} & set(facts)
+    assert not any(word in text for word in ("SWA", "Reconstructions", "mixed"))
+    assert facts["Initial weights"] == "random" and facts["Normalization"] == "the train pictures' own"
+    assert facts["Averaging"] == "running mean (EMA, decay 0.998)" and facts["Batches"] == "128 pictures"
+    assert "Val is measured after the epoch, on plain pictures, with averaged weights" in text
+
+
+def test_methods_beside_the_plain_ones_are_told(run: Run) -> None:
+    stages = [{"epoch": 5, "train": "last 25 %", "lr": 0.1}, {"epoch": 50, "train": "all"}]
+    rewrite(
+        run,
+        model={"name": "resnet18", "stem": "imagenet", "weights": "/models/cells.safetensors"},
+        finetune={"train": "head", "then": stages, "lr_decay": 0.7},
+        distill={"teachers": ["runs/a", "runs/b"], "weight": 0.25},
+        training={"ema": None, "swa": 0.25, "pictures_per_epoch": 42_000},
+        evaluation={"augment_val": [{"name": "rotate", "degrees": 10}]},
+    )
+    environment = run.environment | {"normalize": {"mean": [0.5, 0.25, 0.125], "std": [0.2, 0.2, 0.1]}}
+    (run.folder / "environment.json").write_text(json.dumps(environment), encoding="utf-8")
+    expected = {
+        "Model": "resnet18 (stem imagenet)",
+        "Initial weights": "/models/cells.safetensors",
+        "Normalization": "that of the initial weights: mean 0.500, 0.250, 0.125; std 0.200, 0.200, 0.100",
+        "Fine-tuning": "head; from epoch 6: last 25 % at 0.1 × the rate; each block at 0.7 × the rate of the next",
+        "Distilled from": "runs/a, runs/b (weight 0.25, temperature 2)",
+        "Averaging": "from epoch 16: mean over the epochs (SWA)",
+        "Batches": "128 pictures, 42,000 pictures an epoch",
+    }
+    facts = told(run)
+    assert {name: facts.get(name) for name in expected} == expected
+    assert facts["Val augmented"] == "rotate (degrees 10), while training; the final figures are of plain pictures"
+    text = parse(run).text
+    for words in (
+        "with the recipe's loss, cross-entropy, and the teachers'",
+        "on val pictures augmented by rotate (degrees 10), the same in every epoch, with averaged weights",
+        "the final figures on val are of plain pictures",
+    ):
+        assert words in text, words
+
+
+@pytest.mark.parametrize(("name", "mixed"), [("mixup", True), ("cutmix", True), ("rotate", False), ("unknown", False)])
+def test_accuracy_on_mixed_pictures_is_said_to_be_low(run: Run, name: str, mixed: bool) -> None:
+    text = parse(rewrite(run, augment=["flip", name])).text
+    assert ("on augmented and mixed pictures" in text) is mixed
+    assert ("so train accuracy is lower than on plain pictures" in text) is mixed
+    assert ("on augmented pictures" in text) is not mixed
+
+
+def test_val_of_an_unfinished_run_is_said_to_be_augmented(tmp_path: Path) -> None:
+    run = finish_run(start_run(tmp_path / "run"))
+    (run.folder / "results.json").unlink()
+    text = parse(rewrite(run, evaluation={"augment_val": ["rotate"]})).text
+    assert "of the augmented val pictures were classified correctly" in text
+
+
 def test_a_report_is_made_again_in_place(run: Run) -> None:
     first = write_report(run).read_bytes()
     assert write_report(run).read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("rule", "weights", "words"),
+    [
+        ("auto", "none", "the train pictures' own"),
+        ("train", "pretrained", "the train pictures' own"),
+        ("imagenet", "none", "ImageNet's"),
+        ("auto", "pretrained", "that of the initial weights"),
+    ],
+)
+def test_whose_normalization_it_was(run: Run, rule: str, weights: str, words: str) -> None:
+    rewrite(run, data={"source": "cells.npz", "normalize": rule}, model={"name": "convnext-small", "weights": weights})
+    assert told(run)["Normalization"] == words

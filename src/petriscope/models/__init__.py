@@ -7,6 +7,7 @@ What else a model may have, for those who ask with ``getattr``:
 
 - ``expects``: the mean and std, a figure a channel in units of the full range, that its weights were trained with.
 - ``forward_with_loss(images) -> (logits, loss)``: a loss of its own to add to the recipe's.
+- ``reconstruct(images) -> images``: what an autoencoder makes of normalized pictures; the report shows it.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from petriscope.comparing import Comparison, Contrast, Row
 from petriscope.files import write_text
 from petriscope.progress import duration
 from petriscope.report import wording
-from petriscope.report.figures import Axis, _dot, _spread, _svg, _text, nice_ticks
+from petriscope.report.figures import Axis, dot, nice_ticks, spread, svg, text_at
 
 FIGURE_NAMES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1"}
 COSTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
@@ -58,16 +58,17 @@ def render(comparison: Comparison, title: str = "", about: str = "") -> str:
     """The page as one string of HTML that refers to nothing outside itself; its script only sorts the table."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    loader = PackageLoader("petriscope.report")
-    pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    pages = Environment(
+        loader=PackageLoader("petriscope.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     pages.filters.update(plural=wording.plural, glue=wording.glue)
-    # One look for all pages: the styles are those of a run's report.
-    styles = loader.get_source(pages, "report.html")[0].partition("<style>")[2].partition("</style>")[0]
     digest = base64.b64encode(hashlib.sha256(SORTING.encode()).digest()).decode()
     context = _context(comparison, title, about)
-    return pages.get_template("comparison.html").render(
-        **context, styles=Markup(styles), script=Markup(SORTING), digest=digest
-    )
+    return pages.get_template("comparison.html").render(**context, script=Markup(SORTING), digest=digest)
 
 
 def verdict_words(contrast: Contrast) -> str:
@@ -280,7 +281,7 @@ def cost_chart(comparison: Comparison, key: str, name: str, words: str, write: C
     bottom, top = min(row.ci95[0] for _, row in points), max(row.ci95[1] for _, row in points)
     room = max((top - bottom) * 0.05, 0.001)
     y = Axis(max(0.0, bottom - room), min(1.0, top + room), height - BOTTOM, TOP)
-    labels = _spread([y(row.mean) for _, row in points], LABEL_GAP, TOP + 4, height - BOTTOM)
+    labels = spread([y(row.mean) for _, row in points], LABEL_GAP, TOP + 4, height - BOTTOM)
     parts = [_frame(x, y, words, (lambda v: f"{v:g} {unit_name}") if unit_name else write), _front(points, x, y)]
     for (cost, row), label in zip(points, labels, strict=True):
         style = "a" if row.label == comparison.baseline else "b"
@@ -288,10 +289,10 @@ def cost_chart(comparison: Comparison, key: str, name: str, words: str, write: C
         at, level = x(cost), y(row.mean)
         parts.append(f'<path class="grid" d="M{at:.1f} {level:.1f}L{LABELS - 12} {label:.1f}h8"/>')
         parts.append(f'<path class="whisker" d="M{at:.1f} {y(row.ci95[0]):.1f}V{y(row.ci95[1]):.1f}"/>')
-        parts.append(_dot(at, level, 3.4, f"dot-{style}", tip))
+        parts.append(dot(at, level, 3.4, f"dot-{style}", tip))
         parts.append(f'<text x="{LABELS}" y="{label + 3.8:.1f}">{escape(_cut(row.label))}</text>')
     said = "; ".join(f"{row.label}: {wording.percent(row.mean)} at {write(cost * unit)}" for cost, row in points)
-    return _svg(f"{name} by {words}. {said}", WIDTH, height, parts)
+    return svg(f"{name} by {words}. {said}", WIDTH, height, parts)
 
 
 def _time_unit(seconds: float) -> tuple[int, str]:
@@ -303,12 +304,12 @@ def _frame(x: Axis, y: Axis, words: str, write: Callable[[float], str]) -> str:
     out = []
     for tick in nice_ticks(y.low, y.high, 4):
         out.append(f'<path class="grid" d="M{LEFT} {y(tick):.1f}H{RIGHT_OF_PLOT}"/>')
-        out.append(_text(LEFT - 6, y(tick) + 3.5, f"{100 * tick:.4g} %", "end"))
+        out.append(text_at(LEFT - 6, y(tick) + 3.5, f"{100 * tick:.4g} %", "end"))
     out.append(f'<path class="axis" d="M{LEFT} {y.start:.1f}H{RIGHT_OF_PLOT}"/>')
     ticks = x.ticks(3)
     ticks = ticks[:: math.ceil(len(ticks) / 5)]
-    out += [_text(x(tick), y.start + 14, write(tick)) for tick in ticks]
-    out.append(_text((x.start + x.end) / 2, y.start + 32, words + (", logarithmic" if x.log else "")))
+    out += [text_at(x(tick), y.start + 14, write(tick)) for tick in ticks]
+    out.append(text_at((x.start + x.end) / 2, y.start + 32, words + (", logarithmic" if x.log else "")))
     return "".join(out)
 
 

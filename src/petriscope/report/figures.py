@@ -99,7 +99,7 @@ def line_chart(
     parts = [_grid(y, write), _epoch_axis(x)]
     if kept is not None and x.low <= kept <= x.high:
         parts.append(_kept_mark(x(kept), x, kept))
-    labels = _spread([y(s.points[-1][1]) for s in series], 28, TOP + 6, HEIGHT - BOTTOM - 14)
+    labels = spread([y(s.points[-1][1]) for s in series], 28, TOP + 6, HEIGHT - BOTTOM - 14)
     for s, label in zip(series, labels, strict=True):
         parts.append(_curve(s, x, y, kept, write))
         last = s.points[-1]
@@ -108,7 +108,7 @@ def line_chart(
             f'<tspan class="value" x="{x.end + 8:.1f}" dy="12">{escape(write(last[1]))}</tspan></text>'
         )
     said = "; ".join(f"{s.name}: {write(s.points[0][1])} at first, {write(s.points[-1][1])} at last" for s in series)
-    return _svg(f"{title} by epoch. {said}", WIDTH, HEIGHT, parts)
+    return svg(f"{title} by epoch. {said}", WIDTH, HEIGHT, parts)
 
 
 def _value_axis(values: list[float], share: bool) -> Axis:
@@ -123,7 +123,8 @@ def _value_axis(values: list[float], share: bool) -> Axis:
     return Axis(min(0.0, low), high * 1.06 if high > 0 else 1.0, bottom, top)
 
 
-def _text(at_x: float, at_y: float, text: str, anchor: str = "middle", style: str = "tick") -> str:
+def text_at(at_x: float, at_y: float, text: str, anchor: str = "middle", style: str = "tick") -> str:
+    """Text on a chart, anchored at its ``start``, ``middle`` or ``end``."""
     return f'<text class="{style}" x="{at_x:.1f}" y="{at_y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
@@ -132,7 +133,8 @@ def _rotated_text(at_x: float, at_y: float, text: str) -> str:
     return f'<text class="tick" transform="{place}" text-anchor="middle">{escape(text)}</text>'
 
 
-def _dot(at_x: float, at_y: float, radius: float, style: str, tip: str) -> str:
+def dot(at_x: float, at_y: float, radius: float, style: str, tip: str) -> str:
+    """A dot that says ``tip`` when pointed at; ``style`` is the class of its color, such as ``dot-b``."""
     title = f"<title>{escape(tip)}</title>"
     return f'<circle class="{style}" cx="{at_x:.1f}" cy="{at_y:.1f}" r="{radius:.1f}">{title}</circle>'
 
@@ -142,7 +144,7 @@ def _grid(y: Axis, write: Callable[[float], str]) -> str:
     for tick in y.ticks(4):
         at = y(tick)
         lines.append(f'<path class="grid" d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}"/>')
-        lines.append(_text(LEFT - 6, at + 3.5, write(tick), "end"))
+        lines.append(text_at(LEFT - 6, at + 3.5, write(tick), "end"))
     return "".join(lines)
 
 
@@ -153,8 +155,8 @@ def _epoch_axis(x: Axis) -> str:
         ticks = [x.low, *(ticks[1:] if crowded else ticks)]
     base = HEIGHT - BOTTOM
     out = [f'<path class="axis" d="M{LEFT} {base}H{WIDTH - RIGHT}"/>']
-    out += [_text(x(t), base + 14, f"{t:.0f}") for t in ticks]
-    out.append(_text((x.start + x.end) / 2, HEIGHT - 4, "epoch"))
+    out += [text_at(x(t), base + 14, f"{t:.0f}") for t in ticks]
+    out.append(text_at((x.start + x.end) / 2, HEIGHT - 4, "epoch"))
     return "".join(out)
 
 
@@ -162,7 +164,7 @@ def _kept_mark(at: float, x: Axis, kept: int) -> str:
     right = at < (x.start + x.end) / 2
     anchor, shift = ("start", -3) if right else ("end", 3)
     line = f'<path class="kept" d="M{at:.1f} {TOP - 6}V{HEIGHT - BOTTOM}"/>'
-    return line + _text(at + shift, TOP - 10, f"kept: epoch {kept}", anchor)
+    return line + text_at(at + shift, TOP - 10, f"kept: epoch {kept}", anchor)
 
 
 def _curve(s: Series, x: Axis, y: Axis, kept: int | None, write: Callable[[float], str]) -> str:
@@ -172,11 +174,11 @@ def _curve(s: Series, x: Axis, y: Axis, kept: int | None, write: Callable[[float
         shown = epoch == kept or len(s.points) <= 2
         if shown or len(s.points) <= 120:
             style, radius = (f"dot-{s.style}", 3.2) if shown else ("hit", 6)  # an unseen dot carries the tooltip
-            out += _dot(x(epoch), y(value), radius, style, f"epoch {epoch:.0f}, {s.name}: {write(value)}")
+            out += dot(x(epoch), y(value), radius, style, f"epoch {epoch:.0f}, {s.name}: {write(value)}")
     return out
 
 
-def _spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Move labels apart so that none covers another, in the order they are in."""
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     at = [min(max(wanted[i], low), high) for i in order]
@@ -205,18 +207,18 @@ def reliability(bins: dict[str, np.ndarray], name: str) -> Markup:
     parts = []
     for tick in (0, 0.25, 0.5, 0.75, 1):
         parts.append(f'<path class="grid" d="M{left} {y(tick):.1f}h{size}M{x(tick):.1f} {base}v{-size}"/>')
-        parts.append(_text(left - 6, y(tick) + 3.5, f"{100 * tick:.0f} %", "end"))
+        parts.append(text_at(left - 6, y(tick) + 3.5, f"{100 * tick:.0f} %", "end"))
     parts.append(f'<path class="diagonal" d="M{x(0):.1f} {y(0):.1f}L{x(1):.1f} {y(1):.1f}"/>')
-    parts.append(_text(x(0.985), y(0.02), "dashed: as sure as right", "end"))
+    parts.append(text_at(x(0.985), y(0.02), "dashed: as sure as right", "end"))
     filled = [(int(n), float(c), float(a)) for n, c, a in zip(count, confidence, accuracy, strict=True) if n]
     parts += [_bin_mark(x, y, *values) for values in filled]
     parts.append(_rotated_text(11, base - size / 2, "accuracy"))
     parts.append(_histogram(count, x, base + 22, tall))
     bottom = base + 22 + tall
-    parts += [_text(x(t), bottom + 14, f"{100 * t:.0f} %") for t in (0, 0.25, 0.5, 0.75, 1)]
-    parts.append(_text(x(0.5), bottom + 29, "confidence"))
+    parts += [text_at(x(t), bottom + 14, f"{100 * t:.0f} %") for t in (0, 0.25, 0.5, 0.75, 1)]
+    parts.append(text_at(x(0.5), bottom + 29, "confidence"))
     said = "; ".join(f"{n} at {100 * c:.0f} % confidence: {100 * a:.0f} % right" for n, c, a in filled)
-    return _svg(f"Accuracy by confidence on {name}. {said}", left + size + right, bottom + 34, parts)
+    return svg(f"Accuracy by confidence on {name}. {said}", left + size + right, bottom + 34, parts)
 
 
 def _bin_mark(x: Axis, y: Axis, n: int, confidence: float, accuracy: float) -> str:
@@ -224,7 +226,7 @@ def _bin_mark(x: Axis, y: Axis, n: int, confidence: float, accuracy: float) -> s
     at, radius = x(confidence), 2.6 + min(2.4, 0.8 * math.log10(n))
     tip = f"{n:,} pictures, mean confidence {100 * confidence:.1f} %, accuracy {100 * accuracy:.1f} %"
     whisker = f'<path class="whisker" d="M{at:.1f} {y(low):.1f}V{y(high):.1f}"/>'
-    return whisker + _dot(at, y(accuracy), radius, "dot-b", tip)
+    return whisker + dot(at, y(accuracy), radius, "dot-b", tip)
 
 
 def _histogram(count: np.ndarray, x: Axis, top: float, tall: float) -> str:
@@ -238,7 +240,7 @@ def _histogram(count: np.ndarray, x: Axis, top: float, tall: float) -> str:
         left, right = x(i / len(count)) + 1, x((i + 1) / len(count)) - 1
         place = f'x="{left:.1f}" y="{top + tall - height:.1f}" width="{right - left:.1f}" height="{height:.1f}"'
         out.append(f'<rect class="bar" {place}/>')
-        out.append(_text((left + right) / 2, top + tall - height - 3, _compact(n), style="count"))
+        out.append(text_at((left + right) / 2, top + tall - height - 3, _compact(n), style="count"))
     return "".join(out)
 
 
@@ -276,6 +278,7 @@ def picture(pixels: np.ndarray) -> Picture:
     return Picture(uri, max(1, round(image.width * factor)), max(1, round(image.height * factor)), side <= ENLARGE_TO)
 
 
-def _svg(said: str, width: float, height: float, parts: Iterable[str]) -> Markup:
+def svg(said: str, width: float, height: float, parts: Iterable[str]) -> Markup:
+    """A chart of ``width`` by ``height`` units, put together from its parts; ``said`` is for those who hear the page."""
     frame = f'class="chart" viewBox="0 0 {width:.0f} {height:.0f}" role="img"'
     return Markup(f'<svg {frame} aria-label="{escape(said)}">{"".join(parts)}</svg>')

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from petriscope.augment import AUGMENTATIONS
+from petriscope.augment.base import Mixing
 from petriscope.data.imageset import SPLITS
 from petriscope.evaluation.metrics import calibration_bins
 from petriscope.files import write_text
+from petriscope.models import MODELS
 from petriscope.progress import duration
-from petriscope.recipe import Recipe
+from petriscope.recipe import Part, Recipe
 from petriscope.report import wording
 from petriscope.report.figures import Picture, Series, interval_mark, line_chart, picture, reliability
 from petriscope.run import Run
@@ -65,6 +68,16 @@ class Mistake:
     true: str = ""
     predicted: str = ""
     confidence: str = ""
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """A picture, and what an autoencoder made of it."""
+
+    shown: Picture
+    made: Picture
+    id: str
+    error: str
 
 
 @dataclass(frozen=True)
@@ -143,6 +156,7 @@ def _context(run: Run) -> dict[str, Any]:
         "figures": _figure_rows(views),
         "most_classes": MOST_CLASSES_IN_MATRIX,
         "augmented": _augmented(gallery.get("augmented")),
+        "reconstructions": _reconstructions(gallery, recipe),
         "cost": _cost(results.get("cost"), training),
         "repeat": _repeat(run.folder, recipe, environment, results),
         "yaml": recipe.to_yaml(),
@@ -207,9 +221,10 @@ def _headline(views: list[SplitView], history: list[dict[str, Any]], recipe: Rec
     if not views:
         val = history[-1].get("val") if history else None
         if val:
+            pictures = "augmented val pictures" if recipe.evaluation.augment_val else "val pictures"
             return {
                 "big": wording.percent(val.get("accuracy")),
-                "rest": f"of the val pictures were classified correctly after epoch {history[-1]['epoch']} "
+                "rest": f"of the {pictures} were classified correctly after epoch {history[-1]['epoch']} "
                 f"of {recipe.training.epochs}. This is not a final figure.",
             }
         return {"big": "", "rest": "There are no figures on held-back pictures yet."}
@@ -314,24 +329,38 @@ def _facts(
     data = environment.get("data") or {}
     shape = data.get("shape")
     parameters = (cost or {}).get("parameters") or environment.get("parameters")
-    settings = recipe.training
+    settings, augment_val = recipe.training, recipe.evaluation.augment_val
+    plain = "the final figures are of plain pictures"
+    options = {key: value for key, value in recipe.model.options.items() if key != "weights"}
+    each = settings.pictures_per_epoch
+    an_epoch = "" if each is None else f", {wording.plural(each, 'picture')} an epoch"
     facts = [
         ("Data", str(data.get("source") or recipe.data.source or wording.NONE)),
         ("Pictures", f"{shape[0]} × {shape[1]} pixels, {'gray' if shape[2] == 1 else 'color'}" if shape else ""),
-        ("Model", wording.part(recipe.model)),
+        ("Normalization", wording.normalization(recipe.data.normalize, recipe.model, environment.get("normalize"))),
+        ("Model", wording.part(Part(name=recipe.model.name, **options))),
         ("Parameters", wording.count(parameters) if parameters else ""),
+        ("Initial weights", wording.initial_weights(recipe.model)),
+        ("Fine-tuning", wording.finetuning(recipe.finetune, settings.epochs)),
         ("Loss", wording.part(recipe.loss)),
+        ("Distilled from", wording.distillation(recipe.distill)),
         ("Optimizer", f"{wording.part(recipe.optimizer)}, schedule {wording.part(recipe.schedule)}"),
-        ("Batches", wording.plural(settings.batch_size, "picture")),
+        ("Averaging", wording.averaging(settings)),
+        ("Batches", wording.plural(settings.batch_size, "picture") + an_epoch),
         ("Balancing", "" if recipe.balance == "none" else recipe.balance),
         ("Epochs", _epoch_words(recipe, training, history)),
-        ("Augmentation", ", ".join(wording.part(p) for p in recipe.augment) or "none"),
+        ("Augmentation", _parts(recipe.augment) or "none"),
+        ("Val augmented", f"{_parts(augment_val)}, while training; {plain}" if augment_val else ""),
         ("Device", str(environment.get("device") or "")),
         ("Precision", str(environment.get("precision") or recipe.training.precision)),
         ("Seed", str(recipe.seed)),
         ("Started", wording.date(environment.get("started"))),
     ]
     return [(name, value) for name, value in facts if value]
+
+
+def _parts(parts: Sequence[Part]) -> str:
+    return ", ".join(map(wording.part, parts))
 
 
 def _epoch_words(recipe: Recipe, training: dict[str, Any] | None, history: list[dict[str, Any]]) -> str:
@@ -398,18 +427,52 @@ def _curves(history: list[dict[str, Any]], training: dict[str, Any] | None, reci
         ("Accuracy", line_chart("Accuracy", accuracy, _share, kept, share=True)),
         ("Learning rate, at the end of each epoch", line_chart("Learning rate", rates, lambda v: f"{v:.2g}", kept)),
     ]
-    notes = []
-    if history:
-        averaged = ", with averaged weights" if recipe.training.ema is not None else ""
-        augmented = "augmented pictures" if recipe.augment else "the training pictures"
-        loss_words = f"with the recipe's loss, {wording.part(recipe.loss)}"
-        notes.append(f"Train is measured during the epoch, on {augmented}, {loss_words}.")
-        if any(line.get("val") for line in history):
-            notes.append(
-                f"Val is measured after the epoch, on plain pictures{averaged}, as negative log-likelihood; "
-                "it can lie on the better side of train."
-            )
-    return {"charts": [(title, chart) for title, chart in charts if chart], "notes": " ".join(notes)}
+    return {"charts": [(title, chart) for title, chart in charts if chart], "notes": _curve_notes(history, recipe)}
+
+
+def _curve_notes(history: list[dict[str, Any]], recipe: Recipe) -> list[str]:
+    """What each curve was measured on."""
+    if not history:
+        return []
+    mixed = any(_mixes(part) for part in recipe.augment)
+    pictures = "augmented and mixed" if mixed else "augmented" if recipe.augment else "the training"
+    loss = f"the recipe's loss, {wording.part(recipe.loss)}"
+    more = ["the teachers'"] if recipe.distill else []
+    more += ["that of the reconstructions"] if _has_decoder(recipe) and _trains_decoder(recipe) else []
+    loss += f", and {' and '.join(more)}" if more else ""
+    train = f"Train loss and accuracy are measured during the epoch, on {pictures} pictures, with {loss}."
+    if mixed:
+        train += (
+            " A mixed picture counts as right if it is given the class it holds most of, so train accuracy is lower "
+            "than on plain pictures."
+        )
+    notes = [train]
+    if any(line.get("val") for line in history):
+        settings, parts = recipe.training, recipe.evaluation.augment_val
+        averaged = "" if settings.ema is None and settings.swa is None else ", with averaged weights"
+        on = f"val pictures augmented by {_parts(parts)}, the same in every epoch" if parts else "plain pictures"
+        better = "it can lie on the better side of train"
+        final = "the final figures on val are of plain pictures"
+        notes.append(
+            f"Val is measured after the epoch, on {on}{averaged}, its loss as negative log-likelihood; "
+            f"{final if parts else better}."
+        )
+    return notes
+
+
+def _has_decoder(recipe: Recipe) -> bool:
+    return recipe.model.name in MODELS.members and hasattr(MODELS.find(recipe.model.name), "reconstruct")
+
+
+def _trains_decoder(recipe: Recipe) -> bool:
+    return recipe.model.options.get("reconstruction") != 0
+
+
+def _mixes(part: Part) -> bool:
+    if part.name not in AUGMENTATIONS.members:
+        return False
+    member = AUGMENTATIONS.find(part.name)
+    return isinstance(member, type) and issubclass(member, Mixing)
 
 
 def _share(value: float) -> str:
@@ -570,6 +633,30 @@ def _augmented(pictures: np.ndarray | None) -> list[list[Picture]]:
         return []
     rows, columns = AUGMENTED_SHOWN
     return [[picture(pixels) for pixels in row] for row in pictures[:rows, :columns]]
+
+
+def _reconstructions(gallery: dict[str, np.ndarray], recipe: Recipe) -> dict[str, Any] | None:
+    """Pictures and what the decoder made of them; None for models that have no decoder."""
+    split = next((name for name in SPLITS if f"reconstructions_{name}" in gallery), None)
+    if split is None:
+        return None
+    pairs = gallery[f"reconstructions_{split}"]
+    ids = gallery.get(f"reconstructions_{split}_ids", np.full(len(pairs), ""))
+    plain, made = (pairs[:, k].astype(np.float64) / 255 for k in (0, 1))
+    errors = ((plain - made) ** 2).mean((1, 2, 3))
+    # What is left of the pictures if each is given by its mean color alone.
+    flat = ((plain - plain.mean((1, 2), keepdims=True)) ** 2).mean()
+    shown = [
+        Reconstruction(picture(before), picture(after), str(key), wording.decimal(float(error)))
+        for (before, after), key, error in zip(pairs, ids, errors, strict=True)
+    ]
+    return {
+        "split": split,
+        "shown": shown,
+        "mean": wording.decimal(float(errors.mean())),
+        "flat": wording.decimal(float(flat)),
+        "trained": _trains_decoder(recipe),
+    }
 
 
 def _cost(cost: dict[str, Any] | None, training: dict[str, Any] | None) -> list[tuple[str, str]]:

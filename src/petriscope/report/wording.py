@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from petriscope.recipe import Part
+from petriscope.recipe import DistillSection, FinetuneSection, Part, TrainingSection
 
 NONE = "–"
 
@@ -94,6 +94,61 @@ def part(value: Part) -> str:
     """A part of a recipe and its options: ``rotate (degrees 10, p 0.5)``."""
     options = ", ".join(f"{key} {_option(option)}" for key, option in value.options.items())
     return f"{value.name} ({options})" if options else value.name
+
+
+def initial_weights(model: Part) -> str:
+    """Where a model's weights came from before it was trained."""
+    weights = str(model.options.get("weights", "none"))
+    if weights == "pretrained":
+        return "pretrained, as timm publishes them"
+    return "random" if weights == "none" else weights
+
+
+def normalization(rule: str, model: Part, figures: dict[str, Any] | None) -> str:
+    """What pictures were normalized by. ``figures``: mean and std, a figure a channel."""
+    if rule == "imagenet":
+        whose = "ImageNet's"
+    elif rule == "train" or initial_weights(model) == "random":
+        whose = "the train pictures' own"
+    else:
+        whose = "that of the initial weights"
+    if not figures:
+        return whose
+    mean, std = (", ".join(f"{value:.3f}" for value in figures[key]) for key in ("mean", "std"))
+    return f"{whose}: mean {mean}; std {std}"
+
+
+def finetuning(section: FinetuneSection, epochs: int) -> str:
+    """What was trained from when on, and how fast; empty where all was, at one rate."""
+    if section == FinetuneSection():
+        return ""
+    parts = [section.train]
+    for stage in sorted(section.then, key=lambda stage: stage.epoch):
+        if stage.epoch < epochs:
+            rate = "" if stage.lr == 1 else f" at {stage.lr:g} × the rate"
+            parts.append(f"from epoch {stage.epoch + 1}: {stage.train}{rate}")
+    if section.unfreeze_every is not None:
+        every = "epoch" if section.unfreeze_every == 1 else f"{section.unfreeze_every} epochs"
+        parts.append(f"one more block every {every}, from the head down")
+    if section.lr_decay != 1:
+        parts.append(f"each block at {section.lr_decay:g} × the rate of the next")
+    return "; ".join(parts)
+
+
+def distillation(section: DistillSection | None) -> str:
+    """Whose answers were learned beside the labels; empty where nobody's."""
+    if section is None:
+        return ""
+    return f"{', '.join(section.teachers)} (weight {section.weight:g}, temperature {section.temperature:g})"
+
+
+def averaging(settings: TrainingSection) -> str:
+    """Which mean of the weights over training is evaluated and kept; empty where none is."""
+    parts = [] if settings.ema is None else [f"running mean (EMA, decay {settings.ema:g})"]
+    if settings.swa is not None:
+        last = max(1, round(settings.swa * settings.epochs))
+        parts.append(f"from epoch {settings.epochs - last + 1}: mean over the epochs (SWA)")
+    return "; ".join(parts)
 
 
 def _option(value: Any) -> str:

@@ -1,0 +1,91 @@
+"""What a model costs: attention is counted, and measuring the rate does not take long however slow the model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from petriscope.evaluation import cost
+from petriscope.models import build_model
+from petriscope.recipe import Part
+
+
+class Attention(nn.Module):
+    """Two tokens of four numbers, projected and attended to: 2 x 4 x 4 + 2 x (2 x 2 x 4) = 64 multiply-adds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Linear(4, 4, bias=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        tokens = self.project(images)
+        return F.scaled_dot_product_attention(tokens, tokens, tokens).flatten(1)
+
+
+def test_attention_is_counted_on_a_cpu() -> None:
+    assert cost.multiply_adds(Attention(), (2, 4, 1)) == 64
+
+
+def test_a_transformer_has_the_same_count_on_every_device() -> None:
+    shape = (224, 224, 3)
+    with torch.device("meta"):
+        model = build_model(Part(name="deit-tiny"), 8, shape, fresh=False)
+        of_shapes_alone = cost.multiply_adds(model, shape)
+    # Its paper's 1.3 billion, which are what 12 blocks, patches and head come to.
+    assert of_shapes_alone == cost.multiply_adds(model.to_empty(device="cpu"), shape) == 1_253_492_736
+
+
+def test_counting_leaves_the_mode_as_it_was() -> None:
+    model = Attention().train()
+    cost.multiply_adds(model, (2, 4, 1))
+    assert model.training
+
+
+class Clockwork:
+    """A classifier that takes a given time, told by a clock of its own."""
+
+    shape = (2, 2, 1)
+
+    def __init__(self, a_picture: float, a_batch: float = 0.0) -> None:
+        self.a_picture, self.a_batch = a_picture, a_batch
+        self.now, self.sizes = 0.0, list[int]()
+
+    def probabilities(self, pictures: np.ndarray, tta: str) -> None:
+        assert tta == "none" and pictures.dtype == np.uint8 and pictures.shape[1:] == self.shape
+        self.now += self.a_batch + self.a_picture * len(pictures)
+        self.sizes.append(len(pictures))
+
+    def rate(self, monkeypatch: pytest.MonkeyPatch) -> float:
+        monkeypatch.setattr(cost.time, "perf_counter", lambda: self.now)
+        return cost.inference_rate(self)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seconds", [1e-6, 1e-4, 1e-3, 0.01, 0.1, 0.5, 1.0, 60.0])
+def test_the_rate_is_measured_in_three_seconds_and_one_small_batch(
+    monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    classifier = Clockwork(seconds)
+    assert classifier.rate(monkeypatch) == pytest.approx(1 / seconds)
+    assert classifier.now <= 3 + classifier.sizes[0] * seconds
+    assert classifier.sizes[0] <= 4
+
+
+def test_a_fast_model_is_measured_in_large_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier = Clockwork(1e-4, a_batch=0.01)
+    assert classifier.rate(monkeypatch) == pytest.approx(256 / (0.01 + 0.0256))
+    assert classifier.sizes.count(256) >= 3
+
+
+def test_the_first_batch_warms_up_and_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier = Clockwork(0.2)
+    classifier.now, warm = 0.0, classifier.probabilities
+
+    def cold(pictures: np.ndarray, tta: str) -> None:
+        warm(pictures, tta)
+        classifier.now += 1.0 if len(classifier.sizes) == 1 else 0.0
+
+    monkeypatch.setattr(classifier, "probabilities", cold)
+    assert classifier.rate(monkeypatch) == pytest.approx(5)
