@@ -6,11 +6,13 @@ import torch
 from safetensors.torch import load_file
 
 from petriscope import api
+from petriscope.classifier import load_model
 from petriscope.errors import RequestError
 from petriscope.models import build_model
 from petriscope.models.layers import head_of, ordered_layers
 from petriscope.recipe import FinetuneSection, Part
 from petriscope.training.finetune import Plan, trained
+from petriscope.training.loop import Trainer
 from petriscope.training.optimizers import OPTIMIZERS
 
 MODELS = {
@@ -235,3 +237,42 @@ def test_weights_of_another_run_are_a_start_and_its_statistics_are_kept(tiny_rec
     assert {name for name in moved if "fc." not in name} == set()
     first.model.unlink()  # a trained model needs its own file alone
     assert api.evaluate(second.folder, split="val", quiet=True)["n"] == 40
+
+
+def test_a_run_goes_on_without_the_weights_it_began_with(tiny_recipe, tmp_path, monkeypatch):
+    model = {"name": "autoencoder", "widths": [4, 8], "hidden": 8}
+    first = api.train(tiny_recipe(model=model, training={"epochs": 1}), tmp_path / "first", quiet=True)
+    recipe = tiny_recipe(model={**model, "weights": str(first.model)})
+    whole = api.train(recipe, tmp_path / "whole", quiet=True)
+    steps, count = Trainer.train_step, iter(range(1000))
+
+    def killed(self, pictures, targets):
+        if next(count) == 8:
+            raise RuntimeError("killed")
+        return steps(self, pictures, targets)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            api.train(recipe, tmp_path / "broken", quiet=True)
+    first.model.unlink()
+    resumed = api.resume(tmp_path / "broken", quiet=True)
+    for name, value in weights(whole).items():
+        assert torch.equal(weights(resumed)[name], value), name
+
+
+def test_normalization_is_that_of_the_weights_or_as_the_recipe_says(tiny_recipe, tmp_path):
+    model = {"name": "autoencoder", "widths": [4, 8], "hidden": 8}
+    quick = {"training": {"epochs": 1}}
+    first = api.train(tiny_recipe(model=model, **quick), tmp_path / "first", quiet=True)
+    facts = load_model(first.model)
+    start = {**model, "weights": str(first.model)}
+    other = {"source": "synthetic-smear:60", "size": 12}
+    taken = api.train(tiny_recipe(model=start, data=other, **quick), tmp_path / "taken", quiet=True)
+    own = api.train(
+        tiny_recipe(model=start, data={**other, "normalize": "train"}, **quick), tmp_path / "own", quiet=True
+    )
+    net = api.train(tiny_recipe(data={"normalize": "imagenet"}, **quick), tmp_path / "imagenet", quiet=True)
+    assert load_model(taken.model).mean == facts.mean
+    assert load_model(own.model).mean != facts.mean
+    assert load_model(net.model).mean == (0.485, 0.456, 0.406)

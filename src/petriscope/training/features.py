@@ -44,9 +44,10 @@ def frozen_features(
     batches: Batches,
     normalize: Callable[[Tensor], Tensor],
     number_format: Format,
+    quiet: bool = False,
     batch_size: int = 256,
-) -> Tensor | None:
-    """What the head is given for every picture, float32 [N, ...]; the model stays in the mode it is in.
+) -> FeatureBatches | None:
+    """What the head is given for every picture; the model stays in the mode it is in.
 
     Returns:
         None where that is not a function of the picture alone (dropout before the head), where the head is not the last
@@ -54,8 +55,6 @@ def frozen_features(
     """
     order = np.arange(len(batches.images))
     chunks = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    if not chunks:
-        return None
     with _watch(model, head) as seen:
 
         def run(indices: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -75,8 +74,9 @@ def frozen_features(
         with progress("running the frozen backbone once", len(order)) as bar:
             for indices in chunks:
                 out[int(indices[0]) : int(indices[-1]) + 1], _ = run(indices)
-                bar.advance(len(indices))
-    return out
+                if not quiet:
+                    bar.advance(len(indices))
+    return FeatureBatches(batches, out)
 
 
 @contextmanager

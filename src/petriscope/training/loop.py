@@ -161,18 +161,15 @@ class Trainer:
             return
         self.plan.freeze(self.plan.stage(0).names)
         started = time.monotonic()
-        sets = {"train": self.train, "val": self.val}
-        features = {
-            name: frozen_features(self.model, head, batches, self.normalize, self.format)
-            for name, batches in sets.items()
-            if batches is not None
-        }
-        if any(taken is None for taken in features.values()):
+
+        def features(batches: Batches) -> FeatureBatches | None:
+            return frozen_features(self.model, head, batches, self.normalize, self.format, self.quiet)
+
+        train = features(self.train)
+        val = features(self.val) if train and self.val else None
+        if train is None or (self.val is not None and val is None):
             return
-        for name, taken in features.items():
-            batches = sets[name]
-            assert batches is not None and taken is not None
-            setattr(self, name, FeatureBatches(batches, taken))
+        self.train, self.val = train, val
         self.at.seconds += time.monotonic() - started
         self.head = head
         self.normalize = lambda features: features
