@@ -251,3 +251,14 @@ def test_memory_mapped_and_resident_training_end_the_same(tiny_recipe, tiny_npz,
     resident = api.train(tiny_recipe(data=source), tmp_path / "a", quiet=True)
     mapped = api.train(tiny_recipe(data={**source, "memory": "mapped"}), tmp_path / "b", quiet=True)
     pd.testing.assert_frame_equal(resident.predictions, mapped.predictions)
+
+
+def test_a_known_name_stays_one_where_a_folder_is_called_so(tiny_recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "synthetic-smear:60").mkdir()
+    for source in ("digits", "synthetic-smear:60"):
+        recipe = tiny_recipe(data={"source": source, "size": 12}, training={"epochs": 1})
+        run = api.train(recipe, tmp_path / f"run-{source[:3]}", quiet=True)
+        assert run.recipe.data.source == source
+        assert api.evaluate(run.folder, quiet=True)["n"] > 0

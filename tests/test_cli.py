@@ -91,7 +91,9 @@ def test_a_wrong_request_ends_with_2_and_a_sentence(args, says, tmp_path):
 
 def test_lists(tmp_path):
     done = petriscope("recipes", cwd=tmp_path)
-    assert [line.split()[0] for line in done.stdout.splitlines()] == recipe_names()
+    indented = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")]
+    assert sorted(indented) == recipe_names()
+    assert "BloodMNIST at 28 px" in done.stdout.splitlines()
     shown = petriscope("recipes", "blood/fast").stdout
     assert "name: blood/fast" in shown
     assert "patience: null" in shown  # with all defaults filled in

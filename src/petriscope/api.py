@@ -16,6 +16,7 @@ from petriscope.classifier import Classifier, load_model, save_model
 from petriscope.data import Dataset, ImageSet, load_dataset
 from petriscope.data.aligned import load_aligned
 from petriscope.data.batches import Batches
+from petriscope.data.sources import NAMED
 from petriscope.data.statistics import mean_and_std
 from petriscope.errors import DataError, PetriscopeError, RequestError
 from petriscope.evaluation.cost import cost, parameters
@@ -55,9 +56,9 @@ def train(recipe: Recipe, out: str | Path | None = None, quiet: bool = False) ->
     folder = Path(out) if out is not None else free_folder(recipe)
     check_free(folder)
     device = choose_device(recipe.training.device)
-    _check_parts(recipe)
+    check_parts(recipe)
     dataset = load_dataset(recipe.data)
-    recipe = _absolute_paths(recipe)
+    recipe = absolute_paths(recipe)
     trainer, normalize = _prepare(recipe, dataset, device, quiet)
     facts = {
         "device": str(device),
@@ -151,7 +152,7 @@ def report(folder: str | Path) -> Path:
     return write_report(open_run(folder))
 
 
-def _check_parts(recipe: Recipe) -> None:
+def check_parts(recipe: Recipe) -> None:
     """Find a wrong name or option before the data are read."""
     from petriscope.training.losses import LOSSES
     from petriscope.training.optimizers import OPTIMIZERS
@@ -170,7 +171,7 @@ def _check_val_augmentation(pipeline: Pipeline) -> None:
         raise RequestError("evaluation.augment_val: pictures of val keep their labels; leave mixing out")
 
 
-def _absolute_paths(recipe: Recipe) -> Recipe:
+def absolute_paths(recipe: Recipe) -> Recipe:
     """Paths in a recipe are kept absolute, so that the run can be resumed from any folder."""
 
     def absolute(text: str) -> str:
@@ -179,7 +180,9 @@ def _absolute_paths(recipe: Recipe) -> Recipe:
 
     changes: dict[str, Any] = {}
     if recipe.data.source is not None:
-        changes["data"] = recipe.data.model_copy(update={"source": absolute(recipe.data.source)})
+        known = recipe.data.source.partition(":")[0] in NAMED  # also where a folder is called so
+        source = recipe.data.source if known else absolute(recipe.data.source)
+        changes["data"] = recipe.data.model_copy(update={"source": source})
     if "weights" in recipe.model.options:
         options = recipe.model.options
         changes["model"] = Part(name=recipe.model.name, **{**options, "weights": absolute(str(options["weights"]))})

@@ -220,7 +220,7 @@ def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
     return list(model.model_fields)
 
 
-class _UniqueKeys(yaml.SafeLoader):
+class UniqueKeys(yaml.SafeLoader):
     """YAML lets a key stand twice and drops the first; a recipe must not."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
@@ -241,7 +241,7 @@ def _resolve(reference: str, beside: Path, chain: tuple[str, ...]) -> dict[str, 
     if label in chain:
         raise RequestError("recipes extend one another in a circle: " + " -> ".join((*chain, label)))
     try:
-        tree = yaml.load(text, _UniqueKeys)
+        tree = yaml.load(text, UniqueKeys)
     except (yaml.YAMLError, RecursionError, UnicodeError, ValueError) as error:
         raise RequestError(f"{label}: not readable as YAML: {error}") from None
     tree = {} if tree is None else tree

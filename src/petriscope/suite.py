@@ -21,7 +21,7 @@ from petriscope.errors import DataError, PetriscopeError, RequestError, near
 from petriscope.evaluation.statistics import Figure
 from petriscope.files import write_text
 from petriscope.progress import duration, say
-from petriscope.recipe import Recipe, Section, _UniqueKeys, explain, load_recipe
+from petriscope.recipe import Recipe, Section, UniqueKeys, explain, load_recipe
 from petriscope.report import wording
 from petriscope.report.comparison import write_comparison
 from petriscope.run import Run, check_free
@@ -144,7 +144,7 @@ def load_suite(reference: str | Path) -> Suite:
     else:
         raise RequestError(f"no suite {where!r}; {near(where, suite_names())} (or give a path ending in .yaml)")
     try:
-        tree = yaml.load(text, _UniqueKeys)
+        tree = yaml.load(text, UniqueKeys)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise RequestError(f"{where}: not readable as YAML: {error}") from None
     if not isinstance(tree, dict) or not isinstance(tree.get("methods"), dict):
@@ -180,10 +180,10 @@ def plan(suite: Suite, out: Path, data: str | None = None, seeds: Sequence[int] 
             overrides = {} if source is None else {"data": {"source": source}}
             try:
                 recipe = load_recipe(method.recipe, settings, name=f"{suite.name}: {label}", seed=seed, **overrides)
-                api._check_parts(recipe)
+                api.check_parts(recipe)
             except RequestError as error:
                 raise RequestError(f"{suite.name}: {label}: {error}") from None
-            runs.append(Planned(label, api._absolute_paths(recipe), out / f"{_slug(label)}-seed{seed}"))
+            runs.append(Planned(label, api.absolute_paths(recipe), out / f"{_slug(label)}-seed{seed}"))
     _check_one_source(suite, runs)
     for planned in runs:
         _check_unchanged(suite, planned)

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from petriscope.comparing import Comparison, Contrast, Row
 from petriscope.files import write_text
 from petriscope.progress import duration
-from petriscope.report import wording
+from petriscope.report import rendering, wording
 from petriscope.report.figures import Axis, dot, nice_ticks, spread, svg, text_at
 
 FIGURE_NAMES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1"}
@@ -56,19 +56,9 @@ def write_comparison(comparison: Comparison, path: Path, title: str = "", about:
 
 def render(comparison: Comparison, title: str = "", about: str = "") -> str:
     """The page as one string of HTML that refers to nothing outside itself; its script only sorts the table."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    pages = Environment(
-        loader=PackageLoader("petriscope.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    pages.filters.update(plural=wording.plural, glue=wording.glue)
     digest = base64.b64encode(hashlib.sha256(SORTING.encode()).digest()).decode()
     context = _context(comparison, title, about)
-    return pages.get_template("comparison.html").render(**context, script=Markup(SORTING), digest=digest)
+    return rendering.render("comparison.html", {**context, "script": Markup(SORTING), "digest": digest})
 
 
 def verdict_words(contrast: Contrast) -> str:

@@ -18,7 +18,7 @@ from petriscope.files import write_text
 from petriscope.models import MODELS
 from petriscope.progress import duration
 from petriscope.recipe import Part, Recipe
-from petriscope.report import wording
+from petriscope.report import rendering, wording
 from petriscope.report.figures import Picture, Series, interval_mark, line_chart, picture, reliability
 from petriscope.run import Run
 
@@ -111,17 +111,7 @@ def write_report(run: Run) -> Path:
 
 def render(run: Run) -> str:
     """The page as one string of HTML that refers to nothing outside itself."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    pages = Environment(
-        loader=PackageLoader("petriscope.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    pages.filters.update(whole=wording.count, plural=wording.plural, glue=wording.glue)
-    return pages.get_template("report.html").render(_context(run))
+    return rendering.render("report.html", _context(run))
 
 
 def _context(run: Run) -> dict[str, Any]:
@@ -312,7 +302,7 @@ def _alarm(results: dict[str, Any], folder: str, environment: dict[str, Any]) ->
     return (
         f"Test is {gap:.1f} points below val, and their intervals do not meet: more than chance. The splits may "
         "differ in origin, or val may hold copies of training pictures. To look for them:",
-        f"petriscope audit {shlex.quote(str(source))}",
+        f"petriscope data {shlex.quote(str(source))}",
     )
 
 
