@@ -21,6 +21,7 @@ _PLACES = {
     "predict": "petriscope.api",
     "report": "petriscope.api",
     "compare": "petriscope.comparing",
+    "ensemble": "petriscope.ensembling",
     "run_suite": "petriscope.suite",
     "load_suite": "petriscope.suite",
     "load_recipe": "petriscope.recipe",
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from petriscope.classifier import load_model
     from petriscope.comparing import compare
     from petriscope.data import Dataset, ImageSet, load_dataset
+    from petriscope.ensembling import ensemble
     from petriscope.errors import DataError, PetriscopeError, RequestError
     from petriscope.recipe import Recipe, load_recipe
     from petriscope.run import Run, open_run

@@ -23,7 +23,7 @@ from petriscope.evaluation.cost import cost, parameters
 from petriscope.evaluation.inference import TTA, predict_set
 from petriscope.evaluation.metrics import full_metrics
 from petriscope.models import MODELS, build_model
-from petriscope.precision import choose_device, choose_format
+from petriscope.precision import choose_device
 from petriscope.predicting import find_pictures, predict_files
 from petriscope.progress import duration, say
 from petriscope.recipe import Part, Recipe
@@ -280,13 +280,20 @@ def _finish(run: Run, trainer: Trainer, normalize: Normalize, dataset: Dataset, 
     save_model(run.model, weights, classifier, {"environment": run.environment, "training": summary})
     run.add_gallery(augmented=_augmented_samples(trainer, dataset), **_reconstructions(classifier, dataset))
     if dataset.val is not None:
-        result, probabilities = _evaluate(classifier, dataset.val, "val", None, str(recipe.data.source), quiet)
-        _record(run, dataset.val, "val", result, probabilities)
+        evaluate_into(run, classifier, dataset.val, "val", quiet)
     run.add_results(cost=cost(classifier), training=summary)
     write_report(run)
     if not quiet:
         say(f"trained in {duration(at.seconds)}; report: {run.folder / 'report.html'}")
     return run
+
+
+def evaluate_into(run: Run, classifier: Classifier, images: ImageSet, split: str, quiet: bool = False) -> np.ndarray:
+    """Evaluate a split of the run's own data, keep figures and predictions in the run, and give the probabilities,
+    float32 [N, K]."""
+    result, probabilities = _evaluate(classifier, images, split, None, str(run.recipe.data.source), quiet)
+    _record(run, images, split, result, probabilities)
+    return probabilities
 
 
 def _evaluate(
@@ -298,7 +305,7 @@ def _evaluate(
         classifier.model,
         Batches(images, classifier.device, classifier.recipe.data.memory),
         classifier.normalize,
-        choose_format(classifier.recipe.training.precision, classifier.device),
+        classifier.number_format,
         tta,
         settings.batch_size,
         label=None if quiet else f"evaluating {split}",

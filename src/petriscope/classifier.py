@@ -18,7 +18,7 @@ from petriscope.errors import RequestError
 from petriscope.evaluation.inference import TTA, predict_batch
 from petriscope.files import atomic
 from petriscope.models import build_model
-from petriscope.precision import choose_device, choose_format, lay_out
+from petriscope.precision import Format, choose_device, choose_format, lay_out
 from petriscope.recipe import Recipe, check_recipe
 
 FORMAT = 1
@@ -48,16 +48,19 @@ class Classifier:
     def normalize(self) -> Normalize:
         return Normalize(self.mean, self.std)
 
+    @property
+    def number_format(self) -> Format:
+        return choose_format(self.recipe.training.precision, self.device)
+
     def probabilities(self, images: np.ndarray, tta: TTA | None = None) -> np.ndarray:
         """uint8 [B, H, W, C] -> float32 [B, K]; ``tta`` None: as in the recipe."""
         if images.dtype != np.uint8 or images.shape[1:] != self.shape:
             raise RequestError(
                 f"this model takes uint8 [B, {', '.join(map(str, self.shape))}], not {images.dtype} {list(images.shape)}"
             )
-        number_format = choose_format(self.recipe.training.precision, self.device)
         batch = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
         tta = tta or self.recipe.evaluation.tta
-        return predict_batch(self.model, batch, self.normalize, number_format, tta).exp().cpu().numpy()
+        return predict_batch(self.model, batch, self.normalize, self.number_format, tta).exp().cpu().numpy()
 
 
 def save_model(path: Path, weights: dict[str, Tensor], classifier: Classifier, facts: dict[str, Any]) -> None:

@@ -165,6 +165,24 @@ def compare(
 
 
 @app.command()
+def ensemble(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders, two or more.")],
+    method: Annotated[str, typer.Option(help="soft, weighted, stacking, soup or greedy-soup.")] = "soft",
+    out: Annotated[Path | None, typer.Option(help="Run folder to make; default runs/ensemble-METHOD-seedN.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Join runs into one that is evaluated, predicted with and compared as a run is; val chooses."""
+    from petriscope import ensembling
+
+    made = ensembling.ensemble(runs, cast(Any, method), out, quiet=as_json)
+    if as_json:
+        sys.stdout.write(json.dumps({"run": str(made.folder), **made.results["ensemble"]}) + "\n")
+    else:
+        _print_figures(made.results["val"])
+        _say(f"report: {made.folder / 'report.html'}")
+
+
+@app.command()
 def bench(
     suite: Annotated[str | None, typer.Argument(help="A suite's name or a YAML file; without: list them.")] = None,
     data: Data = None,

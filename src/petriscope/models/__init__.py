@@ -23,12 +23,17 @@ if TYPE_CHECKING:
     from torch import nn
 
 TIMM = "timm/"
+ENSEMBLE = "ensemble"  # made of trained runs, so no recipe begins with it, and it is in no list
 
 
 class _Models(Catalogue):
     """The catalogue of models, which has all of timm's besides its own."""
 
     def find(self, name: str) -> Callable[..., Any]:
+        if name == ENSEMBLE:
+            from petriscope.models.ensemble import Ensemble
+
+            return Ensemble
         if not name.startswith(TIMM):
             return super().find(name)
         from petriscope.models.timm_models import any_backbone
@@ -74,6 +79,8 @@ def build_model(part: Part, classes: int, shape: tuple[int, int, int], fresh: bo
         PetriscopeError: pretrained weights that cannot be had.
     """
     height, width, channels = shape
+    if fresh and part.name == ENSEMBLE:
+        raise RequestError("an ensemble is made of trained runs: petriscope ensemble RUN RUN...")
     if not fresh and "weights" in part.options:
         part = Part(name=part.name, **{**part.options, "weights": "none"})
     model = MODELS.build(part, channels, classes, (height, width))

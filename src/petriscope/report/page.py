@@ -135,7 +135,8 @@ def _context(run: Run) -> dict[str, Any]:
         "headline": _headline(views, history, recipe),
         "standing": _standing(views, splits, training, history, recipe, folder),
         "alarm": _alarm(results, folder, environment),
-        "facts": _facts(recipe, environment, training, results.get("cost"), history),
+        "facts": _facts(recipe, environment, training, results.get("cost"), history, results.get("ensemble")),
+        "ensemble": _ensemble(results.get("ensemble")),
         "composition": _composition(data),
         "fold_from": FOLD_CLASSES_FROM,
         "balance": _imbalance(data),
@@ -315,6 +316,7 @@ def _facts(
     training: dict[str, Any] | None,
     cost: dict[str, Any] | None,
     history: list[dict[str, Any]],
+    ensemble: dict[str, Any] | None,
 ) -> list[tuple[str, str]]:
     data = environment.get("data") or {}
     shape = data.get("shape")
@@ -346,7 +348,30 @@ def _facts(
         ("Seed", str(recipe.seed)),
         ("Started", wording.date(environment.get("started"))),
     ]
+    if ensemble is not None:  # the members' own pages say how they were trained
+        shared = ("Data", "Pictures", "Parameters", "Device", "Precision", "Started")
+        facts = [("Model", recipe.about), *(fact for fact in facts if fact[0] in shared)]
     return [(name, value) for name, value in facts if value]
+
+
+def _ensemble(ensemble: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The members of an ensemble, and what joining them gained on val."""
+    if ensemble is None:
+        return None
+    low, high = (100 * bound for bound in ensemble["gain_ci95"])
+    p = ensemble["p"]
+    shown = "a difference" if p < 0.05 else "no difference shown"
+    gain = (
+        f"On val the ensemble is {100 * ensemble['gain']:+.2f} points from its best member, {ensemble['best_member']} "
+        f"(95 % interval {low:+.2f} to {high:+.2f}; McNemar's test, p = {p:.2g}: {shown}). Val chose among the members "
+        "and may flatter the ensemble; the comparison that counts is on test:"
+    )
+    runs = " ".join(shlex.quote(row["run"]) for row in ensemble["members"])
+    rows = [
+        (row["run"], wording.percent(row["val_accuracy"]), f"{row['weight']:.3f}" if row["taken"] else "left out")
+        for row in ensemble["members"]
+    ]
+    return {"rows": rows, "gain": gain, "runs": runs}
 
 
 def _parts(parts: Sequence[Part]) -> str:
@@ -674,7 +699,10 @@ def _repeat(folder: Path, recipe: Recipe, environment: dict[str, Any], results: 
     data = environment.get("data") or {}
     source = data.get("source")
     train = f"petriscope train {shlex.quote(str(folder / 'recipe.yaml'))} --seed {recipe.seed}"
-    if recipe.data.source is None and source:
+    if joined := results.get("ensemble"):
+        members = " ".join(shlex.quote(row["run"]) for row in joined["members"])
+        train = f"petriscope ensemble {members} --method {joined['method']}"
+    elif recipe.data.source is None and source:
         train += f" --data {shlex.quote(str(source))}"
     tta = (results.get("test") or {}).get("tta")
     flag = f" --tta {tta}" if tta in ("none", *TTA_WORDS) and tta != recipe.evaluation.tta else ""
