@@ -6,6 +6,7 @@ answered is the coverage, the error among it the risk.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from scipy.special import bdtr
 
 DELTA = 0.05  # how often the promise may be broken, over draws of val
 STEP = 1.05  # ratio of one threshold tried to the next
-STARTS = ((1.0, 0.5), (3.0, 1 / 6), (10.0, 1 / 6))  # in units of the wanted error, and their share of DELTA
+STARTS = (0.1, 0.2, 0.4, 0.8, 1.6)  # thresholds that bring a share of DELTA, in units of the wanted error
 
 
 def doubt(probabilities: np.ndarray) -> np.ndarray:
@@ -69,10 +70,8 @@ def guaranteed_threshold(
         raise ValueError("max_error and delta lie between 0 and 1")
     order = np.argsort(doubts, kind="stable")
     ordered, wrong = doubts[order], np.concatenate([[0], np.cumsum(~right[order])])
-    thresholds = _thresholds(max_error)
-    levels = _levels(thresholds, max_error, delta)
     found, level = None, 0.0
-    for threshold, share in zip(thresholds, levels, strict=True):
+    for threshold, share in zip(*_plan(max_error, delta), strict=True):
         level += share
         answered = int(np.searchsorted(ordered, threshold, side="right"))
         errors = int(wrong[answered])
@@ -83,19 +82,15 @@ def guaranteed_threshold(
     return found
 
 
-def _thresholds(max_error: float) -> np.ndarray:
-    steps = int(np.ceil(np.log(1 / max_error) / np.log(STEP)))
-    return np.minimum(max_error * STEP ** np.arange(steps + 1), 1.0).astype(np.float32)
-
-
-def _levels(thresholds: np.ndarray, max_error: float, delta: float) -> np.ndarray:
-    """The share of ``delta`` that each threshold brings; the last one, which answers everything, brings what is left."""
+def _plan(max_error: float, delta: float) -> tuple[np.ndarray, np.ndarray]:
+    """Thresholds of doubt, ascending to 1, and the level that each brings, float32 and float64 [T]."""
+    first = STARTS[0] * max_error
+    steps = math.ceil(math.log(1 / first) / math.log(STEP))
+    thresholds = np.minimum(first * STEP ** np.arange(steps + 1), 1.0)
+    starts = [start * max_error for start in STARTS if start * max_error < 1]
     levels = np.zeros(len(thresholds))
-    for factor, share in STARTS:
-        start = int(np.searchsorted(thresholds, np.float32(min(factor * max_error, 1.0))))
-        levels[min(start, len(levels) - 1)] += share * delta
-    levels[-1] += delta - levels.sum()
-    return levels
+    levels[np.searchsorted(thresholds, np.multiply(starts, 1 - 1e-9))] = delta / len(starts)
+    return thresholds.astype(np.float32), levels
 
 
 def risk_coverage(doubts: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -41,7 +41,7 @@ class Reference:
     target: np.ndarray
     right: np.ndarray
     outlier: np.ndarray
-    true_scores: dict[str, np.ndarray]
+    true_scores: dict[Method, np.ndarray]
 
     def threshold(self, max_error: float, delta: float = DELTA) -> Threshold | None:
         """See `guaranteed_threshold`; of the pictures that are like those seen in training, since others get no answer."""
