@@ -13,8 +13,8 @@ import numpy as np
 from scipy.special import bdtr
 
 DELTA = 0.05  # how often the promise may be broken, over draws of val
-STEP = 1.05  # ratio of one threshold tried to the next
-STARTS = (0.1, 0.2, 0.4, 0.8, 1.6)  # thresholds that bring a share of DELTA, in units of the wanted error
+STARTS = (0.5, 0.7, 0.9, 1.0)  # coverages that bring a share of DELTA
+STEP = 0.01  # from one coverage tried to the next
 
 
 def doubt(probabilities: np.ndarray) -> np.ndarray:
@@ -55,11 +55,14 @@ def guaranteed_threshold(
     """The threshold that answers most, with the error among answered pictures at most ``max_error`` with probability
     ``1 - delta``; None: these pictures are too few, or too often wrong, to promise it for any.
 
-    Learn then test: Angelopoulos et al., 2021, arXiv:2110.01052. For every threshold of a fixed list, from the most
-    cautious, that the error is larger than wanted is tested by the binomial tail of the wrong ones among the answered;
-    Wiens's fallback procedure (2003, Pharmaceutical Statistics 2:211) hands the level on while tests succeed, and gives a
-    share of it to later starts, where more pictures give the test more power. The list does not depend on the pictures,
-    so the promise holds at any number of them if they are drawn as new ones will be.
+    Learn then test: Angelopoulos et al., 2021, arXiv:2110.01052. Thresholds are tried that answer half of these pictures,
+    then 1 % more and so on: the binomial tail of the wrong ones among the answered tests whether the error is larger than
+    wanted. Wiens's fallback procedure (2003, Pharmaceutical Statistics 2:211) hands the level on while tests succeed, and
+    gives a share of it to later starts, where more pictures give the test more power. A threshold is the doubt of one
+    picture, below which the others are drawn as if it had been fixed (Geifman and El-Yaniv, 2017, arXiv:1705.08500).
+
+    The promise holds for any number of pictures, if they are drawn as new ones will be and if cutting off more of the
+    doubtful never makes the rest worse.
 
     Args:
         doubts: float [N], of pictures that played no part in training.
@@ -69,28 +72,25 @@ def guaranteed_threshold(
     if not 0 < max_error < 1 or not 0 < delta < 1:
         raise ValueError("max_error and delta lie between 0 and 1")
     order = np.argsort(doubts, kind="stable")
-    ordered, wrong = doubts[order], np.concatenate([[0], np.cumsum(~right[order])])
+    ordered = np.append(doubts[order], doubts.dtype.type(np.inf))  # in their own precision, which the answers have too
+    wrong = np.concatenate([[0], np.cumsum(~right[order])])
     found, level = None, 0.0
-    for threshold, share in zip(*_plan(max_error, delta), strict=True):
-        level += share
-        answered = int(np.searchsorted(ordered, threshold, side="right"))
+    for coverage, share in _plan():
+        level += share * delta
+        border = ordered[math.ceil(round(coverage * len(doubts), 9))]
+        answered = int(np.searchsorted(ordered, border, side="left"))
         errors = int(wrong[answered])
         if answered and bdtr(errors, answered, max_error) <= level:
-            found = Threshold(max_error, float(threshold), answered, errors, delta)
+            found = Threshold(max_error, min(float(np.nextafter(border, -1)), 1.0), answered, errors, delta)
         else:
             level = 0.0
     return found
 
 
-def _plan(max_error: float, delta: float) -> tuple[np.ndarray, np.ndarray]:
-    """Thresholds of doubt, ascending to 1, and the level that each brings, float32 and float64 [T]."""
-    first = STARTS[0] * max_error
-    steps = math.ceil(math.log(1 / first) / math.log(STEP))
-    thresholds = np.minimum(first * STEP ** np.arange(steps + 1), 1.0)
-    starts = [start * max_error for start in STARTS if start * max_error < 1]
-    levels = np.zeros(len(thresholds))
-    levels[np.searchsorted(thresholds, np.multiply(starts, 1 - 1e-9))] = delta / len(starts)
-    return thresholds.astype(np.float32), levels
+def _plan() -> list[tuple[float, float]]:
+    """Coverages to try, ascending to 1, and the share of the level that each brings."""
+    steps = [round(STARTS[0] + STEP * i, 9) for i in range(round((1 - STARTS[0]) / STEP) + 1)]
+    return [(coverage, (coverage in STARTS) / len(STARTS)) for coverage in steps]
 
 
 def risk_coverage(doubts: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

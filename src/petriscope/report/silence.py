@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
-from petriscope.evaluation.calibration import equal_mass_bins, scale
+from petriscope.evaluation.calibration import scale
+from petriscope.evaluation.metrics import calibration_bins
 from petriscope.evaluation.selective import doubt, risk_coverage
 from petriscope.report import wording
 from petriscope.report.figures import Axis, dot, nice_ticks, reliability, svg, text_at
@@ -93,7 +94,7 @@ def _answers(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _reliability(p: np.ndarray, right: np.ndarray, name: str) -> Markup:
-    return reliability(equal_mass_bins(p.max(1).astype(float), right.astype(float)), name)
+    return reliability(calibration_bins(p.max(1).astype(float), right.astype(float)), name)
 
 
 def _temperature_words(temperature: float) -> str:
@@ -137,7 +138,8 @@ def _answered_row(row: dict[str, Any]) -> list[str]:
     if not row["guaranteed"]:
         return [wanted, "cannot be promised", wording.NONE, wording.NONE, wording.NONE]
     error = wording.percent_with_interval(row["error"], row["error_ci95"])
-    return [wanted, wording.percent(row["threshold"]), wording.percent(row["coverage"]), f"{row['wrong']:,}", error]
+    threshold = wording.percent(row["threshold"]) if row["threshold"] > 0 else "any"
+    return [wanted, threshold, wording.percent(row["coverage"]), f"{row['wrong']:,}", error]
 
 
 def _set_row(row: dict[str, Any]) -> list[str]:
@@ -172,9 +174,9 @@ def risk_curve(p: np.ndarray, right: np.ndarray, rows: Sequence[dict[str, Any]],
     coverage, risk = risk_coverage(doubt(p), right)
     chosen = np.unique(np.linspace(0, len(risk) - 1, min(MOST_POINTS, len(risk))).round().astype(int))
     # The first answers are few, and one mistake among them would set the scale of all.
-    settled = chosen[coverage[chosen] >= 0.1]
+    chosen = chosen[coverage[chosen] >= 0.05]
     shown = [row for row in rows if row["answered"]]
-    top = max([float(risk[settled].max()), *(row["error"] for row in shown), 1e-3]) * 1.15
+    top = max([float(risk[chosen].max()), *(row["error"] for row in shown), 1e-3]) * 1.15
     left, right_end, ceiling, base = 54, 400, 16, 210
     x, y = Axis(0, 1, left, right_end), Axis(0, top, base, ceiling)
     parts = []
@@ -183,7 +185,7 @@ def risk_curve(p: np.ndarray, right: np.ndarray, rows: Sequence[dict[str, Any]],
         parts.append(text_at(left - 6, y(tick) + 3.5, f"{100 * tick:g} %", "end"))
     parts += [text_at(x(t), base + 14, f"{100 * t:.0f} %") for t in (0, 0.25, 0.5, 0.75, 1)]
     parts.append(f'<path class="axis" d="M{left} {base}H{right_end}"/>')
-    path = " ".join(f"{x(float(coverage[i])):.1f},{y(min(float(risk[i]), top)):.1f}" for i in chosen)
+    path = " ".join(f"{x(float(coverage[i])):.1f},{y(float(risk[i])):.1f}" for i in chosen)
     parts.append(f'<polyline class="line-b" points="{path}"/>')
     for row in shown:
         tip = (
