@@ -26,7 +26,7 @@ SIDE = 32  # pixels a side that quantiles are read from, about
 
 
 def picture_statistics(images: Tensor) -> Tensor:
-    """What pixels say without a network, float32 [B, S], S 25 for color and 9 for gray.
+    """What pixels say without a network, float32 [B, S], S 25 for color and 8 for gray.
 
     Mean, standard deviation and quantiles of each channel, covariances of channels, and the logarithm of the mean
     absolute difference between neighbors.
