@@ -124,5 +124,5 @@ def _notes(
 
 def _sure(doubtful: float) -> str:
     """A confidence with as many digits as tell it from certainty."""
-    digits = 1 if doubtful <= 0 else max(1, math.ceil(-math.log10(100 * doubtful)) + 1)
+    digits = 1 if doubtful <= 0 else max(1, math.floor(-math.log10(100 * doubtful)) + 1)
     return f"{100 * (1 - doubtful):.{min(digits, 12)}f} %"

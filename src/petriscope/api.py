@@ -186,8 +186,8 @@ def predict(
     Raises:
         RequestError: the model file does not hold what ``max_error`` or ``sets`` need.
     """
-    paths = find_pictures([Path(p) for p in pictures])
-    return predict_files(load_model(Path(folder), device), paths, tta, quiet, max_error, sets)
+    classifier = load_model(Path(folder), device)
+    return predict_files(classifier, find_pictures([Path(p) for p in pictures]), tta, quiet, max_error, sets)
 
 
 def report(folder: str | Path) -> Path:

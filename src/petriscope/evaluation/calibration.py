@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
 from petriscope.evaluation.metrics import BINS, calibration_error, nll_each
@@ -31,6 +30,8 @@ def fit_temperature(probabilities: np.ndarray, targets: np.ndarray) -> float:
         probabilities: float [N, K], as the network gives them.
         targets: int64 [N].
     """
+    from scipy.optimize import minimize_scalar
+
     if len(targets) == 0 or probabilities.shape[1] < 2:
         return 1.0
     logs = _logs(probabilities)

@@ -70,8 +70,8 @@ class Observer:
         D is 0 for a model whose head is not one module that is called with them.
         """
         found = images.new_zeros((len(images), 0), dtype=torch.float32) if self._first is None else self._first.float()
-        if found.ndim == 4:  # [B, D, H, W]; a head that flattens sees places, which say little of kinds
-            found = found.mean((2, 3))
+        # A head that flattens sees places or tokens, [B, D, H, W] or [B, T, D], which say little of kinds.
+        found = found.mean((2, 3)) if found.ndim == 4 else found.mean(1) if found.ndim == 3 else found
         self._first = None
         return found.flatten(1).cpu().numpy(), picture_statistics(images).cpu().numpy()
 
