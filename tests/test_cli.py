@@ -52,7 +52,7 @@ def test_from_training_to_a_table_of_predictions(recipe_file, tmp_path):
     Image.new("RGB", (12, 12), (240, 240, 240)).save(tmp_path / "new.png")
     done = petriscope("predict", "run", "new.png", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0] == "picture,predicted,confidence,error,p_0,p_1"
+    assert done.stdout.splitlines()[0] == "picture,predicted,confidence,error,answer,why,p_0,p_1"
     (tmp_path / "bad.png").write_bytes(b"nothing")
     done = petriscope("predict", "run", "new.png", "bad.png", "--out", "out.csv", cwd=tmp_path)
     assert done.returncode == 1

@@ -49,8 +49,13 @@ def made(drawn, tmp_path_factory):
     return {method: ensembling.ensemble(drawn[1], method, folder / method, quiet=True) for method in ensembling.METHODS}
 
 
+def raw(folder, images):
+    """What the network itself says, before the temperature."""
+    return load_model(folder).answer(images).raw.astype(np.float64)
+
+
 def members_on(runs, images):
-    return np.stack([load_model(run).probabilities(images) for run in runs]).astype(np.float64)
+    return np.stack([raw(run, images) for run in runs])
 
 
 @pytest.mark.parametrize("method", ensembling.METHODS)
@@ -73,7 +78,7 @@ def test_an_ensemble_is_a_run_like_any_other(method, made, drawn):
 def test_a_soft_vote_is_the_mean_of_the_probabilities(made, drawn):
     images = drawn[2]["test_images"]
     wanted = members_on(drawn[1], images).mean(0)
-    np.testing.assert_allclose(load_model(made["soft"].folder).probabilities(images), wanted, atol=1e-5)
+    np.testing.assert_allclose(raw(made["soft"].folder, images), wanted, atol=1e-5)
 
 
 def test_a_weighted_vote_is_the_likeliest_mean_on_val(made, drawn):
@@ -89,7 +94,7 @@ def test_a_weighted_vote_is_the_likeliest_mean_on_val(made, drawn):
     assert all(loss(weights) <= loss(w) + 1e-6 for w in rng.dirichlet(np.ones(3), 300))
     images = arrays["test_images"]
     wanted = np.tensordot(weights, members_on(drawn[1], images), 1)
-    np.testing.assert_allclose(load_model(made["weighted"].folder).probabilities(images), wanted, atol=1e-5)
+    np.testing.assert_allclose(raw(made["weighted"].folder, images), wanted, atol=1e-5)
 
 
 def test_a_useless_member_has_no_weight():
@@ -107,9 +112,11 @@ def test_stacking_is_a_logistic_regression_on_val(made, drawn):
     arrays = drawn[2]
 
     def features(split):
-        return np.log(np.maximum(np.concatenate(list(members_on(drawn[1], arrays[f"{split}_images"])), 1), 1e-6))
+        return np.log(
+            np.maximum(np.concatenate(list(members_on(drawn[1], arrays[f"{split}_images"])), 1), ensembling.FLOOR)
+        )
 
-    found = load_model(made["stacking"].folder).probabilities(arrays["test_images"])
+    found = raw(made["stacking"].folder, arrays["test_images"])
     candidates = [
         LogisticRegression(C=c, max_iter=2000)
         .fit(features("val"), arrays["val_labels"])
@@ -160,6 +167,14 @@ def test_the_gain_over_the_best_member_is_tested_on_the_same_pictures(made):
     assert 0 < found["p"] <= 1
 
 
+def test_an_ensemble_is_calibrated_and_knows_unlike_pictures(made, drawn):
+    classifier = load_model(made["soft"].folder)
+    assert classifier.trust.references["none"].temperature > 0
+    odd = np.zeros((4, 10, 10, 3), np.uint8)
+    assert (classifier.answer(odd).outlier > 1).all()
+    assert classifier.trust.detector.features.centers.shape == (3, 9)  # log-probabilities of 3 classes by 3 members
+
+
 def test_the_cost_counts_all_members(made, drawn):
     one = api.open_run(drawn[1][0]).results["cost"]
     joined = made["soft"].results["cost"]
@@ -172,7 +187,7 @@ def test_an_ensemble_of_ensembles_is_one(made, drawn, tmp_path):
     both = ensembling.ensemble([made["soft"].folder, drawn[1][0]], "soft", tmp_path / "both", quiet=True)
     images = drawn[2]["test_images"]
     each = members_on([made["soft"].folder, drawn[1][0]], images)
-    np.testing.assert_allclose(load_model(both.folder).probabilities(images), each.mean(0), atol=1e-5)
+    np.testing.assert_allclose(raw(both.folder, images), each.mean(0), atol=1e-5)
 
 
 def test_what_does_not_fit_together_is_refused_and_leaves_nothing(drawn, tiny_recipe, tmp_path):

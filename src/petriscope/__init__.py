@@ -18,6 +18,7 @@ _PLACES = {
     "train": "petriscope.api",
     "resume": "petriscope.api",
     "evaluate": "petriscope.api",
+    "calibrate": "petriscope.api",
     "predict": "petriscope.api",
     "report": "petriscope.api",
     "compare": "petriscope.comparing",
@@ -40,7 +41,7 @@ _PLACES = {
 __all__ = ["__version__", *_PLACES]
 
 if TYPE_CHECKING:
-    from petriscope.api import evaluate, predict, report, resume, train
+    from petriscope.api import calibrate, evaluate, predict, report, resume, train
     from petriscope.classifier import load_model
     from petriscope.comparing import compare
     from petriscope.data import Dataset, ImageSet, load_dataset

@@ -12,7 +12,8 @@ import torch
 
 from petriscope.augment.base import Mixing
 from petriscope.augment.pipeline import Normalize, Pipeline, to_bytes
-from petriscope.classifier import Classifier, load_model, save_model
+from petriscope.calibrating import calibrate as fit_trust
+from petriscope.classifier import Answers, Classifier, load_model, save_model, save_trust
 from petriscope.data import Dataset, ImageSet, load_dataset
 from petriscope.data.aligned import load_aligned
 from petriscope.data.batches import Batches
@@ -20,8 +21,9 @@ from petriscope.data.sources import NAMED
 from petriscope.data.statistics import mean_and_std
 from petriscope.errors import DataError, PetriscopeError, RequestError
 from petriscope.evaluation.cost import cost, parameters
-from petriscope.evaluation.inference import TTA, predict_set
+from petriscope.evaluation.inference import TTA
 from petriscope.evaluation.metrics import full_metrics
+from petriscope.evaluation.trust import trust_figures
 from petriscope.models import MODELS, build_model
 from petriscope.precision import choose_device
 from petriscope.predicting import find_pictures, predict_files
@@ -115,7 +117,8 @@ def evaluate(
         tta: test-time augmentation; None: as the recipe says.
 
     Returns:
-        see `petriscope.evaluation.metrics.full_metrics`; and split, tta, source.
+        see `petriscope.evaluation.metrics.full_metrics` and `petriscope.evaluation.trust.trust_figures`; and split, tta,
+        source. Probabilities are at the temperature fitted on val.
     """
     run = open_run(folder)
     classifier = load_model(run.model, device)
@@ -127,24 +130,64 @@ def evaluate(
     return result
 
 
+def calibrate(folder: str | Path, tta: TTA | None = None, device: str = "auto", quiet: bool = False) -> dict[str, Any]:
+    """Fit a trained run's probabilities and its thresholds on val anew, and keep them in its model file.
+
+    Training does so for the test-time augmentation of the recipe. This is for another one, and for runs that were
+    trained before Petriscope did.
+
+    Returns:
+        figures on val, as `evaluate` gives them; they go into the run folder where ``tta`` is the recipe's.
+
+    Raises:
+        DataError: the run's data have changed, or have no val split.
+    """
+    run = open_run(folder)
+    classifier = load_model(run.model, device)
+    dataset = load_dataset(run.recipe.data)
+    if dataset.fingerprint != run.environment["data"]["fingerprint"]:
+        raise DataError(
+            f"the data at {run.recipe.data.source} have changed since {folder} was trained: train a new run"
+        )
+    val = dataset.split("val")
+    tta = tta or classifier.recipe.evaluation.tta
+    answers = fit_trust(classifier, dataset.train, val, tta, quiet)
+    save_trust(run.model, classifier.trust)
+    result, probabilities = _evaluate(classifier, val, "val", tta, str(run.recipe.data.source), quiet, answers)
+    if tta == classifier.recipe.evaluation.tta:
+        _record(run, val, "val", result, probabilities)
+        write_report(run)
+    return result
+
+
 def predict(
     folder: str | Path,
     pictures: Sequence[str | Path],
     tta: TTA | None = None,
     device: str = "auto",
     quiet: bool = False,
+    max_error: float | None = None,
+    sets: float | None = None,
 ) -> pd.DataFrame:
     """Classes of picture files.
 
     Args:
         folder: a run, or a model file.
         pictures: files, or folders of them.
+        max_error: the largest error rate wanted among answered pictures, such as 0.01; None: all that are like the
+            training pictures are answered.
+        sets: how often a set of classes should hold the true one, such as 0.95; None: no sets.
 
     Returns:
-        a row a picture: picture, predicted, confidence, error, and a probability a class (``p_<class>``). A picture that
-        cannot be read has an error and no prediction.
+        a row a picture: picture, predicted, confidence, error, answer, why, set (if asked for), and a probability a
+        class (``p_<class>``). ``answer`` is the predicted class, or ``not sure``, and ``why`` says what for; a picture
+        that cannot be read has an error, and neither a prediction nor an answer. See docs/trust.md.
+
+    Raises:
+        RequestError: the model file does not hold what ``max_error`` or ``sets`` need.
     """
-    return predict_files(load_model(Path(folder), device), find_pictures([Path(p) for p in pictures]), tta, quiet)
+    classifier = load_model(Path(folder), device)
+    return predict_files(classifier, find_pictures([Path(p) for p in pictures]), tta, quiet, max_error, sets)
 
 
 def report(folder: str | Path) -> Path:
@@ -277,10 +320,11 @@ def _finish(run: Run, trainer: Trainer, normalize: Normalize, dataset: Dataset, 
         "seconds_per_epoch": round(at.seconds / max(at.epoch, 1), 3),
         "pictures_per_second": float(np.median([line["pictures_per_second"] for line in at.history])),
     }
+    answers = None if dataset.val is None else fit_trust(classifier, dataset.train, dataset.val, None, quiet)
     save_model(run.model, weights, classifier, {"environment": run.environment, "training": summary})
     run.add_gallery(augmented=_augmented_samples(trainer, dataset), **_reconstructions(classifier, dataset))
     if dataset.val is not None:
-        evaluate_into(run, classifier, dataset.val, "val", quiet)
+        evaluate_into(run, classifier, dataset.val, "val", quiet, answers)
     run.add_results(cost=cost(classifier), training=summary)
     write_report(run)
     if not quiet:
@@ -288,30 +332,42 @@ def _finish(run: Run, trainer: Trainer, normalize: Normalize, dataset: Dataset, 
     return run
 
 
-def evaluate_into(run: Run, classifier: Classifier, images: ImageSet, split: str, quiet: bool = False) -> np.ndarray:
+def evaluate_into(
+    run: Run, classifier: Classifier, images: ImageSet, split: str, quiet: bool = False, answers: Answers | None = None
+) -> np.ndarray:
     """Evaluate a split of the run's own data, keep figures and predictions in the run, and give the probabilities,
-    float32 [N, K]."""
-    result, probabilities = _evaluate(classifier, images, split, None, str(run.recipe.data.source), quiet)
+    float32 [N, K]. ``answers``: where the pictures have been looked at already."""
+    result, probabilities = _evaluate(classifier, images, split, None, str(run.recipe.data.source), quiet, answers)
     _record(run, images, split, result, probabilities)
     return probabilities
 
 
 def _evaluate(
-    classifier: Classifier, images: ImageSet, split: str, tta: TTA | None, source: str, quiet: bool
+    classifier: Classifier,
+    images: ImageSet,
+    split: str,
+    tta: TTA | None,
+    source: str,
+    quiet: bool,
+    answers: Answers | None = None,
 ) -> tuple[dict[str, Any], np.ndarray]:
-    settings = classifier.recipe.evaluation
+    """Figures and probabilities."""
+    settings, classes = classifier.recipe.evaluation, classifier.classes
     tta = tta or settings.tta
-    probabilities = predict_set(
-        classifier.model,
-        Batches(images, classifier.device, classifier.recipe.data.memory),
-        classifier.normalize,
-        classifier.number_format,
-        tta,
-        settings.batch_size,
-        label=None if quiet else f"evaluating {split}",
+    if answers is None:
+        batches = Batches(images, classifier.device, classifier.recipe.data.memory)
+        answers = classifier.answer_set(batches, tta, None if quiet else f"evaluating {split}")
+    figures = full_metrics(answers.probabilities, images.targets, classes, settings.bootstrap)
+    trust = trust_figures(
+        answers.raw,
+        answers.probabilities,
+        images.targets,
+        answers.outlier,
+        classes,
+        classifier.trust.references.get(tta),
+        classifier.temperature(tta),
     )
-    figures = full_metrics(probabilities, images.targets, classifier.classes, settings.bootstrap)
-    return {"split": split, "tta": tta, "source": source, **figures}, probabilities
+    return {"split": split, "tta": tta, "source": source, **figures, **trust}, answers.probabilities
 
 
 def _images_for(run: Run, classifier: Classifier, data: str | None, split: str, quiet: bool) -> ImageSet:

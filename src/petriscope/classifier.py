@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,35 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from petriscope.augment.pipeline import Normalize
+from petriscope.data.batches import Batches
 from petriscope.errors import RequestError
-from petriscope.evaluation.inference import TTA, predict_batch
+from petriscope.evaluation.calibration import scale
+from petriscope.evaluation.inference import TTA, predict_batch, predict_set
+from petriscope.evaluation.ood import observe
+from petriscope.evaluation.trust import Trust
 from petriscope.files import atomic
 from petriscope.models import build_model
+from petriscope.models.weights import RESERVED
 from petriscope.precision import Format, choose_device, choose_format, lay_out
 from petriscope.recipe import Recipe, check_recipe
 
-FORMAT = 1
+FORMAT = 2  # 1: without what val said of the model
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a classifier says of pictures.
+
+    Args:
+        raw: probabilities as the network gives them, float32 [N, K].
+        probabilities: at the temperature fitted on val, float32 [N, K].
+        outlier: how unlike the training pictures each is, float32 [N]; above 1, unlike anything seen. None: the model
+            file has nothing to tell by.
+    """
+
+    raw: np.ndarray
+    probabilities: np.ndarray
+    outlier: np.ndarray | None
 
 
 @dataclass
@@ -34,6 +56,7 @@ class Classifier:
         classes: names of the logits.
         shape: (height, width, channels) of the pictures it takes.
         mean, std: of the training pictures, a figure a channel, in units of the full range.
+        trust: what val says of it; empty for a model that has seen no val.
     """
 
     model: nn.Module
@@ -43,6 +66,7 @@ class Classifier:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     device: torch.device
+    trust: Trust = field(default_factory=Trust)
 
     @property
     def normalize(self) -> Normalize:
@@ -53,18 +77,69 @@ class Classifier:
         return choose_format(self.recipe.training.precision, self.device)
 
     def probabilities(self, images: np.ndarray, tta: TTA | None = None) -> np.ndarray:
-        """uint8 [B, H, W, C] -> float32 [B, K]; ``tta`` None: as in the recipe."""
+        """uint8 [B, H, W, C] -> float32 [B, K], at the temperature fitted on val; ``tta`` None: as in the recipe."""
+        tta = tta or self.recipe.evaluation.tta
+        return scale(self._raw(self._batch(images), tta), self.temperature(tta))
+
+    def answer(self, images: np.ndarray, tta: TTA | None = None) -> Answers:
+        """uint8 [B, H, W, C] -> probabilities, and how unlike the training pictures each is."""
+        tta, batch = tta or self.recipe.evaluation.tta, self._batch(images)
+        with observe(self.model) as observer:
+            raw = self._raw(batch, tta)
+            seen = observer.take(batch)
+        detector = self.trust.detector
+        return self.judge(raw, tta, None if detector is None else detector.score(*seen))
+
+    def answer_set(self, batches: Batches, tta: TTA | None = None, label: str | None = None) -> Answers:
+        """The same for every picture of a set; ``label``: of the progress shown, None for none."""
+        tta, detector = tta or self.recipe.evaluation.tta, self.trust.detector
+        if detector is None:
+            return self.judge(self.look(batches, tta, label), tta, None)
+        outlier: list[np.ndarray] = []
+        raw = self.look(batches, tta, label, lambda *seen: outlier.append(detector.score(*seen)))
+        return self.judge(raw, tta, np.concatenate(outlier))
+
+    def look(
+        self,
+        batches: Batches,
+        tta: TTA,
+        label: str | None = None,
+        note: Callable[[np.ndarray, np.ndarray], object] | None = None,
+    ) -> np.ndarray:
+        """The network's own probabilities for every picture of a set, float32 [N, K].
+
+        Args:
+            note: called with the features and statistics of each batch; see `petriscope.evaluation.ood.Observer.take`.
+        """
+        size, number_format = self.recipe.evaluation.batch_size, self.number_format
+        if note is None:
+            return predict_set(self.model, batches, self.normalize, number_format, tta, size, label)
+        with observe(self.model) as observer:
+
+            def each(pictures: Tensor) -> None:
+                note(*observer.take(pictures))
+
+            return predict_set(self.model, batches, self.normalize, number_format, tta, size, label, each)
+
+    def judge(self, raw: np.ndarray, tta: TTA, outlier: np.ndarray | None) -> Answers:
+        return Answers(raw, scale(raw, self.temperature(tta)), outlier)
+
+    def temperature(self, tta: TTA) -> float:
+        return self.trust.temperature(tta, self.recipe.evaluation.tta)
+
+    def _batch(self, images: np.ndarray) -> Tensor:
         if images.dtype != np.uint8 or images.shape[1:] != self.shape:
             raise RequestError(
                 f"this model takes uint8 [B, {', '.join(map(str, self.shape))}], not {images.dtype} {list(images.shape)}"
             )
-        batch = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
-        tta = tta or self.recipe.evaluation.tta
+        return torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+
+    def _raw(self, batch: Tensor, tta: TTA) -> np.ndarray:
         return predict_batch(self.model, batch, self.normalize, self.number_format, tta).exp().cpu().numpy()
 
 
 def save_model(path: Path, weights: dict[str, Tensor], classifier: Classifier, facts: dict[str, Any]) -> None:
-    """Write weights and metadata atomically. ``facts`` are kept as they are, for people."""
+    """Write weights, metadata and what val said atomically. ``facts`` are kept as they are, for people."""
     metadata = {
         "format": FORMAT,
         "recipe": classifier.recipe.model_dump(mode="json"),
@@ -74,9 +149,23 @@ def save_model(path: Path, weights: dict[str, Tensor], classifier: Classifier, f
         "std": list(classifier.std),
         **facts,
     }
-    contiguous = {name: tensor.contiguous() for name, tensor in weights.items()}
+    _write(path, weights, metadata, classifier.trust)
+
+
+def save_trust(path: Path, trust: Trust) -> None:
+    """Put what val says into a model file, in place of what it said before; atomically."""
+    with safe_open(path, framework="pt") as handle:
+        metadata = json.loads(handle.metadata()["petriscope"])
+        weights = {key: handle.get_tensor(key) for key in handle.keys() if not key.startswith(RESERVED)}  # noqa: SIM118
+    _write(path, weights, {**metadata, "format": FORMAT}, trust)
+
+
+def _write(path: Path, weights: dict[str, Tensor], metadata: dict[str, Any], trust: Trust) -> None:
+    facts, arrays = trust.to_file()
+    tensors = {name: tensor.contiguous() for name, tensor in weights.items()}
+    tensors |= {f"{RESERVED}{name}": torch.from_numpy(np.ascontiguousarray(values)) for name, values in arrays.items()}
     with atomic(path) as temporary:
-        save_file(contiguous, temporary, metadata={"petriscope": json.dumps(metadata)})
+        save_file(tensors, temporary, metadata={"petriscope": json.dumps({**metadata, "trust": facts})})
 
 
 def load_model(path: Path, device: str = "auto") -> Classifier:
@@ -91,14 +180,16 @@ def load_model(path: Path, device: str = "auto") -> Classifier:
     try:
         with safe_open(path, framework="pt") as handle:
             facts = json.loads((handle.metadata() or {})["petriscope"])
-            weights = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 (not a mapping)
+            tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 (not a mapping)
         if facts["format"] > FORMAT:
             raise RequestError(f"{path} was written by a newer Petriscope; update this one")
         recipe = check_recipe(facts["recipe"], str(path))
         height, width, channels = facts["shape"]
         model = build_model(recipe.model, len(facts["classes"]), (height, width, channels), fresh=False)
-        model.load_state_dict(weights)
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
+        model.load_state_dict({key: tensor for key, tensor in tensors.items() if not key.startswith(RESERVED)})
+        kept = {key.removeprefix(RESERVED): t.numpy() for key, t in tensors.items() if key.startswith(RESERVED)}
+        trust = Trust.from_file(facts["trust"], kept) if "trust" in facts else Trust()
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, OSError) as error:
         raise RequestError(f"{path} is damaged or no Petriscope model: {error}") from None
     where = choose_device(device)
     return Classifier(
@@ -109,4 +200,5 @@ def load_model(path: Path, device: str = "auto") -> Classifier:
         tuple(facts["mean"]),
         tuple(facts["std"]),
         where,
+        trust,
     )

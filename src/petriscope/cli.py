@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -109,18 +110,43 @@ def evaluate(
 
 
 @app.command()
+def calibrate(
+    run: RunFolder,
+    tta: Tta = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Fit probabilities and thresholds on val, as training does: for other views (--tta), or for an older run."""
+    from petriscope import api
+
+    result = api.calibrate(run, _tta(tta), device, quiet=as_json)
+    if as_json:
+        sys.stdout.write(json.dumps(result) + "\n")
+    else:
+        _print_figures(result)
+
+
+@app.command()
 def predict(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder or a model.safetensors.")],
     pictures: Annotated[list[str], typer.Argument(help="Picture files, or folders of them.")],
     out: Annotated[Path | None, typer.Option(help="CSV file to write; default: stdout.")] = None,
     tta: Tta = None,
     device: Device = "auto",
+    max_error: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Answer only where at most this share is wrong, such as 0.01.")
+    ] = None,
+    sets: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Add a set of classes that holds the true one so often: 0.95.")
+    ] = None,
 ) -> None:
-    """Classes of pictures, as CSV: picture, predicted, confidence, error, a probability a class."""
+    """Classes of pictures, as CSV: picture, predicted, confidence, error, answer, why, a probability a class."""
     from petriscope import api
     from petriscope.files import write_text
 
-    table = api.predict(run, pictures, _tta(tta), device)
+    _share("--max-error", max_error)
+    _share("--sets", sets)
+    table = api.predict(run, pictures, _tta(tta), device, max_error=max_error, sets=sets)
     text = table.to_csv(index=False)
     if out is None:
         sys.stdout.write(text)
@@ -299,7 +325,23 @@ def _print_figures(result: dict[str, Any]) -> None:
             rows.append((key, f"{result[key]:.4f}  ({low:.4f} to {high:.4f})"))
         else:
             rows.append((key.replace("_", " "), f"{percent(result[key])}  ({percent(low)} to {percent(high)})"))
-    _print_columns(rows, sys.stderr)
+    _print_columns(rows + _silence_rows(result, percent), sys.stderr)
+
+
+def _silence_rows(result: dict[str, Any], percent: Callable[[float | None], str]) -> list[tuple[str, str]]:
+    """Where it answers with at most 1 % errors, and what looks like nothing seen in training."""
+    rows = []
+    for row in result["selective"] or []:
+        if row["max_error"] == 0.01:
+            words = "no confidence promises it"
+            if row["guaranteed"] and row["answered"]:
+                words = f"{percent(row['coverage'])} answered, {percent(row['error'])} of them wrong"
+            elif row["guaranteed"]:
+                words = "nothing answered"
+            rows.append(("1 % errors", words))
+    if result["ood"] is not None:
+        rows.append(("unlike train", percent(result["ood"]["share"])))
+    return rows
 
 
 def _print_columns(rows: list[tuple[str, str]], stream: Any = None) -> None:
@@ -325,6 +367,11 @@ def _numbers(option: str, words: list[str]) -> list[int]:
 def _among(option: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise RequestError(f"{option} cannot be {value!r}; known: {', '.join(known)}")
+
+
+def _share(option: str, value: float | None) -> None:
+    if value is not None and not 0 < value < 1:
+        raise RequestError(f"{option} lies between 0 and 1; got {value:g}")
 
 
 def _say(text: str) -> None:

@@ -15,12 +15,13 @@ import torch
 from torch import nn
 
 from petriscope.api import evaluate_into
+from petriscope.calibrating import calibrate
 from petriscope.classifier import Classifier, load_model, save_model
 from petriscope.data import Dataset, load_dataset
 from petriscope.data.batches import Batches
 from petriscope.errors import DataError, RequestError
 from petriscope.evaluation.cost import cost, parameters
-from petriscope.evaluation.inference import TTA, predict_set
+from petriscope.evaluation.inference import TTA
 from petriscope.evaluation.metrics import nll_each
 from petriscope.evaluation.statistics import difference, resample
 from petriscope.models import ENSEMBLE, build_model
@@ -93,8 +94,9 @@ def ensemble(
     state = {key: value.detach().cpu() for key, value in classifier.model.state_dict().items()}
     seconds = sum(float(run.results["training"].get("seconds") or 0) for run in runs)
     summary = {"seconds": round(seconds, 2), "monitor": None, "kept": "last"}
+    answers = calibrate(classifier, dataset.train, dataset.val, None, quiet)
     save_model(made.model, state, classifier, {"environment": made.environment, "training": summary})
-    probabilities = evaluate_into(made, classifier, dataset.val, "val", quiet)
+    probabilities = evaluate_into(made, classifier, dataset.val, "val", quiet, answers)
     table = [
         {"run": str(run.folder), "val_accuracy": float(accuracy), "weight": weight, "taken": taken}
         for run, accuracy, weight, taken in zip(runs, _accuracies(each, targets), weights, chosen, strict=True)
@@ -142,13 +144,10 @@ def _recipe(members: Sequence[Classifier], method: Method, tta: TTA) -> Recipe:
 
 
 def _answers(member: Classifier, dataset: Dataset, tta: TTA, quiet: bool, name: str) -> np.ndarray:
-    """A model's probabilities on val, float64 [N, K]."""
+    """A model's own probabilities on val, float64 [N, K]; the temperature is for the ensemble as a whole."""
     assert dataset.val is not None
     batches = Batches(dataset.val, member.device, member.recipe.data.memory)
-    size = member.recipe.evaluation.batch_size
-    label = None if quiet else f"val by {name}"
-    found = predict_set(member.model, batches, member.normalize, member.number_format, tta, size, label)
-    return found.astype(np.float64)
+    return member.look(batches, tta, None if quiet else f"val by {name}").astype(np.float64)
 
 
 def _join(
@@ -180,7 +179,7 @@ def _join(
     for own, member in zip(joined.children(), members, strict=True):
         own.load_state_dict(member.model.state_dict())
     if method == "stacking":
-        _fit_stack(classifier.model.get_submodule("stack"), each, targets)
+        _fit_stack(classifier.model.get_submodule("head"), each, targets)
     return classifier, [weight > 1e-3 for weight in weights], weights
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from petriscope.answering import plan_answers
 from petriscope.classifier import Classifier
 from petriscope.data.decode import decode_file, workers
 from petriscope.data.sources.folders import is_picture
@@ -44,28 +45,38 @@ def find_pictures(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def predict_files(classifier: Classifier, paths: Sequence[Path], tta: TTA | None, quiet: bool) -> pd.DataFrame:
+def predict_files(
+    classifier: Classifier,
+    paths: Sequence[Path],
+    tta: TTA | None,
+    quiet: bool,
+    max_error: float | None = None,
+    sets: float | None = None,
+) -> pd.DataFrame:
     """A row a picture; see `petriscope.api.predict`."""
     import pandas as pd
 
     names = [f"p_{name}" for name in classifier.classes]
+    answering = plan_answers(classifier, tta, max_error, sets, quiet)
+    said = ["answer", "why"] if sets is None else ["answer", "why", "set"]
     rows: list[dict[str, Any]] = []
     with progress("predicting", len(paths)) as bar:
         for block, pictures in _decoded(classifier, paths):
             good = [picture for picture in pictures if isinstance(picture, np.ndarray)]
-            found = iter(classifier.probabilities(np.stack(good), tta) if good else ())
+            answers = classifier.answer(np.stack(good), tta) if good else None
+            found = iter(zip(answers.probabilities, answering.words(answers), strict=True) if answers else ())
             for path, picture in zip(block, pictures, strict=True):
                 row: dict[str, Any] = {"picture": str(path), "predicted": None, "confidence": None, "error": None}
                 if isinstance(picture, str):
                     row["error"] = picture
                 else:
-                    p = next(found)
-                    row |= {"predicted": classifier.classes[int(p.argmax())], "confidence": float(p.max())}
+                    p, words = next(found)
+                    row |= {"predicted": classifier.classes[int(p.argmax())], "confidence": float(p.max()), **words}
                     row |= dict(zip(names, map(float, p), strict=True))
                 rows.append(row)
             if not quiet:
                 bar.advance(len(block))
-    return pd.DataFrame(rows, columns=["picture", "predicted", "confidence", "error", *names])
+    return pd.DataFrame(rows, columns=["picture", "predicted", "confidence", "error", *said, *names])
 
 
 def _decoded(classifier: Classifier, paths: Sequence[Path]) -> Iterator[tuple[Sequence[Path], list[np.ndarray | str]]]:

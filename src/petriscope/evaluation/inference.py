@@ -64,8 +64,13 @@ def predict_set(
     tta: TTA = "none",
     batch_size: int = 512,
     label: str | None = None,
+    each: Callable[[Tensor], object] | None = None,
 ) -> np.ndarray:
-    """Probabilities for every picture of a set, float32 [N, K]. The model is left in the mode it was in."""
+    """Probabilities for every picture of a set, float32 [N, K]. The model is left in the mode it was in.
+
+    Args:
+        each: called with a batch, uint8 [B, H, W, C], when it is done.
+    """
     training = model.training
     model.eval()
     try:
@@ -75,6 +80,8 @@ def predict_set(
         with progress(label or "", len(order)) as bar:
             for pictures, _ in batches.iterate(chunks):
                 out.append(predict_batch(model, pictures, normalize, number_format, tta).exp().cpu())
+                if each is not None:
+                    each(pictures)
                 if label:
                     bar.advance(len(pictures))
         return torch.cat(out).numpy()

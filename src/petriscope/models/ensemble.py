@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from petriscope.errors import RequestError
 from petriscope.recipe import Part
 
-FLOOR = 1e-6  # of a probability, before its logarithm goes into a stack: no member may shout
+FLOOR = 1e-9  # of a probability, before its logarithm: no member may shout
 
 
 class Member(BaseModel):
@@ -31,6 +32,25 @@ class Member(BaseModel):
     std: tuple[Annotated[float, Field(gt=0)], ...]
     weight: Annotated[float, Field(ge=0)] = 1.0
     run: str = ""
+
+
+class MeanVote(nn.Module):
+    """Logarithms of probabilities by M networks, float [B, M * K] -> of their weighted mean, [B, K].
+
+    Args:
+        weights: [M], not negative; only their ratios count.
+    """
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        super().__init__()
+        total = sum(weights)
+        if not total > 0:
+            raise RequestError("ensemble: the members' weights are all 0")
+        self.log_weights = [math.log(max(weight / total, 1e-12)) for weight in weights]
+
+    def forward(self, log_p: Tensor) -> Tensor:
+        each = log_p.unflatten(1, (len(self.log_weights), -1)).unbind(1)
+        return torch.stack([p + weight for p, weight in zip(each, self.log_weights, strict=True)]).logsumexp(0)
 
 
 class Ensemble(nn.Module):
@@ -62,15 +82,12 @@ class Ensemble(nn.Module):
                 )
         shape = (*size, channels)
         self.members = nn.ModuleList(build_model(member.model, classes, shape, fresh=False) for member in members)
-        total = sum(member.weight for member in members)
-        if not total > 0:
-            raise RequestError("ensemble: the members' weights are all 0")
-        self.log_weights = [math.log(max(member.weight / total, 1e-12)) for member in members]
         for i, member in enumerate(members):
             mean, std = torch.tensor(member.mean), torch.tensor(member.std)
             self.register_buffer(f"scale{i}", (1 / std)[:, None, None], persistent=False)
             self.register_buffer(f"bias{i}", (-mean / std)[:, None, None], persistent=False)
-        self.stack = nn.Linear(len(members) * classes, classes) if vote == "stacking" else None
+        stacks = vote == "stacking"
+        self.head = nn.Linear(len(members) * classes, classes) if stacks else MeanVote([m.weight for m in members])
 
     def forward(self, images: Tensor) -> Tensor:
         """Pictures in [0, 1], float [B, C, H, W] -> log-probabilities (stacking: logits), float32 [B, K]."""
@@ -78,8 +95,5 @@ class Ensemble(nn.Module):
         for i, member in enumerate(self.members):
             scale, bias = getattr(self, f"scale{i}"), getattr(self, f"bias{i}")
             each.append(member(torch.addcmul(bias, images, scale)).float().log_softmax(1))
-        if self.stack is not None:
-            with torch.autocast(images.device.type, enabled=False):
-                return self.stack(torch.cat(each, 1).clamp_min(math.log(FLOOR)))
-        weighed = torch.stack([log_p + weight for log_p, weight in zip(each, self.log_weights, strict=True)])
-        return weighed.logsumexp(0)
+        with torch.autocast(images.device.type, enabled=False):
+            return self.head(torch.cat(each, 1).clamp_min(math.log(FLOOR)))

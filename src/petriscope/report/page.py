@@ -20,6 +20,7 @@ from petriscope.progress import duration
 from petriscope.recipe import Part, Recipe
 from petriscope.report import rendering, wording
 from petriscope.report.figures import Picture, Series, interval_mark, line_chart, picture, reliability
+from petriscope.report.silence import silence_views
 from petriscope.run import Run
 
 if TYPE_CHECKING:
@@ -148,6 +149,7 @@ def _context(run: Run) -> dict[str, Any]:
         "most_classes": MOST_CLASSES_IN_MATRIX,
         "augmented": _augmented(gallery.get("augmented")),
         "reconstructions": _reconstructions(gallery, recipe),
+        "silence": silence_views([view.name for view in views], results, predictions),
         "cost": _cost(results.get("cost"), training),
         "repeat": _repeat(run.folder, recipe, environment, results),
         "yaml": recipe.to_yaml(),

@@ -1,0 +1,224 @@
+"""What val says of a classifier, kept with it: how far its probabilities hold, and where it should keep silent.
+
+Everything here is fitted on val, for one kind of test-time augmentation at a time, because an average over other views is
+another classifier. Val also chose the epoch in most runs, so its own promises are a little rosy; test tells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from petriscope.evaluation.calibration import calibration_figures, fit_temperature, scale
+from petriscope.evaluation.conformal import METHODS, Method, quantiles, scores, sets
+from petriscope.evaluation.intervals import wilson
+from petriscope.evaluation.ood import INSIDE, Detector, Gauge
+from petriscope.evaluation.selective import DELTA, Threshold, aurc, doubt, guaranteed_threshold
+
+MAX_ERRORS = (0.005, 0.01, 0.02, 0.05)
+LEVELS = (0.9, 0.95)
+SCORED: tuple[Method, ...] = ("lac", "aps", "raps")  # class has the score of lac
+ARRAYS = {"doubt": np.float32, "target": np.int64, "right": np.uint8, "outlier": np.float32}
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """The pictures of val as a classifier answers them.
+
+    Args:
+        temperature: see `petriscope.evaluation.calibration`.
+        doubt: 1 - confidence, at that temperature, float32 [N].
+        target: int64 [N].
+        right: uint8 [N].
+        outlier: of `petriscope.evaluation.ood.Detector`; above 1, unlike anything seen; float32 [N].
+        true_scores: conformal scores of the true classes, for each of `SCORED`, float32 [N].
+    """
+
+    temperature: float
+    doubt: np.ndarray
+    target: np.ndarray
+    right: np.ndarray
+    outlier: np.ndarray
+    true_scores: dict[Method, np.ndarray]
+
+    def threshold(self, max_error: float, delta: float = DELTA) -> Threshold | None:
+        """See `guaranteed_threshold`; of the pictures that are like those seen in training, since others get no answer."""
+        inside = self.outlier <= 1
+        return guaranteed_threshold(self.doubt[inside], self.right[inside].astype(bool), max_error, delta)
+
+    def limits(self, level: float, classes: int, method: Method = "class") -> np.ndarray:
+        """The largest conformal score that is taken into a set, a class, float64 [K]."""
+        return quantiles(self.true_scores["lac" if method == "class" else method], self.target, classes, level, method)
+
+
+def fit_reference(raw: np.ndarray, targets: np.ndarray, outlier: np.ndarray | None = None) -> Reference:
+    """From val's probabilities as the network gives them, float [N, K], and targets, int64 [N].
+
+    Args:
+        outlier: float32 [N]; None: all are like those seen.
+    """
+    temperature = fit_temperature(raw, targets)
+    p = scale(raw, temperature)
+    own = np.arange(len(targets))
+    return Reference(
+        temperature,
+        doubt(p),
+        targets,
+        (p.argmax(1) == targets).astype(np.uint8),
+        np.zeros(len(targets), np.float32) if outlier is None else outlier,
+        {method: scores(p, method)[own, targets] for method in SCORED},
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Trust:
+    """References by test-time augmentation, and the detector of pictures unlike those trained on."""
+
+    references: dict[str, Reference] = field(default_factory=dict)
+    detector: Detector | None = None
+
+    def temperature(self, tta: str, otherwise: str) -> float:
+        """The temperature for a kind of test-time augmentation; where none was fitted, that of ``otherwise``, else 1."""
+        reference = self.references.get(tta) or self.references.get(otherwise)
+        return 1.0 if reference is None else reference.temperature
+
+    def to_file(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """What goes into a model file: facts for its metadata, and arrays by name."""
+        facts: dict[str, Any] = {"temperature": {tta: r.temperature for tta, r in self.references.items()}}
+        arrays: dict[str, np.ndarray] = {}
+        for tta, reference in self.references.items():
+            arrays |= {f"{tta}/{name}": getattr(reference, name) for name in ARRAYS}
+            arrays |= {f"{tta}/{method}": values for method, values in reference.true_scores.items()}
+        if self.detector is not None:
+            facts["outlier"] = {"limit": self.detector.limit}
+            for part in ("features", "pixels"):
+                gauge: Gauge = getattr(self.detector, part)
+                facts["outlier"][part] = gauge.limit
+                arrays |= {f"outlier/{part}/centers": gauge.centers, f"outlier/{part}/whiten": gauge.whiten}
+        return facts, arrays
+
+    @classmethod
+    def from_file(cls, facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> Trust:
+        """Raises KeyError, TypeError or ValueError where something lacks or does not fit."""
+        references = {}
+        for tta, temperature in facts["temperature"].items():
+            parts = {name: arrays[f"{tta}/{name}"].astype(kind) for name, kind in ARRAYS.items()}
+            found = {method: arrays[f"{tta}/{method}"].astype(np.float32) for method in SCORED}
+            if len({values.shape for values in (*parts.values(), *found.values())}) != 1 or not temperature > 0:
+                raise ValueError(f"what val said of tta {tta} does not fit together")
+            references[tta] = Reference(float(temperature), **parts, true_scores=found)
+        detector = None
+        if "outlier" in facts:
+            gauges = [
+                Gauge(
+                    arrays[f"outlier/{part}/centers"], arrays[f"outlier/{part}/whiten"], float(facts["outlier"][part])
+                )
+                for part in ("features", "pixels")
+            ]
+            if any(gauge.whiten.shape != (gauge.centers.shape[1],) * 2 for gauge in gauges):
+                raise ValueError("the detector of unlike pictures does not fit together")
+            detector = Detector(gauges[0], gauges[1], float(facts["outlier"]["limit"]))
+        return cls(references, detector)
+
+
+def trust_figures(
+    raw: np.ndarray,
+    probabilities: np.ndarray,
+    targets: np.ndarray,
+    outlier: np.ndarray | None,
+    classes: tuple[str, ...],
+    reference: Reference | None,
+    temperature: float,
+) -> dict[str, Any]:
+    """What is known of a classifier's trustworthiness on labeled pictures.
+
+    Args:
+        raw, probabilities: before and after the temperature, float32 [N, K].
+        targets: int64 [N].
+        outlier: float32 [N]; None: there is no detector.
+        reference: what thresholds and quantiles come from; None: nothing was fitted for these views.
+
+    Returns:
+        ``calibration``: temperature, and `calibration_figures` ``before`` and ``after`` it; ``aurc``, ``excess_aurc``;
+        ``selective``, ``conformal``: a list a wanted error and a list a level and method, None without a reference;
+        ``ood``: share flagged, None without a detector.
+    """
+    doubts, right = doubt(probabilities), probabilities.argmax(1) == targets
+    area, excess = aurc(doubts, right)
+    inside = np.ones(len(targets), bool) if outlier is None else outlier <= 1
+    return {
+        "calibration": {
+            "temperature": temperature,
+            "before": calibration_figures(raw, targets),
+            "after": calibration_figures(probabilities, targets),
+        },
+        "aurc": area,
+        "excess_aurc": excess,
+        "selective": None
+        if reference is None
+        else [_selective(reference, wanted, doubts, right, inside) for wanted in MAX_ERRORS],
+        "conformal": None
+        if reference is None
+        else [
+            _conformal(reference, level, method, probabilities, targets, classes)
+            for level in LEVELS
+            for method in METHODS
+        ],
+        "ood": None
+        if outlier is None
+        else {
+            "inside_of_val": INSIDE,
+            "threshold": 1.0,
+            "flagged": int((~inside).sum()),
+            "share": float((~inside).mean()),
+        },
+    }
+
+
+def _selective(
+    reference: Reference, max_error: float, doubts: np.ndarray, right: np.ndarray, inside: np.ndarray
+) -> dict[str, Any]:
+    threshold = reference.threshold(max_error)
+    answered = inside & (doubts <= threshold.doubt) if threshold else np.zeros(len(doubts), bool)
+    n, wrong = int(answered.sum()), int((answered & ~right).sum())
+    return {
+        "max_error": max_error,
+        "guaranteed": threshold is not None,
+        "delta": DELTA,
+        "threshold": threshold.confidence if threshold else None,
+        "coverage": n / len(doubts),
+        "answered": n,
+        "wrong": wrong,
+        "error": wrong / n if n else None,
+        "error_ci95": list(wilson(wrong, n)) if n else None,
+    }
+
+
+def _conformal(
+    reference: Reference,
+    level: float,
+    method: Method,
+    probabilities: np.ndarray,
+    targets: np.ndarray,
+    classes: tuple[str, ...],
+) -> dict[str, Any]:
+    limits = reference.limits(level, len(classes), method)
+    members = sets(probabilities, limits, method)
+    covered = members[np.arange(len(targets)), targets]
+    sizes = members.sum(1)
+    by_class = {name: float(covered[targets == k].mean()) for k, name in enumerate(classes) if (targets == k).any()}
+    worst = min(by_class, key=lambda name: by_class[name])
+    return {
+        "level": level,
+        "method": method,
+        "coverage": float(covered.mean()),
+        "coverage_ci95": list(wilson(float(covered.sum()), len(covered))),
+        "mean_size": float(sizes.mean()),
+        "empty": float((sizes == 0).mean()),
+        "single": float((sizes == 1).mean()),
+        "worst_class": worst,
+        "worst_class_coverage": by_class[worst],
+        "too_few_val": [name for name, limit in zip(classes, limits, strict=True) if limit == np.inf],
+    }

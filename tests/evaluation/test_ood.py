@@ -1,0 +1,136 @@
+"""Pictures unlike those trained on: what is measured, and that it is noticed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from petriscope.evaluation.ood import Detector, Gauge, fit_detector, fit_gauge, observe, picture_statistics
+
+
+def blobs(n: int, seed: int, dims: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    """Three classes apart, with a common, slanted spread."""
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(0, 3, n)
+    slant = np.random.default_rng(99).normal(size=(dims, dims))
+    values = rng.normal(size=(n, dims)) @ slant + 8 * np.eye(3, dims)[targets]
+    return values.astype(np.float32), targets
+
+
+def test_the_distance_is_mahalanobis():
+    values, targets = blobs(4000, 0)
+    gauge = fit_gauge(values, targets, values)
+    means = np.stack([values[targets == k].mean(0) for k in range(3)])
+    within = values - means[targets]
+    inverse = np.linalg.inv(within.T @ within / len(values))
+    new = blobs(50, 1)[0]
+    expected = np.min([np.einsum("nd,de,ne->n", new - m, inverse, new - m) for m in means], axis=0)
+    # The covariance is shrunk a little, and it is in units of the limit.
+    np.testing.assert_allclose(gauge.distance(new) * gauge.limit, expected, rtol=0.05)
+
+
+def test_as_many_of_val_pass_as_asked():
+    train, val, new = blobs(3000, 0), blobs(2000, 1), blobs(2000, 2)
+    statistics = [np.ones((len(part[0]), 2), np.float32) for part in (train, val, new)]
+    detector = fit_detector((train[0], statistics[0]), train[1], (val[0], statistics[1]), inside=0.95)
+    assert (detector.score(val[0], statistics[1]) <= 1).mean() == pytest.approx(0.95, abs=1e-3)
+    assert (detector.score(new[0], statistics[2]) <= 1).mean() == pytest.approx(0.95, abs=0.02)
+    assert (detector.score(new[0] + 60, statistics[2]) > 1).all()
+    assert (detector.score(new[0], statistics[2] + 1) > 1).mean() > 0.99  # what never varied, varies
+
+
+def test_few_pictures_and_many_dimensions_are_survived():
+    rng = np.random.default_rng(0)
+    train, val = rng.normal(size=(5, 40)).astype(np.float32), rng.normal(size=(2, 40)).astype(np.float32)
+    gauge = fit_gauge(train, np.array([0, 0, 0, 1, 1]), val)
+    assert np.isfinite(gauge.distance(val)).all() and (gauge.distance(val) <= 1).all()
+    constant = fit_gauge(np.ones((5, 4), np.float32), np.zeros(5, int), np.ones((2, 4), np.float32))
+    assert (constant.distance(np.full((1, 4), 2, np.float32)) > 1).all()
+
+
+def test_what_is_not_finite_is_unlike_anything():
+    values, targets = blobs(100, 0)
+    gauge = fit_gauge(values, targets, values)
+    assert gauge.distance(np.full((1, 6), np.nan))[0] == np.inf
+    assert gauge.distance(np.full((1, 6), np.inf))[0] == np.inf
+
+
+def test_a_model_without_features_is_judged_by_pixels_alone():
+    rng = np.random.default_rng(0)
+    none, pixels = np.zeros((50, 0), np.float32), rng.normal(size=(50, 3)).astype(np.float32)
+    detector = fit_detector((none, pixels), np.arange(50) % 2, (none, pixels))
+    assert (detector.score(none, pixels + 30) > 1).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_statistics_by_hand(channels):
+    images = np.random.default_rng(0).integers(0, 256, (4, 9, 7, channels), dtype=np.uint8)
+    found = picture_statistics(torch.from_numpy(images)).numpy()
+    x = images / 255
+    assert found.shape == (4, 25 if channels == 3 else 8)
+    np.testing.assert_allclose(found[:, :channels], x.mean((1, 2)), atol=1e-5)
+    np.testing.assert_allclose(found[:, channels : 2 * channels], x.std((1, 2)), atol=1e-5)
+    median = found[:, 2 * channels : 7 * channels].reshape(4, channels, 5)[..., 2]
+    np.testing.assert_allclose(median, np.median(x, axis=(1, 2)), atol=1e-5)
+    gray = x.mean(3)
+    steps = np.concatenate([np.abs(np.diff(gray, axis=a)).reshape(4, -1) for a in (1, 2)], axis=1)
+    np.testing.assert_allclose(found[:, -1], np.log(steps.mean(1) + 1e-3), atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (80, 70)])
+def test_statistics_of_any_size_are_finite(shape):
+    assert torch.isfinite(picture_statistics(torch.zeros(2, *shape, 3, dtype=torch.uint8))).all()
+
+
+class Headed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, 5, 3), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 2))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(images))
+
+
+def test_features_are_those_of_the_picture_as_it_is():
+    model, images = Headed().eval(), torch.randint(0, 256, (4, 8, 8, 3), dtype=torch.uint8)
+    plain = images.permute(0, 3, 1, 2).float()
+    with torch.no_grad(), observe(model) as observer:
+        model(plain)
+        model(plain.flip(3))  # another view
+        features, statistics = observer.take(images)
+        expected = model.body(plain).mean((2, 3))
+        model(plain * 0)
+        again, _ = observer.take(images)
+    np.testing.assert_allclose(features, expected, rtol=1e-5)
+    assert not np.allclose(again, features)  # the next batch is noted anew
+    assert statistics.shape == (4, 25)
+    assert not model.head._forward_pre_hooks
+
+
+def test_blank_pictures_noise_and_other_colors_are_noticed():
+    rng = np.random.default_rng(0)
+
+    def cells(n: int) -> np.ndarray:
+        y, x = np.mgrid[:16, :16]
+        radius = rng.uniform(3, 6, (n, 1, 1, 1))
+        disc = ((y - 8) ** 2 + (x - 8) ** 2)[None, ..., None] < radius**2
+        color = np.array([150, 60, 140]) + rng.normal(0, 10, (n, 1, 1, 3))
+        return (np.where(disc, color, 220) + rng.normal(0, 6, (n, 16, 16, 3))).clip(0, 255).astype(np.uint8)
+
+    def look(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.zeros((len(images), 0), np.float32), picture_statistics(torch.from_numpy(images)).numpy()
+
+    detector = fit_detector(look(cells(400)), np.zeros(400, int), look(cells(200)))
+    assert (detector.score(*look(cells(300))) > 1).mean() < 0.03
+    blank = np.broadcast_to(rng.integers(0, 256, (50, 1, 1, 3)), (50, 16, 16, 3)).astype(np.uint8)
+    noise = rng.integers(0, 256, (50, 16, 16, 3), dtype=np.uint8)
+    for strange in (blank, noise, 255 - cells(50), cells(50)[..., ::-1].copy() // 2):
+        assert (detector.score(*look(strange)) > 1).all()
+
+
+def test_the_larger_of_the_two_counts():
+    gauges = [Gauge(np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32), limit) for limit in (1.0, 4.0)]
+    found = Detector(gauges[0], gauges[1], 2.0).score(np.array([[3.0], [0.0]]), np.array([[0.0], [6.0]]))
+    np.testing.assert_allclose(found, [9 / 2, 36 / 4 / 2])

@@ -1,0 +1,123 @@
+"""Silence: thresholds that keep their promise, and the curve of risk by coverage."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from petriscope.evaluation.selective import _plan, aurc, doubt, guaranteed_threshold, risk_coverage
+
+
+def population(n: int, seed: int, scale: float = 0.08) -> tuple[np.ndarray, np.ndarray]:
+    """Doubts, mostly small, and whether each answer is right, wrong as often as doubted."""
+    rng = np.random.default_rng(seed)
+    doubts = np.minimum(rng.exponential(scale, n), 0.9) * (rng.random(n) < 0.4) + rng.exponential(1e-3, n)
+    return doubts.astype(np.float32), rng.random(n) >= doubts
+
+
+def test_doubt_tells_apart_what_is_one_to_float32():
+    p = np.array([[1, 1e-9, 1e-12], [1, 1e-12, 1e-12]], np.float32)
+    assert doubt(p)[0] > doubt(p)[1] > 0
+    np.testing.assert_allclose(doubt(np.array([[0.2, 0.5, 0.3]])), [0.5])
+    assert doubt(np.array([[1.0]])).tolist() == [0]  # one class
+
+
+@pytest.mark.parametrize("wanted", [0.01, 0.02])
+def test_the_promise_is_kept_as_often_as_said(wanted):
+    """Over 300 draws of val, the true error above the threshold is larger than wanted in 5 % of them at most."""
+    many, right = population(400_000, 1)
+    order = np.argsort(many)
+    errors, ordered = np.cumsum(~right[order]), many[order]
+    broken = found = 0
+    for seed in range(300):
+        threshold = guaranteed_threshold(*population(1500, seed + 10), wanted, 0.05)
+        if threshold is not None:
+            found += 1
+            n = np.searchsorted(ordered, threshold.doubt, side="right")
+            broken += errors[n - 1] / n > wanted
+    assert found > 250
+    # 5 % of 300 is 15; 27 or more come up once in a thousand times at 5 %.
+    assert broken < 27
+
+
+def test_more_errors_allowed_means_more_answers():
+    doubts, right = population(3000, 3)
+    found = [guaranteed_threshold(doubts, right, wanted) for wanted in (0.005, 0.01, 0.02, 0.1)]
+    answered = [0 if threshold is None else threshold.answered for threshold in found]
+    assert answered == sorted(answered)
+    assert answered[-1] == 3000
+
+
+def test_what_was_counted_is_so():
+    doubts, right = population(3000, 4)
+    threshold = guaranteed_threshold(doubts, right, 0.02)
+    assert threshold is not None
+    answered = doubts <= np.float32(threshold.doubt)
+    assert (answered.sum(), (~right[answered]).sum()) == (threshold.answered, threshold.wrong)
+    assert threshold.wrong / threshold.answered < 0.02
+
+
+def test_too_few_or_all_wrong_promise_nothing():
+    assert guaranteed_threshold(np.zeros(50, np.float32), np.ones(50, bool), 0.01) is None
+    assert guaranteed_threshold(np.zeros(5000, np.float32), np.zeros(5000, bool), 0.01) is None
+    assert guaranteed_threshold(np.zeros(0, np.float32), np.zeros(0, bool), 0.01) is None
+
+
+def test_all_right_answers_all_when_there_are_enough():
+    doubts = np.linspace(0, 0.6, 5000).astype(np.float32)
+    threshold = guaranteed_threshold(doubts, np.ones(5000, bool), 0.01)
+    assert threshold is not None and threshold.answered == 5000
+
+
+def test_pictures_of_equal_doubt_are_answered_or_not_together():
+    doubts = np.full(4000, 0.2, np.float32)
+    right = np.ones(4000, bool)
+    right[:400] = False
+    assert guaranteed_threshold(doubts, right, 0.05) is None
+    assert guaranteed_threshold(doubts, right, 0.15).answered == 4000
+
+
+def test_the_level_is_spent_once():
+    coverages, shares = zip(*_plan(), strict=True)
+    assert sum(shares) == pytest.approx(1)
+    assert list(coverages) == sorted(coverages) and coverages[-1] == 1
+
+
+@pytest.mark.parametrize("power", [0.01, 1, 100])
+def test_how_doubt_is_measured_does_not_matter(power):
+    doubts, right = population(2000, 5)
+    plain, bent = (guaranteed_threshold(values, right, 0.02) for values in (doubts, doubts.astype(float) ** power))
+    assert plain is not None and bent is not None
+    assert (plain.answered, plain.wrong) == (bent.answered, bent.wrong)
+
+
+@pytest.mark.parametrize("wanted", [0, 1, -1, float("nan")])
+def test_rates_outside_0_and_1_are_refused(wanted):
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        guaranteed_threshold(np.zeros(3, np.float32), np.ones(3, bool), wanted)
+
+
+def test_the_curve_by_hand():
+    coverage, risk = risk_coverage(np.array([0.1, 0.3, 0.2, 0.4]), np.array([True, False, True, True]))
+    np.testing.assert_allclose(coverage, [0.25, 0.5, 0.75, 1])
+    np.testing.assert_allclose(risk, [0, 0, 1 / 3, 1 / 4])
+    area, excess = aurc(np.array([0.1, 0.3, 0.2, 0.4]), np.array([True, False, True, True]))
+    assert area == pytest.approx((1 / 3 + 1 / 4) / 4)
+    assert excess == pytest.approx(area - 1 / 16)
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.5]), st.booleans()), min_size=1, max_size=40))
+def test_the_area_does_not_depend_on_the_order_of_ties(pairs):
+    doubts, right = np.array([a for a, _ in pairs]), np.array([b for _, b in pairs])
+    area, excess = aurc(doubts, right)
+    assert (area, excess) == pytest.approx(aurc(doubts[::-1], right[::-1]))
+    assert excess >= -1e-12 and 0 <= area <= 1
+
+
+def test_mistakes_last_leave_no_excess():
+    right = np.array([True] * 8 + [False] * 2)
+    assert aurc(np.arange(10.0), right)[1] == pytest.approx(0)
+    assert aurc(np.arange(5.0), np.zeros(5, bool)) == pytest.approx((1, 0))
+    assert aurc(np.arange(5.0), np.ones(5, bool)) == pytest.approx((0, 0))

@@ -1,0 +1,132 @@
+"""What val says of a classifier, from fitting to the figures and through a file."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from petriscope.evaluation.calibration import scale
+from petriscope.evaluation.conformal import METHODS
+from petriscope.evaluation.ood import fit_detector
+from petriscope.evaluation.selective import doubt
+from petriscope.evaluation.trust import LEVELS, MAX_ERRORS, Trust, fit_reference, trust_figures
+
+CLASSES = ("a", "b", "c")
+
+
+def drawn(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities of a good network that is not sure enough."""
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(0, 3, n)
+    logits = rng.normal(size=(n, 3)) + 6 * np.eye(3)[targets] * rng.exponential(1, (n, 1))
+    return softmax(logits * 0.4, axis=1).astype(np.float32), targets
+
+
+def outliers(n: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(0, 1.05, n).astype(np.float32)
+
+
+def figures(n_val: int = 1500, n: int = 1500):
+    raw, targets = drawn(n_val, 0)
+    reference = fit_reference(raw, targets, outliers(n_val, 1))
+    new, new_targets = drawn(n, 2)
+    p = scale(new, reference.temperature)
+    found = trust_figures(new, p, new_targets, outliers(n, 3), CLASSES, reference, reference.temperature)
+    return reference, p, new_targets, found
+
+
+def test_the_figures_agree_with_the_answers():
+    reference, p, targets, found = figures()
+    json.dumps(found, allow_nan=False)
+    assert found["calibration"]["after"]["ece_equal_mass"] < found["calibration"]["before"]["ece_equal_mass"]
+    assert [row["max_error"] for row in found["selective"]] == list(MAX_ERRORS)
+    row = found["selective"][-1]
+    answered = (outliers(1500, 3) <= 1) & (doubt(p) <= reference.threshold(0.05).doubt)
+    assert (row["answered"], row["coverage"]) == (answered.sum(), answered.mean())
+    assert row["wrong"] == (p.argmax(1) != targets)[answered].sum()
+    assert row["error_ci95"][0] <= row["error"] <= row["error_ci95"][1]
+    assert {(row["level"], row["method"]) for row in found["conformal"]} == {(a, b) for a in LEVELS for b in METHODS}
+    assert found["ood"]["flagged"] == (outliers(1500, 3) > 1).sum()
+
+
+def test_unlike_pictures_of_val_promise_nothing():
+    raw, targets = drawn(1500, 0)
+    all_strange = fit_reference(raw, targets, np.full(1500, 2, np.float32))
+    assert all_strange.threshold(0.2) is None
+    assert fit_reference(raw, targets).threshold(0.2) is not None
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_few_pictures_are_survived(n):
+    found = figures(n, n)[-1]
+    json.dumps(found, allow_nan=False)
+    assert all(not row["guaranteed"] for row in found["selective"])
+    assert all(row["too_few_val"] == list(CLASSES) for row in found["conformal"])  # all sets hold all classes
+    assert all(row["coverage"] == 1 for row in found["conformal"])
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_all_right_and_all_wrong_are_survived(right):
+    raw, targets = drawn(800, 0)
+    targets = raw.argmax(1) if right else (raw.argmax(1) + 1) % 3
+    reference = fit_reference(raw, targets)
+    p = scale(raw, reference.temperature)
+    found = trust_figures(raw, p, targets, None, CLASSES, reference, reference.temperature)
+    json.dumps(found, allow_nan=False)
+    assert found["selective"][1]["guaranteed"] == right
+    assert found["ood"] is None
+
+
+def test_without_a_reference_nothing_is_promised():
+    raw, targets = drawn(50, 0)
+    found = trust_figures(raw, raw, targets, None, CLASSES, None, 1.0)
+    assert found["selective"] is None and found["conformal"] is None
+    assert found["calibration"]["before"] == found["calibration"]["after"]
+    assert found["aurc"] >= found["excess_aurc"] >= 0
+
+
+def trust() -> Trust:
+    rng = np.random.default_rng(0)
+    values, statistics = rng.normal(size=(60, 4)).astype(np.float32), rng.normal(size=(60, 5)).astype(np.float32)
+    detector = fit_detector((values, statistics), np.arange(60) % 3, (values, statistics))
+    references = {tta: fit_reference(*drawn(200, seed), outliers(200, seed)) for seed, tta in enumerate(("none", "d4"))}
+    return Trust(references, detector)
+
+
+def test_a_file_gives_back_what_was_put_in():
+    before = trust()
+    facts, arrays = before.to_file()
+    after = Trust.from_file(json.loads(json.dumps(facts)), arrays)
+    for tta, reference in before.references.items():
+        assert after.temperature(tta, "") == reference.temperature
+        assert after.references[tta].threshold(0.1) == reference.threshold(0.1)
+        for method in METHODS:
+            np.testing.assert_array_equal(
+                after.references[tta].limits(0.9, 3, method), reference.limits(0.9, 3, method)
+            )
+    new = np.random.default_rng(5).normal(size=(9, 4)), np.random.default_rng(6).normal(size=(9, 5))
+    np.testing.assert_array_equal(after.detector.score(*new), before.detector.score(*new))
+
+
+def test_nothing_goes_through_a_file_too():
+    found = Trust.from_file(*Trust().to_file())
+    assert found.references == {} and found.detector is None
+    assert found.temperature("none", "none") == 1
+
+
+@pytest.mark.parametrize("damage", ["none/doubt", "none/aps", "outlier/pixels/whiten"])
+def test_what_lacks_or_does_not_fit_is_an_error(damage):
+    facts, arrays = trust().to_file()
+    with pytest.raises(KeyError):
+        Trust.from_file(facts, {name: values for name, values in arrays.items() if name != damage})
+    with pytest.raises(ValueError, match="does not fit"):
+        Trust.from_file(facts, {**arrays, damage: arrays[damage][:-1]})
+
+
+def test_other_views_take_over_the_temperature_of_the_recipes():
+    found = trust()
+    assert found.temperature("flips", "d4") == found.references["d4"].temperature
+    assert found.temperature("flips", "mirror") == 1
