@@ -22,6 +22,7 @@ from petriscope.errors import DataError, PetriscopeError, RequestError
 from petriscope.evaluation.cost import cost, parameters
 from petriscope.evaluation.inference import TTA, predict_set
 from petriscope.evaluation.metrics import full_metrics
+from petriscope.inspecting import inspect
 from petriscope.models import MODELS, build_model
 from petriscope.precision import choose_device, choose_format
 from petriscope.predicting import find_pictures, predict_files
@@ -119,10 +120,12 @@ def evaluate(
     """
     run = open_run(folder)
     classifier = load_model(run.model, device)
-    images = _images_for(run, classifier, data, split, quiet)
+    own = _own_data(run) if data is None else None
+    images = own.split(split) if own is not None else _other_data(classifier, str(data), split, quiet)
     result, probabilities = _evaluate(classifier, images, split, tta, data or str(run.recipe.data.source), quiet)
-    if data is None:
+    if own is not None:
         _record(run, images, split, result, probabilities)
+        inspect(run, classifier, own, split, probabilities, quiet)
         write_report(run)
     return result
 
@@ -145,6 +148,34 @@ def predict(
         cannot be read has an error and no prediction.
     """
     return predict_files(load_model(Path(folder), device), find_pictures([Path(p) for p in pictures]), tta, quiet)
+
+
+def explain(
+    folder: str | Path,
+    pictures: Sequence[str | Path],
+    out: str | Path,
+    method: str = "auto",
+    of: str | None = None,
+    device: str = "auto",
+    quiet: bool = False,
+) -> pd.DataFrame:
+    """Where a model looks in picture files: an overlay of each, and a page of all, in the folder ``out``.
+
+    Args:
+        folder: a run, or a model file.
+        pictures: files, or folders of them.
+        out: a folder that does not exist or is empty.
+        method: a name in `petriscope.explain.EXPLAINERS`, or ``auto``.
+        of: the class asked about; None: the one predicted, picture by picture.
+
+    Returns:
+        a row a picture: picture, predicted, confidence, explained (the class asked about), overlay (the file), error.
+    """
+    from petriscope.explaining import explain_files
+
+    return explain_files(
+        load_model(Path(folder), device), find_pictures([Path(p) for p in pictures]), Path(out), method, of, quiet
+    )
 
 
 def report(folder: str | Path) -> Path:
@@ -282,6 +313,7 @@ def _finish(run: Run, trainer: Trainer, normalize: Normalize, dataset: Dataset, 
     if dataset.val is not None:
         result, probabilities = _evaluate(classifier, dataset.val, "val", None, str(recipe.data.source), quiet)
         _record(run, dataset.val, "val", result, probabilities)
+        inspect(run, classifier, dataset, "val", probabilities, quiet)
     run.add_results(cost=cost(classifier), training=summary)
     write_report(run)
     if not quiet:
@@ -307,12 +339,14 @@ def _evaluate(
     return {"split": split, "tta": tta, "source": source, **figures}, probabilities
 
 
-def _images_for(run: Run, classifier: Classifier, data: str | None, split: str, quiet: bool) -> ImageSet:
-    if data is None:
-        dataset = load_dataset(run.recipe.data)
-        if dataset.fingerprint != run.environment["data"]["fingerprint"]:
-            say(f"warning: the data at {run.recipe.data.source} have changed since this run was trained")
-        return dataset.split(split)
+def _own_data(run: Run) -> Dataset:
+    dataset = load_dataset(run.recipe.data)
+    if dataset.fingerprint != run.environment["data"]["fingerprint"]:
+        say(f"warning: the data at {run.recipe.data.source} have changed since this run was trained")
+    return dataset
+
+
+def _other_data(classifier: Classifier, data: str, split: str, quiet: bool) -> ImageSet:
     height, width, channels = classifier.shape
     section = classifier.recipe.data.model_copy(
         update={"source": data, "size": (height, width), "channels": "gray" if channels == 1 else "rgb"}

@@ -51,7 +51,7 @@ def predict_files(classifier: Classifier, paths: Sequence[Path], tta: TTA | None
     names = [f"p_{name}" for name in classifier.classes]
     rows: list[dict[str, Any]] = []
     with progress("predicting", len(paths)) as bar:
-        for block, pictures in _decoded(classifier, paths):
+        for block, pictures in decoded(classifier, paths):
             good = [picture for picture in pictures if isinstance(picture, np.ndarray)]
             found = iter(classifier.probabilities(np.stack(good), tta) if good else ())
             for path, picture in zip(block, pictures, strict=True):
@@ -68,7 +68,7 @@ def predict_files(classifier: Classifier, paths: Sequence[Path], tta: TTA | None
     return pd.DataFrame(rows, columns=["picture", "predicted", "confidence", "error", *names])
 
 
-def _decoded(classifier: Classifier, paths: Sequence[Path]) -> Iterator[tuple[Sequence[Path], list[np.ndarray | str]]]:
+def decoded(classifier: Classifier, paths: Sequence[Path]) -> Iterator[tuple[Sequence[Path], list[np.ndarray | str]]]:
     """Chunks of paths with their pictures, or with what is wrong with them."""
     height, width, channels = classifier.shape
     data = classifier.recipe.data

@@ -95,7 +95,9 @@ def watched(model: nn.Module) -> Iterator[list[Tensor]]:
 
 def _modules(model: nn.Module) -> list[Any]:
     """timm's attention layers."""
-    return [m for m in model.modules() if hasattr(m, "fused_attn") and isinstance(getattr(m, "attn_drop", None), nn.Module)]
+    return [
+        m for m in model.modules() if hasattr(m, "fused_attn") and isinstance(getattr(m, "attn_drop", None), nn.Module)
+    ]
 
 
 def _reason(attentions: list[Tensor], batch: int) -> str | None:

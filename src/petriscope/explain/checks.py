@@ -17,13 +17,15 @@ from petriscope.explain import explain
 from petriscope.progress import progress
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from petriscope.classifier import Classifier
 
 GRID = 7  # places a side that are deleted or inserted as one
 STEPS = 12  # from the whole picture to nothing
-SAME = 0.5  # rank correlation with the maps of shuffled weights from which maps show the picture rather than the network
+SAME = (
+    0.5  # rank correlation with the maps of shuffled weights from which maps show the picture rather than the network
+)
 RESAMPLES = 2000
 
 
@@ -79,7 +81,11 @@ def check(
         row |= _mean("randomized", correlations[method], seed)
         found[method] = {**row, "verdict": verdict(row), "trusted": trusted(row)}
     orders = {
-        name: {"deletion": float(deleted.mean()), "insertion": float(inserted.mean()), "score": float(scores[name].mean())}
+        name: {
+            "deletion": float(deleted.mean()),
+            "insertion": float(inserted.mean()),
+            "score": float(scores[name].mean()),
+        }
         for name, (deleted, inserted) in curves.items()
     }
     return {"n": len(images), "orders": orders, "methods": found}
@@ -107,13 +113,13 @@ def verdict(row: dict[str, Any]) -> str:
 
 
 def trusted(row: dict[str, Any]) -> bool:
-    return bool(
-        row["over_random_ci95"][0] > 0 and row["over_blob_ci95"][0] > 0 and row["randomized_ci95"][1] < SAME
-    )
+    return bool(row["over_random_ci95"][0] > 0 and row["over_blob_ci95"][0] > 0 and row["randomized_ci95"][1] < SAME)
 
 
 def _mean(name: str, values: np.ndarray, seed: int) -> dict[str, Any]:
-    draws = np.concatenate([weights @ values / len(values) for weights in bootstrap_weights(len(values), RESAMPLES, seed)])
+    draws = np.concatenate(
+        [weights @ values / len(values) for weights in bootstrap_weights(len(values), RESAMPLES, seed)]
+    )
     return {name: float(values.mean()), f"{name}_ci95": list(percentile95(draws))}
 
 
@@ -134,12 +140,13 @@ def deletion_and_insertion(
     bare = np.broadcast_to(np.round(255 * np.array(classifier.mean)).astype(np.uint8), images.shape)
     blurred = _blur(images)
     pixel_ranks = ranks[:, places]  # [N, H, W]
-    deletion, insertion = [], []
-    for gone in np.linspace(0, ranks.shape[1], STEPS + 1).round().astype(int):
+    whole, nothing, hazy = (_of_class(classifier, each, classes) for each in (images, bare, blurred))
+    deletion, insertion = [whole], [hazy]
+    for gone in np.linspace(0, ranks.shape[1], STEPS + 1).round().astype(int)[1:-1]:
         moved = (pixel_ranks < gone)[..., None]
         deletion.append(_of_class(classifier, np.where(moved, bare, images), classes))
         insertion.append(_of_class(classifier, np.where(moved, images, blurred), classes))
-    return _area(np.stack(deletion, 1)), _area(np.stack(insertion, 1))
+    return _area(np.stack([*deletion, nothing], 1)), _area(np.stack([*insertion, whole], 1))
 
 
 def place_ranks(maps: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -13,7 +13,9 @@ BATCH = 256  # covered pictures at a time
 BATCH_PIXELS = 2**21
 
 
-def occlusion(model: nn.Module, images: Tensor, classes: Tensor, *, window: Share = 0.25, step: Share = 0.125) -> Tensor:
+def occlusion(
+    model: nn.Module, images: Tensor, classes: Tensor, *, window: Share = 0.25, step: Share = 0.125
+) -> Tensor:
     """How far the log-probability of a class falls when a window over each place is filled with the training pictures'
     mean color. Zeiler and Fergus, 2014, "Visualizing and Understanding Convolutional Networks", arXiv:1311.2901.
 
