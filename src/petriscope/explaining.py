@@ -10,7 +10,7 @@ import numpy as np
 
 from petriscope.classifier import Classifier
 from petriscope.errors import RequestError, near
-from petriscope.explain import EXPLAINERS, explain, methods_for
+from petriscope.explain import chosen, explain
 from petriscope.explain.overlay import enlarged
 from petriscope.files import atomic
 from petriscope.predicting import decoded
@@ -34,13 +34,7 @@ def explain_files(
         raise RequestError(f"{out} exists and is not empty; choose another --out")
     if of is not None and of not in classifier.classes:
         raise RequestError(f"this model has no class {of!r}; {near(of, classifier.classes)}")
-    methods = methods_for(classifier)
-    method = methods[0] if method == "auto" else method
-    EXPLAINERS.find(method)
-    if method not in methods:
-        raise RequestError(
-            f"{method} has nothing to go by in {classifier.recipe.model.name}; it has {', '.join(methods)}"
-        )
+    part = chosen(classifier, method)
     rows: list[dict[str, Any]] = []
     shown: list[Shown] = []
     with progress("explaining", len(paths)) as bar:
@@ -49,7 +43,7 @@ def explain_files(
             images = np.stack(good) if good else np.zeros((0, *classifier.shape), dtype=np.uint8)
             found = classifier.probabilities(images) if good else np.zeros((0, len(classifier.classes)))
             asked = found.argmax(1) if of is None else np.full(len(good), classifier.classes.index(of))
-            results = zip(found, asked, explain(classifier, images, asked, method), strict=True)
+            results = zip(found, asked, explain(classifier, images, asked, part), strict=True)
             for path, picture in zip(block, pictures, strict=True):
                 row: dict[str, Any] = dict.fromkeys(COLUMNS)
                 row["picture"] = str(path)
@@ -71,7 +65,7 @@ def explain_files(
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     if shown:
         errors = [error for error in table["error"] if error is not None]
-        write_page(out / "index.html", shown, method, classifier.recipe.name, len(rows) - len(errors), errors)
+        write_page(out / "index.html", shown, part.name, classifier.recipe.name, len(rows) - len(errors), errors)
     return table
 
 

@@ -59,6 +59,22 @@ def methods_for(classifier: Classifier) -> list[str]:
     return ["occlusion"]
 
 
+def chosen(classifier: Classifier, method: str | Part) -> Part:
+    """The method asked for, with its options; of ``auto``, the first of `methods_for`.
+
+    Raises:
+        RequestError: there is no such method, or this model has nothing that it could go by.
+    """
+    have = methods_for(classifier)
+    part = Part(name=method) if isinstance(method, str) else method
+    part = Part(name=have[0]) if part.name == "auto" else part
+    EXPLAINERS.check(part)
+    if part.name not in have:
+        name = classifier.recipe.model.name
+        raise RequestError(f"{part.name} finds nothing to go by in {name}; explain it by {', '.join(have)}")
+    return part
+
+
 def explain(
     classifier: Classifier, images: np.ndarray, classes: np.ndarray | None = None, method: str | Part = "auto"
 ) -> np.ndarray:
@@ -91,8 +107,7 @@ def explain(
         raise RequestError(f"{list(classes.shape)} classes for {len(images)} pictures; give one each")
     if len(classes) and not 0 <= classes.min() <= classes.max() < len(classifier.classes):
         raise RequestError(f"there are {len(classifier.classes)} classes, counted from 0; got {classes.max()}")
-    part = Part(name=methods_for(classifier)[0]) if method == "auto" else method
-    part = Part(name=part) if isinstance(part, str) else part
+    part = chosen(classifier, method)
     function, options = EXPLAINERS.find(part.name), EXPLAINERS.check(part)
     height, width, _ = classifier.shape
     size = max(1, min(LARGEST_BATCH, BATCH_PIXELS // (height * width)))

@@ -93,7 +93,7 @@ def check(
 
 def forwards(methods: Sequence[str]) -> int:
     """Pictures that the network sees for each picture checked, about; a gradient counted as two."""
-    of_maps = sum(2 * (65 if method == "occlusion" else 3) for method in methods)
+    of_maps = sum(2 * (50 if method == "occlusion" else 3) for method in methods)
     return of_maps + 2 * (STEPS - 1) * (len(methods) + 2)
 
 

@@ -14,7 +14,7 @@ BATCH_PIXELS = 2**21
 
 
 def occlusion(
-    model: nn.Module, images: Tensor, classes: Tensor, *, window: Share = 0.25, step: Share = 0.125
+    model: nn.Module, images: Tensor, classes: Tensor, *, window: Share = 0.35, step: Share = 0.125
 ) -> Tensor:
     """How far the log-probability of a class falls when a window over each place is filled with the training pictures'
     mean color. Zeiler and Fergus, 2014, "Visualizing and Understanding Convolutional Networks", arXiv:1311.2901.
@@ -23,7 +23,8 @@ def occlusion(
         model: in evaluation mode.
         images: normalized float32 [B, C, H, W].
         classes: int64 [B].
-        window, step: side of the window and distance to the next, shares of the picture's sides.
+        window, step: side of the window and distance to the next, shares of the picture's sides. A window much smaller
+            than the object leaves enough of it to be known by, and the maps say little.
 
     Returns:
         float32 [B, H, W], in nats: the mean over the windows that cover a pixel.

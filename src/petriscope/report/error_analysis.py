@@ -37,7 +37,7 @@ class Group:
     accuracy: str
     mark: Markup
     note: str
-    stands_out: bool
+    worse: bool
 
 
 @dataclass(frozen=True)
@@ -117,26 +117,27 @@ def _attribute(attribute: dict[str, Any]) -> Attribute:
         if group["low"] is not None:
             low, high = (f"{100 * v:.0f}" if shares else f"{v:.0f}" for v in (group["low"], group["high"]))
             reach = f"{low} to {high}{' %' if shares else ''}"
-        note, stands_out = _note(group)
+        note = _note(group)
         color = "" if group["color"] is None else "#" + "".join(f"{value:02x}" for value in group["color"])
         accuracy = wording.percent_with_interval(group["accuracy"], group["ci95"])
         mark = interval_mark(group["accuracy"], group["ci95"], floor)
-        rows.append(Group(group["name"], reach, color, group["n"], accuracy, mark, note, stands_out))
+        worse = bool(note) and group["accuracy"] < group["rest"]
+        rows.append(Group(group["name"], reach, color, group["n"], accuracy, mark, note, worse))
     return Attribute(attribute["name"], attribute["about"], wording.percent(floor, 0), rows)
 
 
-def _note(group: dict[str, Any]) -> tuple[str, bool]:
+def _note(group: dict[str, Any]) -> str:
     """How a group differs from the rest, where it does so beyond chance."""
     if group["rest"] is None:
-        return "", False
+        return ""
     gap = 100 * (group["accuracy"] - group["rest"])
     size = f"{abs(gap):.1f} points {'above' if gap > 0 else 'below'} the rest"
     plain, within = group["p"] < LEVEL, group["p_within"] < LEVEL
     if within:
-        return f"{size}, also class by class ({_p(group['p_within'])})", True
+        return f"{size}, also class by class ({_p(group['p_within'])})"
     if plain:
-        return f"{size} ({_p(group['p'])}), but not class by class: it holds other classes", True
-    return "", False
+        return f"{size} ({_p(group['p'])}), but not class by class: it holds other classes"
+    return ""
 
 
 def _p(p: float) -> str:
@@ -147,7 +148,7 @@ def _summary(attributes: list[Attribute]) -> str:
     if not attributes:
         return ""
     total = sum(len(attribute.groups) for attribute in attributes)
-    marked = sum(group.stands_out for attribute in attributes for group in attribute.groups)
+    marked = sum(bool(group.note) for attribute in attributes for group in attribute.groups)
     if not marked:
         return f"None of the {total} groups differs from the rest beyond chance."
     differ = "differs" if marked == 1 else "differ"
