@@ -5,16 +5,15 @@ import functools
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from corner import Corner, classifier_of, corner_classifier, corner_pictures
 
-from petriscope.classifier import Classifier
 from petriscope.errors import RequestError
 from petriscope.explain import EXPLAINERS, explain, methods_for
 from petriscope.explain.attention import rollout, watched
 from petriscope.explain.cam import feature_layer
 from petriscope.explain.occlusion import windows
 from petriscope.models import build_model
-from petriscope.recipe import Part, Recipe
+from petriscope.recipe import Part
 
 SIDE = 32
 NETWORKS = {
@@ -26,28 +25,28 @@ NETWORKS = {
     "vgg": {"widths": [4, 8, 8, 16], "hidden": 16, "dropout": 0},
     "autoencoder": {"widths": [4, 8, 8], "hidden": 8},
     "inception": {"width": 0.1, "dropout": 0},
-    "resnet18": {"stem": "imagenet"},
+    "timm/resnet10t": {},
     "mobilenet-v3-large": {"resize": 64},
     "convnext-tiny": {"head": "se-mlp", "hidden": [8]},
     "timm/swin_tiny_patch4_window7_224": {"resize": 112},
     "deit-tiny": {"resize": 32},
 }
 ATTENTIVE = {"deit-tiny"}
-LARGE = {
-    "convnext-tiny",
-    "timm/swin_tiny_patch4_window7_224",
-    "inception",
-    "mobilenet-v3-large",
-}  # occlusion is slow on these
-MADE_OF = [(n, m) for n in NETWORKS for m in EXPLAINERS.members if n not in LARGE or m != "occlusion"]
+CAMS = ("hires-cam", "grad-cam", "grad-cam++")
+LARGE = {"convnext-tiny", "timm/swin_tiny_patch4_window7_224", "inception", "mobilenet-v3-large"}  # too slow for all
+METHODS = {
+    network: ("attention-gradient", "attention-rollout", "occlusion")
+    if network in ATTENTIVE
+    else CAMS[:1]
+    if network in LARGE
+    else (*CAMS, "occlusion")
+    for network in NETWORKS
+}
+MADE_OF = [(network, method) for network, methods in METHODS.items() for method in methods]
 
 
-def classifier_of(model, classes=3, shape=(SIDE, SIDE, 3)):
-    channels = shape[2]
-    names = tuple("abcdefgh"[:classes])
-    return Classifier(
-        model.eval(), Recipe(name="x"), names, shape, (0.5,) * channels, (0.25,) * channels, torch.device("cpu")
-    )
+def test_every_method_is_tested():
+    assert {method for _, method in MADE_OF} == set(EXPLAINERS.members)
 
 
 @functools.cache
@@ -60,36 +59,9 @@ def pictures(count=2, side=SIDE, channels=3, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, side, side, channels), dtype=np.uint8)
 
 
-class Corner(nn.Module):
-    """Sure of class 1 as far as the upper left corner is bright; the rest of the picture does not count."""
-
-    def __init__(self):
-        super().__init__()
-        self.blocks = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(inplace=True))
-        self.head = nn.Sequential(nn.Flatten(), nn.Linear(2 * 16 * 16, 2))
-        with torch.no_grad():
-            self.blocks[0].weight.copy_(torch.tensor([1.0, -1.0]).view(2, 1, 1, 1))
-            self.blocks[0].bias.fill_(0.5)
-            weight = torch.zeros(2, 2, 16, 16)
-            weight[1, 0, 1:5, 1:5] = 0.5
-            self.head[1].weight.copy_(weight.view(2, -1))
-            self.head[1].bias.copy_(torch.tensor([0.0, -6.0]))
-
-    def forward(self, images):
-        return self.head(self.blocks(images))
-
-
-def corner_pictures(count=6):
-    images = np.random.default_rng(1).integers(100, 156, (count, 16, 16, 1), dtype=np.uint8)
-    images[:, 1:5, 1:5] = 250
-    return images
-
-
 @pytest.mark.parametrize(("network", "method"), MADE_OF)
 def test_maps_are_of_the_pictures_and_leave_the_model_as_it_was(network, method):
     classifier, images = built(network), pictures()
-    if method not in methods_for(classifier):
-        pytest.skip("not made for it; see the tests of what each network has")
     model = classifier.model
     model.train()
     next(model.parameters()).requires_grad_(False)
@@ -119,6 +91,7 @@ def test_a_network_is_explained_by_what_it_has(network):
     kind = "attention-" if network in ATTENTIVE else "cam"
     assert kind in methods[0]
     assert methods[-1] == "occlusion"
+    assert set(METHODS[network]) <= set(methods)
     with pytest.raises(RequestError):
         explain(built(network), pictures(1), method="grad-cam" if network in ATTENTIVE else "attention-rollout")
 
@@ -134,7 +107,7 @@ def test_gray_pictures_that_are_not_square(method):
 
 @pytest.mark.parametrize("method", ["hires-cam", "occlusion"])
 def test_the_map_peaks_where_the_answer_comes_from(method):
-    classifier = classifier_of(Corner(), 2, (16, 16, 1))
+    classifier = corner_classifier()
     images = corner_pictures()
     assert (classifier.probabilities(images).argmax(1) == 1).all()
     for heat in explain(classifier, images, method=method):
@@ -144,14 +117,14 @@ def test_the_map_peaks_where_the_answer_comes_from(method):
 
 
 def test_a_small_window_finds_the_corner_exactly():
-    classifier = classifier_of(Corner(), 2, (16, 16, 1))
+    classifier = corner_classifier()
     maps = explain(classifier, corner_pictures(), method=Part(name="occlusion", window=0.0625, step=0.0625))
     assert (maps[:, 1:5, 1:5] > 0.5).all()
     assert maps[:, 6:].max() < 0.01
 
 
 def test_a_blank_map_where_nothing_speaks_for_the_class():
-    classifier = classifier_of(Corner(), 2, (16, 16, 1))
+    classifier = corner_classifier()
     assert (explain(classifier, corner_pictures(), np.zeros(6, dtype=int), "hires-cam") == 0).all()
 
 
