@@ -165,7 +165,8 @@ def _by_stain(color: np.ndarray) -> dict[str, Any]:
     from sklearn.cluster import KMeans
 
     density = -np.log((color + 1) / 256)
-    index = KMeans(STAINS, n_init=4, random_state=0).fit_predict(density)
+    clusters = min(STAINS, len(np.unique(density, axis=0)))
+    index = KMeans(clusters, n_init=4, random_state=0).fit_predict(density)
     means = {part: color[index == part].mean(0) for part in np.unique(index)}
     groups = []
     for number, part in enumerate(sorted(means, key=lambda part: -means[part].sum()), 1):
