@@ -61,7 +61,8 @@ def explain_files(
                             Shown(picture, heat, str(path), row["predicted"], row["confidence"], row["explained"])
                         )
                 rows.append(row)
-                bar.advance(0 if quiet else 1)
+                if not quiet:
+                    bar.advance(1)
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     if shown:
         errors = [error for error in table["error"] if error is not None]

@@ -74,7 +74,8 @@ def nearest(
             for start in range(0, len(rows), BATCH):
                 block = rows[start : start + BATCH]
                 similar.append(asked @ directions(train.take(block)).T)
-                bar.advance(0 if quiet else len(block))
+                if not quiet:
+                    bar.advance(len(block))
             found, index = torch.cat(similar, 1).topk(min(k, len(rows)), dim=1)
     finally:
         handle.remove()

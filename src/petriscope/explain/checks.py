@@ -63,7 +63,8 @@ def check(
         for method in methods:
             maps[method] = explain(classifier, images, classes, method)
             correlations[method] = rank_correlation(maps[method], explain(shuffled, images, classes, method))
-            bar.advance(0 if quiet else 1)
+            if not quiet:
+                bar.advance(1)
         rng = np.random.default_rng(seed)
         ranks = {name: place_ranks(found, rng) for name, found in maps.items()}
         ranks["random"] = place_ranks(np.zeros_like(maps[methods[0]]), rng)
@@ -71,7 +72,8 @@ def check(
         curves = {}
         for name, order in ranks.items():
             curves[name] = deletion_and_insertion(classifier, images, classes, order)
-            bar.advance(0 if quiet else 1)
+            if not quiet:
+                bar.advance(1)
     scores = {name: insertion - deletion for name, (deletion, insertion) in curves.items()}
     found: dict[str, dict[str, Any]] = {}
     for method in methods:
