@@ -99,7 +99,7 @@ def test_evaluating_twice_gives_the_same(kept):
 def test_other_data_leave_the_run_as_it_was(kept, tmp_path):
     before = kept.results
     result = api.evaluate(kept.folder, data=kept.recipe.data.source, split="val", quiet=True)
-    assert "errors" not in result
+    assert "errors" not in result and "explanations" not in result
     assert kept.results == before
 
 

@@ -116,7 +116,8 @@ def evaluate(
         tta: test-time augmentation; None: as the recipe says.
 
     Returns:
-        see `petriscope.evaluation.metrics.full_metrics`; and split, tta, source.
+        see `petriscope.evaluation.metrics.full_metrics`; and split, tta, source; of the run's own data, errors and
+        explanations (`petriscope.inspecting.inspect`).
     """
     run = open_run(folder)
     classifier = load_model(run.model, device)
@@ -125,7 +126,7 @@ def evaluate(
     result, probabilities = _evaluate(classifier, images, split, tta, data or str(run.recipe.data.source), quiet)
     if own is not None:
         _record(run, images, split, result, probabilities)
-        inspect(run, classifier, own, split, probabilities, quiet)
+        result = {**result, **inspect(run, classifier, own, split, probabilities, quiet)}
         write_report(run)
     return result
 

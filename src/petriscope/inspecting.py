@@ -23,11 +23,15 @@ NEIGHBORS = 5
 
 def inspect(
     run: Run, classifier: Classifier, dataset: Dataset, split: str, probabilities: np.ndarray, quiet: bool
-) -> None:
-    """Add ``errors`` and ``explanations`` to the results of a split that is recorded, and their pictures to the gallery:
-
+) -> dict[str, Any]:
+    """Give ``errors`` and ``explanations`` of a split, and add them to its results in the run; to the gallery, their pictures:
     ``confused_<split>`` examples of the pairs of classes most confused, ``neighbors_<split>`` [M, 1 + k, H, W, C] mistakes
     and the training pictures next to each, ``explained_<split>`` and ``explained_<split>_maps`` [P, 2, H, W], all uint8.
+
+    Returns:
+        errors: pairs (true, predicted, count, n, ids), groups (see
+        `petriscope.evaluation.error_analysis.accuracy_by_group`), neighbors: among, of, mistakes; None where there are none.
+        explanations: see `petriscope.explain.gallery.explained`; and ids.
     """
     images = dataset.split(split)
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
@@ -39,7 +43,9 @@ def inspect(
         arrays[f"explained_{split}_maps"] = small(found["maps"].transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
         facts["ids"] = [str(i) for i in images.ids[rows]]
     run.add_gallery(**arrays)
-    run.add_results(**{split: {**run.results[split], "errors": errors, "explanations": facts}})
+    found_out = {"errors": errors, "explanations": facts}
+    run.add_results(**{split: {**run.results[split], **found_out}})
+    return found_out
 
 
 def _errors(
