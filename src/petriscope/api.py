@@ -24,6 +24,7 @@ from petriscope.evaluation.cost import cost, parameters
 from petriscope.evaluation.inference import TTA
 from petriscope.evaluation.metrics import full_metrics
 from petriscope.evaluation.trust import trust_figures
+from petriscope.inspecting import inspect
 from petriscope.models import MODELS, build_model
 from petriscope.precision import choose_device
 from petriscope.predicting import find_pictures, predict_files
@@ -118,15 +119,16 @@ def evaluate(
 
     Returns:
         see `petriscope.evaluation.metrics.full_metrics` and `petriscope.evaluation.trust.trust_figures`; and split, tta,
-        source. Probabilities are at the temperature fitted on val.
+        source; of the run's own data, errors and explanations (`petriscope.inspecting.inspect`). Probabilities are at
+        the temperature fitted on val.
     """
     run = open_run(folder)
     classifier = load_model(run.model, device)
-    images = _images_for(run, classifier, data, split, quiet)
-    result, probabilities = _evaluate(classifier, images, split, tta, data or str(run.recipe.data.source), quiet)
-    if data is None:
-        _record(run, images, split, result, probabilities)
-        write_report(run)
+    if data is not None:
+        images = _other_data(classifier, data, split, quiet)
+        return _evaluate(classifier, images, split, tta, data, quiet)[0]
+    result, _ = evaluate_into(run, classifier, _own_data(run), split, tta, quiet)
+    write_report(run)
     return result
 
 
@@ -153,10 +155,10 @@ def calibrate(folder: str | Path, tta: TTA | None = None, device: str = "auto", 
     tta = tta or classifier.recipe.evaluation.tta
     answers = fit_trust(classifier, dataset.train, val, tta, quiet)
     save_trust(run.model, classifier.trust)
-    result, probabilities = _evaluate(classifier, val, "val", tta, str(run.recipe.data.source), quiet, answers)
-    if tta == classifier.recipe.evaluation.tta:
-        _record(run, val, "val", result, probabilities)
-        write_report(run)
+    if tta != classifier.recipe.evaluation.tta:
+        return _evaluate(classifier, val, "val", tta, str(run.recipe.data.source), quiet, answers)[0]
+    result, _ = evaluate_into(run, classifier, dataset, "val", tta, quiet, answers)
+    write_report(run)
     return result
 
 
@@ -188,6 +190,34 @@ def predict(
     """
     classifier = load_model(Path(folder), device)
     return predict_files(classifier, find_pictures([Path(p) for p in pictures]), tta, quiet, max_error, sets)
+
+
+def explain(
+    folder: str | Path,
+    pictures: Sequence[str | Path],
+    out: str | Path,
+    method: str = "auto",
+    of: str | None = None,
+    device: str = "auto",
+    quiet: bool = False,
+) -> pd.DataFrame:
+    """Where a model looks in picture files: an overlay of each, and a page of all, in the folder ``out``.
+
+    Args:
+        folder: a run, or a model file.
+        pictures: files, or folders of them.
+        out: a folder that does not exist or is empty.
+        method: a name in `petriscope.explain.EXPLAINERS`, or ``auto``.
+        of: the class asked about; None: the one predicted, picture by picture.
+
+    Returns:
+        a row a picture: picture, predicted, confidence, explained (the class asked about), overlay (the file), error.
+    """
+    from petriscope.explaining import explain_files
+
+    return explain_files(
+        load_model(Path(folder), device), find_pictures([Path(p) for p in pictures]), Path(out), method, of, quiet
+    )
 
 
 def report(folder: str | Path) -> Path:
@@ -324,7 +354,7 @@ def _finish(run: Run, trainer: Trainer, normalize: Normalize, dataset: Dataset, 
     save_model(run.model, weights, classifier, {"environment": run.environment, "training": summary})
     run.add_gallery(augmented=_augmented_samples(trainer, dataset), **_reconstructions(classifier, dataset))
     if dataset.val is not None:
-        evaluate_into(run, classifier, dataset.val, "val", quiet, answers)
+        evaluate_into(run, classifier, dataset, "val", None, quiet, answers)
     run.add_results(cost=cost(classifier), training=summary)
     write_report(run)
     if not quiet:
@@ -333,13 +363,26 @@ def _finish(run: Run, trainer: Trainer, normalize: Normalize, dataset: Dataset, 
 
 
 def evaluate_into(
-    run: Run, classifier: Classifier, images: ImageSet, split: str, quiet: bool = False, answers: Answers | None = None
-) -> np.ndarray:
-    """Evaluate a split of the run's own data, keep figures and predictions in the run, and give the probabilities,
-    float32 [N, K]. ``answers``: where the pictures have been looked at already."""
-    result, probabilities = _evaluate(classifier, images, split, None, str(run.recipe.data.source), quiet, answers)
+    run: Run,
+    classifier: Classifier,
+    dataset: Dataset,
+    split: str,
+    tta: TTA | None = None,
+    quiet: bool = False,
+    answers: Answers | None = None,
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Evaluate a split of the run's own data, and keep figures, predictions and pictures in the run.
+
+    Args:
+        answers: where the pictures have been looked at already.
+
+    Returns:
+        figures, and probabilities, float32 [N, K].
+    """
+    images = dataset.split(split)
+    result, probabilities = _evaluate(classifier, images, split, tta, str(run.recipe.data.source), quiet, answers)
     _record(run, images, split, result, probabilities)
-    return probabilities
+    return {**result, **inspect(run, classifier, dataset, split, probabilities, quiet)}, probabilities
 
 
 def _evaluate(
@@ -370,12 +413,14 @@ def _evaluate(
     return {"split": split, "tta": tta, "source": source, **figures, **trust}, answers.probabilities
 
 
-def _images_for(run: Run, classifier: Classifier, data: str | None, split: str, quiet: bool) -> ImageSet:
-    if data is None:
-        dataset = load_dataset(run.recipe.data)
-        if dataset.fingerprint != run.environment["data"]["fingerprint"]:
-            say(f"warning: the data at {run.recipe.data.source} have changed since this run was trained")
-        return dataset.split(split)
+def _own_data(run: Run) -> Dataset:
+    dataset = load_dataset(run.recipe.data)
+    if dataset.fingerprint != run.environment["data"]["fingerprint"]:
+        say(f"warning: the data at {run.recipe.data.source} have changed since this run was trained")
+    return dataset
+
+
+def _other_data(classifier: Classifier, data: str, split: str, quiet: bool) -> ImageSet:
     height, width, channels = classifier.shape
     section = classifier.recipe.data.model_copy(
         update={"source": data, "size": (height, width), "channels": "gray" if channels == 1 else "rgb"}

@@ -162,6 +162,28 @@ def predict(
 
 
 @app.command()
+def explain(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder or a model.safetensors.")],
+    pictures: Annotated[list[str], typer.Argument(help="Picture files, or folders of them.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to make.")] = Path("explanations"),
+    method: Annotated[str, typer.Option(help="Such as hires-cam, attention-gradient or occlusion.")] = "auto",
+    class_: Annotated[str | None, typer.Option("--class", metavar="NAME", help="Default: the one predicted.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Where the model looks: an overlay of each picture, and a page of all."""
+    from petriscope import api
+
+    table = api.explain(run, pictures, out, method, class_, device)
+    failed = table["error"].notna()
+    if not failed.all():
+        sys.stdout.write(f"{out / 'index.html'}\n")
+    if failed.any():
+        raise PetriscopeError(
+            f"{failed.sum():,} of {len(table):,} pictures could not be read, the first: {table[failed].iloc[0]['error']}"
+        )
+
+
+@app.command()
 def report(run: RunFolder) -> None:
     """Write a run's report.html anew."""
     from petriscope import api

@@ -96,7 +96,7 @@ def ensemble(
     summary = {"seconds": round(seconds, 2), "monitor": None, "kept": "last"}
     answers = calibrate(classifier, dataset.train, dataset.val, None, quiet)
     save_model(made.model, state, classifier, {"environment": made.environment, "training": summary})
-    probabilities = evaluate_into(made, classifier, dataset.val, "val", quiet, answers)
+    _, probabilities = evaluate_into(made, classifier, dataset, "val", None, quiet, answers)
     table = [
         {"run": str(run.folder), "val_accuracy": float(accuracy), "weight": weight, "taken": taken}
         for run, accuracy, weight, taken in zip(runs, _accuracies(each, targets), weights, chosen, strict=True)

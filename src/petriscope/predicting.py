@@ -61,7 +61,7 @@ def predict_files(
     said = ["answer", "why"] if sets is None else ["answer", "why", "set"]
     rows: list[dict[str, Any]] = []
     with progress("predicting", len(paths)) as bar:
-        for block, pictures in _decoded(classifier, paths):
+        for block, pictures in decoded(classifier, paths):
             good = [picture for picture in pictures if isinstance(picture, np.ndarray)]
             answers = classifier.answer(np.stack(good), tta) if good else None
             found = iter(zip(answers.probabilities, answering.words(answers), strict=True) if answers else ())
@@ -79,7 +79,7 @@ def predict_files(
     return pd.DataFrame(rows, columns=["picture", "predicted", "confidence", "error", *said, *names])
 
 
-def _decoded(classifier: Classifier, paths: Sequence[Path]) -> Iterator[tuple[Sequence[Path], list[np.ndarray | str]]]:
+def decoded(classifier: Classifier, paths: Sequence[Path]) -> Iterator[tuple[Sequence[Path], list[np.ndarray | str]]]:
     """Chunks of paths with their pictures, or with what is wrong with them."""
     height, width, channels = classifier.shape
     data = classifier.recipe.data

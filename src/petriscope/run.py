@@ -74,7 +74,8 @@ class Run:
     def gallery(self) -> dict[str, np.ndarray]:
         """Arrays by name: ``augmented`` uint8 [P, V, H, W, C]; ``mistakes_<split>`` uint8 [M, H, W, C] and
         ``mistakes_<split>_ids``, most confident first; of an autoencoder, ``reconstructions_<split>`` uint8
-        [P, 2, H, W, C], each picture and what became of it, and ``reconstructions_<split>_ids``."""
+        [P, 2, H, W, C], each picture and what became of it, and ``reconstructions_<split>_ids``; and what
+        `petriscope.inspecting` adds."""
         path = self.folder / "gallery.npz"
         if not path.is_file():
             return {}

@@ -19,6 +19,8 @@ from petriscope.models import MODELS
 from petriscope.progress import duration
 from petriscope.recipe import Part, Recipe
 from petriscope.report import rendering, wording
+from petriscope.report.error_analysis import errors
+from petriscope.report.explanations import looks
 from petriscope.report.figures import Picture, Series, interval_mark, line_chart, picture, reliability
 from petriscope.report.silence import silence_views
 from petriscope.run import Run
@@ -150,6 +152,8 @@ def _context(run: Run) -> dict[str, Any]:
         "augmented": _augmented(gallery.get("augmented")),
         "reconstructions": _reconstructions(gallery, recipe),
         "silence": silence_views([view.name for view in views], results, predictions),
+        "errors": errors([view.name for view in views], results, gallery),
+        "looks": looks([view.name for view in views], results, gallery, predictions),
         "cost": _cost(results.get("cost"), training),
         "repeat": _repeat(run.folder, recipe, environment, results),
         "yaml": recipe.to_yaml(),

@@ -1,0 +1,84 @@
+"""What a run keeps of explanations: maps of some pictures, right and wrong, and how far the methods can be trusted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from petriscope.classifier import Classifier
+from petriscope.data.imageset import ImageSet
+from petriscope.errors import RequestError
+from petriscope.evaluation.cost import multiply_adds
+from petriscope.explain import explain, methods_for
+from petriscope.explain.checks import check, forwards
+
+RIGHT, WRONG = 12, 12  # pictures shown
+BUDGET = 3e11  # multiply-adds that the checks may take: a few seconds of one core
+MOST, FEWEST = 96, 16  # pictures checked
+
+
+def explained(
+    classifier: Classifier,
+    images: ImageSet,
+    predicted: np.ndarray,
+    confidence: np.ndarray,
+    quiet: bool = True,
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Maps of some pictures of a split, and the checks of the methods over others.
+
+    The checks take the multiply-adds of `BUDGET`, or as many as evaluating the split once if that is more; where that
+    is too little for 16 pictures, methods are left out from the last, and with the first alone, the checks.
+
+    Args:
+        predicted: int64 [N]; confidence: float [N].
+
+    Returns:
+        arrays: ``rows`` int64 [P] of the pictures shown, first the right ones, then the wrong, the most confident first;
+        ``maps`` uint8 [P, 2, H, W], 255 the most, for the class predicted and for the true one.
+        facts: method, shown, check (see `petriscope.explain.checks.check`) or None, left_out (methods not checked), reason
+        (why there is no check, or no map at all).
+    """
+    rows = _chosen(images.targets, predicted, confidence)
+    methods = methods_for(classifier)
+    facts: dict[str, Any] = {"method": methods[0], "shown": len(rows), "check": None, "left_out": [], "reason": None}
+    pictures = images.take(rows)
+    try:
+        found = [explain(classifier, pictures, classes[rows], methods[0]) for classes in (predicted, images.targets)]
+    except (RequestError, RuntimeError) as error:  # a network of timm's that is made like no other
+        return {}, {**facts, "method": None, "reason": f"{methods[0]} cannot explain this network: {error}"}
+    maps = np.round(255 * np.stack(found, axis=1)).astype(np.uint8)
+    kept, count = _affordable(classifier, methods, len(images))
+    if kept:
+        drawn = np.sort(np.random.default_rng(0).choice(len(images), count, replace=False))
+        facts["check"] = check(classifier, images.take(drawn), kept, quiet=quiet)
+        facts["left_out"] = methods[len(kept) :]
+    else:
+        few = len(images) < FEWEST
+        facts["reason"] = (
+            f"there are fewer than {FEWEST} pictures" if few else "the network is too costly for it on this split"
+        )
+    return {"rows": rows, "maps": maps}, facts
+
+
+def _chosen(targets: np.ndarray, predicted: np.ndarray, confidence: np.ndarray) -> np.ndarray:
+    """Right pictures, of every class in turn, and the most confident mistakes."""
+    right, wrong = np.flatnonzero(targets == predicted), np.flatnonzero(targets != predicted)
+    turn = np.zeros(len(right), dtype=np.int64)
+    for label in np.unique(targets[right]):
+        members = np.flatnonzero(targets[right] == label)
+        turn[members] = np.arange(len(members))
+    right = right[np.lexsort((targets[right], turn))][:RIGHT]
+    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:WRONG]
+    return np.concatenate([right, wrong])
+
+
+def _affordable(classifier: Classifier, methods: list[str], pictures: int) -> tuple[list[str], int]:
+    """The methods to check and over how many pictures; none where not even one can be checked."""
+    each = multiply_adds(classifier.model, classifier.shape)
+    budget = max(BUDGET, each * pictures)
+    for kept in (methods[:count] for count in range(len(methods), 0, -1)):
+        affordable = min(int(budget // (each * forwards(kept))), pictures, MOST)
+        if affordable >= FEWEST:
+            return kept, affordable
+    return [], 0

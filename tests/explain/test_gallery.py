@@ -1,0 +1,74 @@
+"""What a run keeps of explanations: which pictures, and how many are checked."""
+
+import numpy as np
+import pytest
+from corner import corner_classifier, corner_pictures
+
+from petriscope.data.imageset import ImageSet
+from petriscope.explain import gallery
+from petriscope.explain.gallery import explained
+
+
+def image_set(count=40):
+    ids = np.array([f"val/{i}" for i in range(count)])
+    return ImageSet(corner_pictures(count), np.arange(count) % 2, ("a", "b"), ids)
+
+
+def looked_at(images):
+    predicted = np.ones(len(images), dtype=np.int64)
+    predicted[:10] = images.targets[:10]  # some of class 0 are right too
+    return predicted, np.linspace(0.5, 1, len(images))
+
+
+def test_right_pictures_of_every_class_then_the_most_confident_mistakes():
+    images = image_set()
+    predicted, confidence = looked_at(images)
+    arrays, facts = explained(corner_classifier(), images, predicted, confidence)
+    rows = arrays["rows"]
+    right = predicted[rows] == images.targets[rows]
+    assert right.tolist() == [True] * 12 + [False] * 12
+    assert images.targets[rows[:4]].tolist() == [0, 1, 0, 1]
+    assert (np.diff(confidence[rows[12:]]) < 0).all()
+    assert arrays["maps"].shape == (24, 2, 16, 16) and arrays["maps"].dtype == np.uint8
+    np.testing.assert_array_equal(arrays["maps"][:12, 0], arrays["maps"][:12, 1])  # the true class is the predicted one
+    assert facts["method"] == "hires-cam" and facts["shown"] == 24
+    assert facts["check"]["n"] == 40 and not facts["left_out"]
+
+
+def test_methods_are_left_out_where_they_cost_too_much(monkeypatch):
+    images = image_set()
+    monkeypatch.setattr(gallery, "multiply_adds", lambda model, shape: 10**9)
+    _, facts = explained(corner_classifier(), images, *looked_at(images))
+    assert facts["check"] is None and "costly" in facts["reason"]
+    monkeypatch.setattr(gallery, "BUDGET", 2e12)
+    _, facts = explained(corner_classifier(), images, *looked_at(images))
+    assert list(facts["check"]["methods"]) == ["hires-cam", "grad-cam"][: len(facts["check"]["methods"])]
+    assert facts["left_out"][-1] == "occlusion"
+    assert facts["check"]["n"] >= gallery.FEWEST
+
+
+def test_few_pictures_are_shown_and_not_checked():
+    images = image_set(5)
+    arrays, facts = explained(corner_classifier(), images, *looked_at(images))
+    assert len(arrays["rows"]) == 5
+    assert facts["check"] is None and "fewer than 16" in facts["reason"]
+
+
+def test_a_network_that_cannot_be_explained_does_not_stop_the_evaluation(monkeypatch):
+    def fails(*args):
+        raise RuntimeError("no such layer")
+
+    images = image_set(20)
+    monkeypatch.setattr(gallery, "explain", fails)
+    arrays, facts = explained(corner_classifier(), images, *looked_at(images))
+    assert arrays == {}
+    assert facts["method"] is None and "no such layer" in facts["reason"]
+
+
+@pytest.mark.parametrize("all_right", [True, False])
+def test_all_right_and_all_wrong(all_right):
+    images = image_set(20)
+    predicted = images.targets if all_right else 1 - images.targets
+    arrays, facts = explained(corner_classifier(), images, predicted, np.full(20, 0.9))
+    assert len(arrays["rows"]) == 12
+    assert facts["shown"] == 12

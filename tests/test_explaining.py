@@ -1,0 +1,81 @@
+"""petriscope explain, end to end."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from petriscope import api
+from petriscope.errors import RequestError
+from test_cli import petriscope
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    return tmp_path_factory.mktemp("explain") / "run"
+
+
+@pytest.fixture
+def run(kept, tiny_recipe, tmp_path):
+    """A run folder, trained once for all tests."""
+    if not kept.exists():
+        api.train(tiny_recipe(training={"epochs": 1}), kept, quiet=True)
+    shutil.copytree(kept, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "new"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        Image.fromarray(rng.integers(0, 256, (20, 12, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    return folder
+
+
+def test_overlays_and_a_page(run, pictures, tmp_path):
+    out = tmp_path / "out"
+    table = api.explain(run, [pictures], out, of="1", method="occlusion", quiet=True)
+    assert table["explained"].tolist() == ["1"] * 3
+    assert {path.name for path in out.iterdir()} == {"index.html", "00001-0.png", "00002-1.png", "00003-2.png"}
+    with Image.open(out / "00001-0.png") as image:
+        assert image.size == (216, 216) and image.mode == "RGB"
+    predicted = api.predict(run, [pictures], quiet=True)
+    assert table["predicted"].tolist() == predicted["predicted"].tolist()
+    np.testing.assert_allclose(table["confidence"], predicted["confidence"])
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert page.count("for 1</figcaption>") == 3 and "occlusion" in page
+
+
+def test_the_command_tells_of_unreadable_pictures_and_does_the_rest(run, pictures, tmp_path):
+    (pictures / "bad.png").write_bytes(b"nothing")
+    done = petriscope("explain", "run", "new", "--out", "out", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout.strip() == "out/index.html"
+    assert "1 of 4 pictures could not be read" in done.stderr and "bad.png" in done.stderr
+    assert len(list((tmp_path / "out").glob("*.png"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"of": "7"}, "no class '7'"),
+        ({"method": "attention-rollout"}, "explain it by hires-cam"),
+        ({"method": "occlusio"}, "did you mean occlusion"),
+        ({"out": "run"}, "not empty"),
+    ],
+)
+def test_a_wrong_request_leaves_nothing(run, pictures, tmp_path, options, words):
+    out = tmp_path / options.pop("out", "out")
+    with pytest.raises(RequestError, match=words):
+        api.explain(run, [pictures], out, quiet=True, **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_readable_makes_no_page(run, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"nothing")
+    table = api.explain(run, [tmp_path / "bad.png"], tmp_path / "out", quiet=True)
+    assert table["error"].notna().all()
+    assert not (tmp_path / "out").exists()
