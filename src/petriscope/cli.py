@@ -20,6 +20,7 @@ RECIPE_FOLDERS = {  # in the order they are listed, with what each is about
     "blood": "BloodMNIST at 28 px",
     "blood-methods": "BloodMNIST methods comparison, 28 px: norms, dropout, decay, transfer (petriscope bench blood-methods)",
     "blood64": "Efficient architectures for BloodMNIST at 64 px, with and without attention (petriscope bench blood64)",
+    "blood96": "Blood cells at 96 px, trained to withstand disturbed pictures",
     "blood96-mobilenet": "Blood cells at 96 px with MobileNetV3",
     "blood96-convnext": "Blood cells at 96 px with ConvNeXt",
     "cifar10": "CIFAR-10: QuizDNN and ResNet-18 (petriscope bench quiz-dnn)",
