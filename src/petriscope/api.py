@@ -22,6 +22,7 @@ from petriscope.errors import DataError, PetriscopeError, RequestError
 from petriscope.evaluation.cost import cost, parameters
 from petriscope.evaluation.inference import TTA, predict_set
 from petriscope.evaluation.metrics import full_metrics
+from petriscope.evaluation.stress import PICTURES, disturbed_pictures, stratified, stress_test
 from petriscope.models import MODELS, build_model
 from petriscope.precision import choose_device, choose_format
 from petriscope.predicting import find_pictures, predict_files
@@ -38,6 +39,7 @@ MISTAKES_SHOWN = 24
 AUGMENTED_SHOWN = (8, 8)  # pictures, views of each
 RECONSTRUCTED_SHOWN = 8
 VAL_CHUNK = 1024
+AUTO_STRESS = (200, 20.0, 0.1)  # pictures; and at most so many seconds, or that share of the training's
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -104,6 +106,8 @@ def evaluate(
     tta: TTA | None = None,
     device: str = "auto",
     quiet: bool = False,
+    stress: bool = False,
+    stress_pictures: int | None = PICTURES,
 ) -> dict[str, Any]:
     """Figures of a run on a split, with 95 % intervals.
 
@@ -113,16 +117,27 @@ def evaluate(
             predictions and report go into the run folder.
         split: train, val or test.
         tta: test-time augmentation; None: as the recipe says.
+        stress: disturb the pictures too; see `petriscope.evaluation.stress`. Without test-time augmentation unless
+            ``tta`` says so.
+        stress_pictures: how many of the split; None: all.
 
     Returns:
-        see `petriscope.evaluation.metrics.full_metrics`; and split, tta, source.
+        see `petriscope.evaluation.metrics.full_metrics`; and split, tta, source; with ``stress``, that too.
     """
+    if stress_pictures is not None and stress_pictures < 1:
+        raise RequestError("a stress test needs at least one picture")
     run = open_run(folder)
     classifier = load_model(run.model, device)
     images = _images_for(run, classifier, data, split, quiet)
     result, probabilities = _evaluate(classifier, images, split, tta, data or str(run.recipe.data.source), quiet)
     if data is None:
         _record(run, images, split, result, probabilities)
+    if stress:
+        tested = _stress(classifier, images, split, stress_pictures, tta or "none", None, quiet)
+        if data is None and tested is not None:
+            _record_stress(run, images, split, tested)
+        result = {**result, "stress": tested}
+    if data is None:
         write_report(run)
     return result
 
@@ -282,6 +297,7 @@ def _finish(run: Run, trainer: Trainer, normalize: Normalize, dataset: Dataset, 
     if dataset.val is not None:
         result, probabilities = _evaluate(classifier, dataset.val, "val", None, str(recipe.data.source), quiet)
         _record(run, dataset.val, "val", result, probabilities)
+        _stress_val(run, classifier, dataset.val, at.seconds, quiet)
     run.add_results(cost=cost(classifier), training=summary)
     write_report(run)
     if not quiet:
@@ -305,6 +321,46 @@ def _evaluate(
     )
     figures = full_metrics(probabilities, images.targets, classifier.classes, settings.bootstrap)
     return {"split": split, "tta": tta, "source": source, **figures}, probabilities
+
+
+def _stress_val(run: Run, classifier: Classifier, val: ImageSet, trained: float, quiet: bool) -> None:
+    """What the recipe asks for after ``trained`` seconds of training."""
+    rule = classifier.recipe.evaluation.stress
+    if rule == "off" or not len(val):
+        return
+    few, shortest, share = AUTO_STRESS
+    pictures, seconds = (few, max(shortest, share * trained)) if rule == "auto" else (PICTURES, None)
+    tested = _stress(classifier, val, "val", pictures, "none", seconds, quiet)
+    if tested is not None:
+        _record_stress(run, val, "val", tested)
+
+
+def _stress(
+    classifier: Classifier,
+    images: ImageSet,
+    split: str,
+    pictures: int | None,
+    tta: TTA,
+    seconds: float | None,
+    quiet: bool,
+) -> dict[str, Any] | None:
+    tested = stress_test(
+        lambda some: classifier.probabilities(some, tta),
+        images,
+        pictures=pictures,
+        recipe=classifier.recipe,
+        tta=tta,
+        resamples=classifier.recipe.evaluation.bootstrap,
+        seconds=seconds,
+        label=None if quiet else f"stress test on {split}",
+    )
+    return None if tested is None else {"split": split, **tested.as_dict()}
+
+
+def _record_stress(run: Run, images: ImageSet, split: str, tested: dict[str, Any]) -> None:
+    run.add_results(stress={**run.results.get("stress", {}), split: tested})
+    pictures, names = disturbed_pictures(images, int(stratified(images.targets, 1)[0]))
+    run.add_gallery(disturbed=pictures, disturbed_names=np.array(names, dtype=np.str_))
 
 
 def _images_for(run: Run, classifier: Classifier, data: str | None, split: str, quiet: bool) -> ImageSet:

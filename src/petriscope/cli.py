@@ -96,13 +96,20 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     tta: Tta = None,
     device: Device = "auto",
+    stress: Annotated[bool, typer.Option("--stress", help="Disturb pictures too: blur, color, light, dirt.")] = False,
+    stress_pictures: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Pictures of the stress test; default: 400.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Figures of a run on test, with 95 % intervals."""
     _among("--split", split, ("train", "val", "test"))
+    if stress_pictures is not None and not stress:
+        raise RequestError("--stress-pictures goes with --stress")
     from petriscope import api
 
-    result = api.evaluate(run, data, split, _tta(tta), device, quiet=as_json)
+    more = {} if stress_pictures is None else {"stress_pictures": stress_pictures}
+    result = api.evaluate(run, data, split, _tta(tta), device, quiet=as_json, stress=stress, **more)
     if as_json:
         sys.stdout.write(json.dumps(result) + "\n")
     else:
@@ -283,6 +290,33 @@ def _print_figures(result: dict[str, Any]) -> None:
         else:
             rows.append((key.replace("_", " "), f"{percent(result[key])}  ({percent(low)} to {percent(high)})"))
     _print_columns(rows, sys.stderr)
+    if "stress" in result:
+        _print_stress(result["stress"])
+
+
+def _print_stress(stress: dict[str, Any]) -> None:
+    def share(value: float) -> str:
+        return f"{100 * value:6.2f}"
+
+    _say("")
+    rows = [
+        (
+            "stress test",
+            f"{stress['n']:,} of {stress['of']:,} pictures; balanced accuracy in %; severity "
+            + " ".join(f"{severity:>6}" for severity in stress["severities"])
+            + "   mean",
+        )
+    ]
+    pad = len(rows[0][1]) - 7 * (len(stress["severities"]) + 1)
+    for name, row in stress["corruptions"].items():
+        known = "trained against" if row["seen"] else "held out" if row["held_out"] else ""
+        figures = " ".join(share(value) for value in (*row["balanced_accuracy"], row["mean"]))
+        rows.append((name, f"{known:<{pad}} {figures}"))
+    _print_columns(rows, sys.stderr)
+    _say(
+        f"clean {share(stress['clean']).strip()} %, disturbed mean {share(stress['mean']).strip()} %, "
+        f"worst {share(stress['worst']['balanced_accuracy']).strip()} % ({stress['worst']['name']})"
+    )
 
 
 def _print_columns(rows: list[tuple[str, str]], stream: Any = None) -> None:
