@@ -296,26 +296,20 @@ def _print_figures(result: dict[str, Any]) -> None:
 
 def _print_stress(stress: dict[str, Any]) -> None:
     def share(value: float) -> str:
-        return f"{100 * value:6.2f}"
+        return f"{100 * value:.1f}"
 
-    _say("")
-    rows = [
-        (
-            "stress test",
-            f"{stress['n']:,} of {stress['of']:,} pictures; balanced accuracy in %; severity "
-            + " ".join(f"{severity:>6}" for severity in stress["severities"])
-            + "   mean",
-        )
-    ]
-    pad = len(rows[0][1]) - 7 * (len(stress["severities"]) + 1)
+    _say(f"\nstress test, {stress['n']:,} of {stress['of']:,} pictures; balanced accuracy in %")
+    rows = [("severity", " ".join(f"{severity:>5}" for severity in stress["severities"]) + "   mean")]
     for name, row in stress["corruptions"].items():
         known = "trained against" if row["seen"] else "held out" if row["held_out"] else ""
-        figures = " ".join(share(value) for value in (*row["balanced_accuracy"], row["mean"]))
-        rows.append((name, f"{known:<{pad}} {figures}"))
+        rows.append(
+            (name, " ".join(f"{share(v):>5}" for v in row["balanced_accuracy"]) + f"  {share(row['mean']):>5}  {known}")
+        )
     _print_columns(rows, sys.stderr)
+    worst = stress["worst"]
     _say(
-        f"clean {share(stress['clean']).strip()} %, disturbed mean {share(stress['mean']).strip()} %, "
-        f"worst {share(stress['worst']['balanced_accuracy']).strip()} % ({stress['worst']['name']})"
+        f"clean {share(stress['clean'])} %, disturbed mean {share(stress['mean'])} %, "
+        f"worst {share(worst['balanced_accuracy'])} % ({worst['name']})"
     )
 
 

@@ -20,6 +20,7 @@ from petriscope.progress import duration
 from petriscope.recipe import Part, Recipe
 from petriscope.report import rendering, wording
 from petriscope.report.figures import Picture, Series, interval_mark, line_chart, picture, reliability
+from petriscope.report.stress import StressView, stress_view
 from petriscope.run import Run
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ def _context(run: Run) -> dict[str, Any]:
     views = [_split_view(run, name, results[name], predictions, gallery) for name in _evaluated(results)]
     training = results.get("training")
     folder = shlex.quote(str(run.folder))
+    stress = stress_view(results, gallery)
     return {
         "recipe": recipe,
         "folder": folder,
@@ -133,7 +135,8 @@ def _context(run: Run) -> dict[str, Any]:
         "open_mistakes": MISTAKES_OPEN,
         "finished": training is not None,
         "headline": _headline(views, history, recipe),
-        "standing": _standing(views, splits, training, history, recipe, folder),
+        "standing": _standing(views, splits, training, history, recipe, folder) + _under_stress(stress),
+        "stress": stress,
         "alarm": _alarm(results, folder, environment),
         "facts": _facts(recipe, environment, training, results.get("cost"), history),
         "composition": _composition(data),
@@ -283,6 +286,12 @@ def _standing(
             )
         )
     return out
+
+
+def _under_stress(stress: StressView | None) -> list[tuple[str, str]]:
+    if stress is None:
+        return []
+    return [(f"Balanced accuracy on {stress.split} pictures that are disturbed: {stress.headline}.", "")]
 
 
 def _use_of_val(training: dict[str, Any] | None) -> str:

@@ -31,7 +31,10 @@ def saturation(images: Tensor, factor: Tensor, draws: Draws) -> Tensor:
 
 
 def color_cast(images: Tensor, amount: Tensor, draws: Draws) -> Tensor:
-    """Multiply the channels by factors 1 + ``amount`` times a direction of no brightness: another lamp, another stain."""
+    """Multiply the channels by factors 1 + ``amount`` times a direction of no brightness: another lamp, another stain.
+    Gray has no color to lose."""
+    if images.shape[1] == 1:
+        return images
     angle = draws.uniform(1) * 2 * math.pi + torch.tensor([0, 2, 4], device=images.device) * (math.pi / 3)
     return images * (1 + amount[:, None] * angle.cos())[:, :, None, None]
 
