@@ -10,6 +10,7 @@ from torch import Tensor
 from petriscope.augment.corruptions.draws import Draws
 
 DROPS = 7  # of a deposit
+MELTING = 0.6  # drops that melt together cover more than their discs would: these have so much of the share
 STAIN = (0.42, 0.18, 0.52)  # light that a deposit lets through: a dark violet
 GLASS = (0.93, 0.93, 0.95)  # what a bubble shows: the lamp
 RIM = 0.3  # light that the rim of a bubble lets through
@@ -23,8 +24,7 @@ def stain_deposit(images: Tensor, share: Tensor, draws: Draws) -> Tensor:
     down, across, side = _places(images)
     centers = draws.uniform(2, DROPS) * 1.0 - 0.5
     weights = 0.3 + draws.uniform(DROPS)
-    # areas of the drops together: the share, if they did not touch or leave the picture
-    squares = share[:, None] * weights / (weights.sum(1, keepdim=True) * math.pi)
+    squares = MELTING * share[:, None] * weights / (weights.sum(1, keepdim=True) * math.pi)
     potential = torch.zeros_like(images[:, 0])
     for drop in range(DROPS):
         x, y = centers[:, 0, drop, None, None], centers[:, 1, drop, None, None]
