@@ -71,7 +71,7 @@ def page() -> str:
     """The text, from the catalogue and the docstrings."""
     lines = [OPENING]
     for module, names in groupby(AUGMENTATIONS.members, key=lambda name: AUGMENTATIONS.members[name].partition(":")[0]):
-        lines += [f"## {module.rpartition('.')[2].capitalize()}\n", f"{paragraph(import_module(module).__doc__)}\n"]
+        lines += [f"## {module.rpartition('.')[2].replace('_', ' ').capitalize()}\n", f"{paragraph(import_module(module).__doc__)}\n"]
         for name in names:
             lines += section(name)
     return "\n".join(lines)
@@ -107,10 +107,12 @@ def values(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         *first, last = get_args(annotation)
         return f"{', '.join(map(str, first))} or {last}"
+    if get_origin(annotation) is tuple and get_args(annotation)[-1] is ...:
+        return f"a list of {values(get_args(annotation)[0])}s"
     if get_origin(annotation) is tuple:
         return f"two, each {values(get_args(annotation)[0])}"
     if get_origin(annotation) is not Annotated:
-        return {bool: "true or false", float: "a number", int: "a whole number"}[annotation]
+        return {bool: "true or false", float: "a number", int: "a whole number", str: "name"}[annotation]
     inner, *notes = get_args(annotation)
     bounds = {}
     for note in notes:

@@ -53,7 +53,8 @@ def test_a_run_folder_holds_what_it_promises(trained):
         "report.html",
     }
     assert [line["epoch"] for line in trained.history] == [1, 2]
-    assert set(trained.results) == {"training", "cost", "val"}
+    assert set(trained.results) == {"training", "cost", "val", "stress"}
+    assert set(trained.results["stress"]) == {"val"}
     assert "test" not in set(trained.predictions["split"])
     assert trained.environment["data"]["splits"]["train"]["pictures"] == 120
     assert trained.gallery["augmented"].dtype == np.uint8
@@ -262,3 +263,35 @@ def test_a_known_name_stays_one_where_a_folder_is_called_so(tiny_recipe, tmp_pat
         run = api.train(recipe, tmp_path / f"run-{source[:3]}", quiet=True)
         assert run.recipe.data.source == source
         assert api.evaluate(run.folder, quiet=True)["n"] > 0
+
+
+def test_training_ends_with_a_stress_test_of_val_unless_told_otherwise(trained, tiny_recipe, tmp_path):
+    stress = trained.results["stress"]["val"]
+    assert stress["n"] == stress["of"] == 40
+    assert stress["corruptions"]["translation"]["seen"]  # the recipe shifts pictures
+    assert not stress["corruptions"]["bubble"]["seen"]
+    assert trained.gallery["disturbed"].shape[1:] == (4, 12, 12, 3)
+    assert "Stress test" in (trained.folder / "report.html").read_text()
+    recipe = tiny_recipe(training={"epochs": 1}, evaluation={"stress": "off"})
+    plain = api.train(recipe, tmp_path / "plain", quiet=True)
+    assert "stress" not in plain.results
+    assert "was not tested" in (plain.folder / "report.html").read_text()
+
+
+def test_evaluate_with_stress_adds_it_to_the_run(trained):
+    result = api.evaluate(trained.folder, quiet=True, stress=True, stress_pictures=16)
+    assert result["stress"]["n"] == 16
+    assert result["stress"]["split"] == "test"
+    assert result["stress"]["clean"] == pytest.approx(result["balanced_accuracy"], abs=0.3)
+    assert trained.results["stress"]["test"] == result["stress"]
+    assert "stress" not in trained.results["test"]
+    assert set(trained.results["stress"]) == {"val", "test"}
+    with pytest.raises(RequestError, match="at least one"):
+        api.evaluate(trained.folder, quiet=True, stress=True, stress_pictures=0)
+
+
+def test_stress_on_another_source_leaves_the_run_alone(trained, tiny_npz):
+    before = trained.results
+    result = api.evaluate(trained.folder, str(tiny_npz), quiet=True, stress=True, stress_pictures=8)
+    assert result["stress"]["n"] == 8
+    assert trained.results == before

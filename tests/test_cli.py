@@ -44,6 +44,12 @@ def test_from_training_to_a_table_of_predictions(recipe_file, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "balanced accuracy" in done.stderr
 
+    done = petriscope("evaluate", "run", "--stress", "--stress-pictures", 8, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "stress test, 8 of 40 pictures" in done.stderr
+    assert "disturbed mean" in done.stderr
+    assert done.stderr.count("trained against") == 1  # of the recipe, translate alone is like a corruption
+
     done = petriscope("report", "run", cwd=tmp_path)
     assert done.stdout.strip() == "run/report.html"
 
@@ -75,6 +81,7 @@ def test_from_training_to_a_table_of_predictions(recipe_file, tmp_path):
         (["train", "--resume", "/nowhere"], "no run folder"),
         (["evaluate", "/nowhere"], "no run folder"),
         (["evaluate", "/nowhere", "--split", "tset"], "known: train, val, test"),
+        (["evaluate", "/nowhere", "--stress-pictures", "9"], "goes with --stress"),
         (["predict", "/nowhere", "x.png"], "no model"),
         (["models", "resnet81"], "did you mean resnet18"),
         (["nonsense"], "No such command"),

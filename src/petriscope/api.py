@@ -23,6 +23,7 @@ from petriscope.errors import DataError, PetriscopeError, RequestError
 from petriscope.evaluation.cost import cost, parameters
 from petriscope.evaluation.inference import TTA
 from petriscope.evaluation.metrics import full_metrics
+from petriscope.evaluation.stress import PICTURES
 from petriscope.evaluation.trust import trust_figures
 from petriscope.inspecting import inspect
 from petriscope.models import MODELS, build_model
@@ -32,6 +33,7 @@ from petriscope.progress import duration, say
 from petriscope.recipe import Part, Recipe
 from petriscope.report.page import write_report
 from petriscope.run import Run, check_free, create_run, free_folder, open_run
+from petriscope.stressing import stress_after_training, stress_split
 from petriscope.training.loop import Trainer
 
 if TYPE_CHECKING:
@@ -107,6 +109,8 @@ def evaluate(
     tta: TTA | None = None,
     device: str = "auto",
     quiet: bool = False,
+    stress: bool = False,
+    stress_pictures: int | None = PICTURES,
 ) -> dict[str, Any]:
     """Figures of a run on a split, with 95 % intervals.
 
@@ -116,20 +120,32 @@ def evaluate(
             predictions and report go into the run folder.
         split: train, val or test.
         tta: test-time augmentation; None: as the recipe says.
+        stress: disturb the pictures too; see `petriscope.evaluation.stress`. Without test-time augmentation unless
+            ``tta`` says so.
+        stress_pictures: how many of the split; None: all.
 
     Returns:
         see `petriscope.evaluation.metrics.full_metrics` and `petriscope.evaluation.trust.trust_figures`; and split, tta,
-        source; of the run's own data, errors and explanations (`petriscope.inspecting.inspect`). Probabilities are at
-        the temperature fitted on val.
+        source; of the run's own data, errors and explanations (`petriscope.inspecting.inspect`); with ``stress``, that
+        too. Probabilities are at the temperature fitted on val.
     """
+    if stress_pictures is not None and stress_pictures < 1:
+        raise RequestError("a stress test needs at least one picture")
     run = open_run(folder)
     classifier = load_model(run.model, device)
     if data is not None:
         images = _other_data(classifier, data, split, quiet)
-        return _evaluate(classifier, images, split, tta, data, quiet)[0]
-    result, _ = evaluate_into(run, classifier, _own_data(run), split, tta, quiet)
-    write_report(run)
-    return result
+        result, _ = _evaluate(classifier, images, split, tta, data, quiet)
+        tested = stress_split(classifier, images, split, stress_pictures, tta or "none", quiet) if stress else None
+    else:
+        own = _own_data(run)
+        result, _ = evaluate_into(run, classifier, own, split, tta, quiet)
+        tested = None
+        if stress:
+            images = own.split(split)
+            tested = stress_split(classifier, images, split, stress_pictures, tta or "none", quiet, into=run)
+        write_report(run)
+    return {**result, "stress": tested} if stress else result
 
 
 def calibrate(folder: str | Path, tta: TTA | None = None, device: str = "auto", quiet: bool = False) -> dict[str, Any]:
@@ -355,6 +371,7 @@ def _finish(run: Run, trainer: Trainer, normalize: Normalize, dataset: Dataset, 
     run.add_gallery(augmented=_augmented_samples(trainer, dataset), **_reconstructions(classifier, dataset))
     if dataset.val is not None:
         evaluate_into(run, classifier, dataset, "val", None, quiet, answers)
+        stress_after_training(run, classifier, dataset.val, at.seconds, quiet)
     run.add_results(cost=cost(classifier), training=summary)
     write_report(run)
     if not quiet:

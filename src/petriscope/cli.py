@@ -21,6 +21,7 @@ RECIPE_FOLDERS = {  # in the order they are listed, with what each is about
     "blood": "BloodMNIST at 28 px",
     "blood-methods": "BloodMNIST methods comparison, 28 px: norms, dropout, decay, transfer (petriscope bench blood-methods)",
     "blood64": "Efficient architectures for BloodMNIST at 64 px, with and without attention (petriscope bench blood64)",
+    "blood96": "Blood cells at 96 px, trained to withstand disturbed pictures",
     "blood96-mobilenet": "Blood cells at 96 px with MobileNetV3",
     "blood96-convnext": "Blood cells at 96 px with ConvNeXt",
     "cifar10": "CIFAR-10: QuizDNN and ResNet-18 (petriscope bench quiz-dnn)",
@@ -96,13 +97,20 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     tta: Tta = None,
     device: Device = "auto",
+    stress: Annotated[bool, typer.Option("--stress", help="Disturb pictures too: blur, color, light, dirt.")] = False,
+    stress_pictures: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Pictures of the stress test; default: 400.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Figures of a run on test, with 95 % intervals."""
     _among("--split", split, ("train", "val", "test"))
+    if stress_pictures is not None and not stress:
+        raise RequestError("--stress-pictures goes with --stress")
     from petriscope import api
 
-    result = api.evaluate(run, data, split, _tta(tta), device, quiet=as_json)
+    more = {} if stress_pictures is None else {"stress_pictures": stress_pictures}
+    result = api.evaluate(run, data, split, _tta(tta), device, quiet=as_json, stress=stress, **more)
     if as_json:
         sys.stdout.write(json.dumps(result) + "\n")
     else:
@@ -348,6 +356,8 @@ def _print_figures(result: dict[str, Any]) -> None:
         else:
             rows.append((key.replace("_", " "), f"{percent(result[key])}  ({percent(low)} to {percent(high)})"))
     _print_columns(rows + _silence_rows(result, percent), sys.stderr)
+    if "stress" in result:
+        _print_stress(result["stress"])
 
 
 def _silence_rows(result: dict[str, Any], percent: Callable[[float | None], str]) -> list[tuple[str, str]]:
@@ -364,6 +374,25 @@ def _silence_rows(result: dict[str, Any], percent: Callable[[float | None], str]
     if result["ood"] is not None:
         rows.append(("unlike train", percent(result["ood"]["share"])))
     return rows
+
+
+def _print_stress(stress: dict[str, Any]) -> None:
+    def share(value: float) -> str:
+        return f"{100 * value:.1f}"
+
+    _say(f"\nstress test, {stress['n']:,} of {stress['of']:,} pictures; balanced accuracy in %")
+    rows = [("severity", " ".join(f"{severity:>5}" for severity in stress["severities"]) + "   mean")]
+    for name, row in stress["corruptions"].items():
+        known = "trained against" if row["seen"] else "held out" if row["held_out"] else ""
+        rows.append(
+            (name, " ".join(f"{share(v):>5}" for v in row["balanced_accuracy"]) + f"  {share(row['mean']):>5}  {known}")
+        )
+    _print_columns(rows, sys.stderr)
+    worst = stress["worst"]
+    _say(
+        f"clean {share(stress['clean'])} %, disturbed mean {share(stress['mean'])} %, "
+        f"worst {share(worst['balanced_accuracy'])} % ({worst['name']})"
+    )
 
 
 def _print_columns(rows: list[tuple[str, str]], stream: Any = None) -> None:

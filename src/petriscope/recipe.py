@@ -130,6 +130,7 @@ class EvaluationSection(Section):
     augment_val: tuple[Part, ...] = ()  # falls on val while training chooses by it; final figures are of plain pictures
     batch_size: Positive = 512
     bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
+    stress: Literal["auto", "val", "off"] = "auto"  # test of disturbed val pictures after training; auto: kept short
 
 
 class Recipe(Section):

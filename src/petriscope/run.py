@@ -58,7 +58,8 @@ class Run:
 
     @property
     def results(self) -> dict[str, Any]:
-        """``training``, ``cost`` and the figures of each split evaluated (``val``, ``test``)."""
+        """``training``, ``cost``, the figures of each split evaluated (``val``, ``test``), and in ``stress`` those of
+        disturbed pictures, by split."""
         path = self.folder / "results.json"
         return _read_json(path) if path.is_file() else {}
 
@@ -73,7 +74,8 @@ class Run:
     @property
     def gallery(self) -> dict[str, np.ndarray]:
         """Arrays by name: ``augmented`` uint8 [P, V, H, W, C]; ``mistakes_<split>`` uint8 [M, H, W, C] and
-        ``mistakes_<split>_ids``, most confident first; of an autoencoder, ``reconstructions_<split>`` uint8
+        ``mistakes_<split>_ids``, most confident first; ``disturbed`` uint8 [P, 4, H, W, C], one picture under each
+        of ``disturbed_names`` at severities 0, 1, 3 and 5; of an autoencoder, ``reconstructions_<split>`` uint8
         [P, 2, H, W, C], each picture and what became of it, and ``reconstructions_<split>_ids``; and what
         `petriscope.inspecting` adds."""
         path = self.folder / "gallery.npz"

@@ -35,13 +35,14 @@ CASES = {
     "coarse-dropout": ({"fraction": (0.2, 0.5)}, {"holes": 0}),
     "grid-mask": ({"ratio": 0.4, "degrees": 45}, {"ratio": 1}),
     "disc-mask": ({"radius": (0.2, 0.4)}, {"radius": (1, 1)}),
+    "corruption-mix": ({"severity": (3, 5), "p": 1}, {"severity": (0, 0)}),
     "rand-augment": ({"magnitude": 20}, {"operations": 0}),
     "trivial-augment": ({}, {"p": 0}),
     "aug-mix": ({"severity": 10}, {"p": 0}),
     "mixup": ({"alpha": 1}, {"alpha": 0}),
     "cutmix": ({}, {"alpha": 0}),
 }
-EACH_CHANNEL_BY_ITSELF = {"noise", "random-erasing"}
+EACH_CHANNEL_BY_ITSELF = {"noise", "random-erasing", "corruption-mix"}
 every = pytest.mark.parametrize("name", sorted(CASES))
 channels_of = pytest.mark.parametrize("channels", [1, 3])
 

@@ -32,6 +32,7 @@ AUGMENTATIONS = Catalogue(
         "coarse-dropout": "petriscope.augment.occlusion:CoarseDropout",
         "grid-mask": "petriscope.augment.occlusion:GridMask",
         "disc-mask": "petriscope.augment.occlusion:DiscMask",
+        "corruption-mix": "petriscope.augment.corruption_mix:CorruptionMix",
         "rand-augment": "petriscope.augment.policies:RandAugment",
         "trivial-augment": "petriscope.augment.policies:TrivialAugment",
         "aug-mix": "petriscope.augment.policies:AugMix",

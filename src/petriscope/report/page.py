@@ -23,6 +23,7 @@ from petriscope.report.error_analysis import errors
 from petriscope.report.explanations import looks
 from petriscope.report.figures import Picture, Series, interval_mark, line_chart, picture, reliability
 from petriscope.report.silence import silence_views
+from petriscope.report.stress import StressView, stress_view
 from petriscope.run import Run
 
 if TYPE_CHECKING:
@@ -126,6 +127,7 @@ def _context(run: Run) -> dict[str, Any]:
     views = [_split_view(run, name, results[name], predictions, gallery) for name in _evaluated(results)]
     training = results.get("training")
     folder = shlex.quote(str(run.folder))
+    stress = stress_view(results, gallery)
     return {
         "recipe": recipe,
         "folder": folder,
@@ -136,7 +138,8 @@ def _context(run: Run) -> dict[str, Any]:
         "open_mistakes": MISTAKES_OPEN,
         "finished": training is not None,
         "headline": _headline(views, history, recipe),
-        "standing": _standing(views, splits, training, history, recipe, folder),
+        "standing": _standing(views, splits, training, history, recipe, folder) + _under_stress(stress),
+        "stress": stress,
         "alarm": _alarm(results, folder, environment),
         "facts": _facts(recipe, environment, training, results.get("cost"), history, results.get("ensemble")),
         "ensemble": _ensemble(results.get("ensemble")),
@@ -290,6 +293,12 @@ def _standing(
             )
         )
     return out
+
+
+def _under_stress(stress: StressView | None) -> list[tuple[str, str]]:
+    if stress is None:
+        return []
+    return [(f"Balanced accuracy on {stress.split} pictures that are disturbed: {stress.headline}.", "")]
 
 
 def _use_of_val(training: dict[str, Any] | None) -> str:

@@ -1,0 +1,115 @@
+"""Write docs/stress.md and its pictures: what every corruption of the stress test does to one drawn cell.
+
+python docs/make_stress.py
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from petriscope.augment.corruptions import CORRUPTIONS, SEVERITIES, Corruption, corrupt
+from petriscope.data.sources.synthetic_smear import draw_smear
+from petriscope.evaluation.stress import FEWEST, PICTURES
+
+DOCS = Path(__file__).parent
+SIDE, GAP, COLORS = 72, 3, 64
+KINDS = {
+    "storage": "Storage and sensor",
+    "blur": "Blur",
+    "light": "Light",
+    "color": "Color",
+    "cover": "Dirt",
+    "place": "Place",
+}
+
+OPENING = f"""# The stress test
+
+A test split holds pictures from the same microscope as those trained on. The next one may be out of focus, lit otherwise,
+stained otherwise, compressed, dirty. The stress test disturbs pictures in {len(CORRUPTIONS)} ways at five severities
+and tells what is still recognized.
+
+    petriscope evaluate RUN --stress                        on test, {PICTURES} pictures in the classes' proportions
+    petriscope evaluate RUN --stress --stress-pictures 50   fewer
+    petriscope evaluate RUN --split val --stress --json     figures for scripts, under `stress`
+
+Training ends with one on val, kept short (`evaluation: {{stress: auto}}`: 200 pictures, and as few as {FEWEST} where 20 s or a
+tenth of the training's time are not enough; `val`: {PICTURES} however long it takes; `off`: none). A report has a table of all
+figures and one picture under all corruptions.
+
+## The figures
+
+All are balanced accuracies, with 95 % intervals from one bootstrap over the pictures for all of them.
+
+- **clean**: of the same pictures, undisturbed.
+- **mean**: over the five severities of the eleven corruptions that MedMNIST-C names for blood cells (ten for gray
+  pictures, which saturation does not change). `mean_all`: over all corruptions.
+- **drop**: clean less mean. **relative drop**: that, as a share of clean. MedMNIST-C and ImageNet-C divide errors by those
+  of a reference network instead; these figures need none, and cannot be compared with theirs.
+- **worst**: the corruption with the lowest mean over severities.
+- **seen** and **unseen**: the means over corruptions that the recipe trains against, and over the others. Seen are those that
+  `corruption-mix` draws, and those that another augmentation is much like (`brightness`, `rotate`, `cutout`, ...).
+
+Pictures are disturbed by a function of the seed, the corruption and the picture's place in its split: the same bits whatever
+the batches, so two runs are tested on the same disturbed pictures. Without `--tta` there is no test-time augmentation.
+
+## Training against it
+
+`corruption-mix` ([augmentations](augmentations.md#corruption-mix)) draws corruptions at any severity. What is named under
+`held_out` is never drawn, and shows what the network does with a disturbance nobody thought of. `blood/robust` and
+`blood96/robust` train so.
+
+## The corruptions
+
+Each on one drawn cell of {SIDE} pixels, at severities 0 to 5. Those marked • are the eleven of MedMNIST-C (Di Salvo, Doerrich
+and Ledig, 2024, [arXiv:2406.17536](https://arxiv.org/abs/2406.17536)), by name; how they are drawn, and all levels, are
+Petriscope's own. Lengths are in shorter sides of the picture, so a severity means the same at 28 and at 224 pixels; only
+JPEG has blocks of 8 pixels whatever the side, and does more harm to small pictures. Written by
+`python docs/make_stress.py` from the code.
+"""
+
+
+def main() -> None:
+    (DOCS / "stress.md").write_text(page(), encoding="utf-8")
+    cell = torch.from_numpy(draw_smear(1, SIDE, 4)[0])
+    for name in CORRUPTIONS:
+        strip = [corrupt(cell, name, severity, torch.tensor([0]))[0].numpy() for severity in (0, *SEVERITIES)]
+        save(strip, DOCS / "pictures" / f"stress-{name}.png")
+
+
+def page() -> str:
+    """The text, from the table of corruptions and their docstrings."""
+    lines = [OPENING]
+    for kind, heading in KINDS.items():
+        lines.append(f"### {heading}\n")
+        for corruption in CORRUPTIONS.values():
+            if corruption.kind == kind:
+                lines += section(corruption)
+    return "\n".join(lines)
+
+
+def section(corruption: Corruption) -> list[str]:
+    text = re.sub(r"\s+", " ", inspect.getdoc(corruption.carry_out) or "").replace("``", "`")
+    levels = ", ".join(f"{level:g}" for level in corruption.levels)
+    mark = " •" if corruption.medmnist_c else ""
+    return [
+        f"**{corruption.name}**{mark}. {text} {corruption.unit.capitalize()}: {levels}.\n",
+        f"![{corruption.name}](pictures/stress-{corruption.name}.png)\n",
+    ]
+
+
+def save(pictures: list[np.ndarray], path: Path) -> None:
+    """Side by side in one PNG of few colors."""
+    strip = np.full((SIDE, len(pictures) * (SIDE + GAP) - GAP, 3), 255, dtype=np.uint8)
+    for place, picture in enumerate(pictures):
+        strip[:, place * (SIDE + GAP) : place * (SIDE + GAP) + SIDE] = picture
+    Image.fromarray(strip).quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Training against disturbances: the corruptions of the stress test, at any severity."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import AfterValidator, Field
+from torch import Tensor
+
+from petriscope.augment.base import Pixelwise, Probability, chosen, uniform
+from petriscope.augment.corruptions import CORRUPTIONS, Corruption
+from petriscope.errors import near
+
+Severity = Annotated[float, Field(ge=0, le=5)]
+
+
+def _in_order(span: tuple[float, float]) -> tuple[float, float]:
+    if span[0] > span[1]:
+        raise ValueError(f"the first of a range must not be above the second: {span[0]:g} to {span[1]:g}")
+    return span
+
+
+def _known(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if name not in CORRUPTIONS:
+            raise ValueError(f"no corruption {name!r}; {near(name, CORRUPTIONS)}")
+    if len(set(names)) == len([name for name in CORRUPTIONS if not CORRUPTIONS[name].moves]):
+        raise ValueError("every corruption is held out; leave some to train with")
+    return names
+
+
+Severities = Annotated[tuple[Severity, Severity], AfterValidator(_in_order)]
+Names = Annotated[tuple[str, ...], AfterValidator(_known)]
+
+
+class CorruptionMix(Pixelwise):
+    """Disturb each picture by a corruption of its own, drawn from those of the stress test that move no pixels (for
+    rotation and translation there are `rotate` and `translate`), so the network learns to see through them.
+
+    Args:
+        severity: least and greatest; uniform between them.
+        held_out: corruptions that are never drawn, so the stress test can tell what was learnt from what carries over.
+        again: how many of the disturbed pictures are disturbed a second time.
+    """
+
+    def __init__(
+        self,
+        *,
+        severity: Severities = (0.0, 5.0),
+        held_out: Names = (),
+        again: Probability = 0.0,
+        p: Probability = 0.5,
+    ) -> None:
+        self.severity, self.held_out, self.again, self.p = severity, held_out, again, p
+
+    def pool(self, channels: int) -> list[Corruption]:
+        """What is drawn from, for pictures of so many channels."""
+        return [
+            corruption
+            for corruption in CORRUPTIONS.values()
+            if not corruption.moves and corruption.name not in self.held_out and (channels == 3 or corruption.gray)
+        ]
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        falls = chosen(len(images), self.p, generator)
+        images = self._once(images, falls, generator)
+        if self.again > 0:
+            images = self._once(images, falls & chosen(len(images), self.again, generator), generator)
+        return images
+
+    def _once(self, images: Tensor, falls: Tensor, generator: torch.Generator) -> Tensor:
+        batch = len(images)
+        pool = self.pool(images.shape[1])
+        which = torch.randint(len(pool), (batch,), generator=generator)
+        severity = uniform(batch, *self.severity, generator)
+        keys = torch.randint(2**62, (batch,), generator=generator)
+        out = images.clone(memory_format=torch.contiguous_format)
+        for place, corruption in enumerate(pool):
+            rows = (falls & (which == place)).nonzero().squeeze(1)
+            if len(rows):
+                here = rows.to(images.device)
+                some = images.index_select(0, here).contiguous()
+                device = images.device
+                changed = corruption(some.clamp(0, 1), severity[rows].to(device), keys[rows].to(device))
+                out.index_copy_(0, here, changed)
+        return out

@@ -1,0 +1,161 @@
+"""Disturbances of known strength, for the stress test and for training against it.
+
+`CORRUPTIONS` holds them by name. Each has five severities, and 0, at which a picture keeps its bits; training draws
+severities in between. Lengths are in shorter sides of the picture, so a severity means the same at 28 and at 224
+pixels; only JPEG has blocks of 8 pixels whatever the side. Eleven are those named for blood cells in MedMNIST-C (Di Salvo,
+Doerrich and Ledig, 2024, arXiv:2406.17536); the levels, and the way each is drawn, are Petriscope's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from petriscope.augment.corruptions import blur, cover, digital, light, place
+from petriscope.augment.corruptions.draws import Draws, picture_keys
+from petriscope.errors import RequestError, near
+
+SEVERITIES = (1, 2, 3, 4, 5)
+Kind = Literal["storage", "blur", "light", "color", "cover", "place"]
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """One disturbance.
+
+    Args:
+        name: as recipes and tables write it.
+        kind: what it is of.
+        carry_out: (images float32 [B, C, H, W] in [0, 1], level float32 [B], draws) -> images, which may leave [0, 1].
+        unit: what a level is.
+        none: the level at which nothing happens.
+        levels: of severities 1 to 5.
+        medmnist_c: whether MedMNIST-C names it for blood cells.
+        gray: whether it changes gray pictures.
+        moves: whether it moves pixels, so that masks would have to follow.
+    """
+
+    name: str
+    kind: Kind
+    carry_out: Callable[[Tensor, Tensor, Draws], Tensor]
+    unit: str
+    none: float
+    levels: tuple[float, float, float, float, float]
+    medmnist_c: bool = False
+    gray: bool = True
+    moves: bool = False
+
+    def level(self, severity: Tensor) -> Tensor:
+        """float [B] in [0, 5] -> levels, linear between the five; float32 [B]."""
+        levels = torch.tensor((self.none, *self.levels), dtype=torch.float32, device=severity.device)
+        below = severity.floor().clamp(0, 4).long()
+        return torch.lerp(levels[below], levels[below + 1], (severity - below).float())
+
+    def __call__(self, images: Tensor, severity: Tensor, keys: Tensor) -> Tensor:
+        """Disturb pictures.
+
+        Args:
+            images: float32 [B, C, H, W] in [0, 1].
+            severity: float [B], 0 to 5; at 0 a picture is left as it is.
+            keys: int64 [B], which decide each picture's draws; see `picture_keys`.
+
+        Returns:
+            float32 [B, C, H, W] in [0, 1], on the pictures' device.
+        """
+        changed = self.carry_out(images, self.level(severity), Draws(keys)).clamp(0, 1)
+        still = severity <= 0
+        return torch.where(still[:, None, None, None], images, changed) if still.any() else changed
+
+
+CORRUPTIONS: dict[str, Corruption] = {
+    corruption.name: corruption
+    for corruption in (
+        Corruption(
+            "pixelate",
+            "storage",
+            digital.pixelate,
+            "cell, sides",
+            0,
+            (0.04, 0.055, 0.07, 0.085, 0.105),
+            medmnist_c=True,
+        ),
+        Corruption("jpeg", "storage", digital.jpeg, "quality", 95, (50, 30, 20, 12, 7), medmnist_c=True),
+        Corruption("gaussian-noise", "storage", digital.gaussian_noise, "std", 0, (0.03, 0.06, 0.09, 0.13, 0.18)),
+        Corruption(
+            "defocus-blur",
+            "blur",
+            blur.defocus_blur,
+            "radius, sides",
+            0,
+            (0.02, 0.03, 0.04, 0.052, 0.066),
+            medmnist_c=True,
+        ),
+        Corruption(
+            "motion-blur", "blur", blur.motion_blur, "length, sides", 0, (0.07, 0.11, 0.15, 0.2, 0.26), medmnist_c=True
+        ),
+        Corruption(
+            "brightness-up", "light", light.exposure, "factor", 1, (1.12, 1.25, 1.4, 1.58, 1.8), medmnist_c=True
+        ),
+        Corruption(
+            "brightness-down", "light", light.exposure, "factor", 1, (0.85, 0.7, 0.57, 0.45, 0.34), medmnist_c=True
+        ),
+        Corruption("contrast-up", "light", light.contrast, "factor", 1, (1.2, 1.45, 1.75, 2.1, 2.6), medmnist_c=True),
+        Corruption(
+            "contrast-down", "light", light.contrast, "factor", 1, (0.8, 0.63, 0.5, 0.38, 0.27), medmnist_c=True
+        ),
+        Corruption(
+            "saturation", "color", light.saturation, "factor", 1, (1.3, 1.6, 2.0, 2.5, 3.2), medmnist_c=True, gray=False
+        ),
+        Corruption("color-cast", "color", light.color_cast, "amount", 0, (0.05, 0.09, 0.13, 0.18, 0.25), gray=False),
+        Corruption(
+            "stain-deposit", "cover", cover.stain_deposit, "share", 0, (0.05, 0.1, 0.167, 0.25, 0.35), medmnist_c=True
+        ),
+        Corruption(
+            "bubble", "cover", cover.bubble, "radius, sides", 0, (0.12, 0.17, 0.22, 0.28, 0.35), medmnist_c=True
+        ),
+        Corruption("occlusion", "cover", cover.occlusion, "share", 0, (0.03, 0.06, 0.1, 0.15, 0.2)),
+        Corruption("rotation", "place", place.rotation, "degrees", 0, (9, 18, 27, 36, 45), moves=True),
+        Corruption(
+            "translation", "place", place.translation, "share of a side", 0, (0.04, 0.08, 0.12, 0.16, 0.2), moves=True
+        ),
+    )
+}
+
+
+def find_corruption(name: str) -> Corruption:
+    """
+    Raises:
+        RequestError: there is none of this name.
+    """
+    if name not in CORRUPTIONS:
+        raise RequestError(f"unknown corruption {name!r}; {near(name, CORRUPTIONS)}")
+    return CORRUPTIONS[name]
+
+
+def corrupt(images: Tensor, name: str, severity: float, indices: Tensor, seed: int = 0) -> Tensor:
+    """Disturb pictures of a set: the same seed gives the same bits, whatever the batches.
+
+    Args:
+        images: uint8 [B, H, W, C].
+        name: of a corruption, or ``identity``.
+        severity: 0 to 5; at 0 the pictures come back as they are.
+        indices: of the pictures in their set, int64 [B].
+        seed: of all draws.
+
+    Returns:
+        uint8 [B, H, W, C].
+
+    Raises:
+        RequestError: there is no corruption of this name.
+    """
+    if name == "identity" or severity <= 0:
+        return images
+    corruption = find_corruption(name)
+    keys = picture_keys(indices.to(images.device), name, seed)
+    pixels = images.permute(0, 3, 1, 2).contiguous().float().div_(255)
+    severities = torch.full((len(images),), float(severity), device=images.device)
+    return corruption(pixels, severities, keys).mul_(255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous()

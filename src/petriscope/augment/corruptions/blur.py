@@ -1,0 +1,48 @@
+"""Out of focus, and shaken: blur by a kernel whose spectrum is known, so that its width need not be whole pixels."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from petriscope.augment.corruptions.draws import Draws
+
+BORDER = 0.2  # mirrored pixels around a picture, in shorter sides: more than the widest kernel reaches
+
+
+def defocus_blur(images: Tensor, radius: Tensor, draws: Draws) -> Tensor:
+    """Mean over a disc of ``radius`` shorter sides: what a lens out of focus makes of a point."""
+    pixels = radius * min(images.shape[2:])
+    down, across, padding = _frequencies(images)
+    turn = 2 * math.pi * pixels[:, None, None] * (down**2 + across**2).sqrt()
+    spectrum = torch.where(turn < 1e-3, 1.0, 2 * torch.special.bessel_j1(turn) / turn.clamp_min(1e-3))
+    return _filtered(images, spectrum, padding)
+
+
+def motion_blur(images: Tensor, length: Tensor, draws: Draws) -> Tensor:
+    """Mean along a line of ``length`` shorter sides, at any angle."""
+    pixels = length * min(images.shape[2:])
+    angle = draws.uniform(1, 1) * math.pi
+    down, across, padding = _frequencies(images)
+    return _filtered(images, torch.sinc(pixels[:, None, None] * (down * angle.sin() + across * angle.cos())), padding)
+
+
+def _frequencies(images: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Cycles a pixel down and across, [H', 1] and [1, W'], of pictures with a mirrored border ``padding`` wide."""
+    height, width = images.shape[2:]
+    side = min(height, width)
+    padding = min(side - 1, math.ceil(side * BORDER))
+    down = torch.fft.fftfreq(height + 2 * padding, device=images.device)[:, None]
+    across = torch.fft.rfftfreq(width + 2 * padding, device=images.device)[None, :]
+    return down, across, padding
+
+
+def _filtered(images: Tensor, spectrum: Tensor, padding: int) -> Tensor:
+    """Multiply the spectrum of each picture, [B, H', W'], the same for all its channels."""
+    height, width = images.shape[2:]
+    padded = F.pad(images, (padding,) * 4, mode="reflect")
+    blurred = torch.fft.irfft2(torch.fft.rfft2(padded) * spectrum[:, None], s=padded.shape[2:])
+    return blurred[:, :, padding : padding + height, padding : padding + width]

@@ -1,0 +1,52 @@
+"""Light and color: exposure, contrast, saturation, a color cast."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from petriscope.augment.color import luma
+from petriscope.augment.corruptions.draws import Draws
+
+
+def exposure(images: Tensor, factor: Tensor, draws: Draws) -> Tensor:
+    """Multiply by ``factor``; what leaves the range is cut off."""
+    return images * _wide(factor)
+
+
+def contrast(images: Tensor, factor: Tensor, draws: Draws) -> Tensor:
+    """Multiply the distance from the picture's mean gray by ``factor``."""
+    # In double precision, a sum does not depend on how it is cut for the processor's cores.
+    mean = _gray(images).double().mean((1, 2, 3)).float()
+    return _wide(mean) + (images - _wide(mean)) * _wide(factor)
+
+
+def saturation(images: Tensor, factor: Tensor, draws: Draws) -> Tensor:
+    """Multiply, or for every other picture divide, the distance of a color from its gray by ``factor``."""
+    factor = torch.where(draws.uniform() < 0.5, factor, 1 / factor)
+    gray = _gray(images)
+    return gray + (images - gray) * _wide(factor)
+
+
+def color_cast(images: Tensor, amount: Tensor, draws: Draws) -> Tensor:
+    """Multiply the channels by factors 1 + ``amount`` times a direction of no brightness: another lamp, another stain.
+    Gray has no color to lose."""
+    if images.shape[1] == 1:
+        return images
+    angle = draws.uniform(1) * 2 * math.pi + torch.tensor([0, 2, 4], device=images.device) * (math.pi / 3)
+    return images * (1 + amount[:, None] * angle.cos())[:, :, None, None]
+
+
+def _gray(images: Tensor) -> Tensor:
+    """[B, 1, H, W]."""
+    if images.shape[1] == 1:
+        return images
+    weights = luma(3).tolist()
+    return (weights[0] * images[:, 0] + weights[1] * images[:, 1] + weights[2] * images[:, 2])[:, None]
+
+
+def _wide(values: Tensor) -> Tensor:
+    """[B] -> [B, 1, 1, 1]."""
+    return values[:, None, None, None]

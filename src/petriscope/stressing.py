@@ -1,0 +1,65 @@
+"""The stress test of a run: on val when training is done, on any split when asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from petriscope.classifier import Classifier
+from petriscope.data.imageset import ImageSet
+from petriscope.evaluation.inference import TTA
+from petriscope.evaluation.stress import PICTURES, disturbed_pictures, stratified, stress_test
+from petriscope.run import Run
+
+AUTO = (200, 20.0, 0.1)  # pictures; and at most so many seconds, or that share of the training's
+
+
+def stress_after_training(run: Run, classifier: Classifier, val: ImageSet, trained: float, quiet: bool) -> None:
+    """What the recipe asks for after ``trained`` seconds of training."""
+    rule = classifier.recipe.evaluation.stress
+    if rule == "off" or not len(val):
+        return
+    few, shortest, share = AUTO
+    pictures, seconds = (few, max(shortest, share * trained)) if rule == "auto" else (PICTURES, None)
+    stress_split(classifier, val, "val", pictures, "none", quiet, seconds, into=run)
+
+
+def stress_split(
+    classifier: Classifier,
+    images: ImageSet,
+    split: str,
+    pictures: int | None,
+    tta: TTA,
+    quiet: bool,
+    seconds: float | None = None,
+    into: Run | None = None,
+) -> dict[str, Any] | None:
+    """Figures of a split under every corruption; see `petriscope.evaluation.stress`.
+
+    Args:
+        pictures: how many of the split; None: all.
+        seconds: that it may take; None: as long as it does.
+        into: the run that keeps the figures, and one picture under all corruptions.
+
+    Returns:
+        None if there was no time for it.
+    """
+    tested = stress_test(
+        lambda some: classifier.probabilities(some, tta),
+        images,
+        pictures=pictures,
+        recipe=classifier.recipe,
+        tta=tta,
+        resamples=classifier.recipe.evaluation.bootstrap,
+        seconds=seconds,
+        label=None if quiet else f"stress test on {split}",
+    )
+    if tested is None:
+        return None
+    figures = {"split": split, **tested.as_dict()}
+    if into is not None:
+        shown, names = disturbed_pictures(images, int(stratified(images.targets, 1)[0]))
+        into.add_results(stress={**into.results.get("stress", {}), split: figures})
+        into.add_gallery(disturbed=shown, disturbed_names=np.array(names, dtype=np.str_))
+    return figures

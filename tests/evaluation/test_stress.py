@@ -1,0 +1,162 @@
+"""Stress figures of predictors whose answers are known."""
+
+import numpy as np
+import pytest
+
+from petriscope.augment.corruptions import CORRUPTIONS, SEVERITIES
+from petriscope.data.imageset import ImageSet
+from petriscope.errors import RequestError
+from petriscope.evaluation.stress import disturbed_pictures, stratified, stress_test, trained_against
+from petriscope.recipe import Recipe, load_recipe
+
+DARK, BRIGHT = 60, 200
+
+
+def image_set(count=60, channels=3, side=12, shares=(0.5, 0.5)):
+    """Evenly dark and evenly bright pictures, with a little noise."""
+    rng = np.random.default_rng(0)
+    targets = np.repeat([0, 1], [round(count * share) for share in shares])
+    pixels = np.where(targets, BRIGHT, DARK)[:, None, None, None] + rng.integers(-8, 9, (count, side, side, channels))
+    return ImageSet(pixels.astype(np.uint8), targets, ("dark", "bright"), np.array([str(i) for i in range(count)]))
+
+
+def by_mean(threshold):
+    """A predictor that calls a picture bright above a mean of ``threshold``."""
+
+    def predict(images):
+        bright = images.mean((1, 2, 3)) > threshold
+        return np.stack([~bright, bright], 1).astype(np.float32)
+
+    return predict
+
+
+def by_first_picture(images):
+    """Always the first class."""
+    return np.tile([1.0, 0.0], (len(images), 1)).astype(np.float32)
+
+
+def test_a_predictor_by_brightness_fails_in_bad_light_alone():
+    test = stress_test(by_mean(130), image_set(), resamples=100).as_dict()
+    rows = test["corruptions"]
+    assert test["clean"] == test["clean_accuracy"] == 1
+    assert list(rows) == list(CORRUPTIONS)
+    assert rows["defocus-blur"]["balanced_accuracy"] == [1.0] * 5
+    # 200 x 0.57 and less lies below 130: bright pictures are called dark from severity 3 on, and half of all is right
+    assert rows["brightness-down"]["balanced_accuracy"] == [1.0, 1.0, 0.5, 0.5, 0.5]
+    assert rows["brightness-down"]["mean"] == pytest.approx(0.7)
+    assert rows["brightness-up"]["balanced_accuracy"] == [1.0] * 5
+    assert test["worst"]["name"] == min(rows, key=lambda name: rows[name]["mean"])
+
+
+def test_means_are_over_what_they_say():
+    test = stress_test(by_mean(130), image_set(), resamples=100).as_dict()
+    rows = test["corruptions"]
+    eleven = [row["mean"] for row in rows.values() if row["medmnist_c"]]
+    assert len(eleven) == 11
+    assert test["mean"] == pytest.approx(np.mean(eleven))
+    assert test["mean_all"] == pytest.approx(np.mean([row["mean"] for row in rows.values()]))
+    assert test["drop"] == pytest.approx(test["clean"] - test["mean"])
+    assert test["relative_drop"] == pytest.approx(test["drop"] / test["clean"])
+    for key in ("mean", "drop", "clean", "mean_all"):
+        low, high = test[f"{key}_ci95"]
+        assert low <= test[key] <= high
+
+
+def test_a_predictor_that_never_looks_loses_nothing():
+    test = stress_test(by_first_picture, image_set(), resamples=100).as_dict()
+    assert test["clean"] == test["mean"] == test["mean_all"] == 0.5
+    assert test["drop"] == 0
+    assert test["drop_ci95"] == [0, 0]
+
+
+def test_balanced_accuracy_counts_classes_alike():
+    test = stress_test(by_first_picture, image_set(60, shares=(0.9, 0.1)), resamples=100).as_dict()
+    assert test["clean"] == 0.5
+    assert test["clean_accuracy"] == pytest.approx(0.9)
+
+
+def test_the_same_seed_the_same_figures_and_a_part_is_a_part_of_the_whole():
+    images = image_set()
+    first, again = (stress_test(by_mean(130), images, pictures=20, resamples=100).as_dict() for _ in range(2))
+    first.pop("seconds"), again.pop("seconds")
+    assert first == again
+    assert first["n"] == 20
+    assert first["of"] == 60
+
+
+def test_gray_pictures_are_spared_what_changes_color_alone():
+    test = stress_test(by_mean(130), image_set(channels=1), resamples=100).as_dict()
+    assert set(CORRUPTIONS) - set(test["corruptions"]) == {"saturation", "color-cast"}
+
+
+def test_every_picture_is_seen_once_a_pass():
+    seen = []
+
+    def predict(images):
+        seen.append(len(images))
+        return by_first_picture(images)
+
+    stress_test(predict, image_set(), pictures=50, resamples=100)
+    assert sum(seen) == 50 * (1 + len(SEVERITIES) * len(CORRUPTIONS))
+
+
+def test_too_little_time_gives_fewer_pictures_or_nothing(monkeypatch):
+    clock = iter(float(10 * i) for i in range(10_000))  # the clean pass takes 10 s: the whole would take 810
+    monkeypatch.setattr("petriscope.evaluation.stress.time.monotonic", lambda: next(clock))
+    images = image_set(200)
+    assert stress_test(by_mean(130), images, seconds=405, resamples=100).n == 100
+    assert stress_test(by_mean(130), images, seconds=100, resamples=100) is None
+    assert stress_test(by_mean(130), images, seconds=10_000, resamples=100).n == 200
+
+
+def test_a_selection_keeps_the_classes_proportions():
+    targets = np.repeat([0, 1, 2], [700, 299, 1])
+    chosen = stratified(targets, 100)
+    assert len(set(chosen.tolist())) == 100
+    counts = np.bincount(targets[chosen])
+    assert counts[2] == 1
+    assert abs(counts[0] - 70) <= 1
+    assert set(stratified(targets, 40).tolist()) < set(chosen.tolist())
+    assert not np.array_equal(chosen, stratified(targets, 100, seed=1))
+
+
+@pytest.mark.parametrize("pictures", [0, -3])
+def test_no_pictures_is_an_error(pictures):
+    with pytest.raises(RequestError, match="at least one"):
+        stress_test(by_first_picture, image_set(), pictures=pictures)
+
+
+def test_what_a_recipe_trains_against():
+    assert trained_against(None) == (set(), set())
+    assert trained_against(Recipe(augment=("flip",))) == (set(), set())
+    assert trained_against(Recipe(augment=("blur", "cutout"))) == ({"defocus-blur", "occlusion"}, set())
+    mix = {"name": "corruption-mix", "held_out": ["bubble", "contrast-down"]}
+    seen, held_out = trained_against(Recipe(augment=(mix,)))
+    assert held_out == {"bubble", "contrast-down"}
+    assert seen == {name for name in CORRUPTIONS if not CORRUPTIONS[name].moves} - held_out
+    # another augmentation that does much the same is no holding out
+    assert trained_against(Recipe(augment=(mix, "contrast")))[1] == {"bubble"}
+
+
+@pytest.mark.parametrize("name", ["blood/robust", "blood96/robust"])
+def test_the_robust_recipes_hold_out_three_of_different_kinds(name):
+    _, held_out = trained_against(load_recipe(name))
+    assert held_out == {"motion-blur", "contrast-down", "bubble"}
+    assert len({CORRUPTIONS[corruption].kind for corruption in held_out}) == 3
+
+
+def test_figures_part_what_was_trained_against_from_what_was_not():
+    recipe = Recipe(augment=("brightness",))
+    test = stress_test(by_mean(130), image_set(), recipe=recipe, resamples=100).as_dict()
+    rows = test["corruptions"]
+    assert {name for name, row in rows.items() if row["seen"]} == {"brightness-up", "brightness-down"}
+    assert test["seen"] == pytest.approx(0.85)
+    assert test["unseen"] == pytest.approx(np.mean([row["mean"] for row in rows.values() if not row["seen"]]))
+
+
+def test_one_picture_under_all():
+    images = image_set()
+    pictures, names = disturbed_pictures(images, 7)
+    assert pictures.shape == (len(CORRUPTIONS), 4, 12, 12, 3)
+    assert names == list(CORRUPTIONS)
+    assert all(np.array_equal(strip[0], images.take([7])[0]) for strip in pictures)
