@@ -46,7 +46,9 @@ def test_overlays_and_a_page(run, pictures, tmp_path):
     assert table["predicted"].tolist() == predicted["predicted"].tolist()
     np.testing.assert_allclose(table["confidence"], predicted["confidence"])
     page = (out / "index.html").read_text(encoding="utf-8")
-    assert page.count("for 1</figcaption>") == 3 and "occlusion" in page
+    assert page.count("for 1</figcaption>") == 3
+    verdict = api.open_run(run).results["val"]["explanations"]["check"]["methods"]["occlusion"]["verdict"]
+    assert f"On 40 val pictures, occlusion is {verdict}" in page
 
 
 def test_the_command_tells_of_unreadable_pictures_and_does_the_rest(run, pictures, tmp_path):

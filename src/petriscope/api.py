@@ -231,9 +231,9 @@ def explain(
     """
     from petriscope.explaining import explain_files
 
-    return explain_files(
-        load_model(Path(folder), device), find_pictures([Path(p) for p in pictures]), Path(out), method, of, quiet
-    )
+    results = open_run(folder).results if Path(folder).is_dir() else {}
+    classifier, files = load_model(Path(folder), device), find_pictures([Path(p) for p in pictures])
+    return explain_files(classifier, files, Path(out), method, of, results, quiet)
 
 
 def report(folder: str | Path) -> Path:

@@ -15,7 +15,7 @@ from petriscope.explain.overlay import enlarged
 from petriscope.files import atomic
 from petriscope.predicting import decoded
 from petriscope.progress import progress
-from petriscope.report.explanations import Shown, write_page
+from petriscope.report.explanations import Shown, checked, write_page
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,9 +25,15 @@ COLUMNS = ("picture", "predicted", "confidence", "explained", "overlay", "error"
 
 
 def explain_files(
-    classifier: Classifier, paths: Sequence[Path], out: Path, method: str, of: str | None, quiet: bool
+    classifier: Classifier,
+    paths: Sequence[Path],
+    out: Path,
+    method: str,
+    of: str | None,
+    results: dict[str, Any],
+    quiet: bool,
 ) -> pd.DataFrame:
-    """Overlays and a page in ``out``; see `petriscope.api.explain`."""
+    """Overlays and a page in ``out``; see `petriscope.api.explain`. ``results``: of the run, for its checks of the method."""
     import pandas as pd
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -43,14 +49,14 @@ def explain_files(
             images = np.stack(good) if good else np.zeros((0, *classifier.shape), dtype=np.uint8)
             found = classifier.probabilities(images) if good else np.zeros((0, len(classifier.classes)))
             asked = found.argmax(1) if of is None else np.full(len(good), classifier.classes.index(of))
-            results = zip(found, asked, explain(classifier, images, asked, part), strict=True)
+            mapped = zip(found, asked, explain(classifier, images, asked, part), strict=True)
             for path, picture in zip(block, pictures, strict=True):
                 row: dict[str, Any] = dict.fromkeys(COLUMNS)
                 row["picture"] = str(path)
                 if isinstance(picture, str):
                     row["error"] = picture
                 else:
-                    p, label, heat = next(results)
+                    p, label, heat = next(mapped)
                     row |= {"predicted": classifier.classes[int(p.argmax())], "confidence": float(p.max())}
                     row |= {"explained": classifier.classes[int(label)]}
                     row["overlay"] = str(
@@ -66,7 +72,8 @@ def explain_files(
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     if shown:
         errors = [error for error in table["error"] if error is not None]
-        write_page(out / "index.html", shown, part.name, classifier.recipe.name, len(rows) - len(errors), errors)
+        total, check = len(rows) - len(errors), checked(part.name, results)
+        write_page(out / "index.html", shown, part.name, classifier.recipe.name, total, errors, check)
     return table
 
 

@@ -136,8 +136,14 @@ def test_check_trusts_a_method_that_finds_the_corner():
             (0.1, 0.2),
             (0.1, 0.2),
             (0.7, 0.8),
-            "better than a random order and than a centered blob; but much the same with shuffled weights: "
+            "better than a random order and than a centered blob; but much the same, or the reverse, with shuffled weights: "
             "do not trust these maps",
+        ),
+        (
+            (-0.1, 0.2),
+            (0.1, 0.2),
+            (-0.8, -0.7),
+            "no better than a random order, and much the same, or the reverse, with shuffled weights: do not trust these maps",
         ),
     ],
 )

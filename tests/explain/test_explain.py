@@ -35,7 +35,7 @@ ATTENTIVE = {"deit-tiny"}
 CAMS = ("hires-cam", "grad-cam", "grad-cam++")
 LARGE = {"convnext-tiny", "timm/swin_tiny_patch4_window7_224", "inception", "mobilenet-v3-large"}  # too slow for all
 METHODS = {
-    network: ("attention-gradient", "attention-rollout", "occlusion")
+    network: ("attention-rollout", "attention-gradient", "occlusion")
     if network in ATTENTIVE
     else CAMS[:1]
     if network in LARGE

@@ -80,7 +80,9 @@ PREDICTIONS = pd.DataFrame(
         "confidence": [0.9, 0.8],
     }
 )
-GALLERY = {"explained_test": PICTURES, "explained_test_maps": np.zeros((2, 2, 8, 8), dtype=np.uint8)}
+MAPS = np.zeros((2, 2, 8, 8), dtype=np.uint8)
+MAPS[:, 1, 2:4] = 255
+GALLERY = {"explained_test": PICTURES, "explained_test_maps": MAPS}
 
 
 def test_a_wrong_picture_has_a_map_for_each_class_and_missing_checks_are_told():
@@ -95,6 +97,8 @@ def test_a_wrong_picture_has_a_map_for_each_class_and_missing_checks_are_told():
     (right,), (wrong,) = view.right, view.wrong
     assert [label for _, label in right.maps] == ["a"]
     assert [label for _, label in wrong.maps] == ["a", "b"]
+    same = {**GALLERY, "explained_test_maps": MAPS[:, [0, 0]]}  # of a method that knows no classes
+    assert len(looks(["test"], {"test": {"explanations": facts}}, same, PREDICTIONS)[0].wrong[0].maps) == 1
     assert view.verdict == "" and view.notes == ["How far they can be trusted was not checked: it is too costly."]
 
 

@@ -53,7 +53,7 @@ def methods_for(classifier: Classifier) -> list[str]:
     blank = torch.zeros(1, channels, height, width, device=classifier.device)
     with undisturbed(classifier.model) as model, torch.no_grad():
         if sees_whole_picture(model, blank):
-            return ["attention-gradient", "attention-rollout", "occlusion"]
+            return ["attention-rollout", "attention-gradient", "occlusion"]
         if has_feature_maps(model, blank):
             return ["hires-cam", "grad-cam", "grad-cam++", "occlusion"]
     return ["occlusion"]

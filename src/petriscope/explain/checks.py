@@ -109,13 +109,18 @@ def verdict(row: dict[str, Any]) -> str:
         words = f"better than a random order, but {'worse' if worse else 'no better'} than a centered blob"
     else:
         words = f"{'worse' if row['over_random_ci95'][1] < 0 else 'no better'} than a random order"
-    if row["randomized_ci95"][1] >= SAME:
-        words += f"{'; but' if all(beats.values()) else ', and'} much the same with shuffled weights"
+    if not _moves(row):
+        words += f"{'; but' if all(beats.values()) else ', and'} much the same, or the reverse, with shuffled weights"
     return words if trusted(row) else f"{words}: do not trust these maps"
 
 
 def trusted(row: dict[str, Any]) -> bool:
-    return bool(row["over_random_ci95"][0] > 0 and row["over_blob_ci95"][0] > 0 and row["randomized_ci95"][1] < SAME)
+    return bool(row["over_random_ci95"][0] > 0 and row["over_blob_ci95"][0] > 0 and _moves(row))
+
+
+def _moves(row: dict[str, Any]) -> bool:
+    """Whether the maps change with the weights; one that is reversed still draws the picture."""
+    return max(map(abs, row["randomized_ci95"])) < SAME
 
 
 def _mean(name: str, values: np.ndarray, seed: int) -> dict[str, Any]:

@@ -79,19 +79,49 @@ def looks(
     return [_look(split, facts, gallery, predictions) for split, facts in found if facts]
 
 
-def write_page(path: Path, shown: Sequence[Shown], method: str, recipe: str, total: int, errors: Sequence[str]) -> None:
+@dataclass(frozen=True)
+class Checked:
+    """What a run's checks say of a method."""
+
+    split: str
+    n: int
+    verdict: str
+    trusted: bool
+
+
+def checked(method: str, results: dict[str, Any]) -> Checked | None:
+    """What a run's results say of a method, by test where that was evaluated, else by val."""
+    for split in ("test", "val"):
+        check = ((results.get(split) or {}).get("explanations") or {}).get("check") or {}
+        own = (check.get("methods") or {}).get(method)
+        if own is not None:
+            return Checked(split, int(check["n"]), str(own["verdict"]), bool(own["trusted"]))
+    return None
+
+
+def write_page(
+    path: Path,
+    shown: Sequence[Shown],
+    method: str,
+    recipe: str,
+    total: int,
+    errors: Sequence[str],
+    check: Checked | None = None,
+) -> None:
     """One self-contained page of pictures and their maps.
 
     Args:
         shown: the pictures on the page, of ``total`` explained.
         errors: what was wrong with the others.
+        check: how far maps of this method can be trusted on this network; None: it was not checked.
     """
     cards = []
     for each in shown:
         over = [(picture(overlay(each.picture, each.heat)), each.explained)]
         card = Card(picture(each.picture), over, each.id, "", each.predicted, wording.percent(each.confidence, 1))
         cards.append(card)
-    context = {"cards": cards, "method": _name(method), "recipe": recipe, "total": total, "errors": errors}
+    context: dict[str, Any] = {"cards": cards, "method": _name(method), "recipe": recipe}
+    context |= {"total": total, "errors": errors, "check": check}
     write_text(path, rendering.render("explanation.html", context))
 
 
@@ -152,7 +182,7 @@ def _cards(split: str, facts: dict[str, Any], gallery: dict[str, np.ndarray], pr
             continue
         true, predicted = str(row["target"]), str(row["predicted"])
         over = [(picture(overlay(pixels, for_predicted / 255)), predicted)]
-        if true != predicted:
+        if true != predicted and not np.array_equal(for_predicted, for_true):  # some methods know no classes
             over.append((picture(overlay(pixels, for_true / 255)), true))
         cards.append(Card(picture(pixels), over, key, true, predicted, wording.percent(float(row["confidence"]), 1)))
     return cards
