@@ -92,7 +92,7 @@ def _plan(n: int, max_error: float, delta: float) -> list[tuple[float, float]]:
 
     Starts so early that not even answers without a mistake would pass there are left out, and the others have their share.
     """
-    starts = STARTS
+    starts: tuple[float, ...] = STARTS
     while len(starts) > 1 and (1 - max_error) ** (starts[0] * n) > delta / len(starts):
         starts = starts[1:]
     steps = [round(1 - STEP * i, 9) for i in range(round((1 - starts[0]) / STEP), -1, -1)]
