@@ -64,9 +64,9 @@ def stripped(run):
     """As a run that was trained before anything was kept of val."""
     with safe_open(run.model, framework="pt") as handle:
         facts = json.loads(handle.metadata()["petriscope"])
-        tensors = {key: handle.get_tensor(key) for key in handle.keys() if not key.startswith("petriscope/")}  # noqa: SIM118
+        tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
     del facts["trust"]
-    save_file(tensors, run.model, metadata={"petriscope": json.dumps({**facts, "format": 1})})
+    save_file(tensors, run.model, metadata={"petriscope": json.dumps(facts)})
     return run
 
 
@@ -184,16 +184,20 @@ def test_a_confidence_of_nearly_one_is_written_with_all_its_nines():
     assert rule.words(Answers(p, p, None))[0]["why"] == "confidence 99.99997 % is below 99.99998 %"
 
 
-def test_other_models_start_from_the_weights_alone(trained):
-    assert not [name for name in read_weights(trained.model).tensors if name.startswith("petriscope/")]
+def test_the_file_holds_no_tensors_but_weights(trained):
+    assert set(read_weights(trained.model).tensors) == set(load_model(trained.model).model.state_dict())
 
 
 def test_damaged_references_are_an_error(trained):
     with safe_open(trained.model, framework="pt") as handle:
-        facts = handle.metadata()
+        facts = json.loads(handle.metadata()["petriscope"])
         tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
-    tensors["petriscope/none/doubt"] = torch.zeros(3)
-    save_file(tensors, trained.model, metadata=facts)
+    facts["trust"]["references"]["none"]["doubt"]["base64"] = "AAAA"
+    save_file(tensors, trained.model, metadata={"petriscope": json.dumps(facts)})
+    with pytest.raises(RequestError, match="damaged"):
+        load_model(trained.model)
+    facts["trust"] = []
+    save_file(tensors, trained.model, metadata={"petriscope": json.dumps(facts)})
     with pytest.raises(RequestError, match="damaged"):
         load_model(trained.model)
 

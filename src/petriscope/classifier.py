@@ -23,11 +23,10 @@ from petriscope.evaluation.ood import observe
 from petriscope.evaluation.trust import Trust
 from petriscope.files import atomic
 from petriscope.models import build_model
-from petriscope.models.weights import RESERVED
 from petriscope.precision import Format, choose_device, choose_format, lay_out
 from petriscope.recipe import Recipe, check_recipe
 
-FORMAT = 2  # 1: without what val said of the model
+FORMAT = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,23 +148,25 @@ def save_model(path: Path, weights: dict[str, Tensor], classifier: Classifier, f
         "std": list(classifier.std),
         **facts,
     }
-    _write(path, weights, metadata, classifier.trust)
+    _write(path, weights, {**metadata, "trust": classifier.trust.to_json()})
 
 
 def save_trust(path: Path, trust: Trust) -> None:
     """Put what val says into a model file, in place of what it said before; atomically."""
+    metadata, weights = _read(path)
+    _write(path, weights, {**metadata, "trust": trust.to_json()})
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     with safe_open(path, framework="pt") as handle:
-        metadata = json.loads(handle.metadata()["petriscope"])
-        weights = {key: handle.get_tensor(key) for key in handle.keys() if not key.startswith(RESERVED)}  # noqa: SIM118
-    _write(path, weights, {**metadata, "format": FORMAT}, trust)
+        facts = json.loads((handle.metadata() or {})["petriscope"])
+        return facts, {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 (not a mapping)
 
 
-def _write(path: Path, weights: dict[str, Tensor], metadata: dict[str, Any], trust: Trust) -> None:
-    facts, arrays = trust.to_file()
-    tensors = {name: tensor.contiguous() for name, tensor in weights.items()}
-    tensors |= {f"{RESERVED}{name}": torch.from_numpy(np.ascontiguousarray(values)) for name, values in arrays.items()}
+def _write(path: Path, weights: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    contiguous = {name: tensor.contiguous() for name, tensor in weights.items()}
     with atomic(path) as temporary:
-        save_file(tensors, temporary, metadata={"petriscope": json.dumps({**metadata, "trust": facts})})
+        save_file(contiguous, temporary, metadata={"petriscope": json.dumps(metadata)})
 
 
 def load_model(path: Path, device: str = "auto") -> Classifier:
@@ -178,17 +179,14 @@ def load_model(path: Path, device: str = "auto") -> Classifier:
     if not path.is_file():
         raise RequestError(f"no model at {path}; a run that has finished training has one")
     try:
-        with safe_open(path, framework="pt") as handle:
-            facts = json.loads((handle.metadata() or {})["petriscope"])
-            tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 (not a mapping)
+        facts, weights = _read(path)
         if facts["format"] > FORMAT:
             raise RequestError(f"{path} was written by a newer Petriscope; update this one")
         recipe = check_recipe(facts["recipe"], str(path))
         height, width, channels = facts["shape"]
         model = build_model(recipe.model, len(facts["classes"]), (height, width, channels), fresh=False)
-        model.load_state_dict({key: tensor for key, tensor in tensors.items() if not key.startswith(RESERVED)})
-        kept = {key.removeprefix(RESERVED): t.numpy() for key, t in tensors.items() if key.startswith(RESERVED)}
-        trust = Trust.from_file(facts["trust"], kept) if "trust" in facts else Trust()
+        model.load_state_dict(weights)
+        trust = Trust.from_json(facts["trust"]) if "trust" in facts else Trust()
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, OSError) as error:
         raise RequestError(f"{path} is damaged or no Petriscope model: {error}") from None
     where = choose_device(device)

@@ -79,10 +79,20 @@ def test_pictures_of_equal_doubt_are_answered_or_not_together():
     assert guaranteed_threshold(doubts, right, 0.15).answered == 4000
 
 
-def test_the_level_is_spent_once():
-    coverages, shares = zip(*_plan(), strict=True)
-    assert sum(shares) == pytest.approx(1)
+@given(st.integers(0, 10_000), st.floats(1e-3, 0.5), st.floats(1e-3, 0.5))
+def test_the_level_is_spent_once(n, max_error, delta):
+    coverages, levels = zip(*_plan(n, max_error, delta), strict=True)
+    assert sum(levels) == pytest.approx(delta)
     assert list(coverages) == sorted(coverages) and coverages[-1] == 1
+
+
+def test_the_fewest_pictures_that_can_promise_anything():
+    """Without a mistake: log(0.05) / log(0.99) is 298.07."""
+
+    def promised(n: int) -> bool:
+        return guaranteed_threshold(np.linspace(0, 0.1, n).astype(np.float32), np.ones(n, bool), 0.01) is not None
+
+    assert not promised(298) and all(map(promised, range(299, 1500, 7)))
 
 
 @pytest.mark.parametrize("power", [0.01, 1, 100])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import numpy as np
@@ -98,8 +99,7 @@ def trust() -> Trust:
 
 def test_a_file_gives_back_what_was_put_in():
     before = trust()
-    facts, arrays = before.to_file()
-    after = Trust.from_file(json.loads(json.dumps(facts)), arrays)
+    after = Trust.from_json(json.loads(json.dumps(before.to_json())))
     for tta, reference in before.references.items():
         assert after.temperature(tta, "") == reference.temperature
         assert after.references[tta].threshold(0.1) == reference.threshold(0.1)
@@ -112,18 +112,26 @@ def test_a_file_gives_back_what_was_put_in():
 
 
 def test_nothing_goes_through_a_file_too():
-    found = Trust.from_file(*Trust().to_file())
+    found = Trust.from_json(Trust().to_json())
     assert found.references == {} and found.detector is None
     assert found.temperature("none", "none") == 1
 
 
-@pytest.mark.parametrize("damage", ["none/doubt", "none/aps", "outlier/pixels/whiten"])
-def test_what_lacks_or_does_not_fit_is_an_error(damage):
-    facts, arrays = trust().to_file()
+@pytest.mark.parametrize(
+    "place", [("references", "none", "doubt"), ("references", "none", "aps"), ("detector", "pixels", "whiten")]
+)
+def test_what_lacks_or_does_not_fit_is_an_error(place):
+    facts = trust().to_json()
+    within = facts[place[0]][place[1]]
+    whole = within.pop(place[2])
     with pytest.raises(KeyError):
-        Trust.from_file(facts, {name: values for name, values in arrays.items() if name != damage})
+        Trust.from_json(facts)
+    within[place[2]] = {"shape": [1, 2], "base64": base64.b64encode(bytes(8)).decode()}
     with pytest.raises(ValueError, match="does not fit"):
-        Trust.from_file(facts, {**arrays, damage: arrays[damage][:-1]})
+        Trust.from_json(facts)
+    within[place[2]] = {**whole, "base64": whole["base64"][:-4]}
+    with pytest.raises(ValueError, match=r"reshape|size"):
+        Trust.from_json(facts)
 
 
 def test_other_views_take_over_the_temperature_of_the_recipes():

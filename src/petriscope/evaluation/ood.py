@@ -22,6 +22,7 @@ from petriscope.models.layers import head_of
 
 INSIDE = 0.995  # share of val that is taken for like it
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+MOST = 256  # directions of the features that are kept, those in which the classes spread most
 SIDE = 32  # pixels a side that quantiles are read from, about
 
 
@@ -94,8 +95,8 @@ class Gauge:
     """Squared Mahalanobis distance to the nearest class.
 
     Args:
-        centers: whitened class means, float32 [K, D].
-        whiten: float32 [D, D]; differences of ``x @ whiten`` have the identity as their covariance.
+        centers: whitened class means, float32 [K, R].
+        whiten: float32 [D, R]; differences of ``x @ whiten`` have the identity as their covariance.
         limit: the distance that is the border.
     """
 
@@ -127,6 +128,7 @@ def fit_gauge(train: np.ndarray, targets: np.ndarray, val: np.ndarray, inside: f
     spread = np.maximum(spread, max(1e-2 * float(np.median(spread)), 1e-6))
     covariance, _ = ledoit_wolf(within / spread)
     values, vectors = np.linalg.eigh(covariance)
+    values, vectors = values[-MOST:], vectors[:, -MOST:]  # ascending
     values = np.maximum(values, 1e-6 * values.max() + 1e-12)
     whiten = (vectors / np.sqrt(values)) / spread[:, None]
     gauge = Gauge((means @ whiten).astype(np.float32), whiten.astype(np.float32), 1.0)

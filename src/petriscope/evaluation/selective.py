@@ -75,8 +75,8 @@ def guaranteed_threshold(
     ordered = np.append(doubts[order], doubts.dtype.type(np.inf))  # in their own precision, which the answers have too
     wrong = np.concatenate([[0], np.cumsum(~right[order])])
     found, level = None, 0.0
-    for coverage, share in _plan():
-        level += share * delta
+    for coverage, share in _plan(len(doubts), max_error, delta):
+        level += share
         border = ordered[math.ceil(round(coverage * len(doubts), 9))]
         answered = int(np.searchsorted(ordered, border, side="left"))
         errors = int(wrong[answered])
@@ -87,10 +87,16 @@ def guaranteed_threshold(
     return found
 
 
-def _plan() -> list[tuple[float, float]]:
-    """Coverages to try, ascending to 1, and the share of the level that each brings."""
-    steps = [round(STARTS[0] + STEP * i, 9) for i in range(round((1 - STARTS[0]) / STEP) + 1)]
-    return [(coverage, (coverage in STARTS) / len(STARTS)) for coverage in steps]
+def _plan(n: int, max_error: float, delta: float) -> list[tuple[float, float]]:
+    """Coverages to try, ascending to 1, and the level that each brings.
+
+    Starts so early that not even answers without a mistake would pass there are left out, and the others have their share.
+    """
+    starts: tuple[float, ...] = STARTS
+    while len(starts) > 1 and (1 - max_error) ** (starts[0] * n) > delta / len(starts):
+        starts = starts[1:]
+    steps = [round(1 - STEP * i, 9) for i in range(round((1 - starts[0]) / STEP), -1, -1)]
+    return [(coverage, delta / len(starts) if coverage in starts else 0.0) for coverage in steps]
 
 
 def risk_coverage(doubts: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ another classifier. Val also chose the epoch in most runs, so its own promises a
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,43 +85,62 @@ class Trust:
         reference = self.references.get(tta) or self.references.get(otherwise)
         return 1.0 if reference is None else reference.temperature
 
-    def to_file(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """What goes into a model file: facts for its metadata, and arrays by name."""
-        facts: dict[str, Any] = {"temperature": {tta: r.temperature for tta, r in self.references.items()}}
-        arrays: dict[str, np.ndarray] = {}
-        for tta, reference in self.references.items():
-            arrays |= {f"{tta}/{name}": getattr(reference, name) for name in ARRAYS}
-            arrays |= {f"{tta}/{method}": values for method, values in reference.true_scores.items()}
-        if self.detector is not None:
-            facts["outlier"] = {"limit": self.detector.limit}
-            for part in ("features", "pixels"):
-                gauge: Gauge = getattr(self.detector, part)
-                facts["outlier"][part] = gauge.limit
-                arrays |= {f"outlier/{part}/centers": gauge.centers, f"outlier/{part}/whiten": gauge.whiten}
-        return facts, arrays
+    def to_json(self) -> dict[str, Any]:
+        """What goes into a model file's metadata; arrays as base64."""
+        references = {
+            tta: {
+                "temperature": reference.temperature,
+                **{name: _pack(getattr(reference, name), kind) for name, kind in ARRAYS.items()},
+                **{method: _pack(values, np.float32) for method, values in reference.true_scores.items()},
+            }
+            for tta, reference in self.references.items()
+        }
+        if self.detector is None:
+            return {"references": references, "detector": None}
+        gauges = {
+            name: {
+                "limit": gauge.limit,
+                "centers": _pack(gauge.centers, np.float32),
+                "whiten": _pack(gauge.whiten, np.float32),
+            }
+            for name, gauge in (("features", self.detector.features), ("pixels", self.detector.pixels))
+        }
+        return {"references": references, "detector": {**gauges, "limit": self.detector.limit}}
 
     @classmethod
-    def from_file(cls, facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> Trust:
-        """Raises KeyError, TypeError or ValueError where something lacks or does not fit."""
+    def from_json(cls, facts: dict[str, Any]) -> Trust:
+        """Raises KeyError, TypeError, ValueError or AttributeError where something lacks or does not fit."""
         references = {}
-        for tta, temperature in facts["temperature"].items():
-            parts = {name: arrays[f"{tta}/{name}"].astype(kind) for name, kind in ARRAYS.items()}
-            found = {method: arrays[f"{tta}/{method}"].astype(np.float32) for method in SCORED}
-            if len({values.shape for values in (*parts.values(), *found.values())}) != 1 or not temperature > 0:
+        for tta, found in facts["references"].items():
+            parts = {name: _unpack(found[name], kind) for name, kind in ARRAYS.items()}
+            scored = {method: _unpack(found[method], np.float32) for method in SCORED}
+            if (
+                len({values.shape for values in (*parts.values(), *scored.values())}) != 1
+                or not found["temperature"] > 0
+            ):
                 raise ValueError(f"what val said of tta {tta} does not fit together")
-            references[tta] = Reference(float(temperature), **parts, true_scores=found)
-        detector = None
-        if "outlier" in facts:
-            gauges = [
-                Gauge(
-                    arrays[f"outlier/{part}/centers"], arrays[f"outlier/{part}/whiten"], float(facts["outlier"][part])
-                )
-                for part in ("features", "pixels")
-            ]
-            if any(gauge.whiten.shape != (gauge.centers.shape[1],) * 2 for gauge in gauges):
+            references[tta] = Reference(float(found["temperature"]), **parts, true_scores=scored)
+        if facts["detector"] is None:
+            return cls(references)
+        gauges = []
+        for name in ("features", "pixels"):
+            found = facts["detector"][name]
+            centers, whiten = _unpack(found["centers"], np.float32), _unpack(found["whiten"], np.float32)
+            if centers.ndim != 2 or whiten.ndim != 2 or centers.shape[1] != whiten.shape[1]:
                 raise ValueError("the detector of unlike pictures does not fit together")
-            detector = Detector(gauges[0], gauges[1], float(facts["outlier"]["limit"]))
-        return cls(references, detector)
+            gauges.append(Gauge(centers, whiten, float(found["limit"])))
+        return cls(references, Detector(gauges[0], gauges[1], float(facts["detector"]["limit"])))
+
+
+def _pack(values: np.ndarray, kind: type) -> dict[str, Any]:
+    """As JSON: shape, and the bytes, little-endian, as base64."""
+    plain = np.ascontiguousarray(values, dtype=np.dtype(kind).newbyteorder("<"))
+    return {"shape": list(values.shape), "base64": base64.b64encode(plain.tobytes()).decode("ascii")}
+
+
+def _unpack(found: dict[str, Any], kind: type) -> np.ndarray:
+    data = np.frombuffer(base64.b64decode(found["base64"]), dtype=np.dtype(kind).newbyteorder("<"))
+    return data.astype(kind).reshape(found["shape"])
 
 
 def trust_figures(

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from petriscope.errors import PetriscopeError, RequestError
 
 PROBE_SECONDS = 5.0
-RESERVED = "petriscope/"  # begins the names of tensors in a model file that are no weights
 
 
 def _none_or_file(value: str) -> str:
@@ -65,8 +64,7 @@ def read_weights(path: str | Path) -> WeightFile:
     try:
         with safe_open(path, framework="pt") as handle:
             facts = json.loads((handle.metadata() or {}).get("petriscope", "{}"))
-            names = [key for key in handle.keys() if not key.startswith(RESERVED)]  # noqa: SIM118 (not a mapping)
-            tensors = {key: handle.get_tensor(key) for key in names}
+            tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 (not a mapping)
         statistics = (tuple(facts["mean"]), tuple(facts["std"])) if facts else None
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise RequestError(f"model.weights: {path} cannot be read as safetensors: {error}") from None
