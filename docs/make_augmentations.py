@@ -71,7 +71,8 @@ def page() -> str:
     """The text, from the catalogue and the docstrings."""
     lines = [OPENING]
     for module, names in groupby(AUGMENTATIONS.members, key=lambda name: AUGMENTATIONS.members[name].partition(":")[0]):
-        lines += [f"## {module.rpartition('.')[2].replace('_', ' ').capitalize()}\n", f"{paragraph(import_module(module).__doc__)}\n"]
+        heading = module.rpartition(".")[2].replace("_", " ").capitalize()
+        lines += [f"## {heading}\n", f"{paragraph(import_module(module).__doc__)}\n"]
         for name in names:
             lines += section(name)
     return "\n".join(lines)

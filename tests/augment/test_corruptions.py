@@ -156,8 +156,7 @@ def test_what_covers_covers_about_the_share_it_says(severity):
     boxes = boxes[boxes > 0]  # the mean color does not show on an even picture
     assert len(boxes) > 50
     for name, share in (("stain-deposit", blots), ("occlusion", boxes)):
-        # a pixel at the edge is changed however little of it is covered
-        assert 0.9 < float(share.mean()) / CORRUPTIONS[name].levels[severity - 1] < 1.4, name
+        assert 0.8 < float(share.mean()) / CORRUPTIONS[name].levels[severity - 1] < 1.2, name
 
 
 def test_an_unknown_corruption_names_the_near_ones():

@@ -74,6 +74,13 @@ Operation = Geometric | Color | Pixelwise | Mixing
 Augmentation = Operation | Policy
 
 
+def in_order(span: tuple[float, float]) -> tuple[float, float]:
+    """Refuse a range whose first end lies above its second; a check for options."""
+    if span[0] > span[1]:
+        raise ValueError(f"the first of a range must not be above the second: {span[0]:g} to {span[1]:g}")
+    return span
+
+
 def uniform(batch: int, low: float, high: float, generator: torch.Generator) -> Tensor:
     """One draw a picture from [low, high), float32 [B], on the CPU: the stream is the same on every device."""
     return torch.rand(batch, generator=generator) * (high - low) + low

@@ -8,29 +8,23 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from petriscope.augment.base import Pixelwise, Probability, chosen, uniform
+from petriscope.augment.base import Pixelwise, Probability, chosen, in_order, uniform
 from petriscope.augment.corruptions import CORRUPTIONS, Corruption
 from petriscope.errors import near
 
 Severity = Annotated[float, Field(ge=0, le=5)]
 
 
-def _in_order(span: tuple[float, float]) -> tuple[float, float]:
-    if span[0] > span[1]:
-        raise ValueError(f"the first of a range must not be above the second: {span[0]:g} to {span[1]:g}")
-    return span
-
-
 def _known(names: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
         if name not in CORRUPTIONS:
             raise ValueError(f"no corruption {name!r}; {near(name, CORRUPTIONS)}")
-    if len(set(names)) == len([name for name in CORRUPTIONS if not CORRUPTIONS[name].moves]):
+    if not {name for name in CORRUPTIONS if not CORRUPTIONS[name].moves} - set(names):
         raise ValueError("every corruption is held out; leave some to train with")
     return names
 
 
-Severities = Annotated[tuple[Severity, Severity], AfterValidator(_in_order)]
+Severities = Annotated[tuple[Severity, Severity], AfterValidator(in_order)]
 Names = Annotated[tuple[str, ...], AfterValidator(_known)]
 
 

@@ -9,23 +9,17 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from petriscope.augment.base import Pixelwise, Probability, change_some, chosen, elsewhere, uniform
+from petriscope.augment.base import Pixelwise, Probability, change_some, chosen, elsewhere, in_order, uniform
 
 Fill = Literal["mean", "noise", "zero"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-def _in_order(span: tuple[float, float]) -> tuple[float, float]:
-    if span[0] > span[1]:
-        raise ValueError(f"the first of a range must not be above the second: {span[0]:g} to {span[1]:g}")
-    return span
-
-
-Shares = Annotated[tuple[Share, Share], AfterValidator(_in_order)]
+Shares = Annotated[tuple[Share, Share], AfterValidator(in_order)]
 Lengths = Annotated[
-    tuple[Annotated[float, Field(gt=0, le=2)], Annotated[float, Field(gt=0, le=2)]], AfterValidator(_in_order)
+    tuple[Annotated[float, Field(gt=0, le=2)], Annotated[float, Field(gt=0, le=2)]], AfterValidator(in_order)
 ]
-Aspects = Annotated[tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]], AfterValidator(_in_order)]
+Aspects = Annotated[tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]], AfterValidator(in_order)]
 
 
 class Cutout(Pixelwise):

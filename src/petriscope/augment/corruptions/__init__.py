@@ -112,7 +112,7 @@ CORRUPTIONS: dict[str, Corruption] = {
         ),
         Corruption("color-cast", "color", light.color_cast, "amount", 0, (0.05, 0.09, 0.13, 0.18, 0.25), gray=False),
         Corruption(
-            "stain-deposit", "cover", cover.stain_deposit, "share", 0, (0.05, 0.1, 0.167, 0.25, 0.35), medmnist_c=True
+            "stain-deposit", "cover", cover.stain_deposit, "share", 0, (0.042, 0.083, 0.14, 0.21, 0.29), medmnist_c=True
         ),
         Corruption(
             "bubble", "cover", cover.bubble, "radius, sides", 0, (0.12, 0.17, 0.22, 0.28, 0.35), medmnist_c=True

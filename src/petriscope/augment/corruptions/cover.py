@@ -10,7 +10,7 @@ from torch import Tensor
 from petriscope.augment.corruptions.draws import Draws
 
 DROPS = 7  # of a deposit
-MELTING = 0.6  # drops that melt together cover more than their discs would: these have so much of the share
+MELTING = 0.72  # drops that melt together cover more than their discs would: these have so much of the share
 STAIN = (0.42, 0.18, 0.52)  # light that a deposit lets through: a dark violet
 GLASS = (0.93, 0.93, 0.95)  # what a bubble shows: the lamp
 RIM = 0.3  # light that the rim of a bubble lets through
