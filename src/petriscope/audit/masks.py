@@ -81,7 +81,7 @@ def _groups(masks: np.ndarray | Sequence[np.ndarray], trivial: np.ndarray) -> np
     first: dict[bytes, int] = {}
     leader = np.full(len(masks), -1, dtype=np.int64)
     for index in np.flatnonzero(~trivial):
-        mask = masks[index]
+        mask = masks[int(index)]
         digest = hashlib.blake2b(repr(mask.shape).encode(), digest_size=16)
         digest.update(np.ascontiguousarray(mask).data)
         leader[index] = first.setdefault(digest.digest(), int(index))
