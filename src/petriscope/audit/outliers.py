@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from petriscope.errors import RequestError
+
+DIMENSIONS = 16  # more, and a tree no longer saves any distances
+CUT = 4.5  # robust standard deviations
+NEIGHBORS = (10, 100)  # fewest and most
+NEIGHBORS_SHARE = 0.005  # of the set: a smaller clump of like pictures is still far from its neighbors
+FEW = 50  # pictures of a class whose distances say too little of what is usual in it
 
 
 @dataclass(frozen=True, eq=False)
@@ -12,8 +21,8 @@ class Outliers:
     """How far each picture lies from the others.
 
     Args:
-        score: float32 [N], robust standard deviations of the logarithm of the distance to its nearest neighbors, above the
-            median of the set.
+        score: float32 [N], the logarithm of the distance to the nearest neighbors: robust standard deviations above the
+            median of its class.
         flagged: bool [N].
     """
 
@@ -24,25 +33,84 @@ class Outliers:
 def find_outliers(features: np.ndarray, targets: np.ndarray | None = None, *, share: float | None = None) -> Outliers:
     """Flag the pictures that lie far from their nearest neighbors.
 
-    Ramaswamy et al., 2000, "Efficient Algorithms for Mining Outliers from Large Data Sets", doi:10.1145/342009.335437.
+    The score is the distance to the k-th nearest neighbor, k being 0.5 % of the set and 10 to 100. So a clump of fewer
+    than k like pictures, such as many of noise, stands out as a single one does. Ramaswamy et al., 2000, "Efficient
+    Algorithms for Mining Outliers from Large Data Sets", doi:10.1145/342009.335437.
 
     Args:
-        features: float32 [N, D].
-        targets: int64 [N]; distances are judged within each class, for some classes vary more than others.
-        share: flag this share of the set, the farthest; None: those beyond a robust cut.
+        features: float32 [N, D]; each is scaled to unit variance, and the first 16 principal components are used.
+        targets: int64 [N]; distances are then judged within each class of 50 or more, for some classes vary more than
+            others.
+        share: flag this share of the set, the farthest; None: those more than 4.5 robust standard deviations away.
+
+    Raises:
+        RequestError: ``share`` is not between 0 and 1.
     """
-    raise NotImplementedError
+    if share is not None and not 0 <= share <= 1:
+        raise RequestError(f"share is the part of the set to flag, from 0 to 1, not {share}")
+    count = len(features)
+    if count < 3:
+        return Outliers(np.zeros(count, np.float32), np.zeros(count, dtype=bool))
+    points = _project(features)
+    k = min(count - 1, int(np.clip(NEIGHBORS_SHARE * count, *NEIGHBORS)))
+    distances = _index(points, k + 1).kneighbors(points)[0][:, -1]
+    logarithm = np.log(np.maximum(distances, 1e-6))
+    score = _deviation(logarithm, np.ones(count, dtype=bool))
+    if targets is not None:
+        for label in np.flatnonzero(np.bincount(targets) >= FEW):
+            members = targets == label
+            score[members] = _deviation(logarithm, members)[members]
+    score = score.astype(np.float32)
+    if share is None:
+        return Outliers(score, score > CUT)
+    flagged = np.zeros(count, dtype=bool)
+    flagged[np.argsort(-score, kind="stable")[: round(share * count)]] = True
+    return Outliers(score, flagged)
 
 
 def nearest(features: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
     """The k pictures nearest to each query, nearest first, the query itself left out.
 
     Args:
-        features: float32 [N, D].
+        features: float32 [N, D]; compared as `find_outliers` compares them.
         queries: int64 [Q], indices of pictures.
-        k: N - 1 at most are given.
+        k: where the set has fewer others, all of them are given.
 
     Returns:
-        int64 [Q, k].
+        int64 [Q, min(k, N - 1)].
     """
-    raise NotImplementedError
+    queries = np.asarray(queries, dtype=np.int64)
+    k = max(min(k, len(features) - 1), 0)
+    if not k or not len(queries):
+        return np.zeros((len(queries), k), dtype=np.int64)
+    points = _project(features)
+    found = _index(points, k + 1).kneighbors(points[queries])[1]
+    itself = found == queries[:, None]
+    itself[~itself.any(1), -1] = True  # more than k pictures are its equals: the last makes room
+    return found[~itself].reshape(len(queries), k).astype(np.int64)
+
+
+def _project(features: np.ndarray) -> np.ndarray:
+    """float64 [N, at most 16]: principal components of the features, each feature at unit variance."""
+    from sklearn.decomposition import PCA
+
+    centered = features - features.mean(0, dtype=np.float64)
+    spread = centered.std(0)
+    scaled = centered[:, spread > 1e-6 * max(float(spread.max()), 1e-12)]
+    if not scaled.shape[1]:
+        return np.zeros((len(features), 1))
+    scaled /= scaled.std(0)
+    return PCA(min(DIMENSIONS, *scaled.shape), svd_solver="covariance_eigh").fit_transform(scaled)
+
+
+def _index(points: np.ndarray, k: int) -> Any:
+    from sklearn.neighbors import NearestNeighbors
+
+    return NearestNeighbors(n_neighbors=k, algorithm="kd_tree").fit(points)
+
+
+def _deviation(values: np.ndarray, members: np.ndarray) -> np.ndarray:
+    """From the median of the members, in their robust standard deviations, 0.05 at least: equal pictures have none."""
+    middle = np.median(values[members])
+    spread = 1.4826 * float(np.median(np.abs(values[members] - middle)))
+    return (values - middle) / max(spread, 0.05)
