@@ -24,11 +24,12 @@ from petriscope.progress import progress
 
 LONGEST = 32  # side of the thumbnails that are compared, in pixels
 FREQUENCIES = 8
-CANDIDATE = 0.85  # cosine of two descriptors from which pictures are compared pixel by pixel
+CANDIDATE = 0.8  # cosine of two descriptors from which pictures are compared pixel by pixel
 NEAREST = 3  # candidates a picture that are compared
-ALIKE = 0.955  # share of a picture that its duplicate must explain
+ALIKE = 0.97  # share of a picture that its duplicate must explain
 LEAST_CONTRAST = 2.0  # gray levels: pictures that vary less show nothing to compare
-BLOCK = 512  # pairs compared at once
+BLOCK = 64  # pairs compared at once, so that they stay in the processor's cache
+LEAST_VALID = 0.05  # share of the pixels that must be clipped in neither
 DARKEST, LIGHTEST = 4, 250  # gray levels beyond which a brightened copy may have lost what was there
 
 
@@ -186,33 +187,46 @@ def _explained(pairs: np.ndarray, symmetry: np.ndarray, forms: _Forms, quiet: bo
 
 
 def explained(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """How much of two pictures is the same after the best contrast and brightness.
+    """How much of two pictures is the same after the best contrast and brightness, noise left aside.
 
     Args:
         one, other: float32 [P, H, W, C] of 0 to 255.
 
     Returns:
-        float32 [P]: 1 less the share of the variance that one does not explain in the other; 0 to 1. A pixel that is
-        black or white in one says only that the other is at least as dark or light there.
+        float32 [P], 0 to 1: 1 less the share of the variance in which they differ, both slightly blurred. A pixel that
+        is black or white in one says only that the other is at least as dark or light there. 0 where too little is left
+        to compare, and for negatives.
     """
-    shape = (len(one), -1, one.shape[3])
-    one, other = one.reshape(shape), other.reshape(shape)
     clipped_one, clipped_other = _clipped(one), _clipped(other)
     valid = ((clipped_one == 0) & (clipped_other == 0)).astype(np.float32)
-    weight = valid.sum(1, keepdims=True)
-    safe = np.maximum(weight, 1)
-    one = one - (one * valid).sum(1, keepdims=True) / safe
-    other = other - (other * valid).sum(1, keepdims=True) / safe
-    cross, own, its = ((a * b * valid).sum((1, 2)) for a, b in ((one, other), (one, one), (other, other)))
-    gain = np.sqrt(np.maximum(its, 1e-6) / np.maximum(own, 1e-6))[:, None, None]
+    weight = np.maximum(np.einsum("nhwc->nc", valid), 1)
+    one = one - (np.einsum("nhwc,nhwc->nc", one, valid) / weight)[:, None, None]
+    other = other - (np.einsum("nhwc,nhwc->nc", other, valid) / weight)[:, None, None]
+    shown_one, shown_other = one * valid, other * valid
+    cross, power_one, power_other = (
+        np.einsum("nhwc,nhwc->n", *both)
+        for both in ((shown_one, shown_other), (shown_one, shown_one), (shown_other, shown_other))
+    )
+    gain = np.sqrt(np.maximum(power_other, 1e-6) / np.maximum(power_one, 1e-6))[:, None, None, None]
     difference = other - gain * one
     lighter = (clipped_other < 0) | (clipped_one > 0)  # the other may be lighter than it should be
     darker = (clipped_other > 0) | (clipped_one < 0)
     difference[(lighter & (difference > 0)) | (darker & (difference < 0)) | (lighter & darker)] = 0
     difference[(clipped_one != 0) & (clipped_one == clipped_other)] = 0
-    share = np.clip(1 - np.square(difference).sum((1, 2)) / (2 * np.maximum(its, 1e-6)), 0, 1)
-    enough = weight.sum((1, 2)) > 0.15 * one.shape[1] * one.shape[2]
+    total = _power(shown_other) + _power(gain * shown_one)
+    share = np.clip(1 - _power(difference) / np.maximum(total, 1e-6), 0, 1)
+    enough = valid.mean((1, 2, 3)) > LEAST_VALID
     return np.where(enough & (cross > 0), share, 0).astype(np.float32)
+
+
+def _power(pictures: np.ndarray) -> np.ndarray:
+    """Sum of squares of each picture after a blur of 3 by 3 pixels (whose scale cancels), [P]."""
+    blurred = pictures
+    if blurred.shape[1] > 2:
+        blurred = blurred[:, :-2] + 2 * blurred[:, 1:-1] + blurred[:, 2:]
+    if blurred.shape[2] > 2:
+        blurred = blurred[:, :, :-2] + 2 * blurred[:, :, 1:-1] + blurred[:, :, 2:]
+    return np.einsum("nhwc,nhwc->n", blurred, blurred)
 
 
 def _clipped(values: np.ndarray) -> np.ndarray:
