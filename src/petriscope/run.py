@@ -70,6 +70,16 @@ class Run:
         return pd.read_parquet(path) if path.is_file() else pd.DataFrame({"split": []})
 
     @property
+    def audited(self) -> pd.DataFrame:
+        """What an audit's decisions left out or relabeled: id, split, label, decision, new_label, reason."""
+        import pandas as pd
+
+        path = self.folder / "audited.csv"
+        if not path.is_file():
+            return pd.DataFrame({"decision": []})
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+    @property
     def gallery(self) -> dict[str, np.ndarray]:
         """Arrays by name: ``augmented`` uint8 [P, V, H, W, C]; ``mistakes_<split>`` uint8 [M, H, W, C] and
         ``mistakes_<split>_ids``, most confident first; of an autoencoder, ``reconstructions_<split>`` uint8

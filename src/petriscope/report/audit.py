@@ -28,7 +28,6 @@ FILES_LISTED = 50
 NEIGHBORS = 4
 NEIGHBOR_SIDE = 48  # pixels that a neighbor keeps
 WORST_HIGHEST = ("bright", "odd_size")  # of all other kinds of quality, the lowest figure is the worst
-SECTIONS = {"planted", "leak", "conflicting_labels", "duplicates", "label_error", "outlier", "quality", "files"}
 
 
 @dataclass(frozen=True)
@@ -170,11 +169,15 @@ def _balance(audit: Audit) -> list[dict[str, Any]]:
     for name in names:
         now = before.get(name, 0)
         after = now - int(dropped.get(name, 0)) - int(away.get(name, 0)) + int(to.get(name, 0))
-        rows.append({"name": name, "before": now, "after": after, "change": after - now})
+        rows.append({"name": name, "before": now, "after": after, "change": _signed(after - now)})
     most = max((max(row["before"], row["after"]) for row in rows), default=1)
     for row in rows:
         row["widths"] = [round(100 * row[key] / max(most, 1), 1) for key in ("before", "after")]
     return rows
+
+
+def _signed(number: int) -> str:
+    return f"{number:+,}".replace("-", "\N{MINUS SIGN}") if number else "0"
 
 
 class _View:
