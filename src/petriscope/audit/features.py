@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from petriscope.audit.small_network import shrink, train_small
 from petriscope.augment.pipeline import Normalize
@@ -21,7 +20,7 @@ from petriscope.data.imageset import ImageSet
 from petriscope.data.statistics import mean_and_std
 from petriscope.errors import RequestError
 from petriscope.models import build_model
-from petriscope.models.layers import head_of, ordered_blocks
+from petriscope.models.layers import ordered_blocks
 from petriscope.precision import autocast, choose_device, choose_format
 from petriscope.progress import progress
 from petriscope.recipe import Part, check_recipe
@@ -45,9 +44,8 @@ RECIPE: dict[str, Any] = {
 def learned_features(images: ImageSet, *, seed: int = 0, quiet: bool = True) -> np.ndarray:
     """Features of a small network that is trained for a few epochs on the set's own labels.
 
-    The mean and the spread of each block's maps are kept beside what the last layer is given: the last layer tells
-    classes apart, and a picture that is of none looks there like any other that is hard to tell; the first blocks' maps
-    know it by its colors and textures.
+    The mean and the spread of every map of each block: the last block's tell classes apart, and a picture that is of none
+    looks there like any other that is hard to tell; the first block's know it by its colors and textures.
 
     Args:
         images: longer sides are shrunk to 28 pixels first. A set of a single class is parted into clusters instead.
@@ -55,11 +53,9 @@ def learned_features(images: ImageSet, *, seed: int = 0, quiet: bool = True) -> 
         quiet: show no progress.
 
     Returns:
-        float32 [N, D].
+        float32 [N, D], to be compared by Euclidean distance: each block weighs the same.
     """
     small = shrink(images, SIDE)
-    if not len(images):
-        return np.zeros((0, 1), np.float32)
     recipe = check_recipe({**RECIPE, "seed": seed})
     labeled = small if np.count_nonzero(small.counts) > 1 else _clustered(small, seed)
     with progress("learning features", EPOCHS, "epochs") as bar:
@@ -122,53 +118,49 @@ def _clustered(images: ImageSet, seed: int) -> ImageSet:
 def _describe(
     model: nn.Module, normalize: Normalize, images: ImageSet, quiet: bool, size: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """What the last layer is given, and mean and standard deviation of every map of some blocks."""
+    """Mean and standard deviation of every map of some blocks, each at unit variance; each block weighs the same."""
     device = next(model.parameters()).device
     batches, number_format = Batches(images, device), choose_format("fp32", device)
     order = np.arange(len(images))
-    chunks = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
-    out = []
+    blocks: list[list[np.ndarray]] = []
     with _watch(model) as seen, progress("describing pictures", len(order)) as bar:
-        for pictures, _ in batches.iterate(chunks):
+        for pictures, _ in batches.iterate([order[i : i + BATCH] for i in range(0, len(order), BATCH)]):
             inputs = normalize(pictures)
             if size is not None and inputs.shape[2:] != size:
                 inputs = nn.functional.interpolate(inputs, size, mode="bilinear", align_corners=False, antialias=True)
             seen.clear()
             with autocast(device, number_format):
                 model(inputs)
-            out.append(torch.cat([seen[key] for key in sorted(seen)], 1).float().cpu())
+            blocks.append([each.float().cpu().numpy() for each in seen])
             if not quiet:
                 bar.advance(len(pictures))
-    return torch.cat(out).numpy() if out else np.zeros((0, 1), np.float32)
+    return np.concatenate([_scale(np.concatenate(parts)) for parts in zip(*blocks, strict=True)], 1)
+
+
+def _scale(features: np.ndarray) -> np.ndarray:
+    centered = features - features.mean(0, dtype=np.float64)
+    spread = centered.std(0)
+    centered /= np.where(spread > 1e-6, spread, 1) * np.sqrt(features.shape[1])
+    return centered.astype(np.float32)
 
 
 @contextmanager
-def _watch(model: nn.Module) -> Iterator[dict[int, Tensor]]:
-    """Note, of every batch, what blocks give (by their place) and what the last layer is given (-1), each [B, D]."""
-    seen: dict[int, Tensor] = {}
+def _watch(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Note mean and standard deviation of every map that some blocks give, [B, D] a block, in the order they are run."""
+    seen: list[Tensor] = []
     channels_last = getattr(getattr(model, "backbone", model), "output_fmt", "NCHW") == "NHWC"
 
-    def note(place: int, output: Tensor) -> None:
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if output.ndim == 4:
             output = (output if channels_last else output.permute(0, 2, 3, 1)).flatten(1, 2)
-        seen[place] = output if output.ndim == 2 else torch.cat([output.mean(1), output.std(1, correction=0)], 1)
+        seen.append(output if output.ndim == 2 else torch.cat([output.mean(1), output.std(1, correction=0)], 1))
 
-    def watch(place: int, block: nn.Module) -> RemovableHandle:
-        return block.register_forward_hook(lambda module, inputs, output: note(place, output))
-
-    last = _last_layer(model)
-    handles = [last.register_forward_pre_hook(lambda module, inputs: note(-1, inputs[0]))]
-    handles += [watch(place, block) for place, block in enumerate(_some_blocks(model))]
+    handles = [block.register_forward_hook(note) for block in _some_blocks(model)]
     try:
         yield seen
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _last_layer(model: nn.Module) -> nn.Module:
-    head = model.get_submodule(head_of(model)[0])
-    return [module for module in head.modules() if any(True for _ in module.parameters(recurse=False))][-1]
 
 
 def _some_blocks(model: nn.Module) -> list[nn.Module]:

@@ -63,9 +63,9 @@ def check_masks(
     if ignore is not None:
         known[ignore], counted[ignore] = True, False
     seen = has[:, counted]
-    background = has[:, 0] & counted[0]
-    empty = seen.sum(1) == background
-    single = (seen.sum(1) == 1) & ~empty
+    values = seen.sum(1)
+    empty = (values == 0) | ((values == 1) & has[:, 0] & counted[0])
+    single = (values == 1) & ~empty
     shapes = [mask.shape for mask in masks]
     usual = shape or (max(sorted(set(shapes)), key=shapes.count) if shapes else (0, 0))
     return MaskFindings(

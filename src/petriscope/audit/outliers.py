@@ -10,7 +10,7 @@ import numpy as np
 from petriscope.errors import RequestError
 
 DIMENSIONS = 16  # more, and a tree no longer saves any distances
-CUT = 4.5  # robust standard deviations
+CUT = 5.0  # robust standard deviations
 NEIGHBORS = (10, 100)  # fewest and most
 NEIGHBORS_SHARE = 0.005  # of the set: a smaller clump of like pictures is still far from its neighbors
 FEW = 50  # pictures of a class whose distances say too little of what is usual in it
@@ -22,7 +22,7 @@ class Outliers:
 
     Args:
         score: float32 [N], the logarithm of the distance to the nearest neighbors: robust standard deviations above the
-            median of its class.
+            median.
         flagged: bool [N].
     """
 
@@ -38,10 +38,10 @@ def find_outliers(features: np.ndarray, targets: np.ndarray | None = None, *, sh
     Algorithms for Mining Outliers from Large Data Sets", doi:10.1145/342009.335437.
 
     Args:
-        features: float32 [N, D]; each is scaled to unit variance, and the first 16 principal components are used.
-        targets: int64 [N]; distances are then judged within each class of 50 or more, for some classes vary more than
-            others.
-        share: flag this share of the set, the farthest; None: those more than 4.5 robust standard deviations away.
+        features: float32 [N, D]; the first 16 principal components are used.
+        targets: int64 [N]; the score is then the lower of that within the set and that within the picture's class, so that
+            a class that varies more than the others is not flagged for it. Classes of fewer than 50 are not judged apart.
+        share: flag this share of the set, the farthest; None: those more than 5 robust standard deviations away.
 
     Raises:
         RequestError: ``share`` is not between 0 and 1.
@@ -59,7 +59,7 @@ def find_outliers(features: np.ndarray, targets: np.ndarray | None = None, *, sh
     if targets is not None:
         for label in np.flatnonzero(np.bincount(targets) >= FEW):
             members = targets == label
-            score[members] = _deviation(logarithm, members)[members]
+            score[members] = np.minimum(score, _deviation(logarithm, members))[members]
     score = score.astype(np.float32)
     if share is None:
         return Outliers(score, score > CUT)
@@ -91,16 +91,11 @@ def nearest(features: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
 
 
 def _project(features: np.ndarray) -> np.ndarray:
-    """float64 [N, at most 16]: principal components of the features, each feature at unit variance."""
+    """float64 [N, at most 16]: principal components."""
     from sklearn.decomposition import PCA
 
-    centered = features - features.mean(0, dtype=np.float64)
-    spread = centered.std(0)
-    scaled = centered[:, spread > 1e-6 * max(float(spread.max()), 1e-12)]
-    if not scaled.shape[1]:
-        return np.zeros((len(features), 1))
-    scaled /= scaled.std(0)
-    return PCA(min(DIMENSIONS, *scaled.shape), svd_solver="covariance_eigh").fit_transform(scaled)
+    dimensions = min(DIMENSIONS, *features.shape)
+    return PCA(dimensions, svd_solver="covariance_eigh").fit_transform(features.astype(np.float64))
 
 
 def _index(points: np.ndarray, k: int) -> Any:
