@@ -23,10 +23,10 @@ from petriscope.errors import DataError, PetriscopeError, RequestError
 from petriscope.evaluation.cost import cost, parameters
 from petriscope.evaluation.inference import TTA, predict_set
 from petriscope.evaluation.metrics import full_metrics
+from petriscope.files import new_folder, number_folder
 from petriscope.models import MODELS, build_model
 from petriscope.precision import choose_device, choose_format
 from petriscope.predicting import find_pictures, predict_files
-from petriscope.files import new_folder, number_folder
 from petriscope.progress import duration, say
 from petriscope.recipe import DataSection, Part, Recipe
 from petriscope.report.audit import write_audit_page
@@ -298,8 +298,8 @@ def _introduce(run: Run, recipe: Recipe, dataset: Dataset, facts: dict[str, Any]
     if dataset.audited:
         dropped = sum(entry.decision == "drop" for entry in dataset.audited)
         say(
-            f"by the audit's decisions, {dropped:,} pictures are left out and {len(dataset.audited) - dropped:,} "
-            f"relabeled: {run.folder / 'audited.csv'}"
+            f"the audit's decisions leave out {dropped:,} and relabel {len(dataset.audited) - dropped:,}: "
+            f"{run.folder / 'audited.csv'}"
         )
     for warning in dataset.warnings:
         say(f"warning: {warning}")

@@ -247,7 +247,7 @@ class NoKeyTwice:
                     None, None, f"the key {key!r} stands twice", key_node.start_mark
                 )
             seen.add(key)
-        return super().construct_mapping(node, deep)  # type: ignore[misc, no-any-return]
+        return super().construct_mapping(node, deep)  # type: ignore[misc]
 
 
 class UniqueKeys(NoKeyTwice, yaml.SafeLoader):

@@ -237,7 +237,7 @@ def test_a_changed_picture_changes_the_fingerprint(audited: Any, cells: Any, tmp
 
 
 def test_a_pile_has_no_leaks(audited: Any, tmp_path: Path) -> None:
-    source, found, _ = audited
+    source, _, _ = audited
     if source.suffix == ".npz":
         return
     shutil.copytree(source / "train", tmp_path / "pile")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,9 @@ def copies(pictures: Pictures, groups: list[int], exact: bool = True, planted: s
         np.where(group >= 0, 1.0 if exact else 0.98, 0).astype(np.float32),
         np.array(["mirrored" if not exact and index else "" for index in range(len(group))], dtype=object),
     )
-    digests = [str(groups[index] if exact and groups[index] >= 0 else -1 - index).encode() for index in range(len(group))]
+    digests = [
+        str(groups[index] if exact and groups[index] >= 0 else -1 - index).encode() for index in range(len(group))
+    ]
     mask = np.array([index in planted for index in range(len(group))])
     return list(findings.duplicate_findings(pictures, found, digests, mask))
 
@@ -107,7 +110,7 @@ def test_the_strongest_decision_of_a_picture_counts_and_brings_its_reasons() -> 
 
 
 def test_strength_of_decisions() -> None:
-    for stronger, weaker in zip(STRONGEST_FIRST, STRONGEST_FIRST[1:], strict=False):
+    for stronger, weaker in pairwise(STRONGEST_FIRST):
         found = [Finding(0, "dark", "", 1, weaker, ""), Finding(0, "bright", "", 1, stronger, "")]
         assert decided(found) == {0: stronger}
 

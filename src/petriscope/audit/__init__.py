@@ -28,7 +28,7 @@ _PLACES = {
     "check_masks": "masks",
 }
 
-__all__ = [*_PLACES]  # noqa: PLE0604
+__all__ = [*_PLACES]
 
 if TYPE_CHECKING:
     from petriscope.audit.auditing import Audit, audit

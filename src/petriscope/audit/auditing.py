@@ -156,7 +156,9 @@ def audit(
         if vectors is not None:
             found += _find_outliers(vectors, images)
     if labels:
-        found += _unless_impossible("label errors", notes, lambda: _find_label_errors(pictures, images, seed, quiet)) or []
+        found += (
+            _unless_impossible("label errors", notes, lambda: _find_label_errors(pictures, images, seed, quiet)) or []
+        )
 
     decisions = Decisions(
         source=name,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 import numpy as np
 
@@ -28,20 +27,21 @@ def join(sets: Mapping[str, ImageSet], mark: str) -> tuple[ImageSet, np.ndarray]
     groups = None
     if all(part.groups is not None for part in parts):
         groups = np.concatenate([np.asarray(part.groups).astype(str) for part in parts])
-    rest = {
-        "targets": np.concatenate([part.targets for part in parts]),
-        "ids": np.concatenate([part.ids for part in parts]),
-        "groups": groups,
-    }
+
+    def over(pixels: np.ndarray, rows: np.ndarray | None = None) -> ImageSet:
+        targets = np.concatenate([part.targets for part in parts])
+        ids = np.concatenate([part.ids for part in parts])
+        return ImageSet(pixels, targets, first.classes, ids, groups, rows)
+
     if all(part.pixels is first.pixels and part.rows is not None for part in parts):
-        return replace(first, **rest, rows=np.concatenate([np.asarray(part.rows) for part in parts])), splits
+        return over(first.pixels, np.concatenate([np.asarray(part.rows) for part in parts])), splits
     if not any(part.mapped for part in parts):
-        return replace(first, **rest, pixels=np.concatenate([part.images for part in parts]), rows=None), splits
+        return over(np.concatenate([part.images for part in parts])), splits
     key = cache.make_key("joined", mark)
     if (found := cache.fetch(key, mapped=True)) is None:
         cache.store(key, (len(splits), *first.shape), np.dtype(np.uint8), _blocks(parts))
         found = cache.fetch_stored(key, mapped=True)
-    return replace(first, **rest, pixels=found[0], rows=None), splits
+    return over(found[0]), splits
 
 
 def _blocks(parts: list[ImageSet]) -> Iterator[np.ndarray]:

@@ -213,7 +213,9 @@ def apply_decisions(
             elif new in part.classes:
                 targets[index] = part.classes.index(new)
             else:
-                raise DataError(f"data.audit: {name} is to become {new!r}, which is no class; {near(new, part.classes)}")
+                raise DataError(
+                    f"data.audit: {name} is to become {new!r}, which is no class; {near(new, part.classes)}"
+                )
             done.append(Audited(name, split, label, entry.decision, new, entry.reason))
         out[split] = replace(part, targets=targets).subset(np.flatnonzero(keep))
     done += _leave_out_unreadable(acting, sets, section)

@@ -219,12 +219,19 @@ class _View:
         out = []
         for key, title, about, groups in (
             ("leak", "Leaks between splits", KINDS["leak"], named["leak"]),
-            ("conflicting_labels", "Copies with different labels", KINDS["conflicting_labels"], named["conflicting_labels"]),
+            (
+                "conflicting_labels",
+                "Copies with different labels",
+                KINDS["conflicting_labels"],
+                named["conflicting_labels"],
+            ),
             ("duplicates", "Duplicates", "Other pictures show the same; the first stays.", rest),
         ):
             rows = copies[copies["group"].isin(groups)]
             # The least alike first: they are the ones to doubt.
-            order = sorted(_by_group(rows), key=lambda item: (float(item[1]["score"].min()), int(item[0].split("-")[-1])))
+            order = sorted(
+                _by_group(rows), key=lambda item: (float(item[1]["score"].min()), int(item[0].split("-")[-1]))
+            )
             shown = [
                 Group(name, len(members), [self._card(row) for row in members[:MEMBERS_SHOWN].itertuples()])
                 for name, members in order[:GROUPS_SHOWN]
@@ -249,7 +256,9 @@ class _View:
         if not len(rows):
             return None
         shown = rows[:CARDS_SHOWN]
-        near = self._neighbors(shown) if neighbors and self.audit.features is not None else [[] for _ in range(len(shown))]
+        near = (
+            self._neighbors(shown) if neighbors and self.audit.features is not None else [[] for _ in range(len(shown))]
+        )
         cards = [self._card(row, beside=beside) for row, beside in zip(shown.itertuples(), near, strict=True)]
         about = KINDS[key] + (" The small pictures are its nearest neighbors, with their labels." if any(near) else "")
         return Gallery(key, title, about, wording.plural(len(rows), "picture"), [], cards, len(rows) - len(shown))
@@ -269,7 +278,9 @@ class _View:
             return None
         cards = [self._card(row) for row in rows[:FILES_LISTED].itertuples()]
         about = "Files that cannot be read, or end before their picture does."
-        return Gallery("files", "Damaged files", about, wording.plural(len(rows), "file"), [], cards, len(rows) - len(cards))
+        return Gallery(
+            "files", "Damaged files", about, wording.plural(len(rows), "file"), [], cards, len(rows) - len(cards)
+        )
 
     def _card(
         self, row: Any, said: bool = True, decision: bool = True, beside: Sequence[tuple[Picture, str]] = ()
