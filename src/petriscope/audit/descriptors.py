@@ -32,14 +32,17 @@ def check_pictures(images: ImageSet | np.ndarray) -> tuple[int, int, int, int]:
     return images.shape
 
 
-def chunks(images: ImageSet | np.ndarray, label: str, quiet: bool) -> Iterator[tuple[slice, np.ndarray]]:
-    """The pictures in order, a few megabytes at a time: (where, uint8 [B, H, W, C])."""
+def chunks(
+    images: ImageSet | np.ndarray, label: str, quiet: bool, indices: np.ndarray | None = None
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """The pictures in order (or those at ``indices``), a few megabytes at a time: (where, uint8 [B, H, W, C])."""
     count, *shape = check_pictures(images)
+    indices = np.arange(count) if indices is None else indices
     step = max(1, CHUNK_BYTES // max(int(np.prod(shape)), 1))
-    with progress(label, count) as bar:
-        for start in range(0, count, step):
-            at = slice(start, min(start + step, count))
-            yield at, images.take(np.arange(at.start, at.stop)) if isinstance(images, ImageSet) else images[at]
+    with progress(label, len(indices)) as bar:
+        for start in range(0, len(indices), step):
+            at = slice(start, min(start + step, len(indices)))
+            yield at, images.take(indices[at]) if isinstance(images, ImageSet) else images[indices[at]]
             if not quiet:
                 bar.advance(at.stop - at.start)
 
