@@ -109,7 +109,7 @@ def _plants(flat: np.ndarray, spectra: Spectra, rng: np.random.Generator) -> lis
     found: list[np.ndarray] = []
     for _ in range(FOLLOWED):
         chosen: list[int] = []
-        for place in np.flatnonzero(~looked_at[guesses]):
+        for place in np.flatnonzero(~looked_at[guesses]).tolist():
             if len(chosen) == BATCH:
                 break
             if not (flat[guesses[chosen]] @ flat[guesses[place]] > threshold[place]).any():
