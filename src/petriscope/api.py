@@ -73,7 +73,7 @@ def audit(
     found = auditing.audit(source, section, labels=labels, features=features, seed=seed, quiet=quiet)
     with new_folder(folder) as staging:
         found.write(staging)
-        write_audit_page(found, staging / "report.html")
+        write_audit_page(found, staging / "report.html", folder)
     return found, folder
 
 

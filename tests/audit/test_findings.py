@@ -24,7 +24,13 @@ def some_pictures(*splits: str, labels: str = "") -> Pictures:
     return Pictures(*(np.array(list(part), dtype=object) for part in (ids, splits, labels)))
 
 
-def copies(pictures: Pictures, groups: list[int], exact: bool = True, planted: set[int] = frozenset()) -> list[Finding]:
+def copies(
+    pictures: Pictures,
+    groups: list[int],
+    exact: bool = True,
+    planted: set[int] = frozenset(),
+    faulty: set[int] = frozenset(),
+) -> list[Finding]:
     group = np.array(groups)
     alike = np.zeros(len(group), bool) if not exact else group >= 0
     found = Duplicates(
@@ -37,7 +43,7 @@ def copies(pictures: Pictures, groups: list[int], exact: bool = True, planted: s
         str(groups[index] if exact and groups[index] >= 0 else -1 - index).encode() for index in range(len(group))
     ]
     mask = np.array([index in planted for index in range(len(group))])
-    return list(findings.duplicate_findings(pictures, found, digests, mask))
+    return list(findings.duplicate_findings(pictures, found, digests, mask, faulty))
 
 
 def decided(found: list[Finding]) -> dict[int, str]:
@@ -60,6 +66,14 @@ def test_the_copy_that_stays_is_the_first_of_test_else_of_val(splits: tuple[str,
     assert decided(found) == {index: "keep" if index == kept else "drop" for index in range(3)}
     leaks = {each.picture for each in found if each.finding == "leak"}
     assert leaks == (set(range(3)) if len(set(splits)) > 1 else set())
+
+
+@pytest.mark.parametrize(("faulty", "kept"), [(set(), 0), ({0}, 1), ({0, 1}, 2), ({0, 1, 2}, 0)])
+def test_of_copies_in_one_split_a_sound_one_stays(faulty: set[int], kept: int) -> None:
+    found = copies(some_pictures(*["train"] * 3), [0, 0, 0], faulty=faulty)
+    assert decided(found)[kept] == "keep"
+    leaked = copies(some_pictures("train", "test", "test"), [0, 0, 0], faulty={1, 2})
+    assert decided(leaked)[1] == "keep"
 
 
 @pytest.mark.parametrize("exact", [True, False])
@@ -99,13 +113,13 @@ def test_the_strongest_decision_of_a_picture_counts_and_brings_its_reasons() -> 
     found = [
         Finding(0, "dark", "", 1, "review", "dark"),
         Finding(0, "blank", "", 1, "drop", "blank"),
-        Finding(0, "exact_duplicate", "", 1, "keep", "the first of its copies stays"),
+        Finding(0, "exact_duplicate", "", 1, "keep", "of its copies, this one stays"),
         Finding(0, "label_error", "", 1, "relabel", "looks like b", suggested="b"),
-        Finding(1, "exact_duplicate", "", 1, "keep", "the first of its copies stays"),
+        Finding(1, "exact_duplicate", "", 1, "keep", "of its copies, this one stays"),
     ]
     assert final_decisions(found) == {
         0: ("drop", "dark; blank; looks like b", "b"),
-        1: ("keep", "the first of its copies stays", ""),
+        1: ("keep", "of its copies, this one stays", ""),
     }
 
 

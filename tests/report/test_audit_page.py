@@ -83,6 +83,10 @@ def make_audit(found: list[Finding], side: int = 6, channels: int = 3, features:
     return Audit(**{**parts, **changes})
 
 
+def page_of(audit: Audit) -> str:
+    return render(audit, Path("audits/my cells"))
+
+
 def every_kind() -> list[Finding]:
     """Two pictures of each kind; the unreadable one has no picture."""
     out = []
@@ -100,17 +104,19 @@ def every_kind() -> list[Finding]:
 
 @pytest.mark.parametrize(("side", "channels"), [(6, 3), (6, 1), (200, 3)])
 def test_every_kind_of_finding_is_on_the_page(side: int, channels: int) -> None:
-    page = Tags(render(make_audit(every_kind(), side, channels)))
-    for kind in set(KINDS) - {"planted", "leak", "conflicting_labels"}:
+    page = Tags(page_of(make_audit(every_kind(), side, channels)))
+    for kind in set(KINDS) - {"planted", "leak", "conflicting_labels", "exact_duplicate", "near_duplicate"}:
         assert f"{kind} <evidence>" in page.text
     for heading in ("Planted pictures", "Leaks between splits", "Copies with different labels", "Suspected labels"):
         assert heading in page.text
     assert "What they have in common" in page.text
+    assert "the same pixels" in page.text and "50.0% alike" in page.text
+    assert "--audit 'audits/my cells'" in page.text
     assert "no picture" in page.text and "train/lost.png" in page.text
 
 
 def test_the_page_refers_to_nothing_outside_itself_and_escapes_names() -> None:
-    text = render(make_audit(every_kind()))
+    text = page_of(make_audit(every_kind()))
     page = Tags(text)
     for tag, key, value in page.attributes:
         if key in ("src", "href"):
@@ -128,21 +134,21 @@ def test_counts_and_balance() -> None:
         Finding(1, "label_error", "looks like red", 0.95, "relabel", "x", "", CLASSES[0]),
         Finding(2, "dark", "dark", 0.1, "review", "dark"),
     ]
-    page = Tags(render(make_audit(found)))
+    page = Tags(page_of(make_audit(found)))
     assert "3 of 121 pictures have something about them: 1 to leave out, 1 to relabel, 1 to look at." in page.text
     assert "red <b>4141" in page.text.replace(" ", "").replace("red<b>", "red <b>")
     assert "white40" in page.text.replace(" ", "") and "\N{MINUS SIGN}1" in page.text
 
 
 def test_nothing_found() -> None:
-    page = Tags(render(make_audit([])))
+    page = Tags(page_of(make_audit([])))
     assert "Nothing found among 121 pictures." in page.text
     assert "There is nothing to report." in page.text
 
 
 def test_long_galleries_are_cut_and_say_so() -> None:
     many = [Finding(index, "outlier", "far", float(index), "review", "x") for index in range(CARDS_SHOWN + 7)]
-    page = Tags(render(make_audit(many)))
+    page = Tags(page_of(make_audit(many)))
     assert "7 more in findings.csv" in page.text
     assert page.names.count("img") == CARDS_SHOWN
     assert f"train/{CARDS_SHOWN + 6} " in page.text  # the farthest are shown
@@ -152,15 +158,15 @@ def test_long_galleries_are_cut_and_say_so() -> None:
         for group in range(GROUPS_SHOWN + 4)
         for place in (0, 1)
     ]
-    page = Tags(render(make_audit(pairs)))
+    page = Tags(page_of(make_audit(pairs)))
     assert "4 more in findings.csv" in page.text
     assert page.names.count("img") == 2 * GROUPS_SHOWN
 
 
 def test_a_suspected_label_is_shown_with_its_nearest_neighbors() -> None:
     found = [Finding(7, "label_error", "x", 0.95, "relabel", "x", "", CLASSES[1])]
-    assert Tags(render(make_audit(found))).names.count("img") == 5
-    assert Tags(render(make_audit(found, features=False))).names.count("img") == 1
+    assert Tags(page_of(make_audit(found))).names.count("img") == 5
+    assert Tags(page_of(make_audit(found, features=False))).names.count("img") == 1
 
 
 def test_the_page_is_written(tmp_path: Path) -> None:

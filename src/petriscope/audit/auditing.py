@@ -145,10 +145,11 @@ def audit(
         faults = check_files(files, set(images.ids.tolist()), quiet=quiet)
         found += findings.file_findings(pictures, faults)
     found += findings.quality_findings(measure_quality(images, quiet=quiet))
+    faulty = {each.picture for each in found}
     planted = find_planted(images, quiet=quiet)
     found += findings.planted_findings(planted)
     duplicates = find_duplicates(images, quiet=quiet)
-    found += findings.duplicate_findings(pictures, duplicates, flat, planted.group >= 0)
+    found += findings.duplicate_findings(pictures, duplicates, flat, planted.group >= 0, faulty)
     notes = [warning for warning in warnings if "cannot be read" not in warning]
     vectors = None
     if extract is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -124,13 +124,18 @@ def kinds_of(names: str) -> list[str]:
 
 
 def duplicate_findings(
-    pictures: Pictures, found: Duplicates, digests: Sequence[bytes], planted: np.ndarray
+    pictures: Pictures,
+    found: Duplicates,
+    digests: Sequence[bytes],
+    planted: np.ndarray,
+    faulty: Collection[int] = (),
 ) -> Iterator[Finding]:
     """Exact and near duplicates; among them leaks and conflicting labels.
 
     Args:
         digests: of the pixels of every picture.
         planted: bool [N]; that planted pictures are alike is known, so they count as duplicates only if they are exact.
+        faulty: pictures that have something else about them; of copies in one split, a sound one stays.
     """
     counted = np.flatnonzero((found.group >= 0) & (found.exact | ~planted))
     groups: dict[int, list[int]] = {}
@@ -140,13 +145,13 @@ def duplicate_findings(
     for members in groups.values():
         if len(members) > 1:
             number += 1
-            yield from _of_group(pictures, found, digests, members, f"duplicates-{number}")
+            kept = min(members, key=lambda each: (KEPT_FIRST.index(pictures.splits[each]), each in faulty, each))
+            yield from _of_group(pictures, found, digests, members, kept, f"duplicates-{number}")
 
 
 def _of_group(
-    pictures: Pictures, found: Duplicates, digests: Sequence[bytes], members: list[int], group: str
+    pictures: Pictures, found: Duplicates, digests: Sequence[bytes], members: list[int], kept: int, group: str
 ) -> Iterator[Finding]:
-    kept = min(members, key=lambda index: (KEPT_FIRST.index(pictures.splits[index]), index))
     splits, labels = pictures.splits[members], pictures.labels[members]
     conflict, leak = len(set(labels)) > 1, len(set(splits)) > 1
     twins: dict[bytes, list[int]] = {}
@@ -186,7 +191,7 @@ def _copy_decision(
     if index == kept:
         if leak:
             return "keep", f"the copy in {pictures.splits[index]} stays; those in other splits go"
-        return "keep", "the first of its copies stays"
+        return "keep", "of its copies, this one stays"
     where = f"leaks from {pictures.splits[kept]}: " if pictures.splits[index] != pictures.splits[kept] else ""
     return "drop", f"{where}{finding.replace('_', ' ')} of {pictures.ids[kept]}, which stays"
 

@@ -73,18 +73,18 @@ class Gallery:
     left: int  # that the page does not show
 
 
-def write_audit_page(audit: Audit, path: Path) -> Path:
-    """Write the page and give its path."""
-    write_text(path, render(audit))
+def write_audit_page(audit: Audit, path: Path, folder: Path | None = None) -> Path:
+    """Write the page and give its path. ``folder``: where it will lie when all is written, if elsewhere."""
+    write_text(path, render(audit, path.parent if folder is None else folder))
     return path
 
 
-def render(audit: Audit) -> str:
+def render(audit: Audit, folder: Path) -> str:
     """The page as one string of HTML that refers to nothing outside itself."""
-    return rendering.render("audit.html", _context(audit))
+    return rendering.render("audit.html", _context(audit, folder))
 
 
-def _context(audit: Audit) -> dict[str, Any]:
+def _context(audit: Audit, folder: Path) -> dict[str, Any]:
     summary = audit.summary
     view = _View(audit)
     source = shlex.quote(audit.source)
@@ -104,7 +104,7 @@ def _context(audit: Audit) -> dict[str, Any]:
             ("Pictures", f"{summary['n']:,}, read as {_shape(audit)}"),
             ("Fingerprint", audit.fingerprint),
         ],
-        "train": f"petriscope train RECIPE --data {source} --audit FOLDER",
+        "train": f"petriscope train RECIPE --data {source} --audit {shlex.quote(str(folder))}",
         "file": FILE,
     }
 
@@ -206,7 +206,7 @@ class _View:
         for name, members in _by_group(rows):
             template = self.audit.planted.templates[int(name.rpartition("-")[2]) - 1]
             spread = members.iloc[np.unique(np.linspace(0, len(members) - 1, PLANTED_SHOWN).astype(int))]
-            cards = [self._card(row, said=False, decision=False) for row in spread.itertuples()]
+            cards = [self._card(row, "") for row in spread.itertuples()]
             groups.append(Group(name, len(members), cards, picture(_as_bytes(template))))
         return self._gallery("planted", "Planted pictures", KINDS["planted"], rows, groups)
 
@@ -225,7 +225,7 @@ class _View:
                 KINDS["conflicting_labels"],
                 named["conflicting_labels"],
             ),
-            ("duplicates", "Duplicates", "Other pictures show the same; the first stays.", rest),
+            ("duplicates", "Duplicates", "Other pictures show the same; one stays.", rest),
         ):
             rows = copies[copies["group"].isin(groups)]
             # The least alike first: they are the ones to doubt.
@@ -233,7 +233,11 @@ class _View:
                 _by_group(rows), key=lambda item: (float(item[1]["score"].min()), int(item[0].split("-")[-1]))
             )
             shown = [
-                Group(name, len(members), [self._card(row) for row in members[:MEMBERS_SHOWN].itertuples()])
+                Group(
+                    name,
+                    len(members),
+                    [self._copy(row, members["id"].iloc[0]) for row in members[:MEMBERS_SHOWN].itertuples()],
+                )
                 for name, members in order[:GROUPS_SHOWN]
             ]
             out.append(self._gallery(key, title, about, rows, shown, len(order)))
@@ -259,7 +263,7 @@ class _View:
         near = (
             self._neighbors(shown) if neighbors and self.audit.features is not None else [[] for _ in range(len(shown))]
         )
-        cards = [self._card(row, beside=beside) for row, beside in zip(shown.itertuples(), near, strict=True)]
+        cards = [self._card(row, row.evidence, beside) for row, beside in zip(shown.itertuples(), near, strict=True)]
         about = KINDS[key] + (" The small pictures are its nearest neighbors, with their labels." if any(near) else "")
         return Gallery(key, title, about, wording.plural(len(rows), "picture"), [], cards, len(rows) - len(shown))
 
@@ -276,22 +280,30 @@ class _View:
         rows = self.table[self.table["finding"].isin(FAMILIES["files"])]
         if not len(rows):
             return None
-        cards = [self._card(row) for row in rows[:FILES_LISTED].itertuples()]
+        cards = [self._card(row, row.evidence) for row in rows[:FILES_LISTED].itertuples()]
         about = "Files that cannot be read, or end before their picture does."
         return Gallery(
             "files", "Damaged files", about, wording.plural(len(rows), "file"), [], cards, len(rows) - len(cards)
         )
 
-    def _card(
-        self, row: Any, said: bool = True, decision: bool = True, beside: Sequence[tuple[Picture, str]] = ()
-    ) -> Card:
+    def _copy(self, row: Any, first: str) -> Card:
+        """A card beside those of its copies, whose names need not be said again. ``first``: the id of their first."""
+        if row.finding == "exact_duplicate":
+            return self._card(row, "the same pixels")
+        if row.id == first:
+            return self._card(row, "what the others are held against")
+        how = str(row.evidence).removeprefix(f"shows the same as {first}").removeprefix(", ")
+        return self._card(row, f"{how + ', ' if how else ''}{row.score:.1%} alike")
+
+    def _card(self, row: Any, said: Any, beside: Sequence[tuple[Picture, str]] = ()) -> Card:
         facts = [("label", row.label)]
         if row.suggested_label:
             facts.append(("looks like", row.suggested_label))
         index = self.place.get(row.id)
-        evidence = row.evidence if said else ""
         shown = None if index is None else self._shown(index)
-        return Card(shown, row.id, facts, evidence, row.decision if decision else "", list(beside))
+        # That planted pictures and damaged files go need not be said of each.
+        decision = "" if row.finding == "planted" else row.decision
+        return Card(shown, row.id, facts, str(said), decision, list(beside))
 
     def _shown(self, index: int, side: int | None = None) -> Picture:
         from petriscope.data.decode import resize
