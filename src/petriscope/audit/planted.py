@@ -120,9 +120,9 @@ def _plants(flat: np.ndarray, spectra: Spectra, rng: np.random.Generator) -> lis
         groups = _grow(flat, guesses[chosen])
         taken = np.zeros(len(flat), bool)
         for members in groups[_are_plants(flat, groups, spectra)]:
-            fresh = members & ~taken
+            fresh = members & ~taken  # many guesses lead to one plant
             taken |= members
-            if fresh.sum() >= LEAST_MEMBERS:
+            if fresh.sum() >= max(LEAST_MEMBERS, 0.5 * members.sum()):
                 found.append(np.flatnonzero(fresh))
         looked_at |= groups.any(0)
         if found:
@@ -137,10 +137,12 @@ def _are_plants(flat: np.ndarray, groups: np.ndarray, spectra: Spectra) -> np.nd
     closeness, (middle, typical) = _closeness(flat, groups, sums)
     turned = _turned_closeness(flat, sums, sizes, middle, typical, spectra)
     near = ((closeness > NEAR[0]) & (closeness < NEAR[1])).sum(1)
+    misplaced = np.where(groups, closeness <= NEAR[0], closeness >= NEAR[1]).sum(1)
     near_turned = ((turned > NEAR[1]) & ~groups).sum(1)
     spread = 1.4826 * np.median(np.abs(closeness), axis=1)
     most = STRAY * sizes
-    return (sizes >= LEAST_MEMBERS) & (near <= most) & (near_turned <= most) & (spread <= SPREAD)
+    strays = (near <= most) & (near_turned <= most) & (misplaced <= most)
+    return (sizes >= LEAST_MEMBERS) & (spread <= SPREAD) & strays
 
 
 def _turned_closeness(
