@@ -18,7 +18,7 @@ from petriscope.classifier import load_model
 from petriscope.data.batches import Batches
 from petriscope.data.imageset import ImageSet
 from petriscope.data.statistics import mean_and_std
-from petriscope.errors import RequestError
+from petriscope.errors import DataError, RequestError
 from petriscope.models import build_model
 from petriscope.models.layers import ordered_blocks
 from petriscope.precision import autocast, choose_device, choose_format
@@ -37,7 +37,6 @@ RECIPE: dict[str, Any] = {
     "loss": {"name": "cross-entropy", "label_smoothing": 0.1},
     "optimizer": {"name": "adamw", "lr": 4e-3, "weight_decay": 0.05},
     "schedule": "one-cycle",
-    "training": {"epochs": EPOCHS, "batch_size": 128, "ema": None, "keep": "last", "precision": "fp32"},
 }
 
 
@@ -54,9 +53,16 @@ def learned_features(images: ImageSet, *, seed: int = 0, quiet: bool = True) -> 
 
     Returns:
         float32 [N, D], to be compared by Euclidean distance: each block weighs the same.
+
+    Raises:
+        DataError: fewer than 2 pictures.
     """
+    if len(images) < 2:
+        raise DataError(f"features are learned from 2 pictures or more, not {len(images)}")
     small = shrink(images, SIDE)
-    recipe = check_recipe({**RECIPE, "seed": seed})
+    batch = int(np.clip(len(images) // 32, 16, 128))
+    training = {"epochs": EPOCHS, "batch_size": batch, "ema": None, "keep": "last", "precision": "fp32"}
+    recipe = check_recipe({**RECIPE, "seed": seed, "training": training})
     labeled = small if np.count_nonzero(small.counts) > 1 else _clustered(small, seed)
     with progress("learning features", EPOCHS, "epochs") as bar:
         model, normalize = train_small(labeled, recipe, lambda: None if quiet else bar.advance(1))
@@ -140,7 +146,8 @@ def _describe(
 def _scale(features: np.ndarray) -> np.ndarray:
     centered = features - features.mean(0, dtype=np.float64)
     spread = centered.std(0)
-    centered /= np.where(spread > 1e-6, spread, 1) * np.sqrt(features.shape[1])
+    varies = spread > 1e-6
+    centered /= np.where(varies, spread, 1) * np.sqrt(max(varies.sum(), 1))
     return centered.astype(np.float32)
 
 

@@ -92,10 +92,9 @@ def nearest(features: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
 
 def _project(features: np.ndarray) -> np.ndarray:
     """float64 [N, at most 16]: principal components."""
-    from sklearn.decomposition import PCA
-
-    dimensions = min(DIMENSIONS, *features.shape)
-    return PCA(dimensions, svd_solver="covariance_eigh").fit_transform(features.astype(np.float64))
+    centered = features - features.mean(0, dtype=np.float64)
+    _, axes = np.linalg.eigh(centered.T @ centered)
+    return centered @ axes[:, -DIMENSIONS:]
 
 
 def _index(points: np.ndarray, k: int) -> Any:
