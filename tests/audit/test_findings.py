@@ -136,6 +136,12 @@ def test_sure_label_errors_are_relabeled_and_others_looked_at() -> None:
     assert "labeled a, looks like b" in rows[0].evidence
 
 
+def test_a_faulty_picture_is_not_relabeled() -> None:
+    found = LabelErrors(np.array([True]), np.array([1]), np.array([0.97], np.float32))
+    (row,) = findings.label_findings(some_pictures("train"), found, ("a", "b"), faulty={0})
+    assert row.decision == "review"
+
+
 def test_outliers_are_looked_at() -> None:
     found = Outliers(np.array([0.1, 9.0], np.float32), np.array([False, True]))
     (row,) = findings.outlier_findings(found)

@@ -105,11 +105,19 @@ def every_kind() -> list[Finding]:
 @pytest.mark.parametrize(("side", "channels"), [(6, 3), (6, 1), (200, 3)])
 def test_every_kind_of_finding_is_on_the_page(side: int, channels: int) -> None:
     page = Tags(page_of(make_audit(every_kind(), side, channels)))
-    for kind in set(KINDS) - {"planted", "leak", "conflicting_labels", "exact_duplicate", "near_duplicate"}:
+    for kind in set(KINDS) - {
+        "planted",
+        "leak",
+        "conflicting_labels",
+        "exact_duplicate",
+        "near_duplicate",
+        "label_error",
+    }:
         assert f"{kind} <evidence>" in page.text
     for heading in ("Planted pictures", "Leaks between splits", "Copies with different labels", "Suspected labels"):
         assert heading in page.text
     assert "What they have in common" in page.text
+    assert "wrong with probability 0.50" in page.text
     assert "the same pixels" in page.text and "50.0% alike" in page.text
     assert "--audit 'audits/my cells'" in page.text
     assert "no picture" in page.text and "train/lost.png" in page.text

@@ -158,7 +158,8 @@ def audit(
             found += _find_outliers(vectors, images)
     if labels:
         found += (
-            _unless_impossible("label errors", notes, lambda: _find_label_errors(pictures, images, seed, quiet)) or []
+            _unless_impossible("label errors", notes, lambda: _find_label_errors(pictures, images, faulty, seed, quiet))
+            or []
         )
 
     decisions = Decisions(
@@ -213,12 +214,12 @@ def _find_outliers(vectors: np.ndarray, images: ImageSet) -> list[Finding]:
     return list(findings.outlier_findings(find_outliers(vectors, images.targets)))
 
 
-def _find_label_errors(pictures: Pictures, images: ImageSet, seed: int, quiet: bool) -> list[Finding]:
+def _find_label_errors(pictures: Pictures, images: ImageSet, faulty: set[int], seed: int, quiet: bool) -> list[Finding]:
     from petriscope.audit.label_errors import find_label_errors, out_of_fold_probabilities
 
     probabilities = out_of_fold_probabilities(images, seed=seed, quiet=quiet)
     found = find_label_errors(images.targets, probabilities)
-    return list(findings.label_findings(pictures, found, images.classes))
+    return list(findings.label_findings(pictures, found, images.classes, faulty))
 
 
 def _decisions(pictures: Pictures, found: list[Finding], digests: list[bytes]) -> list[Decision]:

@@ -205,11 +205,14 @@ def planted_findings(found: Planted) -> Iterator[Finding]:
         yield Finding(index, "planted", evidence, score, "drop", f"one of {count:,} with one picture in all", name)
 
 
-def label_findings(pictures: Pictures, found: LabelErrors, classes: Sequence[str]) -> Iterator[Finding]:
+def label_findings(
+    pictures: Pictures, found: LabelErrors, classes: Sequence[str], faulty: Collection[int] = ()
+) -> Iterator[Finding]:
+    """Label errors. ``faulty``: pictures that have a fault by which a network may be misled; they are not relabeled."""
     for index in np.flatnonzero(found.flagged).tolist():
         suggested, score = classes[found.suggested[index]], float(found.score[index])
         evidence = f"labeled {pictures.labels[index]}, looks like {suggested}; wrong with probability {score:.2f}"
-        sure = score >= RELABEL_FROM
+        sure = score >= RELABEL_FROM and index not in faulty
         reason = f"looks like {suggested}" if sure else f"may be {suggested}"
         yield Finding(index, "label_error", evidence, score, "relabel" if sure else "review", reason, "", suggested)
 

@@ -263,9 +263,13 @@ class _View:
         near = (
             self._neighbors(shown) if neighbors and self.audit.features is not None else [[] for _ in range(len(shown))]
         )
-        cards = [self._card(row, row.evidence, beside) for row, beside in zip(shown.itertuples(), near, strict=True)]
+        cards = [self._card(row, self._said(row), beside) for row, beside in zip(shown.itertuples(), near, strict=True)]
         about = KINDS[key] + (" The small pictures are its nearest neighbors, with their labels." if any(near) else "")
         return Gallery(key, title, about, wording.plural(len(rows), "picture"), [], cards, len(rows) - len(shown))
+
+    @staticmethod
+    def _said(row: Any) -> str:
+        return f"wrong with probability {row.score:.2f}" if row.finding == "label_error" else str(row.evidence)
 
     def _neighbors(self, rows: pd.DataFrame) -> list[list[tuple[Picture, str]]]:
         from petriscope.audit.outliers import nearest
