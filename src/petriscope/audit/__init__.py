@@ -26,6 +26,7 @@ _PLACES = {
     "find_label_errors": "label_errors",
     "measure_quality": "quality",
     "check_masks": "masks",
+    "mask_table": "mask_table",
 }
 
 __all__ = [*_PLACES]
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from petriscope.audit.duplicates import find_duplicates
     from petriscope.audit.features import backbone_features, learned_features, run_features
     from petriscope.audit.label_errors import find_label_errors, out_of_fold_probabilities
+    from petriscope.audit.mask_table import mask_table
     from petriscope.audit.masks import check_masks
     from petriscope.audit.outliers import find_outliers, nearest
     from petriscope.audit.planted import find_planted

@@ -262,7 +262,8 @@ def make_table(pictures: Pictures, findings: Sequence[Finding]) -> pd.DataFrame:
     import pandas as pd
 
     final = final_decisions(findings)
-    order = {name: place for place, name in enumerate(KINDS)}
+    seen = dict.fromkeys([*KINDS, *(each.finding for each in findings)])  # others come after those known
+    order = {name: place for place, name in enumerate(seen)}
     rows = sorted(findings, key=lambda each: (order[each.finding], _number(each.group), each.picture))
     at = np.array([each.picture for each in rows], dtype=np.int64)
     columns = {
