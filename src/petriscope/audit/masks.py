@@ -71,7 +71,7 @@ def check_masks(
     return MaskFindings(
         empty,
         single,
-        (has & ~known).any(1),
+        np.asarray((has & ~known).any(1)),
         np.array([each != usual for each in shapes], dtype=bool),
         _groups(masks, empty | single),
     )
