@@ -25,7 +25,7 @@ from petriscope.progress import progress
 LONGEST = 32  # side of the thumbnails that are compared, in pixels
 FREQUENCIES = 8
 CANDIDATE = 0.8  # cosine of two descriptors from which pictures are compared pixel by pixel
-NEAREST = 3  # candidates a picture that are compared
+NEAREST = 2  # candidates a picture that are compared
 ALIKE = 0.97  # share of a picture that its duplicate must explain
 LEAST_CONTRAST = 2.0  # gray levels: pictures that vary less show nothing to compare
 BLOCK = 64  # pairs compared at once, so that they stay in the processor's cache
@@ -101,7 +101,7 @@ def _first_copies(images: ImageSet | np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class _Forms:
-    """Thumbnails, float16 [N, h, w, C] of 0 to 255; low frequencies, float32 [N, k, k, C]; symmetries that can be."""
+    """Thumbnails, uint8 [N, h, w, C]; low frequencies, float32 [N, k, k, C]; symmetries that can be."""
 
     thumbnails: np.ndarray
     frequencies: np.ndarray
@@ -111,11 +111,11 @@ class _Forms:
 def _small_forms(images: ImageSet | np.ndarray, quiet: bool) -> _Forms:
     count, height, width, channels = check_pictures(images)
     size = thumbnail_size(height, width, LONGEST)
-    thumbnails = np.empty((count, *size, channels), np.float16)
+    thumbnails = np.empty((count, *size, channels), np.uint8)
     frequencies = np.empty((count, FREQUENCIES, FREQUENCIES, channels), np.float32)
     for at, block in chunks(images, "reading pictures", quiet):
         small = shrink(block, size)
-        thumbnails[at] = small
+        thumbnails[at] = np.rint(small)
         frequencies[at] = low_frequencies(small, FREQUENCIES)
     return _Forms(thumbnails, frequencies, possible_symmetries(height, width))
 
@@ -127,7 +127,7 @@ def _candidates(forms: _Forms, distinct: np.ndarray, quiet: bool) -> np.ndarray:
     shows = np.linalg.norm(frequencies.reshape(len(distinct), -1), axis=1) > LEAST_CONTRAST * pixels**0.5
     points = invariants(frequencies[shows], len(forms.symmetries) == len(SYMMETRIES))
     with progress("looking for duplicates", TREES, "rounds") as bar:
-        pairs = near_pairs(points, CANDIDATE, report=None if quiet else lambda _: bar.advance())
+        pairs = near_pairs(points, CANDIDATE, keep=NEAREST, report=None if quiet else lambda _: bar.advance())
     return distinct[shows][pairs]
 
 
