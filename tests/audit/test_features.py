@@ -70,6 +70,10 @@ def test_features_of_a_run_at_the_size_that_it_takes(model_file):
     assert np.corrcoef(found.ravel(), run_features(model_file, SMEAR).ravel())[0, 1] > 0.98
 
 
+def test_no_pictures_have_no_features(model_file):
+    assert len(run_features(model_file, SMEAR.subset(np.arange(0)))) == 0
+
+
 def test_a_run_on_other_channels_is_refused(model_file):
     with pytest.raises(RequestError, match="takes RGB pictures, these are gray"):
         run_features(model_file, replace(SMEAR, pixels=PICTURES[..., :1]))

@@ -125,6 +125,8 @@ def _describe(
     model: nn.Module, normalize: Normalize, images: ImageSet, quiet: bool, size: tuple[int, int] | None = None
 ) -> np.ndarray:
     """Mean and standard deviation of every map of some blocks, each at unit variance; each block weighs the same."""
+    if not len(images):
+        return np.zeros((0, 1), np.float32)
     device = next(model.parameters()).device
     batches, number_format = Batches(images, device), choose_format("fp32", device)
     order = np.arange(len(images))
