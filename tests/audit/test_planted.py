@@ -115,6 +115,15 @@ def test_blank_pictures_among_cells_are_not_planted(cells):
     assert (find_planted(np.concatenate([cells, blank])).group == -1).all()
 
 
+@pytest.mark.parametrize("share", [0.5, 0.8, 1])
+def test_what_most_pictures_show_is_not_planted(cells, share):
+    pictures = cells[:60].copy()
+    pictures[: int(share * 60)] = pictures[0]
+    found = find_planted(pictures)
+    assert (found.group[int(share * 60) :] == -1).all()
+    assert len(found.templates) == found.group.max() + 1
+
+
 def test_other_arrays_are_refused():
     with pytest.raises(DataError, match="uint8"):
         find_planted(np.zeros((20, 8, 8, 3), np.float32))

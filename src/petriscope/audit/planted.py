@@ -91,12 +91,14 @@ def _search(raw: np.ndarray, spectra: Spectra, rng: np.random.Generator, quiet: 
         for _ in range(ROUNDS):
             if len(left) < 2 * LEAST_MEMBERS:
                 break
-            flat = Flattening(raw[left])(raw[left])
-            groups = _plants(flat, spectra, rng)
-            if not groups:
+            flatten = Flattening(raw[left])
+            if flatten.uniform:
                 break
-            found += [left[members] for members in groups]
-            left = np.setdiff1d(left, np.concatenate(found))
+            groups = [left[members] for members in _plants(flatten(raw[left]), spectra, rng)]
+            genuine = np.setdiff1d(left, np.concatenate([*groups, left[:0]]))
+            if not groups or len(genuine) < len(raw) / 4:  # what most pictures show is not planted
+                break
+            found, left = found + groups, genuine
             if not quiet:
                 bar.advance()
     return found
@@ -252,7 +254,9 @@ class _Common:
             genuine = ~self.members.any(0)
             turned = _turned_closeness(flat[genuine], self.sums, self.sizes, self.middle, self.typical, spectra)
             highest = np.sort(turned, axis=1)[:, -1 - int(genuine.sum() * 5e-4)].clip(0)
-            lowest = np.array([np.quantile(c[m], 0.01) for c, m in zip(closeness, self.members, strict=True)])
+            lowest = np.array(
+                [np.quantile(c[m], 0.01) if m.any() else 1 for c, m in zip(closeness, self.members, strict=True)]
+            )
             self.threshold = ((highest + lowest) / 2).clip(0.25, 0.65)
             self.members = _closest(closeness, self.threshold) == np.arange(len(found))[:, None]
         self.sizes, self.sums = self.members.sum(1), _sums(flat, self.members)

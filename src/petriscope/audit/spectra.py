@@ -60,12 +60,16 @@ class Flattening:
 
     Args:
         spectra: float [n, D], as `Spectra.read` gives them.
+
+    Attributes:
+        uniform: most pictures are one and the same, so that there is nothing to judge others by.
     """
 
     def __init__(self, spectra: np.ndarray) -> None:
         some = spectra[:: max(1, len(spectra) // 4096)].astype(np.float32)
         self.center = np.median(some, axis=0)
         spread = 1.4826 * np.median(np.abs(some - self.center), axis=0)
+        self.uniform = bool(np.quantile(spread, 0.9) < 0.5)
         self.scale = np.sqrt(np.square(spread) + 1)  # at least the noise of a gray level
 
     def __call__(self, spectra: np.ndarray) -> np.ndarray:
