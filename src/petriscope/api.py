@@ -1,4 +1,4 @@
-"""The Python face: train, resume, evaluate, predict, report. The command line parses, calls these, and prints."""
+"""The Python face: audit, train, resume, evaluate, predict, report. The command line parses, calls these, and prints."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from petriscope.audit import auditing
 from petriscope.augment.base import Mixing
 from petriscope.augment.pipeline import Normalize, Pipeline, to_bytes
 from petriscope.calibrating import calibrate as fit_trust
@@ -25,12 +26,14 @@ from petriscope.evaluation.inference import TTA
 from petriscope.evaluation.metrics import full_metrics
 from petriscope.evaluation.stress import PICTURES
 from petriscope.evaluation.trust import trust_figures
+from petriscope.files import new_folder, number_folder
 from petriscope.inspecting import inspect
 from petriscope.models import MODELS, build_model
 from petriscope.precision import choose_device
 from petriscope.predicting import find_pictures, predict_files
 from petriscope.progress import duration, say
-from petriscope.recipe import Part, Recipe
+from petriscope.recipe import DataSection, Part, Recipe
+from petriscope.report.audit import write_audit_page
 from petriscope.report.page import write_report
 from petriscope.run import Run, check_free, create_run, free_folder, open_run
 from petriscope.stressing import stress_after_training, stress_split
@@ -43,7 +46,47 @@ MISTAKES_SHOWN = 24
 AUGMENTED_SHOWN = (8, 8)  # pictures, views of each
 RECONSTRUCTED_SHOWN = 8
 VAL_CHUNK = 1024
+AUDITS = Path("audits")
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def audit(
+    source: str | Path,
+    out: str | Path | None = None,
+    section: DataSection | None = None,
+    *,
+    labels: bool = True,
+    features: str | None = auditing.LEARNED,
+    seed: int = 0,
+    quiet: bool = False,
+) -> tuple[auditing.Audit, Path]:
+    """Look for what is wrong with a source, and write the findings into a folder. The source is not touched.
+
+    Args:
+        out: the folder to make: ``findings.csv`` and ``.parquet``, ``decisions.yaml``, ``summary.json``,
+            ``report.html``; default ``audits/<source>``. It appears when it is complete.
+        section, labels, features, seed, quiet: see `petriscope.audit.audit`.
+
+    Returns:
+        what was found, and the folder.
+
+    Raises:
+        RequestError: the source, the features or the folder will not do; nothing was made.
+    """
+    folder = Path(out) if out is not None else number_folder(AUDITS / _short_name(str(source)))
+    check_free(folder)
+    found = auditing.audit(source, section, labels=labels, features=features, seed=seed, quiet=quiet)
+    with new_folder(folder) as staging:
+        found.write(staging)
+        write_audit_page(found, staging / "report.html", folder)
+    return found, folder
+
+
+def _short_name(source: str) -> str:
+    """What a source is called, as a folder may be."""
+    name = Path(source).expanduser()
+    stem = source if source.partition(":")[0] in NAMED else name.resolve().name if name.is_dir() else name.stem
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in stem).strip(".-") or "audit"
 
 
 def train(recipe: Recipe, out: str | Path | None = None, quiet: bool = False) -> Run:
@@ -272,6 +315,9 @@ def absolute_paths(recipe: Recipe) -> Recipe:
         known = recipe.data.source.partition(":")[0] in NAMED  # also where a folder is called so
         source = recipe.data.source if known else absolute(recipe.data.source)
         changes["data"] = recipe.data.model_copy(update={"source": source})
+    if recipe.data.audit is not None:
+        data = changes.get("data", recipe.data)
+        changes["data"] = data.model_copy(update={"audit": absolute(recipe.data.audit)})
     if "weights" in recipe.model.options:
         options = recipe.model.options
         changes["model"] = Part(name=recipe.model.name, **{**options, "weights": absolute(str(options["weights"]))})
@@ -338,6 +384,12 @@ def _introduce(run: Run, recipe: Recipe, dataset: Dataset, facts: dict[str, Any]
     say(
         f"{recipe.model.name}, {facts['parameters']:,} parameters, {facts['device']}, {facts['precision']}; run in {run.folder}"
     )
+    if dataset.audited:
+        dropped = sum(entry.decision == "drop" for entry in dataset.audited)
+        say(
+            f"the audit's decisions leave out {dropped:,} and relabel {len(dataset.audited) - dropped:,}: "
+            f"{run.folder / 'audited.csv'}"
+        )
     for warning in dataset.warnings:
         say(f"warning: {warning}")
 
@@ -440,7 +492,7 @@ def _own_data(run: Run) -> Dataset:
 def _other_data(classifier: Classifier, data: str, split: str, quiet: bool) -> ImageSet:
     height, width, channels = classifier.shape
     section = classifier.recipe.data.model_copy(
-        update={"source": data, "size": (height, width), "channels": "gray" if channels == 1 else "rgb"}
+        update={"source": data, "size": (height, width), "channels": "gray" if channels == 1 else "rgb", "audit": None}
     )
     images, warnings = load_aligned(section, split, classifier.classes)
     for warning in () if quiet else warnings:

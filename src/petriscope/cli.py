@@ -58,12 +58,56 @@ def demo(out: Annotated[Path | None, typer.Option(help="Run folder to make.")] =
 
 
 @app.command()
+def audit(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="An npz, a folder, a table, or a known name.")],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder to make; default audits/SOURCE.")] = None,
+    labels: Annotated[bool, typer.Option("--labels/--no-labels", help="Look for wrong labels: takes minutes.")] = True,
+    features: Annotated[
+        str, typer.Option(metavar="RUN|timm/NAME", help="By which outliers are found; learned: on the set itself.")
+    ] = "learned",
+    quick: Annotated[bool, typer.Option("--quick", help="Train nothing: no outliers, no wrong labels.")] = False,
+    fail_on: Annotated[
+        str | None, typer.Option(metavar="FINDING,...", help="Exit status 1 if any is found: leaks,conflicts or any.")
+    ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="data.KEY=VALUE", help="How to read it.")] = None,
+    seed: Annotated[int, typer.Option(help="Of what is trained.")] = 0,
+    as_json: AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Find what is wrong with a set of pictures, and suggest what to do. Nothing is deleted."""
+    from petriscope.audit.findings import kinds_of
+    from petriscope.recipe import data_section
+
+    wanted = [] if fail_on is None else kinds_of(fail_on)
+    section = data_section(source, set_ or [])
+    from petriscope import api
+
+    found, folder = api.audit(
+        source, out, section, labels=labels and not quick, features=None if quick else features, seed=seed, quiet=quiet
+    )
+    summary = found.summary
+    if as_json:
+        sys.stdout.write(json.dumps({**summary, "out": str(folder)}) + "\n")
+    else:
+        _print_columns([(f"{count:,}", name.replace("_", " ")) for name, count in summary["findings"].items() if count])
+    if not quiet and not as_json:
+        for note in found.notes:
+            _say(f"note: {note}")
+        counts = ", ".join(f"{word} {count:,}" for word, count in summary["decisions"].items())
+        _say(f"of {summary['n']:,} pictures: {counts}; report: {folder / 'report.html'}")
+        _say(f"to train by these decisions: petriscope train RECIPE --data {source} --audit {folder}")
+    if failing := [f"{name} {summary['findings'][name]:,}" for name in wanted if summary["findings"][name]]:
+        raise PetriscopeError(f"the audit found what --fail-on names: {', '.join(failing)}; see {folder}")
+
+
+@app.command()
 def train(
     recipe: Annotated[str | None, typer.Argument(help="A recipe's name or a YAML file.")] = None,
     data: Data = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe's key.")] = None,
     seed: Annotated[int | None, typer.Option(help="Another seed is another run.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder to make; default runs/RECIPE-seedN.")] = None,
+    audit: Annotated[str | None, typer.Option(metavar="DIR", help="Carry out the decisions of this audit.")] = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
     test: Annotated[bool, typer.Option("--test", help="Evaluate on test when training is done.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
@@ -72,7 +116,7 @@ def train(
     from petriscope.recipe import load_recipe
 
     if resume is not None:
-        if recipe is not None or data is not None or set_ or seed is not None or out is not None:
+        if recipe is not None or data is not None or set_ or seed is not None or out is not None or audit is not None:
             raise RequestError("--resume takes the run alone: its recipe, data and seed are in its folder")
         from petriscope import api
 
@@ -81,8 +125,9 @@ def train(
         if recipe is None:
             raise RequestError("name a recipe (petriscope recipes lists them), or a run with --resume")
         overrides: dict[str, Any] = {} if seed is None else {"seed": seed}
-        if data is not None:
-            overrides["data"] = {"source": data}
+        chosen = {"source": data, "audit": audit}
+        if chosen := {key: value for key, value in chosen.items() if value is not None}:
+            overrides["data"] = chosen
         loaded = load_recipe(recipe, set_ or [], **overrides)
         from petriscope import api
 

@@ -57,6 +57,7 @@ class DataSection(Section):
     split_seed: Annotated[int, Field(ge=0)] = 0
     group: str | None = None  # column of a table, or a pattern for paths, that says which pictures belong together
     unreadable: Literal["stop", "skip"] = "stop"
+    audit: str | None = None  # folder of an audit, or its decisions.yaml: what to leave out and to relabel
     memory: Literal["auto", "resident", "mapped"] = "auto"
     normalize: Literal["auto", "train", "imagenet"] = "auto"  # auto: what the model's weights expect, else train's own
 
@@ -181,6 +182,20 @@ def check_recipe(tree: dict[str, Any], where: str = "recipe") -> Recipe:
         raise RequestError(explain(error, Recipe, where)) from None
 
 
+def data_section(source: str, settings: tuple[str, ...] | list[str] = ()) -> DataSection:
+    """The section ``data`` for a source alone. ``settings``: ``data.KEY=VALUE`` strings.
+
+    Raises:
+        RequestError: an unknown key, a wrong value, or a key of another section.
+    """
+    tree: dict[str, Any] = {}
+    for setting in settings:
+        if not setting.strip().startswith("data."):
+            raise RequestError(f"--set {setting}: here only the keys of data can be set, such as data.size=64")
+        _apply(tree, setting)
+    return check_recipe(_merge(tree, {"data": {"source": source}}), "--set").data
+
+
 def recipe_names() -> list[str]:
     """The names of the recipes that ship."""
     root = resources.files("petriscope") / "recipes"
@@ -221,19 +236,23 @@ def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
     return list(model.model_fields)
 
 
-class UniqueKeys(yaml.SafeLoader):
-    """YAML lets a key stand twice and drops the first; a recipe must not."""
+class NoKeyTwice:
+    """YAML lets a key stand twice and drops the first; with this before its base, a loader does not."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
+            key = self.construct_object(key_node, deep=True)  # type: ignore[attr-defined]
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} stands twice", key_node.start_mark
                 )
             seen.add(key)
-        return super().construct_mapping(node, deep)
+        return super().construct_mapping(node, deep)  # type: ignore[misc]
+
+
+class UniqueKeys(NoKeyTwice, yaml.SafeLoader):
+    """For what people write."""
 
 
 def _resolve(reference: str, beside: Path, chain: tuple[str, ...]) -> dict[str, Any]:

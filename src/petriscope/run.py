@@ -6,10 +6,8 @@ import json
 import os
 import platform
 import shlex
-import shutil
 import sys
-import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +17,7 @@ import numpy as np
 
 from petriscope.data.imageset import Dataset
 from petriscope.errors import RequestError
-from petriscope.files import atomic, disk_error, write_text
+from petriscope.files import atomic, new_folder, number_folder, write_text
 from petriscope.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
@@ -35,7 +33,8 @@ class Run:
     ``recipe.yaml`` the recipe, resolved; ``environment.json`` versions, hardware, data and their fingerprint;
     ``metrics.jsonl`` a line an epoch; ``model.safetensors`` enough to predict; ``checkpoint/`` what resuming needs;
     ``results.json`` training summary, cost, figures a split; ``predictions.parquet`` a row a picture; ``gallery.npz``
-    the pictures that the report shows; ``report.html``.
+    the pictures that the report shows; ``audited.csv``, where an audit's decisions were carried out, a row a picture left
+    out or relabeled; ``report.html``.
     """
 
     folder: Path
@@ -70,6 +69,16 @@ class Run:
 
         path = self.folder / "predictions.parquet"
         return pd.read_parquet(path) if path.is_file() else pd.DataFrame({"split": []})
+
+    @property
+    def audited(self) -> pd.DataFrame:
+        """What an audit's decisions left out or relabeled: id, split, label, decision, new_label, reason."""
+        import pandas as pd
+
+        path = self.folder / "audited.csv"
+        if not path.is_file():
+            return pd.DataFrame({"decision": []})
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
 
     @property
     def gallery(self) -> dict[str, np.ndarray]:
@@ -138,18 +147,11 @@ def create_run(folder: Path, recipe: Recipe, dataset: Dataset, facts: dict[str, 
         PetriscopeError: the disk is full or may not be written.
     """
     check_free(folder)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            staging.chmod(0o777 & ~_umask())
-            write_text(staging / "recipe.yaml", recipe.to_yaml())
-            write_text(staging / "environment.json", json.dumps({**environment(dataset), **facts}, indent=1) + "\n")
-            staging.replace(folder)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-    except OSError as error:
-        raise disk_error(error, folder) from error
+    with new_folder(folder) as staging:
+        write_text(staging / "recipe.yaml", recipe.to_yaml())
+        write_text(staging / "environment.json", json.dumps({**environment(dataset), **facts}, indent=1) + "\n")
+        if dataset.audited:
+            _audited_table(dataset).to_csv(staging / "audited.csv", index=False)
     return Run(folder)
 
 
@@ -165,11 +167,7 @@ def free_folder(recipe: Recipe) -> Path:
     """``runs/<recipe>-seed<N>``, with a number behind it where that is taken."""
     stem = Path(recipe.name).stem if recipe.name.endswith((".yaml", ".yml")) else recipe.name.replace("/", "-")
     stem = "".join(c if c.isalnum() or c in "-_." else "-" for c in stem).strip(".-") or "run"
-    base = Path("runs") / f"{stem}-seed{recipe.seed}"
-    folder, number = base, 2
-    while folder.exists():
-        folder, number = base.with_name(f"{base.name}-{number}"), number + 1
-    return folder
+    return number_folder(Path("runs") / f"{stem}-seed{recipe.seed}")
 
 
 def environment(dataset: Dataset) -> dict[str, Any]:
@@ -190,8 +188,25 @@ def environment(dataset: Dataset) -> dict[str, Any]:
                 for name, part in dataset.splits.items()
             },
             "warnings": list(dataset.warnings),
+            "audited": _audited_counts(dataset),
         },
     }
+
+
+def _audited_table(dataset: Dataset) -> pd.DataFrame:
+    """A row a picture that was left out or relabeled: id, split, label, decision, new_label, reason."""
+    import pandas as pd
+
+    return pd.DataFrame([asdict(entry) for entry in dataset.audited])
+
+
+def _audited_counts(dataset: Dataset) -> dict[str, dict[str, int]]:
+    """Pictures left out (``drop``) and relabeled (``relabel``) by split."""
+    counts: dict[str, dict[str, int]] = {}
+    for entry in dataset.audited:
+        splits = counts.setdefault(entry.decision, {})
+        splits[entry.split] = splits.get(entry.split, 0) + 1
+    return counts
 
 
 def _command() -> str:
@@ -227,12 +242,6 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _read_json(path: Path) -> dict[str, Any]:

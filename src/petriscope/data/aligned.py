@@ -8,7 +8,7 @@ import numpy as np
 
 from petriscope.data import sources
 from petriscope.data.imageset import ImageSet
-from petriscope.data.load import PILE
+from petriscope.data.sources import PILE
 from petriscope.errors import DataError, RequestError, near
 from petriscope.recipe import DataSection
 

@@ -198,7 +198,7 @@ def _agree(
     """One size and one number of channels for all, from the files' headers."""
     sizes: Counter[tuple[int, int]] = Counter()
     gray = True
-    for index, (header, reason) in enumerate(pool.map(_probe, paths)):
+    for index, (header, reason) in enumerate(pool.map(probe_file, paths)):
         if header is None:
             bad[index] = reason
             continue
@@ -236,8 +236,8 @@ def _list_bad(bad: dict[int, str], names: Sequence[str]) -> str:
     return f"{len(bad):,} picture{'s' if len(bad) > 1 else ''} cannot be read: {', '.join(shown)}{more}"
 
 
-def _probe(path: Path) -> tuple[tuple[int, int, bool] | None, str]:
-    """((height, width, gray), "") from the header, or (None, why not)."""
+def probe_file(path: Path) -> tuple[tuple[int, int, bool] | None, str]:
+    """((height, width, gray), "") from a picture file's header, upright; or (None, why not)."""
     try:
         with _open(path) as picture:
             turned = _orientation(picture) >= 5

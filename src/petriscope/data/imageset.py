@@ -8,10 +8,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from petriscope.errors import DataError
+
+if TYPE_CHECKING:
+    from petriscope.data.decided import Audited
 
 SPLITS = ("train", "val", "test")
 
@@ -136,6 +140,7 @@ class Dataset:
         source: what the user named.
         fingerprint: a hash of all pixels, targets and class names: equal data, equal fingerprint.
         warnings: what the user should know about the data, a sentence each.
+        audited: what an audit's decisions left out or relabeled.
     """
 
     train: ImageSet | None = None
@@ -144,6 +149,7 @@ class Dataset:
     source: str = ""
     fingerprint: str = ""
     warnings: tuple[str, ...] = field(default=())
+    audited: tuple[Audited, ...] = field(default=())
 
     @property
     def splits(self) -> dict[str, ImageSet]:

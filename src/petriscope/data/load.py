@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 from itertools import combinations
 
 import numpy as np
 
-from petriscope.data import sources
+from petriscope.data import decided, sources
+from petriscope.data.fingerprint import fingerprint
 from petriscope.data.imageset import SPLITS, Dataset, ImageSet
+from petriscope.data.sources import PILE
 from petriscope.data.splits import draw_grouped, draw_stratified
 from petriscope.errors import DataError, RequestError
 from petriscope.recipe import DataSection
-
-PILE = "all"
 
 
 def load_dataset(section: DataSection) -> Dataset:
     """Load the data that a recipe names.
 
     A pile is drawn into train, val and test, and val is drawn from train where the source has train and test alone.
-    A missing test split stays missing, and so does one whose fraction is 0.
+    A missing test split stays missing, and so does one whose fraction is 0. The decisions of an audit are carried out
+    when splits are drawn: a picture is in the same split whatever is decided about others.
 
     Args:
         section: the source, and how its pictures become one uint8 array.
@@ -37,16 +37,27 @@ def load_dataset(section: DataSection) -> Dataset:
     if section.source is None:
         raise RequestError(f"no data: give --data SOURCE, or data.source in the recipe. A source is {sources.KINDS}.")
     warnings: list[str] = []
-    sets = sources.read(section.source, section, warnings)
-    sets = {name: sets[name] for name in (*SPLITS, PILE) if name in sets and len(sets[name])}
-    if not sets:
-        raise DataError(f"{section.source} has no pictures")
+    decisions = None if section.audit is None else decided.load_decisions(section.audit)
+    # An audit's decisions may be to drop pictures that cannot be read.
+    as_read = section if decisions is None else section.model_copy(update={"unreadable": "skip"})
+    sets = sources.read_nonempty(section.source, as_read, warnings)
+    if decisions is not None:
+        warnings += decided.check_decisions(decisions, sets, as_read)
     sets = _draw(sets, section, warnings)
+    audited: list[decided.Audited] = []
+    if decisions is not None:
+        sets, audited = decided.apply_decisions(decisions, sets, section)
+        if not sets:
+            raise DataError(f"{section.audit} drops every picture of {section.source}")
     _check(sets, section.source)
     digests = {name: part.digests() for name, part in sets.items()}
     warnings += _leaks(sets, digests)
     return Dataset(
-        **sets, source=section.source, fingerprint=_fingerprint(sets, digests), warnings=tuple(dict.fromkeys(warnings))
+        **sets,
+        source=section.source,
+        fingerprint=fingerprint(sets, digests),
+        warnings=tuple(dict.fromkeys(warnings)),
+        audited=tuple(audited),
     )
 
 
@@ -129,12 +140,3 @@ def _leaks(sets: dict[str, ImageSet], digests: dict[str, list[bytes]]) -> list[s
                 f"figures on {other} will flatter"
             )
     return out
-
-
-def _fingerprint(sets: dict[str, ImageSet], digests: dict[str, list[bytes]]) -> str:
-    out = hashlib.blake2b(digest_size=16)
-    for name, part in sets.items():
-        out.update(repr((name, part.shape, len(part), part.classes)).encode(errors="surrogateescape"))
-        out.update(b"".join(digests[name]))
-        out.update(part.targets.astype("<i8").tobytes())
-    return out.hexdigest()

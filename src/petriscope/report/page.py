@@ -35,6 +35,7 @@ FOLD_CLASSES_FROM = 16  # long tables of classes are folded where they are not t
 CONFUSIONS_NAMED = 5
 MISTAKES_SHOWN = 48
 MISTAKES_OPEN = 12  # the rest is folded
+AUDITED_LISTED = 100
 AUGMENTED_SHOWN = (12, 12)
 
 # key, name, what it means, written as a share
@@ -146,6 +147,7 @@ def _context(run: Run) -> dict[str, Any]:
         "composition": _composition(data),
         "fold_from": FOLD_CLASSES_FROM,
         "balance": _imbalance(data),
+        "audited": _audited(run, recipe, data),
         "warnings": data.get("warnings") or [],
         "curves": _curves(history, training, recipe),
         "history": history,
@@ -421,6 +423,29 @@ def _composition(data: dict[str, Any]) -> dict[str, Any] | None:
             cells.append((number, round(100 * number / max(1, *counts[name]), 1)))
         rows.append((label, cells))
     return {"splits": names, "rows": rows, "totals": [splits[name].get("pictures", 0) for name in names]}
+
+
+def _audited(run: Run, recipe: Recipe, data: dict[str, Any]) -> dict[str, Any] | None:
+    """What an audit's decisions left out and relabeled: a sentence, and the first rows of the list."""
+    counts = data.get("audited") or {}
+    if not counts:
+        return None
+    parts = []
+    for decision, words in (("drop", "left out"), ("relabel", "relabeled")):
+        splits = counts.get(decision) or {}
+        if total := sum(splits.values()):
+            where = ", ".join(f"{name} {splits[name]:,}" for name in SPLITS if name in splits)
+            all_in = f" ({where})" if where else ""
+            parts.append(f"{wording.plural(total, 'picture')} {'was' if total == 1 else 'were'} {words}{all_in}")
+    said = f"By the decisions of the audit {recipe.data.audit}, {' and '.join(parts)}. Each is in audited.csv."
+    rows = run.audited
+    columns = [name for name in ("id", "split", "label", "decision", "new_label", "reason") if name in rows]
+    return {
+        "said": said,
+        "columns": [name.replace("_", " ") for name in columns],
+        "rows": rows[columns][:AUDITED_LISTED].to_numpy().tolist(),
+        "more": max(len(rows) - AUDITED_LISTED, 0),
+    }
 
 
 def _imbalance(data: dict[str, Any]) -> str:

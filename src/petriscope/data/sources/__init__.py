@@ -5,8 +5,9 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 
-from petriscope.data.imageset import ImageSet
-from petriscope.errors import RequestError, near
+from petriscope.data.imageset import SPLITS, ImageSet
+from petriscope.data.sources.files import PictureFile
+from petriscope.errors import DataError, RequestError, near
 from petriscope.recipe import DataSection
 
 NAMED = {
@@ -19,6 +20,7 @@ KINDS = (
     "an npz in MedMNIST's layout, a folder of class folders, a cifar-10-batches-py folder, a CSV or Parquet table "
     f"with the columns path and label, or one of {', '.join(NAMED)}"
 )
+PILE = "all"  # what the pictures of a source without splits are called
 TABLES = (".csv", ".parquet", ".pq")
 
 
@@ -53,6 +55,31 @@ def read(source: str, section: DataSection, warnings: list[str] | None = None) -
             "for paths), a table (a column), or an npz with arrays such as train_groups"
         )
     return sets
+
+
+def read_nonempty(source: str, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
+    """As `read`, in the order train, val, test, without splits that have no pictures.
+
+    Raises:
+        DataError: nothing is left.
+    """
+    sets = read(source, section, warnings)
+    sets = {name: sets[name] for name in (*SPLITS, PILE) if name in sets and len(sets[name])}
+    if not sets:
+        raise DataError(f"{source} has no pictures")
+    return sets
+
+
+def list_files(source: str) -> list[PictureFile]:
+    """The files of a source that is a folder or a table of pictures, readable or not; of any other, none."""
+    path = Path(source).expanduser()
+    if source.partition(":")[0] in NAMED:
+        return []
+    if path.is_dir():
+        batches = _module("cifar_batches")
+        is_batches = any(batches.is_batches(folder) for folder in (path, path / batches.FOLDER))
+        return [] if is_batches else _module("folders").list_files(path)
+    return _module("tables").list_files(path) if path.suffix.lower() in TABLES else []
 
 
 def _read_path(source: str, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:

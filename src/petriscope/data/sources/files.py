@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from petriscope.data.decode import Decoded
 from petriscope.data.imageset import ImageSet
+
+
+@dataclass(frozen=True)
+class PictureFile:
+    """A file of a source that is made of files.
+
+    Args:
+        id: the picture's name, as `ImageSet.ids` has it.
+        path: where it lies.
+        split: train, val or test, or ``all``.
+        label: its class as the source says it.
+    """
+
+    id: str
+    path: Path
+    split: str
+    label: str
 
 
 def rows_by_split(decoded: Decoded, splits: Sequence[str]) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from petriscope.data.decode import SUFFIXES, decode_files
 from petriscope.data.imageset import ImageSet
-from petriscope.data.sources.files import rows_by_split, sets_over
+from petriscope.data.sources.files import PictureFile, rows_by_split, sets_over
 from petriscope.data.sources.labels import index_names
 from petriscope.errors import DataError
 from petriscope.recipe import DataSection
@@ -31,27 +31,32 @@ def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, Ima
     Raises:
         DataError: no pictures, an empty class folder, an unreadable picture, an id that ``group`` does not match.
     """
-    files: list[str] = []
-    names: list[str] = []
-    splits: list[str] = []
     odd: Counter[str] = Counter()
-    for split, folder in _split_folders(path, odd).items():
-        for label, below in _class_folders(path, folder, odd):
-            files += below
-            names += [label] * len(below)
-            splits += [split] * len(below)
+    found = list_files(path, odd)
+    files, names = [file.id for file in found], [file.label for file in found]
     if odd:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(odd.items()))
         warnings.append(f"{path} also has {kinds}; left out")
 
     groups = None if section.group is None else np.array([_group(section.group, name) for name in files])
-    decoded = decode_files([path / name for name in files], files, section, str(path))
+    decoded = decode_files([file.path for file in found], files, section, str(path))
     warnings += decoded.warnings
-    rows = rows_by_split(decoded, splits)
+    rows = rows_by_split(decoded, [file.split for file in found])
     targets, classes = index_names(
         {split: [names[index] for index in indices] for split, indices in rows.items()}, section, str(path)
     )
     return sets_over(decoded, rows, targets, classes, files, groups)
+
+
+def list_files(path: Path, odd: Counter[str] | None = None) -> list[PictureFile]:
+    """The picture files below ``path``, readable or not; what is left out is counted in ``odd`` by kind."""
+    odd = Counter() if odd is None else odd
+    return [
+        PictureFile(name, path / name, split, label)
+        for split, folder in _split_folders(path, odd).items()
+        for label, below in _class_folders(path, folder, odd)
+        for name in below
+    ]
 
 
 def is_picture(name: str) -> bool:

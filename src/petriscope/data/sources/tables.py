@@ -9,7 +9,7 @@ import numpy as np
 
 from petriscope.data.decode import decode_files
 from petriscope.data.imageset import ImageSet
-from petriscope.data.sources.files import rows_by_split, sets_over
+from petriscope.data.sources.files import PictureFile, rows_by_split, sets_over
 from petriscope.data.sources.folders import SPLIT_FOLDERS
 from petriscope.data.sources.labels import check_numbers, index_names, name_numbers
 from petriscope.errors import DataError, RequestError, near
@@ -32,6 +32,29 @@ def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, Ima
         RequestError: ``section.group`` names no column.
     """
     table = _load(path)
+    found = _files(table, path)
+    files = [file.id for file in found]
+    groups = _groups(table, section, path)
+    numbers, names = _labels(table, path)
+
+    decoded = decode_files([file.path for file in found], files, section, str(path))
+    warnings += decoded.warnings
+    rows = rows_by_split(decoded, [file.split for file in found])
+    if numbers is not None:
+        targets, classes = name_numbers({s: numbers[indices] for s, indices in rows.items()}, None, section, str(path))
+    else:
+        targets, classes = index_names(
+            {s: [names[row] for row in indices] for s, indices in rows.items()}, section, str(path)
+        )
+    return sets_over(decoded, rows, targets, classes, files, groups)
+
+
+def list_files(path: Path) -> list[PictureFile]:
+    """The picture files that the table at ``path`` lists, readable or not."""
+    return _files(_load(path), path)
+
+
+def _files(table: pd.DataFrame, path: Path) -> list[PictureFile]:
     if not len(table):
         raise DataError(f"{path} has no rows")
     files = _text(table, "path", path)
@@ -44,19 +67,8 @@ def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, Ima
     splits = ["all"] * len(files)
     if "split" in table.columns:
         splits = [_split(name, row, path) for row, name in enumerate(_text(table, "split", path))]
-    groups = _groups(table, section, path)
-    numbers, names = _labels(table, path)
-
-    decoded = decode_files(places, files, section, str(path))
-    warnings += decoded.warnings
-    rows = rows_by_split(decoded, splits)
-    if numbers is not None:
-        targets, classes = name_numbers({s: numbers[indices] for s, indices in rows.items()}, None, section, str(path))
-    else:
-        targets, classes = index_names(
-            {s: [names[row] for row in indices] for s, indices in rows.items()}, section, str(path)
-        )
-    return sets_over(decoded, rows, targets, classes, files, groups)
+    labels = _text(table, "label", path)
+    return [PictureFile(*file) for file in zip(files, places, splits, labels, strict=True)]
 
 
 def _load(path: Path) -> pd.DataFrame:

@@ -1,0 +1,144 @@
+"""Small forms of pictures that matching works on, and the eight symmetries of the square."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from petriscope.data.imageset import ImageSet
+from petriscope.errors import DataError
+from petriscope.progress import progress
+
+CHUNK_BYTES = 1 << 23
+OPPONENT = np.array([[0.299, 0.587, 0.114], [0.5, -0.5, 0], [-0.25, -0.25, 0.5]], np.float32)  # light, red-green, blue
+SYMMETRIES = (
+    "", "turned 90°", "turned 180°", "turned 270°",
+    "mirrored", "mirrored and turned 90°", "mirrored and turned 180°", "mirrored and turned 270°",
+)  # fmt: skip
+"""Clockwise turns, after the mirroring left to right where there is one."""
+
+
+def check_pictures(images: ImageSet | np.ndarray) -> tuple[int, int, int, int]:
+    """[N, H, W, C] of the pictures.
+
+    Raises:
+        DataError: they are not uint8 [N, H, W, 1 or 3].
+    """
+    if isinstance(images, ImageSet):
+        return (len(images), *images.shape)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise DataError(f"pictures must be uint8 [N, H, W, 1 or 3], not {images.dtype} {list(images.shape)}")
+    return images.shape
+
+
+def chunks(
+    images: ImageSet | np.ndarray, label: str, quiet: bool, indices: np.ndarray | None = None
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """The pictures in order (or those at ``indices``), a few megabytes at a time: (where, uint8 [B, H, W, C])."""
+    count, *shape = check_pictures(images)
+    indices = np.arange(count) if indices is None else indices
+    step = max(1, CHUNK_BYTES // max(int(np.prod(shape)), 1))
+    with progress(label, len(indices)) as bar:
+        for start in range(0, len(indices), step):
+            at = slice(start, min(start + step, len(indices)))
+            yield at, images.take(indices[at]) if isinstance(images, ImageSet) else images[indices[at]]
+            if not quiet:
+                bar.advance(at.stop - at.start)
+
+
+def thumbnail_size(height: int, width: int, longest: int) -> tuple[int, int]:
+    """The size with the longer side at most ``longest``, never enlarged."""
+    factor = min(1, longest / max(height, width, 1))
+    return max(1, round(height * factor)), max(1, round(width * factor))
+
+
+def shrink(block: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Area averages: uint8 [B, H, W, C] -> float32 [B, h, w, C] of 0 to 255."""
+    count, height, width, channels = block.shape
+    out = block.astype(np.float32)
+    if (height, width) == size:
+        return out
+    out = np.matmul(_averaging(height, size[0]), out.reshape(count, height, width * channels))
+    return np.matmul(_averaging(width, size[1]), out.reshape(count * size[0], width, channels)).reshape(
+        count, *size, channels
+    )
+
+
+def _averaging(length: int, size: int) -> np.ndarray:
+    """float32 [size, length]: the share that each pixel has in each cell of a coarser grid."""
+    edges = np.linspace(0, length, size + 1)
+    pixel = np.arange(length)
+    shared = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
+    return (np.maximum(shared, 0) * size / length).astype(np.float32)
+
+
+def cosines(length: int, count: int) -> np.ndarray:
+    """The first ``count`` vectors of the orthonormal DCT-II, float32 [count, length]."""
+    angle = np.pi / length * (np.arange(length) + 0.5) * np.arange(count)[:, None]
+    out = np.cos(angle) * np.sqrt(2 / length)
+    out[0] /= np.sqrt(2)
+    return out.astype(np.float32)
+
+
+def low_frequencies(pictures: np.ndarray, count: int) -> np.ndarray:
+    """The lowest frequencies of light and color: float32 [B, h, w, C] -> [B, count, count, C], means set to 0."""
+    channels = pictures.shape[3]
+    count_h, count_w = min(count, pictures.shape[1]), min(count, pictures.shape[2])
+    rows = np.tensordot(pictures, cosines(pictures.shape[2], count_w), (2, 1))  # [B, h, C, v]
+    out = np.tensordot(rows, cosines(pictures.shape[1], count_h), (1, 1)).transpose(0, 3, 2, 1)  # [B, u, v, C]
+    if channels == 3:
+        out = out @ OPPONENT.T
+    padded = np.zeros((len(out), count, count, channels), np.float32)
+    padded[:, :count_h, :count_w] = out
+    padded[:, 0, 0] = 0
+    return padded
+
+
+def orient_frequencies(frequencies: np.ndarray, symmetry: int) -> np.ndarray:
+    """What `low_frequencies` gives of pictures under a symmetry: [B, k, k, C] -> [B, k, k, C].
+
+    A mirrored cosine of odd frequency changes its sign, so no pixel is needed.
+    """
+    flip = np.where(np.arange(frequencies.shape[1]) % 2, -1, 1).astype(np.float32)
+    turns, mirrored = symmetry % 4, symmetry >= 4
+    out = frequencies * flip[None, None, :, None] if mirrored else frequencies
+    if turns == 2:
+        return out * flip[None, :, None, None] * flip[None, None, :, None]
+    if turns % 2:
+        out = out.transpose(0, 2, 1, 3)  # a clockwise quarter turn: transpose, then mirror left to right
+        return out * (flip[None, None, :, None] if turns == 1 else flip[None, :, None, None])
+    return out
+
+
+def orient(pictures: np.ndarray, symmetry: int) -> np.ndarray:
+    """Pictures [B, H, W, C] under a symmetry, as a view."""
+    out = pictures[:, :, ::-1] if symmetry >= 4 else pictures
+    return np.rot90(out, -(symmetry % 4), (1, 2))
+
+
+def possible_symmetries(height: int, width: int) -> tuple[int, ...]:
+    """Those that keep the picture's shape."""
+    return tuple(range(8)) if height == width else (0, 2, 4, 6)
+
+
+def invariants(frequencies: np.ndarray, square: bool) -> np.ndarray:
+    """The same for a picture and all its turns and mirrorings: [B, k, k, C] -> float32 [B, D] of length 1 (or 0).
+
+    A symmetry changes signs and exchanges (u, v) for (v, u), so the magnitudes stay, sorted in each such pair. Two
+    pictures are never farther apart in these than in their frequencies in the best orientation.
+    """
+    size = np.abs(frequencies)
+    if square:
+        upper = np.triu_indices(size.shape[1], 1)
+        diagonal = np.arange(size.shape[1])
+        swapped = size.transpose(0, 2, 1, 3)
+        pairs = [
+            np.maximum(size, swapped)[:, *upper],
+            np.minimum(size, swapped)[:, *upper],
+            size[:, diagonal, diagonal],
+        ]
+        size = np.concatenate(pairs, axis=1)
+    flat = size.reshape(len(size), int(np.prod(size.shape[1:])))
+    length = np.linalg.norm(flat, axis=1, keepdims=True)
+    return flat / np.where(length > 0, length, 1)

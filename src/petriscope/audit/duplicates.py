@@ -1,0 +1,250 @@
+"""Exact and near duplicates: one picture more than once, also re-encoded, resized, brightened, turned or mirrored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from petriscope.audit.descriptors import (
+    SYMMETRIES,
+    check_pictures,
+    chunks,
+    invariants,
+    low_frequencies,
+    orient,
+    orient_frequencies,
+    possible_symmetries,
+    shrink,
+    thumbnail_size,
+)
+from petriscope.audit.neighbors import TREES, near_pairs
+from petriscope.data.imageset import ImageSet
+from petriscope.progress import progress
+
+LONGEST = 32  # side of the thumbnails that are compared, in pixels
+FREQUENCIES = 8
+CANDIDATE = 0.8  # cosine of two descriptors from which pictures are compared pixel by pixel
+NEAREST = 2  # candidates a picture that are compared
+ALIKE = 0.97  # share of a picture that its duplicate must explain
+LEAST_CONTRAST = 2.0  # gray levels: pictures that vary less show nothing to compare
+BLOCK = 64  # pairs compared at once, so that they stay in the processor's cache
+LEAST_VALID = 0.05  # share of the pixels that must be clipped in neither
+DARKEST, LIGHTEST = 4, 250  # gray levels beyond which a brightened copy may have lost what was there
+
+
+@dataclass(frozen=True, eq=False)
+class Duplicates:
+    """Which pictures show the same.
+
+    Args:
+        group: int64 [N]; -1: in none. Groups count from 0 in the order of their first members.
+        exact: bool [N]; a picture of the group has the same pixels.
+        similarity: float32 [N], 0 to 1: the share of the picture that the group's first member explains, in the best
+            orientation, brightness and contrast; 1 for exact copies and first members, 0 outside groups.
+        transform: object [N] of str, one of `SYMMETRIES`: how the picture differs from the group's first member.
+    """
+
+    group: np.ndarray
+    exact: np.ndarray
+    similarity: np.ndarray
+    transform: np.ndarray
+
+
+def find_duplicates(images: ImageSet | np.ndarray, *, near: bool = True, quiet: bool = True) -> Duplicates:
+    """Find pictures that are copies of one another.
+
+    Candidates are neighbors in a descriptor that does not change with brightness, contrast, turns and mirroring; each
+    pair is then compared as thumbnails of at most 32 pixels. Time grows about linearly with the number of pictures, and
+    the result is the same every time. Pictures that show nothing (constant ones) are exact duplicates at most.
+
+    Args:
+        images: uint8 [N, H, W, C], gray or RGB; a set mapped from disk is read in chunks.
+        near: look for changed copies too, not for equal pixels alone.
+        quiet: show no progress.
+
+    Raises:
+        DataError: the pictures are not uint8 [N, H, W, 1 or 3].
+    """
+    count = check_pictures(images)[0]
+    first = _first_copies(images)
+    forms, pairs = None, np.zeros((0, 2), np.int64)
+    distinct = np.flatnonzero(first == np.arange(count))
+    if near and len(distinct) > 1:
+        forms = _small_forms(images, quiet)
+        pairs = _verified(_candidates(forms, distinct, quiet), forms, quiet)
+    root = _join(first, pairs)
+    sizes = np.bincount(root, minlength=count)
+    grouped = sizes[root] > 1
+    group = np.full(count, -1)
+    group[grouped] = np.unique(root[grouped], return_inverse=True)[1]
+    similarity = grouped.astype(np.float32)
+    transform = np.full(count, "", dtype=object)
+    changed = np.flatnonzero(grouped & (first != first[root]))
+    if forms is not None and len(changed):
+        to_first = np.stack([root[changed], changed], 1)
+        _, symmetry = _best_symmetry(to_first, forms)
+        similarity[changed] = _explained(to_first, symmetry, forms, quiet)
+        transform[changed] = np.array(SYMMETRIES, dtype=object)[symmetry]
+    return Duplicates(group, np.bincount(first, minlength=count)[first] > 1, similarity, transform)
+
+
+def _first_copies(images: ImageSet | np.ndarray) -> np.ndarray:
+    """int64 [N]: the first picture with the same pixels."""
+    if isinstance(images, np.ndarray):
+        count = len(images)
+        images = ImageSet(images, np.zeros(count, np.int64), ("",), np.arange(count).astype(str))
+    seen: dict[bytes, int] = {}
+    digests = images.digests()
+    return np.array([seen.setdefault(digest, place) for place, digest in enumerate(digests)], dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class _Forms:
+    """Thumbnails, uint8 [N, h, w, C]; low frequencies, float32 [N, k, k, C]; symmetries that can be."""
+
+    thumbnails: np.ndarray
+    frequencies: np.ndarray
+    symmetries: tuple[int, ...]
+
+
+def _small_forms(images: ImageSet | np.ndarray, quiet: bool) -> _Forms:
+    count, height, width, channels = check_pictures(images)
+    size = thumbnail_size(height, width, LONGEST)
+    thumbnails = np.empty((count, *size, channels), np.uint8)
+    frequencies = np.empty((count, FREQUENCIES, FREQUENCIES, channels), np.float32)
+    for at, block in chunks(images, "reading pictures", quiet):
+        small = shrink(block, size)
+        thumbnails[at] = np.rint(small)
+        frequencies[at] = low_frequencies(small, FREQUENCIES)
+    return _Forms(thumbnails, frequencies, possible_symmetries(height, width))
+
+
+def _candidates(forms: _Forms, distinct: np.ndarray, quiet: bool) -> np.ndarray:
+    """Pairs that may show the same, int64 [P, 2]."""
+    frequencies = forms.frequencies[distinct]
+    pixels = int(np.prod(forms.thumbnails.shape[1:3]))
+    shows = np.linalg.norm(frequencies.reshape(len(distinct), -1), axis=1) > LEAST_CONTRAST * pixels**0.5
+    points = invariants(frequencies[shows], len(forms.symmetries) == len(SYMMETRIES))
+    with progress("looking for duplicates", TREES, "rounds") as bar:
+        pairs = near_pairs(points, CANDIDATE, keep=NEAREST, report=None if quiet else lambda _: bar.advance())
+    return distinct[shows][pairs]
+
+
+def _verified(candidates: np.ndarray, forms: _Forms, quiet: bool) -> np.ndarray:
+    """The pairs that show the same, int64 [Q, 2]."""
+    cosine, symmetry = _best_symmetry(candidates, forms)
+    chosen = (cosine >= CANDIDATE) & _nearest(candidates, cosine, len(forms.thumbnails))
+    same = np.zeros(len(candidates), bool)
+    same[chosen] = _explained(candidates[chosen], symmetry[chosen], forms, quiet) >= ALIKE
+    # Many copies of one picture are each other's nearest in clumps: what links two clumps is looked at too.
+    clump = _join(np.arange(len(forms.thumbnails)), candidates[same])
+    in_clump = np.bincount(clump, minlength=len(clump))[clump] > 1
+    one, other = candidates.T
+    links = (cosine >= CANDIDATE) & ~chosen & in_clump[one] & in_clump[other] & (clump[one] != clump[other])
+    same[links] = _explained(candidates[links], symmetry[links], forms, quiet) >= ALIKE
+    return candidates[same]
+
+
+def _best_symmetry(pairs: np.ndarray, forms: _Forms) -> tuple[np.ndarray, np.ndarray]:
+    """The symmetry that takes the first of each pair nearest to the second, and the cosine they then have, [P] each."""
+    cosine, symmetry = np.zeros(len(pairs), np.float32), np.zeros(len(pairs), np.int64)
+    for start in range(0, len(pairs), BLOCK):
+        at = slice(start, start + BLOCK)
+        one, other = (forms.frequencies[place] for place in pairs[at].T)
+        fits = np.stack([np.einsum("nuvc,nuvc->n", orient_frequencies(one, each), other) for each in forms.symmetries])
+        length = np.sqrt(np.einsum("nuvc,nuvc->n", one, one) * np.einsum("nuvc,nuvc->n", other, other))
+        cosine[at] = fits.max(0) / np.maximum(length, 1e-6)
+        symmetry[at] = np.array(forms.symmetries)[fits.argmax(0)]
+    return cosine, symmetry
+
+
+def _nearest(pairs: np.ndarray, cosine: np.ndarray, count: int) -> np.ndarray:
+    """bool [P]: the pair is among the `NEAREST` nearest of one of its pictures."""
+    order = np.argsort(-cosine, kind="stable")
+    chosen = np.zeros(len(pairs), bool)
+    for column in pairs.T:
+        by_picture = order[np.argsort(column[order], kind="stable")]
+        starts = np.searchsorted(column[by_picture], np.arange(count))
+        rank = np.arange(len(pairs)) - starts[column[by_picture]]
+        chosen[by_picture[rank < NEAREST]] = True
+    return chosen
+
+
+def _explained(pairs: np.ndarray, symmetry: np.ndarray, forms: _Forms, quiet: bool) -> np.ndarray:
+    """`explained` of each pair after its symmetry, float32 [P]."""
+    share = np.zeros(len(pairs), np.float32)
+    with progress("comparing pictures", len(pairs), "pairs") as bar:
+        for each in np.unique(symmetry):
+            chosen = np.flatnonzero(symmetry == each)
+            for start in range(0, len(chosen), BLOCK):
+                some = chosen[start : start + BLOCK]
+                turned = orient(forms.thumbnails[pairs[some, 0]], each).astype(np.float32)
+                share[some] = explained(turned, forms.thumbnails[pairs[some, 1]].astype(np.float32))
+                if not quiet:
+                    bar.advance(len(some))
+    return share
+
+
+def explained(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """How much of two pictures is the same after the best contrast and brightness, noise left aside.
+
+    Args:
+        one, other: float32 [P, H, W, C] of 0 to 255.
+
+    Returns:
+        float32 [P], 0 to 1: 1 less the share of the variance in which they differ, both slightly blurred. A pixel that
+        is black or white in one says only that the other is at least as dark or light there. 0 where too little is left
+        to compare, and for negatives.
+    """
+    clipped_one, clipped_other = _clipped(one), _clipped(other)
+    valid = ((clipped_one == 0) & (clipped_other == 0)).astype(np.float32)
+    weight = np.maximum(np.einsum("nhwc->nc", valid), 1)
+    one = one - (np.einsum("nhwc,nhwc->nc", one, valid) / weight)[:, None, None]
+    other = other - (np.einsum("nhwc,nhwc->nc", other, valid) / weight)[:, None, None]
+    shown_one, shown_other = one * valid, other * valid
+    cross, power_one, power_other = (
+        np.einsum("nhwc,nhwc->n", *both)
+        for both in ((shown_one, shown_other), (shown_one, shown_one), (shown_other, shown_other))
+    )
+    gain = np.sqrt(np.maximum(power_other, 1e-6) / np.maximum(power_one, 1e-6))[:, None, None, None]
+    difference = other - gain * one
+    lighter = (clipped_other < 0) | (clipped_one > 0)  # the other may be lighter than it should be
+    darker = (clipped_other > 0) | (clipped_one < 0)
+    difference[(lighter & (difference > 0)) | (darker & (difference < 0)) | (lighter & darker)] = 0
+    difference[(clipped_one != 0) & (clipped_one == clipped_other)] = 0
+    total = _power(shown_other) + _power(gain * shown_one)
+    share = np.clip(1 - _power(difference) / np.maximum(total, 1e-6), 0, 1)
+    enough = valid.mean((1, 2, 3)) > LEAST_VALID
+    return np.where(enough & (cross > 0), share, 0).astype(np.float32)
+
+
+def _power(pictures: np.ndarray) -> np.ndarray:
+    """Sum of squares of each picture after a blur of 3 by 3 pixels (whose scale cancels), [P]."""
+    blurred = pictures
+    if blurred.shape[1] > 2:
+        blurred = blurred[:, :-2] + 2 * blurred[:, 1:-1] + blurred[:, 2:]
+    if blurred.shape[2] > 2:
+        blurred = blurred[:, :, :-2] + 2 * blurred[:, :, 1:-1] + blurred[:, :, 2:]
+    return np.einsum("nhwc,nhwc->n", blurred, blurred)
+
+
+def _clipped(values: np.ndarray) -> np.ndarray:
+    """1 where light is cut off, -1 where dark is, else 0."""
+    return (values > LIGHTEST).astype(np.int8) - (values < DARKEST)
+
+
+def _join(first: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """The smallest index that each picture is linked to, int64 [N]."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    count = len(first)
+    if not count:
+        return np.zeros(0, np.int64)
+    links = np.concatenate([np.stack([np.arange(count), first], 1), pairs])
+    graph = coo_array((np.ones(len(links), bool), (links[:, 0], links[:, 1])), shape=(count, count))
+    label = connected_components(graph, directed=False)[1]
+    smallest = np.full(label.max() + 1, count)
+    np.minimum.at(smallest, label, np.arange(count))
+    return smallest[label]

@@ -1,0 +1,50 @@
+"""The splits of a source as one image set, so that each picture is compared with all others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from petriscope.data import cache
+from petriscope.data.imageset import ImageSet
+
+CHUNK = 1024
+
+
+def join(sets: Mapping[str, ImageSet], mark: str) -> tuple[ImageSet, np.ndarray]:
+    """All pictures, and the split of each, object [N].
+
+    Args:
+        sets: the splits, of the same classes and shape.
+        mark: their fingerprint, under which mapped arrays that lie apart are put together in the cache.
+    """
+    parts = list(sets.values())
+    splits = np.array([name for name, part in sets.items() for _ in range(len(part))], dtype=object)
+    if len(parts) == 1:
+        return parts[0], splits
+    first = parts[0]
+    groups = None
+    if all(part.groups is not None for part in parts):
+        groups = np.concatenate([np.asarray(part.groups).astype(str) for part in parts])
+
+    def over(pixels: np.ndarray, rows: np.ndarray | None = None) -> ImageSet:
+        targets = np.concatenate([part.targets for part in parts])
+        ids = np.concatenate([part.ids for part in parts])
+        return ImageSet(pixels, targets, first.classes, ids, groups, rows)
+
+    if all(part.pixels is first.pixels and part.rows is not None for part in parts):
+        return over(first.pixels, np.concatenate([np.asarray(part.rows) for part in parts])), splits
+    if not any(part.mapped for part in parts):
+        return over(np.concatenate([part.images for part in parts])), splits
+    key = cache.make_key("joined", mark)
+    if (found := cache.fetch(key, mapped=True)) is None:
+        cache.store(key, (len(splits), *first.shape), np.dtype(np.uint8), _blocks(parts))
+        found = cache.fetch_stored(key, mapped=True)
+    return over(found[0]), splits
+
+
+def _blocks(parts: list[ImageSet]) -> Iterator[np.ndarray]:
+    for part in parts:
+        for start in range(0, len(part), CHUNK):
+            yield part.take(np.arange(start, min(start + CHUNK, len(part))))

@@ -1,0 +1,64 @@
+"""What is wrong with masks, as the same table that an audit of labels gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from petriscope.audit.findings import Finding, Pictures, make_table
+from petriscope.audit.masks import MaskFindings, check_masks
+from petriscope.data.decided import Verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MASK_KINDS: dict[str, tuple[Verdict, str]] = {  # finding -> what is suggested, and the evidence
+    "wrong_mask_values": ("drop", "the mask has values that are no class"),
+    "wrong_mask_size": ("drop", "the mask is of another size than the rest"),
+    "empty_mask": ("review", "the mask has nothing but background"),
+    "single_class_mask": ("review", "one class fills the mask"),
+    "shared_mask": ("review", "{count:,} pictures have this very mask"),
+}
+
+
+def mask_table(
+    masks: np.ndarray | Sequence[np.ndarray],
+    classes: int,
+    ids: Sequence[str],
+    splits: Sequence[str],
+    *,
+    ignore: int | None = None,
+    shape: tuple[int, int] | None = None,
+) -> pd.DataFrame:
+    """A row a finding, with the columns of `petriscope.audit.findings.make_table`.
+
+    Args:
+        masks, classes, ignore, shape: see `petriscope.audit.masks.check_masks`.
+        ids, splits: of the pictures, [N].
+
+    Raises:
+        DataError: a mask is not uint8 [H, W].
+    """
+    columns = (ids, splits, [""] * len(ids))
+    pictures = Pictures(*(np.array(list(column), dtype=object) for column in columns))
+    found = check_masks(masks, classes, ignore=ignore, shape=shape)
+    return make_table(pictures, list(_findings(found)))
+
+
+def _findings(found: MaskFindings) -> Iterator[Finding]:
+    flags = {
+        "wrong_mask_values": found.wrong_values,
+        "wrong_mask_size": found.wrong_size,
+        "empty_mask": found.empty,
+        "single_class_mask": found.single_class,
+        "shared_mask": found.group >= 0,
+    }
+    for name, (decision, evidence) in MASK_KINDS.items():
+        for index in np.flatnonzero(flags[name]).tolist():
+            group, count = "", 0
+            if name == "shared_mask":
+                group = f"masks-{found.group[index] + 1}"
+                count = int((found.group == found.group[index]).sum())
+            yield Finding(index, name, evidence.format(count=count), 1.0, decision, name.replace("_", " "), group)

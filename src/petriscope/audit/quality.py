@@ -1,0 +1,151 @@
+"""Picture quality: too dark, too bright, flat, blurred, blank, gray among color."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from petriscope.data.imageset import ImageSet
+from petriscope.errors import DataError
+from petriscope.progress import progress
+
+CHUNK_PIXELS = 1 << 20  # what is measured at once stays in the processor's cache
+LUMA = (77, 150, 29)  # of red, green, blue in 256ths: ITU-R BT.601
+CLIPPED = 253  # a gray level from here on is taken for the sensor's limit
+NAMES = ("brightness", "contrast", "highlights", "clipped", "sharpness", "saturation")
+FLAGS = ("dark", "bright", "low_contrast", "blurred", "blank", "gray_among_color")
+
+
+@dataclass(frozen=True, eq=False)
+class Quality:
+    """What was measured of each picture, and what is wrong with it.
+
+    Args:
+        values: float32 [N] each, of the luma on a scale of 0 (black) to 1 (white):
+            ``brightness``: its mean;
+            ``contrast``: its 99th less its 1st percentile;
+            ``highlights``: its 98th percentile;
+            ``clipped``: the share of pixels that are white;
+            ``sharpness``: the root mean square of the Laplacian in units of the gradient's: 1.3 is usual, half of it is
+            blurred, 2.2 is noise; 0 where nothing varies;
+            ``saturation``: the mean distance between a pixel's highest and lowest channel, 0 to 1.
+        flags: bool [N] each: ``dark``, ``bright``, ``low_contrast``, ``blurred``, ``blank``, ``gray_among_color``.
+    """
+
+    values: dict[str, np.ndarray]
+    flags: dict[str, np.ndarray]
+
+
+def measure_quality(images: ImageSet | np.ndarray, *, quiet: bool = True) -> Quality:
+    """Measure every picture, and flag those that stand out from the rest and are worse by a margin that matters.
+
+    A set of dark pictures is no fault, one dark picture among bright ones is. So all but ``blank`` are judged against the
+    set: by the distance from its median in robust standard deviations, and by an absolute or relative margin, without which
+    a very even set would be full of findings.
+
+    Args:
+        images: uint8 [N, H, W, C], gray or RGB; a set mapped from disk is read in chunks.
+        quiet: show no progress.
+
+    Raises:
+        DataError: the pictures are not uint8 [N, H, W, 1 or 3].
+    """
+    if isinstance(images, np.ndarray) and (
+        images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3)
+    ):
+        raise DataError(f"pictures must be uint8 [N, H, W, 1 or 3], not {images.dtype} {list(images.shape)}")
+    count = len(images)
+    height, width, channels = images.shape if isinstance(images, ImageSet) else images.shape[1:]
+    values = {name: np.zeros(count, np.float32) for name in NAMES}
+    span = np.zeros(count, np.float32)  # from the darkest to the lightest pixel
+    step = max(1, CHUNK_PIXELS // max(height * width, 1))
+    with progress("measuring quality", count) as bar:
+        for start in range(0, count, step):
+            at = slice(start, min(start + step, count))
+            block = images.take(np.arange(at.start, at.stop)) if isinstance(images, ImageSet) else images[at]
+            for name, measured in _measure(block).items():
+                (span if name == "span" else values[name])[at] = measured
+            if not quiet:
+                bar.advance(len(block))
+    return Quality(values, _flag(values, span, channels == 3))
+
+
+def _measure(block: np.ndarray) -> dict[str, np.ndarray]:
+    """uint8 [B, H, W, C] -> float [B] of each name, and ``span``."""
+    planes = np.ascontiguousarray(block.transpose(3, 0, 1, 2))
+    luma = _luma(planes)
+    count, pixels = len(luma), luma[0].size
+    index = luma.reshape(count, -1) + 256 * np.arange(count)[:, None]
+    histogram = np.bincount(index.ravel(), minlength=256 * count).reshape(count, 256)
+    cumulated = histogram.cumsum(1)
+
+    def percentile(percent: float) -> np.ndarray:
+        return (cumulated >= percent / 100 * pixels).argmax(1) / 255
+
+    return {
+        "brightness": histogram @ np.arange(256) / (255 * pixels),
+        "contrast": percentile(99) - percentile(1),
+        "highlights": percentile(98),
+        "clipped": histogram[:, CLIPPED:].sum(1) / pixels,
+        "sharpness": _sharpness(luma),
+        "saturation": (planes.max(0) - planes.min(0)).reshape(count, -1).mean(1) / 255,
+        "span": (255 - (histogram[:, ::-1] > 0).argmax(1) - (histogram > 0).argmax(1)) / 255,
+    }
+
+
+def _luma(planes: np.ndarray) -> np.ndarray:
+    """uint8 [C, B, H, W] -> uint8 [B, H, W]."""
+    if len(planes) == 1:
+        return planes[0]
+    total = planes[0].astype(np.uint16)
+    total *= LUMA[0]
+    for plane, weight in zip(planes[1:], LUMA[1:], strict=True):
+        total += np.multiply(plane, weight, dtype=np.uint16)
+    total >>= 8
+    return total.astype(np.uint8)
+
+
+def _sharpness(luma: np.ndarray) -> np.ndarray:
+    """Blur takes more from the second derivative than from the first, whatever the picture shows and however faintly."""
+    count, height, width = luma.shape
+    if min(height, width) < 3:
+        return np.zeros(count)
+    gray = luma.astype(np.int16)
+    laplacian = 4 * gray[:, 1:-1, 1:-1]
+    for neighbor in (gray[:, :-2, 1:-1], gray[:, 2:, 1:-1], gray[:, 1:-1, :-2], gray[:, 1:-1, 2:]):
+        laplacian -= neighbor
+    gradient = [gray[:, 1:] - gray[:, :-1], gray[:, :, 1:] - gray[:, :, :-1]]
+    slope = sum(_mean_square(each) for each in gradient)
+    return np.sqrt(_mean_square(laplacian) / np.where(slope > 0, slope, 1))
+
+
+def _mean_square(values: np.ndarray) -> np.ndarray:
+    flat = values.reshape(len(values), -1).astype(np.float32)
+    return np.einsum("np,np->n", flat, flat) / flat.shape[1]
+
+
+def _flag(values: dict[str, np.ndarray], span: np.ndarray, color: bool) -> dict[str, np.ndarray]:
+    if not len(span):
+        return {name: np.zeros(0, bool) for name in FLAGS}
+    typical = {name: float(np.median(each)) for name, each in values.items()}
+    blank = (values["contrast"] < 0.03) & (span < 0.1)  # the second: a small spot is something
+    dark = (values["highlights"] < 0.62 * typical["highlights"]) & (_deviation(values["highlights"], 0.03) < -4)
+    bright = (values["clipped"] > typical["clipped"] + 0.3) & (_deviation(values["clipped"], 0.03) > 4)
+    flat = (values["contrast"] < 0.38 * typical["contrast"]) & (_deviation(values["contrast"], 0.03) < -3)
+    logarithm = np.log(np.maximum(values["sharpness"], 1e-3))
+    gray = (values["saturation"] < 0.01) & (typical["saturation"] > 0.04)
+    return {
+        "dark": dark,
+        "bright": bright & (values["brightness"] > typical["brightness"]),
+        "low_contrast": flat & ~blank,
+        "blurred": (_deviation(logarithm, 0.08) < -5) & ~blank,
+        "blank": blank,
+        "gray_among_color": gray & ~blank if color else np.zeros_like(blank),
+    }
+
+
+def _deviation(values: np.ndarray, least: float) -> np.ndarray:
+    """Distance from the median in robust standard deviations (1.4826 median absolute deviations), ``least`` at least."""
+    distance = values - np.median(values)
+    return distance / max(1.4826 * float(np.median(np.abs(distance))), least)

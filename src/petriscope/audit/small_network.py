@@ -1,0 +1,61 @@
+"""A small network trained on the set that is audited: no download, the same on every machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from petriscope.augment.pipeline import Normalize
+from petriscope.data.batches import Batches
+from petriscope.data.imageset import ImageSet
+from petriscope.data.statistics import mean_and_std
+from petriscope.models import build_model
+from petriscope.precision import choose_device
+from petriscope.recipe import Recipe
+from petriscope.training.loop import Trainer
+
+CHUNK = 512
+
+
+def shrink(images: ImageSet, side: int) -> ImageSet:
+    """The set in memory, its pictures' longer side at most ``side`` and no side shorter than 8; small pictures stay."""
+    height, width, _ = images.shape
+    scale = min(1.0, side / max(height, width))
+    size = (max(8, round(height * scale)), max(8, round(width * scale)))
+    if size == (height, width):
+        return images if not images.mapped else replace(images, pixels=images.images, rows=None)
+    out = np.empty((len(images), *size, images.shape[2]), np.uint8)
+    for start in range(0, len(images), CHUNK):
+        block = images.take(np.arange(start, min(start + CHUNK, len(images))))
+        pictures = torch.from_numpy(np.ascontiguousarray(block)).permute(0, 3, 1, 2).float()
+        small = F.interpolate(pictures, size, mode="bilinear", align_corners=False, antialias=True)
+        out[start : start + len(block)] = small.round_().clamp_(0, 255).permute(0, 2, 3, 1).byte().numpy()
+    return replace(images, pixels=out, rows=None)
+
+
+def train_small(
+    images: ImageSet, recipe: Recipe, on_epoch: Callable[[], None] = lambda: None
+) -> tuple[nn.Module, Normalize]:
+    """Train by a recipe, whose section ``data`` is not used, and without val.
+
+    Args:
+        images: held in memory.
+        recipe: its seed decides the first weights and every draw.
+        on_epoch: called after each.
+
+    Returns:
+        The model in eval mode on its device, and how its pictures are normalized.
+    """
+    torch.manual_seed(int(np.random.SeedSequence([recipe.seed, 0]).generate_state(1)[0]))
+    device = choose_device(recipe.training.device)
+    model = build_model(recipe.model, len(images.classes), images.shape).to(device)
+    normalize = Normalize(*mean_and_std(images))
+    batches = Batches(images, device)
+    trainer = Trainer(model, recipe, batches, None, normalize, on_epoch=lambda history: on_epoch(), quiet=True)
+    model.load_state_dict(trainer.fit())
+    return model.eval(), normalize

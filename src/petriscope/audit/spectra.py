@@ -1,0 +1,80 @@
+"""Spectra of pictures, flattened by what is usual in their set."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from petriscope.audit.descriptors import (
+    chunks,
+    low_frequencies,
+    orient_frequencies,
+    possible_symmetries,
+    shrink,
+    thumbnail_size,
+)
+from petriscope.data.imageset import ImageSet
+
+LONGEST = 32  # side of the thumbnails, in pixels
+LEAST_CONTRAST = 2.0  # gray levels; pictures that vary less show nothing
+CLIP = 4.0  # robust standard deviations
+
+
+class Spectra:
+    """Flattened low frequencies of pictures of one shape: all of light, the lower half of color."""
+
+    def __init__(self, height: int, width: int, channels: int) -> None:
+        self.size = thumbnail_size(height, width, LONGEST)
+        self.frequencies = max(self.size)
+        self.symmetries = possible_symmetries(height, width)[1:]
+        kept = np.zeros((self.frequencies, self.frequencies, channels), bool)
+        kept[: self.size[0], : self.size[1], 0] = True
+        kept[: self.size[0] // 2, : self.size[1] // 2] = True
+        kept[0, 0] = False
+        self.shape, self.kept = kept.shape, np.flatnonzero(kept)
+
+    def read(self, images: ImageSet | np.ndarray, indices: np.ndarray, quiet: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Spectra, float16 [n, D], and whether each picture shows anything, bool [n]."""
+        out = np.empty((len(indices), len(self.kept)), np.float16)
+        for at, block in chunks(images, "reading pictures", quiet, indices):
+            out[at] = self.of(block)
+        return out, self.show(out)
+
+    def of(self, block: np.ndarray) -> np.ndarray:
+        """uint8 [B, H, W, C] -> float32 [B, D]."""
+        return low_frequencies(shrink(block, self.size), self.frequencies).reshape(len(block), -1)[:, self.kept]
+
+    def show(self, spectra: np.ndarray) -> np.ndarray:
+        power = np.einsum("nd,nd->n", spectra, spectra, dtype=np.float32)
+        return power > LEAST_CONTRAST**2 * self.size[0] * self.size[1]
+
+    def turned(self, templates: np.ndarray, symmetry: int) -> np.ndarray:
+        """Templates [J, D] under a symmetry."""
+        full = np.zeros((len(templates), int(np.prod(self.shape))), np.float32)
+        full[:, self.kept] = templates
+        turned = orient_frequencies(full.reshape(-1, *self.shape), symmetry)
+        return turned.reshape(len(templates), -1)[:, self.kept]
+
+
+class Flattening:
+    """What makes every frequency vary alike over a set, robustly: a natural picture becomes like noise.
+
+    Args:
+        spectra: float [n, D], as `Spectra.read` gives them.
+
+    Attributes:
+        uniform: most pictures are one and the same, so that there is nothing to judge others by.
+    """
+
+    def __init__(self, spectra: np.ndarray) -> None:
+        some = spectra[:: max(1, len(spectra) // 4096)].astype(np.float32)
+        self.center = np.median(some, axis=0)
+        spread = 1.4826 * np.median(np.abs(some - self.center), axis=0)
+        self.uniform = bool(np.quantile(spread, 0.9) < 0.5)
+        self.scale = np.sqrt(np.square(spread) + 1)  # at least the noise of a gray level
+
+    def __call__(self, spectra: np.ndarray) -> np.ndarray:
+        """float [n, D] -> float32 [n, D] of length 1."""
+        out = (spectra - self.center) / self.scale
+        np.clip(out, -CLIP, CLIP, out=out)
+        out /= np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-6)
+        return out

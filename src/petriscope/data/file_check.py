@@ -1,0 +1,123 @@
+"""Picture files that cannot be read, end too soon, or are of another size than the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from petriscope.data.decode import decode_file, probe_file, workers
+from petriscope.data.sources.files import PictureFile
+from petriscope.errors import DataError
+from petriscope.progress import track
+
+ODD_FACTOR = 1.5  # of side or aspect, from the median
+ODD_SPREADS = 5.0  # robust standard deviations, where sizes vary by nature
+CUT_SHORT = "the file ends before its picture does"
+
+
+@dataclass(frozen=True)
+class FileFault:
+    """What is wrong with a file.
+
+    Args:
+        id: the picture.
+        finding: ``truncated``, ``unreadable`` or ``odd_size``.
+        evidence: a sentence.
+        score: 1; of an odd size, by what factor its side or aspect differs from the median.
+        readable: whether there is a picture all the same.
+    """
+
+    id: str
+    finding: str
+    evidence: str
+    score: float
+    readable: bool
+
+
+def check_files(files: Sequence[PictureFile], readable: Collection[str], *, quiet: bool = True) -> list[FileFault]:
+    """Look at every file of a source, in the order given.
+
+    Args:
+        files: of the source.
+        readable: the ids of those that were decoded.
+        quiet: show no progress.
+    """
+    with ThreadPoolExecutor(workers()) as pool:
+        looked = pool.map(_look, files, chunksize=64)
+        steps = looked if quiet else track(looked, "checking files", len(files))
+        sizes, cut = zip(*steps, strict=True) if files else ((), ())
+    faults = []
+    for file, size, is_cut, odd in zip(files, sizes, cut, _odd_sizes(sizes), strict=True):
+        if file.id not in readable:
+            reason = _why_unreadable(file.path)
+            is_cut = is_cut or "truncated" in reason
+            faults.append(FileFault(file.id, "truncated" if is_cut else "unreadable", reason, 1.0, False))
+            continue
+        if is_cut:
+            evidence = f"{CUT_SHORT}; what is there was read"
+            faults.append(FileFault(file.id, "truncated", evidence, 1.0, True))
+        if odd is not None:
+            usual = _median_size(sizes)
+            evidence = f"{size[0]} x {size[1]} pixels (height x width); {usual[0]:.0f} x {usual[1]:.0f} is usual"
+            faults.append(FileFault(file.id, "odd_size", evidence, odd, True))
+    return faults
+
+
+def is_cut_short(data: bytes) -> bool:
+    """Whether a picture file's bytes stop before its format says it ends; False for formats that do not say."""
+    if data.startswith(b"\xff\xd8"):
+        # Within a scan, 0xFF is followed by 0 or a restart mark, so the end mark cannot stand there by chance.
+        start = data.find(b"\xff\xda")
+        return start < 0 or data.find(b"\xff\xd9", start) < 0
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return b"IEND" not in data[-64:] and b"IEND\xaeB`\x82" not in data
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return len(data) < int.from_bytes(data[4:8], "little") + 8
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return not data.rstrip(b"\0").endswith(b";")
+    if data.startswith(b"BM"):
+        claimed = int.from_bytes(data[2:6], "little")
+        return 0 < len(data) < claimed
+    return False
+
+
+def _look(file: PictureFile) -> tuple[tuple[int, int] | None, bool]:
+    """(height, width) from the header, or None; and whether the file is cut short."""
+    try:
+        cut = is_cut_short(file.path.read_bytes())
+    except OSError:
+        return None, False
+    header, _ = probe_file(file.path)
+    return (None if header is None else header[:2]), cut
+
+
+def _why_unreadable(path: Path) -> str:
+    try:
+        decode_file(path)
+    except DataError as error:
+        return str(error).partition("cannot be read as a picture: ")[2]
+    return "it became readable while the audit ran; audit again"
+
+
+def _median_size(sizes: Sequence[tuple[int, int] | None]) -> np.ndarray:
+    return np.median(np.array([size for size in sizes if size is not None]), axis=0)
+
+
+def _odd_sizes(sizes: Sequence[tuple[int, int] | None]) -> list[float | None]:
+    """By what factor each file's side or aspect is off, where that is odd; else None."""
+    known = np.array([index for index, size in enumerate(sizes) if size is not None], dtype=np.int64)
+    out: list[float | None] = [None] * len(sizes)
+    if not len(known):
+        return out
+    logs = np.log(np.array([sizes[index] for index in known], dtype=np.float64))
+    for figure in (logs.mean(1), logs[:, 0] - logs[:, 1]):  # log of the side, log of the aspect
+        off = np.abs(figure - np.median(figure))
+        least = max(np.log(ODD_FACTOR), ODD_SPREADS * 1.4826 * float(np.median(off)))
+        for index in np.flatnonzero(off >= least):
+            factor = float(np.exp(off[index]))
+            out[known[index]] = max(factor, out[known[index]] or 0.0)
+    return out

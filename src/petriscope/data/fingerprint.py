@@ -1,0 +1,23 @@
+"""One hash of all that is in a data set."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+from petriscope.data.imageset import ImageSet
+
+
+def fingerprint(sets: Mapping[str, ImageSet], digests: Mapping[str, list[bytes]]) -> str:
+    """Equal pixels, targets, class names and splits have equal fingerprints.
+
+    Args:
+        sets: by split.
+        digests: of each, from `ImageSet.digests`.
+    """
+    out = hashlib.blake2b(digest_size=16)
+    for name, part in sets.items():
+        out.update(repr((name, part.shape, len(part), part.classes)).encode(errors="surrogateescape"))
+        out.update(b"".join(digests[name]))
+        out.update(part.targets.astype("<i8").tobytes())
+    return out.hexdigest()
