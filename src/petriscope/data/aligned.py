@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from petriscope.data import sources
-from petriscope.data.imageset import ImageSet
+from petriscope.data.imageset import IGNORE, ImageSet
 from petriscope.data.load import PILE
 from petriscope.errors import DataError, RequestError, near
 from petriscope.recipe import DataSection
@@ -47,6 +47,8 @@ def load_aligned(section: DataSection, split: str, classes: tuple[str, ...]) -> 
 def _align(images: ImageSet, classes: tuple[str, ...], source: str) -> ImageSet:
     if images.classes == classes:
         return images
+    if images.segments:
+        return _align_masks(images, classes, source)
     used = np.unique(images.targets)
     names = [images.classes[label] for label in used]
     if all(name.isdigit() for name in images.classes):
@@ -65,3 +67,25 @@ def _align(images: ImageSet, classes: tuple[str, ...], source: str) -> ImageSet:
     place = np.zeros(int(used.max()) + 1, dtype=np.int64)
     place[used] = index
     return replace(images, targets=place[images.targets], classes=classes)
+
+
+def _align_masks(images: ImageSet, classes: tuple[str, ...], source: str) -> ImageSet:
+    """As `_align`, a pixel at a time; numbers stand for the model's classes in their order."""
+    used = np.flatnonzero(images.counts)
+    numbered = all(name.isdigit() for name in images.classes)
+    table = np.full(256, IGNORE, dtype=np.uint8)
+    for index in used:
+        name = images.classes[index]
+        if numbered and index >= len(classes):
+            raise DataError(f"{source} has masks of {index + 1} classes; the model knows {len(classes)}")
+        if not numbered and name not in classes:
+            hint = (
+                " Unlabeled ground is left out with --set data.ignore=NAME when training."
+                if name == "background"
+                else ""
+            )
+            raise DataError(
+                f"{source} has the class {name!r}, which the model does not know; {near(name, classes)}{hint}"
+            )
+        table[index] = index if numbered else classes.index(name)
+    return replace(images, targets=table[images.targets], classes=classes)
