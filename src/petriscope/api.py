@@ -20,8 +20,16 @@ from petriscope.data.sources import NAMED
 from petriscope.data.statistics import mean_and_std
 from petriscope.errors import DataError, PetriscopeError, RequestError
 from petriscope.evaluation.cost import cost, parameters
-from petriscope.evaluation.inference import TTA, predict_set
+from petriscope.evaluation.inference import TTA, predict_batches, predict_set
 from petriscope.evaluation.metrics import full_metrics
+from petriscope.evaluation.segmentation import (
+    Tally,
+    choose_examples,
+    full_mask_metrics,
+    mask_table,
+    mean_iou,
+    tally_masks,
+)
 from petriscope.models import MODELS, build_model
 from petriscope.precision import choose_device, choose_format
 from petriscope.predicting import find_pictures, predict_files
@@ -35,6 +43,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MISTAKES_SHOWN = 24
+EXAMPLES_EACH = 4  # of masks: best, median, worst
 AUGMENTED_SHOWN = (8, 8)  # pictures, views of each
 RECONSTRUCTED_SHOWN = 8
 VAL_CHUNK = 1024
@@ -115,14 +124,15 @@ def evaluate(
         tta: test-time augmentation; None: as the recipe says.
 
     Returns:
-        see `petriscope.evaluation.metrics.full_metrics`; and split, tta, source.
+        see `petriscope.evaluation.metrics.full_metrics`, or `petriscope.evaluation.segmentation.full_mask_metrics` where
+        targets are masks; and split, tta, source.
     """
     run = open_run(folder)
     classifier = load_model(run.model, device)
     images = _images_for(run, classifier, data, split, quiet)
-    result, probabilities = _evaluate(classifier, images, split, tta, data or str(run.recipe.data.source), quiet)
+    result, found = _evaluate(classifier, images, split, tta, data or str(run.recipe.data.source), quiet)
     if data is None:
-        _record(run, images, split, result, probabilities)
+        _record(run, classifier, images, split, result, found)
         write_report(run)
     return result
 
@@ -236,8 +246,10 @@ def _augmented_val(recipe: Recipe, val: ImageSet) -> ImageSet:
     for start in range(0, len(val), VAL_CHUNK):
         indices = np.arange(start, min(start + VAL_CHUNK, len(val)))
         targets = torch.from_numpy(val.targets[indices])
-        chunks.append(to_bytes(pipeline(torch.from_numpy(val.take(indices)), targets, generator)[0]).numpy())
-    return replace(val, pixels=np.concatenate(chunks), rows=None)
+        pictures, targets = pipeline(torch.from_numpy(val.take(indices)), targets, generator)
+        chunks.append((to_bytes(pictures).numpy(), targets.numpy()))
+    pixels, moved = map(np.concatenate, zip(*chunks, strict=True))
+    return replace(val, pixels=pixels, targets=moved, rows=None)
 
 
 def _introduce(run: Run, recipe: Recipe, dataset: Dataset, facts: dict[str, Any]) -> None:
@@ -271,7 +283,7 @@ def _finish(run: Run, trainer: Trainer, normalize: Normalize, dataset: Dataset, 
         "epochs": at.epoch,
         "best_epoch": at.best_epoch,
         "best": at.best,
-        "monitor": recipe.training.monitor if at.best is not None else None,
+        "monitor": trainer.monitor if at.best is not None else None,
         "kept": "best" if trainer.best_weights is not None else "last",
         "seconds": round(at.seconds, 2),
         "seconds_per_epoch": round(at.seconds / max(at.epoch, 1), 3),
@@ -280,8 +292,8 @@ def _finish(run: Run, trainer: Trainer, normalize: Normalize, dataset: Dataset, 
     save_model(run.model, weights, classifier, {"environment": run.environment, "training": summary})
     run.add_gallery(augmented=_augmented_samples(trainer, dataset), **_reconstructions(classifier, dataset))
     if dataset.val is not None:
-        result, probabilities = _evaluate(classifier, dataset.val, "val", None, str(recipe.data.source), quiet)
-        _record(run, dataset.val, "val", result, probabilities)
+        result, found = _evaluate(classifier, dataset.val, "val", None, str(recipe.data.source), quiet)
+        _record(run, classifier, dataset.val, "val", result, found)
     run.add_results(cost=cost(classifier), training=summary)
     write_report(run)
     if not quiet:
@@ -291,20 +303,30 @@ def _finish(run: Run, trainer: Trainer, normalize: Normalize, dataset: Dataset, 
 
 def _evaluate(
     classifier: Classifier, images: ImageSet, split: str, tta: TTA | None, source: str, quiet: bool
-) -> tuple[dict[str, Any], np.ndarray]:
+) -> tuple[dict[str, Any], np.ndarray | Tally]:
+    """The figures of a split, and what they are of: probabilities, or what was counted of masks."""
+    if getattr(classifier.model, "segments", False) != images.segments:
+        has, needs = ("masks", "labels") if images.segments else ("labels", "masks")
+        raise DataError(f"{source} has {has}; this model was trained on {needs}")
     settings = classifier.recipe.evaluation
     tta = tta or settings.tta
-    probabilities = predict_set(
+    options = (
         classifier.model,
         Batches(images, classifier.device, classifier.recipe.data.memory),
         classifier.normalize,
         choose_format(classifier.recipe.training.precision, classifier.device),
         tta,
         settings.batch_size,
-        label=None if quiet else f"evaluating {split}",
+        None if quiet else f"evaluating {split}",
     )
-    figures = full_metrics(probabilities, images.targets, classifier.classes, settings.bootstrap)
-    return {"split": split, "tta": tta, "source": source, **figures}, probabilities
+    found: np.ndarray | Tally
+    if images.segments:
+        found = tally_masks(predict_batches(*options), len(images), len(classifier.classes), outlines=True)
+        figures = full_mask_metrics(found, classifier.classes, images.groups, settings.bootstrap)
+    else:
+        found = predict_set(*options)
+        figures = full_metrics(found, images.targets, classifier.classes, settings.bootstrap)
+    return {"split": split, "tta": tta, "source": source, **figures}, found
 
 
 def _images_for(run: Run, classifier: Classifier, data: str | None, split: str, quiet: bool) -> ImageSet:
@@ -323,15 +345,45 @@ def _images_for(run: Run, classifier: Classifier, data: str | None, split: str, 
     return images
 
 
-def _record(run: Run, images: ImageSet, split: str, result: dict[str, Any], probabilities: np.ndarray) -> None:
-    table = prediction_table(images, split, probabilities)
-    run.add_predictions(split, table)
+def _record(
+    run: Run,
+    classifier: Classifier,
+    images: ImageSet,
+    split: str,
+    result: dict[str, Any],
+    found: np.ndarray | Tally,
+) -> None:
     run.add_results(**{split: result})
+    if isinstance(found, Tally):
+        run.add_predictions(split, mask_table(images, split, found))
+        run.add_gallery(**_mask_examples(classifier, images, split, found, result["tta"]))
+        return
+    table = prediction_table(images, split, found)
+    run.add_predictions(split, table)
     wrong = np.flatnonzero((table["target"] != table["predicted"]).to_numpy())
     worst = wrong[np.argsort(-table["confidence"].to_numpy()[wrong], kind="stable")][:MISTAKES_SHOWN]
     run.add_gallery(
         **{f"mistakes_{split}": images.take(worst), f"mistakes_{split}_ids": images.ids[worst].astype(np.str_)}
     )
+
+
+def _mask_examples(
+    classifier: Classifier, images: ImageSet, split: str, tally: Tally, tta: TTA
+) -> dict[str, np.ndarray]:
+    """The best, median and worst pictures of a split for the gallery; see `petriscope.run.Run.gallery`."""
+    chosen, words = choose_examples(tally, EXAMPLES_EACH)
+    pictures = images.take(chosen)
+    probabilities = classifier.probabilities(pictures, tta)
+    arrays = {
+        "images": pictures,
+        "truth": images.targets[chosen],
+        "predicted": probabilities.argmax(1).astype(np.uint8),
+        "confidence": np.rint(probabilities.max(1) * 255).astype(np.uint8),
+        "ids": images.ids[chosen].astype(np.str_),
+        "miou": mean_iou(tally.confusion[chosen]),
+        "rank": np.array(words, dtype=np.str_),
+    }
+    return {f"segments_{split}_{name}": array for name, array in arrays.items()}
 
 
 def prediction_table(images: ImageSet, split: str, probabilities: np.ndarray) -> pd.DataFrame:
@@ -354,11 +406,11 @@ def _augmented_samples(trainer: Trainer, dataset: Dataset) -> np.ndarray:
     """Training pictures as they are and as the network sees them, uint8 [P, V, H, W, C], over all classes."""
     train_set = dataset.split("train")
     pictures, views = AUGMENTED_SHOWN
-    firsts = [np.flatnonzero(train_set.targets == label) for label in range(len(train_set.classes))]
+    firsts = [np.flatnonzero(train_set.strata == label) for label in range(len(train_set.classes))]
     chosen = np.array([members[0] for members in firsts if len(members)][:pictures])
     plain = train_set.take(chosen)
     batch = torch.from_numpy(np.repeat(plain, views - 1, axis=0))
-    targets = torch.from_numpy(np.repeat(train_set.targets[chosen], views - 1))
+    targets = torch.from_numpy(np.repeat(train_set.targets[chosen], views - 1, axis=0))
     out, _ = trainer.augment(batch, targets, torch.Generator().manual_seed(0))
     varied = to_bytes(out).numpy().reshape(len(chosen), views - 1, *plain.shape[1:])
     return np.concatenate([plain[:, None], varied], axis=1)
@@ -376,9 +428,9 @@ def _reconstructions(classifier: Classifier, dataset: Dataset) -> dict[str, np.n
     # The first of every class, then the second of every class, and so on.
     counted = np.zeros(len(images), dtype=np.int64)
     for label in range(len(images.classes)):
-        members = np.flatnonzero(images.targets == label)
+        members = np.flatnonzero(images.strata == label)
         counted[members] = np.arange(len(members))
-    chosen = np.lexsort((images.targets, counted))[:RECONSTRUCTED_SHOWN]
+    chosen = np.lexsort((images.strata, counted))[:RECONSTRUCTED_SHOWN]
     plain = images.take(chosen)
     device = classifier.device
     mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (classifier.mean, classifier.std))

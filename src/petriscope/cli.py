@@ -24,7 +24,11 @@ RECIPE_FOLDERS = {  # in the order they are listed, with what each is about
     "blood96-convnext": "Blood cells at 96 px with ConvNeXt",
     "cifar10": "CIFAR-10: QuizDNN and ResNet-18 (petriscope bench quiz-dnn)",
     "digits": "Handwritten digits, embedded",
+    "mars": "Mars terrain, masks: soil, bedrock, sand, big rocks (petriscope bench mars)",
+    "synthetic-terrain": "Drawn terrain with masks, embedded",
 }
+
+LABEL_FIGURES = ("accuracy", "balanced_accuracy", "macro_f1", "auc", "nll", "ece")
 
 app = typer.Typer(
     add_completion=False,
@@ -275,12 +279,16 @@ def _print_figures(result: dict[str, Any]) -> None:
             + ("" if result["tta"] == "none" else f", tta {result['tta']}"),
         )
     ]
-    for key in ("accuracy", "balanced_accuracy", "macro_f1", "auc", "nll", "ece"):
+    for key in ("miou", "miou_with_background", "pixel_accuracy", "boundary_f1", *LABEL_FIGURES):
+        if key not in result:
+            continue
         low, high = result[f"{key}_ci95"]
         if key in ("nll", "ece"):
             rows.append((key, f"{result[key]:.4f}  ({low:.4f} to {high:.4f})"))
         else:
-            rows.append((key.replace("_", " "), f"{percent(result[key])}  ({percent(low)} to {percent(high)})"))
+            name = key.replace("_", " ").replace("miou", "mean IoU")
+            rows.append((name, f"{percent(result[key])}  ({percent(low)} to {percent(high)})"))
+    rows += [(f"  {name}", f"IoU {percent(row['iou'])}") for name, row in result["per_class"].items() if "iou" in row]
     _print_columns(rows, sys.stderr)
 
 

@@ -64,7 +64,8 @@ class Run:
 
     @property
     def predictions(self) -> pd.DataFrame:
-        """id, split, target, predicted, confidence, and a probability a class (``p_<class>``)."""
+        """id, split, target, predicted, confidence, and a probability a class (``p_<class>``); of masks, see
+        `petriscope.evaluation.segmentation.mask_table`."""
         import pandas as pd
 
         path = self.folder / "predictions.parquet"
@@ -74,7 +75,9 @@ class Run:
     def gallery(self) -> dict[str, np.ndarray]:
         """Arrays by name: ``augmented`` uint8 [P, V, H, W, C]; ``mistakes_<split>`` uint8 [M, H, W, C] and
         ``mistakes_<split>_ids``, most confident first; of an autoencoder, ``reconstructions_<split>`` uint8
-        [P, 2, H, W, C], each picture and what became of it, and ``reconstructions_<split>_ids``."""
+        [P, 2, H, W, C], each picture and what became of it, and ``reconstructions_<split>_ids``; of masks,
+        ``segments_<split>_images`` uint8 [G, H, W, C], ``_truth`` and ``_predicted`` (class indices, 255 unlabeled) and
+        ``_confidence`` (255 is certain) uint8 [G, H, W], ``_ids``, ``_miou`` float [G] and ``_rank`` (best, median, worst)."""
         path = self.folder / "gallery.npz"
         if not path.is_file():
             return {}
