@@ -66,11 +66,13 @@ def _blocks(sets: dict[str, ImageSet], size: int, source: str) -> dict[str, Imag
     out = {}
     for split, part in sets.items():
         blocks = np.char.add(f"{split} block ", (np.arange(len(part)) // size).astype(str))
-        if part.groups is not None and not _same_partition(part.groups, blocks):
+        if part.groups is None:
+            part = replace(part, groups=blocks)
+        elif not _same_partition(part.groups, blocks):
             raise RequestError(
                 f"data.block is {size}, but {source} says itself which pictures belong together; leave it out"
             )
-        out[split] = replace(part, groups=blocks)
+        out[split] = part
     return out
 
 
