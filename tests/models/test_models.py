@@ -28,7 +28,10 @@ QUICK = {  # options that make a model quick to test, and the same at every call
     "convnext-tiny": {},
     "deit-tiny": {"resize": 32},
     "timm/resnet10t": {},  # stands for all of timm
+    "unet": {"widths": [4, 8, 8]},
+    "attention-unet": {"widths": [4, 8, 8]},
 }
+SEGMENTERS = {"unet", "attention-unet"}  # a class a pixel
 BIG = {  # those that differ from one above in depth and width alone
     "resnet34": {},
     "resnet50": {},
@@ -66,13 +69,23 @@ def batch(count=2, channels=3, seed=0):
     return torch.randn(count, channels, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
 
 
+def answer(labels, name):
+    """Labels [B] as the model's targets: themselves, or a mask of several classes each, with unlabeled pixels."""
+    if name not in SEGMENTERS:
+        return labels
+    rows = torch.arange(SIDE) // 4
+    masks = ((labels[:, None] + rows) % 3)[:, :, None].repeat(1, 1, SIDE)
+    masks[:, :, :5] = 255
+    return masks
+
+
 def logits_and_loss(model, images, targets):
     """As the training loop does: a model may bring a loss of its own."""
     if hasattr(model, "forward_with_loss"):
         logits, extra = model.forward_with_loss(images)
     else:
         logits, extra = model(images), 0.0
-    return logits, nn.functional.cross_entropy(logits, targets) + extra
+    return logits, nn.functional.cross_entropy(logits, targets, ignore_index=255) + extra
 
 
 def test_every_model_is_tested():
@@ -84,8 +97,8 @@ def test_every_model_is_tested():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_forward_and_backward_in_gray_and_rgb(name, channels):
     model = make(name, channels)
-    logits, loss = logits_and_loss(model, batch(2, channels), torch.tensor([0, 2]))
-    assert logits.shape == (2, 3)
+    logits, loss = logits_and_loss(model, batch(2, channels), answer(torch.tensor([0, 2]), name))
+    assert logits.shape == ((2, 3, SIDE, SIDE) if name in SEGMENTERS else (2, 3))
     assert logits.dtype == torch.float32
     loss.backward()
     assert [key for key, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
@@ -119,7 +132,7 @@ def test_half_precision_is_near_full(name):
 @every
 def test_a_step_lowers_the_loss(name):
     model = make(name)
-    images, targets = batch(4), torch.arange(4) % 3
+    images, targets = batch(4), answer(torch.arange(4) % 3, name)
     _, before = logits_and_loss(model, images, targets)
     before.backward()
     # Downhill along the gradient, by a length at which a descent is sure in a smooth model and seen in fp32.
@@ -145,6 +158,11 @@ def test_it_can_be_exported(name):
     model = make(name).eval()
     program = torch.export.export(model, (batch(),))
     torch.testing.assert_close(program.module()(batch()), model(batch()), atol=1e-4, rtol=1e-4)
+
+
+@every
+def test_it_says_what_it_makes(name):
+    assert getattr(make(name), "segments", False) == (name in SEGMENTERS)
 
 
 @every

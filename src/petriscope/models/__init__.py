@@ -1,7 +1,8 @@
 """Models, one file a family. `MODELS` lists what a recipe can name; `build_model` makes one for given pictures.
 
 A model is made from the number of input channels, the number of classes and the picture size (height, width); its
-keyword-only parameters are its options. It maps normalized float [B, C, H, W] to logits [B, K].
+keyword-only parameters are its options. It maps normalized float [B, C, H, W] to logits [B, K], a class a picture; or, if
+it has the attribute ``segments = True``, to logits [B, K, H, W], a class a pixel.
 
 What else a model may have, for those who ask with ``getattr``:
 
@@ -56,6 +57,8 @@ MODELS = _Models(
         "convnext-base": "petriscope.models.timm_models:convnext_base",
         "convnext-large": "petriscope.models.timm_models:convnext_large",
         "deit-tiny": "petriscope.models.timm_models:deit_tiny",
+        "unet": "petriscope.models.unet:UNet",
+        "attention-unet": "petriscope.models.unet:attention_unet",
     },
 )
 

@@ -40,6 +40,8 @@ FACTS = {
     "convnext-base": Facts(96, 87_574_664, 2_820_076_544, "Liu et al. 2022"),
     "convnext-large": Facts(96, 196_242_632, 6_311_013_888, "Liu et al. 2022"),
     "deit-tiny": Facts(224, 5_525_960, 1_253_492_736, "Touvron et al. 2021"),
+    "unet": Facts(64, 1_012_280, 314_867_712, "Ronneberger et al. 2015"),
+    "attention-unet": Facts(64, 1_048_739, 320_197_632, "Oktay et al. 2018"),
 }
 
 
