@@ -109,7 +109,9 @@ class Trainer:
         self.augment = Pipeline.from_recipe(recipe.augment, len(train.images.classes))
         check_targets(self.augment.operations, self.segments)
         self.strata = train.images.strata
-        self.loss: nn.Module = LOSSES.build(recipe.loss, train.images.counts).to(self.device)
+        self.loss: nn.Module = LOSSES.build(
+            recipe.loss, train.images.pixel_counts if self.segments else train.images.counts
+        ).to(self.device)
         self.optimizer: torch.optim.Optimizer = OPTIMIZERS.build(recipe.optimizer, model)
         self.plan.split_rates(self.optimizer)
         self.teachers = self._find_teachers()
