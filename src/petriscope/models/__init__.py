@@ -24,17 +24,22 @@ if TYPE_CHECKING:
     from torch import nn
 
 TIMM = "timm/"
+SMP = "smp/"
 
 
 class _Models(Catalogue):
-    """The catalogue of models, which has all of timm's besides its own."""
+    """The catalogue of models, which has all of timm's and of segmentation_models_pytorch's besides its own."""
 
     def find(self, name: str) -> Callable[..., Any]:
-        if not name.startswith(TIMM):
-            return super().find(name)
-        from petriscope.models.timm_models import any_backbone
+        if name.startswith(TIMM):
+            from petriscope.models.timm_models import any_backbone
 
-        return any_backbone(name.removeprefix(TIMM))
+            return any_backbone(name.removeprefix(TIMM))
+        if name.startswith(SMP):
+            from petriscope.models.smp_models import any_segmenter
+
+            return any_segmenter(name.removeprefix(SMP))
+        return super().find(name)
 
 
 MODELS = _Models(
@@ -59,6 +64,7 @@ MODELS = _Models(
         "deit-tiny": "petriscope.models.timm_models:deit_tiny",
         "unet": "petriscope.models.unet:UNet",
         "attention-unet": "petriscope.models.unet:attention_unet",
+        "dual-unet": "petriscope.models.dual_unet:DualUNet",
     },
 )
 

@@ -13,6 +13,7 @@ from petriscope.errors import RequestError
 from petriscope.models.attention import Attention, attention_layers
 from petriscope.models.attention_gate import AttentionGate
 from petriscope.models.mask_head import MaskHead
+from petriscope.models.segmenter import Segmenter
 
 Width = Annotated[int, Field(ge=1)]
 Chance = Annotated[float, Field(ge=0, lt=1)]
@@ -163,39 +164,6 @@ class UNetBody(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         levels = self.encoder(features)
         return self.decoder([*levels[:-1], self.bottleneck(levels[-1])])
-
-
-class Segmenter(nn.Module):
-    """What models of masks share: pictures are padded to sides that the body can halve, its features become logits.
-
-    Args:
-        body: features [B, C patch^2, H / patch, W / patch] -> [B, width, H / patch, W / patch].
-        head: makes logits of those.
-        multiple: of which the body takes sides.
-        patch: pixels of so many rows and columns become channels of one place before the body, which then has a
-            ``patch ** 2``-th of the work; logits are interpolated back.
-    """
-
-    segments = True
-
-    def __init__(self, body: nn.Module, head: MaskHead, multiple: int, patch: int) -> None:
-        super().__init__()
-        self.body, self.head = body, head
-        self.multiple, self.patch = multiple * patch, patch
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d) and module.bias is None:
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalized float [B, C, H, W] -> logits [B, K, H, W]."""
-        height, width = images.shape[2:]
-        down, across = -height % self.multiple, -width % self.multiple
-        if down or across:
-            images = F.pad(images, (0, across, 0, down), mode="replicate")
-        logits = self.head(self.body(F.pixel_unshuffle(images, self.patch) if self.patch > 1 else images))
-        if self.patch > 1:
-            logits = F.interpolate(logits, scale_factor=float(self.patch), mode="bilinear", align_corners=False)
-        return logits[:, :, :height, :width]
 
 
 class UNet(Segmenter):
