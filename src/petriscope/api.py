@@ -305,9 +305,6 @@ def _evaluate(
     classifier: Classifier, images: ImageSet, split: str, tta: TTA | None, source: str, quiet: bool
 ) -> tuple[dict[str, Any], np.ndarray | Tally]:
     """The figures of a split, and what they are of: probabilities, or what was counted of masks."""
-    if getattr(classifier.model, "segments", False) != images.segments:
-        has, needs = ("masks", "labels") if images.segments else ("labels", "masks")
-        raise DataError(f"{source} has {has}; this model was trained on {needs}")
     settings = classifier.recipe.evaluation
     tta = tta or settings.tta
     options = (
@@ -339,7 +336,8 @@ def _images_for(run: Run, classifier: Classifier, data: str | None, split: str, 
     section = classifier.recipe.data.model_copy(
         update={"source": data, "size": (height, width), "channels": "gray" if channels == 1 else "rgb"}
     )
-    images, warnings = load_aligned(section, split, classifier.classes)
+    segments = getattr(classifier.model, "segments", False)
+    images, warnings = load_aligned(section, split, classifier.classes, segments)
     for warning in () if quiet else warnings:
         say(f"warning: {warning}")
     return images

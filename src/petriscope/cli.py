@@ -152,13 +152,13 @@ def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders.")],
     split: Annotated[str | None, typer.Option(help="train, val or test; default: test if all runs have it.")] = None,
     against: Annotated[str | None, typer.Option(metavar="RUN", help="The baseline; default: the first run.")] = None,
-    figure: Annotated[str, typer.Option(help="accuracy, balanced_accuracy or macro_f1.")] = "accuracy",
+    figure: Annotated[str | None, typer.Option(help="accuracy, balanced_accuracy or macro_f1; of masks, miou.")] = None,
     as_json: AsJson = False,
     out: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a page too.")] = None,
 ) -> None:
     """Runs against one another: intervals, paired tests, costs. Seeds of one recipe are one row."""
     _among("--split", split or "test", ("train", "val", "test"))
-    _among("--figure", figure, ("accuracy", "balanced_accuracy", "macro_f1"))
+    _among("--figure", figure or "accuracy", ("accuracy", "balanced_accuracy", "macro_f1", "miou"))
     from petriscope import comparing
     from petriscope.report.comparison import as_text, write_comparison
 
@@ -237,18 +237,21 @@ def data_command(
     from petriscope.recipe import DataSection
 
     dataset = load_dataset(DataSection(source=source))
-    height, width, channels = dataset.shape
+    high, wide, channels = dataset.shape
+    width = 12 if dataset.segments else 7
+
+    def every(count: Any) -> str:
+        return "  ".join(f"{count(part):>{width},}" for part in dataset.splits.values())
+
     _print_columns(
         [
             ("source", source),
-            ("pictures", f"{height}x{width}, {'gray' if channels == 1 else 'RGB'}"),
+            ("pictures", f"{high}x{wide}, {'gray' if channels == 1 else 'RGB'}"),
             ("fingerprint", dataset.fingerprint),
-            ("", "  ".join(f"{split:>7}" for split in dataset.splits)),
-            *(
-                (name, "  ".join(f"{part.counts[k]:>7,}" for part in dataset.splits.values()))
-                for k, name in enumerate(dataset.classes)
-            ),
-            ("all", "  ".join(f"{len(part):>7,}" for part in dataset.splits.values())),
+            ("", "  ".join(f"{split:>{width}}" for split in dataset.splits)),
+            *((name, every(lambda part, k=k: part.counts[k])) for k, name in enumerate(dataset.classes)),
+            *([("labeled pixels", every(lambda part: part.counts.sum()))] if dataset.segments else []),
+            ("all" if not dataset.segments else "all pictures", every(len)),
         ]
     )
     for warning in dataset.warnings:

@@ -44,7 +44,7 @@ CASES = {
     "copy-paste": ({"classes": (1,)}, {"classes": (1,), "p": 0}),
 }
 EACH_CHANNEL_BY_ITSELF = {"noise", "random-erasing"}
-MASKS_ALONE = {"copy-paste"}  # tests/augment/test_masks.py has them
+MASKS_ALONE = {"copy-paste"}  # tests/augment/test_moved_masks.py has them
 every = pytest.mark.parametrize("name", sorted(CASES.keys() - MASKS_ALONE))
 channels_of = pytest.mark.parametrize("channels", [1, 3])
 

@@ -285,8 +285,8 @@ class TestAligned:
 
     def test_by_name(self, tmp_path: Path) -> None:
         section = DataSection(source=str(make_mars(tmp_path, count=60)), ignore="background")
-        whole, _ = load_aligned(section, "test", self.CLASSES)
-        turned, _ = load_aligned(section, "test", ("sand", "big rock", "soil", "bedrock"))
+        whole, _ = load_aligned(section, "test", self.CLASSES, segments=True)
+        turned, _ = load_aligned(section, "test", ("sand", "big rock", "soil", "bedrock"), segments=True)
         table = np.array([2, 3, 0, 1, *[IGNORE] * 252], dtype=np.uint8)
         assert np.array_equal(turned.targets, table[whole.targets])
 
@@ -295,14 +295,20 @@ class TestAligned:
         arrays = {"test_images": pictures(4, gray=True), "test_masks": stored}
         np.savez(tmp_path / "x.npz", **arrays)
         section = DataSection(source=str(tmp_path / "x.npz"), ignore="background")
-        found, _ = load_aligned(section, "test", self.CLASSES)
+        found, _ = load_aligned(section, "test", self.CLASSES, segments=True)
         assert found.classes == self.CLASSES
         assert np.array_equal(found.targets, np.where(np.isin(stored, (0, IGNORE)), IGNORE, stored - 1))
 
     def test_a_class_that_the_model_does_not_know(self, tmp_path: Path) -> None:
         section = DataSection(source=str(make_mars(tmp_path)))
         with pytest.raises(DataError, match="background"):
-            load_aligned(section, "test", self.CLASSES)
+            load_aligned(section, "test", self.CLASSES, segments=True)
         with pytest.raises(DataError, match="5 classes"):
             np.savez(tmp_path / "x.npz", test_images=pictures(4), test_masks=masks(4, classes=5))
-            load_aligned(DataSection(source=str(tmp_path / "x.npz")), "test", self.CLASSES)
+            load_aligned(DataSection(source=str(tmp_path / "x.npz")), "test", self.CLASSES, segments=True)
+
+    def test_targets_of_the_other_kind(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="has masks; this model was trained on labels"):
+            load_aligned(DataSection(source=str(make_mask_npz(tmp_path / "a"))), "test", ("0", "1", "2"))
+        with pytest.raises(DataError, match="has labels; this model was trained on masks"):
+            load_aligned(DataSection(source=str(make_npz(tmp_path / "b"))), "test", ("0", "1"), segments=True)

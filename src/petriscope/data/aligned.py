@@ -13,7 +13,9 @@ from petriscope.errors import DataError, RequestError, near
 from petriscope.recipe import DataSection
 
 
-def load_aligned(section: DataSection, split: str, classes: tuple[str, ...]) -> tuple[ImageSet, list[str]]:
+def load_aligned(
+    section: DataSection, split: str, classes: tuple[str, ...], segments: bool = False
+) -> tuple[ImageSet, list[str]]:
     """A split of a source, its targets counted as the model counts its classes.
 
     Args:
@@ -21,13 +23,14 @@ def load_aligned(section: DataSection, split: str, classes: tuple[str, ...]) -> 
         split: train, val or test; a source that is one pile is taken whole.
         classes: the model's. The source's classes are found among them by name; numbers stand for themselves. The
             source need not have all of them.
+        segments: whether the model takes masks.
 
     Returns:
         the pictures, and what the user should know, a sentence each.
 
     Raises:
         RequestError: no such source.
-        DataError: the source has no such split, or a class that the model does not know.
+        DataError: the source has no such split, targets of the other kind, or a class that the model does not know.
     """
     if section.source is None:
         raise RequestError(f"no data: give --data SOURCE. A source is {sources.KINDS}.")
@@ -41,6 +44,9 @@ def load_aligned(section: DataSection, split: str, classes: tuple[str, ...]) -> 
         raise DataError(f"{section.source} has no {split} split; it has: {', '.join(sets)}. Choose one with --split")
     if not len(images):
         raise DataError(f"{section.source} has no pictures in {split}")
+    if images.segments != segments:
+        has, needs = ("masks", "labels") if images.segments else ("labels", "masks")
+        raise DataError(f"{section.source} has {has}; this model was trained on {needs}")
     return _align(images, classes, section.source), warnings
 
 

@@ -237,19 +237,25 @@ def _figures(sums: dict[str, np.ndarray], background: int | None) -> dict[str, n
 
 
 def mask_table(images: ImageSet, split: str, tally: Tally) -> pd.DataFrame:
-    """A row a picture: id, split, labeled (pixels), pixel_accuracy, miou (over the classes present), ``iou_<class>``; empty
-    where a class is not there."""
+    """A row a picture: id, split, scene (its group, or itself), labeled (pixels), pixel_accuracy, miou (over the classes
+    present), ``iou_<class>``, empty where a class is not there; and of each class the pixels that are it (``true_``), that
+    were taken for it (``guessed_``), and both (``found_``), from which every figure of every set of pictures follows."""
     import pandas as pd
 
+    hits = np.diagonal(tally.confusion, axis1=1, axis2=2)
+    counts = {"true": tally.confusion.sum(2), "guessed": tally.confusion.sum(1), "found": hits}
     iou = class_iou(tally.confusion)
     columns: dict[str, Any] = {
         "id": images.ids.astype(object),
         "split": split,
+        "scene": (images.ids if images.groups is None else images.groups).astype(object),
         "labeled": tally.confusion.sum((1, 2)),
         "pixel_accuracy": pixel_accuracy(tally.confusion),
         "miou": mean_iou(tally.confusion),
     }
-    return pd.DataFrame({**columns, **{f"iou_{name}": iou[:, k] for k, name in enumerate(images.classes)}})
+    for key, values in {"iou": iou, **counts}.items():
+        columns |= {f"{key}_{name}": values[:, k] for k, name in enumerate(images.classes)}
+    return pd.DataFrame(columns)
 
 
 def choose_examples(tally: Tally, each: int) -> tuple[np.ndarray, list[str]]:
