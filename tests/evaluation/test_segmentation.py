@@ -162,6 +162,13 @@ class TestOutlines:
         masks = torch.zeros(1, 8, 8, dtype=torch.uint8)
         assert np.isnan(boundary_f1_each(outlines_each(masks.long(), masks, 2).numpy())[0])
 
+    def test_the_mean_is_of_pictures_whose_truth_has_an_outline(self):
+        truth = torch.cat([self.halves(16), torch.zeros(3, 32, 32, dtype=torch.uint8)])
+        guess = self.halves(16).repeat(4, 1, 1).long()
+        log_p = torch.nn.functional.one_hot(guess, 2).permute(0, 3, 1, 2).float().log_softmax(1)
+        result = full_mask_metrics(tally_of(log_p, truth), NAMES[:2], resamples=10)
+        assert result["boundary_f1"] == pytest.approx(1) and result["outlined"] == 1
+
     def test_borders_to_unlabeled_ground_are_no_outlines(self):
         masks = torch.zeros(1, 8, 8, dtype=torch.uint8)
         masks[:, 3:5] = IGNORE

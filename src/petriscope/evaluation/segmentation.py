@@ -157,12 +157,12 @@ def mean_iou(confusion: np.ndarray, left_out: int | None = None) -> np.ndarray:
 
 
 def boundary_f1_each(outlines: np.ndarray) -> np.ndarray:
-    """F1 of each picture's outlines, [N], of the counts in `Tally`: the mean over the classes that have an outline, true or
-    predicted; NaN where none has. Csurka et al., 2013, BMVC, doi:10.5244/C.27.32."""
+    """F1 of each picture's outlines, [N], of the counts in `Tally`: the mean over the classes whose truth has an outline;
+    NaN where none has. Csurka et al., 2013, BMVC, doi:10.5244/C.27.32."""
     true, found, guessed, right = np.moveaxis(outlines, 2, 0)
     recall, precision = _divide(found, true), _divide(right, guessed)
     f1 = np.nan_to_num(_divide(2 * precision * recall, precision + recall))
-    return _nanmean(np.where(true + guessed > 0, f1, np.nan))
+    return _nanmean(np.where(true > 0, f1, np.nan))
 
 
 def full_mask_metrics(
@@ -177,10 +177,11 @@ def full_mask_metrics(
         resamples: of the bootstrap.
 
     Returns:
-        n (pictures), scenes, pixels (labeled); miou, pixel_accuracy, boundary_f1, nll (a pixel), each with
-        ``<name>_ci95`` [low, high]; per_class (iou with iou_ci95, precision, recall, f1, pixels); confusion in pixels, true by
-        predicted. Means are over the classes that the truth has. Where a class is called background, miou leaves it out of
-        the mean and miou_with_background does not. A figure that is not defined is None.
+        n (pictures), scenes, pixels (labeled), outlined (pictures in which labeled classes meet, of which boundary_f1 is
+        the mean); miou, pixel_accuracy, boundary_f1, nll (a pixel), each with ``<name>_ci95`` [low, high]; per_class (iou
+        with iou_ci95, precision, recall, f1, pixels); confusion in pixels, true by predicted. Means are over the classes
+        that the truth has. Where a class is called background, miou leaves it out of the mean and miou_with_background
+        does not. A figure that is not defined is None.
     """
     background = classes.index(BACKGROUND) if BACKGROUND in classes else None
     scenes = np.arange(len(tally)) if groups is None else np.unique(groups, return_inverse=True)[1]
@@ -201,7 +202,8 @@ def full_mask_metrics(
     spread = {key: np.concatenate([draw[key] for draw in draws]) for key in whole} if draws else {}
 
     total = sums["confusion"].sum(0)
-    out: dict[str, Any] = {"n": len(tally), "scenes": count, "pixels": int(total.sum())}
+    outlined = int(sums["traced"].sum())
+    out: dict[str, Any] = {"n": len(tally), "scenes": count, "pixels": int(total.sum()), "outlined": outlined}
     for key, values in whole.items():
         if key != "iou":
             out[key] = _number(values[0])

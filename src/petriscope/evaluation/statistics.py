@@ -17,8 +17,9 @@ from scipy.special import bdtr, ndtri, stdtr, stdtrit
 from petriscope.evaluation.intervals import bootstrap_weights, percentile95, wilson
 from petriscope.evaluation.metrics import from_confusion
 
-Figure = Literal["accuracy", "balanced_accuracy", "macro_f1", "miou"]
-FIGURES: tuple[Figure, ...] = get_args(Figure)
+LabelFigure = Literal["accuracy", "balanced_accuracy", "macro_f1"]
+Figure = Literal[LabelFigure, "miou"]  # the last of masks
+FIGURES: tuple[LabelFigure, ...] = get_args(LabelFigure)
 RESAMPLES = 5000
 MOST_SEEDS = 1000  # of a method; more is no plan
 MANY = 1e9  # degrees of freedom, where several seeds came out the same
