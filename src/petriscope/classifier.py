@@ -49,7 +49,7 @@ class Classifier:
         return Normalize(self.mean, self.std)
 
     def probabilities(self, images: np.ndarray, tta: TTA | None = None) -> np.ndarray:
-        """uint8 [B, H, W, C] -> float32 [B, K]; ``tta`` None: as in the recipe."""
+        """uint8 [B, H, W, C] -> float32 [B, K], or [B, K, H, W] of a model of masks; ``tta`` None: as in the recipe."""
         if images.dtype != np.uint8 or images.shape[1:] != self.shape:
             raise RequestError(
                 f"this model takes uint8 [B, {', '.join(map(str, self.shape))}], not {images.dtype} {list(images.shape)}"

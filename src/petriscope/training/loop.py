@@ -186,7 +186,7 @@ class Trainer:
         """Where the head alone is trained and pictures do not vary, replace pictures by what the head is given."""
         head = head_module(self.model)
         varied = self.augment.varies or self.teachers or hasattr(self.model, "forward_with_loss")
-        if head is None or varied or any(not name.startswith(f"{head}.") for name in self.plan.ever):
+        if head is None or varied or self.segments or any(not name.startswith(f"{head}.") for name in self.plan.ever):
             return
         self.plan.freeze(self.plan.stage(0).names)
         started = time.monotonic()
