@@ -92,7 +92,7 @@ class TrainingSection(Section):
     l1: Annotated[float, Field(ge=0)] = 0.0
     l2: Annotated[float, Field(ge=0)] = 0.0
     clip_grad_norm: Annotated[float, Field(gt=0)] | None = None
-    monitor: Literal["auto", "accuracy", "balanced_accuracy", "macro_f1", "miou", "loss"] = "auto"  # accuracy; masks: miou
+    monitor: Literal["auto", "accuracy", "balanced_accuracy", "macro_f1", "miou", "loss"] = "auto"  # masks: miou
     keep: Literal["best", "last"] = "best"
     patience: Positive | None = None  # epochs without a better monitored figure before training stops
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
