@@ -79,7 +79,7 @@ def ours(recipe: Recipe, dataset):
 
     def epoch() -> float:
         start = time.perf_counter()
-        sums = torch.zeros(3, dtype=torch.float64)
+        sums = torch.zeros(4, dtype=torch.float64)
         for pictures, targets in trainer.train.iterate(trainer.epoch_batches(0)):
             sums += trainer.train_step(pictures, targets)
         return time.perf_counter() - start

@@ -36,6 +36,7 @@ from petriscope.recipe import DataSection, Part, Recipe
 from petriscope.report.audit import write_audit_page
 from petriscope.report.page import write_report
 from petriscope.run import Run, check_free, create_run, free_folder, open_run
+from petriscope.segmenting import evaluate_masks, keep_masks, segment_files
 from petriscope.stressing import stress_after_training, stress_split
 from petriscope.training.loop import Trainer
 
@@ -168,16 +169,21 @@ def evaluate(
         stress_pictures: how many of the split; None: all.
 
     Returns:
-        see `petriscope.evaluation.metrics.full_metrics` and `petriscope.evaluation.trust.trust_figures`; and split, tta,
-        source; of the run's own data, errors and explanations (`petriscope.inspecting.inspect`); with ``stress``, that
-        too. Probabilities are at the temperature fitted on val.
+        see `petriscope.evaluation.metrics.full_metrics` and `petriscope.evaluation.trust.trust_figures`, or
+        `petriscope.evaluation.segmentation.full_mask_metrics` where targets are masks; and split, tta, source; of the
+        run's own data, errors and explanations (`petriscope.inspecting.inspect`); with ``stress``, that too.
+        Probabilities are at the temperature fitted on val.
     """
     if stress_pictures is not None and stress_pictures < 1:
         raise RequestError("a stress test needs at least one picture")
     run = open_run(folder)
     classifier = load_model(run.model, device)
+    if stress and classifier.segments:
+        raise RequestError(f"{folder} is a model of masks; the stress test is for labels")
     if data is not None:
         images = _other_data(classifier, data, split, quiet)
+        if classifier.segments:
+            return evaluate_masks(classifier, images, split, tta, data, quiet)[0]
         result, _ = _evaluate(classifier, images, split, tta, data, quiet)
         tested = stress_split(classifier, images, split, stress_pictures, tta or "none", quiet) if stress else None
     else:
@@ -201,10 +207,13 @@ def calibrate(folder: str | Path, tta: TTA | None = None, device: str = "auto", 
         figures on val, as `evaluate` gives them; they go into the run folder where ``tta`` is the recipe's.
 
     Raises:
+        RequestError: it is a model of masks.
         DataError: the run's data have changed, or have no val split.
     """
     run = open_run(folder)
     classifier = load_model(run.model, device)
+    if classifier.segments:
+        raise RequestError(f"{folder} is a model of masks; calibration is for labels")
     dataset = load_dataset(run.recipe.data)
     if dataset.fingerprint != run.environment["data"]["fingerprint"]:
         raise DataError(
@@ -229,8 +238,9 @@ def predict(
     quiet: bool = False,
     max_error: float | None = None,
     sets: float | None = None,
+    masks: str | Path | None = None,
 ) -> pd.DataFrame:
-    """Classes of picture files.
+    """Classes of picture files, or their masks.
 
     Args:
         folder: a run, or a model file.
@@ -238,6 +248,7 @@ def predict(
         max_error: the largest error rate wanted among answered pictures, such as 0.01; None: all that are like the
             training pictures are answered.
         sets: how often a set of classes should hold the true one, such as 0.95; None: no sets.
+        masks: of a model of masks, the folder they are written to; see `petriscope.segmenting.segment_files`.
 
     Returns:
         a row a picture: picture, predicted, confidence, error, answer, why, set (if asked for), and a probability a
@@ -248,7 +259,14 @@ def predict(
         RequestError: the model file does not hold what ``max_error`` or ``sets`` need.
     """
     classifier = load_model(Path(folder), device)
-    return predict_files(classifier, find_pictures([Path(p) for p in pictures]), tta, quiet, max_error, sets)
+    paths = find_pictures([Path(p) for p in pictures])
+    if not classifier.segments:
+        return predict_files(classifier, paths, tta, quiet, max_error, sets)
+    if max_error is not None or sets is not None:
+        raise RequestError(f"{folder} is a model of masks; --max-error and --sets are for labels")
+    if masks is None:
+        raise RequestError(f"{folder} is a model of masks; say where they go with --out FOLDER")
+    return segment_files(classifier, paths, Path(masks), tta, quiet)
 
 
 def explain(
@@ -371,8 +389,10 @@ def _augmented_val(recipe: Recipe, val: ImageSet) -> ImageSet:
     for start in range(0, len(val), VAL_CHUNK):
         indices = np.arange(start, min(start + VAL_CHUNK, len(val)))
         targets = torch.from_numpy(val.targets[indices])
-        chunks.append(to_bytes(pipeline(torch.from_numpy(val.take(indices)), targets, generator)[0]).numpy())
-    return replace(val, pixels=np.concatenate(chunks), rows=None)
+        pictures, targets = pipeline(torch.from_numpy(val.take(indices)), targets, generator)
+        chunks.append((to_bytes(pictures).numpy(), targets.numpy()))
+    pixels, moved = map(np.concatenate, zip(*chunks, strict=True))
+    return replace(val, pixels=pixels, targets=moved, rows=None)
 
 
 def _introduce(run: Run, recipe: Recipe, dataset: Dataset, facts: dict[str, Any]) -> None:
@@ -412,18 +432,21 @@ def _finish(run: Run, trainer: Trainer, normalize: Normalize, dataset: Dataset, 
         "epochs": at.epoch,
         "best_epoch": at.best_epoch,
         "best": at.best,
-        "monitor": recipe.training.monitor if at.best is not None else None,
+        "monitor": trainer.monitor if at.best is not None else None,
         "kept": "best" if trainer.best_weights is not None else "last",
         "seconds": round(at.seconds, 2),
         "seconds_per_epoch": round(at.seconds / max(at.epoch, 1), 3),
         "pictures_per_second": float(np.median([line["pictures_per_second"] for line in at.history])),
     }
-    answers = None if dataset.val is None else fit_trust(classifier, dataset.train, dataset.val, None, quiet)
+    answers = None
+    if dataset.val is not None and not classifier.segments:
+        answers = fit_trust(classifier, dataset.train, dataset.val, None, quiet)
     save_model(run.model, weights, classifier, {"environment": run.environment, "training": summary})
     run.add_gallery(augmented=_augmented_samples(trainer, dataset), **_reconstructions(classifier, dataset))
     if dataset.val is not None:
         evaluate_into(run, classifier, dataset, "val", None, quiet, answers)
-        stress_after_training(run, classifier, dataset.val, at.seconds, quiet)
+        if not classifier.segments:
+            stress_after_training(run, classifier, dataset.val, at.seconds, quiet)
     run.add_results(cost=cost(classifier), training=summary)
     write_report(run)
     if not quiet:
@@ -439,16 +462,20 @@ def evaluate_into(
     tta: TTA | None = None,
     quiet: bool = False,
     answers: Answers | None = None,
-) -> tuple[dict[str, Any], np.ndarray]:
+) -> tuple[dict[str, Any], np.ndarray | None]:
     """Evaluate a split of the run's own data, and keep figures, predictions and pictures in the run.
 
     Args:
         answers: where the pictures have been looked at already.
 
     Returns:
-        figures, and probabilities, float32 [N, K].
+        figures, and probabilities, float32 [N, K]; None where targets are masks.
     """
     images = dataset.split(split)
+    if classifier.segments:
+        result, tally = evaluate_masks(classifier, images, split, tta, str(run.recipe.data.source), quiet)
+        keep_masks(run, classifier, images, split, result, tally)
+        return result, None
     result, probabilities = _evaluate(classifier, images, split, tta, str(run.recipe.data.source), quiet, answers)
     _record(run, images, split, result, probabilities)
     return {**result, **inspect(run, classifier, dataset, split, probabilities, quiet)}, probabilities
@@ -494,7 +521,8 @@ def _other_data(classifier: Classifier, data: str, split: str, quiet: bool) -> I
     section = classifier.recipe.data.model_copy(
         update={"source": data, "size": (height, width), "channels": "gray" if channels == 1 else "rgb", "audit": None}
     )
-    images, warnings = load_aligned(section, split, classifier.classes)
+    segments = getattr(classifier.model, "segments", False)
+    images, warnings = load_aligned(section, split, classifier.classes, segments)
     for warning in () if quiet else warnings:
         say(f"warning: {warning}")
     return images
@@ -531,11 +559,11 @@ def _augmented_samples(trainer: Trainer, dataset: Dataset) -> np.ndarray:
     """Training pictures as they are and as the network sees them, uint8 [P, V, H, W, C], over all classes."""
     train_set = dataset.split("train")
     pictures, views = AUGMENTED_SHOWN
-    firsts = [np.flatnonzero(train_set.targets == label) for label in range(len(train_set.classes))]
+    firsts = [np.flatnonzero(train_set.strata == label) for label in range(len(train_set.classes))]
     chosen = np.array([members[0] for members in firsts if len(members)][:pictures])
     plain = train_set.take(chosen)
     batch = torch.from_numpy(np.repeat(plain, views - 1, axis=0))
-    targets = torch.from_numpy(np.repeat(train_set.targets[chosen], views - 1))
+    targets = torch.from_numpy(np.repeat(train_set.targets[chosen], views - 1, axis=0))
     out, _ = trainer.augment(batch, targets, torch.Generator().manual_seed(0))
     varied = to_bytes(out).numpy().reshape(len(chosen), views - 1, *plain.shape[1:])
     return np.concatenate([plain[:, None], varied], axis=1)
@@ -553,9 +581,9 @@ def _reconstructions(classifier: Classifier, dataset: Dataset) -> dict[str, np.n
     # The first of every class, then the second of every class, and so on.
     counted = np.zeros(len(images), dtype=np.int64)
     for label in range(len(images.classes)):
-        members = np.flatnonzero(images.targets == label)
+        members = np.flatnonzero(images.strata == label)
         counted[members] = np.arange(len(members))
-    chosen = np.lexsort((images.targets, counted))[:RECONSTRUCTED_SHOWN]
+    chosen = np.lexsort((images.strata, counted))[:RECONSTRUCTED_SHOWN]
     plain = images.take(chosen)
     device = classifier.device
     mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (classifier.mean, classifier.std))

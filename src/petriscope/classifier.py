@@ -72,11 +72,17 @@ class Classifier:
         return Normalize(self.mean, self.std)
 
     @property
+    def segments(self) -> bool:
+        """Whether it gives a class to every pixel."""
+        return bool(getattr(self.model, "segments", False))
+
+    @property
     def number_format(self) -> Format:
         return choose_format(self.recipe.training.precision, self.device)
 
     def probabilities(self, images: np.ndarray, tta: TTA | None = None) -> np.ndarray:
-        """uint8 [B, H, W, C] -> float32 [B, K], at the temperature fitted on val; ``tta`` None: as in the recipe."""
+        """uint8 [B, H, W, C] -> float32 [B, K], at the temperature fitted on val, or of a model of masks [B, K, H, W];
+        ``tta`` None: as in the recipe."""
         tta = tta or self.recipe.evaluation.tta
         return scale(self._raw(self._batch(images), tta), self.temperature(tta))
 

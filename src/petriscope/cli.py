@@ -26,7 +26,11 @@ RECIPE_FOLDERS = {  # in the order they are listed, with what each is about
     "blood96-convnext": "Blood cells at 96 px with ConvNeXt",
     "cifar10": "CIFAR-10: QuizDNN and ResNet-18 (petriscope bench quiz-dnn)",
     "digits": "Handwritten digits, embedded",
+    "mars": "Mars terrain, masks: soil, bedrock, sand, big rocks (petriscope bench mars)",
+    "synthetic-terrain": "Drawn terrain with masks, embedded",
 }
+
+LABEL_FIGURES = ("accuracy", "balanced_accuracy", "macro_f1", "auc", "nll", "ece")
 
 app = typer.Typer(
     add_completion=False,
@@ -183,7 +187,9 @@ def calibrate(
 def predict(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder or a model.safetensors.")],
     pictures: Annotated[list[str], typer.Argument(help="Picture files, or folders of them.")],
-    out: Annotated[Path | None, typer.Option(help="CSV file to write; default: stdout.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="CSV file to write; default: stdout. Of a model of masks, the masks' folder.")
+    ] = None,
     tta: Tta = None,
     device: Device = "auto",
     max_error: Annotated[
@@ -193,13 +199,16 @@ def predict(
         float | None, typer.Option(metavar="SHARE", help="Add a set of classes that holds the true one so often: 0.95.")
     ] = None,
 ) -> None:
-    """Classes of pictures, as CSV: picture, predicted, confidence, error, answer, why, a probability a class."""
+    """Classes of pictures, as CSV: picture, predicted, confidence, error, answer, why, a probability a class. Of a model of
+    masks: an indexed PNG and an overlay a picture, with the CSV as masks.csv beside them."""
     from petriscope import api
     from petriscope.files import write_text
 
     _share("--max-error", max_error)
     _share("--sets", sets)
-    table = api.predict(run, pictures, _tta(tta), device, max_error=max_error, sets=sets)
+    table = api.predict(run, pictures, _tta(tta), device, max_error=max_error, sets=sets, masks=out)
+    if out is not None and "mask" in table:
+        out /= "masks.csv"
     text = table.to_csv(index=False)
     if out is None:
         sys.stdout.write(text)
@@ -249,13 +258,13 @@ def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders.")],
     split: Annotated[str | None, typer.Option(help="train, val or test; default: test if all runs have it.")] = None,
     against: Annotated[str | None, typer.Option(metavar="RUN", help="The baseline; default: the first run.")] = None,
-    figure: Annotated[str, typer.Option(help="accuracy, balanced_accuracy or macro_f1.")] = "accuracy",
+    figure: Annotated[str | None, typer.Option(help="accuracy, balanced_accuracy or macro_f1; of masks, miou.")] = None,
     as_json: AsJson = False,
     out: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a page too.")] = None,
 ) -> None:
     """Runs against one another: intervals, paired tests, costs. Seeds of one recipe are one row."""
     _among("--split", split or "test", ("train", "val", "test"))
-    _among("--figure", figure, ("accuracy", "balanced_accuracy", "macro_f1"))
+    _among("--figure", figure or "accuracy", ("accuracy", "balanced_accuracy", "macro_f1", "miou"))
     from petriscope import comparing
     from petriscope.report.comparison import as_text, write_comparison
 
@@ -352,18 +361,21 @@ def data_command(
     from petriscope.recipe import DataSection
 
     dataset = load_dataset(DataSection(source=source))
-    height, width, channels = dataset.shape
+    high, wide, channels = dataset.shape
+    width = 12 if dataset.segments else 7
+
+    def every(count: Any) -> str:
+        return "  ".join(f"{count(part):>{width},}" for part in dataset.splits.values())
+
     _print_columns(
         [
             ("source", source),
-            ("pictures", f"{height}x{width}, {'gray' if channels == 1 else 'RGB'}"),
+            ("pictures", f"{high}x{wide}, {'gray' if channels == 1 else 'RGB'}"),
             ("fingerprint", dataset.fingerprint),
-            ("", "  ".join(f"{split:>7}" for split in dataset.splits)),
-            *(
-                (name, "  ".join(f"{part.counts[k]:>7,}" for part in dataset.splits.values()))
-                for k, name in enumerate(dataset.classes)
-            ),
-            ("all", "  ".join(f"{len(part):>7,}" for part in dataset.splits.values())),
+            ("", "  ".join(f"{split:>{width}}" for split in dataset.splits)),
+            *((name, every(lambda part, k=k: part.counts[k])) for k, name in enumerate(dataset.classes)),
+            *([("labeled pixels", every(lambda part: part.counts.sum()))] if dataset.segments else []),
+            ("all" if not dataset.segments else "all pictures", every(len)),
         ]
     )
     for warning in dataset.warnings:
@@ -394,12 +406,16 @@ def _print_figures(result: dict[str, Any]) -> None:
             + ("" if result["tta"] == "none" else f", tta {result['tta']}"),
         )
     ]
-    for key in ("accuracy", "balanced_accuracy", "macro_f1", "auc", "nll", "ece"):
+    for key in ("miou", "miou_with_background", "pixel_accuracy", "boundary_f1", *LABEL_FIGURES):
+        if key not in result:
+            continue
         low, high = result[f"{key}_ci95"]
         if key in ("nll", "ece"):
             rows.append((key, f"{result[key]:.4f}  ({low:.4f} to {high:.4f})"))
         else:
-            rows.append((key.replace("_", " "), f"{percent(result[key])}  ({percent(low)} to {percent(high)})"))
+            name = key.replace("_", " ").replace("miou", "mean IoU")
+            rows.append((name, f"{percent(result[key])}  ({percent(low)} to {percent(high)})"))
+    rows += [(f"  {name}", f"IoU {percent(row['iou'])}") for name, row in result["per_class"].items() if "iou" in row]
     _print_columns(rows + _silence_rows(result, percent), sys.stderr)
     if "stress" in result:
         _print_stress(result["stress"])
@@ -408,7 +424,7 @@ def _print_figures(result: dict[str, Any]) -> None:
 def _silence_rows(result: dict[str, Any], percent: Callable[[float | None], str]) -> list[tuple[str, str]]:
     """Where it answers with at most 1 % errors, and what looks like nothing seen in training."""
     rows = []
-    for row in result["selective"] or []:
+    for row in result.get("selective") or []:
         if row["max_error"] == 0.01:
             words = "no confidence promises it"
             if row["guaranteed"] and row["answered"]:
@@ -416,7 +432,7 @@ def _silence_rows(result: dict[str, Any], percent: Callable[[float | None], str]
             elif row["guaranteed"]:
                 words = "nothing answered"
             rows.append(("1 % errors", words))
-    if result["ood"] is not None:
+    if result.get("ood") is not None:
         rows.append(("unlike train", percent(result["ood"]["share"])))
     return rows
 

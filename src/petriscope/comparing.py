@@ -13,12 +13,23 @@ from typing import Any, Literal
 import numpy as np
 
 from petriscope.errors import RequestError
-from petriscope.evaluation.statistics import Difference, Figure, Needed, Sample, difference, holm, resample
+from petriscope.evaluation.statistics import (
+    Difference,
+    Figure,
+    Needed,
+    Sample,
+    difference,
+    holm,
+    resample,
+    resample_miou,
+)
 from petriscope.recipe import Recipe
 from petriscope.run import Run, open_run
 
 LEVEL = 0.05
 SETTINGS_NAMED = 3  # in a label, or in a sentence on what differs
+SCENES_NOTE = "Intervals and tests draw whole scenes: pictures of one scene are no independent witnesses."
+COUNTS = ("true", "guessed", "found")  # columns of a class in the predictions of masks
 Verdict = Literal["better", "worse", "no difference shown"]
 
 
@@ -110,7 +121,7 @@ def compare(
     folders: Sequence[str | Path],
     split: str | None = None,
     against: str | Path | None = None,
-    figure: Figure = "accuracy",
+    figure: Figure | None = None,
 ) -> Comparison:
     """Compare runs over the same pictures. Runs of one recipe with several seeds are one row.
 
@@ -118,7 +129,7 @@ def compare(
         folders: runs.
         split: train, val or test; None: test if all runs have it, else val.
         against: the run whose recipe is the baseline; None: the first.
-        figure: what is compared.
+        figure: what is compared; None: accuracy, or mean IoU where targets are masks.
 
     Raises:
         RequestError: a folder is no finished run, or has no predictions over the same pictures as the others.
@@ -138,21 +149,25 @@ def compare_groups(
     groups: Mapping[str, Sequence[Run]],
     baseline: str,
     split: str,
-    figure: Figure = "accuracy",
+    figure: Figure | None = None,
     notes: Iterable[str] = (),
 ) -> Comparison:
     """Compare groups of finished runs, one run a seed, under the labels given; see `compare`."""
     runs = [run for members in groups.values() for run in members]
-    predicted, targets, classes = _predictions(runs, split)
-    whole = resample(predicted, targets, classes, figure)
+    tables = _tables(runs, split)
+    masks = "scene" in tables[0]
+    figure = figure or ("miou" if masks else "accuracy")
+    if (figure == "miou") != masks:
+        raise RequestError(f"the targets are {'masks' if masks else 'labels'}; they cannot be compared by {figure}")
+    whole = _mask_sample(tables) if masks else resample(*_predictions(tables), figure)
     samples, start = {}, 0
     for label, members in groups.items():
         samples[label] = whole[start : start + len(members)]
         start += len(members)
     contrasts = _contrasts(samples, baseline)
     rows = [_row(label, groups[label], split, samples[label], contrasts.get(label)) for label in groups]
-    notes = (*notes, *_notes(groups, split))
-    return Comparison(split, len(targets), figure, baseline, tuple(rows), notes)
+    notes = (*notes, *_notes(groups, split), *([SCENES_NOTE] if masks else []))
+    return Comparison(split, len(tables[0]["id"]), figure, baseline, tuple(rows), notes)
 
 
 def settings_that_differ(one: Recipe, other: Recipe) -> dict[str, tuple[Any, Any]]:
@@ -208,7 +223,7 @@ def _row(label: str, runs: Sequence[Run], split: str, sample: Sample, contrast: 
     seconds = [result["training"].get("seconds") for result in results]
     cost = results[0].get("cost") or {}
     figures = [result.get(split) or {} for result in results]
-    keys = ("accuracy", "balanced_accuracy", "macro_f1", "auc", "nll", "ece")
+    keys = ("accuracy", "balanced_accuracy", "macro_f1", "auc", "nll", "ece", "pixel_accuracy", "boundary_f1")
     return Row(
         label=label,
         runs=tuple(str(run.folder) for run in runs),
@@ -314,8 +329,8 @@ def _labeled(groups: Sequence[list[Run]], split: str) -> dict[str, list[Run]]:
     return out
 
 
-def _predictions(runs: Sequence[Run], split: str) -> tuple[np.ndarray, np.ndarray, int]:
-    """Predicted classes [P, N] and targets [N], as numbers, and how many classes there are."""
+def _tables(runs: Sequence[Run], split: str) -> list[dict[str, np.ndarray]]:
+    """The runs' predictions, of the same pictures with the same targets."""
     tables = [_table(run, split) for run in runs]
     first = tables[0]
     for run, table in zip(runs[1:], tables[1:], strict=True):
@@ -326,8 +341,22 @@ def _predictions(runs: Sequence[Run], split: str) -> tuple[np.ndarray, np.ndarra
                 f"{len(first['id']):,} are the same. Runs can be compared where they have the same data and splits; if the "
                 f"data have changed since: petriscope evaluate {run.folder}{_flag(split)}"
             )
-        if not np.array_equal(table["target"], first["target"]):
+        same = [key for key in first if key in ("target", "scene") or key.startswith("true_")]
+        if any(not np.array_equal(table.get(key, ()), first[key]) for key in same):
             raise RequestError(f"{run.folder} and {runs[0].folder} have other classes for the same {split} pictures")
+    return tables
+
+
+def _mask_sample(tables: Sequence[dict[str, np.ndarray]]) -> Sample:
+    """Mean IoU, the background left out."""
+    names = [key.removeprefix("true_") for key in tables[0] if key.startswith("true_") and key != "true_background"]
+    counts = [[[table[f"{key}_{name}"] for key in COUNTS] for name in names] for table in tables]
+    return resample_miou(np.array(counts, dtype=np.int64).transpose(0, 3, 1, 2), tables[0]["scene"].astype(str))
+
+
+def _predictions(tables: Sequence[dict[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, int]:
+    """Predicted classes [P, N] and targets [N], as numbers, and how many classes there are."""
+    first = tables[0]
     names = sorted({str(name) for table in tables for column in ("target", "predicted") for name in set(table[column])})
     codes = {name: code for code, name in enumerate(names)}
     predicted = np.array([[codes[str(name)] for name in table["predicted"]] for table in tables])
@@ -344,7 +373,9 @@ def _table(run: Run, split: str) -> dict[str, np.ndarray]:
             f"{run.folder} has no predictions on {split}; petriscope evaluate {run.folder}{_flag(split)} adds them"
         )
     rows = rows.sort_values("id", kind="stable")
-    return {column: rows[column].to_numpy() for column in ("id", "target", "predicted")}
+    counts = tuple(f"{key}_" for key in COUNTS)
+    wanted = [key for key in map(str, rows) if key in ("id", "target", "predicted", "scene") or key.startswith(counts)]
+    return {column: rows[column].to_numpy() for column in wanted}
 
 
 def _flag(split: str) -> str:

@@ -70,6 +70,8 @@ def ensemble(
     if len(runs) < 2:
         raise RequestError("an ensemble takes two different runs or more")
     members = [load_model(run.model) for run in runs]
+    if any(member.segments for member in members):
+        raise RequestError("ensembles join classifiers; one of these runs is a model of masks")
     _check_alike(runs, members)
     tta = max((m.recipe.evaluation.tta for m in members), key=TTA_ORDER.index)
     recipe = _recipe(members, method, tta)
@@ -97,6 +99,7 @@ def ensemble(
     answers = calibrate(classifier, dataset.train, dataset.val, None, quiet)
     save_model(made.model, state, classifier, {"environment": made.environment, "training": summary})
     _, probabilities = evaluate_into(made, classifier, dataset, "val", None, quiet, answers)
+    assert probabilities is not None
     table = [
         {"run": str(run.folder), "val_accuracy": float(accuracy), "weight": weight, "taken": taken}
         for run, accuracy, weight, taken in zip(runs, _accuracies(each, targets), weights, chosen, strict=True)

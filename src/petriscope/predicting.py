@@ -79,8 +79,10 @@ def predict_files(
     return pd.DataFrame(rows, columns=["picture", "predicted", "confidence", "error", *said, *names])
 
 
-def decoded(classifier: Classifier, paths: Sequence[Path]) -> Iterator[tuple[Sequence[Path], list[np.ndarray | str]]]:
-    """Chunks of paths with their pictures, or with what is wrong with them."""
+def decoded(
+    classifier: Classifier, paths: Sequence[Path], chunk: int = CHUNK
+) -> Iterator[tuple[Sequence[Path], list[np.ndarray | str]]]:
+    """Chunks of paths with their pictures, uint8 [H, W, C] as the model takes them, or with what is wrong with them."""
     height, width, channels = classifier.shape
     data = classifier.recipe.data
 
@@ -91,6 +93,6 @@ def decoded(classifier: Classifier, paths: Sequence[Path]) -> Iterator[tuple[Seq
             return str(error)
 
     with ThreadPoolExecutor(workers()) as pool:
-        for start in range(0, len(paths), CHUNK):
-            block = paths[start : start + CHUNK]
+        for start in range(0, len(paths), chunk):
+            block = paths[start : start + chunk]
             yield block, list(pool.map(attempt, block))

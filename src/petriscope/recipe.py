@@ -56,6 +56,9 @@ class DataSection(Section):
     test_fraction: Fraction = 0.15
     split_seed: Annotated[int, Field(ge=0)] = 0
     group: str | None = None  # column of a table, or a pattern for paths, that says which pictures belong together
+    block: Positive | None = None  # so many consecutive pictures belong together, where the source has no groups
+    ignore: str | Annotated[int, Field(ge=0, le=255)] | None = None  # of masks: the class that says "unlabeled"
+    drop_single_class: bool = False  # of masks: leave out training pictures whose mask has one value alone
     unreadable: Literal["stop", "skip"] = "stop"
     audit: str | None = None  # folder of an audit, or its decisions.yaml: what to leave out and to relabel
     memory: Literal["auto", "resident", "mapped"] = "auto"
@@ -90,7 +93,7 @@ class TrainingSection(Section):
     l1: Annotated[float, Field(ge=0)] = 0.0
     l2: Annotated[float, Field(ge=0)] = 0.0
     clip_grad_norm: Annotated[float, Field(gt=0)] | None = None
-    monitor: Literal["accuracy", "balanced_accuracy", "macro_f1", "loss"] = "accuracy"
+    monitor: Literal["auto", "accuracy", "balanced_accuracy", "macro_f1", "miou", "loss"] = "auto"  # masks: miou
     keep: Literal["best", "last"] = "best"
     patience: Positive | None = None  # epochs without a better monitored figure before training stops
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0

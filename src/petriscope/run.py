@@ -64,7 +64,8 @@ class Run:
 
     @property
     def predictions(self) -> pd.DataFrame:
-        """id, split, target, predicted, confidence, and a probability a class (``p_<class>``)."""
+        """id, split, target, predicted, confidence, and a probability a class (``p_<class>``); of masks, see
+        `petriscope.evaluation.segmentation.mask_table`."""
         import pandas as pd
 
         path = self.folder / "predictions.parquet"
@@ -85,8 +86,10 @@ class Run:
         """Arrays by name: ``augmented`` uint8 [P, V, H, W, C]; ``mistakes_<split>`` uint8 [M, H, W, C] and
         ``mistakes_<split>_ids``, most confident first; ``disturbed`` uint8 [P, 4, H, W, C], one picture under each
         of ``disturbed_names`` at severities 0, 1, 3 and 5; of an autoencoder, ``reconstructions_<split>`` uint8
-        [P, 2, H, W, C], each picture and what became of it, and ``reconstructions_<split>_ids``; and what
-        `petriscope.inspecting` adds."""
+        [P, 2, H, W, C], each picture and what became of it, and ``reconstructions_<split>_ids``; of masks,
+        ``segments_<split>_images`` uint8 [G, H, W, C], ``_truth`` and ``_predicted`` (class indices, 255 unlabeled) and
+        ``_confidence`` (255 is certain) uint8 [G, H, W], ``_ids``, ``_miou`` float [G] and ``_rank`` (best, median, worst);
+        and what `petriscope.inspecting` adds."""
         path = self.folder / "gallery.npz"
         if not path.is_file():
             return {}

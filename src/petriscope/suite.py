@@ -60,7 +60,7 @@ class Suite(Section):
     data: str | None = None
     seeds: tuple[Seed, ...] = (0, 1, 2)
     baseline: str
-    figure: Figure = "accuracy"
+    figure: Figure | None = None  # accuracy; of masks, mean IoU
     evaluate: Split = "val"
     set: dict[str, Any] = Field(default_factory=dict)
     methods: Annotated[dict[str, Method], Field(min_length=1)]
@@ -288,7 +288,7 @@ def _slug(label: str) -> str:
 
 def _check_one_source(suite: Suite, runs: Sequence[Planned]) -> None:
     """Methods can be compared over the same pictures alone."""
-    keys = ("source", "val_fraction", "test_fraction", "split_seed", "group")
+    keys = ("source", "val_fraction", "test_fraction", "split_seed", "group", "block", "ignore")
     first = runs[0]
     for planned in runs[1:]:
         for key in keys:
@@ -389,7 +389,8 @@ def _results(groups: Mapping[str, Sequence[Run]]) -> str:
     """A line a run and split, as CSV."""
     import pandas as pd
 
-    figures = ("n", "accuracy", "balanced_accuracy", "macro_precision", "macro_f1", "auc", "nll", "brier", "ece")
+    of_labels = ("accuracy", "balanced_accuracy", "macro_precision", "macro_f1", "auc", "nll", "brier", "ece")
+    of_masks = ("miou", "pixel_accuracy", "boundary_f1", "nll")
     rows = []
     for label, runs in groups.items():
         for run in runs:
@@ -398,15 +399,17 @@ def _results(groups: Mapping[str, Sequence[Run]]) -> str:
             for split in ("val", "test"):
                 if split not in results:
                     continue
-                low, high = results[split]["accuracy_ci95"]
+                figures = of_masks if "miou" in results[split] else of_labels
+                low, high = results[split][f"{figures[0]}_ci95"]
                 rows.append(
                     {
                         "method": label,
                         "seed": run.recipe.seed,
                         "split": split,
+                        "n": results[split].get("n"),
                         **{key: results[split].get(key) for key in figures},
-                        "accuracy_low": low,
-                        "accuracy_high": high,
+                        f"{figures[0]}_low": low,
+                        f"{figures[0]}_high": high,
                         "best_epoch": training.get("best_epoch"),
                         "epochs": training.get("epochs"),
                         "training_seconds": training.get("seconds"),

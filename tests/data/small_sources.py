@@ -87,6 +87,56 @@ def write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
+def masks(count: int, seed: int = 0, side: int = 8, classes: int = 3) -> np.ndarray:
+    """Random uint8 [N, side, side + 1], a few pixels unlabeled."""
+    rng = np.random.default_rng([seed, 1])
+    out = rng.integers(0, classes, (count, side, side + 1), dtype=np.uint8)
+    out[rng.random(out.shape) < 0.1] = 255
+    return out
+
+
+def make_mask_npz(folder: Path, gray: bool = False, seed: int = 0, **changes: Any) -> Path:
+    arrays = {f"{split}_masks": masks(count, seed + index) for index, (split, count) in enumerate(COUNTS.items())}
+    return make_npz(folder, gray, seed, **{**{f"{split}_labels": None for split in COUNTS}, **arrays, **changes})
+
+
+def make_mars(folder: Path, gray: bool = False, seed: int = 0, count: int = 600, **changes: Any) -> Path:
+    """The layout of the Mars file; its pictures are gray always."""
+    pairs = np.stack([pictures(count, True, seed)[..., 0], masks(count, seed, classes=5) % 255], axis=1)
+    arrays = {"training_set": pairs, "training_names": np.array([f"crop{index}" for index in range(count)]), **changes}
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(folder / "mars.npz", **{name: array for name, array in arrays.items() if array is not None})
+    return folder / "mars.npz"
+
+
+def make_mask_folders(folder: Path, gray: bool = False, seed: int = 0, splits: bool = True) -> Path:
+    for index, (split, count) in enumerate(COUNTS.items()):
+        place = folder / split if splits else folder
+        for number, pixels in enumerate(pictures(count, gray, seed + index)):
+            mask = masks(count, seed + index)[number]
+            save_picture(place / "images" / f"{split}_{number:02d}.png", pixels)
+            save_mask(place / "masks" / f"{split}_{number:02d}.png", mask, indexed=number % 2 == 0)
+    return folder
+
+
+def make_mask_pile(folder: Path, gray: bool = False, seed: int = 0) -> Path:
+    return make_mask_folders(folder, gray, seed, splits=False)
+
+
+def save_mask(path: Path, mask: np.ndarray, indexed: bool = False) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(mask)
+    if indexed:
+        image.putpalette(np.random.default_rng(0).integers(0, 256, 768, dtype=np.uint8).tobytes())
+    image.save(path)
+
+
+MASK_MAKERS: dict[str, Callable[..., Path]] = {
+    "mask npz": make_mask_npz,
+    "mars": make_mars,
+    "mask folders": make_mask_folders,
+    "mask pile": make_mask_pile,
+}
 MAKERS: dict[str, Callable[..., Path]] = {
     "npz": make_npz,
     "folders": make_folders,
@@ -94,4 +144,5 @@ MAKERS: dict[str, Callable[..., Path]] = {
     "cifar": make_cifar,
     "csv": make_table,
     "parquet": make_parquet,
+    **MASK_MAKERS,
 }

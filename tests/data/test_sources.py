@@ -7,11 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_sources import MAKERS, load
+from small_sources import MAKERS, MASK_MAKERS, load
+
+from petriscope.data.imageset import IGNORE
 
 EMBEDDED = ["digits"]
 if importlib.util.find_spec("petriscope.data.sources.synthetic_smear"):
     EMBEDDED.append("synthetic-smear:160")
+EMBEDDED.append("synthetic-terrain:64")
+MASKED = [*MASK_MAKERS, "synthetic-terrain:64"]
+GRAY = ["digits", "mars", "synthetic-terrain:64"]
 
 
 def source_of(kind: str, folder: Path, gray: bool = False, seed: int = 0) -> str:
@@ -23,14 +28,21 @@ def source_of(kind: str, folder: Path, gray: bool = False, seed: int = 0) -> str
 def test_a_source_gives_uint8_pictures_with_targets_classes_and_ids(kind: str, channels: str, tmp_path: Path) -> None:
     source = source_of(kind, tmp_path / "data")
     data = load(source, channels=channels)
-    depth = {"gray": 1, "rgb": 3, "auto": 1 if kind == "digits" else 3}[channels]
+    depth = {"gray": 1, "rgb": 3, "auto": 1 if kind in GRAY else 3}[channels]
     assert data.train is not None and data.test is not None and data.val is not None
     ids = np.concatenate([part.ids for part in data.splits.values()])
     assert len(set(ids)) == len(ids)
     for part in data.splits.values():
         assert part.images.dtype == np.uint8 and part.images.shape == (len(part), *part.shape)
         assert part.shape == data.shape and part.shape[2] == depth
-        assert part.targets.dtype == np.int64 and part.targets.shape == (len(part),)
+        assert part.segments == data.segments == (kind in MASKED)
+        if kind in MASKED:
+            assert part.targets.dtype == np.uint8 and part.targets.shape == (len(part), *part.shape[:2])
+            labeled = part.targets[part.targets != IGNORE]
+            assert len(labeled) and labeled.max() < len(part.classes)
+            assert np.array_equal(part.counts, np.bincount(labeled, minlength=len(part.classes)))
+        else:
+            assert part.targets.dtype == np.int64 and part.targets.shape == (len(part),)
         assert part.classes == data.classes and len(data.classes) >= 2 and (part.counts > 0).all()
         assert np.array_equal(part.take([1, 0]), part.images[[1, 0]])
 
@@ -42,6 +54,7 @@ def test_read_twice_is_the_same(kind: str, tmp_path: Path) -> None:
     assert one.fingerprint == two.fingerprint and one.warnings == two.warnings
     for name in one.splits:
         assert np.array_equal(one.split(name).images, two.split(name).images)
+        assert np.array_equal(one.split(name).targets, two.split(name).targets)
         assert np.array_equal(one.split(name).ids, two.split(name).ids)
 
 
@@ -67,14 +80,17 @@ def test_mapped_and_resident_are_the_same_pictures(kind: str, tmp_path: Path) ->
         mapped, resident = load(source, memory="mapped", **options), load(source, memory="resident", **options)
         assert mapped.fingerprint == resident.fingerprint
         assert not any(part.mapped for part in resident.splits.values())
-        if kind != "cifar":  # its pickles are read into memory
+        if kind not in ("cifar", "mars"):  # read into memory: pickles, and pictures that share an array with masks
             assert all(part.mapped for part in mapped.splits.values())
 
 
 @pytest.mark.parametrize("kind", [*MAKERS, *EMBEDDED])
 def test_size_and_filter(kind: str, tmp_path: Path) -> None:
     source = source_of(kind, tmp_path / "data")
-    assert load(source, size=(5, 7)).shape[:2] == (5, 7)
+    data = load(source, size=(5, 7))
+    assert data.shape[:2] == (5, 7)
+    if kind in MASKED:
+        assert data.split("train").targets.shape[1:] == (5, 7)
     if "synthetic" not in kind:
         assert load(source, size=5).fingerprint != load(source, size=5, filter="nearest").fingerprint
 

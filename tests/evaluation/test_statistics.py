@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from petriscope.evaluation.metrics import confusion_matrix, from_confusion
-from petriscope.evaluation.statistics import FIGURES, Difference, Sample, Variance, difference, holm, mcnemar, resample
+from petriscope.evaluation.segmentation import mean_iou
+from petriscope.evaluation.statistics import (
+    FIGURES,
+    Difference,
+    Sample,
+    Variance,
+    difference,
+    holm,
+    mcnemar,
+    resample,
+    resample_miou,
+)
 
 
 def networks(rng, seeds, pictures, share, classes=3, own=0.5):
@@ -204,3 +215,35 @@ def test_samples_of_other_pictures_are_refused():
     )
     with pytest.raises(ValueError, match="same pictures"):
         difference(one[:1], other[1:])
+
+
+class TestMeanIoU:
+    def counts(self, networks=2, pictures=12, classes=3, seed=0):
+        """Pixels that are a class, that were taken for it, and both, from confusion matrices a picture."""
+        rng = np.random.default_rng(seed)
+        confusion = rng.integers(0, 30, (networks, pictures, classes, classes)) + 60 * np.eye(classes, dtype=int)
+        hits = np.diagonal(confusion, axis1=2, axis2=3)
+        return np.stack([confusion.sum(3), confusion.sum(2), hits], -1), confusion
+
+    def test_values_are_those_of_the_evaluation(self):
+        counts, confusion = self.counts()
+        sample = resample_miou(counts, np.arange(12), 50)
+        assert sample.values == pytest.approx([float(mean_iou(whole.sum(0))) for whole in confusion])
+        assert sample.draws.shape == (2, 50) and sample.pictures == 12
+        assert sample[:1].ci95[0] < sample.values[0] < sample[:1].ci95[1]
+
+    def test_scenes_are_drawn_whole(self):
+        counts, _ = self.counts()
+        alone = resample_miou(counts, np.arange(12), 300)
+        fivefold = resample_miou(np.tile(counts, (1, 5, 1, 1)), np.tile(np.arange(12), 5), 300)
+        np.testing.assert_allclose(fivefold.draws, alone.draws)
+        loose = resample_miou(np.tile(counts, (1, 5, 1, 1)), np.arange(60), 300)
+        assert loose.draws.std() < 0.7 * alone.draws.std()
+
+    def test_a_network_is_no_better_than_itself_and_better_than_a_worse_one(self):
+        counts, _ = self.counts(pictures=40)
+        worse = counts.copy()
+        worse[..., 2] = counts[..., 2] // 2
+        sample = resample_miou(np.concatenate([counts[:1], counts[:1], worse[:1]]), np.arange(40), 300)
+        assert difference(sample[[0]], sample[[1]]).p == pytest.approx(1)
+        assert difference(sample[[0]], sample[[2]]).p < 0.001

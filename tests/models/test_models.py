@@ -10,6 +10,7 @@ from torch import nn
 from petriscope.errors import RequestError
 from petriscope.evaluation.cost import multiply_adds, parameters
 from petriscope.models import MODELS, build_model
+from petriscope.models.backbones import import_timm
 from petriscope.models.describe import FACTS, describe_model, model_table
 from petriscope.recipe import Part
 
@@ -28,7 +29,12 @@ QUICK = {  # options that make a model quick to test, and the same at every call
     "convnext-tiny": {},
     "deit-tiny": {"resize": 32},
     "timm/resnet10t": {},  # stands for all of timm
+    "unet": {"widths": [4, 8, 8]},
+    "attention-unet": {"widths": [4, 8, 8]},
+    "dual-unet": {"widths": [4, 8, 8], "rates": [2, 4], "micro_widths": [4, 8], "residual": True},
+    "smp/unet-resnet18": {},  # stands for all of segmentation_models_pytorch
 }
+SEGMENTERS = {"unet", "attention-unet", "dual-unet", "smp/unet-resnet18"}  # a class a pixel
 BIG = {  # those that differ from one above in depth and width alone
     "resnet34": {},
     "resnet50": {},
@@ -51,8 +57,16 @@ PARAMETERS = {  # as papers and projects state them, of RGB pictures: classes, s
 every = pytest.mark.parametrize("name", sorted(QUICK))
 
 
+def need(name):
+    """Skip where a model's library is optional and not there."""
+    if name.startswith("smp/"):
+        import_timm()  # without which its own import fails beside some builds of torch
+        pytest.importorskip("segmentation_models_pytorch")
+
+
 @functools.cache
 def _built(name, channels):
+    need(name)
     torch.manual_seed(0)
     return build_model(Part(name=name, **QUICK[name]), 3, (SIDE, SIDE, channels))
 
@@ -66,17 +80,27 @@ def batch(count=2, channels=3, seed=0):
     return torch.randn(count, channels, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
 
 
+def answer(labels, name):
+    """Labels [B] as the model's targets: themselves, or a mask of several classes each, with unlabeled pixels."""
+    if name not in SEGMENTERS:
+        return labels
+    rows = torch.arange(SIDE) // 4
+    masks = ((labels[:, None] + rows) % 3)[:, :, None].repeat(1, 1, SIDE)
+    masks[:, :, :5] = 255
+    return masks
+
+
 def logits_and_loss(model, images, targets):
     """As the training loop does: a model may bring a loss of its own."""
     if hasattr(model, "forward_with_loss"):
         logits, extra = model.forward_with_loss(images)
     else:
         logits, extra = model(images), 0.0
-    return logits, nn.functional.cross_entropy(logits, targets) + extra
+    return logits, nn.functional.cross_entropy(logits, targets, ignore_index=255) + extra
 
 
 def test_every_model_is_tested():
-    assert set(QUICK) | set(BIG) == {*MODELS.members, "timm/resnet10t"}
+    assert set(QUICK) | set(BIG) == {*MODELS.members, "timm/resnet10t", "smp/unet-resnet18"}
     assert set(FACTS) == set(MODELS.members)
 
 
@@ -84,8 +108,8 @@ def test_every_model_is_tested():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_forward_and_backward_in_gray_and_rgb(name, channels):
     model = make(name, channels)
-    logits, loss = logits_and_loss(model, batch(2, channels), torch.tensor([0, 2]))
-    assert logits.shape == (2, 3)
+    logits, loss = logits_and_loss(model, batch(2, channels), answer(torch.tensor([0, 2]), name))
+    assert logits.shape == ((2, 3, SIDE, SIDE) if name in SEGMENTERS else (2, 3))
     assert logits.dtype == torch.float32
     loss.backward()
     assert [key for key, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
@@ -119,7 +143,7 @@ def test_half_precision_is_near_full(name):
 @every
 def test_a_step_lowers_the_loss(name):
     model = make(name)
-    images, targets = batch(4), torch.arange(4) % 3
+    images, targets = batch(4), answer(torch.arange(4) % 3, name)
     _, before = logits_and_loss(model, images, targets)
     before.backward()
     # Downhill along the gradient, by a length at which a descent is sure in a smooth model and seen in fp32.
@@ -148,7 +172,13 @@ def test_it_can_be_exported(name):
 
 
 @every
+def test_it_says_what_it_makes(name):
+    assert getattr(make(name), "segments", False) == (name in SEGMENTERS)
+
+
+@every
 def test_seeded_building_is_repeatable(name):
+    need(name)
     torch.manual_seed(0)
     again = build_model(Part(name=name, **QUICK[name]), 3, (SIDE, SIDE, 3), fresh=False).state_dict()
     first = make(name).state_dict()
@@ -188,7 +218,7 @@ def test_the_table_says_what_is_counted(name):
 
 def test_the_table_lists_all_in_columns():
     lines = model_table().splitlines()
-    assert [line.split()[0] for line in lines[1:-1]] == list(MODELS.members)
+    assert [line.split()[0] for line in lines[1:-2]] == list(MODELS.members)
     paper = lines[0].index("paper")
     assert all(line[paper - 1] == " " and line[paper] != " " for line in lines)
 
@@ -221,8 +251,17 @@ def test_a_model_is_described_with_its_options():
         ("resnet81", {}, (28, 28, 3), "did you mean resnet18"),
         ("timm/vgg11", {"drop_path_rate": 0.1}, (32, 32, 3), "drop_path_rate"),
         ("resnet18", {"atention": "se"}, (28, 28, 3), "did you mean attention"),
+        ("unet", {"widths": [8]}, (28, 28, 3), "two levels"),
+        ("dual-unet", {"rates": [2]}, (28, 28, 3), "1 rates for 4 levels"),
+        ("dual-unet", {"micro_widths": [2]}, (28, 28, 3), "two levels"),
+        ("smp/unett-resnet18", {}, (28, 28, 3), "did you mean unet"),
+        ("smp/unet-resnet81", {}, (28, 28, 3), "did you mean resnet18"),
+        ("smp/unet-tu-resnet81", {}, (28, 28, 3), "did you mean tu-resnet18"),
+        ("smp/unet", {}, (28, 28, 3), "known: resnet18"),
+        ("smp/unet-resnet18", {"widths": [8]}, (28, 28, 3), "widths"),
     ],
 )
 def test_what_cannot_be_made_is_refused_with_the_reason(name, options, shape, says):
+    need(name)
     with pytest.raises(RequestError, match=says):
         build_model(Part(name=name, **options), 3, shape)

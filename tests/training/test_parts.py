@@ -19,6 +19,7 @@ from petriscope.training.optimizers import OPTIMIZERS
 from petriscope.training.schedules import SCHEDULES
 
 COUNTS = np.array([10, 30, 60])
+A_TARGET_AT_A_TIME = ["cross-entropy", "focal", "generalized-cross-entropy"]
 
 
 class TestLosses:
@@ -47,7 +48,7 @@ class TestLosses:
         with pytest.raises(RequestError, match="2 numbers for 3 classes"):
             LOSSES.build(Part(name="cross-entropy", class_weights=[1, 2]), COUNTS)
 
-    @pytest.mark.parametrize("name", sorted(LOSSES.members))
+    @pytest.mark.parametrize("name", A_TARGET_AT_A_TIME)
     @pytest.mark.parametrize("weights", ["none", "balanced"])
     def test_hard_targets_are_soft_ones_of_one_class(self, name, weights):
         loss = LOSSES.build(Part(name=name, class_weights=weights), COUNTS)
@@ -57,7 +58,7 @@ class TestLosses:
         scale = 1.0 if loss.weight is None else loss.weight[targets].mean().item()
         assert loss(logits, soft).item() == pytest.approx(loss(logits, targets).item() * scale, rel=1e-5)
 
-    @pytest.mark.parametrize("name", sorted(LOSSES.members))
+    @pytest.mark.parametrize("name", A_TARGET_AT_A_TIME)
     def test_masks_are_as_many_labels_as_pixels(self, name):
         loss = LOSSES.build(Part(name=name, class_weights="balanced"), COUNTS)
         logits = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
@@ -65,7 +66,7 @@ class TestLosses:
         flat = loss(logits.permute(0, 2, 3, 1).reshape(-1, 3), masks.flatten())
         assert loss(logits, masks).item() == pytest.approx(flat.item(), rel=1e-5)
 
-    @pytest.mark.parametrize("name", sorted(LOSSES.members))
+    @pytest.mark.parametrize("name", A_TARGET_AT_A_TIME)
     def test_the_gradient_pulls_towards_the_target(self, name):
         logits = torch.zeros(1, 3, requires_grad=True)
         LOSSES.build(Part(name=name), COUNTS)(logits, torch.tensor([1])).backward()

@@ -21,6 +21,7 @@ MODELS = {
     "d4-resnet": (Part(name="d4-resnet", widths=[8, 16], depths=[1, 2]), (16, 16, 3)),
     "mobilenet-v3-large": (Part(name="mobilenet-v3-large"), (32, 32, 3)),
     "deit-tiny": (Part(name="deit-tiny", resize=224), (32, 32, 3)),
+    "dual-unet": (Part(name="dual-unet", widths=[4, 8], rates=[2]), (16, 16, 3)),
 }
 
 
@@ -186,6 +187,23 @@ def test_features_behind_dropout_are_not_kept():
         plan.freeze(plan.stage(0).names)
         taken = frozen_features(net, head_module(net), batches, normalize, "fp32")
         assert (taken is not None) == kept
+
+
+@pytest.mark.parametrize(("side", "patch", "kept"), [(16, 1, True), (16, 2, False), (15, 1, False)])
+def test_features_before_logits_are_resized_are_not_kept(side, patch, kept):
+    from petriscope.augment.pipeline import Normalize
+    from petriscope.data.batches import Batches
+    from petriscope.data.imageset import ImageSet
+    from petriscope.training.features import frozen_features, head_module
+
+    pixels = np.random.default_rng(0).integers(0, 256, (3, side, side, 1), dtype=np.uint8)
+    images = ImageSet(pixels, np.zeros((3, side, side), dtype=np.uint8), ("a", "b"), np.arange(3).astype(str))
+    batches, normalize = Batches(images, torch.device("cpu")), Normalize((0.5,), (0.2,))
+    net = build_model(Part(name="unet", widths=[4, 8], patch=patch), 2, (side, side, 1))
+    plan = plan_for(net, train="head")
+    plan.freeze(plan.stage(0).names)
+    taken = frozen_features(net, head_module(net), batches, normalize, "fp32", quiet=True)
+    assert (taken is not None) == kept
 
 
 class TestDistillation:

@@ -38,5 +38,6 @@ AUGMENTATIONS = Catalogue(
         "aug-mix": "petriscope.augment.policies:AugMix",
         "mixup": "petriscope.augment.mixing:MixUp",
         "cutmix": "petriscope.augment.mixing:CutMix",
+        "copy-paste": "petriscope.augment.mixing:CopyPaste",
     },
 )

@@ -50,10 +50,11 @@ class Pixelwise:
 class Mixing:
     """Blends pictures of a batch with one another, and their targets with them.
 
-    ``for_masks``: whether the targets may be masks.
+    ``for_masks``, ``for_labels``: whether the targets may be masks, and whether they may be labels.
     """
 
     for_masks = True
+    for_labels = True
 
     def __call__(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """float32 [B, C, H, W] in [0, 1] with targets, the share of each class, float32 [B, K], or masks,

@@ -131,8 +131,8 @@ def is_exact(matrices: Tensor, size: tuple[int, int]) -> Tensor:
     return near & (mirrored | turned if size[0] == size[1] else mirrored)
 
 
-def gather(images: Tensor, matrices: Tensor) -> Tensor:
-    """Move pixels by exact maps, reflecting at the border.
+def gather(images: Tensor, matrices: Tensor, outside: int | None = None) -> Tensor:
+    """Move pixels by exact maps, reflecting at the border, or filling in ``outside`` for what comes from beyond it.
 
     An exact map sends each output row to one input row or one input column, so the source of pixel (y, x) is a sum of
     a term in y and a term in x: two small tables a picture, and one indexing of the batch.
@@ -158,9 +158,28 @@ def gather(images: Tensor, matrices: Tensor) -> Tensor:
         ]
         plain = [np.where(turned[:, None], c, p) for c, p in zip(crossed, plain, strict=True)]
     by_y, by_x = (torch.from_numpy(table).to(images.device) for table in plain)
+    out_of_frame = None if outside is None else _beyond(matrices, height, width)
     by_y += torch.arange(batch, device=images.device)[:, None] * (height * width)
     index = by_y[:, :, None] + by_x[:, None, :]
-    return images.reshape(-1, channels).index_select(0, index.flatten()).view(batch, height, width, channels)
+    moved = images.reshape(-1, channels).index_select(0, index.flatten()).view(batch, height, width, channels)
+    if outside is not None and out_of_frame is not None:
+        moved.masked_fill_(out_of_frame[..., None].to(images.device), outside)
+    return moved
+
+
+def _beyond(matrices: Tensor, height: int, width: int) -> Tensor | None:
+    """Which output pixels come from outside the frame, bool [B, H, W] on the CPU; None: none does."""
+    corner_y, corner_x = (height - 1) / 2, (width - 1) / 2
+    corners = torch.tensor([[x, y, 1.0] for x in (-corner_x, corner_x) for y in (-corner_y, corner_y)]).T
+    reach = (matrices @ corners).abs().amax(2)  # an affine map is farthest out at a corner
+    if bool(((reach[:, 0] <= corner_x + 0.5) & (reach[:, 1] <= corner_y + 0.5)).all()):
+        return None
+    y = (torch.arange(height) - corner_y)[:, None]
+    x = torch.arange(width) - corner_x
+    m = matrices[:, :2, :, None, None]
+    from_x, from_y = (m[:, axis, 0] * x + m[:, axis, 1] * y + m[:, axis, 2] for axis in (0, 1))
+    # The frame ends where its outermost pixels do, half a pixel beyond their centers.
+    return (from_x.abs() > width / 2 + 1e-3) | (from_y.abs() > height / 2 + 1e-3)
 
 
 def _sources(step: np.ndarray, offset: np.ndarray, count: int, side: int) -> np.ndarray:
@@ -175,8 +194,10 @@ def _sources(step: np.ndarray, offset: np.ndarray, count: int, side: int) -> np.
     return np.minimum(index, period - index)
 
 
-def resample(images: Tensor, matrices: Tensor, mode: Literal["bilinear", "nearest"] = "bilinear") -> Tensor:
-    """Move pixels by any affine maps, reflecting at the border.
+def resample(
+    images: Tensor, matrices: Tensor, mode: Literal["bilinear", "nearest"] = "bilinear", outside: int | None = None
+) -> Tensor:
+    """Move pixels by any affine maps, reflecting at the border, or filling in ``outside`` for what comes from beyond it.
 
     Args:
         images: float32 [B, C, H, W].
@@ -188,4 +209,7 @@ def resample(images: Tensor, matrices: Tensor, mode: Literal["bilinear", "neares
     half = torch.tensor([width / 2, height / 2], device=images.device)
     theta = torch.cat([m[:, :2, :2] * half[None, None, :] / half[None, :, None], m[:, :2, 2:] / half[None, :, None]], 2)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode=mode, padding_mode="reflection", align_corners=False)
+    moved = F.grid_sample(images, grid, mode=mode, padding_mode="reflection", align_corners=False)
+    if outside is not None:
+        moved.masked_fill_((grid.abs() > 1).any(3)[:, None], outside)
+    return moved

@@ -1,4 +1,4 @@
-"""Blending pictures of a batch with one another: MixUp and CutMix."""
+"""Blending pictures of a batch with one another: MixUp, CutMix and copy-paste."""
 
 from __future__ import annotations
 
@@ -63,6 +63,41 @@ class CutMix(Mixing):
         if targets.ndim == 3:
             return mixed, torch.where(pasted > 0, targets[partner], targets)
         return mixed, torch.lerp(targets[partner], targets, kept[:, None])
+
+
+class CopyPaste(Mixing):
+    """Paste what another picture of the batch has of some classes, pixel by pixel and with its mask, at the same place.
+    Ghiasi et al., 2021, arXiv:2012.07177. For classes so rare that few pictures have any: the other picture is one of
+    those that do.
+
+    Args:
+        classes: indices of the classes pasted.
+        p: how many of the pictures something is pasted into; none, where the batch has nothing of these classes.
+    """
+
+    for_labels = False
+
+    def __init__(
+        self,
+        *,
+        classes: Annotated[tuple[Annotated[int, Field(ge=0, lt=255)], ...], Field(min_length=1)],
+        p: Probability = 0.5,
+    ) -> None:
+        self.classes, self.p = classes, p
+
+    def __call__(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        falls = chosen(len(images), self.p, generator)
+        which = torch.rand(len(images), generator=generator)
+        pasted = targets == self.classes[0]
+        for label in self.classes[1:]:
+            pasted = pasted | (targets == label)
+        holders = pasted.flatten(1).any(1).nonzero().squeeze(1)
+        if len(holders) == 0 or not falls.any():
+            return images, targets
+        partner = holders[(which * len(holders)).long().clamp_max(len(holders) - 1).to(holders.device)]
+        there = pasted[partner] & falls.to(images.device)[:, None, None]
+        mixed = torch.lerp(images, images[partner], there[:, None].to(images.dtype))
+        return mixed, torch.where(there, targets[partner], targets)
 
 
 def _draw(batch: int, alpha: float, p: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +21,7 @@ from petriscope.augment.base import (
 )
 from petriscope.augment.color import apply_color, compose, mapped, unchanged
 from petriscope.augment.geometry import gather, is_exact, resample
+from petriscope.data.imageset import IGNORE
 from petriscope.errors import RequestError
 from petriscope.recipe import Part
 
@@ -87,8 +87,10 @@ class Pipeline:
             targets: masks moved as the pictures are; labels as they were, or, where pictures are mixed, the share of
             each class, float32 [B, K].
 
+        Masks have `petriscope.data.imageset.IGNORE` where something comes in from outside the picture.
+
         Raises:
-            RequestError: masks with an operation that blends what lies under them.
+            RequestError: masks with an operation that blends what lies under them; labels with one that needs masks.
         """
         masks = targets if targets.ndim == 3 else None
         operations = drawn(self.operations, len(images), generator)
@@ -99,29 +101,37 @@ class Pipeline:
         moves = torch.where(exact[:, None, None], matrices, torch.eye(3))
         if (moves != torch.eye(3)).any():
             images = gather(images, moves)
-            masks = None if masks is None else gather(masks[..., None], moves)[..., 0]
+            masks = None if masks is None else gather(masks[..., None], moves, IGNORE)[..., 0]
         if self.exact:
             return images, targets if masks is None else masks
         pixels = to_float(images)
         rows = (~exact).nonzero().squeeze(1)
         pixels = resample_rows(pixels, matrices, rows)
         if masks is not None:
-            masks = resample_rows(masks[:, None].float(), matrices, rows, "nearest")[:, 0].to(masks.dtype)
+            masks = _resample_masks(masks, matrices, rows)
         pixels = apply_pixels(pixels, operations, generator)
         mixing = [op for op in operations if isinstance(op, Mixing)]
+        check_targets(operations, masks is not None)
         if masks is not None:
-            for operation in operations:
-                if isinstance(operation, Pixelwise | Mixing) and not operation.for_masks:
-                    raise RequestError(
-                        f"{type(operation).__name__} blends pictures, and a mask holds one class a pixel: leave it out "
-                        "of augment where targets are masks (cutmix and rand-augment move masks with the pictures)"
-                    )
             targets = masks
         elif mixing:
             targets = F.one_hot(targets, self.classes).float()
         for mix in mixing:
             pixels, targets = mix(pixels, targets, generator)
         return pixels, targets
+
+
+def check_targets(operations: Sequence[Augmentation], segments: bool) -> None:
+    """Refuse operations that cannot take along targets of this kind: masks, or labels."""
+    for operation in operations:
+        name = type(operation).__name__
+        if segments and not getattr(operation, "for_masks", True):
+            raise RequestError(
+                f"{name} blends pictures, and a mask holds one class a pixel: leave it out "
+                "of augment where targets are masks (cutmix and rand-augment move masks with the pictures)"
+            )
+        if not segments and not getattr(operation, "for_labels", True):
+            raise RequestError(f"{name} needs masks, and the targets are labels: leave it out of augment")
 
 
 def drawn(operations: Sequence[Augmentation], batch: int, generator: torch.Generator) -> list[Operation]:
@@ -141,16 +151,24 @@ def product(operations: Sequence[Geometric], batch: int, size: tuple[int, int], 
     return total
 
 
-def resample_rows(
-    pixels: Tensor, matrices: Tensor, rows: Tensor, mode: Literal["bilinear", "nearest"] = "bilinear"
-) -> Tensor:
+def resample_rows(pixels: Tensor, matrices: Tensor, rows: Tensor) -> Tensor:
     """Resample the pictures at ``rows``, int64 on the CPU, in place; the others keep their bits."""
     if len(rows) == 0:
         return pixels
     if len(rows) == len(pixels):
-        return resample(pixels, matrices, mode)
+        return resample(pixels, matrices)
     here = rows.to(pixels.device)
-    return pixels.index_copy_(0, here, resample(pixels.index_select(0, here), matrices[rows], mode))
+    return pixels.index_copy_(0, here, resample(pixels.index_select(0, here), matrices[rows]))
+
+
+def _resample_masks(masks: Tensor, matrices: Tensor, rows: Tensor) -> Tensor:
+    """uint8 [B, H, W]: the masks at ``rows`` moved to the nearest pixel, `IGNORE` for what comes from outside."""
+    if len(rows) == 0:
+        return masks
+    here = rows.to(masks.device)
+    chosen = masks.index_select(0, here)[:, None].float()
+    moved = resample(chosen, matrices[rows], "nearest", IGNORE)[:, 0].to(masks.dtype)
+    return masks.index_copy(0, here, moved)
 
 
 def apply_pixels(pixels: Tensor, operations: Sequence[Operation], generator: torch.Generator) -> Tensor:

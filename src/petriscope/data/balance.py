@@ -13,7 +13,7 @@ def epoch_order(targets: np.ndarray, balance: Balance, seed: int, epoch: int, si
     """The order of one epoch, a function of its arguments alone: no state to save, none to lose.
 
     Args:
-        targets: int64 [N].
+        targets: int64 [N], what each picture counts as: its label; of a mask, its rarest class (`ImageSet.strata`).
         balance: ``none``: every picture once. ``weighted-sampler``: N draws with replacement, every class equally
             likely. ``oversample``: every picture at least once, classes repeated up to the largest.
         seed, epoch: another epoch is another order.

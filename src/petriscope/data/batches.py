@@ -32,7 +32,7 @@ class Batches:
             self._resident = torch.from_numpy(np.ascontiguousarray(images.images)).to(device)
 
     def take(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        """uint8 [B, H, W, C] and int64 [B] at ``indices``."""
+        """uint8 [B, H, W, C] at ``indices``, with int64 [B], or masks uint8 [B, H, W]."""
         if self.mapped:
             return self._from_disk(indices)
         index = torch.from_numpy(indices).to(self.device)

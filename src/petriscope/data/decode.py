@@ -109,6 +109,18 @@ def resize(image: np.ndarray, size: tuple[int, int], filter: Filter) -> np.ndarr
     return out[..., None] if out.ndim == 2 else out
 
 
+def picture_size(path: Path) -> tuple[int, int]:
+    """(height, width) of an upright picture, from its header.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    header, reason = probe_file(path)
+    if header is None:
+        raise DataError(f"{path} cannot be read as a picture: {reason}")
+    return header[0], header[1]
+
+
 def scale_16_bit(values: np.ndarray, bits: int) -> np.ndarray:
     """uint16 values 0..2**bits-1 to uint8 0..255, rounded to the nearest.
 

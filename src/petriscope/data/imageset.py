@@ -7,6 +7,7 @@ import mmap
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from petriscope.data.decided import Audited
 
 SPLITS = ("train", "val", "test")
+IGNORE = 255  # in a mask: a pixel that is unlabeled; it is neither learnt from nor judged
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +28,7 @@ class ImageSet:
 
     Args:
         pixels: uint8 [M, H, W, C], C 1 (gray) or 3 (RGB); may be mapped from disk (`numpy.memmap`).
-        targets: int64 [N], class indices from 0.
+        targets: labels, int64 [N], class indices from 0; or masks, uint8 [N, H, W], a class index or `IGNORE` a pixel.
         classes: class names; ``targets`` index it.
         ids: a name a picture, [N] strings: the path below the source, or ``split/index``.
         groups: [N] strings; pictures of one group (one slide) stay together when splits are drawn.
@@ -49,23 +51,51 @@ class ImageSet:
             raise DataError(
                 f"pictures must be uint8 [N, H, W, 1 or 3], not {self.pixels.dtype} {list(self.pixels.shape)}"
             )
-        if self.targets.shape != (len(self),) or self.targets.dtype != np.int64:
-            raise DataError(f"targets must be int64 [N], not {self.targets.dtype} {list(self.targets.shape)}")
+        if self.segments:
+            self._check_masks()
+        elif self.targets.ndim != 1 or self.targets.dtype != np.int64:
+            raise DataError(
+                f"targets must be int64 [N] or uint8 [N, H, W], not {self.targets.dtype} {list(self.targets.shape)}"
+            )
         for name in ("ids", "groups", "rows"):
             array = getattr(self, name)
             if array is not None and len(array) != len(self):
                 raise DataError(f"{len(array)} {name} for {len(self)} pictures")
         if self.rows is None and len(self.pixels) != len(self):
             raise DataError(f"{len(self.pixels)} pictures and {len(self)} targets")
-        if len(self) and not 0 <= self.targets.min() <= self.targets.max() < len(self.classes):
+        if not self.segments and len(self) and not 0 <= self.targets.min() <= self.targets.max() < len(self.classes):
             wrong = int(np.flatnonzero((self.targets < 0) | (self.targets >= len(self.classes)))[0])
             raise DataError(
                 f"label {self.targets[wrong]} of picture {self.ids[wrong]} is out of range: "
                 f"there are {len(self.classes)} classes, counted from 0"
             )
 
+    def _check_masks(self) -> None:
+        if self.targets.dtype != np.uint8 or self.targets.shape[1:] != self.shape[:2]:
+            raise DataError(
+                f"masks must be uint8 [N, {self.shape[0]}, {self.shape[1]}] as the pictures are, not "
+                f"{self.targets.dtype} {list(self.targets.shape)}"
+            )
+        if len(self.classes) > IGNORE:
+            raise DataError(
+                f"masks can have {IGNORE} classes, not {len(self.classes)}: {IGNORE} marks unlabeled pixels"
+            )
+        known = np.zeros(256, dtype=bool)
+        known[: len(self.classes)] = known[IGNORE] = True
+        for index, mask in enumerate(self.targets):
+            if not known[mask].all():
+                raise DataError(
+                    f"the mask of picture {self.ids[index]} has the value {mask[~known[mask]][0]}; there are "
+                    f"{len(self.classes)} classes, counted from 0"
+                )
+
     def __len__(self) -> int:
         return len(self.targets)
+
+    @property
+    def segments(self) -> bool:
+        """Whether targets are masks: a class a pixel, not a picture."""
+        return self.targets.ndim == 3
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -84,8 +114,27 @@ class ImageSet:
 
     @property
     def counts(self) -> np.ndarray:
-        """Pictures a class, int64 [K]."""
+        """Pictures a class, int64 [K]; of masks, labeled pixels a class."""
+        if self.segments:
+            return self.pixel_counts.sum(0)
         return np.bincount(self.targets, minlength=len(self.classes))
+
+    @cached_property
+    def pixel_counts(self) -> np.ndarray:
+        """Of masks: labeled pixels of each class in each picture, int64 [N, K]."""
+        count = len(self.classes)
+        rows = [np.bincount(mask.reshape(-1), minlength=256)[:count] for mask in self.targets]
+        return np.array(rows, dtype=np.int64).reshape(-1, count)
+
+    @cached_property
+    def strata(self) -> np.ndarray:
+        """What a picture counts as where classes are to be balanced, int64 [N]: its label; of a mask, its rarest class by
+        pixels. A mask without labels counts as the most frequent class."""
+        if not self.segments:
+            return self.targets
+        rarest_first = np.argsort(self.counts, kind="stable")
+        there = self.pixel_counts[:, rarest_first] > 0
+        return rarest_first[np.where(there.any(1), there.argmax(1), len(self.classes) - 1)]
 
     def take(self, indices: np.ndarray | Sequence[int]) -> np.ndarray:
         """The pictures at ``indices``, uint8 [B, H, W, C]."""
@@ -94,7 +143,7 @@ class ImageSet:
         return _read(self.pixels, rows) if isinstance(self.pixels, np.memmap) else np.asarray(self.pixels[rows])
 
     def subset(self, indices: np.ndarray) -> ImageSet:
-        """Some of the pictures, as a view of the same pixels."""
+        """Some of the pictures, as a view of the same pixels; masks are copied."""
         indices = np.asarray(indices, dtype=np.int64)
         return replace(
             self,
@@ -133,7 +182,7 @@ def _read(pixels: np.memmap, rows: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Up to three image sets with the same classes and picture shape.
+    """Up to three image sets with the same classes, picture shape and kind of targets.
 
     Args:
         train, val, test: the splits; any may be missing.
@@ -169,6 +218,11 @@ class Dataset:
     @property
     def classes(self) -> tuple[str, ...]:
         return next(iter(self.splits.values())).classes
+
+    @property
+    def segments(self) -> bool:
+        """Whether targets are masks."""
+        return next(iter(self.splits.values())).segments
 
     @property
     def shape(self) -> tuple[int, int, int]:

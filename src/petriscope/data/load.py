@@ -26,8 +26,8 @@ def load_dataset(section: DataSection) -> Dataset:
         section: the source, and how its pictures become one uint8 array.
 
     Returns:
-        A `Dataset`, its pictures uint8 [N, H, W, C] of one shape, its targets int64 [N], its class names those of all
-        splits; ``warnings`` says what the user should know.
+        A `Dataset`, its pictures uint8 [N, H, W, C] of one shape, its targets int64 [N] or masks uint8 [N, H, W], its
+        class names those of all splits; ``warnings`` says what the user should know.
 
     Raises:
         RequestError: no source, an unknown one, or options that do not fit it.
@@ -49,6 +49,8 @@ def load_dataset(section: DataSection) -> Dataset:
         sets, audited = decided.apply_decisions(decisions, sets, section)
         if not sets:
             raise DataError(f"{section.audit} drops every picture of {section.source}")
+    if section.drop_single_class and "train" in sets:
+        sets["train"] = _drop_single_class(sets["train"], section.source, warnings)
     _check(sets, section.source)
     digests = {name: part.digests() for name, part in sets.items()}
     warnings += _leaks(sets, digests)
@@ -79,7 +81,10 @@ def _draw(sets: dict[str, ImageSet], section: DataSection, warnings: list[str]) 
             f"data.val_fraction and data.test_fraction add up to {sum(fractions.values()):g}; nothing is left for train"
         )
     if whole.groups is None:
-        drawn = draw_stratified(whole.targets, fractions, section.split_seed)
+        drawn = draw_stratified(whole.strata, fractions, section.split_seed)
+    elif whole.segments:  # by pixels a class, and by pictures
+        amounts = np.concatenate([whole.pixel_counts, np.ones((len(whole), 1), dtype=np.int64)], axis=1)
+        drawn = draw_grouped(amounts, whole.groups, fractions, section.split_seed)
     else:
         drawn = draw_grouped(whole.targets, whole.groups, fractions, section.split_seed)
     for name in fractions:
@@ -88,6 +93,19 @@ def _draw(sets: dict[str, ImageSet], section: DataSection, warnings: list[str]) 
             warnings.append(f"too few {unit} to draw a {name} split of {fractions[name]:g}; there is none")
     parts = {name: whole.subset(indices) for name, indices in drawn.items() if len(indices)} | given
     return {name: parts[name] for name in SPLITS if name in parts}
+
+
+def _drop_single_class(train: ImageSet, source: str, warnings: list[str]) -> ImageSet:
+    """Leave out pictures whose mask says one thing of every pixel: drawn by someone in a hurry, or not drawn at all."""
+    if not train.segments:
+        raise RequestError(f"data.drop_single_class is about masks, and the targets of {source} are labels")
+    first = train.targets[:, :1, :1]
+    several = np.flatnonzero((train.targets != first).any(axis=(1, 2)))
+    if not len(several):
+        raise DataError(f"{source}: every training mask has one class alone; data.drop_single_class leaves no picture")
+    if dropped := len(train) - len(several):
+        warnings.append(f"{dropped:,} of {len(train):,} training pictures have a mask of one class alone; left out")
+    return train.subset(several)
 
 
 def _check(sets: dict[str, ImageSet], source: str) -> None:
@@ -99,6 +117,9 @@ def _check(sets: dict[str, ImageSet], source: str) -> None:
                 f"{source}: {first} has the classes {', '.join(sets[first].classes)}, "
                 f"{name} {', '.join(sets[name].classes)}; they must agree"
             )
+        if sets[name].segments != sets[first].segments:
+            kinds = ", ".join(f"{key} {'masks' if part.segments else 'labels'}" for key, part in sets.items())
+            raise DataError(f"{source}: the targets must be of one kind in all splits, not {kinds}")
         if sets[name].shape != sets[first].shape:
             raise DataError(
                 f"{source}: {first} pictures are {_shape(sets[first])}, {name} pictures {_shape(sets[name])}; "
@@ -108,13 +129,14 @@ def _check(sets: dict[str, ImageSet], source: str) -> None:
         return
     train = sets["train"]
     if len(train.classes) < 2:
-        raise DataError(f"{source} has only one class, {train.classes[0]}; a classifier needs two or more")
+        raise DataError(f"{source} has only one class, {train.classes[0]}; a model needs two or more")
+    what = "pixels" if train.segments else "pictures"
     if lacking := [train.classes[label] for label in np.flatnonzero(train.counts == 0)]:
         numbered = all(name.isdigit() for name in train.classes)
         hint = " Labels count from 0." if numbered and lacking[0] == "0" else ""
         shown = ", ".join(lacking[:10]) + (f" and {len(lacking) - 10:,} more" if len(lacking) > 10 else "")
         raise DataError(
-            f"{source}: no training pictures of the class{'es' if len(lacking) > 1 else ''} {shown}; "
+            f"{source}: no training {what} of the class{'es' if len(lacking) > 1 else ''} {shown}; "
             f"add some, or take the class out of the source.{hint}"
         )
 

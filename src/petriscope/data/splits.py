@@ -46,7 +46,7 @@ def draw_grouped(
     that then has no picture in ``train`` gets its smallest group back.
 
     Args:
-        targets: int64 [N], class indices.
+        targets: int64 [N], class indices; or int64 [N, K], how much of each class a picture has.
         groups: [N], equal for pictures that belong together.
         fractions: share of each split but ``train``, which takes the rest.
         seed: of the draw; it orders groups of one size.
@@ -55,8 +55,9 @@ def draw_grouped(
         As `draw_stratified`; a split may be empty where there are few groups.
     """
     _, member = np.unique(groups, return_inverse=True)
-    table = np.zeros((member.max(initial=-1) + 1, targets.max(initial=-1) + 1), dtype=np.float64)  # [groups, classes]
-    np.add.at(table, (member, targets), 1)
+    amounts = np.eye(targets.max(initial=-1) + 1)[targets] if targets.ndim == 1 else targets.astype(np.float64)
+    table = np.zeros((member.max(initial=-1) + 1, amounts.shape[1]), dtype=np.float64)  # [groups, classes]
+    np.add.at(table, member, amounts)
     totals = table.sum(0)
     names = [REST, *fractions]
     share = np.array([1 - sum(fractions.values()), *fractions.values()])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -25,35 +25,84 @@ def views(images: Tensor, tta: TTA) -> list[Tensor]:
             ``flips``: the 4 mirror images; ``d4``: the 8 symmetries of the square (the 4
             mirror images where pictures are not square).
     """
+    return [_turn(images, flips, across) for flips, across in _turns(tta, images.shape[2] == images.shape[3])]
+
+
+def _turns(tta: TTA, square: bool) -> list[tuple[tuple[int, ...], bool]]:
+    """The dimensions that each view mirrors, and whether it then swaps rows and columns."""
     if tta == "none":
-        return [images]
+        return [((), False)]
     if tta == "mirror":
-        return [images, images.flip(3)]
-    flips = [images, images.flip(3), images.flip(2), images.flip((2, 3))]
-    if tta == "flips" or images.shape[2] != images.shape[3]:
-        return flips
-    return flips + [view.transpose(2, 3) for view in flips]
+        return [((), False), ((3,), False)]
+    flips: list[tuple[int, ...]] = [(), (3,), (2,), (2, 3)]
+    plain = [(dims, False) for dims in flips]
+    return plain if tta == "flips" or not square else plain + [(dims, True) for dims in flips]
+
+
+def _turn(images: Tensor, flips: tuple[int, ...], across: bool) -> Tensor:
+    out = images.flip(flips) if flips else images
+    return out.transpose(2, 3) if across else out
+
+
+def _turn_back(maps: Tensor, flips: tuple[int, ...], across: bool) -> Tensor:
+    out = maps.transpose(2, 3) if across else maps
+    return out.flip(flips) if flips else out
 
 
 @torch.inference_mode()
 def predict_batch(
     model: nn.Module, images: Tensor, normalize: Callable[[Tensor], Tensor], number_format: Format, tta: TTA
 ) -> Tensor:
-    """Log-probabilities, float32 [B, K]: of the mean probability over the views.
+    """Log-probabilities, float32 [B, K] or of every pixel [B, K, H, W]: of the mean probability over the views. What a
+    model says of each pixel is turned back before it is averaged.
 
     Args:
         images: uint8 [B, H, W, C] on the model's device.
     """
     normalized = normalize(images)
     total: Tensor | float = 0.0
-    copies = views(normalized, tta)
-    for view in copies:
+    turns = _turns(tta, normalized.shape[2] == normalized.shape[3]) if normalized.ndim == 4 else [((), False)]
+    for flips, across in turns:
         with autocast(images.device, number_format):
-            logits = model(view)
-        if len(copies) == 1:
+            logits = model(_turn(normalized, flips, across))
+        if len(turns) == 1:
             return logits.float().log_softmax(1)
-        total = total + logits.float().softmax(1)
-    return (torch.as_tensor(total) / len(copies)).clamp_min(1e-12).log()
+        probabilities = logits.float().softmax(1)
+        total = total + (_turn_back(probabilities, flips, across) if logits.ndim == 4 else probabilities)
+    return (torch.as_tensor(total) / len(turns)).clamp_min(1e-12).log()
+
+
+def predict_batches(
+    model: nn.Module,
+    batches: Batches,
+    normalize: Callable[[Tensor], Tensor],
+    number_format: Format,
+    tta: TTA = "none",
+    batch_size: int = 512,
+    label: str | None = None,
+    each: Callable[[Tensor], object] | None = None,
+) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+    """Go through a set in order: the indices of a batch, its log-probabilities as `predict_batch` gives them, and its
+    targets. The model is left in the mode it was in.
+
+    Args:
+        each: called with a batch, uint8 [B, H, W, C], when it is done.
+    """
+    training = model.training
+    model.eval()
+    try:
+        order = np.arange(len(batches.images))
+        chunks: Sequence[np.ndarray] = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+        with progress(label or "", len(order)) as bar:
+            for indices, (pictures, targets) in zip(chunks, batches.iterate(chunks), strict=True):
+                log_p = predict_batch(model, pictures, normalize, number_format, tta)
+                if each is not None:
+                    each(pictures)
+                yield indices, log_p, targets
+                if label:
+                    bar.advance(len(pictures))
+    finally:
+        model.train(training)
 
 
 def predict_set(
@@ -71,19 +120,5 @@ def predict_set(
     Args:
         each: called with a batch, uint8 [B, H, W, C], when it is done.
     """
-    training = model.training
-    model.eval()
-    try:
-        order = np.arange(len(batches.images))
-        chunks: Sequence[np.ndarray] = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-        out = []
-        with progress(label or "", len(order)) as bar:
-            for pictures, _ in batches.iterate(chunks):
-                out.append(predict_batch(model, pictures, normalize, number_format, tta).exp().cpu())
-                if each is not None:
-                    each(pictures)
-                if label:
-                    bar.advance(len(pictures))
-        return torch.cat(out).numpy()
-    finally:
-        model.train(training)
+    parts = predict_batches(model, batches, normalize, number_format, tta, batch_size, label, each)
+    return torch.cat([log_p.exp().cpu() for _, log_p, _ in parts]).numpy()

@@ -17,8 +17,9 @@ from scipy.special import bdtr, ndtri, stdtr, stdtrit
 from petriscope.evaluation.intervals import bootstrap_weights, percentile95, wilson
 from petriscope.evaluation.metrics import from_confusion
 
-Figure = Literal["accuracy", "balanced_accuracy", "macro_f1"]
-FIGURES: tuple[Figure, ...] = get_args(Figure)
+LabelFigure = Literal["accuracy", "balanced_accuracy", "macro_f1"]
+Figure = Literal[LabelFigure, "miou"]  # the last of masks
+FIGURES: tuple[LabelFigure, ...] = get_args(LabelFigure)
 RESAMPLES = 5000
 MOST_SEEDS = 1000  # of a method; more is no plan
 MANY = 1e9  # degrees of freedom, where several seeds came out the same
@@ -32,7 +33,7 @@ class Sample:
 
     Args:
         figure: which one; a share, 0 to 1.
-        right: whether each network was right, bool [S, N].
+        right: whether each network was right, bool [S, N]; of masks, nothing that counts.
         values: float [S].
         draws: float [S, R].
     """
@@ -203,6 +204,29 @@ def resample(
     values = np.array([from_confusion(c.confusion(ones))[figure][0] for c in cells])
     draws = [np.stack([from_confusion(c.confusion(w))[figure] for c in cells]) for w in weights]
     return Sample(figure, right, values, np.concatenate(draws, axis=1))
+
+
+def resample_miou(counts: np.ndarray, scenes: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> Sample:
+    """Mean IoU of P networks, and its bootstrap over scenes: the same resamples for all.
+
+    Args:
+        counts: pixels of each class in each picture: that are it, that were taken for it, and both; [P, N, K, 3].
+        scenes: the scene of each picture, [N]; pictures of one scene are drawn together.
+    """
+    networks, pictures = counts.shape[:2]
+    _, place = np.unique(scenes, return_inverse=True)
+    sums = np.zeros((place.max() + 1, networks, *counts.shape[2:]))
+    np.add.at(sums, place, counts.swapaxes(0, 1))
+    draws = [_mean_iou(np.tensordot(w, sums, 1)) for w in bootstrap_weights(len(sums), resamples, seed)]
+    right = np.zeros((networks, pictures), dtype=bool)
+    return Sample("miou", right, _mean_iou(sums.sum(0)), np.concatenate(draws).T)
+
+
+def _mean_iou(counts: np.ndarray) -> np.ndarray:
+    """[..., K, 3] -> [...]: over the classes that the truth has."""
+    true, guessed, found = np.moveaxis(counts, -1, 0)
+    iou = found / np.maximum(true + guessed - found, 1)
+    return (iou * (true > 0)).sum(-1) / np.maximum((true > 0).sum(-1), 1)
 
 
 class _Cells:

@@ -1,7 +1,8 @@
 """Models, one file a family. `MODELS` lists what a recipe can name; `build_model` makes one for given pictures.
 
 A model is made from the number of input channels, the number of classes and the picture size (height, width); its
-keyword-only parameters are its options. It maps normalized float [B, C, H, W] to logits [B, K].
+keyword-only parameters are its options. It maps normalized float [B, C, H, W] to logits [B, K], a class a picture; or, if
+it has the attribute ``segments = True``, to logits [B, K, H, W], a class a pixel.
 
 What else a model may have, for those who ask with ``getattr``:
 
@@ -24,21 +25,26 @@ if TYPE_CHECKING:
 
 TIMM = "timm/"
 ENSEMBLE = "ensemble"  # made of trained runs, so no recipe begins with it, and it is in no list
+SMP = "smp/"
 
 
 class _Models(Catalogue):
-    """The catalogue of models, which has all of timm's besides its own."""
+    """The catalogue of models, which has all of timm's and of segmentation_models_pytorch's besides its own."""
 
     def find(self, name: str) -> Callable[..., Any]:
         if name == ENSEMBLE:
             from petriscope.models.ensemble import Ensemble
 
             return Ensemble
-        if not name.startswith(TIMM):
-            return super().find(name)
-        from petriscope.models.timm_models import any_backbone
+        if name.startswith(TIMM):
+            from petriscope.models.timm_models import any_backbone
 
-        return any_backbone(name.removeprefix(TIMM))
+            return any_backbone(name.removeprefix(TIMM))
+        if name.startswith(SMP):
+            from petriscope.models.smp_models import any_segmenter
+
+            return any_segmenter(name.removeprefix(SMP))
+        return super().find(name)
 
 
 MODELS = _Models(
@@ -61,6 +67,9 @@ MODELS = _Models(
         "convnext-base": "petriscope.models.timm_models:convnext_base",
         "convnext-large": "petriscope.models.timm_models:convnext_large",
         "deit-tiny": "petriscope.models.timm_models:deit_tiny",
+        "unet": "petriscope.models.unet:UNet",
+        "attention-unet": "petriscope.models.unet:attention_unet",
+        "dual-unet": "petriscope.models.dual_unet:DualUNet",
     },
 )
 

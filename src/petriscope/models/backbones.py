@@ -154,7 +154,7 @@ def make_backbone(
     heads = head_of(model) + [f"backbone.{each}" for each in dropped]
     load_weights(model, _fitted(file, model, network, channels, config), heads, optional)
     statistics = file.statistics or ((config["mean"], config["std"]) if "mean" in config else None)
-    model.expects = _expected(statistics, channels) if statistics else None
+    model.expects = expected_statistics(statistics, channels) if statistics else None
     return model
 
 
@@ -216,7 +216,7 @@ def _fitted(
     return WeightFile(file.path, tensors, file.statistics)
 
 
-def _expected(statistics: Statistics, channels: int) -> Statistics:
+def expected_statistics(statistics: Statistics, channels: int) -> Statistics:
     """Statistics for pictures of other channels than the weights': their mean for gray, else taken in turn."""
 
     def fit(figures: tuple[float, ...]) -> tuple[float, ...]:

@@ -40,6 +40,9 @@ FACTS = {
     "convnext-base": Facts(96, 87_574_664, 2_820_076_544, "Liu et al. 2022"),
     "convnext-large": Facts(96, 196_242_632, 6_311_013_888, "Liu et al. 2022"),
     "deit-tiny": Facts(224, 5_525_960, 1_253_492_736, "Touvron et al. 2021"),
+    "unet": Facts(64, 1_012_280, 314_867_712, "Ronneberger et al. 2015"),
+    "dual-unet": Facts(64, 570_252, 233_722_752, "Petriscope's own"),
+    "attention-unet": Facts(64, 1_048_739, 320_197_632, "Oktay et al. 2018"),
 }
 
 
@@ -51,6 +54,7 @@ def model_table() -> str:
         size = f"{facts.side}x{facts.side}"
         rows.append((name, f"{facts.parameters / 1e6:.2f} M", f"{facts.multiply_adds / 1e6:,.0f} M", size, facts.paper))
     rows.append(("timm/NAME", "", "", "", "any network of timm's, such as timm/efficientnet_b0"))
+    rows.append(("smp/ARCH-ENCODER", "", "", "", "any of segmentation_models_pytorch's, such as smp/unet-resnet18"))
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     lines = [
         f"{name:<{widths[0]}}  {count:>{widths[1]}}  {work:>{widths[2]}}  {size:>{widths[3]}}  {paper}"

@@ -17,7 +17,14 @@ from petriscope.progress import duration
 from petriscope.report import rendering, wording
 from petriscope.report.figures import Axis, dot, nice_ticks, spread, svg, text_at
 
-FIGURE_NAMES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1"}
+FIGURE_NAMES = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "miou": "mean IoU",
+    "pixel_accuracy": "pixel accuracy",
+    "boundary_f1": "boundary F1",
+}
 COSTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("multiply_adds", "multiply-adds for a picture", lambda v: _size(v)),
     ("parameters", "parameters", lambda v: _size(v)),

@@ -66,7 +66,7 @@ def frozen_features(
         first, _ = run(chunks[0][:8])
         again, logits = run(chunks[0][:8])
         last = _apply_head(model, head, again, batches.device, number_format)
-        if not torch.equal(first, again) or not torch.allclose(logits.float(), last, rtol=1e-2, atol=1e-2):
+        if not torch.equal(first, again) or not _same(logits.float(), last):
             return None
         if first[0].numel() * 4 * len(order) > SHARE_OF_MEMORY * _free_bytes(batches.device):
             return None
@@ -77,6 +77,10 @@ def frozen_features(
                 if not quiet:
                     bar.advance(len(indices))
     return FeatureBatches(batches, out)
+
+
+def _same(logits: Tensor, last: Tensor) -> bool:
+    return logits.shape == last.shape and torch.allclose(logits, last, rtol=1e-2, atol=1e-2)
 
 
 @contextmanager

@@ -21,12 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from petriscope.augment.pipeline import Normalize, Pipeline
+from petriscope.augment.pipeline import Normalize, Pipeline, check_targets
 from petriscope.data.balance import epoch_order
 from petriscope.data.batches import Batches
-from petriscope.errors import PetriscopeError
-from petriscope.evaluation.inference import predict_set
+from petriscope.data.imageset import IGNORE
+from petriscope.errors import PetriscopeError, RequestError
+from petriscope.evaluation.inference import predict_batches, predict_set
 from petriscope.evaluation.metrics import quick_metrics
+from petriscope.evaluation.segmentation import quick_mask_metrics, tally_masks
 from petriscope.precision import autocast, choose_format, lay_out
 from petriscope.progress import Progress, duration, say
 from petriscope.recipe import Recipe
@@ -40,7 +42,11 @@ from petriscope.training.optimizers import OPTIMIZERS
 from petriscope.training.schedules import SCHEDULES
 
 SWA_BATCHES = 64  # from which the averaged weights' batch statistics are taken
-HIGHER_IS_BETTER = {"accuracy": True, "balanced_accuracy": True, "macro_f1": True, "loss": False}
+HIGHER_IS_BETTER = {"accuracy": True, "balanced_accuracy": True, "macro_f1": True, "miou": True, "loss": False}
+FIGURES = {
+    False: ("accuracy", "balanced_accuracy", "macro_f1", "loss"),
+    True: ("miou", "accuracy", "loss"),
+}  # by segments
 
 
 class Interrupted(PetriscopeError):
@@ -98,8 +104,14 @@ class Trainer:
         # Some models have a loss of their own, such as an autoencoder's.
         forward = getattr(model, "forward_with_loss", model)
         self.step_model: Callable[[Tensor], Any] = torch.compile(forward) if self.settings.compile else forward
+        self.segments = train.images.segments
+        self.monitor = self._check_targets()
         self.augment = Pipeline.from_recipe(recipe.augment, len(train.images.classes))
-        self.loss: nn.Module = LOSSES.build(recipe.loss, train.images.counts).to(self.device)
+        check_targets(self.augment.operations, self.segments)
+        self.strata = train.images.strata
+        self.loss: nn.Module = LOSSES.build(
+            recipe.loss, train.images.pixel_counts if self.segments else train.images.counts
+        ).to(self.device)
         self.optimizer: torch.optim.Optimizer = OPTIMIZERS.build(recipe.optimizer, model)
         self.plan.split_rates(self.optimizer)
         self.teachers = self._find_teachers()
@@ -112,7 +124,7 @@ class Trainer:
         self.schedule = SCHEDULES.build(recipe.schedule, self.batches_per_epoch, self.settings.epochs)
         self.at = Position()
         self.best_weights: dict[str, Tensor] | None = None
-        self._sums = torch.zeros(3, dtype=torch.float64)  # loss, hits, pictures of the epoch under way
+        self._sums = torch.zeros(4, dtype=torch.float64)  # of the epoch under way: see `train_step`
         self._last_save = time.monotonic()
 
     @property
@@ -121,6 +133,23 @@ class Trainer:
         if self.swa and self.at.averaged:
             return self.swa.model
         return self.ema.model if self.ema else self.model
+
+    def _check_targets(self) -> str:
+        """Refuse what does not go with this kind of targets; the figure to monitor."""
+        what = "masks" if self.segments else "labels"
+        if getattr(self.model, "segments", False) != self.segments:
+            other = (
+                "labels: choose a classifier" if not self.segments else "masks: choose a model of masks, such as unet"
+            )
+            raise RequestError(f"the model {self.recipe.model.name} does not fit: the targets are {other}")
+        if self.segments and self.recipe.distill is not None:
+            raise RequestError("distill learns from classifiers; leave it out where targets are masks")
+        monitor, known = self.settings.monitor, FIGURES[self.segments]
+        if monitor != "auto" and monitor not in known:
+            raise RequestError(
+                f"training.monitor cannot be {monitor} where targets are {what}; known: {', '.join(known)}"
+            )
+        return known[0] if monitor == "auto" else monitor
 
     def _find_teachers(self) -> Teachers | None:
         if self.recipe.distill is None:
@@ -157,7 +186,7 @@ class Trainer:
         """Where the head alone is trained and pictures do not vary, replace pictures by what the head is given."""
         head = head_module(self.model)
         varied = self.augment.varies or self.teachers or hasattr(self.model, "forward_with_loss")
-        if head is None or varied or any(not name.startswith(f"{head}.") for name in self.plan.ever):
+        if head is None or varied or self.segments or any(not name.startswith(f"{head}.") for name in self.plan.ever):
             return
         self.plan.freeze(self.plan.stage(0).names)
         started = time.monotonic()
@@ -182,9 +211,7 @@ class Trainer:
     def epoch_batches(self, epoch: int) -> list[np.ndarray]:
         """The indices of each batch. A short last batch is dropped: every epoch has another order, so no picture is."""
         size, settings = self.settings.batch_size, self.settings
-        order = epoch_order(
-            self.train.images.targets, self.recipe.balance, self.recipe.seed, epoch, settings.pictures_per_epoch
-        )
+        order = epoch_order(self.strata, self.recipe.balance, self.recipe.seed, epoch, settings.pictures_per_epoch)
         if len(order) <= size:
             return [order]
         return [order[i : i + size] for i in range(0, len(order) - size + 1, size)]
@@ -213,11 +240,17 @@ class Trainer:
         self._end_epoch()
 
     def train_step(self, pictures: Tensor, targets: Tensor) -> Tensor:
-        """One step on a uint8 batch [B, H, W, C] with targets int64 [B]; returns (loss sum, hits, pictures)."""
+        """One step on a uint8 batch [B, H, W, C] with targets int64 [B] or masks uint8 [B, H, W].
+
+        Returns:
+            the loss summed over pictures, hits, what could be one (pictures; labeled pixels of masks), and pictures: [4].
+        """
         step = self._step
         generator = self._seed(step)
         augmented = (pictures, targets) if self.head else self.augment(pictures, targets, generator)
         images, targets = self.normalize(augmented[0]), augmented[1]
+        if self.segments:
+            targets = targets.long()
         factor = self.schedule.factor(step) * self.plan.stage(self.at.epoch).lr
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
@@ -241,7 +274,8 @@ class Trainer:
         with torch.no_grad():
             labels = targets.argmax(1) if targets.ndim == 2 else targets
             hits = (logits.argmax(1) == labels).sum()
-            return torch.stack([loss.detach() * size, hits.to(loss.dtype), loss.new_tensor(size)])
+            judged = (labels != IGNORE).sum().to(loss.dtype) if self.segments else loss.new_tensor(size)
+            return torch.stack([loss.detach() * size, hits.to(loss.dtype), judged, loss.new_tensor(size)])
 
     def _seed(self, step: int) -> torch.Generator:
         """Seed dropout and the like by the step, and give a generator for augmentation."""
@@ -271,7 +305,7 @@ class Trainer:
             torch.nn.utils.clip_grad_norm_(weights, settings.clip_grad_norm)
 
     def _end_epoch(self) -> None:
-        loss, hits, pictures = self._sums.tolist()
+        loss, hits, judged, pictures = self._sums.tolist()
         if not math.isfinite(loss):
             raise PetriscopeError(
                 f"the loss is not finite in epoch {self.at.epoch + 1}: training diverged. Lower optimizer.lr (now "
@@ -280,14 +314,11 @@ class Trainer:
         self._average_epochs()
         line: dict[str, Any] = {
             "epoch": self.at.epoch + 1,
-            "train": {"loss": loss / pictures, "accuracy": hits / pictures},
+            "train": {"loss": loss / pictures, "accuracy": hits / max(judged, 1)},
         }
         if self.val is not None:
-            model = self.averaged.get_submodule(self.head)
-            size = self.recipe.evaluation.batch_size
-            probabilities = predict_set(model, self.val, self.normalize, self.format, batch_size=size)
-            line["val"] = quick_metrics(probabilities, self.val.images.targets)
-            self._judge(line["val"][self.settings.monitor])
+            line["val"] = self._evaluate(self.val)
+            self._judge(line["val"][self.monitor])
         else:
             self.schedule.observe(line["train"]["loss"])
         line["lr"] = self.optimizer.param_groups[0]["lr"]
@@ -296,12 +327,21 @@ class Trainer:
         self.at.seconds += self.at.epoch_seconds
         self.at.history.append(line)
         self.at.epoch, self.at.batch, self.at.epoch_seconds = self.at.epoch + 1, 0, 0.0
-        self._sums = torch.zeros(3, dtype=torch.float64)
+        self._sums = torch.zeros(4, dtype=torch.float64)
         self._report(line)
         self.on_epoch(self.at.history)
         last = self.at.epoch == self.settings.epochs or self._out_of_patience()
         if last or time.monotonic() - self._last_save > self.settings.checkpoint_seconds:
             self._save()
+
+    def _evaluate(self, val: Batches) -> dict[str, float]:
+        model = self.averaged.get_submodule(self.head)
+        size = self.recipe.evaluation.batch_size
+        if not self.segments:
+            probabilities = predict_set(model, val, self.normalize, self.format, batch_size=size)
+            return quick_metrics(probabilities, val.images.targets)
+        predictions = predict_batches(model, val, self.normalize, self.format, batch_size=size)
+        return quick_mask_metrics(tally_masks(predictions, len(val.images), len(val.images.classes)))
 
     def _average_epochs(self) -> None:
         """Take the epoch's weights into the mean of the last epochs', if it is one of them."""
@@ -315,7 +355,7 @@ class Trainer:
         self.at.averaged += 1
 
     def _judge(self, value: float) -> None:
-        sign = 1 if HIGHER_IS_BETTER[self.settings.monitor] else -1
+        sign = 1 if HIGHER_IS_BETTER[self.monitor] else -1
         self.schedule.observe(-sign * value)
         if self.at.best is None or sign * value > sign * self.at.best:
             self.at.best, self.at.best_epoch = value, self.at.epoch + 1
@@ -336,8 +376,11 @@ class Trainer:
         done = self.at.epoch
         text = f"epoch {min(done + 1, self.settings.epochs)} of {self.settings.epochs}"
         if self.at.history and "val" in self.at.history[-1]:
-            text += f"  val accuracy {100 * self.at.history[-1]['val']['accuracy']:.2f} %"
+            text += f"  val {self._shown(self.at.history[-1]['val'])}"
         return text
+
+    def _shown(self, figures: dict[str, float]) -> str:
+        return f"mean IoU {figures['miou']:.4f}" if self.segments else f"accuracy {100 * figures['accuracy']:6.2f} %"
 
     def _report(self, line: dict[str, Any]) -> None:
         if self.quiet:
@@ -346,7 +389,7 @@ class Trainer:
         text = f"epoch {line['epoch']:>{len(str(epochs))}} of {epochs}  loss {line['train']['loss']:.4f}"
         if "val" in line:
             star = " *" if self.at.best_epoch == line["epoch"] else "  "
-            text += f"  val loss {line['val']['loss']:.4f}  val accuracy {100 * line['val']['accuracy']:6.2f} %{star}"
+            text += f"  val loss {line['val']['loss']:.4f}  val {self._shown(line['val'])}{star}"
         left = (epochs - self.at.epoch) * self.at.seconds / max(self.at.epoch, 1)
         text += f"  {line['seconds']:.1f} s" + (f"  {duration(left)} left" if left else "")
         self.bar.close()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+
+import numpy as np
 
 from petriscope.data.imageset import SPLITS, ImageSet
 from petriscope.data.sources.files import PictureFile
@@ -15,12 +18,15 @@ NAMED = {
     "cifar10": "ten kinds of things, 32 x 32 RGB, 60,000 pictures; downloaded once (170 MB)",
     "digits": "handwritten digits, 8 x 8 gray, 1,797 pictures; embedded",
     "synthetic-smear": "drawn blood cells of eight kinds, as many as wanted (synthetic-smear:COUNT); embedded",
+    "synthetic-terrain": "drawn ground with masks of four classes, as many as wanted (synthetic-terrain:COUNT); embedded",
 }
 KINDS = (
     "an npz in MedMNIST's layout, a folder of class folders, a cifar-10-batches-py folder, a CSV or Parquet table "
-    f"with the columns path and label, or one of {', '.join(NAMED)}"
+    "with the columns path and label, an npz or a folder of pictures (images) and masks, or one of "
+    f"{', '.join(NAMED)}"
 )
 PILE = "all"  # what the pictures of a source without splits are called
+DRAWN = {"synthetic-smear": "synthetic_smear", "synthetic-terrain": "synthetic_terrain"}
 TABLES = (".csv", ".parquet", ".pq")
 
 
@@ -45,7 +51,7 @@ def read(source: str, section: DataSection, warnings: list[str] | None = None) -
         sets = _module("known").read(source, section, notes)
     elif source == "digits":
         sets = _module("digits").read(section, notes)
-    elif name == "synthetic-smear":
+    elif name in DRAWN:
         sets = _synthetic(source, count, section, notes)
     else:
         sets = _read_path(source, section, notes)
@@ -54,7 +60,27 @@ def read(source: str, section: DataSection, warnings: list[str] | None = None) -
             f"data.group is {section.group!r}, but {source} has no groups: it takes a folder of pictures (a pattern "
             "for paths), a table (a column), or an npz with arrays such as train_groups"
         )
-    return sets
+    return sets if section.block is None else _blocks(sets, section.block, source)
+
+
+def _blocks(sets: dict[str, ImageSet], size: int, source: str) -> dict[str, ImageSet]:
+    """Make groups of consecutive pictures, unless the source made them itself."""
+    out = {}
+    for split, part in sets.items():
+        blocks = np.char.add(f"{split} block ", (np.arange(len(part)) // size).astype(str))
+        if part.groups is None:
+            part = replace(part, groups=blocks)
+        elif not _same_partition(part.groups, blocks):
+            raise RequestError(
+                f"data.block is {size}, but {source} says itself which pictures belong together; leave it out"
+            )
+        out[split] = part
+    return out
+
+
+def _same_partition(one: np.ndarray, other: np.ndarray) -> bool:
+    pairs = {*zip(one.tolist(), other.tolist(), strict=True)}
+    return len(pairs) == len(set(one.tolist())) == len(set(other.tolist()))
 
 
 def read_nonempty(source: str, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
@@ -91,7 +117,8 @@ def _read_path(source: str, section: DataSection, warnings: list[str]) -> dict[s
         for folder in (path, path / batches.FOLDER):
             if batches.is_batches(folder):
                 return batches.read(folder, section, warnings)
-        return _module("folders").read(path, section, warnings)
+        kind = "mask_folders" if _module("mask_folders").is_mask_folder(path) else "folders"
+        return _module(kind).read(path, section, warnings)
     if path.suffix.lower() == ".npz":
         return _module("npz").read(path, section, warnings)
     if path.suffix.lower() in TABLES:
@@ -102,13 +129,14 @@ def _read_path(source: str, section: DataSection, warnings: list[str]) -> dict[s
 def _synthetic(source: str, count: str, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
     from petriscope.data.sources import arrays
 
-    smear = _module("synthetic_smear")
-    if source == "synthetic-smear":
-        sets = smear.read(section)
+    name = source.partition(":")[0]
+    drawn = _module(DRAWN[name])
+    if source == name:
+        sets = drawn.read(section)
     elif count.isascii() and count.isdigit() and 0 < int(count) <= 10_000_000:
-        sets = smear.read(section, int(count))
+        sets = drawn.read(section, int(count))
     else:
-        raise RequestError(f"{source!r}: the count after synthetic-smear: is a whole number from 1 to 10,000,000")
+        raise RequestError(f"{source!r}: the count after {name}: is a whole number from 1 to 10,000,000")
     return arrays.conform(sets, section, source, warnings)
 
 

@@ -38,7 +38,7 @@ def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, Ima
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(odd.items()))
         warnings.append(f"{path} also has {kinds}; left out")
 
-    groups = None if section.group is None else np.array([_group(section.group, name) for name in files])
+    groups = None if section.group is None else np.array([group_of(section.group, name) for name in files])
     decoded = decode_files([file.path for file in found], files, section, str(path))
     warnings += decoded.warnings
     rows = rows_by_split(decoded, [file.split for file in found])
@@ -153,7 +153,8 @@ def _suffixes() -> str:
     return " ".join(suffix[1:] for suffix in SUFFIXES)
 
 
-def _group(pattern: str, name: str) -> str:
+def group_of(pattern: str, name: str) -> str:
+    """What of an id the pattern says belongs together."""
     match = re.search(pattern, name)
     if match is None:
         raise DataError(f"data.group: the pattern {pattern!r} matches nothing in {name}; every picture needs a group")

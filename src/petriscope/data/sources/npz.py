@@ -1,4 +1,5 @@
-"""npz files in MedMNIST's layout: ``{train,val,test}_images`` and ``_labels``, maybe ``classes`` and ``_groups``."""
+"""npz files in MedMNIST's layout: ``{train,val,test}_images`` and ``_labels`` or ``_masks``, maybe ``classes`` and
+``_groups``."""
 
 from __future__ import annotations
 
@@ -16,7 +17,9 @@ import numpy as np
 from petriscope.data import cache
 from petriscope.data.imageset import SPLITS, ImageSet
 from petriscope.data.sources import labels as label_rules
+from petriscope.data.sources import mars
 from petriscope.data.sources.arrays import build_sets
+from petriscope.data.sources.masks import build_mask_sets
 from petriscope.errors import DataError, PetriscopeError, near
 from petriscope.recipe import DataSection
 
@@ -31,7 +34,7 @@ BLOOD_CELLS = (
     "platelet",
 )
 COPY_BYTES = 1 << 22
-KINDS = ("images", "labels", "groups")
+KINDS = ("images", "labels", "masks", "groups")
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,8 @@ def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, Ima
 
     Args:
         path: its arrays: ``*_images`` [N, H, W] or [N, H, W, 1 or 3] uint8, uint16, or floats in 0..1; ``*_labels``
-            [N] or [N, 1] whole numbers from 0; optional ``classes`` [K] strings, ``*_groups`` [N].
+            [N] or [N, 1] whole numbers from 0, or ``*_masks`` [N, H, W] uint8; optional ``classes`` [K] strings,
+            ``*_groups`` [N]. Or the arrays of `petriscope.data.sources.mars`.
 
     Raises:
         DataError: the file is damaged, holds pickled objects, lacks an array, or an array is of the wrong kind.
@@ -69,6 +73,10 @@ def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, Ima
 
 def _read(archive: zipfile.ZipFile, path: Path, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
     names = {info.filename.removesuffix(".npy") for info in archive.infolist() if info.filename.endswith(".npy")}
+    if mars.is_mars(names):
+        for name in sorted(names & {mars.TRAIN, mars.NAMES}):
+            _inspect(archive, name, path)
+        return mars.read(lambda name: _load(archive, name, path), names, path, section, warnings)
     splits = _splits(names, path)
     members = {name: _inspect(archive, name, path) for name in _wanted(splits, names)}
     for split in list(splits):
@@ -86,21 +94,23 @@ def _read(archive: zipfile.ZipFile, path: Path, section: DataSection, warnings: 
     if not splits:
         raise DataError(f"{path} has no pictures: its *_images arrays are empty")
 
-    numbers = {
-        split: label_rules.check_numbers(_load(archive, f"{split}_labels", path), f"{split}_labels of {path}")
-        for split in splits
-    }
-    targets, classes = label_rules.name_numbers(
-        numbers, _class_names(archive, names, numbers, section, path), section, str(path)
-    )
     groups = None
     if all(f"{split}_groups" in names for split in splits):
         groups = {split: _load(archive, f"{split}_groups", path).reshape(-1).astype(str) for split in splits}
-
     size = sum(members[f"{split}_images"].nbytes for split in splits)
     mapped = cache.choose_mapped(size, section.memory, f"{path} unpacked")
     load = _map if mapped else _load
     pixels = {split: load(archive, f"{split}_images", path) for split in splits}
+    if f"{splits[0]}_masks" in names:
+        masks = {split: _load(archive, f"{split}_masks", path) for split in splits}
+        named = _class_names(archive, path) if "classes" in names else None
+        return build_mask_sets(pixels, masks, named, section, str(path), warnings, groups)
+    numbers = {
+        split: label_rules.check_numbers(_load(archive, f"{split}_labels", path), f"{split}_labels of {path}")
+        for split in splits
+    }
+    named = _class_names(archive, path) if "classes" in names else _known_names(numbers, section, path)
+    targets, classes = label_rules.name_numbers(numbers, named, section, str(path))
     return build_sets(pixels, targets, classes, section, str(path), warnings, groups)
 
 
@@ -110,8 +120,11 @@ def _splits(names: set[str], path: Path) -> list[str]:
         if name.endswith(tuple(f"_{kind}" for kind in KINDS)):
             raise DataError(f"{path}: unknown array {name!r}; {near(name, known)}")
     splits = [split for split in SPLITS if f"{split}_images" in names]
+    masks = any(f"{split}_masks" in names for split in SPLITS)
+    if masks and any(f"{split}_labels" in names for split in SPLITS):
+        raise DataError(f"{path} has labels and masks; keep one kind of target. Its arrays are {_listed(names)}")
     for split in SPLITS:
-        for kind in KINDS[:2]:
+        for kind in ("images", "masks" if masks else "labels"):
             if f"{split}_{kind}" not in names and names & {f"{split}_{other}" for other in KINDS}:
                 raise DataError(f"{path}: there is no {split}_{kind}; its arrays are {_listed(names)}")
     if not splits:
@@ -128,19 +141,17 @@ def _listed(names: set[str]) -> str:
     return ", ".join(sorted(names)[:12]) or "none"
 
 
-def _class_names(
-    archive: zipfile.ZipFile, names: set[str], numbers: dict[str, np.ndarray], section: DataSection, path: Path
-) -> tuple[str, ...] | None:
-    if "classes" in names:
-        found = _load(archive, "classes", path)
-        if found.ndim != 1 or found.dtype.kind not in "US" or len(found) > label_rules.MAX_CLASSES:
-            raise DataError(
-                f"{path}: classes has type {found.dtype} and shape {list(found.shape)}; it is [K] of strings"
-            )
-        words = found.astype(str).tolist()
-        if len(set(words)) != len(words) or not all(word.strip() for word in words):
-            raise DataError(f"{path}: classes has an empty name, or one that stands twice: {', '.join(words)}")
-        return tuple(words)
+def _class_names(archive: zipfile.ZipFile, path: Path) -> tuple[str, ...]:
+    found = _load(archive, "classes", path)
+    if found.ndim != 1 or found.dtype.kind not in "US" or len(found) > label_rules.MAX_CLASSES:
+        raise DataError(f"{path}: classes has type {found.dtype} and shape {list(found.shape)}; it is [K] of strings")
+    words = found.astype(str).tolist()
+    if len(set(words)) != len(words) or not all(word.strip() for word in words):
+        raise DataError(f"{path}: classes has an empty name, or one that stands twice: {', '.join(words)}")
+    return tuple(words)
+
+
+def _known_names(numbers: dict[str, np.ndarray], section: DataSection, path: Path) -> tuple[str, ...] | None:
     count = max(int(part.max()) + 1 for part in numbers.values())
     if path.stem.lower().startswith("bloodmnist") and count == len(BLOOD_CELLS) and section.classes is None:
         return BLOOD_CELLS

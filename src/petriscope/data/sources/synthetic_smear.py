@@ -8,15 +8,14 @@ side, so one description serves every size; edges are soft by at least a pixel, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
 from petriscope.data.imageset import ImageSet
+from petriscope.data.sources.drawing import Canvas, Range, uniform, wide
 from petriscope.errors import RequestError
 from petriscope.recipe import DataSection
 
-Range = tuple[float, float]
 Color = tuple[int, int, int]
 
 LOBES = 5  # most lobes that a nucleus has
@@ -235,13 +234,13 @@ def draw_smear(count: int, size: int | tuple[int, int] = 28, seed: int = 0) -> t
 def _draw_chunk(rng: np.random.Generator, labels: np.ndarray, height: int, width: int) -> np.ndarray:
     """Draw one picture a label: uint8 [n, H, W, 3]."""
     n = len(labels)
-    canvas = _Canvas(rng, n, height, width)
+    canvas = Canvas(rng, n, height, width)
     radius = _pick(rng, "radius", labels)
-    center = _uniform(rng, (-0.12, 0.12), (2, n))
+    center = uniform(rng, (-0.12, 0.12), (2, n))
     # Bending the plane itself makes every outline of the cell irregular at once.
-    bend = radius * _uniform(rng, (0.03, 0.10), n)
-    y = canvas.y - _wide(center[0]) + _wide(bend) * canvas.texture(5)
-    x = canvas.x - _wide(center[1]) + _wide(bend) * canvas.texture(5)
+    bend = radius * uniform(rng, (0.03, 0.10), n)
+    y = canvas.y - wide(center[0]) + wide(bend) * canvas.texture(5)
+    x = canvas.x - wide(center[1]) + wide(bend) * canvas.texture(5)
 
     cell = _ellipse(rng, canvas, y, x, radius)
     nucleus = _nucleus(rng, canvas, y, x, radius, labels)
@@ -254,43 +253,13 @@ def _draw_chunk(rng: np.random.Generator, labels: np.ndarray, height: int, width
     return _expose(rng, canvas, absorbed)
 
 
-class _Canvas:
-    """The pixel grid of n pictures, in picture sides from the center, and how soft its edges are.
-
-    Attributes:
-        y, x: float32 [1, H, 1] and [1, 1, W], pixel centers.
-        soft: float32 [n, 1, 1], the width of an edge: a pixel and the picture's own blur.
-    """
-
-    def __init__(self, rng: np.random.Generator, n: int, height: int, width: int) -> None:
-        self.rng, self.n, self.height, self.width = rng, n, height, width
-        self.side = min(height, width)
-        self.y = _centers(height, self.side)[None, :, None]
-        self.x = _centers(width, self.side)[None, None, :]
-        self.soft = _wide(np.hypot(1 / self.side, _uniform(rng, (0.005, 0.045), n)))
-
-    def texture(self, cells: int) -> np.ndarray:
-        """Smooth noise of about unit variance, float32 [n, H, W], whose blobs are 1/cells of a side wide."""
-        down, across = _spline(self.height, self.side, cells), _spline(self.width, self.side, cells)
-        knots = self.rng.standard_normal((self.n, down.shape[1], across.shape[1]), dtype=np.float32)
-        return np.matmul(down, np.matmul(knots, across.T))
-
-    def inside(self, squared: np.ndarray, radius: np.ndarray) -> np.ndarray:
-        """How much of a pixel lies inside, 0 to 1, where ``squared`` is (distance / radius)^2."""
-        # Near the edge (q - 1) / 2 * radius is the distance to it; no square root is needed elsewhere.
-        covered = squared - 1
-        covered *= -_wide(radius) / 2 / self.soft
-        covered += 0.5
-        return np.clip(covered, 0, 1, out=covered)
-
-
-def _ellipse(rng: np.random.Generator, canvas: _Canvas, y: np.ndarray, x: np.ndarray, radius: np.ndarray) -> np.ndarray:
+def _ellipse(rng: np.random.Generator, canvas: Canvas, y: np.ndarray, x: np.ndarray, radius: np.ndarray) -> np.ndarray:
     """The body of the cell, coverage [n, H, W] of 0 to 1: a disc pressed a little out of round."""
-    stretch = _uniform(rng, (0.88, 1.14), canvas.n)
-    turn = _uniform(rng, (0, np.pi), canvas.n)
+    stretch = uniform(rng, (0.88, 1.14), canvas.n)
+    turn = uniform(rng, (0, np.pi), canvas.n)
     cos, sin = np.cos(turn) / radius, np.sin(turn) / radius
-    u = _wide(cos * stretch) * x + _wide(sin * stretch) * y
-    v = _wide(cos / stretch) * y - _wide(sin / stretch) * x
+    u = wide(cos * stretch) * x + wide(sin * stretch) * y
+    v = wide(cos / stretch) * y - wide(sin / stretch) * x
     u *= u
     v *= v
     u += v
@@ -298,7 +267,7 @@ def _ellipse(rng: np.random.Generator, canvas: _Canvas, y: np.ndarray, x: np.nda
 
 
 def _nucleus(
-    rng: np.random.Generator, canvas: _Canvas, y: np.ndarray, x: np.ndarray, radius: np.ndarray, labels: np.ndarray
+    rng: np.random.Generator, canvas: Canvas, y: np.ndarray, x: np.ndarray, radius: np.ndarray, labels: np.ndarray
 ) -> np.ndarray:
     """Coverage by the nucleus, [n, H, W] of 0 to 1: discs along an arc, melted into one another."""
     n = canvas.n
@@ -307,63 +276,63 @@ def _nucleus(
     present = lobe > 0
     lobe = np.where(present, lobe, 1) * radius
     index = np.arange(LOBES, dtype=np.float32)[:, None]
-    angle = _uniform(rng, (0, 2 * np.pi), n) + (index - (lobes - 1) / 2) * step
-    jitter = _uniform(rng, (-0.05, 0.05), (2, LOBES, n))
+    angle = uniform(rng, (0, 2 * np.pi), n) + (index - (lobes - 1) / 2) * step
+    jitter = uniform(rng, (-0.05, 0.05), (2, LOBES, n))
     drawn = (index < lobes) & present
     place = (arc * np.stack([np.sin(angle), np.cos(angle)]) + jitter) * drawn
     place -= 0.85 * place.sum(axis=1, keepdims=True) / lobes * drawn  # the nucleus as a whole lies near the center
-    place = (place + _uniform(rng, (-0.06, 0.06), (2, 1, n))) * radius
-    sizes = lobe * _uniform(rng, (0.88, 1.12), (LOBES, n))
+    place = (place + uniform(rng, (-0.06, 0.06), (2, 1, n))) * radius
+    sizes = lobe * uniform(rng, (0.88, 1.12), (LOBES, n))
 
     total = np.zeros((n, canvas.height, canvas.width), dtype=np.float32)
     for k in range(LOBES):
-        squared = np.square(y - _wide(place[0, k])) + np.square(x - _wide(place[1, k]))
-        squared *= _wide(-merge / sizes[k] ** 2)
-        squared += _wide(merge + np.where(drawn[k], 0, -80))
+        squared = np.square(y - wide(place[0, k])) + np.square(x - wide(place[1, k]))
+        squared *= wide(-merge / sizes[k] ** 2)
+        squared += wide(merge + np.where(drawn[k], 0, -80))
         total += np.exp(squared, out=squared)
     # A smooth minimum of the lobes' squared distances; far from all of them the sum underflows, hence the floor.
     np.log(np.maximum(total, 1e-30, out=total), out=total)
-    total *= _wide(-1 / merge)
+    total *= wide(-1 / merge)
     total += 1
     return canvas.inside(total, lobe)
 
 
 def _granules(
-    rng: np.random.Generator, canvas: _Canvas, cell: np.ndarray, nucleus: np.ndarray, labels: np.ndarray
+    rng: np.random.Generator, canvas: Canvas, cell: np.ndarray, nucleus: np.ndarray, labels: np.ndarray
 ) -> np.ndarray:
     """Coverage by granules, [n, H, W] of 0 to 1: the peaks of a texture, inside the cell."""
     filled = np.maximum(_pick(rng, "filled", labels), 1e-3)
-    coarse = _wide(_each("coarse", labels))
+    coarse = wide(_each("coarse", labels))
     level = np.log(1 / filled - 1) / 1.702  # about the normal quantile that leaves this part above
     texture = np.where(coarse > 0, canvas.texture(COARSE), canvas.texture(FINE))
-    texture -= _wide(level)
+    texture -= wide(level)
     # In focus a granule still fades over a unit of the texture: it is a ball, not a disc.
     texture /= 1 + canvas.soft * (1.2 * np.where(coarse > 0, COARSE, FINE)).astype(np.float32)
     texture += 0.5
     np.clip(texture, 0, 1, out=texture)
     texture *= cell
-    texture *= 1 - nucleus * _wide(1 - _each("hiding", labels))
+    texture *= 1 - nucleus * wide(1 - _each("hiding", labels))
     return texture
 
 
-def _red_cells(rng: np.random.Generator, canvas: _Canvas, center: np.ndarray, radius: np.ndarray) -> np.ndarray:
+def _red_cells(rng: np.random.Generator, canvas: Canvas, center: np.ndarray, radius: np.ndarray) -> np.ndarray:
     """Amount of red cell, [n, H, W] from 0: discs around the main cell, thinner in their middle."""
     n, most = canvas.n, RED_CELLS[1]
     wanted = rng.integers(RED_CELLS[0], most + 1, n)
-    own = _uniform(rng, (0.15, 0.22), n) * _uniform(rng, (0.9, 1.1), (most, n))
-    hollow = _uniform(rng, (0.3, 0.8), n)
-    turn = (np.argsort(rng.random((most, n)), axis=0) + _uniform(rng, (-0.35, 0.35), (most, n))) * (2 * np.pi / most)
-    away = np.maximum(radius * 0.9 + own * _uniform(rng, (0.7, 1.3), (most, n)), _uniform(rng, (0.2, 0.7), (most, n)))
+    own = uniform(rng, (0.15, 0.22), n) * uniform(rng, (0.9, 1.1), (most, n))
+    hollow = uniform(rng, (0.3, 0.8), n)
+    turn = (np.argsort(rng.random((most, n)), axis=0) + uniform(rng, (-0.35, 0.35), (most, n))) * (2 * np.pi / most)
+    away = np.maximum(radius * 0.9 + own * uniform(rng, (0.7, 1.3), (most, n)), uniform(rng, (0.2, 0.7), (most, n)))
     top, left = center[0] + away * np.sin(turn), center[1] + away * np.cos(turn)
     out = np.zeros((n, canvas.height, canvas.width), dtype=np.float32)
     for k in range(most):
-        squared = np.square((canvas.y - _wide(top[k])) / _wide(own[k])) + np.square(
-            (canvas.x - _wide(left[k])) / _wide(own[k])
+        squared = np.square((canvas.y - wide(top[k])) / wide(own[k])) + np.square(
+            (canvas.x - wide(left[k])) / wide(own[k])
         )
         disc = canvas.inside(squared, own[k])
         np.minimum(squared, 1, out=squared)
-        squared *= _wide(hollow * (k < wanted))
-        squared += _wide((1 - hollow) * (k < wanted))
+        squared *= wide(hollow * (k < wanted))
+        squared += wide((1 - hollow) * (k < wanted))
         disc *= squared
         out += disc
     return out
@@ -372,37 +341,33 @@ def _red_cells(rng: np.random.Generator, canvas: _Canvas, center: np.ndarray, ra
 def _absorbance(rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
     """What a layer of each material absorbs under each picture's own stain, float32 [n, 3 channels, 4 materials]."""
     n = len(labels)
-    mixed = _uniform(rng, (0, 1), n)[:, None]
+    mixed = uniform(rng, (0, 1), n)[:, None]
     cytoplasm = (1 - mixed) * PALETTE["cytoplasm"][labels] + mixed * PALETTE["cytoplasm_end"][labels]
     red = np.broadcast_to(PALETTE["red"], (n, 3))
     layers = np.stack([red, cytoplasm, PALETTE["granules"][labels], PALETTE["nucleus"][labels]], axis=2)
-    layers = layers * _uniform(rng, (0.8, 1.25), (n, 1, 4))
+    layers = layers * uniform(rng, (0.8, 1.25), (n, 1, 4))
     hue = np.eye(3, dtype=np.float32) * np.exp(STAIN_HUE * rng.standard_normal((n, 3), dtype=np.float32))[:, :, None]
     hue += STAIN_MIX * rng.standard_normal((n, 3, 3), dtype=np.float32)
-    strength = _uniform(rng, STAIN_STRENGTH, (n, 1, 1))
+    strength = uniform(rng, STAIN_STRENGTH, (n, 1, 1))
     return np.matmul(hue * strength, layers).astype(np.float32)
 
 
-def _expose(rng: np.random.Generator, canvas: _Canvas, absorbed: np.ndarray) -> np.ndarray:
+def _expose(rng: np.random.Generator, canvas: Canvas, absorbed: np.ndarray) -> np.ndarray:
     """Shine an uneven light through the smear onto a noisy sensor: uint8 [n, H, W, 3]."""
     n = canvas.n
     tint = np.array([0.94, 0.89, 0.86], dtype=np.float32)
-    tint = tint * np.exp(0.05 * rng.standard_normal((n, 3), dtype=np.float32)) * _uniform(rng, LIGHT, (n, 1))
-    slope = _uniform(rng, (-0.2, 0.2), (2, n))
-    light = _wide(slope[0]) * canvas.y + _wide(slope[1]) * canvas.x + 0.04 * canvas.texture(3)
+    tint = tint * np.exp(0.05 * rng.standard_normal((n, 3), dtype=np.float32)) * uniform(rng, LIGHT, (n, 1))
+    slope = uniform(rng, (-0.2, 0.2), (2, n))
+    light = wide(slope[0]) * canvas.y + wide(slope[1]) * canvas.x + 0.04 * canvas.texture(3)
     np.maximum(absorbed, 0, out=absorbed)
     absorbed -= light[:, None]
     np.exp(np.negative(absorbed, out=absorbed), out=absorbed)
     absorbed *= 255 * tint[:, :, None, None]
     noise = rng.standard_normal(absorbed.shape, dtype=np.float32)
-    noise *= _uniform(rng, NOISE, (n, 1, 1, 1))
+    noise *= uniform(rng, NOISE, (n, 1, 1, 1))
     absorbed += noise
     np.clip(np.rint(absorbed, out=absorbed), 0, 255, out=absorbed)
     return absorbed.astype(np.uint8).transpose(0, 2, 3, 1)
-
-
-def _uniform(rng: np.random.Generator, span: Range, shape: int | tuple[int, ...]) -> np.ndarray:
-    return np.float32(span[0]) + np.float32(span[1] - span[0]) * rng.random(shape, dtype=np.float32)
 
 
 def _each(name: str, labels: np.ndarray) -> np.ndarray:
@@ -414,25 +379,6 @@ def _pick(rng: np.random.Generator, name: str, labels: np.ndarray, over: float =
     """Draw from the range that each picture's kind has in a field, float32 [n]; ``over`` widens it upward."""
     low, high = np.array([getattr(kind, name) for kind in KINDS.values()], dtype=np.float32).T
     return low[labels] + (high - low + np.float32(over))[labels] * rng.random(len(labels), dtype=np.float32)
-
-
-def _wide(values: np.ndarray) -> np.ndarray:
-    """[n] as [n, 1, 1], to meet pixels."""
-    return np.asarray(values, dtype=np.float32)[:, None, None]
-
-
-def _centers(length: int, side: int) -> np.ndarray:
-    """Pixel centers along one axis, float32 [length], in sides from the middle."""
-    return ((np.arange(length) + 0.5 - length / 2) / side).astype(np.float32)
-
-
-@cache
-def _spline(length: int, side: int, cells: int) -> np.ndarray:
-    """Weights of cubic B-spline knots at each pixel, float32 [length, knots]; unit variance from unit noise."""
-    at = (np.arange(length) + 0.5) / side * cells
-    distance = np.abs(at[:, None] - (np.arange(int(np.ceil(at[-1])) + 3) - 1))
-    weights = np.where(distance < 1, 2 / 3 - distance**2 + distance**3 / 2, np.maximum(2 - distance, 0) ** 3 / 6)
-    return (weights / np.sqrt(np.square(weights).sum(axis=1, keepdims=True))).astype(np.float32)
 
 
 def _optical(*colors: Color) -> np.ndarray:

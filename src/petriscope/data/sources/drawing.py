@@ -1,0 +1,62 @@
+"""Fields over many pictures at once: what drawn sources are made of."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+
+Range = tuple[float, float]
+
+
+class Canvas:
+    """The pixel grid of n pictures, in picture sides from the center, and how soft its edges are.
+
+    Attributes:
+        y, x: float32 [1, H, 1] and [1, 1, W], pixel centers.
+        soft: float32 [n, 1, 1], the width of an edge: a pixel and the picture's own blur.
+    """
+
+    def __init__(self, rng: np.random.Generator, n: int, height: int, width: int) -> None:
+        self.rng, self.n, self.height, self.width = rng, n, height, width
+        self.side = min(height, width)
+        self.y = _centers(height, self.side)[None, :, None]
+        self.x = _centers(width, self.side)[None, None, :]
+        self.soft = wide(np.hypot(1 / self.side, uniform(rng, (0.005, 0.045), n)))
+
+    def texture(self, cells: int) -> np.ndarray:
+        """Smooth noise of about unit variance, float32 [n, H, W], whose blobs are 1/cells of a side wide."""
+        down, across = spline(self.height, self.side, cells), spline(self.width, self.side, cells)
+        knots = self.rng.standard_normal((self.n, down.shape[1], across.shape[1]), dtype=np.float32)
+        return np.matmul(down, np.matmul(knots, across.T))
+
+    def inside(self, squared: np.ndarray, radius: np.ndarray) -> np.ndarray:
+        """How much of a pixel lies inside, 0 to 1, where ``squared`` is (distance / radius)^2."""
+        # Near the edge (q - 1) / 2 * radius is the distance to it; no square root is needed elsewhere.
+        covered = squared - 1
+        covered *= -wide(radius) / 2 / self.soft
+        covered += 0.5
+        return np.clip(covered, 0, 1, out=covered)
+
+
+def uniform(rng: np.random.Generator, span: Range, shape: int | tuple[int, ...]) -> np.ndarray:
+    return np.float32(span[0]) + np.float32(span[1] - span[0]) * rng.random(shape, dtype=np.float32)
+
+
+def wide(values: np.ndarray) -> np.ndarray:
+    """[n] as [n, 1, 1], to meet pixels."""
+    return np.asarray(values, dtype=np.float32)[:, None, None]
+
+
+def _centers(length: int, side: int) -> np.ndarray:
+    """Pixel centers along one axis, float32 [length], in sides from the middle."""
+    return ((np.arange(length) + 0.5 - length / 2) / side).astype(np.float32)
+
+
+@cache
+def spline(length: int, side: int, cells: int) -> np.ndarray:
+    """Weights of cubic B-spline knots at each pixel, float32 [length, knots]; unit variance from unit noise."""
+    at = (np.arange(length) + 0.5) / side * cells
+    distance = np.abs(at[:, None] - (np.arange(int(np.ceil(at[-1])) + 3) - 1))
+    weights = np.where(distance < 1, 2 / 3 - distance**2 + distance**3 / 2, np.maximum(2 - distance, 0) ** 3 / 6)
+    return (weights / np.sqrt(np.square(weights).sum(axis=1, keepdims=True))).astype(np.float32)

@@ -1,0 +1,146 @@
+"""Folders of pictures and of masks: ``images/`` and ``masks/`` with the same stems, with or without splits above them."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from petriscope.data.decode import decode_files, picture_size, resize, workers
+from petriscope.data.imageset import ImageSet
+from petriscope.data.sources.files import rows_by_split, sets_over
+from petriscope.data.sources.folders import SPLIT_FOLDERS, group_of, is_picture
+from petriscope.data.sources.masks import name_values
+from petriscope.errors import DataError
+from petriscope.progress import progress
+from petriscope.recipe import DataSection
+
+IMAGES, MASKS, NAMES = "images", "masks", "classes.txt"
+LOSSLESS = (".png", ".tif", ".tiff", ".bmp", ".gif")
+
+
+def is_mask_folder(path: Path) -> bool:
+    """Whether a folder, or a split in it, has ``images`` and ``masks``."""
+    return any((folder / IMAGES).is_dir() and (folder / MASKS).is_dir() for folder in _split_folders(path).values())
+
+
+def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
+    """Read pictures and their masks; ids are the pictures' paths below ``path``, with forward slashes.
+
+    Args:
+        path: holds ``images`` and ``masks``, or the folders train, val, test that hold them. A mask has its picture's
+            stem and size, one class number a pixel (an indexed or gray picture without loss), 255 where unlabeled. An
+            optional ``classes.txt`` names the classes from 0, one a line.
+        section: ``group`` is a pattern searched in the id.
+
+    Raises:
+        DataError: a picture without a mask, a mask without a picture, one of another size, a mask that is no map of
+            class numbers, an unreadable file.
+    """
+    files: list[str] = []
+    mask_files: list[Path] = []
+    splits: list[str] = []
+    for split, folder in _split_folders(path).items():
+        pairs = _pairs(folder)
+        files += [image.relative_to(path).as_posix() for image, _ in pairs]
+        mask_files += [mask for _, mask in pairs]
+        splits += [split] * len(pairs)
+    groups = None if section.group is None else np.array([group_of(section.group, name) for name in files])
+    decoded = decode_files([path / name for name in files], files, section, str(path))
+    warnings += decoded.warnings
+    rows = rows_by_split(decoded, splits)
+    height, width = decoded.pixels.shape[1:3]
+    masks = {}
+    for split, indices in rows.items():
+        pairs = [(path / files[index], mask_files[index]) for index in indices]
+        masks[split] = _read_masks(pairs, (int(height), int(width)), split)
+    targets, classes = name_values(masks, _names(path), section, str(path))
+    return sets_over(decoded, rows, targets, classes, files, groups)
+
+
+def _split_folders(path: Path) -> dict[str, Path]:
+    if (path / IMAGES).is_dir() and (path / MASKS).is_dir():
+        return {"all": path}
+    found: dict[str, Path] = {}
+    for name, split in SPLIT_FOLDERS.items():
+        if (path / name).is_dir():
+            if split in found:
+                raise DataError(f"{path} has both {found[split].name} and {name}; keep one of them")
+            found[split] = path / name
+    return found
+
+
+def _pairs(folder: Path) -> list[tuple[Path, Path]]:
+    """Pictures with their masks, in order of name."""
+    images, masks = (_by_stem(folder / name) for name in (IMAGES, MASKS))
+    for stem in sorted(images.keys() - masks.keys()):
+        raise DataError(f"{images[stem]} has no mask; put {stem}.png in {folder / MASKS}, or take the picture out")
+    for stem in sorted(masks.keys() - images.keys()):
+        raise DataError(f"{masks[stem]} has no picture in {folder / IMAGES}; add it, or take the mask out")
+    if not images:
+        raise DataError(f"{folder / IMAGES} has no pictures")
+    return [(images[stem], masks[stem]) for stem in sorted(images)]
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder}; pictures lie in {IMAGES}, their masks in {MASKS}")
+    out: dict[str, Path] = {}
+    for file in sorted(folder.iterdir()):
+        if file.is_file() and is_picture(file.name) and not file.name.startswith("."):
+            if file.stem in out:
+                raise DataError(f"{folder} has both {out[file.stem].name} and {file.name}; their stems must differ")
+            out[file.stem] = file
+    return out
+
+
+def _names(path: Path) -> list[str] | None:
+    if not (path / NAMES).is_file():
+        return None
+    names = [line.strip() for line in (path / NAMES).read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not names or len(set(names)) < len(names):
+        raise DataError(
+            f"{path / NAMES} has no name, or one that stands twice; it names the classes from 0, one a line"
+        )
+    return names
+
+
+def _read_masks(pairs: list[tuple[Path, Path]], size: tuple[int, int], split: str) -> np.ndarray:
+    """uint8 [N, *size] as stored."""
+    out = np.empty((len(pairs), *size), dtype=np.uint8)
+
+    def read_one(index: int) -> None:
+        picture, file = pairs[index]
+        mask, wanted = _read_mask(file), picture_size(picture)
+        if mask.shape != wanted:
+            raise DataError(
+                f"{file} is {mask.shape[0]} x {mask.shape[1]} and its picture {wanted[0]} x {wanted[1]} (height x width); "
+                "a mask has its picture's size"
+            )
+        out[index] = resize(mask[..., None], size, "nearest")[..., 0]
+
+    with ThreadPoolExecutor(workers()) as pool, progress(f"reading {split} masks", len(pairs)) as bar:
+        for _ in pool.map(read_one, range(len(pairs))):
+            bar.advance()
+    return out
+
+
+def _read_mask(file: Path) -> np.ndarray:
+    """uint8 [H, W], the stored numbers: no palette is applied."""
+    if file.suffix.lower() not in LOSSLESS:
+        raise DataError(f"{file}: {file.suffix} changes the numbers it stores; save masks as PNG")
+    try:
+        with Image.open(file) as image:
+            image.load()
+            mode, values = image.mode, np.asarray(image)
+    except Exception as error:  # Pillow's decoders raise many kinds on damaged files
+        raise DataError(f"{file} cannot be read as a mask: {error}") from None
+    if mode not in ("P", "L", "1") and not mode.startswith("I"):
+        raise DataError(f"{file} is a {mode} picture; a mask holds one class number a pixel: save it indexed or gray")
+    if values.size and not 0 <= int(values.min()) <= int(values.max()) <= 255:
+        raise DataError(
+            f"{file} has the value {values.max()}; masks hold class numbers from 0 to 254, and 255 for unlabeled"
+        )
+    return values.astype(np.uint8)

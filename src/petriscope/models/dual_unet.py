@@ -1,0 +1,122 @@
+"""Two U-Nets side by side: one for the lie of the land, one for detail."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from petriscope.errors import RequestError
+from petriscope.models.attention import Attention, attention_layers
+from petriscope.models.context import DilatedInception, GlobalContext
+from petriscope.models.mask_head import MaskHead
+from petriscope.models.segmenter import Segmenter
+from petriscope.models.unet import Chance, Patch, Steps, UNetBody, Width
+
+Rate = Annotated[int, Field(ge=1, le=16)]
+Kernel = Literal[3, 5, 7]
+
+
+class DualBody(nn.Module):
+    """The macro and the micro U-Net on the same picture; their features joined by a 1x1 convolution.
+
+    Args:
+        macro, micro: [B, C, H, W] -> [B, their width, H, W].
+        channels, out: of both features together, and of the joined ones.
+        attention: on the joined features.
+    """
+
+    def __init__(self, macro: nn.Module, micro: nn.Module, channels: int, out: int, attention: Attention) -> None:
+        super().__init__()
+        self.macro, self.micro = macro, micro
+        self.fuse = nn.Sequential(
+            nn.Conv2d(channels, out, 1, bias=False),
+            nn.BatchNorm2d(out),
+            nn.ReLU(),
+            *attention_layers(attention, out),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fuse(torch.cat([self.macro(images), self.micro(images)], 1))
+
+
+class DualUNet(Segmenter):
+    """A macro U-Net that sees far, by dilated convolutions, several scales at its bottleneck and attention gates; a micro
+    U-Net that keeps detail, with fewer and larger filters and a summary of the whole picture; and what joins them. Every
+    part can be switched off.
+
+    Args:
+        channels, classes: of the input and the output.
+        size: (height, width) of the pictures; any, since they are padded.
+        branches: both, or one of them alone.
+        widths: channels of the macro U-Net's levels, fine to coarse.
+        rates: dilations in its encoder, one for each level but the coarsest, fine to coarse; empty: none.
+        inception: dilated convolutions side by side at its bottleneck.
+        gates: attention gates on what its decoder takes from its encoder.
+        micro_widths: channels of the micro U-Net's levels.
+        micro_kernel: side of its filters.
+        context: the micro U-Net's summary of the whole picture.
+        patch: 2 or more: work on a picture of a half, a third ... of the sides, whose places hold all the pixels.
+        residual: shortcuts around each pair of convolutions.
+        attention: at the end of each pair, and where the two are joined.
+        dropout: chance that a channel of the macro U-Net's coarsest features is left out.
+        refine: steps of a cellular automaton on the logits; 0: none.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        size: tuple[int, int],
+        *,
+        branches: Literal["both", "macro", "micro"] = "both",
+        widths: tuple[Width, ...] = (16, 32, 64, 128),
+        rates: tuple[Rate, ...] = (2, 4, 8),
+        inception: bool = True,
+        gates: bool = True,
+        micro_widths: tuple[Width, ...] = (12, 24),
+        micro_kernel: Kernel = 5,
+        context: bool = True,
+        patch: Patch = 1,
+        residual: bool = False,
+        attention: Attention = "se",
+        dropout: Chance = 0.0,
+        refine: Steps = 0,
+    ) -> None:
+        if min(len(widths), len(micro_widths)) < 2:
+            raise RequestError("dual-unet: widths and micro_widths have two levels each at least, such as [16, 32]")
+        if rates and len(rates) != len(widths) - 1:
+            raise RequestError(
+                f"dual-unet: {len(rates)} rates for {len(widths)} levels; give one for each but the last, or none"
+            )
+        inputs = channels * patch**2
+        macro = UNetBody(
+            inputs,
+            widths,
+            rates=(*rates, 1) if rates else None,
+            gates=gates,
+            residual=residual,
+            attention=attention,
+            bottleneck=nn.Sequential(
+                nn.Dropout2d(dropout), *([DilatedInception(widths[-1], (1, 2, 4, 8))] if inception else [])
+            ),
+        )
+        micro = UNetBody(
+            inputs,
+            micro_widths,
+            kernel=micro_kernel,
+            residual=residual,
+            attention=attention,
+            bottleneck=GlobalContext(micro_widths[-1]) if context else None,
+        )
+        body: nn.Module
+        if branches == "both":
+            body, width = DualBody(macro, micro, widths[0] + micro_widths[0], widths[0], attention), widths[0]
+            levels = max(len(widths), len(micro_widths))
+        elif branches == "macro":
+            body, width, levels = macro, widths[0], len(widths)
+        else:
+            body, width, levels = micro, micro_widths[0], len(micro_widths)
+        super().__init__(body, MaskHead(width, classes, refine), 2 ** (levels - 1), patch)

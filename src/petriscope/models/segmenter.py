@@ -1,0 +1,45 @@
+"""What models of masks share."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from petriscope.models.mask_head import MaskHead
+
+
+def padded(images: Tensor, multiple: int) -> Tensor:
+    """Pictures [B, C, H, W], their last row and column repeated until both sides are multiples."""
+    down, across = (-side % multiple for side in images.shape[2:])
+    return F.pad(images, (0, across, 0, down), mode="replicate") if down or across else images
+
+
+class Segmenter(nn.Module):
+    """Pictures are padded to sides that the body can halve, and its features become logits.
+
+    Args:
+        body: [B, C patch^2, H / patch, W / patch] -> features [B, width, H / patch, W / patch].
+        head: makes logits of those.
+        multiple: of which the body takes sides.
+        patch: pixels of so many rows and columns become channels of one place before the body, which then has a
+            ``patch ** 2``-th of the work; logits are interpolated back.
+    """
+
+    segments = True
+
+    def __init__(self, body: nn.Module, head: MaskHead, multiple: int, patch: int) -> None:
+        super().__init__()
+        self.body, self.head = body, head
+        self.multiple, self.patch = multiple * patch, patch
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d) and module.bias is None:
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalized float [B, C, H, W] -> logits [B, K, H, W]."""
+        height, width = images.shape[2:]
+        images = padded(images, self.multiple)
+        logits = self.head(self.body(F.pixel_unshuffle(images, self.patch) if self.patch > 1 else images))
+        if self.patch > 1:
+            logits = F.interpolate(logits, scale_factor=float(self.patch), mode="bilinear", align_corners=False)
+        return logits[:, :, :height, :width]

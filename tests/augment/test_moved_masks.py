@@ -1,0 +1,107 @@
+"""Masks that go through augmentation: what comes from outside is unlabeled, and what is rare is pasted."""
+
+import numpy as np
+import pytest
+import torch
+from augmenting import labels, pictures, with_targets
+
+from petriscope.augment.geometry import gather, resample
+from petriscope.augment.pipeline import Pipeline
+from petriscope.data.imageset import IGNORE
+from petriscope.errors import RequestError
+from petriscope.recipe import Part
+
+
+def masks_of(batch=16, height=10, width=14, classes=4, seed=0):
+    """Random masks, each an eighth unlabeled."""
+    rng = np.random.default_rng(seed)
+    masks = rng.integers(0, classes, (batch, height, width), dtype=np.uint8)
+    masks[rng.random(masks.shape) < 1 / 8] = IGNORE
+    return torch.from_numpy(masks)
+
+
+def shift(x, y):
+    out = torch.eye(3)[None].clone()
+    out[0, 0, 2], out[0, 1, 2] = x, y
+    return out
+
+
+@pytest.mark.parametrize("move", ["gather", "resample"])
+@pytest.mark.parametrize(("x", "y"), [(0, 0), (3, 0), (-2, 4), (0, -9), (20, 0)])
+def test_what_a_shift_brings_in_is_unlabeled(move, x, y):
+    masks = masks_of(1)
+    if move == "gather":
+        moved = gather(masks[..., None], shift(x, y), IGNORE)[..., 0]
+    else:
+        moved = resample(masks[:, None].float(), shift(x, y), "nearest", IGNORE)[:, 0].to(torch.uint8)
+    height, width = masks.shape[1:]
+    wanted = torch.full_like(masks, IGNORE)
+    for row in range(height):
+        for column in range(width):
+            if 0 <= row + y < height and 0 <= column + x < width:
+                wanted[0, row, column] = masks[0, row + y, column + x]
+    assert torch.equal(moved, wanted)
+
+
+@pytest.mark.parametrize("name", ["flip", "quarter-turn"])
+def test_what_stays_in_the_frame_loses_no_label(name):
+    masks = masks_of(height=12, width=12)
+    _, moved = with_targets([Part(name=name)], pictures(16), masks)
+    assert not torch.equal(moved, masks)
+    assert torch.equal(moved.flatten(1).sort(1).values, masks.flatten(1).sort(1).values)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [{"name": "translate", "fraction": 0.3}, {"name": "rotate", "degrees": 40}, {"name": "scale", "amount": 0.6}],
+)
+def test_values_stay_and_the_input_is_kept(part):
+    masks, images = masks_of(classes=3), pictures(16, 10, 14)
+    before = masks.clone()
+    _, moved = with_targets([Part(**part)], images, masks)
+    assert torch.equal(masks, before)
+    assert set(moved.unique().tolist()) == {0, 1, 2, IGNORE}
+    assert (moved == IGNORE).sum() > (masks == IGNORE).sum()
+
+
+def paste(images, masks, seed=0, **options):
+    return with_targets([Part(name="copy-paste", **{"classes": [3], **options})], images, masks, seed)
+
+
+def test_pasting_takes_the_rare_class_with_its_pixels():
+    masks = torch.zeros(8, 6, 6, dtype=torch.uint8)
+    masks[2, 1:3, 1:3], masks[5, 4, 4] = 3, 3
+    images = pictures(8, 6, 6, 1)
+    out, after = paste(images, masks, p=1)
+    from_two = torch.zeros(6, 6, dtype=torch.bool)
+    from_two[1:3, 1:3] = True
+    for index in (0, 1, 3, 4, 6, 7):
+        got = after[index] == 3
+        source = 2 if torch.equal(got, from_two) else 5
+        assert torch.equal(got, masks[source] == 3)
+        wanted = torch.where(got, images[source, ..., 0], images[index, ..., 0])
+        assert torch.equal((out[index, 0] * 255).round().to(torch.uint8), wanted)
+    assert (masks[0] == 0).all()
+
+
+def test_nothing_rare_leaves_the_batch_as_it_is():
+    masks = masks_of(classes=3)
+    _, after = paste(pictures(16, 10, 14), masks, p=1)
+    assert torch.equal(after, masks)
+
+
+def test_pasting_is_a_function_of_the_seed_and_of_p():
+    masks, images = masks_of(64), pictures(64, 10, 14)
+    first, again, other = (paste(images, masks, seed)[1] for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    changed = (first != masks).flatten(1).any(1).sum()
+    assert 15 < changed < 50
+    assert torch.equal(paste(images, masks, p=0)[1], masks)
+
+
+def test_pasting_needs_masks_and_a_class():
+    with pytest.raises(RequestError, match="needs masks"):
+        paste(pictures(), labels(16))
+    with pytest.raises(RequestError, match="classes"):
+        Pipeline.from_recipe([Part(name="copy-paste")])
