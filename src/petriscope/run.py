@@ -186,6 +186,7 @@ def environment(dataset: Dataset) -> dict[str, Any]:
             "fingerprint": dataset.fingerprint,
             "classes": list(dataset.classes),
             "shape": list(dataset.shape),
+            "targets": "masks" if dataset.segments else "labels",
             "splits": {
                 name: {"pictures": len(part), "per_class": part.counts.tolist()}
                 for name, part in dataset.splits.items()

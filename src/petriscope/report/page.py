@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +18,11 @@ from petriscope.files import write_text
 from petriscope.models import MODELS
 from petriscope.progress import duration
 from petriscope.recipe import Part, Recipe
-from petriscope.report import rendering, wording
+from petriscope.report import rendering, segments, wording
 from petriscope.report.error_analysis import errors
 from petriscope.report.explanations import looks
 from petriscope.report.figures import Picture, Series, interval_mark, line_chart, picture, reliability
+from petriscope.report.segments import SegmentView, segment_view
 from petriscope.report.silence import silence_views
 from petriscope.report.stress import StressView, stress_view
 from petriscope.run import Run
@@ -48,6 +49,17 @@ FIGURES = (
     ("nll", "NLL", "negative log-likelihood of the true class; lower is better", False),
     ("brier", "Brier score", "squared error of the probabilities, 0 to 2; lower is better", False),
     ("ece", "ECE", "gap between confidence and accuracy, over 15 bins; lower is better", True),
+)
+EPOCH_COLUMNS: tuple[tuple[str, tuple[str, ...], Callable[[Any], str]], ...] = (
+    ("train loss", ("train", "loss"), wording.decimal),
+    ("train accuracy", ("train", "accuracy"), wording.percent),
+    ("val loss", ("val", "loss"), wording.decimal),
+    ("val accuracy", ("val", "accuracy"), wording.percent),
+    ("val balanced", ("val", "balanced_accuracy"), wording.percent),
+    ("val macro F1", ("val", "macro_f1"), wording.percent),
+    ("val mean IoU", ("val", "miou"), wording.percent),
+    ("learning rate", ("lr",), lambda value: f"{value:.3g}" if wording.known(value) else wording.NONE),
+    ("seconds", ("seconds",), lambda value: f"{value:.1f}" if wording.known(value) else wording.NONE),
 )
 TTA_WORDS = {
     "mirror": "the mean over each picture and its left-right mirror image (test-time augmentation: mirror)",
@@ -125,7 +137,10 @@ def _context(run: Run) -> dict[str, Any]:
     predictions, gallery = run.predictions, run.gallery
     data = environment.get("data") or {}
     splits = data.get("splits") or {}
-    views = [_split_view(run, name, results[name], predictions, gallery) for name in _evaluated(results)]
+    evaluated = _evaluated(results)
+    masks = [segment_view(name, results[name], gallery) for name in evaluated if "miou" in results[name]]
+    views = [_split_view(run, name, results[name], predictions, gallery) for name in evaluated if not masks]
+    judged: list[SplitView] | list[SegmentView] = masks or views
     training = results.get("training")
     folder = shlex.quote(str(run.folder))
     stress = stress_view(results, gallery)
@@ -135,11 +150,12 @@ def _context(run: Run) -> dict[str, Any]:
         "views": views,
         "first": views[0] if views else None,
         "others": views[1:],
-        "notes": _notes(views, recipe),
+        "segments": masks,
+        "notes": _notes(judged, recipe),
         "open_mistakes": MISTAKES_OPEN,
         "finished": training is not None,
-        "headline": _headline(views, history, recipe),
-        "standing": _standing(views, splits, training, history, recipe, folder) + _under_stress(stress),
+        "headline": segments.headline(masks[0]) if masks else _headline(views, history, recipe),
+        "standing": _standing(judged, splits, training, history, recipe, folder) + _under_stress(stress),
         "stress": stress,
         "alarm": _alarm(results, folder, environment),
         "facts": _facts(recipe, environment, training, results.get("cost"), history, results.get("ensemble")),
@@ -152,7 +168,7 @@ def _context(run: Run) -> dict[str, Any]:
         "curves": _curves(history, training, recipe),
         "history": history,
         "epochs": _epochs(history),
-        "figures": _figure_rows(views),
+        "figures": segments.figure_rows(masks) if masks else _figure_rows(views),
         "most_classes": MOST_CLASSES_IN_MATRIX,
         "augmented": _augmented(gallery.get("augmented")),
         "reconstructions": _reconstructions(gallery, recipe),
@@ -199,7 +215,7 @@ def _split_view(
     )
 
 
-def _notes(views: list[SplitView], recipe: Recipe) -> list[str]:
+def _notes(views: Sequence[SplitView | SegmentView], recipe: Recipe) -> list[str]:
     """How the predictions were made and of what, where that is not plain."""
     notes = []
     for tta, words in TTA_WORDS.items():
@@ -248,7 +264,7 @@ def _worst_class(view: SplitView) -> str:
 
 
 def _standing(
-    views: list[SplitView],
+    views: Sequence[SplitView | SegmentView],
     splits: dict[str, Any],
     training: dict[str, Any] | None,
     history: list[dict[str, Any]],
@@ -270,8 +286,9 @@ def _standing(
         out.append(("The test pictures were used neither to train nor to choose the weights kept.", ""))
         val = next((view for view in views if view.name == "val"), None)
         if val is not None:
-            figure = wording.percent_with_interval(val.figures.get("accuracy"), val.figures.get("accuracy_ci95"))
-            out.append((f"On val, {_use_of_val(training)}, accuracy is {figure}.", ""))
+            key, name = ("miou", "mean IoU") if "miou" in val.figures else ("accuracy", "accuracy")
+            figure = wording.percent_with_interval(val.figures.get(key), val.figures.get(f"{key}_ci95"))
+            out.append((f"On val, {_use_of_val(training)}, {name} is {figure}.", ""))
         return out
     if "val" in have:
         out.append((f"This figure is from val, {_use_of_val(training)}: expect a little less on new pictures.", ""))
@@ -422,7 +439,8 @@ def _composition(data: dict[str, Any]) -> dict[str, Any] | None:
             number = counts[name][k] if k < len(counts[name]) else 0
             cells.append((number, round(100 * number / max(1, *counts[name]), 1)))
         rows.append((label, cells))
-    return {"splits": names, "rows": rows, "totals": [splits[name].get("pictures", 0) for name in names]}
+    totals = [splits[name].get("pictures", 0) for name in names]
+    return {"splits": names, "rows": rows, "totals": totals, "unit": _unit(data)}
 
 
 def _audited(run: Run, recipe: Recipe, data: dict[str, Any]) -> dict[str, Any] | None:
@@ -458,7 +476,12 @@ def _imbalance(data: dict[str, Any]) -> str:
     ratio = max(counts) / min(counts)
     if ratio <= 1.05:
         return ""
-    return f"In train, the largest class has {ratio:.1f} times as many pictures as the smallest."
+    return f"In train, the largest class has {ratio:.1f} times as many {_unit(data)} as the smallest."
+
+
+def _unit(data: dict[str, Any]) -> str:
+    """What classes are counted in."""
+    return "labeled pixels" if data.get("targets") == "masks" else "pictures"
 
 
 # -------------------------------------------------------------------------------------------------------- training
@@ -476,10 +499,12 @@ def _curves(history: list[dict[str, Any]], training: dict[str, Any] | None, reci
     train_val = [("train", "a"), ("val", "b")]
     loss = [Series(name, style, points(name, "loss")) for name, style in train_val]
     accuracy = [Series(name, style, points(name, "accuracy")) for name, style in train_val]
+    overlap = [Series("val", "b", points("val", "miou"))]
     rates = [Series("rate", "b", points("lr"))]
     charts = [
         ("Loss", line_chart("Loss", loss, lambda v: f"{v:.3g}", kept)),
         ("Accuracy", line_chart("Accuracy", accuracy, _share, kept, share=True)),
+        ("Mean IoU", line_chart("Mean IoU", overlap, _share, kept, share=True)),
         ("Learning rate, at the end of each epoch", line_chart("Learning rate", rates, lambda v: f"{v:.2g}", kept)),
     ]
     return {"charts": [(title, chart) for title, chart in charts if chart], "notes": _curve_notes(history, recipe)}
@@ -542,25 +567,15 @@ def _dig(line: dict[str, Any], path: Sequence[str]) -> Any:
     return value
 
 
-def _epochs(history: list[dict[str, Any]]) -> list[list[str]]:
-    """The history as rows of a table."""
-    rows = []
-    for line in history:
-        train, val = line.get("train") or {}, line.get("val") or {}
-        rows.append(
-            [
-                str(line["epoch"]),
-                wording.decimal(train.get("loss")),
-                wording.percent(train.get("accuracy")),
-                wording.decimal(val.get("loss")),
-                wording.percent(val.get("accuracy")),
-                wording.percent(val.get("balanced_accuracy")),
-                wording.percent(val.get("macro_f1")),
-                f"{line['lr']:.3g}" if wording.known(line.get("lr")) else wording.NONE,
-                f"{line['seconds']:.1f}" if wording.known(line.get("seconds")) else wording.NONE,
-            ]
-        )
-    return rows
+def _epochs(history: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """The history as the columns and rows of a table; figures that no epoch has are left out."""
+    columns = [
+        (name, path, write)
+        for name, path, write in EPOCH_COLUMNS
+        if not history or any(_dig(line, path) is not None for line in history)
+    ]
+    rows = [[str(line["epoch"]), *(write(_dig(line, path)) for _, path, write in columns)] for line in history]
+    return {"columns": ["epoch", *(name for name, _, _ in columns)], "rows": rows}
 
 
 # -------------------------------------------------------------------------------------------------------- figures
