@@ -294,6 +294,8 @@ def explain(
 
     results = open_run(folder).results if Path(folder).is_dir() else {}
     classifier, files = load_model(Path(folder), device), find_pictures([Path(p) for p in pictures])
+    if classifier.segments:
+        raise RequestError(f"{folder} is a model of masks; explanations are for labels")
     return explain_files(classifier, files, Path(out), method, of, results, quiet)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from petriscope.audit import findings
 from petriscope.audit.duplicates import find_duplicates
 from petriscope.audit.findings import KINDS, Finding, Pictures, make_table
 from petriscope.audit.joining import join
+from petriscope.audit.mask_table import mask_findings
 from petriscope.audit.quality import measure_quality
 from petriscope.data import sources
 from petriscope.data.decided import FILE, Decision, Decisions, ReadAs, write_decisions
@@ -148,15 +149,18 @@ def audit(
     faulty = {each.picture for each in found}
     planted = find_planted(images, quiet=quiet)
     found += findings.planted_findings(planted)
+    found += mask_findings(images)
     duplicates = find_duplicates(images, quiet=quiet)
     found += findings.duplicate_findings(pictures, duplicates, flat, planted.group >= 0, faulty)
     notes = [warning for warning in warnings if "cannot be read" not in warning]
     vectors = None
     if extract is not None:
-        vectors = _unless_impossible("outliers", notes, lambda: extract(images))
+        # What is learned about a mask is its rarest class.
+        labeled = replace(images, targets=images.strata)
+        vectors = _unless_impossible("outliers", notes, lambda: extract(labeled))
         if vectors is not None:
-            found += _find_outliers(vectors, images)
-    if labels:
+            found += _find_outliers(vectors, labeled)
+    if labels and not images.segments:
         found += (
             _unless_impossible("label errors", notes, lambda: _find_label_errors(pictures, images, faulty, seed, quiet))
             or []
@@ -175,7 +179,7 @@ def audit(
 def _all_pictures(images: ImageSet, splits: np.ndarray, files: list[sources.PictureFile]) -> Pictures:
     there = set(images.ids.tolist())
     lost = [file for file in files if file.id not in there]
-    labels = np.array(images.classes, dtype=object)[images.targets]
+    labels = np.array(images.classes, dtype=object)[images.strata]
     return Pictures(
         np.array([*images.ids.tolist(), *(file.id for file in lost)], dtype=object),
         np.array([*splits.tolist(), *(file.split for file in lost)], dtype=object),

@@ -44,6 +44,9 @@ KINDS = {
     "odd_size": "The file's picture is of another size or shape than the rest.",
     "truncated": "The file ends before its picture does.",
     "unreadable": "The file cannot be read as a picture.",
+    "empty_mask": "The mask has no labeled pixel, or nothing but background.",
+    "single_class_mask": "One class fills all of the mask that is labeled.",
+    "shared_mask": "Other pictures have the very same mask.",
 }
 FAMILIES = {
     "duplicates": ("exact_duplicate", "near_duplicate"),
@@ -53,6 +56,7 @@ FAMILIES = {
     "outliers": ("outlier",),
     "quality": ("blank", "dark", "bright", "low_contrast", "blurred", "gray_among_color", "odd_size"),
     "files": ("truncated", "unreadable"),
+    "masks": ("empty_mask", "single_class_mask", "shared_mask"),
     "any": tuple(KINDS),
 }
 QUALITY = {  # finding -> what was measured, and how it is said

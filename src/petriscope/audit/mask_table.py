@@ -10,10 +10,13 @@ import numpy as np
 from petriscope.audit.findings import Finding, Pictures, make_table
 from petriscope.audit.masks import MaskFindings, check_masks
 from petriscope.data.decided import Verdict
+from petriscope.data.imageset import IGNORE, ImageSet
+from petriscope.evaluation.segmentation import BACKGROUND
 
 if TYPE_CHECKING:
     import pandas as pd
 
+MANY = 5  # pictures with one mask, from which it is no mask of any of them
 MASK_KINDS: dict[str, tuple[Verdict, str]] = {  # finding -> what is suggested, and the evidence
     "wrong_mask_values": ("drop", "the mask has values that are no class"),
     "wrong_mask_size": ("drop", "the mask is of another size than the rest"),
@@ -47,6 +50,19 @@ def mask_table(
     return make_table(pictures, list(_findings(found)))
 
 
+def mask_findings(images: ImageSet) -> Iterator[Finding]:
+    """What is wrong with the masks of a set; nothing where its targets are labels.
+
+    A mask without a labeled pixel, or with one class alone, is for a person to look at; a mask that many pictures have, none
+    of which can be right for all, is for leaving out.
+    """
+    if images.segments:
+        masks = np.where(images.targets == IGNORE, 0, images.targets + 1).astype(np.uint8)
+        if BACKGROUND in images.classes:
+            masks[images.targets == images.classes.index(BACKGROUND)] = 0
+        yield from _findings(check_masks(masks, len(images.classes) + 1))
+
+
 def _findings(found: MaskFindings) -> Iterator[Finding]:
     flags = {
         "wrong_mask_values": found.wrong_values,
@@ -57,8 +73,9 @@ def _findings(found: MaskFindings) -> Iterator[Finding]:
     }
     for name, (decision, evidence) in MASK_KINDS.items():
         for index in np.flatnonzero(flags[name]).tolist():
-            group, count = "", 0
+            group, count, suggested = "", 0, decision
             if name == "shared_mask":
                 group = f"masks-{found.group[index] + 1}"
                 count = int((found.group == found.group[index]).sum())
-            yield Finding(index, name, evidence.format(count=count), 1.0, decision, name.replace("_", " "), group)
+                suggested = "drop" if count >= MANY else decision
+            yield Finding(index, name, evidence.format(count=count), 1.0, suggested, name.replace("_", " "), group)

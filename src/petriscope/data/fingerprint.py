@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
+import numpy as np
+
 from petriscope.data.imageset import ImageSet
 
 
@@ -19,5 +21,5 @@ def fingerprint(sets: Mapping[str, ImageSet], digests: Mapping[str, list[bytes]]
     for name, part in sets.items():
         out.update(repr((name, part.shape, len(part), part.classes)).encode(errors="surrogateescape"))
         out.update(b"".join(digests[name]))
-        out.update(part.targets.astype("<i8").tobytes())
+        out.update(np.ascontiguousarray(part.targets, dtype="u1" if part.segments else "<i8").data)
     return out.hexdigest()

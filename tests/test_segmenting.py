@@ -1,0 +1,98 @@
+"""A model of masks as a user has it: a page, masks of files, and clear words where labels are wanted."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from petriscope import api, ensembling
+from petriscope.colors import class_colors
+from petriscope.errors import RequestError
+from petriscope.recipe import load_recipe
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("segmenting") / "run"
+    settings = ["training.epochs=2", "data.size=[16, 32]", "training.precision=fp32", "evaluation.bootstrap=100"]
+    recipe = load_recipe("synthetic-terrain/unet", settings, data={"source": "synthetic-terrain:120"})
+    return api.train(recipe, folder, quiet=True)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name, size in (("a.png", (60, 40)), ("b.jpg", (32, 16))):
+        Image.fromarray(rng.integers(0, 256, (size[1], size[0]), dtype=np.uint8)).save(folder / name)
+    return folder
+
+
+def test_the_page_speaks_of_pixels(run):
+    page = (run.folder / "report.html").read_text()
+    for words in (
+        "Mean IoU",
+        "Best, median and worst",
+        "Confusion of pixels",
+        "Labeled pixels",
+        "unlabeled",
+        "big rock",
+    ):
+        assert words in page
+    for words in ("Worst mistakes", "Where it errs", "When it keeps silent", "macro F1"):
+        assert words not in page
+    assert page.count('class="panels"') == len(run.gallery["segments_val_images"])
+
+
+def test_masks_are_indexed_pictures_of_the_size_of_their_own(run, pictures, tmp_path):
+    table = api.predict(run.folder, [pictures], quiet=True, masks=tmp_path / "masks")
+    assert list(table.columns[:4]) == ["picture", "mask", "confidence", "error"]
+    with Image.open(tmp_path / "masks" / "a.png") as mask:
+        assert mask.mode == "P" and mask.size == (60, 40)
+        values = np.asarray(mask)
+        colors = np.array(mask.getpalette()[:12]).reshape(4, 3)
+    assert values.max() < 4
+    np.testing.assert_array_equal(colors, class_colors(4))
+    with Image.open(tmp_path / "masks" / "a-overlay.png") as overlay:
+        assert overlay.mode == "RGB" and overlay.size == (60, 40)
+    shares = table.filter(like="share_").to_numpy()
+    np.testing.assert_allclose(shares.sum(1), 1)
+    assert ((table["confidence"] > 0.2) & (table["confidence"] <= 1)).all()
+
+
+def test_an_unreadable_picture_has_an_error_and_the_rest_their_masks(run, pictures, tmp_path):
+    (pictures / "c.png").write_bytes(b"no picture")
+    table = api.predict(run.folder, [pictures], quiet=True, masks=tmp_path / "masks").set_index("picture")
+    assert pd.isna(table.loc[str(pictures / "c.png"), "mask"])
+    assert "cannot be read" in table.loc[str(pictures / "c.png"), "error"]
+    assert (tmp_path / "masks" / "b.png").is_file() and not (tmp_path / "masks" / "c.png").exists()
+
+
+def test_nothing_is_overwritten_and_equal_names_are_told_apart(run, pictures, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(pictures, other)
+    api.predict(run.folder, [pictures, other], quiet=True, masks=tmp_path / "masks")
+    assert (tmp_path / "masks" / "a.png").is_file() and (tmp_path / "masks" / "a-2.png").is_file()
+    with pytest.raises(RequestError, match="exists"):
+        api.predict(run.folder, [pictures], quiet=True, masks=tmp_path / "masks")
+
+
+def test_what_is_for_labels_says_so(run, pictures, tmp_path):
+    folder = run.folder
+    with pytest.raises(RequestError, match="--out FOLDER"):
+        api.predict(folder, [pictures], quiet=True)
+    with pytest.raises(RequestError, match="--max-error"):
+        api.predict(folder, [pictures], quiet=True, masks=tmp_path / "m", max_error=0.01)
+    with pytest.raises(RequestError, match="stress test is for labels"):
+        api.evaluate(folder, stress=True, quiet=True)
+    with pytest.raises(RequestError, match="calibration is for labels"):
+        api.calibrate(folder, quiet=True)
+    with pytest.raises(RequestError, match="explanations are for labels"):
+        api.explain(folder, [pictures], tmp_path / "e", quiet=True)
+    shutil.copytree(folder, tmp_path / "twin")
+    with pytest.raises(RequestError, match="ensembles join classifiers"):
+        ensembling.ensemble([folder, tmp_path / "twin"], out=tmp_path / "e", quiet=True)
+    assert not (tmp_path / "m").exists() and not (tmp_path / "e").exists()
