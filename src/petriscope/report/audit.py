@@ -12,6 +12,7 @@ import numpy as np
 
 from petriscope.audit.auditing import Audit
 from petriscope.audit.findings import FAMILIES, KINDS
+from petriscope.colors import overlay
 from petriscope.data.decided import FILE
 from petriscope.files import write_text
 from petriscope.report import rendering, wording
@@ -195,7 +196,7 @@ class _View:
             self._cards("outlier", "Outliers", self._worst("outlier", highest=True)),
             *(
                 self._cards(name, _words(name).capitalize(), self._worst(name, highest=name in WORST_HIGHEST))
-                for name in FAMILIES["quality"]
+                for name in (*FAMILIES["quality"], *FAMILIES["masks"])
             ),
             self._files(),
         ]
@@ -312,7 +313,10 @@ class _View:
     def _shown(self, index: int, side: int | None = None) -> Picture:
         from petriscope.data.decode import resize
 
-        pixels = self.audit.images.take([index])[0]
+        images = self.audit.images
+        pixels = images.take([index])[0]
+        if images.segments:
+            pixels = overlay(pixels, images.targets[index], len(images.classes))
         height, width = pixels.shape[:2]
         if side is not None and max(height, width) > side:
             factor = side / max(height, width)
