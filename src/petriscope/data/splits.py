@@ -8,7 +8,7 @@ REST = "train"
 
 
 def draw_stratified(targets: np.ndarray, fractions: dict[str, float], seed: int) -> dict[str, np.ndarray]:
-    """Draw splits in which each class has the share that it has in the whole, to within one picture.
+    """Draw splits in which each class has the share that it has in the whole, to within one picture where it can spare it.
 
     Args:
         targets: int64 [N], class indices.
