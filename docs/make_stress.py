@@ -16,17 +16,10 @@ from PIL import Image
 from petriscope.augment.corruptions import CORRUPTIONS, SEVERITIES, Corruption, corrupt
 from petriscope.data.sources.synthetic_smear import draw_smear
 from petriscope.evaluation.stress import FEWEST, PICTURES
+from petriscope.report.stress import KINDS
 
 DOCS = Path(__file__).parent
 SIDE, GAP, COLORS = 72, 3, 64
-KINDS = {
-    "storage": "Storage and sensor",
-    "blur": "Blur",
-    "light": "Light",
-    "color": "Color",
-    "cover": "Dirt",
-    "place": "Place",
-}
 
 OPENING = f"""# The stress test
 

@@ -180,21 +180,21 @@ def evaluate(
     classifier = load_model(run.model, device)
     if stress and classifier.segments:
         raise RequestError(f"{folder} is a model of masks; the stress test is for labels")
-    if data is not None:
-        images = _other_data(classifier, data, split, quiet)
-        if classifier.segments:
-            return evaluate_masks(classifier, images, split, tta, data, quiet)[0]
-        result, _ = _evaluate(classifier, images, split, tta, data, quiet)
-        tested = stress_split(classifier, images, split, stress_pictures, tta or "none", quiet) if stress else None
-    else:
+    if data is None:
         own = _own_data(run)
+        images = own.split(split)
         result, _ = evaluate_into(run, classifier, own, split, tta, quiet)
-        tested = None
-        if stress:
-            images = own.split(split)
-            tested = stress_split(classifier, images, split, stress_pictures, tta or "none", quiet, into=run)
+    else:
+        images = _other_data(classifier, data, split, quiet)
+        judge = evaluate_masks if classifier.segments else _evaluate
+        result = judge(classifier, images, split, tta, data, quiet)[0]
+    if stress:
+        into = run if data is None else None
+        tested = stress_split(classifier, images, split, stress_pictures, tta or "none", quiet, into=into)
+        result = {**result, "stress": tested}
+    if data is None:
         write_report(run)
-    return {**result, "stress": tested} if stress else result
+    return result
 
 
 def calibrate(folder: str | Path, tta: TTA | None = None, device: str = "auto", quiet: bool = False) -> dict[str, Any]:
@@ -523,8 +523,7 @@ def _other_data(classifier: Classifier, data: str, split: str, quiet: bool) -> I
     section = classifier.recipe.data.model_copy(
         update={"source": data, "size": (height, width), "channels": "gray" if channels == 1 else "rgb", "audit": None}
     )
-    segments = getattr(classifier.model, "segments", False)
-    images, warnings = load_aligned(section, split, classifier.classes, segments)
+    images, warnings = load_aligned(section, split, classifier.classes, classifier.segments)
     for warning in () if quiet else warnings:
         say(f"warning: {warning}")
     return images
