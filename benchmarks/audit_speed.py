@@ -1,11 +1,13 @@
 """How the audit's time and memory grow with the set, and how it compares with CleanVision.
 
 Growth: drawn cells of 28 pixels, mapped from disk; each row is a process of its own, its memory the peak less what it held
-before the set was opened. Rival: a folder of PNG files; both decode it and look for what both know: exact and near
-duplicates, dark, bright, blank, blurred and gray pictures; in turn, three times each, the processor's time of all processes.
+before the set was opened. Rival: both look for what both know, exact and near duplicates, dark, bright, blank, blurred and
+gray pictures, once in memory and once in PNG files that both decode; in turn, five times each, the processor's time of all
+processes.
 
     python benchmarks/audit_speed.py
     python benchmarks/audit_speed.py --counts 10000,20000,40000 --rival 0
+    python benchmarks/audit_speed.py --counts 0 --data SOURCE
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from common import in_turn, print_machine, print_table, ratio
+from common import in_turn, load, print_machine, print_table, ratio
 from petriscope.audit.duplicates import find_duplicates
 from petriscope.audit.planted import find_planted
 from petriscope.audit.quality import measure_quality
@@ -77,36 +79,60 @@ def seconds(action: Callable[[], None]) -> float:
     return sum(os.times()[:4]) - sum(start[:4])
 
 
-def rival(count: int, size: int) -> None:
+class Shown:
+    """Pictures in memory, as CleanVision takes them from a data set of torchvision's."""
+
+    def __init__(self, pictures: np.ndarray) -> None:
+        self.pictures = [Image.fromarray(picture) for picture in pictures]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, place: int) -> tuple[Image.Image, int]:
+        return self.pictures[place], 0
+
+
+def rival(pictures: np.ndarray) -> None:
     try:
         from cleanvision import Imagelab
     except ImportError:
         print("CleanVision is not installed: pip install cleanvision")
         return
+    count, size = pictures.shape[:2]
+    rows = []
+
+    def compare(name: str, ours: Callable[[], None], theirs: Callable[[], None]) -> None:
+        own, other = in_turn([lambda: seconds(ours), lambda: seconds(theirs)], 5)
+        rows.append((name, f"{np.median(other):.2f}", f"{np.median(own):.2f}", ratio(own, other)))
+
+    def ours(pictures: np.ndarray) -> None:
+        find_duplicates(pictures)
+        measure_quality(pictures)
+
+    def theirs(**source: object) -> None:
+        lab = Imagelab(**source, verbose=False)
+        lab.find_issues({name: {} for name in SHARED}, n_jobs=1, verbose=False)
+
+    shown = Shown(pictures)
+    ours(pictures[:100])  # imports are no part of it
+    compare("in memory", lambda: ours(pictures), lambda: theirs(torchvision_dataset=shown))
     with tempfile.TemporaryDirectory() as folder:
-        for place, picture in enumerate(draw_smear(count, size, seed=0)[0]):
-            Image.fromarray(picture).save(Path(folder) / f"{place:06}.png")
+        for place, picture in enumerate(shown.pictures):
+            picture.save(Path(folder) / f"{place:06}.png")
 
-        def ours() -> None:
-            pictures = np.stack([np.asarray(Image.open(path)) for path in sorted(Path(folder).iterdir())])
-            find_duplicates(pictures)
-            measure_quality(pictures)
+        def decoded() -> np.ndarray:
+            return np.stack([np.asarray(Image.open(path)) for path in sorted(Path(folder).iterdir())])
 
-        def theirs() -> None:
-            lab = Imagelab(data_path=folder, verbose=False)
-            lab.find_issues({name: {} for name in SHARED}, n_jobs=1, verbose=False)
-
-        own, other = in_turn([lambda: seconds(ours), lambda: seconds(theirs)], 3)
-    print_table(
-        (f"{count:,} PNG files of {size} px", "CPU s (median of 3)", "times as fast"),
-        [("CleanVision", f"{np.median(other):.2f}", "1"), ("Petriscope", f"{np.median(own):.2f}", ratio(own, other))],
-    )
+        compare("PNG files, decoding included", lambda: ours(decoded()), lambda: theirs(data_path=folder))
+    header = (f"{count:,} pictures of {size} px", "CleanVision, CPU s", "Petriscope, CPU s", "times as fast")
+    print_table(header, rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--counts", default="10000,30000,100000")
     parser.add_argument("--rival", type=int, default=2000, help="pictures for the comparison; 0 leaves it out")
+    parser.add_argument("--data", help="a source of pictures for the comparison, rather than drawn cells")
     parser.add_argument("--sizes", default="28,96", help="of the pictures for the comparison")
     parser.add_argument("--measure", nargs=2, metavar=("FILE", "COUNT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -117,8 +143,12 @@ def main() -> None:
     if options.counts != "0":
         growth([int(count) for count in options.counts.split(",")])
     if options.rival:
-        for size in options.sizes.split(","):
-            rival(options.rival, int(size))
+        if options.data:
+            pictures = load(options.data).split("train")
+            chosen = np.random.default_rng(0).permutation(len(pictures))[: options.rival]
+            rival(pictures.take(chosen))
+        for size in options.sizes.split(",") if not options.data else ():
+            rival(draw_smear(options.rival, int(size), seed=0)[0])
 
 
 if __name__ == "__main__":

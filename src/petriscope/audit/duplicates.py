@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +30,8 @@ CANDIDATE = 0.8  # cosine of two descriptors from which pictures are compared pi
 NEAREST = 2  # candidates a picture that are compared
 ALIKE = 0.97  # share of a picture that its duplicate must explain
 LEAST_CONTRAST = 2.0  # gray levels: pictures that vary less show nothing to compare
+ROUGHLY = 0.94  # the same of every second pixel of every second row, without which the rest is not looked at
+SHORTEST = 16  # side of a thumbnail below which a quarter of its pixels says too little
 BLOCK = 64  # pairs compared at once, so that they stay in the processor's cache
 LEAST_VALID = 0.05  # share of the pixels that must be clipped in neither
 DARKEST, LIGHTEST = 4, 250  # gray levels beyond which a brightened copy may have lost what was there
@@ -67,11 +71,10 @@ def find_duplicates(images: ImageSet | np.ndarray, *, near: bool = True, quiet: 
         DataError: the pictures are not uint8 [N, H, W, 1 or 3].
     """
     count = check_pictures(images)[0]
-    first = _first_copies(images)
-    forms, pairs = None, np.zeros((0, 2), np.int64)
+    forms, pairs = _small_forms(images, quiet) if near else None, np.zeros((0, 2), np.int64)
+    first = _first_copies(images, forms)
     distinct = np.flatnonzero(first == np.arange(count))
-    if near and len(distinct) > 1:
-        forms = _small_forms(images, quiet)
+    if forms is not None and len(distinct) > 1:
         pairs = _verified(_candidates(forms, distinct, quiet), forms, quiet)
     root = _join(first, pairs)
     sizes = np.bincount(root, minlength=count)
@@ -89,16 +92,6 @@ def find_duplicates(images: ImageSet | np.ndarray, *, near: bool = True, quiet: 
     return Duplicates(group, np.bincount(first, minlength=count)[first] > 1, similarity, transform)
 
 
-def _first_copies(images: ImageSet | np.ndarray) -> np.ndarray:
-    """int64 [N]: the first picture with the same pixels."""
-    if isinstance(images, np.ndarray):
-        count = len(images)
-        images = ImageSet(images, np.zeros(count, np.int64), ("",), np.arange(count).astype(str))
-    seen: dict[bytes, int] = {}
-    digests = images.digests()
-    return np.array([seen.setdefault(digest, place) for place, digest in enumerate(digests)], dtype=np.int64)
-
-
 @dataclass(frozen=True, eq=False)
 class _Forms:
     """Thumbnails, uint8 [N, h, w, C]; low frequencies, float32 [N, k, k, C]; symmetries that can be."""
@@ -106,6 +99,26 @@ class _Forms:
     thumbnails: np.ndarray
     frequencies: np.ndarray
     symmetries: tuple[int, ...]
+
+
+def _first_copies(images: ImageSet | np.ndarray, forms: _Forms | None) -> np.ndarray:
+    """int64 [N]: the first picture with the same pixels. Where there are thumbnails, only pictures of like ones are
+    compared in full."""
+    count = len(images)
+    if isinstance(images, np.ndarray):
+        images = ImageSet(images, np.zeros(count, np.int64), ("",), np.arange(count).astype(str))
+    first = np.arange(count)
+    some = first if forms is None else _repeated([thumbnail.tobytes() for thumbnail in forms.thumbnails])
+    seen: dict[bytes, int] = {}
+    for place, digest in zip(some.tolist(), images.subset(some).digests(), strict=True):
+        first[place] = seen.setdefault(digest, place)
+    return first
+
+
+def _repeated(values: list[bytes]) -> np.ndarray:
+    """int64 [M]: where values are that occur more than once."""
+    times = Counter(values)
+    return np.array([place for place, value in enumerate(values) if times[value] > 1], dtype=np.int64)
 
 
 def _small_forms(images: ImageSet | np.ndarray, quiet: bool) -> _Forms:
@@ -149,13 +162,19 @@ def _verified(candidates: np.ndarray, forms: _Forms, quiet: bool) -> np.ndarray:
 def _best_symmetry(pairs: np.ndarray, forms: _Forms) -> tuple[np.ndarray, np.ndarray]:
     """The symmetry that takes the first of each pair nearest to the second, and the cosine they then have, [P] each."""
     cosine, symmetry = np.zeros(len(pairs), np.float32), np.zeros(len(pairs), np.int64)
+    length = np.maximum(np.linalg.norm(forms.frequencies.reshape(len(forms.frequencies), -1), axis=1), 1e-6)
+    known = np.array(forms.symmetries)
+    # A symmetry exchanges the axes or not, and changes signs: of products that are taken once for all eight.
+    ones = np.ones((1, FREQUENCIES, FREQUENCIES, 1), np.float32)
+    signs = np.stack([orient_frequencies(ones, each).reshape(-1) for each in forms.symmetries], axis=1)
     for start in range(0, len(pairs), BLOCK):
         at = slice(start, start + BLOCK)
         one, other = (forms.frequencies[place] for place in pairs[at].T)
-        fits = np.stack([np.einsum("nuvc,nuvc->n", orient_frequencies(one, each), other) for each in forms.symmetries])
-        length = np.sqrt(np.einsum("nuvc,nuvc->n", one, one) * np.einsum("nuvc,nuvc->n", other, other))
-        cosine[at] = fits.max(0) / np.maximum(length, 1e-6)
-        symmetry[at] = np.array(forms.symmetries)[fits.argmax(0)]
+        upright = np.einsum("nuvc,nuvc->nuv", one, other).reshape(len(one), -1)
+        exchanged = np.einsum("nvuc,nuvc->nuv", one, other).reshape(len(one), -1)
+        fits = np.where(known % 2, exchanged @ signs, upright @ signs)
+        cosine[at] = fits.max(1) / (length[pairs[at, 0]] * length[pairs[at, 1]])
+        symmetry[at] = known[fits.argmax(1)]
     return cosine, symmetry
 
 
@@ -172,17 +191,29 @@ def _nearest(pairs: np.ndarray, cosine: np.ndarray, count: int) -> np.ndarray:
 
 
 def _explained(pairs: np.ndarray, symmetry: np.ndarray, forms: _Forms, quiet: bool) -> np.ndarray:
-    """`explained` of each pair after its symmetry, float32 [P]."""
-    share = np.zeros(len(pairs), np.float32)
+    """`explained` of each pair after its symmetry, float32 [P]; where it is below `ROUGHLY`, a rough figure."""
     with progress("comparing pictures", len(pairs), "pairs") as bar:
-        for each in np.unique(symmetry):
-            chosen = np.flatnonzero(symmetry == each)
-            for start in range(0, len(chosen), BLOCK):
-                some = chosen[start : start + BLOCK]
-                turned = orient(forms.thumbnails[pairs[some, 0]], each).astype(np.float32)
-                share[some] = explained(turned, forms.thumbnails[pairs[some, 1]].astype(np.float32))
-                if not quiet:
-                    bar.advance(len(some))
+        report = (lambda _: None) if quiet else bar.advance
+        if min(forms.thumbnails.shape[1:3]) < SHORTEST:
+            return _compared(pairs, symmetry, forms, 1, report)
+        share = _compared(pairs, symmetry, forms, 2, report)
+        alike = share >= ROUGHLY
+        share[alike] = _compared(pairs[alike], symmetry[alike], forms, 1, lambda _: None)
+    return share
+
+
+def _compared(
+    pairs: np.ndarray, symmetry: np.ndarray, forms: _Forms, every: int, report: Callable[[int], None]
+) -> np.ndarray:
+    """`explained` of each pair, float32 [P], by one in ``every`` rows and columns of their thumbnails."""
+    share = np.zeros(len(pairs), np.float32)
+    for each in np.unique(symmetry):
+        chosen = np.flatnonzero(symmetry == each)
+        for start in range(0, len(chosen), BLOCK):
+            some = chosen[start : start + BLOCK]
+            one, other = orient(forms.thumbnails[pairs[some, 0]], each), forms.thumbnails[pairs[some, 1]]
+            share[some] = explained(*(shown[:, ::every, ::every].astype(np.float32) for shown in (one, other)))
+            report(len(some))
     return share
 
 
@@ -197,36 +228,46 @@ def explained(one: np.ndarray, other: np.ndarray) -> np.ndarray:
         is black or white in one says only that the other is at least as dark or light there. 0 where too little is left
         to compare, and for negatives.
     """
+    one, other = (np.ascontiguousarray(each.transpose(0, 3, 1, 2)) for each in (one, other))
     clipped_one, clipped_other = _clipped(one), _clipped(other)
-    valid = ((clipped_one == 0) & (clipped_other == 0)).astype(np.float32)
-    weight = np.maximum(np.einsum("nhwc->nc", valid), 1)
-    one = one - (np.einsum("nhwc,nhwc->nc", one, valid) / weight)[:, None, None]
-    other = other - (np.einsum("nhwc,nhwc->nc", other, valid) / weight)[:, None, None]
+    valid = ((clipped_one | clipped_other) == 0).astype(np.float32)
+    weight = np.maximum(valid.sum((2, 3)), 1)
+    one = one - (_products(one, valid) / weight)[:, :, None, None]
+    other = other - (_products(other, valid) / weight)[:, :, None, None]
     shown_one, shown_other = one * valid, other * valid
     cross, power_one, power_other = (
-        np.einsum("nhwc,nhwc->n", *both)
+        _products(*both).sum(1)
         for both in ((shown_one, shown_other), (shown_one, shown_one), (shown_other, shown_other))
     )
     gain = np.sqrt(np.maximum(power_other, 1e-6) / np.maximum(power_one, 1e-6))[:, None, None, None]
-    difference = other - gain * one
+    one *= gain
+    other -= one
+    difference = other
     lighter = (clipped_other < 0) | (clipped_one > 0)  # the other may be lighter than it should be
     darker = (clipped_other > 0) | (clipped_one < 0)
-    difference[(lighter & (difference > 0)) | (darker & (difference < 0)) | (lighter & darker)] = 0
-    difference[(clipped_one != 0) & (clipped_one == clipped_other)] = 0
-    total = _power(shown_other) + _power(gain * shown_one)
+    excused = (lighter & (difference > 0)) | (darker & (difference < 0)) | (lighter & darker)
+    np.copyto(difference, 0, where=excused | ((clipped_one != 0) & (clipped_one == clipped_other)))
+    shown_one *= gain
+    total = _power(shown_other) + _power(shown_one)
     share = np.clip(1 - _power(difference) / np.maximum(total, 1e-6), 0, 1)
     enough = valid.mean((1, 2, 3)) > LEAST_VALID
     return np.where(enough & (cross > 0), share, 0).astype(np.float32)
 
 
+def _products(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Sum over the pixels of the product: [P, C, H, W], [P, C, H, W] -> [P, C]."""
+    shape = (*one.shape[:2], one.shape[2] * one.shape[3])
+    return np.einsum("ncp,ncp->nc", one.reshape(shape), other.reshape(shape))
+
+
 def _power(pictures: np.ndarray) -> np.ndarray:
-    """Sum of squares of each picture after a blur of 3 by 3 pixels (whose scale cancels), [P]."""
+    """Sum of squares of each picture after a blur of 3 by 3 pixels (whose scale cancels), [P, C, H, W] -> [P]."""
     blurred = pictures
-    if blurred.shape[1] > 2:
-        blurred = blurred[:, :-2] + 2 * blurred[:, 1:-1] + blurred[:, 2:]
     if blurred.shape[2] > 2:
         blurred = blurred[:, :, :-2] + 2 * blurred[:, :, 1:-1] + blurred[:, :, 2:]
-    return np.einsum("nhwc,nhwc->n", blurred, blurred)
+    if blurred.shape[3] > 2:
+        blurred = blurred[..., :-2] + 2 * blurred[..., 1:-1] + blurred[..., 2:]
+    return _products(blurred, blurred).sum(1)
 
 
 def _clipped(values: np.ndarray) -> np.ndarray:

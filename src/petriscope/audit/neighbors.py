@@ -38,8 +38,8 @@ def near_pairs(
             found.append(_compare(points, leaves[start : start + 16], least, keep))
         if report is not None:
             report(tree + 1)
-    pairs = np.sort(np.concatenate(found), axis=1)
-    return np.unique(pairs, axis=0)
+    one, other = np.sort(np.concatenate(found), axis=1).T
+    return np.stack(np.divmod(np.unique(one * len(points) + other), max(len(points), 1)), axis=1)
 
 
 def _leaves(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:

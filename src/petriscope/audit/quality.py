@@ -10,7 +10,7 @@ from petriscope.data.imageset import ImageSet
 from petriscope.errors import DataError
 from petriscope.progress import progress
 
-CHUNK_PIXELS = 1 << 20  # what is measured at once stays in the processor's cache
+CHUNK_PIXELS = 1 << 18  # what is measured at once stays in the processor's cache
 LUMA = (77, 150, 29)  # of red, green, blue in 256ths: ITU-R BT.601
 CLIPPED = 253  # a gray level from here on is taken for the sensor's limit
 NAMES = ("brightness", "contrast", "highlights", "clipped", "sharpness", "saturation")
@@ -76,8 +76,7 @@ def _measure(block: np.ndarray) -> dict[str, np.ndarray]:
     planes = np.ascontiguousarray(block.transpose(3, 0, 1, 2))
     luma = _luma(planes)
     count, pixels = len(luma), luma[0].size
-    index = luma.reshape(count, -1) + 256 * np.arange(count)[:, None]
-    histogram = np.bincount(index.ravel(), minlength=256 * count).reshape(count, 256)
+    histogram = np.stack([np.bincount(each, minlength=256) for each in luma.reshape(count, pixels)])
     cumulated = histogram.cumsum(1)
 
     def percentile(percent: float) -> np.ndarray:
@@ -112,11 +111,11 @@ def _sharpness(luma: np.ndarray) -> np.ndarray:
     if min(height, width) < 3:
         return np.zeros(count)
     gray = luma.astype(np.int16)
-    laplacian = 4 * gray[:, 1:-1, 1:-1]
-    for neighbor in (gray[:, :-2, 1:-1], gray[:, 2:, 1:-1], gray[:, 1:-1, :-2], gray[:, 1:-1, 2:]):
-        laplacian -= neighbor
-    gradient = [gray[:, 1:] - gray[:, :-1], gray[:, :, 1:] - gray[:, :, :-1]]
-    slope = sum(_mean_square(each) for each in gradient)
+    down, across = gray[:, 1:] - gray[:, :-1], gray[:, :, 1:] - gray[:, :, :-1]
+    laplacian = down[:, 1:, 1:-1] - down[:, :-1, 1:-1]
+    laplacian += across[:, 1:-1, 1:]
+    laplacian -= across[:, 1:-1, :-1]
+    slope = _mean_square(down) + _mean_square(across)
     return np.sqrt(_mean_square(laplacian) / np.where(slope > 0, slope, 1))
 
 
