@@ -86,8 +86,6 @@ def test_what_is_for_labels_says_so(run, pictures, tmp_path):
         api.predict(folder, [pictures], quiet=True)
     with pytest.raises(RequestError, match="--max-error"):
         api.predict(folder, [pictures], quiet=True, masks=tmp_path / "m", max_error=0.01)
-    with pytest.raises(RequestError, match="stress test is for labels"):
-        api.evaluate(folder, stress=True, quiet=True)
     with pytest.raises(RequestError, match="calibration is for labels"):
         api.calibrate(folder, quiet=True)
     with pytest.raises(RequestError, match="explanations are for labels"):

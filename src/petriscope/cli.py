@@ -437,22 +437,25 @@ def _silence_rows(result: dict[str, Any], percent: Callable[[float | None], str]
     return rows
 
 
-def _print_stress(stress: dict[str, Any]) -> None:
-    def share(value: float) -> str:
-        return f"{100 * value:.1f}"
+def _print_stress(stress: dict[str, Any] | None) -> None:
+    def share(value: float | None) -> str:
+        return "–" if value is None else f"{100 * value:.1f}"
 
-    _say(f"\nstress test, {stress['n']:,} of {stress['of']:,} pictures; balanced accuracy in %")
+    if stress is None:
+        _say("\nno stress test: the pictures have no labeled pixel to judge by")
+        return
+    figure = stress["figure"]
+    named = figure.replace("_", " ").replace("miou", "mean IoU")
+    _say(f"\nstress test, {stress['n']:,} of {stress['of']:,} pictures; {named} in %")
     rows = [("severity", " ".join(f"{severity:>5}" for severity in stress["severities"]) + "   mean")]
     for name, row in stress["corruptions"].items():
         known = "trained against" if row["seen"] else "held out" if row["held_out"] else ""
-        rows.append(
-            (name, " ".join(f"{share(v):>5}" for v in row["balanced_accuracy"]) + f"  {share(row['mean']):>5}  {known}")
-        )
+        rows.append((name, " ".join(f"{share(v):>5}" for v in row[figure]) + f"  {share(row['mean']):>5}  {known}"))
     _print_columns(rows, sys.stderr)
     worst = stress["worst"]
     _say(
         f"clean {share(stress['clean'])} %, disturbed mean {share(stress['mean'])} %, "
-        f"worst {share(worst['balanced_accuracy'])} % ({worst['name']})"
+        f"worst {share(worst[figure])} % ({worst['name']})"
     )
 
 

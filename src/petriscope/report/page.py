@@ -149,6 +149,7 @@ def _context(run: Run) -> dict[str, Any]:
         "folder": folder,
         "views": views,
         "first": views[0] if views else None,
+        "judged": judged[0] if judged else None,
         "others": views[1:],
         "segments": masks,
         "notes": _notes(judged, recipe),
@@ -317,7 +318,7 @@ def _standing(
 def _under_stress(stress: StressView | None) -> list[tuple[str, str]]:
     if stress is None:
         return []
-    return [(f"Balanced accuracy on {stress.split} pictures that are disturbed: {stress.headline}.", "")]
+    return [(f"On {stress.split} pictures that are disturbed, {stress.figure}: {stress.headline}.", "")]
 
 
 def _use_of_val(training: dict[str, Any] | None) -> str:
