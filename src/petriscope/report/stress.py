@@ -125,7 +125,7 @@ def _notes(split: str, test: dict[str, Any]) -> list[str]:
     if test.get("scenes") is not None:
         scenes = wording.plural(test["scenes"], "scene")
         notes.append(
-            "Masks move with their pictures, and what comes in from outside is not judged; the background does not count. "
+            "Masks move where their pictures are moved; what comes in from outside is not judged. "
             f"Intervals are over {scenes}."
         )
     seen, unseen = test.get("seen"), test.get("unseen")

@@ -38,8 +38,8 @@ class Corruption:
         levels: of severities 1 to 5.
         medmnist_c: whether MedMNIST-C names it for blood cells.
         gray: whether it changes gray pictures.
-        moves: of what moves pixels: (level float32 [B], shape [..., H, W], draws) -> the map of each picture, [B, 3, 3],
-            by which masks follow.
+        moves: of what moves pixels: (level float32 [B], shape [..., H, W], draws) -> the map of each picture, float32
+            [B, 3, 3], by which masks follow.
     """
 
     name: str
