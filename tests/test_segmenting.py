@@ -57,11 +57,12 @@ def test_training_ends_with_a_stress_test_of_val_and_evaluate_makes_one_of_test(
     assert after["clean"] == pytest.approx(run.results["val"]["miou"], abs=1e-6)
     assert after["corruptions"]["brightness-up"]["seen"] and not after["corruptions"]["rotation"]["seen"]
     shutil.copytree(run.folder, tmp_path / "run")
-    result = api.evaluate(tmp_path / "run", stress=True, stress_pictures=8, quiet=True)
-    assert (result["stress"]["n"], result["stress"]["split"], result["stress"]["tta"]) == (8, "test", "none")
+    result = api.evaluate(tmp_path / "run", stress=True, stress_pictures=8, tta="crops", quiet=True)
+    assert (result["stress"]["n"], result["stress"]["split"], result["stress"]["tta"]) == (8, "test", "crops")
     kept = json.loads((tmp_path / "run" / "results.json").read_text())["stress"]
     assert kept == {"val": after, "test": result["stress"]}
     assert "test pictures that are disturbed, mean IoU" in (tmp_path / "run" / "report.html").read_text()
+    assert result["miou"] == pytest.approx(api.evaluate(tmp_path / "run", quiet=True)["miou"], abs=0.1)
 
 
 def test_masks_are_indexed_pictures_of_the_size_of_their_own(run, pictures, tmp_path):

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
@@ -46,7 +46,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="A run folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
 Tta = Annotated[
-    str | None, typer.Option(help="Test-time augmentation: none, mirror, flips or d4; default: the recipe's.")
+    str | None, typer.Option(help="Test-time augmentation: none, mirror, flips, crops or d4; default: the recipe's.")
 ]
 
 
@@ -466,8 +466,10 @@ def _print_columns(rows: list[tuple[str, str]], stream: Any = None) -> None:
 
 
 def _tta(value: str | None) -> Any:
+    from petriscope.recipe import TTA
+
     if value is not None:
-        _among("--tta", value, ("none", "mirror", "flips", "d4"))
+        _among("--tta", value, get_args(TTA))
     return value
 
 

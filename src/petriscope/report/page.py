@@ -64,6 +64,7 @@ EPOCH_COLUMNS: tuple[tuple[str, tuple[str, ...], Callable[[Any], str]], ...] = (
 TTA_WORDS = {
     "mirror": "the mean over each picture and its left-right mirror image (test-time augmentation: mirror)",
     "flips": "the mean over 4 mirror images of each picture (test-time augmentation: flips)",
+    "crops": "the mean over each picture and five crops of it, enlarged (test-time augmentation: crops)",
     "d4": "the mean over 8 flips and quarter turns of each picture (test-time augmentation: d4)",
 }
 
