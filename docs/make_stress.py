@@ -37,7 +37,8 @@ figures and one picture under all corruptions.
 
 ## The figures
 
-All are balanced accuracies, with 95 % intervals from one bootstrap over the pictures for all of them.
+All are balanced accuracies, with 95 % intervals from one bootstrap over the pictures for all of them. [Masks](#masks) have mean
+IoU in its place.
 
 - **clean**: of the same pictures, undisturbed.
 - **mean**: over the five severities of the eleven corruptions that MedMNIST-C names for blood cells (ten for gray
@@ -50,6 +51,17 @@ All are balanced accuracies, with 95 % intervals from one bootstrap over the pic
 
 Pictures are disturbed by a function of the seed, the corruption and the picture's place in its split: the same bits whatever
 the batches, so two runs are tested on the same disturbed pictures. Without `--tta` there is no test-time augmentation.
+
+## Masks
+
+A model of masks is tested by the same commands. The figure is mean IoU, from one confusion matrix over all pictures, without
+pixels that are unlabeled and without a class called background; beside it stands the accuracy of labeled pixels. In JSON,
+`miou` and `pixel_accuracy` stand where `balanced_accuracy` and `accuracy` do, and `scenes` says how many groups of pictures
+(or pictures, where there are no groups) the bootstrap draws.
+
+Rotation and translation move the mask with the picture. What they bring in at the border is unlabeled, so nothing is lost by
+the move itself; only the outlines, which are interpolated in the picture and not in the mask, cost a little. Under all else,
+dirt included, the mask stays: what is covered still counts. Pictures are chosen in the proportions of their rarest classes.
 
 ## Training against it
 

@@ -278,6 +278,15 @@ def test_training_ends_with_a_stress_test_of_val_unless_told_otherwise(trained, 
     assert "was not tested" in (plain.folder / "report.html").read_text()
 
 
+def test_crops_are_evaluated_calibrated_and_named_on_the_page(trained):
+    result = api.evaluate(trained.folder, tta="crops", quiet=True)
+    assert result["tta"] == "crops"
+    page = (trained.folder / "report.html").read_text()
+    assert "each picture and five crops of it" in page and "--tta crops" in page
+    api.calibrate(trained.folder, tta="crops", quiet=True)
+    assert set(load_model(trained.model).trust.references) == {"none", "crops"}
+
+
 def test_evaluate_with_stress_adds_it_to_the_run(trained):
     result = api.evaluate(trained.folder, quiet=True, stress=True, stress_pictures=16)
     assert result["stress"]["n"] == 16

@@ -82,6 +82,7 @@ def test_from_training_to_a_table_of_predictions(recipe_file, tmp_path):
         (["evaluate", "/nowhere"], "no run folder"),
         (["evaluate", "/nowhere", "--split", "tset"], "known: train, val, test"),
         (["evaluate", "/nowhere", "--stress-pictures", "9"], "goes with --stress"),
+        (["evaluate", "/nowhere", "--tta", "corps"], "known: none, mirror, flips, crops, d4"),
         (["predict", "/nowhere", "x.png"], "no model"),
         (["predict", "/nowhere", "x.png", "--max-error", "1"], "--max-error lies between 0 and 1"),
         (["predict", "/nowhere", "x.png", "--sets", "95"], "--sets lies between 0 and 1"),

@@ -40,8 +40,9 @@ def test_from_training_to_figures(petriscope, tmp_path):
     assert status == 0 and err == ""
     assert {"n", "miou", "miou_ci95", "pixel_accuracy", "per_class", "boundary_f1", "tta"} <= set(result)
     assert result["tta"] == "mirror" and set(result["per_class"]) == {"soil", "bedrock", "sand", "big rock"}
-    status, _, err = petriscope("evaluate", folder)
+    status, _, err = petriscope("evaluate", folder, "--stress", "--stress-pictures", "4")
     assert status == 0 and "mean IoU" in err and "pixel accuracy" in err and "macro f1" not in err
+    assert "stress test, 4 of" in err and "pictures; mean IoU in %" in err and "disturbed mean" in err
 
 
 def test_a_source_of_masks_is_described_by_its_pixels(petriscope):

@@ -1,5 +1,6 @@
 """A model of masks as a user has it: a page, masks of files, and clear words where labels are wanted."""
 
+import json
 import shutil
 
 import numpy as np
@@ -40,11 +41,28 @@ def test_the_page_speaks_of_pixels(run):
         "Labeled pixels",
         "unlabeled",
         "big rock",
+        "One picture under all of them",
+        "val pictures that are disturbed, mean IoU",
+        'href="#stress"',
     ):
         assert words in page
     for words in ("Worst mistakes", "Where it errs", "When it keeps silent", "macro F1"):
         assert words not in page
     assert page.count('class="panels"') == len(run.gallery["segments_val_images"])
+
+
+def test_training_ends_with_a_stress_test_of_val_and_evaluate_makes_one_of_test(run, tmp_path):
+    after = run.results["stress"]["val"]
+    assert after["figure"] == "miou" and after["n"] == after["of"] > after["scenes"]
+    assert after["clean"] == pytest.approx(run.results["val"]["miou"], abs=1e-6)
+    assert after["corruptions"]["brightness-up"]["seen"] and not after["corruptions"]["rotation"]["seen"]
+    shutil.copytree(run.folder, tmp_path / "run")
+    result = api.evaluate(tmp_path / "run", stress=True, stress_pictures=8, tta="crops", quiet=True)
+    assert (result["stress"]["n"], result["stress"]["split"], result["stress"]["tta"]) == (8, "test", "crops")
+    kept = json.loads((tmp_path / "run" / "results.json").read_text())["stress"]
+    assert kept == {"val": after, "test": result["stress"]}
+    assert "test pictures that are disturbed, mean IoU" in (tmp_path / "run" / "report.html").read_text()
+    assert result["miou"] == pytest.approx(api.evaluate(tmp_path / "run", quiet=True)["miou"], abs=0.1)
 
 
 def test_masks_are_indexed_pictures_of_the_size_of_their_own(run, pictures, tmp_path):
@@ -86,8 +104,6 @@ def test_what_is_for_labels_says_so(run, pictures, tmp_path):
         api.predict(folder, [pictures], quiet=True)
     with pytest.raises(RequestError, match="--max-error"):
         api.predict(folder, [pictures], quiet=True, masks=tmp_path / "m", max_error=0.01)
-    with pytest.raises(RequestError, match="stress test is for labels"):
-        api.evaluate(folder, stress=True, quiet=True)
     with pytest.raises(RequestError, match="calibration is for labels"):
         api.calibrate(folder, quiet=True)
     with pytest.raises(RequestError, match="explanations are for labels"):

@@ -178,8 +178,6 @@ def evaluate(
         raise RequestError("a stress test needs at least one picture")
     run = open_run(folder)
     classifier = load_model(run.model, device)
-    if stress and classifier.segments:
-        raise RequestError(f"{folder} is a model of masks; the stress test is for labels")
     if data is None:
         own = _own_data(run)
         images = own.split(split)
@@ -447,8 +445,7 @@ def _finish(run: Run, trainer: Trainer, normalize: Normalize, dataset: Dataset, 
     run.add_gallery(augmented=_augmented_samples(trainer, dataset), **_reconstructions(classifier, dataset))
     if dataset.val is not None:
         evaluate_into(run, classifier, dataset, "val", None, quiet, answers)
-        if not classifier.segments:
-            stress_after_training(run, classifier, dataset.val, at.seconds, quiet)
+        stress_after_training(run, classifier, dataset.val, at.seconds, quiet)
     run.add_results(cost=cost(classifier), training=summary)
     write_report(run)
     if not quiet:

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
@@ -46,7 +46,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="A run folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
 Tta = Annotated[
-    str | None, typer.Option(help="Test-time augmentation: none, mirror, flips or d4; default: the recipe's.")
+    str | None, typer.Option(help="Test-time augmentation: none, mirror, flips, crops or d4; default: the recipe's.")
 ]
 
 
@@ -437,22 +437,25 @@ def _silence_rows(result: dict[str, Any], percent: Callable[[float | None], str]
     return rows
 
 
-def _print_stress(stress: dict[str, Any]) -> None:
-    def share(value: float) -> str:
-        return f"{100 * value:.1f}"
+def _print_stress(stress: dict[str, Any] | None) -> None:
+    def share(value: float | None) -> str:
+        return "–" if value is None else f"{100 * value:.1f}"
 
-    _say(f"\nstress test, {stress['n']:,} of {stress['of']:,} pictures; balanced accuracy in %")
+    if stress is None:
+        _say("\nno stress test: the pictures have no labeled pixel to judge by")
+        return
+    figure = stress["figure"]
+    named = figure.replace("_", " ").replace("miou", "mean IoU")
+    _say(f"\nstress test, {stress['n']:,} of {stress['of']:,} pictures; {named} in %")
     rows = [("severity", " ".join(f"{severity:>5}" for severity in stress["severities"]) + "   mean")]
     for name, row in stress["corruptions"].items():
         known = "trained against" if row["seen"] else "held out" if row["held_out"] else ""
-        rows.append(
-            (name, " ".join(f"{share(v):>5}" for v in row["balanced_accuracy"]) + f"  {share(row['mean']):>5}  {known}")
-        )
+        rows.append((name, " ".join(f"{share(v):>5}" for v in row[figure]) + f"  {share(row['mean']):>5}  {known}"))
     _print_columns(rows, sys.stderr)
     worst = stress["worst"]
     _say(
         f"clean {share(stress['clean'])} %, disturbed mean {share(stress['mean'])} %, "
-        f"worst {share(worst['balanced_accuracy'])} % ({worst['name']})"
+        f"worst {share(worst[figure])} % ({worst['name']})"
     )
 
 
@@ -463,8 +466,10 @@ def _print_columns(rows: list[tuple[str, str]], stream: Any = None) -> None:
 
 
 def _tta(value: str | None) -> Any:
+    from petriscope.recipe import TTA
+
     if value is not None:
-        _among("--tta", value, ("none", "mirror", "flips", "d4"))
+        _among("--tta", value, get_args(TTA))
     return value
 
 

@@ -21,6 +21,7 @@ MAX_RECIPE_BYTES = 1_000_000
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
+TTA = Literal["none", "mirror", "flips", "crops", "d4"]  # test-time augmentation, by the number of views
 
 
 class Section(BaseModel):
@@ -130,7 +131,7 @@ class DistillSection(Section):
 
 
 class EvaluationSection(Section):
-    tta: Literal["none", "mirror", "flips", "d4"] = "none"
+    tta: TTA = "none"
     augment_val: tuple[Part, ...] = ()  # falls on val while training chooses by it; final figures are of plain pictures
     batch_size: Positive = 512
     bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000

@@ -43,7 +43,7 @@ def stress_split(
         into: the run that keeps the figures, and one picture under all corruptions.
 
     Returns:
-        None if there was no time for it.
+        None if there was no time for it, or nothing labeled to judge by.
     """
     tested = stress_test(
         lambda some: classifier.probabilities(some, tta),
@@ -59,7 +59,7 @@ def stress_split(
         return None
     figures = {"split": split, **tested.as_dict()}
     if into is not None:
-        shown, names = disturbed_pictures(images, int(stratified(images.targets, 1)[0]))
+        shown, names = disturbed_pictures(images, int(stratified(images.strata, 1)[0]))
         into.add_results(stress={**into.results.get("stress", {}), split: figures})
         into.add_gallery(disturbed=shown, disturbed_names=np.array(names, dtype=np.str_))
     return figures

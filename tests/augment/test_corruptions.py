@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from PIL import Image
 
 from petriscope.augment.corruption_mix import CorruptionMix
-from petriscope.augment.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from petriscope.augment.corruptions import CORRUPTIONS, SEVERITIES, corrupt, corrupt_masks
 from petriscope.augment.corruptions.digital import jpeg
 from petriscope.augment.corruptions.draws import Draws, picture_keys
+from petriscope.data.imageset import IGNORE
 from petriscope.data.sources.synthetic_smear import draw_smear
 from petriscope.errors import RequestError
 from petriscope.recipe import Part
@@ -26,6 +27,44 @@ every = pytest.mark.parametrize("name", sorted(CORRUPTIONS))
 def cells(count=32, size=24, channels=3, seed=3):
     images = torch.from_numpy(draw_smear(count, size, seed)[0])
     return images if channels == 3 else images[..., 1:2].contiguous()
+
+
+def halves(count=8, size=(24, 32)):
+    """Pictures bright in a rectangle of their own, and masks that say where."""
+    rng = np.random.default_rng(0)
+    masks = np.zeros((count, *size), np.uint8)
+    for mask in masks:
+        top, left = rng.integers(4, 9, 2)
+        mask[top : top + 10, left : left + 14] = 1
+    return torch.from_numpy(masks * 200)[..., None].contiguous(), torch.from_numpy(masks)
+
+
+@every
+@pytest.mark.parametrize("severity", [1, 5])
+def test_masks_go_where_their_pictures_go(name, severity):
+    images, masks = halves()
+    before, indices = masks.clone(), torch.arange(3, 11)
+    moved = corrupt_masks(masks, name, severity, indices, seed=2)
+    assert torch.equal(masks, before) and moved.dtype == torch.uint8
+    parts = [corrupt_masks(masks[at], name, severity, indices[at], seed=2) for at in (slice(0, 3), slice(3, 8))]
+    assert torch.equal(torch.cat(parts), moved)
+    if not CORRUPTIONS[name].moves:
+        assert torch.equal(moved, masks)
+        return
+    labeled = moved != IGNORE
+    assert set(moved.unique().tolist()) == {0, 1, IGNORE}
+    assert 0.5 < labeled.float().mean() < 1
+    bright = corrupt(images, name, severity, indices, seed=2)[..., 0] > 100
+    right, stayed = ((bright == (where == 1))[labeled].float().mean() for where in (moved, masks))
+    assert right > 0.99 and stayed < right - 0.02
+    assert torch.equal(corrupt_masks(masks, name, 0, indices), masks)
+
+
+def test_a_mask_at_severity_zero_keeps_its_place_among_others_that_move():
+    _, masks = halves(2)
+    severity, keys = torch.tensor([0.0, 5.0]), picture_keys(torch.arange(2), "rotation", 0)
+    moved = CORRUPTIONS["rotation"].follow(masks, severity, keys)
+    assert torch.equal(moved[0], masks[0]) and not torch.equal(moved[1], masks[1])
 
 
 def damage(name, images, severity):

@@ -7,6 +7,7 @@ from petriscope.data.imageset import ImageSet
 from petriscope.evaluation.stress import disturbed_pictures, stress_test
 from petriscope.recipe import Recipe
 from petriscope.report.stress import headline, stress_view
+from petriscope.report.wording import NONE
 
 MIX = {"name": "corruption-mix", "held_out": ["bubble"]}
 
@@ -72,3 +73,53 @@ def test_test_counts_before_val_and_pictures_may_be_missing():
     assert view.split == "test"
     assert view.plain is None
     assert all(not row.pictures for _, rows in view.groups for row in rows)
+
+
+def of_masks(groups=True):
+    """Dark pictures with a bright half, read by their brightness."""
+    masks = np.zeros((12, 12, 16), np.uint8)
+    masks[:, :, 8:] = 1
+    pixels = (60 + 140 * masks)[..., None].astype(np.uint8)
+    scenes = np.array([f"scene {i % 3}" for i in range(12)]) if groups else None
+    images = ImageSet(pixels, masks, ("ground", "rock"), np.arange(12).astype(str), scenes)
+
+    def predict(some):
+        bright = some.mean(3) > 130
+        return np.stack([~bright, bright], 1).astype(np.float32)
+
+    pictures, names = disturbed_pictures(images, 0)
+    gallery = {"disturbed": pictures, "disturbed_names": np.array(names)}
+    return stress_test(predict, images, resamples=100).as_dict(), gallery
+
+
+def test_of_masks_it_speaks_of_mean_iou_and_scenes():
+    test, gallery = of_masks()
+    view = stress_view({"stress": {"val": test}}, gallery)
+    assert view.figure == "mean IoU"
+    assert headline(test) == view.headline and view.headline.startswith("clean 100.0 %")
+    said = " ".join([*view.notes, view.alarm])
+    assert "Cells are mean IoU" in said and "over 3 scenes" in said and "Masks move" in said
+    assert "balanced accuracy" not in said and "microscope" not in said
+    rows = {row.name: row for _, rows in view.groups for row in rows}
+    assert len(rows) == len(CORRUPTIONS) - 2  # gray
+    # from severity 3 on no rock is found, and half of the pixels are the ground they are taken for
+    assert [cell.figure for cell in rows["brightness down"].cells] == ["100.0", "100.0", "25.0", "25.0", "25.0"]
+    assert [cell.lost for cell in rows["brightness down"].cells] == [0, 0, 0.75, 0.75, 0.75]
+    assert all(len(row.pictures) == 3 for row in rows.values())
+    alarm = stress_view({"stress": {"val": {**test, "drop": 0.3}}}, gallery).alarm
+    assert "30.0 points of mean IoU" in alarm and "camera" in alarm
+
+
+def test_a_figure_that_is_not_defined_is_a_dash():
+    test, _ = of_masks(groups=False)
+    row = test["corruptions"]["rotation"]
+    row["miou"][4], row["miou_ci95"][4] = None, [None, None]
+    view = stress_view({"stress": {"val": test}}, {})
+    cells = {row.name: row.cells for _, rows in view.groups for row in rows}
+    assert cells["rotation"][4].figure == NONE and cells["rotation"][4].lost == 0
+
+
+def test_runs_from_before_masks_were_tested_are_shown():
+    test, gallery = outcome()
+    del test["figure"]
+    assert stress_view({"stress": {"val": test}}, gallery).figure == "balanced accuracy"

@@ -26,7 +26,7 @@ def terrain_recipe():
             "loss": "cross-entropy",
             "schedule": "one-cycle",
             "training": {"epochs": 2, "batch_size": 16, "precision": "fp32", "device": "cpu", "checkpoint_seconds": 0},
-            "evaluation": {"bootstrap": 100, "batch_size": 32},
+            "evaluation": {"bootstrap": 100, "batch_size": 32, "stress": "off"},
         }
         for key, value in overrides.items():
             merges = isinstance(value, dict) and "name" not in value and isinstance(tree.get(key), dict)

@@ -138,14 +138,23 @@ def quick_mask_metrics(tally: Tally) -> dict[str, float]:
 def pixel_accuracy(confusion: np.ndarray) -> np.ndarray:
     """Share of labeled pixels given their class, of confusion matrices [..., K, K]; NaN where none is labeled."""
     hits = np.trace(confusion, axis1=-2, axis2=-1)
-    return _divide(hits, confusion.sum((-2, -1)))
+    return divide(hits, confusion.sum((-2, -1)))
+
+
+def class_counts(confusion: np.ndarray) -> np.ndarray:
+    """Pixels of each class of [..., K, K]: that are it, that were taken for it, and both; [..., K, 3]."""
+    return np.stack([confusion.sum(-1), confusion.sum(-2), np.diagonal(confusion, axis1=-2, axis2=-1)], -1)
 
 
 def class_iou(confusion: np.ndarray) -> np.ndarray:
     """Intersection over union of each class, [..., K], of [..., K, K]; NaN where the truth has no pixel of the class."""
-    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
-    true, predicted = confusion.sum(-1), confusion.sum(-2)
-    return np.where(true > 0, _divide(hits, true + predicted - hits), np.nan)
+    return counted_iou(class_counts(confusion))
+
+
+def counted_iou(counts: np.ndarray) -> np.ndarray:
+    """The same of what `class_counts` counts, [..., K, 3]."""
+    true, predicted, hits = np.moveaxis(counts, -1, 0)
+    return np.where(true > 0, divide(hits, true + predicted - hits), np.nan)
 
 
 def mean_iou(confusion: np.ndarray, left_out: int | None = None) -> np.ndarray:
@@ -153,16 +162,16 @@ def mean_iou(confusion: np.ndarray, left_out: int | None = None) -> np.ndarray:
     iou = class_iou(confusion)
     if left_out is not None:
         iou = np.delete(iou, left_out, axis=-1)
-    return _nanmean(iou)
+    return defined_mean(iou)
 
 
 def boundary_f1_each(outlines: np.ndarray) -> np.ndarray:
     """F1 of each picture's outlines, [N], of the counts in `Tally`: the mean over the classes whose truth has an outline;
     NaN where none has. Csurka et al., 2013, BMVC, doi:10.5244/C.27.32."""
     true, found, guessed, right = np.moveaxis(outlines, 2, 0)
-    recall, precision = _divide(found, true), _divide(right, guessed)
-    f1 = np.nan_to_num(_divide(2 * precision * recall, precision + recall))
-    return _nanmean(np.where(true > 0, f1, np.nan))
+    recall, precision = divide(found, true), divide(right, guessed)
+    f1 = np.nan_to_num(divide(2 * precision * recall, precision + recall))
+    return defined_mean(np.where(true > 0, f1, np.nan))
 
 
 def full_mask_metrics(
@@ -192,7 +201,7 @@ def full_mask_metrics(
         "edges": np.nan_to_num(edges),
         "traced": np.isfinite(edges).astype(np.float64),
     }
-    sums = {key: _sum_by(scenes, values) for key, values in parts.items()}
+    sums = {key: sum_by(scenes, values) for key, values in parts.items()}
     count = len(sums["nll"])
     whole = _figures({key: values.sum(0)[None] for key, values in sums.items()}, background)
     draws: list[dict[str, np.ndarray]] = []
@@ -214,9 +223,9 @@ def full_mask_metrics(
             "pixels": int(true[k]),
             "iou": _number(whole["iou"][0, k]),
             "iou_ci95": _interval(spread["iou"][:, k] if spread else None),
-            "precision": _number(_divide(hits[k], predicted[k])),
-            "recall": _number(_divide(hits[k], true[k])),
-            "f1": _number(_divide(2 * hits[k], true[k] + predicted[k])),
+            "precision": _number(divide(hits[k], predicted[k])),
+            "recall": _number(divide(hits[k], true[k])),
+            "f1": _number(divide(2 * hits[k], true[k] + predicted[k])),
         }
         for k, name in enumerate(classes)
     }
@@ -232,8 +241,8 @@ def _figures(sums: dict[str, np.ndarray], background: int | None) -> dict[str, n
         out["miou_with_background"] = mean_iou(confusion)
     return out | {
         "pixel_accuracy": pixel_accuracy(confusion),
-        "boundary_f1": _divide(sums["edges"], sums["traced"]),
-        "nll": _divide(sums["nll"], confusion.sum((1, 2))),
+        "boundary_f1": divide(sums["edges"], sums["traced"]),
+        "nll": divide(sums["nll"], confusion.sum((1, 2))),
         "iou": class_iou(confusion),
     }
 
@@ -280,21 +289,21 @@ def choose_examples(tally: Tally, each: int) -> tuple[np.ndarray, list[str]]:
     return np.concatenate(parts), words
 
 
-def _sum_by(groups: np.ndarray, values: np.ndarray) -> np.ndarray:
+def sum_by(groups: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Sums of [N, ...] over each group, float64 [G, ...]."""
     out = np.zeros((int(groups.max(initial=-1)) + 1, *values.shape[1:]))
     np.add.at(out, groups, values)
     return out
 
 
-def _divide(one: Any, other: Any) -> np.ndarray:
+def divide(one: Any, other: Any) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(np.asarray(other) > 0, np.divide(one, other), np.nan)
 
 
-def _nanmean(values: np.ndarray) -> np.ndarray:
+def defined_mean(values: np.ndarray) -> np.ndarray:
     """The mean over the last axis of what is defined; NaN where nothing is."""
-    return _divide(np.nansum(values, axis=-1), np.isfinite(values).sum(-1))
+    return divide(np.nansum(values, axis=-1), np.isfinite(values).sum(-1))
 
 
 def _number(value: Any) -> float | None:

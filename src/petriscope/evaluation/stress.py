@@ -1,9 +1,10 @@
 """The stress test: how much of its accuracy a network keeps where pictures are blurred, discolored or partly covered.
 
-Every picture is disturbed by every corruption of `petriscope.augment.corruptions` at five severities. The procedure is
-that of Hendrycks and Dietterich, 2019, arXiv:1903.12261, with the corruptions that MedMNIST-C names for blood cells (Di
-Salvo, Doerrich and Ledig, 2024, arXiv:2406.17536). Both relate errors to those of a reference network; here the measure
-is the network itself on the same pictures, undisturbed.
+Every picture is disturbed by every corruption of `petriscope.augment.corruptions` at five severities. What is looked at is
+balanced accuracy, and of masks mean IoU; a mask moves where its picture is moved. The procedure is that of Hendrycks and
+Dietterich, 2019, arXiv:1903.12261, with the corruptions that MedMNIST-C names for blood cells (Di Salvo, Doerrich and
+Ledig, 2024, arXiv:2406.17536). Both relate errors to those of a reference network; here the measure is the network itself
+on the same pictures, undisturbed.
 """
 
 from __future__ import annotations
@@ -18,17 +19,28 @@ import torch
 
 from petriscope.augment import AUGMENTATIONS
 from petriscope.augment.corruption_mix import CorruptionMix
-from petriscope.augment.corruptions import CORRUPTIONS, SEVERITIES, Corruption, corrupt
+from petriscope.augment.corruptions import CORRUPTIONS, SEVERITIES, Corruption, corrupt, corrupt_masks
 from petriscope.data.imageset import ImageSet
 from petriscope.errors import RequestError
 from petriscope.evaluation.intervals import bootstrap_weights, percentile95, wilson
+from petriscope.evaluation.segmentation import (
+    BACKGROUND,
+    class_counts,
+    confusion_each,
+    counted_iou,
+    defined_mean,
+    divide,
+    sum_by,
+)
 from petriscope.progress import progress
 from petriscope.recipe import Recipe
 
 PICTURES = 400  # of a split, unless told otherwise
 FEWEST = 64  # below this, intervals are too wide to say anything
 BATCH = 200
+PIXELS = 2**18  # of a batch, where each has a probability a class
 SHOWN = (1, 3, 5)  # severities of the pictures that the report shows
+BESIDE = {"balanced_accuracy": "accuracy", "miou": "pixel_accuracy"}  # the figure, and what is given beside it
 
 # What ordinary augmentations teach a network of the stress test.
 _LIGHT = ("brightness-up", "brightness-down", "contrast-up", "contrast-down", "saturation")
@@ -53,7 +65,7 @@ TAUGHT_BY = {
 
 @dataclass(frozen=True)
 class Share:
-    """A figure from 0 to 1 and its 95 % interval."""
+    """A figure from 0 to 1 and its 95 % interval; NaN where it is not defined."""
 
     value: float
     ci95: tuple[float, float]
@@ -68,8 +80,8 @@ class Row:
         medmnist_c: whether MedMNIST-C names it for blood cells.
         seen: whether the recipe trains against it, by itself or by an augmentation that does much the same.
         held_out: whether the recipe leaves it out of its corruptions, in so many words.
-        balanced_accuracy, accuracy: a figure a severity.
-        mean: balanced accuracy over the severities.
+        figure: balanced accuracy, or of masks mean IoU, a severity; ``accuracy``: of pictures, or of pixels.
+        mean: of the figure over the severities.
     """
 
     name: str
@@ -79,7 +91,7 @@ class Row:
     medmnist_c: bool
     seen: bool
     held_out: bool
-    balanced_accuracy: tuple[Share, ...]
+    figure: tuple[Share, ...]
     accuracy: tuple[Share, ...]
     mean: Share
 
@@ -89,21 +101,24 @@ class Stress:
     """The outcome of a stress test.
 
     Args:
+        figure: what is looked at: ``balanced_accuracy``, or of masks ``miou``, the background left out.
         n, of: pictures used, and pictures in the split.
+        scenes: of masks, the groups of pictures that the bootstrap draws, or the pictures where there are none.
         tta: test-time augmentation.
         seed: of the draws.
-        clean: balanced accuracy of the same pictures, undisturbed; ``clean_accuracy``: accuracy.
-        mean: balanced accuracy, averaged over the corruptions of MedMNIST-C and the severities; ``mean_all``: over all.
+        clean: the figure of the same pictures, undisturbed; ``clean_accuracy``: accuracy.
+        mean: the figure, averaged over the corruptions of MedMNIST-C and the severities; ``mean_all``: over all.
         drop: ``clean`` less ``mean``, in shares; ``relative_drop``: that, as a share of ``clean``.
         worst: name of the corruption of the lowest mean.
-        seen, unseen: mean balanced accuracy over the corruptions trained against, and over the others; None where
-            there are none.
+        seen, unseen: mean over the corruptions trained against, and over the others; None where there are none.
         rows: a corruption each.
         seconds: that it took.
     """
 
+    figure: str
     n: int
     of: int
+    scenes: int | None
     tta: str
     seed: int
     severities: tuple[int, ...]
@@ -120,30 +135,37 @@ class Stress:
     seconds: float
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON: ``<name>`` and ``<name>_ci95`` of every figure, ``corruptions`` by name."""
-        out = _flat({key: value for key, value in vars(self).items() if key != "rows"})
-        out["corruptions"] = {row.name: _row(row) for row in self.rows}
+        """Plain JSON: ``<name>`` and ``<name>_ci95`` of every figure, ``corruptions`` by name; None where a figure is not
+        defined. Figures and accuracies are called by their names: balanced_accuracy and accuracy, or miou and
+        pixel_accuracy."""
+        names = {"clean_accuracy": f"clean_{BESIDE[self.figure]}"}
+        skipped = {"rows"} if self.scenes is not None else {"rows", "scenes"}
+        out = _flat({names.get(key, key): value for key, value in vars(self).items() if key not in skipped})
+        out["corruptions"] = {row.name: _row(row, self.figure) for row in self.rows}
         worst = next(row for row in self.rows if row.name == self.worst)
-        out["worst"] = {"name": worst.name, **_flat({"balanced_accuracy": worst.mean})}
+        out["worst"] = {"name": worst.name, **_flat({self.figure: worst.mean})}
         return out
 
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, value in values.items():
-        out[key] = value.value if isinstance(value, Share) else list(value) if isinstance(value, tuple) else value
+        out[key] = list(value) if isinstance(value, tuple) else value
         if isinstance(value, Share):
-            out[f"{key}_ci95"] = list(value.ci95)
+            out[key], out[f"{key}_ci95"] = _plain(value)
     return out
 
 
-def _row(row: Row) -> dict[str, Any]:
-    out = {
-        key: value for key, value in asdict(row).items() if key not in ("name", "balanced_accuracy", "accuracy", "mean")
-    }
-    for key, shares in (("balanced_accuracy", row.balanced_accuracy), ("accuracy", row.accuracy)):
-        out[key] = [share.value for share in shares]
-        out[f"{key}_ci95"] = [list(share.ci95) for share in shares]
+def _plain(share: Share) -> tuple[float | None, list[float | None]]:
+    value, low, high = (float(x) if np.isfinite(x) else None for x in (share.value, *share.ci95))
+    return value, [low, high]
+
+
+def _row(row: Row, figure: str) -> dict[str, Any]:
+    out = {key: value for key, value in asdict(row).items() if key not in ("name", "figure", "accuracy", "mean")}
+    for key, shares in ((figure, row.figure), (BESIDE[figure], row.accuracy)):
+        values, intervals = zip(*map(_plain, shares), strict=True)
+        out[key], out[f"{key}_ci95"] = list(values), list(intervals)
     return {**out, "levels": list(row.levels), **_flat({"mean": row.mean})}
 
 
@@ -162,18 +184,19 @@ def stress_test(
     """Disturb pictures in every way, and see what is still recognized.
 
     Args:
-        predict: uint8 [B, H, W, C] -> probabilities [B, K].
-        images: a split with labels.
+        predict: uint8 [B, H, W, C] -> probabilities [B, K], or of masks [B, K, H, W].
+        images: a split with labels or masks.
         pictures: how many to use, in the classes' proportions, each class at least once; None: all.
         recipe: what the network was trained by, to tell what it was trained against; None: nothing.
         tta: what ``predict`` does, for the record.
         seed: of all draws; a picture is disturbed in the same way whatever else is tested.
-        resamples: of the bootstrap over pictures.
+        resamples: of the bootstrap over pictures, or of masks over scenes.
         seconds: time it may take; with more to do, fewer pictures are used.
         label: of the progress shown; None: show none.
 
     Returns:
-        None where ``seconds`` are too short for 64 pictures, or for all where there are fewer.
+        None where ``seconds`` are too short for 64 pictures, or for all where there are fewer; and where the pictures have
+        no labeled pixel of a class that counts.
 
     Raises:
         RequestError: there are no pictures.
@@ -181,24 +204,27 @@ def stress_test(
     if not len(images) or (pictures is not None and pictures < 1):
         raise RequestError("a stress test needs pictures: at least one")
     began = time.monotonic()
-    order = stratified(images.targets, len(images) if pictures is None else pictures, seed)
+    order = stratified(images.strata, len(images) if pictures is None else pictures, seed)
     tested = applicable(images.shape[2])
-    hits = [predict_corrupted(predict, images, order, "identity", 0, seed)]
+    passes = [predict_corrupted(predict, images, order, "identity", 0, seed)]
     if seconds is not None:
         estimate = (time.monotonic() - began) * (1 + len(tested) * len(SEVERITIES))
         if estimate > seconds:
             fit = int(len(order) * seconds / estimate)
             if fit < min(FEWEST, len(order)):
                 return None
-            order, hits = order[:fit], [hits[0][:fit]]
+            order, passes = order[:fit], [passes[0][:fit]]
+    if images.segments and not _counting(passes[0], images.classes)[..., 0].any():
+        return None
     with progress(label or "", len(tested) * len(SEVERITIES) * len(order)) as bar:
         for corruption in tested:
             for severity in SEVERITIES:
-                hits.append(predict_corrupted(predict, images, order, corruption.name, severity, seed))
+                passes.append(predict_corrupted(predict, images, order, corruption.name, severity, seed))
                 if label:
                     bar.advance(len(order), corruption.name)
     took = time.monotonic() - began
-    figures = _Figures(np.stack(hits), images.targets[order], resamples)
+    judge = _judge_masks if images.segments else _judge_labels
+    figures = judge(np.stack(passes), images.subset(order), resamples)
     return _summary(figures, tested, recipe, len(images), images.shape[2], tta, seed, took)
 
 
@@ -210,13 +236,23 @@ def predict_corrupted(
     severity: int,
     seed: int,
 ) -> np.ndarray:
-    """Which of the pictures at ``indices`` are recognized when disturbed, bool [n]."""
-    hits = []
-    for start in range(0, len(indices), BATCH):
-        some = indices[start : start + BATCH]
-        disturbed = corrupt(torch.from_numpy(images.take(some)), name, severity, torch.from_numpy(some), seed)
-        hits.append(predict(disturbed.numpy()).argmax(1) == images.targets[some])
-    return np.concatenate(hits)
+    """Which of the pictures at ``indices`` are recognized when disturbed, bool [n]; of masks, the pixels of each class
+    in each picture, as `class_counts` counts them, int64 [n, K, 3]."""
+    height, width, _ = images.shape
+    size = max(1, min(BATCH, PIXELS // (height * width))) if images.segments else BATCH
+    found = []
+    for start in range(0, len(indices), size):
+        some = indices[start : start + size]
+        at, targets = torch.from_numpy(some), images.targets[some]
+        disturbed = corrupt(torch.from_numpy(images.take(some)), name, severity, at, seed)
+        predicted = predict(disturbed.numpy()).argmax(1)
+        if images.segments:
+            masks = corrupt_masks(torch.from_numpy(targets), name, severity, at, seed)
+            confusion = confusion_each(torch.from_numpy(predicted), masks, len(images.classes))
+            found.append(class_counts(confusion.numpy()))
+        else:
+            found.append(predicted == targets)
+    return np.concatenate(found)
 
 
 def stratified(targets: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
@@ -258,42 +294,85 @@ def disturbed_pictures(images: ImageSet, index: int, seed: int = 0) -> tuple[np.
     return np.array(rows), names
 
 
+@dataclass(frozen=True)
 class _Figures:
-    """Shares of hits, with their intervals over one bootstrap of the pictures for all.
+    """The figure of every pass, the first of plain pictures, over one bootstrap for all.
 
     Args:
-        hits: bool [P, N], a row a pass; the first is of plain pictures.
-        targets: int64 [N].
+        name: of the figure.
+        values: [P]; ``drawn``: those of the resamples, [R, P].
+        accuracy: of every pass.
+        n, scenes: pictures, and what was resampled of them; None: they themselves.
     """
 
-    def __init__(self, hits: np.ndarray, targets: np.ndarray, resamples: int) -> None:
-        self.hits, self.n = hits, len(targets)
-        members = np.eye(int(targets.max()) + 1)[targets].T
-        self._members = members[members.sum(1) > 0]
-        self.balanced = self._balanced(np.ones((1, self.n)))[0]
-        self._drawn = np.concatenate([self._balanced(weights) for weights in bootstrap_weights(self.n, resamples)])
+    name: str
+    values: np.ndarray
+    drawn: np.ndarray
+    accuracy: list[Share]
+    n: int
+    scenes: int | None = None
 
-    def _balanced(self, weights: np.ndarray) -> np.ndarray:
-        """Balanced accuracy of every pass under weights of the pictures [R, N]: [R, P]."""
-        total = np.zeros((len(weights), len(self.hits)))
+    def mean(self, passes: Sequence[int], less: int | None = None) -> Share:
+        """Mean over ``passes``; with ``less``, what it lies below the figure of this pass."""
+        rows = list(passes)
+        value, drawn = defined_mean(self.values[rows]), defined_mean(self.drawn[:, rows])
+        if less is not None:
+            value, drawn = self.values[less] - value, self.drawn[:, less] - drawn
+        return Share(float(value), percentile95(drawn))
+
+
+def _judge_labels(hits: np.ndarray, images: ImageSet, resamples: int) -> _Figures:
+    """Balanced accuracy of hits, bool [P, N]."""
+    n = len(images)
+    members = [member for member in np.eye(len(images.classes))[images.targets].T if member.any()]
+
+    def balanced(weights: np.ndarray) -> np.ndarray:
+        """Of every pass under weights of the pictures [R, N]: [R, P]."""
+        total = np.zeros((len(weights), len(hits)))
         there = np.zeros((len(weights), 1))
-        for member in self._members:
+        for member in members:
             weight = weights * member
             count = weight.sum(1, keepdims=True)
-            total = total + np.where(count > 0, weight @ self.hits.T / np.maximum(count, 1e-12), 0)
+            total = total + np.where(count > 0, weight @ hits.T / np.maximum(count, 1e-12), 0)
             there = there + (count > 0)
         return total / there
 
-    def mean(self, passes: Sequence[int], less: int | None = None) -> Share:
-        """Mean balanced accuracy over ``passes``; with ``less``, what it lies below that of this pass."""
-        rows = list(passes)
-        value, drawn = self.balanced[rows].mean(), self._drawn[:, rows].mean(1)
-        if less is not None:
-            value, drawn = self.balanced[less] - value, self._drawn[:, less] - drawn
-        return Share(float(value), percentile95(drawn))
+    drawn = np.concatenate([balanced(weights) for weights in bootstrap_weights(n, resamples)])
+    accuracy = [Share(float(row.mean()), wilson(float(row.sum()), n)) for row in hits]
+    return _Figures("balanced_accuracy", balanced(np.ones((1, n)))[0], drawn, accuracy, n)
 
-    def accuracy(self, row: int) -> Share:
-        return Share(float(self.hits[row].mean()), wilson(float(self.hits[row].sum()), self.n))
+
+def _judge_masks(counts: np.ndarray, images: ImageSet, resamples: int) -> _Figures:
+    """Mean IoU of pixels counted picture by picture, int64 [P, N, K, 3]."""
+    n = len(images)
+    scenes = np.arange(n) if images.groups is None else np.unique(images.groups, return_inverse=True)[1]
+    sums = [sum_by(scenes, each) for each in counts]
+    drawn = len(sums[0])
+
+    def judged(weights: np.ndarray) -> np.ndarray:
+        """Mean IoU and pixel accuracy of every pass under weights of the scenes [R, S]: [2, R, P]."""
+        # A pass at a time: the counts of all resamples of all passes would be large.
+        totals = (np.tensordot(weights, each, 1) for each in sums)
+        return np.stack([(_mean_iou(total, images.classes), _pixel_accuracy(total)) for total in totals], 2)
+
+    miou, accuracy = judged(np.ones((1, drawn)))[:, 0]
+    draws = [judged(weights) for weights in bootstrap_weights(drawn, resamples)] if drawn > 1 else []
+    spread = np.concatenate([np.empty((2, 0, len(counts))), *draws], 1)
+    shares = [Share(float(value), percentile95(column)) for value, column in zip(accuracy, spread[1].T, strict=True)]
+    return _Figures("miou", miou, spread[0], shares, n, drawn)
+
+
+def _counting(counts: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    """Counts [..., K, 3] of the classes that mean IoU is of: all but the background."""
+    return counts[..., [name != BACKGROUND for name in classes], :]
+
+
+def _mean_iou(counts: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    return defined_mean(counted_iou(_counting(counts, classes)))
+
+
+def _pixel_accuracy(counts: np.ndarray) -> np.ndarray:
+    return divide(counts[..., 2].sum(-1), counts[..., 0].sum(-1))
 
 
 def _summary(
@@ -323,25 +402,27 @@ def _summary(
             c.name in seen,
             c.name in held_out,
             tuple(figures.mean([row]) for row in passes[c.name]),
-            tuple(figures.accuracy(row) for row in passes[c.name]),
+            tuple(figures.accuracy[row] for row in passes[c.name]),
             figures.mean(passes[c.name]),
         )
         for c in tested
     )
     clean, drop = figures.mean([0]), figures.mean(named, less=0)
     return Stress(
+        figure=figures.name,
         n=figures.n,
         of=of,
+        scenes=figures.scenes,
         tta=tta,
         seed=seed,
         severities=SEVERITIES,
         clean=clean,
-        clean_accuracy=figures.accuracy(0),
+        clean_accuracy=figures.accuracy[0],
         mean=figures.mean(named),
-        mean_all=figures.mean(range(1, len(figures.hits))),
+        mean_all=figures.mean(range(1, len(figures.values))),
         drop=drop,
         relative_drop=drop.value / max(clean.value, 1e-12),
-        worst=min(rows, key=lambda row: row.mean.value).name,
+        worst=min(rows, key=lambda row: np.nan_to_num(row.mean.value, nan=np.inf)).name,
         seen=over([row.name for row in rows if row.seen]),
         unseen=over([row.name for row in rows if not row.seen]),
         rows=rows,

@@ -64,6 +64,7 @@ EPOCH_COLUMNS: tuple[tuple[str, tuple[str, ...], Callable[[Any], str]], ...] = (
 TTA_WORDS = {
     "mirror": "the mean over each picture and its left-right mirror image (test-time augmentation: mirror)",
     "flips": "the mean over 4 mirror images of each picture (test-time augmentation: flips)",
+    "crops": "the mean over each picture and five crops of it, enlarged (test-time augmentation: crops)",
     "d4": "the mean over 8 flips and quarter turns of each picture (test-time augmentation: d4)",
 }
 
@@ -149,6 +150,7 @@ def _context(run: Run) -> dict[str, Any]:
         "folder": folder,
         "views": views,
         "first": views[0] if views else None,
+        "judged": judged[0] if judged else None,
         "others": views[1:],
         "segments": masks,
         "notes": _notes(judged, recipe),
@@ -317,7 +319,7 @@ def _standing(
 def _under_stress(stress: StressView | None) -> list[tuple[str, str]]:
     if stress is None:
         return []
-    return [(f"Balanced accuracy on {stress.split} pictures that are disturbed: {stress.headline}.", "")]
+    return [(f"On {stress.split} pictures that are disturbed, {stress.figure}: {stress.headline}.", "")]
 
 
 def _use_of_val(training: dict[str, Any] | None) -> str:

@@ -10,7 +10,8 @@ import numpy as np
 from petriscope.report import wording
 from petriscope.report.figures import Picture, picture
 
-ALARMING = 0.1  # of balanced accuracy lost on average
+ALARMING = 0.1  # lost on average
+FIGURES = {"balanced_accuracy": "balanced accuracy", "miou": "mean IoU"}
 KINDS = {
     "storage": "Storage and sensor",
     "blur": "Blur",
@@ -23,7 +24,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class HeatCell:
-    """Balanced accuracy at one severity."""
+    """The figure at one severity."""
 
     figure: str
     tip: str
@@ -47,6 +48,7 @@ class StressView:
     """What the page says of the stress test on one split."""
 
     split: str
+    figure: str
     headline: str
     alarm: str
     notes: list[str]
@@ -66,13 +68,12 @@ def stress_view(results: dict[str, Any], gallery: dict[str, np.ndarray]) -> Stre
     strips = dict(zip(names, gallery.get("disturbed", ()), strict=False))
     groups = []
     for kind in dict.fromkeys(row["kind"] for row in corruptions.values()):
-        rows = [
-            _row(name, row, test["clean"], strips.get(name)) for name, row in corruptions.items() if row["kind"] == kind
-        ]
+        rows = [_row(name, row, test, strips.get(name)) for name, row in corruptions.items() if row["kind"] == kind]
         groups.append((KINDS.get(kind, kind), rows))
     first = next(iter(strips.values()), None)
     return StressView(
         split=split,
+        figure=FIGURES[figure_of(test)],
         headline=headline(test),
         alarm=_alarm(test),
         notes=_notes(split, test),
@@ -82,21 +83,28 @@ def stress_view(results: dict[str, Any], gallery: dict[str, np.ndarray]) -> Stre
     )
 
 
+def figure_of(test: dict[str, Any]) -> str:
+    """What a stress test looked at, as its figures call it."""
+    return str(test.get("figure", "balanced_accuracy"))  # older runs do not say
+
+
 def headline(test: dict[str, Any]) -> str:
-    """``Clean 98.5 %, disturbed mean 57.9 %, worst 19.8 % (brightness down)``: balanced accuracies."""
+    """``Clean 98.5 %, disturbed mean 57.9 %, worst 19.8 % (brightness down)``."""
     worst = test["worst"]
     return (
         f"clean {wording.percent(test['clean'], 1)}, disturbed mean {wording.percent(test['mean'], 1)}, "
-        f"worst {wording.percent(worst['balanced_accuracy'], 1)} ({_words(worst['name'])})"
+        f"worst {wording.percent(worst[figure_of(test)], 1)} ({_words(worst['name'])})"
     )
 
 
 def _alarm(test: dict[str, Any]) -> str:
     if test["drop"] < ALARMING:
         return ""
+    figure = figure_of(test)
+    other = "camera or light" if figure == "miou" else "microscope, lamp or stain"
     return (
         f"On pictures that are blurred, discolored or partly covered, this model loses {100 * test['drop']:.1f} points of "
-        "balanced accuracy on average. Another microscope, lamp or stain may do the same. What helps: corruption-mix among "
+        f"{FIGURES[figure]} on average. Another {other} may do the same. What helps: corruption-mix among "
         "the recipe's augmentations, as in blood96/robust."
     )
 
@@ -108,12 +116,18 @@ def _notes(split: str, test: dict[str, Any]) -> list[str]:
     named = sum(row["medmnist_c"] for row in test["corruptions"].values())
     drop = f"{100 * test['drop']:.1f} points ({wording.span(test['drop_ci95'])})"
     notes = [
-        f"Balanced accuracy of {used}{chosen}, {tta}; the redder a cell, the more is lost of the clean "
+        f"Cells are {FIGURES[figure_of(test)]} in % of {used}{chosen}, {tta}; the redder, the more is lost of the clean "
         f"{wording.percent_with_interval(test['clean'], test['clean_ci95'])}.",
         f"The disturbed mean, {wording.percent_with_interval(test['mean'], test['mean_ci95'])}, is over the five severities of "
         f"the {named} corruptions marked •, which MedMNIST-C names for blood cells; the levels are Petriscope's own. It lies "
         f"{drop} below clean: {wording.percent(test['relative_drop'], 1)} of it is lost.",
     ]
+    if test.get("scenes") is not None:
+        scenes = wording.plural(test["scenes"], "scene")
+        notes.append(
+            "Masks move where their pictures are moved; what comes in from outside is not judged. "
+            f"Intervals are over {scenes}."
+        )
     seen, unseen = test.get("seen"), test.get("unseen")
     if seen is not None and unseen is not None:
         notes.append(
@@ -126,19 +140,22 @@ def _notes(split: str, test: dict[str, Any]) -> list[str]:
     return notes
 
 
-def _row(name: str, row: dict[str, Any], clean: float, strip: np.ndarray | None) -> HeatRow:
+def _row(name: str, row: dict[str, Any], test: dict[str, Any], strip: np.ndarray | None) -> HeatRow:
+    figure, clean = figure_of(test), test["clean"]
     cells = [
-        _cell(value, row["balanced_accuracy_ci95"][k], clean, f"{row['unit']} {row['levels'][k]:g}")
-        for k, value in enumerate(row["balanced_accuracy"])
+        _cell(value, row[f"{figure}_ci95"][k], clean, f"{row['unit']} {row['levels'][k]:g}")
+        for k, value in enumerate(row[figure])
     ]
     mark = "trained against" if row["seen"] else "held out" if row["held_out"] else "new to it"
     pictures = [] if strip is None else [picture(pixels) for pixels in strip[1:]]
     return HeatRow(_words(name), mark, row["medmnist_c"], cells, _cell(row["mean"], row["mean_ci95"], clean), pictures)
 
 
-def _cell(value: float, ci95: list[float], clean: float, level: str = "mean") -> HeatCell:
-    lost = min(max(1 - value / clean, 0.0), 1.0) if clean > 0 else 0.0
+def _cell(value: float | None, ci95: list[float | None], clean: float, level: str = "mean") -> HeatCell:
     tip = f"{level}: {wording.percent_with_interval(value, ci95)}"
+    if value is None:
+        return HeatCell(wording.NONE, tip, 0.0)
+    lost = min(max(1 - value / clean, 0.0), 1.0) if clean > 0 else 0.0
     return HeatCell(f"{100 * value:.1f}", tip, round(lost, 3))
 
 

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from petriscope.augment.corruptions import blur, cover, digital, light, place
 from petriscope.augment.corruptions.draws import Draws, picture_keys
+from petriscope.augment.geometry import resample
+from petriscope.data.imageset import IGNORE
 from petriscope.errors import RequestError, near
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -36,7 +38,8 @@ class Corruption:
         levels: of severities 1 to 5.
         medmnist_c: whether MedMNIST-C names it for blood cells.
         gray: whether it changes gray pictures.
-        moves: whether it moves pixels, so that masks would have to follow.
+        moves: of what moves pixels: (level float32 [B], shape [..., H, W], draws) -> the map of each picture, float32
+            [B, 3, 3], by which masks follow.
     """
 
     name: str
@@ -47,7 +50,7 @@ class Corruption:
     levels: tuple[float, float, float, float, float]
     medmnist_c: bool = False
     gray: bool = True
-    moves: bool = False
+    moves: Callable[[Tensor, torch.Size, Draws], Tensor] | None = None
 
     def level(self, severity: Tensor) -> Tensor:
         """float [B] in [0, 5] -> levels, linear between the five; float32 [B]."""
@@ -69,6 +72,15 @@ class Corruption:
         changed = self.carry_out(images, self.level(severity), Draws(keys)).clamp(0, 1)
         still = severity <= 0
         return torch.where(still[:, None, None, None], images, changed) if still.any() else changed
+
+    def follow(self, masks: Tensor, severity: Tensor, keys: Tensor) -> Tensor:
+        """Move masks as `__call__` moves their pictures; uint8 [B, H, W], `IGNORE` where something comes in from
+        outside."""
+        if self.moves is None:
+            return masks
+        matrices = self.moves(self.level(severity), masks.shape, Draws(keys))
+        moved = resample(masks[:, None].float(), matrices, "nearest", IGNORE)[:, 0].to(torch.uint8)
+        return torch.where((severity <= 0)[:, None, None], masks, moved)
 
 
 CORRUPTIONS: dict[str, Corruption] = {
@@ -118,9 +130,15 @@ CORRUPTIONS: dict[str, Corruption] = {
             "bubble", "cover", cover.bubble, "radius, sides", 0, (0.12, 0.17, 0.22, 0.28, 0.35), medmnist_c=True
         ),
         Corruption("occlusion", "cover", cover.occlusion, "share", 0, (0.03, 0.06, 0.1, 0.15, 0.2)),
-        Corruption("rotation", "place", place.rotation, "degrees", 0, (9, 18, 27, 36, 45), moves=True),
+        Corruption("rotation", "place", place.rotation, "degrees", 0, (9, 18, 27, 36, 45), moves=place.turns),
         Corruption(
-            "translation", "place", place.translation, "share of a side", 0, (0.04, 0.08, 0.12, 0.16, 0.2), moves=True
+            "translation",
+            "place",
+            place.translation,
+            "share of a side",
+            0,
+            (0.04, 0.08, 0.12, 0.16, 0.2),
+            moves=place.shifts,
         ),
     )
 }
@@ -154,8 +172,21 @@ def corrupt(images: Tensor, name: str, severity: float, indices: Tensor, seed: i
     """
     if name == "identity" or severity <= 0:
         return images
-    corruption = find_corruption(name)
-    keys = picture_keys(indices.to(images.device), name, seed)
     pixels = images.permute(0, 3, 1, 2).contiguous().float().div_(255)
-    severities = torch.full((len(images),), float(severity), device=images.device)
-    return corruption(pixels, severities, keys).mul_(255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    severities, keys = _drawn(images, name, severity, indices, seed)
+    changed = find_corruption(name)(pixels, severities, keys)
+    return changed.mul_(255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def corrupt_masks(masks: Tensor, name: str, severity: float, indices: Tensor, seed: int = 0) -> Tensor:
+    """The masks of pictures that `corrupt` disturbs, uint8 [B, H, W]: moved where the pictures are, with `IGNORE` where
+    something comes in from outside, and as they were under all else. The arguments are those of `corrupt`."""
+    if name == "identity" or severity <= 0:
+        return masks
+    return find_corruption(name).follow(masks, *_drawn(masks, name, severity, indices, seed))
+
+
+def _drawn(images: Tensor, name: str, severity: float, indices: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """The severity and the key of each picture, [B] both."""
+    keys = picture_keys(indices.to(images.device), name, seed)
+    return torch.full((len(images),), float(severity), device=images.device), keys

@@ -13,21 +13,31 @@ from petriscope.augment.geometry import resample
 
 def rotation(images: Tensor, degrees: Tensor, draws: Draws) -> Tensor:
     """Turn by ``degrees``, to either side."""
-    angle = torch.deg2rad(degrees) * torch.where(draws.uniform() < 0.5, 1.0, -1.0)
-    matrices = _still(images)
-    matrices[:, 0, 0] = matrices[:, 1, 1] = angle.cos()
-    matrices[:, 0, 1], matrices[:, 1, 0] = -angle.sin(), angle.sin()
-    return resample(images, matrices)
+    return resample(images, turns(degrees, images.shape, draws))
 
 
 def translation(images: Tensor, fraction: Tensor, draws: Draws) -> Tensor:
     """Shift by ``fraction`` of the shorter side, in any direction."""
+    return resample(images, shifts(fraction, images.shape, draws))
+
+
+def turns(degrees: Tensor, shape: torch.Size, draws: Draws) -> Tensor:
+    """The map of each picture for `rotation`, [B, 3, 3]; pictures are ``shape``, [..., H, W]."""
+    angle = torch.deg2rad(degrees) * torch.where(draws.uniform() < 0.5, 1.0, -1.0)
+    matrices = _still(degrees)
+    matrices[:, 0, 0] = matrices[:, 1, 1] = angle.cos()
+    matrices[:, 0, 1], matrices[:, 1, 0] = -angle.sin(), angle.sin()
+    return matrices
+
+
+def shifts(fraction: Tensor, shape: torch.Size, draws: Draws) -> Tensor:
+    """The map of each picture for `translation`, [B, 3, 3]; pictures are ``shape``, [..., H, W]."""
     angle = draws.uniform() * 2 * math.pi
-    pixels = fraction * min(images.shape[2:])
-    matrices = _still(images)
+    pixels = fraction * min(shape[-2:])
+    matrices = _still(fraction)
     matrices[:, 0, 2], matrices[:, 1, 2] = pixels * angle.cos(), pixels * angle.sin()
-    return resample(images, matrices)
+    return matrices
 
 
-def _still(images: Tensor) -> Tensor:
-    return torch.eye(3, device=images.device).repeat(len(images), 1, 1)
+def _still(levels: Tensor) -> Tensor:
+    return torch.eye(3, device=levels.device).repeat(len(levels), 1, 1)
