@@ -177,6 +177,7 @@ def test_it_is_a_run_like_any_other(pair, joined, capsys):
     result = json.loads(capsys.readouterr().out)
     assert result["split"] == "test" and set(result["per_class"]) == {"soil", "bedrock", "sand", "big rock"}
     page = (joined.folder / "report.html").read_text()
+    assert f"petriscope compare {joined.folder} {pair[0]}</code>" in page
     assert "A pixel is big rock where" in page and "big rock alone" in page and "the main model alone" in page
 
 

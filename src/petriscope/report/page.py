@@ -407,7 +407,8 @@ def _ensemble(ensemble: dict[str, Any] | None) -> dict[str, Any] | None:
         f"(95 % interval {low:+.2f} to {high:+.2f}; {test}, p = {p:.2g}: {shown}). Val chose {chose} "
         "and may flatter the ensemble; the comparison that counts is on test:"
     )
-    runs = " ".join(shlex.quote(row["run"]) for row in members)
+    rivals = members[:1] if special else members  # a specialist has other classes
+    runs = " ".join(shlex.quote(row["run"]) for row in rivals)
     parts = ["all classes", f"{special['class']} alone"] if special else [f"{row['weight']:.3f}" for row in members]
     rows = [
         (row["run"], wording.percent(row[key]), part if row["taken"] else "left out")
