@@ -10,6 +10,7 @@ from petriscope.classifier import load_model
 from petriscope.data import load_dataset
 from petriscope.data.imageset import IGNORE
 from petriscope.errors import RequestError
+from petriscope.evaluation.segmentation import Tally
 from petriscope.recipe import load_recipe
 
 SETTINGS = ("data.size=[8, 12]", "model.widths=[4, 8]", "training.precision=fp32", "evaluation.bootstrap=100")
@@ -131,6 +132,13 @@ def test_the_gain_is_that_of_mean_iou_and_its_test_that_of_compare(made):
     assert contrast is not None
     assert found["p"] == pytest.approx(contrast.difference.p)
     assert found["gain_ci95"] == pytest.approx(contrast.difference.ci95)
+
+
+def test_val_chooses_by_mean_iou_without_the_background():
+    confusion = np.array([[[90, 10], [5, 5]]])
+    tally = Tally(confusion, np.zeros(1), np.zeros((1, 2, 4), np.int64))
+    assert ensembling._miou(tally, ("background", "rock")) == pytest.approx(5 / 20)
+    assert ensembling._miou(tally, ("soil", "rock")) == pytest.approx((90 / 105 + 5 / 20) / 2)
 
 
 def test_stacking_is_refused_and_leaves_nothing(runs, tmp_path):
