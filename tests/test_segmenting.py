@@ -109,6 +109,6 @@ def test_what_is_for_labels_says_so(run, pictures, tmp_path):
     with pytest.raises(RequestError, match="explanations are for labels"):
         api.explain(folder, [pictures], tmp_path / "e", quiet=True)
     shutil.copytree(folder, tmp_path / "twin")
-    with pytest.raises(RequestError, match="ensembles join classifiers"):
-        ensembling.ensemble([folder, tmp_path / "twin"], out=tmp_path / "e", quiet=True)
+    with pytest.raises(RequestError, match="joined by soft, weighted, soup, greedy-soup, specialist"):
+        ensembling.ensemble([folder, tmp_path / "twin"], "stacking", tmp_path / "e", quiet=True)
     assert not (tmp_path / "m").exists() and not (tmp_path / "e").exists()

@@ -24,6 +24,7 @@ from petriscope.errors import DataError, PetriscopeError, RequestError
 from petriscope.evaluation.cost import cost, parameters
 from petriscope.evaluation.inference import TTA
 from petriscope.evaluation.metrics import full_metrics
+from petriscope.evaluation.segmentation import Tally
 from petriscope.evaluation.stress import PICTURES
 from petriscope.evaluation.trust import trust_figures
 from petriscope.files import new_folder, number_folder
@@ -461,20 +462,20 @@ def evaluate_into(
     tta: TTA | None = None,
     quiet: bool = False,
     answers: Answers | None = None,
-) -> tuple[dict[str, Any], np.ndarray | None]:
+) -> tuple[dict[str, Any], np.ndarray | Tally]:
     """Evaluate a split of the run's own data, and keep figures, predictions and pictures in the run.
 
     Args:
         answers: where the pictures have been looked at already.
 
     Returns:
-        figures, and probabilities, float32 [N, K]; None where targets are masks.
+        figures, and probabilities, float32 [N, K]; where targets are masks, the counts of each picture.
     """
     images = dataset.split(split)
     if classifier.segments:
         result, tally = evaluate_masks(classifier, images, split, tta, str(run.recipe.data.source), quiet)
         keep_masks(run, classifier, images, split, result, tally)
-        return result, None
+        return result, tally
     result, probabilities = _evaluate(classifier, images, split, tta, str(run.recipe.data.source), quiet, answers)
     _record(run, images, split, result, probabilities)
     return {**result, **inspect(run, classifier, dataset, split, probabilities, quiet)}, probabilities

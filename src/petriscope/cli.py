@@ -277,11 +277,12 @@ def compare(
 @app.command()
 def ensemble(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders, two or more.")],
-    method: Annotated[str, typer.Option(help="soft, weighted, stacking, soup or greedy-soup.")] = "soft",
+    method: Annotated[str, typer.Option(help="soft, weighted, stacking, soup, greedy-soup or specialist.")] = "soft",
     out: Annotated[Path | None, typer.Option(help="Run folder to make; default runs/ensemble-METHOD-seedN.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Join runs into one that is evaluated, predicted with and compared as a run is; val chooses."""
+    """Join runs into one that is evaluated, predicted with and compared as a run is; val chooses. Of masks not stacking,
+    but a main run and a specialist of one of its classes (trained with data.only)."""
     from petriscope import ensembling
 
     made = ensembling.ensemble(runs, cast(Any, method), out, quiet=as_json)

@@ -159,7 +159,7 @@ def compare_groups(
     figure = figure or ("miou" if masks else "accuracy")
     if (figure == "miou") != masks:
         raise RequestError(f"the targets are {'masks' if masks else 'labels'}; they cannot be compared by {figure}")
-    whole = _mask_sample(tables) if masks else resample(*_predictions(tables), figure)
+    whole = mask_sample(tables) if masks else resample(*_predictions(tables), figure)
     samples, start = {}, 0
     for label, members in groups.items():
         samples[label] = whole[start : start + len(members)]
@@ -347,8 +347,12 @@ def _tables(runs: Sequence[Run], split: str) -> list[dict[str, np.ndarray]]:
     return tables
 
 
-def _mask_sample(tables: Sequence[dict[str, np.ndarray]]) -> Sample:
-    """Mean IoU, the background left out."""
+def mask_sample(tables: Sequence[Mapping[str, np.ndarray]]) -> Sample:
+    """Mean IoU of several networks over the same pictures, the background left out.
+
+    Args:
+        tables: of each, the columns of `petriscope.evaluation.segmentation.mask_table`.
+    """
     names = [key.removeprefix("true_") for key in tables[0] if key.startswith("true_") and key != "true_background"]
     counts = [[[table[f"{key}_{name}"] for key in COUNTS] for name in names] for table in tables]
     return resample_miou(np.array(counts, dtype=np.int64).transpose(0, 3, 1, 2), tables[0]["scene"].astype(str))

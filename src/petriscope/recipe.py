@@ -59,6 +59,7 @@ class DataSection(Section):
     group: str | None = None  # column of a table, or a pattern for paths, that says which pictures belong together
     block: Positive | None = None  # so many consecutive pictures belong together, where the source has no groups
     ignore: str | Annotated[int, Field(ge=0, le=255)] | None = None  # of masks: the class that says "unlabeled"
+    only: str | None = None  # of masks: the class to tell from all others, which become one
     drop_single_class: bool = False  # of masks: leave out training pictures whose mask has one value alone
     unreadable: Literal["stop", "skip"] = "stop"
     audit: str | None = None  # folder of an audit, or its decisions.yaml: what to leave out and to relabel
@@ -68,6 +69,11 @@ class DataSection(Section):
     @property
     def height_width(self) -> tuple[int, int] | None:
         return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+    @field_validator("only", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
     @field_validator("group")
     @classmethod

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from petriscope.classifier import Classifier
 from petriscope.colors import overlay, palette
@@ -36,21 +37,29 @@ EXAMPLES_EACH = 4  # of the best, the median and the worst
 CHUNK = 32  # pictures in memory at a time: each has a probability a class and pixel
 
 
+def mask_predictions(
+    classifier: Classifier, images: ImageSet, tta: TTA, label: str | None, batch_size: int | None = None
+) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+    """What `petriscope.evaluation.inference.predict_batches` gives; ``batch_size`` None: as in the recipe."""
+    recipe = classifier.recipe
+    return predict_batches(
+        classifier.model,
+        Batches(images, classifier.device, recipe.data.memory),
+        classifier.normalize,
+        classifier.number_format,
+        tta,
+        batch_size or recipe.evaluation.batch_size,
+        label,
+    )
+
+
 def evaluate_masks(
     classifier: Classifier, images: ImageSet, split: str, tta: TTA | None, source: str, quiet: bool
 ) -> tuple[dict[str, Any], Tally]:
     """The figures of a split whose targets are masks, and what they were counted from."""
     settings = classifier.recipe.evaluation
     tta = tta or settings.tta
-    predictions = predict_batches(
-        classifier.model,
-        Batches(images, classifier.device, classifier.recipe.data.memory),
-        classifier.normalize,
-        classifier.number_format,
-        tta,
-        settings.batch_size,
-        None if quiet else f"evaluating {split}",
-    )
+    predictions = mask_predictions(classifier, images, tta, None if quiet else f"evaluating {split}")
     tally = tally_masks(predictions, len(images), len(classifier.classes), outlines=True)
     figures = full_mask_metrics(tally, classifier.classes, images.groups, settings.bootstrap)
     return {"split": split, "tta": tta, "source": source, **figures}, tally

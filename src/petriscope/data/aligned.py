@@ -8,6 +8,7 @@ import numpy as np
 
 from petriscope.data import sources
 from petriscope.data.imageset import IGNORE, ImageSet
+from petriscope.data.one_class import one_against_rest
 from petriscope.data.sources import PILE
 from petriscope.errors import DataError, RequestError, near
 from petriscope.recipe import DataSection
@@ -47,6 +48,8 @@ def load_aligned(
     if images.segments != segments:
         has, needs = ("masks", "labels") if images.segments else ("labels", "masks")
         raise DataError(f"{section.source} has {has}; this model was trained on {needs}")
+    if segments and section.only in images.classes and images.classes != classes:
+        images = one_against_rest(images, str(section.only), section.source)
     return _align(images, classes, section.source), warnings
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from petriscope.data import decided, sources
 from petriscope.data.fingerprint import fingerprint
 from petriscope.data.imageset import SPLITS, Dataset, ImageSet
+from petriscope.data.one_class import one_against_rest
 from petriscope.data.sources import PILE
 from petriscope.data.splits import draw_grouped, draw_stratified
 from petriscope.errors import DataError, RequestError
@@ -51,6 +52,8 @@ def load_dataset(section: DataSection) -> Dataset:
             raise DataError(f"{section.audit} drops every picture of {section.source}")
     if section.drop_single_class and "train" in sets:
         sets["train"] = _drop_single_class(sets["train"], section.source, warnings)
+    if section.only is not None:  # after splits are drawn, which are those of a model of all classes
+        sets = {name: one_against_rest(part, section.only, section.source) for name, part in sets.items()}
     _check(sets, section.source)
     digests = {name: part.digests() for name, part in sets.items()}
     warnings += _leaks(sets, digests)

@@ -165,6 +165,11 @@ def mean_iou(confusion: np.ndarray, left_out: int | None = None) -> np.ndarray:
     return defined_mean(iou)
 
 
+def background_of(classes: tuple[str, ...]) -> int | None:
+    """The index of the class that mean IoU leaves out."""
+    return classes.index(BACKGROUND) if BACKGROUND in classes else None
+
+
 def boundary_f1_each(outlines: np.ndarray) -> np.ndarray:
     """F1 of each picture's outlines, [N], of the counts in `Tally`: the mean over the classes whose truth has an outline;
     NaN where none has. Csurka et al., 2013, BMVC, doi:10.5244/C.27.32."""
@@ -192,7 +197,7 @@ def full_mask_metrics(
         that the truth has. Where a class is called background, miou leaves it out of the mean and miou_with_background
         does not. A figure that is not defined is None.
     """
-    background = classes.index(BACKGROUND) if BACKGROUND in classes else None
+    background = background_of(classes)
     scenes = np.arange(len(tally)) if groups is None else np.unique(groups, return_inverse=True)[1]
     edges = boundary_f1_each(tally.outlines)
     parts = {
