@@ -27,7 +27,7 @@ from petriscope.evaluation.metrics import full_metrics
 from petriscope.evaluation.stress import PICTURES
 from petriscope.evaluation.trust import trust_figures
 from petriscope.files import new_folder, number_folder
-from petriscope.inspecting import inspect
+from petriscope.inspecting import inspect, inspect_masks
 from petriscope.models import MODELS, build_model
 from petriscope.precision import choose_device
 from petriscope.predicting import find_pictures, predict_files
@@ -171,7 +171,7 @@ def evaluate(
     Returns:
         see `petriscope.evaluation.metrics.full_metrics` and `petriscope.evaluation.trust.trust_figures`, or
         `petriscope.evaluation.segmentation.full_mask_metrics` where targets are masks; and split, tta, source; of the
-        run's own data, errors and explanations (`petriscope.inspecting.inspect`); with ``stress``, that too.
+        run's own data, errors (of labels) and explanations (`petriscope.inspecting`); with ``stress``, that too.
         Probabilities are at the temperature fitted on val.
     """
     if stress_pictures is not None and stress_pictures < 1:
@@ -285,17 +285,19 @@ def explain(
         pictures: files, or folders of them.
         out: a folder that does not exist or is empty.
         method: a name in `petriscope.explain.EXPLAINERS`, or ``auto``.
-        of: the class asked about; None: the one predicted, picture by picture.
+        of: the class asked about; None: the one predicted, picture by picture; of masks, the one that has most pixels,
+            the background only where there is nothing else.
 
     Returns:
-        a row a picture: picture, predicted, confidence, explained (the class asked about), overlay (the file), error.
+        a row a picture: picture, predicted, confidence, explained (the class asked about), overlay (the file), error. Of a
+        model of masks, predicted is the class that has most pixels, confidence the mean probability of the class asked
+        about over the pixels predicted as it, and there are share, of the picture that these take, and note: of a picture
+        without such a pixel, which has no overlay.
     """
     from petriscope.explaining import explain_files
 
     results = open_run(folder).results if Path(folder).is_dir() else {}
     classifier, files = load_model(Path(folder), device), find_pictures([Path(p) for p in pictures])
-    if classifier.segments:
-        raise RequestError(f"{folder} is a model of masks; explanations are for labels")
     return explain_files(classifier, files, Path(out), method, of, results, quiet)
 
 
@@ -477,7 +479,7 @@ def evaluate_into(
     if classifier.segments:
         result, tally = evaluate_masks(classifier, images, split, tta, str(run.recipe.data.source), quiet)
         keep_masks(run, classifier, images, split, result, tally)
-        return result, None
+        return {**result, **inspect_masks(run, classifier, images, split, tally, quiet)}, None
     result, probabilities = _evaluate(classifier, images, split, tta, str(run.recipe.data.source), quiet, answers)
     _record(run, images, split, result, probabilities)
     return {**result, **inspect(run, classifier, dataset, split, probabilities, quiet)}, probabilities

@@ -110,9 +110,13 @@ def explain(
     if images.dtype != np.uint8 or images.shape[1:] != classifier.shape:
         shape = ", ".join(map(str, classifier.shape))
         raise RequestError(f"this model takes uint8 [B, {shape}], not {images.dtype} {list(images.shape)}")
-    if regions is not None and (not classifier.segments or regions.shape != images.shape[:3] or regions.dtype != np.bool_):
+    if regions is not None and (
+        not classifier.segments or regions.shape != images.shape[:3] or regions.dtype != np.bool_
+    ):
         raise RequestError("regions are bool [B, H, W], of the pictures, for models of masks")
-    masks = predicted_masks(classifier, images) if classifier.segments and (classes is None or regions is None) else None
+    masks = (
+        predicted_masks(classifier, images) if classifier.segments and (classes is None or regions is None) else None
+    )
     if classes is None and masks is not None:
         classes = largest_class(masks, classifier.classes)
     elif classes is None:

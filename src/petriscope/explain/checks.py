@@ -15,7 +15,7 @@ import numpy as np
 
 from petriscope.evaluation.intervals import bootstrap_weights, percentile95
 from petriscope.explain import explain
-from petriscope.explain.regions import chunks, mean_over
+from petriscope.explain.regions import mean_probability
 from petriscope.progress import progress
 
 if TYPE_CHECKING:
@@ -262,11 +262,7 @@ def _of_class(
 ) -> np.ndarray:
     if regions is None:
         return classifier.probabilities(images, tta="none")[np.arange(len(images)), classes]
-    out = np.zeros(len(images))
-    for part in chunks(images):
-        found = classifier.probabilities(images[part], tta="none")
-        out[part] = mean_over(found[np.arange(len(found)), classes[part]], regions[part])
-    return out
+    return mean_probability(classifier, images, classes, regions)
 
 
 def _area(curves: np.ndarray) -> np.ndarray:

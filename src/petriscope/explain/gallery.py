@@ -79,9 +79,7 @@ def _chosen(targets: np.ndarray, predicted: np.ndarray, confidence: np.ndarray) 
     return np.concatenate([right, wrong])
 
 
-def affordable(
-    classifier: Classifier, methods: list[str], pictures: int, others: int = 2
-) -> tuple[list[str], int]:
+def affordable(classifier: Classifier, methods: list[str], pictures: int, others: int = 2) -> tuple[list[str], int]:
     """The methods to check and over how many pictures; none where not even one can be checked. ``others``: orders that
     they are held against."""
     each = multiply_adds(classifier.model, classifier.shape)

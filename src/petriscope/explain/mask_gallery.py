@@ -12,7 +12,7 @@ from petriscope.errors import RequestError
 from petriscope.explain import explain, methods_for
 from petriscope.explain.checks import ORDERS, check
 from petriscope.explain.gallery import affordable, unaffordable
-from petriscope.explain.regions import predicted_masks
+from petriscope.explain.regions import mean_probability, predicted_masks
 
 EACH = 3  # pictures a class
 LEAST = 0.01  # share of a picture from which a class is asked about in the checks
@@ -33,7 +33,8 @@ def explained_masks(
 
     Returns:
         arrays: ``rows`` int64 [P] of the pictures shown, by class, in falling order; ``classes`` int64 [P]; ``maps`` uint8
-        [P, H, W], 255 the most; ``masks`` as predicted, uint8 [P, H, W].
+        [P, H, W], 255 the most; ``masks`` as predicted, uint8 [P, H, W]; ``share`` of the picture that is the class and its
+        mean probability there, ``confidence``, float [P].
         facts: method, shown, check (see `petriscope.explain.checks.check`) or None, left_out (methods not checked), reason
         (why there is no check, or no map at all).
     """
@@ -42,13 +43,15 @@ def explained_masks(
     facts: dict[str, Any] = {"method": methods[0], "shown": len(rows), "check": None, "left_out": [], "reason": None}
     pictures = images.take(rows)
     masks = predicted_masks(classifier, pictures)
+    regions = masks == classes[:, None, None]
     try:
-        found = explain(classifier, pictures, classes, methods[0], masks == classes[:, None, None])
+        found = explain(classifier, pictures, classes, methods[0], regions)
     except (RequestError, RuntimeError) as error:  # a network that is made like no other
         return {}, {**facts, "method": None, "reason": f"{methods[0]} cannot explain this network: {error}"}
     maps = np.round(255 * found).astype(np.uint8)
     _check_into(facts, classifier, images, pixels, methods, quiet)
-    return {"rows": rows, "classes": classes, "maps": maps, "masks": masks}, facts
+    arrays = {"rows": rows, "classes": classes, "maps": maps, "masks": masks, "share": regions.mean((1, 2))}
+    return {**arrays, "confidence": mean_probability(classifier, pictures, classes, regions)}, facts
 
 
 def _most_of_each(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

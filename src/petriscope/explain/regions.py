@@ -18,7 +18,7 @@ CHUNK_PIXELS = 2**19  # of pictures looked at together: each pixel has a probabi
 def predicted_masks(classifier: Classifier, images: np.ndarray) -> np.ndarray:
     """uint8 [B, H, W, C] -> the class predicted for each pixel without test-time augmentation, uint8 [B, H, W]."""
     out = np.zeros(images.shape[:3], dtype=np.uint8)
-    for part in chunks(images):
+    for part in _chunks(images):
         out[part] = classifier.probabilities(images[part], tta="none").argmax(1)
     return out
 
@@ -39,12 +39,25 @@ def largest_class(masks: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
     return np.where(counts.any(1), counts.argmax(1), background)
 
 
-def mean_over(values: np.ndarray, regions: np.ndarray) -> np.ndarray:
-    """float [B, H, W] and bool [B, H, W] -> the mean over each region, [B]; 0 where it is empty."""
-    return (values * regions).sum((1, 2)) / np.maximum(regions.sum((1, 2)), 1)
+def mean_probability(
+    classifier: Classifier, images: np.ndarray, classes: np.ndarray, regions: np.ndarray
+) -> np.ndarray:
+    """Of a class over a region of each picture, without test-time augmentation, float64 [B]; 0 where the region is empty.
+
+    Args:
+        images: uint8 [B, H, W, C].
+        classes: int64 [B].
+        regions: bool [B, H, W].
+    """
+    out = np.zeros(len(images))
+    for part in _chunks(images):
+        found = classifier.probabilities(images[part], tta="none")
+        of_class = found[np.arange(len(found)), classes[part]] * regions[part]
+        out[part] = of_class.sum((1, 2)) / np.maximum(regions[part].sum((1, 2)), 1)
+    return out
 
 
-def chunks(images: np.ndarray) -> Iterator[slice]:
+def _chunks(images: np.ndarray) -> Iterator[slice]:
     size = max(1, CHUNK_PIXELS // max(1, images.shape[1] * images.shape[2]))
     for start in range(0, len(images), size):
         yield slice(start, start + size)
