@@ -308,11 +308,11 @@ def report(folder: str | Path) -> Path:
 
 def check_parts(recipe: Recipe) -> None:
     """Find a wrong name or option before the data are read."""
-    from petriscope.training.losses import LOSSES
+    from petriscope.training.losses import LOSSES, views_of
     from petriscope.training.optimizers import OPTIMIZERS
     from petriscope.training.schedules import SCHEDULES
 
-    Pipeline.from_recipe(recipe.augment)
+    Pipeline.from_recipe(recipe.augment, views=views_of(recipe.loss))
     _check_val_augmentation(Pipeline.from_recipe(recipe.evaluation.augment_val))
     MODELS.check(recipe.model)
     LOSSES.check(recipe.loss)
@@ -568,6 +568,7 @@ def _augmented_samples(trainer: Trainer, dataset: Dataset) -> np.ndarray:
     batch = torch.from_numpy(np.repeat(plain, views - 1, axis=0))
     targets = torch.from_numpy(np.repeat(train_set.targets[chosen], views - 1, axis=0))
     out, _ = trainer.augment(batch, targets, torch.Generator().manual_seed(0))
+    out = out[-len(batch) :]  # where views are made, the last of them
     varied = to_bytes(out).numpy().reshape(len(chosen), views - 1, *plain.shape[1:])
     return np.concatenate([plain[:, None], varied], axis=1)
 
