@@ -11,7 +11,7 @@ from petriscope.data.sources.synthetic_terrain import draw_terrain
 from petriscope.errors import RequestError
 from petriscope.explain import explain, methods_for
 from petriscope.explain.cam import feature_layer
-from petriscope.explain.checks import check, heat_inside
+from petriscope.explain.checks import check, heat_inside, trusted, verdict
 from petriscope.explain.mask_gallery import explained_masks
 from petriscope.explain.overlay import OUTLINE, outlined
 from petriscope.explain.question import Question
@@ -187,6 +187,31 @@ def test_checks_tell_what_decides_the_region_from_the_region():
     )
     few = check(classifier, images, ["hires-cam"], classes=classes, regions=regions, scenes=np.arange(24) // 12)
     assert few["methods"]["hires-cam"]["over_blob"] == pytest.approx(row["over_blob"])
+
+
+@pytest.mark.parametrize(
+    ("over", "moves", "words"),
+    [
+        ((0.2, 0.3), 0.1, "better than a random order and than a centered blob and than the predicted region itself"),
+        (
+            (-0.1, 0.1),
+            0.1,
+            "better than a random order and than a centered blob, but no better than the predicted region itself: they say "
+            "no more than the mask does",
+        ),
+        (
+            (-0.2, -0.1),
+            0.9,
+            "better than a random order and than a centered blob, but worse than the predicted region itself, and much the "
+            "same, or the reverse, with shuffled weights: do not trust these maps",
+        ),
+    ],
+)
+def test_verdicts_on_masks(over, moves, words):
+    row = {"over_random_ci95": (0.1, 0.2), "over_blob_ci95": (0.1, 0.2), "over_region_ci95": over}
+    row["randomized_ci95"] = (moves, moves)
+    assert verdict(row) == words
+    assert trusted(row) == (over[0] > 0)
 
 
 def test_heat_inside_is_a_share_of_what_heat_there_is():

@@ -137,6 +137,8 @@ def verdict(row: dict[str, Any]) -> str:
     words = ", but ".join([better] * bool(beaten) + [rest] * bool(lost))
     if not _moves(row):
         words += f"{', and' if lost else '; but'} much the same, or the reverse, with shuffled weights"
+    elif lost == ["region"]:
+        return f"{words}: they say no more than the mask does"
     return words if trusted(row) else f"{words}: do not trust these maps"
 
 

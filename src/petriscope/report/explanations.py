@@ -55,13 +55,15 @@ class Shown:
 
 @dataclass(frozen=True)
 class Card:
-    """What the page shows of a picture: itself, what is laid over it with a caption each, and terms with their values."""
+    """What the page shows of a picture: itself, maps with the class that each is for, terms with their values, and of masks
+    the one predicted."""
 
     shown: Picture
     maps: list[tuple[Picture, str]]
     id: str
     facts: list[tuple[str, str]]
     right: bool = True
+    mask: Picture | None = None
     note: str | None = None
 
 
@@ -200,9 +202,9 @@ def _cards(split: str, facts: dict[str, Any], gallery: dict[str, np.ndarray], pr
         if row is None:
             continue
         true, predicted = str(row["target"]), str(row["predicted"])
-        over = [(picture(overlay(pixels, for_predicted / 255)), f"for {predicted}")]
+        over = [(picture(overlay(pixels, for_predicted / 255)), predicted)]
         if true != predicted and not np.array_equal(for_predicted, for_true):  # some methods know no classes
-            over.append((picture(overlay(pixels, for_true / 255)), f"for {true}"))
+            over.append((picture(overlay(pixels, for_true / 255)), true))
         words = [("true", true), ("predicted", predicted), ("confidence", wording.percent(float(row["confidence"]), 1))]
         cards.append(Card(picture(pixels), over, key, words, right=true == predicted))
     return cards
@@ -224,12 +226,13 @@ def _card(each: Shown, classes: Sequence[str]) -> Card:
     sure = wording.percent(each.confidence, 1)
     if each.mask is None:
         assert each.heat is not None
-        over = [(picture(overlay(each.picture, each.heat)), f"for {each.explained}")]
+        over = [(picture(overlay(each.picture, each.heat)), each.explained)]
         return Card(picture(each.picture), over, each.id, [("predicted", each.predicted), ("confidence", sure)])
-    over = [(picture(colors.overlay(each.picture, each.mask, len(classes))), "predicted")]
+    over = []
     words = [("mostly", each.predicted)] if each.predicted else []
     if each.heat is not None:
         region = each.mask == classes.index(each.explained)
-        over.append((picture(outlined(overlay(each.picture, each.heat), region)), f"for {each.explained}"))
+        over.append((picture(outlined(overlay(each.picture, each.heat), region)), each.explained))
         words += [("share", wording.percent(each.share, 1)), ("confidence", sure)]
-    return Card(picture(each.picture), over, each.id, words, note=each.note)
+    mask = picture(colors.overlay(each.picture, each.mask, len(classes)))
+    return Card(picture(each.picture), over, each.id, words, mask=mask, note=each.note)
