@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from petriscope import api
-from petriscope.inspecting import small
+from petriscope.inspecting import small, small_masks
 from petriscope.run import open_run
 
 
@@ -110,3 +110,14 @@ def test_small_pictures_stay_and_large_ones_shrink(height, width, expected, chan
     assert (small(images) == 77).all()
     assert small(images).shape == (2, *expected, channels)
     assert small(images[:0]).shape == (0, *expected, channels)
+
+
+def test_small_masks_keep_classes_and_lie_as_their_pictures_do():
+    masks = np.zeros((2, 192, 96), dtype=np.uint8)
+    masks[:, :96], masks[:, :, 48:] = 3, 7
+    shrunk = small_masks(masks)
+    assert shrunk.shape == (2, *small(masks[..., None]).shape[1:3]) == (2, 96, 48)
+    expected = np.zeros((96, 48), dtype=np.uint8)
+    expected[:48], expected[:, 24:] = 3, 7
+    np.testing.assert_array_equal(shrunk[1], expected)
+    assert small_masks(masks[:, :20, :30]).shape == (2, 20, 30)

@@ -18,7 +18,7 @@ from petriscope.recipe import load_recipe
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("segmenting") / "run"
     settings = ["training.epochs=2", "data.size=[16, 32]", "training.precision=fp32", "evaluation.bootstrap=100"]
-    recipe = load_recipe("synthetic-terrain/unet", settings, data={"source": "synthetic-terrain:120"})
+    recipe = load_recipe("synthetic-terrain/unet", settings, data={"source": "synthetic-terrain:280"})
     return api.train(recipe, folder, quiet=True)
 
 
@@ -98,6 +98,51 @@ def test_nothing_is_overwritten_and_equal_names_are_told_apart(run, pictures, tm
         api.predict(run.folder, [pictures], quiet=True, masks=tmp_path / "masks")
 
 
+def test_explanations_are_of_one_class_of_each_picture(run, pictures, tmp_path):
+    (pictures / "c.png").write_bytes(b"no picture")
+    masks = api.predict(run.folder, [pictures], quiet=True, masks=tmp_path / "masks").set_index("picture")
+    for of, out in (("soil", tmp_path / "soil"), (None, tmp_path / "any")):
+        table = api.explain(run.folder, [pictures], out, of=of, quiet=True).set_index("picture")
+        assert "cannot be read" in table.loc[str(pictures / "c.png"), "error"]
+        for path, row in table[table["error"].isna()].iterrows():
+            share = masks.loc[path, f"share_{row['explained']}"]
+            assert (row["overlay"] is not None) == (share > 0)
+            assert row["share"] == pytest.approx(share, abs=0.05)  # of the picture as the model takes it
+            if share:
+                assert 0 < row["confidence"] <= 1
+        assert of in (None, *set(table["explained"].dropna()))
+        assert len(list(out.glob("*.png"))) == table["overlay"].notna().sum()
+        assert "Asked about are the pixels within the outline" in (out / "index.html").read_text()
+    assert table["explained"].dropna().tolist() == table["predicted"].dropna().tolist()
+
+
+def test_a_picture_without_the_class_has_a_note_and_no_map(run, tmp_path):
+    flat = tmp_path / "flat.png"
+    Image.fromarray(np.full((16, 32), 118, dtype=np.uint8)).save(flat)
+    shares = api.predict(run.folder, [flat], quiet=True, masks=tmp_path / "masks").filter(like="share_").iloc[0]
+    missing = shares[shares == 0].index[0].removeprefix("share_")
+    table = api.explain(run.folder, [flat], tmp_path / "out", of=missing, quiet=True)
+    assert table[["overlay", "confidence", "error"]].isna().all(axis=None) and table["share"].tolist() == [0]
+    assert table["note"].tolist() == [f"no pixel is predicted as {missing}"]
+    assert f"no pixel is predicted as {missing}" in (tmp_path / "out" / "index.html").read_text()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["index.html"]
+
+
+def test_the_report_shows_where_it_looks(run):
+    facts, gallery = run.results["val"]["explanations"], run.gallery
+    assert facts["method"] == "hires-cam" and facts["check"]["n"] >= 16
+    assert set(facts["check"]["orders"]) >= {"hires-cam", "random", "blob", "region"}
+    shown = gallery["explained_val"]
+    assert len(shown) == len(facts["ids"]) == len(facts["of"]) == facts["shown"]
+    assert gallery["explained_val_maps"].shape == gallery["explained_val_masks"].shape == shown.shape[:3]
+    for mask, name, share in zip(gallery["explained_val_masks"], facts["of"], facts["share"], strict=True):
+        assert (mask == facts["classes"].index(name)).mean() == pytest.approx(share, abs=1e-4)
+    page = (run.folder / "report.html").read_text()
+    for words in ('id="looks"', 'href="#looks"', "Can these maps be trusted?", "over the region", "heat inside"):
+        assert words in page
+    assert page.count('class="maps"') == len(shown)
+
+
 def test_what_is_for_labels_says_so(run, pictures, tmp_path):
     folder = run.folder
     with pytest.raises(RequestError, match="--out FOLDER"):
@@ -106,8 +151,6 @@ def test_what_is_for_labels_says_so(run, pictures, tmp_path):
         api.predict(folder, [pictures], quiet=True, masks=tmp_path / "m", max_error=0.01)
     with pytest.raises(RequestError, match="calibration is for labels"):
         api.calibrate(folder, quiet=True)
-    with pytest.raises(RequestError, match="explanations are for labels"):
-        api.explain(folder, [pictures], tmp_path / "e", quiet=True)
     shutil.copytree(folder, tmp_path / "twin")
     with pytest.raises(RequestError, match="joined by soft, weighted, soup, greedy-soup, specialist"):
         ensembling.ensemble([folder, tmp_path / "twin"], "stacking", tmp_path / "e", quiet=True)

@@ -28,7 +28,7 @@ from petriscope.evaluation.segmentation import Tally
 from petriscope.evaluation.stress import PICTURES
 from petriscope.evaluation.trust import trust_figures
 from petriscope.files import new_folder, number_folder
-from petriscope.inspecting import inspect
+from petriscope.inspecting import inspect, inspect_masks
 from petriscope.models import MODELS, build_model
 from petriscope.precision import choose_device
 from petriscope.predicting import find_pictures, predict_files
@@ -172,7 +172,7 @@ def evaluate(
     Returns:
         see `petriscope.evaluation.metrics.full_metrics` and `petriscope.evaluation.trust.trust_figures`, or
         `petriscope.evaluation.segmentation.full_mask_metrics` where targets are masks; and split, tta, source; of the
-        run's own data, errors and explanations (`petriscope.inspecting.inspect`); with ``stress``, that too.
+        run's own data, errors (of labels) and explanations (`petriscope.inspecting`); with ``stress``, that too.
         Probabilities are at the temperature fitted on val.
     """
     if stress_pictures is not None and stress_pictures < 1:
@@ -284,17 +284,19 @@ def explain(
         pictures: files, or folders of them.
         out: a folder that does not exist or is empty.
         method: a name in `petriscope.explain.EXPLAINERS`, or ``auto``.
-        of: the class asked about; None: the one predicted, picture by picture.
+        of: the class asked about; None: the one predicted, picture by picture; of masks, the one that has most pixels,
+            the background only where there is nothing else.
 
     Returns:
-        a row a picture: picture, predicted, confidence, explained (the class asked about), overlay (the file), error.
+        a row a picture: picture, predicted, confidence, explained (the class asked about), overlay (the file), error. Of a
+        model of masks, predicted is the class that has most pixels, confidence the mean probability of the class asked
+        about over the pixels predicted as it, and there are share, of the picture that these take, and note: of a picture
+        without such a pixel, which has no overlay.
     """
     from petriscope.explaining import explain_files
 
     results = open_run(folder).results if Path(folder).is_dir() else {}
     classifier, files = load_model(Path(folder), device), find_pictures([Path(p) for p in pictures])
-    if classifier.segments:
-        raise RequestError(f"{folder} is a model of masks; explanations are for labels")
     return explain_files(classifier, files, Path(out), method, of, results, quiet)
 
 
@@ -305,11 +307,11 @@ def report(folder: str | Path) -> Path:
 
 def check_parts(recipe: Recipe) -> None:
     """Find a wrong name or option before the data are read."""
-    from petriscope.training.losses import LOSSES
+    from petriscope.training.losses import LOSSES, views_of
     from petriscope.training.optimizers import OPTIMIZERS
     from petriscope.training.schedules import SCHEDULES
 
-    Pipeline.from_recipe(recipe.augment)
+    Pipeline.from_recipe(recipe.augment, views=views_of(recipe.loss))
     _check_val_augmentation(Pipeline.from_recipe(recipe.evaluation.augment_val))
     MODELS.check(recipe.model)
     LOSSES.check(recipe.loss)
@@ -475,7 +477,7 @@ def evaluate_into(
     if classifier.segments:
         result, tally = evaluate_masks(classifier, images, split, tta, str(run.recipe.data.source), quiet)
         keep_masks(run, classifier, images, split, result, tally)
-        return result, tally
+        return {**result, **inspect_masks(run, classifier, images, split, tally, quiet)}, tally
     result, probabilities = _evaluate(classifier, images, split, tta, str(run.recipe.data.source), quiet, answers)
     _record(run, images, split, result, probabilities)
     return {**result, **inspect(run, classifier, dataset, split, probabilities, quiet)}, probabilities
@@ -564,6 +566,7 @@ def _augmented_samples(trainer: Trainer, dataset: Dataset) -> np.ndarray:
     batch = torch.from_numpy(np.repeat(plain, views - 1, axis=0))
     targets = torch.from_numpy(np.repeat(train_set.targets[chosen], views - 1, axis=0))
     out, _ = trainer.augment(batch, targets, torch.Generator().manual_seed(0))
+    out = out[-len(batch) :]  # where views are made, the last of them
     varied = to_bytes(out).numpy().reshape(len(chosen), views - 1, *plain.shape[1:])
     return np.concatenate([plain[:, None], varied], axis=1)
 

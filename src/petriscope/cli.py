@@ -229,7 +229,9 @@ def explain(
     pictures: Annotated[list[str], typer.Argument(help="Picture files, or folders of them.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to make.")] = Path("explanations"),
     method: Annotated[str, typer.Option(help="Such as hires-cam, attention-gradient or occlusion.")] = "auto",
-    class_: Annotated[str | None, typer.Option("--class", metavar="NAME", help="Default: the one predicted.")] = None,
+    class_: Annotated[
+        str | None, typer.Option("--class", metavar="NAME", help="Default: the one predicted, of masks the largest.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Where the model looks: an overlay of each picture, and a page of all."""

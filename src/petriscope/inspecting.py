@@ -12,7 +12,9 @@ from petriscope.data.imageset import Dataset, ImageSet
 from petriscope.evaluation.cost import multiply_adds
 from petriscope.evaluation.error_analysis import accuracy_by_group, confused_pairs
 from petriscope.evaluation.neighbors import nearest
+from petriscope.evaluation.segmentation import Tally
 from petriscope.explain.gallery import BUDGET, explained
+from petriscope.explain.mask_gallery import explained_masks
 from petriscope.run import Run
 
 LARGEST = 96  # pixels a side of the pictures kept
@@ -45,6 +47,33 @@ def inspect(
     found_out = {"errors": errors, "explanations": facts}
     run.add_results(**{split: {**run.results[split], **found_out}})
     return found_out
+
+
+def inspect_masks(
+    run: Run, classifier: Classifier, images: ImageSet, split: str, tally: Tally, quiet: bool
+) -> dict[str, Any]:
+    """`inspect` where targets are masks: ``explanations`` alone. The gallery gets ``explained_<split>`` uint8 [P, H, W, C],
+    ``explained_<split>_maps`` and, as predicted, ``explained_<split>_masks``, uint8 [P, H, W] both.
+
+    Returns:
+        explanations: see `petriscope.explain.mask_gallery.explained_masks`; and ids, of (the class that each is for),
+        share (of the picture), confidence (mean probability over it) and classes, the names that the masks index.
+    """
+    found, facts = explained_masks(classifier, images, tally.confusion.sum(1), quiet)
+    if found:
+        arrays = {f"explained_{split}": small(images.take(found["rows"]))}
+        arrays[f"explained_{split}_maps"] = small(found["maps"][..., None])[..., 0]
+        arrays[f"explained_{split}_masks"] = small_masks(found["masks"])
+        run.add_gallery(**arrays)
+        facts |= {
+            "ids": [str(i) for i in images.ids[found["rows"]]],
+            "of": [images.classes[label] for label in found["classes"]],
+            "share": [round(float(share), 4) for share in found["share"]],
+            "confidence": [round(float(sure), 4) for sure in found["confidence"]],
+            "classes": list(images.classes),
+        }
+    run.add_results(**{split: {**run.results[split], "explanations": facts}})
+    return {"explanations": facts}
 
 
 def _errors(
@@ -108,6 +137,15 @@ def small(images: np.ndarray) -> np.ndarray:
     channels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
     resized = torch.nn.functional.interpolate(channels, (height, width), mode="bilinear", antialias=True)
     return resized.round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def small_masks(masks: np.ndarray) -> np.ndarray:
+    """uint8 [N, H, W], of the sides that `small` gives: the pixels nearest."""
+    height, width = _sides((*masks.shape[1:], 1))[:2]
+    rows, columns = (
+        (np.arange(new) * 2 + 1) * old // (2 * new) for new, old in zip((height, width), masks.shape[1:], strict=True)
+    )
+    return masks[:, rows[:, None], columns]
 
 
 def _sides(shape: tuple[int, ...]) -> tuple[int, int, int]:

@@ -54,6 +54,7 @@ VARIANTS = {
     "head alone, backbone run once": {"finetune": {"train": "head"}, "augment": []},
     "a loss of its own": {"model": {"name": "autoencoder", "widths": [4, 8], "hidden": 8}},
     "muon": {"optimizer": {"name": "muon", "lr": 0.01}},
+    "views": {"augment": ["flip", "aug-mix"], "loss": {"name": "consistency", "views": 1}},
     "noise, blur, color": {"augment": ["noise", "blur", "hue", "contrast", {"name": "rotate", "degrees": 20}]},
 }
 

@@ -37,10 +37,12 @@ class Color:
 class Pixelwise:
     """Changes the pictures in any other way: noise, blur, a covered square.
 
-    ``for_masks``: whether targets that are masks may go with it, unchanged.
+    ``for_masks``: whether targets that are masks may go with it, unchanged; ``makes_views``: whether it may make the views
+    that a loss compares with the picture.
     """
 
     for_masks = True
+    makes_views = False
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """float32 [B, C, H, W] in [0, 1] -> the same; the result may leave [0, 1] (the pipeline clamps)."""

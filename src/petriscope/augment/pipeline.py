@@ -58,21 +58,30 @@ class Pipeline:
     Args:
         operations: any augmentations; none is fine.
         classes: how many there are; mixing labels needs it.
+        views: how many AugMix makes of each picture when all else is done; the picture itself is then left without it.
+
+    Raises:
+        RequestError: views without AugMix, or with several.
     """
 
-    def __init__(self, operations: Sequence[Augmentation] = (), classes: int = 0) -> None:
-        self.operations = tuple(operations)
-        self.classes = classes
-        self.exact = all(isinstance(op, Geometric) and op.exact for op in operations)
+    def __init__(self, operations: Sequence[Augmentation] = (), classes: int = 0, views: int = 0) -> None:
+        self.viewing = tuple(op for op in operations if views and isinstance(op, Pixelwise) and op.makes_views)
+        if views and len(self.viewing) != 1:
+            raise RequestError(
+                "loss consistency compares pictures with what aug-mix makes of them: put aug-mix into augment, once"
+            )
+        self.operations = tuple(op for op in operations if op not in self.viewing)
+        self.classes, self.views = classes, views
+        self.exact = not views and all(isinstance(op, Geometric) and op.exact for op in operations)
 
     @classmethod
-    def from_recipe(cls, parts: Sequence[Part], classes: int = 0) -> Pipeline:
-        return cls([AUGMENTATIONS.build(part) for part in parts], classes)
+    def from_recipe(cls, parts: Sequence[Part], classes: int = 0, views: int = 0) -> Pipeline:
+        return cls([AUGMENTATIONS.build(part) for part in parts], classes, views)
 
     @property
     def varies(self) -> bool:
         """Whether a picture comes out otherwise from one time to the next."""
-        return bool(self.operations)
+        return bool(self.operations or self.viewing)
 
     def __call__(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Augment a batch, and its targets with it.
@@ -86,6 +95,9 @@ class Pipeline:
             images: uint8 [B, H, W, C] where every operation is exact; else float32 [B, C, H, W] in [0, 1].
             targets: masks moved as the pictures are; labels as they were, or, where pictures are mixed, the share of
             each class, float32 [B, K].
+
+        With ``views``, the pictures are followed by their first views, then by their second, and so on: [(1 + views) B, ...];
+        targets stay those of the pictures.
 
         Masks have `petriscope.data.imageset.IGNORE` where something comes in from outside the picture.
 
@@ -118,6 +130,8 @@ class Pipeline:
             targets = F.one_hot(targets, self.classes).float()
         for mix in mixing:
             pixels, targets = mix(pixels, targets, generator)
+        if self.views:
+            pixels = torch.cat([pixels, *(apply_pixels(pixels, self.viewing, generator) for _ in range(self.views))])
         return pixels, targets
 
 

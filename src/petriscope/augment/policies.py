@@ -124,7 +124,7 @@ class TrivialAugment(Policy):
 
 class AugMix(Pixelwise):
     """Blend the picture with a blend of differently augmented copies of itself. Hendrycks et al., 2020, arXiv:1912.02781;
-    the augmentation without the paper's consistency loss. Not for masks, because the copies are moved differently.
+    the paper's consistency loss is the loss ``consistency``. Not for masks, because the copies are moved differently.
 
     Args:
         width: copies.
@@ -135,6 +135,7 @@ class AugMix(Pixelwise):
     """
 
     for_masks = False
+    makes_views = True
 
     def __init__(
         self,

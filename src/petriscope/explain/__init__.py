@@ -1,8 +1,8 @@
 """Where a network looks: maps of what its answer rests on. `EXPLAINERS` lists the methods; `explain` makes the maps.
 
-A method is called with the model, normalized float32 [B, C, H, W] and the classes asked about, int64 [B]; its keyword-only
-parameters are its options. It gives float32 [B, h, w], coarse or fine, the more the stronger; what is below 0 counts
-against the class. `petriscope.explain.checks` says whether such maps can be trusted.
+A method is called with the model, normalized float32 [B, C, H, W] and the `petriscope.explain.question.Question`; its
+keyword-only parameters are its options. It gives float32 [B, h, w], coarse or fine, the more the stronger; what is below 0
+counts against the class. `petriscope.explain.checks` says whether such maps can be trusted.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ LARGEST_BATCH = 128
 def methods_for(classifier: Classifier) -> list[str]:
     """The methods that can be asked about this model, the one that `explain` takes by itself first.
 
-    Transformers that attend over the whole picture are explained by their attention, networks with feature maps by
-    class activation maps, and occlusion asks no network how it is made.
+    Transformers that attend over the whole picture are explained by their attention, networks with feature maps (of masks,
+    with a bottleneck of two places a side or more) by class activation maps, and occlusion asks no network how it is made.
     """
     import torch
 
@@ -52,9 +52,9 @@ def methods_for(classifier: Classifier) -> list[str]:
     height, width, channels = classifier.shape
     blank = torch.zeros(1, channels, height, width, device=classifier.device)
     with undisturbed(classifier.model) as model, torch.no_grad():
-        if sees_whole_picture(model, blank):
+        if not classifier.segments and sees_whole_picture(model, blank):
             return ["attention-rollout", "attention-gradient", "occlusion"]
-        if has_feature_maps(model, blank):
+        if (not classifier.segments or hasattr(model, "bottleneck")) and has_feature_maps(model, blank):
             return ["hires-cam", "grad-cam", "grad-cam++", "occlusion"]
     return ["occlusion"]
 
@@ -76,7 +76,11 @@ def chosen(classifier: Classifier, method: str | Part) -> Part:
 
 
 def explain(
-    classifier: Classifier, images: np.ndarray, classes: np.ndarray | None = None, method: str | Part = "auto"
+    classifier: Classifier,
+    images: np.ndarray,
+    classes: np.ndarray | None = None,
+    method: str | Part = "auto",
+    regions: np.ndarray | None = None,
 ) -> np.ndarray:
     """What a classifier's answers rest on, in float32 whatever the format it predicts in.
 
@@ -84,29 +88,46 @@ def explain(
         classifier: left as it was: weights, gradients, modes and flags.
         images: uint8 [B, H, W, C], of the classifier's shape.
         classes: int64 [B], the class asked about in each picture; None: the one predicted, without test-time
-            augmentation.
+            augmentation; of masks, see `petriscope.explain.regions.largest_class`.
         method: a name in `EXPLAINERS`, a `Part` with options, or ``auto``: the first of `methods_for`.
+        regions: of a model of masks, bool [B, H, W], the pixels whose class is asked about; None: those predicted as the
+            class, without test-time augmentation.
 
     Returns:
         float32 [B, H, W] in [0, 1]: 1 where a picture's answer rests on it most; all 0 where the method finds nothing in
-        favor of the class.
+        favor of the class, or the region is empty.
 
     Raises:
         RequestError: pictures of another shape, an unknown class or method, or a method that this model has nothing for.
     """
     import torch
 
+    from petriscope.explain.cam import covered
+    from petriscope.explain.question import Question
+    from petriscope.explain.regions import largest_class, predicted_masks
+
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.shape[1:] != classifier.shape:
         shape = ", ".join(map(str, classifier.shape))
         raise RequestError(f"this model takes uint8 [B, {shape}], not {images.dtype} {list(images.shape)}")
-    if classes is None:
+    if regions is not None and (
+        not classifier.segments or regions.shape != images.shape[:3] or regions.dtype != np.bool_
+    ):
+        raise RequestError("regions are bool [B, H, W], of the pictures, for models of masks")
+    masks = (
+        predicted_masks(classifier, images) if classifier.segments and (classes is None or regions is None) else None
+    )
+    if classes is None and masks is not None:
+        classes = largest_class(masks, classifier.classes)
+    elif classes is None:
         classes = classifier.probabilities(images, tta="none").argmax(1) if len(images) else np.zeros(0)
     classes = np.asarray(classes, dtype=np.int64)
     if classes.shape != (len(images),):
         raise RequestError(f"{list(classes.shape)} classes for {len(images)} pictures; give one each")
     if len(classes) and not 0 <= classes.min() <= classes.max() < len(classifier.classes):
         raise RequestError(f"there are {len(classifier.classes)} classes, counted from 0; got {classes.max()}")
+    if masks is not None and regions is None:
+        regions = masks == classes[:, None, None]
     part = chosen(classifier, method)
     function, options = EXPLAINERS.find(part.name), EXPLAINERS.check(part)
     height, width, _ = classifier.shape
@@ -116,18 +137,19 @@ def explain(
         for start in range(0, len(images), size):
             block = torch.from_numpy(np.ascontiguousarray(images[start : start + size])).to(classifier.device)
             asked = torch.from_numpy(classes[start : start + size]).to(classifier.device)
-            raw = function(model, classifier.normalize(block), asked, **options)
-            out[start : start + size] = _scaled(raw.detach().float(), (height, width)).cpu().numpy()
+            where = None if regions is None else torch.from_numpy(regions[start : start + size]).to(classifier.device)
+            raw = function(model, classifier.normalize(block), Question(asked, where), **options).detach().float()
+            out[start : start + size] = _scaled(raw, (height, width), covered(model, height, width)).cpu().numpy()
     return out
 
 
-def _scaled(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Enlarged to the pictures, and each map brought to [0, 1]."""
+def _scaled(maps: Tensor, size: tuple[int, int], full: tuple[int, int]) -> Tensor:
+    """Enlarged to the pictures, and each map brought to [0, 1]; maps of another size cover ``full``."""
     import torch.nn.functional as F
 
     maps = maps.nan_to_num(0.0, 0.0, 0.0).clamp_min(0)
     if maps.shape[1:] != size:
-        maps = F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+        maps = F.interpolate(maps[:, None], full, mode="bilinear", align_corners=False)[:, 0, : size[0], : size[1]]
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     # A map that is the same all over says nothing of places; rounding must not be blown up to a pattern.
     says = high - low > 1e-6 * high

@@ -11,16 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from petriscope.errors import RequestError
+from petriscope.explain.question import Question
 
 
-def attention_rollout(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
+def attention_rollout(model: nn.Module, images: Tensor, question: Question) -> Tensor:
     """How much of each patch reaches the class token, by attention and shortcuts alone. Abnar and Zuidema, 2020,
     arXiv:2005.00928. The same for every class.
 
     Args:
         model: timm's vision transformer, in evaluation mode.
         images: normalized float32 [B, C, H, W].
-        classes: int64 [B], not looked at.
+        question: not looked at.
 
     Returns:
         float32 [B, h, w], a figure a patch.
@@ -33,7 +34,7 @@ def attention_rollout(model: nn.Module, images: Tensor, classes: Tensor) -> Tens
     return _to_patches(model, images, rollout(_checked(attentions, len(images))))
 
 
-def attention_gradient(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
+def attention_gradient(model: nn.Module, images: Tensor, question: Question) -> Tensor:
     """As `attention_rollout`, each head's attention weighed by its gradient for the class, where that is positive.
 
     Chefer et al., 2021, "Generic Attention-model Explainability", arXiv:2103.15679, for self-attention.
@@ -41,7 +42,7 @@ def attention_gradient(model: nn.Module, images: Tensor, classes: Tensor) -> Ten
     with watched(model) as attentions:
         logits = model(images)
     layers = _checked(attentions, len(images))
-    gradients = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), layers)
+    gradients = torch.autograd.grad(question.score(logits).sum(), layers)
     eye = torch.eye(layers[0].shape[-1], device=images.device)
     relevance = eye.expand(len(images), -1, -1)
     for attention, gradient in zip(layers, gradients, strict=True):

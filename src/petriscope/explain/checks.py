@@ -1,7 +1,8 @@
 """Whether maps can be trusted: do the places they mark matter more than others, and do they depend on the weights?
 
 Three questions of each method, over the same pictures: is its order of places better than a random one; is it better than
-a blob in the middle, where most objects are; do its maps change when the network's weights are shuffled?
+a blob in the middle, where most objects are; do its maps change when the network's weights are shuffled? Of masks a fourth:
+is it better than the mask itself?
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 
 from petriscope.evaluation.intervals import bootstrap_weights, percentile95
 from petriscope.explain import explain
+from petriscope.explain.regions import mean_probability
 from petriscope.progress import progress
 
 if TYPE_CHECKING:
@@ -27,18 +29,28 @@ SAME = (
     0.5  # rank correlation with the maps of shuffled weights from which maps show the picture rather than the network
 )
 RESAMPLES = 2000
+ORDERS = {"random": "a random order", "blob": "a centered blob", "region": "the predicted region itself"}
 
 
 def check(
-    classifier: Classifier, images: np.ndarray, methods: Sequence[str], seed: int = 0, quiet: bool = True
+    classifier: Classifier,
+    images: np.ndarray,
+    methods: Sequence[str],
+    seed: int = 0,
+    quiet: bool = True,
+    classes: np.ndarray | None = None,
+    regions: np.ndarray | None = None,
+    scenes: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Check methods on pictures, each for the class predicted.
+    """Check methods on pictures, each for the class predicted; of masks, for one class of each.
 
     Deletion and insertion (Petsiuk et al., 2018, "RISE", arXiv:1806.07421): the picture's places are replaced by the
     training pictures' mean color, or put back into a blurred copy, the most marked first; the area under the class's
     probability says how much the places matter. A map's score is insertion less deletion, and so is that of a random order
     of places and of a centered blob, from the center outward. All of them move the same squares of a 7x7 grid:
-    single pixels at random would be noise, which spoils any network's answer sooner than a covered region does.
+    single pixels at random would be noise, which spoils any network's answer sooner than a covered region does. Of masks,
+    the probability is the mean over the region that was predicted as the class on the whole picture. Deleting that region
+    deletes the class, so the region itself, its squares first, is held against the maps too.
 
     Weight randomization (Adebayo et al., 2018, "Sanity Checks for Saliency Maps", arXiv:1810.03292): Spearman's
     correlation between each map and that of the network with the entries of every weight shuffled.
@@ -48,39 +60,51 @@ def check(
         images: uint8 [N, H, W, C].
         methods: names in `petriscope.explain.EXPLAINERS`.
         seed: of the random order, the shuffled weights and the bootstrap over pictures.
+        classes: of masks, the class asked about in each picture, int64 [N].
+        regions: of masks, where it was predicted, bool [N, H, W].
+        scenes: the scene of each picture, int64 [N], for the bootstrap to draw; None: pictures.
 
     Returns:
-        n; ``orders``: of each method, of ``random`` and of ``blob``: deletion, insertion, score, means over the pictures;
-        ``methods``: of each method, over_random and over_blob (how far its score is above theirs) and randomized (the
-        correlation), each with ``_ci95``, and its verdict in words.
+        n; ``orders``: of each method, of ``random``, of ``blob`` and of masks of ``region``: deletion, insertion, score,
+        means over the pictures; ``methods``: of each method, over_random, over_blob and of masks over_region (how far its
+        score is above theirs) and randomized (the correlation), each with ``_ci95``, and its verdict in words; of masks
+        also ``inside``, the share of the maps' heat that lies within the regions, and beside n ``area``, the regions'
+        share of the pictures.
     """
-    classes = classifier.probabilities(images, tta="none").argmax(1)
+    if classes is None:
+        classes = classifier.probabilities(images, tta="none").argmax(1)
     shuffled = copy.copy(classifier)
     shuffled.model = shuffle_weights(classifier.model, seed)
     maps: dict[str, np.ndarray] = {}
     correlations: dict[str, np.ndarray] = {}
-    with progress("checking explanations", 2 * len(methods) + 2, "orders") as bar:
+    others = ["random", "blob"] if regions is None else list(ORDERS)
+    with progress("checking explanations", 2 * len(methods) + len(others), "orders") as bar:
         for method in methods:
-            maps[method] = explain(classifier, images, classes, method)
-            correlations[method] = rank_correlation(maps[method], explain(shuffled, images, classes, method))
+            maps[method] = explain(classifier, images, classes, method, regions)
+            without = explain(shuffled, images, classes, method, regions)
+            correlations[method] = rank_correlation(maps[method], without)
             if not quiet:
                 bar.advance(1)
         rng = np.random.default_rng(seed)
         ranks = {name: place_ranks(found, rng) for name, found in maps.items()}
         ranks["random"] = place_ranks(np.zeros_like(maps[methods[0]]), rng)
         ranks["blob"] = place_ranks(np.repeat(centered_blob(*images.shape[1:3])[None], len(images), 0), rng)
+        if regions is not None:
+            ranks["region"] = place_ranks(regions.astype(np.float64), rng)
         curves = {}
         for name, order in ranks.items():
-            curves[name] = deletion_and_insertion(classifier, images, classes, order)
+            curves[name] = deletion_and_insertion(classifier, images, classes, order, regions)
             if not quiet:
                 bar.advance(1)
     scores = {name: insertion - deletion for name, (deletion, insertion) in curves.items()}
     found: dict[str, dict[str, Any]] = {}
     for method in methods:
         row: dict[str, Any] = {}
-        for other in ("random", "blob"):
-            row |= _mean(f"over_{other}", scores[method] - scores[other], seed)
-        row |= _mean("randomized", correlations[method], seed)
+        for other in others:
+            row |= _mean(f"over_{other}", scores[method] - scores[other], seed, scenes)
+        row |= _mean("randomized", correlations[method], seed, scenes)
+        if regions is not None:
+            row["inside"] = heat_inside(maps[method], regions)
         found[method] = {**row, "verdict": verdict(row), "trusted": trusted(row)}
     orders = {
         name: {
@@ -90,32 +114,48 @@ def check(
         }
         for name, (deleted, inserted) in curves.items()
     }
-    return {"n": len(images), "orders": orders, "methods": found}
+    area = {} if regions is None else {"area": float(regions.mean())}
+    return {"n": len(images), **area, "orders": orders, "methods": found}
 
 
-def forwards(methods: Sequence[str]) -> int:
-    """Pictures that the network sees for each picture checked, about; a gradient counted as two."""
+def forwards(methods: Sequence[str], others: int = 2) -> int:
+    """Pictures that the network sees for each picture checked, about; a gradient counted as two. ``others``: orders that
+    the methods are held against."""
     of_maps = sum(2 * (50 if method == "occlusion" else 3) for method in methods)
-    return of_maps + 2 * (STEPS - 1) * (len(methods) + 2)
+    return of_maps + 2 * (STEPS - 1) * (len(methods) + others)
 
 
 def verdict(row: dict[str, Any]) -> str:
     """What a method's figures say, in words."""
-    beats = {other: row[f"over_{other}_ci95"][0] > 0 for other in ("random", "blob")}
-    if beats["random"] and beats["blob"]:
-        words = "better than a random order and than a centered blob"
-    elif beats["random"]:
-        worse = row["over_blob_ci95"][1] < 0
-        words = f"better than a random order, but {'worse' if worse else 'no better'} than a centered blob"
-    else:
-        words = f"{'worse' if row['over_random_ci95'][1] < 0 else 'no better'} than a random order"
+    intervals = {other: row[f"over_{other}_ci95"] for other in ORDERS if f"over_{other}_ci95" in row}
+    beaten = [other for other, (low, _) in intervals.items() if low > 0]
+    lost = [other for other in intervals if other not in beaten]
+    if "random" in lost:  # the others then say nothing
+        beaten, lost = [], ["random"]
+    better = "better than " + " and than ".join(ORDERS[other] for other in beaten)
+    rest = " and ".join(f"{_below(intervals[other])} than {ORDERS[other]}" for other in lost)
+    words = ", but ".join([better] * bool(beaten) + [rest] * bool(lost))
     if not _moves(row):
-        words += f"{'; but' if all(beats.values()) else ', and'} much the same, or the reverse, with shuffled weights"
+        words += f"{', and' if lost else '; but'} much the same, or the reverse, with shuffled weights"
+    elif lost == ["region"]:
+        return f"{words}: they say no more than the mask does"
     return words if trusted(row) else f"{words}: do not trust these maps"
 
 
+def _below(interval: Sequence[float]) -> str:
+    return "worse" if interval[1] < 0 else "no better"
+
+
 def trusted(row: dict[str, Any]) -> bool:
-    return bool(row["over_random_ci95"][0] > 0 and row["over_blob_ci95"][0] > 0 and _moves(row))
+    beats = all(row[f"over_{other}_ci95"][0] > 0 for other in ORDERS if f"over_{other}_ci95" in row)
+    return bool(beats and _moves(row))
+
+
+def heat_inside(maps: np.ndarray, regions: np.ndarray) -> float:
+    """The share of the maps' heat within the regions, the mean over the maps that are not blank; [N, H, W] each."""
+    total = maps.sum((1, 2))
+    shares = (maps * regions).sum((1, 2))[total > 0] / total[total > 0]
+    return float(shares.mean()) if len(shares) else 0.0
 
 
 def _moves(row: dict[str, Any]) -> bool:
@@ -123,15 +163,22 @@ def _moves(row: dict[str, Any]) -> bool:
     return max(map(abs, row["randomized_ci95"])) < SAME
 
 
-def _mean(name: str, values: np.ndarray, seed: int) -> dict[str, Any]:
+def _mean(name: str, values: np.ndarray, seed: int, scenes: np.ndarray | None = None) -> dict[str, Any]:
+    """The mean with its interval; the bootstrap draws scenes, each with all its pictures."""
+    scenes = np.arange(len(values)) if scenes is None else np.unique(scenes, return_inverse=True)[1]
+    sums, counts = np.bincount(scenes, values), np.bincount(scenes)
     draws = np.concatenate(
-        [weights @ values / len(values) for weights in bootstrap_weights(len(values), RESAMPLES, seed)]
+        [weights @ sums / (weights @ counts) for weights in bootstrap_weights(len(sums), RESAMPLES, seed)]
     )
     return {name: float(values.mean()), f"{name}_ci95": list(percentile95(draws))}
 
 
 def deletion_and_insertion(
-    classifier: Classifier, images: np.ndarray, classes: np.ndarray, ranks: np.ndarray
+    classifier: Classifier,
+    images: np.ndarray,
+    classes: np.ndarray,
+    ranks: np.ndarray,
+    regions: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Areas under the probability of a class as places are deleted from a picture, and as they are put into a blurred one.
 
@@ -139,6 +186,7 @@ def deletion_and_insertion(
         images: uint8 [N, H, W, C].
         classes: int64 [N].
         ranks: of each place of the grid, int64 [N, places]; 0 goes first. See `place_ranks`.
+        regions: of masks, bool [N, H, W], over which the probability is averaged.
 
     Returns:
         deletion (the lower, the better the order), insertion (the higher): float [N] each, 0 to 1.
@@ -147,12 +195,12 @@ def deletion_and_insertion(
     bare = np.broadcast_to(np.round(255 * np.array(classifier.mean)).astype(np.uint8), images.shape)
     blurred = _blur(images)
     pixel_ranks = ranks[:, places]  # [N, H, W]
-    whole, nothing, hazy = (_of_class(classifier, each, classes) for each in (images, bare, blurred))
+    whole, nothing, hazy = (_of_class(classifier, each, classes, regions) for each in (images, bare, blurred))
     deletion, insertion = [whole], [hazy]
     for gone in np.linspace(0, ranks.shape[1], STEPS + 1).round().astype(int)[1:-1]:
         moved = (pixel_ranks < gone)[..., None]
-        deletion.append(_of_class(classifier, np.where(moved, bare, images), classes))
-        insertion.append(_of_class(classifier, np.where(moved, images, blurred), classes))
+        deletion.append(_of_class(classifier, np.where(moved, bare, images), classes, regions))
+        insertion.append(_of_class(classifier, np.where(moved, images, blurred), classes, regions))
     return _area(np.stack([*deletion, nothing], 1)), _area(np.stack([*insertion, whole], 1))
 
 
@@ -211,8 +259,12 @@ def _blur(images: np.ndarray) -> np.ndarray:
     return gaussian_filter(images, (0, height / 6, width / 6, 0), mode="nearest")
 
 
-def _of_class(classifier: Classifier, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    return classifier.probabilities(images, tta="none")[np.arange(len(images)), classes]
+def _of_class(
+    classifier: Classifier, images: np.ndarray, classes: np.ndarray, regions: np.ndarray | None
+) -> np.ndarray:
+    if regions is None:
+        return classifier.probabilities(images, tta="none")[np.arange(len(images)), classes]
+    return mean_probability(classifier, images, classes, regions)
 
 
 def _area(curves: np.ndarray) -> np.ndarray:

@@ -48,17 +48,23 @@ def explained(
     except (RequestError, RuntimeError) as error:  # a network of timm's that is made like no other
         return {}, {**facts, "method": None, "reason": f"{methods[0]} cannot explain this network: {error}"}
     maps = np.round(255 * np.stack(found, axis=1)).astype(np.uint8)
-    kept, count = _affordable(classifier, methods, len(images))
+    kept, count = affordable(classifier, methods, len(images))
     if kept:
         drawn = np.sort(np.random.default_rng(0).choice(len(images), count, replace=False))
         facts["check"] = check(classifier, images.take(drawn), kept, quiet=quiet)
         facts["left_out"] = methods[len(kept) :]
     else:
-        few = len(images) < FEWEST
-        facts["reason"] = (
-            f"there are fewer than {FEWEST} pictures" if few else "the network is too costly for it on this split"
-        )
+        facts["reason"] = unaffordable(len(images))
     return {"rows": rows, "maps": maps}, facts
+
+
+def unaffordable(pictures: int) -> str:
+    """Why so many pictures are not checked."""
+    return (
+        f"there are fewer than {FEWEST} pictures"
+        if pictures < FEWEST
+        else "the network is too costly for it on this split"
+    )
 
 
 def _chosen(targets: np.ndarray, predicted: np.ndarray, confidence: np.ndarray) -> np.ndarray:
@@ -73,12 +79,13 @@ def _chosen(targets: np.ndarray, predicted: np.ndarray, confidence: np.ndarray) 
     return np.concatenate([right, wrong])
 
 
-def _affordable(classifier: Classifier, methods: list[str], pictures: int) -> tuple[list[str], int]:
-    """The methods to check and over how many pictures; none where not even one can be checked."""
+def affordable(classifier: Classifier, methods: list[str], pictures: int, others: int = 2) -> tuple[list[str], int]:
+    """The methods to check and over how many pictures; none where not even one can be checked. ``others``: orders that
+    they are held against."""
     each = multiply_adds(classifier.model, classifier.shape)
     budget = max(BUDGET, each * pictures)
     for kept in (methods[:count] for count in range(len(methods), 0, -1)):
-        affordable = min(int(budget // (each * forwards(kept))), pictures, MOST)
-        if affordable >= FEWEST:
-            return kept, affordable
+        count = min(int(budget // (each * forwards(kept, others))), pictures, MOST)
+        if count >= FEWEST:
+            return kept, count
     return [], 0

@@ -8,40 +8,42 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from petriscope.explain.question import Question
+
 Share = Annotated[float, Field(gt=0, lt=1)]
 BATCH = 256  # covered pictures at a time
 BATCH_PIXELS = 2**21
 
 
 def occlusion(
-    model: nn.Module, images: Tensor, classes: Tensor, *, window: Share = 0.35, step: Share = 0.125
+    model: nn.Module, images: Tensor, question: Question, *, window: Share = 0.35, step: Share = 0.125
 ) -> Tensor:
     """How far the log-probability of a class falls when a window over each place is filled with the training pictures'
-    mean color. Zeiler and Fergus, 2014, "Visualizing and Understanding Convolutional Networks", arXiv:1311.2901.
+    mean color; of masks, its mean probability over the region. Zeiler and Fergus, 2014, "Visualizing and Understanding
+    Convolutional Networks", arXiv:1311.2901.
 
     Args:
         model: in evaluation mode.
         images: normalized float32 [B, C, H, W].
-        classes: int64 [B].
+        question: the class of each picture, and of masks the region.
         window, step: side of the window and distance to the next, shares of the picture's sides. A window much smaller
             than the object leaves enough of it to be known by, and the maps say little.
 
     Returns:
-        float32 [B, H, W], in nats: the mean over the windows that cover a pixel.
+        float32 [B, H, W], in nats, of masks a share: the mean over the windows that cover a pixel.
     """
     count, _, height, width = images.shape
     covers = windows(height, width, window, step).to(images.device)
     size = max(1, min(BATCH, BATCH_PIXELS // (height * width)))
     total = len(covers) * count
     with torch.no_grad():
-        before = model(images).float().log_softmax(1).gather(1, classes[:, None])[:, 0]
+        before = question.belief(model(images).float())
         after = torch.empty(total, device=images.device)
         for start in range(0, total, size):
             index = torch.arange(start, min(start + size, total), device=images.device)
             picture, cover = index % count, index // count
             shown = images[picture] * ~covers[cover][:, None]  # 0 is the mean color
-            logits = model(shown).float().log_softmax(1)
-            after[index] = logits.gather(1, classes[picture][:, None])[:, 0]
+            after[index] = question.take(picture).belief(model(shown).float())
     fall = before - after.view(len(covers), count)
     weights = covers.flatten(1).float()
     return (fall.T @ weights / weights.sum(0)).view(count, height, width)

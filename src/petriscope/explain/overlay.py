@@ -7,6 +7,7 @@ import numpy as np
 # From nothing to most; dark to bright, so that it reads in gray and to color-blind eyes too.
 COLORS = np.array([(40, 20, 90), (130, 30, 130), (215, 60, 90), (250, 140, 40), (255, 235, 120)], dtype=np.float64)
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green and blue: ITU-R BT.709
+OUTLINE = (0, 235, 255)  # neither gray nor a color of the map
 STRENGTH = 0.85  # share of the color where the map is 1
 
 
@@ -20,11 +21,23 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     return np.round(gray[..., None] * (1 - share) + color * share).astype(np.uint8)
 
 
-def enlarged(picture: np.ndarray, heat: np.ndarray, side: int = 224) -> np.ndarray:
-    """The overlay of a picture at about ``side`` pixels: its pixels as squares, the map smooth; uint8 [h, w, 3]."""
+def outlined(picture: np.ndarray, region: np.ndarray, color: tuple[int, int, int] = OUTLINE) -> np.ndarray:
+    """A picture uint8 [H, W, 3] with the inner edge of a region, bool [H, W], drawn on it; where the region meets the
+    picture's border there is none."""
+    around = np.pad(region, 1, mode="edge")
+    whole = around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
+    out = picture.copy()
+    out[region & ~whole] = color
+    return out
+
+
+def enlarged(picture: np.ndarray, heat: np.ndarray, region: np.ndarray | None = None, side: int = 224) -> np.ndarray:
+    """The overlay of a picture at about ``side`` pixels: its pixels as squares, the map smooth, the region outlined;
+    uint8 [h, w, 3]."""
     from scipy.ndimage import zoom
 
     factor = max(1, side // max(heat.shape))
     large = picture.repeat(factor, axis=0).repeat(factor, axis=1)
     smooth = zoom(heat, factor, order=1, grid_mode=True, mode="nearest") if factor > 1 else heat
-    return overlay(large, smooth)
+    out = overlay(large, smooth)
+    return out if region is None else outlined(out, region.repeat(factor, axis=0).repeat(factor, axis=1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Field
@@ -37,6 +37,11 @@ class DualBody(nn.Module):
             nn.ReLU(),
             *attention_layers(attention, out),
         )
+
+    @property
+    def bottleneck(self) -> nn.Module:
+        """The macro U-Net's: what the micro U-Net knows does not pass through it."""
+        return cast(nn.Module, self.macro.bottleneck)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.fuse(torch.cat([self.macro(images), self.micro(images)], 1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,7 +20,8 @@ class Segmenter(nn.Module):
     """Pictures are padded to sides that the body can halve, and its features become logits.
 
     Args:
-        body: [B, C patch^2, H / patch, W / patch] -> features [B, width, H / patch, W / patch].
+        body: [B, C patch^2, H / patch, W / patch] -> features [B, width, H / patch, W / patch]; with a ``bottleneck``, the
+            module that gives the coarsest features.
         head: makes logits of those.
         multiple: of which the body takes sides.
         patch: pixels of so many rows and columns become channels of one place before the body, which then has a
@@ -34,6 +37,10 @@ class Segmenter(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and module.bias is None:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    @property
+    def bottleneck(self) -> nn.Module:
+        return cast(nn.Module, self.body.bottleneck)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalized float [B, C, H, W] -> logits [B, K, H, W]."""

@@ -54,6 +54,11 @@ class SMPSegmenter(nn.Module):
         height, width = images.shape[2:]
         return self.network(padded(images, self.multiple))[:, :, :height, :width]
 
+    @property
+    def bottleneck(self) -> nn.Module:
+        """Gives a list of features, the coarsest last."""
+        return self.network.encoder
+
     def get_classifier(self) -> nn.Module:
         return self.network.segmentation_head
 

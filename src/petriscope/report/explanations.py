@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from petriscope.explain.overlay import overlay
+from petriscope import colors
+from petriscope.explain.checks import ORDERS
+from petriscope.explain.overlay import outlined, overlay
 from petriscope.files import write_text
 from petriscope.report import rendering, wording
 from petriscope.report.figures import Picture, picture
+from petriscope.report.segments import legend
 
 NAMES = {
     "hires-cam": "HiResCAM",
@@ -22,7 +25,6 @@ NAMES = {
     "attention-rollout": "attention rollout",
     "occlusion": "occlusion",
 }
-ORDERS = {"random": "a random order", "blob": "a centered blob"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,29 +33,38 @@ class Shown:
 
     Args:
         picture: uint8 [H, W, C].
-        heat: float [H, W] in [0, 1], for the class ``explained``.
+        heat: float [H, W] in [0, 1], for the class ``explained``; None: there is none.
         id: what it is called.
         predicted, confidence, explained: the class predicted, and the one asked about.
+        mask: of a model of masks, the class index of each pixel, uint8 [H, W], and the share of the picture that is
+            predicted as the class asked about.
+        share: that share.
+        note: why there is no map.
     """
 
     picture: np.ndarray
-    heat: np.ndarray
+    heat: np.ndarray | None
     id: str
     predicted: str
-    confidence: float
+    confidence: float | None
     explained: str
+    mask: np.ndarray | None = None
+    share: float = 0.0
+    note: str | None = None
 
 
 @dataclass(frozen=True)
 class Card:
-    """What the page shows of a picture: itself, and maps with the class that each is for."""
+    """What the page shows of a picture: itself, maps with the class that each is for, terms with their values, and of masks
+    the one predicted."""
 
     shown: Picture
     maps: list[tuple[Picture, str]]
     id: str
-    true: str
-    predicted: str
-    confidence: str
+    facts: list[tuple[str, str]]
+    right: bool = True
+    mask: Picture | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,10 +75,13 @@ class Look:
     method: str
     right: list[Card]
     wrong: list[Card]
+    by_class: list[tuple[str, list[Card]]]  # of masks
+    legend: list[tuple[str, str]]  # of masks: name, color
     verdict: str
     trusted: bool
     n: int
     rows: list[tuple[str, list[str], str]]
+    area: str  # of masks, what the regions checked take of their pictures
     notes: list[str]
 
 
@@ -107,6 +121,7 @@ def write_page(
     total: int,
     errors: Sequence[str],
     check: Checked | None = None,
+    classes: Sequence[str] = (),
 ) -> None:
     """One self-contained page of pictures and their maps.
 
@@ -114,19 +129,18 @@ def write_page(
         shown: the pictures on the page, of ``total`` explained.
         errors: what was wrong with the others.
         check: how far maps of this method can be trusted on this network; None: it was not checked.
+        classes: of a model of masks, their names.
     """
-    cards = []
-    for each in shown:
-        over = [(picture(overlay(each.picture, each.heat)), each.explained)]
-        card = Card(picture(each.picture), over, each.id, "", each.predicted, wording.percent(each.confidence, 1))
-        cards.append(card)
-    context: dict[str, Any] = {"cards": cards, "method": _name(method), "recipe": recipe}
-    context |= {"total": total, "errors": errors, "check": check}
+    masks = any(each.mask is not None for each in shown)
+    context: dict[str, Any] = {"cards": [_card(each, classes) for each in shown], "method": _name(method)}
+    context |= {"recipe": recipe, "total": total, "errors": errors, "check": check}
+    context |= {"legend": legend(classes) if masks else []}
     write_text(path, rendering.render("explanation.html", context))
 
 
 def _look(split: str, facts: dict[str, Any], gallery: dict[str, np.ndarray], predictions: Any) -> Look:
-    cards = _cards(split, facts, gallery, predictions)
+    masks = f"explained_{split}_masks" in gallery
+    cards = [] if masks else _cards(split, facts, gallery, predictions)
     check, method = facts.get("check"), facts.get("method")
     own = ((check or {}).get("methods") or {}).get(method)
     notes = []
@@ -139,12 +153,15 @@ def _look(split: str, facts: dict[str, Any], gallery: dict[str, np.ndarray], pre
     return Look(
         split=split,
         method=_name(method) if method else "",
-        right=[card for card in cards if card.true == card.predicted],
-        wrong=[card for card in cards if card.true != card.predicted],
+        right=[card for card in cards if card.right],
+        wrong=[card for card in cards if not card.right],
+        by_class=_mask_cards(split, facts, gallery) if masks else [],
+        legend=legend(facts["classes"]) if masks else [],
         verdict="" if own is None else str(own["verdict"]),
         trusted=bool(own and own["trusted"]),
         n=int((check or {}).get("n") or 0),
         rows=_rows(check) if check else [],
+        area=wording.percent(check["area"], 0) if check and "area" in check else "",
         notes=notes,
     )
 
@@ -158,9 +175,13 @@ def _rows(check: dict[str, Any]) -> list[tuple[str, list[str], str]]:
     rows = []
     for name, order in check["orders"].items():
         own = check["methods"].get(name)
-        cells = [wording.decimal(order[key], 3) for key in ("deletion", "insertion", "score")]
-        for key in ("over_random", "over_blob", "randomized"):
+        cells = [wording.decimal(order[key], 3) for key in (() if "area" in check else ("deletion", "insertion"))]
+        cells.append(wording.decimal(order["score"], 3))
+        compared = [f"over_{other}" for other in ORDERS if other in check["orders"]]
+        for key in (*compared, "randomized"):
             cells.append(wording.NONE if own is None else _signed(own[key], own[f"{key}_ci95"]))
+        if "area" in check:
+            cells.append(wording.NONE if own is None else wording.percent(own["inside"], 0))
         rows.append((ORDERS.get(name) or _name(name), cells, "" if own is None else str(own["verdict"])))
     return rows
 
@@ -184,5 +205,34 @@ def _cards(split: str, facts: dict[str, Any], gallery: dict[str, np.ndarray], pr
         over = [(picture(overlay(pixels, for_predicted / 255)), predicted)]
         if true != predicted and not np.array_equal(for_predicted, for_true):  # some methods know no classes
             over.append((picture(overlay(pixels, for_true / 255)), true))
-        cards.append(Card(picture(pixels), over, key, true, predicted, wording.percent(float(row["confidence"]), 1)))
+        words = [("true", true), ("predicted", predicted), ("confidence", wording.percent(float(row["confidence"]), 1))]
+        cards.append(Card(picture(pixels), over, key, words, right=true == predicted))
     return cards
+
+
+def _mask_cards(split: str, facts: dict[str, Any], gallery: dict[str, np.ndarray]) -> list[tuple[str, list[Card]]]:
+    """Of each class that was shown, its pictures."""
+    pictures, maps, masks = (gallery[f"explained_{split}{part}"] for part in ("", "_maps", "_masks"))
+    classes, out = facts["classes"], dict[str, list[Card]]()
+    kept = zip(pictures, maps, masks, facts["ids"], facts["of"], facts["confidence"], facts["share"], strict=True)
+    for pixels, heat, mask, key, name, confidence, share in kept:
+        shown = Shown(pixels, heat / 255, key, "", confidence, name, mask, share)
+        out.setdefault(name, []).append(_card(shown, classes))
+    return list(out.items())
+
+
+def _card(each: Shown, classes: Sequence[str]) -> Card:
+    """``classes``: names of what the mask's pixels are, where there is one."""
+    sure = wording.percent(each.confidence, 1)
+    if each.mask is None:
+        assert each.heat is not None
+        over = [(picture(overlay(each.picture, each.heat)), each.explained)]
+        return Card(picture(each.picture), over, each.id, [("predicted", each.predicted), ("confidence", sure)])
+    over = []
+    words = [("mostly", each.predicted)] if each.predicted else []
+    if each.heat is not None:
+        region = each.mask == classes.index(each.explained)
+        over.append((picture(outlined(overlay(each.picture, each.heat), region)), each.explained))
+        words += [("share", wording.percent(each.share, 1)), ("confidence", sure)]
+    mask = picture(colors.overlay(each.picture, each.mask, len(classes)))
+    return Card(picture(each.picture), over, each.id, words, mask=mask, note=each.note)

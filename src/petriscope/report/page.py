@@ -176,7 +176,7 @@ def _context(run: Run) -> dict[str, Any]:
         "reconstructions": _reconstructions(gallery, recipe),
         "silence": silence_views([view.name for view in views], results, predictions),
         "errors": errors([view.name for view in views], results, gallery),
-        "looks": looks([view.name for view in views], results, gallery, predictions),
+        "looks": looks([view.name for view in judged], results, gallery, predictions),
         "cost": _cost(results.get("cost"), training),
         "repeat": _repeat(run.folder, recipe, environment, results),
         "yaml": recipe.to_yaml(),

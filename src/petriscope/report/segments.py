@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +66,7 @@ def segment_view(name: str, figures: dict[str, Any], gallery: dict[str, np.ndarr
         name=name,
         figures=figures,
         classes=classes,
-        legend=_legend(classes),
+        legend=legend(classes),
         per_class=_class_rows(per_class),
         confusion=_confusion(np.array(figures.get("confusion") or np.zeros((0, 0)), dtype=np.int64), classes),
         examples=_examples(name, len(classes), gallery),
@@ -99,7 +100,8 @@ def headline(view: SegmentView) -> dict[str, str]:
     return {"big": wording.percent(view.figures.get("miou")), "rest": rest}
 
 
-def _legend(classes: list[str]) -> list[tuple[str, str]]:
+def legend(classes: Sequence[str]) -> list[tuple[str, str]]:
+    """Names and colors of the classes."""
     colors = class_colors(len(classes))
     return [(name, "#{:02x}{:02x}{:02x}".format(*color)) for name, color in zip(classes, colors.tolist(), strict=True)]
 

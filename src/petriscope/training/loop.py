@@ -37,7 +37,7 @@ from petriscope.training.checkpoints import load_checkpoint, optimizer_tensors, 
 from petriscope.training.distillation import Teachers
 from petriscope.training.features import FeatureBatches, frozen_features, head_module
 from petriscope.training.finetune import Plan
-from petriscope.training.losses import LOSSES
+from petriscope.training.losses import LOSSES, views_of
 from petriscope.training.optimizers import OPTIMIZERS
 from petriscope.training.schedules import SCHEDULES
 
@@ -106,8 +106,8 @@ class Trainer:
         self.step_model: Callable[[Tensor], Any] = torch.compile(forward) if self.settings.compile else forward
         self.segments = train.images.segments
         self.monitor = self._check_targets()
-        self.augment = Pipeline.from_recipe(recipe.augment, len(train.images.classes))
-        check_targets(self.augment.operations, self.segments)
+        self.augment = Pipeline.from_recipe(recipe.augment, len(train.images.classes), views_of(recipe.loss))
+        check_targets((*self.augment.operations, *self.augment.viewing), self.segments)
         self.strata = train.images.strata
         self.loss: nn.Module = LOSSES.build(
             recipe.loss, train.images.pixel_counts if self.segments else train.images.counts
@@ -259,8 +259,10 @@ class Trainer:
         logits, own_loss = out if isinstance(out, tuple) else (out, None)
         logits = logits.float()
         loss = self.loss(logits, targets)
+        size = len(targets)
+        logits = logits[:size]  # of the pictures; what follows are their views
         if self.teachers:
-            loss = self.teachers.loss(logits, self.teachers.answer(augmented[0]), loss)
+            loss = self.teachers.loss(logits, self.teachers.answer(augmented[0][:size]), loss)
         if own_loss is not None:
             loss = loss + own_loss
         self.scaler.scale(loss).backward()
@@ -270,7 +272,6 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema:
             self.ema.update(step)
-        size = len(targets)
         with torch.no_grad():
             labels = targets.argmax(1) if targets.ndim == 2 else targets
             hits = (logits.argmax(1) == labels).sum()

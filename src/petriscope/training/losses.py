@@ -29,6 +29,7 @@ LOSSES = Catalogue(
         "tversky": "petriscope.training.region_losses:TverskyLoss",
         "lovasz": "petriscope.training.region_losses:LovaszSoftmax",
         "sum": "petriscope.training.losses:SumOfLosses",
+        "consistency": "petriscope.training.consistency:Consistency",
     },
 )
 
@@ -178,6 +179,12 @@ class GeneralizedCrossEntropy(nn.Module):
         return _mean_over(terms, targets, self.weight)
 
 
+def views_of(part: Part) -> int:
+    """How many views of each picture a loss is given beside it. Its logits are then of the pictures [B], of their first
+    views [B], and so on; targets [B] are of the pictures."""
+    return int(LOSSES.check(part).get("views", 0)) if part.name == "consistency" else 0
+
+
 class Term(Part):
     """One loss of a sum, and how much it counts."""
 
@@ -188,6 +195,10 @@ def _checked(terms: tuple[Term, ...]) -> tuple[Term, ...]:
     if not terms:
         raise ValueError("names one loss at least")
     for position, term in enumerate(terms):
+        if views_of(term):
+            raise ValueError(
+                f"{term.name} is no term of a sum: it takes the sum as its own loss, of: {{name: sum, ...}}"
+            )
         LOSSES.check(term, f"loss.terms.{position} ({term.name})")
     return terms
 
