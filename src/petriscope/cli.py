@@ -517,11 +517,8 @@ def main() -> None:
 
 
 def _settle_process() -> None:
-    """Settings that have to stand before torch is loaded, and one that has to stand before the process is."""
+    """Settings that have to stand before torch is loaded."""
     # Idle OpenMP threads that spin slow a step many times over where another process wants the core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Activations come and go by the megabyte; on huge pages a training step of a network spends a sixth less time.
-    trains = len(sys.argv) > 1 and sys.argv[1] in ("train", "demo", "bench")
-    if trains and sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
-        os.execv(sys.executable, [sys.executable, "-P", "-m", "petriscope", *sys.argv[1:]])
+    # Large tensors on huge pages, where the system offers them: looking up a page is dear on some machines.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

@@ -8,16 +8,25 @@ import torch
 from torch import nn
 
 from petriscope.errors import RequestError
+from petriscope.memory import keep_freed_memory
 
 Format = Literal["fp32", "bf16", "fp16"]
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """``auto``: CUDA, else Apple's MPS, else the CPU; or a device by torch's name.
+    """``auto``: CUDA, else Apple's MPS, else the CPU; or a device by torch's name. Where it is the CPU, freed memory is
+    kept from now on (`petriscope.memory`).
 
     Raises:
         RequestError: the device is unknown or not there.
     """
+    device = _find_device(name)
+    if device.type == "cpu":
+        keep_freed_memory()
+    return device
+
+
+def _find_device(name: str) -> torch.device:
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

@@ -1,0 +1,48 @@
+"""Freed memory is kept where glibc can be told so."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+glibc = pytest.mark.skipif(sys.platform != "linux" or not hasattr(os, "confstr"), reason="glibc's malloc alone")
+
+PROGRAM = """
+import resource, sys
+import numpy as np
+from petriscope.memory import keep_freed_memory
+print(keep_freed_memory() if sys.argv[1] == "kept" else None)
+def touch():
+    np.ones(1 << 21)
+touch()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    touch()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def run(how: str, **environment: str) -> tuple[str, int]:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "GLIBC_"))}
+    command = [sys.executable, "-c", PROGRAM, how]
+    said, faults = subprocess.run(
+        command, env={**clean, **environment}, capture_output=True, text=True, check=True
+    ).stdout.split()
+    return said, int(faults)
+
+
+@glibc
+def test_memory_that_was_touched_is_not_cleared_again() -> None:
+    (_, as_is), (said, kept) = run("as it is"), run("kept")
+    assert said == "True"
+    assert kept < 100
+    assert as_is == 0 or kept < as_is
+
+
+@glibc
+@pytest.mark.parametrize("own", [{"MALLOC_ARENA_MAX": "2"}, {"GLIBC_TUNABLES": "glibc.malloc.arena_max=2"}])
+def test_the_users_own_settings_stand(own: dict[str, str]) -> None:
+    assert run("kept", **own)[0] == "False"
