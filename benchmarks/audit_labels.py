@@ -10,6 +10,7 @@ What was computed is kept in --out, so the command can be repeated.
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -80,15 +81,15 @@ def found_row(train: ImageSet, noise: str, out: Path) -> tuple[str, ...]:
     )
 
 
-def predict(train: ImageSet, test: ImageSet, recipe: str, epochs: int, seed: int) -> np.ndarray:
+def predict(train: ImageSet, test: ImageSet, recipe: str, changes: tuple[str, ...], seed: int) -> np.ndarray:
     """Classes of the test pictures, int64 [N], by a network trained with this seed."""
-    chosen = load_recipe(recipe, (f"training.epochs={epochs}", "training.ema=null", "training.keep=last"), seed=seed)
+    chosen = load_recipe(recipe, ("training.ema=null", "training.keep=last", *changes), seed=seed)
     model, normalize = train_small(train, chosen)
     return predict_set(model, Batches(test, torch.device("cpu")), normalize, "fp32").argmax(1)
 
 
 def repaired_rows(
-    dataset: Dataset, noise: str, recipe: str, epochs: int, seeds: list[int], out: Path
+    dataset: Dataset, noise: str, recipe: str, changes: tuple[str, ...], seeds: list[int], out: Path
 ) -> list[tuple[str, ...]]:
     train, test = shrink(dataset.split("train"), SIDE), shrink(dataset.split("test"), SIDE)
     spoiled = spoil(train.targets, len(train.classes), noise)
@@ -96,9 +97,10 @@ def repaired_rows(
     answers = {"changed": [], "repaired": []}  # type: dict[str, list[np.ndarray]]
     for seed in seeds:
         for name, labels in (("changed", spoiled), ("repaired", repaired)):
-            path = out / f"{noise.replace(':', '')}-{name}-{recipe.replace('/', '-')}-{epochs}-{seed}.npy"
+            trained = re.sub(r"\W+", "-", "-".join((recipe, *changes)))
+            path = out / f"{noise.replace(':', '')}-{name}-{trained}-{seed}.npy"
             changed = replace(train, targets=labels)
-            answers[name].append(kept(path, lambda c=changed, s=seed: predict(c, test, recipe, epochs, s)))
+            answers[name].append(kept(path, lambda c=changed, s=seed: predict(c, test, recipe, changes, s)))
     both = resample(np.stack(answers["changed"] + answers["repaired"]), test.targets, len(test.classes))
     before, after = both[: len(seeds)], both[len(seeds) :]
     rows = [
@@ -120,7 +122,7 @@ def main() -> None:
     parser.add_argument("--noise", nargs="*", default=["clean", "uniform:5", "adjacent:10"], help="to be found")
     parser.add_argument("--train", nargs="*", default=["uniform:5", "uniform:20"], help="to be found, and trained with")
     parser.add_argument("--recipe", default="demo", help="of the networks that are compared; shown 28 pixels")
-    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes to that recipe")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/audit-labels"))
     args = parser.parse_args()
@@ -137,9 +139,10 @@ def main() -> None:
         rows = [
             row
             for noise in args.train
-            for row in repaired_rows(dataset, noise, args.recipe, args.epochs, args.seeds, args.out)
+            for row in repaired_rows(dataset, noise, args.recipe, tuple(args.set), args.seeds, args.out)
         ]
-        print(f"\n{args.recipe}, {args.epochs} epochs, accuracy on {len(dataset.split('test')):,} pictures of test:\n")
+        named = " ".join((args.recipe, *args.set))
+        print(f"\n{named}; accuracy on {len(dataset.split('test')):,} pictures of test:\n")
         print_table(("labels changed", "network", "trained on them", "on repaired ones", "gain", "p"), rows)
 
 
