@@ -8,6 +8,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -19,6 +20,7 @@ from petriscope.files import atomic, disk_error, write_text
 
 VERSION = 1  # raise it when decoding changes, so that old entries are not taken for new ones
 READ_BYTES = 1 << 22
+MOST_BYTES = 20 << 30  # kept; beyond that the entries that were longest not used go
 
 Buffer: TypeAlias = bytes | memoryview
 
@@ -85,6 +87,30 @@ def store_stream(key: str, pieces: Iterable[Buffer], about: dict[str, Any] | Non
     noted = json.dumps(about or {})
     sums = {"array": checksum, "about": zlib.crc32(noted.encode())}
     write_text(path.with_suffix(".json"), json.dumps({"checksums": sums, "about": noted}))
+    prune(MOST_BYTES, spared=path)
+
+
+def prune(most: int, spared: Path | None = None) -> None:
+    """Drop the entries that were longest not used until the rest take ``most`` bytes.
+
+    Args:
+        spared: an entry that stays. One that a process has mapped stays readable to it where the system allows an open file to
+            go, and stays where it does not.
+    """
+    try:
+        found = [(path, path.with_suffix(".json")) for path in cache_dir().glob("*.npy") if path != spared]
+        entries = sorted((stamp(note)[1], path, note) for path, note in found)
+    except OSError:
+        return
+    total = sum(max(stamp(path)[0], 0) for path in (*(path for _, path, _ in entries), *([spared] if spared else ())))
+    for _, path, note in entries:
+        if total <= most:
+            return
+        size = max(stamp(path)[0], 0)
+        with suppress(OSError):
+            path.unlink()
+            note.unlink(missing_ok=True)
+            total -= size
 
 
 def fetch(key: str, mapped: bool) -> tuple[np.ndarray, dict[str, Any]] | None:
@@ -99,6 +125,8 @@ def fetch(key: str, mapped: bool) -> tuple[np.ndarray, dict[str, Any]] | None:
         about = noted["about"]
         if noted["checksums"] != {"array": _checksum(path), "about": zlib.crc32(about.encode())}:
             return None
+        with suppress(OSError):  # a cache that may only be read serves as well
+            os.utime(path.with_suffix(".json"))  # used now
         return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False), dict(json.loads(about))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
