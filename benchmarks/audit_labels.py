@@ -4,7 +4,7 @@ Labels of the train split are changed, then looked for with `petriscope.audit`; 
 suggested. Networks are trained on the changed and on the repaired labels and compared on the pictures of test.
 What was computed is kept in --out, so the command can be repeated.
 
-    python benchmarks/audit_labels.py --data bloodmnist --noise clean uniform:5 adjacent:10 --train uniform:20
+    python benchmarks/audit_labels.py --data bloodmnist --noise clean adjacent:10 --train uniform:5 uniform:20 --set augment=[]
 """
 
 from __future__ import annotations
