@@ -139,10 +139,8 @@ def test_what_a_recipe_trains_against():
 
 
 @pytest.mark.parametrize("name", ["blood/robust", "blood96/robust"])
-def test_the_robust_recipes_hold_out_three_of_different_kinds(name):
-    _, held_out = trained_against(load_recipe(name))
-    assert held_out == {"defocus-blur", "jpeg", "pixelate"}
-    assert len({CORRUPTIONS[corruption].kind for corruption in held_out}) == 3
+def test_the_robust_recipes_hold_out_three_that_nothing_else_in_them_does(name):
+    assert trained_against(load_recipe(name))[1] == {"defocus-blur", "jpeg", "pixelate"}
 
 
 def test_figures_part_what_was_trained_against_from_what_was_not():
