@@ -240,15 +240,12 @@ def explained(one: np.ndarray, other: np.ndarray) -> np.ndarray:
         for both in ((shown_one, shown_other), (shown_one, shown_one), (shown_other, shown_other))
     )
     gain = np.sqrt(np.maximum(power_other, 1e-6) / np.maximum(power_one, 1e-6))[:, None, None, None]
-    one *= gain
-    other -= one
-    difference = other
+    difference = other - gain * one
     lighter = (clipped_other < 0) | (clipped_one > 0)  # the other may be lighter than it should be
     darker = (clipped_other > 0) | (clipped_one < 0)
     excused = (lighter & (difference > 0)) | (darker & (difference < 0)) | (lighter & darker)
     np.copyto(difference, 0, where=excused | ((clipped_one != 0) & (clipped_one == clipped_other)))
-    shown_one *= gain
-    total = _power(shown_other) + _power(shown_one)
+    total = _power(shown_other) + _power(gain * shown_one)
     share = np.clip(1 - _power(difference) / np.maximum(total, 1e-6), 0, 1)
     enough = valid.mean((1, 2, 3)) > LEAST_VALID
     return np.where(enough & (cross > 0), share, 0).astype(np.float32)

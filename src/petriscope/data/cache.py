@@ -98,19 +98,18 @@ def prune(most: int, spared: Path | None = None) -> None:
             go, and stays where it does not.
     """
     try:
-        found = [(path, path.with_suffix(".json")) for path in cache_dir().glob("*.npy") if path != spared]
-        entries = sorted((stamp(note)[1], path, note) for path, note in found)
+        sizes = {path: max(stamp(path)[0], 0) for path in cache_dir().glob("*.npy")}
     except OSError:
         return
-    total = sum(max(stamp(path)[0], 0) for path in (*(path for _, path, _ in entries), *([spared] if spared else ())))
-    for _, path, note in entries:
+    total = sum(sizes.values())
+    for path in sorted(sizes, key=lambda path: stamp(path.with_suffix(".json"))[1]):
         if total <= most:
             return
-        size = max(stamp(path)[0], 0)
-        with suppress(OSError):
-            path.unlink()
-            note.unlink(missing_ok=True)
-            total -= size
+        if path != spared:
+            with suppress(OSError):
+                path.unlink()
+                path.with_suffix(".json").unlink(missing_ok=True)
+                total -= sizes[path]
 
 
 def fetch(key: str, mapped: bool) -> tuple[np.ndarray, dict[str, Any]] | None:

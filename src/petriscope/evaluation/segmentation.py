@@ -159,7 +159,12 @@ def counted_iou(counts: np.ndarray) -> np.ndarray:
 
 def mean_iou(confusion: np.ndarray, left_out: int | None = None) -> np.ndarray:
     """Mean over the classes that the truth has, but for one that is left out, [...]; NaN where it has none."""
-    iou = class_iou(confusion)
+    return counted_mean_iou(class_counts(confusion), left_out)
+
+
+def counted_mean_iou(counts: np.ndarray, left_out: int | None = None) -> np.ndarray:
+    """The same of what `class_counts` counts, [..., K, 3]."""
+    iou = counted_iou(counts)
     if left_out is not None:
         iou = np.delete(iou, left_out, axis=-1)
     return defined_mean(iou)
@@ -198,7 +203,7 @@ def full_mask_metrics(
         does not. A figure that is not defined is None.
     """
     background = background_of(classes)
-    scenes = np.arange(len(tally)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    scenes = scenes_of(groups, len(tally))
     edges = boundary_f1_each(tally.outlines)
     parts = {
         "confusion": tally.confusion,
@@ -292,6 +297,11 @@ def choose_examples(tally: Tally, each: int) -> tuple[np.ndarray, list[str]]:
         parts = [ranked[:each], ranked[start : start + each], ranked[-each:]]
     words = [word for word, part in zip(("best", "median", "worst"), parts, strict=True) for _ in part]
     return np.concatenate(parts), words
+
+
+def scenes_of(groups: np.ndarray | None, count: int) -> np.ndarray:
+    """The scene of each of so many pictures, counted from 0, int64 [N]: its group, or it alone where there are no groups."""
+    return np.arange(count) if groups is None else np.unique(groups, return_inverse=True)[1]
 
 
 def sum_by(groups: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -24,12 +24,13 @@ from petriscope.data.imageset import ImageSet
 from petriscope.errors import RequestError
 from petriscope.evaluation.intervals import bootstrap_weights, percentile95, wilson
 from petriscope.evaluation.segmentation import (
-    BACKGROUND,
+    background_of,
     class_counts,
     confusion_each,
-    counted_iou,
+    counted_mean_iou,
     defined_mean,
     divide,
+    scenes_of,
     sum_by,
 )
 from petriscope.progress import progress
@@ -214,7 +215,7 @@ def stress_test(
             if fit < min(FEWEST, len(order)):
                 return None
             order, passes = order[:fit], [passes[0][:fit]]
-    if images.segments and not _counting(passes[0], images.classes)[..., 0].any():
+    if images.segments and np.isnan(counted_mean_iou(passes[0].sum(0), background_of(images.classes))):
         return None
     with progress(label or "", len(tested) * len(SEVERITIES) * len(order)) as bar:
         for corruption in tested:
@@ -345,7 +346,7 @@ def _judge_labels(hits: np.ndarray, images: ImageSet, resamples: int) -> _Figure
 def _judge_masks(counts: np.ndarray, images: ImageSet, resamples: int) -> _Figures:
     """Mean IoU of pixels counted picture by picture, int64 [P, N, K, 3]."""
     n = len(images)
-    scenes = np.arange(n) if images.groups is None else np.unique(images.groups, return_inverse=True)[1]
+    scenes, background = scenes_of(images.groups, n), background_of(images.classes)
     sums = [sum_by(scenes, each) for each in counts]
     drawn = len(sums[0])
 
@@ -353,22 +354,13 @@ def _judge_masks(counts: np.ndarray, images: ImageSet, resamples: int) -> _Figur
         """Mean IoU and pixel accuracy of every pass under weights of the scenes [R, S]: [2, R, P]."""
         # A pass at a time: the counts of all resamples of all passes would be large.
         totals = (np.tensordot(weights, each, 1) for each in sums)
-        return np.stack([(_mean_iou(total, images.classes), _pixel_accuracy(total)) for total in totals], 2)
+        return np.stack([(counted_mean_iou(total, background), _pixel_accuracy(total)) for total in totals], 2)
 
     miou, accuracy = judged(np.ones((1, drawn)))[:, 0]
     draws = [judged(weights) for weights in bootstrap_weights(drawn, resamples)] if drawn > 1 else []
     spread = np.concatenate([np.empty((2, 0, len(counts))), *draws], 1)
     shares = [Share(float(value), percentile95(column)) for value, column in zip(accuracy, spread[1].T, strict=True)]
     return _Figures("miou", miou, spread[0], shares, n, drawn)
-
-
-def _counting(counts: np.ndarray, classes: Sequence[str]) -> np.ndarray:
-    """Counts [..., K, 3] of the classes that mean IoU is of: all but the background."""
-    return counts[..., [name != BACKGROUND for name in classes], :]
-
-
-def _mean_iou(counts: np.ndarray, classes: Sequence[str]) -> np.ndarray:
-    return defined_mean(counted_iou(_counting(counts, classes)))
 
 
 def _pixel_accuracy(counts: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from petriscope.evaluation.intervals import bootstrap_weights, percentile95
+from petriscope.evaluation.segmentation import scenes_of
 from petriscope.explain import explain
 from petriscope.explain.regions import mean_probability
 from petriscope.progress import progress
@@ -165,7 +166,7 @@ def _moves(row: dict[str, Any]) -> bool:
 
 def _mean(name: str, values: np.ndarray, seed: int, scenes: np.ndarray | None = None) -> dict[str, Any]:
     """The mean with its interval; the bootstrap draws scenes, each with all its pictures."""
-    scenes = np.arange(len(values)) if scenes is None else np.unique(scenes, return_inverse=True)[1]
+    scenes = scenes_of(scenes, len(values))
     sums, counts = np.bincount(scenes, values), np.bincount(scenes)
     draws = np.concatenate(
         [weights @ sums / (weights @ counts) for weights in bootstrap_weights(len(sums), RESAMPLES, seed)]

@@ -9,6 +9,7 @@ import numpy as np
 from petriscope.classifier import Classifier
 from petriscope.data.imageset import ImageSet
 from petriscope.errors import RequestError
+from petriscope.evaluation.segmentation import scenes_of
 from petriscope.explain import explain, methods_for
 from petriscope.explain.checks import ORDERS, check
 from petriscope.explain.gallery import affordable, unaffordable
@@ -74,7 +75,7 @@ def _check_into(
     methods: list[str],
     quiet: bool,
 ) -> None:
-    scenes = np.arange(len(images)) if images.groups is None else np.unique(images.groups, return_inverse=True)[1]
+    scenes = scenes_of(images.groups, len(images))
     kept, count = affordable(classifier, methods, len(images), len(ORDERS))
     if not kept:
         facts["reason"] = unaffordable(len(images))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from petriscope.evaluation.segmentation import BACKGROUND
+from petriscope.evaluation.segmentation import background_of
 
 if TYPE_CHECKING:
     from petriscope.classifier import Classifier
@@ -32,9 +32,9 @@ def largest_class(masks: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
     """
     counts = np.array([np.bincount(mask.reshape(-1), minlength=len(classes)) for mask in masks], dtype=np.int64)
     counts = counts.reshape(len(masks), len(classes))
-    if BACKGROUND not in classes:
+    background = background_of(classes)
+    if background is None:
         return counts.argmax(1)
-    background = classes.index(BACKGROUND)
     counts[:, background] = 0
     return np.where(counts.any(1), counts.argmax(1), background)
 
