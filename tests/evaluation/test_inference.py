@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from petriscope.ensembling import TTA_ORDER
 from petriscope.evaluation.inference import TTA, predict_batch, views
-from petriscope.report.page import TTA_WORDS
+from petriscope.report.standing import TTA_WORDS
 
 sides = st.integers(1, 40)
 

@@ -287,7 +287,7 @@ def test_many_classes_have_no_matrix_but_words(tmp_path: Path) -> None:
 def test_test_far_below_val_is_an_alarm(tmp_path: Path) -> None:
     run = evaluate(evaluate(finish_run(start_run(tmp_path / "run")), "val", right=10), "test", right=3)
     text = parse(run).text
-    assert "Test is 70.0 points below val" in text and "petriscope data cells.npz" in text
+    assert "Test is 70.0 points below val" in text and "petriscope audit cells.npz" in text
 
 
 def rewrite(run: Run, **changes: Any) -> Run:
