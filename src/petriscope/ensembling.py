@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from petriscope.api import evaluate_into
 from petriscope.calibrating import calibrate
 from petriscope.classifier import Classifier, load_model, save_model
 from petriscope.comparing import mask_sample
@@ -23,6 +22,7 @@ from petriscope.data import Dataset, ImageSet, load_dataset
 from petriscope.data.batches import Batches
 from petriscope.data.imageset import IGNORE
 from petriscope.errors import DataError, RequestError
+from petriscope.evaluating import evaluate_into
 from petriscope.evaluation.cost import cost, parameters
 from petriscope.evaluation.inference import TTA
 from petriscope.evaluation.metrics import nll_each

@@ -20,6 +20,7 @@ from petriscope.data import load_dataset
 from petriscope.errors import DataError, PetriscopeError, RequestError, near
 from petriscope.evaluation.statistics import Figure
 from petriscope.files import write_text
+from petriscope.preparing import absolute_paths, check_parts
 from petriscope.progress import duration, say
 from petriscope.recipe import Recipe, Section, UniqueKeys, explain, load_recipe
 from petriscope.report import wording
@@ -180,10 +181,10 @@ def plan(suite: Suite, out: Path, data: str | None = None, seeds: Sequence[int] 
             overrides = {} if source is None else {"data": {"source": source}}
             try:
                 recipe = load_recipe(method.recipe, settings, name=f"{suite.name}: {label}", seed=seed, **overrides)
-                api.check_parts(recipe)
+                check_parts(recipe)
             except RequestError as error:
                 raise RequestError(f"{suite.name}: {label}: {error}") from None
-            runs.append(Planned(label, api.absolute_paths(recipe), out / f"{_slug(label)}-seed{seed}"))
+            runs.append(Planned(label, absolute_paths(recipe), out / f"{_slug(label)}-seed{seed}"))
     _check_one_source(suite, runs)
     for planned in runs:
         _check_unchanged(suite, planned)

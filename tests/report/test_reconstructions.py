@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from petriscope.api import _reconstructions, train
+from petriscope.api import train
 from petriscope.classifier import Classifier
 from petriscope.data import Dataset, ImageSet
 from petriscope.recipe import Recipe
 from petriscope.report import write_report
 from petriscope.report.page import render
 from petriscope.run import Run
+from petriscope.sampling import reconstructions
 
 MEAN, STD = (0.75, 0.5, 0.25), (0.25, 0.125, 0.5)
 
@@ -50,31 +51,31 @@ def dataset(train_set: ImageSet, val: ImageSet | None) -> Dataset:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_normalization_is_undone(channels: int) -> None:
     data = dataset(pictures([0, 1], channels, "train"), pictures([0, 1, 0], channels))
-    same = _reconstructions(classifier(Decoder(1.0), channels), data)["reconstructions_val"]
+    same = reconstructions(classifier(Decoder(1.0), channels), data)["reconstructions_val"]
     assert same.dtype == np.uint8 and same.shape == (3, 2, 4, 6, channels)
     assert (same[:, 0] == same[:, 1]).all()
     # The mean of normalized pictures is 0, so a decoder that answers 0 draws the mean color.
-    flat = _reconstructions(classifier(Decoder(0.0), channels), data)["reconstructions_val"][:, 1]
+    flat = reconstructions(classifier(Decoder(0.0), channels), data)["reconstructions_val"][:, 1]
     assert (flat == np.round(255 * np.array(MEAN[:channels]))).all()
 
 
 def test_what_leaves_the_range_of_pictures_is_clamped() -> None:
     data = dataset(pictures([0, 1]), None)
-    made = _reconstructions(classifier(Decoder(1000.0)), data)["reconstructions_train"][:, 1]
+    made = reconstructions(classifier(Decoder(1000.0)), data)["reconstructions_train"][:, 1]
     assert ((made == 0) | (made == 255)).mean() > 0.9
 
 
 def test_eight_pictures_of_all_classes_of_val_else_train() -> None:
     val = pictures([0] * 10 + [1, 1])
-    out = _reconstructions(classifier(Decoder(1.0)), dataset(pictures([0, 1], split="train"), val))
+    out = reconstructions(classifier(Decoder(1.0)), dataset(pictures([0, 1], split="train"), val))
     assert out["reconstructions_val_ids"].tolist() == [f"val/{i}" for i in (0, 10, 1, 11, 2, 3, 4, 5)]
     assert (out["reconstructions_val"][1, 0] == val.pixels[10]).all()
-    out = _reconstructions(classifier(Decoder(1.0)), dataset(pictures([0, 1], split="train"), None))
+    out = reconstructions(classifier(Decoder(1.0)), dataset(pictures([0, 1], split="train"), None))
     assert out["reconstructions_train_ids"].tolist() == ["train/0", "train/1"]
 
 
 def test_a_model_without_a_decoder_has_none() -> None:
-    assert _reconstructions(classifier(nn.Identity()), dataset(pictures([0, 1]), None)) == {}
+    assert reconstructions(classifier(nn.Identity()), dataset(pictures([0, 1]), None)) == {}
 
 
 @pytest.fixture(scope="module")
