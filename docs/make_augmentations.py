@@ -27,8 +27,12 @@ DOCS = Path(__file__).parent
 SIDE, GAP, COLORS = 64, 4, 96
 
 # Options of a strip that differ from the defaults, beside p: 1.
-DRAWN_WITH: dict[str, dict[str, Any]] = {"mixup": {"alpha": 1}, "copy-paste": {"classes": (1,)}}
-DARK = 110  # green below which a pixel of the first cell is taken for its nucleus, for copy-paste
+DRAWN_WITH: dict[str, dict[str, Any]] = {
+    "mixup": {"alpha": 1},
+    "copy-paste": {"classes": (1,)},
+    "crop-around": {"classes": (1,)},
+}
+DARK = 110  # green below which a pixel is taken for a cell's nucleus
 
 OPENING = f"""# Augmentations
 
@@ -44,8 +48,8 @@ Every picture of a batch has its own draw, and one seed gives the same draws on 
 is multiplied into one map a picture: pictures whose map is exact (mirrored, turned by quarters, shifted by whole pixels)
 are moved by index and keep their bits, the others are resampled once. All color is one map likewise. Then come tone, quality
 and occlusion in the recipe's order, and mixing last. At the border pictures are mirrored. Masks move with their
-pictures; what comes in from outside is unlabeled in them. `mixup` and `aug-mix` refuse masks, and `copy-paste` needs
-them: its strip pastes the nucleus of the first cell.
+pictures; what comes in from outside is unlabeled in them. `mixup` and `aug-mix` refuse masks; `copy-paste` and
+`crop-around` need them: one strip pastes the nucleus of the first cell, the other is cropped around each cell's own.
 
 What other libraries call by one name is here a list: random crop with padding is `translate`; shift-scale-rotate is
 `translate` with `whole_pixels: false`, `scale` and `rotate`, still resampled once.
@@ -149,15 +153,19 @@ def eight_cells() -> tuple[torch.Tensor, torch.Tensor]:
 def augmented(name: str, cells: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     always = {"p": 1} if "p" in AUGMENTATIONS.options(name) else {}
     pipeline = Pipeline.from_recipe([Part(name=name, **always, **DRAWN_WITH.get(name, {}))], len(CLASSES))
-    targets = labels if getattr(AUGMENTATIONS.find(name), "for_labels", True) else nucleus(cells)
+    targets = (
+        labels
+        if getattr(AUGMENTATIONS.find(name), "for_labels", True)
+        else nuclei(cells, 1 if name == "copy-paste" else len(cells))
+    )
     out, _ = pipeline(cells, targets, torch.Generator().manual_seed(2))
     return out if out.dtype == torch.uint8 else (out.permute(0, 2, 3, 1) * 255).round().to(torch.uint8)
 
 
-def nucleus(cells: torch.Tensor) -> torch.Tensor:
-    """Masks: 1 where the first cell has its nucleus, else 0, uint8 [8, H, W]."""
+def nuclei(cells: torch.Tensor, of: int) -> torch.Tensor:
+    """Masks: 1 where the first ``of`` cells have their nucleus, else 0, uint8 [8, H, W]."""
     masks = (cells[..., 1] < DARK).to(torch.uint8)
-    masks[1:] = 0
+    masks[of:] = 0
     return masks
 
 

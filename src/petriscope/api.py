@@ -341,7 +341,7 @@ def _finish(run: Run, trainer: Trainer, normalize: Normalize, dataset: Dataset, 
     if dataset.val is not None and not classifier.segments:
         answers = fit_trust(classifier, dataset.train, dataset.val, None, quiet)
     save_model(run.model, weights, classifier, {"environment": run.environment, "training": summary})
-    run.add_gallery(augmented=augmented(trainer, dataset), **reconstructions(classifier, dataset))
+    run.add_gallery(**augmented(trainer, dataset), **reconstructions(classifier, dataset))
     if dataset.val is not None:
         evaluate_into(run, classifier, dataset, "val", None, quiet, answers)
         stress_after_training(run, classifier, dataset.val, at.seconds, quiet)

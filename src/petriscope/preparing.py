@@ -84,7 +84,7 @@ def prepare(
     memory = recipe.data.memory
     val = None
     if dataset.val is not None:
-        val = Batches(_augmented_val(recipe, dataset.val), device, memory)
+        val = Batches(augmented_val(recipe, dataset.val), device, memory)
     return Trainer(model, recipe, Batches(train_set, device, memory), val, normalize, quiet=quiet), normalize
 
 
@@ -100,7 +100,7 @@ def _normalize(recipe: Recipe, model: torch.nn.Module, train_set: ImageSet) -> N
     return Normalize(mean, std)
 
 
-def _augmented_val(recipe: Recipe, val: ImageSet) -> ImageSet:
+def augmented_val(recipe: Recipe, val: ImageSet) -> ImageSet:
     """Val as training sees it: augmented once, the same whatever the seed, if the recipe asks for it."""
     parts = recipe.evaluation.augment_val
     if not parts:

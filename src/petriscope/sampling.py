@@ -14,19 +14,24 @@ AUGMENTED_SHOWN = (8, 8)  # pictures, views of each
 RECONSTRUCTED_SHOWN = 8
 
 
-def augmented(trainer: Trainer, dataset: Dataset) -> np.ndarray:
-    """Training pictures as they are and as the network sees them, uint8 [P, V, H, W, C], over all classes."""
+def augmented(trainer: Trainer, dataset: Dataset) -> dict[str, np.ndarray]:
+    """Training pictures over all classes, as they are and as the network sees them, for the gallery: ``augmented``, uint8
+    [P, V, H, W, C], and where targets are masks, ``augmented_masks``, uint8 [P, V, H, W]."""
     train_set = dataset.split("train")
     pictures, views = AUGMENTED_SHOWN
     firsts = [np.flatnonzero(train_set.strata == label) for label in range(len(train_set.classes))]
     chosen = np.array([members[0] for members in firsts if len(members)][:pictures])
     plain = train_set.take(chosen)
-    batch = torch.from_numpy(np.repeat(plain, views - 1, axis=0))
-    targets = torch.from_numpy(np.repeat(train_set.targets[chosen], views - 1, axis=0))
-    out, _ = trainer.augment(batch, targets, torch.Generator().manual_seed(0))
+    masks = train_set.targets[chosen]
+    batch, targets = (torch.from_numpy(np.repeat(array, views - 1, axis=0)) for array in (plain, masks))
+    out, moved = trainer.augment(batch, targets, torch.Generator().manual_seed(0))
     out = out[-len(batch) :]  # where views are made, the last of them
-    varied = to_bytes(out).numpy().reshape(len(chosen), views - 1, *plain.shape[1:])
-    return np.concatenate([plain[:, None], varied], axis=1)
+
+    def beside(first: np.ndarray, rest: np.ndarray) -> np.ndarray:
+        return np.concatenate([first[:, None], rest.reshape(len(chosen), views - 1, *first.shape[1:])], axis=1)
+
+    shown = {"augmented": beside(plain, to_bytes(out).numpy())}
+    return {**shown, "augmented_masks": beside(masks, moved.numpy())} if train_set.segments else shown
 
 
 @torch.no_grad()

@@ -43,9 +43,10 @@ CASES = {
     "mixup": ({"alpha": 1}, {"alpha": 0}),
     "cutmix": ({}, {"alpha": 0}),
     "copy-paste": ({"classes": (1,)}, {"classes": (1,), "p": 0}),
+    "crop-around": ({"classes": (1,), "p": 1}, {"classes": (1,), "side": (1, 1)}),
 }
 EACH_CHANNEL_BY_ITSELF = {"noise", "random-erasing", "corruption-mix"}
-MASKS_ALONE = {"copy-paste"}  # tests/augment/test_moved_masks.py has them
+MASKS_ALONE = {"copy-paste", "crop-around"}  # tests/augment/test_moved_masks.py has them
 every = pytest.mark.parametrize("name", sorted(CASES.keys() - MASKS_ALONE))
 channels_of = pytest.mark.parametrize("channels", [1, 3])
 

@@ -105,3 +105,70 @@ def test_pasting_needs_masks_and_a_class():
         paste(pictures(), labels(16))
     with pytest.raises(RequestError, match="classes"):
         Pipeline.from_recipe([Part(name="copy-paste")])
+
+
+def crop(images, masks, seed=0, **options):
+    return with_targets([Part(name="crop-around", **{"classes": [3], "p": 1, **options})], images, masks, seed)
+
+
+def rare(at, height=20, width=40):
+    """A mask of class 0 with one pixel of class 3, and a picture that is bright there alone."""
+    masks = torch.zeros(64, height, width, dtype=torch.uint8)
+    masks[:, at[0], at[1]] = 3
+    return (masks == 3).to(torch.uint8)[..., None] * 255, masks
+
+
+@pytest.mark.parametrize("at", [(0, 0), (19, 39), (10, 17), (3, 36)])
+def test_a_crop_holds_the_rare_pixel_and_nothing_from_outside(at):
+    images, masks = rare(at)
+    out, after = crop(images, masks, side=(0.5, 0.5))
+    assert set(after.unique().tolist()) == {0, 3}
+    found = (after == 3).flatten(1).sum(1)
+    assert found.min() >= 1, "cut through by the window's edge at most"
+    assert found.float().median() == 4, "twice as wide and as high"
+    assert (out[:, 0].flatten(1).sum(1) > 1).all(), "the picture goes with its mask"
+    brightest = out[:, 0].flatten(1).argmax(1)
+    assert (after.flatten(1).gather(1, brightest[:, None]) == 3).all()
+
+
+def test_the_rare_pixel_lies_anywhere_in_the_crop():
+    after = crop(*rare((10, 20)), side=(0.3, 0.6))[1]
+    columns = (after == 3).any(1).float().argmax(1)
+    assert columns.min() < 8
+    assert columns.max() > 30
+
+
+def test_every_pixel_of_the_class_may_be_the_one_aimed_at():
+    images = torch.zeros(64, 20, 40, 1, dtype=torch.uint8)
+    masks = torch.zeros(64, 20, 40, dtype=torch.uint8)
+    masks[:, 2, 2], masks[:, 17, 37] = 3, 3
+    left = (crop(images, masks, side=(0.3, 0.3))[1] == 3)[:, :, :20].flatten(1).any(1)
+    assert 10 < left.sum() < 54
+
+
+def test_what_has_nothing_rare_is_not_cropped_and_p_is_how_many_of_the_rest_are():
+    masks, images = masks_of(64), pictures(64, 10, 14)
+    masks[::2][masks[::2] == 3] = 0
+    changed = (crop(images, masks, p=0.5, side=(0.4, 0.6))[1] != masks).flatten(1).any(1)
+    assert not changed[::2].any()
+    assert 8 < changed[1::2].sum() < 24
+    assert torch.equal(crop(images, masks, side=(1, 1))[1], masks)
+
+
+def test_a_crop_comes_before_all_other_geometry():
+    images, masks = rare((10, 20))
+    parts = [Part(name="translate", fraction=0.4), Part(name="crop-around", classes=[3], p=1, side=(0.5, 0.5))]
+    after = with_targets(parts, images, masks)[1]
+    alone = with_targets(parts[::-1], images, masks)[1]
+    assert torch.equal(after, alone)
+
+
+def test_a_crop_needs_masks_a_class_and_to_be_the_only_one():
+    with pytest.raises(RequestError, match="needs masks"):
+        crop(pictures(), labels(16))
+    with pytest.raises(RequestError, match="classes"):
+        Pipeline.from_recipe([Part(name="crop-around")])
+    with pytest.raises(RequestError, match="once"):
+        Pipeline.from_recipe([Part(name="crop-around", classes=[1])] * 2)
+    with pytest.raises(RequestError, match="side"):
+        Pipeline.from_recipe([Part(name="crop-around", classes=[1], side=[0.9, 0.5])])

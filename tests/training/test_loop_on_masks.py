@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from petriscope import api
 from petriscope.data.imageset import IGNORE
 from petriscope.errors import DataError, RequestError
+from petriscope.preparing import augmented_val
 from petriscope.recipe import load_recipe
 from petriscope.training.loop import Trainer
 
@@ -44,7 +45,12 @@ def same(one, other):
 VARIANTS = {
     "plain": {},
     "mixed, oversampled": {
-        "augment": ["cutmix", {"name": "copy-paste", "classes": [3]}, {"name": "rotate", "degrees": 20}],
+        "augment": [
+            "cutmix",
+            {"name": "copy-paste", "classes": [3]},
+            {"name": "crop-around", "classes": [3]},
+            {"name": "rotate", "degrees": 20},
+        ],
         "balance": "oversample",
     },
     "sum of losses, sampled": {
@@ -118,7 +124,14 @@ def test_a_run_holds_figures_predictions_and_examples(terrain_recipe, tmp_path):
         assert arrays["predicted"].max() < 4 and set(np.unique(arrays["truth"])) <= {0, 1, 2, 3, IGNORE}
         assert set(gallery[f"segments_{split}_rank"]) == {"best", "median", "worst"}
         assert (np.diff(gallery[f"segments_{split}_miou"]) <= 0).all()
-    assert gallery["augmented"].shape[2:] == (8, 12, 1)
+    pictures, masks = gallery["augmented"], gallery["augmented_masks"]
+    assert pictures.shape[2:] == (8, 12, 1) and masks.shape == pictures.shape[:-1]
+    train = api.load_dataset(run.recipe.data).train
+    at = [int(np.flatnonzero((train.images == plain).all((1, 2, 3)))[0]) for plain in pictures[:, 0]]
+    assert np.array_equal(masks[:, 0], train.targets[at])
+    assert (masks[:, 1:] == IGNORE).any(), "what a shift brings in"
+    page = (run.folder / "report.html").read_text()
+    assert page.count('augmented versions"') == len(pictures) and page.count("The masks of training picture") == len(pictures)
 
 
 def test_other_data_are_evaluated_by_the_names_of_their_classes(terrain_recipe, tmp_path):
@@ -150,7 +163,7 @@ def remasked(path, names):
 def test_val_may_be_augmented_with_its_masks(terrain_recipe, tmp_path):
     settings = {"augment_val": [{"name": "flip", "horizontal": 1}], "bootstrap": 100, "batch_size": 32}
     dataset = api.load_dataset(terrain_recipe().data)
-    turned = api._augmented_val(terrain_recipe(evaluation=settings), dataset.val)
+    turned = augmented_val(terrain_recipe(evaluation=settings), dataset.val)
     assert np.array_equal(turned.targets, dataset.val.targets[:, :, ::-1])
     assert np.array_equal(turned.images, dataset.val.images[:, :, ::-1])
 

@@ -15,6 +15,7 @@ AUGMENTATIONS = Catalogue(
         "rotate": "petriscope.augment.geometry:Rotate",
         "scale": "petriscope.augment.geometry:Scale",
         "shear": "petriscope.augment.geometry:Shear",
+        "crop-around": "petriscope.augment.crop_around:CropAround",
         "brightness": "petriscope.augment.color:Brightness",
         "contrast": "petriscope.augment.color:Contrast",
         "saturation": "petriscope.augment.color:Saturation",

@@ -26,6 +26,16 @@ class Geometric:
         raise NotImplementedError
 
 
+class Aimed:
+    """Moves pixels as `Geometric` does, by where the masks have something; carried out before all other geometry."""
+
+    for_labels = False
+
+    def matrices(self, masks: Tensor, generator: torch.Generator) -> Tensor:
+        """Masks, uint8 [B, H, W] -> maps from output to input coordinates, float32 [B, 3, 3], on the CPU."""
+        raise NotImplementedError
+
+
 class Color:
     """Maps each pixel's color by an affine map a picture: contrast, hue."""
 
@@ -73,7 +83,7 @@ class Policy:
         raise NotImplementedError
 
 
-Operation = Geometric | Color | Pixelwise | Mixing
+Operation = Geometric | Aimed | Color | Pixelwise | Mixing
 Augmentation = Operation | Policy
 
 

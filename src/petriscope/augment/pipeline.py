@@ -10,6 +10,7 @@ from torch import Tensor
 
 from petriscope.augment import AUGMENTATIONS
 from petriscope.augment.base import (
+    Aimed,
     Augmentation,
     Color,
     Geometric,
@@ -61,7 +62,7 @@ class Pipeline:
         views: how many AugMix makes of each picture when all else is done; the picture itself is then left without it.
 
     Raises:
-        RequestError: views without AugMix, or with several.
+        RequestError: views without AugMix, or with several; two operations that aim at a place in a mask.
     """
 
     def __init__(self, operations: Sequence[Augmentation] = (), classes: int = 0, views: int = 0) -> None:
@@ -70,6 +71,8 @@ class Pipeline:
             raise RequestError(
                 "loss consistency compares pictures with what aug-mix makes of them: put aug-mix into augment, once"
             )
+        if sum(isinstance(op, Aimed) for op in operations) > 1:
+            raise RequestError("a picture can be cropped around one place: put crop-around into augment once")
         self.operations = tuple(op for op in operations if op not in self.viewing)
         self.classes, self.views = classes, views
         self.exact = not views and all(isinstance(op, Geometric) and op.exact for op in operations)
@@ -106,8 +109,12 @@ class Pipeline:
         """
         masks = targets if targets.ndim == 3 else None
         operations = drawn(self.operations, len(images), generator)
+        check_targets(operations, masks is not None)
         geometric = [op for op in operations if isinstance(op, Geometric)]
         matrices = product(geometric, len(images), (images.shape[1], images.shape[2]), generator)
+        for aim in operations:
+            if isinstance(aim, Aimed) and masks is not None:
+                matrices = aim.matrices(masks, generator) @ matrices
         # A picture whose own map is exact is moved by index, whatever the others of the batch drew.
         exact = is_exact(matrices, (images.shape[1], images.shape[2]))
         moves = torch.where(exact[:, None, None], matrices, torch.eye(3))
@@ -123,7 +130,6 @@ class Pipeline:
             masks = _resample_masks(masks, matrices, rows)
         pixels = apply_pixels(pixels, operations, generator)
         mixing = [op for op in operations if isinstance(op, Mixing)]
-        check_targets(operations, masks is not None)
         if masks is not None:
             targets = masks
         elif mixing:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from petriscope.colors import overlay
 from petriscope.data.imageset import SPLITS
 from petriscope.models import MODELS
 from petriscope.recipe import Recipe
@@ -26,11 +27,20 @@ class Reconstruction:
     error: str
 
 
-def augmented(pictures: np.ndarray | None) -> list[list[Picture]]:
+def augmented(gallery: dict[str, np.ndarray], classes: int) -> list[tuple[str, list[Picture]]]:
+    """Strips of a training picture and its augmented versions, each with what it shows in words; under each strip, where
+    targets are masks, theirs laid over them."""
+    pictures, masks = gallery.get("augmented"), gallery.get("augmented_masks")
     if pictures is None or not pictures.size:
         return []
     rows, columns = AUGMENTED_SHOWN
-    return [[picture(pixels) for pixels in row] for row in pictures[:rows, :columns]]
+    strips = []
+    for number, row in enumerate(pictures[:rows, :columns]):
+        strips.append((f"Training picture {number + 1} and {len(row) - 1} augmented versions", list(map(picture, row))))
+        if masks is not None:
+            painted = [picture(overlay(*pair, classes)) for pair in zip(row, masks[number], strict=False)]
+            strips.append((f"The masks of training picture {number + 1} and of its versions", painted))
+    return strips
 
 
 def reconstructions(gallery: dict[str, np.ndarray], recipe: Recipe) -> dict[str, Any] | None:

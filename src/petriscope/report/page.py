@@ -80,7 +80,7 @@ def _context(run: Run) -> dict[str, Any]:
         "epochs": training.epochs(history),
         "figures": segments.figure_rows(masks) if masks else labels.figure_rows(views),
         "most_classes": labels.MOST_CLASSES_IN_MATRIX,
-        "augmented": augmented(gallery.get("augmented")),
+        "augmented": augmented(gallery, len(of_data.get("classes") or ())),
         "reconstructions": reconstructions(gallery, recipe),
         "silence": silence_views(names, results, predictions),
         "errors": errors(names, results, gallery),

@@ -1,0 +1,52 @@
+"""Crops around what is rare in a mask, enlarged to the size of the picture."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import AfterValidator, Field
+from torch import Tensor
+
+from petriscope.augment.base import Aimed, Probability, chosen, elsewhere, identity, in_order, uniform
+
+Side = Annotated[float, Field(gt=0, le=1)]
+
+
+class CropAround(Aimed):
+    """Cut out a window that holds a pixel of some classes, drawn from all that the mask has of them, and enlarge it. The
+    window lies within the picture, and the pixel anywhere in it. Pictures that have nothing of these classes stay as they are.
+
+    Args:
+        classes: indices of the classes aimed at.
+        side: of the window, shares of the picture's sides; one is drawn from this range.
+        p: how many of the pictures that have something of these classes are cropped.
+    """
+
+    def __init__(
+        self,
+        *,
+        classes: Annotated[tuple[Annotated[int, Field(ge=0, lt=255)], ...], Field(min_length=1)],
+        side: Annotated[tuple[Side, Side], AfterValidator(in_order)] = (0.5, 1.0),
+        p: Probability = 0.5,
+    ) -> None:
+        self.classes, self.side, self.p = classes, side, p
+
+    def matrices(self, masks: Tensor, generator: torch.Generator) -> Tensor:
+        batch, height, width = masks.shape
+        falls = chosen(batch, self.p, generator)
+        side = uniform(batch, *self.side, generator)
+        place = torch.rand(batch, 2, generator=generator) - 0.5  # of the pixel in the window, in sides of it
+        wanted = torch.isin(masks, torch.tensor(self.classes, dtype=masks.dtype, device=masks.device)).flatten(1)
+        lots = torch.rand(wanted.shape, generator=elsewhere(masks.device, generator), device=masks.device)
+        best, pixel = (lots + 1).mul_(wanted).max(1)
+        falls &= (best > 0).cpu()
+        pixel = pixel.cpu()
+        out = identity(batch)
+        for axis, (length, at) in enumerate(((width, pixel % width), (height, pixel // width))):
+            free = (1 - side) * length / 2
+            center = at + 0.5 - length / 2 + place[:, axis] * side * length
+            center = torch.minimum(torch.maximum(center, -free), free)
+            out[:, axis, axis] = torch.where(falls, side, 1.0)
+            out[:, axis, 2] = torch.where(falls, center, 0.0)
+        return out
