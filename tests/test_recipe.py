@@ -108,6 +108,13 @@ def test_exponents_without_a_point_are_numbers():
     assert OPTIMIZERS.check(recipe.optimizer)["lr"] == 1e-4
 
 
+def test_a_bare_off_is_a_word(tmp_path):
+    path = tmp_path / "quick.yaml"
+    path.write_text("evaluation: {stress: off}\n")
+    assert load_recipe(str(path)).evaluation.stress == "off"
+    assert load_recipe("demo", ["evaluation.stress=off"]).evaluation.stress == "off"
+
+
 def test_set_reaches_nested_keys_list_entries_and_parts_by_bare_name():
     recipe = load_recipe(
         "demo", ["augment.1.vertical=0.25", "schedule.peak=0.3", "training.epochs=2", "model=resnet18"]

@@ -143,6 +143,11 @@ class EvaluationSection(Section):
     bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
     stress: Literal["auto", "val", "off"] = "auto"  # test of disturbed val pictures after training; auto: kept short
 
+    @field_validator("stress", mode="before")
+    @classmethod
+    def _off(cls, value: Any) -> Any:
+        return "off" if value is False else value  # YAML reads a bare off as false
+
 
 class Recipe(Section):
     """All of an experiment. Every field has a default; nothing is required but a source of data."""
