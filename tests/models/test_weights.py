@@ -191,7 +191,12 @@ class TestHub:
         for proxy in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.delenv(proxy, raising=False)
         assert not weights.reachable("http://127.0.0.1:9")
-        monkeypatch.setattr(weights.urllib.request, "urlopen", lambda *_, **__: time.sleep(60))
+
+        def late(*_, **__):
+            time.sleep(60)
+            raise OSError("too late for anyone to hear")
+
+        monkeypatch.setattr(weights.urllib.request, "urlopen", late)
         monkeypatch.setattr(weights, "PROBE_SECONDS", 0.1)
         assert not weights.reachable("http://127.0.0.1:9")
 

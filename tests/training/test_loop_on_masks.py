@@ -131,7 +131,9 @@ def test_a_run_holds_figures_predictions_and_examples(terrain_recipe, tmp_path):
     assert np.array_equal(masks[:, 0], train.targets[at])
     assert (masks[:, 1:] == IGNORE).any(), "what a shift brings in"
     page = (run.folder / "report.html").read_text()
-    assert page.count('augmented versions"') == len(pictures) and page.count("The masks of training picture") == len(pictures)
+    assert page.count('augmented versions"') == len(pictures) and page.count("The masks of training picture") == len(
+        pictures
+    )
 
 
 def test_other_data_are_evaluated_by_the_names_of_their_classes(terrain_recipe, tmp_path):
