@@ -22,8 +22,8 @@ def augmented(trainer: Trainer, dataset: Dataset) -> dict[str, np.ndarray]:
     firsts = [np.flatnonzero(train_set.strata == label) for label in range(len(train_set.classes))]
     chosen = np.array([members[0] for members in firsts if len(members)][:pictures])
     plain = train_set.take(chosen)
-    masks = train_set.targets[chosen]
-    batch, targets = (torch.from_numpy(np.repeat(array, views - 1, axis=0)) for array in (plain, masks))
+    given = train_set.targets[chosen]
+    batch, targets = (torch.from_numpy(np.repeat(array, views - 1, axis=0)) for array in (plain, given))
     out, moved = trainer.augment(batch, targets, torch.Generator().manual_seed(0))
     out = out[-len(batch) :]  # where views are made, the last of them
 
@@ -31,7 +31,7 @@ def augmented(trainer: Trainer, dataset: Dataset) -> dict[str, np.ndarray]:
         return np.concatenate([first[:, None], rest.reshape(len(chosen), views - 1, *first.shape[1:])], axis=1)
 
     shown = {"augmented": beside(plain, to_bytes(out).numpy())}
-    return {**shown, "augmented_masks": beside(masks, moved.numpy())} if train_set.segments else shown
+    return {**shown, "augmented_masks": beside(given, moved.numpy())} if train_set.segments else shown
 
 
 @torch.no_grad()
