@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from petriscope.augment import AUGMENTATIONS
-from petriscope.augment.pipeline import Pipeline
+from petriscope.augment.pipeline import Pipeline, to_bytes
 from petriscope.data.sources.synthetic_smear import CLASSES, draw_smear
 from petriscope.recipe import Part
 
@@ -153,13 +153,11 @@ def eight_cells() -> tuple[torch.Tensor, torch.Tensor]:
 def augmented(name: str, cells: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     always = {"p": 1} if "p" in AUGMENTATIONS.options(name) else {}
     pipeline = Pipeline.from_recipe([Part(name=name, **always, **DRAWN_WITH.get(name, {}))], len(CLASSES))
-    targets = (
-        labels
-        if getattr(AUGMENTATIONS.find(name), "for_labels", True)
-        else nuclei(cells, 1 if name == "copy-paste" else len(cells))
-    )
+    targets = labels
+    if not getattr(AUGMENTATIONS.find(name), "for_labels", True):
+        targets = nuclei(cells, 1 if name == "copy-paste" else len(cells))
     out, _ = pipeline(cells, targets, torch.Generator().manual_seed(2))
-    return out if out.dtype == torch.uint8 else (out.permute(0, 2, 3, 1) * 255).round().to(torch.uint8)
+    return to_bytes(out)
 
 
 def nuclei(cells: torch.Tensor, of: int) -> torch.Tensor:

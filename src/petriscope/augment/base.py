@@ -11,6 +11,7 @@ from torch import Tensor
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Magnitude = Annotated[float, Field(ge=0)]
+Classes = Annotated[tuple[Annotated[int, Field(ge=0, lt=255)], ...], Field(min_length=1)]
 
 
 class Geometric:
@@ -102,6 +103,11 @@ def uniform(batch: int, low: float, high: float, generator: torch.Generator) -> 
 def chosen(batch: int, p: float, generator: torch.Generator) -> Tensor:
     """Which pictures an operation of probability ``p`` falls on, bool [B]."""
     return torch.rand(batch, generator=generator) < p
+
+
+def of_classes(masks: Tensor, classes: tuple[int, ...]) -> Tensor:
+    """Which pixels of masks, uint8 [B, H, W], are of one of the classes: bool [B, H, W]."""
+    return torch.isin(masks, torch.tensor(classes, dtype=masks.dtype, device=masks.device))
 
 
 def elsewhere(device: torch.device, generator: torch.Generator) -> torch.Generator:

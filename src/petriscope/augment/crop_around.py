@@ -8,7 +8,17 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from petriscope.augment.base import Aimed, Probability, chosen, elsewhere, identity, in_order, uniform
+from petriscope.augment.base import (
+    Aimed,
+    Classes,
+    Probability,
+    chosen,
+    elsewhere,
+    identity,
+    in_order,
+    of_classes,
+    uniform,
+)
 
 Side = Annotated[float, Field(gt=0, le=1)]
 
@@ -26,7 +36,7 @@ class CropAround(Aimed):
     def __init__(
         self,
         *,
-        classes: Annotated[tuple[Annotated[int, Field(ge=0, lt=255)], ...], Field(min_length=1)],
+        classes: Classes,
         side: Annotated[tuple[Side, Side], AfterValidator(in_order)] = (0.5, 1.0),
         p: Probability = 0.5,
     ) -> None:
@@ -37,7 +47,7 @@ class CropAround(Aimed):
         falls = chosen(batch, self.p, generator)
         side = uniform(batch, *self.side, generator)
         place = torch.rand(batch, 2, generator=generator) - 0.5  # of the pixel in the window, in sides of it
-        wanted = torch.isin(masks, torch.tensor(self.classes, dtype=masks.dtype, device=masks.device)).flatten(1)
+        wanted = of_classes(masks, self.classes).flatten(1)
         lots = torch.rand(wanted.shape, generator=elsewhere(masks.device, generator), device=masks.device)
         best, pixel = (lots + 1).mul_(wanted).max(1)
         falls &= (best > 0).cpu()

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from petriscope.augment.base import Mixing, Probability, chosen
+from petriscope.augment.base import Classes, Mixing, Probability, chosen, of_classes
 
 Alpha = Annotated[float, Field(ge=0)]
 
@@ -80,7 +80,7 @@ class CopyPaste(Mixing):
     def __init__(
         self,
         *,
-        classes: Annotated[tuple[Annotated[int, Field(ge=0, lt=255)], ...], Field(min_length=1)],
+        classes: Classes,
         p: Probability = 0.5,
     ) -> None:
         self.classes, self.p = classes, p
@@ -88,9 +88,7 @@ class CopyPaste(Mixing):
     def __call__(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         falls = chosen(len(images), self.p, generator)
         which = torch.rand(len(images), generator=generator)
-        pasted = targets == self.classes[0]
-        for label in self.classes[1:]:
-            pasted = pasted | (targets == label)
+        pasted = of_classes(targets, self.classes)
         holders = pasted.flatten(1).any(1).nonzero().squeeze(1)
         if len(holders) == 0 or not falls.any():
             return images, targets
