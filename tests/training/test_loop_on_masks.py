@@ -134,6 +134,11 @@ def test_a_run_holds_figures_predictions_and_examples(terrain_recipe, tmp_path):
     assert page.count('augmented versions"') == len(pictures) and page.count("The masks of training picture") == len(
         pictures
     )
+    assert "Under each row, its masks" in page
+    with np.load(run.folder / "gallery.npz") as kept:
+        older = {key: kept[key] for key in kept if key != "augmented_masks"}
+    np.savez(run.folder / "gallery.npz", **older)
+    assert "Under each row" not in api.report(run.folder).read_text(), "a run of before has no such masks"
 
 
 def test_other_data_are_evaluated_by_the_names_of_their_classes(terrain_recipe, tmp_path):

@@ -81,6 +81,7 @@ def _context(run: Run) -> dict[str, Any]:
         "figures": segments.figure_rows(masks) if masks else labels.figure_rows(views),
         "most_classes": labels.MOST_CLASSES_IN_MATRIX,
         "augmented": augmented(gallery, len(of_data.get("classes") or ())),
+        "augmented_masks": "augmented_masks" in gallery,
         "reconstructions": reconstructions(gallery, recipe),
         "silence": silence_views(names, results, predictions),
         "errors": errors(names, results, gallery),
