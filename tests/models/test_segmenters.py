@@ -67,6 +67,31 @@ class TestSizes:
         assert padded(out, 4) is out
 
 
+class TestStandardize:
+    @every
+    def test_light_and_contrast_count_no_longer(self, name):
+        images = torch.randn(2, 3, 16, 24)
+        other = 0.4 * images + torch.tensor([0.8, -0.5])[:, None, None, None]
+        plain, standard = (make(name, (16, 24, 3), standardize=flag).eval() for flag in (False, True))
+        assert (standard(images) - standard(other)).abs().max() < 0.1 * (plain(images) - plain(other)).abs().max()
+
+    @every
+    def test_a_picture_is_standardized_by_itself(self, name):
+        model = make(name, standardize=True).eval()
+        images = torch.randn(3, 1, 16, 24)
+        assert torch.allclose(model(images)[:1], model(images[:1]), atol=1e-5)
+
+    @pytest.mark.parametrize("shape", [(16, 24, 1), (1, 1, 1)])
+    def test_a_blank_picture_has_finite_logits(self, shape):
+        assert make("unet", shape, standardize=True).eval()(torch.ones(2, 1, *shape[:2])).isfinite().all()
+
+    def test_the_differences_of_its_channels_stay(self):
+        model = make("unet", (16, 24, 3), standardize=True).eval()
+        images = torch.randn(1, 3, 16, 24)
+        tinted = images + torch.tensor([1.0, 0.0, -1.0])[:, None, None]
+        assert (model(images) - model(tinted)).abs().max() > 0.01
+
+
 class TestDoubleConv:
     @pytest.mark.parametrize(("kernel", "rate", "pixels"), [(3, 1, 2), (3, 4, 5), (5, 1, 4), (7, 2, 9)])
     def test_it_sees_as_far_as_its_filters(self, kernel, rate, pixels):

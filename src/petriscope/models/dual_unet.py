@@ -64,6 +64,7 @@ class DualUNet(Segmenter):
         micro_kernel: side of its filters.
         context: the micro U-Net's summary of the whole picture.
         patch: 2 or more: work on a picture of a half, a third ... of the sides, whose places hold all the pixels.
+        standardize: each picture to zero mean and unit variance first.
         residual: shortcuts around each pair of convolutions.
         attention: at the end of each pair, and where the two are joined.
         dropout: chance that a channel of the macro U-Net's coarsest features is left out.
@@ -85,6 +86,7 @@ class DualUNet(Segmenter):
         micro_kernel: Kernel = 5,
         context: bool = True,
         patch: Patch = 1,
+        standardize: bool = False,
         residual: bool = False,
         attention: Attention = "se",
         dropout: Chance = 0.0,
@@ -124,4 +126,4 @@ class DualUNet(Segmenter):
             body, width, levels = macro, widths[0], len(widths)
         else:
             body, width, levels = micro, micro_widths[0], len(micro_widths)
-        super().__init__(body, MaskHead(width, classes, refine), 2 ** (levels - 1), patch)
+        super().__init__(body, MaskHead(width, classes, refine), 2 ** (levels - 1), patch, standardize)

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from petriscope.models.mask_head import MaskHead
 
+LEAST_VARIANCE = 0.01  # of a picture that is standardized, so that the noise of a blank one stays small
+
 
 def padded(images: Tensor, multiple: int) -> Tensor:
     """Pictures [B, C, H, W], their last row and column repeated until both sides are multiples."""
@@ -26,14 +28,16 @@ class Segmenter(nn.Module):
         multiple: of which the body takes sides.
         patch: pixels of so many rows and columns become channels of one place before the body, which then has a
             ``patch ** 2``-th of the work; logits are interpolated back.
+        standardize: bring each picture to zero mean and unit variance first, over all of its pixels and channels, so that
+            its light and its contrast no longer count.
     """
 
     segments = True
 
-    def __init__(self, body: nn.Module, head: MaskHead, multiple: int, patch: int) -> None:
+    def __init__(self, body: nn.Module, head: MaskHead, multiple: int, patch: int, standardize: bool) -> None:
         super().__init__()
         self.body, self.head = body, head
-        self.multiple, self.patch = multiple * patch, patch
+        self.multiple, self.patch, self.standardize = multiple * patch, patch, standardize
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and module.bias is None:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -45,6 +49,8 @@ class Segmenter(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Normalized float [B, C, H, W] -> logits [B, K, H, W]."""
         height, width = images.shape[2:]
+        if self.standardize:
+            images = F.layer_norm(images, images.shape[1:], eps=LEAST_VARIANCE)
         images = padded(images, self.multiple)
         logits = self.head(self.body(F.pixel_unshuffle(images, self.patch) if self.patch > 1 else images))
         if self.patch > 1:

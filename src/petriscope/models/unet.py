@@ -176,6 +176,7 @@ class UNet(Segmenter):
         widths: channels of each level, fine to coarse; each has half the sides of the one before. The paper's are 64 to
             1024 on five levels.
         patch: 2 or more: work on a picture of a half, a third ... of the sides, whose places hold all the pixels.
+        standardize: each picture to zero mean and unit variance first.
         gates: attention gates on what the decoder takes from the encoder, as `attention-unet` has them.
         residual: shortcuts around each pair of convolutions.
         attention: at the end of each pair.
@@ -191,6 +192,7 @@ class UNet(Segmenter):
         *,
         widths: tuple[Width, ...] = WIDTHS,
         patch: Patch = 1,
+        standardize: bool = False,
         gates: bool = False,
         residual: bool = False,
         attention: Attention = "none",
@@ -207,7 +209,7 @@ class UNet(Segmenter):
             attention=attention,
             bottleneck=nn.Dropout2d(dropout),
         )
-        super().__init__(body, MaskHead(widths[0], classes, refine), 2 ** (len(widths) - 1), patch)
+        super().__init__(body, MaskHead(widths[0], classes, refine), 2 ** (len(widths) - 1), patch, standardize)
 
 
 def attention_unet(
@@ -217,6 +219,7 @@ def attention_unet(
     *,
     widths: tuple[Width, ...] = WIDTHS,
     patch: Patch = 1,
+    standardize: bool = False,
     residual: bool = False,
     attention: Attention = "none",
     dropout: Chance = 0.0,
@@ -227,7 +230,7 @@ def attention_unet(
 
     Args:
         channels, classes, size: as of `UNet`.
-        widths, patch, residual, attention, dropout, refine: as of `UNet`.
+        widths, patch, standardize, residual, attention, dropout, refine: as of `UNet`.
     """
     return UNet(
         channels,
@@ -235,6 +238,7 @@ def attention_unet(
         size,
         widths=widths,
         patch=patch,
+        standardize=standardize,
         gates=True,
         residual=residual,
         attention=attention,
