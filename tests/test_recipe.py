@@ -125,6 +125,20 @@ def test_set_reaches_nested_keys_list_entries_and_parts_by_bare_name():
     assert recipe.model == Part(name="resnet18")
 
 
+def test_set_adds_an_entry_at_the_end_of_a_list(tmp_path):
+    before = load_recipe("demo").augment
+    end = len(before)
+    recipe = load_recipe("demo", [f"augment.{end}=cutmix", f"augment.{end + 1}={{name: flip, horizontal: 1}}"])
+    assert recipe.augment == (*before, Part(name="cutmix"), Part(name="flip", horizontal=1))
+    (tmp_path / "bare.yaml").write_text("seed: 1\n")
+    assert load_recipe(tmp_path / "bare.yaml", ["augment.0=cutmix"]).augment == (Part(name="cutmix"),)
+
+
+def test_set_past_the_end_of_a_list_says_how_to_add():
+    with pytest.raises(RequestError, match=r"2 entries, counted from 0; 2 adds one"):
+        load_recipe("demo", ["augment=[hue, blur]", "augment.3=flip"])
+
+
 @pytest.mark.parametrize("setting", ["nonsense", "=3", "trainig.epochs=3", "augment.9.p=1", "seed.deeper=1", "model={"])
 def test_a_wrong_set_is_refused(setting):
     with pytest.raises(RequestError):

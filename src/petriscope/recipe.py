@@ -345,11 +345,14 @@ def _apply(tree: dict[str, Any], setting: str) -> None:
     for depth, step in enumerate(steps):
         last = depth == len(steps) - 1
         if isinstance(node, list):
-            if not step.isdigit() or int(step) >= len(node):
+            if not step.isdecimal() or int(step) > len(node):
                 raise RequestError(
-                    f"--set {setting}: {'.'.join(steps[:depth])} has {len(node)} entries, counted from 0"
+                    f"--set {setting}: {'.'.join(steps[:depth])} has {len(node)} entries, counted from 0; "
+                    f"{len(node)} adds one"
                 )
             index: Any = int(step)
+            if index == len(node):
+                node.append(None)
         else:
             index = step
         if last:
@@ -361,7 +364,7 @@ def _apply(tree: dict[str, Any], setting: str) -> None:
         elif child is None and depth == 0 and step in _PARTS:
             child = {"name": Recipe.model_fields[step].default.name}
         elif child is None:
-            child = {}
+            child = [] if steps[depth + 1].isdecimal() else {}
         elif isinstance(child, dict):
             child = dict(child)
         elif isinstance(child, list):
