@@ -22,6 +22,7 @@ MAX_RECIPE_BYTES = 1_000_000
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 TTA = Literal["none", "mirror", "flips", "crops", "d4"]  # test-time augmentation, by the number of views
+Balance = Literal["none", "square-root-sampler", "weighted-sampler", "oversample"]
 
 
 class Section(BaseModel):
@@ -156,7 +157,7 @@ class Recipe(Section):
     about: str = ""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: DataSection = DataSection()
-    balance: Literal["none", "weighted-sampler", "oversample"] = "none"
+    balance: Balance = "none"
     augment: tuple[Part, ...] = ()
     model: Part = Part(name="simple-cnn")
     finetune: FinetuneSection = FinetuneSection()

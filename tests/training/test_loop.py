@@ -275,6 +275,12 @@ class TestOrder:
         assert len(drawn) == 1000
         assert 430 < drawn.sum() < 570
 
+    def test_the_square_root_sampler_draws_by_roots(self):
+        targets = np.array([0] * 900 + [1] * 100)  # roots 30 and 10: a quarter is of the rare class
+        drawn = targets[epoch_order(targets, "square-root-sampler", 0, 0)]
+        assert len(drawn) == 1000
+        assert 200 < drawn.sum() < 300
+
     def test_oversampling_shows_every_picture_and_levels_the_classes(self):
         targets = np.array([0] * 70 + [1] * 30 + [2] * 7)
         order = epoch_order(targets, "oversample", 0, 0)

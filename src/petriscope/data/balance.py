@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 
-Balance = Literal["none", "weighted-sampler", "oversample"]
+from petriscope.recipe import Balance
 
 
 def epoch_order(targets: np.ndarray, balance: Balance, seed: int, epoch: int, size: int | None = None) -> np.ndarray:
@@ -15,7 +13,9 @@ def epoch_order(targets: np.ndarray, balance: Balance, seed: int, epoch: int, si
     Args:
         targets: int64 [N], what each picture counts as: its label; of a mask, its rarest class (`ImageSet.strata`).
         balance: ``none``: every picture once. ``weighted-sampler``: N draws with replacement, every class equally
-            likely. ``oversample``: every picture at least once, classes repeated up to the largest.
+            likely. ``square-root-sampler``: likewise, but a class as likely as the square root of its pictures, so that
+            those of a very rare class are repeated less often (Mahajan et al., 2018, arXiv:1805.00932). ``oversample``:
+            every picture at least once, classes repeated up to the largest.
         seed, epoch: another epoch is another order.
         size: pictures in the epoch; None: as above. Pictures (``oversample``: of each class, which then have equal
             shares) are repeated as often as is needed, or are left out by chance, none twice before all were once.
@@ -25,8 +25,8 @@ def epoch_order(targets: np.ndarray, balance: Balance, seed: int, epoch: int, si
         ``oversample``.
     """
     rng = np.random.default_rng([seed, 1, epoch])
-    if balance == "weighted-sampler":
-        weight = 1.0 / np.bincount(targets)[targets]
+    if balance in ("weighted-sampler", "square-root-sampler"):
+        weight = np.bincount(targets)[targets] ** (-1.0 if balance == "weighted-sampler" else -0.5)
         return rng.choice(len(targets), size=size or len(targets), p=weight / weight.sum())
     if balance == "none":
         return rng.permutation(_repeat(np.arange(len(targets)), size or len(targets), rng))
