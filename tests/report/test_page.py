@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 
 from petriscope.evaluation.intervals import wilson
-from petriscope.recipe import Recipe
-from petriscope.report import write_report
+from petriscope.recipe import Part, Recipe
+from petriscope.report import training, write_report
 from petriscope.run import Run
 
 VOID = {"meta", "link", "img", "br"}
@@ -350,6 +350,16 @@ def test_accuracy_on_mixed_pictures_is_said_to_be_low(run: Run, name: str, mixed
     assert ("on augmented and mixed pictures" in text) is mixed
     assert ("so train accuracy is lower than on plain pictures" in text) is mixed
     assert ("on augmented pictures" in text) is not mixed
+
+
+def test_of_mixed_masks_no_majority_is_spoken_of() -> None:
+    history = [{"epoch": 1, "train": {"loss": 1.0, "accuracy": 0.5}, "val": {"loss": 1.0, "miou": 0.4}}]
+    recipe = Recipe(augment=(Part(name="cutmix"),))
+    notes = " ".join(training.curves(history, None, recipe)["notes"])
+    assert "on augmented and mixed pictures" in notes
+    assert "holds most of" not in notes
+    del history[0]["val"]["miou"]
+    assert "holds most of" in " ".join(training.curves(history, None, recipe)["notes"])
 
 
 def test_val_of_an_unfinished_run_is_said_to_be_augmented(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def _curve_notes(history: list[dict[str, Any]], recipe: Recipe) -> list[str]:
     more += ["that of the reconstructions"] if has_decoder(recipe) and trains_decoder(recipe) else []
     loss += f", and {' and '.join(more)}" if more else ""
     train = f"Train loss and accuracy are measured during the epoch, on {pictures} pictures, with {loss}."
-    if mixed:
+    if mixed and not any("miou" in (line.get("val") or {}) for line in history):  # a pixel of a mask has one class
         train += (
             " A mixed picture counts as right if it is given the class it holds most of, so train accuracy is lower "
             "than on plain pictures."
