@@ -11,7 +11,7 @@ from petriscope.audit.findings import Finding, Pictures, make_table
 from petriscope.audit.masks import MaskFindings, check_masks
 from petriscope.data.decided import Verdict
 from petriscope.data.imageset import IGNORE, ImageSet
-from petriscope.evaluation.segmentation import BACKGROUND
+from petriscope.evaluation.segmentation import background_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,8 +58,8 @@ def mask_findings(images: ImageSet) -> Iterator[Finding]:
     """
     if images.segments:
         masks = np.where(images.targets == IGNORE, 0, images.targets + 1).astype(np.uint8)
-        if BACKGROUND in images.classes:
-            masks[images.targets == images.classes.index(BACKGROUND)] = 0
+        if (background := background_of(images.classes)) is not None:
+            masks[images.targets == background] = 0
         yield from _findings(check_masks(masks, len(images.classes) + 1))
 
 
