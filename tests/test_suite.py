@@ -81,6 +81,50 @@ def test_a_suite_from_training_to_results_and_again(write, calls, tmp_path):
     assert again.comparison == comparison
 
 
+SMALLER = {"recipe": "tiny.yaml", "set": {"model.hidden": 4}}
+
+
+def test_an_ensemble_is_trained_and_compared_as_a_method(write, calls, tmp_path):
+    both = {"ensemble": "soft", "of": ["tiny.yaml", SMALLER]}
+    loaded, out = load_suite(write(methods={"plain": "tiny.yaml", "both": both})), tmp_path / "out"
+    members = [f"both-seed{seed}-member{i}" for seed in (0, 1) for i in (1, 2)]
+    outcome = run_suite(loaded, out, quiet=True)
+    assert [folder for _, folder in calls] == ["plain-seed0", *members[:2], "plain-seed1", *members[2:]]
+    assert [row.label for row in outcome.comparison.rows] == ["plain", "both"]
+    assert outcome.comparison.rows[1].seeds == (0, 1)
+    assert Run(out / "both-seed1").results["ensemble"]["method"] == "soft"
+    assert Run(out / members[3]).recipe.model.options["hidden"] == 4
+    assert list(pd.read_csv(out / "results.csv")["method"]) == ["plain", "plain", "both", "both"]
+
+    calls.clear()
+    assert run_suite(loaded, out, quiet=True).comparison == outcome.comparison and calls == []
+    weighted = load_suite(write(methods={"plain": "tiny.yaml", "both": {**both, "ensemble": "weighted"}}))
+    with pytest.raises(RequestError, match="both-seed0 was joined by soft, and trial joins by weighted now"):
+        plan(weighted, out)
+    larger = {**both, "of": ["tiny.yaml", {**SMALLER, "set": {"model.hidden": 6}}]}
+    with pytest.raises(RequestError, match=r"both-seed0-member2 was trained .*model.hidden was 4, is 6"):
+        plan(load_suite(write(methods={"plain": "tiny.yaml", "both": larger})), out)
+
+
+def test_an_ensemble_that_was_interrupted_is_made_of_what_is_trained(write, calls, tmp_path):
+    both = {"ensemble": "soft", "of": ["tiny.yaml", SMALLER]}
+    loaded, out = load_suite(write(methods={"both": both}, baseline="both", seeds=[0])), tmp_path / "out"
+    run_suite(loaded, out, quiet=True)
+    (out / "both-seed0" / "results.json").unlink()
+    (out / "both-seed0-member2" / "results.json").unlink()
+    calls.clear()
+    outcome = run_suite(loaded, out, quiet=True)
+    assert calls == [("resume", "both-seed0-member2")] and outcome.failures == {}
+    assert Run(out / "both-seed0").results["ensemble"]["method"] == "soft"
+
+
+def test_a_member_that_will_not_do_is_an_error_before_the_first_training(write, calls, tmp_path):
+    both = {"ensemble": "soft", "of": ["tiny.yaml", {"recipe": "tiny.yaml", "set": {"model.nrom": "batch"}}]}
+    with pytest.raises(RequestError, match=r"both, member 2: .*did you mean norm"):
+        run_suite(load_suite(write(methods={"both": both}, baseline="both")), tmp_path / "out", quiet=True)
+    assert calls == [] and not (tmp_path / "out").exists()
+
+
 def test_what_was_interrupted_is_resumed_and_test_waits_for_all(write, calls, tmp_path, monkeypatch):
     loaded, out = load_suite(write(evaluate="test")), tmp_path / "out"
     train = api.train
@@ -167,6 +211,14 @@ def test_a_run_of_other_settings_is_an_error_that_names_them(write, calls, tmp_p
         ({"methods": {"a b": "tiny.yaml", "a:b": "tiny.yaml"}, "baseline": "a b"}, "share the folder"),
         ({"methods": {"plain": {"recpie": "tiny.yaml"}}}, "did you mean recipe"),
         ({"methods": ["tiny.yaml"]}, "a suite is a mapping with methods"),
+        ({"methods": {"plain": {}}}, "a recipe, or an ensemble"),
+        ({"methods": {"plain": {"recipe": "tiny.yaml", "of": ["tiny.yaml"]}}}, "name the ensemble"),
+        ({"methods": {"plain": {"ensemble": "sfot", "of": ["tiny.yaml", "tiny.yaml"]}}}, "did you mean soft"),
+        ({"methods": {"plain": {"ensemble": "soft", "of": ["tiny.yaml"]}}}, "two recipes or more"),
+        (
+            {"methods": {"plain": {"ensemble": "soft", "of": ["tiny.yaml", "tiny.yaml"], "set": {"seed": 1}}}},
+            "of its own",
+        ),
     ],
 )
 def test_a_wrong_suite_is_told_what_is_wrong(write, changes, says):
@@ -224,7 +276,11 @@ def test_shipped_suites_are_valid_to_the_last_option(name, tmp_path):
     runs = plan(loaded, tmp_path)
     assert len(runs) == len(loaded.seeds) * len(loaded.methods)
     # No two methods are the same thing under two names.
-    described = {json.dumps(r.recipe.model_dump(mode="json", exclude={"name", "seed"})) for r in runs}
+    without = {"name", "seed"}
+    described = {
+        json.dumps([r.ensemble, *(t.recipe.model_dump(mode="json", exclude=without) for t in r.trainings)])
+        for r in runs
+    }
     assert len(described) == len(loaded.methods)
 
 

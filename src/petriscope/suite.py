@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from petriscope import api
+from petriscope import api, ensembling
 from petriscope.comparing import Comparison, compare_groups, settings_that_differ
 from petriscope.data import load_dataset
 from petriscope.errors import DataError, PetriscopeError, RequestError, near
@@ -33,15 +34,29 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Method(Section):
-    """A recipe and what is changed in it: ``{recipe: blood/fast, set: {model.dropout: 0.5}}``, or just ``blood/fast``."""
+    """A recipe and what is changed in it: ``{recipe: blood/fast, set: {model.dropout: 0.5}}``, or just ``blood/fast``. Or
+    an ensemble of such: ``{ensemble: soft, of: [blood/fast, blood/simple-cnn]}``.
+    """
 
-    recipe: str
+    recipe: str | None = None
     set: dict[str, Any] = Field(default_factory=dict)
+    ensemble: ensembling.Method | None = None
+    of: tuple[Method, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
     def _from_name(cls, value: Any) -> Any:
         return {"recipe": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> Method:
+        if (self.recipe is None) == (self.ensemble is None):
+            raise ValueError("a method is a recipe, or an ensemble and what it is of")
+        if self.ensemble is None and self.of:
+            raise ValueError("a recipe is of nothing; name the ensemble, such as ensemble: soft")
+        if self.ensemble is not None and (len(self.of) < 2 or self.set or any(member.of for member in self.of)):
+            raise ValueError("an ensemble is of two recipes or more, each with a set of its own")
+        return self
 
 
 class Suite(Section):
@@ -85,11 +100,23 @@ class Suite(Section):
 
 @dataclass(frozen=True)
 class Planned:
-    """One run of a suite: to be trained, or trained already."""
+    """One run of a suite: to be trained, or trained already.
+
+    Args:
+        recipe: of an ensemble, that of its first member.
+        ensemble: how its members are joined; None: it has none, and is trained itself.
+    """
 
     label: str
     recipe: Recipe
     folder: Path
+    ensemble: ensembling.Method | None = None
+    members: tuple[Planned, ...] = ()
+
+    @property
+    def trainings(self) -> tuple[Planned, ...]:
+        """What has to be trained for it."""
+        return self.members or (self,)
 
     @property
     def begun(self) -> bool:
@@ -174,21 +201,32 @@ def plan(suite: Suite, out: Path, data: str | None = None, seeds: Sequence[int] 
     """
     chosen = check_seeds(tuple(seeds)) if seeds else suite.seeds
     source = data if data is not None else suite.data
-    runs = []
-    for seed in chosen:
-        for label, method in suite.methods.items():
-            settings = [_setting(key, value) for key, value in {**suite.set, **method.set}.items()]
-            overrides = {} if source is None else {"data": {"source": source}}
-            try:
-                recipe = load_recipe(method.recipe, settings, name=f"{suite.name}: {label}", seed=seed, **overrides)
-                check_parts(recipe)
-            except RequestError as error:
-                raise RequestError(f"{suite.name}: {label}: {error}") from None
-            runs.append(Planned(label, absolute_paths(recipe), out / f"{_slug(label)}-seed{seed}"))
+    runs = [
+        _planned(suite, label, method, seed, source, out / f"{_slug(label)}-seed{seed}")
+        for seed in chosen
+        for label, method in suite.methods.items()
+    ]
     _check_one_source(suite, runs)
     for planned in runs:
         _check_unchanged(suite, planned)
     return runs
+
+
+def _planned(suite: Suite, label: str, method: Method, seed: int, source: str | None, folder: Path) -> Planned:
+    if method.recipe is None:
+        members = tuple(
+            _planned(suite, f"{label}, member {i}", member, seed, source, folder.with_name(f"{folder.name}-member{i}"))
+            for i, member in enumerate(method.of, 1)
+        )
+        return Planned(label, members[0].recipe, folder, method.ensemble, members)
+    settings = [_setting(key, value) for key, value in {**suite.set, **method.set}.items()]
+    overrides = {} if source is None else {"data": {"source": source}}
+    try:
+        recipe = load_recipe(method.recipe, settings, name=f"{suite.name}: {label}", seed=seed, **overrides)
+        check_parts(recipe)
+    except RequestError as error:
+        raise RequestError(f"{suite.name}: {label}: {error}") from None
+    return Planned(label, absolute_paths(recipe), folder)
 
 
 def run_suite(
@@ -271,9 +309,15 @@ def _method(value: Any, beside: Path, where: str) -> Method:
         method = Method.model_validate(value)
     except ValidationError as error:
         raise RequestError(explain(error, Method, where)) from None
-    if not method.recipe.endswith((".yaml", ".yml")):
-        return method
-    return method.model_copy(update={"recipe": str(beside / Path(method.recipe).expanduser())})
+    return _located(method, beside)
+
+
+def _located(method: Method, beside: Path) -> Method:
+    """The method, its recipes' paths made absolute."""
+    recipe = method.recipe
+    if recipe is not None and recipe.endswith((".yaml", ".yml")):
+        recipe = str(beside / Path(recipe).expanduser())
+    return method.model_copy(update={"recipe": recipe, "of": tuple(_located(member, beside) for member in method.of)})
 
 
 def _setting(key: str, value: Any) -> str:
@@ -290,8 +334,8 @@ def _slug(label: str) -> str:
 def _check_one_source(suite: Suite, runs: Sequence[Planned]) -> None:
     """Methods can be compared over the same pictures alone."""
     keys = ("source", "val_fraction", "test_fraction", "split_seed", "group", "block", "ignore")
-    first = runs[0]
-    for planned in runs[1:]:
+    first, *others = (training for planned in runs for training in planned.trainings)
+    for planned in others:
         for key in keys:
             ours, theirs = getattr(first.recipe.data, key), getattr(planned.recipe.data, key)
             if ours != theirs:
@@ -302,8 +346,18 @@ def _check_one_source(suite: Suite, runs: Sequence[Planned]) -> None:
 
 
 def _check_unchanged(suite: Suite, planned: Planned) -> None:
+    for member in planned.members:
+        _check_unchanged(suite, member)
     if not planned.begun:
         check_free(planned.folder)
+        return
+    if planned.ensemble is not None:
+        was = Run(planned.folder).results.get("ensemble", {}).get("method", planned.ensemble)
+        if was != planned.ensemble:
+            raise RequestError(
+                f"{planned.folder} was joined by {was}, and {suite.name} joins by {planned.ensemble} now. "
+                "Move that folder away, or choose another --out"
+            )
         return
     pairs = settings_that_differ(Run(planned.folder).recipe, planned.recipe)
     if pairs:
@@ -322,7 +376,8 @@ def _check_data(todo: Sequence[Planned], split: Split) -> None:
     """Read the data once in each form that the runs want them, before hours are spent."""
     forms: dict[str, list[Planned]] = {}
     for planned in todo:
-        forms.setdefault(json.dumps(planned.recipe.data.model_dump(mode="json")), []).append(planned)
+        for training in planned.trainings:
+            forms.setdefault(json.dumps(training.recipe.data.model_dump(mode="json")), []).append(training)
     for members in forms.values():
         dataset = load_dataset(members[0].recipe.data)
         for name in ("train", split):
@@ -348,10 +403,7 @@ def _train_all(todo: Sequence[Planned], runs: Sequence[Planned], quiet: bool) ->
             say(f"\nrun {number + 1} of {len(todo)}: {planned}{end}")
         with _go_on(f"run {number + 1} of {len(todo)}, {planned}"):
             try:
-                if planned.begun:
-                    api.resume(planned.folder, quiet)
-                else:
-                    api.train(planned.recipe, planned.folder, quiet)
+                _train(planned, quiet)
             except Interrupted:
                 raise
             except PetriscopeError as error:
@@ -362,6 +414,24 @@ def _train_all(todo: Sequence[Planned], runs: Sequence[Planned], quiet: bool) ->
         if str(planned) in failures:
             say(f"failed: {planned}: {failures[str(planned)]}")
     return failures
+
+
+def _train(planned: Planned, quiet: bool) -> None:
+    """Train it, or go on with it; of an ensemble first its members, those of them that are not trained yet."""
+    if planned.ensemble is None:
+        if planned.begun:
+            api.resume(planned.folder, quiet)
+        else:
+            api.train(planned.recipe, planned.folder, quiet)
+        return
+    for member in planned.members:
+        if not member.finished:
+            if not quiet:
+                say(str(member))
+            _train(member, quiet)
+    if planned.begun:  # interrupted while it was made of its members, which takes a look at val and no training
+        shutil.rmtree(planned.folder)
+    ensembling.ensemble([member.folder for member in planned.members], planned.ensemble, planned.folder, quiet)
 
 
 @contextmanager
