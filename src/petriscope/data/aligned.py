@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from petriscope.data import sources
-from petriscope.data.imageset import IGNORE, ImageSet
+from petriscope.data.imageset import BACKGROUND, IGNORE, ImageSet
 from petriscope.data.one_class import one_against_rest
 from petriscope.data.sources import PILE
 from petriscope.errors import DataError, RequestError, near
@@ -89,9 +89,7 @@ def _align_masks(images: ImageSet, classes: tuple[str, ...], source: str) -> Ima
             raise DataError(f"{source} has masks of {index + 1} classes; the model knows {len(classes)}")
         if not numbered and name not in classes:
             hint = (
-                " Unlabeled ground is left out with --set data.ignore=NAME when training."
-                if name == "background"
-                else ""
+                " Unlabeled ground is left out with --set data.ignore=NAME when training." if name == BACKGROUND else ""
             )
             raise DataError(
                 f"{source} has the class {name!r}, which the model does not know; {near(name, classes)}{hint}"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from petriscope.data.decided import Audited
 
 SPLITS = ("train", "val", "test")
+BACKGROUND = "background"  # the class of masks that is unlabeled ground, where a source has one
 IGNORE = 255  # in a mask: a pixel that is unlabeled; it is neither learnt from nor judged
 
 

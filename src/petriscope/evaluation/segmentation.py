@@ -15,13 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from petriscope.data.imageset import IGNORE, ImageSet
+from petriscope.data.imageset import BACKGROUND, IGNORE, ImageSet
 from petriscope.evaluation.intervals import bootstrap_weights, percentile95
 
 if TYPE_CHECKING:
     import pandas as pd
 
-BACKGROUND = "background"
 TOLERANCE = 0.0075  # of the diagonal: how far an outline may lie off
 JUDGED = 0.1  # share of a picture that is labeled, from which it can be an example
 

@@ -7,13 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from petriscope.data.decode import resize
-from petriscope.data.imageset import IGNORE, ImageSet
+from petriscope.data.imageset import BACKGROUND, IGNORE, ImageSet
 from petriscope.data.sources.arrays import convert
 from petriscope.data.sources.labels import name_numbers
 from petriscope.errors import DataError, RequestError, near
 from petriscope.recipe import DataSection
-
-BACKGROUND = "background"
 
 
 def build_mask_sets(
