@@ -73,10 +73,48 @@ dirt included, the mask stays: what is covered still counts. Pictures are chosen
 
 Each on one drawn cell of {SIDE} pixels, at severities 0 to 5. Those marked • are the eleven of MedMNIST-C (Di Salvo, Doerrich
 and Ledig, 2024, [arXiv:2406.17536](https://arxiv.org/abs/2406.17536)), by name; how they are drawn, and all levels, are
-Petriscope's own. Lengths are in shorter sides of the picture, so a severity means the same at 28 and at 224 pixels; only
-JPEG has blocks of 8 pixels whatever the side, and does more harm to small pictures. Written by
-`python docs/make_stress.py` from the code.
+Petriscope's own ([beside MedMNIST-C's](#beside-medmnist-cs-own-levels)). Lengths are in shorter sides of the picture, so a
+severity means the same at 28 and at 224 pixels; only JPEG has blocks of 8 pixels whatever the side, and does more harm to small
+pictures. Written by `python docs/make_stress.py` from the code.
 """
+
+# Of version 0.1.0, for blood cells: what it does, its five levels as it writes them, and in the unit used here, if it has one.
+MEDMNIST_C = {
+    "pixelate": (
+        "down to a share of the side, and back",
+        "0.6, 0.5, 0.4, 0.3, 0.25",
+        "0.007, 0.009, 0.011, 0.015, 0.018",
+    ),
+    "jpeg": ("the same", "50, 30, 15, 10, 7", "the same"),
+    "defocus-blur": ("a disc with a soft edge, radius in pixels", "2, 3, 4, 5, 6", "0.009, 0.013, 0.018, 0.022, 0.027"),
+    "motion-blur": (
+        "to one side, fading as a Gaussian; radius and its deviation in pixels, at -45 to 45 degrees",
+        "(3, 3), (5, 5), (10, 5), (10, 7), (10, 9)",
+        "up to 0.013, 0.022, 0.045, 0.045, 0.045",
+    ),
+    "brightness-up": ("the same", "1.1, 1.2, 1.3, 1.35, 1.4", "the same"),
+    "brightness-down": ("the same", "0.9, 0.8, 0.7, 0.6, 0.5", "the same"),
+    "contrast-up": ("the same", "1.1, 1.15, 1.2, 1.25, 1.3", "the same"),
+    "contrast-down": ("the same", "0.9, 0.8, 0.7, 0.6, 0.5", "the same"),
+    "saturation": (
+        "adds to the saturation of HSV, which colors what is nearly gray",
+        "0.05, 0.1, 0.15, 0.17, 0.2",
+        "",
+    ),
+    "stain-deposit": ("black marks from a set of drawn ones, up to so many", "1, 2, 3, 3, 3", ""),
+    "bubble": (
+        "seven or more discs of half-transparent white: largest radius in pixels, most discs",
+        "(5, 10), (7, 10), (10, 10), (12, 12), (15, 12)",
+        "0.022, 0.031, 0.045, 0.054, 0.067",
+    ),
+}
+BESIDE = """## Beside MedMNIST-C's own levels
+
+MedMNIST-C's own code (version 0.1.0 of its package) disturbs pictures of 224 pixels. Its levels are milder than those here,
+all but JPEG's quality. [`benchmarks/medmnist_c.py`](../benchmarks/medmnist_c.py) tests a run with its code in place of Petriscope's.
+
+| corruption | unit here | here | MedMNIST-C: what it does | its levels | in the unit here |
+|---|---|---|---|---|---|"""
 
 
 def main() -> None:
@@ -95,15 +133,24 @@ def page() -> str:
         for corruption in CORRUPTIONS.values():
             if corruption.kind == kind:
                 lines += section(corruption)
-    return "\n".join(lines)
+    rows = [f"| {' | '.join((c.name, c.unit, levels(c), *MEDMNIST_C[c.name]))} |" for c in named()]
+    return "\n".join([*lines, BESIDE, *rows, ""])
+
+
+def named() -> list[Corruption]:
+    """Those that MedMNIST-C names for blood cells."""
+    return [corruption for corruption in CORRUPTIONS.values() if corruption.medmnist_c]
+
+
+def levels(corruption: Corruption) -> str:
+    return ", ".join(f"{level:g}" for level in corruption.levels)
 
 
 def section(corruption: Corruption) -> list[str]:
     text = re.sub(r"\s+", " ", inspect.getdoc(corruption.carry_out) or "").replace("``", "`")
-    levels = ", ".join(f"{level:g}" for level in corruption.levels)
     mark = " •" if corruption.medmnist_c else ""
     return [
-        f"**{corruption.name}**{mark}. {text} {corruption.unit.capitalize()}: {levels}.\n",
+        f"**{corruption.name}**{mark}. {text} {corruption.unit.capitalize()}: {levels(corruption)}.\n",
         f"![{corruption.name}](pictures/stress-{corruption.name}.png)\n",
     ]
 

@@ -224,7 +224,7 @@ def stress_test(
                 if label:
                     bar.advance(len(order), corruption.name)
     took = time.monotonic() - began
-    judge = _judge_masks if images.segments else _judge_labels
+    judge = judge_masks if images.segments else judge_labels
     figures = judge(np.stack(passes), images.subset(order), resamples)
     return _summary(figures, tested, recipe, len(images), images.shape[2], tta, seed, took)
 
@@ -296,7 +296,7 @@ def disturbed_pictures(images: ImageSet, index: int, seed: int = 0) -> tuple[np.
 
 
 @dataclass(frozen=True)
-class _Figures:
+class PassFigures:
     """The figure of every pass, the first of plain pictures, over one bootstrap for all.
 
     Args:
@@ -322,7 +322,7 @@ class _Figures:
         return Share(float(value), percentile95(drawn))
 
 
-def _judge_labels(hits: np.ndarray, images: ImageSet, resamples: int) -> _Figures:
+def judge_labels(hits: np.ndarray, images: ImageSet, resamples: int) -> PassFigures:
     """Balanced accuracy of hits, bool [P, N]."""
     n = len(images)
     members = [member for member in np.eye(len(images.classes))[images.targets].T if member.any()]
@@ -340,10 +340,10 @@ def _judge_labels(hits: np.ndarray, images: ImageSet, resamples: int) -> _Figure
 
     drawn = np.concatenate([balanced(weights) for weights in bootstrap_weights(n, resamples)])
     accuracy = [Share(float(row.mean()), wilson(float(row.sum()), n)) for row in hits]
-    return _Figures("balanced_accuracy", balanced(np.ones((1, n)))[0], drawn, accuracy, n)
+    return PassFigures("balanced_accuracy", balanced(np.ones((1, n)))[0], drawn, accuracy, n)
 
 
-def _judge_masks(counts: np.ndarray, images: ImageSet, resamples: int) -> _Figures:
+def judge_masks(counts: np.ndarray, images: ImageSet, resamples: int) -> PassFigures:
     """Mean IoU of pixels counted picture by picture, int64 [P, N, K, 3]."""
     n = len(images)
     scenes, background = scenes_of(images.groups, n), background_of(images.classes)
@@ -360,7 +360,7 @@ def _judge_masks(counts: np.ndarray, images: ImageSet, resamples: int) -> _Figur
     draws = [judged(weights) for weights in bootstrap_weights(drawn, resamples)] if drawn > 1 else []
     spread = np.concatenate([np.empty((2, 0, len(counts))), *draws], 1)
     shares = [Share(float(value), percentile95(column)) for value, column in zip(accuracy, spread[1].T, strict=True)]
-    return _Figures("miou", miou, spread[0], shares, n, drawn)
+    return PassFigures("miou", miou, spread[0], shares, n, drawn)
 
 
 def _pixel_accuracy(counts: np.ndarray) -> np.ndarray:
@@ -368,7 +368,7 @@ def _pixel_accuracy(counts: np.ndarray) -> np.ndarray:
 
 
 def _summary(
-    figures: _Figures,
+    figures: PassFigures,
     tested: list[Corruption],
     recipe: Recipe | None,
     of: int,
