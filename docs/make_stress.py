@@ -111,7 +111,8 @@ MEDMNIST_C = {
 BESIDE = """## Beside MedMNIST-C's own levels
 
 MedMNIST-C's own code (version 0.1.0 of its package) disturbs pictures of 224 pixels. Its levels are milder than those here,
-all but JPEG's quality. [`benchmarks/medmnist_c.py`](../benchmarks/medmnist_c.py) tests a run with its code in place of Petriscope's.
+all but JPEG's quality. [`benchmarks/medmnist_c.py`](../benchmarks/medmnist_c.py) tests a run with its code in place of
+Petriscope's.
 
 | corruption | unit here | here | MedMNIST-C: what it does | its levels | in the unit here |
 |---|---|---|---|---|---|"""
