@@ -1,0 +1,65 @@
+"""What a stress test costs, and how much of it is the network: all corruptions and severities at 28 pixels, by the clock and in
+processor time. The network is untrained, which takes as long.
+
+    python benchmarks/stress.py --model resnet18 --pictures 400
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+
+from common import arguments, load, print_machine, print_table
+from petriscope.classifier import Classifier
+from petriscope.data.statistics import mean_and_std
+from petriscope.evaluation.stress import stress_test
+from petriscope.models import build_model
+from petriscope.recipe import Part, load_recipe
+
+
+def main() -> None:
+    args = arguments(__doc__, model="resnet18", pictures=400, size=28)
+    print_machine()
+    dataset = load(args.data, args.size)
+    images = dataset.split("train")
+    torch.manual_seed(0)
+    part = Part(name=args.model)
+    model = build_model(part, len(dataset.classes), dataset.shape).eval()
+    recipe = load_recipe("demo").model_copy(update={"model": part})
+    classifier = Classifier(
+        model, recipe, dataset.classes, dataset.shape, *mean_and_std(images), device=torch.device("cpu")
+    )
+    network = passed = 0.0
+
+    def predict(pictures: np.ndarray) -> np.ndarray:
+        nonlocal network, passed
+        start = time.process_time()
+        out = classifier.probabilities(pictures, "none")
+        network, passed = network + time.process_time() - start, passed + len(pictures)
+        return out
+
+    predict(images.images[:256])
+    network = passed = 0.0
+    clock, processor = time.perf_counter(), time.process_time()
+    stress_test(predict, images, pictures=args.pictures, label="stress test")
+    clock, processor = time.perf_counter() - clock, time.process_time() - processor
+    print_table(
+        ("model", "format", "pictures", "by the clock", "processor time", "of it the network", "a picture"),
+        [
+            (
+                args.model,
+                classifier.number_format,
+                f"{int(passed):,}",
+                f"{clock:.0f} s",
+                f"{processor:.0f} s",
+                f"{100 * network / processor:.0f} %",
+                f"{1000 * processor / passed:.2f} ms",
+            )
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
