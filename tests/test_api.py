@@ -287,6 +287,16 @@ def test_crops_are_evaluated_calibrated_and_named_on_the_page(trained):
     assert set(load_model(trained.model).trust.references) == {"none", "crops"}
 
 
+def test_the_stress_test_says_what_promises_come_to(trained):
+    stress, val = trained.results["stress"]["val"], trained.results["val"]
+    promises = stress["promises"]
+    # All pictures of val are in it, so the plain ones are held as often as val says.
+    sets = next(row for row in val["conformal"] if row["method"] == "class" and row["level"] == promises["level"])
+    assert promises["clean"]["held"] == pytest.approx(sets["coverage"])
+    assert set(promises["corruptions"]) == set(stress["corruptions"])
+    assert "Sets that promise the true class" in (trained.folder / "report.html").read_text()
+
+
 def test_evaluate_with_stress_adds_it_to_the_run(trained):
     result = api.evaluate(trained.folder, quiet=True, stress=True, stress_pictures=16)
     assert result["stress"]["n"] == 16

@@ -12,6 +12,7 @@ import torch
 from petriscope.audit import auditing
 from petriscope.augment.pipeline import Normalize
 from petriscope.calibrating import calibrate as fit_trust
+from petriscope.calibrating import calibrate_trained
 from petriscope.classifier import Classifier, load_model, save_model, save_trust
 from petriscope.data import Dataset, ImageSet, load_dataset
 from petriscope.data.aligned import load_aligned
@@ -339,7 +340,7 @@ def _finish(run: Run, trainer: Trainer, normalize: Normalize, dataset: Dataset, 
     }
     answers = None
     if dataset.val is not None and not classifier.segments:
-        answers = fit_trust(classifier, dataset.train, dataset.val, None, quiet)
+        answers = calibrate_trained(classifier, dataset.train, dataset.val, quiet)
     save_model(run.model, weights, classifier, {"environment": run.environment, "training": summary})
     run.add_gallery(**augmented(trainer, dataset), **reconstructions(classifier, dataset))
     if dataset.val is not None:

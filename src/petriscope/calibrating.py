@@ -36,6 +36,15 @@ def calibrate(
     return classifier.judge(raw, tta, outlier)
 
 
+def calibrate_trained(classifier: Classifier, train: ImageSet | None, val: ImageSet, quiet: bool = False) -> Answers:
+    """`calibrate` for the test-time augmentation of the recipe, whose answers are given, and for none: the stress test goes
+    without, and asks what val's promises are worth there."""
+    answers = calibrate(classifier, train, val, None, quiet)
+    if classifier.recipe.evaluation.tta != "none":
+        calibrate(classifier, None, val, "none", quiet=True)
+    return answers
+
+
 def _fit_detector(classifier: Classifier, train: ImageSet, val: tuple[np.ndarray, np.ndarray], quiet: bool) -> Detector:
     rows = np.arange(len(train))
     if len(rows) > TRAIN_LOOKED_AT:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from petriscope.calibrating import calibrate
+from petriscope.calibrating import calibrate_trained
 from petriscope.classifier import Classifier, load_model, save_model
 from petriscope.comparing import mask_sample
 from petriscope.data import Dataset, ImageSet, load_dataset
@@ -141,7 +141,7 @@ def ensemble(
     state = {key: value.detach().cpu() for key, value in classifier.model.state_dict().items()}
     seconds = sum(float(run.results["training"].get("seconds") or 0) for run in runs)
     summary = {"seconds": round(seconds, 2), "monitor": None, "kept": "last"}
-    answers = None if segments else calibrate(classifier, dataset.train, dataset.val, None, quiet)
+    answers = None if segments else calibrate_trained(classifier, dataset.train, dataset.val, quiet)
     save_model(made.model, state, classifier, {"environment": made.environment, "training": summary})
     _, found = evaluate_into(made, classifier, dataset, "val", None, quiet, answers)
     best, before = joined.best

@@ -9,7 +9,8 @@ import numpy as np
 from petriscope.classifier import Classifier
 from petriscope.data.imageset import ImageSet
 from petriscope.evaluation.inference import TTA
-from petriscope.evaluation.stress import PICTURES, disturbed_pictures, stratified, stress_test
+from petriscope.evaluation.promises import Watch
+from petriscope.evaluation.stress import PICTURES, PLAIN, disturbed_pictures, stratified, stress_test
 from petriscope.run import Run
 
 AUTO = (200, 20.0, 0.1)  # pictures; and at most so many seconds, or that share of the training's
@@ -35,7 +36,8 @@ def stress_split(
     seconds: float | None = None,
     into: Run | None = None,
 ) -> dict[str, Any] | None:
-    """Figures of a split under every corruption; see `petriscope.evaluation.stress`.
+    """Figures of a split under every corruption; see `petriscope.evaluation.stress`. Where val's answers without other
+    views than ``tta``'s are known, also what its promises come to; see `petriscope.evaluation.promises`.
 
     Args:
         pictures: how many of the split; None: all.
@@ -45,21 +47,38 @@ def stress_split(
     Returns:
         None if there was no time for it, or nothing labeled to judge by.
     """
+    watch, resamples = _watch(classifier, tta), classifier.recipe.evaluation.bootstrap
     tested = stress_test(
-        lambda some: classifier.probabilities(some, tta),
+        (lambda some: classifier.probabilities(some, tta)) if watch is None else watch.predict,
         images,
         pictures=pictures,
         recipe=classifier.recipe,
         tta=tta,
-        resamples=classifier.recipe.evaluation.bootstrap,
+        resamples=resamples,
         seconds=seconds,
         label=None if quiet else f"stress test on {split}",
+        note=None if watch is None else watch.note,
     )
     if tested is None:
         return None
     figures = {"split": split, **tested.as_dict()}
+    if watch is not None:
+        named = [row.name for row in tested.rows if row.medmnist_c]
+        figures["promises"] = watch.figures(PLAIN, named, tested.n, resamples)
     if into is not None:
         shown, names = disturbed_pictures(images, int(stratified(images.strata, 1)[0]))
         into.add_results(stress={**into.results.get("stress", {}), split: figures})
         into.add_gallery(disturbed=shown, disturbed_names=np.array(names, dtype=np.str_))
     return figures
+
+
+def _watch(classifier: Classifier, tta: TTA) -> Watch | None:
+    reference = classifier.trust.references.get(tta)
+    if classifier.segments or reference is None:
+        return None
+
+    def answer(images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        answers = classifier.answer(images, tta)
+        return answers.probabilities, answers.outlier
+
+    return Watch(answer, reference, len(classifier.classes))

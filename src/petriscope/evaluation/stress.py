@@ -41,6 +41,7 @@ FEWEST = 64  # below this, intervals are too wide to say anything
 BATCH = 200
 PIXELS = 2**18  # of a batch, where each has a probability a class
 SHOWN = (1, 3, 5)  # severities of the pictures that the report shows
+PLAIN = "identity"  # the pass of undisturbed pictures
 BESIDE = {"balanced_accuracy": "accuracy", "miou": "pixel_accuracy"}  # the figure, and what is given beside it
 
 # What ordinary augmentations teach a network of the stress test.
@@ -181,6 +182,7 @@ def stress_test(
     resamples: int = 1000,
     seconds: float | None = None,
     label: str | None = None,
+    note: Callable[[str, np.ndarray], object] | None = None,
 ) -> Stress | None:
     """Disturb pictures in every way, and see what is still recognized.
 
@@ -194,6 +196,7 @@ def stress_test(
         resamples: of the bootstrap over pictures, or of masks over scenes.
         seconds: time it may take; with more to do, fewer pictures are used.
         label: of the progress shown; None: show none.
+        note: called with the corruption's name, `PLAIN` of none, and the targets, when ``predict`` has seen a batch.
 
     Returns:
         None where ``seconds`` are too short for 64 pictures, or for all where there are fewer; and where the pictures have
@@ -207,7 +210,7 @@ def stress_test(
     began = time.monotonic()
     order = stratified(images.strata, len(images) if pictures is None else pictures, seed)
     tested = applicable(images.shape[2])
-    passes = [predict_corrupted(predict, images, order, "identity", 0, seed)]
+    passes = [predict_corrupted(predict, images, order, PLAIN, 0, seed, note)]
     if seconds is not None:
         estimate = (time.monotonic() - began) * (1 + len(tested) * len(SEVERITIES))
         if estimate > seconds:
@@ -220,7 +223,7 @@ def stress_test(
     with progress(label or "", len(tested) * len(SEVERITIES) * len(order)) as bar:
         for corruption in tested:
             for severity in SEVERITIES:
-                passes.append(predict_corrupted(predict, images, order, corruption.name, severity, seed))
+                passes.append(predict_corrupted(predict, images, order, corruption.name, severity, seed, note))
                 if label:
                     bar.advance(len(order), corruption.name)
     took = time.monotonic() - began
@@ -236,6 +239,7 @@ def predict_corrupted(
     name: str,
     severity: int,
     seed: int,
+    note: Callable[[str, np.ndarray], object] | None = None,
 ) -> np.ndarray:
     """Which of the pictures at ``indices`` are recognized when disturbed, bool [n]; of masks, the pixels of each class
     in each picture, as `class_counts` counts them, int64 [n, K, 3]."""
@@ -247,6 +251,8 @@ def predict_corrupted(
         at, targets = torch.from_numpy(some), images.targets[some]
         disturbed = corrupt(torch.from_numpy(images.take(some)), name, severity, at, seed)
         predicted = predict(disturbed.numpy()).argmax(1)
+        if note is not None:
+            note(name, targets)
         if images.segments:
             masks = corrupt_masks(torch.from_numpy(targets), name, severity, at, seed)
             confusion = confusion_each(torch.from_numpy(predicted), masks, len(images.classes))

@@ -137,7 +137,25 @@ def _notes(split: str, test: dict[str, Any]) -> list[str]:
         )
     elif seen is None:
         notes.append("The recipe trains against none of them.")
+    if promises := test.get("promises"):
+        notes.append(_promises(promises))
     return notes
+
+
+def _promises(promises: dict[str, Any]) -> str:
+    """What val's promises come to when pictures are not like val's."""
+    clean, disturbed = promises["clean"], promises["disturbed"]
+
+    def share(found: dict[str, Any], name: str) -> str:
+        return wording.percent_with_interval(found[name], found[f"{name}_ci95"])
+
+    return (
+        f"Asked for at most {100 * promises['max_error']:g} % errors, the model answers "
+        f"{wording.percent(clean['answered'], 1)} of these pictures undisturbed, {share(clean, 'wrong')} of them wrongly, and "
+        f"{wording.percent(disturbed['answered'], 1)} under the corruptions marked •, {share(disturbed, 'wrong')} of them "
+        f"wrongly. Sets that promise the true class {100 * promises['level']:g} % of the time hold it {share(clean, 'held')} "
+        f"and {share(disturbed, 'held')} of the time. Val's promises are about pictures like val's."
+    )
 
 
 def _row(name: str, row: dict[str, Any], test: dict[str, Any], strip: np.ndarray | None) -> HeatRow:

@@ -1,0 +1,90 @@
+"""What becomes of promises, where it can be counted by hand."""
+
+import numpy as np
+import pytest
+
+from petriscope.evaluation.promises import LEVEL, MAX_ERROR, METHOD, Watch
+from petriscope.evaluation.selective import doubt
+from petriscope.evaluation.trust import fit_reference
+
+CLASSES = 3
+
+
+def answers(count, seed, sharpness=40.0):
+    """Targets, and probabilities that are as likely right as they say."""
+    rng = np.random.default_rng(seed)
+    p = rng.dirichlet(np.full(CLASSES, 1 / sharpness), count)
+    targets = (p.cumsum(1) > rng.random((count, 1))).argmax(1)
+    return p.astype(np.float32), targets
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return fit_reference(*answers(4000, 0))
+
+
+def watch_over(reference, passes, outlier=None, batch=64):
+    """A watch that has seen passes of (name, probabilities, targets), in batches."""
+    watch = Watch(lambda images: (images, outlier if outlier is None else outlier[: len(images)]), reference, CLASSES)
+    for name, p, targets in passes:
+        for start in range(0, len(p), batch):
+            assert watch.predict(p[start : start + batch]) is not None
+            watch.note(name, targets[start : start + batch])
+    return watch
+
+
+def counted(reference, p, targets):
+    """Answered, wrong and held, in plain words."""
+    threshold, limits = reference.threshold(MAX_ERROR), reference.limits(LEVEL, CLASSES, METHOD)
+    answered = doubt(p) <= threshold.doubt
+    wrong = p.argmax(1)[answered] != targets[answered]
+    score = np.array([1 - row[k] for row, k in zip(p, targets, strict=True)])
+    return answered.mean(), wrong.mean(), (score <= limits[targets] + 1e-6).mean()
+
+
+def test_shares_are_those_counted_by_hand(reference):
+    plain, one, two = answers(300, 1), answers(300, 2, 2.0), answers(300, 3, 1.0)
+    both = [("bubble", *one), ("bubble", *two)]  # two severities
+    figures = watch_over(reference, [("identity", *plain), *both, ("jpeg", *one)]).figures(
+        "identity", ["bubble"], 300, 200
+    )
+    joined = tuple(np.concatenate(parts) for parts in zip(one, two, strict=True))
+    for found, wanted in (
+        (figures["clean"], plain),
+        (figures["disturbed"], joined),
+        (figures["corruptions"]["jpeg"], one),
+    ):
+        expected = counted(reference, *wanted)
+        assert [found[name] for name in ("answered", "wrong", "held")] == pytest.approx(expected, abs=1e-9)
+        for name in ("answered", "held"):
+            low, high = found[f"{name}_ci95"]
+            assert low <= found[name] <= high and high > low
+    assert figures["disturbed"]["answered"] < figures["clean"]["answered"]
+    assert set(figures["corruptions"]) == {"bubble", "jpeg"}
+
+
+def test_pictures_that_there_was_no_time_for_do_not_count(reference):
+    p, targets = answers(200, 4)
+    figures = watch_over(reference, [("identity", p, targets), ("jpeg", p[:50], targets[:50])]).figures(
+        "identity", ["jpeg"], 50, 100
+    )
+    assert figures["clean"] == figures["disturbed"]
+
+
+def test_what_is_unlike_anything_seen_is_not_answered_but_has_its_set(reference):
+    p, targets = answers(64, 5)
+    strange = np.full(64, 2.0)
+    figures = watch_over(reference, [("identity", p, targets), ("jpeg", p, targets)], strange).figures(
+        "identity", ["jpeg"], 64, 100
+    )
+    assert figures["clean"]["answered"] == 0
+    assert figures["clean"]["wrong"] is None and figures["clean"]["wrong_ci95"] is None
+    assert figures["clean"]["held"] > 0.8
+
+
+def test_nothing_is_answered_where_nothing_can_be_promised():
+    p, targets = answers(30, 6)
+    reference = fit_reference(p, targets)
+    assert reference.threshold(MAX_ERROR) is None
+    figures = watch_over(reference, [("identity", p, targets)]).figures("identity", ["identity"], 30, 100)
+    assert figures["clean"]["answered"] == 0
