@@ -48,10 +48,9 @@ IoU in its place.
 - **worst**: the corruption with the lowest mean over severities.
 - **seen** and **unseen**: the means over corruptions that the recipe trains against, and over the others. Seen are those that
   `corruption-mix` draws, and those that another augmentation is much like (`brightness`, `rotate`, `cutout`, ...).
-
-- **promises**: of what val [vouches for](trust.md), with the pictures as they are and over the same corruptions as the mean: the share
-  that is answered when at most 1 % errors are asked for, the share of wrong answers, and how often 95 % sets hold the true class.
-  A promise made on val is about pictures like val's; here is what it comes to on others.
+- **promises**: of what val [vouches for](trust.md), with the pictures as they are and over the same corruptions as the mean: the
+  share that is answered when at most 1 % errors are asked for, the share of wrong answers, and how often 95 % sets hold the true
+  class. A promise made on val is about pictures like val's; here is what it comes to on others.
 
 Pictures are disturbed by a function of the seed, the corruption and the picture's place in its split: the same bits whatever
 the batches, so two runs are tested on the same disturbed pictures. Without `--tta` there is no test-time augmentation.
