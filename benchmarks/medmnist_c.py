@@ -22,7 +22,7 @@ from common import print_machine, print_table
 from petriscope.classifier import Classifier, load_model
 from petriscope.data import load_dataset
 from petriscope.data.decode import resize
-from petriscope.evaluation.stress import judge_labels
+from petriscope.evaluation.stress import judge_labels, stratified
 from petriscope.models.backbones import import_timm
 from petriscope.progress import Progress
 from petriscope.run import open_run
@@ -36,14 +36,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--split", default="test")
-    parser.add_argument("--pictures", type=int, help="the first so many of the split; default: all")
+    parser.add_argument("--pictures", type=int, help="so many, in the classes' proportions; default: all")
     parser.add_argument("--tta", default="none")
     args = parser.parse_args()
     print_machine()
     run = open_run(args.run)
     classifier = load_model(run.model)
     images = load_dataset(run.recipe.data).split(args.split)
-    images = images.subset(np.arange(min(len(images), args.pictures or len(images))))
+    images = images.subset(stratified(images.strata, args.pictures or len(images)))
     corruptions = blood_corruptions()
     passes = [(None, 0), *((name, severity) for name in corruptions for severity in SEVERITIES)]
     hits = []
