@@ -25,6 +25,7 @@ from petriscope.data.decode import resize
 from petriscope.evaluation.stress import judge_labels, stratified
 from petriscope.models.backbones import import_timm
 from petriscope.progress import Progress
+from petriscope.report import wording
 from petriscope.run import open_run
 
 SIDE = 224
@@ -87,8 +88,7 @@ def disturbed(picture: np.ndarray, corruption: object | None, severity: int, cla
 
 
 def percent(share: object) -> str:
-    low, high = share.ci95
-    return f"{100 * share.value:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+    return f"{wording.percent(share.value, 1)} ({wording.span(share.ci95)})"
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from petriscope.progress import say
 
 NOT_SURE = "not sure"
 NO_CLASS = "(none)"
-METHOD: conformal.Method = "class"  # of the sets: every class is held as often as wanted, the rare ones too
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Answering:
         """``answer``, ``why``, and ``set`` if wanted, for each picture."""
         p, doubts = answers.probabilities, doubt(answers.probabilities)
         strange = np.zeros(len(p), bool) if answers.outlier is None else answers.outlier > 1
-        members = None if self.limits is None else conformal.sets(p, self.limits, METHOD)
+        members = None if self.limits is None else conformal.sets(p, self.limits, conformal.METHOD)
         rows = []
         for i in range(len(p)):
             why = "; ".join(self._reasons(float(doubts[i]), bool(strange[i])))
@@ -78,7 +77,7 @@ def plan_answers(
         return Answering(classifier.classes)
     reference = _reference(classifier, tta or classifier.recipe.evaluation.tta)
     threshold = None if max_error is None else reference.threshold(max_error)
-    limits = None if sets is None else reference.limits(sets, len(classifier.classes), METHOD)
+    limits = None if sets is None else reference.limits(sets, len(classifier.classes), conformal.METHOD)
     if not quiet:
         for sentence in _notes(classifier.classes, max_error, threshold, sets, limits, len(reference.doubt)):
             say(sentence)

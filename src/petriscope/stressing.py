@@ -36,8 +36,8 @@ def stress_split(
     seconds: float | None = None,
     into: Run | None = None,
 ) -> dict[str, Any] | None:
-    """Figures of a split under every corruption; see `petriscope.evaluation.stress`. Where val's answers without other
-    views than ``tta``'s are known, also what its promises come to; see `petriscope.evaluation.promises`.
+    """Figures of a split under every corruption; see `petriscope.evaluation.stress`. Where val's answers
+    with ``tta`` are known, also what its promises come to; see `petriscope.evaluation.promises`.
 
     Args:
         pictures: how many of the split; None: all.

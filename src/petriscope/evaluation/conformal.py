@@ -25,6 +25,7 @@ from petriscope.evaluation.selective import doubt
 
 Method = Literal["lac", "class", "aps", "raps"]
 METHODS: tuple[Method, ...] = get_args(Method)
+METHOD: Method = "class"  # of the sets that are predicted: every class is held as often as wanted, the rare ones too
 RAPS_FREE, RAPS_PENALTY = 1, 0.1  # classes that go without a penalty, and the penalty of each one after
 
 

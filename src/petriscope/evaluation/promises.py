@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from petriscope.evaluation.conformal import Method, sets
+from petriscope.evaluation.conformal import METHOD, sets
 from petriscope.evaluation.intervals import bootstrap_weights, percentile95
 from petriscope.evaluation.segmentation import divide
 from petriscope.evaluation.selective import doubt
-from petriscope.evaluation.trust import Reference
+from petriscope.evaluation.trust import Reference, answered_by
 
 MAX_ERROR, LEVEL = 0.01, 0.95
-METHOD: Method = "class"
 FIGURES = ("answered", "wrong", "held")
 
 
@@ -45,10 +44,7 @@ class Watch:
     def note(self, name: str, targets: np.ndarray) -> None:
         """The last pictures belong to a pass over the corruption ``name``, and have these targets, int64 [B]."""
         p = self._last
-        sure = np.full(len(p), -np.inf) if self.threshold is None else np.full(len(p), self.threshold.doubt)
-        answered = doubt(p) <= sure
-        if self._outlier is not None:
-            answered &= self._outlier <= 1
+        answered = answered_by(self.threshold, doubt(p), self._outlier)
         wrong = answered & (p.argmax(1) != targets)
         held = sets(p, self.limits, METHOD)[np.arange(len(p)), targets]
         self._kept.setdefault(name, []).append(np.stack([answered, wrong, held], 1))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from petriscope.evaluation.calibration import calibration_figures, fit_temperature, scale
-from petriscope.evaluation.conformal import METHODS, Method, quantiles, scores, sets
+from petriscope.evaluation.conformal import METHOD, METHODS, Method, quantiles, scores, sets
 from petriscope.evaluation.intervals import wilson
 from petriscope.evaluation.ood import INSIDE, Detector, Gauge
 from petriscope.evaluation.selective import DELTA, Threshold, aurc, doubt, guaranteed_threshold
@@ -49,7 +49,7 @@ class Reference:
         inside = self.outlier <= 1
         return guaranteed_threshold(self.doubt[inside], self.right[inside].astype(bool), max_error, delta)
 
-    def limits(self, level: float, classes: int, method: Method = "class") -> np.ndarray:
+    def limits(self, level: float, classes: int, method: Method = METHOD) -> np.ndarray:
         """The largest conformal score that is taken into a set, a class, float64 [K]."""
         return quantiles(self.true_scores["lac" if method == "class" else method], self.target, classes, level, method)
 
@@ -167,7 +167,6 @@ def trust_figures(
     """
     doubts, right = doubt(probabilities), probabilities.argmax(1) == targets
     area, excess = aurc(doubts, right)
-    inside = np.ones(len(targets), bool) if outlier is None else outlier <= 1
     return {
         "calibration": {
             "temperature": temperature,
@@ -178,7 +177,7 @@ def trust_figures(
         "excess_aurc": excess,
         "selective": None
         if reference is None
-        else [_selective(reference, wanted, doubts, right, inside) for wanted in MAX_ERRORS],
+        else [_selective(reference, wanted, doubts, right, outlier) for wanted in MAX_ERRORS],
         "conformal": None
         if reference is None
         else [
@@ -191,17 +190,25 @@ def trust_figures(
         else {
             "inside_of_val": INSIDE,
             "threshold": 1.0,
-            "flagged": int((~inside).sum()),
-            "share": float((~inside).mean()),
+            "flagged": int((~(outlier <= 1)).sum()),
+            "share": float((~(outlier <= 1)).mean()),
         },
     }
 
 
+def answered_by(threshold: Threshold | None, doubts: np.ndarray, outlier: np.ndarray | None) -> np.ndarray:
+    """Which pictures get an answer, bool [N]: none without a threshold, and none that is unlike those seen in training."""
+    if threshold is None:
+        return np.zeros(len(doubts), bool)
+    sure = doubts <= threshold.doubt
+    return sure if outlier is None else sure & (outlier <= 1)
+
+
 def _selective(
-    reference: Reference, max_error: float, doubts: np.ndarray, right: np.ndarray, inside: np.ndarray
+    reference: Reference, max_error: float, doubts: np.ndarray, right: np.ndarray, outlier: np.ndarray | None
 ) -> dict[str, Any]:
     threshold = reference.threshold(max_error)
-    answered = inside & (doubts <= threshold.doubt) if threshold else np.zeros(len(doubts), bool)
+    answered = answered_by(threshold, doubts, outlier)
     n, wrong = int(answered.sum()), int((answered & ~right).sum())
     return {
         "max_error": max_error,
