@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
+from petriscope.augment import AUGMENTATIONS
+from petriscope.augment.base import Mixing
+from petriscope.augment.sets import augmented_set
 from petriscope.classifier import Answers, Classifier
 from petriscope.data.batches import Batches
 from petriscope.data.imageset import ImageSet
 from petriscope.evaluation.inference import TTA
-from petriscope.evaluation.ood import Detector, fit_detector
+from petriscope.evaluation.ood import Detector, Seen, fit_detector
 from petriscope.evaluation.trust import Trust, fit_reference
 
-TRAIN_LOOKED_AT = 5000  # pictures of train that the detector is fitted on, at most: more change it little
+TRAIN_LOOKED_AT = 2500  # pictures of train that the detector is fitted on, at most: more change it little
 
 
 def calibrate(
@@ -24,12 +27,12 @@ def calibrate(
         tta: that the answers are averaged over; None: as in the recipe.
     """
     tta = tta or classifier.recipe.evaluation.tta
-    seen: list[tuple[np.ndarray, np.ndarray]] = []
+    seen: list[Seen] = []
     raw = _look(classifier, val, tta, seen, None if quiet else "evaluating val")
     shown = _joined(seen)
     detector = classifier.trust.detector
     if train is not None:
-        detector = _fit_detector(classifier, train, shown, quiet)
+        detector = _fit_detector(classifier, train, val, shown, quiet)
     outlier = None if detector is None else detector.score(*shown)
     reference = fit_reference(raw, val.targets, outlier)
     classifier.trust = Trust({**classifier.trust.references, tta: reference}, detector)
@@ -45,23 +48,38 @@ def calibrate_trained(classifier: Classifier, train: ImageSet | None, val: Image
     return answers
 
 
-def _fit_detector(classifier: Classifier, train: ImageSet, val: tuple[np.ndarray, np.ndarray], quiet: bool) -> Detector:
+def _fit_detector(classifier: Classifier, train: ImageSet, val: ImageSet, shown: Seen, quiet: bool) -> Detector:
+    """By pictures as they are and as training augments them: what a network was trained to see through is no reason to
+    keep silent.
+
+    Args:
+        shown: what was seen of val as it is.
+    """
+
+    def look(images: ImageSet, label: str) -> Seen:
+        seen: list[Seen] = []
+        _look(classifier, images, "none", seen, None if quiet else label)
+        return _joined(seen)
+
     rows = np.arange(len(train))
     if len(rows) > TRAIN_LOOKED_AT:
         rows = np.sort(np.random.default_rng(0).permutation(len(rows))[:TRAIN_LOOKED_AT])
     part = train.subset(rows)
-    seen: list[tuple[np.ndarray, np.ndarray]] = []
-    _look(classifier, part, "none", seen, None if quiet else "looking at train")
-    return fit_detector(_joined(seen), part.targets, val)
+    plain = look(part, "looking at train")
+    operations = [AUGMENTATIONS.build(each) for each in classifier.recipe.augment]
+    unmixed = [operation for operation in operations if not isinstance(operation, Mixing)]
+    if not unmixed:
+        return fit_detector(plain, part.targets, shown)
+    augmented = look(augmented_set(part, unmixed), "looking at train, augmented")
+    harder = look(augmented_set(val, unmixed), "looking at val, augmented")
+    return fit_detector(_joined([plain, augmented]), np.tile(part.targets, 2), shown, harder)
 
 
-def _look(
-    classifier: Classifier, images: ImageSet, tta: TTA, seen: list[tuple[np.ndarray, np.ndarray]], label: str | None
-) -> np.ndarray:
+def _look(classifier: Classifier, images: ImageSet, tta: TTA, seen: list[Seen], label: str | None) -> np.ndarray:
     batches = Batches(images, classifier.device, classifier.recipe.data.memory)
     return classifier.look(batches, tta, label, lambda *found: seen.append(found))
 
 
-def _joined(seen: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+def _joined(seen: list[Seen]) -> Seen:
     features, statistics = zip(*seen, strict=True)
     return np.concatenate(features), np.concatenate(statistics)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from petriscope.augment import AUGMENTATIONS
 from petriscope.augment.base import Mixing
-from petriscope.augment.pipeline import Normalize, Pipeline, to_bytes
+from petriscope.augment.pipeline import Normalize, Pipeline
+from petriscope.augment.sets import augmented_set
 from petriscope.data import Dataset, ImageSet
 from petriscope.data.batches import Batches
 from petriscope.data.sources import NAMED
@@ -20,7 +21,6 @@ from petriscope.models import MODELS, build_model
 from petriscope.recipe import Part, Recipe
 from petriscope.training.loop import Trainer
 
-VAL_CHUNK = 1024
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -105,13 +105,4 @@ def augmented_val(recipe: Recipe, val: ImageSet) -> ImageSet:
     parts = recipe.evaluation.augment_val
     if not parts:
         return val
-    pipeline = Pipeline.from_recipe(parts, len(val.classes))
-    generator = torch.Generator().manual_seed(0)
-    chunks = []
-    for start in range(0, len(val), VAL_CHUNK):
-        indices = np.arange(start, min(start + VAL_CHUNK, len(val)))
-        targets = torch.from_numpy(val.targets[indices])
-        pictures, targets = pipeline(torch.from_numpy(val.take(indices)), targets, generator)
-        chunks.append((to_bytes(pictures).numpy(), targets.numpy()))
-    pixels, moved = map(np.concatenate, zip(*chunks, strict=True))
-    return replace(val, pixels=pixels, targets=moved, rows=None)
+    return augmented_set(val, [AUGMENTATIONS.build(part) for part in parts])

@@ -7,7 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from petriscope.evaluation.ood import Detector, Gauge, fit_detector, fit_gauge, observe, picture_statistics
+from petriscope.evaluation.ood import (
+    INSIDE_AUGMENTED,
+    Detector,
+    Gauge,
+    fit_detector,
+    fit_gauge,
+    fit_mixture,
+    observe,
+    picture_statistics,
+)
 
 
 def blobs(n: int, seed: int, dims: int = 6) -> tuple[np.ndarray, np.ndarray]:
@@ -21,14 +30,46 @@ def blobs(n: int, seed: int, dims: int = 6) -> tuple[np.ndarray, np.ndarray]:
 
 def test_the_distance_is_mahalanobis():
     values, targets = blobs(4000, 0)
-    gauge = fit_gauge(values, targets, values)
+    gauge = fit_gauge(values, targets)
     means = np.stack([values[targets == k].mean(0) for k in range(3)])
     within = values - means[targets]
     inverse = np.linalg.inv(within.T @ within / len(values))
     new = blobs(50, 1)[0]
     expected = np.min([np.einsum("nd,de,ne->n", new - m, inverse, new - m) for m in means], axis=0)
-    # The covariance is shrunk a little, and it is in units of the limit.
-    np.testing.assert_allclose(gauge.distance(new) * gauge.limit, expected, rtol=0.05)
+    np.testing.assert_allclose(gauge.distance(new), expected, rtol=0.05)  # the covariance is shrunk a little
+
+
+def test_a_mixture_of_one_is_the_mahalanobis_distance():
+    values = blobs(400, 0)[0]
+    mixture, new = fit_mixture(values), blobs(50, 1)[0]
+    assert len(mixture.centers) == 1
+    away = new - values.mean(0)
+    expected = np.einsum("nd,de,ne->n", away, np.linalg.inv(np.cov(values.T, bias=True)), away)
+    np.testing.assert_allclose(mixture.distance(new), expected, rtol=0.05)  # every variance is a little larger
+
+
+def test_a_mixture_orders_by_density_as_scikit_learn_does():
+    from sklearn.mixture import GaussianMixture
+
+    values = np.concatenate([blobs(1500, 0)[0], 5 + 0.1 * blobs(1500, 1)[0]])
+    mixture, new = fit_mixture(values), blobs(300, 2)[0]
+    mean, spread = values.mean(0), values.std(0)
+    theirs = GaussianMixture(12, reg_covar=1e-3, random_state=0, init_params="k-means++", max_iter=200)
+    density = theirs.fit(((values - mean) / spread).astype(np.float64)).score_samples((new - mean) / spread)
+    assert len(mixture.centers) == 12
+    lower = mixture.distance(new) + 2 * density
+    np.testing.assert_allclose(lower, lower.mean(), atol=0.05)  # but for a constant, and float32
+    np.testing.assert_array_equal(fit_mixture(values).whiten, mixture.whiten)
+
+
+def test_pictures_that_training_augments_are_taken_for_like_them():
+    train, val, harder = blobs(3000, 0), blobs(2000, 1)[0], 3 * blobs(2000, 2)[0]
+    both = np.concatenate([train[0], 3 * train[0]]), np.tile(train[1], 2)
+    naive = fit_detector((train[0], train[0]), train[1], (val, val))
+    taught = fit_detector((both[0], both[0]), both[1], (val, val), (harder, harder))
+    assert (naive.score(harder, harder) > 1).mean() > 0.5
+    assert (taught.score(harder, harder) <= 1).mean() == pytest.approx(INSIDE_AUGMENTED, abs=1e-3)
+    assert (taught.score(val, val) <= 1).mean() >= 0.995
 
 
 def test_as_many_of_val_pass_as_asked():
@@ -44,15 +85,17 @@ def test_as_many_of_val_pass_as_asked():
 def test_few_pictures_and_many_dimensions_are_survived():
     rng = np.random.default_rng(0)
     train, val = rng.normal(size=(5, 40)).astype(np.float32), rng.normal(size=(2, 40)).astype(np.float32)
-    gauge = fit_gauge(train, np.array([0, 0, 0, 1, 1]), val)
-    assert np.isfinite(gauge.distance(val)).all() and (gauge.distance(val) <= 1).all()
-    constant = fit_gauge(np.ones((5, 4), np.float32), np.zeros(5, int), np.ones((2, 4), np.float32))
-    assert (constant.distance(np.full((1, 4), 2, np.float32)) > 1).all()
+    detector = fit_detector((train, train), np.array([0, 0, 0, 1, 1]), (val, val))
+    assert np.isfinite(detector.score(val, val)).all() and (detector.score(val, val) <= 1).all()
+    same = np.ones((5, 4), np.float32)
+    constant = fit_detector((same, same), np.zeros(5, int), (same[:2], same[:2]))
+    for part in (constant.features, constant.pixels):
+        assert (part.distance(np.full((1, 4), 2, np.float32)) > 1).all()
 
 
 def test_what_is_not_finite_is_unlike_anything():
     values, targets = blobs(100, 0)
-    gauge = fit_gauge(values, targets, values)
+    gauge = fit_gauge(values, targets)
     assert gauge.distance(np.full((1, 6), np.nan))[0] == np.inf
     assert gauge.distance(np.full((1, 6), np.inf))[0] == np.inf
 

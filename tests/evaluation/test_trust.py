@@ -11,7 +11,7 @@ from scipy.special import softmax
 
 from petriscope.evaluation.calibration import scale
 from petriscope.evaluation.conformal import METHODS
-from petriscope.evaluation.ood import fit_detector
+from petriscope.evaluation.ood import Detector, fit_detector
 from petriscope.evaluation.selective import doubt
 from petriscope.evaluation.trust import LEVELS, MAX_ERRORS, Trust, fit_reference, trust_figures
 
@@ -111,6 +111,15 @@ def test_a_file_gives_back_what_was_put_in():
     np.testing.assert_array_equal(after.detector.score(*new), before.detector.score(*new))
 
 
+def test_a_file_of_before_there_were_mixtures_is_read():
+    before = trust()
+    gauge = before.detector.features
+    older = Trust(before.references, Detector(gauge, gauge))
+    after = Trust.from_json(json.loads(json.dumps(older.to_json())))
+    new = np.random.default_rng(5).normal(size=(9, 4))
+    np.testing.assert_array_equal(after.detector.score(new, new), older.detector.score(new, new))
+
+
 def test_nothing_goes_through_a_file_too():
     found = Trust.from_json(Trust().to_json())
     assert found.references == {} and found.detector is None
@@ -118,7 +127,13 @@ def test_nothing_goes_through_a_file_too():
 
 
 @pytest.mark.parametrize(
-    "place", [("references", "none", "doubt"), ("references", "none", "aps"), ("detector", "pixels", "whiten")]
+    "place",
+    [
+        ("references", "none", "doubt"),
+        ("references", "none", "aps"),
+        ("detector", "pixels", "whiten"),
+        ("detector", "features", "whiten"),
+    ],
 )
 def test_what_lacks_or_does_not_fit_is_an_error(place):
     facts = trust().to_json()

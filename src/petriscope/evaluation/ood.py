@@ -2,17 +2,19 @@
 
 A network answers whatever it is shown, and what it keeps of a picture is what tells its classes apart: a blank picture
 or one of a truck may fall among the cells. So a picture is measured twice, by the network's features before the head,
-and by plain statistics of its pixels (color, spread, gradients), which no training has taught to ignore anything. Each
-is a Mahalanobis distance to the nearest class, with a covariance that the classes share: Lee et al., 2018,
-arXiv:1807.03888; shrunk as by Ledoit and Wolf, 2004, Journal of Multivariate Analysis 88:365. The score is the larger
-of the two, each in units of its own limit.
+and by plain statistics of its pixels (color, spread, gradients), which no training has taught to ignore anything.
+Features: the Mahalanobis distance to the nearest class, with a covariance that the classes share: Lee et al., 2018,
+arXiv:1807.03888; shrunk as by Ledoit and Wolf, 2004, Journal of Multivariate Analysis 88:365. Pixels: how unlikely they
+are under a mixture of Gaussians, because augmented pictures have no one shape: dark ones, noisy ones, stained ones. The
+score is the larger of the two, each in units of its own limit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +23,8 @@ from torch import Tensor, nn
 from petriscope.models.layers import head_of
 
 INSIDE = 0.995  # share of val that is taken for like it
+INSIDE_AUGMENTED = 0.95  # the same of val as training augments pictures; higher, shuffled pixels pass for cells
+COMPONENTS, PICTURES_EACH = 16, 250  # of the mixture, at most; and pictures that each needs
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 MOST = 256  # directions of the features that are kept, those in which the classes spread most
 SIDE = 32  # pixels a side that quantiles are read from, about
@@ -113,8 +117,8 @@ class Gauge:
         return np.nan_to_num(near.numpy() / self.limit, nan=np.inf, posinf=np.inf)
 
 
-def fit_gauge(train: np.ndarray, targets: np.ndarray, val: np.ndarray, inside: float = INSIDE) -> Gauge:
-    """Class means and covariance from train [N, D], the limit from val [M, D]."""
+def fit_gauge(train: np.ndarray, targets: np.ndarray) -> Gauge:
+    """Class means and covariance from train [N, D], with targets int64 [N]; of limit 1."""
     from sklearn.covariance import ledoit_wolf
 
     train = train.astype(np.float64)
@@ -123,17 +127,64 @@ def fit_gauge(train: np.ndarray, targets: np.ndarray, val: np.ndarray, inside: f
     present, index = np.unique(targets, return_inverse=True)
     means = np.stack([train[index == k].mean(0) for k in range(len(present))])
     within = train - means[index]
-    spread = within.std(0)
-    # What did not vary in training (a dead unit, a gray picture's hue) is given a small spread, not none.
-    spread = np.maximum(spread, max(1e-2 * float(np.median(spread)), 1e-6))
+    spread = _spread(within)
     covariance, _ = ledoit_wolf(within / spread)
     values, vectors = np.linalg.eigh(covariance)
     values, vectors = values[-MOST:], vectors[:, -MOST:]  # ascending
     values = np.maximum(values, 1e-6 * values.max() + 1e-12)
     whiten = (vectors / np.sqrt(values)) / spread[:, None]
-    gauge = Gauge((means @ whiten).astype(np.float32), whiten.astype(np.float32), 1.0)
-    limit = float(np.quantile(gauge.distance(val), inside, method="higher"))
-    return Gauge(gauge.centers, gauge.whiten, max(limit, 1e-12))
+    return Gauge((means @ whiten).astype(np.float32), whiten.astype(np.float32), 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """A mixture of Gaussians: twice what a log density lies below the highest peak, which of a single Gaussian is the
+    squared Mahalanobis distance.
+
+    Args:
+        centers: float32 [M, S].
+        whiten: float32 [M, S, S]; ``(x - center) @ whiten`` has the identity as its covariance.
+        height: logarithm of each peak, all with the same constant left out, float32 [M].
+        limit: the distance that is the border.
+    """
+
+    centers: np.ndarray
+    whiten: np.ndarray
+    height: np.ndarray
+    limit: float
+
+    def distance(self, values: np.ndarray) -> np.ndarray:
+        """float [N, S] -> float64 [N], in units of the limit; infinite for values that are not finite."""
+        points = values.astype(np.float64)
+        squares = [
+            np.square((points - center) @ whiten).sum(1)
+            for center, whiten in zip(self.centers.astype(np.float64), self.whiten.astype(np.float64), strict=True)
+        ]
+        logs = self.height.astype(np.float64) - np.stack(squares, 1) / 2
+        below = 2 * (self.height.max() - np.logaddexp.reduce(logs, 1))
+        return np.nan_to_num(np.maximum(below, 0) / self.limit, nan=np.inf, posinf=np.inf)
+
+
+def fit_mixture(train: np.ndarray) -> Mixture:
+    """From train [N, S], by expectation maximization; of limit 1."""
+    from sklearn.mixture import GaussianMixture
+
+    train = train.astype(np.float64)
+    mean, spread = train.mean(0), _spread(train)
+    count = min(COMPONENTS, max(1, len(train) // PICTURES_EACH))
+    # k-means, sklearn's own start, sums in the order in which its threads are done: other bits every time.
+    mixture = GaussianMixture(count, reg_covar=1e-3, random_state=0, init_params="k-means++", max_iter=200)
+    mixture.fit((train - mean) / spread)
+    whiten = mixture.precisions_cholesky_
+    height = np.log(mixture.weights_) + np.log(np.diagonal(whiten, axis1=1, axis2=2)).sum(1)
+    centers, scaled = mean + spread * mixture.means_, whiten / spread[:, None]
+    return Mixture(centers.astype(np.float32), scaled.astype(np.float32), height.astype(np.float32), 1.0)
+
+
+def _spread(values: np.ndarray) -> np.ndarray:
+    """Standard deviations. What did not vary in training (a dead unit, a gray picture's hue) is given a small one, not none."""
+    spread = values.std(0)
+    return np.maximum(spread, max(1e-2 * float(np.median(spread)), 1e-6))
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,12 +192,12 @@ class Detector:
     """How unlike the training pictures a picture is: above 1, unlike anything seen.
 
     Args:
-        features, pixels: gauges of the network's features and of `picture_statistics`.
+        features, pixels: of the network's features, and of `picture_statistics`.
         limit: of the larger of the two; `score` is in its units.
     """
 
     features: Gauge
-    pixels: Gauge
+    pixels: Mixture | Gauge  # a gauge in model files of before there was a mixture
     limit: float = 1.0
 
     def score(self, features: np.ndarray, statistics: np.ndarray) -> np.ndarray:
@@ -155,14 +206,24 @@ class Detector:
         return (larger / self.limit).astype(np.float32)
 
 
+Seen = tuple[np.ndarray, np.ndarray]  # features [N, D] and statistics [N, S] of pictures
+Part = TypeVar("Part", Gauge, Mixture)
+
+
 def fit_detector(
-    train: tuple[np.ndarray, np.ndarray],
-    targets: np.ndarray,
-    val: tuple[np.ndarray, np.ndarray],
-    inside: float = INSIDE,
+    train: Seen, targets: np.ndarray, val: Seen, augmented: Seen | None = None, inside: float = INSIDE
 ) -> Detector:
-    """From features [N, D] and statistics [N, S] of train pictures with their targets, int64 [N], and those of val, of
-    which the share ``inside`` is taken for like the training pictures."""
-    parts = [fit_gauge(train[i], targets, val[i], inside) for i in (0, 1)]
-    limit = float(np.quantile(Detector(parts[0], parts[1]).score(*val), inside, method="higher"))
-    return Detector(parts[0], parts[1], limit)
+    """From train pictures with their targets, int64 [N], and those of val, of which the share ``inside`` is taken for like
+    the training pictures; and, where training augments pictures, `INSIDE_AUGMENTED` of val ``augmented`` so."""
+
+    def bounded(part: Part, i: int) -> Part:
+        return replace(part, limit=_limit(*(part.distance(seen[i]) for seen in held), inside=inside))
+
+    held = (val,) if augmented is None else (val, augmented)
+    whole = Detector(bounded(fit_gauge(train[0], targets), 0), bounded(fit_mixture(train[1]), 1))
+    return replace(whole, limit=_limit(*(whole.score(*seen) for seen in held), inside=inside))
+
+
+def _limit(plain: np.ndarray, augmented: np.ndarray | None = None, *, inside: float) -> float:
+    shares = [(plain, inside)] if augmented is None else [(plain, inside), (augmented, INSIDE_AUGMENTED)]
+    return max(1e-12, *(float(np.quantile(distances, share, method="higher")) for distances, share in shares))

@@ -7,7 +7,7 @@ another classifier. Val also chose the epoch in most runs, so its own promises a
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from petriscope.evaluation.calibration import calibration_figures, fit_temperature, scale
 from petriscope.evaluation.conformal import METHOD, METHODS, Method, quantiles, scores, sets
 from petriscope.evaluation.intervals import wilson
-from petriscope.evaluation.ood import INSIDE, Detector, Gauge
+from petriscope.evaluation.ood import INSIDE, Detector, Gauge, Mixture
 from petriscope.evaluation.selective import DELTA, Threshold, aurc, doubt, guaranteed_threshold
 
 MAX_ERRORS = (0.005, 0.01, 0.02, 0.05)
@@ -97,15 +97,8 @@ class Trust:
         }
         if self.detector is None:
             return {"references": references, "detector": None}
-        gauges = {
-            name: {
-                "limit": gauge.limit,
-                "centers": _pack(gauge.centers, np.float32),
-                "whiten": _pack(gauge.whiten, np.float32),
-            }
-            for name, gauge in (("features", self.detector.features), ("pixels", self.detector.pixels))
-        }
-        return {"references": references, "detector": {**gauges, "limit": self.detector.limit}}
+        parts = {"features": _measure(self.detector.features), "pixels": _measure(self.detector.pixels)}
+        return {"references": references, "detector": {**parts, "limit": self.detector.limit}}
 
     @classmethod
     def from_json(cls, facts: dict[str, Any]) -> Trust:
@@ -122,14 +115,29 @@ class Trust:
             references[tta] = Reference(float(found["temperature"]), **parts, true_scores=scored)
         if facts["detector"] is None:
             return cls(references)
-        gauges = []
-        for name in ("features", "pixels"):
-            found = facts["detector"][name]
-            centers, whiten = _unpack(found["centers"], np.float32), _unpack(found["whiten"], np.float32)
-            if centers.ndim != 2 or whiten.ndim != 2 or centers.shape[1] != whiten.shape[1]:
-                raise ValueError("the detector of unlike pictures does not fit together")
-            gauges.append(Gauge(centers, whiten, float(found["limit"])))
-        return cls(references, Detector(gauges[0], gauges[1], float(facts["detector"]["limit"])))
+        found = facts["detector"]
+        features, pixels = _gauge(found["features"]), found["pixels"]
+        measure = _mixture(pixels) if "height" in pixels else _gauge(pixels)
+        return cls(references, Detector(features, measure, float(found["limit"])))
+
+
+def _measure(part: Gauge | Mixture) -> dict[str, Any]:
+    arrays = {each.name: getattr(part, each.name) for each in fields(part) if each.name != "limit"}
+    return {"limit": part.limit, **{name: _pack(values, np.float32) for name, values in arrays.items()}}
+
+
+def _gauge(found: dict[str, Any]) -> Gauge:
+    centers, whiten = (_unpack(found[name], np.float32) for name in ("centers", "whiten"))
+    if centers.ndim != 2 or whiten.ndim != 2 or centers.shape[1] != whiten.shape[1]:
+        raise ValueError("the detector of unlike pictures does not fit together")
+    return Gauge(centers, whiten, float(found["limit"]))
+
+
+def _mixture(found: dict[str, Any]) -> Mixture:
+    centers, whiten, height = (_unpack(found[name], np.float32) for name in ("centers", "whiten", "height"))
+    if centers.ndim != 2 or whiten.shape != (*centers.shape, centers.shape[1]) or height.shape != centers.shape[:1]:
+        raise ValueError("the detector of unlike pictures does not fit together")
+    return Mixture(centers, whiten, height, float(found["limit"]))
 
 
 def _pack(values: np.ndarray, kind: type) -> dict[str, Any]:

@@ -1,0 +1,33 @@
+"""A whole set as training sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from petriscope.augment.base import Augmentation
+from petriscope.augment.pipeline import Pipeline, to_bytes
+from petriscope.data.imageset import ImageSet
+
+CHUNK = 1024
+
+
+def augmented_set(images: ImageSet, operations: Sequence[Augmentation]) -> ImageSet:
+    """Every picture augmented once, in memory as uint8 [N, H, W, C], masks moved with it; the same bits at every call.
+
+    Args:
+        operations: none that mixes pictures, so that labels stay what they are.
+    """
+    pipeline = Pipeline(operations, len(images.classes))
+    generator = torch.Generator().manual_seed(0)
+    chunks = []
+    for start in range(0, len(images), CHUNK):
+        indices = np.arange(start, min(start + CHUNK, len(images)))
+        targets = torch.from_numpy(images.targets[indices])
+        pictures, targets = pipeline(torch.from_numpy(images.take(indices)), targets, generator)
+        chunks.append((to_bytes(pictures).numpy(), targets.numpy()))
+    pixels, moved = map(np.concatenate, zip(*chunks, strict=True))
+    return replace(images, pixels=pixels, targets=moved, rows=None)
