@@ -14,7 +14,7 @@ from petriscope.evaluation.inference import TTA
 from petriscope.evaluation.ood import Detector, Seen, fit_detector
 from petriscope.evaluation.trust import Trust, fit_reference
 
-TRAIN_LOOKED_AT = 2500  # pictures of train that the detector is fitted on, at most: more change it little
+LOOKED_AT = 2500  # pictures of a split that the detector is fitted on, at most: more change it little
 
 
 def calibrate(
@@ -61,18 +61,22 @@ def _fit_detector(classifier: Classifier, train: ImageSet, val: ImageSet, shown:
         _look(classifier, images, "none", seen, None if quiet else label)
         return _joined(seen)
 
-    rows = np.arange(len(train))
-    if len(rows) > TRAIN_LOOKED_AT:
-        rows = np.sort(np.random.default_rng(0).permutation(len(rows))[:TRAIN_LOOKED_AT])
-    part = train.subset(rows)
+    part = _some(train)
     plain = look(part, "looking at train")
     operations = [AUGMENTATIONS.build(each) for each in classifier.recipe.augment]
     unmixed = [operation for operation in operations if not isinstance(operation, Mixing)]
     if not unmixed:
         return fit_detector(plain, part.targets, shown)
     augmented = look(augmented_set(part, unmixed), "looking at train, augmented")
-    harder = look(augmented_set(val, unmixed), "looking at val, augmented")
+    harder = look(augmented_set(_some(val), unmixed), "looking at val, augmented")
     return fit_detector(_joined([plain, augmented]), np.tile(part.targets, 2), shown, harder)
+
+
+def _some(images: ImageSet) -> ImageSet:
+    rows = np.arange(len(images))
+    if len(rows) > LOOKED_AT:
+        rows = np.sort(np.random.default_rng(0).permutation(len(rows))[:LOOKED_AT])
+    return images.subset(rows)
 
 
 def _look(classifier: Classifier, images: ImageSet, tta: TTA, seen: list[Seen], label: str | None) -> np.ndarray:
