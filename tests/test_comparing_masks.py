@@ -54,7 +54,8 @@ def test_mean_iou_decides_and_scenes_are_drawn(tmp_path):
     assert any("scenes" in note for note in found.notes)
     assert "mean IoU" in as_text(found)
     json.dumps(found.as_dict())
-    assert "mean IoU" in write_comparison(found, tmp_path / "page.html").read_text()
+    page = write_comparison(found, tmp_path / "page.html").read_text()
+    assert "<h2>Mean IoU on " in page and "mean IoU" in page
 
 
 def test_masks_are_not_compared_by_accuracy(tmp_path):
