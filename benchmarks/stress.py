@@ -1,7 +1,7 @@
 """What a stress test costs, and how much of it is the network: all corruptions and severities at 28 pixels, by the clock and in
 processor time. The network is untrained, which takes as long.
 
-    python benchmarks/stress.py --model resnet18 --pictures 400
+    python benchmarks/stress.py --model resnet18 --pictures 320
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from petriscope.recipe import Part, load_recipe
 
 
 def main() -> None:
-    args = arguments(__doc__, model="resnet18", pictures=400, size=28)
+    args = arguments(__doc__, model="resnet18", pictures=320, size=28)
     print_machine()
     dataset = load(args.data, args.size)
     images = dataset.split("train")

@@ -148,7 +148,7 @@ def evaluate(
     device: Device = "auto",
     stress: Annotated[bool, typer.Option("--stress", help="Disturb pictures too: blur, color, light, dirt.")] = False,
     stress_pictures: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Pictures of the stress test; default: 350.")
+        int | None, typer.Option(metavar="N", min=1, help="Pictures of the stress test; default: 320.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

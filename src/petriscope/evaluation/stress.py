@@ -36,7 +36,7 @@ from petriscope.evaluation.segmentation import (
 from petriscope.progress import progress
 from petriscope.recipe import Recipe
 
-PICTURES = 350  # of a split, unless told otherwise
+PICTURES = 320  # of a split, unless told otherwise
 FEWEST = 64  # below this, intervals are too wide to say anything
 BATCH = 200
 PIXELS = 2**18  # of a batch, where each has a probability a class
