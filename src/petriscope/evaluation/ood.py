@@ -11,6 +11,7 @@ score is the larger of the two, each in units of its own limit.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -167,6 +168,7 @@ class Mixture:
 
 def fit_mixture(train: np.ndarray) -> Mixture:
     """From train [N, S], by expectation maximization; of limit 1."""
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
     train = train.astype(np.float64)
@@ -174,7 +176,9 @@ def fit_mixture(train: np.ndarray) -> Mixture:
     count = min(COMPONENTS, max(1, len(train) // PICTURES_EACH))
     # k-means, sklearn's own start, sums in the order in which its threads are done: other bits every time.
     mixture = GaussianMixture(count, reg_covar=1e-3, random_state=0, init_params="k-means++", max_iter=200)
-    mixture.fit((train - mean) / spread)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # nearly fitted is good enough
+        mixture.fit((train - mean) / spread)
     whiten = mixture.precisions_cholesky_
     height = np.log(mixture.weights_) + np.log(np.diagonal(whiten, axis1=1, axis2=2)).sum(1)
     centers, scaled = mean + spread * mixture.means_, whiten / spread[:, None]
