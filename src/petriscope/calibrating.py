@@ -27,9 +27,7 @@ def calibrate(
         tta: that the answers are averaged over; None: as in the recipe.
     """
     tta = tta or classifier.recipe.evaluation.tta
-    seen: list[Seen] = []
-    raw = _look(classifier, val, tta, seen, None if quiet else "evaluating val")
-    shown = _joined(seen)
+    raw, shown = _look(classifier, val, tta, None if quiet else "evaluating val")
     detector = classifier.trust.detector
     if train is not None:
         detector = _fit_detector(classifier, train, val, shown, quiet)
@@ -57,9 +55,7 @@ def _fit_detector(classifier: Classifier, train: ImageSet, val: ImageSet, shown:
     """
 
     def look(images: ImageSet, label: str) -> Seen:
-        seen: list[Seen] = []
-        _look(classifier, images, "none", seen, None if quiet else label)
-        return _joined(seen)
+        return _look(classifier, images, "none", None if quiet else label)[1]
 
     part = _some(train)
     plain = look(part, "looking at train")
@@ -79,9 +75,12 @@ def _some(images: ImageSet) -> ImageSet:
     return images.subset(rows)
 
 
-def _look(classifier: Classifier, images: ImageSet, tta: TTA, seen: list[Seen], label: str | None) -> np.ndarray:
+def _look(classifier: Classifier, images: ImageSet, tta: TTA, label: str | None) -> tuple[np.ndarray, Seen]:
+    """The network's own probabilities, float32 [N, K], and what the detector goes by."""
+    seen: list[Seen] = []
     batches = Batches(images, classifier.device, classifier.recipe.data.memory)
-    return classifier.look(batches, tta, label, lambda *found: seen.append(found))
+    raw = classifier.look(batches, tta, label, lambda *found: seen.append(found))
+    return raw, _joined(seen)
 
 
 def _joined(seen: list[Seen]) -> Seen:

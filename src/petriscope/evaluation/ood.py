@@ -12,10 +12,9 @@ score is the larger of the two, each in units of its own limit.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -211,7 +210,6 @@ class Detector:
 
 
 Seen = tuple[np.ndarray, np.ndarray]  # features [N, D] and statistics [N, S] of pictures
-Part = TypeVar("Part", Gauge, Mixture)
 
 
 def fit_detector(
@@ -220,14 +218,14 @@ def fit_detector(
     """From train pictures with their targets, int64 [N], and those of val, of which the share ``inside`` is taken for like
     the training pictures; and, where training augments pictures, `INSIDE_AUGMENTED` of val ``augmented`` so."""
 
-    def bounded(part: Part, i: int) -> Part:
-        return replace(part, limit=_limit(*(part.distance(seen[i]) for seen in held), inside=inside))
+    shares = [(val, inside)] if augmented is None else [(val, inside), (augmented, INSIDE_AUGMENTED)]
 
-    held = (val,) if augmented is None else (val, augmented)
-    whole = Detector(bounded(fit_gauge(train[0], targets), 0), bounded(fit_mixture(train[1]), 1))
-    return replace(whole, limit=_limit(*(whole.score(*seen) for seen in held), inside=inside))
+    def limit(distance: Callable[[Seen], np.ndarray]) -> float:
+        return max(1e-12, *(float(np.quantile(distance(seen), share, method="higher")) for seen, share in shares))
 
-
-def _limit(plain: np.ndarray, augmented: np.ndarray | None = None, *, inside: float) -> float:
-    shares = [(plain, inside)] if augmented is None else [(plain, inside), (augmented, INSIDE_AUGMENTED)]
-    return max(1e-12, *(float(np.quantile(distances, share, method="higher")) for distances, share in shares))
+    features, pixels = fit_gauge(train[0], targets), fit_mixture(train[1])
+    whole = Detector(
+        replace(features, limit=limit(lambda seen: features.distance(seen[0]))),
+        replace(pixels, limit=limit(lambda seen: pixels.distance(seen[1]))),
+    )
+    return replace(whole, limit=limit(lambda seen: whole.score(*seen)))
