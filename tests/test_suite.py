@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from petriscope import api, cli, suite
+from petriscope import api, benching, cli
+from petriscope.benching import run_suite
 from petriscope.errors import DataError, PetriscopeError, RequestError
 from petriscope.run import Run
-from petriscope.suite import load_suite, plan, run_suite, suite_names
+from petriscope.suite import load_suite, plan, suite_names
 from petriscope.training.loop import Interrupted
 
 TREE = {
@@ -260,13 +261,13 @@ def test_data_are_checked_before_the_first_training(write, calls, tmp_path):
 
 def test_time_left_is_by_the_method_where_it_is_known(write, tmp_path):
     runs = plan(load_suite(write()), tmp_path / "out")
-    assert suite._time_left(runs, runs) is None
+    assert benching._time_left(runs, runs) is None
     for planned, seconds in zip(runs[:2], (10, 30), strict=True):
         planned.folder.mkdir(parents=True)
         (planned.folder / "recipe.yaml").write_text(planned.recipe.to_yaml())
         Run(planned.folder).add_results(training={"seconds": seconds})
-    assert suite._time_left(runs[2:], runs) == 40
-    assert suite._time_left(runs[3:], runs[:1]) == 10
+    assert benching._time_left(runs[2:], runs) == 40
+    assert benching._time_left(runs[3:], runs[:1]) == 10
 
 
 @pytest.mark.parametrize("name", suite_names())

@@ -23,7 +23,7 @@ _PLACES = {
     "report": "petriscope.api",
     "compare": "petriscope.comparing",
     "ensemble": "petriscope.ensembling",
-    "run_suite": "petriscope.suite",
+    "run_suite": "petriscope.benching",
     "load_suite": "petriscope.suite",
     "load_recipe": "petriscope.recipe",
     "Recipe": "petriscope.recipe",
@@ -42,6 +42,7 @@ __all__ = ["__version__", *_PLACES]
 
 if TYPE_CHECKING:
     from petriscope.api import calibrate, evaluate, predict, report, resume, train
+    from petriscope.benching import run_suite
     from petriscope.classifier import load_model
     from petriscope.comparing import compare
     from petriscope.data import Dataset, ImageSet, load_dataset
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from petriscope.errors import DataError, PetriscopeError, RequestError
     from petriscope.recipe import Recipe, load_recipe
     from petriscope.run import Run, open_run
-    from petriscope.suite import load_suite, run_suite
+    from petriscope.suite import load_suite
 
 
 def __getattr__(name: str) -> Any:

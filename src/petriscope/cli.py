@@ -303,6 +303,7 @@ def bench(
     out: Annotated[Path | None, typer.Option(help="Folder of the runs; default runs/SUITE.")] = None,
     split: Annotated[str | None, typer.Option(help="val or test; default: as the suite says.")] = None,
     only: Annotated[list[str] | None, typer.Option(metavar="LABEL", help="Train this method now; repeat it.")] = None,
+    jobs: Annotated[int, typer.Option(metavar="N", min=1, help="Trainings at a time, which share the cores.")] = 1,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
@@ -314,7 +315,9 @@ def bench(
     if suite is None:
         _print_columns([(name, suites.load_suite(name).about) for name in suites.suite_names()])
         return
-    done = suites.run_suite(suites.load_suite(suite), out, data, chosen, cast(Any, split), only or (), quiet)
+    from petriscope.benching import run_suite
+
+    done = run_suite(suites.load_suite(suite), out, data, chosen, cast(Any, split), only or (), quiet, jobs)
     if as_json:
         comparison = None if done.comparison is None else done.comparison.as_dict()
         sys.stdout.write(json.dumps({"suite": suite, "comparison": comparison, "failures": done.failures}) + "\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from typing import Literal
 import numpy as np
 from PIL import ExifTags, Image
 
+from petriscope.cores import cores
 from petriscope.data import cache
 from petriscope.errors import DataError
 from petriscope.progress import progress
@@ -149,8 +149,7 @@ def dim_warning(peak: int, bits: int) -> list[str]:
 
 def workers() -> int:
     """Threads to decode with: the processors that this process may use, at most 16."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(count, 16)
+    return min(cores(), 16)
 
 
 def _decode_to_cache(key: str, paths: Sequence[Path], names: Sequence[str], section: DataSection) -> None:

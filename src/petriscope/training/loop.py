@@ -172,7 +172,7 @@ class Trainer:
         total = self.settings.epochs * self.batches_per_epoch
         self.bar = Progress("training", total, "steps")
         self.bar.start_from(self._step)
-        with _interruptible() as stop:
+        with interruptible() as stop:
             try:
                 while self.at.epoch < self.settings.epochs and not self._out_of_patience():
                     self._run_epoch(stop)
@@ -437,7 +437,7 @@ class Trainer:
 
 
 @contextmanager
-def _interruptible() -> Iterator[threading.Event]:
+def interruptible() -> Iterator[threading.Event]:
     """Turn Ctrl-C and SIGTERM into an event, so that a step is never torn; a second Ctrl-C ends at once."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
