@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -125,6 +126,49 @@ def test_an_older_model_file_answers_as_before_and_can_be_calibrated(trained, pi
     assert api.evaluate(run.folder, quiet=True)["conformal"] is None
     api.calibrate(run.folder, quiet=True)
     assert run.model.read_bytes() == weights
+
+
+@pytest.fixture
+def elsewhere(trained, tmp_path):
+    """Another lamp and, of labels, one in 50 wrong: 600 pictures of val and 600 of test."""
+    rng = np.random.default_rng(1)
+    with np.load(trained.recipe.data.source) as arrays:
+        pictures, labels = arrays["val_images"] // 2 + 60, arrays["val_labels"]
+    arrays = {}
+    for split in ("val", "test"):
+        wrong = rng.permutation(600) < 12
+        arrays |= {f"{split}_images": pictures, f"{split}_labels": np.where(wrong[:, None], 1 - labels, labels)}
+    np.savez(tmp_path / "elsewhere.npz", **arrays)
+    return str(tmp_path / "elsewhere.npz")
+
+
+def test_pictures_from_elsewhere_get_a_model_that_promises_for_them(trained, elsewhere):
+    before, own = trained.model.read_bytes(), trained.results
+    strange = api.evaluate(trained.folder, data=elsewhere, quiet=True)
+    assert strange["ood"]["share"] > 0.9
+    figures, model = api.recalibrate(trained.folder, elsewhere, quiet=True)
+    assert model == trained.folder / "model-elsewhere.safetensors" and figures["split"] == "val"
+    assert trained.model.read_bytes() == before and trained.results == own
+    fitted = api.evaluate(model, data=elsewhere, quiet=True)
+    assert fitted["accuracy"] == strange["accuracy"] and fitted["ood"]["share"] <= 0.01
+    promise = next(row for row in fitted["selective"] if row["max_error"] == 0.05)
+    assert promise["coverage"] > 0.9 and promise["error"] <= 0.05
+    assert fitted["nll"] < strange["nll"]
+    table = api.predict(model, [elsewhere_picture(elsewhere)], max_error=0.05, sets=0.9, quiet=True)
+    assert table["answer"].item() == table["predicted"].item()
+
+    with pytest.raises(RequestError, match=r"model-elsewhere.safetensors exists; choose another --out"):
+        api.recalibrate(trained.folder, elsewhere, quiet=True)
+    again, other = api.recalibrate(model, elsewhere, model.with_name("other.safetensors"), "test", "flips", quiet=True)
+    assert again["split"] == "test" and set(load_model(other).trust.references) == {"flips"}
+
+
+def elsewhere_picture(source):
+    folder = Path(source).parent / "one"
+    folder.mkdir()
+    with np.load(source) as arrays:
+        Image.fromarray(arrays["test_images"][0]).save(folder / "one.png")
+    return folder
 
 
 def test_without_val_nothing_is_fitted_and_that_is_said(trained, tiny_recipe, tmp_path, pictures):

@@ -19,6 +19,7 @@ _PLACES = {
     "resume": "petriscope.api",
     "evaluate": "petriscope.api",
     "calibrate": "petriscope.api",
+    "recalibrate": "petriscope.api",
     "predict": "petriscope.api",
     "report": "petriscope.api",
     "compare": "petriscope.comparing",
@@ -41,7 +42,7 @@ _PLACES = {
 __all__ = ["__version__", *_PLACES]
 
 if TYPE_CHECKING:
-    from petriscope.api import calibrate, evaluate, predict, report, resume, train
+    from petriscope.api import calibrate, evaluate, predict, recalibrate, report, resume, train
     from petriscope.benching import run_suite
     from petriscope.classifier import load_model
     from petriscope.comparing import compare

@@ -13,7 +13,8 @@ from petriscope.audit import auditing
 from petriscope.augment.pipeline import Normalize
 from petriscope.calibrating import calibrate as fit_trust
 from petriscope.calibrating import calibrate_trained
-from petriscope.classifier import Classifier, load_model, save_model, save_trust
+from petriscope.calibrating import recalibrate as fit_trust_elsewhere
+from petriscope.classifier import Classifier, load_model, model_path, save_model, save_trust
 from petriscope.data import Dataset, ImageSet, load_dataset
 from petriscope.data.aligned import load_aligned
 from petriscope.data.sources import NAMED
@@ -150,7 +151,7 @@ def evaluate(
     """Figures of a run on a split, with 95 % intervals.
 
     Args:
-        folder: the run.
+        folder: the run; with ``data``, a model file will do.
         data: another source; a pile that is not split is evaluated whole. None: the run's own, and the figures,
             predictions and report go into the run folder.
         split: train, val or test.
@@ -167,21 +168,21 @@ def evaluate(
     """
     if stress_pictures is not None and stress_pictures < 1:
         raise RequestError("a stress test needs at least one picture")
-    run = open_run(folder)
-    classifier = load_model(run.model, device)
-    if data is None:
+    run = open_run(folder) if data is None else None
+    classifier = load_model(Path(folder), device)
+    if run is not None:
         own = _own_data(run)
         images = own.split(split)
         result, _ = evaluate_into(run, classifier, own, split, tta, quiet)
     else:
+        data = str(data)
         images = _other_data(classifier, data, split, quiet)
         judge = evaluate_masks if classifier.segments else evaluate_labels
         result = judge(classifier, images, split, tta, data, quiet)[0]
     if stress:
-        into = run if data is None else None
-        tested = stress_split(classifier, images, split, stress_pictures, tta or "none", quiet, into=into)
+        tested = stress_split(classifier, images, split, stress_pictures, tta or "none", quiet, into=run)
         result = {**result, "stress": tested}
-    if data is None:
+    if run is not None:
         write_report(run)
     return result
 
@@ -190,7 +191,7 @@ def calibrate(folder: str | Path, tta: TTA | None = None, device: str = "auto", 
     """Fit a trained run's probabilities and its thresholds on val anew, and keep them in its model file.
 
     Training does so for the test-time augmentation of the recipe. This is for another one, and for runs that were
-    trained before Petriscope did.
+    trained before Petriscope did. `recalibrate` does so on pictures from elsewhere.
 
     Returns:
         figures on val, as `evaluate` gives them; they go into the run folder where ``tta`` is the recipe's.
@@ -217,6 +218,45 @@ def calibrate(folder: str | Path, tta: TTA | None = None, device: str = "auto", 
     result, _ = evaluate_into(run, classifier, dataset, "val", tta, quiet, answers)
     write_report(run)
     return result
+
+
+def recalibrate(
+    folder: str | Path,
+    data: str,
+    out: str | Path | None = None,
+    split: str = "val",
+    tta: TTA | None = None,
+    device: str = "auto",
+    quiet: bool = False,
+) -> tuple[dict[str, Any], Path]:
+    """Fit a model's probabilities, its thresholds and its notion of unlike pictures on labeled pictures from elsewhere, such
+    as another microscope, and write a model file that promises for those. Neither weights nor run are changed.
+
+    Args:
+        folder: a run, or a model file.
+        data: the pictures; a pile that is not split is taken whole.
+        out: the model file to write; default: ``model-<data>.safetensors`` beside the model.
+        split: of ``data``.
+        tta: test-time augmentation; None: as the recipe says, and none.
+
+    Returns:
+        figures on these pictures, as `evaluate` gives them, which are no evidence, since they were fitted on; and the file.
+
+    Raises:
+        RequestError: it is a model of masks, or ``out`` exists.
+        DataError: the pictures or their labels will not do.
+    """
+    path = model_path(Path(folder))
+    classifier = load_model(path, device)
+    if classifier.segments:
+        raise RequestError(f"{folder} is a model of masks; calibration is for labels")
+    out = Path(out) if out is not None else path.with_name(f"model-{_short_name(data)}.safetensors")
+    if out.exists():
+        raise RequestError(f"{out} exists; choose another --out")
+    images = _other_data(classifier, data, split, quiet)
+    answers = fit_trust_elsewhere(classifier, images, tta, quiet)
+    save_trust(path, classifier.trust, out)
+    return evaluate_labels(classifier, images, split, tta, data, quiet, answers)[0], out
 
 
 def predict(

@@ -27,7 +27,7 @@ def calibrate(
         tta: that the answers are averaged over; None: as in the recipe.
     """
     tta = tta or classifier.recipe.evaluation.tta
-    raw, shown = _look(classifier, val, tta, None if quiet else "evaluating val")
+    raw, shown = _look(classifier, val, tta, None if quiet else "calibrating")
     detector = classifier.trust.detector
     if train is not None:
         detector = _fit_detector(classifier, train, val, shown, quiet)
@@ -44,6 +44,22 @@ def calibrate_trained(classifier: Classifier, train: ImageSet | None, val: Image
     if classifier.recipe.evaluation.tta != "none":
         calibrate(classifier, None, val, "none", quiet=True)
     return answers
+
+
+def recalibrate(classifier: Classifier, images: ImageSet, tta: TTA | None = None, quiet: bool = False) -> Answers:
+    """`calibrate` on labeled pictures from elsewhere in place of val, with nothing kept of what val said. The detector's
+    measures stay those of the training pictures; their limits move out, so that these pictures are not unlike them.
+
+    Args:
+        tta: None: as `calibrate_trained` does.
+    """
+    detector = classifier.trust.detector
+    if detector is not None:
+        detector = detector.widened(*_look(classifier, images, "none", None if quiet else "looking at pictures")[1])
+    classifier.trust = Trust({}, detector)
+    if tta is None:
+        return calibrate_trained(classifier, None, images, quiet)
+    return calibrate(classifier, None, images, tta, quiet)
 
 
 def _fit_detector(classifier: Classifier, train: ImageSet, val: ImageSet, shown: Seen, quiet: bool) -> Detector:

@@ -157,10 +157,11 @@ def save_model(path: Path, weights: dict[str, Tensor], classifier: Classifier, f
     _write(path, weights, {**metadata, "trust": classifier.trust.to_json()})
 
 
-def save_trust(path: Path, trust: Trust) -> None:
-    """Put what val says into a model file, in place of what it said before; atomically."""
+def save_trust(path: Path, trust: Trust, out: Path | None = None) -> None:
+    """Put what val says into a model file, in place of what it said before; atomically. ``out``: leave the file as it is,
+    and write another."""
     metadata, weights = _read(path)
-    _write(path, weights, {**metadata, "trust": trust.to_json()})
+    _write(out or path, weights, {**metadata, "trust": trust.to_json()})
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -175,13 +176,18 @@ def _write(path: Path, weights: dict[str, Tensor], metadata: dict[str, Any]) -> 
         save_file(contiguous, temporary, metadata={"petriscope": json.dumps(metadata)})
 
 
+def model_path(path: Path) -> Path:
+    """A model file, or the one in a run folder."""
+    return path / "model.safetensors" if path.is_dir() else path
+
+
 def load_model(path: Path, device: str = "auto") -> Classifier:
     """Read a model file, or the one in a run folder.
 
     Raises:
         RequestError: there is none, or it is damaged, or not Petriscope's.
     """
-    path = path / "model.safetensors" if path.is_dir() else path
+    path = model_path(path)
     if not path.is_file():
         raise RequestError(f"no model at {path}; a run that has finished training has one")
     try:

@@ -44,6 +44,7 @@ Data = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="A run folder.")]
+RunOrModel = Annotated[str, typer.Argument(metavar="RUN", help="A run folder or a model.safetensors.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
 Tta = Annotated[
     str | None, typer.Option(help="Test-time augmentation: none, mirror, flips, crops or d4; default: the recipe's.")
@@ -141,7 +142,7 @@ def train(
 
 @app.command()
 def evaluate(
-    run: RunFolder,
+    run: RunOrModel,
     data: Data = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     tta: Tta = None,
@@ -168,24 +169,42 @@ def evaluate(
 
 @app.command()
 def calibrate(
-    run: RunFolder,
+    run: RunOrModel,
+    data: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="Labeled pictures from elsewhere, such as another microscope.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="With --data: of that source: train, val or test.")] = "val",
+    out: Annotated[
+        Path | None, typer.Option(help="With --data: the model file to write; default: beside the model.")
+    ] = None,
     tta: Tta = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Fit probabilities and thresholds on val, as training does: for other views (--tta), or for an older run."""
+    """Fit probabilities and thresholds on val, as training does: for other views (--tta), or for an older run.
+
+    With --data: on labeled pictures from elsewhere; a model file of its own then promises for pictures like those.
+    """
+    _among("--split", split, ("train", "val", "test"))
+    if data is None and out is not None:
+        raise RequestError("--out goes with --data; without, what is fitted goes into the run's own model file")
     from petriscope import api
 
-    result = api.calibrate(run, _tta(tta), device, quiet=as_json)
-    if as_json:
-        sys.stdout.write(json.dumps(result) + "\n")
+    if data is None:
+        written, result = None, api.calibrate(run, _tta(tta), device, quiet=as_json)
     else:
-        _print_figures(result)
+        result, written = api.recalibrate(run, data, out, split, _tta(tta), device, quiet=as_json)
+    if as_json:
+        sys.stdout.write(json.dumps(result if written is None else {**result, "model": str(written)}) + "\n")
+        return
+    _print_figures(result)
+    if written is not None:
+        _say(f"fitted on these pictures, so their figures are no evidence; to predict with: {written}")
 
 
 @app.command()
 def predict(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder or a model.safetensors.")],
+    run: RunOrModel,
     pictures: Annotated[list[str], typer.Argument(help="Picture files, or folders of them.")],
     out: Annotated[
         Path | None, typer.Option(help="CSV file to write; default: stdout. Of a model of masks, the masks' folder.")
@@ -225,7 +244,7 @@ def predict(
 
 @app.command()
 def explain(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder or a model.safetensors.")],
+    run: RunOrModel,
     pictures: Annotated[list[str], typer.Argument(help="Picture files, or folders of them.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to make.")] = Path("explanations"),
     method: Annotated[str, typer.Option(help="Such as hires-cam, attention-gradient or occlusion.")] = "auto",

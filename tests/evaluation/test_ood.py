@@ -82,6 +82,21 @@ def test_as_many_of_val_pass_as_asked():
     assert (detector.score(new[0], statistics[2] + 1) > 1).mean() > 0.99  # what never varied, varies
 
 
+def test_limits_move_out_for_pictures_from_elsewhere_and_never_in():
+    train, val, (values, targets), elsewhere = blobs(3000, 0), blobs(2000, 1)[0], blobs(500, 2), blobs(400, 3)[0] + 9
+    near = (values + 8 * np.eye(3, 6, dtype=np.float32)[targets]) / 2  # halfway to their classes' centers
+    detector = fit_detector((train[0], train[0]), train[1], (val, val))
+    assert (detector.score(elsewhere, elsewhere) > 1).all()
+    wider = detector.widened(elsewhere, elsewhere)
+    assert (wider.score(elsewhere, elsewhere) <= 1).mean() >= 0.995
+    assert (wider.score(val, val) <= detector.score(val, val)).all()
+    assert (wider.score(elsewhere + 60, elsewhere + 60) > 1).all()
+    np.testing.assert_array_equal(detector.widened(near, near).score(val, val), detector.score(val, val))
+    broken = elsewhere.copy()
+    broken[:9] = np.nan
+    assert (detector.widened(broken, broken).score(broken, broken) > 1).sum() == 9 + 1  # of what is finite, 99.5 %
+
+
 def test_few_pictures_and_many_dimensions_are_survived():
     rng = np.random.default_rng(0)
     train, val = rng.normal(size=(5, 40)).astype(np.float32), rng.normal(size=(2, 40)).astype(np.float32)

@@ -161,7 +161,8 @@ class Mixture:
             for center, whiten in zip(self.centers.astype(np.float64), self.whiten.astype(np.float64), strict=True)
         ]
         logs = self.height.astype(np.float64) - np.stack(squares, 1) / 2
-        below = 2 * (self.height.max() - np.logaddexp.reduce(logs, 1))
+        with np.errstate(invalid="ignore"):  # of what is not finite
+            below = 2 * (self.height.max() - np.logaddexp.reduce(logs, 1))
         return np.nan_to_num(np.maximum(below, 0) / self.limit, nan=np.inf, posinf=np.inf)
 
 
@@ -207,6 +208,20 @@ class Detector:
         """float [N, D] and [N, S] -> float32 [N]."""
         larger = np.maximum(self.features.distance(features), self.pixels.distance(statistics))
         return (larger / self.limit).astype(np.float32)
+
+    def widened(self, features: np.ndarray, statistics: np.ndarray) -> Detector:
+        """Its limits moved out, never in, until the share `INSIDE` of these pictures is taken for like those seen."""
+
+        def reach(distance: np.ndarray) -> float:
+            finite = distance[np.isfinite(distance)]
+            return max(1.0, float(np.quantile(finite, INSIDE, method="higher"))) if len(finite) else 1.0
+
+        apart = Detector(
+            replace(self.features, limit=self.features.limit * reach(self.features.distance(features) / self.limit)),
+            replace(self.pixels, limit=self.pixels.limit * reach(self.pixels.distance(statistics) / self.limit)),
+            self.limit,
+        )
+        return replace(apart, limit=apart.limit * reach(apart.score(features, statistics)))
 
 
 Seen = tuple[np.ndarray, np.ndarray]  # features [N, D] and statistics [N, S] of pictures
