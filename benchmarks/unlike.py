@@ -18,7 +18,6 @@ from petriscope.classifier import load_model
 from petriscope.data import load_dataset
 from petriscope.evaluation.stress import stratified
 from petriscope.recipe import DataSection
-from petriscope.run import open_run
 
 BATCH = 128
 MILD = 20  # levels, the standard deviation of noise around the background's color
@@ -26,7 +25,7 @@ MILD = 20  # levels, the standard deviation of noise around the background's col
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", type=Path, help="or a model file")
     parser.add_argument("--pictures", type=int, default=400, help="of each kind")
     parser.add_argument(
         "--others", help="any source of pictures that are none of the run's kind; its test split is taken"
@@ -34,9 +33,10 @@ def main() -> None:
     parser.add_argument("--data", help="another source than the run's")
     args = parser.parse_args()
     print_machine()
-    run = open_run(args.run)
-    classifier = load_model(run.model)
-    data = run.recipe.data if args.data is None else run.recipe.data.model_copy(update={"source": args.data})
+    classifier = load_model(args.run)
+    data = classifier.recipe.data
+    if args.data is not None:
+        data = data.model_copy(update={"source": args.data})
     test = load_dataset(data).split("test")
     plain = test.take(stratified(test.strata, args.pictures))
     kinds = {"as they are": plain, **strange(plain)}

@@ -55,19 +55,21 @@ def test_two_at_a_time_leave_what_one_after_the_other_leaves(write, tmp_path, ca
     assert alone.failures == {}
 
 
-def test_who_stops_it_stops_all_and_the_same_command_goes_on(write, tmp_path):
+@pytest.mark.parametrize("told", ["all, as by Ctrl-C", "the first alone"])
+def test_who_stops_it_stops_all_and_the_same_command_goes_on(write, tmp_path, told):
     methods = {"plain": "tiny.yaml", "small": {"recipe": "tiny.yaml", "set": {"model.hidden": 4}}}
     suite, out = write(methods, **{"training.epochs": 4000}), tmp_path / "out"
     command = [sys.executable, "-m", "petriscope", "bench", str(suite), "--out", str(out), "--jobs", "2"]
     runs = [Run(out / f"{label}-seed0") for label in methods]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as bench:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, start_new_session=True) as bench:
         deadline = time.monotonic() + 120
         while not all(run.history for run in runs):
             assert bench.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
         children = _children(bench.pid)
         assert len(children) == 2
-        bench.send_signal(signal.SIGINT)
+        (os.kill if told == "the first alone" else os.killpg)(bench.pid, signal.SIGINT)
         _, stderr = bench.communicate(timeout=120)
     assert bench.returncode == 130
     assert "stopped in training" in stderr and "the same command goes on" in stderr

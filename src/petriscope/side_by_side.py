@@ -83,7 +83,7 @@ def train_side_by_side(trainings: Sequence[Planned], jobs: int, quiet: bool) -> 
                     bar.advance(now - bar.done, f"{through} of {len(trainings)} runs")
         finally:
             for child in under_way:
-                child.process.terminate()
+                child.process.terminate()  # Ctrl-C on a terminal has told it already; this does not hurry it
             for child in under_way:
                 child.process.wait()
     return failures
@@ -106,7 +106,6 @@ def _start(planned: Planned, jobs: int, scratch: Path) -> Child:
             stdout=handle,
             stderr=handle,
             env={"OMP_NUM_THREADS": str(threads), **os.environ},
-            start_new_session=True,  # Ctrl-C reaches it once, by way of this process: a second one would not wait
         )
     return Child(planned, process, log)
 

@@ -156,13 +156,15 @@ def test_killed_within_a_checkpoint_write_the_one_before_stands(tiny_recipe, tmp
     assert not list((tmp_path / "torn").rglob("*.tmp"))
 
 
-def test_ctrl_c_saves_says_how_to_go_on_and_does_not_tear_a_step(tiny_recipe, tmp_path, monkeypatch):
+@pytest.mark.parametrize("signals", [(signal.SIGINT,), (signal.SIGINT, signal.SIGTERM)])
+def test_ctrl_c_saves_says_how_to_go_on_and_does_not_tear_a_step(tiny_recipe, tmp_path, monkeypatch, signals):
     whole = api.train(tiny_recipe(), tmp_path / "whole", quiet=True)
     steps, count = Trainer.train_step, iter(range(1000))
 
     def pressed(self, pictures, targets):
         if next(count) == 9:
-            os.kill(os.getpid(), signal.SIGINT)
+            for number in signals:
+                os.kill(os.getpid(), number)
         return steps(self, pictures, targets)
 
     monkeypatch.setattr(Trainer, "train_step", pressed)
@@ -171,6 +173,17 @@ def test_ctrl_c_saves_says_how_to_go_on_and_does_not_tear_a_step(tiny_recipe, tm
         api.train(tiny_recipe(training={"checkpoint_seconds": 1000}), folder, quiet=True)
     monkeypatch.setattr(Trainer, "train_step", steps)
     assert same(weights(api.resume(folder, quiet=True)), weights(whole))
+
+
+def test_a_second_ctrl_c_ends_at_once(tiny_recipe, tmp_path, monkeypatch):
+    def pressed(self, pictures, targets):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("went on")
+
+    monkeypatch.setattr(Trainer, "train_step", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        api.train(tiny_recipe(), tmp_path / "stopped", quiet=True)
 
 
 def test_a_full_disk_in_training_is_an_error_and_the_run_can_go_on(tiny_recipe, tmp_path, monkeypatch):

@@ -445,7 +445,7 @@ def interruptible() -> Iterator[threading.Event]:
         return
 
     def ask(signum: int, frame: Any) -> None:
-        if stop.is_set():
+        if stop.is_set() and signum == signal.SIGINT:
             raise KeyboardInterrupt
         stop.set()
 
