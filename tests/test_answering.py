@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from petriscope import api
+from petriscope import api, cli
 from petriscope.answering import NO_CLASS, NOT_SURE, Answering
 from petriscope.classifier import Answers, load_model, save_trust
 from petriscope.errors import DataError, RequestError
@@ -161,6 +162,16 @@ def test_pictures_from_elsewhere_get_a_model_that_promises_for_them(trained, els
         api.recalibrate(trained.folder, elsewhere, quiet=True)
     again, other = api.recalibrate(model, elsewhere, model.with_name("other.safetensors"), "test", "flips", quiet=True)
     assert again["split"] == "test" and set(load_model(other).trust.references) == {"flips"}
+
+
+def test_who_evaluates_elsewhere_is_told_how_to_have_promises_there(trained, elsewhere, capsys, monkeypatch):
+    hint = "petriscope calibrate .*run --data SOURCE"
+    for source, hinted in ((elsewhere, True), (trained.recipe.data.source, False)):
+        monkeypatch.setattr("sys.argv", ["petriscope", "evaluate", str(trained.folder), "--data", source])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 0
+        assert bool(re.search(hint, capsys.readouterr().err)) == hinted
 
 
 def elsewhere_picture(source):

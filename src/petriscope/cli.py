@@ -30,6 +30,7 @@ RECIPE_FOLDERS = {  # in the order they are listed, with what each is about
     "synthetic-terrain": "Drawn terrain with masks, embedded",
 }
 
+MANY = 0.05  # of pictures from elsewhere, unlike those seen in training; of val it is 0.005
 LABEL_FIGURES = ("accuracy", "balanced_accuracy", "macro_f1", "auc", "nll", "ece")
 
 app = typer.Typer(
@@ -163,8 +164,13 @@ def evaluate(
     result = api.evaluate(run, data, split, _tta(tta), device, quiet=as_json, stress=stress, **more)
     if as_json:
         sys.stdout.write(json.dumps(result) + "\n")
-    else:
-        _print_figures(result)
+        return
+    _print_figures(result)
+    if data is not None and (result.get("ood") or {"share": 0})["share"] > MANY:
+        _say(
+            "many of these pictures are unlike anything seen in training and get no answer; to have promises for such "
+            f"pictures, fit them on some that have labels: petriscope calibrate {run} --data SOURCE"
+        )
 
 
 @app.command()
