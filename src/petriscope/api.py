@@ -23,7 +23,7 @@ from petriscope.evaluating import evaluate_into, evaluate_labels
 from petriscope.evaluation.cost import cost, parameters
 from petriscope.evaluation.inference import TTA
 from petriscope.evaluation.stress import PICTURES
-from petriscope.files import new_folder, number_folder
+from petriscope.files import new_folder, number_folder, slug
 from petriscope.precision import choose_device
 from petriscope.predicting import find_pictures, predict_files
 from petriscope.preparing import absolute_paths, check_parts, prepare
@@ -79,7 +79,7 @@ def _short_name(source: str) -> str:
     """What a source is called, as a folder may be."""
     name = Path(source).expanduser()
     stem = source if source.partition(":")[0] in NAMED else name.resolve().name if name.is_dir() else name.stem
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in stem).strip(".-") or "audit"
+    return slug(stem, "audit")
 
 
 def train(recipe: Recipe, out: str | Path | None = None, quiet: bool = False) -> Run:

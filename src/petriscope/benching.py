@@ -14,13 +14,13 @@ from petriscope import api, ensembling
 from petriscope.comparing import Comparison, compare_groups
 from petriscope.data import load_dataset
 from petriscope.errors import DataError, PetriscopeError, RequestError, near
-from petriscope.files import write_text
+from petriscope.files import slug, write_text
 from petriscope.progress import duration, say
 from petriscope.report import wording
 from petriscope.report.comparison import write_comparison
 from petriscope.run import Run
 from petriscope.side_by_side import train_side_by_side
-from petriscope.suite import Planned, Split, Suite, plan, slug
+from petriscope.suite import Planned, Split, Suite, plan
 from petriscope.training.loop import Interrupted
 
 

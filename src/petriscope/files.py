@@ -65,6 +65,11 @@ def number_folder(base: Path) -> Path:
     return folder
 
 
+def slug(label: str, otherwise: str = "run") -> str:
+    """A label as a folder may be called; ``otherwise``, where nothing of it is left."""
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in label).strip(".-") or otherwise
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -17,7 +17,7 @@ import numpy as np
 from petriscope.cores import cores
 from petriscope.data.imageset import Dataset
 from petriscope.errors import RequestError
-from petriscope.files import atomic, new_folder, number_folder, write_text
+from petriscope.files import atomic, new_folder, number_folder, slug, write_text
 from petriscope.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
@@ -169,8 +169,7 @@ def check_free(folder: Path) -> None:
 def free_folder(recipe: Recipe) -> Path:
     """``runs/<recipe>-seed<N>``, with a number behind it where that is taken."""
     stem = Path(recipe.name).stem if recipe.name.endswith((".yaml", ".yml")) else recipe.name.replace("/", "-")
-    stem = "".join(c if c.isalnum() or c in "-_." else "-" for c in stem).strip(".-") or "run"
-    return number_folder(Path("runs") / f"{stem}-seed{recipe.seed}")
+    return number_folder(Path("runs") / f"{slug(stem)}-seed{recipe.seed}")
 
 
 def environment(dataset: Dataset) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from petriscope import ensembling
 from petriscope.comparing import settings_that_differ
 from petriscope.errors import RequestError, near
 from petriscope.evaluation.statistics import Figure
+from petriscope.files import slug
 from petriscope.preparing import absolute_paths, check_parts
 from petriscope.recipe import Recipe, Section, UniqueKeys, explain, load_recipe
 from petriscope.run import Run, check_free
@@ -229,10 +230,6 @@ def _setting(key: str, value: Any) -> str:
     text = yaml.safe_dump(value, default_flow_style=True, width=10**9)
     scalar = text.removesuffix("...\n")  # YAML's end mark, which follows a bare value
     return f"{key}={scalar.strip()}"
-
-
-def slug(label: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in label).strip(".-") or "run"
 
 
 def _check_one_source(suite: Suite, runs: Sequence[Planned]) -> None:
