@@ -108,34 +108,38 @@ def train(recipe: Recipe, out: str | Path | None = None, quiet: bool = False) ->
         "normalize": {"mean": normalize.mean, "std": normalize.std},
     }
     run = create_run(folder, recipe, dataset, facts)
-    if not quiet:
-        _introduce(run, recipe, dataset, facts)
-    return _finish(run, trainer, normalize, dataset, quiet)
+    with run.claimed():
+        if not quiet:
+            _introduce(run, recipe, dataset, facts)
+        return _finish(run, trainer, normalize, dataset, quiet)
 
 
 def resume(folder: str | Path, quiet: bool = False) -> Run:
     """Go on with a run that was interrupted or killed; its end is bit for bit that of a run never stopped (on a CPU).
 
     Raises:
-        RequestError: no run there, or it is finished.
+        RequestError: no run there, it is finished, or another process trains it.
         DataError: the data are not those it was started with.
     """
     run = open_run(folder)
-    if "training" in run.results:
-        raise RequestError(f"{folder} is finished; nothing to resume. petriscope report {folder} shows it")
-    run.clean()
-    recipe = run.recipe
-    dataset = load_dataset(recipe.data)
-    if dataset.fingerprint != run.environment["data"]["fingerprint"]:
-        raise DataError(f"the data at {recipe.data.source} have changed since {folder} was started; train a new run")
-    threads = run.environment["hardware"]["threads"]
-    if threads != torch.get_num_threads() and not quiet:
-        say(
-            f"note: started with {threads} threads, now {torch.get_num_threads()}: the last bits of the result may differ"
-        )
-    started = run.environment.get("normalize") if run.checkpoint.is_file() else None
-    trainer, normalize = prepare(recipe, dataset, choose_device(recipe.training.device), quiet, started)
-    return _finish(run, trainer, normalize, dataset, quiet)
+    with run.claimed():
+        if "training" in run.results:
+            raise RequestError(f"{folder} is finished; nothing to resume. petriscope report {folder} shows it")
+        run.clean()
+        recipe = run.recipe
+        dataset = load_dataset(recipe.data)
+        if dataset.fingerprint != run.environment["data"]["fingerprint"]:
+            raise DataError(
+                f"the data at {recipe.data.source} have changed since {folder} was started; train a new run"
+            )
+        threads = run.environment["hardware"]["threads"]
+        if threads != torch.get_num_threads() and not quiet:
+            say(
+                f"note: started with {threads} threads, now {torch.get_num_threads()}: the last bits of the result may differ"
+            )
+        started = run.environment.get("normalize") if run.checkpoint.is_file() else None
+        trainer, normalize = prepare(recipe, dataset, choose_device(recipe.training.device), quiet, started)
+        return _finish(run, trainer, normalize, dataset, quiet)
 
 
 def evaluate(

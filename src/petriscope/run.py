@@ -6,6 +6,8 @@ import json
 import platform
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from petriscope.cores import cores
 from petriscope.data.imageset import Dataset
@@ -103,6 +106,24 @@ class Run:
     @property
     def model(self) -> Path:
         return self.folder / "model.safetensors"
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Be the only process that trains into the folder. The claim ends with the process, however that ends.
+
+        Raises:
+            RequestError: another process trains into it.
+        """
+        self.checkpoint.parent.mkdir(exist_ok=True)
+        lock = FileLock(self.checkpoint.parent / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RequestError(f"another process is training {self.folder}; wait for it, or end it first") from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def write_history(self, history: list[dict[str, Any]]) -> None:
         write_text(self.folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from petriscope import api
 from petriscope.data.balance import epoch_order
-from petriscope.errors import PetriscopeError
+from petriscope.errors import PetriscopeError, RequestError
 from petriscope.recipe import load_recipe
 from petriscope.run import Run, open_run
 from petriscope.training.loop import Interrupted, Trainer
@@ -309,6 +309,19 @@ class TestOrder:
         assert repeats.max() - repeats.min() <= 1
         assert np.bincount(targets[epoch_order(targets, "oversample", 0, 0, size)]).tolist() == [size // 3] * 3
         assert len(epoch_order(targets, "weighted-sampler", 0, 0, size)) == size
+
+
+def test_one_process_at_a_time_trains_into_a_run(tiny_recipe, tmp_path, monkeypatch):
+    folder, fit = tmp_path / "run", Trainer.fit
+
+    def fit_beside_another(self):
+        with pytest.raises(RequestError, match=r"another process is training .*run; wait"):
+            api.resume(folder, quiet=True)
+        return fit(self)
+
+    monkeypatch.setattr(Trainer, "fit", fit_beside_another)
+    run = api.train(tiny_recipe(), folder, quiet=True)
+    assert len(run.history) == tiny_recipe().training.epochs
 
 
 def test_a_resumed_run_is_refused_when_the_data_changed_or_it_is_finished(tiny_recipe, tiny_npz, tmp_path, monkeypatch):
