@@ -46,8 +46,8 @@ code.
 
 Every picture of a batch has its own draw, and one seed gives the same draws on every machine. All geometry of a recipe
 is multiplied into one map a picture: pictures whose map is exact (mirrored, turned by quarters, shifted by whole pixels)
-are moved by index and keep their bits, the others are resampled once. All color is one map likewise. Then come tone, quality
-and occlusion in the recipe's order, and mixing last. At the border pictures are mirrored. Masks move with their
+are moved by index and keep their bits, the others are resampled once. All color is one map likewise. Then come stain, tone,
+quality and occlusion in the recipe's order, and mixing last. At the border pictures are mirrored. Masks move with their
 pictures; what comes in from outside is unlabeled in them. `mixup` and `aug-mix` refuse masks; `copy-paste` and
 `crop-around` need them: one strip pastes the nucleus of the first cell, the other is cropped around each cell's own.
 

@@ -23,6 +23,7 @@ CASES = {
     "contrast": ({"amount": 0.5}, {"amount": 0}),
     "saturation": ({"amount": 0.9}, {"amount": 0}),
     "hue": ({"amount": 0.3}, {"amount": 0}),
+    "stain-jitter": ({"amount": 0.8, "p": 1}, {"amount": 0}),
     "noise": ({"std": 0.2}, {"std": 0}),
     "blur": ({"sigma": 2}, {"sigma": 0}),
     "posterize": ({"bits": 1}, {"bits": 8}),
@@ -45,7 +46,7 @@ CASES = {
     "copy-paste": ({"classes": (1,)}, {"classes": (1,), "p": 0}),
     "crop-around": ({"classes": (1,), "p": 1}, {"classes": (1,), "side": (1, 1)}),
 }
-EACH_CHANNEL_BY_ITSELF = {"noise", "random-erasing", "corruption-mix"}
+COLOR_GRAY = {"noise", "random-erasing", "corruption-mix", "stain-jitter"}
 MASKS_ALONE = {"copy-paste", "crop-around"}  # tests/augment/test_moved_masks.py has them
 every = pytest.mark.parametrize("name", sorted(CASES.keys() - MASKS_ALONE))
 channels_of = pytest.mark.parametrize("channels", [1, 3])
@@ -114,8 +115,8 @@ def test_each_picture_has_its_own_draw(name):
 
 @every
 def test_gray_stays_gray(name):
-    if name in EACH_CHANNEL_BY_ITSELF:
-        pytest.skip("noise is drawn for each channel")
+    if name in COLOR_GRAY:
+        pytest.skip("it gives gray a color, as noise of each channel does")
     gray = pictures(channels=1).repeat(1, 1, 1, 3)
     out = run(name, gray, **CASES[name][0])
     torch.testing.assert_close(out[:, 0], out[:, 2], atol=1e-2 if name == "hue" else 1e-5, rtol=0)

@@ -20,6 +20,7 @@ AUGMENTATIONS = Catalogue(
         "contrast": "petriscope.augment.color:Contrast",
         "saturation": "petriscope.augment.color:Saturation",
         "hue": "petriscope.augment.color:Hue",
+        "stain-jitter": "petriscope.augment.stain:StainJitter",
         "noise": "petriscope.augment.quality:Noise",
         "blur": "petriscope.augment.quality:Blur",
         "posterize": "petriscope.augment.tone:Posterize",

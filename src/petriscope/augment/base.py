@@ -125,7 +125,7 @@ def change_some(
         images: [B, C, H, W].
         falls: bool [B], on the CPU.
         change: called with the chosen pictures and their rows of ``per_picture``.
-        per_picture: [B], on the CPU.
+        per_picture: [B, ...], on the CPU.
         out: where the result is written; a copy of ``images`` unless given.
     """
     out = images.clone() if out is None else out

@@ -54,6 +54,7 @@ TAUGHT_BY = {
     "equalize": ("contrast-up",),
     "saturation": ("saturation",),
     "hue": ("color-cast",),
+    "stain-jitter": ("color-cast", "saturation"),
     "noise": ("gaussian-noise",),
     "blur": ("defocus-blur",),
     "rotate": ("rotation",),

@@ -1,0 +1,57 @@
+"""Stain jitter: the same cells, stained more, less or with another balance of the dyes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from petriscope.augment.base import Pixelwise, Probability, change_some, chosen
+
+DYES = {
+    "giemsa": ((0.835, 0.514, 0.196), (0.093, 0.954, 0.283)),  # methylene blue, eosin
+    "he": ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11)),  # hematoxylin, eosin
+}
+"""How much of red, green and blue each dye absorbs: for H&E as Ruifrok and Johnston (2001) measured it, for Giemsa as their
+method is set up in Landini's Colour Deconvolution for ImageJ."""
+
+
+class StainJitter(Pixelwise):
+    """Multiply the amount of each of two dyes, and of what neither explains, by a factor of its own from [1 - amount, 1 +
+    amount]. What is not stained, the white background, stays as it is; gray pictures get darker or lighter.
+
+    Light falls off exponentially with the amount of a dye (Beer and Lambert), so logarithms of the colors are mapped, not
+    colors. The Giemsa stains are those of blood films; ``he`` is hematoxylin and eosin, of tissue.
+
+    Ruifrok and Johnston, 2001, "Quantification of histochemical staining by color deconvolution"; as an augmentation Tellez
+    et al., 2019, arXiv:1902.06543.
+    """
+
+    def __init__(
+        self,
+        *,
+        amount: Annotated[float, Field(ge=0, le=1)] = 0.3,
+        dyes: Literal["giemsa", "he"] = "giemsa",
+        p: Probability = 0.5,
+    ) -> None:
+        self.amount, self.p = amount, p
+        first, second = torch.tensor(DYES[dyes])
+        both = torch.stack([first, second, torch.linalg.cross(first, second)])
+        self.dyes = both / both.norm(dim=1, keepdim=True)
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        factors = 1 + (2 * torch.rand(len(images), 3, generator=generator) - 1) * self.amount
+        if images.shape[1] == 1:
+            maps = factors[:, :1, None]
+        else:
+            maps = (torch.linalg.inv(self.dyes) @ (factors[:, :, None] * self.dyes)).mT
+        return change_some(images, chosen(len(images), self.p, generator), stain, maps)
+
+
+def stain(images: Tensor, maps: Tensor) -> Tensor:
+    """Map optical densities: float32 [B, C, H, W] in [0, 1], by [B, C, C]. Black stays black, its density is unknown."""
+    logarithms = images.clamp(1 / 255, 1).log().flatten(2)
+    added = torch.bmm(maps - torch.eye(images.shape[1], device=maps.device), logarithms)
+    return images * added.exp().view_as(images)
