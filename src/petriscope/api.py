@@ -205,9 +205,7 @@ def calibrate(folder: str | Path, tta: TTA | None = None, device: str = "auto", 
         DataError: the run's data have changed, or have no val split.
     """
     run = open_run(folder)
-    classifier = load_model(run.model, device)
-    if classifier.segments:
-        raise RequestError(f"{folder} is a model of masks; calibration is for labels")
+    classifier = _load_to_calibrate(run.model, device)
     dataset = load_dataset(run.recipe.data)
     if dataset.fingerprint != run.environment["data"]["fingerprint"]:
         raise DataError(
@@ -251,9 +249,7 @@ def recalibrate(
         DataError: the pictures or their labels will not do.
     """
     path = model_path(Path(folder))
-    classifier = load_model(path, device)
-    if classifier.segments:
-        raise RequestError(f"{folder} is a model of masks; calibration is for labels")
+    classifier = _load_to_calibrate(path, device)
     out = Path(out) if out is not None else path.with_name(f"model-{_short_name(data)}.safetensors")
     if out.exists():
         raise RequestError(f"{out} exists; choose another --out")
@@ -395,6 +391,13 @@ def _finish(run: Run, trainer: Trainer, normalize: Normalize, dataset: Dataset, 
     if not quiet:
         say(f"trained in {duration(at.seconds)}; report: {run.folder / 'report.html'}")
     return run
+
+
+def _load_to_calibrate(path: Path, device: str) -> Classifier:
+    classifier = load_model(path, device)
+    if classifier.segments:
+        raise RequestError(f"{path} is a model of masks; calibration is for labels")
+    return classifier
 
 
 def _own_data(run: Run) -> Dataset:

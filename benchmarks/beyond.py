@@ -1,0 +1,173 @@
+"""A run under disturbances that the stress test does not have, made by torchvision where it has them: another magnification,
+bent and slanted pictures, other dyes, gray, uneven light, other noise, sharpening. What is still right, what is answered at 1 %
+wanted errors, and how much of that is wrong.
+
+    python benchmarks/beyond.py RUN --pictures 400
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common import print_machine, print_table
+from petriscope.classifier import Classifier, load_model
+from petriscope.data import ImageSet, load_dataset
+from petriscope.evaluation.promises import Watch
+from petriscope.evaluation.stress import judge_labels, stratified
+from petriscope.models.backbones import import_timm
+from petriscope.progress import Progress
+from petriscope.report import wording
+from petriscope.run import open_run
+
+import_timm()  # mends torchvision's import beside a torch for CPUs
+from torchvision.transforms import v2  # noqa: E402
+from torchvision.transforms.v2 import functional as F  # noqa: E402
+
+BATCH = 128
+Change = Callable[[Tensor], Tensor]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--pictures", type=int, help="so many, in the classes' proportions; default: all")
+    parser.add_argument("--tta", default="none")
+    args = parser.parse_args()
+    print_machine()
+    run = open_run(args.run)
+    classifier = load_model(run.model)
+    images = load_dataset(run.recipe.data).split(args.split)
+    images = images.subset(stratified(images.strata, args.pictures or len(images)))
+    watch = watched(classifier, args.tta)
+    progress = Progress("disturbed pictures", len(CHANGES) * len(images))
+    hits = np.stack([right(images, name, watch, progress) for name in CHANGES])
+    judged = judge_labels(hits, images, 1000)
+    promises = watch.figures("none", list(CHANGES)[1:], len(images), 1000)
+    each = {"none": promises["clean"], **promises["corruptions"]}
+    rows = [row(name, judged.mean([i]), each[name]) for i, name in enumerate(CHANGES)]
+    rows.append(row("mean of the others", judged.mean(range(1, len(CHANGES))), promises["disturbed"]))
+    print(f"{args.split}, {len(images):,} pictures, tta {args.tta}")
+    print_table(("disturbance", "balanced accuracy", "answered at 1 % wanted errors", "wrong among them"), rows)
+
+
+def watched(classifier: Classifier, tta: str) -> Watch:
+    def answer(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        found = classifier.answer(pictures, tta)
+        return found.probabilities, found.outlier
+
+    return Watch(answer, classifier.trust.references[tta], len(classifier.classes))
+
+
+def right(images: ImageSet, name: str, watch: Watch, progress: Progress) -> np.ndarray:
+    """Which pictures are right under a disturbance, bool [N]."""
+    torch.manual_seed(0)
+    found = []
+    for start in range(0, len(images), BATCH):
+        rows = np.arange(start, min(start + BATCH, len(images)))
+        pictures = torch.from_numpy(images.take(rows)).permute(0, 3, 1, 2).contiguous()
+        disturbed = CHANGES[name](pictures).permute(0, 2, 3, 1).contiguous().numpy()
+        found.append(watch.predict(disturbed).argmax(1) == images.targets[rows])
+        watch.note(name, images.targets[rows])
+        progress.advance(len(rows), name)
+    return np.concatenate(found)
+
+
+def row(name: str, accuracy: object, promised: dict) -> tuple[str, ...]:
+    share = f"{wording.percent(accuracy.value, 1)} ({wording.span(accuracy.ci95)})"
+    return name, share, wording.percent(promised["answered"], 1), wording.percent(promised["wrong"], 1)
+
+
+def moved(change: Change) -> Change:
+    """With what lies beyond the border mirrored, as a microscope would show more of the same."""
+
+    def on_mirrored(images: Tensor) -> Tensor:
+        height, width = images.shape[2:]
+        edge = [width // 2, height // 2]
+        return F.center_crop(change(F.pad(images, edge, padding_mode="reflect")), [height, width])
+
+    return on_mirrored
+
+
+def affine(scale: float = 1.0, shear: float = 0.0) -> Change:
+    bilinear = v2.InterpolationMode.BILINEAR
+    return moved(lambda images: F.affine(images, 0, [0, 0], scale, [shear, 0], interpolation=bilinear))
+
+
+def random(transform: Callable[[Tensor], Tensor]) -> Change:
+    """With a draw a picture."""
+    return lambda images: torch.stack([transform(image) for image in images])
+
+
+def dyes(*strength: float) -> Change:
+    """Multiply the optical density of each channel."""
+    return lambda images: to_bytes(255 * (images.float() / 255) ** torch.tensor(strength).view(1, 3, 1, 1))
+
+
+def uneven(amount: float, radial: bool) -> Change:
+    """Light that falls off towards the corners, or from one side to the other."""
+
+    def lit(images: Tensor) -> Tensor:
+        y, x = torch.meshgrid(*(torch.linspace(-1, 1, side) for side in images.shape[2:]), indexing="ij")
+        return to_bytes(images.float() * (1 - amount * ((x**2 + y**2) / 2 if radial else x)))
+
+    return lit
+
+
+def salt_and_pepper(share: float) -> Change:
+    def strewn(images: Tensor) -> Tensor:
+        draws = torch.rand(len(images), 1, *images.shape[2:])
+        return torch.where(draws < share / 2, 0, torch.where(draws > 1 - share / 2, 255, images)).to(torch.uint8)
+
+    return strewn
+
+
+def shot_noise(photons: float) -> Change:
+    return lambda images: to_bytes(torch.poisson(images.float() / 255 * photons) / photons * 255)
+
+
+def fog(amount: float) -> Change:
+    return lambda images: to_bytes((1 - amount) * images.float() + amount * 230)
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    return images.clamp(0, 255).round().to(torch.uint8)
+
+
+CHANGES: dict[str, Change] = {
+    "none": lambda images: images,
+    "magnified 0.7": affine(scale=0.7),
+    "magnified 0.85": affine(scale=0.85),
+    "magnified 1.15": affine(scale=1.15),
+    "magnified 1.4": affine(scale=1.4),
+    "sheared by 15 degrees": affine(shear=15),
+    "bent": moved(random(v2.ElasticTransform(alpha=60.0, sigma=5.0))),
+    "slanted": moved(random(v2.RandomPerspective(0.3, p=1.0))),
+    "dyes at half": dyes(0.5, 0.5, 0.5),
+    "dyes doubled": dyes(2, 2, 2),
+    "redder dye": dyes(0.6, 1.2, 1.0),
+    "bluer dye": dyes(1.4, 1.0, 0.6),
+    "hue turned by 18 degrees": lambda images: F.adjust_hue(images, 0.05),
+    "hue turned by -18 degrees": lambda images: F.adjust_hue(images, -0.05),
+    "hue turned by 36 degrees": lambda images: F.adjust_hue(images, 0.1),
+    "hue turned by -36 degrees": lambda images: F.adjust_hue(images, -0.1),
+    "gray": lambda images: F.rgb_to_grayscale(images, 3),
+    "corners dark": uneven(0.5, radial=True),
+    "one side dark": uneven(0.4, radial=False),
+    "fog": fog(0.4),
+    "salt and pepper 3 %": salt_and_pepper(0.03),
+    "photon noise": shot_noise(25),
+    "3 bits": lambda images: F.posterize(images, 3),
+    "sharpened": lambda images: F.adjust_sharpness(images, 5.0),
+    "equalized": F.equalize,
+}
+
+
+if __name__ == "__main__":
+    main()
