@@ -7,23 +7,20 @@ wanted errors, and how much of that is wrong.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from common import print_machine, print_table
-from petriscope.classifier import Classifier, load_model
-from petriscope.data import ImageSet, load_dataset
+from common import disturbing, print_table
+from petriscope.classifier import Classifier
+from petriscope.data import ImageSet
 from petriscope.evaluation.promises import Watch
-from petriscope.evaluation.stress import judge_labels, stratified
+from petriscope.evaluation.stress import judge_labels
 from petriscope.models.backbones import import_timm
 from petriscope.progress import Progress
 from petriscope.report import wording
-from petriscope.run import open_run
 
 import_timm()  # mends torchvision's import beside a torch for CPUs
 from torchvision.transforms import v2  # noqa: E402
@@ -34,17 +31,7 @@ Change = Callable[[Tensor], Tensor]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--pictures", type=int, help="so many, in the classes' proportions; default: all")
-    parser.add_argument("--tta", default="none")
-    args = parser.parse_args()
-    print_machine()
-    run = open_run(args.run)
-    classifier = load_model(run.model)
-    images = load_dataset(run.recipe.data).split(args.split)
-    images = images.subset(stratified(images.strata, args.pictures or len(images)))
+    classifier, images, args = disturbing(__doc__)
     watch = watched(classifier, args.tta)
     progress = Progress("disturbed pictures", len(CHANGES) * len(images))
     hits = np.stack([right(images, name, watch, progress) for name in CHANGES])

@@ -11,12 +11,14 @@ from pathlib import Path
 import torch
 
 from petriscope.augment.pipeline import Normalize
-from petriscope.data import Dataset, load_dataset
+from petriscope.classifier import Classifier, load_model
+from petriscope.data import Dataset, ImageSet, load_dataset
 from petriscope.data.batches import Batches
 from petriscope.data.statistics import mean_and_std
+from petriscope.evaluation.stress import stratified
 from petriscope.models import build_model
 from petriscope.recipe import DataSection, Recipe
-from petriscope.run import hardware
+from petriscope.run import hardware, open_run
 from petriscope.training.loop import Trainer
 
 
@@ -26,6 +28,20 @@ def arguments(description: str | None, **defaults: object) -> argparse.Namespace
     for name, value in defaults.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     return parser.parse_args()
+
+
+def disturbing(description: str | None) -> tuple[Classifier, ImageSet, argparse.Namespace]:
+    """A run's classifier, and the pictures of its data that are to be disturbed."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--pictures", type=int, help="so many, in the classes' proportions; default: all")
+    parser.add_argument("--tta", default="none")
+    args = parser.parse_args()
+    print_machine()
+    run = open_run(args.run)
+    images = load_dataset(run.recipe.data).split(args.split)
+    return load_model(run.model), images.subset(stratified(images.strata, args.pictures or len(images))), args
 
 
 def load(source: str, size: int | None = None) -> Dataset:

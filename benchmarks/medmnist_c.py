@@ -11,22 +11,18 @@ and ImageMagick:
 
 from __future__ import annotations
 
-import argparse
 import random
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from common import print_machine, print_table
-from petriscope.classifier import Classifier, load_model
-from petriscope.data import load_dataset
+from common import disturbing, print_table
+from petriscope.classifier import Classifier
 from petriscope.data.decode import resize
-from petriscope.evaluation.stress import judge_labels, stratified
+from petriscope.evaluation.stress import judge_labels
 from petriscope.models.backbones import import_timm
 from petriscope.progress import Progress
 from petriscope.report import wording
-from petriscope.run import open_run
 
 SIDE = 224
 SEVERITIES = range(5)
@@ -34,17 +30,7 @@ BATCH = 128
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--pictures", type=int, help="so many, in the classes' proportions; default: all")
-    parser.add_argument("--tta", default="none")
-    args = parser.parse_args()
-    print_machine()
-    run = open_run(args.run)
-    classifier = load_model(run.model)
-    images = load_dataset(run.recipe.data).split(args.split)
-    images = images.subset(stratified(images.strata, args.pictures or len(images)))
+    classifier, images, args = disturbing(__doc__)
     corruptions = blood_corruptions()
     passes = [(None, 0), *((name, severity) for name in corruptions for severity in SEVERITIES)]
     hits = []
