@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common import disturbing, print_table
-from petriscope.classifier import Classifier
+from common import disturbing, percent, print_table
 from petriscope.data import ImageSet
 from petriscope.evaluation.promises import Watch
 from petriscope.evaluation.stress import judge_labels
 from petriscope.models.backbones import import_timm
 from petriscope.progress import Progress
 from petriscope.report import wording
+from petriscope.stressing import watch_promises
 
 import_timm()  # mends torchvision's import beside a torch for CPUs
 from torchvision.transforms import v2  # noqa: E402
@@ -32,7 +32,8 @@ Change = Callable[[Tensor], Tensor]
 
 def main() -> None:
     classifier, images, args = disturbing(__doc__)
-    watch = watched(classifier, args.tta)
+    watch = watch_promises(classifier, args.tta)
+    assert watch is not None, f"nothing was fitted on val for tta {args.tta}; petriscope calibrate RUN --tta {args.tta}"
     progress = Progress("disturbed pictures", len(CHANGES) * len(images))
     hits = np.stack([right(images, name, watch, progress) for name in CHANGES])
     judged = judge_labels(hits, images, 1000)
@@ -42,14 +43,6 @@ def main() -> None:
     rows.append(row("mean of the others", judged.mean(range(1, len(CHANGES))), promises["disturbed"]))
     print(f"{args.split}, {len(images):,} pictures, tta {args.tta}")
     print_table(("disturbance", "balanced accuracy", "answered at 1 % wanted errors", "wrong among them"), rows)
-
-
-def watched(classifier: Classifier, tta: str) -> Watch:
-    def answer(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        found = classifier.answer(pictures, tta)
-        return found.probabilities, found.outlier
-
-    return Watch(answer, classifier.trust.references[tta], len(classifier.classes))
 
 
 def right(images: ImageSet, name: str, watch: Watch, progress: Progress) -> np.ndarray:
@@ -67,8 +60,7 @@ def right(images: ImageSet, name: str, watch: Watch, progress: Progress) -> np.n
 
 
 def row(name: str, accuracy: object, promised: dict) -> tuple[str, ...]:
-    share = f"{wording.percent(accuracy.value, 1)} ({wording.span(accuracy.ci95)})"
-    return name, share, wording.percent(promised["answered"], 1), wording.percent(promised["wrong"], 1)
+    return name, percent(accuracy), wording.percent(promised["answered"], 1), wording.percent(promised["wrong"], 1)
 
 
 def moved(change: Change) -> Change:

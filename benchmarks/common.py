@@ -15,9 +15,10 @@ from petriscope.classifier import Classifier, load_model
 from petriscope.data import Dataset, ImageSet, load_dataset
 from petriscope.data.batches import Batches
 from petriscope.data.statistics import mean_and_std
-from petriscope.evaluation.stress import stratified
+from petriscope.evaluation.stress import Share, stratified
 from petriscope.models import build_model
 from petriscope.recipe import DataSection, Recipe
+from petriscope.report import wording
 from petriscope.run import hardware, open_run
 from petriscope.training.loop import Trainer
 
@@ -72,6 +73,11 @@ def ratio(times: list[float], reference: list[float]) -> str:
     """The median of the pairwise ratios, with their range."""
     ratios = [b / a for a, b in zip(times, reference, strict=True)]
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def percent(share: Share) -> str:
+    """A share and its interval, to a tenth."""
+    return f"{wording.percent(share.value, 1)} ({wording.span(share.ci95)})"
 
 
 def print_machine() -> None:

@@ -16,13 +16,12 @@ import random
 import numpy as np
 from PIL import Image
 
-from common import disturbing, print_table
+from common import disturbing, percent, print_table
 from petriscope.classifier import Classifier
 from petriscope.data.decode import resize
 from petriscope.evaluation.stress import judge_labels
 from petriscope.models.backbones import import_timm
 from petriscope.progress import Progress
-from petriscope.report import wording
 
 SIDE = 224
 SEVERITIES = range(5)
@@ -71,10 +70,6 @@ def disturbed(picture: np.ndarray, corruption: object | None, severity: int, cla
     large = Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     out = np.asarray(large) if corruption is None else corruption.apply(large, severity)
     return resize(out, classifier.shape[:2], classifier.recipe.data.filter)
-
-
-def percent(share: object) -> str:
-    return f"{wording.percent(share.value, 1)} ({wording.span(share.ci95)})"
 
 
 if __name__ == "__main__":

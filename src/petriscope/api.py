@@ -205,7 +205,7 @@ def calibrate(folder: str | Path, tta: TTA | None = None, device: str = "auto", 
         DataError: the run's data have changed, or have no val split.
     """
     run = open_run(folder)
-    classifier = _load_to_calibrate(run.model, device)
+    classifier = _load_to_calibrate(folder, device)
     dataset = load_dataset(run.recipe.data)
     if dataset.fingerprint != run.environment["data"]["fingerprint"]:
         raise DataError(
@@ -249,7 +249,7 @@ def recalibrate(
         DataError: the pictures or their labels will not do.
     """
     path = model_path(Path(folder))
-    classifier = _load_to_calibrate(path, device)
+    classifier = _load_to_calibrate(folder, device)
     out = Path(out) if out is not None else path.with_name(f"model-{_short_name(data)}.safetensors")
     if out.exists():
         raise RequestError(f"{out} exists; choose another --out")
@@ -393,10 +393,10 @@ def _finish(run: Run, trainer: Trainer, normalize: Normalize, dataset: Dataset, 
     return run
 
 
-def _load_to_calibrate(path: Path, device: str) -> Classifier:
-    classifier = load_model(path, device)
+def _load_to_calibrate(folder: str | Path, device: str) -> Classifier:
+    classifier = load_model(Path(folder), device)
     if classifier.segments:
-        raise RequestError(f"{path} is a model of masks; calibration is for labels")
+        raise RequestError(f"{folder} is a model of masks; calibration is for labels")
     return classifier
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from petriscope.cores import cores
 from petriscope.data.imageset import Dataset
@@ -114,6 +113,8 @@ class Run:
         Raises:
             RequestError: another process trains into it.
         """
+        from filelock import FileLock, Timeout
+
         self.checkpoint.parent.mkdir(exist_ok=True)
         lock = FileLock(self.checkpoint.parent / ".lock")
         try:

@@ -47,7 +47,7 @@ def stress_split(
     Returns:
         None if there was no time for it, or nothing labeled to judge by.
     """
-    watch, resamples = _watch(classifier, tta), classifier.recipe.evaluation.bootstrap
+    watch, resamples = watch_promises(classifier, tta), classifier.recipe.evaluation.bootstrap
     tested = stress_test(
         (lambda some: classifier.probabilities(some, tta)) if watch is None else watch.predict,
         images,
@@ -72,7 +72,9 @@ def stress_split(
     return figures
 
 
-def _watch(classifier: Classifier, tta: TTA) -> Watch | None:
+def watch_promises(classifier: Classifier, tta: TTA) -> Watch | None:
+    """What sees whether val's promises hold; None of masks, and where val made none
+    for this test-time augmentation."""
     reference = classifier.trust.references.get(tta)
     if classifier.segments or reference is None:
         return None
