@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -29,10 +29,19 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Counts work done towards a total and shows it, at most ten times a second."""
+    """Counts work done towards a total and shows it, at most ten times a second.
 
-    def __init__(self, label: str, total: int, unit: str = "pictures") -> None:
-        self.label, self.total, self.unit = label, total, unit
+    Args:
+        label: what is done.
+        total: how much of it there is.
+        unit: what is counted.
+        cost: of the first so many, where they do not all take equally long.
+    """
+
+    def __init__(
+        self, label: str, total: int, unit: str = "pictures", cost: Callable[[int], float] = lambda count: count
+    ) -> None:
+        self.label, self.total, self.unit, self.cost = label, total, unit, cost
         self.done = self._before = 0
         self._terminal = sys.stderr.isatty()
         self._start = time.monotonic()
@@ -50,7 +59,8 @@ class Progress:
             return
         self._next = now + (0.1 if self._terminal else PLAIN_LINE_EVERY)
         elapsed = now - self._start
-        left = elapsed / max(self.done - self._before, 1) * max(self.total - self.done, 0)
+        spent = self.cost(self.done) - self.cost(self._before)
+        left = elapsed / max(spent, self.cost(1)) * max(self.cost(self.total) - self.cost(self.done), 0)
         text = f"{self.label}  {self.done:,} of {self.total:,} {self.unit}  {duration(left)} left"
         text += f"  {note}" if note else ""
         if self._terminal:

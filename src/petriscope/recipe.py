@@ -86,6 +86,17 @@ class DataSection(Section):
         return value
 
 
+class ProgressiveSection(Section):
+    """Smaller pictures in the first epochs: see `petriscope.training.progressive`."""
+
+    size: Positive  # pixels of the shorter side
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.5  # of the epochs
+
+    def epochs(self, total: int) -> int:
+        """How many of so many epochs."""
+        return int(self.share * total)
+
+
 class TrainingSection(Section):
     """How long, in what batches and numbers, and which weights are kept."""
 
@@ -98,6 +109,7 @@ class TrainingSection(Section):
     pictures_per_epoch: Positive | None = None  # null: every picture once, or as the balance says
     ema: Annotated[float, Field(gt=0, lt=1)] | None = 0.998  # decay a step; null: no averaging
     swa: Annotated[float, Field(gt=0, lt=1)] | None = None  # share of the epochs, the last, whose weights are averaged
+    progressive: ProgressiveSection | None = None  # null: all epochs on pictures of their own size
     l1: Annotated[float, Field(ge=0)] = 0.0
     l2: Annotated[float, Field(ge=0)] = 0.0
     clip_grad_norm: Annotated[float, Field(gt=0)] | None = None

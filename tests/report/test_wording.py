@@ -43,3 +43,15 @@ def test_finetuning(settings: dict[str, Any], words: str) -> None:
 )
 def test_averaging(settings: dict[str, Any], words: str) -> None:
     assert wording.averaging(TrainingSection(**settings)) == words
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, ""),
+        ({"epochs": 1, "progressive": {"size": 64}}, ""),
+        ({"epochs": 5, "progressive": {"size": 64}}, "the first 2 epochs on pictures of 64 pixels on the shorter side"),
+    ],
+)
+def test_progressive(settings: dict[str, Any], words: str) -> None:
+    assert wording.progressive(TrainingSection(**settings)) == words

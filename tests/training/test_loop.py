@@ -53,6 +53,10 @@ VARIANTS = {
     "in stages": {"finetune": {"train": "head", "lr_decay": 0.5, "then": [{"epoch": 1, "train": "all", "lr": 0.3}]}},
     "head alone, backbone run once": {"finetune": {"train": "head"}, "augment": []},
     "a loss of its own": {"model": {"name": "autoencoder", "widths": [4, 8], "hidden": 8}},
+    "smaller pictures first": {
+        "model": {"name": "se-cnn", "widths": [4, 8], "depths": [1, 1], "pool": False},
+        "training": {"progressive": {"size": 6, "share": 0.7}},
+    },
     "muon": {"optimizer": {"name": "muon", "lr": 0.01}},
     "views": {"augment": ["flip", "aug-mix"], "loss": {"name": "consistency", "views": 1}},
     "noise, blur, color": {"augment": ["noise", "blur", "hue", "contrast", {"name": "rotate", "degrees": 20}]},

@@ -57,6 +57,7 @@ def facts(
         ("Batches", wording.plural(settings.batch_size, "picture") + an_epoch),
         ("Balancing", "" if recipe.balance == "none" else recipe.balance),
         ("Epochs", _epoch_words(recipe, training, history)),
+        ("Progressive resizing", wording.progressive(settings)),
         ("Augmentation", _parts(recipe.augment) or "none"),
         ("Val augmented", f"{_parts(augment_val)}, while training; {plain}" if augment_val else ""),
         ("Device", str(environment.get("device") or "")),
@@ -126,6 +127,8 @@ def _curve_notes(history: list[dict[str, Any]], recipe: Recipe) -> list[str]:
             "than on plain pictures."
         )
     notes = [train]
+    if smaller := wording.progressive(recipe.training):
+        notes.append(f"Trained {smaller}; val is always of whole ones, so its figures rise where the size does.")
     if any(line.get("val") for line in history):
         settings, parts = recipe.training, recipe.evaluation.augment_val
         averaged = "" if settings.ema is None and settings.swa is None else ", with averaged weights"

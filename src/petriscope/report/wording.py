@@ -151,6 +151,14 @@ def averaging(settings: TrainingSection) -> str:
     return "; ".join(parts)
 
 
+def progressive(settings: TrainingSection) -> str:
+    """Which epochs saw smaller pictures; empty where none did."""
+    section = settings.progressive
+    if section is None or not (epochs := section.epochs(settings.epochs)):
+        return ""
+    return f"the first {plural(epochs, 'epoch')} on pictures of {section.size} pixels on the shorter side"
+
+
 def _option(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"

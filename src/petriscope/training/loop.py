@@ -39,6 +39,7 @@ from petriscope.training.features import FeatureBatches, frozen_features, head_m
 from petriscope.training.finetune import Plan
 from petriscope.training.losses import LOSSES, views_of
 from petriscope.training.optimizers import OPTIMIZERS
+from petriscope.training.progressive import Progressive
 from petriscope.training.schedules import SCHEDULES
 
 SWA_BATCHES = 64  # from which the averaged weights' batch statistics are taken
@@ -115,6 +116,7 @@ class Trainer:
         self.optimizer: torch.optim.Optimizer = OPTIMIZERS.build(recipe.optimizer, model)
         self.plan.split_rates(self.optimizer)
         self.teachers = self._find_teachers()
+        self.progressive = self._plan_sizes()
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.ema = EMA(model, self.settings.ema) if self.settings.ema is not None else None
         self.swa = SWA(model) if self.settings.swa is not None else None
@@ -156,6 +158,16 @@ class Trainer:
             return None
         return Teachers(self.recipe.distill, self.train.images.classes, self.train.images.shape, self.device)
 
+    def _plan_sizes(self) -> Progressive | None:
+        section = self.settings.progressive
+        if section is None or not section.epochs(self.settings.epochs):
+            return None
+        if self.recipe.distill is not None:
+            raise RequestError("distill and training.progressive: teachers know one size of pictures; leave one out")
+        progressive = Progressive(section, self.train.images.shape, self.settings.epochs)
+        progressive.check(self.model, getattr(self.model, "forward_with_loss", self.model))
+        return progressive
+
     def fit(self) -> dict[str, Tensor]:
         """Train to the end, from the checkpoint if there is one.
 
@@ -170,7 +182,7 @@ class Trainer:
             self._restore()
         self.run_backbone_once()
         total = self.settings.epochs * self.batches_per_epoch
-        self.bar = Progress("training", total, "steps")
+        self.bar = Progress("training", total, "steps", self._cost)
         self.bar.start_from(self._step)
         with interruptible() as stop:
             try:
@@ -185,7 +197,7 @@ class Trainer:
     def run_backbone_once(self) -> None:
         """Where the head alone is trained and pictures do not vary, replace pictures by what the head is given."""
         head = head_module(self.model)
-        varied = self.augment.varies or self.teachers or hasattr(self.model, "forward_with_loss")
+        varied = self.augment.varies or self.teachers or self.progressive or hasattr(self.model, "forward_with_loss")
         if head is None or varied or self.segments or any(not name.startswith(f"{head}.") for name in self.plan.ever):
             return
         self.plan.freeze(self.plan.stage(0).names)
@@ -207,6 +219,13 @@ class Trainer:
     @property
     def _step(self) -> int:
         return self.at.epoch * self.batches_per_epoch + self.at.batch
+
+    def _cost(self, steps: int) -> float:
+        """Of the first ``steps`` steps, in steps on pictures of their own size, about."""
+        if self.progressive is None:
+            return steps
+        small = min(steps, self.progressive.epochs * self.batches_per_epoch)
+        return steps - small * (1 - self.progressive.share)
 
     def epoch_batches(self, epoch: int) -> list[np.ndarray]:
         """The indices of each batch. A short last batch is dropped: every epoch has another order, so no picture is."""
@@ -247,6 +266,8 @@ class Trainer:
         """
         step = self._step
         generator = self._seed(step)
+        if self.progressive and self.at.epoch < self.progressive.epochs:
+            pictures, targets = self.progressive.shrink(pictures, targets)
         augmented = (pictures, targets) if self.head else self.augment(pictures, targets, generator)
         images, targets = self.normalize(augmented[0]), augmented[1]
         if self.segments:
@@ -372,6 +393,9 @@ class Trainer:
         if stage.epoch == epoch and (epoch > 0 or len(stage.names) < sum(1 for _ in self.model.parameters())):
             run_once = "; the frozen rest was run once" if self.head else ""
             say(f"from epoch {epoch + 1}: training {self.plan.describe(epoch)}{run_once}")
+        if self.progressive and epoch in (0, self.progressive.epochs):
+            height, width = self.progressive.size if epoch < self.progressive.epochs else self.train.images.shape[:2]
+            say(f"from epoch {epoch + 1}: pictures of {height}x{width}")
 
     def _note(self) -> str:
         done = self.at.epoch
@@ -391,7 +415,8 @@ class Trainer:
         if "val" in line:
             star = " *" if self.at.best_epoch == line["epoch"] else "  "
             text += f"  val loss {line['val']['loss']:.4f}  val {self._shown(line['val'])}{star}"
-        left = (epochs - self.at.epoch) * self.at.seconds / max(self.at.epoch, 1)
+        done, total = self._cost(self._step), self._cost(epochs * self.batches_per_epoch)
+        left = (total - done) * self.at.seconds / max(done, 1)
         text += f"  {line['seconds']:.1f} s" + (f"  {duration(left)} left" if left else "")
         self.bar.close()
         say(text)

@@ -1,0 +1,72 @@
+"""Progressive resizing: the first epochs see smaller pictures, which cost less, so more of them fit into the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from petriscope.errors import RequestError
+from petriscope.recipe import ProgressiveSection
+
+
+class Progressive:
+    """Tan & Le, 2021, "EfficientNetV2", arXiv:2104.00298, with one smaller size; the idea is Howard's, 2018 (fast.ai).
+
+    Args:
+        section: to what size, and for which share of the epochs.
+        shape: (height, width, channels) of the pictures.
+        epochs: of the whole training.
+
+    Raises:
+        RequestError: the size is not below the pictures'.
+    """
+
+    def __init__(self, section: ProgressiveSection, shape: tuple[int, int, int], epochs: int) -> None:
+        height, width, self.channels = shape
+        ratio = section.size / min(height, width)
+        if ratio >= 1:
+            raise RequestError(
+                f"training.progressive.size is {section.size}, and the pictures are {height}x{width}: give a smaller one"
+            )
+        self.size = (round(ratio * height), round(ratio * width))
+        self.share = self.size[0] * self.size[1] / (height * width)  # of a step's cost, about
+        self.epochs = section.epochs(epochs)
+
+    def check(self, model: nn.Module, forward: Callable[[Tensor], Any]) -> None:
+        """Refuse a model that takes pictures of one size alone.
+
+        Args:
+            model: what is trained.
+            forward: what a step asks of it.
+
+        Raises:
+            RequestError: it fails on a smaller picture.
+        """
+        example = torch.zeros(2, self.channels, *self.size, device=next(model.parameters()).device)
+        training = model.training
+        try:
+            with torch.no_grad():
+                model.eval()
+                forward(example)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            raise RequestError(
+                f"training.progressive: the model takes pictures of one size alone, not of "
+                f"{self.size[0]}x{self.size[1]} ({str(error).splitlines()[0]}); leave it out, or choose a model that averages over places"
+            ) from None
+        finally:
+            model.train(training)
+
+    def shrink(self, pictures: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures, uint8 [B, H, W, C], and masks, uint8 [B, H, W], brought to the smaller size; labels stay."""
+        planes = pictures.permute(0, 3, 1, 2)
+        if planes.device.type == "cpu":  # elsewhere bytes are not resized
+            small = F.interpolate(planes, self.size, mode="bilinear", antialias=True)
+        else:
+            small = F.interpolate(planes.float(), self.size, mode="bilinear", antialias=True).round().to(torch.uint8)
+        if targets.ndim == 3:
+            targets = F.interpolate(targets[:, None].float(), self.size, mode="nearest-exact")[:, 0].to(targets.dtype)
+        return small.permute(0, 2, 3, 1).contiguous(), targets
