@@ -53,9 +53,10 @@ class Progressive:
                 model.eval()
                 forward(example)
         except (RuntimeError, ValueError, AssertionError) as error:
+            why = (str(error).splitlines() or [type(error).__name__])[0]
             raise RequestError(
-                f"training.progressive: the model takes pictures of one size alone, not of "
-                f"{self.size[0]}x{self.size[1]} ({str(error).splitlines()[0]}); leave it out, or choose a model that averages over places"
+                f"training.progressive: the model takes pictures of one size alone, not of {self.size[0]}x{self.size[1]} "
+                f"({why}); leave it out, or choose a model that averages over places"
             ) from None
         finally:
             model.train(training)
