@@ -30,7 +30,8 @@ class Progressive:
         ratio = section.size / min(height, width)
         if ratio >= 1:
             raise RequestError(
-                f"training.progressive.size is {section.size}, and the pictures are {height}x{width}: give a smaller one"
+                f"training.progressive.size is {section.size}, and the pictures are {height}x{width}: "
+                "give a smaller one, or leave it out (--set training.progressive=null)"
             )
         self.size = (round(ratio * height), round(ratio * width))
         self.share = self.size[0] * self.size[1] / (height * width)  # of a step's cost, about
@@ -56,7 +57,8 @@ class Progressive:
             why = (str(error).splitlines() or [type(error).__name__])[0]
             raise RequestError(
                 f"training.progressive: the model takes pictures of one size alone, not of {self.size[0]}x{self.size[1]} "
-                f"({why}); leave it out, or choose a model that averages over places"
+                f"({why}); leave it out (--set training.progressive=null), or choose a model that averages "
+                "over places"
             ) from None
         finally:
             model.train(training)
