@@ -7,7 +7,7 @@ import torch
 from petriscope import api
 from petriscope.errors import RequestError
 from petriscope.progress import Progress
-from petriscope.recipe import ProgressiveSection
+from petriscope.recipe import ProgressiveSection, load_recipe
 from petriscope.training.loop import Trainer
 from petriscope.training.progressive import Progressive
 
@@ -65,8 +65,6 @@ class TestShrinking:
 
 
 def test_masks_are_trained_on_smaller_pictures_too(tmp_path):
-    from petriscope.recipe import load_recipe
-
     recipe = load_recipe(
         "synthetic-terrain/unet",
         data={"source": "synthetic-terrain:60", "size": [16, 24]},

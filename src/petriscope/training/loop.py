@@ -116,7 +116,7 @@ class Trainer:
         self.optimizer: torch.optim.Optimizer = OPTIMIZERS.build(recipe.optimizer, model)
         self.plan.split_rates(self.optimizer)
         self.teachers = self._find_teachers()
-        self.progressive = self._plan_sizes()
+        self.progressive = self._plan_sizes(forward)
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.ema = EMA(model, self.settings.ema) if self.settings.ema is not None else None
         self.swa = SWA(model) if self.settings.swa is not None else None
@@ -158,14 +158,14 @@ class Trainer:
             return None
         return Teachers(self.recipe.distill, self.train.images.classes, self.train.images.shape, self.device)
 
-    def _plan_sizes(self) -> Progressive | None:
+    def _plan_sizes(self, forward: Callable[[Tensor], Any]) -> Progressive | None:
         section = self.settings.progressive
         if section is None or not section.epochs(self.settings.epochs):
             return None
         if self.recipe.distill is not None:
             raise RequestError("distill and training.progressive: teachers know one size of pictures; leave one out")
         progressive = Progressive(section, self.train.images.shape, self.settings.epochs)
-        progressive.check(self.model, getattr(self.model, "forward_with_loss", self.model))
+        progressive.check(self.model, forward)
         return progressive
 
     def fit(self) -> dict[str, Tensor]:
@@ -225,7 +225,7 @@ class Trainer:
         if self.progressive is None:
             return steps
         small = min(steps, self.progressive.epochs * self.batches_per_epoch)
-        return steps - small * (1 - self.progressive.share)
+        return steps - small * (1 - self.progressive.cost)
 
     def epoch_batches(self, epoch: int) -> list[np.ndarray]:
         """The indices of each batch. A short last batch is dropped: every epoch has another order, so no picture is."""

@@ -34,7 +34,7 @@ class Progressive:
                 "give a smaller one, or leave it out (--set training.progressive=null)"
             )
         self.size = (round(ratio * height), round(ratio * width))
-        self.share = self.size[0] * self.size[1] / (height * width)  # of a step's cost, about
+        self.cost = self.size[0] * self.size[1] / (height * width)  # of a step, about, in steps on whole pictures
         self.epochs = section.epochs(epochs)
 
     def check(self, model: nn.Module, forward: Callable[[Tensor], Any]) -> None:
@@ -66,10 +66,11 @@ class Progressive:
     def shrink(self, pictures: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures, uint8 [B, H, W, C], and masks, uint8 [B, H, W], brought to the smaller size; labels stay."""
         planes = pictures.permute(0, 3, 1, 2)
-        if planes.device.type == "cpu":  # elsewhere bytes are not resized
-            small = F.interpolate(planes, self.size, mode="bilinear", antialias=True)
-        else:
-            small = F.interpolate(planes.float(), self.size, mode="bilinear", antialias=True).round().to(torch.uint8)
+        if planes.device.type != "cpu":  # there bytes are not resized
+            planes = planes.float()
+        small = F.interpolate(planes, self.size, mode="bilinear", antialias=True)
+        if small.is_floating_point():
+            small = small.round().to(torch.uint8)
         if targets.ndim == 3:
             targets = F.interpolate(targets[:, None].float(), self.size, mode="nearest-exact")[:, 0].to(targets.dtype)
         return small.permute(0, 2, 3, 1).contiguous(), targets
