@@ -14,8 +14,8 @@ import numpy as np
 
 from common import print_table
 from petriscope import api
-from petriscope.recipe import load_recipe
-from petriscope.run import Run
+from petriscope.core.recipe import load_recipe
+from petriscope.run.folder import Run
 
 
 def obtain(recipe: str, data: str | None, seed: int, out: Path) -> Run:

@@ -24,9 +24,9 @@ from petriscope.audit.label_errors import LabelErrors, find_label_errors, out_of
 from petriscope.audit.small_network import shrink, train_small
 from petriscope.data import Dataset, ImageSet
 from petriscope.data.batches import Batches
-from petriscope.evaluation.inference import predict_set
-from petriscope.evaluation.statistics import difference, mcnemar, resample
-from petriscope.recipe import load_recipe
+from petriscope.inference.tta import predict_set
+from petriscope.metrics.statistics import difference, mcnemar, resample
+from petriscope.core.recipe import load_recipe
 
 SIDE = 28  # pixels, of the networks that are compared
 

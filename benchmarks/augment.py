@@ -28,8 +28,8 @@ from torch import Tensor
 from common import arguments, in_turn, load, make_trainer, print_machine, print_table, ratio
 from petriscope.augment.pipeline import Pipeline
 from petriscope.models.backbones import import_timm
-from petriscope.precision import autocast
-from petriscope.recipe import Part, load_recipe
+from petriscope.core.device import autocast
+from petriscope.core.recipe import Part, load_recipe
 
 BATCH, CLASSES = 128, 8
 POLICY = (Part(name="rand-augment"), Part(name="grid-mask"), Part(name="cutmix"))

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from common import disturbing, percent, print_table
 from petriscope.data import ImageSet
-from petriscope.evaluation.promises import Watch
-from petriscope.evaluation.stress import judge_labels
+from petriscope.trust.guarantees import Watch
+from petriscope.trust.robustness import judge_labels
 from petriscope.models.backbones import import_timm
-from petriscope.progress import Progress
+from petriscope.core.progress import Progress
 from petriscope.report import wording
-from petriscope.stressing import watch_promises
+from petriscope.experiments.stress_run import watch_promises
 
 import_timm()  # mends torchvision's import beside a torch for CPUs
 from torchvision.transforms import v2  # noqa: E402

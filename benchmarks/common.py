@@ -11,15 +11,15 @@ from pathlib import Path
 import torch
 
 from petriscope.augment.pipeline import Normalize
-from petriscope.classifier import Classifier, load_model
+from petriscope.inference.predictor import Classifier, load_model
 from petriscope.data import Dataset, ImageSet, load_dataset
 from petriscope.data.batches import Batches
-from petriscope.data.statistics import mean_and_std
-from petriscope.evaluation.stress import Share, stratified
+from petriscope.data.normalization import mean_and_std
+from petriscope.trust.robustness import Share, stratified
 from petriscope.models import build_model
-from petriscope.recipe import DataSection, Recipe
+from petriscope.core.recipe import DataSection, Recipe
 from petriscope.report import wording
-from petriscope.run import hardware, open_run
+from petriscope.run.folder import hardware, open_run
 from petriscope.training.loop import Trainer
 
 

@@ -18,8 +18,8 @@ from common import print_machine, print_table
 from petriscope import api
 from petriscope.augment.corruptions import corrupt
 from petriscope.data import ImageSet, load_dataset
-from petriscope.evaluation.stress import stratified
-from petriscope.run import open_run
+from petriscope.trust.robustness import stratified
+from petriscope.run.folder import open_run
 
 
 def main() -> None:

@@ -20,10 +20,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from common import arguments, in_turn, load, make_trainer, print_machine, print_table, ratio
 from petriscope.data.imageset import ImageSet
-from petriscope.data.statistics import mean_and_std
+from petriscope.data.normalization import mean_and_std
 from petriscope.models import build_model
 from petriscope.models.backbones import import_timm
-from petriscope.recipe import Part, Recipe, load_recipe
+from petriscope.core.recipe import Part, Recipe, load_recipe
 
 ROTATE = (Part(name="flip"), Part(name="rotate", degrees=10))
 EXACT = (Part(name="flip", horizontal=0.5, vertical=0.5), Part(name="quarter-turn"))

@@ -13,10 +13,10 @@ from common import arguments, load, print_machine, print_table
 from petriscope.augment.pipeline import Normalize
 from petriscope.data.batches import Batches
 from petriscope.data.imageset import Dataset
-from petriscope.data.statistics import mean_and_std
+from petriscope.data.normalization import mean_and_std
 from petriscope.models import build_model
 from petriscope.models.layers import head_of
-from petriscope.recipe import FinetuneSection, Part, load_recipe
+from petriscope.core.recipe import FinetuneSection, Part, load_recipe
 from petriscope.training.loop import Trainer
 
 

@@ -17,11 +17,11 @@ import numpy as np
 from PIL import Image
 
 from common import disturbing, percent, print_table
-from petriscope.classifier import Classifier
+from petriscope.inference.predictor import Classifier
 from petriscope.data.decode import resize
-from petriscope.evaluation.stress import judge_labels
+from petriscope.trust.robustness import judge_labels
 from petriscope.models.backbones import import_timm
-from petriscope.progress import Progress
+from petriscope.core.progress import Progress
 
 SIDE = 224
 SEVERITIES = range(5)

@@ -37,9 +37,9 @@ from common import arguments, in_turn, load, print_machine, print_table, ratio
 from petriscope.augment.pipeline import Normalize
 from petriscope.data import Dataset, load_dataset
 from petriscope.data.batches import Batches
-from petriscope.data.statistics import mean_and_std
+from petriscope.data.normalization import mean_and_std
 from petriscope.models.backbones import import_timm
-from petriscope.recipe import DataSection, Part, Recipe, TrainingSection
+from petriscope.core.recipe import DataSection, Part, Recipe, TrainingSection
 from petriscope.training.loop import Trainer
 
 import_timm()  # before torchvision, which may need its help

@@ -20,7 +20,7 @@ import numpy as np
 
 from common import make_trainer, print_machine, print_table
 from petriscope.data.imageset import Dataset, ImageSet
-from petriscope.recipe import Part, load_recipe
+from petriscope.core.recipe import Part, load_recipe
 
 
 def peak_bytes() -> int:

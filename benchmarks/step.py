@@ -18,8 +18,8 @@ import torch
 
 from common import arguments, in_turn, make_trainer, print_machine, print_table, ratio
 from petriscope.data import load_dataset
-from petriscope.precision import autocast
-from petriscope.recipe import Part, load_recipe
+from petriscope.core.device import autocast
+from petriscope.core.recipe import Part, load_recipe
 
 
 def main() -> None:

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from common import arguments, load, print_machine, print_table
-from petriscope.classifier import Classifier
-from petriscope.data.statistics import mean_and_std
-from petriscope.evaluation.stress import stress_test
+from petriscope.inference.predictor import Classifier
+from petriscope.data.normalization import mean_and_std
+from petriscope.trust.robustness import stress_test
 from petriscope.models import build_model
-from petriscope.recipe import Part, load_recipe
+from petriscope.core.recipe import Part, load_recipe
 
 
 def main() -> None:

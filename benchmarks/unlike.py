@@ -14,10 +14,10 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from common import print_machine, print_table
-from petriscope.classifier import load_model
+from petriscope.inference.predictor import load_model
 from petriscope.data import load_dataset
-from petriscope.evaluation.stress import stratified
-from petriscope.recipe import DataSection
+from petriscope.trust.robustness import stratified
+from petriscope.core.recipe import DataSection
 
 BATCH = 128
 MILD = 20  # levels, the standard deviation of noise around the background's color

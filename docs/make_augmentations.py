@@ -21,7 +21,7 @@ from PIL import Image
 from petriscope.augment import AUGMENTATIONS
 from petriscope.augment.pipeline import Pipeline, to_bytes
 from petriscope.data.sources.synthetic_smear import CLASSES, draw_smear
-from petriscope.recipe import Part
+from petriscope.core.recipe import Part
 
 DOCS = Path(__file__).parent
 SIDE, GAP, COLORS = 64, 4, 96

@@ -15,8 +15,8 @@ from PIL import Image
 
 from petriscope.augment.corruptions import CORRUPTIONS, SEVERITIES, Corruption, corrupt
 from petriscope.data.sources.synthetic_smear import draw_smear
-from petriscope.evaluation.stress import FEWEST, PICTURES
-from petriscope.report.stress import KINDS
+from petriscope.trust.robustness import FEWEST, PICTURES
+from petriscope.report.robustness import KINDS
 
 DOCS = Path(__file__).parent
 SIDE, GAP, COLORS = 72, 3, 64

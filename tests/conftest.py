@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from petriscope.recipe import Recipe, load_recipe
+from petriscope.core.recipe import Recipe, load_recipe
 
 # A shared, busy machine: a slow example is no failure.
 settings.register_profile("petriscope", deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))

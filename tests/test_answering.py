@@ -16,15 +16,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from petriscope import api, cli
-from petriscope.answering import NO_CLASS, NOT_SURE, Answering
-from petriscope.classifier import Answers, load_model, save_trust
-from petriscope.errors import DataError, RequestError
-from petriscope.evaluation.calibration import scale
-from petriscope.evaluation.selective import Threshold
-from petriscope.evaluation.trust import Trust
+from petriscope.trust.abstention import NO_CLASS, NOT_SURE, Answering
+from petriscope.inference.predictor import Answers, load_model, save_trust
+from petriscope.core.errors import DataError, RequestError
+from petriscope.trust.temperature import scale
+from petriscope.metrics.selective import Threshold
+from petriscope.trust.state import Trust
 from petriscope.models.weights import read_weights
 from petriscope.report import write_report
-from petriscope.run import open_run
+from petriscope.run.folder import open_run
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from PIL import Image
 from safetensors import safe_open
 
 from petriscope import api
-from petriscope.classifier import load_model
-from petriscope.errors import DataError, PetriscopeError, RequestError
-from petriscope.run import open_run
+from petriscope.inference.predictor import load_model
+from petriscope.core.errors import DataError, PetriscopeError, RequestError
+from petriscope.run.folder import open_run
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +209,7 @@ class TestRefusals:
         def full(*args, **kwargs):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("petriscope.run.write_text", full)
+        monkeypatch.setattr("petriscope.run.folder.write_text", full)
         with pytest.raises(PetriscopeError, match="no space left"):
             api.train(tiny_recipe(), tmp_path / "sub" / "run", quiet=True)
         assert not list((tmp_path / "sub").iterdir())

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from petriscope.augment.corruptions import corrupt
-from petriscope.calibrating import calibrate
-from petriscope.classifier import Classifier
+from petriscope.inference.calibrate import calibrate
+from petriscope.inference.predictor import Classifier
 from petriscope.data import load_dataset
-from petriscope.data.statistics import mean_and_std
+from petriscope.data.normalization import mean_and_std
 from petriscope.models import build_model
-from petriscope.recipe import DataSection, load_recipe
+from petriscope.core.recipe import DataSection, load_recipe
 
 NOISE = {"name": "noise", "std": 0.25}
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from petriscope.recipe import recipe_names
+from petriscope.core.recipe import recipe_names
 
 
 def petriscope(*args, cwd=None, **env):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from petriscope.colors import class_colors, overlay, paint, palette
+from petriscope.core.drawing import class_colors, overlay, paint, palette
 
 
 @pytest.mark.parametrize("count", [1, 4, 8, 30])

@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from petriscope.comparing import compare
+from petriscope.experiments.compare import compare
 from petriscope.data.imageset import Dataset, ImageSet
-from petriscope.errors import RequestError
-from petriscope.evaluation.segmentation import Tally, full_mask_metrics, mask_table
-from petriscope.recipe import Recipe
-from petriscope.report.comparison import as_text, write_comparison
-from petriscope.run import create_run
+from petriscope.core.errors import RequestError
+from petriscope.metrics.segmentation import Tally, full_mask_metrics, mask_table
+from petriscope.core.recipe import Recipe
+from petriscope.report.compare import as_text, write_comparison
+from petriscope.run.folder import create_run
 
 CLASSES = ("background", "sand", "rock")
 

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from petriscope import api, comparing, ensembling
-from petriscope.classifier import load_model
-from petriscope.errors import RequestError
-from petriscope.evaluation.metrics import nll_each
-from petriscope.recipe import load_recipe
+from petriscope import api
+from petriscope.experiments import compare as comparing, ensemble as ensembling
+from petriscope.inference.predictor import load_model
+from petriscope.core.errors import RequestError
+from petriscope.metrics.classification import nll_each
+from petriscope.core.recipe import load_recipe
 
 OF_LABELS = [method for method in ensembling.METHODS if method != "specialist"]
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from petriscope import api
-from petriscope.errors import RequestError
+from petriscope.core.errors import RequestError
 from test_cli import petriscope
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from petriscope import api
-from petriscope.inspecting import small, small_masks
-from petriscope.run import open_run
+from petriscope.experiments.diagnostics import small, small_masks
+from petriscope.run.folder import open_run
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def kept(tmp_path_factory):
         images = rng.integers(0, 120, (count, 12, 12, 3)) + np.array([0, 60, 66])[labels][:, None, None, None]
         arrays |= {f"{split}_images": images.astype(np.uint8), f"{split}_labels": labels[:, None].astype(np.uint8)}
     np.savez(folder / "three.npz", **arrays)
-    from petriscope.recipe import load_recipe
+    from petriscope.core.recipe import load_recipe
 
     recipe = load_recipe(
         "demo",

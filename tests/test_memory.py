@@ -13,7 +13,7 @@ glibc = pytest.mark.skipif(sys.platform != "linux" or not hasattr(os, "confstr")
 PROGRAM = """
 import resource, sys
 import numpy as np
-from petriscope.memory import keep_freed_memory
+from petriscope.core.device import keep_freed_memory
 print(keep_freed_memory() if sys.argv[1] == "kept" else None)
 def touch():
     np.ones(1 << 21)

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from petriscope.augment.pipeline import Pipeline
 from petriscope.cli import RECIPE_FOLDERS
-from petriscope.errors import RequestError
+from petriscope.core.errors import RequestError
 from petriscope.models import MODELS, build_model
-from petriscope.recipe import FinetuneSection, Part, Recipe, check_recipe, load_recipe, recipe_names
+from petriscope.core.recipe import FinetuneSection, Part, Recipe, check_recipe, load_recipe, recipe_names
 from petriscope.training.finetune import Plan
 from petriscope.training.losses import LOSSES
 from petriscope.training.optimizers import OPTIMIZERS

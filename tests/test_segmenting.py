@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from petriscope import api, ensembling
-from petriscope.colors import class_colors
-from petriscope.errors import RequestError
-from petriscope.recipe import load_recipe
+from petriscope import api
+from petriscope.experiments import ensemble as ensembling
+from petriscope.core.drawing import class_colors
+from petriscope.core.errors import RequestError
+from petriscope.core.recipe import load_recipe
 
 
 @pytest.fixture(scope="module")

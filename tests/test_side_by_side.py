@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from petriscope import api
-from petriscope.benching import run_suite
-from petriscope.run import Run
-from petriscope.suite import load_suite
+from petriscope.experiments.bench import run_suite
+from petriscope.run.folder import Run
+from petriscope.experiments.suite import load_suite
 
 
 @pytest.fixture

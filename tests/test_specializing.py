@@ -10,15 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from petriscope import api, ensembling
-from petriscope.classifier import Classifier, load_model
+from petriscope import api
+from petriscope.experiments import ensemble as ensembling
+from petriscope.inference.predictor import Classifier, load_model
 from petriscope.data import ImageSet, load_dataset
-from petriscope.data.imageset import IGNORE
-from petriscope.errors import RequestError
-from petriscope.evaluation.segmentation import class_iou, mean_iou
-from petriscope.models.ensemble import SpecialistRule
-from petriscope.recipe import Recipe, load_recipe
-from petriscope.specializing import SHARES, THRESHOLDS, Choice, Rule, RuleCounts, choose_rule
+from petriscope.core.masks import IGNORE
+from petriscope.core.errors import RequestError
+from petriscope.metrics.segmentation import class_iou, mean_iou
+from petriscope.models.voting import SpecialistRule
+from petriscope.core.recipe import Recipe, load_recipe
+from petriscope.experiments.specialist import SHARES, THRESHOLDS, Choice, Rule, RuleCounts, choose_rule
 
 SETTINGS = ("data.size=[8, 12]", "model.widths=[4, 8]", "training.precision=fp32", "evaluation.bootstrap=100")
 

@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 import yaml
 
-from petriscope import api, benching, cli
-from petriscope.benching import run_suite
-from petriscope.errors import DataError, PetriscopeError, RequestError
-from petriscope.run import Run
-from petriscope.suite import load_suite, plan, suite_names
+from petriscope import api, cli
+from petriscope.experiments import bench as benching
+from petriscope.experiments.bench import run_suite
+from petriscope.core.errors import DataError, PetriscopeError, RequestError
+from petriscope.run.folder import Run
+from petriscope.experiments.suite import load_suite, plan, suite_names
 from petriscope.training.loop import Interrupted
 
 TREE = {

@@ -22,36 +22,36 @@ _PLACES = {
     "recalibrate": "petriscope.api",
     "predict": "petriscope.api",
     "report": "petriscope.api",
-    "compare": "petriscope.comparing",
-    "ensemble": "petriscope.ensembling",
-    "run_suite": "petriscope.benching",
-    "load_suite": "petriscope.suite",
-    "load_recipe": "petriscope.recipe",
-    "Recipe": "petriscope.recipe",
+    "compare": "petriscope.experiments.compare",
+    "ensemble": "petriscope.experiments.ensemble",
+    "run_suite": "petriscope.experiments.bench",
+    "load_suite": "petriscope.experiments.suite",
+    "load_recipe": "petriscope.core.recipe",
+    "Recipe": "petriscope.core.recipe",
     "load_dataset": "petriscope.data",
     "ImageSet": "petriscope.data",
     "Dataset": "petriscope.data",
-    "load_model": "petriscope.classifier",
-    "Run": "petriscope.run",
-    "open_run": "petriscope.run",
-    "PetriscopeError": "petriscope.errors",
-    "RequestError": "petriscope.errors",
-    "DataError": "petriscope.errors",
+    "load_model": "petriscope.inference.predictor",
+    "Run": "petriscope.run.folder",
+    "open_run": "petriscope.run.folder",
+    "PetriscopeError": "petriscope.core.errors",
+    "RequestError": "petriscope.core.errors",
+    "DataError": "petriscope.core.errors",
 }
 
 __all__ = ["__version__", *_PLACES]
 
 if TYPE_CHECKING:
     from petriscope.api import calibrate, evaluate, predict, recalibrate, report, resume, train
-    from petriscope.benching import run_suite
-    from petriscope.classifier import load_model
-    from petriscope.comparing import compare
+    from petriscope.experiments.bench import run_suite
+    from petriscope.inference.predictor import load_model
+    from petriscope.experiments.compare import compare
     from petriscope.data import Dataset, ImageSet, load_dataset
-    from petriscope.ensembling import ensemble
-    from petriscope.errors import DataError, PetriscopeError, RequestError
-    from petriscope.recipe import Recipe, load_recipe
-    from petriscope.run import Run, open_run
-    from petriscope.suite import load_suite
+    from petriscope.experiments.ensemble import ensemble
+    from petriscope.core.errors import DataError, PetriscopeError, RequestError
+    from petriscope.core.recipe import Recipe, load_recipe
+    from petriscope.run.folder import Run, open_run
+    from petriscope.experiments.suite import load_suite
 
 
 def __getattr__(name: str) -> Any:

@@ -9,32 +9,33 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from petriscope.audit import auditing
+from petriscope.audit import runner
 from petriscope.augment.pipeline import Normalize
-from petriscope.calibrating import calibrate as fit_trust
-from petriscope.calibrating import calibrate_trained
-from petriscope.calibrating import recalibrate as fit_trust_elsewhere
-from petriscope.classifier import Classifier, load_model, model_path, save_model, save_trust
+from petriscope.inference.calibrate import calibrate as fit_trust
+from petriscope.inference.calibrate import calibrate_trained
+from petriscope.inference.calibrate import recalibrate as fit_trust_elsewhere
+from petriscope.inference.predictor import Classifier, load_model, model_path, save_model, save_trust
 from petriscope.data import Dataset, ImageSet, load_dataset
 from petriscope.data.aligned import load_aligned
 from petriscope.data.sources import NAMED
-from petriscope.errors import DataError, PetriscopeError, RequestError
-from petriscope.evaluating import evaluate_into, evaluate_labels
-from petriscope.evaluation.cost import cost, parameters
-from petriscope.evaluation.inference import TTA
-from petriscope.evaluation.stress import PICTURES
-from petriscope.files import new_folder, number_folder, slug
-from petriscope.precision import choose_device
-from petriscope.predicting import find_pictures, predict_files
-from petriscope.preparing import absolute_paths, check_parts, prepare
-from petriscope.progress import duration, say
-from petriscope.recipe import DataSection, Recipe
+from petriscope.core.errors import DataError, PetriscopeError, RequestError
+from petriscope.experiments.evaluate import evaluate_into, evaluate_labels
+from petriscope.models.cost import parameters
+from petriscope.inference.speed import cost
+from petriscope.inference.tta import TTA
+from petriscope.trust.robustness import PICTURES
+from petriscope.core.files import new_folder, number_folder, slug
+from petriscope.core.device import choose_device
+from petriscope.inference.predict import find_pictures, predict_files
+from petriscope.training.build import absolute_paths, check_parts, prepare
+from petriscope.core.progress import duration, say
+from petriscope.core.recipe import DataSection, Recipe
 from petriscope.report.audit import write_audit_page
 from petriscope.report.page import write_report
-from petriscope.run import Run, check_free, create_run, free_folder, open_run
-from petriscope.sampling import augmented, reconstructions
-from petriscope.segmenting import evaluate_masks, segment_files
-from petriscope.stressing import stress_after_training, stress_split
+from petriscope.run.folder import Run, check_free, create_run, free_folder, open_run
+from petriscope.experiments.samples import augmented, reconstructions
+from petriscope.inference.segmentation import evaluate_masks, segment_files
+from petriscope.experiments.stress_run import stress_after_training, stress_split
 from petriscope.training.loop import Trainer
 
 if TYPE_CHECKING:
@@ -49,10 +50,10 @@ def audit(
     section: DataSection | None = None,
     *,
     labels: bool = True,
-    features: str | None = auditing.LEARNED,
+    features: str | None = runner.LEARNED,
     seed: int = 0,
     quiet: bool = False,
-) -> tuple[auditing.Audit, Path]:
+) -> tuple[runner.Audit, Path]:
     """Look for what is wrong with a source, and write the findings into a folder. The source is not touched.
 
     Args:
@@ -68,7 +69,7 @@ def audit(
     """
     folder = Path(out) if out is not None else number_folder(AUDITS / _short_name(str(source)))
     check_free(folder)
-    found = auditing.audit(source, section, labels=labels, features=features, seed=seed, quiet=quiet)
+    found = runner.audit(source, section, labels=labels, features=features, seed=seed, quiet=quiet)
     with new_folder(folder) as staging:
         found.write(staging)
         write_audit_page(found, staging / "report.html", folder)
@@ -86,7 +87,7 @@ def train(recipe: Recipe, out: str | Path | None = None, quiet: bool = False) ->
     """Train by a recipe and write a run folder with a report. Val is evaluated; test is not read.
 
     Args:
-        recipe: see `petriscope.recipe.load_recipe`.
+        recipe: see `petriscope.core.recipe.load_recipe`.
         out: the folder to make; default ``runs/<recipe>-seed<N>``.
         quiet: show no progress.
 
@@ -160,14 +161,14 @@ def evaluate(
             predictions and report go into the run folder.
         split: train, val or test.
         tta: test-time augmentation; None: as the recipe says.
-        stress: disturb the pictures too; see `petriscope.evaluation.stress`. Without test-time augmentation unless
+        stress: disturb the pictures too; see `petriscope.trust.robustness`. Without test-time augmentation unless
             ``tta`` says so.
         stress_pictures: how many of the split; None: all.
 
     Returns:
-        see `petriscope.evaluation.metrics.full_metrics` and `petriscope.evaluation.trust.trust_figures`, or
-        `petriscope.evaluation.segmentation.full_mask_metrics` where targets are masks; and split, tta, source; of the
-        run's own data, errors (of labels) and explanations (`petriscope.inspecting`); with ``stress``, that too.
+        see `petriscope.metrics.classification.full_metrics` and `petriscope.trust.state.trust_figures`, or
+        `petriscope.metrics.segmentation.full_mask_metrics` where targets are masks; and split, tta, source; of the
+        run's own data, errors (of labels) and explanations (`petriscope.experiments.diagnostics`); with ``stress``, that too.
         Probabilities are at the temperature fitted on val.
     """
     if stress_pictures is not None and stress_pictures < 1:
@@ -277,7 +278,7 @@ def predict(
         max_error: the largest error rate wanted among answered pictures, such as 0.01; None: all that are like the
             training pictures are answered.
         sets: how often a set of classes should hold the true one, such as 0.95; None: no sets.
-        masks: of a model of masks, the folder they are written to; see `petriscope.segmenting.segment_files`.
+        masks: of a model of masks, the folder they are written to; see `petriscope.inference.segmentation.segment_files`.
 
     Returns:
         a row a picture: picture, predicted, confidence, error, answer, why, set (if asked for), and a probability a
@@ -323,7 +324,7 @@ def explain(
         about over the pixels predicted as it, and there are share, of the picture that these take, and note: of a picture
         without such a pixel, which has no overlay.
     """
-    from petriscope.explaining import explain_files
+    from petriscope.explain.image_files import explain_files
 
     results = open_run(folder).results if Path(folder).is_dir() else {}
     classifier, files = load_model(Path(folder), device), find_pictures([Path(p) for p in pictures])

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
-from petriscope.errors import PetriscopeError, RequestError
+from petriscope.core.errors import PetriscopeError, RequestError
 
 if TYPE_CHECKING:
-    from petriscope.run import Run
+    from petriscope.run.folder import Run
 
 RECIPE_FOLDERS = {  # in the order they are listed, with what each is about
     "": "To begin with",
@@ -56,7 +56,7 @@ Tta = Annotated[
 def demo(out: Annotated[Path | None, typer.Option(help="Run folder to make.")] = None) -> None:
     """The embedded example, start to finish: train, evaluate and report on drawn blood cells."""
     from petriscope import api
-    from petriscope.recipe import load_recipe
+    from petriscope.core.recipe import load_recipe
 
     run = api.train(load_recipe("demo"), out)
     _print_figures(api.evaluate(run.folder))
@@ -82,7 +82,7 @@ def audit(
 ) -> None:
     """Find what is wrong with a set of pictures, and suggest what to do. Nothing is deleted."""
     from petriscope.audit.findings import kinds_of
-    from petriscope.recipe import data_section
+    from petriscope.core.recipe import data_section
 
     wanted = [] if fail_on is None else kinds_of(fail_on)
     section = data_section(source, set_ or [])
@@ -119,7 +119,7 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Train by a recipe; the run folder holds the model and a report."""
-    from petriscope.recipe import load_recipe
+    from petriscope.core.recipe import load_recipe
 
     if resume is not None:
         if recipe is not None or data is not None or set_ or seed is not None or out is not None or audit is not None:
@@ -227,7 +227,7 @@ def predict(
     """Classes of pictures, as CSV: picture, predicted, confidence, error, answer, why, a probability a class. Of a model of
     masks: an indexed PNG and an overlay a picture, with the CSV as masks.csv beside them."""
     from petriscope import api
-    from petriscope.files import write_text
+    from petriscope.core.files import write_text
 
     _share("--max-error", max_error)
     _share("--sets", sets)
@@ -292,8 +292,8 @@ def compare(
     """Runs against one another: intervals, paired tests, costs. Seeds of one recipe are one row."""
     _among("--split", split or "test", ("train", "val", "test"))
     _among("--figure", figure or "accuracy", ("accuracy", "balanced_accuracy", "macro_f1", "miou"))
-    from petriscope import comparing
-    from petriscope.report.comparison import as_text, write_comparison
+    from petriscope.experiments import compare as comparing
+    from petriscope.report.compare import as_text, write_comparison
 
     found = comparing.compare(runs, split, against, cast(Any, figure))
     if out is not None:
@@ -310,7 +310,7 @@ def ensemble(
 ) -> None:
     """Join runs into one that is evaluated, predicted with and compared as a run is; val chooses. Of masks not stacking,
     but a main run and a specialist of one of its classes (trained with data.only)."""
-    from petriscope import ensembling
+    from petriscope.experiments import ensemble as ensembling
 
     made = ensembling.ensemble(runs, cast(Any, method), out, quiet=as_json)
     if as_json:
@@ -335,19 +335,19 @@ def bench(
     """Train a suite, methods x seeds, and compare them. Repeat the command to go on where it stopped."""
     _among("--split", split or "val", ("val", "test"))
     chosen = _numbers("--seeds", seeds or [])
-    from petriscope import suite as suites
+    from petriscope.experiments import suite as suites
 
     if suite is None:
         _print_columns([(name, suites.load_suite(name).about) for name in suites.suite_names()])
         return
-    from petriscope.benching import run_suite
+    from petriscope.experiments.bench import run_suite
 
     done = run_suite(suites.load_suite(suite), out, data, chosen, cast(Any, split), only or (), quiet, jobs)
     if as_json:
         comparison = None if done.comparison is None else done.comparison.as_dict()
         sys.stdout.write(json.dumps({"suite": suite, "comparison": comparison, "failures": done.failures}) + "\n")
     elif done.comparison is not None:
-        from petriscope.report.comparison import as_text
+        from petriscope.report.compare import as_text
 
         sys.stdout.write(as_text(done.comparison))
         _say(f"page: {done.page}; figures of every run: {done.table}")
@@ -359,7 +359,7 @@ def bench(
 @app.command()
 def recipes(name: Annotated[str | None, typer.Argument(help="Show this one, resolved.")] = None) -> None:
     """List the recipes that ship, or show one."""
-    from petriscope.recipe import load_recipe, recipe_names
+    from petriscope.core.recipe import load_recipe, recipe_names
 
     if name is not None:
         sys.stdout.write(load_recipe(name).to_yaml())
@@ -389,7 +389,7 @@ def data_command(
         _print_columns(list(NAMED.items()))
         return
     from petriscope.data import load_dataset
-    from petriscope.recipe import DataSection
+    from petriscope.core.recipe import DataSection
 
     dataset = load_dataset(DataSection(source=source))
     high, wide, channels = dataset.shape
@@ -497,7 +497,7 @@ def _print_columns(rows: list[tuple[str, str]], stream: Any = None) -> None:
 
 
 def _tta(value: str | None) -> Any:
-    from petriscope.recipe import TTA
+    from petriscope.core.recipe import TTA
 
     if value is not None:
         _among("--tta", value, get_args(TTA))
@@ -523,7 +523,7 @@ def _share(option: str, value: float | None) -> None:
 
 
 def _say(text: str) -> None:
-    from petriscope.progress import say
+    from petriscope.core.progress import say
 
     say(text)
 

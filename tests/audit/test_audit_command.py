@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from petriscope import api, cli
-from petriscope.errors import PetriscopeError, RequestError
+from petriscope.core.errors import PetriscopeError, RequestError
 
 FILES = {"findings.csv", "findings.parquet", "decisions.yaml", "summary.json", "report.html"}
 

@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageFilter
 
-from petriscope.audit import auditing, label_errors
-from petriscope.audit.auditing import Audit
+from petriscope.audit import runner, label_errors
+from petriscope.audit.runner import Audit
 from petriscope.data import load_dataset
-from petriscope.data.decided import load_decisions
-from petriscope.errors import RequestError
-from petriscope.recipe import DataSection
+from petriscope.data.decisions import load_decisions
+from petriscope.core.errors import RequestError
+from petriscope.core.recipe import DataSection
 
 SIDE, COUNT, PLANTED = 28, 480, 40
 BASES = range(20, 26)  # pictures of train that faulty ones are made of
@@ -95,7 +95,7 @@ def audited(request: Any, cells: Any, tmp_path_factory: Any) -> Iterator[tuple[P
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PETRISCOPE_CACHE", str(folder / "cache"))
         patch.setattr(label_errors, "out_of_fold_probabilities", sure_but_of_one(names))
-        yield source, auditing.audit(source), names
+        yield source, runner.audit(source), names
 
 
 def make_npz(path: Path, cells: dict[str, tuple[np.ndarray, int]]) -> tuple[Path, dict[str, str]]:
@@ -199,7 +199,7 @@ def test_the_summary_counts_what_the_table_holds(audited: Any) -> None:
 
 def test_a_second_audit_finds_the_same_to_the_byte(audited: Any, tmp_path: Path) -> None:
     source, found, _ = audited
-    again = auditing.audit(source)
+    again = runner.audit(source)
     for number, each in enumerate((found, again)):
         (tmp_path / str(number)).mkdir()
         each.write(tmp_path / str(number))
@@ -222,7 +222,7 @@ def test_the_decisions_can_be_carried_out_as_they_are(audited: Any, tmp_path: Pa
 
 def test_without_training(audited: Any) -> None:
     source, full, _ = audited
-    quick = auditing.audit(source, labels=False, features=None)
+    quick = runner.audit(source, labels=False, features=None)
     assert quick.features is None
     trained = {"outlier", "label_error"}
     assert set(quick.table["finding"]) == set(full.table["finding"]) - trained
@@ -233,7 +233,7 @@ def test_a_changed_picture_changes_the_fingerprint(audited: Any, cells: Any, tmp
     source, found, _ = audited
     changed = {**cells, "train/0": (cells["train/0"][0] ^ 1, cells["train/0"][1])}
     again, _ = (make_npz if source.suffix == ".npz" else make_folder)(tmp_path / "cells", changed)
-    assert auditing.audit(again, labels=False, features=None).fingerprint != found.fingerprint
+    assert runner.audit(again, labels=False, features=None).fingerprint != found.fingerprint
 
 
 def test_a_pile_has_no_leaks(audited: Any, tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_a_pile_has_no_leaks(audited: Any, tmp_path: Path) -> None:
         return
     shutil.copytree(source / "train", tmp_path / "pile")
     shutil.copytree(source / "test", tmp_path / "pile", dirs_exist_ok=True)
-    pile = auditing.audit(tmp_path / "pile", labels=False, features=None)
+    pile = runner.audit(tmp_path / "pile", labels=False, features=None)
     assert set(pile.table["split"]) == {"all"}
     assert "leak" not in set(pile.table["finding"])
     assert (pile.table["finding"] == "exact_duplicate").sum() >= 4
@@ -254,7 +254,7 @@ def test_too_few_pictures_for_training_are_said_and_the_rest_is_done(tmp_path: P
     images = np.random.default_rng(0).integers(0, 256, (6, 12, 12, 3), dtype=np.uint8)
     images[1] = images[0]
     np.savez(tmp_path / "few.npz", train_images=images, train_labels=np.zeros(6, int))
-    found = auditing.audit(tmp_path / "few.npz")
+    found = runner.audit(tmp_path / "few.npz")
     assert (found.table["finding"] == "exact_duplicate").sum() == 2
     assert any("label errors were not looked for" in note for note in found.notes)
 
@@ -262,7 +262,7 @@ def test_too_few_pictures_for_training_are_said_and_the_rest_is_done(tmp_path: P
 @pytest.mark.parametrize("features", ["lerned", "no/such/run"])
 def test_unknown_features(features: str, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="neither learned"):
-        auditing.audit(tmp_path, features=features)
+        runner.audit(tmp_path, features=features)
 
 
 def test_an_audit_reads_the_source_whole(audited: Any, tmp_path: Path) -> None:
@@ -270,4 +270,4 @@ def test_an_audit_reads_the_source_whole(audited: Any, tmp_path: Path) -> None:
     source, found, _ = audited
     found.write(tmp_path)
     section = DataSection(source=str(source), audit=str(tmp_path))
-    assert auditing.audit(source, section, labels=False, features=None).fingerprint == found.fingerprint
+    assert runner.audit(source, section, labels=False, features=None).fingerprint == found.fingerprint

@@ -12,7 +12,7 @@ from petriscope.audit.descriptors import SYMMETRIES, orient
 from petriscope.audit.duplicates import find_duplicates
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.synthetic_smear import draw_smear
-from petriscope.errors import DataError
+from petriscope.core.errors import DataError
 
 
 @pytest.fixture(scope="module")

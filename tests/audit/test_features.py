@@ -5,15 +5,15 @@ import pytest
 import torch
 from torch import nn
 
-from petriscope.audit import features
-from petriscope.audit.features import backbone_features, learned_features, run_features
+from petriscope.audit import embeddings as features
+from petriscope.audit.embeddings import backbone_features, learned_features, run_features
 from petriscope.audit.small_network import shrink
-from petriscope.classifier import Classifier, save_model
+from petriscope.inference.predictor import Classifier, save_model
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.synthetic_smear import CLASSES, draw_smear
-from petriscope.errors import DataError, RequestError
+from petriscope.core.errors import DataError, RequestError
 from petriscope.models import build_model
-from petriscope.recipe import Recipe
+from petriscope.core.recipe import Recipe
 
 PICTURES, LABELS = draw_smear(64, 12)
 SMEAR = ImageSet(PICTURES, LABELS, CLASSES, np.arange(64).astype(str))

@@ -15,7 +15,7 @@ from petriscope.audit.label_errors import LabelErrors
 from petriscope.audit.outliers import Outliers
 from petriscope.audit.quality import Quality
 from petriscope.data.file_check import FileFault
-from petriscope.errors import RequestError
+from petriscope.core.errors import RequestError
 
 
 def some_pictures(*splits: str, labels: str = "") -> Pictures:

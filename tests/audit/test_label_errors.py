@@ -9,7 +9,7 @@ from petriscope.audit import label_errors
 from petriscope.audit.label_errors import draw_folds, find_label_errors, out_of_fold_probabilities
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.synthetic_smear import CLASSES, draw_smear
-from petriscope.errors import DataError, RequestError
+from petriscope.core.errors import DataError, RequestError
 
 
 def judged(count=3000, classes=5, wrong=0.0, spread=0.3, seed=0):

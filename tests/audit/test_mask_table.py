@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from petriscope.audit.auditing import audit
+from petriscope.audit.runner import audit
 from petriscope.audit.mask_table import MASK_KINDS, mask_table
 
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from petriscope.audit.masks import check_masks
-from petriscope.errors import DataError
+from petriscope.core.errors import DataError
 
 
 def mask(*rows):

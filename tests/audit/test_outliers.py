@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from petriscope.audit.outliers import find_outliers, nearest
-from petriscope.errors import RequestError
+from petriscope.core.errors import RequestError
 
 
 def blobs(count=400, seed=0):

@@ -8,7 +8,7 @@ import pytest
 from petriscope.audit.planted import find_planted
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.synthetic_smear import draw_smear
-from petriscope.errors import DataError
+from petriscope.core.errors import DataError
 
 
 @pytest.fixture(scope="module")

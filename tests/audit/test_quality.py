@@ -7,7 +7,7 @@ from scipy.ndimage import gaussian_filter
 from petriscope.audit.quality import FLAGS, NAMES, measure_quality
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.synthetic_smear import draw_smear
-from petriscope.errors import DataError
+from petriscope.core.errors import DataError
 
 CLEAN = (0.9 * draw_smear(240, 32)[0]).astype(np.uint8)  # a few are drawn overexposed
 CLEAN = np.minimum(CLEAN, 225)

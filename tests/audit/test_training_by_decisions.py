@@ -9,10 +9,10 @@ import pytest
 
 from petriscope import api
 from petriscope.data import load_dataset
-from petriscope.data.decided import load_decisions, write_decisions
-from petriscope.errors import DataError
-from petriscope.recipe import DataSection
-from petriscope.run import Run
+from petriscope.data.decisions import load_decisions, write_decisions
+from petriscope.core.errors import DataError
+from petriscope.core.recipe import DataSection
+from petriscope.run.folder import Run
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from petriscope.augment.pipeline import Pipeline
-from petriscope.recipe import Part
+from petriscope.core.recipe import Part
 
 CLASSES = 8
 

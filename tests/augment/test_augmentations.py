@@ -7,9 +7,9 @@ from augmenting import augmented, labels, pictures, plain, run, with_targets
 from petriscope.augment import AUGMENTATIONS
 from petriscope.augment.base import Color, Geometric, Mixing, Pixelwise, Policy
 from petriscope.augment.pipeline import Pipeline, drawn
-from petriscope.data.imageset import IGNORE
-from petriscope.errors import RequestError
-from petriscope.recipe import Part
+from petriscope.core.masks import IGNORE
+from petriscope.core.errors import RequestError
+from petriscope.core.recipe import Part
 
 # name -> options of a strong draw, options at which nothing may change
 CASES = {

@@ -7,7 +7,7 @@ from augmenting import augmented, pictures, plain, run
 from petriscope.augment import AUGMENTATIONS
 from petriscope.augment.pipeline import Normalize, apply_pixels
 from petriscope.augment.quality import gaussian_blur
-from petriscope.recipe import Part
+from petriscope.core.recipe import Part
 
 
 class TestColor:

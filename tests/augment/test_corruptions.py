@@ -12,10 +12,10 @@ from petriscope.augment.corruption_mix import CorruptionMix
 from petriscope.augment.corruptions import CORRUPTIONS, SEVERITIES, corrupt, corrupt_masks
 from petriscope.augment.corruptions.digital import jpeg
 from petriscope.augment.corruptions.draws import Draws, picture_keys
-from petriscope.data.imageset import IGNORE
+from petriscope.core.masks import IGNORE
 from petriscope.data.sources.synthetic_smear import draw_smear
-from petriscope.errors import RequestError
-from petriscope.recipe import Part
+from petriscope.core.errors import RequestError
+from petriscope.core.recipe import Part
 
 MEDMNIST_C = {
     *("pixelate", "jpeg", "defocus-blur", "motion-blur", "brightness-up", "brightness-down"),

@@ -10,7 +10,7 @@ from petriscope.augment import AUGMENTATIONS, pipeline
 from petriscope.augment.base import Geometric
 from petriscope.augment.geometry import gather, is_exact, resample
 from petriscope.augment.pipeline import Pipeline
-from petriscope.recipe import Part
+from petriscope.core.recipe import Part
 
 
 class TestGeometry:

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from augmenting import CLASSES, pictures, with_targets
 
-from petriscope.recipe import Part
+from petriscope.core.recipe import Part
 
 both = pytest.mark.parametrize("name", ["mixup", "cutmix"])
 

@@ -7,9 +7,9 @@ from augmenting import labels, pictures, with_targets
 
 from petriscope.augment.geometry import gather, resample
 from petriscope.augment.pipeline import Pipeline
-from petriscope.data.imageset import IGNORE
-from petriscope.errors import RequestError
-from petriscope.recipe import Part
+from petriscope.core.masks import IGNORE
+from petriscope.core.errors import RequestError
+from petriscope.core.recipe import Part
 
 
 def masks_of(batch=16, height=10, width=14, classes=4, seed=0):

@@ -6,8 +6,8 @@ from augmenting import pictures, plain, run
 from scipy.ndimage import label
 
 from petriscope.augment import AUGMENTATIONS
-from petriscope.errors import RequestError
-from petriscope.recipe import Part
+from petriscope.core.errors import RequestError
+from petriscope.core.recipe import Part
 
 WHITE = torch.full((200, 20, 20, 3), 255, dtype=torch.uint8)
 

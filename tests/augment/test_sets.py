@@ -9,7 +9,7 @@ from petriscope.augment import AUGMENTATIONS
 from petriscope.augment import sets as module
 from petriscope.augment.sets import augmented_set
 from petriscope.data.imageset import ImageSet
-from petriscope.recipe import Part
+from petriscope.core.recipe import Part
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (50, 8, 8, 3), dtype=np.uint8)

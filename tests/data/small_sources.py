@@ -12,7 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from petriscope.data import Dataset, load_dataset
-from petriscope.recipe import DataSection
+from petriscope.core.recipe import DataSection
 
 COUNTS = {"train": 12, "val": 4, "test": 4}
 CLASSES = ("cat", "dog")

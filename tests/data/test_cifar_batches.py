@@ -12,7 +12,7 @@ import pytest
 from small_sources import load, make_cifar
 
 from petriscope.data.sources import cifar_batches
-from petriscope.errors import DataError
+from petriscope.core.errors import DataError
 
 
 class Trap:

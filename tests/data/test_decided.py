@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from small_sources import load, make_folders, make_npz, make_pile, make_table, pictures, save_picture
 
 from petriscope.data import sources
-from petriscope.data.decided import Decision, Decisions, ReadAs, load_decisions, write_decisions
+from petriscope.data.decisions import Decision, Decisions, ReadAs, load_decisions, write_decisions
 from petriscope.data.fingerprint import fingerprint
-from petriscope.errors import DataError, RequestError
-from petriscope.recipe import DataSection
+from petriscope.core.errors import DataError, RequestError
+from petriscope.core.recipe import DataSection
 
 READ_AS = ReadAs(size=(8, 9), filter="bilinear", channels="rgb", bits=16)
 SOURCES = [make_npz, make_folders, make_pile, make_table]

@@ -14,7 +14,7 @@ from small_sources import load, make_folders, make_pile, pictures, save_picture
 
 from petriscope.data import cache, decode
 from petriscope.data.decode import decode_file
-from petriscope.errors import DataError, PetriscopeError
+from petriscope.core.errors import DataError, PetriscopeError
 
 
 def save(path: Path, mode: str, value: Any, **options: Any) -> Path:

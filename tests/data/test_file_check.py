@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from petriscope.data.file_check import check_files, is_cut_short
-from petriscope.data.sources.files import PictureFile
+from petriscope.data.sources.listing import PictureFile
 
 FORMATS = ("png", "jpeg", "webp", "gif", "bmp")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from small_sources import load, make_folders, make_pile, make_table, pictures, save_picture, write_table
 
-from petriscope.errors import DataError
+from petriscope.core.errors import DataError
 
 
 def test_ids_are_paths_below_the_source(tmp_path: Path) -> None:

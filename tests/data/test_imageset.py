@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from petriscope.data.imageset import ImageSet
-from petriscope.errors import DataError
+from petriscope.core.errors import DataError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (50, 6, 5, 3), dtype=np.uint8)
 

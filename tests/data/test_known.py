@@ -19,7 +19,7 @@ from small_sources import load, make_cifar, make_npz
 
 from petriscope.data.cache import cache_dir
 from petriscope.data.sources import known
-from petriscope.errors import PetriscopeError
+from petriscope.core.errors import PetriscopeError
 
 
 class Server(ThreadingHTTPServer):

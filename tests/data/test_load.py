@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small_sources import load, make_folders, make_npz, pictures, save_picture, write_table
 
-from petriscope.errors import DataError, RequestError
+from petriscope.core.errors import DataError, RequestError
 
 NO_VAL = {"val_images": None, "val_labels": None}
 NO_TEST = {"test_images": None, "test_labels": None}
@@ -21,7 +21,7 @@ def sizes(data: object) -> dict[str, int]:
 
 def test_no_source() -> None:
     from petriscope.data import load_dataset
-    from petriscope.recipe import DataSection
+    from petriscope.core.recipe import DataSection
 
     with pytest.raises(RequestError, match="--data"):
         load_dataset(DataSection())

@@ -24,10 +24,10 @@ from small_sources import (
 
 from petriscope.data import ImageSet
 from petriscope.data.aligned import load_aligned
-from petriscope.data.balance import epoch_order
-from petriscope.data.imageset import IGNORE
-from petriscope.errors import DataError, RequestError
-from petriscope.recipe import DataSection
+from petriscope.data.sampler import epoch_order
+from petriscope.core.masks import IGNORE
+from petriscope.core.errors import DataError, RequestError
+from petriscope.core.recipe import DataSection
 
 NAMES = np.array(["background", "sand", "rock"])
 

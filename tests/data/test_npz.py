@@ -12,7 +12,7 @@ import pytest
 from small_sources import load, make_npz, pictures
 
 from petriscope.data import cache
-from petriscope.errors import DataError, PetriscopeError, RequestError
+from petriscope.core.errors import DataError, PetriscopeError, RequestError
 
 
 class Trap:

@@ -9,9 +9,9 @@ import pytest
 from small_sources import load, make_mask_npz, make_npz
 
 from petriscope.data.aligned import load_aligned
-from petriscope.data.imageset import IGNORE
-from petriscope.errors import RequestError
-from petriscope.recipe import DataSection, load_recipe
+from petriscope.core.masks import IGNORE
+from petriscope.core.errors import RequestError
+from petriscope.core.recipe import DataSection, load_recipe
 
 TERRAIN = "synthetic-terrain:80"
 SMALL = {"size": (8, 12), "source": TERRAIN}

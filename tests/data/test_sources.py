@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from small_sources import MAKERS, MASK_MAKERS, load
 
-from petriscope.data.imageset import IGNORE
+from petriscope.core.masks import IGNORE
 
 EMBEDDED = ["digits"]
 if importlib.util.find_spec("petriscope.data.sources.synthetic_smear"):

@@ -10,8 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from petriscope.data.sources.synthetic_smear import CLASSES, KINDS, LOBES, draw_smear, read
-from petriscope.errors import RequestError
-from petriscope.recipe import DataSection
+from petriscope.core.errors import RequestError
+from petriscope.core.recipe import DataSection
 
 
 def test_form_and_classes() -> None:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from small_sources import load
 
-from petriscope.data.imageset import IGNORE
+from petriscope.core.masks import IGNORE
 from petriscope.data.sources.synthetic_terrain import CLASSES, SCENE, draw_terrain
-from petriscope.errors import RequestError
+from petriscope.core.errors import RequestError
 
 
 def test_a_larger_count_only_adds_pictures() -> None:

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import softmax
 
-from petriscope.evaluation.calibration import (
+from petriscope.trust.temperature import (
     calibration_figures,
     ece_equal_mass,
     equal_mass_bins,
     fit_temperature,
     scale,
 )
-from petriscope.evaluation.metrics import nll_each
+from petriscope.metrics.classification import nll_each
 
 
 def drawn(n: int, classes: int, seed: int = 0, spread: float = 2.0) -> tuple[np.ndarray, np.ndarray]:

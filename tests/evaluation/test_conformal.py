@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import softmax
 
-from petriscope.evaluation.conformal import (
+from petriscope.metrics.conformal import (
     METHODS,
     RAPS_FREE,
     RAPS_PENALTY,

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from petriscope.evaluation import cost
+from petriscope.inference import speed as cost
 from petriscope.models import build_model
-from petriscope.recipe import Part
+from petriscope.core.recipe import Part
 
 
 class Attention(nn.Module):

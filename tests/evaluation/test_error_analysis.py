@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from petriscope.data.imageset import ImageSet
-from petriscope.evaluation.error_analysis import (
+from petriscope.experiments.error_groups import (
     accuracy_by_group,
     cochran_mantel_haenszel,
     confused_pairs,

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from petriscope.ensembling import TTA_ORDER
-from petriscope.evaluation.inference import TTA, predict_batch, views
+from petriscope.experiments.ensemble import TTA_ORDER
+from petriscope.inference.tta import TTA, predict_batch, views
 from petriscope.report.standing import TTA_WORDS
 
 sides = st.integers(1, 40)

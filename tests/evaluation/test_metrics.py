@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from petriscope.evaluation.inference import views
-from petriscope.evaluation.intervals import bootstrap_weights, percentile95, wilson
-from petriscope.evaluation.metrics import (
+from petriscope.inference.tta import views
+from petriscope.metrics.intervals import bootstrap_weights, percentile95, wilson
+from petriscope.metrics.classification import (
     calibration_bins,
     calibration_error,
     class_aucs,

@@ -6,9 +6,9 @@ import torch
 
 from petriscope.augment.pipeline import Normalize
 from petriscope.data.imageset import ImageSet
-from petriscope.evaluation.neighbors import last_linear, nearest
+from petriscope.inference.neighbors import last_linear, nearest
 from petriscope.models import build_model
-from petriscope.recipe import Part
+from petriscope.core.recipe import Part
 
 NETWORKS = {
     "simple-cnn": {"widths": [4, 8, 8], "hidden": 8},

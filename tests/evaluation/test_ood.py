@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from petriscope.evaluation.ood import (
+from petriscope.trust.ood import (
     INSIDE_AUGMENTED,
     Detector,
     Gauge,

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from petriscope.evaluation.promises import LEVEL, MAX_ERROR, METHOD, Watch
-from petriscope.evaluation.selective import doubt
-from petriscope.evaluation.trust import fit_reference
+from petriscope.trust.guarantees import LEVEL, MAX_ERROR, METHOD, Watch
+from petriscope.metrics.selective import doubt
+from petriscope.trust.state import fit_reference
 
 CLASSES = 3
 

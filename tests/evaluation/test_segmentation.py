@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, jaccard_score, precision_score, recall_score
 
-from petriscope.data.imageset import IGNORE, ImageSet
-from petriscope.evaluation.inference import predict_batch, predict_batches
-from petriscope.evaluation.segmentation import (
+from petriscope.core.masks import IGNORE
+from petriscope.data.imageset import ImageSet
+from petriscope.inference.tta import predict_batch, predict_batches
+from petriscope.metrics.segmentation import (
     Tally,
     boundary_f1_each,
     choose_examples,

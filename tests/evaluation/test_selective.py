@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from petriscope.evaluation.selective import _plan, aurc, doubt, guaranteed_threshold, risk_coverage
+from petriscope.metrics.selective import _plan, aurc, doubt, guaranteed_threshold, risk_coverage
 
 
 def population(n: int, seed: int, scale: float = 0.08) -> tuple[np.ndarray, np.ndarray]:

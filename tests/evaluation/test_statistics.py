@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from petriscope.evaluation.metrics import confusion_matrix, from_confusion
-from petriscope.evaluation.segmentation import mean_iou
-from petriscope.evaluation.statistics import (
+from petriscope.metrics.classification import confusion_matrix, from_confusion
+from petriscope.metrics.segmentation import mean_iou
+from petriscope.metrics.statistics import (
     FIGURES,
     Difference,
     Sample,

@@ -5,9 +5,9 @@ import pytest
 
 from petriscope.augment.corruptions import CORRUPTIONS, SEVERITIES
 from petriscope.data.imageset import ImageSet
-from petriscope.errors import RequestError
-from petriscope.evaluation.stress import disturbed_pictures, stratified, stress_test, trained_against
-from petriscope.recipe import Recipe, load_recipe
+from petriscope.core.errors import RequestError
+from petriscope.trust.robustness import disturbed_pictures, stratified, stress_test, trained_against
+from petriscope.core.recipe import Recipe, load_recipe
 
 DARK, BRIGHT = 60, 200
 
@@ -102,7 +102,7 @@ def test_every_picture_is_seen_once_a_pass():
 
 def test_too_little_time_gives_fewer_pictures_or_nothing(monkeypatch):
     clock = iter(float(10 * i) for i in range(10_000))  # the clean pass takes 10 s: the whole would take 810
-    monkeypatch.setattr("petriscope.evaluation.stress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("petriscope.trust.robustness.time.monotonic", lambda: next(clock))
     images = image_set(200)
     assert stress_test(by_mean(130), images, seconds=405, resamples=100).n == 100
     assert stress_test(by_mean(130), images, seconds=100, resamples=100) is None

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from petriscope.augment.corruptions import CORRUPTIONS
-from petriscope.data.imageset import IGNORE, ImageSet
-from petriscope.evaluation import stress
-from petriscope.evaluation.segmentation import Tally, confusion_each, full_mask_metrics
-from petriscope.evaluation.stress import stress_test
-from petriscope.recipe import Recipe
+from petriscope.core.masks import IGNORE
+from petriscope.data.imageset import ImageSet
+from petriscope.trust import robustness as stress
+from petriscope.metrics.segmentation import Tally, confusion_each, full_mask_metrics
+from petriscope.trust.robustness import stress_test
+from petriscope.core.recipe import Recipe
 
 DARK, BRIGHT = 60, 200
 MOVES = {name for name, corruption in CORRUPTIONS.items() if corruption.moves}

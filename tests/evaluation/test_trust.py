@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from petriscope.evaluation.calibration import scale
-from petriscope.evaluation.conformal import METHODS
-from petriscope.evaluation.ood import Detector, fit_detector
-from petriscope.evaluation.selective import doubt
-from petriscope.evaluation.trust import LEVELS, MAX_ERRORS, Trust, fit_reference, trust_figures
+from petriscope.trust.temperature import scale
+from petriscope.metrics.conformal import METHODS
+from petriscope.trust.ood import Detector, fit_detector
+from petriscope.metrics.selective import doubt
+from petriscope.trust.state import LEVELS, MAX_ERRORS, Trust, fit_reference, trust_figures
 
 CLASSES = ("a", "b", "c")
 

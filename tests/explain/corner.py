@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from petriscope.classifier import Classifier
-from petriscope.recipe import Recipe
+from petriscope.inference.predictor import Classifier
+from petriscope.core.recipe import Recipe
 
 
 def classifier_of(model: nn.Module, classes: int = 3, shape: tuple[int, int, int] = (32, 32, 3)) -> Classifier:

@@ -7,13 +7,13 @@ import pytest
 import torch
 from corner import Corner, classifier_of, corner_classifier, corner_pictures
 
-from petriscope.errors import RequestError
+from petriscope.core.errors import RequestError
 from petriscope.explain import EXPLAINERS, explain, methods_for
-from petriscope.explain.attention import rollout, watched
+from petriscope.explain.attention_maps import rollout, watched
 from petriscope.explain.cam import feature_layer
-from petriscope.explain.occlusion import windows
+from petriscope.explain.occlusion_map import windows
 from petriscope.models import build_model
-from petriscope.recipe import Part
+from petriscope.core.recipe import Part
 
 SIDE = 32
 NETWORKS = {

@@ -8,7 +8,7 @@ from torch import nn
 
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.synthetic_terrain import draw_terrain
-from petriscope.errors import RequestError
+from petriscope.core.errors import RequestError
 from petriscope.explain import explain, methods_for
 from petriscope.explain.cam import feature_layer
 from petriscope.explain.checks import check, heat_inside, trusted, verdict
@@ -18,7 +18,7 @@ from petriscope.explain.question import Question
 from petriscope.explain.regions import largest_class, mean_probability, predicted_masks
 from petriscope.models import build_model
 from petriscope.models.smp_models import import_smp
-from petriscope.recipe import Part
+from petriscope.core.recipe import Part
 
 METHODS = ("hires-cam", "grad-cam", "grad-cam++", "occlusion")
 MODELS = {

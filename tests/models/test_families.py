@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from petriscope.evaluation.cost import multiply_adds, parameters
+from petriscope.models.cost import multiply_adds, parameters
 from petriscope.models import build_model
 from petriscope.models.attention import CBAM, SE
 from petriscope.models.d4_resnet import act
 from petriscope.models.drop_path import drop_path
-from petriscope.recipe import Part
+from petriscope.core.recipe import Part
 
 
 def make(name, shape=(16, 16, 3), classes=3, **options):

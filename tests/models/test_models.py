@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from petriscope.errors import RequestError
-from petriscope.evaluation.cost import multiply_adds, parameters
+from petriscope.core.errors import RequestError
+from petriscope.models.cost import multiply_adds, parameters
 from petriscope.models import MODELS, build_model
 from petriscope.models.backbones import import_timm
 from petriscope.models.describe import FACTS, describe_model, model_table
-from petriscope.recipe import Part
+from petriscope.core.recipe import Part
 
 SIDE = 32
 QUICK = {  # options that make a model quick to test, and the same at every call

@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from petriscope.evaluation.cost import multiply_adds, parameters
+from petriscope.models.cost import multiply_adds, parameters
 from petriscope.models import build_model
 from petriscope.models.attention_gate import AttentionGate
 from petriscope.models.context import DilatedInception, GlobalContext
 from petriscope.models.mask_head import CellularAutomaton
 from petriscope.models.segmenter import padded
 from petriscope.models.unet import DoubleConv
-from petriscope.recipe import Part
+from petriscope.core.recipe import Part
 
 SMALL = {
     "unet": {"widths": [4, 8, 8]},

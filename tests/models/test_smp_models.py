@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from petriscope.errors import RequestError
+from petriscope.core.errors import RequestError
 from petriscope.models import build_model, smp_models
-from petriscope.recipe import Part
+from petriscope.core.recipe import Part
 
 NAME = "smp/linknet-resnet18"
 

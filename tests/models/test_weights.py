@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from petriscope.errors import PetriscopeError, RequestError
+from petriscope.core.errors import PetriscopeError, RequestError
 from petriscope.models import build_model, weights
 from petriscope.models.backbones import import_timm
-from petriscope.recipe import Part
+from petriscope.core.recipe import Part
 
 SHAPE = (32, 32, 3)
 SMALL = "timm/resnet10t"

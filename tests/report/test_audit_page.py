@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from petriscope.audit.auditing import Audit
+from petriscope.audit.runner import Audit
 from petriscope.audit.findings import KINDS, Finding, Pictures, make_table
 from petriscope.audit.planted import Planted
-from petriscope.data.decided import Decisions, ReadAs
+from petriscope.data.decisions import Decisions, ReadAs
 from petriscope.data.imageset import ImageSet
 from petriscope.report.audit import CARDS_SHOWN, GROUPS_SHOWN, render, write_audit_page
 

@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from petriscope.comparing import compare, settings_that_differ
-from petriscope.errors import RequestError
-from petriscope.evaluation.intervals import wilson
-from petriscope.recipe import Recipe
-from petriscope.report.comparison import as_text, render, verdict_words, write_comparison
-from petriscope.run import Run
+from petriscope.experiments.compare import compare, settings_that_differ
+from petriscope.core.errors import RequestError
+from petriscope.metrics.intervals import wilson
+from petriscope.core.recipe import Recipe
+from petriscope.report.compare import as_text, render, verdict_words, write_comparison
+from petriscope.run.folder import Run
 
 CLASSES = ("red", "white", "platelet")
 PICTURES = 300

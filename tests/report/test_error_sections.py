@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from petriscope.report.error_analysis import errors
+from petriscope.report.error_groups import errors
 from petriscope.report.explanations import Shown, looks, write_page
 
 PICTURES = np.zeros((2, 8, 8, 3), dtype=np.uint8)

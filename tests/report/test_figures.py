@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from petriscope.evaluation.metrics import calibration_bins
+from petriscope.metrics.classification import calibration_bins
 from petriscope.report import wording
-from petriscope.report.figures import Series, line_chart, nice_ticks, picture, reliability
+from petriscope.report.charts import Series, line_chart, nice_ticks, picture, reliability
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0.93, 0.99), (1, 200), (-3, 3), (0, 1e-5), (0, 123456)])

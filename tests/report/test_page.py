@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from petriscope.evaluation.intervals import wilson
-from petriscope.recipe import Part, Recipe
+from petriscope.metrics.intervals import wilson
+from petriscope.core.recipe import Part, Recipe
 from petriscope.report import training, write_report
-from petriscope.run import Run
+from petriscope.run.folder import Run
 
 VOID = {"meta", "link", "img", "br"}
 RECIPE = Recipe(name="tiny", about="Three kinds of cell.", seed=7, data={"source": "cells.npz"}, augment=("flip",))

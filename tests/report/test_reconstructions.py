@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from petriscope.api import train
-from petriscope.classifier import Classifier
+from petriscope.inference.predictor import Classifier
 from petriscope.data import Dataset, ImageSet
-from petriscope.recipe import Recipe
+from petriscope.core.recipe import Recipe
 from petriscope.report import write_report
 from petriscope.report.page import render
-from petriscope.run import Run
-from petriscope.sampling import reconstructions
+from petriscope.run.folder import Run
+from petriscope.experiments.samples import reconstructions
 
 MEAN, STD = (0.75, 0.5, 0.25), (0.25, 0.125, 0.5)
 

@@ -4,9 +4,9 @@ import numpy as np
 
 from petriscope.augment.corruptions import CORRUPTIONS
 from petriscope.data.imageset import ImageSet
-from petriscope.evaluation.stress import disturbed_pictures, stress_test
-from petriscope.recipe import Recipe
-from petriscope.report.stress import headline, stress_view
+from petriscope.trust.robustness import disturbed_pictures, stress_test
+from petriscope.core.recipe import Recipe
+from petriscope.report.robustness import headline, stress_view
 from petriscope.report.wording import NONE
 
 MIX = {"name": "corruption-mix", "held_out": ["bubble"]}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from petriscope.recipe import FinetuneSection, TrainingSection
+from petriscope.core.recipe import FinetuneSection, TrainingSection
 from petriscope.report import wording
 
 

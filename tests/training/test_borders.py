@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.ndimage import distance_transform_edt
 
-from petriscope.data.imageset import IGNORE
+from petriscope.core.masks import IGNORE
 from petriscope.training.borders import border_pixels, near_borders
 
 

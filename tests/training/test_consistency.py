@@ -9,9 +9,9 @@ from scipy.spatial.distance import jensenshannon
 
 from petriscope import api
 from petriscope.augment.pipeline import Pipeline, to_float
-from petriscope.classifier import load_model
-from petriscope.errors import RequestError
-from petriscope.recipe import Part, load_recipe
+from petriscope.inference.predictor import load_model
+from petriscope.core.errors import RequestError
+from petriscope.core.recipe import Part, load_recipe
 from petriscope.training.consistency import jensen_shannon
 from petriscope.training.losses import LOSSES, views_of
 

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from petriscope import api
-from petriscope.data.balance import epoch_order
-from petriscope.errors import PetriscopeError, RequestError
-from petriscope.recipe import load_recipe
-from petriscope.run import Run, open_run
+from petriscope.data.sampler import epoch_order
+from petriscope.core.errors import PetriscopeError, RequestError
+from petriscope.core.recipe import load_recipe
+from petriscope.run.folder import Run, open_run
 from petriscope.training.loop import Interrupted, Trainer
 
 
@@ -94,7 +94,7 @@ import torch
 torch.set_num_threads(1)
 from pathlib import Path
 from petriscope import api
-from petriscope.recipe import load_recipe
+from petriscope.core.recipe import load_recipe
 recipe, folder = sys.argv[1:]
 if (Path(folder) / "recipe.yaml").is_file():
     api.resume(folder, quiet=True)

@@ -6,10 +6,10 @@ import torch
 from safetensors.torch import load_file
 
 from petriscope import api
-from petriscope.data.imageset import IGNORE
-from petriscope.errors import DataError, RequestError
-from petriscope.preparing import augmented_val
-from petriscope.recipe import load_recipe
+from petriscope.core.masks import IGNORE
+from petriscope.core.errors import DataError, RequestError
+from petriscope.training.build import augmented_val
+from petriscope.core.recipe import load_recipe
 from petriscope.training.loop import Trainer
 
 

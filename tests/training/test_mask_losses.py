@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from petriscope.data.imageset import IGNORE
-from petriscope.errors import RequestError
-from petriscope.recipe import Part
+from petriscope.core.masks import IGNORE
+from petriscope.core.errors import RequestError
+from petriscope.core.recipe import Part
 from petriscope.training.losses import LOSSES, weigh_classes
 
 COUNTS = np.array([[10, 0, 2], [5, 5, 0]])  # pixels of three classes in two pictures

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from petriscope.errors import PetriscopeError, RequestError
-from petriscope.recipe import Part
+from petriscope.core.errors import PetriscopeError, RequestError
+from petriscope.core.recipe import Part
 from petriscope.training.averaging import EMA
 from petriscope.training.checkpoints import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from petriscope.training.losses import LOSSES, weigh_classes

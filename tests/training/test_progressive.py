@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from petriscope import api
-from petriscope.errors import RequestError
-from petriscope.progress import Progress
-from petriscope.recipe import ProgressiveSection, load_recipe
+from petriscope.core.errors import RequestError
+from petriscope.core.progress import Progress
+from petriscope.core.recipe import ProgressiveSection, load_recipe
 from petriscope.training.loop import Trainer
 from petriscope.training.progressive import Progressive
 
@@ -96,7 +96,7 @@ class TestRefusals:
 
 def test_time_left_counts_what_is_left_to_do(capsys, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("petriscope.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("petriscope.core.progress.time.monotonic", lambda: now[0])
     bar = Progress("training", 20, "steps", lambda count: count - 0.5 * min(count, 10))
     now[0] = 10.0
     bar.advance(10)  # the cheap half took 10 s, so the other takes 20

@@ -6,11 +6,11 @@ import torch
 from safetensors.torch import load_file
 
 from petriscope import api
-from petriscope.classifier import load_model
-from petriscope.errors import RequestError
+from petriscope.inference.predictor import load_model
+from petriscope.core.errors import RequestError
 from petriscope.models import build_model
 from petriscope.models.layers import head_of, ordered_layers
-from petriscope.recipe import FinetuneSection, Part
+from petriscope.core.recipe import FinetuneSection, Part
 from petriscope.training.finetune import Plan, trained
 from petriscope.training.loop import Trainer
 from petriscope.training.optimizers import OPTIMIZERS
@@ -175,7 +175,7 @@ def test_features_behind_dropout_are_not_kept():
     from petriscope.augment.pipeline import Normalize
     from petriscope.data.batches import Batches
     from petriscope.data.imageset import ImageSet
-    from petriscope.training.features import frozen_features, head_module
+    from petriscope.training.frozen import frozen_features, head_module
 
     pixels = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
     images = ImageSet(pixels, np.zeros(6, dtype=np.int64), ("a", "b"), np.arange(6).astype(str))
@@ -194,7 +194,7 @@ def test_features_before_logits_are_resized_are_not_kept(side, patch, kept):
     from petriscope.augment.pipeline import Normalize
     from petriscope.data.batches import Batches
     from petriscope.data.imageset import ImageSet
-    from petriscope.training.features import frozen_features, head_module
+    from petriscope.training.frozen import frozen_features, head_module
 
     pixels = np.random.default_rng(0).integers(0, 256, (3, side, side, 1), dtype=np.uint8)
     images = ImageSet(pixels, np.zeros((3, side, side), dtype=np.uint8), ("a", "b"), np.arange(3).astype(str))

@@ -32,9 +32,9 @@ _PLACES = {
 __all__ = [*_PLACES]
 
 if TYPE_CHECKING:
-    from petriscope.audit.auditing import Audit, audit
+    from petriscope.audit.runner import Audit, audit
     from petriscope.audit.duplicates import find_duplicates
-    from petriscope.audit.features import backbone_features, learned_features, run_features
+    from petriscope.audit.embeddings import backbone_features, learned_features, run_features
     from petriscope.audit.label_errors import find_label_errors, out_of_fold_probabilities
     from petriscope.audit.mask_table import mask_table
     from petriscope.audit.masks import check_masks

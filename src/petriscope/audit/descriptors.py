@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from petriscope.data.imageset import ImageSet
-from petriscope.errors import DataError
-from petriscope.progress import progress
+from petriscope.core.errors import DataError
+from petriscope.core.progress import progress
 
 CHUNK_BYTES = 1 << 20  # read at once: it and what is made of it stay in the processor's cache
 WHOLE = 257  # pixels of full light whose sum a uint16 holds

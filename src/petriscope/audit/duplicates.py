@@ -20,9 +20,9 @@ from petriscope.audit.descriptors import (
     shrink,
     thumbnail_size,
 )
-from petriscope.audit.neighbors import TREES, near_pairs
+from petriscope.audit.nearest import TREES, near_pairs
 from petriscope.data.imageset import ImageSet
-from petriscope.progress import progress
+from petriscope.core.progress import progress
 
 LONGEST = 32  # side of the thumbnails that are compared, in pixels
 FREQUENCIES = 8

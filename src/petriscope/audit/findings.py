@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from petriscope.data.decided import Verdict
+from petriscope.data.decisions import Verdict
 from petriscope.data.file_check import FileFault
-from petriscope.errors import RequestError, near
+from petriscope.core.errors import RequestError, near
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,11 +11,11 @@ import numpy as np
 from petriscope.audit.small_network import shrink, train_small
 from petriscope.data.batches import Batches
 from petriscope.data.imageset import ImageSet
-from petriscope.errors import DataError, RequestError
-from petriscope.evaluation.inference import predict_set
-from petriscope.precision import choose_format
-from petriscope.progress import progress
-from petriscope.recipe import check_recipe
+from petriscope.core.errors import DataError, RequestError
+from petriscope.inference.tta import predict_set
+from petriscope.core.device import choose_format
+from petriscope.core.progress import progress
+from petriscope.core.recipe import check_recipe
 
 LEAST_PICTURES = 40
 LEAST_STEPS = 240  # of a training

@@ -9,9 +9,10 @@ import numpy as np
 
 from petriscope.audit.findings import Finding, Pictures, make_table
 from petriscope.audit.masks import MaskFindings, check_masks
-from petriscope.data.decided import Verdict
-from petriscope.data.imageset import IGNORE, ImageSet
-from petriscope.evaluation.segmentation import background_of
+from petriscope.data.decisions import Verdict
+from petriscope.core.masks import IGNORE
+from petriscope.data.imageset import ImageSet
+from petriscope.metrics.segmentation import background_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from petriscope.errors import DataError
+from petriscope.core.errors import DataError
 
 
 @dataclass(frozen=True, eq=False)

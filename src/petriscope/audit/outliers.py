@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from petriscope.errors import RequestError
+from petriscope.core.errors import RequestError
 
 DIMENSIONS = 16  # more, and a tree no longer saves any distances
 CUT = 5.0  # robust standard deviations

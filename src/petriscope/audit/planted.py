@@ -9,7 +9,7 @@ import numpy as np
 from petriscope.audit.descriptors import check_pictures, chunks
 from petriscope.audit.spectra import Flattening, Spectra
 from petriscope.data.imageset import ImageSet
-from petriscope.progress import progress
+from petriscope.core.progress import progress
 
 SAMPLE = 30_000  # pictures in which plants are looked for; all are then held against what was found
 GUESSES = 2048  # pictures tried as members of a plant

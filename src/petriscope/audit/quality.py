@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from petriscope.data.imageset import ImageSet
-from petriscope.errors import DataError
-from petriscope.progress import progress
+from petriscope.core.errors import DataError
+from petriscope.core.progress import progress
 
 CHUNK_PIXELS = 1 << 18  # what is measured at once stays in the processor's cache
 LUMA = (77, 150, 29)  # of red, green, blue in 256ths: ITU-R BT.601

@@ -13,10 +13,10 @@ from torch import nn
 from petriscope.augment.pipeline import Normalize
 from petriscope.data.batches import Batches
 from petriscope.data.imageset import ImageSet
-from petriscope.data.statistics import mean_and_std
+from petriscope.data.normalization import mean_and_std
 from petriscope.models import build_model
-from petriscope.precision import choose_device
-from petriscope.recipe import Recipe
+from petriscope.core.device import choose_device
+from petriscope.core.recipe import Recipe
 from petriscope.training.loop import Trainer
 
 CHUNK = 512

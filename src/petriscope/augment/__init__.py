@@ -4,7 +4,7 @@
 one matrix a picture, so a batch is resampled once; color operations likewise.
 """
 
-from petriscope.parts import Catalogue
+from petriscope.core.registry import Catalogue
 
 AUGMENTATIONS = Catalogue(
     "augmentation",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from petriscope.augment.base import Pixelwise, Probability, chosen, in_order, uniform
 from petriscope.augment.corruptions import CORRUPTIONS, Corruption
-from petriscope.errors import near
+from petriscope.core.errors import near
 
 Severity = Annotated[float, Field(ge=0, le=5)]
 

@@ -22,9 +22,9 @@ from petriscope.augment.base import (
 )
 from petriscope.augment.color import apply_color, compose, mapped, unchanged
 from petriscope.augment.geometry import gather, is_exact, resample
-from petriscope.data.imageset import IGNORE
-from petriscope.errors import RequestError
-from petriscope.recipe import Part
+from petriscope.core.masks import IGNORE
+from petriscope.core.errors import RequestError
+from petriscope.core.recipe import Part
 
 
 class Normalize:
@@ -102,7 +102,7 @@ class Pipeline:
         With ``views``, the pictures are followed by their first views, then by their second, and so on: [(1 + views) B, ...];
         targets stay those of the pictures.
 
-        Masks have `petriscope.data.imageset.IGNORE` where something comes in from outside the picture.
+        Masks have `petriscope.core.masks.IGNORE` where something comes in from outside the picture.
 
         Raises:
             RequestError: masks with an operation that blends what lies under them; labels with one that needs masks.

@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 
 from petriscope.data import sources
-from petriscope.data.imageset import BACKGROUND, IGNORE, ImageSet
-from petriscope.data.one_class import one_against_rest
+from petriscope.core.masks import BACKGROUND, IGNORE
+from petriscope.data.imageset import ImageSet
+from petriscope.data.one_vs_rest import one_against_rest
 from petriscope.data.sources import PILE
-from petriscope.errors import DataError, RequestError, near
-from petriscope.recipe import DataSection
+from petriscope.core.errors import DataError, RequestError, near
+from petriscope.core.recipe import DataSection
 
 
 def load_aligned(

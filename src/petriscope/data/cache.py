@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from petriscope.errors import DataError
-from petriscope.files import atomic, disk_error, write_text
+from petriscope.core.errors import DataError
+from petriscope.core.files import atomic, disk_error, write_text
 
 VERSION = 1  # raise it when decoding changes, so that old entries are not taken for new ones
 READ_BYTES = 1 << 22

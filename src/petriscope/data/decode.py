@@ -13,11 +13,11 @@ from typing import Literal
 import numpy as np
 from PIL import ExifTags, Image
 
-from petriscope.cores import cores
+from petriscope.core.device import cores
 from petriscope.data import cache
-from petriscope.errors import DataError
-from petriscope.progress import progress
-from petriscope.recipe import DataSection
+from petriscope.core.errors import DataError
+from petriscope.core.progress import progress
+from petriscope.core.recipe import DataSection
 
 MAX_PIXELS = 64_000_000
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")

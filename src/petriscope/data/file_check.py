@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from petriscope.data.decode import decode_file, probe_file, workers
-from petriscope.data.sources.files import PictureFile
-from petriscope.errors import DataError
-from petriscope.progress import track
+from petriscope.data.sources.listing import PictureFile
+from petriscope.core.errors import DataError
+from petriscope.core.progress import track
 
 ODD_FACTOR = 1.5  # of side or aspect, from the median
 ODD_SPREADS = 5.0  # robust standard deviations, where sizes vary by nature

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from petriscope.errors import DataError
+from petriscope.core.errors import DataError
+from petriscope.core.masks import IGNORE
 
 if TYPE_CHECKING:
-    from petriscope.data.decided import Audited
+    from petriscope.data.decisions import Audited
 
 SPLITS = ("train", "val", "test")
-BACKGROUND = "background"  # the class of masks that is unlabeled ground, where a source has one
-IGNORE = 255  # in a mask: a pixel that is unlabeled; it is neither learnt from nor judged
 
 
 @dataclass(frozen=True, eq=False)

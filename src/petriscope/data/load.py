@@ -6,14 +6,14 @@ from itertools import combinations
 
 import numpy as np
 
-from petriscope.data import decided, sources
+from petriscope.data import decisions as decided, sources
 from petriscope.data.fingerprint import fingerprint
 from petriscope.data.imageset import SPLITS, Dataset, ImageSet
-from petriscope.data.one_class import one_against_rest
+from petriscope.data.one_vs_rest import one_against_rest
 from petriscope.data.sources import PILE
 from petriscope.data.splits import draw_grouped, draw_stratified
-from petriscope.errors import DataError, RequestError
-from petriscope.recipe import DataSection
+from petriscope.core.errors import DataError, RequestError
+from petriscope.core.recipe import DataSection
 
 
 def load_dataset(section: DataSection) -> Dataset:

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from petriscope.errors import RequestError
-from petriscope.parts import Catalogue
-from petriscope.recipe import Part
+from petriscope.core.errors import RequestError
+from petriscope.core.registry import Catalogue
+from petriscope.core.recipe import Part
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from petriscope.classifier import Classifier
+    from petriscope.inference.predictor import Classifier
 
 EXPLAINERS = Catalogue(
     "explanation",
@@ -29,9 +29,9 @@ EXPLAINERS = Catalogue(
         "grad-cam": "petriscope.explain.cam:grad_cam",
         "grad-cam++": "petriscope.explain.cam:grad_cam_plus_plus",
         "hires-cam": "petriscope.explain.cam:hires_cam",
-        "attention-gradient": "petriscope.explain.attention:attention_gradient",
-        "attention-rollout": "petriscope.explain.attention:attention_rollout",
-        "occlusion": "petriscope.explain.occlusion:occlusion",
+        "attention-gradient": "petriscope.explain.attention_maps:attention_gradient",
+        "attention-rollout": "petriscope.explain.attention_maps:attention_rollout",
+        "occlusion": "petriscope.explain.occlusion_map:occlusion",
     },
 )
 BATCH_PIXELS = 2**20  # of a batch; the maps of all its layers are in memory
@@ -46,7 +46,7 @@ def methods_for(classifier: Classifier) -> list[str]:
     """
     import torch
 
-    from petriscope.explain.attention import sees_whole_picture
+    from petriscope.explain.attention_maps import sees_whole_picture
     from petriscope.explain.cam import has_feature_maps
 
     height, width, channels = classifier.shape

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from petriscope.errors import RequestError
+from petriscope.core.errors import RequestError
 from petriscope.explain.question import Question
 
 # A map of 3x3 places cannot say where in a small picture; one layer earlier, before the last pooling, it can.

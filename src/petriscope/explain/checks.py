@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from petriscope.evaluation.intervals import bootstrap_weights, percentile95
-from petriscope.evaluation.segmentation import scenes_of
+from petriscope.metrics.intervals import bootstrap_weights, percentile95
+from petriscope.metrics.segmentation import scenes_of
 from petriscope.explain import explain
 from petriscope.explain.regions import mean_probability
-from petriscope.progress import progress
+from petriscope.core.progress import progress
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from petriscope.classifier import Classifier
+    from petriscope.inference.predictor import Classifier
 
 GRID = 7  # places a side that are deleted or inserted as one
 STEPS = 12  # from the whole picture to nothing

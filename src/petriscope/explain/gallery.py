@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from petriscope.classifier import Classifier
+from petriscope.inference.predictor import Classifier
 from petriscope.data.imageset import ImageSet
-from petriscope.errors import RequestError
-from petriscope.evaluation.cost import multiply_adds
+from petriscope.core.errors import RequestError
+from petriscope.models.cost import multiply_adds
 from petriscope.explain import explain, methods_for
 from petriscope.explain.checks import check, forwards
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from petriscope.classifier import Classifier
+from petriscope.inference.predictor import Classifier
 from petriscope.data.imageset import ImageSet
-from petriscope.errors import RequestError
-from petriscope.evaluation.segmentation import scenes_of
+from petriscope.core.errors import RequestError
+from petriscope.metrics.segmentation import scenes_of
 from petriscope.explain import explain, methods_for
 from petriscope.explain.checks import ORDERS, check
 from petriscope.explain.gallery import affordable, unaffordable

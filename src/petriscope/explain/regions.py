@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from petriscope.evaluation.segmentation import background_of
+from petriscope.metrics.segmentation import background_of
 
 if TYPE_CHECKING:
-    from petriscope.classifier import Classifier
+    from petriscope.inference.predictor import Classifier
 
 CHUNK_PIXELS = 2**19  # of pictures looked at together: each pixel has a probability a class
 

@@ -16,9 +16,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from petriscope.errors import RequestError
-from petriscope.parts import Catalogue
-from petriscope.recipe import Part
+from petriscope.core.errors import RequestError
+from petriscope.core.registry import Catalogue
+from petriscope.core.recipe import Part
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,7 +33,7 @@ class _Models(Catalogue):
 
     def find(self, name: str) -> Callable[..., Any]:
         if name == ENSEMBLE:
-            from petriscope.models.ensemble import Ensemble
+            from petriscope.models.voting import Ensemble
 
             return Ensemble
         if name.startswith(TIMM):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from petriscope.errors import RequestError
+from petriscope.core.errors import RequestError
 from petriscope.models.attention import Attention
 from petriscope.models.conv_block import ConvBlock
 from petriscope.models.weights import Statistics, WeightsFile, load_weights, read_weights

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from petriscope.errors import RequestError
+from petriscope.core.errors import RequestError
 from petriscope.models.heads import SEMLP
 from petriscope.models.layers import head_of
 from petriscope.models.weights import Statistics, WeightFile, from_hub, load_weights, read_weights

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from petriscope.errors import RequestError
+from petriscope.core.errors import RequestError
 from petriscope.models.drop_path import drop_path
 
 ORDER = 8  # of D4

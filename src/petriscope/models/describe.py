@@ -67,9 +67,9 @@ def describe_model(name: str) -> str:
     """A model's documentation, its options with their types and defaults, and its size for RGB pictures in 8 classes."""
     import torch
 
-    from petriscope.evaluation.cost import multiply_adds, parameters
+    from petriscope.models.cost import multiply_adds, parameters
     from petriscope.models import build_model
-    from petriscope.recipe import Part
+    from petriscope.core.recipe import Part
 
     member = MODELS.find(name)
     side = FACTS[name].side if name in FACTS else 224

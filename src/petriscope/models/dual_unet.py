@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from petriscope.errors import RequestError
+from petriscope.core.errors import RequestError
 from petriscope.models.attention import Attention, attention_layers
 from petriscope.models.context import DilatedInception, GlobalContext
 from petriscope.models.mask_head import MaskHead

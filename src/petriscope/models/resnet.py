@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from petriscope.errors import RequestError
+from petriscope.core.errors import RequestError
 from petriscope.models.attention import Attention, attention_layers
 from petriscope.models.backbones import OPTIONS, Chance, Head, Side, Width, make_backbone
 from petriscope.models.weights import Weights

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from petriscope.errors import RequestError
+from petriscope.core.errors import RequestError
 from petriscope.models.activations import Activation
 from petriscope.models.activations import activation as make
 from petriscope.models.attention import SE

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from petriscope.errors import RequestError, near
+from petriscope.core.errors import RequestError, near
 from petriscope.models.backbones import expected_statistics, import_timm
 from petriscope.models.segmenter import padded
 from petriscope.models.weights import Statistics, Weights, from_hub, load_weights, read_weights

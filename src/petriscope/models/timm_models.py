@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from petriscope.errors import RequestError, near
+from petriscope.core.errors import RequestError, near
 from petriscope.models.backbones import OPTIONS, Chance, Head, Side, Width, import_timm, make_backbone
 from petriscope.models.weights import Weights
 

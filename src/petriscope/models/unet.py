@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from petriscope.errors import RequestError
+from petriscope.core.errors import RequestError
 from petriscope.models.attention import Attention, attention_layers
 from petriscope.models.attention_gate import AttentionGate
 from petriscope.models.mask_head import MaskHead

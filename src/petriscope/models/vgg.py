@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor, nn
 
-from petriscope.errors import RequestError
+from petriscope.core.errors import RequestError
 from petriscope.models.attention import Attention
 from petriscope.models.conv_block import ConvBlock
 

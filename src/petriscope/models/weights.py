@@ -15,7 +15,7 @@ from pydantic import AfterValidator
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from petriscope.errors import PetriscopeError, RequestError
+from petriscope.core.errors import PetriscopeError, RequestError
 
 PROBE_SECONDS = 5.0
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from petriscope.audit.auditing import Audit
+from petriscope.audit.runner import Audit
 from petriscope.audit.findings import FAMILIES, KINDS
-from petriscope.colors import overlay
-from petriscope.data.decided import FILE
-from petriscope.files import write_text
+from petriscope.core.drawing import overlay
+from petriscope.data.decisions import FILE
+from petriscope.core.files import write_text
 from petriscope.report import rendering, wording
-from petriscope.report.figures import Picture, picture
+from petriscope.report.charts import Picture, picture
 
 if TYPE_CHECKING:
     import pandas as pd

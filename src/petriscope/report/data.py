@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from petriscope.data.imageset import SPLITS
-from petriscope.recipe import Recipe
+from petriscope.core.recipe import Recipe
 from petriscope.report import wording
-from petriscope.run import Run
+from petriscope.run.folder import Run
 
 AUDITED_LISTED = 100
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from petriscope import colors
+from petriscope.core import drawing as colors
 from petriscope.explain.checks import ORDERS
 from petriscope.explain.overlay import outlined, overlay
-from petriscope.files import write_text
+from petriscope.core.files import write_text
 from petriscope.report import rendering, wording
-from petriscope.report.figures import Picture, picture
-from petriscope.report.segments import legend
+from petriscope.report.charts import Picture, picture
+from petriscope.report.segmentation import legend
 
 NAMES = {
     "hires-cam": "HiResCAM",

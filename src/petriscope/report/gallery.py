@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from petriscope.colors import overlay
+from petriscope.core.drawing import overlay
 from petriscope.data.imageset import SPLITS
 from petriscope.models import MODELS
-from petriscope.recipe import Recipe
+from petriscope.core.recipe import Recipe
 from petriscope.report import wording
-from petriscope.report.figures import Picture, picture
+from petriscope.report.charts import Picture, picture
 
 AUGMENTED_SHOWN = (12, 12)
 

@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from petriscope.files import write_text
-from petriscope.report import data, labels, rendering, segments, training
+from petriscope.core.files import write_text
+from petriscope.report import data, classification as labels, rendering, segmentation as segments, training
 from petriscope.report.ensemble import ensemble_view
-from petriscope.report.error_analysis import errors
+from petriscope.report.error_groups import errors
 from petriscope.report.explanations import looks
 from petriscope.report.gallery import augmented, reconstructions
-from petriscope.report.labels import LabelView, label_view
+from petriscope.report.classification import LabelView, label_view
 from petriscope.report.repeat import repetition
-from petriscope.report.segments import SegmentView, segment_view
-from petriscope.report.silence import silence_views
+from petriscope.report.segmentation import SegmentView, segment_view
+from petriscope.report.abstention import silence_views
 from petriscope.report.standing import alarm, notes, standing, under_stress
-from petriscope.report.stress import stress_view
-from petriscope.run import Run
+from petriscope.report.robustness import stress_view
+from petriscope.run.folder import Run
 
 FOLD_CLASSES_FROM = 16  # long tables of classes are folded where they are not the point
 MISTAKES_OPEN = 12  # the rest is folded

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from petriscope.recipe import Recipe
+from petriscope.core.recipe import Recipe
 from petriscope.report import wording
 from petriscope.report.standing import TTA_WORDS
 

@@ -6,11 +6,11 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from petriscope.recipe import Recipe
+from petriscope.core.recipe import Recipe
 from petriscope.report import wording
-from petriscope.report.labels import LabelView
-from petriscope.report.segments import SegmentView
-from petriscope.report.stress import StressView
+from petriscope.report.classification import LabelView
+from petriscope.report.segmentation import SegmentView
+from petriscope.report.robustness import StressView
 
 TTA_WORDS = {
     "mirror": "the mean over each picture and its left-right mirror image (test-time augmentation: mirror)",

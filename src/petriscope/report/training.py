@@ -7,10 +7,10 @@ from typing import Any
 
 from petriscope.augment import AUGMENTATIONS
 from petriscope.augment.base import Mixing
-from petriscope.progress import duration
-from petriscope.recipe import Part, Recipe
+from petriscope.core.progress import duration
+from petriscope.core.recipe import Part, Recipe
 from petriscope.report import wording
-from petriscope.report.figures import Series, line_chart
+from petriscope.report.charts import Series, line_chart
 from petriscope.report.gallery import has_decoder, trains_decoder
 
 EPOCH_COLUMNS: tuple[tuple[str, tuple[str, ...], Callable[[Any], str]], ...] = (

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from petriscope.recipe import DistillSection, FinetuneSection, Part, TrainingSection
+from petriscope.core.recipe import DistillSection, FinetuneSection, Part, TrainingSection
 
 NONE = "–"
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from petriscope.data.imageset import IGNORE
+from petriscope.core.masks import IGNORE
 
 REACH = 3.0  # sigmas from a border at which a pixel counts as far from all
 

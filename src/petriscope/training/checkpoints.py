@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from petriscope.errors import PetriscopeError
-from petriscope.files import atomic
+from petriscope.core.errors import PetriscopeError
+from petriscope.core.files import atomic
 
 Tree = dict[str, Any]
 

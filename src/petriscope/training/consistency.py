@@ -10,7 +10,7 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
-from petriscope.recipe import Part
+from petriscope.core.recipe import Part
 from petriscope.training.losses import LOSSES, views_of
 
 PLAIN = Part(name="cross-entropy")

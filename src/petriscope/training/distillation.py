@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from petriscope.classifier import load_model
-from petriscope.errors import RequestError
-from petriscope.precision import autocast, choose_format
-from petriscope.recipe import DistillSection
+from petriscope.inference.predictor import load_model
+from petriscope.core.errors import RequestError
+from petriscope.core.device import autocast, choose_format
+from petriscope.core.recipe import DistillSection
 
 
 class Teachers:

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from torch import nn
 from torch.optim import Optimizer
 
-from petriscope.errors import RequestError, near
+from petriscope.core.errors import RequestError, near
 from petriscope.models.layers import head_of, ordered_blocks, ordered_layers
-from petriscope.recipe import FinetuneSection
+from petriscope.core.recipe import FinetuneSection
 
 LAST = re.compile(r"last\s+(\d+(?:\.\d+)?)\s*(blocks?|layers?|%)")
 

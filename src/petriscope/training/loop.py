@@ -22,20 +22,20 @@ import torch
 from torch import Tensor, nn
 
 from petriscope.augment.pipeline import Normalize, Pipeline, check_targets
-from petriscope.data.balance import epoch_order
+from petriscope.data.sampler import epoch_order
 from petriscope.data.batches import Batches
-from petriscope.data.imageset import IGNORE
-from petriscope.errors import PetriscopeError, RequestError
-from petriscope.evaluation.inference import predict_batches, predict_set
-from petriscope.evaluation.metrics import quick_metrics
-from petriscope.evaluation.segmentation import quick_mask_metrics, tally_masks
-from petriscope.precision import autocast, choose_format, lay_out
-from petriscope.progress import Progress, duration, say
-from petriscope.recipe import Recipe
+from petriscope.core.masks import IGNORE
+from petriscope.core.errors import PetriscopeError, RequestError
+from petriscope.inference.tta import predict_batches, predict_set
+from petriscope.metrics.classification import quick_metrics
+from petriscope.metrics.segmentation import quick_mask_metrics, tally_masks
+from petriscope.core.device import autocast, choose_format, lay_out
+from petriscope.core.progress import Progress, duration, say
+from petriscope.core.recipe import Recipe
 from petriscope.training.averaging import EMA, SWA
 from petriscope.training.checkpoints import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from petriscope.training.distillation import Teachers
-from petriscope.training.features import FeatureBatches, frozen_features, head_module
+from petriscope.training.frozen import FeatureBatches, frozen_features, head_module
 from petriscope.training.finetune import Plan
 from petriscope.training.losses import LOSSES, views_of
 from petriscope.training.optimizers import OPTIMIZERS

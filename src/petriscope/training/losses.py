@@ -13,10 +13,10 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
-from petriscope.data.imageset import IGNORE
-from petriscope.errors import RequestError
-from petriscope.parts import Catalogue
-from petriscope.recipe import Part
+from petriscope.core.masks import IGNORE
+from petriscope.core.errors import RequestError
+from petriscope.core.registry import Catalogue
+from petriscope.core.recipe import Part
 from petriscope.training.borders import near_borders
 
 LOSSES = Catalogue(

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from petriscope.models.backbones import import_timm
 from petriscope.models.layers import head_of
-from petriscope.parts import Catalogue
+from petriscope.core.registry import Catalogue
 
 OPTIMIZERS = Catalogue(
     "optimizer",

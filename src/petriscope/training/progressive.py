@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from petriscope.errors import RequestError
-from petriscope.recipe import ProgressiveSection
+from petriscope.core.errors import RequestError
+from petriscope.core.recipe import ProgressiveSection
 
 
 class Progressive:

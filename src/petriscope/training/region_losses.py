@@ -13,8 +13,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from petriscope.data.imageset import IGNORE
-from petriscope.errors import RequestError
+from petriscope.core.masks import IGNORE
+from petriscope.core.errors import RequestError
 from petriscope.training.losses import ClassWeights, weigh_classes
 
 Share = Annotated[float, Field(ge=0)]

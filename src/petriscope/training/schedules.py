@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from petriscope.parts import Catalogue
+from petriscope.core.registry import Catalogue
 
 SCHEDULES = Catalogue(
     "schedule",

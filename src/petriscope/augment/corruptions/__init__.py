@@ -18,8 +18,8 @@ from torch import Tensor
 from petriscope.augment.corruptions import blur, cover, digital, light, place
 from petriscope.augment.corruptions.draws import Draws, picture_keys
 from petriscope.augment.geometry import resample
-from petriscope.data.imageset import IGNORE
-from petriscope.errors import RequestError, near
+from petriscope.core.masks import IGNORE
+from petriscope.core.errors import RequestError, near
 
 SEVERITIES = (1, 2, 3, 4, 5)
 Kind = Literal["storage", "blur", "light", "color", "cover", "place"]

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from petriscope.data.imageset import SPLITS, ImageSet
-from petriscope.data.sources.files import PictureFile
-from petriscope.errors import DataError, RequestError, near
-from petriscope.recipe import DataSection
+from petriscope.data.sources.listing import PictureFile
+from petriscope.core.errors import DataError, RequestError, near
+from petriscope.core.recipe import DataSection
 
 NAMED = {
     "bloodmnist": "eight kinds of blood cell, 28 x 28 RGB, 17,092 pictures; downloaded once (34 MB)",

@@ -12,8 +12,8 @@ import numpy as np
 from petriscope.data import cache
 from petriscope.data.decode import dim_warning, resize, scale_16_bit, workers
 from petriscope.data.imageset import ImageSet
-from petriscope.errors import DataError
-from petriscope.recipe import DataSection
+from petriscope.core.errors import DataError
+from petriscope.core.recipe import DataSection
 
 CHUNK = 1024
 

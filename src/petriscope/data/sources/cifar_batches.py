@@ -13,8 +13,8 @@ import numpy as np
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.arrays import build_sets
 from petriscope.data.sources.labels import check_numbers, name_numbers
-from petriscope.errors import DataError
-from petriscope.recipe import DataSection
+from petriscope.core.errors import DataError
+from petriscope.core.recipe import DataSection
 
 FOLDER = "cifar-10-batches-py"
 TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))

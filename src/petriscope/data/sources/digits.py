@@ -7,7 +7,7 @@ import numpy as np
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.arrays import build_sets
 from petriscope.data.sources.labels import name_numbers
-from petriscope.recipe import DataSection
+from petriscope.core.recipe import DataSection
 
 
 def read(section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:

@@ -11,10 +11,10 @@ import numpy as np
 
 from petriscope.data.decode import SUFFIXES, decode_files
 from petriscope.data.imageset import ImageSet
-from petriscope.data.sources.files import PictureFile, rows_by_split, sets_over
+from petriscope.data.sources.listing import PictureFile, rows_by_split, sets_over
 from petriscope.data.sources.labels import index_names
-from petriscope.errors import DataError
-from petriscope.recipe import DataSection
+from petriscope.core.errors import DataError
+from petriscope.core.recipe import DataSection
 
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from petriscope.data.cache import cache_dir
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources import cifar_batches, npz
-from petriscope.errors import PetriscopeError
-from petriscope.files import atomic, disk_error, write_text
-from petriscope.progress import progress
-from petriscope.recipe import DataSection
+from petriscope.core.errors import PetriscopeError
+from petriscope.core.files import atomic, disk_error, write_text
+from petriscope.core.progress import progress
+from petriscope.core.recipe import DataSection
 
 TIMEOUT = 10.0  # seconds without a byte
 READ_BYTES = 1 << 18

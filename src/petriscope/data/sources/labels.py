@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from petriscope.errors import DataError, RequestError, near
-from petriscope.recipe import DataSection
+from petriscope.core.errors import DataError, RequestError, near
+from petriscope.core.recipe import DataSection
 
 MAX_CLASSES = 10_000
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.masks import build_mask_sets
-from petriscope.errors import DataError
-from petriscope.recipe import DataSection
+from petriscope.core.errors import DataError
+from petriscope.core.recipe import DataSection
 
 TRAIN, NAMES, TEST = "training_set", "training_names", "test_set"
 CLASSES = ("background", "soil", "bedrock", "sand", "big rock")

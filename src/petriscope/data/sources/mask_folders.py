@@ -10,12 +10,12 @@ from PIL import Image
 
 from petriscope.data.decode import decode_files, picture_size, resize, workers
 from petriscope.data.imageset import ImageSet
-from petriscope.data.sources.files import rows_by_split, sets_over
+from petriscope.data.sources.listing import rows_by_split, sets_over
 from petriscope.data.sources.folders import SPLIT_FOLDERS, group_of, is_picture
 from petriscope.data.sources.masks import name_values
-from petriscope.errors import DataError
-from petriscope.progress import progress
-from petriscope.recipe import DataSection
+from petriscope.core.errors import DataError
+from petriscope.core.progress import progress
+from petriscope.core.recipe import DataSection
 
 IMAGES, MASKS, NAMES = "images", "masks", "classes.txt"
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp", ".gif")

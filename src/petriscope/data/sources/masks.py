@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from petriscope.data.decode import resize
-from petriscope.data.imageset import BACKGROUND, IGNORE, ImageSet
+from petriscope.core.masks import BACKGROUND, IGNORE
+from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.arrays import convert
 from petriscope.data.sources.labels import name_numbers
-from petriscope.errors import DataError, RequestError, near
-from petriscope.recipe import DataSection
+from petriscope.core.errors import DataError, RequestError, near
+from petriscope.core.recipe import DataSection
 
 
 def build_mask_sets(

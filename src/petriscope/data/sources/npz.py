@@ -20,8 +20,8 @@ from petriscope.data.sources import labels as label_rules
 from petriscope.data.sources import mars
 from petriscope.data.sources.arrays import build_sets
 from petriscope.data.sources.masks import build_mask_sets
-from petriscope.errors import DataError, PetriscopeError, near
-from petriscope.recipe import DataSection
+from petriscope.core.errors import DataError, PetriscopeError, near
+from petriscope.core.recipe import DataSection
 
 BLOOD_CELLS = (
     "basophil",

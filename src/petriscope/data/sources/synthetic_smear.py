@@ -13,8 +13,8 @@ import numpy as np
 
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.drawing import Canvas, Range, uniform, wide
-from petriscope.errors import RequestError
-from petriscope.recipe import DataSection
+from petriscope.core.errors import RequestError
+from petriscope.core.recipe import DataSection
 
 Color = tuple[int, int, int]
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from petriscope.data.imageset import IGNORE, ImageSet
+from petriscope.core.masks import IGNORE
+from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.drawing import Canvas, Range, uniform, wide
-from petriscope.errors import RequestError
-from petriscope.recipe import DataSection
+from petriscope.core.errors import RequestError
+from petriscope.core.recipe import DataSection
 
 CLASSES = ("soil", "bedrock", "sand", "big rock")
 SCENE = 8  # pictures

@@ -9,11 +9,11 @@ import numpy as np
 
 from petriscope.data.decode import decode_files
 from petriscope.data.imageset import ImageSet
-from petriscope.data.sources.files import PictureFile, rows_by_split, sets_over
+from petriscope.data.sources.listing import PictureFile, rows_by_split, sets_over
 from petriscope.data.sources.folders import SPLIT_FOLDERS
 from petriscope.data.sources.labels import check_numbers, index_names, name_numbers
-from petriscope.errors import DataError, RequestError, near
-from petriscope.recipe import DataSection
+from petriscope.core.errors import DataError, RequestError, near
+from petriscope.core.recipe import DataSection
 
 if TYPE_CHECKING:
     import pandas as pd

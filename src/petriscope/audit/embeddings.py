@@ -1,0 +1,180 @@
+"""Features of pictures, by which they are told to be alike: learned from the set itself, a run's, or a backbone's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from petriscope.audit.small_network import shrink, train_small
+from petriscope.augment.pipeline import Normalize
+from petriscope.inference.predictor import load_model
+from petriscope.data.batches import Batches
+from petriscope.data.imageset import ImageSet
+from petriscope.data.normalization import mean_and_std
+from petriscope.core.errors import DataError, RequestError
+from petriscope.models import build_model
+from petriscope.models.layers import ordered_blocks
+from petriscope.core.device import autocast, choose_device, choose_format
+from petriscope.core.progress import progress
+from petriscope.core.recipe import Part, check_recipe
+
+BATCH = 256
+BLOCKS = 4  # at most, whose maps are described
+SIDE = 28  # pixels
+EPOCHS = 5
+CLUSTERS = 8  # stand in for classes where there are none
+RECIPE: dict[str, Any] = {
+    "name": "features",
+    "augment": [{"name": "translate", "fraction": 0.08}, {"name": "flip", "vertical": 0.5}],
+    "model": {"name": "simple-cnn", "norm": "batch", "widths": [16, 32, 64], "hidden": 64},
+    "loss": {"name": "cross-entropy", "label_smoothing": 0.1},
+    "optimizer": {"name": "adamw", "lr": 4e-3, "weight_decay": 0.05},
+    "schedule": "one-cycle",
+}
+
+
+def learned_features(images: ImageSet, *, seed: int = 0, quiet: bool = True) -> np.ndarray:
+    """Features of a small network that is trained for a few epochs on the set's own labels.
+
+    The mean and the spread of every map of each block: the last block's tell classes apart, and a picture that is of none
+    looks there like any other that is hard to tell; the first block's know it by its colors and textures.
+
+    Args:
+        images: longer sides are shrunk to 28 pixels first. A set of a single class is parted into clusters instead.
+        seed: same seed, same features, on a CPU with one number of threads.
+        quiet: show no progress.
+
+    Returns:
+        float32 [N, D], to be compared by Euclidean distance: each block weighs the same.
+
+    Raises:
+        DataError: fewer than 2 pictures.
+    """
+    if len(images) < 2:
+        raise DataError(f"features are learned from 2 pictures or more, not {len(images)}")
+    small = shrink(images, SIDE)
+    batch = int(np.clip(len(images) // 32, 16, 128))
+    training = {"epochs": EPOCHS, "batch_size": batch, "ema": None, "keep": "last", "precision": "fp32"}
+    recipe = check_recipe({**RECIPE, "seed": seed, "training": training})
+    labeled = small if np.count_nonzero(small.counts) > 1 else _clustered(small, seed)
+    with progress("learning features", EPOCHS, "epochs") as bar:
+        model, normalize = train_small(labeled, recipe, lambda: None if quiet else bar.advance(1))
+    return _describe(model, normalize, small, quiet)
+
+
+def run_features(path: str | Path, images: ImageSet, *, quiet: bool = True) -> np.ndarray:
+    """Features that a trained run's model has of each picture, float32 [N, D].
+
+    Args:
+        path: a run folder, or a model file.
+        images: resized (bilinear) to what the model takes, if they are of another size.
+
+    Raises:
+        RequestError: no model there, or it takes pictures of another number of channels.
+    """
+    classifier = load_model(Path(path))
+    if classifier.shape[2] != images.shape[2]:
+        kind = {1: "gray", 3: "RGB"}
+        raise RequestError(
+            f"the model at {path} takes {kind[classifier.shape[2]]} pictures, these are {kind[images.shape[2]]}; "
+            "set data.channels, or leave the model out"
+        )
+    return _describe(classifier.model, classifier.normalize, images, quiet, classifier.shape[:2])
+
+
+def backbone_features(
+    name: str, images: ImageSet, *, weights: str = "pretrained", resize: int | None = None, quiet: bool = True
+) -> np.ndarray:
+    """Features that a published network has of each picture, float32 [N, D].
+
+    Args:
+        name: as a recipe names it, such as ``resnet18`` or ``timm/efficientnet_b0``.
+        weights: ``pretrained``, ``none``, or the path of a .safetensors file.
+        resize: side of the square that pictures are resized to; None: as they are.
+
+    Raises:
+        RequestError: an unknown name, weights that do not fit, or pictures that it cannot take.
+        PetriscopeError: the weights cannot be had.
+    """
+    torch.manual_seed(0)  # weights=none starts from these
+    part = Part.model_validate({"name": name, "weights": weights, **({"resize": resize} if resize else {})})
+    model = build_model(part, max(len(images.classes), 2), images.shape).to(choose_device()).eval()
+    expects = getattr(model, "expects", None)
+    return _describe(model, Normalize(*(expects or mean_and_std(images))), images, quiet)
+
+
+def _clustered(images: ImageSet, seed: int) -> ImageSet:
+    """Clusters of like pictures as classes. Caron et al., 2018, "Deep Clustering", arXiv:1807.05520, of pixels alone."""
+    from sklearn.cluster import MiniBatchKMeans
+
+    tiny = shrink(images, 8).images.reshape(len(images), -1).astype(np.float32)
+    count = min(CLUSTERS, len(images))
+    labels = MiniBatchKMeans(count, random_state=seed, n_init=3).fit_predict(tiny).astype(np.int64)
+    return replace(images, targets=labels, classes=tuple(f"cluster {i}" for i in range(max(count, 2))))
+
+
+@torch.no_grad()
+def _describe(
+    model: nn.Module, normalize: Normalize, images: ImageSet, quiet: bool, size: tuple[int, int] | None = None
+) -> np.ndarray:
+    """Mean and standard deviation of every map of some blocks, each at unit variance; each block weighs the same."""
+    if not len(images):
+        return np.zeros((0, 1), np.float32)
+    device = next(model.parameters()).device
+    batches, number_format = Batches(images, device), choose_format("fp32", device)
+    order = np.arange(len(images))
+    blocks: list[list[np.ndarray]] = []
+    with _watch(model) as seen, progress("describing pictures", len(order)) as bar:
+        for pictures, _ in batches.iterate([order[i : i + BATCH] for i in range(0, len(order), BATCH)]):
+            inputs = normalize(pictures)
+            if size is not None and inputs.shape[2:] != size:
+                inputs = nn.functional.interpolate(inputs, size, mode="bilinear", align_corners=False, antialias=True)
+            seen.clear()
+            with autocast(device, number_format):
+                model(inputs)
+            blocks.append([each.float().cpu().numpy() for each in seen])
+            if not quiet:
+                bar.advance(len(pictures))
+    return np.concatenate([_scale(np.concatenate(parts)) for parts in zip(*blocks, strict=True)], 1)
+
+
+def _scale(features: np.ndarray) -> np.ndarray:
+    centered = features - features.mean(0, dtype=np.float64)
+    spread = centered.std(0)
+    varies = spread > 1e-6
+    centered /= np.where(varies, spread, 1) * np.sqrt(max(varies.sum(), 1))
+    return centered.astype(np.float32)
+
+
+@contextmanager
+def _watch(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Note mean and standard deviation of every map that some blocks give, [B, D] a block, in the order they are run."""
+    seen: list[Tensor] = []
+    channels_last = getattr(getattr(model, "backbone", model), "output_fmt", "NCHW") == "NHWC"
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if output.ndim == 4:
+            output = (output if channels_last else output.permute(0, 2, 3, 1)).flatten(1, 2)
+        seen.append(output if output.ndim == 2 else torch.cat([output.mean(1), output.std(1, correction=0)], 1))
+
+    handles = [block.register_forward_hook(note) for block in _some_blocks(model)]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _some_blocks(model: nn.Module) -> list[nn.Module]:
+    """A few of the model's blocks, from the first to the last; of a slice of a sequence its last layer, which is run."""
+    run = set(model.modules())
+    blocks = [block if block in run else list(block.children())[-1] for _, block in ordered_blocks(model)]
+    places = np.unique(np.linspace(0, len(blocks) - 1, min(BLOCKS, len(blocks))).round().astype(int))
+    return [blocks[place] for place in places]

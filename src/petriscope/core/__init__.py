@@ -1,0 +1,1 @@
+"""What every room uses: errors, progress, files, the device, the registry, the recipe's schema, drawing."""

@@ -1,0 +1,90 @@
+"""Writing files so that a reader sees the old or the new one, never a half."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from petriscope.core.errors import PetriscopeError
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; on success it is flushed to disk and takes ``path``'s place.
+
+    Raises:
+        PetriscopeError: the disk is full or may not be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the umask says; some libraries write files that only their owner reads
+        yield temporary
+        temporary.chmod(mode)
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise disk_error(error, path) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder beside ``folder``; on success it takes that name, and on failure nothing is left.
+
+    Raises:
+        PetriscopeError: the disk is full or may not be written.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            staging.chmod(0o777 & ~_umask())
+            yield staging
+            staging.replace(folder)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    except OSError as error:
+        raise disk_error(error, folder) from error
+
+
+def number_folder(base: Path) -> Path:
+    """``base``, with a number behind it where that is taken."""
+    folder, number = base, 2
+    while folder.exists():
+        folder, number = base.with_name(f"{base.name}-{number}"), number + 1
+    return folder
+
+
+def slug(label: str, otherwise: str = "run") -> str:
+    """A label as a folder may be called; ``otherwise``, where nothing of it is left."""
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in label).strip(".-") or otherwise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def disk_error(error: OSError, path: Path) -> PetriscopeError:
+    """What to tell a person whose disk refused a write."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return PetriscopeError(
+            f"no space left on the disk of {path}; free some and resume: what was written before is whole"
+        )
+    return PetriscopeError(f"cannot write {path}: {error.strerror or error}")

@@ -1,0 +1,388 @@
+"""The recipe: one YAML file that says all of an experiment, checked before anything is done.
+
+Sections that belong to one part of the code (``data``, ``training``, ``evaluation``) have their fields here. A part that
+is chosen by name (a model, an augmentation, a loss, an optimizer, a schedule) is a `Part`: its name and its options,
+which are checked against the part's own signature by `petriscope.core.registry` when it is built.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from petriscope.core.errors import RequestError, near
+
+MAX_RECIPE_BYTES = 1_000_000
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[int, Field(ge=1)]
+TTA = Literal["none", "mirror", "flips", "crops", "d4"]  # test-time augmentation, by the number of views
+Balance = Literal["none", "square-root-sampler", "weighted-sampler", "oversample"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Part(BaseModel):
+    """A named part and its options: ``{name: rotate, degrees: 10}``, or just ``rotate``."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.__pydantic_extra__ or {})
+
+
+class DataSection(Section):
+    """Where the pictures are, and how they become one uint8 array."""
+
+    source: str | None = None
+    size: Positive | tuple[Positive, Positive] | None = None  # (height, width); one number is a square
+    filter: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    channels: Literal["auto", "gray", "rgb"] = "auto"
+    bits: Annotated[int, Field(ge=8, le=16)] = 16  # significant bits of pictures stored with 16
+    classes: tuple[str, ...] | None = None  # names, where the source brings only numbers
+    val_fraction: Fraction = 0.15
+    test_fraction: Fraction = 0.15
+    split_seed: Annotated[int, Field(ge=0)] = 0
+    group: str | None = None  # column of a table, or a pattern for paths, that says which pictures belong together
+    block: Positive | None = None  # so many consecutive pictures belong together, where the source has no groups
+    ignore: str | Annotated[int, Field(ge=0, le=255)] | None = None  # of masks: the class that says "unlabeled"
+    only: str | None = None  # of masks: the class to tell from all others, which become one
+    drop_single_class: bool = False  # of masks: leave out training pictures whose mask has one value alone
+    unreadable: Literal["stop", "skip"] = "stop"
+    audit: str | None = None  # folder of an audit, or its decisions.yaml: what to leave out and to relabel
+    memory: Literal["auto", "resident", "mapped"] = "auto"
+    normalize: Literal["auto", "train", "imagenet"] = "auto"  # auto: what the model's weights expect, else train's own
+
+    @property
+    def height_width(self) -> tuple[int, int] | None:
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+    @field_validator("only", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("group")
+    @classmethod
+    def _compiles(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(f"{value!r} is no regular expression: {error}") from None
+        return value
+
+
+class ProgressiveSection(Section):
+    """Smaller pictures in the first epochs: see `petriscope.training.progressive`."""
+
+    size: Positive  # pixels of the shorter side
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.5  # of the epochs
+
+    def epochs(self, total: int) -> int:
+        """How many of so many epochs."""
+        return int(self.share * total)
+
+
+class TrainingSection(Section):
+    """How long, in what batches and numbers, and which weights are kept."""
+
+    epochs: Positive = 20
+    batch_size: Positive = 128
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    channels_last: bool = True
+    compile: bool = False
+    pictures_per_epoch: Positive | None = None  # null: every picture once, or as the balance says
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = 0.998  # decay a step; null: no averaging
+    swa: Annotated[float, Field(gt=0, lt=1)] | None = None  # share of the epochs, the last, whose weights are averaged
+    progressive: ProgressiveSection | None = None  # null: all epochs on pictures of their own size
+    l1: Annotated[float, Field(ge=0)] = 0.0
+    l2: Annotated[float, Field(ge=0)] = 0.0
+    clip_grad_norm: Annotated[float, Field(gt=0)] | None = None
+    monitor: Literal["auto", "accuracy", "balanced_accuracy", "macro_f1", "miou", "loss"] = "auto"  # masks: miou
+    keep: Literal["best", "last"] = "best"
+    patience: Positive | None = None  # epochs without a better monitored figure before training stops
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
+
+
+class StageSection(Section):
+    """A later stage of fine-tuning."""
+
+    epoch: Positive  # from this one on, counted from 0
+    train: str
+    lr: Annotated[float, Field(gt=0)] = 1.0  # factor on the rate
+
+
+class FinetuneSection(Section):
+    """What of the model is trained: see `petriscope.training.finetune`."""
+
+    train: str = "all"  # head; last 2 blocks; last 140 layers; last 30 %; names, such as layer3, layer4
+    then: tuple[StageSection, ...] = ()
+    unfreeze_every: Positive | None = None  # epochs after which one more block is trained, from the head down
+    lr_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # the rate of a block, in units of the next one's
+
+
+class DistillSection(Section):
+    """Learning from trained runs beside the labels. Hinton et al., 2015, arXiv:1503.02531."""
+
+    teachers: Annotated[tuple[str, ...], Field(min_length=1)]  # runs, or model files; the mean of their answers
+    weight: Annotated[float, Field(gt=0, le=1)] = 0.5  # of the teachers; the labels have the rest
+    temperature: Annotated[float, Field(gt=0)] = 2.0
+
+    @field_validator("teachers", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+
+class EvaluationSection(Section):
+    tta: TTA = "none"
+    augment_val: tuple[Part, ...] = ()  # falls on val while training chooses by it; final figures are of plain pictures
+    batch_size: Positive = 512
+    bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
+    stress: Literal["auto", "val", "off"] = "auto"  # test of disturbed val pictures after training; auto: kept short
+
+    @field_validator("stress", mode="before")
+    @classmethod
+    def _off(cls, value: Any) -> Any:
+        return "off" if value is False else value  # YAML reads a bare off as false
+
+
+class Recipe(Section):
+    """All of an experiment. Every field has a default; nothing is required but a source of data."""
+
+    name: str = "custom"
+    about: str = ""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    data: DataSection = DataSection()
+    balance: Balance = "none"
+    augment: tuple[Part, ...] = ()
+    model: Part = Part(name="simple-cnn")
+    finetune: FinetuneSection = FinetuneSection()
+    distill: DistillSection | None = None
+    loss: Part = Part(name="cross-entropy")
+    optimizer: Part = Part(name="adamw")
+    schedule: Part = Part(name="cosine")
+    training: TrainingSection = TrainingSection()
+    evaluation: EvaluationSection = EvaluationSection()
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load_recipe(reference: str | Path, settings: tuple[str, ...] | list[str] = (), **overrides: Any) -> Recipe:
+    """Load a shipped recipe by name, or a YAML file by path.
+
+    Args:
+        reference: a name such as ``blood/fast``, or a path to a YAML file.
+        settings: ``KEY=VALUE`` strings, the key dotted (``optimizer.lr=0.01``, ``augment.0.p=1``), the value YAML.
+        overrides: top-level fields, merged last.
+
+    Raises:
+        RequestError: the recipe, a key or a value is unknown or wrong; the message names the near ones.
+    """
+    tree = _resolve(str(reference), Path.cwd(), ())
+    for setting in settings:
+        _apply(tree, setting)
+    tree = _merge(tree, overrides)
+    tree.setdefault("name", str(reference))
+    return check_recipe(tree, str(reference))
+
+
+def check_recipe(tree: dict[str, Any], where: str = "recipe") -> Recipe:
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise RequestError(explain(error, Recipe, where)) from None
+
+
+def data_section(source: str, settings: tuple[str, ...] | list[str] = ()) -> DataSection:
+    """The section ``data`` for a source alone. ``settings``: ``data.KEY=VALUE`` strings.
+
+    Raises:
+        RequestError: an unknown key, a wrong value, or a key of another section.
+    """
+    tree: dict[str, Any] = {}
+    for setting in settings:
+        if not setting.strip().startswith("data."):
+            raise RequestError(f"--set {setting}: here only the keys of data can be set, such as data.size=64")
+        _apply(tree, setting)
+    return check_recipe(_merge(tree, {"data": {"source": source}}), "--set").data
+
+
+def recipe_names() -> list[str]:
+    """The names of the recipes that ship."""
+    root = resources.files("petriscope") / "recipes"
+    names = []
+    for entry in root.iterdir():
+        if entry.is_dir():
+            names += [f"{entry.name}/{f.name[:-5]}" for f in entry.iterdir() if f.name.endswith(".yaml")]
+        elif entry.name.endswith(".yaml"):
+            names.append(entry.name[:-5])
+    return sorted(names)
+
+
+def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
+    """Turn pydantic's errors into sentences: which key, what is wrong with it, what is near."""
+    lines = []
+    for item in error.errors():
+        path = [str(step) for step in item["loc"] if not str(step).startswith(("function-", "constrained-"))]
+        key = ".".join(path)
+        if item["type"] == "extra_forbidden":
+            known = _fields_at(model, path[:-1])
+            lines.append(f"{where}: unknown key {key!r}; {near(path[-1], known)}")
+        elif item["type"] == "literal_error":
+            expected = [
+                word.strip("'") for word in re.findall(r"'[^']*'", str(item.get("ctx", {}).get("expected", "")))
+            ]
+            lines.append(f"{where}: {key} cannot be {item['input']!r}; {near(str(item['input']), expected)}")
+        else:
+            lines.append(f"{where}: {key or 'recipe'}: {item['msg']} (got {item['input']!r})")
+    return "\n".join(dict.fromkeys(lines))
+
+
+def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
+    for step in path:
+        field = model.model_fields.get(step)
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return []
+        model = field.annotation
+    return list(model.model_fields)
+
+
+class NoKeyTwice:
+    """YAML lets a key stand twice and drops the first; with this before its base, a loader does not."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[attr-defined]
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)  # type: ignore[misc]
+
+
+class UniqueKeys(NoKeyTwice, yaml.SafeLoader):
+    """For what people write."""
+
+
+def _resolve(reference: str, beside: Path, chain: tuple[str, ...]) -> dict[str, Any]:
+    """Read a recipe and lay it over the one it extends."""
+    text, label, folder = _read(reference, beside)
+    if label in chain:
+        raise RequestError("recipes extend one another in a circle: " + " -> ".join((*chain, label)))
+    try:
+        tree = yaml.load(text, UniqueKeys)
+    except (yaml.YAMLError, RecursionError, UnicodeError, ValueError) as error:
+        raise RequestError(f"{label}: not readable as YAML: {error}") from None
+    tree = {} if tree is None else tree
+    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
+        raise RequestError(f"{label}: a recipe is a mapping of keys to values, such as 'seed: 1'")
+    base = tree.pop("extends", None)
+    if base is None:
+        return tree
+    if not isinstance(base, str):
+        raise RequestError(f"{label}: extends names one recipe, not {base!r}")
+    return _merge(
+        {k: v for k, v in _resolve(base, folder, (*chain, label)).items() if k not in ("name", "about")}, tree
+    )
+
+
+def _read(reference: str, beside: Path) -> tuple[str, str, Path]:
+    path = Path(reference).expanduser()
+    path = path if path.is_absolute() else beside / path
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        if not path.is_file():
+            raise RequestError(f"no recipe file {path}")
+        if path.stat().st_size > MAX_RECIPE_BYTES:
+            raise RequestError(f"{path}: larger than {MAX_RECIPE_BYTES:,} bytes; is this a recipe?")
+        try:
+            return path.read_text(encoding="utf-8"), str(path), path.parent
+        except UnicodeDecodeError:
+            raise RequestError(f"{path}: not a text file in UTF-8; is this a recipe?") from None
+    names = recipe_names()
+    if reference not in names:
+        raise RequestError(f"no recipe {reference!r}; {near(reference, names)} (or give a path ending in .yaml)")
+    shipped = resources.files("petriscope") / "recipes" / f"{reference}.yaml"
+    return shipped.read_text(encoding="utf-8"), reference, beside
+
+
+def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+    """Lay ``top`` over ``base``: mappings merge, all else is replaced. A part of another name brings its own options."""
+    out = dict(base)
+    for key, value in top.items():
+        old = out.get(key)
+        if isinstance(old, str) and isinstance(value, dict) and value.get("name", old) == old and key in _PARTS:
+            out[key] = {"name": old, **value}
+        elif (
+            isinstance(old, dict) and isinstance(value, dict) and value.get("name", old.get("name")) == old.get("name")
+        ):
+            out[key] = _merge(old, value)
+        else:
+            out[key] = value
+    return out
+
+
+_PARTS = {name for name, field in Recipe.model_fields.items() if field.annotation is Part}
+
+
+def _apply(tree: dict[str, Any], setting: str) -> None:
+    key, sign, text = setting.partition("=")
+    if not sign or not key.strip():
+        raise RequestError(f"--set takes KEY=VALUE, such as optimizer.lr=0.01; got {setting!r}")
+    try:
+        value = yaml.safe_load(text) if text.strip() else None
+    except yaml.YAMLError as error:
+        raise RequestError(f"--set {setting}: the value is not readable as YAML: {error}") from None
+    steps = key.strip().split(".")
+    if steps[0] not in Recipe.model_fields:
+        raise RequestError(f"--set {setting}: unknown key {steps[0]!r}; {near(steps[0], Recipe.model_fields)}")
+    node: Any = tree
+    for depth, step in enumerate(steps):
+        last = depth == len(steps) - 1
+        if isinstance(node, list):
+            if not step.isdecimal() or int(step) > len(node):
+                raise RequestError(
+                    f"--set {setting}: {'.'.join(steps[:depth])} has {len(node)} entries, counted from 0; "
+                    f"{len(node)} adds one"
+                )
+            index: Any = int(step)
+            if index == len(node):
+                node.append(None)
+        else:
+            index = step
+        if last:
+            node[index] = value
+            return
+        child = node[index] if isinstance(node, list) else node.get(index)
+        if isinstance(child, str):  # a part written as its bare name
+            child = {"name": child}
+        elif child is None and depth == 0 and step in _PARTS:
+            child = {"name": Recipe.model_fields[step].default.name}
+        elif child is None:
+            child = [] if steps[depth + 1].isdecimal() else {}
+        elif isinstance(child, dict):
+            child = dict(child)
+        elif isinstance(child, list):
+            child = list(child)
+        else:
+            raise RequestError(f"--set {setting}: {'.'.join(steps[: depth + 1])} is {child!r} and has no keys below it")
+        node[index] = child
+        node = child

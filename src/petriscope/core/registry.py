@@ -1,0 +1,66 @@
+"""Parts that a recipe names: models, augmentations, losses, optimizers, schedules.
+
+A family of parts is a `Catalogue`: names, each with the place of a class or function. Its keyword-only parameters are
+the options a recipe may give; their annotations are the schema. So a part is declared once, where it is written.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, get_type_hints
+
+from pydantic import ConfigDict, ValidationError, create_model
+
+from petriscope.core.errors import RequestError, near
+from petriscope.core.recipe import Part, explain
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """A family of parts.
+
+    Args:
+        kind: what a member is, for messages: ``model``, ``augmentation``.
+        members: name in a recipe -> ``module:attribute``, imported when first used.
+    """
+
+    kind: str
+    members: dict[str, str]
+
+    def find(self, name: str) -> Callable[..., Any]:
+        if name not in self.members:
+            raise RequestError(f"no {self.kind} {name!r}; {near(name, self.members)}")
+        module, _, attribute = self.members[name].partition(":")
+        return getattr(import_module(module), attribute)
+
+    def options(self, name: str) -> dict[str, tuple[Any, Any]]:
+        """The options of a member: name -> (annotation, default)."""
+        member = self.find(name)
+        target = member.__init__ if inspect.isclass(member) else member
+        hints = get_type_hints(target, include_extras=True)
+        return {
+            key: (hints.get(key, Any), ... if parameter.default is parameter.empty else parameter.default)
+            for key, parameter in inspect.signature(target).parameters.items()
+            if parameter.kind is parameter.KEYWORD_ONLY
+        }
+
+    def check(self, part: Part, where: str | None = None) -> dict[str, Any]:
+        """The options of ``part``, coerced to their types, defaults filled in.
+
+        Raises:
+            RequestError: an unknown name, an unknown option, a value out of range.
+        """
+        fields: dict[str, Any] = self.options(part.name)
+        schema = create_model(part.name, __config__=ConfigDict(extra="forbid"), **fields)
+        try:
+            checked = schema.model_validate(part.options)
+        except ValidationError as error:
+            raise RequestError(explain(error, schema, where or f"{self.kind} {part.name}")) from None
+        return {key: getattr(checked, key) for key in type(checked).model_fields}
+
+    def build(self, part: Part, *context: Any) -> Any:
+        """Make the part: ``context`` goes to its positional parameters, its options to the keyword-only ones."""
+        return self.find(part.name)(*context, **self.check(part))

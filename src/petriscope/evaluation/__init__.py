@@ -1,1 +1,0 @@
-"""Evaluation: inference, metrics, intervals, calibration, cost."""

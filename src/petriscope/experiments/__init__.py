@@ -1,0 +1,1 @@
+"""What people do: train, evaluate, compare, bench, join."""

@@ -1,0 +1,237 @@
+"""Train what a suite plans, and compare what is finished."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from petriscope import api
+from petriscope.experiments import ensemble as ensembling
+from petriscope.experiments.compare import Comparison, compare_groups
+from petriscope.data import load_dataset
+from petriscope.core.errors import DataError, PetriscopeError, RequestError, near
+from petriscope.core.files import slug, write_text
+from petriscope.core.progress import duration, say
+from petriscope.report import wording
+from petriscope.report.compare import write_comparison
+from petriscope.run.folder import Run
+from petriscope.experiments.parallel import train_side_by_side
+from petriscope.experiments.suite import Planned, Split, Suite, plan
+from petriscope.training.loop import Interrupted
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a suite.
+
+    Args:
+        comparison: of the runs that are finished; None: there are none.
+        runs: how many the suite has.
+        failures: what went wrong, by run.
+        page, table: the files written, where there is a comparison.
+    """
+
+    comparison: Comparison | None
+    runs: int
+    failures: dict[str, str]
+    page: Path
+    table: Path
+
+
+def run_suite(
+    suite: Suite,
+    out: Path | None = None,
+    data: str | None = None,
+    seeds: Sequence[int] = (),
+    split: Split | None = None,
+    only: Sequence[str] = (),
+    quiet: bool = False,
+    jobs: int = 1,
+) -> Outcome:
+    """Train what is not trained yet, and compare what is finished.
+
+    Everything is checked before the first training. Finished runs are taken as they are, interrupted ones resumed; a run
+    that fails is reported, and the others go on. Test is read when all runs of the suite are finished, not before.
+
+    Args:
+        out: folder of the run folders, ``comparison.html`` and ``results.csv``; None: ``runs/<suite>``.
+        data: another source than the suite's.
+        seeds: other seeds than the suite's.
+        split: the split that decides; None: as the suite says.
+        only: labels of the methods to train now.
+        jobs: trainings at a time, each in a process of its own where there are several.
+
+    Raises:
+        RequestError: the request is wrong; nothing was trained.
+        Interrupted: Ctrl-C; the same call goes on from there.
+    """
+    out = out if out is not None else Path("runs") / slug(suite.name)
+    for label in only:
+        if label not in suite.methods:
+            raise RequestError(f"{suite.name} has no method {label!r}; {near(label, suite.methods)}")
+    runs = plan(suite, out, data, seeds)
+    decisive = split or suite.evaluate
+    todo = [planned for planned in runs if not planned.finished and (not only or planned.label in only)]
+    _check_data(todo, decisive)
+    if not quiet:
+        say(f"{suite.name}: {len(runs)} runs, {sum(p.finished for p in runs)} finished, {len(todo)} to train; in {out}")
+    failures: dict[str, str] = {}
+    if jobs > 1:
+        trainings = [training for planned in todo for training in planned.trainings if not training.finished]
+        with _go_on("training"):
+            failures = train_side_by_side(trainings, jobs, quiet)
+        todo = [planned for planned in todo if not planned.finished and not _failed(planned, failures)]
+    failures |= _train_all(todo, runs, quiet)
+    unfinished = [planned for planned in runs if not planned.finished]
+    notes = []
+    if unfinished:
+        some = wording.plural(len(runs), "run")
+        notes.append(f"{len(unfinished)} of {some} are not finished and not in the table; the first: {unfinished[0]}.")
+    if decisive == "test" and unfinished:
+        decisive = "val"
+        notes.append("Test was not looked at: that is done when all runs of the suite are finished.")
+    with _go_on("evaluation"):
+        for planned in runs:
+            if planned.finished and decisive not in Run(planned.folder).results:
+                api.evaluate(planned.folder, split=decisive, quiet=quiet)
+    page, table = out / "comparison.html", out / "results.csv"
+    groups: dict[str, list[Run]] = {}
+    for planned in runs:
+        if planned.finished:
+            groups.setdefault(planned.label, []).append(Run(planned.folder))
+    if not groups:
+        return Outcome(None, len(runs), failures, page, table)
+    groups = {label: groups[label] for label in suite.methods if label in groups}
+    baseline = suite.baseline if suite.baseline in groups else next(iter(groups))
+    if baseline != suite.baseline:
+        notes.append(f"The suite's baseline, {suite.baseline}, is not finished; {baseline} stands in for it.")
+    comparison = compare_groups(groups, baseline, decisive, suite.figure, notes)
+    write_comparison(comparison, page, suite.name, suite.about)
+    write_text(table, _results(groups))
+    return Outcome(comparison, len(runs), failures, page, table)
+
+
+def _failed(planned: Planned, failures: Mapping[str, str]) -> bool:
+    return any(str(training) in failures for training in planned.trainings)
+
+
+def _check_data(todo: Sequence[Planned], split: Split) -> None:
+    """Read the data once in each form that the runs want them, before hours are spent."""
+    forms: dict[str, list[Planned]] = {}
+    for planned in todo:
+        for training in planned.trainings:
+            forms.setdefault(json.dumps(training.recipe.data.model_dump(mode="json")), []).append(training)
+    for members in forms.values():
+        dataset = load_dataset(members[0].recipe.data)
+        for name in ("train", split):
+            dataset.split(name)
+        for planned in members:
+            if planned.begun and Run(planned.folder).environment["data"]["fingerprint"] != dataset.fingerprint:
+                raise DataError(
+                    f"the data at {planned.recipe.data.source} have changed since {planned.folder} was started; move "
+                    "that folder away, or choose another --out"
+                )
+
+
+def _train_all(todo: Sequence[Planned], runs: Sequence[Planned], quiet: bool) -> dict[str, str]:
+    """Train one after the other; what failed, by run."""
+    failures: dict[str, str] = {}
+    for number, planned in enumerate(todo):
+        if not quiet:
+            left = _time_left(todo[number:], runs)
+            end = f"; about {duration(left)} left" if left is not None else ""
+            say(f"\nrun {number + 1} of {len(todo)}: {planned}{end}")
+        with _go_on(f"run {number + 1} of {len(todo)}, {planned}"):
+            try:
+                _train(planned, quiet)
+            except Interrupted:
+                raise
+            except PetriscopeError as error:
+                failures[str(planned)] = str(error)
+            except Exception as error:  # a method's own fault must not take the others' hours with it
+                failures[str(planned)] = f"{type(error).__name__}: {error}"
+                say(traceback.format_exc())
+        if str(planned) in failures:
+            say(f"failed: {planned}: {failures[str(planned)]}")
+    return failures
+
+
+def _train(planned: Planned, quiet: bool) -> None:
+    """Train it, or go on with it; of an ensemble first its members, those of them that are not trained yet."""
+    if planned.ensemble is None:
+        if planned.begun:
+            api.resume(planned.folder, quiet)
+        else:
+            api.train(planned.recipe, planned.folder, quiet)
+        return
+    for member in planned.members:
+        if not member.finished:
+            if not quiet:
+                say(str(member))
+            _train(member, quiet)
+    if planned.begun:  # interrupted while it was made of its members, which takes a look at val and no training
+        shutil.rmtree(planned.folder)
+    ensembling.ensemble([member.folder for member in planned.members], planned.ensemble, planned.folder, quiet)
+
+
+@contextmanager
+def _go_on(where: str) -> Iterator[None]:
+    """Tell who stops a suite how it goes on."""
+    try:
+        yield
+    except (KeyboardInterrupt, Interrupted):
+        raise Interrupted(f"stopped in {where}; what is done is kept, and the same command goes on from here") from None
+
+
+def _time_left(todo: Sequence[Planned], runs: Sequence[Planned]) -> float | None:
+    """Seconds of training ahead, by what finished runs of the same method took, or of any."""
+    spent: dict[str, list[float]] = {}
+    for planned in runs:
+        if planned.finished:
+            spent.setdefault(planned.label, []).append(Run(planned.folder).results["training"]["seconds"])
+    every = [seconds for members in spent.values() for seconds in members]
+    if not every:
+        return None
+    expected = [spent.get(planned.label, every) for planned in todo]
+    return sum(sum(members) / len(members) for members in expected)
+
+
+def _results(groups: Mapping[str, Sequence[Run]]) -> str:
+    """A line a run and split, as CSV."""
+    import pandas as pd
+
+    of_labels = ("accuracy", "balanced_accuracy", "macro_precision", "macro_f1", "auc", "nll", "brier", "ece")
+    of_masks = ("miou", "pixel_accuracy", "boundary_f1", "nll")
+    rows = []
+    for label, runs in groups.items():
+        for run in runs:
+            results = run.results
+            cost, training = results.get("cost") or {}, results["training"]
+            for split in ("val", "test"):
+                if split not in results:
+                    continue
+                figures = of_masks if "miou" in results[split] else of_labels
+                low, high = results[split][f"{figures[0]}_ci95"]
+                rows.append(
+                    {
+                        "method": label,
+                        "seed": run.recipe.seed,
+                        "split": split,
+                        "n": results[split].get("n"),
+                        **{key: results[split].get(key) for key in figures},
+                        f"{figures[0]}_low": low,
+                        f"{figures[0]}_high": high,
+                        "best_epoch": training.get("best_epoch"),
+                        "epochs": training.get("epochs"),
+                        "training_seconds": training.get("seconds"),
+                        "parameters": cost.get("parameters"),
+                        "multiply_adds": cost.get("multiply_adds"),
+                        "folder": run.folder.name,
+                    }
+                )
+    return pd.DataFrame(rows).to_csv(index=False)

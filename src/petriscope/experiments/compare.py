@@ -1,0 +1,386 @@
+"""Runs against one another over the same pictures: grouped by recipe, each group tested against a baseline."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from petriscope.core.errors import RequestError
+from petriscope.metrics.statistics import (
+    Difference,
+    Figure,
+    Needed,
+    Sample,
+    difference,
+    holm,
+    resample,
+    resample_miou,
+)
+from petriscope.core.recipe import Recipe
+from petriscope.run.folder import Run, open_run
+
+LEVEL = 0.05
+SETTINGS_NAMED = 3  # in a label, or in a sentence on what differs
+SCENES_NOTE = "Intervals and tests draw whole scenes: pictures of one scene are no independent witnesses."
+COUNTS = ("true", "guessed", "found")  # columns of a class in the predictions of masks
+Verdict = Literal["better", "worse", "no difference shown"]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A method against the baseline.
+
+    Args:
+        difference: with its interval and its p.
+        p_holm: p after Holm's correction for all methods compared.
+        needed: pictures or seeds that would show a difference of this size, with 80 % power at the corrected level.
+    """
+
+    difference: Difference
+    p_holm: float
+    needed: Needed
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.p_holm >= LEVEL:
+            return "no difference shown"
+        return "better" if self.difference.value > 0 else "worse"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A recipe: its runs, one a seed, and what they reach on average.
+
+    Args:
+        values: the figure compared, of each run.
+        ci95: of the mean; see `petriscope.metrics.statistics.Sample`.
+        others: means of further figures, as `results.json` has them.
+        parameters, multiply_adds, seconds: of the first run; seconds of training, the mean.
+        contrast: None for the baseline.
+    """
+
+    label: str
+    runs: tuple[str, ...]
+    seeds: tuple[int, ...]
+    values: tuple[float, ...]
+    mean: float
+    sd: float | None
+    ci95: tuple[float, float]
+    others: dict[str, float | None]
+    parameters: int | None
+    multiply_adds: int | None
+    seconds: float | None
+    contrast: Contrast | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` finds; the rows in the order the groups were given.
+
+    Args:
+        n: pictures.
+        notes: what the reader should know, a sentence each.
+    """
+
+    split: str
+    n: int
+    figure: Figure
+    baseline: str
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def tests(self) -> int:
+        return sum(row.contrast is not None for row in self.rows)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        rows = []
+        for row in self.rows:
+            plain = {f.name: getattr(row, f.name) for f in dataclasses.fields(row) if f.name != "contrast"}
+            rows.append({**plain, "difference": None if row.contrast is None else _plain(row.contrast)})
+        return {
+            "split": self.split,
+            "n": self.n,
+            "figure": self.figure,
+            "baseline": self.baseline,
+            "tests": self.tests,
+            "rows": rows,
+            "notes": list(self.notes),
+        }
+
+
+def compare(
+    folders: Sequence[str | Path],
+    split: str | None = None,
+    against: str | Path | None = None,
+    figure: Figure | None = None,
+) -> Comparison:
+    """Compare runs over the same pictures. Runs of one recipe with several seeds are one row.
+
+    Args:
+        folders: runs.
+        split: train, val or test; None: test if all runs have it, else val.
+        against: the run whose recipe is the baseline; None: the first.
+        figure: what is compared; None: accuracy, or mean IoU where targets are masks.
+
+    Raises:
+        RequestError: a folder is no finished run, or has no predictions over the same pictures as the others.
+    """
+    if not folders:
+        raise RequestError("name the runs to compare")
+    paths = [Path(folder) for folder in (*([] if against is None else [against]), *folders)]
+    runs = [open_run(path) for path in {path.resolve(): path for path in paths}.values()]
+    for run in runs:
+        _check_finished(run)
+    split = split or ("test" if all("test" in run.results for run in runs) else "val")
+    groups = _group(runs, split)
+    return compare_groups(groups, next(iter(groups)), split, figure)
+
+
+def compare_groups(
+    groups: Mapping[str, Sequence[Run]],
+    baseline: str,
+    split: str,
+    figure: Figure | None = None,
+    notes: Iterable[str] = (),
+) -> Comparison:
+    """Compare groups of finished runs, one run a seed, under the labels given; see `compare`."""
+    runs = [run for members in groups.values() for run in members]
+    tables = _tables(runs, split)
+    masks = "scene" in tables[0]
+    figure = figure or ("miou" if masks else "accuracy")
+    if (figure == "miou") != masks:
+        raise RequestError(f"the targets are {'masks' if masks else 'labels'}; they cannot be compared by {figure}")
+    whole = mask_sample(tables) if masks else resample(*_predictions(tables), figure)
+    samples, start = {}, 0
+    for label, members in groups.items():
+        samples[label] = whole[start : start + len(members)]
+        start += len(members)
+    contrasts = _contrasts(samples, baseline)
+    rows = [_row(label, groups[label], split, samples[label], contrasts.get(label)) for label in groups]
+    notes = (*notes, *_notes(groups, split), *([SCENES_NOTE] if masks else []))
+    return Comparison(split, len(tables[0]["id"]), figure, baseline, tuple(rows), notes)
+
+
+def settings_that_differ(one: Recipe, other: Recipe) -> dict[str, tuple[Any, Any]]:
+    """Keys, dotted, with their two values; None where a recipe does not have the key. Names, texts and seeds aside."""
+    first, second = _flat(_identity(one)), _flat(_identity(other))
+    keys = [*first, *(key for key in second if key not in first)]
+    pairs = {key: (first.get(key), second.get(key)) for key in keys}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _identity(recipe: Recipe) -> dict[str, Any]:
+    """What makes a recipe that recipe, as plain values."""
+    return recipe.model_dump(mode="json", exclude={"name", "about", "seed"})
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else None
+    if items is None:
+        return {prefix: tree}
+    out: dict[str, Any] = {}
+    for key, value in items:
+        out |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return out
+
+
+def _plain(contrast: Contrast) -> dict[str, Any]:
+    found = contrast.difference
+    return {
+        "value": found.value,
+        "ci95": found.ci95,
+        "p": found.p,
+        "p_holm": contrast.p_holm,
+        "verdict": contrast.verdict,
+        "se_pictures": math.sqrt(found.variance.pictures),
+        "se_seeds": math.sqrt(found.variance.seeds),
+        "pictures_needed": contrast.needed.pictures,
+        "seeds_needed": contrast.needed.seeds,
+    }
+
+
+def _contrasts(samples: Mapping[str, Sample], baseline: str) -> dict[str, Contrast]:
+    found = {label: difference(s, samples[baseline]) for label, s in samples.items() if label != baseline}
+    corrected = holm([one.p for one in found.values()])
+    # Holm's strictest step is Bonferroni's: what is enough there is enough everywhere.
+    alpha = LEVEL / max(len(found), 1)
+    return {
+        label: Contrast(one, p, one.needed(alpha)) for (label, one), p in zip(found.items(), corrected, strict=True)
+    }
+
+
+def _row(label: str, runs: Sequence[Run], split: str, sample: Sample, contrast: Contrast | None) -> Row:
+    results = [run.results for run in runs]
+    seconds = [result["training"].get("seconds") for result in results]
+    cost = results[0].get("cost") or {}
+    figures = [result.get(split) or {} for result in results]
+    keys = ("accuracy", "balanced_accuracy", "macro_f1", "auc", "nll", "ece", "pixel_accuracy", "boundary_f1")
+    return Row(
+        label=label,
+        runs=tuple(str(run.folder) for run in runs),
+        seeds=tuple(run.recipe.seed for run in runs),
+        values=tuple(sample.values.tolist()),
+        mean=sample.mean,
+        sd=sample.sd,
+        ci95=sample.ci95,
+        others={key: _mean([f.get(key) for f in figures]) for key in keys if key != sample.figure},
+        parameters=cost.get("parameters"),
+        multiply_adds=cost.get("multiply_adds"),
+        seconds=_mean(seconds),
+        contrast=contrast,
+    )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
+
+
+def _notes(groups: Mapping[str, Sequence[Run]], split: str) -> list[str]:
+    notes = []
+    if split == "val":
+        notes.append("Val is there to choose on, and what was chosen on it looks better on it than it is.")
+    if split == "train":
+        notes.append("The models learned these pictures: figures on train say nothing about new ones.")
+    alone = [label for label, members in groups.items() if len(members) == 1]
+    if len(groups) > 1 and len(alone) == len(groups):
+        notes.append(
+            "One seed each: the tests say which of these networks is better, not which recipe. "
+            "Another seed may turn it round."
+        )
+    elif alone and len(groups) > 1:
+        notes.append(f"One seed alone: {_few(alone)}. It is taken to vary by seed as what it is compared with does.")
+    return notes
+
+
+def _few(words: Sequence[str], most: int = 6) -> str:
+    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
+
+
+# ------------------------------------------------------------------------------------------------ runs and groups
+
+
+def _check_finished(run: Run) -> None:
+    if "training" not in run.results:
+        raise RequestError(f"{run.folder} is not finished; go on with it: petriscope train --resume {run.folder}")
+
+
+def _group(runs: Sequence[Run], split: str) -> dict[str, list[Run]]:
+    """Runs by recipe, under labels that tell them apart."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(_key(run, split), []).append(run)
+    for members in groups.values():
+        seeds: dict[int, Run] = {}
+        for run in members:
+            before = seeds.setdefault(run.recipe.seed, run)
+            if before is not run:
+                raise RequestError(
+                    f"{before.folder} and {run.folder} are of one recipe and one seed: the same run twice says no more "
+                    "than once; leave one out"
+                )
+    return _labeled(list(groups.values()), split)
+
+
+def _key(run: Run, split: str) -> str:
+    identity = _identity(run.recipe)
+    # The same data may lie in another place.
+    identity["data"]["source"] = _fingerprint(run)
+    return json.dumps([identity, _tta(run, split)], sort_keys=True)
+
+
+def _fingerprint(run: Run) -> str:
+    return str((run.environment.get("data") or {}).get("fingerprint") or run.recipe.data.source)
+
+
+def _tta(run: Run, split: str) -> str:
+    return str((run.results.get(split) or {}).get("tta", "none"))
+
+
+def _labeled(groups: Sequence[list[Run]], split: str) -> dict[str, list[Run]]:
+    """Recipes of one name are told apart by what the first of them has otherwise."""
+    out: dict[str, list[Run]] = {}
+    firsts: dict[str, Run] = {}
+    for members in groups:
+        run = members[0]
+        label = run.recipe.name
+        first = firsts.setdefault(label, run)
+        if first is not run:
+            pairs = settings_that_differ(first.recipe, run.recipe)
+            if _fingerprint(first) == _fingerprint(run):
+                pairs.pop("data.source", None)
+            words = [f"{key}={'default' if value is None else value}" for key, (_, value) in pairs.items()]
+            if _tta(first, split) != _tta(run, split):
+                words.append(f"tta={_tta(run, split)}")
+            label = f"{label}, {_few(words, SETTINGS_NAMED) or 'other data'}"
+        base, number = label, 2
+        while label in out:
+            label, number = f"{base} ({number})", number + 1
+        out[label] = members
+    return out
+
+
+def _tables(runs: Sequence[Run], split: str) -> list[dict[str, np.ndarray]]:
+    """The runs' predictions, of the same pictures with the same targets."""
+    tables = [_table(run, split) for run in runs]
+    first = tables[0]
+    for run, table in zip(runs[1:], tables[1:], strict=True):
+        if not np.array_equal(table["id"], first["id"]):
+            shared = len(set(table["id"]) & set(first["id"]))
+            raise RequestError(
+                f"{run.folder} was evaluated on other {split} pictures than {runs[0].folder}: {shared:,} of "
+                f"{len(first['id']):,} are the same. Runs can be compared where they have the same data and splits; if the "
+                f"data have changed since: petriscope evaluate {run.folder}{_flag(split)}"
+            )
+        same = [key for key in first if key in ("target", "scene") or key.startswith("true_")]
+        if any(not np.array_equal(table.get(key, ()), first[key]) for key in same):
+            raise RequestError(f"{run.folder} and {runs[0].folder} have other classes for the same {split} pictures")
+    return tables
+
+
+def mask_sample(tables: Sequence[Mapping[str, np.ndarray]]) -> Sample:
+    """Mean IoU of several networks over the same pictures, the background left out.
+
+    Args:
+        tables: of each, the columns of `petriscope.metrics.segmentation.mask_table`.
+    """
+    names = [key.removeprefix("true_") for key in tables[0] if key.startswith("true_") and key != "true_background"]
+    counts = [[[table[f"{key}_{name}"] for key in COUNTS] for name in names] for table in tables]
+    return resample_miou(np.array(counts, dtype=np.int64).transpose(0, 3, 1, 2), tables[0]["scene"].astype(str))
+
+
+def _predictions(tables: Sequence[dict[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, int]:
+    """Predicted classes [P, N] and targets [N], as numbers, and how many classes there are."""
+    first = tables[0]
+    names = sorted({str(name) for table in tables for column in ("target", "predicted") for name in set(table[column])})
+    codes = {name: code for code, name in enumerate(names)}
+    predicted = np.array([[codes[str(name)] for name in table["predicted"]] for table in tables])
+    return predicted, np.array([codes[str(name)] for name in first["target"]]), len(names)
+
+
+def _table(run: Run, split: str) -> dict[str, np.ndarray]:
+    """A run's predictions on a split, sorted by picture."""
+    _check_finished(run)
+    rows = run.predictions
+    rows = rows[rows["split"] == split]
+    if not len(rows):
+        raise RequestError(
+            f"{run.folder} has no predictions on {split}; petriscope evaluate {run.folder}{_flag(split)} adds them"
+        )
+    rows = rows.sort_values("id", kind="stable")
+    counts = tuple(f"{key}_" for key in COUNTS)
+    wanted = [key for key in map(str, rows) if key in ("id", "target", "predicted", "scene") or key.startswith(counts)]
+    return {column: rows[column].to_numpy() for column in wanted}
+
+
+def _flag(split: str) -> str:
+    return "" if split == "test" else f" --split {split}"

@@ -1,0 +1,460 @@
+"""Ensembles: several runs as one run, which is evaluated, predicted with and compared as any other.
+
+Every choice (weights of votes, stacking, which runs go into a soup) is made on val; test is not read.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from petriscope.inference.calibrate import calibrate_trained
+from petriscope.inference.predictor import Classifier, load_model, save_model
+from petriscope.experiments.compare import mask_sample
+from petriscope.data import Dataset, ImageSet, load_dataset
+from petriscope.data.batches import Batches
+from petriscope.core.masks import IGNORE
+from petriscope.core.errors import DataError, RequestError
+from petriscope.experiments.evaluate import evaluate_into
+from petriscope.models.cost import parameters
+from petriscope.inference.speed import cost
+from petriscope.inference.tta import TTA
+from petriscope.metrics.classification import nll_each
+from petriscope.metrics.segmentation import Tally, background_of, class_iou, mask_table, mean_iou, tally_masks
+from petriscope.metrics.statistics import Sample, difference, resample
+from petriscope.models import ENSEMBLE, build_model
+from petriscope.models.voting import FLOOR, Member
+from petriscope.core.progress import say
+from petriscope.core.recipe import Part, Recipe
+from petriscope.report.page import write_report
+from petriscope.run.folder import Run, check_free, create_run, free_folder, open_run
+from petriscope.inference.segmentation import mask_predictions
+from petriscope.experiments.specialist import SHARES, THRESHOLDS, check_pair, choose_rule, fingerprint_of
+from petriscope.training.averaging import SWA
+
+Method = Literal["soft", "weighted", "stacking", "soup", "greedy-soup", "specialist"]
+METHODS: tuple[Method, ...] = get_args(Method)
+ABOUT = {
+    "soft": "the mean of the members' probabilities",
+    "weighted": "the weighted mean of the members' probabilities, weights by val",
+    "stacking": "a linear model on the members' log-probabilities, fitted on val",
+    "soup": "one network, the mean of the members' weights",
+    "greedy-soup": "one network, the mean of the weights of those members that helped on val",
+    "specialist": "a model of all classes and a specialist of one, joined by a rule that val chose",
+}
+TTA_ORDER: tuple[TTA, ...] = ("none", "mirror", "flips", "crops", "d4")  # by the number of views
+RECALIBRATION_BATCHES = 32  # of training pictures, from which a soup's batch norm takes its statistics anew
+EM_STEPS = 500
+PIXELS = 200_000  # labeled ones of val, about, by which votes on masks are weighed
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # inverse, of stacking; chosen by cross-validation on val
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a network says of val.
+
+    Args:
+        answers: probabilities, float64 [N, K]; of masks, which would be too many, the counts of each picture.
+        of_truth: the probability of the true class of each picture, or of each pixel of a sample, float64 [S].
+        score: accuracy, or mean IoU.
+    """
+
+    answers: np.ndarray | Tally
+    of_truth: np.ndarray
+    score: float
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What runs became.
+
+    Args:
+        classifier: the one made.
+        members: a row each: run, val_accuracy or val_miou, weight, taken.
+        best: the run that it has to beat, and what that says of val.
+        facts: of the method, for `results.json`.
+    """
+
+    classifier: Classifier
+    members: list[dict[str, Any]]
+    best: tuple[Run, np.ndarray | Tally]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def ensemble(
+    folders: Sequence[str | Path], method: Method = "soft", out: str | Path | None = None, quiet: bool = False
+) -> Run:
+    """Make one run of several. Val is evaluated; test is not read.
+
+    Args:
+        folders: two finished runs or more, of the same classes, picture shape and data.
+        method: ``soft`` vote; ``weighted`` vote, its weights the likeliest on val (of masks, on about `PIXELS` of its
+            pixels); ``stacking``, of labels alone; ``soup``, the mean of the weights of runs of one architecture
+            (Wortsman et al., 2022, arXiv:2203.05482), sensible where they were fine-tuned from the same weights;
+            ``greedy-soup``, which takes a run in only if val gains; ``specialist``, of masks alone, which joins a main
+            run and one trained with ``data.only`` on one of its classes, by the rule that is best on val.
+        out: the folder to make; default ``runs/ensemble-<method>-seed<N>``.
+
+    Raises:
+        RequestError: a run is missing or unfinished, or they do not fit together.
+        DataError: the data have changed, or there is no val to choose on.
+    """
+    if method not in METHODS:
+        raise RequestError(f"no way to join runs {method!r}; known: {', '.join(METHODS)}")
+    runs = [open_run(folder) for folder in dict.fromkeys(Path(folder) for folder in folders)]
+    if len(runs) < 2:
+        raise RequestError("an ensemble takes two different runs or more")
+    members = [load_model(run.model) for run in runs]
+    segments = members[0].segments
+    only = _check_fit(method, runs, members)
+    tta = max((m.recipe.evaluation.tta for m in members), key=TTA_ORDER.index)
+    recipe = _recipe(members, method, tta)
+    folder = Path(out) if out is not None else free_folder(recipe)
+    check_free(folder)
+    dataset = load_dataset(runs[0].recipe.data)
+    if dataset.fingerprint != _fingerprint(runs[0]):
+        raise DataError(f"the data at {recipe.data.source} have changed since {runs[0].folder} was trained")
+    if only is not None and fingerprint_of(dataset, only) != _fingerprint(runs[1]):
+        raise _other_data(runs[1], runs[0])
+    if dataset.val is None:
+        raise DataError(f"{recipe.data.source} has no val split, on which an ensemble is chosen and judged")
+
+    if only is None:
+        joined = _join(method, runs, members, recipe, dataset, quiet)
+    else:
+        joined = _join_specialist(runs, members, recipe, dataset, only, quiet)
+    classifier = joined.classifier
+    facts = {
+        "device": str(classifier.device),
+        "precision": classifier.number_format,
+        "parameters": parameters(classifier.model),
+        "members": [str(run.folder) for run in runs],
+    }
+    made = create_run(folder, classifier.recipe, dataset, facts)
+    state = {key: value.detach().cpu() for key, value in classifier.model.state_dict().items()}
+    seconds = sum(float(run.results["training"].get("seconds") or 0) for run in runs)
+    summary = {"seconds": round(seconds, 2), "monitor": None, "kept": "last"}
+    answers = None if segments else calibrate_trained(classifier, dataset.train, dataset.val, quiet)
+    save_model(made.model, state, classifier, {"environment": made.environment, "training": summary})
+    _, found = evaluate_into(made, classifier, dataset, "val", None, quiet, answers)
+    best, before = joined.best
+    gain = {"best_member": str(best.folder), **_gain(found, before, dataset.val)}
+    table = {"method": method, "members": joined.members, **gain, **joined.facts}
+    made.add_results(cost=cost(classifier), training=summary, ensemble=table)
+    write_report(made)
+    if not quiet:
+        _tell(made, table)
+    return made
+
+
+def _check_fit(method: Method, runs: Sequence[Run], members: Sequence[Classifier]) -> str | None:
+    """Whether runs can be joined so; the class of the specialist, if there is one."""
+    for run in runs:
+        if "training" not in run.results:
+            raise RequestError(f"{run.folder} is not finished; go on with it: petriscope train --resume {run.folder}")
+    segments = members[0].segments
+    if method == "stacking" and segments:
+        others = ", ".join(other for other in METHODS if other != "stacking")
+        raise RequestError(f"stacking joins models of labels; models of masks are joined by {others}")
+    if method == "specialist" and not segments:
+        raise RequestError(f"specialist joins models of masks, and {runs[0].folder} is one of labels")
+    if method == "specialist":
+        return check_pair(runs, members)
+    first = members[0]
+    for run, member in zip(runs, members, strict=True):
+        if member.classes != first.classes or member.shape != first.shape:
+            one = member.recipe.data.only
+            hint = "" if one is None else f"; it knows {one!r} alone: join it with --method specialist"
+            raise RequestError(
+                f"{run.folder} has {len(member.classes)} classes and pictures of {member.shape}, {runs[0].folder} "
+                f"{len(first.classes)} and {first.shape}; members of an ensemble have the same{hint}"
+            )
+        if _fingerprint(run) != _fingerprint(runs[0]):
+            raise _other_data(run, runs[0])
+    return None
+
+
+def _other_data(run: Run, first: Run) -> RequestError:
+    return RequestError(
+        f"{run.folder} was trained on other data or splits than {first.folder}: what is val for one may be train for the "
+        "other"
+    )
+
+
+def _fingerprint(run: Run) -> str:
+    return str((run.environment.get("data") or {}).get("fingerprint"))
+
+
+def _recipe(members: Sequence[Classifier], method: Method, tta: TTA) -> Recipe:
+    first = members[0].recipe
+    return Recipe(
+        name=f"ensemble-{method}",
+        about=f"{len(members)} runs as one: {ABOUT[method]}",
+        seed=first.seed,
+        data=first.data,
+        model=first.model,
+        training=first.training,
+        evaluation=first.evaluation.model_copy(update={"tta": tta}),
+    )
+
+
+def _see(member: Classifier, dataset: Dataset, tta: TTA, quiet: bool, name: str) -> Seen:
+    """Look at val by a model alone; the temperature is for the ensemble as a whole."""
+    val, label = dataset.split("val"), None if quiet else f"val by {name}"
+    if not val.segments:
+        p = member.look(Batches(val, member.device, member.recipe.data.memory), tta, label).astype(np.float64)
+        return Seen(p, p[np.arange(len(p)), val.targets], float((p.argmax(1) == val.targets).mean()))
+    places, of_truth = sample_pixels(val, PIXELS), list[np.ndarray]()
+
+    def watched() -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+        for indices, log_p, masks in mask_predictions(member, val, tta, label):
+            truth = torch.where(masks == IGNORE, 0, masks).long()
+            p = log_p.gather(1, truth[:, None]).double().exp().flatten(1).cpu().numpy()
+            of_truth.extend(row[places[index]] for index, row in zip(indices.tolist(), p, strict=True))
+            yield indices, log_p, masks
+
+    tally = tally_masks(watched(), len(val), len(val.classes))
+    return Seen(tally, np.concatenate(of_truth), _miou(tally, val.classes))
+
+
+def sample_pixels(images: ImageSet, most: int) -> list[np.ndarray]:
+    """Some labeled pixels of each mask, the same at every call: about ``most`` in all, or all there are.
+
+    Returns:
+        of each of N masks, int64 [S], places in the mask read row by row.
+    """
+    share = most / max(int(images.counts.sum()), 1)
+    rng = np.random.default_rng(0)
+    labeled = (np.flatnonzero(mask != IGNORE) for mask in images.targets)
+    return [places[rng.random(len(places)) < share] for places in labeled]
+
+
+def _miou(tally: Tally, classes: tuple[str, ...]) -> float:
+    return float(mean_iou(tally.confusion.sum(0), background_of(classes)))
+
+
+def _join(
+    method: Method,
+    runs: Sequence[Run],
+    members: Sequence[Classifier],
+    recipe: Recipe,
+    dataset: Dataset,
+    quiet: bool,
+) -> Joined:
+    tta, count = recipe.evaluation.tta, len(members)
+    seen = [_see(m, dataset, tta, quiet, str(run.folder)) for run, m in zip(runs, members, strict=True)]
+    scores, weights, facts = [each.score for each in seen], [1 / count] * count, {}
+    if method == "soup":
+        classifier = _soup(members, recipe, dataset)
+    elif method == "greedy-soup":
+        classifier, taken = _greedy_soup(members, recipe, dataset, scores, quiet)
+        weights = [float(i in taken) / len(taken) for i in range(count)]
+    else:
+        if method == "weighted":
+            weights = vote_weights(np.stack([each.of_truth for each in seen])).tolist()
+            facts = {"pixels": len(seen[0].of_truth)} if dataset.segments else {}
+        own = [{"weight": weight} for weight in weights]
+        vote = "stacking" if method == "stacking" else "mean"
+        classifier = _unite(runs, members, recipe, dataset, own, vote=vote)
+        if method == "stacking":
+            answers = [each.answers for each in seen if isinstance(each.answers, np.ndarray)]
+            _fit_stack(classifier.model.get_submodule("head"), np.stack(answers), dataset.split("val").targets)
+    best = int(np.argmax(scores))
+    rows = [
+        _row(run, score, weight, dataset.segments) for run, score, weight in zip(runs, scores, weights, strict=True)
+    ]
+    return Joined(classifier, rows, (runs[best], seen[best].answers), facts)
+
+
+def _join_specialist(
+    runs: Sequence[Run], members: Sequence[Classifier], recipe: Recipe, dataset: Dataset, only: str, quiet: bool
+) -> Joined:
+    """The main model and a specialist by the rule that is best on val; the main model alone if none gains there."""
+    (main, specialist), classes = members, dataset.classes
+    tta, index, val = recipe.evaluation.tta, dataset.classes.index(only), dataset.split("val")
+    choice = choose_rule(main, specialist, val, index, tta, None if quiet else "val by both")
+    rule, before = choice.rule, _miou(choice.main, classes)
+    after = before
+    tally = choice.main
+    if rule is not None:
+        options = {"vote": "specialist", "threshold": rule.threshold, "share": rule.share}
+        classifier = _unite(runs, members, recipe, dataset, [{}, {"only": index}], **options)
+        # Test-time augmentation averages what the rule makes of each view, not what it is made of.
+        seen = _see(classifier, dataset, tta, quiet, "the joined model")
+        if isinstance(seen.answers, Tally) and seen.score > before:
+            after, tally = seen.score, seen.answers
+        else:
+            rule = None
+    if rule is None:
+        classifier = _unite(runs[:1], members[:1], recipe, dataset, [{}])
+    ious = {"before": class_iou(choice.main.confusion.sum(0))[index], "alone": choice.alone}
+    ious["after"] = class_iou(tally.confusion.sum(0))[index]
+    facts = {
+        "class": only,
+        "rule": "never" if rule is None else {"threshold": rule.threshold, "main_share": rule.share},
+        "rules_tried": len(SHARES) * len(THRESHOLDS) + 1,
+        "val_miou": {"before": before, "after": after},
+        "val_class_iou": {key: float(iou) if np.isfinite(iou) else None for key, iou in ious.items()},
+    }
+    rows = [_row(runs[0], before, None, True), {**_row(runs[1], None, None, True), "taken": rule is not None}]
+    return Joined(classifier, rows, (runs[0], choice.main), {"specialist": facts})
+
+
+def _row(run: Run, score: float | None, weight: float | None, segments: bool) -> dict[str, Any]:
+    taken = weight is None or weight > 1e-3
+    return {"run": str(run.folder), "val_miou" if segments else "val_accuracy": score, "weight": weight, "taken": taken}
+
+
+def _unite(
+    runs: Sequence[Run],
+    members: Sequence[Classifier],
+    recipe: Recipe,
+    dataset: Dataset,
+    own: Sequence[dict[str, Any]],
+    **options: Any,
+) -> Classifier:
+    """One network that holds the members.
+
+    Args:
+        own: further fields of each `Member`.
+        options: of `petriscope.models.voting.Ensemble`.
+    """
+    parts = [
+        Member(model=_without_weights(m.recipe.model), mean=m.mean, std=m.std, run=str(run.folder), **fields)
+        for run, m, fields in zip(runs, members, own, strict=True)
+    ]
+    part = Part(name=ENSEMBLE, members=[member.model_dump(mode="json") for member in parts], **options)
+    classifier = _assemble(recipe.model_copy(update={"model": part}), members[0], dataset)
+    joined = classifier.model.get_submodule("members")
+    for network, member in zip(joined.children(), members, strict=True):
+        network.load_state_dict(member.model.state_dict())
+    return classifier
+
+
+def _assemble(recipe: Recipe, like: Classifier, dataset: Dataset) -> Classifier:
+    model = build_model(recipe.model, len(dataset.classes), dataset.shape, fresh=False).to(like.device).eval()
+    channels = dataset.shape[2]
+    return Classifier(model, recipe, dataset.classes, dataset.shape, (0.0,) * channels, (1.0,) * channels, like.device)
+
+
+def _without_weights(part: Part) -> Part:
+    """A model's part without where its first weights came from, which a trained one no longer needs."""
+    return Part(name=part.name, **{key: value for key, value in part.options.items() if key != "weights"})
+
+
+def vote_weights(of_truth: np.ndarray) -> np.ndarray:
+    """Weights of a mean of probabilities that are the likeliest for the truth, float64 [M], sum 1.
+
+    The likelihood of a mixture in its weights has one maximum, which expectation maximization climbs to. Dempster, Laird
+    and Rubin, 1977, Journal of the Royal Statistical Society B 39:1.
+
+    Args:
+        of_truth: the probability that each of M networks gives to the true class of each of N pictures or pixels, [M, N].
+    """
+    of_truth = np.maximum(of_truth, 1e-12)
+    weights = np.full(len(of_truth), 1 / len(of_truth))
+    for _ in range(EM_STEPS):
+        shares = weights[:, None] * of_truth
+        weights = (shares / shares.sum(0)).mean(1)
+    return weights
+
+
+def _fit_stack(stack: nn.Module, each: np.ndarray, targets: np.ndarray) -> None:
+    """Multinomial logistic regression on the members' log-probabilities; its penalty by cross-validation on val."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold
+
+    features = np.log(np.maximum(np.concatenate(list(each), axis=1), FLOOR))
+    classes, counts = np.unique(targets, return_counts=True)
+    folds = min(FOLDS, int(counts.min()))
+    if folds < 2:
+        raise RequestError("stacking needs two val pictures or more of every class")
+    scores = []
+    for inverse in PENALTIES:
+        score = 0.0
+        for fit, held in StratifiedKFold(folds, shuffle=True, random_state=0).split(features, targets):
+            model = LogisticRegression(C=inverse, max_iter=2000).fit(features[fit], targets[fit])
+            known = np.searchsorted(classes, targets[held])
+            score += float(nll_each(model.predict_proba(features[held]), known).sum())
+        scores.append(score)
+    best = LogisticRegression(C=PENALTIES[int(np.argmin(scores))], max_iter=2000).fit(features, targets)
+    coefficients, intercept = best.coef_, best.intercept_
+    if len(classes) == 2:  # scikit-learn keeps the second class's row alone
+        coefficients, intercept = (
+            np.stack([-coefficients[0], coefficients[0]]) / 2,
+            np.array([-1, 1]) * intercept[0] / 2,
+        )
+    weight, bias = stack.get_parameter("weight"), stack.get_parameter("bias")
+    with torch.no_grad():
+        weight.zero_()
+        bias.fill_(float(np.log(FLOOR)))  # a class that val does not have
+        rows = torch.from_numpy(classes)
+        weight[rows] = torch.from_numpy(coefficients).float().to(weight.device)
+        bias[rows] = torch.from_numpy(intercept).float().to(bias.device)
+
+
+def _soup(members: Sequence[Classifier], recipe: Recipe, dataset: Dataset) -> Classifier:
+    """The mean of the weights, batch norm's statistics taken anew from training pictures."""
+    first = members[0]
+    for member in members[1:]:
+        if (member.recipe.model, member.mean, member.std) != (first.recipe.model, first.mean, first.std):
+            raise RequestError("a soup takes runs of one architecture and one normalization; use soft or weighted")
+    swa = SWA(first.model)
+    batches = Batches(dataset.split("train"), first.device, recipe.data.memory)
+    order = np.random.default_rng(recipe.seed).permutation(len(batches.images))
+    size = recipe.training.batch_size
+    chunks = [order[i : i + size] for i in range(0, min(len(order), RECALIBRATION_BATCHES * size), size)]
+    for number, member in enumerate(members):
+        model = copy.deepcopy(member.model).train()
+        last = number == len(members) - 1
+        inputs = (first.normalize(pictures) for pictures, _ in batches.iterate(chunks if last else []))
+        swa.add(model, number, inputs if len(members) > 1 else ())
+    return Classifier(swa.model.eval(), recipe, first.classes, first.shape, first.mean, first.std, first.device)
+
+
+def _greedy_soup(
+    members: Sequence[Classifier], recipe: Recipe, dataset: Dataset, scores: Sequence[float], quiet: bool
+) -> tuple[Classifier, list[int]]:
+    """Members from the best on val down, each kept only if val does not lose by it; and which they are."""
+    order = np.argsort(-np.array(scores), kind="stable").tolist()
+    taken, best, soup = order[:1], scores[order[0]], members[order[0]]
+    for index in order[1:]:
+        trial = _soup([members[i] for i in (*taken, index)], recipe, dataset)
+        score = _see(trial, dataset, recipe.evaluation.tta, quiet, f"soup of {len(taken) + 1}").score
+        if score >= best:
+            taken, best, soup = [*taken, index], score, trial
+    kept = Classifier(soup.model, recipe, soup.classes, soup.shape, soup.mean, soup.std, soup.device)
+    return kept, taken
+
+
+def _gain(joined: np.ndarray | Tally, best: np.ndarray | Tally, val: ImageSet) -> dict[str, Any]:
+    """The ensemble against its best member on val: by McNemar's test, or over scenes where targets are masks."""
+    sample = _sample([joined, best], val)
+    found = difference(sample[:1], sample[1:])
+    return {"gain": found.value, "gain_ci95": list(found.ci95), "p": found.p}
+
+
+def _sample(answers: Sequence[np.ndarray | Tally], val: ImageSet) -> Sample:
+    if tables := [mask_table(val, "val", tally) for tally in answers if isinstance(tally, Tally)]:
+        return mask_sample([{str(name): table[name].to_numpy() for name in table} for table in tables])
+    predicted = [p.argmax(1) for p in answers if isinstance(p, np.ndarray)]
+    return resample(np.stack(predicted), val.targets, len(val.classes))
+
+
+def _tell(made: Run, table: dict[str, Any]) -> None:
+    low, high = table["gain_ci95"]
+    shown = "a difference" if table["p"] < 0.05 else "no difference shown"
+    points = "points of mean IoU" if "val_miou" in table["members"][0] else "points"
+    best = "the main model alone" if "specialist" in table else "its best member"
+    say(
+        f"on val {100 * table['gain']:+.2f} {points} ({100 * low:+.2f} to {100 * high:+.2f}, p {table['p']:.2g}: {shown}) "
+        f"against {best}, {table['best_member']}; val chose, so test decides: petriscope evaluate {made.folder}"
+    )

@@ -1,0 +1,175 @@
+"""Where a classifier errs: which classes it takes for which, and on what kind of picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from petriscope.data.imageset import ImageSet
+from petriscope.metrics.intervals import wilson
+from petriscope.metrics.statistics import holm
+
+PAIRS = 5  # of classes, the most confused
+EXAMPLES = 6  # pictures of each
+FEWEST = 60  # pictures that can be told apart in groups
+FIFTHS_FROM = 500  # pictures; of fewer, thirds
+STAINS = 4
+FAINT = 12  # levels of 255 by which a picture differs from its border at most, to have no foreground
+CHUNK_PIXELS = 2**21  # measured at a time
+LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green and blue: ITU-R BT.709
+WORDS = {3: ("low", "middle", "high"), 5: ("lowest", "low", "middle", "high", "highest")}
+
+
+def confused_pairs(targets: np.ndarray, predicted: np.ndarray, confidence: np.ndarray) -> list[dict[str, Any]]:
+    """The most frequent mistakes.
+
+    Args:
+        targets, predicted: int64 [N].
+        confidence: float [N], in the class predicted.
+
+    Returns:
+        a mapping a pair, the most frequent first: true, predicted (class indices), count, n (pictures of the true class),
+        rows (of some examples, the most confident first).
+    """
+    wrong = np.flatnonzero(targets != predicted)
+    codes, counts = np.unique(np.stack([targets[wrong], predicted[wrong]], 1), axis=0, return_counts=True)
+    out = []
+    for at in np.argsort(-counts, kind="stable")[:PAIRS]:
+        true, taken = (int(code) for code in codes[at])
+        rows = wrong[(targets[wrong] == true) & (predicted[wrong] == taken)]
+        rows = rows[np.argsort(-confidence[rows], kind="stable")][:EXAMPLES]
+        n = int((targets == true).sum())
+        out.append({"true": true, "predicted": taken, "count": int(counts[at]), "n": n, "rows": rows.tolist()})
+    return out
+
+
+def accuracy_by_group(images: ImageSet, predicted: np.ndarray) -> list[dict[str, Any]]:
+    """Accuracy over groups of pictures: by brightness, by the size of the foreground, by stain.
+
+    Each group is tested against the rest, twice: as it is (Fisher's exact test), and class by class (Cochran, 1954,
+    Biometrics 10:417; Mantel and Haenszel, 1959), since groups that hold more of a difficult class are less often right
+    without the light or the stain having to do with it. Both are corrected for as many groups (Holm).
+
+    Args:
+        images: the pictures and their true classes.
+        predicted: int64 [N].
+
+    Returns:
+        a mapping an attribute: name, about, groups. A group: name, low and high (of the attribute; None for stains),
+        color (mean RGB, of stains), n, accuracy, ci95 (Wilson's), rest (accuracy of the others), p, p_within. Nothing for
+        fewer than 60 pictures.
+    """
+    if len(images) < FEWEST:
+        return []
+    brightness, foreground, color = measured(images)
+    fifths = 5 if len(images) >= FIFTHS_FROM else 3
+    attributes = [
+        _by_quantile("brightness", "mean luminance, of 255", brightness, fifths),
+        _by_quantile(
+            "size of the foreground", "share of the picture that parts from its border's color", foreground, fifths
+        ),
+    ]
+    if color.shape[1] == 3:
+        attributes.append(_by_stain(color))
+    right = predicted == images.targets
+    groups = [(group, group.pop("member")) for attribute in attributes for group in attribute["groups"]]
+    plain = holm([_fisher(right, member) for _, member in groups])
+    within = holm([cochran_mantel_haenszel(right, member, images.targets) for _, member in groups])
+    for (group, member), p, p_within in zip(groups, plain, within, strict=True):
+        n, hits = int(member.sum()), int(right[member].sum())
+        group |= {"n": n, "accuracy": hits / n, "ci95": list(wilson(hits, n))}
+        group |= {"rest": float(right[~member].mean()) if n < len(right) else None, "p": p, "p_within": p_within}
+    return [attribute for attribute in attributes if len(attribute["groups"]) > 1]
+
+
+def measured(images: ImageSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean luminance (0 to 255) [N], share of foreground [N] and mean color (0 to 255) [N, C] of every picture."""
+    brightness, foreground, color = [], [], []
+    chunk = max(1, CHUNK_PIXELS // (images.shape[0] * images.shape[1]))
+    for start in range(0, len(images), chunk):
+        block = images.take(np.arange(start, min(start + chunk, len(images))))
+        means = block.mean((1, 2), dtype=np.float64)
+        color.append(means)
+        brightness.append(means @ LUMINANCE if means.shape[1] == 3 else means[:, 0])
+        foreground.append(foreground_share(block))
+    return np.concatenate(brightness), np.concatenate(foreground), np.concatenate(color)
+
+
+def foreground_share(images: np.ndarray) -> np.ndarray:
+    """The share of each picture that parts from the median color of its border, by Otsu's threshold on the distance.
+    Otsu, 1979, IEEE Transactions on Systems, Man, and Cybernetics 9:62.
+
+    Args:
+        images: uint8 [B, H, W, C].
+
+    Returns:
+        float [B]; 0 where a picture is hardly anywhere other than its border.
+    """
+    count = len(images)
+    edges = (images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1])
+    background = np.median(np.concatenate(edges, axis=1), axis=1)[:, None, None]
+    distance = np.sqrt(((images - background) ** 2).mean(3)).reshape(count, -1)
+    levels = np.minimum(distance, 255).astype(np.int64)
+    histogram = np.bincount((levels + 256 * np.arange(count)[:, None]).ravel(), minlength=256 * count)
+    histogram = histogram.reshape(count, 256) / levels.shape[1]
+    below = histogram.cumsum(1)
+    moment = (histogram * np.arange(256)).cumsum(1)
+    parted = below * (1 - below)
+    between = np.where(parted > 1e-12, (moment[:, -1:] * below - moment) ** 2 / np.maximum(parted, 1e-12), 0.0)
+    share = (levels > between.argmax(1)[:, None]).mean(1)
+    return np.where(levels.max(1) > FAINT, share, 0.0)
+
+
+def cochran_mantel_haenszel(right: np.ndarray, member: np.ndarray, strata: np.ndarray) -> float:
+    """p, two-sided, that within the strata a group is right as often as the rest; with the correction for continuity.
+
+    Args:
+        right, member: bool [N].
+        strata: int64 [N].
+    """
+    from scipy.special import chdtrc
+
+    excess = variance = 0.0
+    for stratum in np.unique(strata):
+        here = strata == stratum
+        n, inside, hits = here.sum(), (here & member).sum(), (here & right).sum()
+        if n < 2:
+            continue
+        excess += (here & member & right).sum() - inside * hits / n
+        variance += inside * (n - inside) * hits * (n - hits) / (n * n * (n - 1))
+    return float(chdtrc(1, max(abs(excess) - 0.5, 0) ** 2 / variance)) if variance > 0 else 1.0
+
+
+def _fisher(right: np.ndarray, member: np.ndarray) -> float:
+    from scipy.stats import fisher_exact
+
+    table = [[int((right & m).sum()), int((~right & m).sum())] for m in (member, ~member)]
+    return float(fisher_exact(table)[1])
+
+
+def _by_quantile(name: str, about: str, values: np.ndarray, parts: int) -> dict[str, Any]:
+    edges = np.quantile(values, np.arange(1, parts) / parts)
+    index = np.searchsorted(edges, values, side="left")
+    groups = []
+    for part in np.unique(index):
+        member = index == part
+        low, high = float(values[member].min()), float(values[member].max())
+        groups.append({"name": WORDS[parts][part], "low": low, "high": high, "color": None, "member": member})
+    return {"name": name, "about": about, "groups": groups}
+
+
+def _by_stain(color: np.ndarray) -> dict[str, Any]:
+    """Clusters of the mean color as optical density, in which stains add up: Ruifrok and Johnston, 2001, Analytical and
+    Quantitative Cytology and Histology 23:291. The brightest first."""
+    from sklearn.cluster import KMeans
+
+    density = -np.log((color + 1) / 256)
+    clusters = min(STAINS, len(np.unique(density, axis=0)))
+    index = KMeans(clusters, n_init=4, random_state=0).fit_predict(density)
+    means = {part: color[index == part].mean(0) for part in np.unique(index)}
+    groups = []
+    for number, part in enumerate(sorted(means, key=lambda part: -means[part].sum()), 1):
+        shade = [round(float(value)) for value in means[part]]
+        groups.append({"name": f"stain {number}", "low": None, "high": None, "color": shade, "member": index == part})
+    return {"name": "stain", "about": "clusters of the mean color, by optical density", "groups": groups}

@@ -1,0 +1,105 @@
+"""A split judged where targets are labels or masks, and what a run keeps of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from petriscope.inference.predictor import Answers, Classifier
+from petriscope.data import Dataset, ImageSet
+from petriscope.data.batches import Batches
+from petriscope.inference.tta import TTA
+from petriscope.metrics.classification import full_metrics
+from petriscope.metrics.segmentation import Tally
+from petriscope.trust.state import trust_figures
+from petriscope.experiments.diagnostics import inspect, inspect_masks
+from petriscope.run.folder import Run
+from petriscope.inference.segmentation import evaluate_masks, keep_masks
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MISTAKES_SHOWN = 24
+
+
+def evaluate_into(
+    run: Run,
+    classifier: Classifier,
+    dataset: Dataset,
+    split: str,
+    tta: TTA | None = None,
+    quiet: bool = False,
+    answers: Answers | None = None,
+) -> tuple[dict[str, Any], np.ndarray | Tally]:
+    """Evaluate a split of the run's own data, and keep figures, predictions and pictures in the run.
+
+    Args:
+        answers: where the pictures have been looked at already.
+
+    Returns:
+        figures, and probabilities, float32 [N, K]; where targets are masks, the counts of each picture.
+    """
+    images = dataset.split(split)
+    if classifier.segments:
+        result, tally = evaluate_masks(classifier, images, split, tta, str(run.recipe.data.source), quiet)
+        keep_masks(run, classifier, images, split, result, tally)
+        return {**result, **inspect_masks(run, classifier, images, split, tally, quiet)}, tally
+    result, probabilities = evaluate_labels(classifier, images, split, tta, str(run.recipe.data.source), quiet, answers)
+    _record(run, images, split, result, probabilities)
+    return {**result, **inspect(run, classifier, dataset, split, probabilities, quiet)}, probabilities
+
+
+def evaluate_labels(
+    classifier: Classifier,
+    images: ImageSet,
+    split: str,
+    tta: TTA | None,
+    source: str,
+    quiet: bool,
+    answers: Answers | None = None,
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Figures and probabilities."""
+    settings, classes = classifier.recipe.evaluation, classifier.classes
+    tta = tta or settings.tta
+    if answers is None:
+        batches = Batches(images, classifier.device, classifier.recipe.data.memory)
+        answers = classifier.answer_set(batches, tta, None if quiet else f"evaluating {split}")
+    figures = full_metrics(answers.probabilities, images.targets, classes, settings.bootstrap)
+    trust = trust_figures(
+        answers.raw,
+        answers.probabilities,
+        images.targets,
+        answers.outlier,
+        classes,
+        classifier.trust.references.get(tta),
+        classifier.temperature(tta),
+    )
+    return {"split": split, "tta": tta, "source": source, **figures, **trust}, answers.probabilities
+
+
+def _record(run: Run, images: ImageSet, split: str, result: dict[str, Any], probabilities: np.ndarray) -> None:
+    table = prediction_table(images, split, probabilities)
+    run.add_predictions(split, table)
+    run.add_results(**{split: result})
+    wrong = np.flatnonzero((table["target"] != table["predicted"]).to_numpy())
+    worst = wrong[np.argsort(-table["confidence"].to_numpy()[wrong], kind="stable")][:MISTAKES_SHOWN]
+    run.add_gallery(
+        **{f"mistakes_{split}": images.take(worst), f"mistakes_{split}_ids": images.ids[worst].astype(np.str_)}
+    )
+
+
+def prediction_table(images: ImageSet, split: str, probabilities: np.ndarray) -> pd.DataFrame:
+    """A row a picture: id, split, target, predicted, confidence, ``p_<class>``."""
+    import pandas as pd
+
+    names = np.array(images.classes)
+    predicted = probabilities.argmax(1)
+    columns: dict[str, Any] = {
+        "id": images.ids.astype(object),
+        "split": split,
+        "target": names[images.targets].astype(object),
+        "predicted": names[predicted].astype(object),
+        "confidence": probabilities.max(1),
+    }
+    return pd.DataFrame({**columns, **{f"p_{name}": probabilities[:, k] for k, name in enumerate(names)}})

@@ -1,0 +1,121 @@
+"""Trainings side by side, each in a process of its own with its share of the cores: on few small pictures one training
+does not fill them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from petriscope.core.device import cores
+from petriscope.core.files import write_text
+from petriscope.core.progress import progress, say
+from petriscope.run.folder import Run
+from petriscope.experiments.suite import Planned
+from petriscope.training.loop import Interrupted, interruptible
+
+LOOK_EVERY = 0.25  # seconds
+
+
+@dataclass(frozen=True)
+class Child:
+    """A training under way.
+
+    Args:
+        log: the file that takes what it says.
+    """
+
+    planned: Planned
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def epochs(self) -> int:
+        return len(Run(self.planned.folder).history)
+
+
+def train_side_by_side(trainings: Sequence[Planned], jobs: int, quiet: bool) -> dict[str, str]:
+    """Train so many at a time, or go on with them.
+
+    Args:
+        trainings: of recipes, not of ensembles.
+        jobs: how many at a time; each has the cores divided by this, unless OMP_NUM_THREADS says otherwise.
+
+    Returns:
+        what went wrong, by run.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM; what was under way has saved where it was.
+    """
+    failures: dict[str, str] = {}
+    waiting = list(trainings)
+    under_way: list[Child] = []
+    ended = 0  # epochs of trainings that are through, were they all trained or not
+    total = sum(planned.recipe.training.epochs for planned in trainings)
+    with (
+        tempfile.TemporaryDirectory(prefix="petriscope-") as scratch,
+        interruptible() as stop,
+        progress("training", total, "epochs") as bar,
+    ):
+        bar.start_from(sum(len(Run(planned.folder).history) for planned in trainings))
+        try:
+            while waiting or under_way:
+                while waiting and len(under_way) < jobs:
+                    under_way.append(_start(waiting.pop(0), jobs, Path(scratch)))
+                time.sleep(LOOK_EVERY)
+                if stop.is_set():
+                    raise Interrupted("interrupted")
+                for child in [child for child in under_way if child.process.poll() is not None]:
+                    under_way.remove(child)
+                    ended += child.planned.recipe.training.epochs
+                    if child.process.returncode != 0:
+                        failures[str(child.planned)] = _what_it_said(child)
+                        bar.close()
+                        say(f"failed: {child.planned}: {failures[str(child.planned)]}")
+                now = ended + sum(child.epochs for child in under_way)
+                if now > bar.done and not quiet:
+                    through = len(trainings) - len(waiting) - len(under_way)
+                    bar.advance(now - bar.done, f"{through} of {len(trainings)} runs")
+        finally:
+            for child in under_way:
+                child.process.terminate()  # Ctrl-C on a terminal has told it already; this does not hurry it
+            for child in under_way:
+                child.process.wait()
+    return failures
+
+
+def _start(planned: Planned, jobs: int, scratch: Path) -> Child:
+    stem = scratch / planned.folder.name
+    if planned.begun:
+        what = ["--resume", str(planned.folder)]
+    else:
+        recipe = stem.with_name(f"{stem.name}.yaml")
+        write_text(recipe, planned.recipe.to_yaml())
+        what = [str(recipe), "--out", str(planned.folder)]
+    log = stem.with_name(f"{stem.name}.log")
+    threads = max(1, cores() // jobs)
+    with log.open("wb") as handle:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "petriscope", "train", *what, "--quiet"],
+            stdin=subprocess.DEVNULL,
+            stdout=handle,
+            stderr=handle,
+            env={"OMP_NUM_THREADS": str(threads), **os.environ},
+        )
+    return Child(planned, process, log)
+
+
+def _what_it_said(child: Child) -> str:
+    """Its error; of one that is nobody's sentence the last line, and the whole is shown."""
+    text = child.log.read_text(encoding="utf-8", errors="replace").strip()
+    _, told, error = f"\n{text}".rpartition("\nerror: ")
+    if told:
+        return error
+    say(text)
+    last = text.rpartition("\n")[2]
+    return last or f"it ended with status {child.process.returncode} and said nothing; is there memory enough?"

@@ -1,0 +1,57 @@
+"""Pictures that a run keeps for its report: as training sees them, and as an autoencoder draws them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from petriscope.augment.pipeline import to_bytes
+from petriscope.inference.predictor import Classifier
+from petriscope.data import Dataset
+from petriscope.training.loop import Trainer
+
+AUGMENTED_SHOWN = (8, 8)  # pictures, views of each
+RECONSTRUCTED_SHOWN = 8
+
+
+def augmented(trainer: Trainer, dataset: Dataset) -> dict[str, np.ndarray]:
+    """Training pictures over all classes, as they are and as the network sees them, for the gallery: ``augmented``, uint8
+    [P, V, H, W, C], and where targets are masks, ``augmented_masks``, uint8 [P, V, H, W]."""
+    train_set = dataset.split("train")
+    pictures, views = AUGMENTED_SHOWN
+    firsts = [np.flatnonzero(train_set.strata == label) for label in range(len(train_set.classes))]
+    chosen = np.array([members[0] for members in firsts if len(members)][:pictures])
+    plain = train_set.take(chosen)
+    given = train_set.targets[chosen]
+    batch, targets = (torch.from_numpy(np.repeat(array, views - 1, axis=0)) for array in (plain, given))
+    out, moved = trainer.augment(batch, targets, torch.Generator().manual_seed(0))
+    out = out[-len(batch) :]  # where views are made, the last of them
+
+    def beside(first: np.ndarray, rest: np.ndarray) -> np.ndarray:
+        return np.concatenate([first[:, None], rest.reshape(len(chosen), views - 1, *first.shape[1:])], axis=1)
+
+    shown = {"augmented": beside(plain, to_bytes(out).numpy())}
+    return {**shown, "augmented_masks": beside(given, moved.numpy())} if train_set.segments else shown
+
+
+@torch.no_grad()
+def reconstructions(classifier: Classifier, dataset: Dataset) -> dict[str, np.ndarray]:
+    """What an autoencoder makes of pictures of val (else train), over all classes, for the gallery: the pictures and
+    their reconstructions, uint8 [P, 2, H, W, C], and ids. Nothing for a model that does not ``reconstruct``."""
+    reconstruct = getattr(classifier.model, "reconstruct", None)
+    if reconstruct is None:
+        return {}
+    split = "val" if dataset.val is not None else "train"
+    images = dataset.split(split)
+    # The first of every class, then the second of every class, and so on.
+    counted = np.zeros(len(images), dtype=np.int64)
+    for label in range(len(images.classes)):
+        members = np.flatnonzero(images.strata == label)
+        counted[members] = np.arange(len(members))
+    chosen = np.lexsort((images.strata, counted))[:RECONSTRUCTED_SHOWN]
+    plain = images.take(chosen)
+    device = classifier.device
+    mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (classifier.mean, classifier.std))
+    made = reconstruct(classifier.normalize(torch.from_numpy(plain).to(device))).float() * std + mean
+    pairs = np.stack([plain, to_bytes(made.clamp(0, 1)).cpu().numpy()], axis=1)
+    return {f"reconstructions_{split}": pairs, f"reconstructions_{split}_ids": images.ids[chosen].astype(np.str_)}

@@ -1,0 +1,86 @@
+"""The stress test of a run: on val when training is done, on any split when asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from petriscope.inference.predictor import Classifier
+from petriscope.data.imageset import ImageSet
+from petriscope.inference.tta import TTA
+from petriscope.trust.guarantees import Watch
+from petriscope.trust.robustness import PICTURES, PLAIN, disturbed_pictures, stratified, stress_test
+from petriscope.run.folder import Run
+
+AUTO = (200, 20.0, 0.1)  # pictures; and at most so many seconds, or that share of the training's
+
+
+def stress_after_training(run: Run, classifier: Classifier, val: ImageSet, trained: float, quiet: bool) -> None:
+    """What the recipe asks for after ``trained`` seconds of training."""
+    rule = classifier.recipe.evaluation.stress
+    if rule == "off" or not len(val):
+        return
+    few, shortest, share = AUTO
+    pictures, seconds = (few, max(shortest, share * trained)) if rule == "auto" else (PICTURES, None)
+    stress_split(classifier, val, "val", pictures, "none", quiet, seconds, into=run)
+
+
+def stress_split(
+    classifier: Classifier,
+    images: ImageSet,
+    split: str,
+    pictures: int | None,
+    tta: TTA,
+    quiet: bool,
+    seconds: float | None = None,
+    into: Run | None = None,
+) -> dict[str, Any] | None:
+    """Figures of a split under every corruption; see `petriscope.trust.robustness`. Where val's answers
+    with ``tta`` are known, also what its promises come to; see `petriscope.trust.guarantees`.
+
+    Args:
+        pictures: how many of the split; None: all.
+        seconds: that it may take; None: as long as it does.
+        into: the run that keeps the figures, and one picture under all corruptions.
+
+    Returns:
+        None if there was no time for it, or nothing labeled to judge by.
+    """
+    watch, resamples = watch_promises(classifier, tta), classifier.recipe.evaluation.bootstrap
+    tested = stress_test(
+        (lambda some: classifier.probabilities(some, tta)) if watch is None else watch.predict,
+        images,
+        pictures=pictures,
+        recipe=classifier.recipe,
+        tta=tta,
+        resamples=resamples,
+        seconds=seconds,
+        label=None if quiet else f"stress test on {split}",
+        note=None if watch is None else watch.note,
+    )
+    if tested is None:
+        return None
+    figures = {"split": split, **tested.as_dict()}
+    if watch is not None:
+        named = [row.name for row in tested.rows if row.medmnist_c]
+        figures["promises"] = watch.figures(PLAIN, named, tested.n, resamples)
+    if into is not None:
+        shown, names = disturbed_pictures(images, int(stratified(images.strata, 1)[0]))
+        into.add_results(stress={**into.results.get("stress", {}), split: figures})
+        into.add_gallery(disturbed=shown, disturbed_names=np.array(names, dtype=np.str_))
+    return figures
+
+
+def watch_promises(classifier: Classifier, tta: TTA) -> Watch | None:
+    """What sees whether val's promises hold; None of masks, and where val made none
+    for this test-time augmentation."""
+    reference = classifier.trust.references.get(tta)
+    if classifier.segments or reference is None:
+        return None
+
+    def answer(images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        answers = classifier.answer(images, tta)
+        return answers.probabilities, answers.outlier
+
+    return Watch(answer, reference, len(classifier.classes))

@@ -1,0 +1,273 @@
+"""Suites: methods x seeds in one YAML file, and the runs that they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from petriscope.experiments import ensemble as ensembling
+from petriscope.experiments.compare import settings_that_differ
+from petriscope.core.errors import RequestError, near
+from petriscope.metrics.statistics import Figure
+from petriscope.core.files import slug
+from petriscope.training.build import absolute_paths, check_parts
+from petriscope.core.recipe import Recipe, Section, UniqueKeys, explain, load_recipe
+from petriscope.run.folder import Run, check_free
+
+Split = Literal["val", "test"]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Method(Section):
+    """A recipe and what is changed in it: ``{recipe: blood/fast, set: {model.dropout: 0.5}}``, or just ``blood/fast``. Or
+    an ensemble of such: ``{ensemble: soft, of: [blood/fast, blood/simple-cnn]}``.
+    """
+
+    recipe: str | None = None
+    set: dict[str, Any] = Field(default_factory=dict)
+    ensemble: ensembling.Method | None = None
+    of: tuple[Method, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"recipe": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> Method:
+        if (self.recipe is None) == (self.ensemble is None):
+            raise ValueError("a method is a recipe, or an ensemble and what it is of")
+        if self.ensemble is None and self.of:
+            raise ValueError("a recipe is of nothing; name the ensemble, such as ensemble: soft")
+        if self.ensemble is not None and (len(self.of) < 2 or self.set or any(member.of for member in self.of)):
+            raise ValueError("an ensemble is of two recipes or more, each with a set of its own")
+        return self
+
+
+class Suite(Section):
+    """A suite of methods.
+
+    Args:
+        data: a source for all methods; None: the recipes' own.
+        baseline: the label of the method that the others are compared with.
+        figure: what is compared.
+        evaluate: the split that decides; test is read once all runs are finished.
+        set: keys changed in all recipes; a method's own ``set`` comes after.
+        methods: by label.
+    """
+
+    name: str
+    about: str = ""
+    data: str | None = None
+    seeds: tuple[Seed, ...] = (0, 1, 2)
+    baseline: str
+    figure: Figure | None = None  # accuracy; of masks, mean IoU
+    evaluate: Split = "val"
+    set: dict[str, Any] = Field(default_factory=dict)
+    methods: Annotated[dict[str, Method], Field(min_length=1)]
+
+    @field_validator("seeds")
+    @classmethod
+    def _differ(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        return check_seeds(value)
+
+    @model_validator(mode="after")
+    def _has_baseline(self) -> Suite:
+        if self.baseline not in self.methods:
+            raise ValueError(f"the baseline {self.baseline!r} is no method; {near(self.baseline, self.methods)}")
+        folders: dict[str, str] = {}
+        for label in self.methods:
+            other = folders.setdefault(slug(label), label)
+            if other != label:
+                raise ValueError(f"the labels {other!r} and {label!r} would share the folder {slug(label)!r}")
+        return self
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of a suite: to be trained, or trained already.
+
+    Args:
+        recipe: of an ensemble, that of its first member.
+        ensemble: how its members are joined; None: it has none, and is trained itself.
+    """
+
+    label: str
+    recipe: Recipe
+    folder: Path
+    ensemble: ensembling.Method | None = None
+    members: tuple[Planned, ...] = ()
+
+    @property
+    def trainings(self) -> tuple[Planned, ...]:
+        """What has to be trained for it."""
+        return self.members or (self,)
+
+    @property
+    def begun(self) -> bool:
+        return (self.folder / "recipe.yaml").is_file()
+
+    @property
+    def finished(self) -> bool:
+        return self.begun and "training" in Run(self.folder).results
+
+    def __str__(self) -> str:
+        return f"{self.label}, seed {self.recipe.seed}"
+
+
+def suite_names() -> list[str]:
+    """The names of the suites that ship."""
+    root = resources.files("petriscope") / "suites"
+    return sorted(entry.name[:-5] for entry in root.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_suite(reference: str | Path) -> Suite:
+    """A shipped suite by name, or a YAML file by path; recipes given as paths are looked for beside it.
+
+    Raises:
+        RequestError: there is no such suite, or a key or value is unknown or wrong; the message names the near ones.
+    """
+    path = Path(reference).expanduser()
+    where = str(reference)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        if not path.is_file():
+            raise RequestError(f"no suite file {path}")
+        text, beside, name = _text(path), path.resolve().parent, path.stem
+    elif where in suite_names():
+        text = (resources.files("petriscope") / "suites" / f"{where}.yaml").read_text(encoding="utf-8")
+        beside, name = Path.cwd(), where
+    else:
+        raise RequestError(f"no suite {where!r}; {near(where, suite_names())} (or give a path ending in .yaml)")
+    try:
+        tree = yaml.load(text, UniqueKeys)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise RequestError(f"{where}: not readable as YAML: {error}") from None
+    if not isinstance(tree, dict) or not isinstance(tree.get("methods"), dict):
+        raise RequestError(f"{where}: a suite is a mapping with methods, each a label and its recipe")
+    methods = {str(label): _method(value, beside, f"{where}: {label}") for label, value in tree["methods"].items()}
+    first = next(iter(methods), "")
+    try:
+        return Suite.model_validate({"name": name, "baseline": first, **tree, "methods": methods})
+    except ValidationError as error:
+        raise RequestError(explain(error, Suite, where)) from None
+
+
+def check_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    """The seeds, if there are some and none stands twice."""
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise ValueError("seeds are whole numbers from 0, one or more, each once")
+    return seeds
+
+
+def plan(suite: Suite, out: Path, data: str | None = None, seeds: Sequence[int] = ()) -> list[Planned]:
+    """The runs of a suite, seed after seed, so that an early end leaves methods that can be compared.
+
+    Raises:
+        RequestError: a recipe or a setting is wrong; the methods have other data; a run in ``out`` was trained with
+            other settings than the suite has now.
+    """
+    chosen = check_seeds(tuple(seeds)) if seeds else suite.seeds
+    source = data if data is not None else suite.data
+    runs = [
+        _planned(suite, label, method, seed, source, out / f"{slug(label)}-seed{seed}")
+        for seed in chosen
+        for label, method in suite.methods.items()
+    ]
+    _check_one_source(suite, runs)
+    for planned in runs:
+        _check_unchanged(suite, planned)
+    return runs
+
+
+def _planned(suite: Suite, label: str, method: Method, seed: int, source: str | None, folder: Path) -> Planned:
+    if method.recipe is None:
+        members = tuple(
+            _planned(suite, f"{label}, member {i}", member, seed, source, folder.with_name(f"{folder.name}-member{i}"))
+            for i, member in enumerate(method.of, 1)
+        )
+        return Planned(label, members[0].recipe, folder, method.ensemble, members)
+    settings = [_setting(key, value) for key, value in {**suite.set, **method.set}.items()]
+    overrides = {} if source is None else {"data": {"source": source}}
+    try:
+        recipe = load_recipe(method.recipe, settings, name=f"{suite.name}: {label}", seed=seed, **overrides)
+        check_parts(recipe)
+    except RequestError as error:
+        raise RequestError(f"{suite.name}: {label}: {error}") from None
+    return Planned(label, absolute_paths(recipe), folder)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path}: not readable as text: {error}") from None
+
+
+def _method(value: Any, beside: Path, where: str) -> Method:
+    try:
+        method = Method.model_validate(value)
+    except ValidationError as error:
+        raise RequestError(explain(error, Method, where)) from None
+    return _located(method, beside)
+
+
+def _located(method: Method, beside: Path) -> Method:
+    """The method, its recipes' paths made absolute."""
+    recipe = method.recipe
+    if recipe is not None and recipe.endswith((".yaml", ".yml")):
+        recipe = str(beside / Path(recipe).expanduser())
+    return method.model_copy(update={"recipe": recipe, "of": tuple(_located(member, beside) for member in method.of)})
+
+
+def _setting(key: str, value: Any) -> str:
+    """A key and its value as `load_recipe` takes them."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**9)
+    scalar = text.removesuffix("...\n")  # YAML's end mark, which follows a bare value
+    return f"{key}={scalar.strip()}"
+
+
+def _check_one_source(suite: Suite, runs: Sequence[Planned]) -> None:
+    """Methods can be compared over the same pictures alone."""
+    keys = ("source", "val_fraction", "test_fraction", "split_seed", "group", "block", "ignore")
+    first, *others = (training for planned in runs for training in planned.trainings)
+    for planned in others:
+        for key in keys:
+            ours, theirs = getattr(first.recipe.data, key), getattr(planned.recipe.data, key)
+            if ours != theirs:
+                raise RequestError(
+                    f"{suite.name}: the methods must have the same pictures to be compared, but data.{key} is "
+                    f"{ours!r} for {first.label} and {theirs!r} for {planned.label}"
+                )
+
+
+def _check_unchanged(suite: Suite, planned: Planned) -> None:
+    for member in planned.members:
+        _check_unchanged(suite, member)
+    if not planned.begun:
+        check_free(planned.folder)
+        return
+    if planned.ensemble is not None:
+        was = Run(planned.folder).results.get("ensemble", {}).get("method", planned.ensemble)
+        if was != planned.ensemble:
+            raise RequestError(
+                f"{planned.folder} was joined by {was}, and {suite.name} joins by {planned.ensemble} now. "
+                "Move that folder away, or choose another --out"
+            )
+        return
+    pairs = settings_that_differ(Run(planned.folder).recipe, planned.recipe)
+    if pairs:
+        said = "; ".join(f"{key} was {_said(was)}, is {_said(now)}" for key, (was, now) in pairs.items())
+        raise RequestError(
+            f"{planned.folder} was trained with other settings than {suite.name} has now: {said}. "
+            "Move that folder away, or choose another --out"
+        )
+
+
+def _said(value: Any) -> str:
+    return "not set" if value is None else str(value)

@@ -1,0 +1,1 @@
+"""A trained model with all it needs to be used, and what it costs."""

@@ -1,0 +1,88 @@
+"""The training pictures that a network finds most like a picture, by the features its last layer reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from petriscope.data.imageset import ImageSet
+from petriscope.core.device import Format, autocast
+from petriscope.core.progress import progress
+
+BATCH = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbors:
+    """Training pictures next to others.
+
+    Args:
+        rows: in the training set, int64 [M, k], the nearest first.
+        similarity: cosine of the features, float32 [M, k].
+        among: how many training pictures were looked through.
+    """
+
+    rows: np.ndarray
+    similarity: np.ndarray
+    among: int
+
+
+def nearest(
+    model: nn.Module,
+    normalize: Callable[[Tensor], Tensor],
+    number_format: Format,
+    pictures: np.ndarray,
+    train: ImageSet,
+    k: int = 5,
+    most: int | None = None,
+    quiet: bool = True,
+) -> Neighbors | None:
+    """The k nearest training pictures of each picture.
+
+    Args:
+        model: in evaluation mode.
+        pictures: uint8 [M, H, W, C].
+        most: training pictures to look through, drawn with a fixed seed; None: all.
+
+    Returns:
+        None for a network that does not end in a linear layer.
+    """
+    layer = last_linear(model)
+    if layer is None:
+        return None
+    rows = np.arange(len(train))
+    if most is not None and most < len(rows):
+        rows = np.sort(np.random.default_rng(0).choice(len(train), most, replace=False))
+    device = next(model.parameters()).device
+    seen: list[Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+
+    def directions(images: np.ndarray) -> Tensor:
+        seen.clear()
+        with autocast(device, number_format):
+            model(normalize(torch.from_numpy(np.ascontiguousarray(images)).to(device)))
+        return nn.functional.normalize(seen[-1].float().flatten(1), dim=1)
+
+    try:
+        with torch.inference_mode(), progress("finding similar training pictures", len(rows)) as bar:
+            asked = directions(pictures)
+            similar: list[Tensor] = []
+            for start in range(0, len(rows), BATCH):
+                block = rows[start : start + BATCH]
+                similar.append(asked @ directions(train.take(block)).T)
+                if not quiet:
+                    bar.advance(len(block))
+            found, index = torch.cat(similar, 1).topk(min(k, len(rows)), dim=1)
+    finally:
+        handle.remove()
+    return Neighbors(rows[index.cpu().numpy()], found.cpu().numpy(), len(rows))
+
+
+def last_linear(model: nn.Module) -> nn.Linear | None:
+    """The linear layer that makes the logits: the last in the order the layers were made."""
+    heads = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    return heads[-1] if heads else None

@@ -1,0 +1,98 @@
+"""Classes of picture files that are in no data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from petriscope.trust.abstention import plan_answers
+from petriscope.inference.predictor import Classifier
+from petriscope.data.decode import decode_file, workers
+from petriscope.data.sources.folders import is_picture
+from petriscope.core.errors import DataError, RequestError
+from petriscope.inference.tta import TTA
+from petriscope.core.progress import progress
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CHUNK = 256  # pictures decoded, and in memory, at a time
+
+
+def find_pictures(paths: Sequence[Path]) -> list[Path]:
+    """Files as they are given, and the pictures anywhere below folders.
+
+    Raises:
+        RequestError: a path does not exist, or a folder holds no picture.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(
+                p for p in path.rglob("*") if p.is_file() and is_picture(p.name) and not p.name.startswith(".")
+            )
+            if not inside:
+                raise RequestError(f"no pictures in {path}")
+            found += inside
+        elif path.exists():
+            found.append(path)
+        else:
+            raise RequestError(f"no such picture or folder: {path}")
+    return found
+
+
+def predict_files(
+    classifier: Classifier,
+    paths: Sequence[Path],
+    tta: TTA | None,
+    quiet: bool,
+    max_error: float | None = None,
+    sets: float | None = None,
+) -> pd.DataFrame:
+    """A row a picture; see `petriscope.api.predict`."""
+    import pandas as pd
+
+    names = [f"p_{name}" for name in classifier.classes]
+    answering = plan_answers(classifier, tta, max_error, sets, quiet)
+    said = ["answer", "why"] if sets is None else ["answer", "why", "set"]
+    rows: list[dict[str, Any]] = []
+    with progress("predicting", len(paths)) as bar:
+        for block, pictures in decoded(classifier, paths):
+            good = [picture for picture in pictures if isinstance(picture, np.ndarray)]
+            answers = classifier.answer(np.stack(good), tta) if good else None
+            found = iter(zip(answers.probabilities, answering.words(answers), strict=True) if answers else ())
+            for path, picture in zip(block, pictures, strict=True):
+                row: dict[str, Any] = {"picture": str(path), "predicted": None, "confidence": None, "error": None}
+                if isinstance(picture, str):
+                    row["error"] = picture
+                else:
+                    p, words = next(found)
+                    row |= {"predicted": classifier.classes[int(p.argmax())], "confidence": float(p.max()), **words}
+                    row |= dict(zip(names, map(float, p), strict=True))
+                rows.append(row)
+            if not quiet:
+                bar.advance(len(block))
+    return pd.DataFrame(rows, columns=["picture", "predicted", "confidence", "error", *said, *names])
+
+
+def decoded(
+    classifier: Classifier, paths: Sequence[Path], chunk: int = CHUNK
+) -> Iterator[tuple[Sequence[Path], list[np.ndarray | str]]]:
+    """Chunks of paths with their pictures, uint8 [H, W, C] as the model takes them, or with what is wrong with them."""
+    height, width, channels = classifier.shape
+    data = classifier.recipe.data
+
+    def attempt(path: Path) -> np.ndarray | str:
+        try:
+            return decode_file(path, (height, width), data.filter, "gray" if channels == 1 else "rgb", data.bits)
+        except DataError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(workers()) as pool:
+        for start in range(0, len(paths), chunk):
+            block = paths[start : start + chunk]
+            yield block, list(pool.map(attempt, block))

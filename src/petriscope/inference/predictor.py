@@ -1,0 +1,214 @@
+"""One safetensors file that is enough to predict: weights, and in its metadata all that turns a picture into classes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from petriscope.augment.pipeline import Normalize
+from petriscope.data.batches import Batches
+from petriscope.core.errors import RequestError
+from petriscope.trust.temperature import scale
+from petriscope.inference.tta import TTA, predict_batch, predict_set
+from petriscope.trust.ood import observe
+from petriscope.trust.state import Trust
+from petriscope.core.files import atomic
+from petriscope.models import build_model
+from petriscope.core.device import Format, choose_device, choose_format, lay_out
+from petriscope.core.recipe import Recipe, check_recipe
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a classifier says of pictures.
+
+    Args:
+        raw: probabilities as the network gives them, float32 [N, K].
+        probabilities: at the temperature fitted on val, float32 [N, K].
+        outlier: how unlike the training pictures each is, float32 [N]; above 1, unlike anything seen. None: the model
+            file has nothing to tell by.
+    """
+
+    raw: np.ndarray
+    probabilities: np.ndarray
+    outlier: np.ndarray | None
+
+
+@dataclass
+class Classifier:
+    """A trained model with all it needs to be used.
+
+    Args:
+        model: in eval mode, on ``device``.
+        recipe: it was trained by.
+        classes: names of the logits.
+        shape: (height, width, channels) of the pictures it takes.
+        mean, std: of the training pictures, a figure a channel, in units of the full range.
+        trust: what val says of it; empty for a model that has seen no val.
+    """
+
+    model: nn.Module
+    recipe: Recipe
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    device: torch.device
+    trust: Trust = field(default_factory=Trust)
+
+    @property
+    def normalize(self) -> Normalize:
+        return Normalize(self.mean, self.std)
+
+    @property
+    def segments(self) -> bool:
+        """Whether it gives a class to every pixel."""
+        return bool(getattr(self.model, "segments", False))
+
+    @property
+    def number_format(self) -> Format:
+        return choose_format(self.recipe.training.precision, self.device)
+
+    def probabilities(self, images: np.ndarray, tta: TTA | None = None) -> np.ndarray:
+        """uint8 [B, H, W, C] -> float32 [B, K], at the temperature fitted on val, or of a model of masks [B, K, H, W];
+        ``tta`` None: as in the recipe."""
+        tta = tta or self.recipe.evaluation.tta
+        return scale(self._raw(self._batch(images), tta), self.temperature(tta))
+
+    def answer(self, images: np.ndarray, tta: TTA | None = None) -> Answers:
+        """uint8 [B, H, W, C] -> probabilities, and how unlike the training pictures each is."""
+        tta, batch = tta or self.recipe.evaluation.tta, self._batch(images)
+        with observe(self.model) as observer:
+            raw = self._raw(batch, tta)
+            seen = observer.take(batch)
+        detector = self.trust.detector
+        return self.judge(raw, tta, None if detector is None else detector.score(*seen))
+
+    def answer_set(self, batches: Batches, tta: TTA | None = None, label: str | None = None) -> Answers:
+        """The same for every picture of a set; ``label``: of the progress shown, None for none."""
+        tta, detector = tta or self.recipe.evaluation.tta, self.trust.detector
+        if detector is None:
+            return self.judge(self.look(batches, tta, label), tta, None)
+        outlier: list[np.ndarray] = []
+        raw = self.look(batches, tta, label, lambda *seen: outlier.append(detector.score(*seen)))
+        return self.judge(raw, tta, np.concatenate(outlier))
+
+    def look(
+        self,
+        batches: Batches,
+        tta: TTA,
+        label: str | None = None,
+        note: Callable[[np.ndarray, np.ndarray], object] | None = None,
+    ) -> np.ndarray:
+        """The network's own probabilities for every picture of a set, float32 [N, K].
+
+        Args:
+            note: called with the features and statistics of each batch; see `petriscope.trust.ood.Observer.take`.
+        """
+        size, number_format = self.recipe.evaluation.batch_size, self.number_format
+        if note is None:
+            return predict_set(self.model, batches, self.normalize, number_format, tta, size, label)
+        with observe(self.model) as observer:
+
+            def each(pictures: Tensor) -> None:
+                note(*observer.take(pictures))
+
+            return predict_set(self.model, batches, self.normalize, number_format, tta, size, label, each)
+
+    def judge(self, raw: np.ndarray, tta: TTA, outlier: np.ndarray | None) -> Answers:
+        return Answers(raw, scale(raw, self.temperature(tta)), outlier)
+
+    def temperature(self, tta: TTA) -> float:
+        return self.trust.temperature(tta, self.recipe.evaluation.tta)
+
+    def _batch(self, images: np.ndarray) -> Tensor:
+        if images.dtype != np.uint8 or images.shape[1:] != self.shape:
+            raise RequestError(
+                f"this model takes uint8 [B, {', '.join(map(str, self.shape))}], not {images.dtype} {list(images.shape)}"
+            )
+        return torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+
+    def _raw(self, batch: Tensor, tta: TTA) -> np.ndarray:
+        return predict_batch(self.model, batch, self.normalize, self.number_format, tta).exp().cpu().numpy()
+
+
+def save_model(path: Path, weights: dict[str, Tensor], classifier: Classifier, facts: dict[str, Any]) -> None:
+    """Write weights, metadata and what val said atomically. ``facts`` are kept as they are, for people."""
+    metadata = {
+        "format": FORMAT,
+        "recipe": classifier.recipe.model_dump(mode="json"),
+        "classes": list(classifier.classes),
+        "shape": list(classifier.shape),
+        "mean": list(classifier.mean),
+        "std": list(classifier.std),
+        **facts,
+    }
+    _write(path, weights, {**metadata, "trust": classifier.trust.to_json()})
+
+
+def save_trust(path: Path, trust: Trust, out: Path | None = None) -> None:
+    """Put what val says into a model file, in place of what it said before; atomically. ``out``: leave the file as it is,
+    and write another."""
+    metadata, weights = _read(path)
+    _write(out or path, weights, {**metadata, "trust": trust.to_json()})
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    with safe_open(path, framework="pt") as handle:
+        facts = json.loads((handle.metadata() or {})["petriscope"])
+        return facts, {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 (not a mapping)
+
+
+def _write(path: Path, weights: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    contiguous = {name: tensor.contiguous() for name, tensor in weights.items()}
+    with atomic(path) as temporary:
+        save_file(contiguous, temporary, metadata={"petriscope": json.dumps(metadata)})
+
+
+def model_path(path: Path) -> Path:
+    """A model file, or the one in a run folder."""
+    return path / "model.safetensors" if path.is_dir() else path
+
+
+def load_model(path: Path, device: str = "auto") -> Classifier:
+    """Read a model file, or the one in a run folder.
+
+    Raises:
+        RequestError: there is none, or it is damaged, or not Petriscope's.
+    """
+    path = model_path(path)
+    if not path.is_file():
+        raise RequestError(f"no model at {path}; a run that has finished training has one")
+    try:
+        facts, weights = _read(path)
+        if facts["format"] > FORMAT:
+            raise RequestError(f"{path} was written by a newer Petriscope; update this one")
+        recipe = check_recipe(facts["recipe"], str(path))
+        height, width, channels = facts["shape"]
+        model = build_model(recipe.model, len(facts["classes"]), (height, width, channels), fresh=False)
+        model.load_state_dict(weights)
+        trust = Trust.from_json(facts["trust"]) if "trust" in facts else Trust()
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, OSError) as error:
+        raise RequestError(f"{path} is damaged or no Petriscope model: {error}") from None
+    where = choose_device(device)
+    return Classifier(
+        lay_out(model.to(where), recipe.training.channels_last).eval(),
+        recipe,
+        tuple(facts["classes"]),
+        (height, width, channels),
+        tuple(facts["mean"]),
+        tuple(facts["std"]),
+        where,
+        trust,
+    )

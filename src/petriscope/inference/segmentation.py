@@ -1,0 +1,159 @@
+"""What is done with a model of masks: a split evaluated, and picture files of no data set given masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from petriscope.inference.predictor import Classifier
+from petriscope.core.drawing import overlay, palette
+from petriscope.data.batches import Batches
+from petriscope.data.decode import decode_file
+from petriscope.data.imageset import ImageSet
+from petriscope.core.errors import RequestError
+from petriscope.inference.tta import TTA, predict_batches
+from petriscope.metrics.segmentation import (
+    Tally,
+    choose_examples,
+    full_mask_metrics,
+    mask_table,
+    mean_iou,
+    tally_masks,
+)
+from petriscope.core.files import atomic
+from petriscope.inference.predict import decoded
+from petriscope.core.progress import progress
+from petriscope.run.folder import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EXAMPLES_EACH = 4  # of the best, the median and the worst
+CHUNK = 32  # pictures in memory at a time: each has a probability a class and pixel
+
+
+def mask_predictions(
+    classifier: Classifier, images: ImageSet, tta: TTA, label: str | None, batch_size: int | None = None
+) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+    """What `petriscope.inference.tta.predict_batches` gives; ``batch_size`` None: as in the recipe."""
+    recipe = classifier.recipe
+    return predict_batches(
+        classifier.model,
+        Batches(images, classifier.device, recipe.data.memory),
+        classifier.normalize,
+        classifier.number_format,
+        tta,
+        batch_size or recipe.evaluation.batch_size,
+        label,
+    )
+
+
+def evaluate_masks(
+    classifier: Classifier, images: ImageSet, split: str, tta: TTA | None, source: str, quiet: bool
+) -> tuple[dict[str, Any], Tally]:
+    """The figures of a split whose targets are masks, and what they were counted from."""
+    settings = classifier.recipe.evaluation
+    tta = tta or settings.tta
+    predictions = mask_predictions(classifier, images, tta, None if quiet else f"evaluating {split}")
+    tally = tally_masks(predictions, len(images), len(classifier.classes), outlines=True)
+    figures = full_mask_metrics(tally, classifier.classes, images.groups, settings.bootstrap)
+    return {"split": split, "tta": tta, "source": source, **figures}, tally
+
+
+def keep_masks(
+    run: Run, classifier: Classifier, images: ImageSet, split: str, result: dict[str, Any], tally: Tally
+) -> None:
+    """Put figures, a row a picture, and the best, median and worst pictures into the run; see
+    `petriscope.run.folder.Run.gallery`."""
+    chosen, words = choose_examples(tally, EXAMPLES_EACH)
+    pictures = images.take(chosen)
+    probabilities = classifier.probabilities(pictures, result["tta"])
+    arrays = {
+        "images": pictures,
+        "truth": images.targets[chosen],
+        "predicted": probabilities.argmax(1).astype(np.uint8),
+        "confidence": np.rint(probabilities.max(1) * 255).astype(np.uint8),
+        "ids": images.ids[chosen].astype(np.str_),
+        "miou": mean_iou(tally.confusion[chosen]),
+        "rank": np.array(words, dtype=np.str_),
+    }
+    run.add_results(**{split: result})
+    run.add_predictions(split, mask_table(images, split, tally))
+    run.add_gallery(**{f"segments_{split}_{name}": array for name, array in arrays.items()})
+
+
+def segment_files(
+    classifier: Classifier, paths: Sequence[Path], folder: Path, tta: TTA | None, quiet: bool
+) -> pd.DataFrame:
+    """Write ``NAME.png`` (an indexed mask: pixel value = class, counted from 0) and ``NAME-overlay.png`` a picture.
+
+    Args:
+        folder: where they go; made if need be. Files of the same names in it are an error, not overwritten.
+
+    Returns:
+        a row a picture: picture, mask, confidence (mean over pixels), error, and the share of the picture that each class
+        takes (``share_<class>``). A picture that cannot be read has an error and no mask.
+    """
+    import pandas as pd
+
+    names = _file_names(paths, folder)
+    rows: list[dict[str, Any]] = []
+    with progress("segmenting", len(paths)) as bar:
+        for block, pictures in decoded(classifier, paths, CHUNK):
+            good = [picture for picture in pictures if isinstance(picture, np.ndarray)]
+            found = iter(classifier.probabilities(np.stack(good), tta) if good else ())
+            for path, picture in zip(block, pictures, strict=True):
+                row: dict[str, Any] = {"picture": str(path), "mask": None, "confidence": None, "error": None}
+                if isinstance(picture, str):
+                    row["error"] = picture
+                else:
+                    p = next(found)
+                    mask = p.argmax(0).astype(np.uint8)
+                    row |= {"mask": str(names[path]), "confidence": float(p.max(0).mean())}
+                    shares = np.bincount(mask.reshape(-1), minlength=len(classifier.classes)) / mask.size
+                    row |= {f"share_{name}": float(s) for name, s in zip(classifier.classes, shares, strict=True)}
+                    _write(path, names[path], mask, classifier)
+                rows.append(row)
+            if not quiet:
+                bar.advance(len(block))
+    columns = ["picture", "mask", "confidence", "error", *(f"share_{name}" for name in classifier.classes)]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _file_names(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
+    """Where each picture's mask goes; pictures of one name in several folders are numbered."""
+    taken: set[str] = set()
+    out = {}
+    for path in paths:
+        stem, number = path.stem, 2
+        while stem in taken or f"{stem}-overlay" in taken:
+            stem, number = f"{path.stem}-{number}", number + 1
+        taken |= {stem, f"{stem}-overlay"}
+        for file in (folder / f"{stem}.png", folder / f"{stem}-overlay.png"):
+            if file.exists():
+                raise RequestError(f"{file} exists; choose another --out, so that nothing is overwritten")
+        out[path] = folder / f"{stem}.png"
+    return out
+
+
+def _write(path: Path, file: Path, mask: np.ndarray, classifier: Classifier) -> None:
+    picture = decode_file(path, None, classifier.recipe.data.filter, "rgb", classifier.recipe.data.bits)
+    height, width = picture.shape[:2]
+    indexed = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
+    full = np.asarray(indexed)
+    indexed.putpalette(palette(len(classifier.classes)).tobytes())
+    for name, image in (
+        (file, indexed),
+        (file.with_stem(f"{file.stem}-overlay"), _laid_over(picture, full, classifier)),
+    ):
+        with atomic(name) as temporary:
+            image.save(temporary, format="PNG")
+
+
+def _laid_over(picture: np.ndarray, mask: np.ndarray, classifier: Classifier) -> Image.Image:
+    return Image.fromarray(overlay(picture, mask, len(classifier.classes)))

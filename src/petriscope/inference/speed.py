@@ -1,0 +1,55 @@
+"""What a model costs: parameters, multiply-adds, pictures a second."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+from petriscope.inference.predictor import Classifier
+from petriscope.models.cost import multiply_adds, parameters
+
+SMALL_BATCH = 4  # a large network takes seconds for these alone
+GROWTH = 4
+REPEATS = 3
+ENOUGH_SECONDS = 0.5
+
+
+def inference_rate(classifier: Classifier, batch: int = 256, budget: float = 3.0) -> float:
+    """Pictures a second, from uint8 to probabilities, without test-time augmentation: the median of repeated batches.
+
+    Args:
+        batch: pictures in one; fewer where so many would take too long.
+        budget: seconds that all batches but the first, a small one, may take.
+    """
+    size, spent, times = min(SMALL_BATCH, batch), 0.0, list[float]()
+    seconds = first = _time_batch(classifier, size)
+    while spent + seconds <= budget and (len(times) < REPEATS or sum(times) < ENOUGH_SECONDS):
+        seconds = _time_batch(classifier, size)
+        spent += seconds
+        larger = min(GROWTH * size, batch)
+        expected = seconds * larger / size
+        if larger > size and spent + REPEATS * expected <= budget:
+            size, seconds, times = larger, expected, []
+        else:
+            times.append(seconds)
+    return size / statistics.median(times or [first])
+
+
+def _time_batch(classifier: Classifier, size: int) -> float:
+    pictures = np.random.default_rng(0).integers(0, 256, (size, *classifier.shape), dtype=np.uint8)
+    start = time.perf_counter()
+    classifier.probabilities(pictures, tta="none")
+    return time.perf_counter() - start
+
+
+def cost(classifier: Classifier) -> dict[str, Any]:
+    """Parameters, multiply-adds a picture, bytes of the weights in fp32, pictures a second at inference."""
+    count = parameters(classifier.model)
+    return {
+        "parameters": count,
+        "multiply_adds": multiply_adds(classifier.model, classifier.shape),
+        "bytes_fp32": 4 * count,
+        "inference_pictures_per_second": round(inference_rate(classifier), 1),
+    }

@@ -1,0 +1,1 @@
+"""Pure functions of arrays: metrics, intervals, paired tests."""

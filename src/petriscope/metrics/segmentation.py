@@ -1,0 +1,331 @@
+"""Figures of merit of masks: counted picture by picture while a set is gone through, never all probabilities at once.
+
+Pixels that are unlabeled in the truth count for nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from petriscope.core.masks import BACKGROUND, IGNORE
+from petriscope.metrics.intervals import bootstrap_weights, percentile95
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TOLERANCE = 0.0075  # of the diagonal: how far an outline may lie off
+JUDGED = 0.1  # share of a picture that is labeled, from which it can be an example
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What is counted of each picture of a set.
+
+    Args:
+        confusion: labeled pixels by true class (rows) and predicted class (columns), int64 [N, K, K].
+        nll: negative log-likelihood summed over labeled pixels, in nats, float64 [N].
+        outlines: of each class: pixels of its true outline, of those the ones that the predicted outline comes near, and
+            the same of the predicted outline; int64 [N, K, 4]. Zeros where it was not asked for.
+    """
+
+    confusion: np.ndarray
+    nll: np.ndarray
+    outlines: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.confusion)
+
+
+def tally_masks(
+    predictions: Iterable[tuple[np.ndarray, Tensor, Tensor]], count: int, classes: int, outlines: bool = False
+) -> Tally:
+    """Count what `petriscope.inference.tta.predict_batches` gives.
+
+    Args:
+        predictions: indices, log-probabilities float32 [B, K, H, W], masks uint8 [B, H, W].
+        count: pictures in all.
+        classes: K.
+        outlines: whether to trace the classes' outlines too.
+    """
+    confusion = np.zeros((count, classes, classes), dtype=np.int64)
+    nll = np.zeros(count)
+    lines = np.zeros((count, classes, 4), dtype=np.int64)
+    for indices, log_p, masks in predictions:
+        predicted = log_p.argmax(1)
+        confusion[indices] = confusion_each(predicted, masks, classes).cpu().numpy()
+        labeled = masks != IGNORE
+        true_log_p = log_p.gather(1, torch.where(labeled, masks, 0).long()[:, None])[:, 0]
+        nll[indices] = -(true_log_p * labeled).sum((1, 2), dtype=torch.float64).cpu().numpy()
+        if outlines:
+            lines[indices] = outlines_each(predicted, masks, classes).cpu().numpy()
+    return Tally(confusion, nll, lines)
+
+
+def confusion_each(predicted: Tensor, masks: Tensor, classes: int) -> Tensor:
+    """A confusion matrix a picture, int64 [B, K, K].
+
+    Args:
+        predicted: class indices, int64 [B, H, W].
+        masks: uint8 [B, H, W].
+    """
+    labeled = masks != IGNORE
+    first = torch.arange(len(masks), device=masks.device)[:, None, None] * classes
+    cells = ((first + masks) * classes + predicted)[labeled]
+    return torch.bincount(cells, minlength=len(masks) * classes * classes).view(-1, classes, classes)
+
+
+def outlines_each(predicted: Tensor, masks: Tensor, classes: int) -> Tensor:
+    """Outlines of the classes, traced and compared: see `Tally`, int64 [B, K, 4].
+
+    A pixel belongs to the outline of its class if one of its four neighbors is labeled and of another class; borders to
+    what is unlabeled are no outlines. Near is within `TOLERANCE` of the picture's diagonal, at least one pixel.
+    """
+    height, width = masks.shape[1:]
+    reach = max(1.0, TOLERANCE * math.hypot(height, width))
+    known = torch.arange(classes, device=masks.device)[:, None, None]
+    masks = masks.long()
+    predicted = torch.where(masks == IGNORE, IGNORE, predicted)
+    true, guessed = ((m[:, None] == known) & _edges(m)[:, None] for m in (masks, predicted))
+    found, right = true & _widen(guessed, reach), guessed & _widen(true, reach)
+    return torch.stack([part.sum((2, 3)) for part in (true, found, guessed, right)], 2)
+
+
+def _edges(masks: Tensor) -> Tensor:
+    """Pixels with a labeled neighbor of another class, bool [B, H, W]."""
+    out = torch.zeros_like(masks, dtype=torch.bool)
+    for axis in (1, 2):
+        size = masks.shape[axis] - 1
+        one, other = masks.narrow(axis, 0, size), masks.narrow(axis, 1, size)
+        differ = (one != other) & (one != IGNORE) & (other != IGNORE)
+        out.narrow(axis, 0, size).logical_or_(differ)
+        out.narrow(axis, 1, size).logical_or_(differ)
+    return out
+
+
+def _widen(lines: Tensor, reach: float) -> Tensor:
+    """Pixels within ``reach`` of a marked one, bool [B, K, H, W]: a disc, laid row by row."""
+    whole = int(reach)
+    out = torch.zeros_like(lines)
+    for down in range(-whole, whole + 1):
+        side = int(math.sqrt(reach * reach - down * down))
+        row = F.max_pool2d(lines.float(), (1, 2 * side + 1), stride=1, padding=(0, side)) > 0
+        size = lines.shape[2] - abs(down)
+        if size > 0:
+            out.narrow(2, max(down, 0), size).logical_or_(row.narrow(2, max(-down, 0), size))
+    return out
+
+
+def quick_mask_metrics(tally: Tally) -> dict[str, float]:
+    """What is looked at after every epoch: accuracy (of labeled pixels), mean IoU, loss (mean negative log-likelihood of
+    labeled pixels)."""
+    total = tally.confusion.sum(0)
+    return {
+        "accuracy": float(pixel_accuracy(total)),
+        "miou": float(mean_iou(total)),
+        "loss": float(tally.nll.sum() / max(total.sum(), 1)),
+    }
+
+
+def pixel_accuracy(confusion: np.ndarray) -> np.ndarray:
+    """Share of labeled pixels given their class, of confusion matrices [..., K, K]; NaN where none is labeled."""
+    hits = np.trace(confusion, axis1=-2, axis2=-1)
+    return divide(hits, confusion.sum((-2, -1)))
+
+
+def class_counts(confusion: np.ndarray) -> np.ndarray:
+    """Pixels of each class of [..., K, K]: that are it, that were taken for it, and both; [..., K, 3]."""
+    return np.stack([confusion.sum(-1), confusion.sum(-2), np.diagonal(confusion, axis1=-2, axis2=-1)], -1)
+
+
+def class_iou(confusion: np.ndarray) -> np.ndarray:
+    """Intersection over union of each class, [..., K], of [..., K, K]; NaN where the truth has no pixel of the class."""
+    return counted_iou(class_counts(confusion))
+
+
+def counted_iou(counts: np.ndarray) -> np.ndarray:
+    """The same of what `class_counts` counts, [..., K, 3]."""
+    true, predicted, hits = np.moveaxis(counts, -1, 0)
+    return np.where(true > 0, divide(hits, true + predicted - hits), np.nan)
+
+
+def mean_iou(confusion: np.ndarray, left_out: int | None = None) -> np.ndarray:
+    """Mean over the classes that the truth has, but for one that is left out, [...]; NaN where it has none."""
+    return counted_mean_iou(class_counts(confusion), left_out)
+
+
+def counted_mean_iou(counts: np.ndarray, left_out: int | None = None) -> np.ndarray:
+    """The same of what `class_counts` counts, [..., K, 3]."""
+    iou = counted_iou(counts)
+    if left_out is not None:
+        iou = np.delete(iou, left_out, axis=-1)
+    return defined_mean(iou)
+
+
+def background_of(classes: tuple[str, ...]) -> int | None:
+    """The index of the class that mean IoU leaves out."""
+    return classes.index(BACKGROUND) if BACKGROUND in classes else None
+
+
+def boundary_f1_each(outlines: np.ndarray) -> np.ndarray:
+    """F1 of each picture's outlines, [N], of the counts in `Tally`: the mean over the classes whose truth has an outline;
+    NaN where none has. Csurka et al., 2013, BMVC, doi:10.5244/C.27.32."""
+    true, found, guessed, right = np.moveaxis(outlines, 2, 0)
+    recall, precision = divide(found, true), divide(right, guessed)
+    f1 = np.nan_to_num(divide(2 * precision * recall, precision + recall))
+    return defined_mean(np.where(true > 0, f1, np.nan))
+
+
+def full_mask_metrics(
+    tally: Tally, classes: tuple[str, ...], groups: np.ndarray | None = None, resamples: int = 1000, seed: int = 0
+) -> dict[str, Any]:
+    """All figures of the evaluation, with 95 % intervals.
+
+    Args:
+        classes: K names.
+        groups: strings [N]; the bootstrap draws scenes (groups), or pictures where there are none: neighboring pixels, and
+            pictures of one scene, are no independent witnesses.
+        resamples: of the bootstrap.
+
+    Returns:
+        n (pictures), scenes, pixels (labeled), outlined (pictures in which labeled classes meet, of which boundary_f1 is
+        the mean); miou, pixel_accuracy, boundary_f1, nll (a pixel), each with ``<name>_ci95`` [low, high]; per_class (iou
+        with iou_ci95, precision, recall, f1, pixels); confusion in pixels, true by predicted. Means are over the classes
+        that the truth has. Where a class is called background, miou leaves it out of the mean and miou_with_background
+        does not. A figure that is not defined is None.
+    """
+    background = background_of(classes)
+    scenes = scenes_of(groups, len(tally))
+    edges = boundary_f1_each(tally.outlines)
+    parts = {
+        "confusion": tally.confusion,
+        "nll": tally.nll,
+        "edges": np.nan_to_num(edges),
+        "traced": np.isfinite(edges).astype(np.float64),
+    }
+    sums = {key: sum_by(scenes, values) for key, values in parts.items()}
+    count = len(sums["nll"])
+    whole = _figures({key: values.sum(0)[None] for key, values in sums.items()}, background)
+    draws: list[dict[str, np.ndarray]] = []
+    for weights in bootstrap_weights(count, resamples, seed) if count > 1 else ():
+        drawn = {key: np.tensordot(weights, values, 1) for key, values in sums.items()}
+        draws.append(_figures(drawn, background))
+    spread = {key: np.concatenate([draw[key] for draw in draws]) for key in whole} if draws else {}
+
+    total = sums["confusion"].sum(0)
+    outlined = int(sums["traced"].sum())
+    out: dict[str, Any] = {"n": len(tally), "scenes": count, "pixels": int(total.sum()), "outlined": outlined}
+    for key, values in whole.items():
+        if key != "iou":
+            out[key] = _number(values[0])
+            out[f"{key}_ci95"] = _interval(spread.get(key))
+    hits, true, predicted = np.diagonal(total), total.sum(1), total.sum(0)
+    out["per_class"] = {
+        name: {
+            "pixels": int(true[k]),
+            "iou": _number(whole["iou"][0, k]),
+            "iou_ci95": _interval(spread["iou"][:, k] if spread else None),
+            "precision": _number(divide(hits[k], predicted[k])),
+            "recall": _number(divide(hits[k], true[k])),
+            "f1": _number(divide(2 * hits[k], true[k] + predicted[k])),
+        }
+        for k, name in enumerate(classes)
+    }
+    out["confusion"] = total.astype(np.int64).tolist()
+    return out
+
+
+def _figures(sums: dict[str, np.ndarray], background: int | None) -> dict[str, np.ndarray]:
+    """Each figure of each of R sums over pictures, [R]; and ``iou``, [R, K]."""
+    confusion = sums["confusion"]
+    out = {"miou": mean_iou(confusion, background)}
+    if background is not None:
+        out["miou_with_background"] = mean_iou(confusion)
+    return out | {
+        "pixel_accuracy": pixel_accuracy(confusion),
+        "boundary_f1": divide(sums["edges"], sums["traced"]),
+        "nll": divide(sums["nll"], confusion.sum((1, 2))),
+        "iou": class_iou(confusion),
+    }
+
+
+def mask_table(
+    tally: Tally, classes: Sequence[str], ids: np.ndarray, groups: np.ndarray | None, split: str
+) -> pd.DataFrame:
+    """A row a picture: id, split, scene (its group, or itself), labeled (pixels), pixel_accuracy, miou (over the classes
+    present), ``iou_<class>``, empty where a class is not there; and of each class the pixels that are it (``true_``), that
+    were taken for it (``guessed_``), and both (``found_``), from which every figure of every set of pictures follows."""
+    import pandas as pd
+
+    hits = np.diagonal(tally.confusion, axis1=1, axis2=2)
+    counts = {"true": tally.confusion.sum(2), "guessed": tally.confusion.sum(1), "found": hits}
+    iou = class_iou(tally.confusion)
+    columns: dict[str, Any] = {
+        "id": ids.astype(object),
+        "split": split,
+        "scene": (ids if groups is None else groups).astype(object),
+        "labeled": tally.confusion.sum((1, 2)),
+        "pixel_accuracy": pixel_accuracy(tally.confusion),
+        "miou": mean_iou(tally.confusion),
+    }
+    for key, values in {"iou": iou, **counts}.items():
+        columns |= {f"{key}_{name}": values[:, k] for k, name in enumerate(classes)}
+    return pd.DataFrame(columns)
+
+
+def choose_examples(tally: Tally, each: int) -> tuple[np.ndarray, list[str]]:
+    """Pictures to show: the best, those around the median and the worst by mean IoU, of those that are labeled enough.
+
+    Returns:
+        int64 [G] indices, and for each best, median or worst.
+    """
+    labeled = tally.confusion.sum((1, 2))
+    miou = mean_iou(tally.confusion)
+    enough = np.flatnonzero(np.isfinite(miou) & (labeled >= JUDGED * labeled.max(initial=0)))
+    ranked = enough[np.argsort(-miou[enough], kind="stable")]
+    if len(ranked) <= 3 * each:
+        middle = len(ranked) // 3
+        parts = [ranked[:middle], ranked[middle : len(ranked) - middle], ranked[len(ranked) - middle :]]
+    else:
+        start = (len(ranked) - each) // 2
+        parts = [ranked[:each], ranked[start : start + each], ranked[-each:]]
+    words = [word for word, part in zip(("best", "median", "worst"), parts, strict=True) for _ in part]
+    return np.concatenate(parts), words
+
+
+def scenes_of(groups: np.ndarray | None, count: int) -> np.ndarray:
+    """The scene of each of so many pictures, counted from 0, int64 [N]: its group, or it alone where there are no groups."""
+    return np.arange(count) if groups is None else np.unique(groups, return_inverse=True)[1]
+
+
+def sum_by(groups: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Sums of [N, ...] over each group, float64 [G, ...]."""
+    out = np.zeros((int(groups.max(initial=-1)) + 1, *values.shape[1:]))
+    np.add.at(out, groups, values)
+    return out
+
+
+def divide(one: Any, other: Any) -> np.ndarray:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(np.asarray(other) > 0, np.divide(one, other), np.nan)
+
+
+def defined_mean(values: np.ndarray) -> np.ndarray:
+    """The mean over the last axis of what is defined; NaN where nothing is."""
+    return divide(np.nansum(values, axis=-1), np.isfinite(values).sum(-1))
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _interval(values: np.ndarray | None) -> list[float | None]:
+    low, high = (math.nan, math.nan) if values is None else percentile95(values)
+    return [_number(low), _number(high)]

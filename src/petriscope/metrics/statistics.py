@@ -1,0 +1,320 @@
+"""Is one better than the other? Paired tests over the same pictures, and over several seeds.
+
+Two things vary: which pictures were drawn, and with which seed a network was trained. The bootstrap over pictures gives
+the first, the spread of a method's seeds the second; a difference between methods is judged against both together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from scipy.special import bdtr, ndtri, stdtr, stdtrit
+
+from petriscope.metrics.intervals import bootstrap_weights, percentile95, wilson
+from petriscope.metrics.classification import from_confusion
+
+LabelFigure = Literal["accuracy", "balanced_accuracy", "macro_f1"]
+Figure = Literal[LabelFigure, "miou"]  # the last of masks
+FIGURES: tuple[LabelFigure, ...] = get_args(LabelFigure)
+RESAMPLES = 5000
+MOST_SEEDS = 1000  # of a method; more is no plan
+MANY = 1e9  # degrees of freedom, where several seeds came out the same
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A figure of S networks over the same N pictures, and over resamples of these pictures.
+
+    Two samples of one `resample` call share the resamples, so that their differences are paired.
+
+    Args:
+        figure: which one; a share, 0 to 1.
+        right: whether each network was right, bool [S, N]; of masks, nothing that counts.
+        values: float [S].
+        draws: float [S, R].
+    """
+
+    figure: Figure
+    right: np.ndarray
+    values: np.ndarray
+    draws: np.ndarray
+
+    def __getitem__(self, networks: slice | Sequence[int]) -> Sample:
+        index = networks if isinstance(networks, slice) else list(networks)
+        return Sample(self.figure, self.right[index], self.values[index], self.draws[index])
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def pictures(self) -> int:
+        return self.right.shape[1]
+
+    @property
+    def mean(self) -> float:
+        return float(self.values.mean())
+
+    @property
+    def sd(self) -> float | None:
+        """Standard deviation over the seeds; None for a single one."""
+        return float(self.values.std(ddof=1)) if len(self) > 1 else None
+
+    @property
+    def ci95(self) -> tuple[float, float]:
+        """95 % interval of the mean over seeds, for new pictures and new seeds.
+
+        One network: Wilson's for accuracy, the bootstrap's percentiles for the rest: for new pictures, and this network.
+        Several: Wilson's with the number of pictures that would give the same standard error (the effective sample
+        size of survey statistics; Dean and Pagano, 2015, Journal of Survey Statistics and Methodology 3:484) and
+        Student's quantile, so that it stays within 0 and 1.
+        """
+        if len(self) == 1:
+            if self.figure == "accuracy":
+                return wilson(float(self.right.sum()), self.pictures)
+            return percentile95(self.draws[0])
+        variance = _variance((self,), float(self.draws.mean(0).var()))
+        most = len(self) * self.pictures
+        effective = min(self.mean * (1 - self.mean) / variance.total, most) if variance.total > 0 else 0.0
+        effective = max(1, round(effective)) if 0 < self.mean < 1 else self.pictures
+        return wilson(self.mean * effective, effective, variance.quantile(0.975))
+
+
+@dataclass(frozen=True)
+class Needed:
+    """What it would take to show a difference of the size seen; None: no number of these alone would do, or none
+    that anyone would train.
+
+    Args:
+        pictures: with the seeds there are.
+        seeds: of each method, with the pictures there are.
+    """
+
+    pictures: int | None
+    seeds: int | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A method's figure less the baseline's.
+
+    Args:
+        value: of the means over seeds.
+        ci95: interval for new pictures, and for new seeds where a method has several.
+        p: two-sided, of no difference.
+        variance: what its standard error is made of.
+        pictures, seeds: it stands on; of seeds, the larger number.
+    """
+
+    value: float
+    ci95: tuple[float, float]
+    p: float
+    variance: Variance
+    pictures: int
+    seeds: int
+
+    def needed(self, alpha: float = 0.05, power: float = 0.8) -> Needed:
+        """How many pictures, or seeds, show a difference of this size with this power, in a two-sided test at ``alpha``.
+
+        The standard error has to fall to ``|value| / (t + z)``, t and z the quantiles of 1 - alpha / 2 and of the power.
+        For one network each and accuracy this is Connor's sample size for McNemar's test, 1987, Biometrics 43:207, with
+        the variance seen in place of the null one.
+        """
+        if self.value == 0:
+            return Needed(None, None)
+        found, z = self.variance, float(ndtri(power))
+        wanted = (self.value / (found.quantile(1 - alpha / 2) + z)) ** 2
+        pictures = None
+        if wanted > found.seeds:
+            pictures = max(math.ceil(self.pictures * found.pictures / (wanted - found.seeds)), 1)
+
+        def shows(seeds: int) -> bool:
+            more = found.with_seeds(self.seeds, seeds)
+            return abs(self.value) >= (more.quantile(1 - alpha / 2) + z) * math.sqrt(more.total)
+
+        return Needed(pictures, _first(shows, self.seeds) if math.isfinite(found.freedom) else None)
+
+
+@dataclass(frozen=True)
+class Variance:
+    """Squared standard error of a mean over seeds, or of a difference of two, by where it comes from.
+
+    Args:
+        pictures: from the draw of pictures, the networks as they are; falls as 1 / pictures.
+        seeds: from the seeds; falls as 1 / seeds.
+        shared: the part of ``pictures`` that all seeds have in common, which more seeds do not lower.
+        freedom: degrees of freedom of the total; infinite for single networks.
+    """
+
+    pictures: float
+    seeds: float
+    shared: float
+    freedom: float
+
+    @property
+    def total(self) -> float:
+        return self.pictures + self.seeds
+
+    def with_seeds(self, now: int, then: int) -> Variance:
+        """What it would be with ``then`` seeds where there are ``now``, more than one."""
+        rest = (self.total - self.shared) * now / then
+        freedom = self.freedom * (then - 1) / (now - 1)
+        return Variance(self.shared, rest, self.shared, freedom)
+
+    def quantile(self, p: float) -> float:
+        return float(stdtrit(self.freedom, p)) if math.isfinite(self.freedom) else float(ndtri(p))
+
+
+def _first(shows: Callable[[int], bool], start: int) -> int | None:
+    """The smallest number from ``start`` that shows it, given that all larger ones do; None: it is beyond `MOST_SEEDS`."""
+    if not shows(MOST_SEEDS):
+        return None
+    low, high = start, MOST_SEEDS
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if shows(middle) else (middle + 1, high)
+    return low
+
+
+def resample(
+    predicted: np.ndarray,
+    targets: np.ndarray,
+    classes: int,
+    figure: Figure = "accuracy",
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Sample:
+    """A figure of P networks, and its bootstrap over pictures: the same resamples for all. Efron, 1979.
+
+    Args:
+        predicted: class of each picture by each network, int64 [P, N].
+        targets: int64 [N].
+        classes: how many there are.
+    """
+    right = predicted == targets
+    weights = bootstrap_weights(len(targets), resamples, seed)
+    if figure == "accuracy":
+        share = right.T / len(targets)
+        return Sample(figure, right, right.mean(1), np.concatenate([w @ share for w in weights]).T)
+    cells = [_Cells(targets * classes + row, classes) for row in predicted]
+    ones = np.ones((1, len(targets)))
+    values = np.array([from_confusion(c.confusion(ones))[figure][0] for c in cells])
+    draws = [np.stack([from_confusion(c.confusion(w))[figure] for c in cells]) for w in weights]
+    return Sample(figure, right, values, np.concatenate(draws, axis=1))
+
+
+def resample_miou(counts: np.ndarray, scenes: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> Sample:
+    """Mean IoU of P networks, and its bootstrap over scenes: the same resamples for all.
+
+    Args:
+        counts: pixels of each class in each picture: that are it, that were taken for it, and both; [P, N, K, 3].
+        scenes: the scene of each picture, [N]; pictures of one scene are drawn together.
+    """
+    networks, pictures = counts.shape[:2]
+    _, place = np.unique(scenes, return_inverse=True)
+    sums = np.zeros((place.max() + 1, networks, *counts.shape[2:]))
+    np.add.at(sums, place, counts.swapaxes(0, 1))
+    draws = [_mean_iou(np.tensordot(w, sums, 1)) for w in bootstrap_weights(len(sums), resamples, seed)]
+    right = np.zeros((networks, pictures), dtype=bool)
+    return Sample("miou", right, _mean_iou(sums.sum(0)), np.concatenate(draws).T)
+
+
+def _mean_iou(counts: np.ndarray) -> np.ndarray:
+    """[..., K, 3] -> [...]: over the classes that the truth has."""
+    true, guessed, found = np.moveaxis(counts, -1, 0)
+    iou = found / np.maximum(true + guessed - found, 1)
+    return (iou * (true > 0)).sum(-1) / np.maximum((true > 0).sum(-1), 1)
+
+
+class _Cells:
+    """Confusion matrices of weighted pictures: sums over pictures sorted by cell, since most cells are empty."""
+
+    def __init__(self, codes: np.ndarray, classes: int) -> None:
+        self.order = np.argsort(codes, kind="stable")
+        self.cells, self.starts = np.unique(codes[self.order], return_index=True)
+        self.classes = classes
+
+    def confusion(self, weights: np.ndarray) -> np.ndarray:
+        """[R, N] -> [R, K, K]."""
+        out = np.zeros((len(weights), self.classes**2))
+        out[:, self.cells] = np.add.reduceat(weights[:, self.order], self.starts, axis=1)
+        return out.reshape(-1, self.classes, self.classes)
+
+
+def difference(method: Sample, baseline: Sample) -> Difference:
+    """A method against a baseline over the same pictures.
+
+    One network each and accuracy: p is McNemar's. Otherwise it is Student's, from the standard error of the pictures
+    (paired bootstrap) and of the seeds; see `Variance`. The interval is symmetric; 1 / N squared is added to its variance,
+    which is Agresti and Min's half a picture in every cell (2005, Statistics in Medicine 24:729): without it, networks
+    that agree on all pictures would have an interval of no width.
+    """
+    if method.figure != baseline.figure or method.pictures != baseline.pictures:
+        raise ValueError("the samples are not of one figure and the same pictures")
+    value = method.mean - baseline.mean
+    over_pictures = float((method.draws.mean(0) - baseline.draws.mean(0)).var())
+    variance = _variance((method, baseline), over_pictures + 1 / method.pictures**2)
+    reach = variance.quantile(0.975) * math.sqrt(variance.total)
+    if method.figure == "accuracy" and len(method) == len(baseline) == 1:
+        p = mcnemar(method.right[0], baseline.right[0])
+    else:
+        p = _two_sided(value / math.sqrt(variance.total), variance.freedom)
+    low, high = max(value - reach, -1.0), min(value + reach, 1.0)
+    return Difference(value, (low, high), p, variance, method.pictures, max(len(method), len(baseline)))
+
+
+def _variance(samples: Sequence[Sample], over_pictures: float) -> Variance:
+    """Add what the seeds bring to the squared error that the draw of pictures brings.
+
+    A seed's figure varies by the seed itself and by what its own mistakes have to do with the pictures drawn. The
+    bootstrap sees the latter as well (how its seeds part from their mean), so it is taken off: the variance components
+    of a study with readers and cases, both random. Gallas, 2006, Academic Radiology 13:353. The degrees of freedom are
+    Satterthwaite's, 1946, Biometrics Bulletin 2:110. A method with one seed is taken to vary as the other does.
+    """
+    several = [sample for sample in samples if len(sample) > 1]
+    if not several:
+        return Variance(over_pictures, 0.0, over_pictures, math.inf)
+    single = len(samples) - len(several)
+    spread = np.array([s.values.var(ddof=1) for s in several])
+    own = np.array([(s.draws - s.values[:, None]).var(axis=0, ddof=1).mean() for s in several])
+    freedom = np.array([len(s) - 1 for s in several])
+    share = np.array([1 / len(s) for s in several]) + single / len(several)
+    seeds = max(0.0, float((share * (spread - own)).sum()))
+    shared = max(0.0, over_pictures - float((share * own).sum()))
+    total = over_pictures + seeds
+    parts = float(((share * spread) ** 2 / freedom).sum())
+    return Variance(over_pictures, seeds, shared, total**2 / parts if parts > 0 else MANY)
+
+
+def _two_sided(t: float, freedom: float) -> float:
+    below = stdtr(freedom, -abs(t)) if math.isfinite(freedom) else 0.5 * math.erfc(abs(t) / math.sqrt(2))
+    return min(1.0, 2 * float(below))
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
+    """McNemar's test of two networks on the same pictures: p that they are right equally often, two-sided.
+
+    Of the pictures that just one got right, each is as likely to be the one's as the other's; the binomial distribution
+    gives the rest, exactly. McNemar, 1947, Psychometrika 12:153.
+
+    Args:
+        first, second: whether each was right, bool [N].
+    """
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    return min(1.0, 2 * float(bdtr(min(only_first, only_second), only_first + only_second, 0.5)))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p after Holm's correction for as many tests, in the order given. Holm, 1979, Scandinavian Journal of Statistics 6:65.
+
+    The chance that any difference called shown is none stays below the level, however the tests depend on each other.
+    """
+    order = sorted(range(len(p)), key=lambda i: p[i])
+    out, highest = [0.0] * len(p), 0.0
+    for rank, i in enumerate(order):
+        highest = max(highest, min(1.0, p[i] * (len(p) - rank)))
+        out[i] = highest
+    return out

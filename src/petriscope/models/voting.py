@@ -1,0 +1,152 @@
+"""Several trained networks as one: made by `petriscope.experiments.ensemble`, used as any model is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from petriscope.core.errors import RequestError
+from petriscope.core.recipe import Part
+
+FLOOR = 1e-9  # of a probability, before its logarithm: no member may shout
+
+
+class Member(BaseModel):
+    """A network of an ensemble: how it is built, and how it wants pictures.
+
+    Args:
+        model: name and options.
+        mean, std: it normalizes by, a figure a channel, in units of the full range.
+        weight: of its vote; the weights of all members sum to 1.
+        only: index of the one class that it tells from the rest, a specialist of two classes; None: it knows all.
+        run: where it came from, for people.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    model: Part
+    mean: tuple[float, ...]
+    std: tuple[Annotated[float, Field(gt=0)], ...]
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    only: Annotated[int, Field(ge=0)] | None = None
+    run: str = ""
+
+
+class MeanVote(nn.Module):
+    """Logarithms of probabilities by M networks, float [B, M * K, ...] -> of their weighted mean, [B, K, ...].
+
+    Args:
+        weights: [M], not negative; only their ratios count.
+    """
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        super().__init__()
+        total = sum(weights)
+        if not total > 0:
+            raise RequestError("ensemble: the members' weights are all 0")
+        self.log_weights = [math.log(max(weight / total, 1e-12)) for weight in weights]
+
+    def forward(self, log_p: Tensor) -> Tensor:
+        each = log_p.unflatten(1, (len(self.log_weights), -1)).unbind(1)
+        return torch.stack([p + weight for p, weight in zip(each, self.log_weights, strict=True)]).logsumexp(0)
+
+
+class SpecialistRule(nn.Module):
+    """A main network's answer, but for one class, of which a specialist has a say.
+
+    A place is of the class where its score, ``share * main + (1 - share) * specialist`` of the two's probabilities, is
+    above ``threshold``; elsewhere it is what the main finds likeliest of the other classes. Probabilities follow suit: the
+    class's odds against the likeliest other are the score's odds in units of the threshold's.
+
+    Args:
+        index: of the class.
+        threshold: between 0 and 1.
+        share: of the main's probability in the score, from 0 to below 1.
+    """
+
+    def __init__(self, index: int, threshold: float, share: float) -> None:
+        super().__init__()
+        self.index, self.cut = index, math.log(threshold / (1 - threshold))
+        self.score = MeanVote([share, 1 - share])
+
+    def log_odds(self, log_p: Tensor) -> Tensor:
+        """Of the score, as `forward` takes its input: [B, K + 2, ...] -> [B, ...]."""
+        others, own, specialist = self._parts(log_p)
+        main = torch.stack([others.logsumexp(1), own], 1)
+        rest, score = self.score(torch.cat([main, specialist], 1)).unbind(1)
+        return score - rest
+
+    def forward(self, log_p: Tensor) -> Tensor:
+        """Log-probabilities of K classes by the main and of the rest and the class by the specialist, float
+        [B, K + 2, ...] -> log-probabilities [B, K, ...]."""
+        others, _, _ = self._parts(log_p)
+        own = (others.amax(1) + self.log_odds(log_p) - self.cut)[:, None]
+        return torch.cat([others[:, : self.index], own, others[:, self.index :]], 1).log_softmax(1)
+
+    def _parts(self, log_p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        main, specialist = log_p[:, :-2], log_p[:, -2:]
+        others = torch.cat([main[:, : self.index], main[:, self.index + 1 :]], 1)
+        return others, main[:, self.index], specialist
+
+
+class Ensemble(nn.Module):
+    """The weighted mean of the members' probabilities, a linear model on their logarithms (stacking; Wolpert, 1992,
+    Neural Networks 5:241), or a main network and a specialist of one class.
+
+    Args:
+        channels, classes, size: as for every model.
+        members: each sees the picture normalized in its own way.
+        vote: ``mean``, ``stacking`` or ``specialist``; the latter takes a main network and one with ``only``.
+        threshold, share: of `SpecialistRule`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        size: tuple[int, int],
+        *,
+        members: Annotated[tuple[Member, ...], Field(min_length=1)],
+        vote: Literal["mean", "stacking", "specialist"] = "mean",
+        threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5,
+        share: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+    ) -> None:
+        from petriscope.models import build_model
+
+        super().__init__()
+        for member in members:
+            if len(member.mean) != channels or len(member.std) != channels:
+                raise RequestError(
+                    f"ensemble: a member normalizes {len(member.mean)} channels; pictures have {channels}"
+                )
+        only = [member.only for member in members]
+        if [index is not None for index in only] != ([False, True] if vote == "specialist" else [False] * len(members)):
+            raise RequestError("ensemble: a specialist of one class comes second of two, with vote: specialist")
+        self.members = nn.ModuleList(
+            build_model(m.model, classes if m.only is None else 2, (*size, channels), fresh=False) for m in members
+        )
+        self.segments = any(getattr(member, "segments", False) for member in self.members)
+        for i, member in enumerate(members):
+            mean, std = torch.tensor(member.mean), torch.tensor(member.std)
+            self.register_buffer(f"scale{i}", (1 / std)[:, None, None], persistent=False)
+            self.register_buffer(f"bias{i}", (-mean / std)[:, None, None], persistent=False)
+        if vote == "stacking":
+            self.head: nn.Module = nn.Linear(len(members) * classes, classes)
+        elif only[-1] is not None:
+            self.head = SpecialistRule(only[-1], threshold, share)
+        else:
+            self.head = MeanVote([m.weight for m in members])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Pictures in [0, 1], float [B, C, H, W] -> log-probabilities (stacking: logits), float32 [B, K], or of every
+        pixel [B, K, H, W]."""
+        each = []
+        for i, member in enumerate(self.members):
+            scale, bias = getattr(self, f"scale{i}"), getattr(self, f"bias{i}")
+            each.append(member(torch.addcmul(bias, images, scale)).float().log_softmax(1))
+        with torch.autocast(images.device.type, enabled=False):
+            return self.head(torch.cat(each, 1).clamp_min(math.log(FLOOR)))

@@ -1,0 +1,1 @@
+"""The run folder and the typed results in it."""

@@ -1,0 +1,279 @@
+"""The run folder: all that came of a recipe, in files that can be read without Petriscope."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from petriscope.core.device import cores
+from petriscope.data.imageset import Dataset
+from petriscope.core.errors import RequestError
+from petriscope.core.files import atomic, new_folder, number_folder, slug, write_text
+from petriscope.core.recipe import Recipe, load_recipe
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PACKAGES = ("petriscope", "torch", "timm", "numpy", "pillow", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder.
+
+    ``recipe.yaml`` the recipe, resolved; ``environment.json`` versions, hardware, data and their fingerprint;
+    ``metrics.jsonl`` a line an epoch; ``model.safetensors`` enough to predict; ``checkpoint/`` what resuming needs;
+    ``results.json`` training summary, cost, figures a split; ``predictions.parquet`` a row a picture; ``gallery.npz``
+    the pictures that the report shows; ``audited.csv``, where an audit's decisions were carried out, a row a picture left
+    out or relabeled; ``report.html``.
+    """
+
+    folder: Path
+
+    @property
+    def recipe(self) -> Recipe:
+        return load_recipe(self.folder / "recipe.yaml")
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        return _read_json(self.folder / "environment.json")
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """What `metrics.jsonl` holds: epoch, train (loss, accuracy), val (accuracy, ..., loss), lr, seconds."""
+        path = self.folder / "metrics.jsonl"
+        if not path.is_file():
+            return []
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """``training``, ``cost``, the figures of each split evaluated (``val``, ``test``), and in ``stress`` those of
+        disturbed pictures, by split."""
+        path = self.folder / "results.json"
+        return _read_json(path) if path.is_file() else {}
+
+    @property
+    def predictions(self) -> pd.DataFrame:
+        """id, split, target, predicted, confidence, and a probability a class (``p_<class>``); of masks, see
+        `petriscope.metrics.segmentation.mask_table`."""
+        import pandas as pd
+
+        path = self.folder / "predictions.parquet"
+        return pd.read_parquet(path) if path.is_file() else pd.DataFrame({"split": []})
+
+    @property
+    def audited(self) -> pd.DataFrame:
+        """What an audit's decisions left out or relabeled: id, split, label, decision, new_label, reason."""
+        import pandas as pd
+
+        path = self.folder / "audited.csv"
+        if not path.is_file():
+            return pd.DataFrame({"decision": []})
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+    @property
+    def gallery(self) -> dict[str, np.ndarray]:
+        """Arrays by name: ``augmented`` uint8 [P, V, H, W, C]; ``mistakes_<split>`` uint8 [M, H, W, C] and
+        ``mistakes_<split>_ids``, most confident first; ``disturbed`` uint8 [P, 4, H, W, C], one picture under each
+        of ``disturbed_names`` at severities 0, 1, 3 and 5; of an autoencoder, ``reconstructions_<split>`` uint8
+        [P, 2, H, W, C], each picture and what became of it, and ``reconstructions_<split>_ids``; of masks,
+        ``segments_<split>_images`` uint8 [G, H, W, C], ``_truth`` and ``_predicted`` (class indices, 255 unlabeled) and
+        ``_confidence`` (255 is certain) uint8 [G, H, W], ``_ids``, ``_miou`` float [G] and ``_rank`` (best, median, worst);
+        and what `petriscope.experiments.diagnostics` adds."""
+        path = self.folder / "gallery.npz"
+        if not path.is_file():
+            return {}
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint" / "state.safetensors"
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model.safetensors"
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Be the only process that trains into the folder. The claim ends with the process, however that ends.
+
+        Raises:
+            RequestError: another process trains into it.
+        """
+        from filelock import FileLock, Timeout
+
+        self.checkpoint.parent.mkdir(exist_ok=True)
+        lock = FileLock(self.checkpoint.parent / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RequestError(f"another process is training {self.folder}; wait for it, or end it first") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def write_history(self, history: list[dict[str, Any]]) -> None:
+        write_text(self.folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
+
+    def add_results(self, **sections: Any) -> None:
+        write_text(self.folder / "results.json", json.dumps({**self.results, **sections}, indent=1) + "\n")
+
+    def add_predictions(self, split: str, table: pd.DataFrame) -> None:
+        """Put the rows of a split in place of those that were there."""
+        import pandas as pd
+
+        before = self.predictions
+        kept = before[before["split"] != split]
+        table = pd.concat([kept, table], ignore_index=True) if len(kept) else table
+        with atomic(self.folder / "predictions.parquet") as temporary:
+            table.to_parquet(temporary, index=False)
+
+    def add_gallery(self, **arrays: np.ndarray) -> None:
+        with atomic(self.folder / "gallery.npz") as temporary, temporary.open("wb") as handle:
+            np.savez_compressed(handle, allow_pickle=False, **{**self.gallery, **arrays})
+
+    def clean(self) -> None:
+        """Remove what an interrupted write left behind."""
+        for leftover in (*self.folder.glob(".*.tmp"), *self.folder.glob("checkpoint/.*.tmp")):
+            leftover.unlink(missing_ok=True)
+
+
+def open_run(folder: str | Path) -> Run:
+    """The run in a folder.
+
+    Raises:
+        RequestError: there is no run there.
+    """
+    run = Run(Path(folder))
+    if not (run.folder / "recipe.yaml").is_file() or not (run.folder / "environment.json").is_file():
+        raise RequestError(f"{folder} is no run folder: it has no recipe.yaml and environment.json")
+    return run
+
+
+def create_run(folder: Path, recipe: Recipe, dataset: Dataset, facts: dict[str, Any]) -> Run:
+    """Make a run folder that is complete from the moment it appears.
+
+    Raises:
+        RequestError: the folder exists and is not empty.
+        PetriscopeError: the disk is full or may not be written.
+    """
+    check_free(folder)
+    with new_folder(folder) as staging:
+        write_text(staging / "recipe.yaml", recipe.to_yaml())
+        write_text(staging / "environment.json", json.dumps({**environment(dataset), **facts}, indent=1) + "\n")
+        if dataset.audited:
+            _audited_table(dataset).to_csv(staging / "audited.csv", index=False)
+    return Run(folder)
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a folder that has something in it."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        resumable = (folder / "recipe.yaml").is_file()
+        hint = f", or go on with it: petriscope train --resume {folder}" if resumable else ""
+        raise RequestError(f"{folder} exists and is not empty; choose another --out{hint}")
+
+
+def free_folder(recipe: Recipe) -> Path:
+    """``runs/<recipe>-seed<N>``, with a number behind it where that is taken."""
+    stem = Path(recipe.name).stem if recipe.name.endswith((".yaml", ".yml")) else recipe.name.replace("/", "-")
+    return number_folder(Path("runs") / f"{slug(stem)}-seed{recipe.seed}")
+
+
+def environment(dataset: Dataset) -> dict[str, Any]:
+    """Versions, hardware and data, as plain JSON."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": _command(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "hardware": hardware(),
+        "data": {
+            "source": dataset.source,
+            "fingerprint": dataset.fingerprint,
+            "classes": list(dataset.classes),
+            "shape": list(dataset.shape),
+            "targets": "masks" if dataset.segments else "labels",
+            "splits": {
+                name: {"pictures": len(part), "per_class": part.counts.tolist()}
+                for name, part in dataset.splits.items()
+            },
+            "warnings": list(dataset.warnings),
+            "audited": _audited_counts(dataset),
+        },
+    }
+
+
+def _audited_table(dataset: Dataset) -> pd.DataFrame:
+    """A row a picture that was left out or relabeled: id, split, label, decision, new_label, reason."""
+    import pandas as pd
+
+    return pd.DataFrame([asdict(entry) for entry in dataset.audited])
+
+
+def _audited_counts(dataset: Dataset) -> dict[str, dict[str, int]]:
+    """Pictures left out (``drop``) and relabeled (``relabel``) by split."""
+    counts: dict[str, dict[str, int]] = {}
+    for entry in dataset.audited:
+        splits = counts.setdefault(entry.decision, {})
+        splits[entry.split] = splits.get(entry.split, 0) + 1
+    return counts
+
+
+def _command() -> str:
+    program = Path(sys.argv[0])
+    name = "petriscope" if program.name == "__main__.py" and program.parent.name == "petriscope" else program.name
+    return shlex.join([name, *sys.argv[1:]])
+
+
+def hardware() -> dict[str, Any]:
+    import torch
+
+    cuda = torch.cuda.is_available()
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": cores(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if cuda else None,
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{path} is not readable: {error}") from None
+    if not isinstance(value, dict):
+        raise RequestError(f"{path} does not hold an object")
+    return value

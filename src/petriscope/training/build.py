@@ -1,0 +1,108 @@
+"""From a recipe and its data to what is trained: parts checked, paths made absolute, a model, its normalization, a trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from petriscope.augment import AUGMENTATIONS
+from petriscope.augment.base import Mixing
+from petriscope.augment.pipeline import Normalize, Pipeline
+from petriscope.augment.sets import augmented_set
+from petriscope.data import Dataset, ImageSet
+from petriscope.data.batches import Batches
+from petriscope.data.sources import NAMED
+from petriscope.data.normalization import mean_and_std
+from petriscope.core.errors import RequestError
+from petriscope.models import MODELS, build_model
+from petriscope.core.recipe import Part, Recipe
+from petriscope.training.loop import Trainer
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def check_parts(recipe: Recipe) -> None:
+    """Find a wrong name or option before the data are read."""
+    from petriscope.training.losses import LOSSES, views_of
+    from petriscope.training.optimizers import OPTIMIZERS
+    from petriscope.training.schedules import SCHEDULES
+
+    Pipeline.from_recipe(recipe.augment, views=views_of(recipe.loss))
+    _check_val_augmentation(Pipeline.from_recipe(recipe.evaluation.augment_val))
+    MODELS.check(recipe.model)
+    LOSSES.check(recipe.loss)
+    OPTIMIZERS.check(recipe.optimizer)
+    SCHEDULES.check(recipe.schedule)
+
+
+def _check_val_augmentation(pipeline: Pipeline) -> None:
+    if any(isinstance(operation, Mixing) for operation in pipeline.operations):
+        raise RequestError("evaluation.augment_val: pictures of val keep their labels; leave mixing out")
+
+
+def absolute_paths(recipe: Recipe) -> Recipe:
+    """Paths in a recipe are kept absolute, so that the run can be resumed from any folder."""
+
+    def absolute(text: str) -> str:
+        path = Path(text).expanduser()
+        return str(path.resolve()) if path.exists() else text
+
+    changes: dict[str, Any] = {}
+    if recipe.data.source is not None:
+        known = recipe.data.source.partition(":")[0] in NAMED  # also where a folder is called so
+        source = recipe.data.source if known else absolute(recipe.data.source)
+        changes["data"] = recipe.data.model_copy(update={"source": source})
+    if recipe.data.audit is not None:
+        data = changes.get("data", recipe.data)
+        changes["data"] = data.model_copy(update={"audit": absolute(recipe.data.audit)})
+    if "weights" in recipe.model.options:
+        options = recipe.model.options
+        changes["model"] = Part(name=recipe.model.name, **{**options, "weights": absolute(str(options["weights"]))})
+    if recipe.distill is not None:
+        teachers = tuple(map(absolute, recipe.distill.teachers))
+        changes["distill"] = recipe.distill.model_copy(update={"teachers": teachers})
+    return recipe.model_copy(update=changes)
+
+
+def prepare(
+    recipe: Recipe,
+    dataset: Dataset,
+    device: torch.device,
+    quiet: bool,
+    started: dict[str, tuple[float, ...]] | None = None,
+) -> tuple[Trainer, Normalize]:
+    """A trainer for a recipe. ``started``: the normalization of a run that has a checkpoint, so that the weights it
+    began with are not needed again."""
+    train_set = dataset.split("train")
+    torch.manual_seed(int(np.random.SeedSequence([recipe.seed, 0]).generate_state(1)[0]))
+    fresh = started is None
+    model = build_model(recipe.model, len(dataset.classes), dataset.shape, fresh).to(device)
+    normalize = _normalize(recipe, model, train_set) if started is None else Normalize(**started)
+    memory = recipe.data.memory
+    val = None
+    if dataset.val is not None:
+        val = Batches(augmented_val(recipe, dataset.val), device, memory)
+    return Trainer(model, recipe, Batches(train_set, device, memory), val, normalize, quiet=quiet), normalize
+
+
+def _normalize(recipe: Recipe, model: torch.nn.Module, train_set: ImageSet) -> Normalize:
+    """By what the model's weights were trained with, where they come from elsewhere; else by the training set."""
+    rule, expects = recipe.data.normalize, getattr(model, "expects", None)
+    if rule == "imagenet":
+        expects = IMAGENET
+    if rule == "train" or expects is None:
+        return Normalize(*mean_and_std(train_set))
+    channels = train_set.shape[2]
+    mean, std = (values if len(values) == channels else (float(np.mean(values)),) * channels for values in expects)
+    return Normalize(mean, std)
+
+
+def augmented_val(recipe: Recipe, val: ImageSet) -> ImageSet:
+    """Val as training sees it: augmented once, the same whatever the seed, if the recipe asks for it."""
+    parts = recipe.evaluation.augment_val
+    if not parts:
+        return val
+    return augmented_set(val, [AUGMENTATIONS.build(part) for part in parts])

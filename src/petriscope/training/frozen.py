@@ -1,0 +1,117 @@
+"""A frozen backbone is run once: its features are kept, and the epochs after that train the head alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from petriscope.data.batches import Batches
+from petriscope.models.layers import head_of
+from petriscope.core.device import Format, autocast
+from petriscope.core.progress import progress
+
+SHARE_OF_MEMORY = 0.25  # that features may take
+
+
+class FeatureBatches(Batches):
+    """Features in place of pictures.
+
+    Args:
+        batches: whose targets these are.
+        features: float32 [N, ...], on the device.
+    """
+
+    def __init__(self, batches: Batches, features: Tensor) -> None:
+        self.images, self.device, self.targets = batches.images, batches.device, batches.targets
+        self.mapped, self._resident = False, features
+
+
+def head_module(model: nn.Module) -> str | None:
+    """The one module that makes the logits; None where there are several."""
+    heads = head_of(model)
+    return heads[0] if len(heads) == 1 else None
+
+
+@torch.no_grad()
+def frozen_features(
+    model: nn.Module,
+    head: str,
+    batches: Batches,
+    normalize: Callable[[Tensor], Tensor],
+    number_format: Format,
+    quiet: bool = False,
+    batch_size: int = 256,
+) -> FeatureBatches | None:
+    """What the head is given for every picture; the model stays in the mode it is in.
+
+    Returns:
+        None where that is not a function of the picture alone (dropout before the head), where the head is not the last
+        thing the model does, or where the features would fill more than a quarter of the free memory.
+    """
+    order = np.arange(len(batches.images))
+    chunks = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    with _watch(model, head) as seen:
+
+        def run(indices: np.ndarray) -> tuple[Tensor, Tensor]:
+            images = normalize(batches.take(indices)[0])
+            with autocast(batches.device, number_format):
+                logits = model(images)
+            return seen[-1].float(), logits
+
+        first, _ = run(chunks[0][:8])
+        again, logits = run(chunks[0][:8])
+        last = _apply_head(model, head, again, batches.device, number_format)
+        if not torch.equal(first, again) or not _same(logits.float(), last):
+            return None
+        if first[0].numel() * 4 * len(order) > SHARE_OF_MEMORY * _free_bytes(batches.device):
+            return None
+        out = torch.empty(len(order), *first.shape[1:], device=batches.device)
+        with progress("running the frozen backbone once", len(order)) as bar:
+            for indices in chunks:
+                out[int(indices[0]) : int(indices[-1]) + 1], _ = run(indices)
+                if not quiet:
+                    bar.advance(len(indices))
+    return FeatureBatches(batches, out)
+
+
+def _same(logits: Tensor, last: Tensor) -> bool:
+    return logits.shape == last.shape and torch.allclose(logits, last, rtol=1e-2, atol=1e-2)
+
+
+@contextmanager
+def _watch(model: nn.Module, head: str) -> Iterator[list[Tensor]]:
+    """Note what the head is called with."""
+    seen: list[Tensor] = []
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen[:] = [inputs[0].detach()]
+
+    handle = model.get_submodule(head).register_forward_pre_hook(note)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def _apply_head(model: nn.Module, head: str, features: Tensor, device: torch.device, number_format: Format) -> Tensor:
+    module = model.get_submodule(head)
+    training = module.training
+    module.eval()
+    with autocast(device, number_format):
+        logits: Tensor = module(features)
+    module.train(training)
+    return logits.float()
+
+
+def _free_bytes(device: torch.device) -> float:
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    try:
+        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (ValueError, OSError, AttributeError):
+        return 4e9

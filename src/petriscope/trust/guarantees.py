@@ -1,0 +1,87 @@
+"""What becomes of val's promises on pictures that are not like val's: how much is still answered, how much of that is wrong, and
+how many of the sets still hold the true class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from petriscope.metrics.conformal import METHOD, sets
+from petriscope.metrics.intervals import bootstrap_weights, percentile95
+from petriscope.metrics.segmentation import divide
+from petriscope.metrics.selective import doubt
+from petriscope.trust.state import Reference, answered_by
+
+MAX_ERROR, LEVEL = 0.01, 0.95
+FIGURES = ("answered", "wrong", "held")
+
+
+class Watch:
+    """Looks on while pictures are answered in passes, each over the same pictures in the same order.
+
+    Args:
+        answer: uint8 [B, H, W, C] -> probabilities [B, K], and how unlike the training pictures each is, [B], or None; as
+            `petriscope.inference.predictor.Answers` has them.
+        reference: val's answers, from which the threshold and the limits come.
+        classes: K.
+    """
+
+    def __init__(
+        self, answer: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]], reference: Reference, classes: int
+    ) -> None:
+        self.answer = answer
+        self.threshold = reference.threshold(MAX_ERROR)
+        self.limits = reference.limits(LEVEL, classes, METHOD)
+        self._kept: dict[str, list[np.ndarray]] = {}
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """Probabilities, remembered until `note` says what is true."""
+        self._last, self._outlier = self.answer(images)
+        return self._last
+
+    def note(self, name: str, targets: np.ndarray) -> None:
+        """The last pictures belong to a pass over the corruption ``name``, and have these targets, int64 [B]."""
+        p = self._last
+        answered = answered_by(self.threshold, doubt(p), self._outlier)
+        wrong = answered & (p.argmax(1) != targets)
+        held = sets(p, self.limits, METHOD)[np.arange(len(p)), targets]
+        self._kept.setdefault(name, []).append(np.stack([answered, wrong, held], 1))
+
+    def figures(self, plain: str, names: Sequence[str], n: int, resamples: int) -> dict[str, Any]:
+        """Shares of the first ``n`` pictures, with 95 % intervals of the bootstrap over them: ``answered`` when at most
+        `MAX_ERROR` errors are asked for, ``wrong`` of those (None where nothing is answered), and ``held``, of the sets
+        of `LEVEL`.
+
+        Args:
+            plain: name of the pass of undisturbed pictures.
+            names: of the corruptions that ``disturbed`` is over; ``corruptions`` has them all.
+        """
+        passes = {name: np.concatenate(found) for name, found in self._kept.items()}
+        passes[plain] = passes[plain][:n]
+        each = {name: found.reshape(-1, n, len(FIGURES)) for name, found in passes.items()}
+        weights = np.concatenate(list(bootstrap_weights(n, resamples)))
+        return {
+            "max_error": MAX_ERROR,
+            "level": LEVEL,
+            "clean": _shares(each[plain], weights),
+            "disturbed": _shares(np.concatenate([each[name] for name in names]), weights),
+            "corruptions": {name: _shares(found, weights) for name, found in each.items() if name != plain},
+        }
+
+
+def _shares(kept: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
+    """Of what `Watch.note` finds in P passes, bool [P, N, 3], under weights of the pictures [R, N]."""
+    total = kept.sum(0, dtype=np.float64)  # [N, 3]
+
+    def shares(sums: np.ndarray, pictures: np.ndarray) -> np.ndarray:
+        return np.stack([sums[:, 0] / pictures, divide(sums[:, 1], sums[:, 0]), sums[:, 2] / pictures], 1)
+
+    values = shares(total.sum(0)[None], np.array([len(kept) * len(total)]))[0]
+    drawn = shares(weights @ total, len(kept) * weights.sum(1))
+    out: dict[str, Any] = {}
+    for name, value, column in zip(FIGURES, values, drawn.T, strict=True):
+        out[name] = float(value) if np.isfinite(value) else None
+        out[f"{name}_ci95"] = list(percentile95(column)) if np.isfinite(value) else None
+    return out
