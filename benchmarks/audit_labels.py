@@ -1,7 +1,7 @@
 """Wrong labels: how many of those put into a train split are found, and what their repair is worth to a classifier.
 
 Labels of the train split are changed, then looked for with `petriscope.audit`; flagged ones are replaced by what is
-suggested. Networks are trained on the changed and on the repaired labels and compared on the pictures of test.
+suggested. Networks are trained on the changed and on the repaired labels and compared on the images of test.
 What was computed is kept in --out, so the command can be repeated.
 
     python benchmarks/audit_labels.py --data bloodmnist --noise clean adjacent:10 --train uniform:5 uniform:20 --set augment=[]
@@ -22,11 +22,11 @@ import torch
 from common import load, print_machine, print_table
 from petriscope.audit.label_errors import LabelErrors, find_label_errors, out_of_fold_probabilities
 from petriscope.audit.small_network import shrink, train_small
+from petriscope.core.recipe import load_recipe
 from petriscope.data import Dataset, ImageSet
 from petriscope.data.batches import Batches
 from petriscope.inference.tta import predict_set
 from petriscope.metrics.statistics import difference, mcnemar, resample
-from petriscope.core.recipe import load_recipe
 
 SIDE = 28  # pixels, of the networks that are compared
 
@@ -82,7 +82,7 @@ def found_row(train: ImageSet, noise: str, out: Path) -> tuple[str, ...]:
 
 
 def predict(train: ImageSet, test: ImageSet, recipe: str, changes: tuple[str, ...], seed: int) -> np.ndarray:
-    """Classes of the test pictures, int64 [N], by a network trained with this seed."""
+    """Classes of the test images, int64 [N], by a network trained with this seed."""
     chosen = load_recipe(recipe, ("training.ema=null", "training.keep=last", *changes), seed=seed)
     model, normalize = train_small(train, chosen)
     return predict_set(model, Batches(test, torch.device("cpu")), normalize, "fp32").argmax(1)
@@ -142,7 +142,7 @@ def main() -> None:
             for row in repaired_rows(dataset, noise, args.recipe, tuple(args.set), args.seeds, args.out)
         ]
         named = " ".join((args.recipe, *args.set))
-        print(f"\n{named}; accuracy on {len(dataset.split('test')):,} pictures of test:\n")
+        print(f"\n{named}; accuracy on {len(dataset.split('test')):,} images of test:\n")
         print_table(("labels changed", "network", "trained on them", "on repaired ones", "gain", "p"), rows)
 
 

@@ -1,9 +1,9 @@
-"""How well planted pictures are found: two pictures, 1,600 and 200 copies, blended over random pictures of a set.
+"""How well planted images are found: two images, 1,600 and 200 copies, blended over random images of a set.
 
     python benchmarks/audit_planted.py --data bloodmnist            all makes
     python benchmarks/audit_planted.py --data bloodmnist --make logo --copies 1600,200,50,20
 
-Recall is of planted pictures, false alarms are of all others. "clean" plants nothing.
+Recall is of planted images, false alarms are of all others. "clean" plants nothing.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ def text(rng: np.random.Generator, side: int) -> np.ndarray:
     return np.repeat(gray[:, :, None], 3, axis=2)
 
 
-def plant(pictures: np.ndarray, make: str, copies: tuple[int, ...], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(pictures with plants, int64 [N]: which plant, -1 for none)."""
+def plant(images: np.ndarray, make: str, copies: tuple[int, ...], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(images with plants, int64 [N]: which plant, -1 for none)."""
     rng = np.random.default_rng(seed)
-    out, which = pictures.copy(), np.full(len(pictures), -1)
-    side = pictures.shape[1]
-    chosen = np.split(rng.permutation(len(pictures))[: sum(copies)], np.cumsum(copies)[:-1])
+    out, which = images.copy(), np.full(len(images), -1)
+    side = images.shape[1]
+    chosen = np.split(rng.permutation(len(images))[: sum(copies)], np.cumsum(copies)[:-1])
     draw = {"photograph": photograph, "text": text}.get(make, drawing)
     for number, places in enumerate(chosen):
         joke = draw(rng, side)
@@ -77,7 +77,7 @@ def plant(pictures: np.ndarray, make: str, copies: tuple[int, ...], seed: int) -
             joke[: side // 2, : side // 2] = draw(rng, side // 2)
         for place in places:
             which[place] = number
-            out[place] = blend(pictures[place], joke, mask, make, rng)
+            out[place] = blend(images[place], joke, mask, make, rng)
     return out, which
 
 
@@ -85,14 +85,14 @@ def blend(cell: np.ndarray, joke: np.ndarray, mask: np.ndarray, make: str, rng: 
     opacity = {"faint": 0.3, "opaque": 1.0}.get(make, rng.uniform(0.3, 0.7))
     shift = rng.integers(-1, 2, 2) if make == "jitter" else (0, 0)
     joke = np.roll(joke, tuple(shift), (0, 1))
-    picture = np.rint(cell + opacity * mask * (joke - cell)).clip(0, 255).astype(np.uint8)
+    image = np.rint(cell + opacity * mask * (joke - cell)).clip(0, 255).astype(np.uint8)
     if make == "opaque":
         stream = io.BytesIO()
-        Image.fromarray(picture).save(stream, "JPEG", quality=int(rng.integers(50, 91)))
-        picture = np.asarray(Image.open(stream))
+        Image.fromarray(image).save(stream, "JPEG", quality=int(rng.integers(50, 91)))
+        image = np.asarray(Image.open(stream))
     if make == "soft":
-        picture = np.asarray(Image.fromarray(picture).filter(ImageFilter.GaussianBlur(side_blur(cell))))
-    return picture
+        image = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(side_blur(cell))))
+    return image
 
 
 def side_blur(cell: np.ndarray) -> float:
@@ -109,16 +109,16 @@ def main() -> None:
     parser.add_argument("--copies", default="1600,200")
     parser.add_argument("--seeds", type=int, default=1)
     options = parser.parse_args()
-    pictures = load(options.data).split("train").images
-    if pictures.shape[3] == 1:
-        pictures = np.repeat(pictures, 3, axis=3)
+    images = load(options.data).split("train").images
+    if images.shape[3] == 1:
+        images = np.repeat(images, 3, axis=3)
     copies = tuple(int(count) for count in options.copies.split(","))
     print_machine()
-    print(f"{options.data}: {list(pictures.shape)}; {options.copies} copies")
+    print(f"{options.data}: {list(images.shape)}; {options.copies} copies")
     rows = []
     for make in options.make.split(","):
         for seed in range(options.seeds):
-            planted, which = plant(pictures, make, (0,) if make == "clean" else copies, seed)
+            planted, which = plant(images, make, (0,) if make == "clean" else copies, seed)
             start = time.process_time()
             found = find_planted(planted)
             spent = time.process_time() - start

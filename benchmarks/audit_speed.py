@@ -2,7 +2,7 @@
 
 Growth: drawn cells of 28 pixels, mapped from disk; each row is a process of its own, its memory the peak less what it held
 before the set was opened. Rival: both look for what both know, exact and near duplicates, dark, bright, blank, blurred and
-gray pictures, once in memory and once in PNG files that both decode; in turn, five times each, the processor's time of all
+gray images, once in memory and once in PNG files that both decode; in turn, five times each, the processor's time of all
 processes.
 
     python benchmarks/audit_speed.py
@@ -39,7 +39,7 @@ SHARED = ("exact_duplicates", "near_duplicates", "dark", "light", "low_informati
 
 
 def measure(path: str, count: int) -> None:
-    """Print the seconds of each part on the first ``count`` pictures, and the peak memory."""
+    """Print the seconds of each part on the first ``count`` images, and the peak memory."""
     pixels = np.load(path, mmap_mode="r")
     rows = np.arange(count)
     images = ImageSet(pixels, np.zeros(count, np.int64), ("cell",), rows.astype(str), rows=rows)
@@ -67,7 +67,7 @@ def growth(counts: list[int]) -> None:
                 (f"{count:,}", *(f"{found[name]:.1f}" for name in PARTS), f"{total:.1f}", f"{1e6 * total / count:.0f}",
                  f"{memory / 2**20:.0f}", f"{memory / count:.0f}")
             )  # fmt: skip
-    header = ("pictures", *(f"{name}, s" for name in PARTS), "all, s", "us a picture", "peak MiB", "bytes a picture")
+    header = ("images", *(f"{name}, s" for name in PARTS), "all, s", "us a image", "peak MiB", "bytes a image")
     print_table(header, rows)
 
 
@@ -80,60 +80,60 @@ def seconds(action: Callable[[], None]) -> float:
 
 
 class Shown:
-    """Pictures in memory, as CleanVision takes them from a data set of torchvision's."""
+    """Images in memory, as CleanVision takes them from a data set of torchvision's."""
 
-    def __init__(self, pictures: np.ndarray) -> None:
-        self.pictures = [Image.fromarray(picture) for picture in pictures]
+    def __init__(self, images: np.ndarray) -> None:
+        self.images = [Image.fromarray(image) for image in images]
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, place: int) -> tuple[Image.Image, int]:
-        return self.pictures[place], 0
+        return self.images[place], 0
 
 
-def rival(pictures: np.ndarray) -> None:
+def rival(images: np.ndarray) -> None:
     try:
         from cleanvision import Imagelab
     except ImportError:
         print("CleanVision is not installed: pip install cleanvision")
         return
-    count, size = pictures.shape[:2]
+    count, size = images.shape[:2]
     rows = []
 
     def compare(name: str, ours: Callable[[], None], theirs: Callable[[], None]) -> None:
         own, other = in_turn([lambda: seconds(ours), lambda: seconds(theirs)], 5)
         rows.append((name, f"{np.median(other):.2f}", f"{np.median(own):.2f}", ratio(own, other)))
 
-    def ours(pictures: np.ndarray) -> None:
-        find_duplicates(pictures)
-        measure_quality(pictures)
+    def ours(images: np.ndarray) -> None:
+        find_duplicates(images)
+        measure_quality(images)
 
     def theirs(**source: object) -> None:
         lab = Imagelab(**source, verbose=False)
         lab.find_issues({name: {} for name in SHARED}, n_jobs=1, verbose=False)
 
-    shown = Shown(pictures)
-    ours(pictures[:100])  # imports are no part of it
-    compare("in memory", lambda: ours(pictures), lambda: theirs(torchvision_dataset=shown))
+    shown = Shown(images)
+    ours(images[:100])  # imports are no part of it
+    compare("in memory", lambda: ours(images), lambda: theirs(torchvision_dataset=shown))
     with tempfile.TemporaryDirectory() as folder:
-        for place, picture in enumerate(shown.pictures):
-            picture.save(Path(folder) / f"{place:06}.png")
+        for place, image in enumerate(shown.images):
+            image.save(Path(folder) / f"{place:06}.png")
 
         def decoded() -> np.ndarray:
             return np.stack([np.asarray(Image.open(path)) for path in sorted(Path(folder).iterdir())])
 
         compare("PNG files, decoding included", lambda: ours(decoded()), lambda: theirs(data_path=folder))
-    header = (f"{count:,} pictures of {size} px", "CleanVision, CPU s", "Petriscope, CPU s", "times as fast")
+    header = (f"{count:,} images of {size} px", "CleanVision, CPU s", "Petriscope, CPU s", "times as fast")
     print_table(header, rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--counts", default="10000,30000,100000")
-    parser.add_argument("--rival", type=int, default=2000, help="pictures for the comparison; 0 leaves it out")
-    parser.add_argument("--data", help="a source of pictures for the comparison, rather than drawn cells")
-    parser.add_argument("--sizes", default="28,96", help="of the pictures for the comparison")
+    parser.add_argument("--rival", type=int, default=2000, help="images for the comparison; 0 leaves it out")
+    parser.add_argument("--data", help="a source of images for the comparison, rather than drawn cells")
+    parser.add_argument("--sizes", default="28,96", help="of the images for the comparison")
     parser.add_argument("--measure", nargs=2, metavar=("FILE", "COUNT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
@@ -144,9 +144,9 @@ def main() -> None:
         growth([int(count) for count in options.counts.split(",")])
     if options.rival:
         if options.data:
-            pictures = load(options.data).split("train")
-            chosen = np.random.default_rng(0).permutation(len(pictures))[: options.rival]
-            rival(pictures.take(chosen))
+            images = load(options.data).split("train")
+            chosen = np.random.default_rng(0).permutation(len(images))[: options.rival]
+            rival(images.take(chosen))
         for size in options.sizes.split(",") if not options.data else ():
             rival(draw_smear(options.rival, int(size), seed=0)[0])
 

@@ -4,9 +4,9 @@ torchvision's.
 The step: RandAugment, GridMask and CutMix, with all else that `petriscope train` does, for resnet18 in batches of 128;
 against forward, loss, backward and optimizer on one normalized batch that is already there.
 
-The operations: from uint8 pictures to floats of 0 to 1, 128 at once. kornia draws for each picture of a batch as we do,
+The operations: from uint8 images to floats of 0 to 1, 128 at once. kornia draws for each image of a batch as we do,
 except that its RandAugment draws the operations once a batch. torchvision draws once a call, so it is called for each
-picture, as a data set's transform would be; its CutMix draws one rectangle a batch, which is less work.
+image, as a data set's transform would be; its CutMix draws one rectangle a batch, which is less work.
 
     python benchmarks/augment.py [--data SOURCE] [--threads 2]
 
@@ -27,9 +27,9 @@ from torch import Tensor
 
 from common import arguments, in_turn, load, make_trainer, print_machine, print_table, ratio
 from petriscope.augment.pipeline import Pipeline
-from petriscope.models.backbones import import_timm
 from petriscope.core.device import autocast
 from petriscope.core.recipe import Part, load_recipe
+from petriscope.models.backbones import import_timm
 
 BATCH, CLASSES = 128, 8
 POLICY = (Part(name="rand-augment"), Part(name="grid-mask"), Part(name="cutmix"))
@@ -64,8 +64,8 @@ def within_a_step(args: argparse.Namespace) -> None:
     bare = make_trainer(recipe, dataset)
     full = make_trainer(recipe.model_copy(update={"augment": POLICY}), dataset)
     order = full.epoch_batches(0)[: args.steps]
-    pictures, targets = full.train.take(order[0])
-    images = full.normalize(pictures)
+    batch, targets = full.train.take(order[0])
+    images = full.normalize(batch)
     generator = torch.Generator().manual_seed(0)
 
     def whole() -> None:
@@ -82,16 +82,16 @@ def within_a_step(args: argparse.Namespace) -> None:
 
     def alone() -> None:
         for _ in order:
-            full.normalize(full.augment(pictures, targets, generator)[0])
+            full.normalize(full.augment(batch, targets, generator)[0])
 
     full.model.train()
     bare.model.train()
     times = in_turn([timed(whole), timed(plain), timed(alone)], args.rounds)
     whole_ms, bare_ms, alone_ms = (f"{1000 * statistics.median(t) / len(order):.1f} ms" for t in times)
     height, width, _ = dataset.shape
-    print(f"\nRandAugment + GridMask + CutMix, resnet18, {len(images)} pictures of {height}x{width}, {full.format}\n")
+    print(f"\nRandAugment + GridMask + CutMix, resnet18, {len(images)} images of {height}x{width}, {full.format}\n")
     print_table(
-        ("bare step", "whole step", "augmentation alone", "whole / bare picture rate (range)"),
+        ("bare step", "whole step", "augmentation alone", "whole / bare image rate (range)"),
         [(bare_ms, whole_ms, alone_ms, ratio(times[0], times[1]))],
     )
 
@@ -101,20 +101,20 @@ def against_others(args: argparse.Namespace) -> None:
     others = {"kornia": kornia_operations(), "torchvision": torchvision_operations()}
     rows = []
     for side in (28, 96):
-        pictures = torch.randint(0, 256, (BATCH, side, side, 3), dtype=torch.uint8)
-        planes = pictures.permute(0, 3, 1, 2).contiguous()
+        images = torch.randint(0, 256, (BATCH, side, side, 3), dtype=torch.uint8)
+        planes = images.permute(0, 3, 1, 2).contiguous()
         labels = torch.arange(BATCH) % CLASSES
         for task, parts in OURS.items():
             pipeline, generator = Pipeline.from_recipe(parts, CLASSES), torch.Generator().manual_seed(0)
             there = [name for name, operations in others.items() if task in operations]
-            actions = [timed(lambda p=pipeline, g=generator, x=pictures, y=labels: p(x, y, g))]
+            actions = [timed(lambda p=pipeline, g=generator, x=images, y=labels: p(x, y, g))]
             actions += [timed(lambda f=others[name][task], x=planes, y=labels: f(x, y)) for name in there]
             ours, *theirs = in_turn(actions, args.rounds)
             cells = dict.fromkeys(others, ("not installed", ""))
             for name, times in zip(there, theirs, strict=True):
                 cells[name] = (rate(times), ratio(ours, times))
             rows.append((task, f"{side}x{side}", rate(ours), *cells["kornia"], *cells["torchvision"]))
-    print(f"\nPictures a second, batches of {BATCH}\n")
+    print(f"\nImages a second, batches of {BATCH}\n")
     header = ("operations", "size", "petriscope", "kornia", "ours / kornia", "torchvision v2", "ours / torchvision")
     print_table(header, rows)
 

@@ -1,8 +1,8 @@
 """A run under disturbances that the stress test does not have, made by torchvision where it has them: another magnification,
-bent and slanted pictures, other dyes, gray, uneven light, other noise, sharpening. What is still right, what is answered at 1 %
+bent and slanted images, other dyes, gray, uneven light, other noise, sharpening. What is still right, what is answered at 1 %
 wanted errors, and how much of that is wrong.
 
-    python benchmarks/beyond.py RUN --pictures 400
+    python benchmarks/beyond.py RUN --images 400
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from common import disturbing, percent, print_table
+from petriscope.core.progress import Progress
 from petriscope.data import ImageSet
+from petriscope.experiments.stress_run import watch_promises
+from petriscope.models.backbones import import_timm
+from petriscope.report import wording
 from petriscope.trust.guarantees import Watch
 from petriscope.trust.robustness import judge_labels
-from petriscope.models.backbones import import_timm
-from petriscope.core.progress import Progress
-from petriscope.report import wording
-from petriscope.experiments.stress_run import watch_promises
 
 import_timm()  # mends torchvision's import beside a torch for CPUs
 from torchvision.transforms import v2  # noqa: E402
@@ -34,25 +34,25 @@ def main() -> None:
     classifier, images, args = disturbing(__doc__)
     watch = watch_promises(classifier, args.tta)
     assert watch is not None, f"nothing was fitted on val for tta {args.tta}; petriscope calibrate RUN --tta {args.tta}"
-    progress = Progress("disturbed pictures", len(CHANGES) * len(images))
+    progress = Progress("disturbed images", len(CHANGES) * len(images))
     hits = np.stack([right(images, name, watch, progress) for name in CHANGES])
     judged = judge_labels(hits, images, 1000)
     promises = watch.figures("none", list(CHANGES)[1:], len(images), 1000)
     each = {"none": promises["clean"], **promises["corruptions"]}
     rows = [row(name, judged.mean([i]), each[name]) for i, name in enumerate(CHANGES)]
     rows.append(row("mean of the others", judged.mean(range(1, len(CHANGES))), promises["disturbed"]))
-    print(f"{args.split}, {len(images):,} pictures, tta {args.tta}")
+    print(f"{args.split}, {len(images):,} images, tta {args.tta}")
     print_table(("disturbance", "balanced accuracy", "answered at 1 % wanted errors", "wrong among them"), rows)
 
 
 def right(images: ImageSet, name: str, watch: Watch, progress: Progress) -> np.ndarray:
-    """Which pictures are right under a disturbance, bool [N]."""
+    """Which images are right under a disturbance, bool [N]."""
     torch.manual_seed(0)
     found = []
     for start in range(0, len(images), BATCH):
         rows = np.arange(start, min(start + BATCH, len(images)))
-        pictures = torch.from_numpy(images.take(rows)).permute(0, 3, 1, 2).contiguous()
-        disturbed = CHANGES[name](pictures).permute(0, 2, 3, 1).contiguous().numpy()
+        batch = torch.from_numpy(images.take(rows)).permute(0, 3, 1, 2).contiguous()
+        disturbed = CHANGES[name](batch).permute(0, 2, 3, 1).contiguous().numpy()
         found.append(watch.predict(disturbed).argmax(1) == images.targets[rows])
         watch.note(name, images.targets[rows])
         progress.advance(len(rows), name)
@@ -80,7 +80,7 @@ def affine(scale: float = 1.0, shear: float = 0.0) -> Change:
 
 
 def random(transform: Callable[[Tensor], Tensor]) -> Change:
-    """With a draw a picture."""
+    """With a draw a image."""
     return lambda images: torch.stack([transform(image) for image in images])
 
 

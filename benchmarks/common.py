@@ -11,16 +11,16 @@ from pathlib import Path
 import torch
 
 from petriscope.augment.pipeline import Normalize
-from petriscope.inference.predictor import Classifier, load_model
+from petriscope.core.recipe import DataSection, Recipe
 from petriscope.data import Dataset, ImageSet, load_dataset
 from petriscope.data.batches import Batches
 from petriscope.data.normalization import mean_and_std
-from petriscope.trust.robustness import Share, stratified
+from petriscope.inference.predictor import Classifier, load_model
 from petriscope.models import build_model
-from petriscope.core.recipe import DataSection, Recipe
 from petriscope.report import wording
 from petriscope.run.folder import hardware, open_run
 from petriscope.training.loop import Trainer
+from petriscope.trust.robustness import Share, stratified
 
 
 def arguments(description: str | None, **defaults: object) -> argparse.Namespace:
@@ -32,17 +32,17 @@ def arguments(description: str | None, **defaults: object) -> argparse.Namespace
 
 
 def disturbing(description: str | None) -> tuple[Classifier, ImageSet, argparse.Namespace]:
-    """A run's classifier, and the pictures of its data that are to be disturbed."""
+    """A run's classifier, and the images of its data that are to be disturbed."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("run", type=Path)
     parser.add_argument("--split", default="test")
-    parser.add_argument("--pictures", type=int, help="so many, in the classes' proportions; default: all")
+    parser.add_argument("--images", type=int, help="so many, in the classes' proportions; default: all")
     parser.add_argument("--tta", default="none")
     args = parser.parse_args()
     print_machine()
     run = open_run(args.run)
     images = load_dataset(run.recipe.data).split(args.split)
-    return load_model(run.model), images.subset(stratified(images.strata, args.pictures or len(images))), args
+    return load_model(run.model), images.subset(stratified(images.strata, args.images or len(images))), args
 
 
 def load(source: str, size: int | None = None) -> Dataset:

@@ -1,4 +1,4 @@
-"""What do a run's promises come to on another microscope's pictures, before and after it is calibrated on a few hundred of them?
+"""What do a run's promises come to on another microscope's images, before and after it is calibrated on a few hundred of them?
 The other microscope is the run's own val and test, disturbed: out of focus and of another color, say.
 
     python benchmarks/elsewhere.py RUN --corruptions defocus-blur:3 color-cast:3 --labeled 300
@@ -18,16 +18,16 @@ from common import print_machine, print_table
 from petriscope import api
 from petriscope.augment.corruptions import corrupt
 from petriscope.data import ImageSet, load_dataset
-from petriscope.trust.robustness import stratified
 from petriscope.run.folder import open_run
+from petriscope.trust.robustness import stratified
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--data", help="where the run's pictures are now, if elsewhere")
+    parser.add_argument("--data", help="where the run's images are now, if elsewhere")
     parser.add_argument("--corruptions", nargs="+", default=["defocus-blur:3"], metavar="NAME:SEVERITY")
-    parser.add_argument("--labeled", type=int, default=300, help="pictures of val to calibrate on")
+    parser.add_argument("--labeled", type=int, default=300, help="images of val to calibrate on")
     parser.add_argument("--max-error", type=float, default=0.01, choices=(0.005, 0.01, 0.02, 0.05))
     args = parser.parse_args()
     print_machine()
@@ -36,12 +36,12 @@ def main() -> None:
     val, test = dataset.split("val"), dataset.split("test")
     val = val.subset(stratified(val.strata, args.labeled))
     steps = [(name, float(severity)) for name, _, severity in (each.partition(":") for each in args.corruptions)]
-    print(f"{' and '.join(args.corruptions)}: {len(val)} labeled pictures, {len(test)} of test")
+    print(f"{' and '.join(args.corruptions)}: {len(val)} labeled images, {len(test)} of test")
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "elsewhere.npz"
         sides = {"val": val, "test": test}
-        pictures = {f"{split}_images": disturbed(images, steps) for split, images in sides.items()}
-        np.savez(source, **pictures, **{f"{split}_labels": images.targets[:, None] for split, images in sides.items()})
+        batch = {f"{split}_images": disturbed(images, steps) for split, images in sides.items()}
+        np.savez(source, **batch, **{f"{split}_labels": images.targets[:, None] for split, images in sides.items()})
         before = api.evaluate(args.run, str(source))
         out = Path(folder) / "model.safetensors"
         api.recalibrate(args.run, str(source), out)
@@ -51,11 +51,11 @@ def main() -> None:
 
 
 def disturbed(images: ImageSet, steps: list[tuple[str, float]]) -> np.ndarray:
-    """All pictures, uint8 [N, H, W, C], under one corruption after the other."""
-    pictures, at = torch.from_numpy(images.take(np.arange(len(images)))), torch.arange(len(images))
+    """All images, uint8 [N, H, W, C], under one corruption after the other."""
+    batch, at = torch.from_numpy(images.take(np.arange(len(images)))), torch.arange(len(images))
     for seed, (name, severity) in enumerate(steps):
-        pictures = corrupt(pictures, name, severity, at, seed)
-    return pictures.numpy()
+        batch = corrupt(batch, name, severity, at, seed)
+    return batch.numpy()
 
 
 def row(label: str, figures: dict[str, Any], max_error: float) -> tuple[str, ...]:

@@ -19,18 +19,18 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from common import arguments, in_turn, load, make_trainer, print_machine, print_table, ratio
+from petriscope.core.recipe import Part, Recipe, load_recipe
 from petriscope.data.imageset import ImageSet
 from petriscope.data.normalization import mean_and_std
 from petriscope.models import build_model
 from petriscope.models.backbones import import_timm
-from petriscope.core.recipe import Part, Recipe, load_recipe
 
 ROTATE = (Part(name="flip"), Part(name="rotate", degrees=10))
 EXACT = (Part(name="flip", horizontal=0.5, vertical=0.5), Part(name="quarter-turn"))
 
 
-class Pictures(Dataset):
-    """One picture at a time through PIL, as most projects do it."""
+class Images(Dataset):
+    """One image at a time through PIL, as most projects do it."""
 
     def __init__(self, images: ImageSet) -> None:
         from torchvision import transforms
@@ -55,16 +55,16 @@ class Pictures(Dataset):
 
 def usual(model: nn.Module, images: ImageSet, workers: int):
     loader = DataLoader(
-        Pictures(images), 128, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=workers > 0
+        Images(images), 128, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=workers > 0
     )
     optimizer, criterion = torch.optim.AdamW(model.parameters(), lr=1e-3), nn.CrossEntropyLoss()
 
     def epoch() -> float:
         start = time.perf_counter()
         total = 0.0
-        for pictures, targets in loader:
+        for batch, targets in loader:
             optimizer.zero_grad()
-            loss = criterion(model(pictures), targets)
+            loss = criterion(model(batch), targets)
             loss.backward()
             optimizer.step()
             total += loss.item()
@@ -80,8 +80,8 @@ def ours(recipe: Recipe, dataset):
     def epoch() -> float:
         start = time.perf_counter()
         sums = torch.zeros(4, dtype=torch.float64)
-        for pictures, targets in trainer.train.iterate(trainer.epoch_batches(0)):
-            sums += trainer.train_step(pictures, targets)
+        for images, targets in trainer.train.iterate(trainer.epoch_batches(0)):
+            sums += trainer.train_step(images, targets)
         return time.perf_counter() - start
 
     return epoch, trainer.format
@@ -89,14 +89,14 @@ def ours(recipe: Recipe, dataset):
 
 def main() -> None:
     import_timm()  # before torchvision, which may need its help
-    args = arguments(__doc__, rounds=3, models="simple-cnn,resnet18", pictures=0)
+    args = arguments(__doc__, rounds=3, models="simple-cnn,resnet18", images=0)
     dataset = load(args.data)
-    if args.pictures:
+    if args.images:
         train = dataset.split("train")
-        object.__setattr__(dataset, "train", train.subset(np.arange(min(args.pictures, len(train)))))
+        object.__setattr__(dataset, "train", train.subset(np.arange(min(args.images, len(train)))))
     train = dataset.split("train")
     print_machine()
-    print(f"{len(train):,} pictures of {'x'.join(map(str, train.shape))}, batches of 128")
+    print(f"{len(train):,} images of {'x'.join(map(str, train.shape))}, batches of 128")
     rows = []
     for name in args.models.split(","):
         part = Part(name=name, norm="batch") if name == "simple-cnn" else Part(name=name)

@@ -11,19 +11,19 @@ import torch
 
 from common import arguments, load, print_machine, print_table
 from petriscope.augment.pipeline import Normalize
+from petriscope.core.recipe import FinetuneSection, Part, load_recipe
 from petriscope.data.batches import Batches
 from petriscope.data.imageset import Dataset
 from petriscope.data.normalization import mean_and_std
 from petriscope.models import build_model
 from petriscope.models.layers import head_of
-from petriscope.core.recipe import FinetuneSection, Part, load_recipe
 from petriscope.training.loop import Trainer
 
 
 def main() -> None:
-    args = arguments(__doc__, size=96, pictures=1024, epochs=3, model="resnet18")
+    args = arguments(__doc__, size=96, images=1024, epochs=3, model="resnet18")
     dataset = load(args.data, size=args.size)
-    train = dataset.split("train").subset(range(args.pictures))
+    train = dataset.split("train").subset(range(args.images))
     dataset = Dataset(train=train)
     print_machine()
 
@@ -48,8 +48,8 @@ def main() -> None:
 
     def epoch(made: Trainer, number: int) -> float:
         start = time.perf_counter()
-        for pictures, targets in made.train.iterate(made.epoch_batches(number)):
-            made.train_step(pictures, targets)
+        for images, targets in made.train.iterate(made.epoch_batches(number)):
+            made.train_step(images, targets)
         return time.perf_counter() - start
 
     start = time.perf_counter()
@@ -60,7 +60,7 @@ def main() -> None:
     pairs = [(epoch(slow, number), epoch(quick, number)) for number in range(args.epochs)]
     ratios = sorted(without / kept for without, kept in pairs)
     heads = ", ".join(head_of(slow.model))
-    print(f"{args.model}, {args.pictures:,} pictures of {args.size} px; trained: {heads}")
+    print(f"{args.model}, {args.images:,} images of {args.size} px; trained: {heads}")
     print_table(
         ("", "an epoch"),
         [

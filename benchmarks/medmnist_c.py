@@ -17,11 +17,11 @@ import numpy as np
 from PIL import Image
 
 from common import disturbing, percent, print_table
-from petriscope.inference.predictor import Classifier
-from petriscope.data.decode import resize
-from petriscope.trust.robustness import judge_labels
-from petriscope.models.backbones import import_timm
 from petriscope.core.progress import Progress
+from petriscope.data.decode import resize
+from petriscope.inference.predictor import Classifier
+from petriscope.models.backbones import import_timm
+from petriscope.trust.robustness import judge_labels
 
 SIDE = 224
 SEVERITIES = range(5)
@@ -33,14 +33,14 @@ def main() -> None:
     corruptions = blood_corruptions()
     passes = [(None, 0), *((name, severity) for name in corruptions for severity in SEVERITIES)]
     hits = []
-    progress = Progress("disturbed pictures", len(passes) * len(images))
+    progress = Progress("disturbed images", len(passes) * len(images))
     for name, severity in passes:
         random.seed(severity)
         np.random.seed(severity)  # noqa: NPY002  its code draws from the global generator
         found = []
         for start in range(0, len(images), BATCH):
-            pictures = images.images[start : start + BATCH]
-            batch = np.stack([disturbed(p, corruptions.get(name), severity, classifier) for p in pictures])
+            pixels = images.images[start : start + BATCH]
+            batch = np.stack([disturbed(p, corruptions.get(name), severity, classifier) for p in pixels])
             found.append(classifier.probabilities(batch, args.tta).argmax(1))
             progress.advance(len(batch), name or "")
         hits.append(np.concatenate(found) == images.targets)
@@ -50,7 +50,7 @@ def main() -> None:
         own = [1 + index * len(SEVERITIES) + severity for severity in SEVERITIES]
         rows.append((name, percent(figures.mean(own)), *(f"{100 * figures.values[i]:.1f}" for i in own)))
     rows.append(("mean", percent(figures.mean(range(1, len(passes))))))
-    print(f"{args.split}, {len(images):,} pictures, tta {args.tta}; balanced accuracy in %, at severities 1 to 5")
+    print(f"{args.split}, {len(images):,} images, tta {args.tta}; balanced accuracy in %, at severities 1 to 5")
     print_table(
         ("corruption", "mean (95 % interval)", "1", "2", "3", "4", "5"), [(*r, *[""] * (7 - len(r))) for r in rows]
     )
@@ -65,9 +65,9 @@ def blood_corruptions() -> dict[str, object]:
     return CORRUPTIONS_DS["bloodmnist"]
 
 
-def disturbed(picture: np.ndarray, corruption: object | None, severity: int, classifier: Classifier) -> np.ndarray:
+def disturbed(image: np.ndarray, corruption: object | None, severity: int, classifier: Classifier) -> np.ndarray:
     """uint8 [H, W, 3] -> uint8 [h, w, 3] of the network's size."""
-    large = Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    large = Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     out = np.asarray(large) if corruption is None else corruption.apply(large, severity)
     return resize(out, classifier.shape[:2], classifier.recipe.data.filter)
 

@@ -1,4 +1,4 @@
-"""An epoch against orchard-ml: the same model, pictures, batches of 128, augmentation, sampler, SGD and cosine.
+"""An epoch against orchard-ml: the same model, images, batches of 128, augmentation, sampler, SGD and cosine.
 
 Orchard's model, built by orchard, for both. The recipe is the defaults of its configuration for BloodMNIST: horizontal
 flip, rotation, color jitter, resized crop; a weighted sampler; SGD with momentum, weight decay and clipped gradients; a
@@ -35,11 +35,11 @@ import torch
 
 from common import arguments, in_turn, load, print_machine, print_table, ratio
 from petriscope.augment.pipeline import Normalize
+from petriscope.core.recipe import DataSection, Part, Recipe, TrainingSection
 from petriscope.data import Dataset, load_dataset
 from petriscope.data.batches import Batches
 from petriscope.data.normalization import mean_and_std
 from petriscope.models.backbones import import_timm
-from petriscope.core.recipe import DataSection, Part, Recipe, TrainingSection
 from petriscope.training.loop import Trainer
 
 import_timm()  # before torchvision, which may need its help
@@ -63,12 +63,12 @@ CPU = torch.device("cpu")
 THREADS = torch.get_num_threads()
 
 
-def write_npz(dataset: Dataset, path: Path, pictures: int) -> None:
-    """MedMNIST's layout, which both read. With ``pictures``, that many of each split at most."""
+def write_npz(dataset: Dataset, path: Path, batch: int) -> None:
+    """MedMNIST's layout, which both read. With ``images``, that many of each split at most."""
     arrays = {}
     for name in ("train", "val", "test"):
         images = dataset.split(name)
-        kept = np.random.default_rng(0).permutation(len(images))[: pictures or None]
+        kept = np.random.default_rng(0).permutation(len(images))[: batch or None]
         arrays |= {f"{name}_images": images.take(kept), f"{name}_labels": images.targets[kept, None].astype(np.uint8)}
     np.savez_compressed(path, **arrays)
 
@@ -206,21 +206,21 @@ def our_training(cfg: Config, as_shipped: bool, folder: Path) -> tuple[float, fl
 
 
 def main() -> None:
-    args = arguments(__doc__, rounds=3, models="mini_cnn,resnet_18", pictures=0, epochs=2)
+    args = arguments(__doc__, rounds=3, models="mini_cnn,resnet_18", images=0, epochs=2)
     dataset = load(args.data)
     if dataset.shape not in ((28, 28, 3), (64, 64, 3)):
-        raise SystemExit(f"orchard's models for a CPU take RGB pictures of 28x28 or 64x64, not {dataset.shape}")
+        raise SystemExit(f"orchard's models for a CPU take RGB images of 28x28 or 64x64, not {dataset.shape}")
     logging.getLogger(LOGGER_NAME).setLevel(logging.WARNING)
     print_machine()
     epochs, wholes = [], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        path = folder / "pictures.npz"
-        write_npz(dataset, path, args.pictures)
+        path = folder / "images.npz"
+        write_npz(dataset, path, args.images)
         dataset = load_dataset(DataSection(source=str(path), classes=dataset.classes))
         train = dataset.split("train")
         print(
-            f"{len(train):,} pictures of {'x'.join(map(str, train.shape))}, batches of 128; an epoch of training:\n",
+            f"{len(train):,} images of {'x'.join(map(str, train.shape))}, batches of 128; an epoch of training:\n",
             flush=True,
         )
         for model in args.models.split(","):

@@ -1,4 +1,4 @@
-"""How an epoch's time and memory grow with the set: N, 2N, 4N pictures, resident and mapped from disk.
+"""How an epoch's time and memory grow with the set: N, 2N, 4N images, resident and mapped from disk.
 
 Each row is a process of its own, so that its peak memory is its own. Memory: the peak of the process less what it held
 before the set was opened; for mapped sets it should not grow.
@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from common import make_trainer, print_machine, print_table
-from petriscope.data.imageset import Dataset, ImageSet
 from petriscope.core.recipe import Part, load_recipe
+from petriscope.data.imageset import Dataset, ImageSet
 
 
 def peak_bytes() -> int:
@@ -29,7 +29,7 @@ def peak_bytes() -> int:
 
 
 def measure(path: str, count: int, memory: str) -> None:
-    """An epoch over the first ``count`` pictures of a file, after a short one that warms everything up."""
+    """An epoch over the first ``count`` images of a file, after a short one that warms everything up."""
     recipe = load_recipe("blood/simple-cnn")
     recipe = recipe.model_copy(
         update={
@@ -49,8 +49,8 @@ def measure(path: str, count: int, memory: str) -> None:
         trainer = make_trainer(recipe, dataset)
         trainer.model.train()
         start = time.perf_counter()
-        for pictures, targets in trainer.train.iterate(trainer.epoch_batches(0)):
-            trainer.train_step(pictures, targets)
+        for images, targets in trainer.train.iterate(trainer.epoch_batches(0)):
+            trainer.train_step(images, targets)
         return time.perf_counter() - start
 
     epoch(open_set(2000))
@@ -92,7 +92,7 @@ def main() -> None:
                     (memory, f"{count:,}", f"{size / 2**20:,.0f} MiB", f"{out['seconds']:.1f} s", f"{each:.0f} µs",
                      f"{each / first:.2f}", f"{out['bytes'] / 2**20:,.0f} MiB")
                 )  # fmt: skip
-    print_table(("memory", "pictures", "their size", "an epoch", "a picture", "relative to N", "added memory"), rows)
+    print_table(("memory", "images", "their size", "an epoch", "a image", "relative to N", "added memory"), rows)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ import time
 import torch
 
 from common import arguments, in_turn, make_trainer, print_machine, print_table, ratio
-from petriscope.data import load_dataset
 from petriscope.core.device import autocast
 from petriscope.core.recipe import Part, load_recipe
+from petriscope.data import load_dataset
 
 
 def main() -> None:
@@ -48,8 +48,8 @@ def main() -> None:
         def whole(trainer=trainer, order=order) -> float:
             start = time.perf_counter()
             sums = torch.zeros(4, dtype=torch.float64)
-            for pictures, labels in trainer.train.iterate(order):
-                sums += trainer.train_step(pictures, labels)
+            for batch, labels in trainer.train.iterate(order):
+                sums += trainer.train_step(batch, labels)
             return time.perf_counter() - start
 
         def plain(bare=bare, steps=steps, images=images, targets=targets) -> float:
@@ -75,7 +75,7 @@ def main() -> None:
                 ratio(ours, reference),
             )
         )
-    print_table(("model", "format", "batch", "bare step", "whole step", "whole / bare picture rate (range)"), rows)
+    print_table(("model", "format", "batch", "bare step", "whole step", "whole / bare image rate (range)"), rows)
 
 
 def ignored(source: str) -> str | None:

@@ -1,7 +1,7 @@
 """What a stress test costs, and how much of it is the network: all corruptions and severities at 28 pixels, by the clock and in
 processor time. The network is untrained, which takes as long.
 
-    python benchmarks/stress.py --model resnet18 --pictures 320
+    python benchmarks/stress.py --model resnet18 --images 320
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import numpy as np
 import torch
 
 from common import arguments, load, print_machine, print_table
-from petriscope.inference.predictor import Classifier
-from petriscope.data.normalization import mean_and_std
-from petriscope.trust.robustness import stress_test
-from petriscope.models import build_model
 from petriscope.core.recipe import Part, load_recipe
+from petriscope.data.normalization import mean_and_std
+from petriscope.inference.predictor import Classifier
+from petriscope.models import build_model
+from petriscope.trust.robustness import stress_test
 
 
 def main() -> None:
-    args = arguments(__doc__, model="resnet18", pictures=320, size=28)
+    args = arguments(__doc__, model="resnet18", images=320, size=28)
     print_machine()
     dataset = load(args.data, args.size)
     images = dataset.split("train")
@@ -33,20 +33,20 @@ def main() -> None:
     )
     network = passed = 0.0
 
-    def predict(pictures: np.ndarray) -> np.ndarray:
+    def predict(batch: np.ndarray) -> np.ndarray:
         nonlocal network, passed
         start = time.process_time()
-        out = classifier.probabilities(pictures, "none")
-        network, passed = network + time.process_time() - start, passed + len(pictures)
+        out = classifier.probabilities(batch, "none")
+        network, passed = network + time.process_time() - start, passed + len(batch)
         return out
 
     predict(images.images[:256])
     network = passed = 0.0
     clock, processor = time.perf_counter(), time.process_time()
-    stress_test(predict, images, pictures=args.pictures, label="stress test")
+    stress_test(predict, images, images=args.images, label="stress test")
     clock, processor = time.perf_counter() - clock, time.process_time() - processor
     print_table(
-        ("model", "format", "pictures", "by the clock", "processor time", "of it the network", "a picture"),
+        ("model", "format", "images", "by the clock", "processor time", "of it the network", "a image"),
         [
             (
                 args.model,

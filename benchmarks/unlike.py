@@ -1,6 +1,6 @@
-"""Does a run notice pictures that are none of its kind? AUROC against the test split, and the share that gets no answer: blank
-pictures, noise, noise around the background's color, the test pictures with their pixels shuffled or their colors inverted,
-and pictures of anything else.
+"""Does a run notice images that are none of its kind? AUROC against the test split, and the share that gets no answer: blank
+images, noise, noise around the background's color, the test images with their pixels shuffled or their colors inverted,
+and images of anything else.
 
     python benchmarks/unlike.py RUN --others cifar10
 """
@@ -14,10 +14,10 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from common import print_machine, print_table
-from petriscope.inference.predictor import load_model
-from petriscope.data import load_dataset
-from petriscope.trust.robustness import stratified
 from petriscope.core.recipe import DataSection
+from petriscope.data import load_dataset
+from petriscope.inference.predictor import load_model
+from petriscope.trust.robustness import stratified
 
 BATCH = 128
 MILD = 20  # levels, the standard deviation of noise around the background's color
@@ -26,9 +26,9 @@ MILD = 20  # levels, the standard deviation of noise around the background's col
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="or a model file")
-    parser.add_argument("--pictures", type=int, default=400, help="of each kind")
+    parser.add_argument("--images", type=int, default=400, help="of each kind")
     parser.add_argument(
-        "--others", help="any source of pictures that are none of the run's kind; its test split is taken"
+        "--others", help="any source of images that are none of the run's kind; its test split is taken"
     )
     parser.add_argument("--data", help="another source than the run's")
     args = parser.parse_args()
@@ -38,14 +38,14 @@ def main() -> None:
     if args.data is not None:
         data = data.model_copy(update={"source": args.data})
     test = load_dataset(data).split("test")
-    plain = test.take(stratified(test.strata, args.pictures))
+    plain = test.take(stratified(test.strata, args.images))
     kinds = {"as they are": plain, **strange(plain)}
     if args.others:
         section = DataSection(source=args.others, size=classifier.shape[:2], channels=data.channels, val_fraction=0)
-        kinds[args.others] = load_dataset(section).split("test").images[: args.pictures]
+        kinds[args.others] = load_dataset(section).split("test").images[: args.images]
     scores = {
-        kind: np.concatenate([classifier.answer(part, "none").outlier for part in in_batches(pictures)])
-        for kind, pictures in kinds.items()
+        kind: np.concatenate([classifier.answer(part, "none").outlier for part in in_batches(images)])
+        for kind, images in kinds.items()
     }
     own = np.minimum(scores["as they are"], 1e30)
     rows = []
@@ -53,11 +53,11 @@ def main() -> None:
         truth = np.r_[np.zeros(len(own)), np.ones(len(found))]
         auroc = roc_auc_score(truth, np.r_[own, np.minimum(found, 1e30)])
         rows.append((kind, len(found), f"{auroc:.4f}", f"{100 * (found > 1).mean():.1f} %"))
-    print_table(("pictures", "number", "AUROC", "no answer"), rows)
+    print_table(("images", "number", "AUROC", "no answer"), rows)
 
 
 def strange(plain: np.ndarray) -> dict[str, np.ndarray]:
-    """Pictures of no kind, uint8 [N, H, W, C] each, made from nothing or from ``plain``."""
+    """Images of no kind, uint8 [N, H, W, C] each, made from nothing or from ``plain``."""
     rng = np.random.default_rng(0)
     n, height, width, channels = plain.shape
     border = np.concatenate([plain[:, 0], plain[:, -1], plain[:, :, 0], plain[:, :, -1]], 1)
@@ -67,15 +67,15 @@ def strange(plain: np.ndarray) -> dict[str, np.ndarray]:
         "blank": np.broadcast_to(rng.integers(0, 256, (n, 1, 1, channels), dtype=np.uint8), plain.shape).copy(),
         "noise": rng.integers(0, 256, plain.shape, dtype=np.uint8),
         "noise around the background": (background + rng.normal(0, MILD, plain.shape)).clip(0, 255).astype(np.uint8),
-        "pixels shuffled": np.stack([picture[rng.permutation(len(picture))] for picture in pixels]).reshape(
+        "pixels shuffled": np.stack([image[rng.permutation(len(image))] for image in pixels]).reshape(
             plain.shape
         ),
         "inverted": 255 - plain,
     }
 
 
-def in_batches(pictures: np.ndarray) -> list[np.ndarray]:
-    return [pictures[i : i + BATCH] for i in range(0, len(pictures), BATCH)]
+def in_batches(images: np.ndarray) -> list[np.ndarray]:
+    return [images[i : i + BATCH] for i in range(0, len(images), BATCH)]
 
 
 if __name__ == "__main__":

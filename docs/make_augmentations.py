@@ -1,4 +1,4 @@
-"""Write docs/augmentations.md and its pictures: every augmentation of the catalogue, on the same eight cells.
+"""Write docs/augmentations.md and its images: every augmentation of the catalogue, on the same eight cells.
 
     python docs/make_augmentations.py
 
@@ -20,8 +20,8 @@ from PIL import Image
 
 from petriscope.augment import AUGMENTATIONS
 from petriscope.augment.pipeline import Pipeline, to_bytes
-from petriscope.data.sources.synthetic_smear import CLASSES, draw_smear
 from petriscope.core.recipe import Part
+from petriscope.data.sources.synthetic_smear import CLASSES, draw_smear
 
 DOCS = Path(__file__).parent
 SIDE, GAP, COLORS = 64, 4, 96
@@ -37,18 +37,18 @@ DARK = 110  # green below which a pixel is taken for a cell's nucleus
 OPENING = f"""# Augmentations
 
 What a recipe can list under `augment`, each on the same eight cells with its own options' defaults, except that every
-picture is augmented (`p: 1`) and that `mixup` has `alpha: 1`. Written by `python docs/make_augmentations.py` from the
+image is augmented (`p: 1`) and that `mixup` has `alpha: 1`. Written by `python docs/make_augmentations.py` from the
 code.
 
-![The eight cells](pictures/augment-none.png)
+![The eight cells](images/augment-none.png)
 
 {", ".join(CLASSES).capitalize()}.
 
-Every picture of a batch has its own draw, and one seed gives the same draws on every machine. All geometry of a recipe
-is multiplied into one map a picture: pictures whose map is exact (mirrored, turned by quarters, shifted by whole pixels)
+Every image of a batch has its own draw, and one seed gives the same draws on every machine. All geometry of a recipe
+is multiplied into one map a image: images whose map is exact (mirrored, turned by quarters, shifted by whole pixels)
 are moved by index and keep their bits, the others are resampled once. All color is one map likewise. Then come stain, tone,
-quality and occlusion in the recipe's order, and mixing last. At the border pictures are mirrored. Masks move with their
-pictures; what comes in from outside is unlabeled in them. `mixup` and `aug-mix` refuse masks; `copy-paste` and
+quality and occlusion in the recipe's order, and mixing last. At the border images are mirrored. Masks move with their
+images; what comes in from outside is unlabeled in them. `mixup` and `aug-mix` refuse masks; `copy-paste` and
 `crop-around` need them: one strip pastes the nucleus of the first cell, the other is cropped around each cell's own.
 
 What other libraries call by one name is here a list: random crop with padding is `translate`; shift-scale-rotate is
@@ -65,7 +65,7 @@ augment:
 
 
 def main() -> None:
-    (DOCS / "pictures").mkdir(exist_ok=True)
+    (DOCS / "images").mkdir(exist_ok=True)
     (DOCS / "augmentations.md").write_text(page(), encoding="utf-8")
     cells, labels = eight_cells()
     save(cells, "none")
@@ -86,10 +86,10 @@ def page() -> str:
 
 def section(name: str) -> list[str]:
     summary, meanings = parsed(inspect.getdoc(AUGMENTATIONS.find(name)) or "")
-    lines = [f"### {name}\n", f"{summary}\n", f"![{name}](pictures/augment-{name}.png)\n"]
+    lines = [f"### {name}\n", f"{summary}\n", f"![{name}](images/augment-{name}.png)\n"]
     lines += ["| option | values | default | |", "|---|---|---|---|"]
     for key, (annotation, default) in AUGMENTATIONS.options(name).items():
-        meaning = meanings.get(key) or ("how many of the pictures it falls on" if key == "p" else "")
+        meaning = meanings.get(key) or ("how many of the images it falls on" if key == "p" else "")
         lines.append(f"| `{key}` | {values(annotation)} | {shown(default)} | {meaning} |")
     return [*lines, ""]
 
@@ -167,13 +167,13 @@ def nuclei(cells: torch.Tensor, of: int) -> torch.Tensor:
     return masks
 
 
-def save(pictures: torch.Tensor, name: str) -> None:
+def save(images: torch.Tensor, name: str) -> None:
     """Side by side in one PNG of few colors."""
-    strip = np.full((SIDE, len(pictures) * (SIDE + GAP) - GAP, 3), 255, dtype=np.uint8)
-    for place, picture in enumerate(pictures.numpy()):
-        strip[:, place * (SIDE + GAP) : place * (SIDE + GAP) + SIDE] = picture
+    strip = np.full((SIDE, len(images) * (SIDE + GAP) - GAP, 3), 255, dtype=np.uint8)
+    for place, pixels in enumerate(images.numpy()):
+        strip[:, place * (SIDE + GAP) : place * (SIDE + GAP) + SIDE] = pixels
     image = Image.fromarray(strip).quantize(COLORS, dither=Image.Dither.NONE)
-    image.save(DOCS / "pictures" / f"augment-{name}.png", optimize=True)
+    image.save(DOCS / "images" / f"augment-{name}.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Write docs/stress.md and its pictures: what every corruption of the stress test does to one drawn cell.
+"""Write docs/stress.md and its images: what every corruption of the stress test does to one drawn cell.
 
 python docs/make_stress.py
 """
@@ -15,56 +15,56 @@ from PIL import Image
 
 from petriscope.augment.corruptions import CORRUPTIONS, SEVERITIES, Corruption, corrupt
 from petriscope.data.sources.synthetic_smear import draw_smear
-from petriscope.trust.robustness import FEWEST, PICTURES
 from petriscope.report.robustness import KINDS
+from petriscope.trust.robustness import FEWEST, IMAGES
 
 DOCS = Path(__file__).parent
 SIDE, GAP, COLORS = 72, 3, 64
 
 OPENING = f"""# The stress test
 
-A test split holds pictures from the same microscope as those trained on. The next one may be out of focus, lit otherwise,
-stained otherwise, compressed, dirty. The stress test disturbs pictures in {len(CORRUPTIONS)} ways at five severities
+A test split holds images from the same microscope as those trained on. The next one may be out of focus, lit otherwise,
+stained otherwise, compressed, dirty. The stress test disturbs images in {len(CORRUPTIONS)} ways at five severities
 and tells what is still recognized.
 
-    petriscope evaluate RUN --stress                        on test, {PICTURES} pictures in the classes' proportions
-    petriscope evaluate RUN --stress --stress-pictures 50   fewer
+    petriscope evaluate RUN --stress                        on test, {IMAGES} images in the classes' proportions
+    petriscope evaluate RUN --stress --stress-images 50   fewer
     petriscope evaluate RUN --split val --stress --json     figures for scripts, under `stress`
 
-Training ends with one on val, kept short (`evaluation: {{stress: auto}}`: 200 pictures, and as few as {FEWEST} where 20 s or a
-tenth of the training's time are not enough; `val`: {PICTURES} however long it takes; `off`: none). A report has a table of all
-figures and one picture under all corruptions.
+Training ends with one on val, kept short (`evaluation: {{stress: auto}}`: 200 images, and as few as {FEWEST} where 20 s or a
+tenth of the training's time are not enough; `val`: {IMAGES} however long it takes; `off`: none). A report has a table of all
+figures and one image under all corruptions.
 
 ## The figures
 
-All are balanced accuracies, with 95 % intervals from one bootstrap over the pictures for all of them. [Masks](#masks) have mean
+All are balanced accuracies, with 95 % intervals from one bootstrap over the images for all of them. [Masks](#masks) have mean
 IoU in its place.
 
-- **clean**: of the same pictures, undisturbed.
+- **clean**: of the same images, undisturbed.
 - **mean**: over the five severities of the eleven corruptions that MedMNIST-C names for blood cells (ten for gray
-  pictures, which saturation does not change). `mean_all`: over all corruptions.
+  images, which saturation does not change). `mean_all`: over all corruptions.
 - **drop**: clean less mean. **relative drop**: that, as a share of clean. MedMNIST-C and ImageNet-C divide errors by those
   of a reference network instead; these figures need none, and cannot be compared with theirs.
 - **worst**: the corruption with the lowest mean over severities.
 - **seen** and **unseen**: the means over corruptions that the recipe trains against, and over the others. Seen are those that
   `corruption-mix` draws, and those that another augmentation is much like (`brightness`, `rotate`, `cutout`, ...).
-- **promises**: of what val [vouches for](trust.md), with the pictures as they are and over the same corruptions as the mean: the
+- **promises**: of what val [vouches for](trust.md), with the images as they are and over the same corruptions as the mean: the
   share that is answered when at most 1 % errors are asked for, the share of wrong answers, and how often 95 % sets hold the true
-  class. A promise made on val is about pictures like val's; here is what it comes to on others.
+  class. A promise made on val is about images like val's; here is what it comes to on others.
 
-Pictures are disturbed by a function of the seed, the corruption and the picture's place in its split: the same bits whatever
-the batches, so two runs are tested on the same disturbed pictures. Without `--tta` there is no test-time augmentation.
+Images are disturbed by a function of the seed, the corruption and the image's place in its split: the same bits whatever
+the batches, so two runs are tested on the same disturbed images. Without `--tta` there is no test-time augmentation.
 
 ## Masks
 
-A model of masks is tested by the same commands. The figure is mean IoU, from one confusion matrix over all pictures, without
+A model of masks is tested by the same commands. The figure is mean IoU, from one confusion matrix over all images, without
 pixels that are unlabeled and without a class called background; beside it stands the accuracy of labeled pixels. In JSON,
-`miou` and `pixel_accuracy` stand where `balanced_accuracy` and `accuracy` do, and `scenes` says how many groups of pictures
-(or pictures, where there are no groups) the bootstrap draws.
+`miou` and `pixel_accuracy` stand where `balanced_accuracy` and `accuracy` do, and `scenes` says how many groups of images
+(or images, where there are no groups) the bootstrap draws.
 
-Rotation and translation move the mask with the picture. What they bring in at the border is unlabeled, so nothing is lost by
-the move itself; only the outlines, which are interpolated in the picture and not in the mask, cost a little. Under all else,
-dirt included, the mask stays: what is covered still counts. Pictures are chosen in the proportions of their rarest classes.
+Rotation and translation move the mask with the image. What they bring in at the border is unlabeled, so nothing is lost by
+the move itself; only the outlines, which are interpolated in the image and not in the mask, cost a little. Under all else,
+dirt included, the mask stays: what is covered still counts. Images are chosen in the proportions of their rarest classes.
 
 ## Training against it
 
@@ -81,9 +81,9 @@ six of eight other dyes and hues, until it was trained with `stain-jitter`, more
 
 Each on one drawn cell of {SIDE} pixels, at severities 0 to 5. Those marked • are the eleven of MedMNIST-C (Di Salvo, Doerrich
 and Ledig, 2024, [arXiv:2406.17536](https://arxiv.org/abs/2406.17536)), by name; how they are drawn, and all levels, are
-Petriscope's own ([beside MedMNIST-C's](#beside-medmnist-cs-own-levels)). Lengths are in shorter sides of the picture, so a
+Petriscope's own ([beside MedMNIST-C's](#beside-medmnist-cs-own-levels)). Lengths are in shorter sides of the image, so a
 severity means the same at 28 and at 224 pixels; only JPEG has blocks of 8 pixels whatever the side, and does more harm to small
-pictures. Written by `python docs/make_stress.py` from the code.
+images. Written by `python docs/make_stress.py` from the code.
 """
 
 # Of version 0.1.0, for blood cells: what it does, its five levels as it writes them, and in the unit used here, if it has one.
@@ -118,7 +118,7 @@ MEDMNIST_C = {
 }
 BESIDE = """## Beside MedMNIST-C's own levels
 
-MedMNIST-C's own code (version 0.1.0 of its package) disturbs pictures of 224 pixels. Its levels are milder than those here,
+MedMNIST-C's own code (version 0.1.0 of its package) disturbs images of 224 pixels. Its levels are milder than those here,
 all but JPEG's quality. [`benchmarks/medmnist_c.py`](../benchmarks/medmnist_c.py) tests a run with its code in place of
 Petriscope's.
 
@@ -131,7 +131,7 @@ def main() -> None:
     cell = torch.from_numpy(draw_smear(1, SIDE, 4)[0])
     for name in CORRUPTIONS:
         strip = [corrupt(cell, name, severity, torch.tensor([0]))[0].numpy() for severity in (0, *SEVERITIES)]
-        save(strip, DOCS / "pictures" / f"stress-{name}.png")
+        save(strip, DOCS / "images" / f"stress-{name}.png")
 
 
 def page() -> str:
@@ -160,15 +160,15 @@ def section(corruption: Corruption) -> list[str]:
     mark = " •" if corruption.medmnist_c else ""
     return [
         f"**{corruption.name}**{mark}. {text} {corruption.unit.capitalize()}: {levels(corruption)}.\n",
-        f"![{corruption.name}](pictures/stress-{corruption.name}.png)\n",
+        f"![{corruption.name}](images/stress-{corruption.name}.png)\n",
     ]
 
 
-def save(pictures: list[np.ndarray], path: Path) -> None:
+def save(images: list[np.ndarray], path: Path) -> None:
     """Side by side in one PNG of few colors."""
-    strip = np.full((SIDE, len(pictures) * (SIDE + GAP) - GAP, 3), 255, dtype=np.uint8)
-    for place, picture in enumerate(pictures):
-        strip[:, place * (SIDE + GAP) : place * (SIDE + GAP) + SIDE] = picture
+    strip = np.full((SIDE, len(images) * (SIDE + GAP) - GAP, 3), 255, dtype=np.uint8)
+    for place, image in enumerate(images):
+        strip[:, place * (SIDE + GAP) : place * (SIDE + GAP) + SIDE] = image
     Image.fromarray(strip).quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
 
 

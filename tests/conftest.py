@@ -18,7 +18,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture
 def tiny_npz(tmp_path):
-    """120 train, 40 val and 40 test pictures of 12x12 RGB in two classes, bright and dark, that a network learns."""
+    """120 train, 40 val and 40 test images of 12x12 RGB in two classes, bright and dark, that a network learns."""
     rng = np.random.default_rng(0)
     arrays = {}
     for split, count in (("train", 120), ("val", 40), ("test", 40)):

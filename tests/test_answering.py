@@ -16,15 +16,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from petriscope import api, cli
-from petriscope.trust.abstention import NO_CLASS, NOT_SURE, Answering
-from petriscope.inference.predictor import Answers, load_model, save_trust
 from petriscope.core.errors import DataError, RequestError
-from petriscope.trust.temperature import scale
+from petriscope.inference.predictor import Answers, load_model, save_trust
 from petriscope.metrics.selective import Threshold
-from petriscope.trust.state import Trust
 from petriscope.models.weights import read_weights
 from petriscope.report import write_report
 from petriscope.run.folder import open_run
+from petriscope.trust.abstention import NO_CLASS, NOT_SURE, Answering
+from petriscope.trust.state import Trust
+from petriscope.trust.temperature import scale
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def kept(tmp_path_factory):
 
 @pytest.fixture
 def trained(tiny_recipe, tmp_path, kept):
-    """A run with 600 pictures of val, enough to promise 2 % errors, trained once for all tests."""
+    """A run with 600 images of val, enough to promise 2 % errors, trained once for all tests."""
     if not (kept / "run").exists():
         rng = np.random.default_rng(0)
         arrays = {}
@@ -51,9 +51,9 @@ def trained(tiny_recipe, tmp_path, kept):
 
 
 @pytest.fixture
-def pictures(trained, tmp_path):
+def some_images(trained, tmp_path):
     """Four of test, and a blank green one."""
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     with np.load(trained.recipe.data.source) as arrays:
         for i in range(4):
@@ -115,15 +115,15 @@ def test_averaging_over_views_has_a_temperature_of_its_own(trained):
     np.testing.assert_allclose(np.exp(logs) / np.exp(logs).sum(1, keepdims=True), answers.probabilities, atol=1e-5)
 
 
-def test_an_older_model_file_answers_as_before_and_can_be_calibrated(trained, pictures):
+def test_an_older_model_file_answers_as_before_and_can_be_calibrated(trained, some_images):
     weights = trained.model.read_bytes()
     run = stripped(trained)
     classifier = load_model(run.model)
     assert classifier.trust.references == {} and classifier.trust.detector is None
-    table = api.predict(run.folder, [pictures], quiet=True)
+    table = api.predict(run.folder, [some_images], quiet=True)
     assert table["answer"].tolist() == table["predicted"].tolist()
     with pytest.raises(RequestError, match="petriscope calibrate"):
-        api.predict(run.folder, [pictures], max_error=0.1, quiet=True)
+        api.predict(run.folder, [some_images], max_error=0.1, quiet=True)
     assert api.evaluate(run.folder, quiet=True)["conformal"] is None
     api.calibrate(run.folder, quiet=True)
     assert run.model.read_bytes() == weights
@@ -131,19 +131,19 @@ def test_an_older_model_file_answers_as_before_and_can_be_calibrated(trained, pi
 
 @pytest.fixture
 def elsewhere(trained, tmp_path):
-    """Another lamp and, of labels, one in 50 wrong: 600 pictures of val and 600 of test."""
+    """Another lamp and, of labels, one in 50 wrong: 600 images of val and 600 of test."""
     rng = np.random.default_rng(1)
     with np.load(trained.recipe.data.source) as arrays:
-        pictures, labels = arrays["val_images"] // 2 + 60, arrays["val_labels"]
+        some_images, labels = arrays["val_images"] // 2 + 60, arrays["val_labels"]
     arrays = {}
     for split in ("val", "test"):
         wrong = rng.permutation(600) < 12
-        arrays |= {f"{split}_images": pictures, f"{split}_labels": np.where(wrong[:, None], 1 - labels, labels)}
+        arrays |= {f"{split}_images": some_images, f"{split}_labels": np.where(wrong[:, None], 1 - labels, labels)}
     np.savez(tmp_path / "elsewhere.npz", **arrays)
     return str(tmp_path / "elsewhere.npz")
 
 
-def test_pictures_from_elsewhere_get_a_model_that_promises_for_them(trained, elsewhere):
+def test_images_from_elsewhere_get_a_model_that_promises_for_them(trained, elsewhere):
     before, own = trained.model.read_bytes(), trained.results
     strange = api.evaluate(trained.folder, data=elsewhere, quiet=True)
     assert strange["ood"]["share"] > 0.9
@@ -155,7 +155,7 @@ def test_pictures_from_elsewhere_get_a_model_that_promises_for_them(trained, els
     promise = next(row for row in fitted["selective"] if row["max_error"] == 0.05)
     assert promise["coverage"] > 0.9 and promise["error"] <= 0.05
     assert fitted["nll"] < strange["nll"]
-    table = api.predict(model, [elsewhere_picture(elsewhere)], max_error=0.05, sets=0.9, quiet=True)
+    table = api.predict(model, [elsewhere_image(elsewhere)], max_error=0.05, sets=0.9, quiet=True)
     assert table["answer"].item() == table["predicted"].item()
 
     with pytest.raises(RequestError, match=r"model-elsewhere.safetensors exists; choose another --out"):
@@ -174,7 +174,7 @@ def test_who_evaluates_elsewhere_is_told_how_to_have_promises_there(trained, els
         assert bool(re.search(hint, capsys.readouterr().err)) == hinted
 
 
-def elsewhere_picture(source):
+def elsewhere_image(source):
     folder = Path(source).parent / "one"
     folder.mkdir()
     with np.load(source) as arrays:
@@ -182,7 +182,7 @@ def elsewhere_picture(source):
     return folder
 
 
-def test_without_val_nothing_is_fitted_and_that_is_said(trained, tiny_recipe, tmp_path, pictures):
+def test_without_val_nothing_is_fitted_and_that_is_said(trained, tiny_recipe, tmp_path, some_images):
     with np.load(trained.recipe.data.source) as arrays:
         np.savez(tmp_path / "no-val.npz", **{k: v for k, v in arrays.items() if not k.startswith("val")})
     recipe = tiny_recipe(data={"source": str(tmp_path / "no-val.npz"), "val_fraction": 0.0}, training={"epochs": 1})
@@ -191,13 +191,13 @@ def test_without_val_nothing_is_fitted_and_that_is_said(trained, tiny_recipe, tm
     with pytest.raises(DataError, match="no val split"):
         api.calibrate(run.folder, quiet=True)
     with pytest.raises(RequestError, match="nothing"):
-        api.predict(run.folder, [pictures], sets=0.9, quiet=True)
+        api.predict(run.folder, [some_images], sets=0.9, quiet=True)
 
 
-def test_predict_says_what_it_is_not_sure_of(trained, pictures, tmp_path):
-    table = api.predict(trained.folder, [pictures], max_error=0.02, sets=0.9, quiet=True)
-    assert list(table.columns) == ["picture", "predicted", "confidence", "error", "answer", "why", "set", "p_0", "p_1"]
-    green = table["picture"].str.endswith("green.png")
+def test_predict_says_what_it_is_not_sure_of(trained, some_images, tmp_path):
+    table = api.predict(trained.folder, [some_images], max_error=0.02, sets=0.9, quiet=True)
+    assert list(table.columns) == ["image", "predicted", "confidence", "error", "answer", "why", "set", "p_0", "p_1"]
+    green = table["image"].str.endswith("green.png")
     assert table.loc[green, "answer"].item() == NOT_SURE
     assert "unlike anything seen in training" in table.loc[green, "why"].item()
     assert table.loc[green, "predicted"].item() in ("0", "1")  # which stays the likeliest class
@@ -208,17 +208,17 @@ def test_predict_says_what_it_is_not_sure_of(trained, pictures, tmp_path):
     assert table[["answer", "why", "set"]].isna().all(axis=None) and table["error"].notna().all()
 
 
-def test_what_cannot_be_promised_is_said(trained, pictures, capsys):
-    table = api.predict(trained.folder, [pictures], max_error=0.0001)
+def test_what_cannot_be_promised_is_said(trained, some_images, capsys):
+    table = api.predict(trained.folder, [some_images], max_error=0.0001)
     assert (table["answer"] == NOT_SURE).all()
     assert table["why"].str.contains("no confidence promises 0.01 % errors").all()
     assert "too few or too often wrong" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wrong", [{"max_error": 0.0}, {"max_error": 1.5}, {"sets": 1.0}, {"sets": -0.5}])
-def test_shares_outside_0_and_1_are_refused(trained, pictures, wrong):
+def test_shares_outside_0_and_1_are_refused(trained, some_images, wrong):
     with pytest.raises(RequestError, match="between 0 and 1"):
-        api.predict(trained.folder, [pictures], quiet=True, **wrong)
+        api.predict(trained.folder, [some_images], quiet=True, **wrong)
 
 
 def test_the_reasons_for_silence():
@@ -270,7 +270,7 @@ def test_the_page_says_when_it_keeps_silent(trained):
     assert 'id="silence"' in text and "only test shows whether" in text
     api.evaluate(trained.folder, quiet=True)
     text = write_report(trained).read_text(encoding="utf-8")
-    assert "The test pictures had no part in them." in text
+    assert "The test images had no part in them." in text
     assert "Share of wrong answers by share answered on test" in text
     assert "Mondrian" in text and "Before" in text
     results = trained.results
@@ -281,8 +281,8 @@ def test_the_page_says_when_it_keeps_silent(trained):
     assert 'id="silence"' not in write_report(trained).read_text(encoding="utf-8")  # of a run evaluated before
 
 
-def test_the_table_can_be_read_back(trained, pictures, tmp_path):
-    api.predict(trained.folder, [pictures], max_error=0.02, sets=0.9, quiet=True).to_csv(
+def test_the_table_can_be_read_back(trained, some_images, tmp_path):
+    api.predict(trained.folder, [some_images], max_error=0.02, sets=0.9, quiet=True).to_csv(
         tmp_path / "t.csv", index=False
     )
     table = pd.read_csv(tmp_path / "t.csv", keep_default_na=False)

@@ -11,8 +11,8 @@ from PIL import Image
 from safetensors import safe_open
 
 from petriscope import api
-from petriscope.inference.predictor import load_model
 from petriscope.core.errors import DataError, PetriscopeError, RequestError
+from petriscope.inference.predictor import load_model
 from petriscope.run.folder import open_run
 
 
@@ -34,7 +34,7 @@ def trained(tiny_recipe, tiny_npz, module_tmp):
     return open_run(folder)
 
 
-def pictures_of(npz, split):
+def images_of(npz, split):
     with np.load(npz) as arrays:
         return arrays[f"{split}_images"], arrays[f"{split}_labels"].ravel()
 
@@ -56,7 +56,7 @@ def test_a_run_folder_holds_what_it_promises(trained):
     assert set(trained.results) == {"training", "cost", "val", "stress"}
     assert set(trained.results["stress"]) == {"val"}
     assert "test" not in set(trained.predictions["split"])
-    assert trained.environment["data"]["splits"]["train"]["pictures"] == 120
+    assert trained.environment["data"]["splits"]["train"]["images"] == 120
     assert trained.gallery["augmented"].dtype == np.uint8
     assert trained.gallery["augmented"].shape[0] == 2
 
@@ -70,7 +70,7 @@ def test_the_model_file_alone_predicts_as_the_run_did(trained, tiny_npz, tmp_pat
     alone = tmp_path / "elsewhere.safetensors"
     shutil.copy(trained.model, alone)
     shutil.rmtree(trained.folder / "checkpoint")
-    images, _ = pictures_of(tiny_npz, "val")
+    images, _ = images_of(tiny_npz, "val")
     probabilities = load_model(alone).probabilities(images)
     table = trained.predictions
     np.testing.assert_allclose(probabilities, table[["p_0", "p_1"]].to_numpy(), atol=1e-5)
@@ -101,7 +101,7 @@ def test_evaluate_has_what_the_contract_names(trained):
     json.dumps(result, allow_nan=False)
 
 
-def test_training_never_reads_the_test_pictures(tiny_recipe, tiny_npz, tmp_path, monkeypatch):
+def test_training_never_reads_the_test_images(tiny_recipe, tiny_npz, tmp_path, monkeypatch):
     from petriscope.data import load_dataset as real
 
     def without_test(section):
@@ -130,7 +130,7 @@ class TestOtherData:
 
     def test_a_pile_is_evaluated_whole(self, trained, tiny_npz, tmp_path):
         expected = api.evaluate(trained.folder, quiet=True)
-        source = self.folder(tmp_path / "pile", *pictures_of(tiny_npz, "test"))
+        source = self.folder(tmp_path / "pile", *images_of(tiny_npz, "test"))
         before = (trained.folder / "results.json").read_text()
         result = api.evaluate(trained.folder, str(source), quiet=True)
         assert result["accuracy"] == expected["accuracy"]
@@ -138,26 +138,26 @@ class TestOtherData:
         assert (trained.folder / "results.json").read_text() == before
 
     def test_a_test_split_alone_will_do(self, trained, tiny_npz, tmp_path):
-        images, labels = pictures_of(tiny_npz, "test")
+        images, labels = images_of(tiny_npz, "test")
         np.savez(tmp_path / "only.npz", test_images=images, test_labels=labels)
         assert api.evaluate(trained.folder, str(tmp_path / "only.npz"), quiet=True)["n"] == 40
         with pytest.raises(DataError, match="no val split"):
             api.evaluate(trained.folder, str(tmp_path / "only.npz"), split="val", quiet=True)
 
     def test_some_of_the_classes_will_do_and_they_are_found_by_name(self, trained, tiny_npz, tmp_path):
-        images, labels = pictures_of(tiny_npz, "test")
+        images, labels = images_of(tiny_npz, "test")
         source = self.folder(tmp_path / "ones", images[labels == 1], labels[labels == 1])
         result = api.evaluate(trained.folder, str(source), quiet=True)
         assert result["per_class"]["0"]["n"] == 0
         assert result["per_class"]["1"]["n"] == 20
 
     def test_an_unknown_class_is_an_error(self, trained, tiny_npz, tmp_path):
-        source = self.folder(tmp_path / "cats", *pictures_of(tiny_npz, "test"), names=("0", "cat"))
+        source = self.folder(tmp_path / "cats", *images_of(tiny_npz, "test"), names=("0", "cat"))
         with pytest.raises(DataError, match="'cat'"):
             api.evaluate(trained.folder, str(source), quiet=True)
 
     def test_predict_names_classes_and_what_it_could_not_read(self, trained, tiny_npz, tmp_path):
-        images, labels = pictures_of(tiny_npz, "test")
+        images, labels = images_of(tiny_npz, "test")
         source = self.folder(tmp_path / "new", images, labels)
         (source / "0" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
         table = api.predict(trained.folder, [source], quiet=True)
@@ -166,7 +166,7 @@ class TestOtherData:
         assert "broken.png" in table["error"].dropna().iloc[0]
         good = table[table["error"].isna()]
         expected = api.evaluate(trained.folder, quiet=True)["accuracy"]
-        assert (good["predicted"] == good["picture"].str.split("/").str[-2]).mean() == pytest.approx(expected)
+        assert (good["predicted"] == good["image"].str.split("/").str[-2]).mean() == pytest.approx(expected)
         assert good[["p_0", "p_1"]].sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-5)
 
     def test_predict_resizes_and_takes_gray(self, trained, tmp_path):
@@ -174,10 +174,10 @@ class TestOtherData:
         assert api.predict(trained.folder, [tmp_path / "gray.png"], quiet=True)["predicted"].notna().all()
 
     def test_predict_of_nothing_is_an_error(self, trained, tmp_path):
-        with pytest.raises(RequestError, match="no such picture"):
+        with pytest.raises(RequestError, match="no such image"):
             api.predict(trained.folder, [tmp_path / "nowhere.png"])
         (tmp_path / "empty").mkdir()
-        with pytest.raises(RequestError, match="no pictures"):
+        with pytest.raises(RequestError, match="no images"):
             api.predict(trained.folder, [tmp_path / "empty"])
 
 
@@ -268,7 +268,7 @@ def test_a_known_name_stays_one_where_a_folder_is_called_so(tiny_recipe, tmp_pat
 def test_training_ends_with_a_stress_test_of_val_unless_told_otherwise(trained, tiny_recipe, tmp_path):
     stress = trained.results["stress"]["val"]
     assert stress["n"] == stress["of"] == 40
-    assert stress["corruptions"]["translation"]["seen"]  # the recipe shifts pictures
+    assert stress["corruptions"]["translation"]["seen"]  # the recipe shifts images
     assert not stress["corruptions"]["bubble"]["seen"]
     assert trained.gallery["disturbed"].shape[1:] == (4, 12, 12, 3)
     assert "Stress test" in (trained.folder / "report.html").read_text()
@@ -282,7 +282,7 @@ def test_crops_are_evaluated_calibrated_and_named_on_the_page(trained):
     result = api.evaluate(trained.folder, tta="crops", quiet=True)
     assert result["tta"] == "crops"
     page = (trained.folder / "report.html").read_text()
-    assert "each picture and five crops of it" in page and "--tta crops" in page
+    assert "each image and five crops of it" in page and "--tta crops" in page
     api.calibrate(trained.folder, tta="crops", quiet=True)
     assert set(load_model(trained.model).trust.references) == {"none", "crops"}
 
@@ -290,7 +290,7 @@ def test_crops_are_evaluated_calibrated_and_named_on_the_page(trained):
 def test_the_stress_test_says_what_promises_come_to(trained):
     stress, val = trained.results["stress"]["val"], trained.results["val"]
     promises = stress["promises"]
-    # All pictures of val are in it, so the plain ones are held as often as val says.
+    # All images of val are in it, so the plain ones are held as often as val says.
     sets = next(row for row in val["conformal"] if row["method"] == "class" and row["level"] == promises["level"])
     assert promises["clean"]["held"] == pytest.approx(sets["coverage"])
     assert set(promises["corruptions"]) == set(stress["corruptions"])
@@ -298,7 +298,7 @@ def test_the_stress_test_says_what_promises_come_to(trained):
 
 
 def test_evaluate_with_stress_adds_it_to_the_run(trained):
-    result = api.evaluate(trained.folder, quiet=True, stress=True, stress_pictures=16)
+    result = api.evaluate(trained.folder, quiet=True, stress=True, stress_images=16)
     assert result["stress"]["n"] == 16
     assert result["stress"]["split"] == "test"
     assert result["stress"]["clean"] == pytest.approx(result["balanced_accuracy"], abs=0.3)
@@ -306,11 +306,11 @@ def test_evaluate_with_stress_adds_it_to_the_run(trained):
     assert "stress" not in trained.results["test"]
     assert set(trained.results["stress"]) == {"val", "test"}
     with pytest.raises(RequestError, match="at least one"):
-        api.evaluate(trained.folder, quiet=True, stress=True, stress_pictures=0)
+        api.evaluate(trained.folder, quiet=True, stress=True, stress_images=0)
 
 
 def test_stress_on_another_source_leaves_the_run_alone(trained, tiny_npz):
     before = trained.results
-    result = api.evaluate(trained.folder, str(tiny_npz), quiet=True, stress=True, stress_pictures=8)
+    result = api.evaluate(trained.folder, str(tiny_npz), quiet=True, stress=True, stress_images=8)
     assert result["stress"]["n"] == 8
     assert trained.results == before

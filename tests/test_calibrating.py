@@ -1,4 +1,4 @@
-"""What is fitted on val and train: the detector of unlike pictures."""
+"""What is fitted on val and train: the detector of unlike images."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from petriscope.augment.corruptions import corrupt
-from petriscope.inference.calibrate import calibrate
-from petriscope.inference.predictor import Classifier
+from petriscope.core.recipe import DataSection, load_recipe
 from petriscope.data import load_dataset
 from petriscope.data.normalization import mean_and_std
+from petriscope.inference.calibrate import calibrate
+from petriscope.inference.predictor import Classifier
 from petriscope.models import build_model
-from petriscope.core.recipe import DataSection, load_recipe
 
 NOISE = {"name": "noise", "std": 0.25}
 
@@ -50,7 +50,7 @@ def test_what_was_trained_against_is_no_reason_to_keep_silent(drawn):
         assert unlike(taught, strange) > 0.9
 
 
-def test_mixed_pictures_are_of_no_class_and_left_out(drawn):
+def test_mixed_images_are_of_no_class_and_left_out(drawn):
     plain, mixed = calibrated(drawn), calibrated(drawn, {"name": "mixup"})
     images = drawn.test.images
     np.testing.assert_array_equal(plain.answer(images, "none").outlier, mixed.answer(images, "none").outlier)

@@ -44,9 +44,9 @@ def test_from_training_to_a_table_of_predictions(recipe_file, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "balanced accuracy" in done.stderr
 
-    done = petriscope("evaluate", "run", "--stress", "--stress-pictures", 8, cwd=tmp_path)
+    done = petriscope("evaluate", "run", "--stress", "--stress-images", 8, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "stress test, 8 of 40 pictures" in done.stderr
+    assert "stress test, 8 of 40 images" in done.stderr
     assert "disturbed mean" in done.stderr
     assert done.stderr.count("trained against") == 1  # of the recipe, translate alone is like a corruption
 
@@ -58,7 +58,7 @@ def test_from_training_to_a_table_of_predictions(recipe_file, tmp_path):
     Image.new("RGB", (12, 12), (240, 240, 240)).save(tmp_path / "new.png")
     done = petriscope("predict", "run", "new.png", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0] == "picture,predicted,confidence,error,answer,why,p_0,p_1"
+    assert done.stdout.splitlines()[0] == "image,predicted,confidence,error,answer,why,p_0,p_1"
     (tmp_path / "bad.png").write_bytes(b"nothing")
     done = petriscope("predict", "run", "new.png", "bad.png", "--out", "out.csv", cwd=tmp_path)
     assert done.returncode == 1
@@ -81,7 +81,7 @@ def test_from_training_to_a_table_of_predictions(recipe_file, tmp_path):
         (["train", "--resume", "/nowhere"], "no run folder"),
         (["evaluate", "/nowhere"], "no run folder"),
         (["evaluate", "/nowhere", "--split", "tset"], "known: train, val, test"),
-        (["evaluate", "/nowhere", "--stress-pictures", "9"], "goes with --stress"),
+        (["evaluate", "/nowhere", "--stress-images", "9"], "goes with --stress"),
         (["evaluate", "/nowhere", "--tta", "corps"], "known: none, mirror, flips, crops, d4"),
         (["predict", "/nowhere", "x.png"], "no model"),
         (["predict", "/nowhere", "x.png", "--max-error", "1"], "--max-error lies between 0 and 1"),

@@ -40,9 +40,9 @@ def test_from_training_to_figures(petriscope, tmp_path):
     assert status == 0 and err == ""
     assert {"n", "miou", "miou_ci95", "pixel_accuracy", "per_class", "boundary_f1", "tta"} <= set(result)
     assert result["tta"] == "mirror" and set(result["per_class"]) == {"soil", "bedrock", "sand", "big rock"}
-    status, _, err = petriscope("evaluate", folder, "--stress", "--stress-pictures", "4")
+    status, _, err = petriscope("evaluate", folder, "--stress", "--stress-images", "4")
     assert status == 0 and "mean IoU" in err and "pixel accuracy" in err and "macro f1" not in err
-    assert "stress test, 4 of" in err and "pictures; mean IoU in %" in err and "disturbed mean" in err
+    assert "stress test, 4 of" in err and "images; mean IoU in %" in err and "disturbed mean" in err
 
 
 def test_a_source_of_masks_is_described_by_its_pixels(petriscope):
@@ -50,7 +50,7 @@ def test_a_source_of_masks_is_described_by_its_pixels(petriscope):
     assert status == 0
     pixels = next(line for line in out.splitlines() if line.startswith("labeled pixels"))
     assert sum(int(word.replace(",", "")) for word in pixels.split()[2:]) > 10_000
-    assert out.splitlines()[-1].startswith("all pictures")
+    assert out.splitlines()[-1].startswith("all images")
 
 
 def test_wrong_requests_exit_with_2(petriscope, tmp_path):

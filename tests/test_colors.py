@@ -16,11 +16,11 @@ def test_a_class_keeps_its_color_whatever_the_count() -> None:
     np.testing.assert_array_equal(class_colors(3), class_colors(20)[:3])
 
 
-def test_unlabeled_pixels_are_black_and_show_the_picture() -> None:
+def test_unlabeled_pixels_are_black_and_show_the_image() -> None:
     mask = np.array([[0, 1, 255]], dtype=np.uint8)
     assert (paint(mask, 2)[0, 2] == 0).all()
     assert (palette(2)[:2] == class_colors(2)).all()
-    picture = np.full((1, 3, 1), 90, dtype=np.uint8)
-    laid = overlay(picture, mask, 2, share=0.5)
+    image = np.full((1, 3, 1), 90, dtype=np.uint8)
+    laid = overlay(image, mask, 2, share=0.5)
     np.testing.assert_array_equal(laid[0, 2], [90, 90, 90])
     np.testing.assert_array_equal(laid[0, 0], (90 + class_colors(2)[0].astype(int) + 1) // 2)

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from petriscope.experiments.compare import compare
-from petriscope.data.imageset import Dataset, ImageSet
 from petriscope.core.errors import RequestError
-from petriscope.metrics.segmentation import Tally, full_mask_metrics, mask_table
 from petriscope.core.recipe import Recipe
+from petriscope.data.imageset import Dataset, ImageSet
+from petriscope.experiments.compare import compare
+from petriscope.metrics.segmentation import Tally, full_mask_metrics, mask_table
 from petriscope.report.compare import as_text, write_comparison
 from petriscope.run.folder import create_run
 
@@ -18,7 +18,7 @@ CLASSES = ("background", "sand", "rock")
 
 
 def make_run(folder, seed, right, masks=0):
-    """A finished run whose predictions are right in that share of the pixels, over 12 pictures in 6 scenes."""
+    """A finished run whose predictions are right in that share of the pixels, over 12 images in 6 scenes."""
     rng = np.random.default_rng(seed)
     truth = np.random.default_rng(masks).integers(5, 50, (12, 3))
     confusion = np.zeros((12, 3, 3), dtype=np.int64)
@@ -64,9 +64,9 @@ def test_masks_are_not_compared_by_accuracy(tmp_path):
         compare([run.folder], "val", figure="accuracy")
 
 
-def test_other_masks_of_the_same_pictures_are_refused(tmp_path):
+def test_other_masks_of_the_same_images_are_refused(tmp_path):
     runs = [make_run(tmp_path / "a", 0, 0.9), make_run(tmp_path / "b", 1, 0.9, masks=5)]
-    with pytest.raises(RequestError, match="other classes for the same val pictures"):
+    with pytest.raises(RequestError, match="other classes for the same val images"):
         compare([run.folder for run in runs], "val")
 
 

@@ -5,18 +5,19 @@ import pytest
 import torch
 
 from petriscope import api
-from petriscope.experiments import compare as comparing, ensemble as ensembling
-from petriscope.inference.predictor import load_model
 from petriscope.core.errors import RequestError
-from petriscope.metrics.classification import nll_each
 from petriscope.core.recipe import load_recipe
+from petriscope.experiments import compare as comparing
+from petriscope.experiments import ensemble as ensembling
+from petriscope.inference.predictor import load_model
+from petriscope.metrics.classification import nll_each
 
 OF_LABELS = [method for method in ensembling.METHODS if method != "specialist"]
 
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """Three classes of noisy 10x10 pictures, a bright stripe each, that a small network half learns; and three runs."""
+    """Three classes of noisy 10x10 images, a bright stripe each, that a small network half learns; and three runs."""
     folder = tmp_path_factory.mktemp("ensembling")
     rng = np.random.default_rng(0)
     arrays = {}
@@ -162,7 +163,7 @@ def test_a_greedy_soup_is_no_worse_than_its_best_member_on_val(made, drawn):
     assert sum(row["weight"] for row in members) == pytest.approx(1)
 
 
-def test_the_gain_over_the_best_member_is_tested_on_the_same_pictures(made):
+def test_the_gain_over_the_best_member_is_tested_on_the_same_images(made):
     found = made["soft"].results["ensemble"]
     best = max(found["members"], key=lambda row: row["val_accuracy"])
     assert found["best_member"] == best["run"]
@@ -171,7 +172,7 @@ def test_the_gain_over_the_best_member_is_tested_on_the_same_pictures(made):
     assert 0 < found["p"] <= 1
 
 
-def test_an_ensemble_is_calibrated_and_knows_unlike_pictures(made, drawn):
+def test_an_ensemble_is_calibrated_and_knows_unlike_images(made, drawn):
     classifier = load_model(made["soft"].folder)
     assert classifier.trust.references["none"].temperature > 0
     odd = np.zeros((4, 10, 10, 3), np.uint8)

@@ -6,13 +6,14 @@ import torch
 from PIL import Image
 
 from petriscope import api
-from petriscope.experiments import compare as comparing, ensemble as ensembling
-from petriscope.inference.predictor import load_model
-from petriscope.data import load_dataset
-from petriscope.core.masks import IGNORE
 from petriscope.core.errors import RequestError
-from petriscope.metrics.segmentation import Tally
+from petriscope.core.masks import IGNORE
 from petriscope.core.recipe import load_recipe
+from petriscope.data import load_dataset
+from petriscope.experiments import compare as comparing
+from petriscope.experiments import ensemble as ensembling
+from petriscope.inference.predictor import load_model
+from petriscope.metrics.segmentation import Tally
 
 SETTINGS = ("data.size=[8, 12]", "model.widths=[4, 8]", "training.precision=fp32", "evaluation.bootstrap=100")
 METHODS = ("soft", "weighted", "soup", "greedy-soup")

@@ -26,7 +26,7 @@ def run(kept, tiny_recipe, tmp_path):
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def images(tmp_path):
     folder = tmp_path / "new"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -35,28 +35,28 @@ def pictures(tmp_path):
     return folder
 
 
-def test_overlays_and_a_page(run, pictures, tmp_path):
+def test_overlays_and_a_page(run, images, tmp_path):
     out = tmp_path / "out"
-    table = api.explain(run, [pictures], out, of="1", method="occlusion", quiet=True)
+    table = api.explain(run, [images], out, of="1", method="occlusion", quiet=True)
     assert table["explained"].tolist() == ["1"] * 3
     assert {path.name for path in out.iterdir()} == {"index.html", "00001-0.png", "00002-1.png", "00003-2.png"}
     with Image.open(out / "00001-0.png") as image:
         assert image.size == (216, 216) and image.mode == "RGB"
-    predicted = api.predict(run, [pictures], quiet=True)
+    predicted = api.predict(run, [images], quiet=True)
     assert table["predicted"].tolist() == predicted["predicted"].tolist()
     np.testing.assert_allclose(table["confidence"], predicted["confidence"])
     page = (out / "index.html").read_text(encoding="utf-8")
     assert page.count("for 1</figcaption>") == 3
     verdict = api.open_run(run).results["val"]["explanations"]["check"]["methods"]["occlusion"]["verdict"]
-    assert f"On 40 val pictures, occlusion is {verdict}" in page
+    assert f"On 40 val images, occlusion is {verdict}" in page
 
 
-def test_the_command_tells_of_unreadable_pictures_and_does_the_rest(run, pictures, tmp_path):
-    (pictures / "bad.png").write_bytes(b"nothing")
+def test_the_command_tells_of_unreadable_images_and_does_the_rest(run, images, tmp_path):
+    (images / "bad.png").write_bytes(b"nothing")
     done = petriscope("explain", "run", "new", "--out", "out", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stdout.strip() == "out/index.html"
-    assert "1 of 4 pictures could not be read" in done.stderr and "bad.png" in done.stderr
+    assert "1 of 4 images could not be read" in done.stderr and "bad.png" in done.stderr
     assert len(list((tmp_path / "out").glob("*.png"))) == 3
 
 
@@ -69,10 +69,10 @@ def test_the_command_tells_of_unreadable_pictures_and_does_the_rest(run, picture
         ({"out": "run"}, "not empty"),
     ],
 )
-def test_a_wrong_request_leaves_nothing(run, pictures, tmp_path, options, words):
+def test_a_wrong_request_leaves_nothing(run, images, tmp_path, options, words):
     out = tmp_path / options.pop("out", "out")
     with pytest.raises(RequestError, match=words):
-        api.explain(run, [pictures], out, quiet=True, **options)
+        api.explain(run, [images], out, quiet=True, **options)
     assert not (tmp_path / "out").exists()
 
 

@@ -10,7 +10,7 @@ from petriscope.run.folder import open_run
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
-    """A run on three kinds of picture, two of them alike, so that it errs."""
+    """A run on three kinds of image, two of them alike, so that it errs."""
     folder = tmp_path_factory.mktemp("inspect")
     rng = np.random.default_rng(0)
     arrays = {}
@@ -41,7 +41,7 @@ def test_errors_are_those_of_the_predictions(kept, split):
     table = kept.predictions
     table = table[table["split"] == split]
     wrong = table[table["target"] != table["predicted"]]
-    assert len(wrong), "the pictures are too easy for this test"
+    assert len(wrong), "the images are too easy for this test"
     facts, gallery = kept.results[split]["errors"], kept.gallery
     counts = wrong.groupby(["target", "predicted"]).size()
     first = facts["pairs"][0]
@@ -61,7 +61,7 @@ def test_errors_are_those_of_the_predictions(kept, split):
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_explanations_are_of_right_and_wrong_pictures(kept, split):
+def test_explanations_are_of_right_and_wrong_images(kept, split):
     facts, gallery = kept.results[split]["explanations"], kept.gallery
     shown = gallery[f"explained_{split}"]
     assert facts["method"] == "hires-cam"
@@ -78,11 +78,11 @@ def test_the_report_shows_both_and_is_made_anew_from_the_folder(kept):
         'href="#errors"',
         'id="looks"',
         'href="#looks"',
-        "Kinds of picture",
+        "Kinds of image",
         "Can these maps be trusted?",
         "HiResCAM",
         "a centered blob",
-        "nearest of the 150 training pictures",
+        "nearest of the 150 training images",
         "Errors on val",
     ):
         assert words in before, words
@@ -105,14 +105,14 @@ def test_other_data_leave_the_run_as_it_was(kept, tmp_path):
 
 @pytest.mark.parametrize(("height", "width", "expected"), [(12, 9, (12, 9)), (192, 96, (96, 48)), (97, 10, (96, 10))])
 @pytest.mark.parametrize("channels", [1, 2, 3])
-def test_small_pictures_stay_and_large_ones_shrink(height, width, expected, channels):
+def test_small_images_stay_and_large_ones_shrink(height, width, expected, channels):
     images = np.full((2, height, width, channels), 77, dtype=np.uint8)
     assert (small(images) == 77).all()
     assert small(images).shape == (2, *expected, channels)
     assert small(images[:0]).shape == (0, *expected, channels)
 
 
-def test_small_masks_keep_classes_and_lie_as_their_pictures_do():
+def test_small_masks_keep_classes_and_lie_as_their_images_do():
     masks = np.zeros((2, 192, 96), dtype=np.uint8)
     masks[:, :96], masks[:, :, 48:] = 3, 7
     shrunk = small_masks(masks)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from petriscope.augment.pipeline import Pipeline
 from petriscope.cli import RECIPE_FOLDERS
 from petriscope.core.errors import RequestError
-from petriscope.models import MODELS, build_model
 from petriscope.core.recipe import FinetuneSection, Part, Recipe, check_recipe, load_recipe, recipe_names
+from petriscope.models import MODELS, build_model
 from petriscope.training.finetune import Plan
 from petriscope.training.losses import LOSSES
 from petriscope.training.optimizers import OPTIMIZERS

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from petriscope import api
-from petriscope.experiments import ensemble as ensembling
 from petriscope.core.drawing import class_colors
 from petriscope.core.errors import RequestError
 from petriscope.core.recipe import load_recipe
+from petriscope.experiments import ensemble as ensembling
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,8 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    folder = tmp_path / "pictures"
+def images(tmp_path):
+    folder = tmp_path / "images"
     folder.mkdir()
     rng = np.random.default_rng(0)
     for name, size in (("a.png", (60, 40)), ("b.jpg", (32, 16))):
@@ -42,8 +42,8 @@ def test_the_page_speaks_of_pixels(run):
         "Labeled pixels",
         "unlabeled",
         "big rock",
-        "One picture under all of them",
-        "val pictures that are disturbed, mean IoU",
+        "One image under all of them",
+        "val images that are disturbed, mean IoU",
         'href="#stress"',
     ):
         assert words in page
@@ -58,17 +58,17 @@ def test_training_ends_with_a_stress_test_of_val_and_evaluate_makes_one_of_test(
     assert after["clean"] == pytest.approx(run.results["val"]["miou"], abs=1e-6)
     assert after["corruptions"]["brightness-up"]["seen"] and not after["corruptions"]["rotation"]["seen"]
     shutil.copytree(run.folder, tmp_path / "run")
-    result = api.evaluate(tmp_path / "run", stress=True, stress_pictures=8, tta="crops", quiet=True)
+    result = api.evaluate(tmp_path / "run", stress=True, stress_images=8, tta="crops", quiet=True)
     assert (result["stress"]["n"], result["stress"]["split"], result["stress"]["tta"]) == (8, "test", "crops")
     kept = json.loads((tmp_path / "run" / "results.json").read_text())["stress"]
     assert kept == {"val": after, "test": result["stress"]}
-    assert "test pictures that are disturbed, mean IoU" in (tmp_path / "run" / "report.html").read_text()
+    assert "test images that are disturbed, mean IoU" in (tmp_path / "run" / "report.html").read_text()
     assert result["miou"] == pytest.approx(api.evaluate(tmp_path / "run", quiet=True)["miou"], abs=0.1)
 
 
-def test_masks_are_indexed_pictures_of_the_size_of_their_own(run, pictures, tmp_path):
-    table = api.predict(run.folder, [pictures], quiet=True, masks=tmp_path / "masks")
-    assert list(table.columns[:4]) == ["picture", "mask", "confidence", "error"]
+def test_masks_are_indexed_images_of_the_size_of_their_own(run, images, tmp_path):
+    table = api.predict(run.folder, [images], quiet=True, masks=tmp_path / "masks")
+    assert list(table.columns[:4]) == ["image", "mask", "confidence", "error"]
     with Image.open(tmp_path / "masks" / "a.png") as mask:
         assert mask.mode == "P" and mask.size == (60, 40)
         values = np.asarray(mask)
@@ -82,33 +82,33 @@ def test_masks_are_indexed_pictures_of_the_size_of_their_own(run, pictures, tmp_
     assert ((table["confidence"] > 0.2) & (table["confidence"] <= 1)).all()
 
 
-def test_an_unreadable_picture_has_an_error_and_the_rest_their_masks(run, pictures, tmp_path):
-    (pictures / "c.png").write_bytes(b"no picture")
-    table = api.predict(run.folder, [pictures], quiet=True, masks=tmp_path / "masks").set_index("picture")
-    assert pd.isna(table.loc[str(pictures / "c.png"), "mask"])
-    assert "cannot be read" in table.loc[str(pictures / "c.png"), "error"]
+def test_an_unreadable_image_has_an_error_and_the_rest_their_masks(run, images, tmp_path):
+    (images / "c.png").write_bytes(b"no image")
+    table = api.predict(run.folder, [images], quiet=True, masks=tmp_path / "masks").set_index("image")
+    assert pd.isna(table.loc[str(images / "c.png"), "mask"])
+    assert "cannot be read" in table.loc[str(images / "c.png"), "error"]
     assert (tmp_path / "masks" / "b.png").is_file() and not (tmp_path / "masks" / "c.png").exists()
 
 
-def test_nothing_is_overwritten_and_equal_names_are_told_apart(run, pictures, tmp_path):
+def test_nothing_is_overwritten_and_equal_names_are_told_apart(run, images, tmp_path):
     other = tmp_path / "other"
-    shutil.copytree(pictures, other)
-    api.predict(run.folder, [pictures, other], quiet=True, masks=tmp_path / "masks")
+    shutil.copytree(images, other)
+    api.predict(run.folder, [images, other], quiet=True, masks=tmp_path / "masks")
     assert (tmp_path / "masks" / "a.png").is_file() and (tmp_path / "masks" / "a-2.png").is_file()
     with pytest.raises(RequestError, match="exists"):
-        api.predict(run.folder, [pictures], quiet=True, masks=tmp_path / "masks")
+        api.predict(run.folder, [images], quiet=True, masks=tmp_path / "masks")
 
 
-def test_explanations_are_of_one_class_of_each_picture(run, pictures, tmp_path):
-    (pictures / "c.png").write_bytes(b"no picture")
-    masks = api.predict(run.folder, [pictures], quiet=True, masks=tmp_path / "masks").set_index("picture")
+def test_explanations_are_of_one_class_of_each_image(run, images, tmp_path):
+    (images / "c.png").write_bytes(b"no image")
+    masks = api.predict(run.folder, [images], quiet=True, masks=tmp_path / "masks").set_index("image")
     for of, out in (("soil", tmp_path / "soil"), (None, tmp_path / "any")):
-        table = api.explain(run.folder, [pictures], out, of=of, quiet=True).set_index("picture")
-        assert "cannot be read" in table.loc[str(pictures / "c.png"), "error"]
+        table = api.explain(run.folder, [images], out, of=of, quiet=True).set_index("image")
+        assert "cannot be read" in table.loc[str(images / "c.png"), "error"]
         for path, row in table[table["error"].isna()].iterrows():
             share = masks.loc[path, f"share_{row['explained']}"]
             assert (row["overlay"] is not None) == (share > 0)
-            assert row["share"] == pytest.approx(share, abs=0.05)  # of the picture as the model takes it
+            assert row["share"] == pytest.approx(share, abs=0.05)  # of the image as the model takes it
             if share:
                 assert 0 < row["confidence"] <= 1
         assert of in (None, *set(table["explained"].dropna()))
@@ -117,7 +117,7 @@ def test_explanations_are_of_one_class_of_each_picture(run, pictures, tmp_path):
     assert table["explained"].dropna().tolist() == table["predicted"].dropna().tolist()
 
 
-def test_a_picture_without_the_class_has_a_note_and_no_map(run, tmp_path):
+def test_a_image_without_the_class_has_a_note_and_no_map(run, tmp_path):
     flat = tmp_path / "flat.png"
     Image.fromarray(np.full((16, 32), 118, dtype=np.uint8)).save(flat)
     shares = api.predict(run.folder, [flat], quiet=True, masks=tmp_path / "masks").filter(like="share_").iloc[0]
@@ -144,12 +144,12 @@ def test_the_report_shows_where_it_looks(run):
     assert page.count('class="maps"') == len(shown)
 
 
-def test_what_is_for_labels_says_so(run, pictures, tmp_path):
+def test_what_is_for_labels_says_so(run, images, tmp_path):
     folder = run.folder
     with pytest.raises(RequestError, match="--out FOLDER"):
-        api.predict(folder, [pictures], quiet=True)
+        api.predict(folder, [images], quiet=True)
     with pytest.raises(RequestError, match="--max-error"):
-        api.predict(folder, [pictures], quiet=True, masks=tmp_path / "m", max_error=0.01)
+        api.predict(folder, [images], quiet=True, masks=tmp_path / "m", max_error=0.01)
     with pytest.raises(RequestError, match="calibration is for labels"):
         api.calibrate(folder, quiet=True)
     shutil.copytree(folder, tmp_path / "twin")

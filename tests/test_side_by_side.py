@@ -14,8 +14,8 @@ import yaml
 
 from petriscope import api
 from petriscope.experiments.bench import run_suite
-from petriscope.run.folder import Run
 from petriscope.experiments.suite import load_suite
+from petriscope.run.folder import Run
 
 
 @pytest.fixture

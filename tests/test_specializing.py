@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from petriscope import api
-from petriscope.experiments import ensemble as ensembling
-from petriscope.inference.predictor import Classifier, load_model
-from petriscope.data import ImageSet, load_dataset
-from petriscope.core.masks import IGNORE
 from petriscope.core.errors import RequestError
+from petriscope.core.masks import IGNORE
+from petriscope.core.recipe import Recipe, load_recipe
+from petriscope.data import ImageSet, load_dataset
+from petriscope.experiments import ensemble as ensembling
+from petriscope.experiments.specialist import SHARES, THRESHOLDS, Choice, Rule, RuleCounts, choose_rule
+from petriscope.inference.predictor import Classifier, load_model
 from petriscope.metrics.segmentation import class_iou, mean_iou
 from petriscope.models.voting import SpecialistRule
-from petriscope.core.recipe import Recipe, load_recipe
-from petriscope.experiments.specialist import SHARES, THRESHOLDS, Choice, Rule, RuleCounts, choose_rule
 
 SETTINGS = ("data.size=[8, 12]", "model.widths=[4, 8]", "training.precision=fp32", "evaluation.bootstrap=100")
 
@@ -91,7 +91,7 @@ def test_all_rules_are_counted_as_each_alone_would_be(index):
 
 
 class Teller(nn.Module):
-    """Gives pictures whose gray levels are classes the logits that a table has for them."""
+    """Gives images whose gray levels are classes the logits that a table has for them."""
 
     segments = True
 

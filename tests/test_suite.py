@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from petriscope import api, cli
+from petriscope.core.errors import DataError, PetriscopeError, RequestError
 from petriscope.experiments import bench as benching
 from petriscope.experiments.bench import run_suite
-from petriscope.core.errors import DataError, PetriscopeError, RequestError
-from petriscope.run.folder import Run
 from petriscope.experiments.suite import load_suite, plan, suite_names
+from petriscope.run.folder import Run
 from petriscope.training.loop import Interrupted
 
 TREE = {
@@ -330,7 +330,7 @@ def test_the_command_line(write, petriscope, tmp_path):
 
     status, stdout, stderr = petriscope("compare", "out/plain-seed0", "--out", "page.html")
     assert status == 0 and stderr == "page: page.html\n"
-    assert stdout.startswith("val, 40 pictures") and (tmp_path / "page.html").is_file()
+    assert stdout.startswith("val, 40 images") and (tmp_path / "page.html").is_file()
     status, stdout, _ = petriscope("compare", "out/plain-seed0", "--figure", "macro_f1", "--json")
     assert json.loads(stdout)["figure"] == "macro_f1"
     status, stdout, _ = petriscope("bench")

@@ -1,4 +1,4 @@
-"""Petriscope: from a pile of small pictures to a classifier its owner can trust.
+"""Petriscope: from a pile of small images to a classifier its owner can trust.
 
     import petriscope
     run = petriscope.train(petriscope.load_recipe("blood/fast", data={"source": "bloodmnist"}))
@@ -43,15 +43,15 @@ __all__ = ["__version__", *_PLACES]
 
 if TYPE_CHECKING:
     from petriscope.api import calibrate, evaluate, predict, recalibrate, report, resume, train
-    from petriscope.experiments.bench import run_suite
-    from petriscope.inference.predictor import load_model
-    from petriscope.experiments.compare import compare
-    from petriscope.data import Dataset, ImageSet, load_dataset
-    from petriscope.experiments.ensemble import ensemble
     from petriscope.core.errors import DataError, PetriscopeError, RequestError
     from petriscope.core.recipe import Recipe, load_recipe
-    from petriscope.run.folder import Run, open_run
+    from petriscope.data import Dataset, ImageSet, load_dataset
+    from petriscope.experiments.bench import run_suite
+    from petriscope.experiments.compare import compare
+    from petriscope.experiments.ensemble import ensemble
     from petriscope.experiments.suite import load_suite
+    from petriscope.inference.predictor import load_model
+    from petriscope.run.folder import Run, open_run
 
 
 def __getattr__(name: str) -> Any:

@@ -11,32 +11,32 @@ import torch
 
 from petriscope.audit import runner
 from petriscope.augment.pipeline import Normalize
-from petriscope.inference.calibrate import calibrate as fit_trust
-from petriscope.inference.calibrate import calibrate_trained
-from petriscope.inference.calibrate import recalibrate as fit_trust_elsewhere
-from petriscope.inference.predictor import Classifier, load_model, model_path, save_model, save_trust
+from petriscope.core.device import choose_device
+from petriscope.core.errors import DataError, PetriscopeError, RequestError
+from petriscope.core.files import new_folder, number_folder, slug
+from petriscope.core.progress import duration, say
+from petriscope.core.recipe import DataSection, Recipe
 from petriscope.data import Dataset, ImageSet, load_dataset
 from petriscope.data.aligned import load_aligned
 from petriscope.data.sources import NAMED
-from petriscope.core.errors import DataError, PetriscopeError, RequestError
 from petriscope.experiments.evaluate import evaluate_into, evaluate_labels
-from petriscope.models.cost import parameters
+from petriscope.experiments.samples import augmented, reconstructions
+from petriscope.experiments.stress_run import stress_after_training, stress_split
+from petriscope.inference.calibrate import calibrate as fit_trust
+from petriscope.inference.calibrate import calibrate_trained
+from petriscope.inference.calibrate import recalibrate as fit_trust_elsewhere
+from petriscope.inference.predict import find_images, predict_files
+from petriscope.inference.predictor import Classifier, load_model, model_path, save_model, save_trust
+from petriscope.inference.segmentation import evaluate_masks, segment_files
 from petriscope.inference.speed import cost
 from petriscope.inference.tta import TTA
-from petriscope.trust.robustness import PICTURES
-from petriscope.core.files import new_folder, number_folder, slug
-from petriscope.core.device import choose_device
-from petriscope.inference.predict import find_pictures, predict_files
-from petriscope.training.build import absolute_paths, check_parts, prepare
-from petriscope.core.progress import duration, say
-from petriscope.core.recipe import DataSection, Recipe
+from petriscope.models.cost import parameters
 from petriscope.report.audit import write_audit_page
 from petriscope.report.page import write_report
 from petriscope.run.folder import Run, check_free, create_run, free_folder, open_run
-from petriscope.experiments.samples import augmented, reconstructions
-from petriscope.inference.segmentation import evaluate_masks, segment_files
-from petriscope.experiments.stress_run import stress_after_training, stress_split
+from petriscope.training.build import absolute_paths, check_parts, prepare
 from petriscope.training.loop import Trainer
+from petriscope.trust.robustness import IMAGES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -151,7 +151,7 @@ def evaluate(
     device: str = "auto",
     quiet: bool = False,
     stress: bool = False,
-    stress_pictures: int | None = PICTURES,
+    stress_images: int | None = IMAGES,
 ) -> dict[str, Any]:
     """Figures of a run on a split, with 95 % intervals.
 
@@ -161,9 +161,9 @@ def evaluate(
             predictions and report go into the run folder.
         split: train, val or test.
         tta: test-time augmentation; None: as the recipe says.
-        stress: disturb the pictures too; see `petriscope.trust.robustness`. Without test-time augmentation unless
+        stress: disturb the images too; see `petriscope.trust.robustness`. Without test-time augmentation unless
             ``tta`` says so.
-        stress_pictures: how many of the split; None: all.
+        stress_images: how many of the split; None: all.
 
     Returns:
         see `petriscope.metrics.classification.full_metrics` and `petriscope.trust.state.trust_figures`, or
@@ -171,8 +171,8 @@ def evaluate(
         run's own data, errors (of labels) and explanations (`petriscope.experiments.diagnostics`); with ``stress``, that too.
         Probabilities are at the temperature fitted on val.
     """
-    if stress_pictures is not None and stress_pictures < 1:
-        raise RequestError("a stress test needs at least one picture")
+    if stress_images is not None and stress_images < 1:
+        raise RequestError("a stress test needs at least one image")
     run = open_run(folder) if data is None else None
     classifier = load_model(Path(folder), device)
     if run is not None:
@@ -185,7 +185,7 @@ def evaluate(
         judge = evaluate_masks if classifier.segments else evaluate_labels
         result = judge(classifier, images, split, tta, data, quiet)[0]
     if stress:
-        tested = stress_split(classifier, images, split, stress_pictures, tta or "none", quiet, into=run)
+        tested = stress_split(classifier, images, split, stress_images, tta or "none", quiet, into=run)
         result = {**result, "stress": tested}
     if run is not None:
         write_report(run)
@@ -196,7 +196,7 @@ def calibrate(folder: str | Path, tta: TTA | None = None, device: str = "auto", 
     """Fit a trained run's probabilities and its thresholds on val anew, and keep them in its model file.
 
     Training does so for the test-time augmentation of the recipe. This is for another one, and for runs that were
-    trained before Petriscope did. `recalibrate` does so on pictures from elsewhere.
+    trained before Petriscope did. `recalibrate` does so on images from elsewhere.
 
     Returns:
         figures on val, as `evaluate` gives them; they go into the run folder where ``tta`` is the recipe's.
@@ -232,22 +232,22 @@ def recalibrate(
     device: str = "auto",
     quiet: bool = False,
 ) -> tuple[dict[str, Any], Path]:
-    """Fit a model's probabilities, its thresholds and its notion of unlike pictures on labeled pictures from elsewhere, such
+    """Fit a model's probabilities, its thresholds and its notion of unlike images on labeled images from elsewhere, such
     as another microscope, and write a model file that promises for those. Neither weights nor run are changed.
 
     Args:
         folder: a run, or a model file.
-        data: the pictures; a pile that is not split is taken whole.
+        data: the images; a pile that is not split is taken whole.
         out: the model file to write; default: ``model-<data>.safetensors`` beside the model.
         split: of ``data``.
         tta: test-time augmentation; None: as the recipe says, and none.
 
     Returns:
-        figures on these pictures, as `evaluate` gives them, which are no evidence, since they were fitted on; and the file.
+        figures on these images, as `evaluate` gives them, which are no evidence, since they were fitted on; and the file.
 
     Raises:
         RequestError: it is a model of masks, or ``out`` exists.
-        DataError: the pictures or their labels will not do.
+        DataError: the images or their labels will not do.
     """
     path = model_path(Path(folder))
     classifier = _load_to_calibrate(folder, device)
@@ -262,7 +262,7 @@ def recalibrate(
 
 def predict(
     folder: str | Path,
-    pictures: Sequence[str | Path],
+    images: Sequence[str | Path],
     tta: TTA | None = None,
     device: str = "auto",
     quiet: bool = False,
@@ -270,26 +270,26 @@ def predict(
     sets: float | None = None,
     masks: str | Path | None = None,
 ) -> pd.DataFrame:
-    """Classes of picture files, or their masks.
+    """Classes of image files, or their masks.
 
     Args:
         folder: a run, or a model file.
-        pictures: files, or folders of them.
-        max_error: the largest error rate wanted among answered pictures, such as 0.01; None: all that are like the
-            training pictures are answered.
+        images: files, or folders of them.
+        max_error: the largest error rate wanted among answered images, such as 0.01; None: all that are like the
+            training images are answered.
         sets: how often a set of classes should hold the true one, such as 0.95; None: no sets.
         masks: of a model of masks, the folder they are written to; see `petriscope.inference.segmentation.segment_files`.
 
     Returns:
-        a row a picture: picture, predicted, confidence, error, answer, why, set (if asked for), and a probability a
-        class (``p_<class>``). ``answer`` is the predicted class, or ``not sure``, and ``why`` says what for; a picture
+        a row a image: image, predicted, confidence, error, answer, why, set (if asked for), and a probability a
+        class (``p_<class>``). ``answer`` is the predicted class, or ``not sure``, and ``why`` says what for; a image
         that cannot be read has an error, and neither a prediction nor an answer. See docs/trust.md.
 
     Raises:
         RequestError: the model file does not hold what ``max_error`` or ``sets`` need.
     """
     classifier = load_model(Path(folder), device)
-    paths = find_pictures([Path(p) for p in pictures])
+    paths = find_images([Path(p) for p in images])
     if not classifier.segments:
         return predict_files(classifier, paths, tta, quiet, max_error, sets)
     if max_error is not None or sets is not None:
@@ -301,33 +301,33 @@ def predict(
 
 def explain(
     folder: str | Path,
-    pictures: Sequence[str | Path],
+    images: Sequence[str | Path],
     out: str | Path,
     method: str = "auto",
     of: str | None = None,
     device: str = "auto",
     quiet: bool = False,
 ) -> pd.DataFrame:
-    """Where a model looks in picture files: an overlay of each, and a page of all, in the folder ``out``.
+    """Where a model looks in image files: an overlay of each, and a page of all, in the folder ``out``.
 
     Args:
         folder: a run, or a model file.
-        pictures: files, or folders of them.
+        images: files, or folders of them.
         out: a folder that does not exist or is empty.
         method: a name in `petriscope.explain.EXPLAINERS`, or ``auto``.
-        of: the class asked about; None: the one predicted, picture by picture; of masks, the one that has most pixels,
+        of: the class asked about; None: the one predicted, image by image; of masks, the one that has most pixels,
             the background only where there is nothing else.
 
     Returns:
-        a row a picture: picture, predicted, confidence, explained (the class asked about), overlay (the file), error. Of a
+        a row a image: image, predicted, confidence, explained (the class asked about), overlay (the file), error. Of a
         model of masks, predicted is the class that has most pixels, confidence the mean probability of the class asked
-        about over the pixels predicted as it, and there are share, of the picture that these take, and note: of a picture
+        about over the pixels predicted as it, and there are share, of the image that these take, and note: of a image
         without such a pixel, which has no overlay.
     """
     from petriscope.explain.image_files import explain_files
 
     results = open_run(folder).results if Path(folder).is_dir() else {}
-    classifier, files = load_model(Path(folder), device), find_pictures([Path(p) for p in pictures])
+    classifier, files = load_model(Path(folder), device), find_images([Path(p) for p in images])
     return explain_files(classifier, files, Path(out), method, of, results, quiet)
 
 
@@ -340,7 +340,7 @@ def _introduce(run: Run, recipe: Recipe, dataset: Dataset, facts: dict[str, Any]
     height, width, channels = dataset.shape
     sizes = ", ".join(f"{name} {len(part):,}" for name, part in dataset.splits.items())
     say(
-        f"{recipe.name} on {recipe.data.source}: {sizes} pictures, {height}x{width}x{channels}, {len(dataset.classes)} classes"
+        f"{recipe.name} on {recipe.data.source}: {sizes} images, {height}x{width}x{channels}, {len(dataset.classes)} classes"
     )
     say(
         f"{recipe.model.name}, {facts['parameters']:,} parameters, {facts['device']}, {facts['precision']}; run in {run.folder}"
@@ -377,7 +377,7 @@ def _finish(run: Run, trainer: Trainer, normalize: Normalize, dataset: Dataset, 
         "kept": "best" if trainer.best_weights is not None else "last",
         "seconds": round(at.seconds, 2),
         "seconds_per_epoch": round(at.seconds / max(at.epoch, 1), 3),
-        "pictures_per_second": float(np.median([line["pictures_per_second"] for line in at.history])),
+        "images_per_second": float(np.median([line["images_per_second"] for line in at.history])),
     }
     answers = None
     if dataset.val is not None and not classifier.segments:

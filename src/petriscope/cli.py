@@ -21,7 +21,7 @@ RECIPE_FOLDERS = {  # in the order they are listed, with what each is about
     "blood": "BloodMNIST at 28 px",
     "blood-methods": "BloodMNIST methods comparison, 28 px: norms, dropout, decay, transfer (petriscope bench blood-methods)",
     "blood64": "Efficient architectures for BloodMNIST at 64 px, with and without attention (petriscope bench blood64)",
-    "blood96": "Blood cells at 96 px, trained to withstand disturbed pictures",
+    "blood96": "Blood cells at 96 px, trained to withstand disturbed images",
     "blood96-mobilenet": "Blood cells at 96 px with MobileNetV3",
     "blood96-convnext": "Blood cells at 96 px with ConvNeXt",
     "cifar10": "CIFAR-10: QuizDNN and ResNet-18 (petriscope bench quiz-dnn)",
@@ -30,18 +30,18 @@ RECIPE_FOLDERS = {  # in the order they are listed, with what each is about
     "synthetic-terrain": "Drawn terrain with masks, embedded",
 }
 
-MANY = 0.05  # of pictures from elsewhere, unlike those seen in training; of val it is 0.005
+MANY = 0.05  # of images from elsewhere, unlike those seen in training; of val it is 0.005
 LABEL_FIGURES = ("accuracy", "balanced_accuracy", "macro_f1", "auc", "nll", "ece")
 
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="From a pile of small pictures to a classifier its owner can trust.",
+    help="From a pile of small images to a classifier its owner can trust.",
 )
 
 Data = Annotated[
-    str | None, typer.Option(help="Pictures: an npz, a folder, a table, or a known name.", metavar="SOURCE")
+    str | None, typer.Option(help="Images: an npz, a folder, a table, or a known name.", metavar="SOURCE")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="A run folder.")]
@@ -80,7 +80,7 @@ def audit(
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
-    """Find what is wrong with a set of pictures, and suggest what to do. Nothing is deleted."""
+    """Find what is wrong with a set of images, and suggest what to do. Nothing is deleted."""
     from petriscope.audit.findings import kinds_of
     from petriscope.core.recipe import data_section
 
@@ -100,7 +100,7 @@ def audit(
         for note in found.notes:
             _say(f"note: {note}")
         counts = ", ".join(f"{word} {count:,}" for word, count in summary["decisions"].items())
-        _say(f"of {summary['n']:,} pictures: {counts}; report: {folder / 'report.html'}")
+        _say(f"of {summary['n']:,} images: {counts}; report: {folder / 'report.html'}")
         _say(f"to train by these decisions: petriscope train RECIPE --data {source} --audit {folder}")
     if failing := [f"{name} {summary['findings'][name]:,}" for name in wanted if summary["findings"][name]]:
         raise PetriscopeError(f"the audit found what --fail-on names: {', '.join(failing)}; see {folder}")
@@ -148,19 +148,19 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     tta: Tta = None,
     device: Device = "auto",
-    stress: Annotated[bool, typer.Option("--stress", help="Disturb pictures too: blur, color, light, dirt.")] = False,
-    stress_pictures: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Pictures of the stress test; default: 320.")
+    stress: Annotated[bool, typer.Option("--stress", help="Disturb images too: blur, color, light, dirt.")] = False,
+    stress_images: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Images of the stress test; default: 320.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Figures of a run on test, with 95 % intervals."""
     _among("--split", split, ("train", "val", "test"))
-    if stress_pictures is not None and not stress:
-        raise RequestError("--stress-pictures goes with --stress")
+    if stress_images is not None and not stress:
+        raise RequestError("--stress-images goes with --stress")
     from petriscope import api
 
-    more = {} if stress_pictures is None else {"stress_pictures": stress_pictures}
+    more = {} if stress_images is None else {"stress_images": stress_images}
     result = api.evaluate(run, data, split, _tta(tta), device, quiet=as_json, stress=stress, **more)
     if as_json:
         sys.stdout.write(json.dumps(result) + "\n")
@@ -168,8 +168,8 @@ def evaluate(
     _print_figures(result)
     if data is not None and (result.get("ood") or {"share": 0})["share"] > MANY:
         _say(
-            "many of these pictures are unlike anything seen in training and get no answer; to have promises for such "
-            f"pictures, fit them on some that have labels: petriscope calibrate {run} --data SOURCE"
+            "many of these images are unlike anything seen in training and get no answer; to have promises for such "
+            f"images, fit them on some that have labels: petriscope calibrate {run} --data SOURCE"
         )
 
 
@@ -177,7 +177,7 @@ def evaluate(
 def calibrate(
     run: RunOrModel,
     data: Annotated[
-        str | None, typer.Option(metavar="SOURCE", help="Labeled pictures from elsewhere, such as another microscope.")
+        str | None, typer.Option(metavar="SOURCE", help="Labeled images from elsewhere, such as another microscope.")
     ] = None,
     split: Annotated[str, typer.Option(help="With --data: of that source: train, val or test.")] = "val",
     out: Annotated[
@@ -189,7 +189,7 @@ def calibrate(
 ) -> None:
     """Fit probabilities and thresholds on val, as training does: for other views (--tta), or for an older run.
 
-    With --data: on labeled pictures from elsewhere; a model file of its own then promises for pictures like those.
+    With --data: on labeled images from elsewhere; a model file of its own then promises for images like those.
     """
     _among("--split", split, ("train", "val", "test"))
     if data is None and out is not None:
@@ -205,13 +205,13 @@ def calibrate(
         return
     _print_figures(result)
     if written is not None:
-        _say(f"fitted on these pictures, so their figures are no evidence; to predict with: {written}")
+        _say(f"fitted on these images, so their figures are no evidence; to predict with: {written}")
 
 
 @app.command()
 def predict(
     run: RunOrModel,
-    pictures: Annotated[list[str], typer.Argument(help="Picture files, or folders of them.")],
+    images: Annotated[list[str], typer.Argument(help="Image files, or folders of them.")],
     out: Annotated[
         Path | None, typer.Option(help="CSV file to write; default: stdout. Of a model of masks, the masks' folder.")
     ] = None,
@@ -224,14 +224,14 @@ def predict(
         float | None, typer.Option(metavar="SHARE", help="Add a set of classes that holds the true one so often: 0.95.")
     ] = None,
 ) -> None:
-    """Classes of pictures, as CSV: picture, predicted, confidence, error, answer, why, a probability a class. Of a model of
-    masks: an indexed PNG and an overlay a picture, with the CSV as masks.csv beside them."""
+    """Classes of images, as CSV: image, predicted, confidence, error, answer, why, a probability a class. Of a model of
+    masks: an indexed PNG and an overlay a image, with the CSV as masks.csv beside them."""
     from petriscope import api
     from petriscope.core.files import write_text
 
     _share("--max-error", max_error)
     _share("--sets", sets)
-    table = api.predict(run, pictures, _tta(tta), device, max_error=max_error, sets=sets, masks=out)
+    table = api.predict(run, images, _tta(tta), device, max_error=max_error, sets=sets, masks=out)
     if out is not None and "mask" in table:
         out /= "masks.csv"
     text = table.to_csv(index=False)
@@ -239,19 +239,19 @@ def predict(
         sys.stdout.write(text)
     else:
         write_text(out, text)
-        _say(f"{len(table):,} pictures in {out}")
+        _say(f"{len(table):,} images in {out}")
     failed = table["error"].notna()
     if failed.any():
         first = table[failed].iloc[0]
         raise PetriscopeError(
-            f"{failed.sum():,} of {len(table):,} pictures could not be read, the first: {first['error']}"
+            f"{failed.sum():,} of {len(table):,} images could not be read, the first: {first['error']}"
         )
 
 
 @app.command()
 def explain(
     run: RunOrModel,
-    pictures: Annotated[list[str], typer.Argument(help="Picture files, or folders of them.")],
+    images: Annotated[list[str], typer.Argument(help="Image files, or folders of them.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to make.")] = Path("explanations"),
     method: Annotated[str, typer.Option(help="Such as hires-cam, attention-gradient or occlusion.")] = "auto",
     class_: Annotated[
@@ -259,16 +259,16 @@ def explain(
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Where the model looks: an overlay of each picture, and a page of all."""
+    """Where the model looks: an overlay of each image, and a page of all."""
     from petriscope import api
 
-    table = api.explain(run, pictures, out, method, class_, device)
+    table = api.explain(run, images, out, method, class_, device)
     failed = table["error"].notna()
     if not failed.all():
         sys.stdout.write(f"{out / 'index.html'}\n")
     if failed.any():
         raise PetriscopeError(
-            f"{failed.sum():,} of {len(table):,} pictures could not be read, the first: {table[failed].iloc[0]['error']}"
+            f"{failed.sum():,} of {len(table):,} images could not be read, the first: {table[failed].iloc[0]['error']}"
         )
 
 
@@ -388,8 +388,8 @@ def data_command(
     if source is None:
         _print_columns(list(NAMED.items()))
         return
-    from petriscope.data import load_dataset
     from petriscope.core.recipe import DataSection
+    from petriscope.data import load_dataset
 
     dataset = load_dataset(DataSection(source=source))
     high, wide, channels = dataset.shape
@@ -401,12 +401,12 @@ def data_command(
     _print_columns(
         [
             ("source", source),
-            ("pictures", f"{high}x{wide}, {'gray' if channels == 1 else 'RGB'}"),
+            ("images", f"{high}x{wide}, {'gray' if channels == 1 else 'RGB'}"),
             ("fingerprint", dataset.fingerprint),
             ("", "  ".join(f"{split:>{width}}" for split in dataset.splits)),
             *((name, every(lambda part, k=k: part.counts[k])) for k, name in enumerate(dataset.classes)),
             *([("labeled pixels", every(lambda part: part.counts.sum()))] if dataset.segments else []),
-            ("all" if not dataset.segments else "all pictures", every(len)),
+            ("all" if not dataset.segments else "all images", every(len)),
         ]
     )
     for warning in dataset.warnings:
@@ -433,7 +433,7 @@ def _print_figures(result: dict[str, Any]) -> None:
     rows = [
         (
             "",
-            f"{result['split']}, {result['n']:,} pictures"
+            f"{result['split']}, {result['n']:,} images"
             + ("" if result["tta"] == "none" else f", tta {result['tta']}"),
         )
     ]
@@ -473,11 +473,11 @@ def _print_stress(stress: dict[str, Any] | None) -> None:
         return "–" if value is None else f"{100 * value:.1f}"
 
     if stress is None:
-        _say("\nno stress test: the pictures have no labeled pixel to judge by")
+        _say("\nno stress test: the images have no labeled pixel to judge by")
         return
     figure = stress["figure"]
     named = figure.replace("_", " ").replace("miou", "mean IoU")
-    _say(f"\nstress test, {stress['n']:,} of {stress['of']:,} pictures; {named} in %")
+    _say(f"\nstress test, {stress['n']:,} of {stress['of']:,} images; {named} in %")
     rows = [("severity", " ".join(f"{severity:>5}" for severity in stress["severities"]) + "   mean")]
     for name, row in stress["corruptions"].items():
         known = "trained against" if row["seen"] else "held out" if row["held_out"] else ""

@@ -17,7 +17,7 @@ FILES = {"findings.csv", "findings.parquet", "decisions.yaml", "summary.json", "
 
 @pytest.fixture
 def leaky(tmp_path: Path, monkeypatch: Any) -> Path:
-    """An npz in which a test picture is in train too, and two copies in train have different labels."""
+    """An npz in which a test image is in train too, and two copies in train have different labels."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     arrays = {f"{split}_images": rng.integers(0, 256, (10, 12, 12, 3), dtype=np.uint8) for split in ("train", "test")}

@@ -13,17 +13,17 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageFilter
 
-from petriscope.audit import runner, label_errors
+from petriscope.audit import label_errors, runner
 from petriscope.audit.runner import Audit
-from petriscope.data import load_dataset
-from petriscope.data.decisions import load_decisions
 from petriscope.core.errors import RequestError
 from petriscope.core.recipe import DataSection
+from petriscope.data import load_dataset
+from petriscope.data.decisions import load_decisions
 
 SIDE, COUNT, PLANTED = 28, 480, 40
-BASES = range(20, 26)  # pictures of train that faulty ones are made of
+BASES = range(20, 26)  # images of train that faulty ones are made of
 KINDS = ("npz", "folder")
-ARRAY_FINDINGS = {  # finding -> the pictures that were given it, by what they were called when they were made
+ARRAY_FINDINGS = {  # finding -> the images that were given it, by what they were called when they were made
     "exact_duplicate": {"train/1", "train/copy"},
     "near_duplicate": {"train/2", "train/mirrored", "train/turned"},
     "leak": {"test/0", "train/leaked"},
@@ -58,7 +58,7 @@ def cells() -> dict[str, tuple[np.ndarray, int]]:
     for split, part in data.splits.items():
         for index, (pixels, label) in enumerate(zip(part.images, part.targets.tolist(), strict=True)):
             out[f"{split}/{index}"] = (pixels, label)
-    picture = {index: out[f"train/{index}"][0].astype(float) for index in range(20, 100)}
+    image = {index: out[f"train/{index}"][0].astype(float) for index in range(20, 100)}
     for index in BASES:  # else what is made of them would be their near duplicates
         del out[f"train/{index}"]
 
@@ -73,23 +73,23 @@ def cells() -> dict[str, tuple[np.ndarray, int]]:
     add("contradicting", out["train/3"][0], (label[3] + 1) % 8)
     add("noise", rng.integers(0, 256, (SIDE, SIDE, 3)), 0)
     add("blank", np.full((SIDE, SIDE, 3), 200), 1)
-    add("dark", picture[20] * 0.2, 2)
-    add("bright", 255 - (255 - picture[21]) * 0.12, 3)
-    add("flat", 150 + (picture[22] - picture[22].mean()) * 0.12, 4)
-    soft = Image.fromarray(picture[23].astype(np.uint8)).filter(ImageFilter.GaussianBlur(3))
+    add("dark", image[20] * 0.2, 2)
+    add("bright", 255 - (255 - image[21]) * 0.12, 3)
+    add("flat", 150 + (image[22] - image[22].mean()) * 0.12, 4)
+    soft = Image.fromarray(image[23].astype(np.uint8)).filter(ImageFilter.GaussianBlur(3))
     add("blurred", np.asarray(soft), 5)
-    add("gray", np.repeat(picture[24].mean(2, keepdims=True), 3, axis=2), 6)
+    add("gray", np.repeat(image[24].mean(2, keepdims=True), 3, axis=2), 6)
     joke = np.zeros((SIDE, SIDE, 3))
     joke[4:9, 5:10] = joke[4:9, 18:23] = (255, 240, 40)
     joke[17:23, 4:24:3] = (40, 200, 255)
     for number in range(PLANTED):
-        add(f"planted{number}", 0.5 * picture[30 + number] + 0.5 * joke, number % 8)
+        add(f"planted{number}", 0.5 * image[30 + number] + 0.5 * joke, number % 8)
     return out
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def audited(request: Any, cells: Any, tmp_path_factory: Any) -> Iterator[tuple[Path, Audit, dict[str, str]]]:
-    """The source, its audit, and the names of the pictures by their ids."""
+    """The source, its audit, and the names of the images by their ids."""
     folder = tmp_path_factory.mktemp(request.param)
     source, names = (make_npz if request.param == "npz" else make_folder)(folder / "cells", cells)
     with pytest.MonkeyPatch.context() as patch:
@@ -122,12 +122,12 @@ def make_folder(path: Path, cells: dict[str, tuple[np.ndarray, int]]) -> tuple[P
     odd = np.random.default_rng(1).integers(0, 256, (3 * SIDE, SIDE, 3), dtype=np.uint8)
     Image.fromarray(odd).save(first / "odd.png")
     (first / "truncated.png").write_bytes(whole[: len(whole) // 2])
-    (first / "unreadable.png").write_bytes(b"no picture at all")
+    (first / "unreadable.png").write_bytes(b"no image at all")
     return path, names | {f"train/kind0/{stem}.png": f"train/{stem}" for stem in ("odd", "truncated", "unreadable")}
 
 
 def sure_but_of_one(names: dict[str, str]) -> Any:
-    """Stands for networks that are right of all pictures but one, of which they are sure that it is of another class."""
+    """Stands for networks that are right of all images but one, of which they are sure that it is of another class."""
 
     def probabilities(images: Any, **options: Any) -> np.ndarray:
         wrong = np.array([names[name] == "train/5" for name in images.ids])
@@ -175,7 +175,7 @@ def test_what_is_suggested(decision: str, audited: Any) -> None:
     assert set(given.values()) == {decision}, given
 
 
-def test_one_decision_a_picture(audited: Any) -> None:
+def test_one_decision_a_image(audited: Any) -> None:
     _, found, _ = audited
     assert (found.table.groupby("id")["decision"].nunique() == 1).all()
     decisions = {entry.id: entry for entry in found.decisions.decisions}
@@ -229,7 +229,7 @@ def test_without_training(audited: Any) -> None:
     assert quick.fingerprint == full.fingerprint
 
 
-def test_a_changed_picture_changes_the_fingerprint(audited: Any, cells: Any, tmp_path: Path) -> None:
+def test_a_changed_image_changes_the_fingerprint(audited: Any, cells: Any, tmp_path: Path) -> None:
     source, found, _ = audited
     changed = {**cells, "train/0": (cells["train/0"][0] ^ 1, cells["train/0"][1])}
     again, _ = (make_npz if source.suffix == ".npz" else make_folder)(tmp_path / "cells", changed)
@@ -249,7 +249,7 @@ def test_a_pile_has_no_leaks(audited: Any, tmp_path: Path) -> None:
     assert set(pile.summary["per_split"]) == {"all"}
 
 
-def test_too_few_pictures_for_training_are_said_and_the_rest_is_done(tmp_path: Path, monkeypatch: Any) -> None:
+def test_too_few_images_for_training_are_said_and_the_rest_is_done(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(label_errors, "out_of_fold_probabilities", TRAINED)
     images = np.random.default_rng(0).integers(0, 256, (6, 12, 12, 3), dtype=np.uint8)
     images[1] = images[0]

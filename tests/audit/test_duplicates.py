@@ -10,9 +10,9 @@ from PIL import Image
 
 from petriscope.audit.descriptors import SYMMETRIES, orient
 from petriscope.audit.duplicates import find_duplicates
+from petriscope.core.errors import DataError
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.synthetic_smear import draw_smear
-from petriscope.core.errors import DataError
 
 
 @pytest.fixture(scope="module")
@@ -21,25 +21,25 @@ def cells() -> np.ndarray:
     return draw_smear(200, 28, seed=3)[0]
 
 
-def encoded(picture: np.ndarray, kind: str, quality: int) -> np.ndarray:
+def encoded(image: np.ndarray, kind: str, quality: int) -> np.ndarray:
     stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, kind, quality=quality)
+    Image.fromarray(image).save(stream, kind, quality=quality)
     return np.asarray(Image.open(stream).convert("RGB"))
 
 
-def resized(picture: np.ndarray, factor: float) -> np.ndarray:
-    height, width = picture.shape[:2]
-    small = Image.fromarray(picture).resize((round(width * factor), round(height * factor)), Image.Resampling.BICUBIC)
+def resized(image: np.ndarray, factor: float) -> np.ndarray:
+    height, width = image.shape[:2]
+    small = Image.fromarray(image).resize((round(width * factor), round(height * factor)), Image.Resampling.BICUBIC)
     return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
 
 
 CHANGES = {
-    "jpeg": lambda picture: encoded(picture, "JPEG", 70),
-    "webp": lambda picture: encoded(picture, "WEBP", 70),
-    "shrunk": lambda picture: resized(picture, 0.7),
-    "enlarged": lambda picture: resized(picture, 1.5),
-    "brighter": lambda picture: np.clip(picture * 1.15 + 10.0, 0, 255).astype(np.uint8),
-    "darker": lambda picture: (picture * 0.8).astype(np.uint8),
+    "jpeg": lambda image: encoded(image, "JPEG", 70),
+    "webp": lambda image: encoded(image, "WEBP", 70),
+    "shrunk": lambda image: resized(image, 0.7),
+    "enlarged": lambda image: resized(image, 1.5),
+    "brighter": lambda image: np.clip(image * 1.15 + 10.0, 0, 255).astype(np.uint8),
+    "darker": lambda image: (image * 0.8).astype(np.uint8),
 }
 
 
@@ -53,7 +53,7 @@ def test_different_cells_are_no_duplicates(cells):
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_copy_is_found(cells, change):
-    copies = np.stack([CHANGES[change](picture) for picture in cells[:20]])
+    copies = np.stack([CHANGES[change](image) for image in cells[:20]])
     found = find_duplicates(np.concatenate([cells, copies]))
     assert (found.group[200:] == np.arange(20)).all()
     assert (found.group[:20] == np.arange(20)).all()
@@ -72,10 +72,10 @@ def test_turned_and_mirrored_copies_are_found_and_named(cells, symmetry):
 
 
 def test_names_of_symmetries():
-    picture = np.array([[1, 2], [3, 4]], np.uint8).reshape(1, 2, 2, 1)
+    image = np.array([[1, 2], [3, 4]], np.uint8).reshape(1, 2, 2, 1)
     expected = {"turned 90°": [3, 1, 4, 2], "mirrored": [2, 1, 4, 3], "mirrored and turned 90°": [4, 2, 3, 1]}
     for name, pixels in expected.items():
-        assert orient(picture, SYMMETRIES.index(name)).ravel().tolist() == pixels
+        assert orient(image, SYMMETRIES.index(name)).ravel().tolist() == pixels
 
 
 def test_exact_copies_are_one_group_with_changed_ones(cells):
@@ -92,14 +92,14 @@ def test_only_exact_copies_when_near_ones_are_not_wanted(cells):
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 @pytest.mark.parametrize("shape", [(28, 28, 3), (9, 14, 1), (1, 1, 1), (40, 70, 3)])
-def test_few_pictures_of_any_shape(count, shape):
-    pictures = np.random.default_rng(0).integers(0, 256, (count, *shape), dtype=np.uint8)
-    found = find_duplicates(pictures)
+def test_few_images_of_any_shape(count, shape):
+    images = np.random.default_rng(0).integers(0, 256, (count, *shape), dtype=np.uint8)
+    found = find_duplicates(images)
     assert found.group.tolist() == [-1] * count
-    assert find_duplicates(np.concatenate([pictures, pictures])).group.tolist() == 2 * list(range(count))
+    assert find_duplicates(np.concatenate([images, images])).group.tolist() == 2 * list(range(count))
 
 
-def test_pictures_that_show_nothing_are_not_near_duplicates():
+def test_images_that_show_nothing_are_not_near_duplicates():
     blank = np.clip(230 + np.random.default_rng(0).normal(0, 1.5, (60, 16, 16, 3)), 0, 255).astype(np.uint8)
     assert (find_duplicates(blank).group == -1).all()
     constant = np.repeat(np.arange(10, dtype=np.uint8), 2)[:, None, None, None] * np.ones((16, 16, 1), np.uint8)
@@ -109,14 +109,14 @@ def test_pictures_that_show_nothing_are_not_near_duplicates():
 
 
 def test_the_order_does_not_change_the_groups(cells):
-    pictures = np.concatenate([cells[:80], orient(cells[:10], 3), CHANGES["darker"](cells[5:15])])
-    order = np.random.default_rng(1).permutation(len(pictures))
-    plain, mixed = find_duplicates(pictures), find_duplicates(pictures[order])
+    images = np.concatenate([cells[:80], orient(cells[:10], 3), CHANGES["darker"](cells[5:15])])
+    order = np.random.default_rng(1).permutation(len(images))
+    plain, mixed = find_duplicates(images), find_duplicates(images[order])
     back = np.empty_like(mixed.group)
     back[order] = mixed.group
     members = lambda group: {frozenset(np.flatnonzero(group == g).tolist()) for g in range(group.max() + 1)}  # noqa: E731
     assert members(plain.group) == members(back)
-    again = find_duplicates(pictures)
+    again = find_duplicates(images)
     assert all(np.array_equal(getattr(plain, name), getattr(again, name)) for name in vars(plain))
 
 

@@ -8,15 +8,15 @@ from torch import nn
 from petriscope.audit import embeddings as features
 from petriscope.audit.embeddings import backbone_features, learned_features, run_features
 from petriscope.audit.small_network import shrink
-from petriscope.inference.predictor import Classifier, save_model
+from petriscope.core.errors import DataError, RequestError
+from petriscope.core.recipe import Recipe
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.synthetic_smear import CLASSES, draw_smear
-from petriscope.core.errors import DataError, RequestError
+from petriscope.inference.predictor import Classifier, save_model
 from petriscope.models import build_model
-from petriscope.core.recipe import Recipe
 
-PICTURES, LABELS = draw_smear(64, 12)
-SMEAR = ImageSet(PICTURES, LABELS, CLASSES, np.arange(64).astype(str))
+IMAGES, LABELS = draw_smear(64, 12)
+SMEAR = ImageSet(IMAGES, LABELS, CLASSES, np.arange(64).astype(str))
 
 
 @pytest.fixture(autouse=True)
@@ -37,8 +37,8 @@ def test_each_block_weighs_the_same():
     assert [float(block.var(0).sum()) for block in blocks] == pytest.approx([1, 1, 1], abs=0.01)
 
 
-def test_equal_pictures_have_equal_features():
-    found = learned_features(replace(SMEAR, pixels=np.concatenate([PICTURES[:32], PICTURES[:32]])))
+def test_equal_images_have_equal_features():
+    found = learned_features(replace(SMEAR, pixels=np.concatenate([IMAGES[:32], IMAGES[:32]])))
     assert np.allclose(found[:32], found[32:], atol=1e-4)
 
 
@@ -48,8 +48,8 @@ def test_a_single_class_is_parted_into_clusters():
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_features_are_learned_from_several_pictures(count):
-    with pytest.raises(DataError, match="2 pictures or more"):
+def test_features_are_learned_from_several_images(count):
+    with pytest.raises(DataError, match="2 images or more"):
         learned_features(SMEAR.subset(np.arange(count)))
 
 
@@ -70,18 +70,18 @@ def test_features_of_a_run_at_the_size_that_it_takes(model_file):
     assert np.corrcoef(found.ravel(), run_features(model_file, SMEAR).ravel())[0, 1] > 0.98
 
 
-def test_no_pictures_have_no_features(model_file):
+def test_no_images_have_no_features(model_file):
     assert len(run_features(model_file, SMEAR.subset(np.arange(0)))) == 0
 
 
 def test_a_run_on_other_channels_is_refused(model_file):
-    with pytest.raises(RequestError, match="takes RGB pictures, these are gray"):
-        run_features(model_file, replace(SMEAR, pixels=PICTURES[..., :1]))
+    with pytest.raises(RequestError, match="takes RGB images, these are gray"):
+        run_features(model_file, replace(SMEAR, pixels=IMAGES[..., :1]))
 
 
 @pytest.mark.parametrize("name", ["timm/test_resnet", "timm/test_vit", "timm/test_convnext"])
 def test_features_of_a_backbone(name):
-    images = replace(SMEAR.subset(np.arange(6)), pixels=np.repeat(np.repeat(PICTURES, 3, 1), 3, 2))
+    images = replace(SMEAR.subset(np.arange(6)), pixels=np.repeat(np.repeat(IMAGES, 3, 1), 3, 2))
     found = backbone_features(name, images, weights="none", resize=160 if "vit" in name else None)
     assert len(found) == 6 and np.isfinite(found).all() and found.std() > 0
     assert np.array_equal(found, backbone_features(name, images, weights="none", resize=160 if "vit" in name else None))

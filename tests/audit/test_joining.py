@@ -29,7 +29,7 @@ def parts(form: str, folder: Path, grouped: bool = False) -> dict[str, ImageSet]
 
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("form", ["arrays", "views", "mapped"])
-def test_all_pictures_in_the_order_of_their_splits(form: str, grouped: bool, tmp_path: Path, monkeypatch: Any) -> None:
+def test_all_images_in_the_order_of_their_splits(form: str, grouped: bool, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("PETRISCOPE_CACHE", str(tmp_path / "cache"))
     sets = parts(form, tmp_path, grouped)
     whole, splits = join(sets, "mark")

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from petriscope.audit import label_errors
 from petriscope.audit.label_errors import draw_folds, find_label_errors, out_of_fold_probabilities
+from petriscope.core.errors import DataError, RequestError
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.synthetic_smear import CLASSES, draw_smear
-from petriscope.core.errors import DataError, RequestError
 
 
 def judged(count=3000, classes=5, wrong=0.0, spread=0.3, seed=0):
@@ -86,7 +86,7 @@ def test_the_names_of_the_classes_do_not_matter(order):
     assert np.array_equal(order[one.suggested], other.suggested)
 
 
-def test_a_class_of_few_pictures_is_neither_judged_nor_suggested():
+def test_a_class_of_few_images_is_neither_judged_nor_suggested():
     labels, probabilities, _ = judged(400, classes=4, wrong=0.1)
     labels = np.where(labels == 2, 1, labels)
     labels[:3] = 2
@@ -134,11 +134,11 @@ def test_groups_are_left_out_together():
 @pytest.fixture
 def smear(monkeypatch):
     monkeypatch.setattr(label_errors, "LEAST_STEPS", 2)
-    pictures, labels = draw_smear(64, 12)
-    return ImageSet(pictures, labels, CLASSES, np.arange(64).astype(str))
+    images, labels = draw_smear(64, 12)
+    return ImageSet(images, labels, CLASSES, np.arange(64).astype(str))
 
 
-def test_probabilities_of_networks_that_were_not_shown_the_picture(smear, monkeypatch):
+def test_probabilities_of_networks_that_were_not_shown_the_image(smear, monkeypatch):
     trained_on = []
     train, predict = label_errors.train_small, label_errors.predict_set
 
@@ -166,10 +166,10 @@ def test_same_seed_same_probabilities(smear):
     assert not np.array_equal(one, other)
 
 
-def test_too_few_pictures_or_classes(smear):
+def test_too_few_images_or_classes(smear):
     with pytest.raises(DataError, match="leave the check of labels out"):
         out_of_fold_probabilities(smear.subset(np.arange(30)))
-    with pytest.raises(DataError, match="64 pictures of 1 classes"):
+    with pytest.raises(DataError, match="64 images of 1 classes"):
         out_of_fold_probabilities(replace(smear, targets=np.zeros(64, np.int64)))
 
 

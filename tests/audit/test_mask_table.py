@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from petriscope.audit.runner import audit
 from petriscope.audit.mask_table import MASK_KINDS, mask_table
+from petriscope.audit.runner import audit
 
 
 def test_every_kind_of_fault_is_a_row() -> None:
@@ -33,7 +33,7 @@ def test_every_kind_of_fault_is_a_row() -> None:
         "review",
     ]
     assert rows["shared_mask", "train/6"].group == rows["shared_mask", "train/5"].group == "masks-1"
-    assert "2 pictures" in rows["shared_mask", "train/6"].evidence
+    assert "2 images" in rows["shared_mask", "train/6"].evidence
 
 
 def test_a_set_with_masks_is_audited_like_any_other(tmp_path) -> None:

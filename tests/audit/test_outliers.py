@@ -15,7 +15,7 @@ def blobs(count=400, seed=0):
     return features.astype(np.float32), targets
 
 
-def test_far_pictures_are_flagged_and_no_others():
+def test_far_images_are_flagged_and_no_others():
     features, targets = blobs()
     features[:3] += 300 * np.eye(6, dtype=np.float32)[:3]
     for labels in (None, targets):
@@ -24,7 +24,7 @@ def test_far_pictures_are_flagged_and_no_others():
         assert found.score.dtype == np.float32 and found.score[3:].max() < found.score[:3].min()
 
 
-def test_a_clump_of_like_pictures_stands_out():
+def test_a_clump_of_like_images_stands_out():
     features, targets = blobs()
     features[:8] = 200
     assert np.flatnonzero(find_outliers(features, targets).flagged).tolist() == list(range(8))
@@ -54,12 +54,12 @@ def test_a_share_is_a_share(share):
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 12, 60])
-def test_few_or_equal_pictures_are_no_outliers(count):
+def test_few_or_equal_images_are_no_outliers(count):
     assert not find_outliers(np.ones((count, 4), np.float32), np.zeros(count, np.int64)).flagged.any()
 
 
 @given(st.integers(0, 100))
-def test_the_order_of_the_pictures_does_not_matter(seed):
+def test_the_order_of_the_images_does_not_matter(seed):
     features, targets = blobs(120)
     order = np.random.default_rng(seed).permutation(120)
     one, other = find_outliers(features, targets), find_outliers(features[order], targets[order])
@@ -78,6 +78,6 @@ def test_nearest_are_the_nearest(count, k, seed):
     assert np.allclose(reached, np.sort(distances, 1)[:, : found.shape[1]], atol=1e-4)
 
 
-def test_equal_pictures_are_neighbors_of_each_other():
+def test_equal_images_are_neighbors_of_each_other():
     found = nearest(np.ones((6, 3), np.float32), np.arange(6), 3)
     assert all(query not in row and len(set(row)) == 3 for query, row in enumerate(found.tolist()))

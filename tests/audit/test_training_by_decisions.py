@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from petriscope import api
-from petriscope.data import load_dataset
-from petriscope.data.decisions import load_decisions, write_decisions
 from petriscope.core.errors import DataError
 from petriscope.core.recipe import DataSection
+from petriscope.data import load_dataset
+from petriscope.data.decisions import load_decisions, write_decisions
 from petriscope.run.folder import Run
 
 
 @pytest.fixture
 def audited(tiny_npz: Path, tmp_path: Path) -> Path:
-    """An audit of the tiny set, its decisions edited: one train picture and one test picture go, one is relabeled."""
+    """An audit of the tiny set, its decisions edited: one train image and one test image go, one is relabeled."""
     _, folder = api.audit(str(tiny_npz), tmp_path / "audit", labels=False, features=None, quiet=True)
     made = load_decisions(folder)
     data = load_dataset(DataSection(source=str(tiny_npz)))
@@ -41,7 +41,7 @@ def test_the_run_says_what_was_left_out(tiny_recipe: Any, audited: Path, tmp_pat
     run = api.train(recipe, tmp_path / "run", quiet=True)
     assert run.recipe.data.audit == str(audited)
     assert run.environment["data"]["audited"] == {"drop": {"train": 1, "test": 1}, "relabel": {"train": 1}}
-    assert run.environment["data"]["splits"]["train"]["pictures"] == 119
+    assert run.environment["data"]["splits"]["train"]["images"] == 119
     table = run.audited
     assert table["id"].tolist() == ["train/0", "train/1", "test/0"]
     assert table["reason"].tolist() == [f"because {name}" for name in table["id"]]
@@ -50,7 +50,7 @@ def test_the_run_says_what_was_left_out(tiny_recipe: Any, audited: Path, tmp_pat
     assert api.evaluate(run.folder, quiet=True)["n"] == 39
     assert "test/0" not in run.predictions["id"].tolist()
     page = (run.folder / "report.html").read_text(encoding="utf-8")
-    assert "2 pictures were left out (train 1, test 1)" in page and "1 picture was relabeled (train 1)" in page
+    assert "2 images were left out (train 1, test 1)" in page and "1 image was relabeled (train 1)" in page
     assert "because train/1" in page
 
 

@@ -1,4 +1,4 @@
-"""Pictures for the tests of augmentation, and a recipe's parts carried out on them."""
+"""Images for the tests of augmentation, and a recipe's parts carried out on them."""
 
 import numpy as np
 import torch
@@ -9,13 +9,13 @@ from petriscope.core.recipe import Part
 CLASSES = 8
 
 
-def pictures(batch=16, height=12, width=12, channels=3, seed=0):
+def some_images(batch=16, height=12, width=12, channels=3, seed=0):
     noise = np.random.default_rng(seed).integers(0, 256, (batch, height, width, channels), dtype=np.uint8)
     return torch.from_numpy(noise)
 
 
 def run(name, images, seed=0, **options):
-    """Augmented pictures as float [B, C, H, W] in [0, 1]."""
+    """Augmented images as float [B, C, H, W] in [0, 1]."""
     out = augmented([Part(name=name, **options)], images, seed)
     return plain(out) if out.dtype == torch.uint8 else out
 

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from augmenting import augmented, labels, pictures, plain, run, with_targets
+from augmenting import augmented, labels, plain, run, some_images, with_targets
 
 from petriscope.augment import AUGMENTATIONS
 from petriscope.augment.base import Color, Geometric, Mixing, Pixelwise, Policy
 from petriscope.augment.pipeline import Pipeline, drawn
-from petriscope.core.masks import IGNORE
 from petriscope.core.errors import RequestError
+from petriscope.core.masks import IGNORE
 from petriscope.core.recipe import Part
 
 # name -> options of a strong draw, options at which nothing may change
@@ -71,7 +71,7 @@ def test_every_augmentation_has_a_case():
 @pytest.mark.parametrize("size", [(12, 12), (9, 16)])
 @pytest.mark.parametrize("batch", [1, 8])
 def test_shape_type_and_range_are_kept(name, channels, size, batch):
-    out = run(name, pictures(batch, *size, channels), **CASES[name][0])
+    out = run(name, some_images(batch, *size, channels), **CASES[name][0])
     assert out.shape == (batch, channels, *size)
     assert out.dtype == torch.float32
     assert out.min() >= 0
@@ -80,7 +80,7 @@ def test_shape_type_and_range_are_kept(name, channels, size, batch):
 
 @every
 def test_the_input_is_left_as_it_was(name):
-    images, targets = pictures(), labels(16)
+    images, targets = some_images(), labels(16)
     before = images.clone(), targets.clone()
     with_targets([Part(name=name, **CASES[name][0])], images, targets)
     assert torch.equal(images, before[0])
@@ -90,25 +90,25 @@ def test_the_input_is_left_as_it_was(name):
 @every
 @channels_of
 def test_no_magnitude_is_identity(name, channels):
-    images = pictures(channels=channels)
+    images = some_images(channels=channels)
     torch.testing.assert_close(run(name, images, **CASES[name][1]), plain(images), atol=2e-5, rtol=0)
 
 
 @every
 def test_the_same_seed_gives_the_same_and_another_another(name):
-    images = pictures(64)
+    images = some_images(64)
     first = run(name, images, seed=1, **CASES[name][0])
     assert torch.equal(first, run(name, images, seed=1, **CASES[name][0]))
     assert not torch.equal(first, run(name, images, seed=2, **CASES[name][0]))
 
 
 @every
-def test_each_picture_has_its_own_draw(name):
+def test_each_image_has_its_own_draw(name):
     if issubclass(AUGMENTATIONS.find(name), Mixing):
-        _, shares = with_targets([Part(name=name, **CASES[name][0])], pictures(64), labels(64))
-        assert len(torch.unique(shares.amax(1))) > 10  # equal pictures mix into themselves; their shares tell
+        _, shares = with_targets([Part(name=name, **CASES[name][0])], some_images(64), labels(64))
+        assert len(torch.unique(shares.amax(1))) > 10  # equal images mix into themselves; their shares tell
         return
-    images = pictures(1).repeat(64, 1, 1, 1)
+    images = some_images(1).repeat(64, 1, 1, 1)
     out = run(name, images, **CASES[name][0])
     assert len(torch.unique(out.flatten(1), dim=0)) > 1
 
@@ -117,22 +117,22 @@ def test_each_picture_has_its_own_draw(name):
 def test_gray_stays_gray(name):
     if name in COLOR_GRAY:
         pytest.skip("it gives gray a color, as noise of each channel does")
-    gray = pictures(channels=1).repeat(1, 1, 1, 3)
+    gray = some_images(channels=1).repeat(1, 1, 1, 3)
     out = run(name, gray, **CASES[name][0])
     torch.testing.assert_close(out[:, 0], out[:, 2], atol=1e-2 if name == "hue" else 1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["hue", "saturation"])
 def test_color_operations_leave_one_channel_alone(name):
-    images = pictures(channels=1)
+    images = some_images(channels=1)
     torch.testing.assert_close(run(name, images, **CASES[name][0]), plain(images), atol=1e-6, rtol=0)
 
 
 @every
-def test_half_probability_leaves_some_pictures_alone(name):
+def test_half_probability_leaves_some_images_alone(name):
     if "p" not in AUGMENTATIONS.options(name):
         pytest.skip("has a probability for each axis")
-    images = pictures(64)
+    images = some_images(64)
     out = run(name, images, **{**CASES[name][0], "p": 0.5})
     same = (out - plain(images)).abs().amax((1, 2, 3)) < 2e-5
     assert 10 < same.sum() < 54
@@ -141,7 +141,7 @@ def test_half_probability_leaves_some_pictures_alone(name):
 @kind_is(Color, Pixelwise, Mixing, Policy)
 @channels_of
 def test_channels_last_gives_the_same_numbers_and_the_input_is_kept(name, channels):
-    pixels = plain(pictures(8, 9, 14, channels)).contiguous()
+    pixels = plain(some_images(8, 9, 14, channels)).contiguous()
     before = pixels.clone()
     last = pixels.to(memory_format=torch.channels_last)
     for operation in drawn([strong(name)], 8, torch.Generator().manual_seed(0)):
@@ -163,7 +163,7 @@ def test_channels_last_gives_the_same_numbers_and_the_input_is_kept(name, channe
 
 
 def blobs(batch=32, side=24):
-    """Masks of smooth outline, uint8 [B, H, W], and pictures that are 255 where the mask is 1."""
+    """Masks of smooth outline, uint8 [B, H, W], and images that are 255 where the mask is 1."""
     at = torch.arange(side) - (side - 1) / 2
     generator = torch.Generator().manual_seed(5)
     center = torch.rand(2, batch, 1, 1, generator=generator) * 8 - 4
@@ -174,7 +174,7 @@ def blobs(batch=32, side=24):
 
 @kind_is(Geometric, Policy)
 @pytest.mark.parametrize("turned", [False, True])
-def test_masks_move_with_pictures(name, turned):
+def test_masks_move_with_images(name, turned):
     masks, images = blobs()
     if turned:  # not square
         masks, images = masks[:, 2:-3], images[:, 2:-3]
@@ -231,10 +231,10 @@ def test_a_policy_and_masks_in_one_recipe():
 
 
 def test_labels_are_left_as_they_are_where_nothing_mixes():
-    _, targets = with_targets([Part(name="rand-augment")], pictures(), labels(16))
+    _, targets = with_targets([Part(name="rand-augment")], some_images(), labels(16))
     assert torch.equal(targets, labels(16))
 
 
 def test_nothing_gives_the_bytes_back():
-    images = pictures()
+    images = some_images()
     assert augmented([], images) is images

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from augmenting import augmented, pictures, plain, run
+from augmenting import augmented, plain, run, some_images
 
 from petriscope.augment import AUGMENTATIONS
 from petriscope.augment.pipeline import Normalize, apply_pixels
@@ -18,20 +18,20 @@ class TestColor:
         assert 1.45 < factors.max() <= 1.5
 
     def test_contrast_keeps_the_mean_gray(self):
-        images = pictures(32, 16, 16) // 2 + 64
+        images = some_images(32, 16, 16) // 2 + 64
         out = run("contrast", images, amount=0.4)
         weights = torch.tensor([0.299, 0.587, 0.114])
         mean = lambda x: x.mean((2, 3)) @ weights  # noqa: E731
         torch.testing.assert_close(mean(out), mean(plain(images)), atol=1e-4, rtol=0)
 
     def test_saturation_keeps_gray_value(self):
-        images = pictures(8) // 4 + 96
+        images = some_images(8) // 4 + 96
         out = run("saturation", images, amount=0.5)
         weights = torch.tensor([0.299, 0.587, 0.114])[None, :, None, None]
         torch.testing.assert_close((out * weights).sum(1), (plain(images) * weights).sum(1), atol=1e-4, rtol=0)
 
     def test_operations_compose_as_if_one_after_another(self):
-        images = pictures(8) // 4 + 96  # far from the ends, where nothing is clamped
+        images = some_images(8) // 4 + 96  # far from the ends, where nothing is clamped
         parts = [Part(name="contrast", amount=0.2), Part(name="brightness", amount=0.1)]
         together = augmented(parts, images, seed=3)
         generator = torch.Generator().manual_seed(3)
@@ -51,7 +51,7 @@ def test_blur_is_the_textbook_gaussian():
 
 
 def test_normalize_of_bytes_and_of_floats_agree():
-    images = pictures()
+    images = some_images()
     normalize = Normalize((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
     expected = (plain(images) - torch.tensor([0.5, 0.4, 0.3])[:, None, None]) / torch.tensor([0.2, 0.25, 0.3])[
         :, None, None

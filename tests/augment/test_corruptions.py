@@ -11,11 +11,11 @@ from PIL import Image
 from petriscope.augment.corruption_mix import CorruptionMix
 from petriscope.augment.corruptions import CORRUPTIONS, SEVERITIES, corrupt, corrupt_masks
 from petriscope.augment.corruptions.digital import jpeg
-from petriscope.augment.corruptions.draws import Draws, picture_keys
-from petriscope.core.masks import IGNORE
-from petriscope.data.sources.synthetic_smear import draw_smear
+from petriscope.augment.corruptions.draws import Draws, image_keys
 from petriscope.core.errors import RequestError
+from petriscope.core.masks import IGNORE
 from petriscope.core.recipe import Part
+from petriscope.data.sources.synthetic_smear import draw_smear
 
 MEDMNIST_C = {
     *("pixelate", "jpeg", "defocus-blur", "motion-blur", "brightness-up", "brightness-down"),
@@ -30,7 +30,7 @@ def cells(count=32, size=24, channels=3, seed=3):
 
 
 def halves(count=8, size=(24, 32)):
-    """Pictures bright in a rectangle of their own, and masks that say where."""
+    """Images bright in a rectangle of their own, and masks that say where."""
     rng = np.random.default_rng(0)
     masks = np.zeros((count, *size), np.uint8)
     for mask in masks:
@@ -41,7 +41,7 @@ def halves(count=8, size=(24, 32)):
 
 @every
 @pytest.mark.parametrize("severity", [1, 5])
-def test_masks_go_where_their_pictures_go(name, severity):
+def test_masks_go_where_their_images_go(name, severity):
     images, masks = halves()
     before, indices = masks.clone(), torch.arange(3, 11)
     moved = corrupt_masks(masks, name, severity, indices, seed=2)
@@ -62,13 +62,13 @@ def test_masks_go_where_their_pictures_go(name, severity):
 
 def test_a_mask_at_severity_zero_keeps_its_place_among_others_that_move():
     _, masks = halves(2)
-    severity, keys = torch.tensor([0.0, 5.0]), picture_keys(torch.arange(2), "rotation", 0)
+    severity, keys = torch.tensor([0.0, 5.0]), image_keys(torch.arange(2), "rotation", 0)
     moved = CORRUPTIONS["rotation"].follow(masks, severity, keys)
     assert torch.equal(moved[0], masks[0]) and not torch.equal(moved[1], masks[1])
 
 
 def damage(name, images, severity):
-    """Mean absolute change, in gray levels, of each picture."""
+    """Mean absolute change, in gray levels, of each image."""
     after = corrupt(images, name, severity, torch.arange(len(images)))
     return (after.float() - images.float()).abs().mean((1, 2, 3))
 
@@ -96,19 +96,19 @@ def test_severity_zero_keeps_every_bit(name):
     assert torch.equal(corrupt(images, name, 0, torch.arange(4)), images)
     pixels = images.permute(0, 3, 1, 2).float() / 255
     severity = torch.tensor([0.0, 3.0, 0.0, 5.0])
-    after = CORRUPTIONS[name](pixels, severity, picture_keys(torch.arange(4), name, 0))
+    after = CORRUPTIONS[name](pixels, severity, image_keys(torch.arange(4), name, 0))
     assert torch.equal(after[[0, 2]], pixels[[0, 2]])
     assert not torch.equal(after[1], pixels[1])
     assert not torch.equal(after[3], pixels[3])
 
 
-def test_identity_is_the_picture():
+def test_identity_is_the_image():
     images = cells(2)
     assert corrupt(images, "identity", 5, torch.arange(2)) is images
 
 
 @every
-def test_a_picture_is_disturbed_alike_in_every_batch(name):
+def test_a_image_is_disturbed_alike_in_every_batch(name):
     images, indices = cells(13), torch.arange(13)
     whole = corrupt(images, name, 4, indices, seed=1)
     parts = [corrupt(images[at], name, 4, indices[at], seed=1) for at in (slice(0, 1), slice(1, 6), slice(6, 13))]
@@ -162,7 +162,7 @@ def test_jpeg_is_what_libjpeg_makes(quality, size, channels):
 
 
 def test_draws_are_uniform_and_normal_and_differ():
-    draws = Draws(picture_keys(torch.arange(2000), "x", 0))
+    draws = Draws(image_keys(torch.arange(2000), "x", 0))
     uniform = draws.uniform(50)
     assert uniform.min() >= 0
     assert uniform.max() < 1
@@ -184,7 +184,7 @@ def test_defocus_and_motion_keep_the_mean():
 
 
 def covered(name, severity, count=100):
-    """The share of an even picture that is changed, [count]."""
+    """The share of an even image that is changed, [count]."""
     even = torch.full((count, 120, 120, 3), 190, dtype=torch.uint8)
     return (corrupt(even, name, severity, torch.arange(count)) != 190).any(3).float().mean((1, 2))
 
@@ -192,7 +192,7 @@ def covered(name, severity, count=100):
 @pytest.mark.parametrize("severity", [1, 3, 5])
 def test_what_covers_covers_about_the_share_it_says(severity):
     blots, boxes = covered("stain-deposit", severity), covered("occlusion", severity)
-    boxes = boxes[boxes > 0]  # the mean color does not show on an even picture
+    boxes = boxes[boxes > 0]  # the mean color does not show on an even image
     assert len(boxes) > 50
     for name, share in (("stain-deposit", blots), ("occlusion", boxes)):
         assert 0.8 < float(share.mean()) / CORRUPTIONS[name].levels[severity - 1] < 1.2, name
@@ -221,7 +221,7 @@ def test_what_is_held_out_is_never_drawn(monkeypatch):
     assert drawn == {name for name in CORRUPTIONS if not CORRUPTIONS[name].moves} - {"bubble", "jpeg"}
 
 
-def test_gray_pictures_are_left_out_of_what_changes_color_alone():
+def test_gray_images_are_left_out_of_what_changes_color_alone():
     assert {c.name for c in CorruptionMix().pool(3)} - {c.name for c in CorruptionMix().pool(1)} == {
         "saturation",
         "color-cast",

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from augmenting import augmented, labels, pictures, plain
+from augmenting import augmented, labels, plain, some_images
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +15,7 @@ from petriscope.core.recipe import Part
 
 class TestGeometry:
     def test_exact_operations_only_move_pixels(self):
-        images = pictures(32)
+        images = some_images(32)
         for name in ("flip", "quarter-turn"):
             out = augmented([Part(name=name)], images)
             assert out.dtype == torch.uint8
@@ -24,7 +24,7 @@ class TestGeometry:
 
     @given(turns=st.integers(0, 3), mirror=st.booleans(), side=st.integers(1, 9))
     def test_gather_is_rot90_and_flip(self, turns, mirror, side):
-        images = pictures(2, side, side)
+        images = some_images(2, side, side)
         angle = torch.tensor(turns * torch.pi / 2)
         matrix = torch.eye(3)
         matrix[0, 0] = matrix[1, 1] = angle.cos()
@@ -38,7 +38,7 @@ class TestGeometry:
 
     @given(dx=st.integers(-4, 4), dy=st.integers(-4, 4), height=st.integers(5, 9), width=st.integers(5, 9))
     def test_gather_shifts_with_reflection(self, dx, dy, height, width):
-        images = pictures(2, height, width)
+        images = some_images(2, height, width)
         matrix = torch.eye(3)
         matrix[0, 2], matrix[1, 2] = dx, dy
         padded = np.pad(images.numpy(), ((0, 0), (4, 4), (4, 4), (0, 0)), mode="reflect")
@@ -47,7 +47,7 @@ class TestGeometry:
 
     @given(st.integers(0, 1000))
     def test_the_interpolating_way_agrees_with_the_exact_one(self, seed):
-        images = pictures(8, 10, 10)
+        images = some_images(8, 10, 10)
         generator = torch.Generator().manual_seed(seed)
         matrices = torch.eye(3).repeat(8, 1, 1)
         for part in ("flip", "quarter-turn"):
@@ -80,14 +80,14 @@ class TestGeometry:
         assert torch.equal(both, Pipeline([TurnLeft()])(shifted, labels(1), generator)[0])
         assert not torch.equal(both, Pipeline([TurnLeft(), ShiftRight()])(images, labels(1), generator)[0])
 
-    def test_pictures_that_are_not_square_turn_by_halves(self):
-        images = pictures(64, 6, 10)
+    def test_images_that_are_not_square_turn_by_halves(self):
+        images = some_images(64, 6, 10)
         out = augmented([Part(name="quarter-turn")], images)
         halves = torch.rot90(images, 2, (1, 2))
         assert all(torch.equal(o, i) or torch.equal(o, h) for o, i, h in zip(out, images, halves, strict=True))
 
     def test_quarter_turns_are_equally_likely(self):
-        images = pictures(1).repeat(4000, 1, 1, 1)
+        images = some_images(1).repeat(4000, 1, 1, 1)
         out = augmented([Part(name="quarter-turn")], images)
         counts = torch.unique(out.flatten(1), dim=0, return_counts=True)[1]
         assert len(counts) == 4
@@ -103,15 +103,15 @@ class TestGeometry:
         out = resample(plain(images).contiguous(), matrix)
         assert out[0, 0, 2, 10] > 0.99
 
-    def test_pictures_that_moved_exactly_keep_their_bits_beside_others_that_did_not(self):
-        images = pictures(64)
+    def test_images_that_moved_exactly_keep_their_bits_beside_others_that_did_not(self):
+        images = some_images(64)
         parts = [Part(name="flip", vertical=0.5), Part(name="rotate", degrees=30, p=0.5)]
         out = augmented(parts, images)
         mirrored = [plain(images.flip(axes)) if axes else plain(images) for axes in ((), (1,), (2,), (1, 2))]
         kept = torch.stack([(out == m).flatten(1).all(1) for m in mirrored]).any(0)
         assert 16 < kept.sum() < 48
 
-    def test_one_resampling_and_of_the_moved_pictures_alone(self, monkeypatch):
+    def test_one_resampling_and_of_the_moved_images_alone(self, monkeypatch):
         seen = []
 
         def counted(images, matrices, mode="bilinear"):
@@ -121,13 +121,13 @@ class TestGeometry:
         monkeypatch.setattr(pipeline, "resample", counted)
         rotate = Part(name="rotate", p=0.3)
         augmented(
-            [rotate, Part(name="rand-augment", p=0.3), Part(name="flip"), Part(name="scale", p=0.1)], pictures(64)
+            [rotate, Part(name="rand-augment", p=0.3), Part(name="flip"), Part(name="scale", p=0.1)], some_images(64)
         )
         assert len(seen) == 1
         assert 8 < seen[0] < 56
 
-    def test_each_picture_is_moved_by_its_own_map(self):
-        images = pictures(12)
+    def test_each_image_is_moved_by_its_own_map(self):
+        images = some_images(12)
         maps = torch.eye(3).repeat(12, 1, 1)
         maps[1::3, 0, 1] = torch.linspace(0.1, 0.4, 4)
         maps[2::3, 0, 2] = 2

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from augmenting import CLASSES, pictures, with_targets
+from augmenting import CLASSES, some_images, with_targets
 
 from petriscope.core.recipe import Part
 
@@ -11,7 +11,7 @@ both = pytest.mark.parametrize("name", ["mixup", "cutmix"])
 
 
 def constant(batch=24, side=16):
-    """Pictures of one value each, 10 times their place in the batch."""
+    """Images of one value each, 10 times their place in the batch."""
     values = torch.arange(batch, dtype=torch.uint8) * 10
     return values[:, None, None, None].repeat(1, side, side, 1)
 
@@ -25,7 +25,7 @@ def test_shares_sum_to_one_and_their_mean_is_that_of_the_classes(name):
     labels = torch.tensor([0] * 16 + [1] * 8 + [2] * 5 + [3] * 3)
     total = torch.zeros(CLASSES)
     for seed in range(150):
-        _, targets = mix(name, pictures(32, 8, 8), labels, seed)
+        _, targets = mix(name, some_images(32, 8, 8), labels, seed)
         assert targets.shape == (32, CLASSES)
         torch.testing.assert_close(targets.sum(1), torch.ones(32))
         assert targets.min() >= 0
@@ -43,13 +43,13 @@ def test_a_cutmix_target_is_the_area_that_was_pasted():
         torch.testing.assert_close(targets, shares, atol=1e-6, rtol=0)
         assert ((shares > 0).sum(1) <= 2).all()
         partners.update(map(tuple, (shares > 0).nonzero().tolist()))
-    assert len(partners) == CLASSES**2  # any picture may meet any other
+    assert len(partners) == CLASSES**2  # any image may meet any other
 
 
 def test_what_cutmix_pastes_is_a_rectangle():
     mixed, _ = mix("cutmix", constant(), torch.zeros(24, dtype=torch.int64))
-    for place, picture in enumerate(mixed[:, 0]):
-        pasted = (picture * 25.5).round() != place
+    for place, image in enumerate(mixed[:, 0]):
+        pasted = (image * 25.5).round() != place
         assert pasted.any(1).sum() * pasted.any(0).sum() == pasted.sum()
 
 
@@ -62,30 +62,30 @@ def test_cutmix_pastes_masks_with_the_pixels():
     assert not torch.equal(moved, masks)
 
 
-def test_mixup_shares_are_those_of_the_pictures():
+def test_mixup_shares_are_those_of_the_images():
     mixed, targets = mix("mixup", constant(CLASSES), torch.arange(CLASSES))
     expected = targets @ (torch.arange(CLASSES) * 10 / 255)
     torch.testing.assert_close(mixed.mean((1, 2, 3)), expected, atol=1e-5, rtol=0)
 
 
 @both
-def test_each_picture_draws_its_own_share(name):
-    _, targets = mix(name, pictures(32, 16, 16), torch.arange(32) % CLASSES)
+def test_each_image_draws_its_own_share(name):
+    _, targets = mix(name, some_images(32, 16, 16), torch.arange(32) % CLASSES)
     assert len(torch.unique(targets.amax(1))) > 10
 
 
 @both
 def test_p_is_how_many_are_mixed(name):
-    images, mixed_pictures = pictures(64, 16, 16), 0
+    images, mixed_images = some_images(64, 16, 16), 0
     for seed in range(10):
         part = Part(name=name, p=0.25, alpha=1)
         mixed, _ = with_targets([part], images, torch.arange(64) % CLASSES, seed)
-        mixed_pictures += int((mixed != images.permute(0, 3, 1, 2) / 255).flatten(1).any(1).sum())
-    assert 90 < mixed_pictures < 190
+        mixed_images += int((mixed != images.permute(0, 3, 1, 2) / 255).flatten(1).any(1).sum())
+    assert 90 < mixed_images < 190
 
 
 def test_both_in_one_recipe_keep_targets_shares():
     parts = [Part(name="mixup", alpha=1), Part(name="cutmix", p=1)]
-    _, targets = with_targets(parts, pictures(), torch.arange(16) % CLASSES)
+    _, targets = with_targets(parts, some_images(), torch.arange(16) % CLASSES)
     torch.testing.assert_close(targets.sum(1), torch.ones(16))
     assert ((targets > 0).sum(1) > 2).any()

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from augmenting import labels, pictures, with_targets
+from augmenting import labels, some_images, with_targets
 
 from petriscope.augment.geometry import gather, resample
 from petriscope.augment.pipeline import Pipeline
-from petriscope.core.masks import IGNORE
 from petriscope.core.errors import RequestError
+from petriscope.core.masks import IGNORE
 from petriscope.core.recipe import Part
 
 
@@ -46,7 +46,7 @@ def test_what_a_shift_brings_in_is_unlabeled(move, x, y):
 @pytest.mark.parametrize("name", ["flip", "quarter-turn"])
 def test_what_stays_in_the_frame_loses_no_label(name):
     masks = masks_of(height=12, width=12)
-    _, moved = with_targets([Part(name=name)], pictures(16), masks)
+    _, moved = with_targets([Part(name=name)], some_images(16), masks)
     assert not torch.equal(moved, masks)
     assert torch.equal(moved.flatten(1).sort(1).values, masks.flatten(1).sort(1).values)
 
@@ -56,7 +56,7 @@ def test_what_stays_in_the_frame_loses_no_label(name):
     [{"name": "translate", "fraction": 0.3}, {"name": "rotate", "degrees": 40}, {"name": "scale", "amount": 0.6}],
 )
 def test_values_stay_and_the_input_is_kept(part):
-    masks, images = masks_of(classes=3), pictures(16, 10, 14)
+    masks, images = masks_of(classes=3), some_images(16, 10, 14)
     before = masks.clone()
     _, moved = with_targets([Part(**part)], images, masks)
     assert torch.equal(masks, before)
@@ -71,7 +71,7 @@ def paste(images, masks, seed=0, **options):
 def test_pasting_takes_the_rare_class_with_its_pixels():
     masks = torch.zeros(8, 6, 6, dtype=torch.uint8)
     masks[2, 1:3, 1:3], masks[5, 4, 4] = 3, 3
-    images = pictures(8, 6, 6, 1)
+    images = some_images(8, 6, 6, 1)
     out, after = paste(images, masks, p=1)
     from_two = torch.zeros(6, 6, dtype=torch.bool)
     from_two[1:3, 1:3] = True
@@ -86,12 +86,12 @@ def test_pasting_takes_the_rare_class_with_its_pixels():
 
 def test_nothing_rare_leaves_the_batch_as_it_is():
     masks = masks_of(classes=3)
-    _, after = paste(pictures(16, 10, 14), masks, p=1)
+    _, after = paste(some_images(16, 10, 14), masks, p=1)
     assert torch.equal(after, masks)
 
 
 def test_pasting_is_a_function_of_the_seed_and_of_p():
-    masks, images = masks_of(64), pictures(64, 10, 14)
+    masks, images = masks_of(64), some_images(64, 10, 14)
     first, again, other = (paste(images, masks, seed)[1] for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -102,7 +102,7 @@ def test_pasting_is_a_function_of_the_seed_and_of_p():
 
 def test_pasting_needs_masks_and_a_class():
     with pytest.raises(RequestError, match="needs masks"):
-        paste(pictures(), labels(16))
+        paste(some_images(), labels(16))
     with pytest.raises(RequestError, match="classes"):
         Pipeline.from_recipe([Part(name="copy-paste")])
 
@@ -112,7 +112,7 @@ def crop(images, masks, seed=0, **options):
 
 
 def rare(at, height=20, width=40):
-    """A mask of class 0 with one pixel of class 3, and a picture that is bright there alone."""
+    """A mask of class 0 with one pixel of class 3, and a image that is bright there alone."""
     masks = torch.zeros(64, height, width, dtype=torch.uint8)
     masks[:, at[0], at[1]] = 3
     return (masks == 3).to(torch.uint8)[..., None] * 255, masks
@@ -126,7 +126,7 @@ def test_a_crop_holds_the_rare_pixel_and_nothing_from_outside(at):
     found = (after == 3).flatten(1).sum(1)
     assert found.min() >= 1, "cut through by the window's edge at most"
     assert found.float().median() == 4, "twice as wide and as high"
-    assert (out[:, 0].flatten(1).sum(1) > 1).all(), "the picture goes with its mask"
+    assert (out[:, 0].flatten(1).sum(1) > 1).all(), "the image goes with its mask"
     brightest = out[:, 0].flatten(1).argmax(1)
     assert (after.flatten(1).gather(1, brightest[:, None]) == 3).all()
 
@@ -147,7 +147,7 @@ def test_every_pixel_of_the_class_may_be_the_one_aimed_at():
 
 
 def test_what_has_nothing_rare_is_not_cropped_and_p_is_how_many_of_the_rest_are():
-    masks, images = masks_of(64), pictures(64, 10, 14)
+    masks, images = masks_of(64), some_images(64, 10, 14)
     masks[::2][masks[::2] == 3] = 0
     changed = (crop(images, masks, p=0.5, side=(0.4, 0.6))[1] != masks).flatten(1).any(1)
     assert not changed[::2].any()
@@ -165,7 +165,7 @@ def test_a_crop_comes_before_all_other_geometry():
 
 def test_a_crop_needs_masks_a_class_and_to_be_the_only_one():
     with pytest.raises(RequestError, match="needs masks"):
-        crop(pictures(), labels(16))
+        crop(some_images(), labels(16))
     with pytest.raises(RequestError, match="classes"):
         Pipeline.from_recipe([Part(name="crop-around")])
     with pytest.raises(RequestError, match="once"):

@@ -1,8 +1,8 @@
-"""What covers part of a picture covers the part it says."""
+"""What covers part of a image covers the part it says."""
 
 import pytest
 import torch
-from augmenting import pictures, plain, run
+from augmenting import plain, run, some_images
 from scipy.ndimage import label
 
 from petriscope.augment import AUGMENTATIONS
@@ -13,21 +13,21 @@ WHITE = torch.full((200, 20, 20, 3), 255, dtype=torch.uint8)
 
 
 def holes(name, images=WHITE, seed=0, **options):
-    """Where white pictures were blackened, bool [B, H, W]."""
+    """Where white images were blackened, bool [B, H, W]."""
     out = run(name, images, seed, fill="zero", **options)
     assert ((out == 0) | (out == 1)).all()
     return out[:, 0] == 0
 
 
 def test_cutout_covers_a_square_with_the_mean():
-    images = pictures(32, 20, 20)
+    images = some_images(32, 20, 20)
     out = run("cutout", images, fraction=0.3, p=1.0)
     covered = (out != plain(images)).any(1)
-    for picture, hole, before in zip(out, covered, plain(images), strict=True):
+    for image, hole, before in zip(out, covered, plain(images), strict=True):
         rows, columns = hole.any(1).nonzero(), hole.any(0).nonzero()
         assert rows.max() - rows.min() < 6
         assert columns.max() - columns.min() < 6
-        torch.testing.assert_close(picture[:, hole], before.mean((1, 2))[:, None].expand(-1, hole.sum()))
+        torch.testing.assert_close(image[:, hole], before.mean((1, 2))[:, None].expand(-1, hole.sum()))
 
 
 @pytest.mark.parametrize("size", [(20, 20), (16, 30)])
@@ -51,12 +51,12 @@ def test_a_rectangle_fits_whatever_its_proportions():
 
 
 def test_noise_differs_from_pixel_to_pixel_and_falls_in_the_hole_alone():
-    images = pictures(16, 20, 20)
+    images = some_images(16, 20, 20)
     out, before = run("random-erasing", images, fill="noise", area=(0.2, 0.3), p=1.0), plain(images)
-    for picture, was in zip(out, before, strict=True):
-        changed = (picture != was).any(0)
+    for image, was in zip(out, before, strict=True):
+        changed = (image != was).any(0)
         assert 0.15 < changed.float().mean() < 0.35
-        assert picture[:, changed].std() > 0.2
+        assert image[:, changed].std() > 0.2
 
 
 def test_coarse_dropout_makes_up_to_so_many_holes():

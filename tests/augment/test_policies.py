@@ -1,8 +1,8 @@
-"""Policies draw for each picture, and what they draw is carried out as the operations by themselves are."""
+"""Policies draw for each image, and what they draw is carried out as the operations by themselves are."""
 
 import pytest
 import torch
-from augmenting import pictures, plain, run
+from augmenting import plain, run, some_images
 
 from petriscope.augment.base import Color
 from petriscope.augment.color import brightness, compose, contrast, mapped, saturation, unchanged
@@ -13,7 +13,7 @@ MENUS = {"rand-augment": RAND_AUGMENT, "trivial-augment": TRIVIAL_AUGMENT, "aug-
 
 
 def given(name, strength=1.0, sign=1, batch=8, menu=RAND_AUGMENT):
-    """A draw of one operation for every picture, as a pipeline's operations."""
+    """A draw of one operation for every image, as a pipeline's operations."""
     kind = torch.full((batch, 1), list(menu).index(name))
     strength = torch.full((batch, 1), strength)
     return Drawn(menu, kind, sign * strength * menu[name], strength).operations()
@@ -25,17 +25,17 @@ def carry_out(operations, images):
 
 @pytest.mark.parametrize("menu", MENUS.values(), ids=MENUS)
 @pytest.mark.parametrize("name", RAND_AUGMENT)
-def test_every_operation_changes_pictures_at_full_strength(menu, name):
+def test_every_operation_changes_images_at_full_strength(menu, name):
     if name not in menu:
         pytest.skip("not in this menu")
-    images = pictures(8) // 2 + 30
+    images = some_images(8) // 2 + 30
     changed = (carry_out(given(name, menu=menu), images) - plain(images)).abs().amax((1, 2, 3)) > 1e-3
     assert changed.all() == (name != "identity")
 
 
 @pytest.mark.parametrize("name", [name for name in RAND_AUGMENT if name not in {"auto-contrast", "equalize"}])
 def test_without_strength_every_operation_is_the_identity(name):
-    images = pictures(8)
+    images = some_images(8)
     assert torch.equal(carry_out(given(name, strength=0.0), images), plain(images))
 
 
@@ -64,7 +64,7 @@ def test_moves_are_those_of_the_papers():
 
 
 def test_sequence_of_moves_is_their_product():
-    images = pictures(4, 24, 24)
+    images = some_images(4, 24, 24)
     names = ["rotate", "shear-x"]
     kind = torch.tensor([[list(RAND_AUGMENT).index(name) for name in names]]).repeat(4, 1)
     amount = torch.tensor([[20.0, 0.2]]).repeat(4, 1)
@@ -98,7 +98,7 @@ def test_colors_of_a_draw_are_the_color_operations_in_the_order_drawn():
     torch.testing.assert_close(colors.matrices(mean, torch.Generator()), total)
 
 
-def test_each_picture_draws_its_own_operations_evenly():
+def test_each_image_draws_its_own_operations_evenly():
     generator = torch.Generator().manual_seed(0)
     there = torch.ones(7000, 2, dtype=torch.bool)
     drawn = Drawn.of(RAND_AUGMENT, there, torch.ones(7000, 2), generator)
@@ -117,14 +117,14 @@ def test_magnitude_is_the_strength_of_all_draws():
 
 
 @pytest.mark.parametrize("name", ["rand-augment", "trivial-augment", "aug-mix"])
-def test_pictures_left_out_keep_their_bits(name):
-    images = pictures(100)
+def test_images_left_out_keep_their_bits(name):
+    images = some_images(100)
     same = (run(name, images, p=0.4) == plain(images)).flatten(1).all(1)
     assert 45 <= same.sum() <= 80
 
 
 def test_trivial_augment_is_stronger_than_a_weak_rand_augment():
-    images = pictures(200, 16, 16) // 2 + 60
+    images = some_images(200, 16, 16) // 2 + 60
     change = lambda name, **options: (run(name, images, **options) - plain(images)).abs().mean()  # noqa: E731
     assert change("trivial-augment") > 1.5 * change("rand-augment", operations=1, magnitude=2)
     assert change("rand-augment", magnitude=25) > change("rand-augment", magnitude=5)
@@ -132,8 +132,8 @@ def test_trivial_augment_is_stronger_than_a_weak_rand_augment():
 
 class TestAugMix:
     def test_blends_what_its_chains_make(self):
-        """Of pictures that no tone operation changes, without strength, the blend is the picture."""
-        images = (pictures(16) > 127).to(torch.uint8) * 255
+        """Of images that no tone operation changes, without strength, the blend is the image."""
+        images = (some_images(16) > 127).to(torch.uint8) * 255
         out = run("aug-mix", images, severity=0)
         torch.testing.assert_close(out, plain(images), atol=1e-5, rtol=0)
 
@@ -141,13 +141,13 @@ class TestAugMix:
         flat = torch.full((32, 9, 9, 3), 90, dtype=torch.uint8)
         out = run(
             "aug-mix", flat, severity=1
-        )  # posterize and solarize do nothing yet, moves do nothing to a flat picture
+        )  # posterize and solarize do nothing yet, moves do nothing to a flat image
         torch.testing.assert_close(out, plain(flat), atol=1e-5, rtol=0)
 
-    def test_a_large_alpha_takes_half_of_the_picture(self):
-        """Two copies of weights 1/2 each, mixed half and half with the picture: steps of a quarter, where all are moved
+    def test_a_large_alpha_takes_half_of_the_image(self):
+        """Two copies of weights 1/2 each, mixed half and half with the image: steps of a quarter, where all are moved
         by whole pixels or not at all."""
-        images = (pictures(400, 8, 8, 1) > 127).to(torch.uint8) * 255
+        images = (some_images(400, 8, 8, 1) > 127).to(torch.uint8) * 255
         out = run("aug-mix", images, width=2, depth=1, alpha=1e6)
         steps = out * 4
         whole = ((steps - steps.round()).abs() < 0.02).flatten(1).all(1)
@@ -155,6 +155,6 @@ class TestAugMix:
         assert ((steps[whole].round() == 2).flatten(1).any(1)).any()
 
     def test_severity_strengthens(self):
-        images = pictures(64, 16, 16)
+        images = some_images(64, 16, 16)
         change = lambda severity: (run("aug-mix", images, severity=severity) - plain(images)).abs().mean()  # noqa: E731
         assert change(10) > change(1)

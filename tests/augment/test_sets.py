@@ -8,8 +8,8 @@ import pytest
 from petriscope.augment import AUGMENTATIONS
 from petriscope.augment import sets as module
 from petriscope.augment.sets import augmented_set
-from petriscope.data.imageset import ImageSet
 from petriscope.core.recipe import Part
+from petriscope.data.imageset import ImageSet
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (50, 8, 8, 3), dtype=np.uint8)
@@ -23,7 +23,7 @@ def built(**options):
 
 
 @pytest.mark.parametrize("images", [LABELS, MASKS], ids=["labels", "masks"])
-def test_the_same_bits_at_every_call_and_other_pictures_than_before(images, monkeypatch):
+def test_the_same_bits_at_every_call_and_other_images_than_before(images, monkeypatch):
     monkeypatch.setattr(module, "CHUNK", 16)
     brighter = built(name="brightness", amount=0.3)
     first, second = augmented_set(images, brighter), augmented_set(images, brighter)
@@ -34,7 +34,7 @@ def test_the_same_bits_at_every_call_and_other_pictures_than_before(images, monk
     assert first.targets.dtype == images.targets.dtype
 
 
-def test_masks_move_with_their_pictures():
+def test_masks_move_with_their_images():
     mirrored = augmented_set(MASKS, built(name="flip", horizontal=1.0))
     np.testing.assert_array_equal(mirrored.images, MASKS.images[:, :, ::-1])
     np.testing.assert_array_equal(mirrored.targets, MASKS.targets[:, :, ::-1])

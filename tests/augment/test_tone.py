@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from augmenting import pictures, plain, run
+from augmenting import plain, run, some_images
 from PIL import Image, ImageEnhance, ImageOps
 
 from petriscope.augment import tone
@@ -31,25 +31,25 @@ def bytes_of(pixels):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_as_pillow_does(name, channels):
     ours, theirs, tolerance = AGAINST[name]
-    wide = pictures(4, 20, 31, channels)
+    wide = some_images(4, 20, 31, channels)
     dull = wide // 3 + 60
     flat = torch.full_like(wide, 77)
     for images in (wide, dull, flat):
-        for picture, expected in zip(bytes_of(ours(plain(images))), images.numpy(), strict=True):
-            expected = np.asarray(theirs(Image.fromarray(expected.squeeze()))).reshape(picture.shape)
-            assert np.abs(picture - expected).max() <= tolerance
+        for image, expected in zip(bytes_of(ours(plain(images))), images.numpy(), strict=True):
+            expected = np.asarray(theirs(Image.fromarray(expected.squeeze()))).reshape(image.shape)
+            assert np.abs(image - expected).max() <= tolerance
 
 
 def test_equalize_is_pillows_where_its_step_is_whole():
     dull = torch.randint(60, 130, (4, 1024, 1), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     dull[:, 1020:] = 200  # so 255 * 4 pixels lie below the brightest
     images = dull.view(4, 32, 32, 1)
-    expected = [np.asarray(ImageOps.equalize(Image.fromarray(picture.squeeze(2)))) for picture in images.numpy()]
+    expected = [np.asarray(ImageOps.equalize(Image.fromarray(image.squeeze(2)))) for image in images.numpy()]
     assert np.array_equal(bytes_of(tone.equalize(plain(images)))[..., 0], np.stack(expected))
 
 
-def test_equalize_makes_values_about_equally_frequent_in_small_pictures_too():
-    dull = pictures(4, 12, 12) // 8 + 100
+def test_equalize_makes_values_about_equally_frequent_in_small_images_too():
+    dull = some_images(4, 12, 12) // 8 + 100
     ours = tone.equalize(plain(dull))
     quarters = torch.histc(ours, 4, 0, 1) / ours.numel()
     assert ((quarters > 0.2) & (quarters < 0.3)).all()
@@ -58,15 +58,15 @@ def test_equalize_makes_values_about_equally_frequent_in_small_pictures_too():
 
 
 def test_levels_that_posterize_leaves():
-    images = pictures(200, 4, 4)
+    images = some_images(200, 4, 4)
     out = run("posterize", images, bits=5, p=1)
-    lost = {int(((picture * 255).round().int() & 7).max() == 0) for picture in out}
+    lost = {int(((image * 255).round().int() & 7).max() == 0) for image in out}
     assert lost == {0, 1}  # some lost three bits, some fewer
     assert ((out * 255).round().int() <= plain(images).mul(255).round().int()).all()
 
 
 def test_solarize_never_touches_what_is_below_the_threshold():
-    images = pictures(64)
+    images = some_images(64)
     out = run("solarize", images, threshold=0.6, p=1)
     below = plain(images) <= 0.6
     assert torch.equal(out[below], plain(images)[below])

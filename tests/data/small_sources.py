@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from petriscope.data import Dataset, load_dataset
 from petriscope.core.recipe import DataSection
+from petriscope.data import Dataset, load_dataset
 
 COUNTS = {"train": 12, "val": 4, "test": 4}
 CLASSES = ("cat", "dog")
@@ -22,12 +22,12 @@ def load(source: Path | str, **options: Any) -> Dataset:
     return load_dataset(DataSection(source=str(source), **options))
 
 
-def pictures(count: int, gray: bool = False, seed: int = 0, side: int = 8) -> np.ndarray:
+def some_images(count: int, gray: bool = False, seed: int = 0, side: int = 8) -> np.ndarray:
     """Random uint8 [N, side, side + 1, C]: not square, so that height and width cannot be mixed up."""
     return np.random.default_rng(seed).integers(0, 256, (count, side, side + 1, 1 if gray else 3), dtype=np.uint8)
 
 
-def save_picture(path: Path, pixels: np.ndarray) -> None:
+def save_image(path: Path, pixels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(path)
 
@@ -35,7 +35,7 @@ def save_picture(path: Path, pixels: np.ndarray) -> None:
 def make_npz(folder: Path, gray: bool = False, seed: int = 0, **changes: Any) -> Path:
     arrays: dict[str, Any] = {}
     for index, (split, count) in enumerate(COUNTS.items()):
-        images = pictures(count, gray, seed + index)
+        images = some_images(count, gray, seed + index)
         arrays[f"{split}_images"] = images[..., 0] if gray else images
         arrays[f"{split}_labels"] = (np.arange(count) % 2)[:, None].astype(np.uint8)
     arrays.update(changes)
@@ -46,9 +46,9 @@ def make_npz(folder: Path, gray: bool = False, seed: int = 0, **changes: Any) ->
 
 def make_folders(folder: Path, gray: bool = False, seed: int = 0, splits: bool = True) -> Path:
     for index, (split, count) in enumerate(COUNTS.items()):
-        for number, pixels in enumerate(pictures(count, gray, seed + index)):
+        for number, pixels in enumerate(some_images(count, gray, seed + index)):
             place = folder / split if splits else folder
-            save_picture(place / CLASSES[number % 2] / f"{split}_{number:02d}.png", pixels)
+            save_image(place / CLASSES[number % 2] / f"{split}_{number:02d}.png", pixels)
     return folder
 
 
@@ -101,8 +101,8 @@ def make_mask_npz(folder: Path, gray: bool = False, seed: int = 0, **changes: An
 
 
 def make_mars(folder: Path, gray: bool = False, seed: int = 0, count: int = 600, **changes: Any) -> Path:
-    """The layout of the Mars file; its pictures are gray always."""
-    pairs = np.stack([pictures(count, True, seed)[..., 0], masks(count, seed, classes=5) % 255], axis=1)
+    """The layout of the Mars file; its images are gray always."""
+    pairs = np.stack([some_images(count, True, seed)[..., 0], masks(count, seed, classes=5) % 255], axis=1)
     arrays = {"training_set": pairs, "training_names": np.array([f"crop{index}" for index in range(count)]), **changes}
     folder.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(folder / "mars.npz", **{name: array for name, array in arrays.items() if array is not None})
@@ -112,9 +112,9 @@ def make_mars(folder: Path, gray: bool = False, seed: int = 0, count: int = 600,
 def make_mask_folders(folder: Path, gray: bool = False, seed: int = 0, splits: bool = True) -> Path:
     for index, (split, count) in enumerate(COUNTS.items()):
         place = folder / split if splits else folder
-        for number, pixels in enumerate(pictures(count, gray, seed + index)):
+        for number, pixels in enumerate(some_images(count, gray, seed + index)):
             mask = masks(count, seed + index)[number]
-            save_picture(place / "images" / f"{split}_{number:02d}.png", pixels)
+            save_image(place / "images" / f"{split}_{number:02d}.png", pixels)
             save_mask(place / "masks" / f"{split}_{number:02d}.png", mask, indexed=number % 2 == 0)
     return folder
 

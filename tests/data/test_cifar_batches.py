@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from small_sources import load, make_cifar
 
-from petriscope.data.sources import cifar_batches
 from petriscope.core.errors import DataError
+from petriscope.data.sources import cifar_batches
 
 
 class Trap:
@@ -64,9 +64,9 @@ def test_a_pickle_cannot_run_anything(call: Any, tmp_path: Path, monkeypatch: py
         ([1, 2], "holds a list"),
         ({}, "not uint8"),
         ({"data": np.zeros((4, 3072), np.float32), "labels": [0] * 4}, "not uint8"),
-        ({"data": np.zeros((4, 3072), np.uint8), "labels": [0] * 3}, "each of its 4 pictures"),
-        ({"data": np.zeros((4, 3072), np.uint8), "labels": [0, 1, 2, -1]}, "label -1 of picture 3"),
-        ({"data": np.zeros((4, 3072), np.uint8), "labels": [0, 1, 2, 1]}, "label 2 of test picture 2 is out of range"),
+        ({"data": np.zeros((4, 3072), np.uint8), "labels": [0] * 3}, "each of its 4 images"),
+        ({"data": np.zeros((4, 3072), np.uint8), "labels": [0, 1, 2, -1]}, "label -1 of image 3"),
+        ({"data": np.zeros((4, 3072), np.uint8), "labels": [0, 1, 2, 1]}, "label 2 of test image 2 is out of range"),
         (None, "holds a NoneType"),
     ],
 )

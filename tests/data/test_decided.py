@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_sources import load, make_folders, make_npz, make_pile, make_table, pictures, save_picture
+from small_sources import load, make_folders, make_npz, make_pile, make_table, save_image, some_images
 
+from petriscope.core.errors import DataError, RequestError
+from petriscope.core.recipe import DataSection
 from petriscope.data import sources
 from petriscope.data.decisions import Decision, Decisions, ReadAs, load_decisions, write_decisions
 from petriscope.data.fingerprint import fingerprint
-from petriscope.core.errors import DataError, RequestError
-from petriscope.core.recipe import DataSection
 
 READ_AS = ReadAs(size=(8, 9), filter="bilinear", channels="rgb", bits=16)
 SOURCES = [make_npz, make_folders, make_pile, make_table]
 
 
 def decide(source: Path, folder: Path, wanted: dict[str, tuple[str, str | None]], **section: Any) -> Path:
-    """Decisions about some pictures, as an audit of ``source`` would write them."""
+    """Decisions about some images, as an audit of ``source`` would write them."""
     asked = DataSection(source=str(source), unreadable="skip", **section)
     sets = sources.read_nonempty(str(source), asked, [])
     digests = {split: part.digests() for split, part in sets.items()}
@@ -79,7 +79,7 @@ def test_drop_and_relabel(make: Callable[[Path], Path], tmp_path: Path) -> None:
     assert not [warning for warning in cleaned.warnings if "audit" in warning]
 
 
-def test_decisions_move_no_other_picture_between_drawn_splits(tmp_path: Path) -> None:
+def test_decisions_move_no_other_image_between_drawn_splits(tmp_path: Path) -> None:
     source = make_pile(tmp_path / "data")
     whole = load(source)
     for index in range(0, len(whole.split("train")), 3):
@@ -98,7 +98,7 @@ def test_the_audit_is_named_by_its_folder_or_its_file(place: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("make", [make_npz, make_folders])
-def test_pictures_may_be_read_at_another_size_than_they_were_audited(make: Any, tmp_path: Path) -> None:
+def test_images_may_be_read_at_another_size_than_they_were_audited(make: Any, tmp_path: Path) -> None:
     source = make(tmp_path / "data")
     name = load(source).split("train").ids[0]
     folder = decide(source, tmp_path / "audit", {name: ("drop", None)})
@@ -108,38 +108,38 @@ def test_pictures_may_be_read_at_another_size_than_they_were_audited(make: Any, 
 
 
 @pytest.mark.parametrize("section", [{}, {"size": 4}])
-def test_a_changed_picture_is_an_error_and_a_changed_neighbor_a_warning(section: Any, tmp_path: Path) -> None:
+def test_a_changed_image_is_an_error_and_a_changed_neighbor_a_warning(section: Any, tmp_path: Path) -> None:
     source = make_folders(tmp_path / "data")
     names = load(source).split("train").ids.tolist()
     folder = decide(source, tmp_path / "audit", {names[0]: ("drop", None)})
-    save_picture(source / names[1], pictures(1, seed=99)[0])
+    save_image(source / names[1], some_images(1, seed=99)[0])
     (warning,) = load(source, audit=str(folder), **section).warnings
     assert "changed since they were audited" in warning and "petriscope audit" in warning
-    save_picture(source / names[0], pictures(1, seed=98)[0])
-    with pytest.raises(DataError, match=f"1 picture changed since the audit: {names[0]}. Audit again"):
+    save_image(source / names[0], some_images(1, seed=98)[0])
+    with pytest.raises(DataError, match=f"1 image changed since the audit: {names[0]}. Audit again"):
         load(source, audit=str(folder), **section)
 
 
-def test_a_picture_that_is_gone_is_a_warning(tmp_path: Path) -> None:
+def test_a_image_that_is_gone_is_a_warning(tmp_path: Path) -> None:
     source = make_folders(tmp_path / "data")
     names = load(source).split("train").ids.tolist()
     folder = decide(source, tmp_path / "audit", {names[0]: ("drop", None), names[1]: ("drop", None)})
     (source / names[0]).unlink()
     data = load(source, audit=str(folder))
-    assert any(f"1 picture is no longer in the data: {names[0]}" in warning for warning in data.warnings)
+    assert any(f"1 image is no longer in the data: {names[0]}" in warning for warning in data.warnings)
     assert [entry.id for entry in data.audited] == [names[1]]
 
 
 def test_decisions_about_another_source_are_refused(tmp_path: Path) -> None:
     folder = decide(make_npz(tmp_path / "npz"), tmp_path / "audit", {"train/0": ("drop", None)})
-    with pytest.raises(DataError, match="none of the 1 pictures"):
+    with pytest.raises(DataError, match="none of the 1 images"):
         load(make_folders(tmp_path / "data"), audit=str(folder))
 
 
-def test_unreadable_pictures_are_left_out_only_where_they_are_dropped(tmp_path: Path) -> None:
+def test_unreadable_images_are_left_out_only_where_they_are_dropped(tmp_path: Path) -> None:
     source = make_folders(tmp_path / "data")
     for name in ("x.png", "y.png"):
-        (source / "train" / "cat" / name).write_bytes(b"no picture")
+        (source / "train" / "cat" / name).write_bytes(b"no image")
     both = {f"train/cat/{name}": ("drop", None) for name in ("x.png", "y.png")}
     with pytest.raises(DataError, match="cannot be read"):
         load(source)
@@ -152,11 +152,11 @@ def test_unreadable_pictures_are_left_out_only_where_they_are_dropped(tmp_path: 
     assert len(load(source, audit=str(one), unreadable="skip").split("train")) == 12
 
 
-def test_a_dropped_picture_that_was_mended_is_to_be_audited_again(tmp_path: Path) -> None:
+def test_a_dropped_image_that_was_mended_is_to_be_audited_again(tmp_path: Path) -> None:
     source = make_folders(tmp_path / "data")
-    (source / "train" / "cat" / "x.png").write_bytes(b"no picture")
+    (source / "train" / "cat" / "x.png").write_bytes(b"no image")
     folder = decide(source, tmp_path / "audit", {"train/cat/x.png": ("drop", None)})
-    save_picture(source / "train" / "cat" / "x.png", pictures(1, seed=7)[0])
+    save_image(source / "train" / "cat" / "x.png", some_images(1, seed=7)[0])
     with pytest.raises(DataError, match="changed since the audit"):
         load(source, audit=str(folder))
 
@@ -190,7 +190,7 @@ def test_no_decisions(tmp_path: Path) -> None:
 def test_all_dropped(tmp_path: Path) -> None:
     source = make_npz(tmp_path / "data")
     every = {name: ("drop", None) for part in load(source).splits.values() for name in part.ids.tolist()}
-    with pytest.raises(DataError, match="drops every picture"):
+    with pytest.raises(DataError, match="drops every image"):
         load(source, audit=str(decide(source, tmp_path / "audit", every)))
 
 
@@ -220,7 +220,7 @@ def test_what_is_written_is_read_back(entries: list[tuple[str, Any, str]], tmp_p
     assert load_decisions(path) == decisions
 
 
-def test_thousands_of_decisions_are_applied_to_the_right_pictures(tmp_path: Path) -> None:
+def test_thousands_of_decisions_are_applied_to_the_right_images(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     count = 3_000
     images = rng.integers(0, 256, (count, 2, 2, 1), dtype=np.uint8)

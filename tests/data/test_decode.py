@@ -1,4 +1,4 @@
-"""Picture files of every mode, unreadable ones, and the cache of decoded pictures."""
+"""Image files of every mode, unreadable ones, and the cache of decoded images."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from small_sources import load, make_folders, make_pile, pictures, save_picture
+from small_sources import images, load, make_folders, make_pile, save_image
 
+from petriscope.core.errors import DataError, PetriscopeError
 from petriscope.data import cache, decode
 from petriscope.data.decode import decode_file
-from petriscope.core.errors import DataError, PetriscopeError
 
 
 def save(path: Path, mode: str, value: Any, **options: Any) -> Path:
@@ -47,10 +47,10 @@ def test_modes(name: str, mode: str, value: Any, expected: list[int], tmp_path: 
 
 
 def test_palette_with_transparency(tmp_path: Path) -> None:
-    picture = Image.new("P", (5, 4), 0)
-    picture.putpalette([200, 0, 0, 0, 200, 0])
-    picture.putpixel((0, 0), 1)
-    picture.save(tmp_path / "a.png", transparency=0)
+    image = Image.new("P", (5, 4), 0)
+    image.putpalette([200, 0, 0, 0, 200, 0])
+    image.putpixel((0, 0), 1)
+    image.save(tmp_path / "a.png", transparency=0)
     out = decode_file(tmp_path / "a.png")
     assert out[0, 0].tolist() == [0, 200, 0] and out[1, 1].tolist() == [255, 255, 255]
 
@@ -91,7 +91,7 @@ def test_unusable_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="floating-point"):
         decode_file(save(tmp_path / "f.tif", "F", 0.5))
     (tmp_path / "t.png").write_text("hello")
-    with pytest.raises(DataError, match="not a picture"):
+    with pytest.raises(DataError, match="not a image"):
         decode_file(tmp_path / "t.png")
 
 
@@ -106,7 +106,7 @@ def test_bombs_are_refused_before_decoding(side: int, tmp_path: Path, monkeypatc
 
 
 def damage(folder: Path) -> list[str]:
-    """Make seven pictures unreadable in several ways."""
+    """Make seven images unreadable in several ways."""
     files = sorted(folder.rglob("*.png"))[::3]
     for index, path in enumerate(files):
         content = path.read_bytes()
@@ -114,12 +114,12 @@ def damage(folder: Path) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in files]
 
 
-def test_unreadable_pictures(tmp_path: Path) -> None:
+def test_unreadable_images(tmp_path: Path) -> None:
     make_pile(tmp_path / "data")
     bad = damage(tmp_path / "data")
     with pytest.raises(DataError, match=r"data\.unreadable=skip") as caught:
         load(tmp_path / "data", size=8, channels="rgb")
-    assert f"{len(bad)} pictures cannot be read" in str(caught.value) and "and 2 more" in str(caught.value)
+    assert f"{len(bad)} images cannot be read" in str(caught.value) and "and 2 more" in str(caught.value)
     assert all(name in str(caught.value) for name in bad[:5]) and bad[5] not in str(caught.value)
     for _ in range(2):  # decoded, then from the cache
         data = load(tmp_path / "data", unreadable="skip")
@@ -133,22 +133,22 @@ def test_nothing_readable(tmp_path: Path) -> None:
     for label in "ab":
         (tmp_path / label).mkdir()
         (tmp_path / label / "x.png").write_text("x")
-    with pytest.raises(DataError, match="no picture is left"):
+    with pytest.raises(DataError, match="no image is left"):
         load(tmp_path, unreadable="skip")
 
 
 def test_sizes_that_differ(tmp_path: Path) -> None:
     make_pile(tmp_path / "data")
-    save_picture(tmp_path / "data/cat/large.png", pictures(1, side=30)[0])
+    save_image(tmp_path / "data/cat/large.png", images(1, side=30)[0])
     data = load(tmp_path / "data")
     assert data.shape == (8, 9, 3)
     assert any("2 sizes" in text and "8 x 9" in text and "data.size" in text for text in data.warnings)
     assert not load(tmp_path / "data", size=7).warnings
 
 
-def test_one_color_picture_makes_all_color(tmp_path: Path) -> None:
+def test_one_color_image_makes_all_color(tmp_path: Path) -> None:
     make_pile(tmp_path / "data", gray=True)
-    save_picture(tmp_path / "data/cat/color.png", pictures(1)[0])
+    save_image(tmp_path / "data/cat/color.png", images(1)[0])
     assert load(tmp_path / "data").shape == (8, 9, 3)
 
 
@@ -181,7 +181,7 @@ def count_decodes(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
 
 
 @pytest.mark.parametrize("memory", ["resident", "mapped", "auto"])
-def test_pictures_are_decoded_once(memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_decoded_once(memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = make_folders(tmp_path / "data")
     taken = count_decodes(monkeypatch)
     first = load(source, memory=memory)
@@ -191,11 +191,11 @@ def test_pictures_are_decoded_once(memory: str, tmp_path: Path, monkeypatch: pyt
     assert taken() == 20
 
 
-def test_changed_pictures_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_images_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = make_folders(tmp_path / "data")
     taken = count_decodes(monkeypatch)
     first = load(source)
-    save_picture(source / "train/cat/train_00.png", pictures(1, seed=77)[0])
+    save_image(source / "train/cat/train_00.png", images(1, seed=77)[0])
     assert taken() == 20 and load(source).fingerprint != first.fingerprint and taken() == 20
     (source / "train/cat/train_00.png").unlink()
     assert len(load(source).split("train")) == 11

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from petriscope.data.file_check import check_files, is_cut_short
-from petriscope.data.sources.listing import PictureFile
+from petriscope.data.sources.listing import ImageFile
 
 FORMATS = ("png", "jpeg", "webp", "gif", "bmp")
 
@@ -22,10 +22,10 @@ def encoded(kind: str, side: int = 16, seed: int = 0) -> bytes:
     return buffer.getvalue()
 
 
-def files_in(folder: Path, contents: dict[str, bytes]) -> list[PictureFile]:
+def files_in(folder: Path, contents: dict[str, bytes]) -> list[ImageFile]:
     for name, data in contents.items():
         (folder / name).write_bytes(data)
-    return [PictureFile(name, folder / name, "train", "cat") for name in contents]
+    return [ImageFile(name, folder / name, "train", "cat") for name in contents]
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -37,7 +37,7 @@ def test_whole_files_are_whole_and_halves_are_not(kind: str) -> None:
         assert is_cut_short(data[:-12])
 
 
-def test_what_follows_the_end_of_a_picture_does_no_harm() -> None:
+def test_what_follows_the_end_of_a_image_does_no_harm() -> None:
     for kind in ("png", "jpeg", "webp"):
         assert not is_cut_short(encoded(kind) + b"trailing bytes" * 1000)
 
@@ -50,19 +50,19 @@ def test_a_format_that_does_not_say_where_it_ends_is_taken_as_whole() -> None:
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_damaged_file_is_found_with_the_reason(tmp_path: Path, kind: str) -> None:
     whole = encoded(kind)
-    files = files_in(tmp_path, {"a": whole, "half": whole[: len(whole) // 2], "b": whole, "text": b"no picture"})
+    files = files_in(tmp_path, {"a": whole, "half": whole[: len(whole) // 2], "b": whole, "text": b"no image"})
     found = {fault.id: fault for fault in check_files(files, {"a", "b"})}
     assert {name: fault.finding for name, fault in found.items()} == {"half": "truncated", "text": "unreadable"}
     assert all(fault.evidence and not fault.readable for fault in found.values())
 
 
 def test_a_file_that_is_not_there_is_unreadable(tmp_path: Path) -> None:
-    files = [*files_in(tmp_path, {"a": encoded("png")}), PictureFile("gone", tmp_path / "gone", "train", "cat")]
+    files = [*files_in(tmp_path, {"a": encoded("png")}), ImageFile("gone", tmp_path / "gone", "train", "cat")]
     (fault,) = check_files(files, {"a"})
     assert (fault.id, fault.finding, fault.evidence) == ("gone", "unreadable", "no such file")
 
 
-def test_a_picture_that_was_read_though_its_end_is_missing_is_still_there(tmp_path: Path) -> None:
+def test_a_image_that_was_read_though_its_end_is_missing_is_still_there(tmp_path: Path) -> None:
     files = files_in(tmp_path, {"a": encoded("png"), "endless": encoded("png")[:-12]})
     (fault,) = check_files(files, {"a", "endless"})
     assert (fault.id, fault.finding, fault.readable) == ("endless", "truncated", True)

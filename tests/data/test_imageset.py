@@ -1,12 +1,12 @@
-"""Image sets over a mapped file: the same pictures as in memory, and no more of the file in memory than asked for."""
+"""Image sets over a mapped file: the same images as in memory, and no more of the file in memory than asked for."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from petriscope.data.imageset import ImageSet
 from petriscope.core.errors import DataError
+from petriscope.data.imageset import ImageSet
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (50, 6, 5, 3), dtype=np.uint8)
 
@@ -24,7 +24,7 @@ def path(tmp_path_factory):
 
 
 @given(indices=st.lists(st.integers(-20, 19), max_size=30), seed=st.integers(0, 9))
-def test_a_mapped_set_gives_the_pictures_of_one_in_memory(path, indices, seed):
+def test_a_mapped_set_gives_the_images_of_one_in_memory(path, indices, seed):
     rows = np.random.default_rng(seed).permutation(50)[:20]
     indices = np.array(indices, dtype=np.int64)
     mapped = image_set(np.load(path, mmap_mode="r"), rows)

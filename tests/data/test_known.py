@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 from small_sources import load, make_cifar, make_npz
 
+from petriscope.core.errors import PetriscopeError
 from petriscope.data.cache import cache_dir
 from petriscope.data.sources import known
-from petriscope.core.errors import PetriscopeError
 
 
 class Server(ThreadingHTTPServer):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_sources import load, make_folders, make_npz, pictures, save_picture, write_table
+from small_sources import images, load, make_folders, make_npz, save_image, write_table
 
 from petriscope.core.errors import DataError, RequestError
 
@@ -20,8 +20,8 @@ def sizes(data: object) -> dict[str, int]:
 
 
 def test_no_source() -> None:
-    from petriscope.data import load_dataset
     from petriscope.core.recipe import DataSection
+    from petriscope.data import load_dataset
 
     with pytest.raises(RequestError, match="--data"):
         load_dataset(DataSection())
@@ -97,9 +97,9 @@ def test_one_class(tmp_path: Path) -> None:
         load(make_npz(tmp_path, **labels))
 
 
-def test_a_class_without_training_pictures(tmp_path: Path) -> None:
+def test_a_class_without_training_images(tmp_path: Path) -> None:
     path = make_npz(tmp_path, test_labels=np.array([0, 1, 2, 1]), classes=np.array(["cat", "dog", "emu"]))
-    with pytest.raises(DataError, match="no training pictures of the class emu"):
+    with pytest.raises(DataError, match="no training images of the class emu"):
         load(path)
     path = make_npz(tmp_path, **{f"{split}_labels": 1 + np.arange(n) % 2 for split, n in (("train", 12), ("val", 4))})
     with pytest.raises(DataError, match=r"class 0.*count from 0"):
@@ -108,7 +108,7 @@ def test_a_class_without_training_pictures(tmp_path: Path) -> None:
 
 def test_a_class_that_train_lacks(tmp_path: Path) -> None:
     make_folders(tmp_path / "data")
-    save_picture(tmp_path / "data/test/dgo/x.png", pictures(1)[0])
+    save_image(tmp_path / "data/test/dgo/x.png", images(1)[0])
     with pytest.raises(DataError, match=r"test has the class dgo, which train lacks; did you mean dog"):
         load(tmp_path / "data")
 
@@ -123,21 +123,21 @@ def test_fewer_classes_in_val_are_mapped_by_name(tmp_path: Path) -> None:
 
 
 def test_shapes_that_differ_between_splits(tmp_path: Path) -> None:
-    path = make_npz(tmp_path, test_images=pictures(4, side=6))
+    path = make_npz(tmp_path, test_images=images(4, side=6))
     with pytest.raises(DataError, match=r"train 8 x 9.*test 6 x 7.*data\.size"):
         load(path)
     assert load(path, size=6).shape == (6, 6, 3)
 
 
 def test_gray_and_color_splits_become_color(tmp_path: Path) -> None:
-    assert load(make_npz(tmp_path, test_images=pictures(4, gray=True))).shape == (8, 9, 3)
+    assert load(make_npz(tmp_path, test_images=images(4, gray=True))).shape == (8, 9, 3)
 
 
 def test_leaks_are_counted(tmp_path: Path) -> None:
-    path = make_npz(tmp_path, test_images=pictures(12, seed=0)[:4], val_images=np.stack([pictures(12)[0]] * 4))
+    path = make_npz(tmp_path, test_images=images(12, seed=0)[:4], val_images=np.stack([images(12)[0]] * 4))
     warnings = load(path).warnings
-    assert "4 pictures of test are in train too; figures on test will flatter" in warnings
-    assert any(text.startswith("4 pictures of val are in train") for text in warnings)
+    assert "4 images of test are in train too; figures on test will flatter" in warnings
+    assert any(text.startswith("4 images of val are in train") for text in warnings)
     assert not load(make_npz(tmp_path)).warnings
 
 
@@ -162,8 +162,8 @@ def test_classes_of_a_source_with_names_set_their_order(tmp_path: Path) -> None:
 
 
 def test_groups_stay_whole(tmp_path: Path) -> None:
-    for number, pixels in enumerate(pictures(40)):
-        save_picture(tmp_path / "data" / f"c{number % 2}" / f"slide{number // 4}_{number}.png", pixels)
+    for number, pixels in enumerate(images(40)):
+        save_image(tmp_path / "data" / f"c{number % 2}" / f"slide{number // 4}_{number}.png", pixels)
     data = load(tmp_path / "data", group=r"(slide\d+)_", val_fraction=0.2, test_fraction=0.2)
     owners = [set(part.groups) for part in data.splits.values() if part.groups is not None]
     assert len(owners) == 3 and sum(map(len, owners)) == len(set().union(*owners)) == 10
@@ -182,8 +182,8 @@ def test_groups_of_an_npz(tmp_path: Path) -> None:
 
 def test_groups_of_a_table(tmp_path: Path) -> None:
     rows = []
-    for number, pixels in enumerate(pictures(24)):
-        save_picture(tmp_path / f"{number}.png", pixels)
+    for number, pixels in enumerate(images(24)):
+        save_image(tmp_path / f"{number}.png", pixels)
         rows.append({"path": f"{number}.png", "label": number % 2, "group": f"g{number // 4}", "plate": number // 12})
     path = write_table(tmp_path / "t.csv", rows)
     assert set(load(path).split("train").groups) <= {f"g{i}" for i in range(6)}  # type: ignore[arg-type]
@@ -192,8 +192,8 @@ def test_groups_of_a_table(tmp_path: Path) -> None:
         load(path, group="plates")
 
 
-def test_too_few_pictures_for_a_split(tmp_path: Path) -> None:
-    for number, pixels in enumerate(pictures(2)):
-        save_picture(tmp_path / "data" / f"c{number}" / "x.png", pixels)
+def test_too_few_images_for_a_split(tmp_path: Path) -> None:
+    for number, pixels in enumerate(images(2)):
+        save_image(tmp_path / "data" / f"c{number}" / "x.png", pixels)
     data = load(tmp_path / "data")
     assert sizes(data) == {"train": 2}

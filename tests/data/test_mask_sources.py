@@ -1,4 +1,4 @@
-"""Masks: what their values mean, that they stay with their pictures, and what is refused."""
+"""Masks: what their values mean, that they stay with their images, and what is refused."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from small_sources import (
     make_mask_npz,
     make_npz,
     masks,
-    pictures,
     save_mask,
+    some_images,
 )
 
+from petriscope.core.errors import DataError, RequestError
+from petriscope.core.masks import IGNORE
+from petriscope.core.recipe import DataSection
 from petriscope.data import ImageSet
 from petriscope.data.aligned import load_aligned
 from petriscope.data.sampler import epoch_order
-from petriscope.core.masks import IGNORE
-from petriscope.core.errors import DataError, RequestError
-from petriscope.core.recipe import DataSection
 
 NAMES = np.array(["background", "sand", "rock"])
 
 
 def small_set(targets: np.ndarray, classes: int = 3) -> ImageSet:
     names = tuple("abcdefg"[:classes])
-    return ImageSet(pictures(len(targets)), targets, names, np.arange(len(targets)).astype(str))
+    return ImageSet(some_images(len(targets)), targets, names, np.arange(len(targets)).astype(str))
 
 
 def test_npz_masks_are_read_as_they_are(tmp_path: Path) -> None:
@@ -105,14 +105,14 @@ class TestMars:
             seen |= set(part.groups)
         assert len(seen) == 12
 
-    def test_pictures_without_masks_are_left_out_and_said(self, tmp_path: Path) -> None:
+    def test_images_without_masks_are_left_out_and_said(self, tmp_path: Path) -> None:
         source = make_mars(tmp_path, test_set=np.zeros((3, 8, 9), dtype=np.uint8))
         assert any("test_set" in warning for warning in load(source).warnings)
 
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"training_set": np.zeros((4, 3, 8, 9), dtype=np.uint8)}, "picture and its mask"),
+            ({"training_set": np.zeros((4, 3, 8, 9), dtype=np.uint8)}, "image and its mask"),
             ({"training_set": np.zeros((4, 2, 8, 9))}, "uint8"),
             ({"training_names": np.array(["x"])}, "training_names"),
         ],
@@ -124,7 +124,7 @@ class TestMars:
     def test_a_value_beyond_the_classes_is_refused(self, tmp_path: Path) -> None:
         pairs = np.zeros((4, 2, 8, 9), dtype=np.uint8)
         pairs[2, 1, 3, 3] = 7
-        with pytest.raises(DataError, match="picture 2 has the value 7"):
+        with pytest.raises(DataError, match="image 2 has the value 7"):
             load(make_mars(tmp_path, training_set=pairs, training_names=None))
 
 
@@ -162,27 +162,27 @@ class TestRefused:
         with pytest.raises(DataError, match="no labeled pixel"):
             load(make_npz(tmp_path, **{f"{split}_labels": None for split in COUNTS}, **empty))
 
-    def test_a_picture_without_a_mask(self, tmp_path: Path) -> None:
+    def test_a_image_without_a_mask(self, tmp_path: Path) -> None:
         make_mask_folders(tmp_path)
         (tmp_path / "val" / "masks" / "val_01.png").unlink()
         with pytest.raises(DataError, match=r"val_01\.png has no mask"):
             load(tmp_path)
 
-    def test_a_mask_without_a_picture(self, tmp_path: Path) -> None:
+    def test_a_mask_without_a_image(self, tmp_path: Path) -> None:
         make_mask_folders(tmp_path)
         (tmp_path / "val" / "images" / "val_01.png").unlink()
-        with pytest.raises(DataError, match=r"val_01\.png has no picture"):
+        with pytest.raises(DataError, match=r"val_01\.png has no image"):
             load(tmp_path)
 
-    def test_a_mask_of_another_size_than_its_picture(self, tmp_path: Path) -> None:
+    def test_a_mask_of_another_size_than_its_image(self, tmp_path: Path) -> None:
         make_mask_folders(tmp_path)
         save_mask(tmp_path / "val" / "masks" / "val_01.png", masks(1, side=6)[0])
-        with pytest.raises(DataError, match=r"val_01\.png is 6 x 7 and its picture 8 x 9"):
+        with pytest.raises(DataError, match=r"val_01\.png is 6 x 7 and its image 8 x 9"):
             load(tmp_path, size=8)
 
     def test_a_mask_in_color(self, tmp_path: Path) -> None:
         make_mask_folders(tmp_path)
-        Image.fromarray(pictures(1)[0]).save(tmp_path / "val" / "masks" / "val_01.png")
+        Image.fromarray(some_images(1)[0]).save(tmp_path / "val" / "masks" / "val_01.png")
         with pytest.raises(DataError, match="class number a pixel"):
             load(tmp_path)
 
@@ -203,7 +203,7 @@ class TestRefused:
     def test_masks_that_are_no_masks(self) -> None:
         with pytest.raises(DataError, match="value 3"):
             small_set(np.full((2, 8, 9), 3, dtype=np.uint8))
-        with pytest.raises(DataError, match="as the pictures are"):
+        with pytest.raises(DataError, match="as the images are"):
             small_set(np.zeros((2, 9, 8), dtype=np.uint8))
         with pytest.raises(DataError, match="uint8"):
             small_set(np.zeros((2, 8, 9), dtype=np.int64))
@@ -222,7 +222,7 @@ def test_a_subset_takes_its_masks_along() -> None:
     assert np.array_equal(part.images, images.images[[4, 1]])
 
 
-def test_a_picture_counts_as_its_rarest_class() -> None:
+def test_a_image_counts_as_its_rarest_class() -> None:
     targets = np.zeros((4, 8, 9), dtype=np.uint8)
     targets[1, 0, :5] = 1
     targets[2, 0, 0], targets[2, 1] = 2, 1
@@ -240,7 +240,7 @@ def test_oversampling_shows_rare_classes_more_often() -> None:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in MASK_MAKERS if kind != "mars"])
-def test_consecutive_pictures_stay_together_where_blocks_are_asked_for(kind: str, tmp_path: Path) -> None:
+def test_consecutive_images_stay_together_where_blocks_are_asked_for(kind: str, tmp_path: Path) -> None:
     data = load(MASK_MAKERS[kind](tmp_path / "data"), block=4)
     sizes = [np.unique(part.groups, return_counts=True)[1] for part in data.splits.values()]
     assert all((size <= 4).all() for size in sizes) and sum(map(len, sizes)) == 5
@@ -260,7 +260,7 @@ def test_masks_of_one_class_can_be_left_out_of_train(tmp_path: Path) -> None:
     data = load(source, drop_single_class=True)
     assert "train/3" not in data.split("train").ids and "train/7" not in data.split("train").ids
     assert len(data.split("train")) == COUNTS["train"] - 2
-    assert any(warning.startswith("2 of 12 training pictures") for warning in data.warnings)
+    assert any(warning.startswith("2 of 12 training images") for warning in data.warnings)
     assert len(load(source).split("train")) == COUNTS["train"]
 
 
@@ -292,7 +292,7 @@ class TestAligned:
 
     def test_by_number_with_the_background_ignored(self, tmp_path: Path) -> None:
         stored = masks(4, classes=4)
-        arrays = {"test_images": pictures(4, gray=True), "test_masks": stored}
+        arrays = {"test_images": some_images(4, gray=True), "test_masks": stored}
         np.savez(tmp_path / "x.npz", **arrays)
         section = DataSection(source=str(tmp_path / "x.npz"), ignore="background")
         found, _ = load_aligned(section, "test", self.CLASSES, segments=True)
@@ -304,7 +304,7 @@ class TestAligned:
         with pytest.raises(DataError, match="background"):
             load_aligned(section, "test", self.CLASSES, segments=True)
         with pytest.raises(DataError, match="5 classes"):
-            np.savez(tmp_path / "x.npz", test_images=pictures(4), test_masks=masks(4, classes=5))
+            np.savez(tmp_path / "x.npz", test_images=some_images(4), test_masks=masks(4, classes=5))
             load_aligned(DataSection(source=str(tmp_path / "x.npz")), "test", self.CLASSES, segments=True)
 
     def test_targets_of_the_other_kind(self, tmp_path: Path) -> None:

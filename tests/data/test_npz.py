@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_sources import load, make_npz, pictures
+from small_sources import images, load, make_npz
 
-from petriscope.data import cache
 from petriscope.core.errors import DataError, PetriscopeError, RequestError
+from petriscope.data import cache
 
 
 class Trap:
@@ -35,23 +35,23 @@ def wide(values: int, top: int = 65535) -> np.ndarray:
         ({"train_labels": None}, "no train_labels"),
         ({"train_images": None}, "no train_images"),
         ({"tran_images": np.zeros(1)}, "did you mean train_images"),
-        ({"train_labels": np.zeros((12, 3), int)}, "3 labels a picture"),
-        ({"train_labels": np.full(12, np.nan)}, "label of picture 0 is nan"),
+        ({"train_labels": np.zeros((12, 3), int)}, "3 labels a image"),
+        ({"train_labels": np.full(12, np.nan)}, "label of image 0 is nan"),
         ({"train_labels": np.linspace(0, 1, 12)}, "not a whole number"),
-        ({"train_labels": np.arange(12) - 3}, "label -3 of picture 0 is out of range"),
-        ({"train_labels": np.arange(12) * 5000}, "label 10000 of picture 2 is out of range"),
+        ({"train_labels": np.arange(12) - 3}, "label -3 of image 0 is out of range"),
+        ({"train_labels": np.arange(12) * 5000}, "label 10000 of image 2 is out of range"),
         ({"train_labels": np.array(["a"] * 12)}, "whole numbers"),
         ({"train_labels": np.zeros(11, int)}, "first lengths must agree"),
-        ({"classes": np.array(["cat"])}, "label 1 of train picture 1 is out of range"),
+        ({"classes": np.array(["cat"])}, "label 1 of train image 1 is out of range"),
         ({"classes": np.array(["cat", "cat"])}, "stands twice"),
         ({"classes": np.array([0, 1])}, "of strings"),
-        ({"train_images": pictures(12)[..., :2]}, "1 .gray. or 3 .RGB. channels"),
-        ({"train_images": pictures(12).transpose(0, 3, 1, 2)}, "channels come last"),
-        ({"train_images": pictures(12)[:, 0, 0]}, r"\[N, H, W\]"),
-        ({"train_images": pictures(12) > 100}, "type bool"),
-        ({"train_images": pictures(12).astype(np.int64)}, "type int64"),
-        ({"train_images": pictures(12) / 255 * 2 - 1}, r"run from -1 to 1; scale"),
-        ({"train_images": np.full((12, 8, 9), np.inf)}, "train picture 0 holds NaN"),
+        ({"train_images": images(12)[..., :2]}, "1 .gray. or 3 .RGB. channels"),
+        ({"train_images": images(12).transpose(0, 3, 1, 2)}, "channels come last"),
+        ({"train_images": images(12)[:, 0, 0]}, r"\[N, H, W\]"),
+        ({"train_images": images(12) > 100}, "type bool"),
+        ({"train_images": images(12).astype(np.int64)}, "type int64"),
+        ({"train_images": images(12) / 255 * 2 - 1}, r"run from -1 to 1; scale"),
+        ({"train_images": np.full((12, 8, 9), np.inf)}, "train image 0 holds NaN"),
     ],
 )
 def test_wrong_arrays(changes: dict[str, Any], says: str, tmp_path: Path) -> None:
@@ -59,10 +59,10 @@ def test_wrong_arrays(changes: dict[str, Any], says: str, tmp_path: Path) -> Non
         load(make_npz(tmp_path, **changes))
 
 
-def test_no_pictures(tmp_path: Path) -> None:
+def test_no_images(tmp_path: Path) -> None:
     empty = {f"{split}_images": np.zeros((0, 8, 9, 3), np.uint8) for split in ("train", "val", "test")}
     labels = {f"{split}_labels": np.zeros(0, int) for split in ("train", "val", "test")}
-    with pytest.raises(DataError, match="no pictures"):
+    with pytest.raises(DataError, match="no images"):
         load(make_npz(tmp_path, **empty, **labels))
     some = make_npz(tmp_path, val_images=empty["val_images"], val_labels=labels["val_labels"])
     assert any("val_images is empty" in text for text in load(some).warnings)
@@ -133,7 +133,7 @@ def test_sixteen_bits_are_scaled(tmp_path: Path) -> None:
     assert data.split("train").images.max() == 255
 
 
-def test_dim_pictures_of_twelve_bits(tmp_path: Path) -> None:
+def test_dim_images_of_twelve_bits(tmp_path: Path) -> None:
     names = {f"{split}_images": wide(count, 4095) for split, count in (("train", 12), ("val", 4), ("test", 4))}
     path = make_npz(tmp_path, **names)
     assert any("data.bits=12" in text for text in load(path).warnings)

@@ -1,4 +1,4 @@
-"""One class against the rest: the same pictures and splits, other masks."""
+"""One class against the rest: the same images and splits, other masks."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from small_sources import load, make_mask_npz, make_npz
 
-from petriscope.data.aligned import load_aligned
-from petriscope.core.masks import IGNORE
 from petriscope.core.errors import RequestError
+from petriscope.core.masks import IGNORE
 from petriscope.core.recipe import DataSection, load_recipe
+from petriscope.data.aligned import load_aligned
 
 TERRAIN = "synthetic-terrain:80"
 SMALL = {"size": (8, 12), "source": TERRAIN}

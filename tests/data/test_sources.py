@@ -25,7 +25,7 @@ def source_of(kind: str, folder: Path, gray: bool = False, seed: int = 0) -> str
 
 @pytest.mark.parametrize("channels", ["auto", "gray", "rgb"])
 @pytest.mark.parametrize("kind", [*MAKERS, *EMBEDDED])
-def test_a_source_gives_uint8_pictures_with_targets_classes_and_ids(kind: str, channels: str, tmp_path: Path) -> None:
+def test_a_source_gives_uint8_images_with_targets_classes_and_ids(kind: str, channels: str, tmp_path: Path) -> None:
     source = source_of(kind, tmp_path / "data")
     data = load(source, channels=channels)
     depth = {"gray": 1, "rgb": 3, "auto": 1 if kind in GRAY else 3}[channels]
@@ -67,20 +67,20 @@ def test_the_fingerprint_follows_the_content(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in MAKERS if kind != "cifar"])
-def test_gray_pictures_stay_gray(kind: str, tmp_path: Path) -> None:
+def test_gray_images_stay_gray(kind: str, tmp_path: Path) -> None:
     source = MAKERS[kind](tmp_path / "data", gray=True)
     assert load(source).shape == (8, 9, 1)
     assert load(source, channels="rgb").shape == (8, 9, 3)
 
 
 @pytest.mark.parametrize("kind", list(MAKERS))
-def test_mapped_and_resident_are_the_same_pictures(kind: str, tmp_path: Path) -> None:
+def test_mapped_and_resident_are_the_same_images(kind: str, tmp_path: Path) -> None:
     source = MAKERS[kind](tmp_path / "data")
     for options in ({}, {"size": 6, "channels": "gray"}):
         mapped, resident = load(source, memory="mapped", **options), load(source, memory="resident", **options)
         assert mapped.fingerprint == resident.fingerprint
         assert not any(part.mapped for part in resident.splits.values())
-        if kind not in ("cifar", "mars"):  # read into memory: pickles, and pictures that share an array with masks
+        if kind not in ("cifar", "mars"):  # read into memory: pickles, and images that share an array with masks
             assert all(part.mapped for part in mapped.splits.values())
 
 
@@ -95,7 +95,7 @@ def test_size_and_filter(kind: str, tmp_path: Path) -> None:
         assert load(source, size=5).fingerprint != load(source, size=5, filter="nearest").fingerprint
 
 
-def test_files_and_arrays_of_the_same_pictures_agree(tmp_path: Path) -> None:
+def test_files_and_arrays_of_the_same_images_agree(tmp_path: Path) -> None:
     one, two = load(MAKERS["npz"](tmp_path / "a"), channels="gray", size=5), None
     two = load(MAKERS["folders"](tmp_path / "b"), channels="gray", size=5)
     assert sorted(one.split("val").digests()) == sorted(two.split("val").digests())

@@ -27,7 +27,7 @@ def test_stratified(targets: np.ndarray, shares: dict[str, float], seed: int) ->
     for label, count in enumerate(np.bincount(targets)):
         got = {name: int((targets[indices] == label).sum()) for name, indices in parts.items()}
         assert got["train"] >= min(count, 1)
-        # A class with one picture left for train has given all it can.
+        # A class with one image left for train has given all it can.
         exact = {name: abs(got[name] - share * count) <= 1 + 1e-9 for name, share in shares.items()}
         assert got["train"] == 1 or all(exact.values())
 

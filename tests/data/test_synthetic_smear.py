@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from petriscope.data.sources.synthetic_smear import CLASSES, KINDS, LOBES, draw_smear, read
 from petriscope.core.errors import RequestError
 from petriscope.core.recipe import DataSection
+from petriscope.data.sources.synthetic_smear import CLASSES, KINDS, LOBES, draw_smear, read
 
 
 def test_form_and_classes() -> None:
@@ -28,7 +28,7 @@ def test_same_seed_same_bytes() -> None:
     assert first[1].tobytes() == second[1].tobytes()
 
 
-def test_other_seed_other_pictures() -> None:
+def test_other_seed_other_images() -> None:
     images, labels = draw_smear(64, seed=0)
     others, other_labels = draw_smear(64, seed=1)
     assert not (images == others).all(axis=(1, 2, 3)).any()
@@ -36,16 +36,16 @@ def test_other_seed_other_pictures() -> None:
 
 
 @pytest.mark.parametrize(("count", "size"), [(5, 28), (64, 28), (100, 28), (3, 96), (9, 96), (20, (40, 64))])
-def test_a_larger_count_only_adds_pictures(count: int, size: int | tuple[int, int]) -> None:
+def test_a_larger_count_only_adds_images(count: int, size: int | tuple[int, int]) -> None:
     images, labels = draw_smear(count, size, seed=2)
     more, more_labels = draw_smear(count + 70, size, seed=2)
     assert (more[:count] == images).all()
     assert (more_labels[:count] == labels).all()
 
 
-def test_pictures_do_not_repeat() -> None:
+def test_images_do_not_repeat() -> None:
     images, _ = draw_smear(300)
-    assert len({picture.tobytes() for picture in images}) == 300
+    assert len({image.tobytes() for image in images}) == 300
 
 
 @settings(max_examples=25, deadline=None)
@@ -58,7 +58,7 @@ def test_any_size(height: int, width: int, count: int) -> None:
 
 
 @pytest.mark.parametrize("size", [28, 64, 96, (30, 50)])
-def test_pictures_show_something_at_every_size(size: int | tuple[int, int]) -> None:
+def test_images_show_something_at_every_size(size: int | tuple[int, int]) -> None:
     images, _ = draw_smear(64, size)
     assert (images.std(axis=(1, 2, 3)) > 8).all()
     assert 90 < images.mean() < 230

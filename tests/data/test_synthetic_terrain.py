@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from small_sources import load
 
+from petriscope.core.errors import RequestError
 from petriscope.core.masks import IGNORE
 from petriscope.data.sources.synthetic_terrain import CLASSES, SCENE, draw_terrain
-from petriscope.core.errors import RequestError
 
 
-def test_a_larger_count_only_adds_pictures() -> None:
+def test_a_larger_count_only_adds_images() -> None:
     few, some = draw_terrain(11, (16, 24)), draw_terrain(21, (16, 24))
     for one, other in zip(few, some, strict=True):
         assert np.array_equal(one, other[:11])
@@ -25,7 +25,7 @@ def test_every_class_is_there_and_big_rocks_are_rare() -> None:
     assert set(np.unique(masks)) == {0, 1, 2, 3, IGNORE} and len(CLASSES) == 4
 
 
-def test_classes_can_be_told_apart_by_what_the_pictures_show() -> None:
+def test_classes_can_be_told_apart_by_what_the_images_show() -> None:
     images, masks = draw_terrain(160, (32, 64))
     by_class = [images[..., 0][masks == label].astype(float) for label in range(3)]
     assert by_class[1].mean() > by_class[0].mean() > by_class[2].mean()

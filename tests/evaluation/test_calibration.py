@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import softmax
 
+from petriscope.metrics.classification import nll_each
 from petriscope.trust.temperature import (
     calibration_figures,
     ece_equal_mass,
@@ -15,7 +16,6 @@ from petriscope.trust.temperature import (
     fit_temperature,
     scale,
 )
-from petriscope.metrics.classification import nll_each
 
 
 def drawn(n: int, classes: int, seed: int = 0, spread: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
@@ -63,7 +63,7 @@ def test_certain_answers_are_survived():
 
 
 @given(st.integers(0, 10_000), st.floats(0.05, 20))
-def test_scaling_moves_no_picture_and_can_be_undone(seed, temperature):
+def test_scaling_moves_no_image_and_can_be_undone(seed, temperature):
     p = drawn(20, 4, seed)[0].astype(np.float32)
     scaled = scale(p, temperature)
     assert (scaled.argmax(1) == p.argmax(1)).all()
@@ -77,7 +77,7 @@ def test_scaling_is_dividing_the_logits():
     np.testing.assert_allclose(scale(softmax(logits, axis=1), 1.7), softmax(logits / 1.7, axis=1), rtol=1e-5)
 
 
-def test_equal_mass_bins_hold_as_many_pictures_each():
+def test_equal_mass_bins_hold_as_many_images_each():
     confidence = np.random.default_rng(0).random(100) ** 0.1
     correct = np.ones(100)
     assert equal_mass_bins(confidence, correct, 10)["count"].tolist() == [10] * 10
@@ -89,7 +89,7 @@ def test_ties_share_a_bin_so_order_does_not_matter(pairs):
     forward = ece_equal_mass(confidence, correct)
     assert forward == pytest.approx(ece_equal_mass(confidence[::-1], correct[::-1]))
     assert equal_mass_bins(confidence, correct)["count"].sum() == len(pairs)
-    # Grouped by distinct confidence, no error is smaller than over all pictures at once.
+    # Grouped by distinct confidence, no error is smaller than over all images at once.
     assert forward >= abs(confidence.mean() - correct.mean()) - 1e-9
 
 

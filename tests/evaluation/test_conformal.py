@@ -39,14 +39,14 @@ def limits(p: np.ndarray, targets: np.ndarray, level: float, method) -> np.ndarr
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("level", [0.8, 0.95])
 def test_coverage_is_what_was_promised(method, level):
-    """Over draws of val and new pictures: at least the level, and not more than 1 / (N + 1) above it, but for chance."""
+    """Over draws of val and new images: at least the level, and not more than 1 / (N + 1) above it, but for chance."""
     found = []
     for seed in range(60):
         p, targets = drawn(600, seed)
         members = sets(p[300:], limits(p[:300], targets[:300], level, method), method)
         found.append(members[np.arange(300), targets[300:]].mean())
     error = np.std(found) / math.sqrt(len(found))
-    rooms = 6 / 300 if method == "class" else 1 / 301  # a class has 14 pictures of val and more
+    rooms = 6 / 300 if method == "class" else 1 / 301  # a class has 14 images of val and more
     assert level - 4 * error < np.mean(found) < level + rooms * 3 + 4 * error
 
 
@@ -97,7 +97,7 @@ def test_round_levels_are_not_pushed_up_by_rounding():
     assert quantile(np.arange(1.0, 100.0), 0.95) == 95  # (99 + 1) * 0.95 is 95, not 95.00000000000001
 
 
-def test_a_class_without_pictures_of_val_is_in_every_set():
+def test_a_class_without_images_of_val_is_in_every_set():
     p, targets = drawn(300, 2)
     some = targets != 4
     found = limits(p[some], targets[some], 0.9, "class")

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from petriscope.core.recipe import Part
 from petriscope.inference import speed as cost
 from petriscope.models import build_model
-from petriscope.core.recipe import Part
 
 
 class Attention(nn.Module):
@@ -49,14 +49,14 @@ class Clockwork:
 
     shape = (2, 2, 1)
 
-    def __init__(self, a_picture: float, a_batch: float = 0.0) -> None:
-        self.a_picture, self.a_batch = a_picture, a_batch
+    def __init__(self, a_image: float, a_batch: float = 0.0) -> None:
+        self.a_image, self.a_batch = a_image, a_batch
         self.now, self.sizes = 0.0, list[int]()
 
-    def probabilities(self, pictures: np.ndarray, tta: str) -> None:
-        assert tta == "none" and pictures.dtype == np.uint8 and pictures.shape[1:] == self.shape
-        self.now += self.a_batch + self.a_picture * len(pictures)
-        self.sizes.append(len(pictures))
+    def probabilities(self, images: np.ndarray, tta: str) -> None:
+        assert tta == "none" and images.dtype == np.uint8 and images.shape[1:] == self.shape
+        self.now += self.a_batch + self.a_image * len(images)
+        self.sizes.append(len(images))
 
     def rate(self, monkeypatch: pytest.MonkeyPatch) -> float:
         monkeypatch.setattr(cost.time, "perf_counter", lambda: self.now)
@@ -83,8 +83,8 @@ def test_the_first_batch_warms_up_and_does_not_count(monkeypatch: pytest.MonkeyP
     classifier = Clockwork(0.2)
     classifier.now, warm = 0.0, classifier.probabilities
 
-    def cold(pictures: np.ndarray, tta: str) -> None:
-        warm(pictures, tta)
+    def cold(images: np.ndarray, tta: str) -> None:
+        warm(images, tta)
         classifier.now += 1.0 if len(classifier.sizes) == 1 else 0.0
 
     monkeypatch.setattr(classifier, "probabilities", cold)

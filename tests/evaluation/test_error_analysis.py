@@ -1,4 +1,4 @@
-"""Groups and pairs against pictures made by hand."""
+"""Groups and pairs against images made by hand."""
 
 import numpy as np
 import pytest
@@ -44,13 +44,13 @@ def test_pairs_are_counted_and_their_examples_are_the_most_confident():
 def test_foreground_is_the_share_of_the_disc(channels):
     radii = np.array([4.0, 8, 12, 16])
     noise = np.random.default_rng(0).integers(-8, 8, (4, 40, 40, channels))
-    pictures = (discs(radii, channels=channels) + noise).astype(np.uint8)
-    np.testing.assert_allclose(foreground_share(pictures), np.pi * radii**2 / 1600, rtol=0.08)
+    images = (discs(radii, channels=channels) + noise).astype(np.uint8)
+    np.testing.assert_allclose(foreground_share(images), np.pi * radii**2 / 1600, rtol=0.08)
     bright = discs(radii, inside=230, outside=30, channels=channels)
     np.testing.assert_allclose(foreground_share(bright), np.pi * radii**2 / 1600, rtol=0.08)
 
 
-def test_nothing_is_in_front_of_an_even_picture():
+def test_nothing_is_in_front_of_an_even_image():
     even = np.full((2, 9, 9, 3), 200, dtype=np.uint8)
     even[1] += np.random.default_rng(0).integers(0, 6, (9, 9, 3)).astype(np.uint8)
     assert foreground_share(even).tolist() == [0, 0]
@@ -107,7 +107,7 @@ def test_stains_are_told_apart_by_their_color():
     assert all(group["p"] == 1 for group in groups)
 
 
-def test_gray_pictures_have_no_stain_and_few_pictures_no_groups():
+def test_gray_images_have_no_stain_and_few_images_no_groups():
     radii = np.linspace(4, 16, 90)
     targets = np.arange(90) % 2
     found = accuracy_by_group(image_set(discs(radii, channels=1), targets), targets)
@@ -116,7 +116,7 @@ def test_gray_pictures_have_no_stain_and_few_pictures_no_groups():
     assert accuracy_by_group(image_set(discs(radii[:20]), targets[:20]), targets[:20]) == []
 
 
-def test_pictures_that_are_all_alike_make_no_groups():
+def test_images_that_are_all_alike_make_no_groups():
     same = np.full((80, 6, 6, 3), 120, dtype=np.uint8)
     targets = np.arange(80) % 2
     assert accuracy_by_group(image_set(same, targets), targets) == []

@@ -39,14 +39,14 @@ class ByPixel(torch.nn.Module):
 
 @given(sides, sides, st.sampled_from([1, 3]), st.integers(0, 255))
 @pytest.mark.parametrize("model", [ByMeanColor(), ByPixel()])
-def test_an_even_picture_is_answered_as_without(model, height, width, channels, value):
+def test_an_even_image_is_answered_as_without(model, height, width, channels, value):
     images = torch.full((2, height, width, channels), value, dtype=torch.uint8)
     plain, cropped = (predict_batch(model, images, to_float, "fp32", tta) for tta in ("none", "crops"))
     torch.testing.assert_close(cropped, plain, atol=1e-5, rtol=1e-5)
 
 
 @given(sides, sides, st.sampled_from([1, 3]))
-def test_six_views_of_the_size_of_the_picture(height, width, channels):
+def test_six_views_of_the_size_of_the_image(height, width, channels):
     images = torch.rand(2, channels, height, width)
     shown = views(images, "crops")
     assert [view.shape for view in shown] == [images.shape] * 6

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from petriscope.inference.tta import views
-from petriscope.metrics.intervals import bootstrap_weights, percentile95, wilson
 from petriscope.metrics.classification import (
     calibration_bins,
     calibration_error,
@@ -17,6 +16,7 @@ from petriscope.metrics.classification import (
     full_metrics,
     quick_metrics,
 )
+from petriscope.metrics.intervals import bootstrap_weights, percentile95, wilson
 from petriscope.models.backbones import import_timm
 
 NAMES = tuple("abcde")
@@ -108,7 +108,7 @@ class TestIntervals:
         assert 0 <= low <= hits / n + 1e-12
         assert hits / n - 1e-12 <= high <= 1
 
-    def test_bootstrap_draws_n_pictures_and_is_seeded(self):
+    def test_bootstrap_draws_n_images_and_is_seeded(self):
         first = np.concatenate(list(bootstrap_weights(50, 30, seed=1, chunk_bytes=8 * 50 * 7)))
         assert first.shape == (30, 50)
         assert (first.sum(1) == 50).all()
@@ -145,7 +145,7 @@ class TestViews:
         turns = {tuple(torch.rot90(images, k, (2, 3)).flatten().tolist()) for k in range(4)}
         assert turns <= {tuple(v.flatten().tolist()) for v in d4}
 
-    def test_pictures_that_are_not_square_have_four(self):
+    def test_images_that_are_not_square_have_four(self):
         assert [v.shape for v in views(torch.zeros(1, 1, 4, 6), "d4")] == [(1, 1, 4, 6)] * 4
         assert len(views(torch.zeros(1, 1, 4, 4), "flips")) == 4
         assert len(views(torch.zeros(1, 1, 4, 4), "mirror")) == 2

@@ -1,14 +1,14 @@
-"""The nearest training pictures, by features."""
+"""The nearest training images, by features."""
 
 import numpy as np
 import pytest
 import torch
 
 from petriscope.augment.pipeline import Normalize
+from petriscope.core.recipe import Part
 from petriscope.data.imageset import ImageSet
 from petriscope.inference.neighbors import last_linear, nearest
 from petriscope.models import build_model
-from petriscope.core.recipe import Part
 
 NETWORKS = {
     "simple-cnn": {"widths": [4, 8, 8], "hidden": 8},
@@ -26,12 +26,12 @@ def train_set(count=30):
     return ImageSet(pixels, np.arange(count, dtype=np.int64) % 3, ("a", "b", "c"), ids)
 
 
-def find(model, pictures, **options):
-    return nearest(model, Normalize((0.5,) * 3, (0.25,) * 3), "fp32", pictures, train_set(), **options)
+def find(model, images, **options):
+    return nearest(model, Normalize((0.5,) * 3, (0.25,) * 3), "fp32", images, train_set(), **options)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_training_picture_is_nearest_to_itself(name):
+def test_a_training_image_is_nearest_to_itself(name):
     torch.manual_seed(0)
     model = build_model(Part(name=name, **NETWORKS[name]), 3, (16, 16, 3)).eval()
     assert last_linear(model).out_features == 3

@@ -1,4 +1,4 @@
-"""Pictures unlike those trained on: what is measured, and that it is noticed."""
+"""Images unlike those trained on: what is measured, and that it is noticed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from petriscope.trust.ood import (
     fit_detector,
     fit_gauge,
     fit_mixture,
+    image_statistics,
     observe,
-    picture_statistics,
 )
 
 
@@ -62,7 +62,7 @@ def test_a_mixture_orders_by_density_as_scikit_learn_does():
     np.testing.assert_array_equal(fit_mixture(values).whiten, mixture.whiten)
 
 
-def test_pictures_that_training_augments_are_taken_for_like_them():
+def test_images_that_training_augments_are_taken_for_like_them():
     train, val, harder = blobs(3000, 0), blobs(2000, 1)[0], 3 * blobs(2000, 2)[0]
     both = np.concatenate([train[0], 3 * train[0]]), np.tile(train[1], 2)
     naive = fit_detector((train[0], train[0]), train[1], (val, val))
@@ -82,7 +82,7 @@ def test_as_many_of_val_pass_as_asked():
     assert (detector.score(new[0], statistics[2] + 1) > 1).mean() > 0.99  # what never varied, varies
 
 
-def test_limits_move_out_for_pictures_from_elsewhere_and_never_in():
+def test_limits_move_out_for_images_from_elsewhere_and_never_in():
     train, val, (values, targets), elsewhere = blobs(3000, 0), blobs(2000, 1)[0], blobs(500, 2), blobs(400, 3)[0] + 9
     near = (values + 8 * np.eye(3, 6, dtype=np.float32)[targets]) / 2  # halfway to their classes' centers
     detector = fit_detector((train[0], train[0]), train[1], (val, val))
@@ -97,7 +97,7 @@ def test_limits_move_out_for_pictures_from_elsewhere_and_never_in():
     assert (detector.widened(broken, broken).score(broken, broken) > 1).sum() == 9 + 1  # of what is finite, 99.5 %
 
 
-def test_few_pictures_and_many_dimensions_are_survived():
+def test_few_images_and_many_dimensions_are_survived():
     rng = np.random.default_rng(0)
     train, val = rng.normal(size=(5, 40)).astype(np.float32), rng.normal(size=(2, 40)).astype(np.float32)
     detector = fit_detector((train, train), np.array([0, 0, 0, 1, 1]), (val, val))
@@ -125,7 +125,7 @@ def test_a_model_without_features_is_judged_by_pixels_alone():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_statistics_by_hand(channels):
     images = np.random.default_rng(0).integers(0, 256, (4, 9, 7, channels), dtype=np.uint8)
-    found = picture_statistics(torch.from_numpy(images)).numpy()
+    found = image_statistics(torch.from_numpy(images)).numpy()
     x = images / 255
     assert found.shape == (4, 25 if channels == 3 else 8)
     np.testing.assert_allclose(found[:, :channels], x.mean((1, 2)), atol=1e-5)
@@ -139,7 +139,7 @@ def test_statistics_by_hand(channels):
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5), (80, 70)])
 def test_statistics_of_any_size_are_finite(shape):
-    assert torch.isfinite(picture_statistics(torch.zeros(2, *shape, 3, dtype=torch.uint8))).all()
+    assert torch.isfinite(image_statistics(torch.zeros(2, *shape, 3, dtype=torch.uint8))).all()
 
 
 class Headed(nn.Module):
@@ -151,7 +151,7 @@ class Headed(nn.Module):
         return self.head(self.body(images))
 
 
-def test_features_are_those_of_the_picture_as_it_is():
+def test_features_are_those_of_the_image_as_it_is():
     model, images = Headed().eval(), torch.randint(0, 256, (4, 8, 8, 3), dtype=torch.uint8)
     plain = images.permute(0, 3, 1, 2).float()
     with torch.no_grad(), observe(model) as observer:
@@ -167,7 +167,7 @@ def test_features_are_those_of_the_picture_as_it_is():
     assert not model.head._forward_pre_hooks
 
 
-def test_blank_pictures_noise_and_other_colors_are_noticed():
+def test_blank_images_noise_and_other_colors_are_noticed():
     rng = np.random.default_rng(0)
 
     def cells(n: int) -> np.ndarray:
@@ -178,7 +178,7 @@ def test_blank_pictures_noise_and_other_colors_are_noticed():
         return (np.where(disc, color, 220) + rng.normal(0, 6, (n, 16, 16, 3))).clip(0, 255).astype(np.uint8)
 
     def look(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return np.zeros((len(images), 0), np.float32), picture_statistics(torch.from_numpy(images)).numpy()
+        return np.zeros((len(images), 0), np.float32), image_statistics(torch.from_numpy(images)).numpy()
 
     detector = fit_detector(look(cells(400)), np.zeros(400, int), look(cells(200)))
     assert (detector.score(*look(cells(300))) > 1).mean() < 0.03

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from petriscope.trust.guarantees import LEVEL, MAX_ERROR, METHOD, Watch
 from petriscope.metrics.selective import doubt
+from petriscope.trust.guarantees import LEVEL, MAX_ERROR, METHOD, Watch
 from petriscope.trust.state import fit_reference
 
 CLASSES = 3
@@ -63,7 +63,7 @@ def test_shares_are_those_counted_by_hand(reference):
     assert set(figures["corruptions"]) == {"bubble", "jpeg"}
 
 
-def test_pictures_that_there_was_no_time_for_do_not_count(reference):
+def test_images_that_there_was_no_time_for_do_not_count(reference):
     p, targets = answers(200, 4)
     figures = watch_over(reference, [("identity", p, targets), ("jpeg", p[:50], targets[:50])]).figures(
         "identity", ["jpeg"], 50, 100

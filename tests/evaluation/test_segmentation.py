@@ -106,7 +106,7 @@ def test_background_is_left_out_of_the_mean():
     assert "miou_with_background" not in full_mask_metrics(tally_of(log_p, masks), NAMES, resamples=10)
 
 
-def test_pictures_without_labels_are_no_trouble():
+def test_images_without_labels_are_no_trouble():
     log_p, masks = sample()
     masks[:2] = IGNORE
     tally = tally_of(log_p, masks)
@@ -159,11 +159,11 @@ class TestOutlines:
         assert boundary_f1_each(lines)[0] == pytest.approx(wanted, abs=0.51 if off == 2 else 1e-9)
         assert (boundary_f1_each(lines)[0] < 1) == (off == 2)
 
-    def test_pictures_of_one_class_have_no_outline(self):
+    def test_images_of_one_class_have_no_outline(self):
         masks = torch.zeros(1, 8, 8, dtype=torch.uint8)
         assert np.isnan(boundary_f1_each(outlines_each(masks.long(), masks, 2).numpy())[0])
 
-    def test_the_mean_is_of_pictures_whose_truth_has_an_outline(self):
+    def test_the_mean_is_of_images_whose_truth_has_an_outline(self):
         truth = torch.cat([self.halves(16), torch.zeros(3, 32, 32, dtype=torch.uint8)])
         guess = self.halves(16).repeat(4, 1, 1).long()
         log_p = torch.nn.functional.one_hot(guess, 2).permute(0, 3, 1, 2).float().log_softmax(1)
@@ -177,8 +177,8 @@ class TestOutlines:
 
 
 class TestIntervals:
-    def test_scenes_are_drawn_not_pictures(self):
-        """Copies of one scene are no new evidence: the interval over scenes stays as wide as over one picture of each."""
+    def test_scenes_are_drawn_not_images(self):
+        """Copies of one scene are no new evidence: the interval over scenes stays as wide as over one image of each."""
         log_p, masks = sample(count=8)
         groups = np.arange(8).astype(str)
         alone = full_mask_metrics(tally_of(log_p, masks), NAMES, groups, resamples=400)
@@ -205,7 +205,7 @@ class TestIntervals:
         assert result["miou"] is not None and result["miou_ci95"] == [None, None]
 
 
-def test_the_table_has_a_row_a_picture():
+def test_the_table_has_a_row_a_image():
     log_p, masks = sample(count=5)
     masks[1][masks[1] == 2] = IGNORE
     masks[3] = IGNORE

@@ -71,7 +71,7 @@ def test_all_right_answers_all_when_there_are_enough():
     assert threshold is not None and threshold.answered == 5000
 
 
-def test_pictures_of_equal_doubt_are_answered_or_not_together():
+def test_images_of_equal_doubt_are_answered_or_not_together():
     doubts = np.full(4000, 0.2, np.float32)
     right = np.ones(4000, bool)
     right[:400] = False
@@ -86,7 +86,7 @@ def test_the_level_is_spent_once(n, max_error, delta):
     assert list(coverages) == sorted(coverages) and coverages[-1] == 1
 
 
-def test_the_fewest_pictures_that_can_promise_anything():
+def test_the_fewest_images_that_can_promise_anything():
     """Without a mistake: log(0.05) / log(0.99) is 298.07."""
 
     def promised(n: int) -> bool:

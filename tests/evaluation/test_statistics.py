@@ -26,11 +26,11 @@ from petriscope.metrics.statistics import (
 )
 
 
-def networks(rng, seeds, pictures, share, classes=3, own=0.5):
+def networks(rng, seeds, images, share, classes=3, own=0.5):
     """Predictions whose mistakes are partly those of all seeds: [S, N] and targets [N]."""
-    targets = rng.integers(0, classes, pictures)
-    hard = rng.random(pictures)
-    luck = own * rng.random((seeds, pictures)) + (1 - own) * hard
+    targets = rng.integers(0, classes, images)
+    hard = rng.random(images)
+    luck = own * rng.random((seeds, images)) + (1 - own) * hard
     wrong = luck > np.quantile(luck, share)
     return np.where(wrong, (targets + 1) % classes, targets), targets
 
@@ -47,7 +47,7 @@ def test_mcnemar_is_the_binomial_test(only_first, only_second, both):
 
 
 def test_mcnemar_by_counting_all_outcomes():
-    # 6 pictures that one alone got right, 5 of them the first: of 64 equally likely outcomes, 14 are as extreme.
+    # 6 images that one alone got right, 5 of them the first: of 64 equally likely outcomes, 14 are as extreme.
     outcomes = [sum(o) for o in itertools.product((0, 1), repeat=6)]
     extreme = sum(o >= 5 or o <= 1 for o in outcomes) / len(outcomes)
     first = np.array([True] * 5 + [False] + [True] * 4)
@@ -80,8 +80,8 @@ def test_values_are_those_of_the_metrics(figure):
 
 
 @pytest.mark.parametrize("figure", FIGURES)
-def test_the_bootstrap_is_what_drawing_pictures_gives(figure):
-    """The same resamples drawn one by one, as picture indices."""
+def test_the_bootstrap_is_what_drawing_images_gives(figure):
+    """The same resamples drawn one by one, as image indices."""
     predicted, targets = networks(np.random.default_rng(1), 2, 40, 0.7)
     sample = resample(predicted, targets, 3, figure, resamples=15, seed=4)
     drawn = np.random.default_rng(4).integers(0, 40, size=(15, 40))
@@ -92,7 +92,7 @@ def test_the_bootstrap_is_what_drawing_pictures_gives(figure):
 
 
 def test_one_network_each_has_the_standard_error_of_paired_shares():
-    """The bootstrap's error against the closed form: (b + c - (b - c)^2 / N) / N^2, and a picture more (Agresti, Min)."""
+    """The bootstrap's error against the closed form: (b + c - (b - c)^2 / N) / N^2, and a image more (Agresti, Min)."""
     predicted, targets = networks(np.random.default_rng(2), 2, 400, 0.85)
     sample = resample(predicted, targets, 3, resamples=4000)
     found = difference(sample[1:], sample[:1])
@@ -113,19 +113,19 @@ def test_a_difference_turns_round_with_its_sides(figure):
     assert one.value == -other.value and one.p == pytest.approx(other.p)
     assert one.ci95 == pytest.approx((-other.ci95[1], -other.ci95[0]))
     same = difference(sample[:3], sample[:3])
-    assert same.value == 0 and same.p == 1 and same.needed().pictures is None
+    assert same.value == 0 and same.p == 1 and same.needed().images is None
     assert same.ci95[0] < 0 < same.ci95[1]
 
 
-def test_seeds_of_many_pictures_are_welchs_test():
-    """With the pictures' part gone, several seeds are two samples of figures, and Student's test of unequal spread."""
+def test_seeds_of_many_images_are_welchs_test():
+    """With the images' part gone, several seeds are two samples of figures, and Student's test of unequal spread."""
     first, second = np.array([0.91, 0.93, 0.92]), np.array([0.95, 0.90, 0.94, 0.97])
-    pictures = 2_000_000
+    images = 2_000_000
     rng = np.random.default_rng(5)
 
     def sample(values):
         draws = values[:, None] + rng.normal(0, 1e-9, (len(values), 50))
-        return Sample("accuracy", np.zeros((len(values), pictures), dtype=bool), values, draws)
+        return Sample("accuracy", np.zeros((len(values), images), dtype=bool), values, draws)
 
     found = difference(sample(second), sample(first))
     welch = stats.ttest_ind(second, first, equal_var=False)
@@ -136,9 +136,9 @@ def test_seeds_of_many_pictures_are_welchs_test():
 
 
 def test_methods_that_differ_by_the_luck_of_seeds_alone_are_not_told_apart():
-    """Under no difference, p lies below 0.05 in at most about one of twenty; the pictures alone would say so far oftener."""
+    """Under no difference, p lies below 0.05 in at most about one of twenty; the images alone would say so far oftener."""
     rng = np.random.default_rng(6)
-    rejected = over_pictures = 0
+    rejected = over_images = 0
     trials = 120
     for _ in range(trials):
         hard = rng.normal(3.0, 1.2, 500)
@@ -146,9 +146,9 @@ def test_methods_that_differ_by_the_luck_of_seeds_alone_are_not_told_apart():
         sample = resample((hard + luck < 0).astype(int), np.zeros(500, dtype=int), 2, resamples=200)
         found = difference(sample[:3], sample[3:])
         rejected += found.p < 0.05
-        over_pictures += abs(found.value) > 1.96 * math.sqrt(found.variance.pictures)
+        over_images += abs(found.value) > 1.96 * math.sqrt(found.variance.images)
     assert rejected <= 0.05 * trials + 3 * math.sqrt(0.05 * 0.95 * trials)
-    assert over_pictures > rejected + 10
+    assert over_images > rejected + 10
 
 
 def test_a_clear_difference_is_shown_and_a_small_one_says_what_it_needs():
@@ -161,12 +161,12 @@ def test_a_clear_difference_is_shown_and_a_small_one_says_what_it_needs():
     near = resample(np.concatenate([good, np.roll(good, 1, axis=0)[:1]]), targets, 3, resamples=500)
     needed = difference(near[:1], near[1:2]).needed()
     assert needed.seeds is None
-    assert needed.pictures is None or needed.pictures > 800
+    assert needed.images is None or needed.images > 800
 
 
 @given(st.integers(1, 60), st.integers(0, 60), st.integers(100, 400))
-def test_pictures_needed_have_the_power_they_promise(more, fewer, agreed):
-    """As many pictures of the same kind put the difference t + z standard errors from 0."""
+def test_images_needed_have_the_power_they_promise(more, fewer, agreed):
+    """As many images of the same kind put the difference t + z standard errors from 0."""
     first = np.array([True] * more + [False] * fewer + [True] * agreed)
     second = np.array([False] * more + [True] * fewer + [True] * agreed)
     n = len(first)
@@ -174,31 +174,31 @@ def test_pictures_needed_have_the_power_they_promise(more, fewer, agreed):
     found = difference(sample[:1], sample[1:])
     needed = found.needed()
     if more == fewer:
-        assert needed.pictures is None
+        assert needed.images is None
         return
-    error = math.sqrt(found.variance.total * n / needed.pictures)
+    error = math.sqrt(found.variance.total * n / needed.images)
     assert abs(found.value) / error >= stats.norm.ppf(0.975) + stats.norm.ppf(0.8) - 1e-9
-    fewer_pictures = max(needed.pictures - 1, 1)
-    if fewer_pictures > 1:
-        error = math.sqrt(found.variance.total * n / fewer_pictures)
+    fewer_images = max(needed.images - 1, 1)
+    if fewer_images > 1:
+        error = math.sqrt(found.variance.total * n / fewer_images)
         assert abs(found.value) / error < stats.norm.ppf(0.975) + stats.norm.ppf(0.8) + 1e-9
 
 
-def test_more_seeds_are_no_cure_for_too_few_pictures():
+def test_more_seeds_are_no_cure_for_too_few_images():
     def needed(shared, value=0.01):
-        variance = Variance(pictures=shared + 1e-5, seeds=2e-5, shared=shared, freedom=4.0)
+        variance = Variance(images=shared + 1e-5, seeds=2e-5, shared=shared, freedom=4.0)
         return Difference(value, (-1, 1), 0.5, variance, 1000, 3).needed()
 
     assert needed(shared=1e-4).seeds is None
     assert 3 < needed(shared=1e-6).seeds < 30
-    assert needed(shared=1e-6, value=0.003).pictures is None  # the seeds alone vary by more
+    assert needed(shared=1e-6, value=0.003).images is None  # the seeds alone vary by more
 
 
 @given(st.integers(1, 4), st.integers(20, 120), st.floats(0, 1), st.sampled_from(FIGURES))
-def test_the_interval_of_a_mean_holds_it_and_stays_within_0_and_1(seeds, pictures, share, figure):
-    rng = np.random.default_rng(pictures)
-    targets = rng.integers(0, 3, pictures)
-    predicted = np.where(rng.random((seeds, pictures)) < share, targets, (targets + 1) % 3)
+def test_the_interval_of_a_mean_holds_it_and_stays_within_0_and_1(seeds, images, share, figure):
+    rng = np.random.default_rng(images)
+    targets = rng.integers(0, 3, images)
+    predicted = np.where(rng.random((seeds, images)) < share, targets, (targets + 1) % 3)
     sample = resample(predicted, targets, 3, figure, resamples=100)
     low, high = sample.ci95
     assert 0 <= low <= high <= 1
@@ -207,21 +207,21 @@ def test_the_interval_of_a_mean_holds_it_and_stays_within_0_and_1(seeds, picture
         assert high - low > 0
 
 
-def test_samples_of_other_pictures_are_refused():
+def test_samples_of_other_images_are_refused():
     predicted, targets = networks(np.random.default_rng(8), 2, 40, 0.7)
     one, other = (
         resample(predicted, targets, 3, resamples=10),
         resample(predicted[:, :30], targets[:30], 3, resamples=10),
     )
-    with pytest.raises(ValueError, match="same pictures"):
+    with pytest.raises(ValueError, match="same images"):
         difference(one[:1], other[1:])
 
 
 class TestMeanIoU:
-    def counts(self, networks=2, pictures=12, classes=3, seed=0):
-        """Pixels that are a class, that were taken for it, and both, from confusion matrices a picture."""
+    def counts(self, networks=2, images=12, classes=3, seed=0):
+        """Pixels that are a class, that were taken for it, and both, from confusion matrices a image."""
         rng = np.random.default_rng(seed)
-        confusion = rng.integers(0, 30, (networks, pictures, classes, classes)) + 60 * np.eye(classes, dtype=int)
+        confusion = rng.integers(0, 30, (networks, images, classes, classes)) + 60 * np.eye(classes, dtype=int)
         hits = np.diagonal(confusion, axis1=2, axis2=3)
         return np.stack([confusion.sum(3), confusion.sum(2), hits], -1), confusion
 
@@ -229,7 +229,7 @@ class TestMeanIoU:
         counts, confusion = self.counts()
         sample = resample_miou(counts, np.arange(12), 50)
         assert sample.values == pytest.approx([float(mean_iou(whole.sum(0))) for whole in confusion])
-        assert sample.draws.shape == (2, 50) and sample.pictures == 12
+        assert sample.draws.shape == (2, 50) and sample.images == 12
         assert sample[:1].ci95[0] < sample.values[0] < sample[:1].ci95[1]
 
     def test_scenes_are_drawn_whole(self):
@@ -241,7 +241,7 @@ class TestMeanIoU:
         assert loose.draws.std() < 0.7 * alone.draws.std()
 
     def test_a_network_is_no_better_than_itself_and_better_than_a_worse_one(self):
-        counts, _ = self.counts(pictures=40)
+        counts, _ = self.counts(images=40)
         worse = counts.copy()
         worse[..., 2] = counts[..., 2] // 2
         sample = resample_miou(np.concatenate([counts[:1], counts[:1], worse[:1]]), np.arange(40), 300)

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 
 from petriscope.augment.corruptions import CORRUPTIONS, SEVERITIES
-from petriscope.data.imageset import ImageSet
 from petriscope.core.errors import RequestError
-from petriscope.trust.robustness import disturbed_pictures, stratified, stress_test, trained_against
 from petriscope.core.recipe import Recipe, load_recipe
+from petriscope.data.imageset import ImageSet
+from petriscope.trust.robustness import disturbed_images, stratified, stress_test, trained_against
 
 DARK, BRIGHT = 60, 200
 
 
 def image_set(count=60, channels=3, side=12, shares=(0.5, 0.5)):
-    """Evenly dark and evenly bright pictures, with a little noise."""
+    """Evenly dark and evenly bright images, with a little noise."""
     rng = np.random.default_rng(0)
     targets = np.repeat([0, 1], [round(count * share) for share in shares])
     pixels = np.where(targets, BRIGHT, DARK)[:, None, None, None] + rng.integers(-8, 9, (count, side, side, channels))
@@ -21,7 +21,7 @@ def image_set(count=60, channels=3, side=12, shares=(0.5, 0.5)):
 
 
 def by_mean(threshold):
-    """A predictor that calls a picture bright above a mean of ``threshold``."""
+    """A predictor that calls a image bright above a mean of ``threshold``."""
 
     def predict(images):
         bright = images.mean((1, 2, 3)) > threshold
@@ -30,7 +30,7 @@ def by_mean(threshold):
     return predict
 
 
-def by_first_picture(images):
+def by_first_image(images):
     """Always the first class."""
     return np.tile([1.0, 0.0], (len(images), 1)).astype(np.float32)
 
@@ -41,7 +41,7 @@ def test_a_predictor_by_brightness_fails_in_bad_light_alone():
     assert test["clean"] == test["clean_accuracy"] == 1
     assert list(rows) == list(CORRUPTIONS)
     assert rows["defocus-blur"]["balanced_accuracy"] == [1.0] * 5
-    # 200 x 0.57 and less lies below 130: bright pictures are called dark from severity 3 on, and half of all is right
+    # 200 x 0.57 and less lies below 130: bright images are called dark from severity 3 on, and half of all is right
     assert rows["brightness-down"]["balanced_accuracy"] == [1.0, 1.0, 0.5, 0.5, 0.5]
     assert rows["brightness-down"]["mean"] == pytest.approx(0.7)
     assert rows["brightness-up"]["balanced_accuracy"] == [1.0] * 5
@@ -63,44 +63,44 @@ def test_means_are_over_what_they_say():
 
 
 def test_a_predictor_that_never_looks_loses_nothing():
-    test = stress_test(by_first_picture, image_set(), resamples=100).as_dict()
+    test = stress_test(by_first_image, image_set(), resamples=100).as_dict()
     assert test["clean"] == test["mean"] == test["mean_all"] == 0.5
     assert test["drop"] == 0
     assert test["drop_ci95"] == [0, 0]
 
 
 def test_balanced_accuracy_counts_classes_alike():
-    test = stress_test(by_first_picture, image_set(60, shares=(0.9, 0.1)), resamples=100).as_dict()
+    test = stress_test(by_first_image, image_set(60, shares=(0.9, 0.1)), resamples=100).as_dict()
     assert test["clean"] == 0.5
     assert test["clean_accuracy"] == pytest.approx(0.9)
 
 
 def test_the_same_seed_the_same_figures_and_a_part_is_a_part_of_the_whole():
     images = image_set()
-    first, again = (stress_test(by_mean(130), images, pictures=20, resamples=100).as_dict() for _ in range(2))
+    first, again = (stress_test(by_mean(130), images, images=20, resamples=100).as_dict() for _ in range(2))
     first.pop("seconds"), again.pop("seconds")
     assert first == again
     assert first["n"] == 20
     assert first["of"] == 60
 
 
-def test_gray_pictures_are_spared_what_changes_color_alone():
+def test_gray_images_are_spared_what_changes_color_alone():
     test = stress_test(by_mean(130), image_set(channels=1), resamples=100).as_dict()
     assert set(CORRUPTIONS) - set(test["corruptions"]) == {"saturation", "color-cast"}
 
 
-def test_every_picture_is_seen_once_a_pass():
+def test_every_image_is_seen_once_a_pass():
     seen = []
 
     def predict(images):
         seen.append(len(images))
-        return by_first_picture(images)
+        return by_first_image(images)
 
-    stress_test(predict, image_set(), pictures=50, resamples=100)
+    stress_test(predict, image_set(), images=50, resamples=100)
     assert sum(seen) == 50 * (1 + len(SEVERITIES) * len(CORRUPTIONS))
 
 
-def test_too_little_time_gives_fewer_pictures_or_nothing(monkeypatch):
+def test_too_little_time_gives_fewer_images_or_nothing(monkeypatch):
     clock = iter(float(10 * i) for i in range(10_000))  # the clean pass takes 10 s: the whole would take 810
     monkeypatch.setattr("petriscope.trust.robustness.time.monotonic", lambda: next(clock))
     images = image_set(200)
@@ -120,10 +120,10 @@ def test_a_selection_keeps_the_classes_proportions():
     assert not np.array_equal(chosen, stratified(targets, 100, seed=1))
 
 
-@pytest.mark.parametrize("pictures", [0, -3])
-def test_no_pictures_is_an_error(pictures):
+@pytest.mark.parametrize("images", [0, -3])
+def test_no_images_is_an_error(images):
     with pytest.raises(RequestError, match="at least one"):
-        stress_test(by_first_picture, image_set(), pictures=pictures)
+        stress_test(by_first_image, image_set(), images=images)
 
 
 def test_what_a_recipe_trains_against():
@@ -152,9 +152,9 @@ def test_figures_part_what_was_trained_against_from_what_was_not():
     assert test["unseen"] == pytest.approx(np.mean([row["mean"] for row in rows.values() if not row["seen"]]))
 
 
-def test_one_picture_under_all():
+def test_one_image_under_all():
     images = image_set()
-    pictures, names = disturbed_pictures(images, 7)
-    assert pictures.shape == (len(CORRUPTIONS), 4, 12, 12, 3)
+    batch, names = disturbed_images(images, 7)
+    assert batch.shape == (len(CORRUPTIONS), 4, 12, 12, 3)
     assert names == list(CORRUPTIONS)
-    assert all(np.array_equal(strip[0], images.take([7])[0]) for strip in pictures)
+    assert all(np.array_equal(strip[0], images.take([7])[0]) for strip in batch)

@@ -8,11 +8,11 @@ import torch
 
 from petriscope.augment.corruptions import CORRUPTIONS
 from petriscope.core.masks import IGNORE
-from petriscope.data.imageset import ImageSet
-from petriscope.trust import robustness as stress
-from petriscope.metrics.segmentation import Tally, confusion_each, full_mask_metrics
-from petriscope.trust.robustness import stress_test
 from petriscope.core.recipe import Recipe
+from petriscope.data.imageset import ImageSet
+from petriscope.metrics.segmentation import Tally, confusion_each, full_mask_metrics
+from petriscope.trust import robustness as stress
+from petriscope.trust.robustness import stress_test
 
 DARK, BRIGHT = 60, 200
 MOVES = {name for name, corruption in CORRUPTIONS.items() if corruption.moves}
@@ -40,13 +40,13 @@ def by_brightness(images):
 
 
 def without_looking(images):
-    """Calls the left half of any picture a disc."""
+    """Calls the left half of any image a disc."""
     out = np.zeros((len(images), 2, *images.shape[1:3]), np.float32)
     out[:, 1, :, : images.shape[2] // 2] = out[:, 0, :, images.shape[2] // 2 :] = 1
     return out
 
 
-def test_who_is_right_wherever_the_picture_lies_loses_nothing_by_its_place(monkeypatch):
+def test_who_is_right_wherever_the_image_lies_loses_nothing_by_its_place(monkeypatch):
     test = stress_test(by_brightness, discs(), resamples=50).as_dict()
     assert test["figure"] == "miou" and test["clean"] == test["clean_pixel_accuracy"] == 1
     for name in MOVES:
@@ -78,7 +78,7 @@ def test_masks_stay_where_nothing_moves():
 @pytest.mark.parametrize("groups", [None, 5])
 def test_the_clean_figures_are_those_of_the_evaluation(groups):
     images = discs(groups=groups)
-    # The bootstrap draws by place, so the pictures have to stand in the order of the test.
+    # The bootstrap draws by place, so the images have to stand in the order of the test.
     ordered = images.subset(stress.stratified(images.strata, len(images)))
     predicted = torch.from_numpy(without_looking(ordered.images).argmax(1))
     confusion = confusion_each(predicted, torch.from_numpy(ordered.targets), 2).numpy()
@@ -138,7 +138,7 @@ def test_nothing_to_judge_by_is_no_test():
         assert stress_test(by_brightness, blank, resamples=50) is None
 
 
-def test_what_has_left_the_picture_is_not_judged():
+def test_what_has_left_the_image_is_not_judged():
     """One labeled pixel in a corner, which shifts take away: the figure is not defined, and JSON has no NaN."""
     masks = np.full((1, 20, 20), IGNORE, np.uint8)
     masks[0, 0, 0] = 1
@@ -151,7 +151,7 @@ def test_what_has_left_the_picture_is_not_judged():
     assert test["worst"]["miou"] is not None
 
 
-def test_pictures_are_chosen_by_their_rarest_class():
+def test_images_are_chosen_by_their_rarest_class():
     images = discs(60)
     masks = np.where(images.targets == 1, 0, images.targets)  # background
     masks[7, 5, 5], masks[31:40, 4:6] = 2, 1
@@ -159,5 +159,5 @@ def test_pictures_are_chosen_by_their_rarest_class():
     order = stress.stratified(images.strata, 6)
     assert 7 in order and sum(31 <= index < 40 for index in order) >= 1
     three = lambda some: np.stack([*by_brightness(some).swapaxes(0, 1), np.zeros(some.shape[:3])], 1)  # noqa: E731
-    test = stress_test(three, images, pictures=6, resamples=50)
+    test = stress_test(three, images, images=6, resamples=50)
     assert (test.n, test.of, test.scenes) == (6, 60, 6)

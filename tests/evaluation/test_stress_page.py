@@ -27,9 +27,9 @@ def test_the_page_is_what_its_command_writes(maker):
 def test_every_corruption_is_told_and_shown(maker, name):
     section = (DOCS / "stress.md").read_text(encoding="utf-8").partition(f"**{name}**")[2].partition("\n**")[0]
     assert all(f"{level:g}" in section for level in CORRUPTIONS[name].levels)
-    with Image.open(DOCS / "pictures" / f"stress-{name}.png") as strip:
+    with Image.open(DOCS / "images" / f"stress-{name}.png") as strip:
         assert strip.size == (6 * (maker.SIDE + maker.GAP) - maker.GAP, maker.SIDE)
 
 
-def test_the_pictures_are_small():
-    assert sum(path.stat().st_size for path in (DOCS / "pictures").glob("stress-*.png")) < 400_000
+def test_the_images_are_small():
+    assert sum(path.stat().st_size for path in (DOCS / "images").glob("stress-*.png")) < 400_000

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from petriscope.trust.temperature import scale
 from petriscope.metrics.conformal import METHODS
-from petriscope.trust.ood import Detector, fit_detector
 from petriscope.metrics.selective import doubt
+from petriscope.trust.ood import Detector, fit_detector
 from petriscope.trust.state import LEVELS, MAX_ERRORS, Trust, fit_reference, trust_figures
+from petriscope.trust.temperature import scale
 
 CLASSES = ("a", "b", "c")
 
@@ -53,7 +53,7 @@ def test_the_figures_agree_with_the_answers():
     assert found["ood"]["flagged"] == (outliers(1500, 3) > 1).sum()
 
 
-def test_unlike_pictures_of_val_promise_nothing():
+def test_unlike_images_of_val_promise_nothing():
     raw, targets = drawn(1500, 0)
     all_strange = fit_reference(raw, targets, np.full(1500, 2, np.float32))
     assert all_strange.threshold(0.2) is None
@@ -61,7 +61,7 @@ def test_unlike_pictures_of_val_promise_nothing():
 
 
 @pytest.mark.parametrize("n", [1, 3])
-def test_few_pictures_are_survived(n):
+def test_few_images_are_survived(n):
     found = figures(n, n)[-1]
     json.dumps(found, allow_nan=False)
     assert all(not row["guaranteed"] for row in found["selective"])

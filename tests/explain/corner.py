@@ -1,4 +1,4 @@
-"""A network whose answer rests on one known corner, and pictures for it."""
+"""A network whose answer rests on one known corner, and images for it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from petriscope.inference.predictor import Classifier
 from petriscope.core.recipe import Recipe
+from petriscope.inference.predictor import Classifier
 
 
 def classifier_of(model: nn.Module, classes: int = 3, shape: tuple[int, int, int] = (32, 32, 3)) -> Classifier:
@@ -17,7 +17,7 @@ def classifier_of(model: nn.Module, classes: int = 3, shape: tuple[int, int, int
 
 
 class Corner(nn.Module):
-    """Sure of class 1 as far as the upper left corner is bright; the rest of the picture does not count."""
+    """Sure of class 1 as far as the upper left corner is bright; the rest of the image does not count."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ def corner_classifier() -> Classifier:
     return classifier_of(Corner(), 2, (16, 16, 1))
 
 
-def corner_pictures(count: int = 6) -> np.ndarray:
+def corner_images(count: int = 6) -> np.ndarray:
     images = np.random.default_rng(1).integers(100, 156, (count, 16, 16, 1), dtype=np.uint8)
     images[:, 1:5, 1:5] = 250
     return images

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from corner import corner_classifier, corner_pictures
+from corner import corner_classifier, corner_images
 from scipy.stats import spearmanr
 
 from petriscope.explain import explain
@@ -28,7 +28,7 @@ def areas(heat, images):
 
 
 def test_deleting_what_counts_beats_chance_and_a_blob():
-    images = corner_pictures(20)
+    images = corner_images(20)
     marked = np.zeros((20, 16, 16))
     marked[:, 1:5, 1:5] = 1
     deletion, insertion = areas(marked, images)
@@ -42,7 +42,7 @@ def test_deleting_what_counts_beats_chance_and_a_blob():
 
 def test_areas_are_those_of_the_curves():
     class Fixed:
-        """Sure by the share of the picture that is white."""
+        """Sure by the share of the image that is white."""
 
         mean, shape = (0.0,), (14, 14, 1)
 
@@ -83,7 +83,7 @@ def test_shuffled_weights_are_the_same_values_elsewhere():
 
 
 def test_shuffling_the_weights_moves_the_maps():
-    classifier, images = corner_classifier(), corner_pictures(8)
+    classifier, images = corner_classifier(), corner_images(8)
     classes = np.ones(8, dtype=np.int64)
     before = explain(classifier, images, classes, "hires-cam")
     classifier.model = shuffle_weights(classifier.model, 0)
@@ -99,7 +99,7 @@ def test_rank_correlation_is_spearmans():
 
 
 def test_check_trusts_a_method_that_finds_the_corner():
-    classifier, images = corner_classifier(), corner_pictures(24)
+    classifier, images = corner_classifier(), corner_images(24)
     found = check(classifier, images, ["hires-cam", "occlusion"])
     assert found["n"] == 24
     assert set(found["orders"]) == {"hires-cam", "occlusion", "random", "blob"}

@@ -5,15 +5,15 @@ import functools
 import numpy as np
 import pytest
 import torch
-from corner import Corner, classifier_of, corner_classifier, corner_pictures
+from corner import Corner, classifier_of, corner_classifier, corner_images
 
 from petriscope.core.errors import RequestError
+from petriscope.core.recipe import Part
 from petriscope.explain import EXPLAINERS, explain, methods_for
 from petriscope.explain.attention_maps import rollout, watched
 from petriscope.explain.cam import feature_layer
 from petriscope.explain.occlusion_map import windows
 from petriscope.models import build_model
-from petriscope.core.recipe import Part
 
 SIDE = 32
 NETWORKS = {
@@ -55,13 +55,13 @@ def built(network):
     return classifier_of(build_model(Part(name=network, **NETWORKS[network]), 3, (SIDE, SIDE, 3)))
 
 
-def pictures(count=2, side=SIDE, channels=3, seed=0):
+def some_images(count=2, side=SIDE, channels=3, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, side, side, channels), dtype=np.uint8)
 
 
 @pytest.mark.parametrize(("network", "method"), MADE_OF)
-def test_maps_are_of_the_pictures_and_leave_the_model_as_it_was(network, method):
-    classifier, images = built(network), pictures()
+def test_maps_are_of_the_images_and_leave_the_model_as_it_was(network, method):
+    classifier, images = built(network), some_images()
     model = classifier.model
     model.train()
     next(model.parameters()).requires_grad_(False)
@@ -93,11 +93,11 @@ def test_a_network_is_explained_by_what_it_has(network):
     assert methods[-1] == "occlusion"
     assert set(METHODS[network]) <= set(methods)
     with pytest.raises(RequestError):
-        explain(built(network), pictures(1), method="grad-cam" if network in ATTENTIVE else "attention-rollout")
+        explain(built(network), some_images(1), method="grad-cam" if network in ATTENTIVE else "attention-rollout")
 
 
 @pytest.mark.parametrize("method", ["hires-cam", "grad-cam", "grad-cam++", "occlusion"])
-def test_gray_pictures_that_are_not_square(method):
+def test_gray_images_that_are_not_square(method):
     shape = (16, 24, 1)
     model = build_model(Part(name="simple-cnn", **NETWORKS["simple-cnn"]), 3, shape)
     images = np.random.default_rng(0).integers(0, 256, (3, *shape), dtype=np.uint8)
@@ -108,7 +108,7 @@ def test_gray_pictures_that_are_not_square(method):
 @pytest.mark.parametrize("method", ["hires-cam", "occlusion"])
 def test_the_map_peaks_where_the_answer_comes_from(method):
     classifier = corner_classifier()
-    images = corner_pictures()
+    images = corner_images()
     assert (classifier.probabilities(images).argmax(1) == 1).all()
     for heat in explain(classifier, images, method=method):
         y, x = np.unravel_index(heat.argmax(), heat.shape)
@@ -118,19 +118,19 @@ def test_the_map_peaks_where_the_answer_comes_from(method):
 
 def test_a_small_window_finds_the_corner_exactly():
     classifier = corner_classifier()
-    maps = explain(classifier, corner_pictures(), method=Part(name="occlusion", window=0.0625, step=0.0625))
+    maps = explain(classifier, corner_images(), method=Part(name="occlusion", window=0.0625, step=0.0625))
     assert (maps[:, 1:5, 1:5] > 0.5).all()
     assert maps[:, 6:].max() < 0.01
 
 
 def test_a_blank_map_where_nothing_speaks_for_the_class():
     classifier = corner_classifier()
-    assert (explain(classifier, corner_pictures(), np.zeros(6, dtype=int), "hires-cam") == 0).all()
+    assert (explain(classifier, corner_images(), np.zeros(6, dtype=int), "hires-cam") == 0).all()
 
 
 @pytest.mark.parametrize("method", ["hires-cam", "grad-cam", "grad-cam++"])
-def test_maps_of_an_equivariant_network_turn_with_the_picture(method):
-    classifier, images = built("d4-resnet"), pictures(3)
+def test_maps_of_an_equivariant_network_turn_with_the_image(method):
+    classifier, images = built("d4-resnet"), some_images(3)
     classes = np.array([0, 1, 2])
     maps = explain(classifier, images, classes, method)
     turned = explain(classifier, np.rot90(images, 1, (1, 2)), classes, method)
@@ -139,7 +139,7 @@ def test_maps_of_an_equivariant_network_turn_with_the_picture(method):
 
 
 def test_grad_cam_and_hires_cam_agree_where_the_network_averages():
-    classifier, images = built("custom-cnn"), pictures(3)
+    classifier, images = built("custom-cnn"), some_images(3)
     first, second = (explain(classifier, images, method=Part(name=name, least=2)) for name in ("grad-cam", "hires-cam"))
     np.testing.assert_allclose(first, second, atol=1e-4)
 
@@ -172,7 +172,7 @@ def test_the_last_layer_with_enough_places_is_taken():
 
 
 def test_explaining_in_bf16_is_done_in_fp32():
-    images = pictures(2)
+    images = some_images(2)
     torch.manual_seed(0)
     model = build_model(Part(name="custom-cnn", **NETWORKS["custom-cnn"]), 3, (SIDE, SIDE, 3))
     full = explain(classifier_of(model), images, np.array([0, 1]))
@@ -195,7 +195,7 @@ def test_rollout_shares_out_what_each_token_sees():
 
 
 def test_gradient_weighted_attention_depends_on_the_class_and_rollout_does_not():
-    classifier, images = built("deit-tiny"), pictures(1)
+    classifier, images = built("deit-tiny"), some_images(1)
     maps = {m: [explain(classifier, images, np.array([k]), m) for k in (0, 1)] for m in methods_for(classifier)[:2]}
     np.testing.assert_array_equal(*maps["attention-rollout"])
     assert not np.allclose(*maps["attention-gradient"])
@@ -204,7 +204,7 @@ def test_gradient_weighted_attention_depends_on_the_class_and_rollout_does_not()
 @pytest.mark.parametrize(
     ("height", "width", "window", "step"), [(28, 28, 0.35, 0.125), (9, 17, 0.3, 0.2), (2, 2, 0.1, 0.1)]
 )
-def test_windows_cover_the_picture(height, width, window, step):
+def test_windows_cover_the_image(height, width, window, step):
     covers = windows(height, width, window, step)
     assert covers.any(0).all()
     assert len({int(cover.sum()) for cover in covers}) == 1
@@ -213,12 +213,12 @@ def test_windows_cover_the_picture(height, width, window, step):
 @pytest.mark.parametrize(
     ("images", "classes", "method", "words"),
     [
-        (pictures(2, 16), None, "auto", "uint8"),
-        (pictures(2).astype(np.float32), None, "auto", "uint8"),
-        (pictures(2), np.array([0]), "auto", "one each"),
-        (pictures(2), np.array([0, 3]), "auto", "3 classes"),
-        (pictures(2), None, "grad-cat", "did you mean grad-cam"),
-        (pictures(2), None, Part(name="occlusion", window=2), "window"),
+        (some_images(2, 16), None, "auto", "uint8"),
+        (some_images(2).astype(np.float32), None, "auto", "uint8"),
+        (some_images(2), np.array([0]), "auto", "one each"),
+        (some_images(2), np.array([0, 3]), "auto", "3 classes"),
+        (some_images(2), None, "grad-cat", "did you mean grad-cam"),
+        (some_images(2), None, Part(name="occlusion", window=2), "window"),
     ],
 )
 def test_wrong_requests_are_named(images, classes, method, words):
@@ -226,5 +226,5 @@ def test_wrong_requests_are_named(images, classes, method, words):
         explain(built("simple-cnn"), images, classes, method)
 
 
-def test_no_pictures_give_no_maps():
-    assert explain(built("simple-cnn"), pictures(0)).shape == (0, SIDE, SIDE)
+def test_no_images_give_no_maps():
+    assert explain(built("simple-cnn"), some_images(0)).shape == (0, SIDE, SIDE)

@@ -6,9 +6,10 @@ import torch
 from corner import classifier_of
 from torch import nn
 
+from petriscope.core.errors import RequestError
+from petriscope.core.recipe import Part
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.synthetic_terrain import draw_terrain
-from petriscope.core.errors import RequestError
 from petriscope.explain import explain, methods_for
 from petriscope.explain.cam import feature_layer
 from petriscope.explain.checks import check, heat_inside, trusted, verdict
@@ -18,7 +19,6 @@ from petriscope.explain.question import Question
 from petriscope.explain.regions import largest_class, mean_probability, predicted_masks
 from petriscope.models import build_model
 from petriscope.models.smp_models import import_smp
-from petriscope.core.recipe import Part
 
 METHODS = ("hires-cam", "grad-cam", "grad-cam++", "occlusion")
 MODELS = {
@@ -29,7 +29,7 @@ MODELS = {
 
 
 class FarCorner(nn.Module):
-    """Sees class 1 in the lower right quarter as far as the upper left corner is bright, and class 0 elsewhere. Pictures of
+    """Sees class 1 in the lower right quarter as far as the upper left corner is bright, and class 0 elsewhere. Images of
     14x14 are padded to 16x16."""
 
     segments = True
@@ -58,7 +58,7 @@ def far_corner():
     return classifier_of(FarCorner(), 2, (14, 14, 1))
 
 
-def pictures(count=6):
+def some_images(count=6):
     images = np.random.default_rng(1).integers(60, 120, (count, 14, 14, 1), dtype=np.uint8)
     images[:, :4, :4] = 250
     return images
@@ -66,7 +66,7 @@ def pictures(count=6):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_map_lies_where_the_region_is_decided_not_where_it_is(method):
-    classifier, images = far_corner(), pictures()
+    classifier, images = far_corner(), some_images()
     masks = predicted_masks(classifier, images)
     assert (masks[:, 8:, 8:] == 1).all() and masks.sum() == 6 * 36
     maps = explain(classifier, images, np.ones(6, dtype=int), method)
@@ -76,7 +76,7 @@ def test_the_map_lies_where_the_region_is_decided_not_where_it_is(method):
 
 
 def test_a_small_window_finds_the_corner_and_padding_moves_nothing():
-    classifier, images = far_corner(), pictures()
+    classifier, images = far_corner(), some_images()
     fine = explain(classifier, images, np.ones(6, dtype=int), Part(name="occlusion", window=0.15, step=0.07))
     coarse = explain(classifier, images, np.ones(6, dtype=int), "hires-cam")
     marked = np.zeros((14, 14), dtype=bool)
@@ -87,7 +87,7 @@ def test_a_small_window_finds_the_corner_and_padding_moves_nothing():
 
 
 def test_no_pixel_of_the_class_no_map():
-    classifier, images = far_corner(), pictures()
+    classifier, images = far_corner(), some_images()
     images[:3, :4, :4] = 0
     for method in METHODS:
         maps = explain(classifier, images, np.ones(6, dtype=int), method)
@@ -95,7 +95,7 @@ def test_no_pixel_of_the_class_no_map():
 
 
 def test_without_a_class_the_largest_is_explained_and_of_two_halves_the_one_asked_about():
-    classifier, images = far_corner(), pictures()
+    classifier, images = far_corner(), some_images()
     np.testing.assert_array_equal(explain(classifier, images), explain(classifier, images, np.zeros(6, dtype=int)))
     empty = np.zeros((6, 14, 14), dtype=bool)
     assert (explain(classifier, images, np.ones(6, dtype=int), regions=empty) == 0).all()
@@ -119,7 +119,7 @@ def test_the_question_is_the_mean_over_the_region():
 
 
 def test_mean_probability_is_that_of_the_class_in_the_region():
-    classifier, images = far_corner(), pictures()
+    classifier, images = far_corner(), some_images()
     regions = np.random.default_rng(0).random((6, 14, 14)) < 0.3
     p = classifier.probabilities(images)
     found = mean_probability(classifier, images, np.array([0, 1, 0, 1, 0, 1]), regions)
@@ -171,7 +171,7 @@ def test_a_network_of_smp_is_explained_where_its_encoder_ends():
 
 
 def test_checks_tell_what_decides_the_region_from_the_region():
-    classifier, images = far_corner(), pictures(24)
+    classifier, images = far_corner(), some_images(24)
     regions = predicted_masks(classifier, images) == 1
     classes = np.ones(24, dtype=int)
     found = check(classifier, images, ["hires-cam"], classes=classes, regions=regions)
@@ -229,7 +229,7 @@ def terrain(count, scenes):
     return ImageSet(images, masks, ("a", "b", "c", "d"), np.array([str(i) for i in range(count)]), groups)
 
 
-def test_the_gallery_shows_the_pictures_that_have_most_of_each_class():
+def test_the_gallery_shows_the_images_that_have_most_of_each_class():
     torch.manual_seed(0)
     model = build_model(Part(name="unet", widths=[4, 8]), 4, (16, 24, 1))
     classifier, images = classifier_of(model, 4, (16, 24, 1)), terrain(20, 10)
@@ -246,7 +246,7 @@ def test_the_gallery_shows_the_pictures_that_have_most_of_each_class():
     _, facts = explained_masks(classifier, terrain(20, 4), pixels)
     assert facts["check"] is None and "fewer than 5 scenes" in facts["reason"]
     _, facts = explained_masks(classifier, terrain(10, 10), pixels[:10])
-    assert facts["check"] is None and "fewer than 16 pictures" in facts["reason"]
+    assert facts["check"] is None and "fewer than 16 images" in facts["reason"]
 
 
 def test_an_outline_is_the_inner_edge():

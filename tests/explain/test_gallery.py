@@ -1,8 +1,8 @@
-"""What a run keeps of explanations: which pictures, and how many are checked."""
+"""What a run keeps of explanations: which images, and how many are checked."""
 
 import numpy as np
 import pytest
-from corner import corner_classifier, corner_pictures
+from corner import corner_classifier, corner_images
 
 from petriscope.data.imageset import ImageSet
 from petriscope.explain import gallery
@@ -11,7 +11,7 @@ from petriscope.explain.gallery import explained
 
 def image_set(count=40):
     ids = np.array([f"val/{i}" for i in range(count)])
-    return ImageSet(corner_pictures(count), np.arange(count) % 2, ("a", "b"), ids)
+    return ImageSet(corner_images(count), np.arange(count) % 2, ("a", "b"), ids)
 
 
 def looked_at(images):
@@ -20,7 +20,7 @@ def looked_at(images):
     return predicted, np.linspace(0.5, 1, len(images))
 
 
-def test_right_pictures_of_every_class_then_the_most_confident_mistakes():
+def test_right_images_of_every_class_then_the_most_confident_mistakes():
     images = image_set()
     predicted, confidence = looked_at(images)
     arrays, facts = explained(corner_classifier(), images, predicted, confidence)
@@ -47,7 +47,7 @@ def test_methods_are_left_out_where_they_cost_too_much(monkeypatch):
     assert facts["check"]["n"] >= gallery.FEWEST
 
 
-def test_few_pictures_are_shown_and_not_checked():
+def test_few_images_are_shown_and_not_checked():
     images = image_set(5)
     arrays, facts = explained(corner_classifier(), images, *looked_at(images))
     assert len(arrays["rows"]) == 5

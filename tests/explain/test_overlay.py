@@ -24,6 +24,6 @@ def test_gray_without_heat_and_color_with(channels):
 @pytest.mark.parametrize(
     ("height", "width", "expected"), [(28, 28, (224, 224)), (96, 64, (192, 128)), (300, 200, (300, 200))]
 )
-def test_small_pictures_are_enlarged_by_whole_pixels(height, width, expected):
+def test_small_images_are_enlarged_by_whole_pixels(height, width, expected):
     image = np.zeros((height, width, 3), dtype=np.uint8)
     assert enlarged(image, np.zeros((height, width), dtype=np.float32)).shape == (*expected, 3)

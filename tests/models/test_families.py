@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from petriscope.models.cost import multiply_adds, parameters
+from petriscope.core.recipe import Part
 from petriscope.models import build_model
 from petriscope.models.attention import CBAM, SE
+from petriscope.models.cost import multiply_adds, parameters
 from petriscope.models.d4_resnet import act
 from petriscope.models.drop_path import drop_path
-from petriscope.core.recipe import Part
 
 
 def make(name, shape=(16, 16, 3), classes=3, **options):
@@ -151,7 +151,7 @@ class TestInception:
 
 class TestAutoencoder:
     @pytest.mark.parametrize("shape", [(16, 16, 1), (17, 30, 3)])
-    def test_reconstructions_have_the_shape_of_the_pictures(self, shape):
+    def test_reconstructions_have_the_shape_of_the_images(self, shape):
         model = make("autoencoder", shape)
         images = torch.randn(2, shape[2], *shape[:2])
         assert model.reconstruct(images).shape == images.shape
@@ -166,10 +166,10 @@ class TestAutoencoder:
     def test_it_learns_to_reconstruct(self):
         model = make("autoencoder", widths=[8, 16])
         optimizer = torch.optim.Adam(model.parameters(), 1e-2)
-        pictures = nn.functional.interpolate(batch(8, 4), scale_factor=4)
+        images = nn.functional.interpolate(batch(8, 4), scale_factor=4)
         losses = []
         for _ in range(30):
-            loss = model.forward_with_loss(pictures)[1]
+            loss = model.forward_with_loss(images)[1]
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -189,10 +189,10 @@ class TestAutoencoder:
         logits, loss = model.forward_with_loss(batch())
         assert loss == 0
         (logits.sum() + loss).backward()
-        assert model.to_picture.weight.grad is None
+        assert model.to_image.weight.grad is None
 
 
-def test_resnet18_for_small_pictures():
+def test_resnet18_for_small_images():
     model = make("resnet18", (32, 32, 3), 10)
     assert parameters(model) == 11_173_962
     assert multiply_adds(model, (32, 32, 3)) == pytest.approx(0.56e9, rel=0.02)

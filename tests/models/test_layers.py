@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from petriscope.core.recipe import Part
 from petriscope.models import build_model
 from petriscope.models.layers import head_of, ordered_blocks, ordered_layers
-from petriscope.core.recipe import Part
 
 EXPECTED = {  # blocks, the first of them, the last, the head
     "resnet18": (8, "layer1.0", "layer4.1", ["fc"]),

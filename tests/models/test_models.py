@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from petriscope.core.errors import RequestError
-from petriscope.models.cost import multiply_adds, parameters
+from petriscope.core.recipe import Part
 from petriscope.models import MODELS, build_model
 from petriscope.models.backbones import import_timm
+from petriscope.models.cost import multiply_adds, parameters
 from petriscope.models.describe import FACTS, describe_model, model_table
-from petriscope.core.recipe import Part
 
 SIDE = 32
 QUICK = {  # options that make a model quick to test, and the same at every call
@@ -42,7 +42,7 @@ BIG = {  # those that differ from one above in depth and width alone
     "convnext-base": {},
     "convnext-large": {},
 }
-PARAMETERS = {  # as papers and projects state them, of RGB pictures: classes, side, options, count
+PARAMETERS = {  # as papers and projects state them, of RGB images: classes, side, options, count
     "quiz-dnn": (10, 32, {}, 299_018),
     "resnet18": (1000, 224, {"stem": "imagenet"}, 11_689_512),
     "resnet34": (1000, 224, {"stem": "imagenet"}, 21_797_672),
@@ -187,7 +187,7 @@ def test_seeded_building_is_repeatable(name):
 
 
 @pytest.mark.parametrize("name", sorted(BIG))
-def test_the_big_ones_map_pictures_to_logits(name):
+def test_the_big_ones_map_images_to_logits(name):
     with torch.device("meta"):
         model = build_model(Part(name=name, **BIG[name]), 3, (SIDE, SIDE, 1), fresh=False)
     model = model.to_empty(device="cpu").eval()  # drawing 200 million weights takes seconds
@@ -245,7 +245,7 @@ def test_a_model_is_described_with_its_options():
         ("se-cnn", {"widths": [8], "depths": [1, 1]}, (8, 8, 3), "one of each"),
         ("deit-tiny", {"resize": None}, (28, 28, 3), r"patches of 16x16.*model\.resize"),
         ("deit-tiny", {"resize": 100}, (28, 28, 3), "100x100 is no multiple"),
-        ("convnext-tiny", {}, (16, 16, 3), r"cannot take pictures of 16x16 .* model\.resize=224"),
+        ("convnext-tiny", {}, (16, 16, 3), r"cannot take images of 16x16 .* model\.resize=224"),
         ("timm/resnet1O", {}, (28, 28, 3), "did you mean resnet18"),
         ("timm/resnet18.a4_in1k", {}, (28, 28, 3), r"weights 'a4_in1k' of resnet18; did you mean resnet18\.a"),
         ("resnet81", {}, (28, 28, 3), "did you mean resnet18"),

@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from petriscope.models.cost import multiply_adds, parameters
+from petriscope.core.recipe import Part
 from petriscope.models import build_model
 from petriscope.models.attention_gate import AttentionGate
 from petriscope.models.context import DilatedInception, GlobalContext
+from petriscope.models.cost import multiply_adds, parameters
 from petriscope.models.mask_head import CellularAutomaton
 from petriscope.models.segmenter import padded
 from petriscope.models.unet import DoubleConv
-from petriscope.core.recipe import Part
 
 SMALL = {
     "unet": {"widths": [4, 8, 8]},
@@ -45,7 +45,7 @@ def reach(function, side=33):
 class TestSizes:
     @every
     @pytest.mark.parametrize("shape", [(64, 128, 1), (5, 7, 3), (1, 1, 1), (30, 17, 3)])
-    def test_logits_are_as_large_as_the_picture(self, name, shape):
+    def test_logits_are_as_large_as_the_image(self, name, shape):
         model = make(name, shape).eval()
         images = torch.randn(2, shape[2], *shape[:2])
         assert model(images).shape == (2, 3, *shape[:2])
@@ -76,13 +76,13 @@ class TestStandardize:
         assert (standard(images) - standard(other)).abs().max() < 0.1 * (plain(images) - plain(other)).abs().max()
 
     @every
-    def test_a_picture_is_standardized_by_itself(self, name):
+    def test_a_image_is_standardized_by_itself(self, name):
         model = make(name, standardize=True).eval()
         images = torch.randn(3, 1, 16, 24)
         assert torch.allclose(model(images)[:1], model(images[:1]), atol=1e-5)
 
     @pytest.mark.parametrize("shape", [(16, 24, 1), (1, 1, 1)])
-    def test_a_blank_picture_has_finite_logits(self, shape):
+    def test_a_blank_image_has_finite_logits(self, shape):
         assert make("unet", shape, standardize=True).eval()(torch.ones(2, 1, *shape[:2])).isfinite().all()
 
     def test_the_differences_of_its_channels_stay(self):

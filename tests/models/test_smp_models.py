@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from petriscope.core.errors import RequestError
-from petriscope.models import build_model, smp_models
 from petriscope.core.recipe import Part
+from petriscope.models import build_model, smp_models
 
 NAME = "smp/linknet-resnet18"
 

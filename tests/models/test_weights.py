@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import save_file
 
 from petriscope.core.errors import PetriscopeError, RequestError
+from petriscope.core.recipe import Part
 from petriscope.models import build_model, weights
 from petriscope.models.backbones import import_timm
-from petriscope.core.recipe import Part
 
 SHAPE = (32, 32, 3)
 SMALL = "timm/resnet10t"
@@ -59,7 +59,7 @@ class TestFiles:
         path, state = published
         assert_taken_over(make(classes=1000, weights=path), state)
 
-    def test_gray_pictures_get_the_sum_over_the_colors(self, published):
+    def test_gray_images_get_the_sum_over_the_colors(self, published):
         path, state = published
         model = make(shape=(32, 32, 1), weights=path)
         torch.testing.assert_close(model.state_dict()[FIRST], state[FIRST].sum(1, keepdim=True))
@@ -168,7 +168,7 @@ def test_a_head_on_the_feature_maps_leaves_no_weight_unused(name):
     assert kinds == ["Linear", "SiLU", "BatchNorm1d", "Dropout"] * 2
 
 
-def test_resizing_is_that_of_the_picture():
+def test_resizing_is_that_of_the_image():
     plain, resized = make(shape=(64, 64, 3)).eval(), make(resize=64).eval()
     resized.backbone.load_state_dict(plain.state_dict())
     images = torch.randn(2, 3, 32, 32)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from petriscope.audit.runner import Audit
-from petriscope.audit.findings import KINDS, Finding, Pictures, make_table
+from petriscope.audit.findings import KINDS, Finding, Listing, make_table
 from petriscope.audit.planted import Planted
+from petriscope.audit.runner import Audit
 from petriscope.data.decisions import Decisions, ReadAs
 from petriscope.data.imageset import ImageSet
 from petriscope.report.audit import CARDS_SHOWN, GROUPS_SHOWN, render, write_audit_page
@@ -59,7 +59,7 @@ def make_audit(found: list[Finding], side: int = 6, channels: int = 3, features:
     images = ImageSet(rng.integers(0, 256, (N, side, side, channels), dtype=np.uint8), targets, CLASSES, ids)
     names = np.array([*ids, "train/lost.png"], dtype=object)
     labels = np.array([*(CLASSES[target] for target in targets), CLASSES[0]], dtype=object)
-    pictures = Pictures(names, np.array([*splits, "train"], dtype=object), labels)
+    batch = Listing(names, np.array([*splits, "train"], dtype=object), labels)
     planted = Planted(
         np.full(N, -1), np.zeros(N, np.float32), rng.integers(0, 256, (1, side, side, channels), dtype=np.uint8)
     )
@@ -72,9 +72,9 @@ def make_audit(found: list[Finding], side: int = 6, channels: int = 3, features:
     parts: dict[str, Any] = {
         "source": "my <cells>",
         "fingerprint": "f00d",
-        "table": make_table(pictures, found),
+        "table": make_table(batch, found),
         "decisions": decisions,
-        "pictures": pictures,
+        "listing": batch,
         "images": images,
         "planted": planted,
         "features": rng.normal(size=(N, 4)).astype(np.float32) if features else None,
@@ -88,7 +88,7 @@ def page_of(audit: Audit) -> str:
 
 
 def every_kind() -> list[Finding]:
-    """Two pictures of each kind; the unreadable one has no picture."""
+    """Two images of each kind; the unreadable one has no image."""
     out = []
     for number, kind in enumerate(KINDS):
         first = 2 * number
@@ -98,7 +98,7 @@ def every_kind() -> list[Finding]:
             out.append(Finding(index, kind, f"{kind} <evidence> {index}", 0.5, "drop", "because", group, suggested))
             if kind in ("leak", "conflicting_labels"):
                 out.append(Finding(index, "exact_duplicate", "same <pixels>", 1.0, "drop", "because", group))
-    out.append(Finding(N, "unreadable", "unreadable <evidence> lost", 1.0, "drop", "no picture"))
+    out.append(Finding(N, "unreadable", "unreadable <evidence> lost", 1.0, "drop", "no image"))
     return out
 
 
@@ -114,13 +114,13 @@ def test_every_kind_of_finding_is_on_the_page(side: int, channels: int) -> None:
         "label_error",
     }:
         assert f"{kind} <evidence>" in page.text
-    for heading in ("Planted pictures", "Leaks between splits", "Copies with different labels", "Suspected labels"):
+    for heading in ("Planted images", "Leaks between splits", "Copies with different labels", "Suspected labels"):
         assert heading in page.text
     assert "What they have in common" in page.text
     assert "wrong with probability 0.50" in page.text
     assert "the same pixels" in page.text and "50.0% alike" in page.text
     assert "--audit 'audits/my cells'" in page.text
-    assert "no picture" in page.text and "train/lost.png" in page.text
+    assert "no image" in page.text and "train/lost.png" in page.text
 
 
 def test_the_page_refers_to_nothing_outside_itself_and_escapes_names() -> None:
@@ -143,14 +143,14 @@ def test_counts_and_balance() -> None:
         Finding(2, "dark", "dark", 0.1, "review", "dark"),
     ]
     page = Tags(page_of(make_audit(found)))
-    assert "3 of 121 pictures have something about them: 1 to leave out, 1 to relabel, 1 to look at." in page.text
+    assert "3 of 121 images have something about them: 1 to leave out, 1 to relabel, 1 to look at." in page.text
     assert "red <b>4141" in page.text.replace(" ", "").replace("red<b>", "red <b>")
     assert "white40" in page.text.replace(" ", "") and "\N{MINUS SIGN}1" in page.text
 
 
 def test_nothing_found() -> None:
     page = Tags(page_of(make_audit([])))
-    assert "Nothing found among 121 pictures." in page.text
+    assert "Nothing found among 121 images." in page.text
     assert "There is nothing to report." in page.text
 
 

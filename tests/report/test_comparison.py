@@ -13,15 +13,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from petriscope.experiments.compare import compare, settings_that_differ
 from petriscope.core.errors import RequestError
-from petriscope.metrics.intervals import wilson
 from petriscope.core.recipe import Recipe
+from petriscope.experiments.compare import compare, settings_that_differ
+from petriscope.metrics.intervals import wilson
 from petriscope.report.compare import as_text, render, verdict_words, write_comparison
 from petriscope.run.folder import Run
 
 CLASSES = ("red", "white", "platelet")
-PICTURES = 300
+IMAGES = 300
 
 
 def make_run(
@@ -30,12 +30,12 @@ def make_run(
     seed: int = 0,
     wrong: int = 40,
     splits: tuple[str, ...] = ("val", "test"),
-    pictures: int = PICTURES,
+    images: int = IMAGES,
     fingerprint: str = "f00d",
     multiply_adds: int = 5_000_000,
     **settings,
 ) -> Run:
-    """A finished run that gets ``wrong`` pictures wrong, others for every seed."""
+    """A finished run that gets ``wrong`` images wrong, others for every seed."""
     folder.mkdir(parents=True)
     recipe = Recipe(name=name, seed=seed, **{"data": {"source": "cells.npz"}, **settings})
     (folder / "recipe.yaml").write_text(recipe.to_yaml())
@@ -46,16 +46,16 @@ def make_run(
     run.add_results(training={"seconds": 60.0 + seed}, cost=cost)
     names = np.array(CLASSES, dtype=object)
     for split in splits:
-        target = np.arange(pictures) % 3
+        target = np.arange(images) % 3
         predicted = target.copy()
-        at = np.random.default_rng([seed, wrong]).permutation(pictures)[:wrong]
+        at = np.random.default_rng([seed, wrong]).permutation(images)[:wrong]
         predicted[at] = (target[at] + 1) % 3
-        table = {"id": [f"{split}/{i}" for i in range(pictures)], "split": split, "target": names[target]}
+        table = {"id": [f"{split}/{i}" for i in range(images)], "split": split, "target": names[target]}
         table = pd.DataFrame({**table, "predicted": names[predicted], "confidence": 0.9})
         run.add_predictions(split, table.sample(frac=1, random_state=seed))  # rows in any order
-        share = 1 - wrong / pictures
+        share = 1 - wrong / images
         run.add_results(
-            **{split: {"n": pictures, "tta": "none", "accuracy": share, "balanced_accuracy": share, "nll": 0.25}}
+            **{split: {"n": images, "tta": "none", "accuracy": share, "balanced_accuracy": share, "nll": 0.25}}
         )
     return run
 
@@ -79,9 +79,9 @@ def test_seeds_of_a_recipe_are_one_row_with_mean_and_spread(runs):
         ("better", (0, 1, 2)),
         ("alike", (0, 1, 2)),
     ]
-    assert (found.split, found.n, found.baseline, found.tests) == ("test", PICTURES, "plain", 2)
+    assert (found.split, found.n, found.baseline, found.tests) == ("test", IMAGES, "plain", 2)
     plain = found.rows[0]
-    expected = [1 - wrong / PICTURES for wrong in (60, 61, 62)]
+    expected = [1 - wrong / IMAGES for wrong in (60, 61, 62)]
     assert plain.values == pytest.approx(expected)
     assert (plain.mean, plain.sd) == pytest.approx((np.mean(expected), np.std(expected, ddof=1)))
     assert plain.contrast is None and plain.seconds == 61 and plain.others["nll"] == 0.25
@@ -90,7 +90,7 @@ def test_seeds_of_a_recipe_are_one_row_with_mean_and_spread(runs):
 def test_verdicts(runs):
     better, alike = compare(runs).rows[1:]
     assert better.contrast.verdict == "better"
-    assert better.contrast.difference.value == pytest.approx(50 / PICTURES)
+    assert better.contrast.difference.value == pytest.approx(50 / IMAGES)
     assert alike.contrast.verdict == "no difference shown"
     assert compare(runs, against=runs[3]).rows[1].contrast.verdict == "worse"
     # Holm: the p of the strongest is multiplied by the number of comparisons.
@@ -144,16 +144,16 @@ def test_a_run_named_twice_counts_once_and_one_seed_trained_twice_is_refused(tmp
         compare([tmp_path / "a", tmp_path / "copy"])
 
 
-def test_other_pictures_are_refused(tmp_path):
+def test_other_images_are_refused(tmp_path):
     make_run(tmp_path / "a")
-    make_run(tmp_path / "b", seed=1, pictures=200)
+    make_run(tmp_path / "b", seed=1, images=200)
     with pytest.raises(
-        RequestError, match=r"b was evaluated on other test pictures .*200 of 300 .*petriscope evaluate"
+        RequestError, match=r"b was evaluated on other test images .*200 of 300 .*petriscope evaluate"
     ):
         compare([tmp_path / "a", tmp_path / "b"])
 
 
-def test_other_classes_of_the_same_pictures_are_refused(tmp_path):
+def test_other_classes_of_the_same_images_are_refused(tmp_path):
     make_run(tmp_path / "a")
     run = make_run(tmp_path / "b", seed=1)
     table = run.predictions
@@ -183,15 +183,15 @@ def test_json_holds_all_of_it(runs):
     better = plain["rows"][1]["difference"]
     assert better["verdict"] == "better" and len(better["ci95"]) == 2 and better["p"] <= better["p_holm"]
     assert plain["rows"][0]["difference"] is None
-    assert plain["rows"][2]["difference"]["pictures_needed"] is None or (
-        plain["rows"][2]["difference"]["pictures_needed"] > PICTURES
+    assert plain["rows"][2]["difference"]["images_needed"] is None or (
+        plain["rows"][2]["difference"]["images_needed"] > IMAGES
     )
 
 
 def test_the_text_table(runs):
     text = as_text(compare(runs))
     lines = text.splitlines()
-    assert lines[0] == "test, 300 pictures"
+    assert lines[0] == "test, 300 images"
     assert re.search(r"^plain +3 +79\.67 % ± 0\.33 +\d\d\.\d to \d\d\.\d +baseline$", text, re.M)
     assert re.search(r"^better +3 .* \+16\.67 \(\+\d+\.\d\d to \+\d+\.\d\d\) +< 0\.001 +better$", text, re.M)
     assert re.search(r"^alike .*no difference shown", text, re.M)
@@ -239,7 +239,7 @@ def test_the_page_is_one_file_that_says_what_was_found(runs, tmp_path):
     for words in (
         "Three methods",
         "What matters?",
-        "Of 2 recipes on 300 test pictures: 1 better than plain, 1 with no difference shown.",
+        "Of 2 recipes on 300 test images: 1 better than plain, 1 with no difference shown.",
         "The highest mean is that of better:",
         "+16.67",
         "no difference shown",
@@ -274,7 +274,7 @@ def test_every_column_that_sorts_has_values_that_sort(runs):
 
 def test_charts_show_costs_that_differ(runs, tmp_path):
     html = render(compare(runs))
-    assert "By multiply-adds for a picture" in html and "By parameters" in html
+    assert "By multiply-adds for a image" in html and "By parameters" in html
     assert "training time" in html and "By training time" not in html  # the same for all
     charts = re.findall(r'<svg class="chart".*?</svg>', html, re.S)
     assert len(charts) == 2
@@ -286,7 +286,7 @@ def test_a_single_recipe_has_no_tests_but_a_page(runs):
     found = compare(runs[:3])
     assert found.tests == 0
     assert "baseline" not in as_text(found)
-    assert "Measured on 300 test pictures." in parse(render(found)).text
+    assert "Measured on 300 test images." in parse(render(found)).text
 
 
 def test_names_from_outside_are_escaped(tmp_path):

@@ -6,7 +6,7 @@ import pandas as pd
 from petriscope.report.error_groups import errors
 from petriscope.report.explanations import Shown, looks, write_page
 
-PICTURES = np.zeros((2, 8, 8, 3), dtype=np.uint8)
+IMAGES = np.zeros((2, 8, 8, 3), dtype=np.uint8)
 
 
 def group(name, n, accuracy, p=1.0, p_within=1.0, **more):
@@ -52,19 +52,19 @@ def test_neighbors_that_all_agree_raise_the_question():
     beside = {"among": 50, "of": 200, "mistakes": [mistake(["b", "b"]), mistake(["b", "a"])]}
     gallery = {"neighbors_test": np.zeros((2, 3, 8, 8, 3), dtype=np.uint8)}
     (view,) = errors(["test"], figures(neighbors=beside), gallery)
-    assert view.among == "50 of the 200 training pictures"
+    assert view.among == "50 of the 200 training images"
     assert view.mistakes[0].words == "All of them are labeled b, as predicted: is the label a right?"
     assert view.mistakes[1].words == "Labels: 1 b, 1 a."
     assert errors(["test"], figures(neighbors=beside), {})[0].mistakes == []
 
 
-def test_pairs_keep_their_own_pictures():
+def test_pairs_keep_their_own_images():
     pairs = [
         {"true": "a", "predicted": "b", "count": 2, "n": 10, "ids": ["test/1", "test/2"]},
         {"true": "b", "predicted": "a", "count": 1, "n": 8, "ids": ["test/3"]},
     ]
-    pictures = np.stack([np.full((8, 8, 3), shade, dtype=np.uint8) for shade in (10, 20, 30)])
-    (view,) = errors(["test"], figures(pairs=pairs), {"confused_test": pictures})
+    images = np.stack([np.full((8, 8, 3), shade, dtype=np.uint8) for shade in (10, 20, 30)])
+    (view,) = errors(["test"], figures(pairs=pairs), {"confused_test": images})
     assert [len(pair.examples) for pair in view.pairs] == [2, 1]
     assert view.pairs[1].examples[0][1] == "test/3"
     assert view.pairs[1].examples[0][0].uri not in {p.uri for p, _ in view.pairs[0].examples}
@@ -82,10 +82,10 @@ PREDICTIONS = pd.DataFrame(
 )
 MAPS = np.zeros((2, 2, 8, 8), dtype=np.uint8)
 MAPS[:, 1, 2:4] = 255
-GALLERY = {"explained_test": PICTURES, "explained_test_maps": MAPS}
+GALLERY = {"explained_test": IMAGES, "explained_test_maps": MAPS}
 
 
-def test_a_wrong_picture_has_a_map_for_each_class_and_missing_checks_are_told():
+def test_a_wrong_image_has_a_map_for_each_class_and_missing_checks_are_told():
     facts = {
         "method": "hires-cam",
         "ids": ["test/0", "test/1"],
@@ -102,7 +102,7 @@ def test_a_wrong_picture_has_a_map_for_each_class_and_missing_checks_are_told():
     assert view.verdict == "" and view.notes == ["How far they can be trusted was not checked: it is too costly."]
 
 
-def test_without_pictures_or_predictions_there_are_no_cards():
+def test_without_images_or_predictions_there_are_no_cards():
     facts = {"method": None, "check": None, "reason": "no maps"}
     results = {"test": {"explanations": facts}}
     (view,) = looks(["test"], results, {}, PREDICTIONS)
@@ -110,10 +110,10 @@ def test_without_pictures_or_predictions_there_are_no_cards():
     assert not looks(["test"], results, GALLERY, pd.DataFrame({"split": []}))[0].wrong
 
 
-def test_the_page_escapes_names_and_tells_of_unreadable_pictures(tmp_path):
-    shown = [Shown(PICTURES[0], np.zeros((8, 8)), "<b>.png", "<i>a</i>", 0.75, "b & c")]
+def test_the_page_escapes_names_and_tells_of_unreadable_images(tmp_path):
+    shown = [Shown(IMAGES[0], np.zeros((8, 8)), "<b>.png", "<i>a</i>", 0.75, "b & c")]
     write_page(tmp_path / "index.html", shown, "occlusion", "a/b", 3, ["x.png: cannot be read"])
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "<i>a</i>" not in text and "&lt;i&gt;a&lt;/i&gt;" in text and "b &amp; c" in text
-    assert "The first 1 of 3 pictures" in text and "x.png: cannot be read" in text
+    assert "The first 1 of 3 images" in text and "x.png: cannot be read" in text
     assert "http" not in text.replace("http-equiv", "")

@@ -1,4 +1,4 @@
-"""Axes, labels and pictures of the report."""
+"""Axes, labels and images of the report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 from petriscope.metrics.classification import calibration_bins
 from petriscope.report import wording
-from petriscope.report.charts import Series, line_chart, nice_ticks, picture, reliability
+from petriscope.report.charts import Series, line_chart, nice_ticks, reliability, thumbnail
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0.93, 0.99), (1, 200), (-3, 3), (0, 1e-5), (0, 123456)])
@@ -40,7 +40,7 @@ def test_labels_of_curves_that_end_together_do_not_overlap() -> None:
     assert abs(heights[0] - heights[1]) >= 24
 
 
-def test_reliability_draws_the_bins_that_have_pictures() -> None:
+def test_reliability_draws_the_bins_that_have_images() -> None:
     confidence = np.array([0.97, 0.98, 0.5, 0.52])
     chart = reliability(calibration_bins(confidence, np.array([1.0, 1.0, 0.0, 1.0])), "val")
     assert chart.count('class="bar"') == chart.count('class="dot-b"') == 2
@@ -48,9 +48,9 @@ def test_reliability_draws_the_bins_that_have_pictures() -> None:
 
 
 @pytest.mark.parametrize("shape", [(6, 6, 1), (6, 9, 3), (500, 300, 3)])
-def test_a_picture_comes_back_from_its_uri(shape: tuple[int, int, int]) -> None:
+def test_a_image_comes_back_from_its_uri(shape: tuple[int, int, int]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    shown = picture(pixels)
+    shown = thumbnail(pixels)
     image = Image.open(BytesIO(base64.b64decode(shown.uri.partition(",")[2])))
     assert max(shown.width, shown.height) <= 128 and max(image.size) <= 256
     if shown.small:

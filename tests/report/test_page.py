@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from petriscope.metrics.intervals import wilson
 from petriscope.core.recipe import Part, Recipe
+from petriscope.metrics.intervals import wilson
 from petriscope.report import training, write_report
 from petriscope.run.folder import Run
 
@@ -93,7 +93,7 @@ def start_run(
         "fingerprint": "f00dfeed",
         "classes": list(classes),
         "shape": [6, 6, 3],
-        "splits": {name: {"pictures": sum(per_class), "per_class": per_class} for name in splits},
+        "splits": {name: {"images": sum(per_class), "per_class": per_class} for name in splits},
         "warnings": [],
     }
     environment = {
@@ -117,18 +117,18 @@ def finish_run(run: Run, val: bool = True, epochs: int = 3) -> Run:
         line: dict[str, Any] = {"epoch": epoch, "train": {"loss": 1 / epoch, "accuracy": 1 - 0.5 / epoch}}
         if val:
             line["val"] = {"accuracy": 0.9, "balanced_accuracy": 0.8, "macro_f1": 0.85, "loss": 0.5}
-        lines.append({**line, "lr": 0.01 / epoch, "seconds": 1.5, "pictures_per_second": 100.0})
+        lines.append({**line, "lr": 0.01 / epoch, "seconds": 1.5, "images_per_second": 100.0})
     run.write_history(lines)
     kept = {"best_epoch": 2, "best": 0.9, "monitor": "accuracy", "kept": "best"}
     last = {"best_epoch": None, "best": None, "monitor": None, "kept": "last"}
-    summary = {"epochs": epochs, "seconds": 95.0, "seconds_per_epoch": 31.7, "pictures_per_second": 812.0}
-    cost = {"parameters": 1234, "multiply_adds": 5_600_000, "bytes_fp32": 4936, "inference_pictures_per_second": 9876.5}
+    summary = {"epochs": epochs, "seconds": 95.0, "seconds_per_epoch": 31.7, "images_per_second": 812.0}
+    cost = {"parameters": 1234, "multiply_adds": 5_600_000, "bytes_fp32": 4936, "inference_images_per_second": 9876.5}
     run.add_results(training={**summary, **(kept if val else last)}, cost=cost)
     return run
 
 
 def evaluate(run: Run, split: str, classes: tuple[str, ...] = CLASSES, channels: int = 3, right: int = 9) -> Run:
-    """Each class has ten pictures, ``right`` of them given it and the rest the next class."""
+    """Each class has ten images, ``right`` of them given it and the rest the next class."""
     count = len(classes)
     confusion = right * np.eye(count, dtype=int) + (10 - right) * np.roll(np.eye(count, dtype=int), 1, axis=1)
     run.add_results(**{split: figures(confusion, classes, split)})
@@ -138,9 +138,9 @@ def evaluate(run: Run, split: str, classes: tuple[str, ...] = CLASSES, channels:
     table = {"id": [f"{split}/{i}" for i in range(len(target))], "split": split, "target": names[target]}
     run.add_predictions(split, pd.DataFrame({**table, "predicted": names[predicted], "confidence": 0.876}))
     wrong = np.flatnonzero(target != predicted)
-    pictures = np.random.default_rng(0).integers(0, 256, (len(wrong), 6, 6, channels), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (len(wrong), 6, 6, channels), dtype=np.uint8)
     run.add_gallery(
-        **{f"mistakes_{split}": pictures, f"mistakes_{split}_ids": np.array([f"{split}/{i}" for i in wrong], dtype=str)}
+        **{f"mistakes_{split}": images, f"mistakes_{split}_ids": np.array([f"{split}/{i}" for i in wrong], dtype=str)}
     )
     run.add_gallery(augmented=np.zeros((2, 3, 6, 6, channels), dtype=np.uint8))
     return run
@@ -177,7 +177,7 @@ def test_it_opens_on_a_phone_and_in_the_dark(run: Run) -> None:
 
 def test_figures_and_intervals_are_those_of_the_results(run: Run) -> None:
     text = parse(run).text
-    assert "90.00 % of 30 test pictures classified correctly (95 % interval 74.4 to 96.5). 3 mistakes." in text
+    assert "90.00 % of 30 test images classified correctly (95 % interval 74.4 to 96.5). 3 mistakes." in text
     assert "90.00 % (74.4 to 96.5)" in text
     assert "0.9877 (0.9712 to 0.9934)" in text
     assert "0.2468 (0.2000 to 0.3000)" in text
@@ -193,7 +193,7 @@ def test_training_cost_and_repetition_are_told(run: Run) -> None:
         "1,234",
         "5.6 million",
         "1 min 35 s",
-        "812 pictures/s",
+        "812 images/s",
         "January 5, 2026, 08:09 UTC",
         "petriscope train tiny --seed 7",
         f"petriscope train {run.folder}/recipe.yaml --seed 7",
@@ -223,7 +223,7 @@ def test_without_test_it_says_so_and_how_to_add_it(tmp_path: Path) -> None:
     run = evaluate(finish_run(start_run(tmp_path / "run")), "val")
     text = parse(run).text
     assert "This figure is from val, which chose the weights kept" in text
-    assert "The 63 test pictures have not been looked at yet" in text
+    assert "The 63 test images have not been looked at yet" in text
     assert f"petriscope evaluate {run.folder}" in text
 
 
@@ -241,15 +241,15 @@ def test_an_unfinished_run(tmp_path: Path, epochs: int) -> None:
     assert f"Training is not finished: {epochs} epochs of 20 done." in text
     assert f"petriscope train --resume {run.folder}" in text
     assert ("No epoch is done yet" in text) is (epochs == 0)
-    assert ("90.00 % of the val pictures" in text) is (epochs > 0)
+    assert ("90.00 % of the val images" in text) is (epochs > 0)
 
 
-def test_figures_without_predictions_and_pictures(run: Run) -> None:
+def test_figures_without_predictions_and_images(run: Run) -> None:
     (run.folder / "predictions.parquet").unlink()
     (run.folder / "gallery.npz").unlink()
     text = parse(run).text
     assert "The predictions on test are not in the run folder." in text
-    assert "The pictures of the mistakes are not in the run folder." in text
+    assert "The images of the mistakes are not in the run folder." in text
     assert "no samples of the input" in text
 
 
@@ -265,11 +265,11 @@ def test_names_from_outside_are_escaped(tmp_path: Path) -> None:
     assert '<script>alert("x")</script>' in page.text and warnings[0] in page.text and "<b>bold</b>" in page.text
 
 
-def test_gray_pictures_of_one_class(tmp_path: Path) -> None:
+def test_gray_images_of_one_class(tmp_path: Path) -> None:
     run = finish_run(start_run(tmp_path / "run", classes=("cell",), shape=[6, 6, 1]), epochs=1)
     text = parse(evaluate(run, "val", classes=("cell",), channels=1, right=10)).text
     assert "6 × 6 pixels, gray" in text and "only one class" in text
-    assert "There is no mistake among 10 val pictures." in text
+    assert "There is no mistake among 10 val images." in text
 
 
 def test_gray_mistakes(tmp_path: Path) -> None:
@@ -306,9 +306,9 @@ def test_a_plain_run_tells_of_no_method_it_did_not_use(run: Run) -> None:
     facts, text = told(run), parse(run).text
     assert not {"Fine-tuning", "Distilled from", "Val augmented"} & set(facts)
     assert not any(word in text for word in ("SWA", "Reconstructions", "mixed"))
-    assert facts["Initial weights"] == "random" and facts["Normalization"] == "the train pictures' own"
-    assert facts["Averaging"] == "running mean (EMA, decay 0.998)" and facts["Batches"] == "128 pictures"
-    assert "Val is measured after the epoch, on plain pictures, with averaged weights" in text
+    assert facts["Initial weights"] == "random" and facts["Normalization"] == "the train images' own"
+    assert facts["Averaging"] == "running mean (EMA, decay 0.998)" and facts["Batches"] == "128 images"
+    assert "Val is measured after the epoch, on plain images, with averaged weights" in text
 
 
 def test_methods_beside_the_plain_ones_are_told(run: Run) -> None:
@@ -318,7 +318,7 @@ def test_methods_beside_the_plain_ones_are_told(run: Run) -> None:
         model={"name": "resnet18", "stem": "imagenet", "weights": "/models/cells.safetensors"},
         finetune={"train": "head", "then": stages, "lr_decay": 0.7},
         distill={"teachers": ["runs/a", "runs/b"], "weight": 0.25},
-        training={"ema": None, "swa": 0.25, "pictures_per_epoch": 42_000},
+        training={"ema": None, "swa": 0.25, "images_per_epoch": 42_000},
         evaluation={"augment_val": [{"name": "rotate", "degrees": 10}]},
     )
     environment = run.environment | {"normalize": {"mean": [0.5, 0.25, 0.125], "std": [0.2, 0.2, 0.1]}}
@@ -330,33 +330,33 @@ def test_methods_beside_the_plain_ones_are_told(run: Run) -> None:
         "Fine-tuning": "head; from epoch 6: last 25 % at 0.1 × the rate; each block at 0.7 × the rate of the next",
         "Distilled from": "runs/a, runs/b (weight 0.25, temperature 2)",
         "Averaging": "from epoch 16: mean over the epochs (SWA)",
-        "Batches": "128 pictures, 42,000 pictures an epoch",
+        "Batches": "128 images, 42,000 images an epoch",
     }
     facts = told(run)
     assert {name: facts.get(name) for name in expected} == expected
-    assert facts["Val augmented"] == "rotate (degrees 10), while training; the final figures are of plain pictures"
+    assert facts["Val augmented"] == "rotate (degrees 10), while training; the final figures are of plain images"
     text = parse(run).text
     for words in (
         "with the recipe's loss, cross-entropy, and the teachers'",
-        "on val pictures augmented by rotate (degrees 10), the same in every epoch, with averaged weights",
-        "the final figures on val are of plain pictures",
+        "on val images augmented by rotate (degrees 10), the same in every epoch, with averaged weights",
+        "the final figures on val are of plain images",
     ):
         assert words in text, words
 
 
 @pytest.mark.parametrize(("name", "mixed"), [("mixup", True), ("cutmix", True), ("rotate", False), ("unknown", False)])
-def test_accuracy_on_mixed_pictures_is_said_to_be_low(run: Run, name: str, mixed: bool) -> None:
+def test_accuracy_on_mixed_images_is_said_to_be_low(run: Run, name: str, mixed: bool) -> None:
     text = parse(rewrite(run, augment=["flip", name])).text
-    assert ("on augmented and mixed pictures" in text) is mixed
-    assert ("so train accuracy is lower than on plain pictures" in text) is mixed
-    assert ("on augmented pictures" in text) is not mixed
+    assert ("on augmented and mixed images" in text) is mixed
+    assert ("so train accuracy is lower than on plain images" in text) is mixed
+    assert ("on augmented images" in text) is not mixed
 
 
 def test_of_mixed_masks_no_majority_is_spoken_of() -> None:
     history = [{"epoch": 1, "train": {"loss": 1.0, "accuracy": 0.5}, "val": {"loss": 1.0, "miou": 0.4}}]
     recipe = Recipe(augment=(Part(name="cutmix"),))
     notes = " ".join(training.curves(history, None, recipe)["notes"])
-    assert "on augmented and mixed pictures" in notes
+    assert "on augmented and mixed images" in notes
     assert "holds most of" not in notes
     del history[0]["val"]["miou"]
     assert "holds most of" in " ".join(training.curves(history, None, recipe)["notes"])
@@ -366,7 +366,7 @@ def test_val_of_an_unfinished_run_is_said_to_be_augmented(tmp_path: Path) -> Non
     run = finish_run(start_run(tmp_path / "run"))
     (run.folder / "results.json").unlink()
     text = parse(rewrite(run, evaluation={"augment_val": ["rotate"]})).text
-    assert "of the augmented val pictures were classified correctly" in text
+    assert "of the augmented val images were classified correctly" in text
 
 
 def test_a_report_is_made_again_in_place(run: Run) -> None:
@@ -377,8 +377,8 @@ def test_a_report_is_made_again_in_place(run: Run) -> None:
 @pytest.mark.parametrize(
     ("rule", "weights", "words"),
     [
-        ("auto", "none", "the train pictures' own"),
-        ("train", "pretrained", "the train pictures' own"),
+        ("auto", "none", "the train images' own"),
+        ("train", "pretrained", "the train images' own"),
         ("imagenet", "none", "ImageNet's"),
         ("auto", "pretrained", "that of the initial weights"),
     ],

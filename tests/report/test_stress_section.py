@@ -1,13 +1,13 @@
-"""The section on disturbed pictures."""
+"""The section on disturbed images."""
 
 import numpy as np
 
 from petriscope.augment.corruptions import CORRUPTIONS
-from petriscope.data.imageset import ImageSet
-from petriscope.trust.robustness import disturbed_pictures, stress_test
 from petriscope.core.recipe import Recipe
+from petriscope.data.imageset import ImageSet
 from petriscope.report.robustness import headline, stress_view
 from petriscope.report.wording import NONE
+from petriscope.trust.robustness import disturbed_images, stress_test
 
 MIX = {"name": "corruption-mix", "held_out": ["bubble"]}
 
@@ -22,8 +22,8 @@ def outcome(threshold=130, recipe=None):
         bright = some.mean((1, 2, 3)) > threshold
         return np.stack([~bright, bright], 1).astype(np.float32)
 
-    pictures, names = disturbed_pictures(images, 0)
-    gallery = {"disturbed": pictures, "disturbed_names": np.array(names)}
+    batch, names = disturbed_images(images, 0)
+    gallery = {"disturbed": batch, "disturbed_names": np.array(names)}
     return stress_test(predict, images, recipe=recipe, resamples=100).as_dict(), gallery
 
 
@@ -40,12 +40,12 @@ def test_the_headline_names_clean_mean_and_worst():
     assert words.endswith(f"({test['worst']['name'].replace('-', ' ')})")
 
 
-def test_every_corruption_has_a_row_with_its_pictures():
+def test_every_corruption_has_a_row_with_its_images():
     test, gallery = outcome(recipe=Recipe(augment=(MIX,)))
     view = stress_view({"stress": {"val": test}}, gallery)
     rows = [row for _, rows in view.groups for row in rows]
     assert len(rows) == len(CORRUPTIONS)
-    assert all(len(row.cells) == 5 and len(row.pictures) == 3 for row in rows)
+    assert all(len(row.cells) == 5 and len(row.images) == 3 for row in rows)
     marks = {row.name: row.mark for row in rows}
     assert marks["bubble"] == "held out"
     assert marks["motion blur"] == "trained against"
@@ -67,16 +67,16 @@ def test_alarm_only_where_much_is_lost():
     assert not stress_view({"stress": {"val": {**test, "drop": 0.03}}}, gallery).alarm
 
 
-def test_test_counts_before_val_and_pictures_may_be_missing():
+def test_test_counts_before_val_and_images_may_be_missing():
     test, _ = outcome()
     view = stress_view({"stress": {"val": test, "test": test}}, {})
     assert view.split == "test"
     assert view.plain is None
-    assert all(not row.pictures for _, rows in view.groups for row in rows)
+    assert all(not row.images for _, rows in view.groups for row in rows)
 
 
 def of_masks(groups=True):
-    """Dark pictures with a bright half, read by their brightness."""
+    """Dark images with a bright half, read by their brightness."""
     masks = np.zeros((12, 12, 16), np.uint8)
     masks[:, :, 8:] = 1
     pixels = (60 + 140 * masks)[..., None].astype(np.uint8)
@@ -87,8 +87,8 @@ def of_masks(groups=True):
         bright = some.mean(3) > 130
         return np.stack([~bright, bright], 1).astype(np.float32)
 
-    pictures, names = disturbed_pictures(images, 0)
-    gallery = {"disturbed": pictures, "disturbed_names": np.array(names)}
+    batch, names = disturbed_images(images, 0)
+    gallery = {"disturbed": batch, "disturbed_names": np.array(names)}
     return stress_test(predict, images, resamples=100).as_dict(), gallery
 
 
@@ -105,7 +105,7 @@ def test_of_masks_it_speaks_of_mean_iou_and_scenes():
     # from severity 3 on no rock is found, and half of the pixels are the ground they are taken for
     assert [cell.figure for cell in rows["brightness down"].cells] == ["100.0", "100.0", "25.0", "25.0", "25.0"]
     assert [cell.lost for cell in rows["brightness down"].cells] == [0, 0, 0.75, 0.75, 0.75]
-    assert all(len(row.pictures) == 3 for row in rows.values())
+    assert all(len(row.images) == 3 for row in rows.values())
     alarm = stress_view({"stress": {"val": {**test, "drop": 0.3}}}, gallery).alarm
     assert "30.0 points of mean IoU" in alarm and "camera" in alarm
 

@@ -50,7 +50,7 @@ def test_averaging(settings: dict[str, Any], words: str) -> None:
     [
         ({}, ""),
         ({"epochs": 1, "progressive": {"size": 64}}, ""),
-        ({"epochs": 5, "progressive": {"size": 64}}, "the first 2 epochs on pictures of 64 pixels on the shorter side"),
+        ({"epochs": 5, "progressive": {"size": 64}}, "the first 2 epochs on images of 64 pixels on the shorter side"),
     ],
 )
 def test_progressive(settings: dict[str, Any], words: str) -> None:

@@ -9,9 +9,9 @@ from scipy.spatial.distance import jensenshannon
 
 from petriscope import api
 from petriscope.augment.pipeline import Pipeline, to_float
-from petriscope.inference.predictor import load_model
 from petriscope.core.errors import RequestError
 from petriscope.core.recipe import Part, load_recipe
+from petriscope.inference.predictor import load_model
 from petriscope.training.consistency import jensen_shannon
 from petriscope.training.losses import LOSSES, views_of
 
@@ -50,7 +50,7 @@ def test_certain_and_opposite_answers_are_as_far_apart_as_can_be():
 
 
 @pytest.mark.parametrize("soft", [False, True])
-def test_the_loss_is_that_of_the_pictures_and_the_weighted_divergence(soft):
+def test_the_loss_is_that_of_the_images_and_the_weighted_divergence(soft):
     part = Part(name="consistency", of={"name": "cross-entropy", "label_smoothing": 0.1}, weight=5, views=3)
     logits = torch.randn(4 * 6, 3, generator=torch.Generator().manual_seed(0))
     targets = torch.tensor([0, 1, 2, 1, 0, 2])
@@ -61,7 +61,7 @@ def test_the_loss_is_that_of_the_pictures_and_the_weighted_divergence(soft):
     assert views_of(part) == 3 and views_of(Part(name="cross-entropy")) == 0
 
 
-def test_views_share_the_picture_s_crop_and_differ_from_it_and_one_another():
+def test_views_share_the_image_s_crop_and_differ_from_it_and_one_another():
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (8, 12, 12, 3), dtype=np.uint8))
     labels = torch.arange(8) % 3
     parts = [Part(name="flip"), Part(name="aug-mix")]
@@ -79,7 +79,7 @@ def test_views_share_the_picture_s_crop_and_differ_from_it_and_one_another():
     assert still.shape == (16, 3, 12, 12)
 
 
-def test_views_are_of_mixed_pictures_where_pictures_are_mixed():
+def test_views_are_of_mixed_images_where_images_are_mixed():
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (8, 12, 12, 3), dtype=np.uint8))
     parts = [Part(name="aug-mix"), Part(name="mixup")]
     out, targets = Pipeline.from_recipe(parts, 2, 2)(images, torch.arange(8) % 2, torch.Generator().manual_seed(0))
@@ -115,7 +115,7 @@ def test_masks_are_refused(tmp_path):
         data={"source": "synthetic-terrain:48"},
         **{"augment": ["aug-mix"], "loss": {"name": "consistency"}},
     )
-    with pytest.raises(RequestError, match="AugMix blends pictures, and a mask"):
+    with pytest.raises(RequestError, match="AugMix blends images, and a mask"):
         api.train(recipe, tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
 

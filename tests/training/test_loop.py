@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from petriscope import api
-from petriscope.data.sampler import epoch_order
 from petriscope.core.errors import PetriscopeError, RequestError
 from petriscope.core.recipe import load_recipe
+from petriscope.data.sampler import epoch_order
 from petriscope.run.folder import Run, open_run
 from petriscope.training.loop import Interrupted, Trainer
 
@@ -53,7 +53,7 @@ VARIANTS = {
     "in stages": {"finetune": {"train": "head", "lr_decay": 0.5, "then": [{"epoch": 1, "train": "all", "lr": 0.3}]}},
     "head alone, backbone run once": {"finetune": {"train": "head"}, "augment": []},
     "a loss of its own": {"model": {"name": "autoencoder", "widths": [4, 8], "hidden": 8}},
-    "smaller pictures first": {
+    "smaller images first": {
         "model": {"name": "se-cnn", "widths": [4, 8], "depths": [1, 1], "pool": False},
         "training": {"progressive": {"size": 6, "share": 0.7}},
     },
@@ -72,10 +72,10 @@ def test_interrupted_after_any_step_it_ends_the_same(variant, tiny_recipe, tmp_p
     for number, stop_at in enumerate((1, 8, 17)):
         count = iter(range(1000))
 
-        def killed(self, pictures, targets, stop_at=stop_at, count=count):
+        def killed(self, images, targets, stop_at=stop_at, count=count):
             if next(count) == stop_at:
                 raise RuntimeError("killed")
-            return steps(self, pictures, targets)
+            return steps(self, images, targets)
 
         folder = tmp_path / f"broken{number}"
         monkeypatch.setattr(Trainer, "train_step", killed)
@@ -165,11 +165,11 @@ def test_ctrl_c_saves_says_how_to_go_on_and_does_not_tear_a_step(tiny_recipe, tm
     whole = api.train(tiny_recipe(), tmp_path / "whole", quiet=True)
     steps, count = Trainer.train_step, iter(range(1000))
 
-    def pressed(self, pictures, targets):
+    def pressed(self, images, targets):
         if next(count) == 9:
             for number in signals:
                 os.kill(os.getpid(), number)
-        return steps(self, pictures, targets)
+        return steps(self, images, targets)
 
     monkeypatch.setattr(Trainer, "train_step", pressed)
     folder = tmp_path / "stopped"
@@ -180,7 +180,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_does_not_tear_a_step(tiny_recipe, tm
 
 
 def test_a_second_ctrl_c_ends_at_once(tiny_recipe, tmp_path, monkeypatch):
-    def pressed(self, pictures, targets):
+    def pressed(self, images, targets):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
         pytest.fail("went on")
@@ -254,7 +254,7 @@ def test_val_may_be_augmented_while_training_chooses_by_it(tiny_recipe, tmp_path
     plain = api.train(tiny_recipe(training={"keep": "last"}), tmp_path / "plain", quiet=True)
     assert same(weights(run), weights(plain))
     assert run.history[-1]["val"]["loss"] > plain.history[-1]["val"]["loss"]
-    assert run.results["val"]["nll"] == plain.results["val"]["nll"]  # the final figure is of plain pictures
+    assert run.results["val"]["nll"] == plain.results["val"]["nll"]  # the final figure is of plain images
     with pytest.raises(PetriscopeError, match="leave mixing out"):
         api.train(tiny_recipe(evaluation={"augment_val": ["mixup"]}), tmp_path / "refused", quiet=True)
 
@@ -276,7 +276,7 @@ def test_compiling_gives_the_same_figures(tiny_recipe, tmp_path):
 
 
 class TestOrder:
-    def test_none_sees_every_picture_once(self):
+    def test_none_sees_every_image_once(self):
         order = epoch_order(np.array([0, 0, 0, 1]), "none", 0, 0)
         assert sorted(order) == [0, 1, 2, 3]
 
@@ -298,7 +298,7 @@ class TestOrder:
         assert len(drawn) == 1000
         assert 200 < drawn.sum() < 300
 
-    def test_oversampling_shows_every_picture_and_levels_the_classes(self):
+    def test_oversampling_shows_every_image_and_levels_the_classes(self):
         targets = np.array([0] * 70 + [1] * 30 + [2] * 7)
         order = epoch_order(targets, "oversample", 0, 0)
         assert set(order) == set(range(107))

@@ -6,10 +6,10 @@ import torch
 from safetensors.torch import load_file
 
 from petriscope import api
-from petriscope.core.masks import IGNORE
 from petriscope.core.errors import DataError, RequestError
-from petriscope.training.build import augmented_val
+from petriscope.core.masks import IGNORE
 from petriscope.core.recipe import load_recipe
+from petriscope.training.build import augmented_val
 from petriscope.training.loop import Trainer
 
 
@@ -69,10 +69,10 @@ def test_killed_after_any_step_it_ends_bit_for_bit_the_same(variant, terrain_rec
     for stop_at in (1, 5):
         count = iter(range(1000))
 
-        def killed(self, pictures, targets, stop_at=stop_at, count=count):
+        def killed(self, images, targets, stop_at=stop_at, count=count):
             if next(count) == stop_at:
                 raise RuntimeError("killed")
-            return steps(self, pictures, targets)
+            return steps(self, images, targets)
 
         monkeypatch.setattr(Trainer, "train_step", killed)
         with pytest.raises(RuntimeError, match="killed"):
@@ -124,15 +124,15 @@ def test_a_run_holds_figures_predictions_and_examples(terrain_recipe, tmp_path):
         assert arrays["predicted"].max() < 4 and set(np.unique(arrays["truth"])) <= {0, 1, 2, 3, IGNORE}
         assert set(gallery[f"segments_{split}_rank"]) == {"best", "median", "worst"}
         assert (np.diff(gallery[f"segments_{split}_miou"]) <= 0).all()
-    pictures, masks = gallery["augmented"], gallery["augmented_masks"]
-    assert pictures.shape[2:] == (8, 12, 1) and masks.shape == pictures.shape[:-1]
+    images, masks = gallery["augmented"], gallery["augmented_masks"]
+    assert images.shape[2:] == (8, 12, 1) and masks.shape == images.shape[:-1]
     train = api.load_dataset(run.recipe.data).train
-    at = [int(np.flatnonzero((train.images == plain).all((1, 2, 3)))[0]) for plain in pictures[:, 0]]
+    at = [int(np.flatnonzero((train.images == plain).all((1, 2, 3)))[0]) for plain in images[:, 0]]
     assert np.array_equal(masks[:, 0], train.targets[at])
     assert (masks[:, 1:] == IGNORE).any(), "what a shift brings in"
     page = (run.folder / "report.html").read_text()
-    assert page.count('augmented versions"') == len(pictures) and page.count("The masks of training picture") == len(
-        pictures
+    assert page.count('augmented versions"') == len(images) and page.count("The masks of training image") == len(
+        images
     )
     assert "Under each row, its masks" in page
     with np.load(run.folder / "gallery.npz") as kept:
@@ -178,7 +178,7 @@ def test_val_may_be_augmented_with_its_masks(terrain_recipe, tmp_path):
 REFUSED = {
     "a classifier": ({"model": "simple-cnn"}, "masks: choose a model of masks"),
     "a model of masks on labels": ({"data": {"source": "digits", "size": 16}}, "labels: choose a classifier"),
-    "mixup": ({"augment": ["mixup"]}, "MixUp blends pictures"),
+    "mixup": ({"augment": ["mixup"]}, "MixUp blends images"),
     "a monitor of labels": ({"training": {"monitor": "macro_f1"}}, "where targets are masks; known: miou"),
     "distilling": ({"distill": {"teachers": "x"}}, "distill learns from classifiers"),
 }

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from petriscope.core.masks import IGNORE
 from petriscope.core.errors import RequestError
+from petriscope.core.masks import IGNORE
 from petriscope.core.recipe import Part
 from petriscope.training.losses import LOSSES, weigh_classes
 
-COUNTS = np.array([[10, 0, 2], [5, 5, 0]])  # pixels of three classes in two pictures
+COUNTS = np.array([[10, 0, 2], [5, 5, 0]])  # pixels of three classes in two images
 EACH = [
     Part(name="cross-entropy"),
     Part(name="cross-entropy", label_smoothing=0.1, class_weights="balanced", borders=5),
@@ -23,11 +23,11 @@ EACH = [
     Part(name="focal", borders=10, border_sigma=1),
     Part(name="generalized-cross-entropy"),
     Part(name="dice"),
-    Part(name="dice", per_picture=True, class_weights="balanced"),
+    Part(name="dice", per_image=True, class_weights="balanced"),
     Part(name="tversky"),
-    Part(name="tversky", gamma=1.5, per_picture=True),
+    Part(name="tversky", gamma=1.5, per_image=True),
     Part(name="lovasz"),
-    Part(name="lovasz", per_picture=True, class_weights="median-frequency"),
+    Part(name="lovasz", per_image=True, class_weights="median-frequency"),
     Part(name="sum", terms=["cross-entropy", {"name": "dice", "weight": 0.5}]),
 ]
 every = pytest.mark.parametrize("part", EACH, ids=[f"{i}-{part.name}" for i, part in enumerate(EACH)])
@@ -104,7 +104,7 @@ class TestContract:
         assert torch.equal(logits.argmax(1)[labeled], masks[labeled])
 
     @every
-    def test_the_order_of_pictures_does_not_matter(self, part):
+    def test_the_order_of_images_does_not_matter(self, part):
         logits, masks = draw()
         loss = build(part)
         torch.testing.assert_close(loss(logits.flip(0), masks.flip(0)), loss(logits, masks))
@@ -152,7 +152,7 @@ class TestPixelwise:
 
 class TestClassWeights:
     def test_median_frequency_is_the_papers(self):
-        # class 0: 15 of 22 labeled pixels in the pictures that have it; class 1: 5 of 10; class 2: 2 of 12
+        # class 0: 15 of 22 labeled pixels in the images that have it; class 1: 5 of 10; class 2: 2 of 12
         frequency = np.array([15 / 22, 5 / 10, 2 / 12])
         assert weigh_classes("median-frequency", COUNTS).numpy() == pytest.approx(0.5 / frequency)
 
@@ -210,9 +210,9 @@ class TestTversky:
         assert loss(missing, masks) > loss(excess, masks)
 
     @pytest.mark.parametrize("name", ["dice", "tversky", "lovasz"])
-    def test_pictures_on_their_own_are_averaged_class_by_class(self, name):
+    def test_images_on_their_own_are_averaged_class_by_class(self, name):
         logits, masks = draw(unlabeled=0)
-        loss = build(name, per_picture=True)
+        loss = build(name, per_image=True)
         each = [loss(logits[i : i + 1], masks[i : i + 1]) for i in range(2)]
         torch.testing.assert_close(loss(logits, masks), torch.stack(each).mean())
 

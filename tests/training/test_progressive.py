@@ -1,4 +1,4 @@
-"""Progressive resizing: smaller pictures first, then whole ones; nothing else of the loop changes."""
+"""Progressive resizing: smaller images first, then whole ones; nothing else of the loop changes."""
 
 import numpy as np
 import pytest
@@ -16,15 +16,15 @@ ANY_SIZE = {"name": "se-cnn", "widths": [4, 8], "depths": [1, 1], "pool": False}
 
 
 def sizes_seen(monkeypatch) -> list[tuple[int, ...]]:
-    """Of the pictures that each step's network is given."""
+    """Of the images that each step's network is given."""
     seen = []
     steps = Trainer.train_step
 
-    def watched(self, pictures, targets):
+    def watched(self, batch, targets):
         forward = self.step_model
         self.step_model = lambda images: seen.append(tuple(images.shape[1:])) or forward(images)
         try:
-            return steps(self, pictures, targets)
+            return steps(self, batch, targets)
         finally:
             self.step_model = forward
 
@@ -32,21 +32,21 @@ def sizes_seen(monkeypatch) -> list[tuple[int, ...]]:
     return seen
 
 
-def test_the_first_epochs_see_smaller_pictures_and_the_model_is_of_whole_ones(tiny_recipe, tmp_path, monkeypatch):
+def test_the_first_epochs_see_smaller_images_and_the_model_is_of_whole_ones(tiny_recipe, tmp_path, monkeypatch):
     seen = sizes_seen(monkeypatch)
     recipe = tiny_recipe(model=ANY_SIZE, training={"epochs": 4, "progressive": SMALL})
     run = api.train(recipe, tmp_path / "run", quiet=True)
-    assert seen == [(3, 6, 6)] * 14 + [(3, 12, 12)] * 14  # 0.7 of 4 epochs is 2; 7 batches of 16 of 120 pictures
+    assert seen == [(3, 6, 6)] * 14 + [(3, 12, 12)] * 14  # 0.7 of 4 epochs is 2; 7 batches of 16 of 120 images
     assert run.results["val"]["accuracy"] > 0.9
-    assert "the first 2 epochs on pictures of 6 pixels" in (run.folder / "report.html").read_text()
+    assert "the first 2 epochs on images of 6 pixels" in (run.folder / "report.html").read_text()
 
 
 class TestShrinking:
-    def test_a_smooth_picture_keeps_its_look(self):
+    def test_a_smooth_image_keeps_its_look(self):
         ramp = np.linspace(20, 220, 24)[:, None, None].repeat(36, 1).repeat(3, 2)
-        pictures = torch.from_numpy(ramp.astype(np.uint8))[None].repeat(2, 1, 1, 1)
+        images = torch.from_numpy(ramp.astype(np.uint8))[None].repeat(2, 1, 1, 1)
         progressive = Progressive(ProgressiveSection(size=8), (24, 36, 3), 10)
-        small, labels = progressive.shrink(pictures, torch.tensor([0, 1]))
+        small, labels = progressive.shrink(images, torch.tensor([0, 1]))
         assert small.shape == (2, 8, 12, 3)
         assert small.dtype == torch.uint8
         assert labels.tolist() == [0, 1]
@@ -57,14 +57,14 @@ class TestShrinking:
         mask = torch.zeros(1, 8, 12, dtype=torch.uint8)
         mask[:, :, 6:] = 3
         mask[:, 4:, :6] = 255
-        pictures = mask[..., None].repeat(1, 1, 1, 3)
-        small, targets = Progressive(ProgressiveSection(size=4), (8, 12, 3), 2).shrink(pictures, mask)
+        images = mask[..., None].repeat(1, 1, 1, 3)
+        small, targets = Progressive(ProgressiveSection(size=4), (8, 12, 3), 2).shrink(images, mask)
         assert small.shape == (1, 4, 6, 3)
         assert targets.dtype == torch.uint8
         assert targets[0].tolist() == [[0] * 3 + [3] * 3] * 2 + [[255] * 3 + [3] * 3] * 2
 
 
-def test_masks_are_trained_on_smaller_pictures_too(tmp_path):
+def test_masks_are_trained_on_smaller_images_too(tmp_path):
     recipe = load_recipe(
         "synthetic-terrain/unet",
         data={"source": "synthetic-terrain:60", "size": [16, 24]},

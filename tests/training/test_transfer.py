@@ -6,11 +6,11 @@ import torch
 from safetensors.torch import load_file
 
 from petriscope import api
-from petriscope.inference.predictor import load_model
 from petriscope.core.errors import RequestError
+from petriscope.core.recipe import FinetuneSection, Part
+from petriscope.inference.predictor import load_model
 from petriscope.models import build_model
 from petriscope.models.layers import head_of, ordered_layers
-from petriscope.core.recipe import FinetuneSection, Part
 from petriscope.training.finetune import Plan, trained
 from petriscope.training.loop import Trainer
 from petriscope.training.optimizers import OPTIMIZERS
@@ -164,7 +164,7 @@ def test_features_taken_once_train_the_same_head(tiny_recipe, tmp_path, monkeypa
         {"finetune": {"train": "head", "then": [{"epoch": 1, "train": "all"}]}},
     ],
 )
-def test_features_are_not_kept_where_pictures_or_the_backbone_vary(change, tiny_recipe, tmp_path, monkeypatch):
+def test_features_are_not_kept_where_images_or_the_backbone_vary(change, tiny_recipe, tmp_path, monkeypatch):
     from petriscope.training import loop
 
     monkeypatch.setattr(loop, "frozen_features", lambda *args, **kw: pytest.fail("features were taken"))
@@ -233,7 +233,7 @@ class TestDistillation:
     def test_a_teacher_of_other_classes_or_shapes_is_refused(self, tiny_recipe, tmp_path):
         teacher = api.train(tiny_recipe(training={"epochs": 1}), tmp_path / "teacher", quiet=True)
         recipe = tiny_recipe(distill={"teachers": [str(teacher.folder)]}, data={"size": 16})
-        with pytest.raises(RequestError, match="takes pictures of"):
+        with pytest.raises(RequestError, match="takes images of"):
             api.train(recipe, tmp_path / "student", quiet=True)
         recipe = tiny_recipe(distill={"teachers": [str(teacher.folder)]}, data={"classes": ["dark", "bright"]})
         with pytest.raises(RequestError, match="knows the classes"):
@@ -264,10 +264,10 @@ def test_a_run_goes_on_without_the_weights_it_began_with(tiny_recipe, tmp_path, 
     whole = api.train(recipe, tmp_path / "whole", quiet=True)
     steps, count = Trainer.train_step, iter(range(1000))
 
-    def killed(self, pictures, targets):
+    def killed(self, images, targets):
         if next(count) == 8:
             raise RuntimeError("killed")
-        return steps(self, pictures, targets)
+        return steps(self, images, targets)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "train_step", killed)

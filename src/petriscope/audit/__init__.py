@@ -1,4 +1,4 @@
-"""What is wrong with a set of pictures: duplicates, planted pictures, outliers, label errors, quality, masks.
+"""What is wrong with a set of images: duplicates, planted images, outliers, label errors, quality, masks.
 
     from petriscope.audit import audit, find_duplicates
     found = audit("cells/")
@@ -32,7 +32,6 @@ _PLACES = {
 __all__ = [*_PLACES]
 
 if TYPE_CHECKING:
-    from petriscope.audit.runner import Audit, audit
     from petriscope.audit.duplicates import find_duplicates
     from petriscope.audit.embeddings import backbone_features, learned_features, run_features
     from petriscope.audit.label_errors import find_label_errors, out_of_fold_probabilities
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from petriscope.audit.outliers import find_outliers, nearest
     from petriscope.audit.planted import find_planted
     from petriscope.audit.quality import measure_quality
+    from petriscope.audit.runner import Audit, audit
 
 
 def __getattr__(name: str) -> Any:

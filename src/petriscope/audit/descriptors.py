@@ -1,4 +1,4 @@
-"""Small forms of pictures that matching works on, and the eight symmetries of the square."""
+"""Small forms of images that matching works on, and the eight symmetries of the square."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from petriscope.data.imageset import ImageSet
 from petriscope.core.errors import DataError
 from petriscope.core.progress import progress
+from petriscope.data.imageset import ImageSet
 
 CHUNK_BYTES = 1 << 20  # read at once: it and what is made of it stay in the processor's cache
 WHOLE = 257  # pixels of full light whose sum a uint16 holds
@@ -20,8 +20,8 @@ SYMMETRIES = (
 """Clockwise turns, after the mirroring left to right where there is one."""
 
 
-def check_pictures(images: ImageSet | np.ndarray) -> tuple[int, int, int, int]:
-    """[N, H, W, C] of the pictures.
+def check_images(images: ImageSet | np.ndarray) -> tuple[int, int, int, int]:
+    """[N, H, W, C] of the images.
 
     Raises:
         DataError: they are not uint8 [N, H, W, 1 or 3].
@@ -29,15 +29,15 @@ def check_pictures(images: ImageSet | np.ndarray) -> tuple[int, int, int, int]:
     if isinstance(images, ImageSet):
         return (len(images), *images.shape)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
-        raise DataError(f"pictures must be uint8 [N, H, W, 1 or 3], not {images.dtype} {list(images.shape)}")
+        raise DataError(f"images must be uint8 [N, H, W, 1 or 3], not {images.dtype} {list(images.shape)}")
     return images.shape
 
 
 def chunks(
     images: ImageSet | np.ndarray, label: str, quiet: bool, indices: np.ndarray | None = None
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """The pictures in order (or those at ``indices``), a megabyte at a time: (where, uint8 [B, H, W, C])."""
-    count, *shape = check_pictures(images)
+    """The images in order (or those at ``indices``), a megabyte at a time: (where, uint8 [B, H, W, C])."""
+    count, *shape = check_images(images)
     indices = np.arange(count) if indices is None else indices
     step = max(1, CHUNK_BYTES // max(int(np.prod(shape)), 1))
     with progress(label, len(indices)) as bar:
@@ -94,12 +94,12 @@ def cosines(length: int, count: int) -> np.ndarray:
     return out.astype(np.float32)
 
 
-def low_frequencies(pictures: np.ndarray, count: int) -> np.ndarray:
+def low_frequencies(images: np.ndarray, count: int) -> np.ndarray:
     """The lowest frequencies of light and color: float32 [B, h, w, C] -> [B, count, count, C], means set to 0."""
-    channels = pictures.shape[3]
-    count_h, count_w = min(count, pictures.shape[1]), min(count, pictures.shape[2])
-    rows = np.tensordot(pictures, cosines(pictures.shape[2], count_w), (2, 1))  # [B, h, C, v]
-    out = np.tensordot(rows, cosines(pictures.shape[1], count_h), (1, 1)).transpose(0, 3, 2, 1)  # [B, u, v, C]
+    channels = images.shape[3]
+    count_h, count_w = min(count, images.shape[1]), min(count, images.shape[2])
+    rows = np.tensordot(images, cosines(images.shape[2], count_w), (2, 1))  # [B, h, C, v]
+    out = np.tensordot(rows, cosines(images.shape[1], count_h), (1, 1)).transpose(0, 3, 2, 1)  # [B, u, v, C]
     if channels == 3:
         out = out @ OPPONENT.T
     padded = np.zeros((len(out), count, count, channels), np.float32)
@@ -109,7 +109,7 @@ def low_frequencies(pictures: np.ndarray, count: int) -> np.ndarray:
 
 
 def orient_frequencies(frequencies: np.ndarray, symmetry: int) -> np.ndarray:
-    """What `low_frequencies` gives of pictures under a symmetry: [B, k, k, C] -> [B, k, k, C].
+    """What `low_frequencies` gives of images under a symmetry: [B, k, k, C] -> [B, k, k, C].
 
     A mirrored cosine of odd frequency changes its sign, so no pixel is needed.
     """
@@ -124,22 +124,22 @@ def orient_frequencies(frequencies: np.ndarray, symmetry: int) -> np.ndarray:
     return out
 
 
-def orient(pictures: np.ndarray, symmetry: int) -> np.ndarray:
-    """Pictures [B, H, W, C] under a symmetry, as a view."""
-    out = pictures[:, :, ::-1] if symmetry >= 4 else pictures
+def orient(images: np.ndarray, symmetry: int) -> np.ndarray:
+    """Listing [B, H, W, C] under a symmetry, as a view."""
+    out = images[:, :, ::-1] if symmetry >= 4 else images
     return np.rot90(out, -(symmetry % 4), (1, 2))
 
 
 def possible_symmetries(height: int, width: int) -> tuple[int, ...]:
-    """Those that keep the picture's shape."""
+    """Those that keep the image's shape."""
     return tuple(range(8)) if height == width else (0, 2, 4, 6)
 
 
 def invariants(frequencies: np.ndarray, square: bool) -> np.ndarray:
-    """The same for a picture and all its turns and mirrorings: [B, k, k, C] -> float32 [B, D] of length 1 (or 0).
+    """The same for a image and all its turns and mirrorings: [B, k, k, C] -> float32 [B, D] of length 1 (or 0).
 
     A symmetry changes signs and exchanges (u, v) for (v, u), so the magnitudes stay, sorted in each such pair. Two
-    pictures are never farther apart in these than in their frequencies in the best orientation.
+    images are never farther apart in these than in their frequencies in the best orientation.
     """
     size = np.abs(frequencies)
     if square:

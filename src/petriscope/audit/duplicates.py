@@ -1,4 +1,4 @@
-"""Exact and near duplicates: one picture more than once, also re-encoded, resized, brightened, turned or mirrored."""
+"""Exact and near duplicates: one image more than once, also re-encoded, resized, brightened, turned or mirrored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from petriscope.audit.descriptors import (
     SYMMETRIES,
-    check_pictures,
+    check_images,
     chunks,
     invariants,
     low_frequencies,
@@ -21,15 +21,15 @@ from petriscope.audit.descriptors import (
     thumbnail_size,
 )
 from petriscope.audit.nearest import TREES, near_pairs
-from petriscope.data.imageset import ImageSet
 from petriscope.core.progress import progress
+from petriscope.data.imageset import ImageSet
 
 LONGEST = 32  # side of the thumbnails that are compared, in pixels
 FREQUENCIES = 8
-CANDIDATE = 0.8  # cosine of two descriptors from which pictures are compared pixel by pixel
-NEAREST = 2  # candidates a picture that are compared
-ALIKE = 0.97  # share of a picture that its duplicate must explain
-LEAST_CONTRAST = 2.0  # gray levels: pictures that vary less show nothing to compare
+CANDIDATE = 0.8  # cosine of two descriptors from which images are compared pixel by pixel
+NEAREST = 2  # candidates a image that are compared
+ALIKE = 0.97  # share of a image that its duplicate must explain
+LEAST_CONTRAST = 2.0  # gray levels: images that vary less show nothing to compare
 ROUGHLY = 0.94  # the same of every second pixel of every second row, without which the rest is not looked at
 SHORTEST = 16  # side of a thumbnail below which a quarter of its pixels says too little
 BLOCK = 64  # pairs compared at once, so that they stay in the processor's cache
@@ -39,14 +39,14 @@ DARKEST, LIGHTEST = 4, 250  # gray levels beyond which a brightened copy may hav
 
 @dataclass(frozen=True, eq=False)
 class Duplicates:
-    """Which pictures show the same.
+    """Which images show the same.
 
     Args:
         group: int64 [N]; -1: in none. Groups count from 0 in the order of their first members.
-        exact: bool [N]; a picture of the group has the same pixels.
-        similarity: float32 [N], 0 to 1: the share of the picture that the group's first member explains, in the best
+        exact: bool [N]; a image of the group has the same pixels.
+        similarity: float32 [N], 0 to 1: the share of the image that the group's first member explains, in the best
             orientation, brightness and contrast; 1 for exact copies and first members, 0 outside groups.
-        transform: object [N] of str, one of `SYMMETRIES`: how the picture differs from the group's first member.
+        transform: object [N] of str, one of `SYMMETRIES`: how the image differs from the group's first member.
     """
 
     group: np.ndarray
@@ -56,11 +56,11 @@ class Duplicates:
 
 
 def find_duplicates(images: ImageSet | np.ndarray, *, near: bool = True, quiet: bool = True) -> Duplicates:
-    """Find pictures that are copies of one another.
+    """Find images that are copies of one another.
 
     Candidates are neighbors in a descriptor that does not change with brightness, contrast, turns and mirroring; each
-    pair is then compared as thumbnails of at most 32 pixels. Time grows about linearly with the number of pictures, and
-    the result is the same every time. Pictures that show nothing (constant ones) are exact duplicates at most.
+    pair is then compared as thumbnails of at most 32 pixels. Time grows about linearly with the number of images, and
+    the result is the same every time. Listing that show nothing (constant ones) are exact duplicates at most.
 
     Args:
         images: uint8 [N, H, W, C], gray or RGB; a set mapped from disk is read in chunks.
@@ -68,9 +68,9 @@ def find_duplicates(images: ImageSet | np.ndarray, *, near: bool = True, quiet: 
         quiet: show no progress.
 
     Raises:
-        DataError: the pictures are not uint8 [N, H, W, 1 or 3].
+        DataError: the images are not uint8 [N, H, W, 1 or 3].
     """
-    count = check_pictures(images)[0]
+    count = check_images(images)[0]
     forms, pairs = _small_forms(images, quiet) if near else None, np.zeros((0, 2), np.int64)
     first = _first_copies(images, forms)
     distinct = np.flatnonzero(first == np.arange(count))
@@ -102,7 +102,7 @@ class _Forms:
 
 
 def _first_copies(images: ImageSet | np.ndarray, forms: _Forms | None) -> np.ndarray:
-    """int64 [N]: the first picture with the same pixels. Where there are thumbnails, only pictures of like ones are
+    """int64 [N]: the first image with the same pixels. Where there are thumbnails, only images of like ones are
     compared in full."""
     count = len(images)
     if isinstance(images, np.ndarray):
@@ -122,11 +122,11 @@ def _repeated(values: list[bytes]) -> np.ndarray:
 
 
 def _small_forms(images: ImageSet | np.ndarray, quiet: bool) -> _Forms:
-    count, height, width, channels = check_pictures(images)
+    count, height, width, channels = check_images(images)
     size = thumbnail_size(height, width, LONGEST)
     thumbnails = np.empty((count, *size, channels), np.uint8)
     frequencies = np.empty((count, FREQUENCIES, FREQUENCIES, channels), np.float32)
-    for at, block in chunks(images, "reading pictures", quiet):
+    for at, block in chunks(images, "reading images", quiet):
         small = shrink(block, size)
         thumbnails[at] = np.rint(small)
         frequencies[at] = low_frequencies(small, FREQUENCIES)
@@ -150,7 +150,7 @@ def _verified(candidates: np.ndarray, forms: _Forms, quiet: bool) -> np.ndarray:
     chosen = (cosine >= CANDIDATE) & _nearest(candidates, cosine, len(forms.thumbnails))
     same = np.zeros(len(candidates), bool)
     same[chosen] = _explained(candidates[chosen], symmetry[chosen], forms, quiet) >= ALIKE
-    # Many copies of one picture are each other's nearest in clumps: what links two clumps is looked at too.
+    # Many copies of one image are each other's nearest in clumps: what links two clumps is looked at too.
     clump = _join(np.arange(len(forms.thumbnails)), candidates[same])
     in_clump = np.bincount(clump, minlength=len(clump))[clump] > 1
     one, other = candidates.T
@@ -179,20 +179,20 @@ def _best_symmetry(pairs: np.ndarray, forms: _Forms) -> tuple[np.ndarray, np.nda
 
 
 def _nearest(pairs: np.ndarray, cosine: np.ndarray, count: int) -> np.ndarray:
-    """bool [P]: the pair is among the `NEAREST` nearest of one of its pictures."""
+    """bool [P]: the pair is among the `NEAREST` nearest of one of its images."""
     order = np.argsort(-cosine, kind="stable")
     chosen = np.zeros(len(pairs), bool)
     for column in pairs.T:
-        by_picture = order[np.argsort(column[order], kind="stable")]
-        starts = np.searchsorted(column[by_picture], np.arange(count))
-        rank = np.arange(len(pairs)) - starts[column[by_picture]]
-        chosen[by_picture[rank < NEAREST]] = True
+        by_image = order[np.argsort(column[order], kind="stable")]
+        starts = np.searchsorted(column[by_image], np.arange(count))
+        rank = np.arange(len(pairs)) - starts[column[by_image]]
+        chosen[by_image[rank < NEAREST]] = True
     return chosen
 
 
 def _explained(pairs: np.ndarray, symmetry: np.ndarray, forms: _Forms, quiet: bool) -> np.ndarray:
     """`explained` of each pair after its symmetry, float32 [P]; where it is below `ROUGHLY`, a rough figure."""
-    with progress("comparing pictures", len(pairs), "pairs") as bar:
+    with progress("comparing images", len(pairs), "pairs") as bar:
         report = (lambda _: None) if quiet else bar.advance
         if min(forms.thumbnails.shape[1:3]) < SHORTEST:
             return _compared(pairs, symmetry, forms, 1, report)
@@ -218,7 +218,7 @@ def _compared(
 
 
 def explained(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """How much of two pictures is the same after the best contrast and brightness, noise left aside.
+    """How much of two images is the same after the best contrast and brightness, noise left aside.
 
     Args:
         one, other: float32 [P, H, W, C] of 0 to 255.
@@ -257,9 +257,9 @@ def _products(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.einsum("ncp,ncp->nc", one.reshape(shape), other.reshape(shape))
 
 
-def _power(pictures: np.ndarray) -> np.ndarray:
-    """Sum of squares of each picture after a blur of 3 by 3 pixels (whose scale cancels), [P, C, H, W] -> [P]."""
-    blurred = pictures
+def _power(images: np.ndarray) -> np.ndarray:
+    """Sum of squares of each image after a blur of 3 by 3 pixels (whose scale cancels), [P, C, H, W] -> [P]."""
+    blurred = images
     if blurred.shape[2] > 2:
         blurred = blurred[:, :, :-2] + 2 * blurred[:, :, 1:-1] + blurred[:, :, 2:]
     if blurred.shape[3] > 2:
@@ -273,7 +273,7 @@ def _clipped(values: np.ndarray) -> np.ndarray:
 
 
 def _join(first: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """The smallest index that each picture is linked to, int64 [N]."""
+    """The smallest index that each image is linked to, int64 [N]."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

@@ -1,4 +1,4 @@
-"""Features of pictures, by which they are told to be alike: learned from the set itself, a run's, or a backbone's."""
+"""Features of images, by which they are told to be alike: learned from the set itself, a run's, or a backbone's."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from torch import Tensor, nn
 
 from petriscope.audit.small_network import shrink, train_small
 from petriscope.augment.pipeline import Normalize
-from petriscope.inference.predictor import load_model
+from petriscope.core.device import autocast, choose_device, choose_format
+from petriscope.core.errors import DataError, RequestError
+from petriscope.core.progress import progress
+from petriscope.core.recipe import Part, check_recipe
 from petriscope.data.batches import Batches
 from petriscope.data.imageset import ImageSet
 from petriscope.data.normalization import mean_and_std
-from petriscope.core.errors import DataError, RequestError
+from petriscope.inference.predictor import load_model
 from petriscope.models import build_model
 from petriscope.models.layers import ordered_blocks
-from petriscope.core.device import autocast, choose_device, choose_format
-from petriscope.core.progress import progress
-from petriscope.core.recipe import Part, check_recipe
 
 BATCH = 256
 BLOCKS = 4  # at most, whose maps are described
@@ -43,7 +43,7 @@ RECIPE: dict[str, Any] = {
 def learned_features(images: ImageSet, *, seed: int = 0, quiet: bool = True) -> np.ndarray:
     """Features of a small network that is trained for a few epochs on the set's own labels.
 
-    The mean and the spread of every map of each block: the last block's tell classes apart, and a picture that is of none
+    The mean and the spread of every map of each block: the last block's tell classes apart, and a image that is of none
     looks there like any other that is hard to tell; the first block's know it by its colors and textures.
 
     Args:
@@ -55,10 +55,10 @@ def learned_features(images: ImageSet, *, seed: int = 0, quiet: bool = True) -> 
         float32 [N, D], to be compared by Euclidean distance: each block weighs the same.
 
     Raises:
-        DataError: fewer than 2 pictures.
+        DataError: fewer than 2 images.
     """
     if len(images) < 2:
-        raise DataError(f"features are learned from 2 pictures or more, not {len(images)}")
+        raise DataError(f"features are learned from 2 images or more, not {len(images)}")
     small = shrink(images, SIDE)
     batch = int(np.clip(len(images) // 32, 16, 128))
     training = {"epochs": EPOCHS, "batch_size": batch, "ema": None, "keep": "last", "precision": "fp32"}
@@ -70,20 +70,20 @@ def learned_features(images: ImageSet, *, seed: int = 0, quiet: bool = True) -> 
 
 
 def run_features(path: str | Path, images: ImageSet, *, quiet: bool = True) -> np.ndarray:
-    """Features that a trained run's model has of each picture, float32 [N, D].
+    """Features that a trained run's model has of each image, float32 [N, D].
 
     Args:
         path: a run folder, or a model file.
         images: resized (bilinear) to what the model takes, if they are of another size.
 
     Raises:
-        RequestError: no model there, or it takes pictures of another number of channels.
+        RequestError: no model there, or it takes images of another number of channels.
     """
     classifier = load_model(Path(path))
     if classifier.shape[2] != images.shape[2]:
         kind = {1: "gray", 3: "RGB"}
         raise RequestError(
-            f"the model at {path} takes {kind[classifier.shape[2]]} pictures, these are {kind[images.shape[2]]}; "
+            f"the model at {path} takes {kind[classifier.shape[2]]} images, these are {kind[images.shape[2]]}; "
             "set data.channels, or leave the model out"
         )
     return _describe(classifier.model, classifier.normalize, images, quiet, classifier.shape[:2])
@@ -92,15 +92,15 @@ def run_features(path: str | Path, images: ImageSet, *, quiet: bool = True) -> n
 def backbone_features(
     name: str, images: ImageSet, *, weights: str = "pretrained", resize: int | None = None, quiet: bool = True
 ) -> np.ndarray:
-    """Features that a published network has of each picture, float32 [N, D].
+    """Features that a published network has of each image, float32 [N, D].
 
     Args:
         name: as a recipe names it, such as ``resnet18`` or ``timm/efficientnet_b0``.
         weights: ``pretrained``, ``none``, or the path of a .safetensors file.
-        resize: side of the square that pictures are resized to; None: as they are.
+        resize: side of the square that images are resized to; None: as they are.
 
     Raises:
-        RequestError: an unknown name, weights that do not fit, or pictures that it cannot take.
+        RequestError: an unknown name, weights that do not fit, or images that it cannot take.
         PetriscopeError: the weights cannot be had.
     """
     torch.manual_seed(0)  # weights=none starts from these
@@ -111,7 +111,7 @@ def backbone_features(
 
 
 def _clustered(images: ImageSet, seed: int) -> ImageSet:
-    """Clusters of like pictures as classes. Caron et al., 2018, "Deep Clustering", arXiv:1807.05520, of pixels alone."""
+    """Clusters of like images as classes. Caron et al., 2018, "Deep Clustering", arXiv:1807.05520, of pixels alone."""
     from sklearn.cluster import MiniBatchKMeans
 
     tiny = shrink(images, 8).images.reshape(len(images), -1).astype(np.float32)
@@ -131,9 +131,9 @@ def _describe(
     batches, number_format = Batches(images, device), choose_format("fp32", device)
     order = np.arange(len(images))
     blocks: list[list[np.ndarray]] = []
-    with _watch(model) as seen, progress("describing pictures", len(order)) as bar:
-        for pictures, _ in batches.iterate([order[i : i + BATCH] for i in range(0, len(order), BATCH)]):
-            inputs = normalize(pictures)
+    with _watch(model) as seen, progress("describing images", len(order)) as bar:
+        for batch, _ in batches.iterate([order[i : i + BATCH] for i in range(0, len(order), BATCH)]):
+            inputs = normalize(batch)
             if size is not None and inputs.shape[2:] != size:
                 inputs = nn.functional.interpolate(inputs, size, mode="bilinear", align_corners=False, antialias=True)
             seen.clear()
@@ -141,7 +141,7 @@ def _describe(
                 model(inputs)
             blocks.append([each.float().cpu().numpy() for each in seen])
             if not quiet:
-                bar.advance(len(pictures))
+                bar.advance(len(batch))
     return np.concatenate([_scale(np.concatenate(parts)) for parts in zip(*blocks, strict=True)], 1)
 
 

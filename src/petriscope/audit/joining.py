@@ -1,4 +1,4 @@
-"""The splits of a source as one image set, so that each picture is compared with all others."""
+"""The splits of a source as one image set, so that each image is compared with all others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CHUNK = 1024
 
 
 def join(sets: Mapping[str, ImageSet], mark: str) -> tuple[ImageSet, np.ndarray]:
-    """All pictures, and the split of each, object [N].
+    """All images, and the split of each, object [N].
 
     Args:
         sets: the splits, of the same classes and shape.

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 
 from petriscope.audit.small_network import shrink, train_small
-from petriscope.data.batches import Batches
-from petriscope.data.imageset import ImageSet
-from petriscope.core.errors import DataError, RequestError
-from petriscope.inference.tta import predict_set
 from petriscope.core.device import choose_format
+from petriscope.core.errors import DataError, RequestError
 from petriscope.core.progress import progress
 from petriscope.core.recipe import check_recipe
+from petriscope.data.batches import Batches
+from petriscope.data.imageset import ImageSet
+from petriscope.inference.tta import predict_set
 
-LEAST_PICTURES = 40
+LEAST_IMAGES = 40
 LEAST_STEPS = 240  # of a training
-LEAST_OF_CLASS = 5  # of fewer pictures a network learns nothing that a label could be judged by
+LEAST_OF_CLASS = 5  # of fewer images a network learns nothing that a label could be judged by
 CUT = 0.5  # more likely wrong than right
 ROUNDS = 50
 SHARPNESS = (0.3, 6.0)  # bounds of the exponent on the probabilities
@@ -53,10 +53,10 @@ class LabelErrors:
 def out_of_fold_probabilities(
     images: ImageSet, *, folds: int = 4, repeats: int = 1, epochs: int = 8, seed: int = 0, quiet: bool = True
 ) -> np.ndarray:
-    """Class probabilities of every picture, by networks that were trained without it.
+    """Class probabilities of every image, by networks that were trained without it.
 
     Args:
-        images: longer sides are shrunk to 28 pixels first. Pictures of one group are left out together.
+        images: longer sides are shrunk to 28 pixels first. Listing of one group are left out together.
         folds: parts of the set; each is left out once.
         repeats: the folds are drawn anew and trained again, and the mean is taken.
         epochs: of each training; a small set gets more, for 240 steps at least.
@@ -68,14 +68,14 @@ def out_of_fold_probabilities(
 
     Raises:
         RequestError: fewer than 2 folds, or no repeats or epochs.
-        DataError: fewer than 40 pictures, a single class, or fewer groups than folds.
+        DataError: fewer than 40 images, a single class, or fewer groups than folds.
     """
     if folds < 2 or repeats < 1 or epochs < 1:
         raise RequestError(f"{folds} folds, {repeats} repeats, {epochs} epochs: 2, 1 and 1 are the least")
-    if len(images) < LEAST_PICTURES or np.count_nonzero(images.counts) < 2:
+    if len(images) < LEAST_IMAGES or np.count_nonzero(images.counts) < 2:
         raise DataError(
-            f"{len(images)} pictures of {np.count_nonzero(images.counts)} classes: wrong labels are found by networks trained "
-            f"on the others, which takes {LEAST_PICTURES} pictures and 2 classes or more; leave the check of labels out"
+            f"{len(images)} images of {np.count_nonzero(images.counts)} classes: wrong labels are found by networks trained "
+            f"on the others, which takes {LEAST_IMAGES} images and 2 classes or more; leave the check of labels out"
         )
     small = shrink(images, SIDE)
     batch = int(np.clip(len(images) // 32, 16, 128))
@@ -98,7 +98,7 @@ def out_of_fold_probabilities(
 
 
 def draw_folds(targets: np.ndarray, folds: int, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
-    """The fold of each picture, int64 [N]: each class spread over all folds as evenly as it goes, groups kept whole.
+    """The fold of each image, int64 [N]: each class spread over all folds as evenly as it goes, groups kept whole.
 
     Raises:
         DataError: fewer groups than folds.
@@ -128,14 +128,14 @@ def find_label_errors(targets: np.ndarray, probabilities: np.ndarray) -> LabelEr
     """Find the labels that are more likely wrong than right.
 
     A label y is taken to be drawn from the true class t by a table of noise, P(y | t), and the true class from the
-    picture by the network, P(t | picture), made sharper or softer by an exponent. Table and exponent are those under
+    image by the network, P(t | image), made sharper or softer by an exponent. Table and exponent are those under
     which the given labels are most likely (expectation and maximization: Dawid and Skene, 1979, doi:10.2307/2346806),
-    and give the posterior P(t | y, picture). The start is the table that confident learning counts (Northcutt et al.,
+    and give the posterior P(t | y, image). The start is the table that confident learning counts (Northcutt et al.,
     2021, arXiv:1911.00068), which alone takes every confident mistake of the network for a wrong label.
 
     Args:
         targets: int64 [N], the given labels.
-        probabilities: float32 [N, K], by networks that were not shown the picture. A class of fewer than 5 pictures is
+        probabilities: float32 [N, K], by networks that were not shown the image. A class of fewer than 5 images is
             neither judged nor suggested.
 
     Raises:
@@ -163,7 +163,7 @@ def find_label_errors(targets: np.ndarray, probabilities: np.ndarray) -> LabelEr
 
 
 def _posterior(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """P(true class | label, picture), float64 [N, K]."""
+    """P(true class | label, image), float64 [N, K]."""
     from cleanlab.count import compute_confident_joint
     from scipy.optimize import minimize_scalar
 
@@ -185,12 +185,12 @@ def _posterior(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
 
 def _joint(logarithms: np.ndarray, exponent: float, noise: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """P(true class, given label | picture), [N, K]."""
+    """P(true class, given label | image), [N, K]."""
     sharpened = np.exp(exponent * (logarithms - logarithms.max(1, keepdims=True)))
     return sharpened / sharpened.sum(1, keepdims=True) * noise.T[labels]
 
 
 def _noise(counts: np.ndarray) -> np.ndarray:
-    """P(given | true), [K, K], from pictures of each true and given class; one right label more, so that none is empty."""
+    """P(given | true), [K, K], from images of each true and given class; one right label more, so that none is empty."""
     counts = counts + np.eye(len(counts)) + 1e-3
     return counts / counts.sum(1, keepdims=True)

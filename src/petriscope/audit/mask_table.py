@@ -7,23 +7,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from petriscope.audit.findings import Finding, Pictures, make_table
+from petriscope.audit.findings import Finding, Listing, make_table
 from petriscope.audit.masks import MaskFindings, check_masks
-from petriscope.data.decisions import Verdict
 from petriscope.core.masks import IGNORE
+from petriscope.data.decisions import Verdict
 from petriscope.data.imageset import ImageSet
 from petriscope.metrics.segmentation import background_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MANY = 5  # pictures with one mask, from which it is no mask of any of them
+MANY = 5  # images with one mask, from which it is no mask of any of them
 MASK_KINDS: dict[str, tuple[Verdict, str]] = {  # finding -> what is suggested, and the evidence
     "wrong_mask_values": ("drop", "the mask has values that are no class"),
     "wrong_mask_size": ("drop", "the mask is of another size than the rest"),
     "empty_mask": ("review", "the mask has nothing but background"),
     "single_class_mask": ("review", "one class fills the mask"),
-    "shared_mask": ("review", "{count:,} pictures have this very mask"),
+    "shared_mask": ("review", "{count:,} images have this very mask"),
 }
 
 
@@ -40,21 +40,21 @@ def mask_table(
 
     Args:
         masks, classes, ignore, shape: see `petriscope.audit.masks.check_masks`.
-        ids, splits: of the pictures, [N].
+        ids, splits: of the images, [N].
 
     Raises:
         DataError: a mask is not uint8 [H, W].
     """
     columns = (ids, splits, [""] * len(ids))
-    pictures = Pictures(*(np.array(list(column), dtype=object) for column in columns))
+    images = Listing(*(np.array(list(column), dtype=object) for column in columns))
     found = check_masks(masks, classes, ignore=ignore, shape=shape)
-    return make_table(pictures, list(_findings(found)))
+    return make_table(images, list(_findings(found)))
 
 
 def mask_findings(images: ImageSet) -> Iterator[Finding]:
     """What is wrong with the masks of a set; nothing where its targets are labels.
 
-    A mask without a labeled pixel, or with one class alone, is for a person to look at; a mask that many pictures have, none
+    A mask without a labeled pixel, or with one class alone, is for a person to look at; a mask that many images have, none
     of which can be right for all, is for leaving out.
     """
     if images.segments:

@@ -44,7 +44,7 @@ def check_masks(
         masks: uint8 [N, H, W], or N arrays uint8 [H, W] whose sizes may differ.
         classes: K; values are 0, the background, to K - 1.
         ignore: a value of pixels that are not counted, such as 255.
-        shape: (height, width) of the pictures; None: the most common one of the masks.
+        shape: (height, width) of the images; None: the most common one of the masks.
 
     Raises:
         DataError: a mask is not uint8 [H, W], or ``classes`` is less than 1.

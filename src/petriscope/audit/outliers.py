@@ -1,4 +1,4 @@
-"""Pictures that are like no others of the set: noise, another object, a field without a cell."""
+"""Listing that are like no others of the set: noise, another object, a field without a cell."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from petriscope.core.errors import RequestError
 DIMENSIONS = 16  # more, and a tree no longer saves any distances
 CUT = 5.0  # robust standard deviations
 NEIGHBORS = (10, 100)  # fewest and most
-NEIGHBORS_SHARE = 0.005  # of the set: a smaller clump of like pictures is still far from its neighbors
-FEW = 50  # pictures of a class whose distances say too little of what is usual in it
+NEIGHBORS_SHARE = 0.005  # of the set: a smaller clump of like images is still far from its neighbors
+FEW = 50  # images of a class whose distances say too little of what is usual in it
 
 
 @dataclass(frozen=True, eq=False)
 class Outliers:
-    """How far each picture lies from the others.
+    """How far each image lies from the others.
 
     Args:
         score: float32 [N], the logarithm of the distance to the nearest neighbors: robust standard deviations above the
@@ -31,15 +31,15 @@ class Outliers:
 
 
 def find_outliers(features: np.ndarray, targets: np.ndarray | None = None, *, share: float | None = None) -> Outliers:
-    """Flag the pictures that lie far from their nearest neighbors.
+    """Flag the images that lie far from their nearest neighbors.
 
     The score is the distance to the k-th nearest neighbor, k being 0.5 % of the set and 10 to 100. So a clump of fewer
-    than k like pictures, such as many of noise, stands out as a single one does. Ramaswamy et al., 2000, "Efficient
+    than k like images, such as many of noise, stands out as a single one does. Ramaswamy et al., 2000, "Efficient
     Algorithms for Mining Outliers from Large Data Sets", doi:10.1145/342009.335437.
 
     Args:
         features: float32 [N, D]; the first 16 principal components are used.
-        targets: int64 [N]; the score is then the lower of that within the set and that within the picture's class, so that
+        targets: int64 [N]; the score is then the lower of that within the set and that within the image's class, so that
             a class that varies more than the others is not flagged for it. Classes of fewer than 50 are not judged apart.
         share: flag this share of the set, the farthest; None: those more than 5 robust standard deviations away.
 
@@ -69,11 +69,11 @@ def find_outliers(features: np.ndarray, targets: np.ndarray | None = None, *, sh
 
 
 def nearest(features: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
-    """The k pictures nearest to each query, nearest first, the query itself left out.
+    """The k images nearest to each query, nearest first, the query itself left out.
 
     Args:
         features: float32 [N, D]; compared as `find_outliers` compares them.
-        queries: int64 [Q], indices of pictures.
+        queries: int64 [Q], indices of images.
         k: where the set has fewer others, all of them are given.
 
     Returns:
@@ -86,7 +86,7 @@ def nearest(features: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
     points = _project(features)
     found = _index(points, k + 1).kneighbors(points[queries])[1]
     itself = found == queries[:, None]
-    itself[~itself.any(1), -1] = True  # more than k pictures are its equals: the last makes room
+    itself[~itself.any(1), -1] = True  # more than k images are its equals: the last makes room
     return found[~itself].reshape(len(queries), k).astype(np.int64)
 
 
@@ -104,7 +104,7 @@ def _index(points: np.ndarray, k: int) -> Any:
 
 
 def _deviation(values: np.ndarray, members: np.ndarray) -> np.ndarray:
-    """From the median of the members, in their robust standard deviations, 0.05 at least: equal pictures have none."""
+    """From the median of the members, in their robust standard deviations, 0.05 at least: equal images have none."""
     middle = np.median(values[members])
     spread = 1.4826 * float(np.median(np.abs(values[members] - middle)))
     return (values - middle) / max(spread, 0.05)

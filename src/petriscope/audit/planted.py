@@ -1,4 +1,4 @@
-"""Planted pictures: one picture that many others show, copied as it is or blended over them."""
+"""Planted images: one image that many others show, copied as it is or blended over them."""
 
 from __future__ import annotations
 
@@ -6,36 +6,36 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from petriscope.audit.descriptors import check_pictures, chunks
+from petriscope.audit.descriptors import check_images, chunks
 from petriscope.audit.spectra import Flattening, Spectra
-from petriscope.data.imageset import ImageSet
 from petriscope.core.progress import progress
+from petriscope.data.imageset import ImageSet
 
-SAMPLE = 30_000  # pictures in which plants are looked for; all are then held against what was found
-GUESSES = 2048  # pictures tried as members of a plant
+SAMPLE = 30_000  # images in which plants are looked for; all are then held against what was found
+GUESSES = 2048  # images tried as members of a plant
 BATCH = 64  # guesses followed at once
 ROUNDS = 8  # searches, each without the plants that were found before
 FOLLOWED = 4  # batches of guesses a round
 STEPS = 4  # of growing a group by its mean
 LEAST_MEMBERS = 8
 OUTSTANDING = 6.0  # robust standard deviations by which a member's likeness to a guess stands out
-# The next four are on a scale on which other pictures lie around 0 and the median member is 1.
+# The next four are on a scale on which other images lie around 0 and the median member is 1.
 SPREAD = 0.15  # robust standard deviation of the others
 NEAR = (0.3, 0.5)  # nobody belongs here
 STRAY = 0.1  # so many may all the same, in parts of the members' number
-KIN = 0.3  # cosine of two common pictures that are one, shifted
-SHOWN = 400  # pictures from which a planted one is drawn for the report
+KIN = 0.3  # cosine of two common images that are one, shifted
+SHOWN = 400  # images from which a planted one is drawn for the report
 
 
 @dataclass(frozen=True, eq=False)
 class Planted:
-    """Which pictures show a planted one.
+    """Which images show a planted one.
 
     Args:
         group: int64 [N]; -1: none. Groups count from 0 in the order of their first members.
-        score: float32 [N], 0 to 1: how strongly the common picture shows (the cosine with it, noise left in); 0 outside
+        score: float32 [N], 0 to 1: how strongly the common image shows (the cosine with it, noise left in); 0 outside
             groups.
-        templates: uint8 [G, H, W, C]: an estimate of each planted picture.
+        templates: uint8 [G, H, W, C]: an estimate of each planted image.
     """
 
     group: np.ndarray
@@ -44,15 +44,15 @@ class Planted:
 
 
 def find_planted(images: ImageSet | np.ndarray, *, quiet: bool = True) -> Planted:
-    """Find pictures that were planted many times, whatever they are blended over.
+    """Find images that were planted many times, whatever they are blended over.
 
-    Each picture's spectrum is flattened by what is usual in the set, so that what a few share stands out from what all
-    have. Pictures are drawn as guesses, those that are outstandingly like a guess give a mean, and the mean grows its
+    Each image's spectrum is flattened by what is usual in the set, so that what a few share stands out from what all
+    have. Listing are drawn as guesses, those that are outstandingly like a guess give a mean, and the mean grows its
     group. Cells of one kind form groups too; but cells lie in any orientation and are alike to all degrees, so others
     come near the mean of such a group, turned or as they are. A plant has one pose, and a gap to all others.
 
     Plants of eight copies or more that make up about 0.2 % of the set are found at opacities from about 0.3; many more
-    than half of the pictures must be genuine. Time grows linearly with the number of pictures, and the result is the
+    than half of the images must be genuine. Time grows linearly with the number of images, and the result is the
     same every time.
 
     Args:
@@ -60,9 +60,9 @@ def find_planted(images: ImageSet | np.ndarray, *, quiet: bool = True) -> Plante
         quiet: show no progress.
 
     Raises:
-        DataError: the pictures are not uint8 [N, H, W, 1 or 3].
+        DataError: the images are not uint8 [N, H, W, 1 or 3].
     """
-    count, height, width, channels = check_pictures(images)
+    count, height, width, channels = check_images(images)
     group, score = np.full(count, -1), np.zeros(count, np.float32)
     found: list[np.ndarray] = []
     if count >= 2 * LEAST_MEMBERS:
@@ -87,7 +87,7 @@ def _search(raw: np.ndarray, spectra: Spectra, rng: np.random.Generator, quiet: 
     """Members of each plant, as indices into ``raw``."""
     found: list[np.ndarray] = []
     left = np.arange(len(raw))
-    with progress("looking for planted pictures", ROUNDS, "rounds") as bar:
+    with progress("looking for planted images", ROUNDS, "rounds") as bar:
         for _ in range(ROUNDS):
             if len(left) < 2 * LEAST_MEMBERS:
                 break
@@ -96,7 +96,7 @@ def _search(raw: np.ndarray, spectra: Spectra, rng: np.random.Generator, quiet: 
                 break
             groups = [left[members] for members in _plants(flatten(raw[left]), spectra, rng)]
             genuine = np.setdiff1d(left, np.concatenate([*groups, left[:0]]))
-            if not groups or len(genuine) < len(raw) / 4:  # what most pictures show is not planted
+            if not groups or len(genuine) < len(raw) / 4:  # what most images show is not planted
                 break
             found, left = found + groups, genuine
             if not quiet:
@@ -105,7 +105,7 @@ def _search(raw: np.ndarray, spectra: Spectra, rng: np.random.Generator, quiet: 
 
 
 def _plants(flat: np.ndarray, spectra: Spectra, rng: np.random.Generator) -> list[np.ndarray]:
-    """Members of each plant that guesses lead to, as indices into ``flat``; a picture is in one at most."""
+    """Members of each plant that guesses lead to, as indices into ``flat``; a image is in one at most."""
     guesses, threshold = _promising(flat, rng.permutation(len(flat))[:GUESSES])
     looked_at = np.zeros(len(flat), bool)
     found: list[np.ndarray] = []
@@ -150,9 +150,9 @@ def _are_plants(flat: np.ndarray, groups: np.ndarray, spectra: Spectra) -> np.nd
 def _turned_closeness(
     flat: np.ndarray, sums: np.ndarray, sizes: np.ndarray, middle: np.ndarray, typical: np.ndarray, spectra: Spectra
 ) -> np.ndarray:
-    """How close pictures come to what groups have in common if that is turned or mirrored, float32 [J, n].
+    """How close images come to what groups have in common if that is turned or mirrored, float32 [J, n].
 
-    Turns that the common picture itself hardly notices say nothing and are left out; -1 where none is left.
+    Turns that the common image itself hardly notices say nothing and are left out; -1 where none is left.
     """
     out = np.full((len(sums), len(flat)), -1, np.float32)
     for symmetry in spectra.symmetries:
@@ -166,7 +166,7 @@ def _turned_closeness(
 
 
 def _promising(flat: np.ndarray, guesses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The guesses that enough pictures are like, the most crowded first, and the cosines from which they are."""
+    """The guesses that enough images are like, the most crowded first, and the cosines from which they are."""
     crowd, threshold = np.zeros(len(guesses), np.int64), np.zeros(len(guesses), np.float32)
     for start in range(0, len(guesses), BATCH):
         at = slice(start, start + BATCH)
@@ -198,7 +198,7 @@ def _grow(flat: np.ndarray, guesses: np.ndarray) -> np.ndarray:
 def _closeness(
     flat: np.ndarray, members: np.ndarray, sums: np.ndarray
 ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """How close pictures come to what groups have in common: 0 as any other, 1 as the median member.
+    """How close images come to what groups have in common: 0 as any other, 1 as the median member.
 
     Args:
         flat: float32 [n, D], of length 1.
@@ -216,7 +216,7 @@ def _closeness(
 
 
 def _alike(flat: np.ndarray, members: np.ndarray, sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """The mean cosine of each picture with the members of each group other than itself, float32 [J, n]."""
+    """The mean cosine of each image with the members of each group other than itself, float32 [J, n]."""
     return ((sums @ flat.T - members) / np.maximum(sizes[:, None] - members, 1)).astype(np.float32)
 
 
@@ -232,12 +232,12 @@ def _sums(flat: np.ndarray, members: np.ndarray) -> np.ndarray:
 
 
 class _Common:
-    """What the plants have in common, refined among all that were found and flattened by the genuine pictures alone.
+    """What the plants have in common, refined among all that were found and flattened by the genuine images alone.
 
     Attributes:
         members: bool [J, n], of the sample.
-        threshold: closeness from which a picture belongs, [J]: halfway between the others and the members.
-        kin: int64 [J]: plants of one number are one picture, shifted.
+        threshold: closeness from which a image belongs, [J]: halfway between the others and the members.
+        kin: int64 [J]: plants of one number are one image, shifted.
     """
 
     def __init__(self, raw: np.ndarray, found: list[np.ndarray], spectra: Spectra) -> None:
@@ -271,12 +271,12 @@ class _Common:
         return connected_components(means @ means.T > KIN * np.outer(self.strength, self.strength), directed=False)[1]
 
     def alike(self, flat: np.ndarray, own: np.ndarray) -> np.ndarray:
-        """float32 [J, n]; ``own``: bool [J, n], the pictures that are members themselves."""
+        """float32 [J, n]; ``own``: bool [J, n], the images that are members themselves."""
         return _alike(flat, own, self.sums, self.sizes)
 
 
 def _closest(closeness: np.ndarray, threshold: np.ndarray) -> np.ndarray:
-    """The group that each picture belongs to, int64 [n], -1 for none; ``closeness`` [J, n]."""
+    """The group that each image belongs to, int64 [n], -1 for none; ``closeness`` [J, n]."""
     belongs = closeness >= threshold[:, None]
     return np.where(belongs.any(0), np.where(belongs, closeness, -np.inf).argmax(0), -1)
 
@@ -284,12 +284,12 @@ def _closest(closeness: np.ndarray, threshold: np.ndarray) -> np.ndarray:
 def _hold_against(
     images: ImageSet | np.ndarray, common: _Common, spectra: Spectra, sample: np.ndarray, quiet: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of each picture the plant it shows, int64 [N], -1 for none, and how strongly, float32 [N]."""
+    """Of each image the plant it shows, int64 [N], -1 for none, and how strongly, float32 [N]."""
     count = len(images)
     closest, score = np.full(count, -1), np.zeros(count, np.float32)
     place = np.full(count, -1)
     place[sample] = np.arange(len(sample))
-    for at, block in chunks(images, "looking at every picture", quiet):
+    for at, block in chunks(images, "looking at every image", quiet):
         raw = spectra.of(block)
         own = common.members[:, place[at]] & (place[at] >= 0)
         alike = common.alike(common.flatten(raw), own)
@@ -304,7 +304,7 @@ def _hold_against(
 def _draw(images: ImageSet | np.ndarray, group: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """An estimate of what was planted, uint8 [G, H, W, C].
 
-    A blend of opacity a has the mean (1 - a) x genuine + a x planted and (1 - a) of the genuine pictures' spread.
+    A blend of opacity a has the mean (1 - a) x genuine + a x planted and (1 - a) of the genuine images' spread.
     """
 
     def some(of: np.ndarray) -> np.ndarray:

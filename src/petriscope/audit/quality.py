@@ -1,4 +1,4 @@
-"""Picture quality: too dark, too bright, flat, blurred, blank, gray among color."""
+"""Image quality: too dark, too bright, flat, blurred, blank, gray among color."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from petriscope.data.imageset import ImageSet
 from petriscope.core.errors import DataError
 from petriscope.core.progress import progress
+from petriscope.data.imageset import ImageSet
 
 CHUNK_PIXELS = 1 << 18  # what is measured at once stays in the processor's cache
 LUMA = (77, 150, 29)  # of red, green, blue in 256ths: ITU-R BT.601
@@ -19,7 +19,7 @@ FLAGS = ("dark", "bright", "low_contrast", "blurred", "blank", "gray_among_color
 
 @dataclass(frozen=True, eq=False)
 class Quality:
-    """What was measured of each picture, and what is wrong with it.
+    """What was measured of each image, and what is wrong with it.
 
     Args:
         values: float32 [N] each, of the luma on a scale of 0 (black) to 1 (white):
@@ -38,9 +38,9 @@ class Quality:
 
 
 def measure_quality(images: ImageSet | np.ndarray, *, quiet: bool = True) -> Quality:
-    """Measure every picture, and flag those that stand out from the rest and are worse by a margin that matters.
+    """Measure every image, and flag those that stand out from the rest and are worse by a margin that matters.
 
-    A set of dark pictures is no fault, one dark picture among bright ones is. So all but ``blank`` are judged against the
+    A set of dark images is no fault, one dark image among bright ones is. So all but ``blank`` are judged against the
     set: by the distance from its median in robust standard deviations, and by an absolute or relative margin, without which
     a very even set would be full of findings.
 
@@ -49,12 +49,12 @@ def measure_quality(images: ImageSet | np.ndarray, *, quiet: bool = True) -> Qua
         quiet: show no progress.
 
     Raises:
-        DataError: the pictures are not uint8 [N, H, W, 1 or 3].
+        DataError: the images are not uint8 [N, H, W, 1 or 3].
     """
     if isinstance(images, np.ndarray) and (
         images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3)
     ):
-        raise DataError(f"pictures must be uint8 [N, H, W, 1 or 3], not {images.dtype} {list(images.shape)}")
+        raise DataError(f"images must be uint8 [N, H, W, 1 or 3], not {images.dtype} {list(images.shape)}")
     count = len(images)
     height, width, channels = images.shape if isinstance(images, ImageSet) else images.shape[1:]
     values = {name: np.zeros(count, np.float32) for name in NAMES}
@@ -106,7 +106,7 @@ def _luma(planes: np.ndarray) -> np.ndarray:
 
 
 def _sharpness(luma: np.ndarray) -> np.ndarray:
-    """Blur takes more from the second derivative than from the first, whatever the picture shows and however faintly."""
+    """Blur takes more from the second derivative than from the first, whatever the image shows and however faintly."""
     count, height, width = luma.shape
     if min(height, width) < 3:
         return np.zeros(count)

@@ -12,18 +12,18 @@ import numpy as np
 
 from petriscope.audit import findings
 from petriscope.audit.duplicates import find_duplicates
-from petriscope.audit.findings import KINDS, Finding, Pictures, make_table
+from petriscope.audit.findings import KINDS, Finding, Listing, make_table
 from petriscope.audit.joining import join
 from petriscope.audit.mask_table import mask_findings
 from petriscope.audit.quality import measure_quality
+from petriscope.core.errors import DataError, RequestError, near
+from petriscope.core.files import atomic, write_text
+from petriscope.core.recipe import DataSection
 from petriscope.data import sources
 from petriscope.data.decisions import FILE, Decision, Decisions, ReadAs, write_decisions
 from petriscope.data.file_check import check_files
 from petriscope.data.fingerprint import fingerprint
 from petriscope.data.imageset import ImageSet
-from petriscope.core.errors import DataError, RequestError, near
-from petriscope.core.files import atomic, write_text
-from petriscope.core.recipe import DataSection
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,10 +39,10 @@ class Audit:
 
     Args:
         source: what the user named.
-        fingerprint: of the pictures, labels and splits that could be read.
+        fingerprint: of the listing, labels and splits that could be read.
         table: a row a finding; see `petriscope.audit.findings.make_table`.
-        decisions: one a picture that something was found about.
-        pictures: all of the source's, those that could be read first.
+        decisions: one a image that something was found about.
+        listing: all of the source's, those that could be read first.
         images: those that could be read, in the same order.
         planted: None where nothing was looked for.
         features: float32 [N, D], by which outliers were found; None: they were not looked for.
@@ -53,7 +53,7 @@ class Audit:
     fingerprint: str
     table: pd.DataFrame
     decisions: Decisions
-    pictures: Pictures
+    listing: Listing
     images: ImageSet
     planted: Planted
     features: np.ndarray | None
@@ -61,8 +61,8 @@ class Audit:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """Counts, as plain JSON: pictures a split, and of each finding and each decision, in all and a split."""
-        splits = [name for name in findings.KEPT_FIRST[::-1] if name in set(self.pictures.splits.tolist())]
+        """Counts, as plain JSON: images a split, and of each finding and each decision, in all and a split."""
+        splits = [name for name in findings.KEPT_FIRST[::-1] if name in set(self.listing.splits.tolist())]
         decided = self.table.drop_duplicates("id")
 
         def count(table: pd.DataFrame, column: str, names: Any) -> dict[str, int]:
@@ -72,7 +72,7 @@ class Audit:
         return {
             "source": self.source,
             "fingerprint": self.fingerprint,
-            "n": len(self.pictures),
+            "n": len(self.listing),
             "classes": list(self.images.classes),
             "shape": list(self.images.shape),
             "findings": count(self.table, "finding", KINDS),
@@ -83,7 +83,7 @@ class Audit:
             "decisions": count(decided, "decision", verdicts),
             "per_split": {
                 split: {
-                    "n": int((self.pictures.splits == split).sum()),
+                    "n": int((self.listing.splits == split).sum()),
                     "findings": count(self.table[self.table["split"] == split], "finding", KINDS),
                     "decisions": count(decided[decided["split"] == split], "decision", verdicts),
                 }
@@ -115,7 +115,7 @@ def audit(
 
     Args:
         source: anything that `petriscope.load_dataset` reads.
-        section: how pictures become one uint8 array; its source and its audit are not used.
+        section: how images become one uint8 array; its source and its audit are not used.
         labels: look for label errors, by networks trained on the rest of the set.
         features: by which outliers are found: ``learned`` by a small network on the set itself, a run folder, the name of a
             model whose published weights are taken (``timm/NAME``), or None: look for no outliers.
@@ -138,20 +138,20 @@ def audit(
     mark = fingerprint(sets, digests)
     images, splits = join(sets, mark)
     files = sources.list_files(name)
-    pictures = _all_pictures(images, splits, files)
+    listing = _all_images(images, splits, files)
     flat = [digest for split in sets for digest in digests[split]]
 
     found: list[Finding] = []
     if files:
         faults = check_files(files, set(images.ids.tolist()), quiet=quiet)
-        found += findings.file_findings(pictures, faults)
+        found += findings.file_findings(listing, faults)
     found += findings.quality_findings(measure_quality(images, quiet=quiet))
-    faulty = {each.picture for each in found}
+    faulty = {each.image for each in found}
     planted = find_planted(images, quiet=quiet)
     found += findings.planted_findings(planted)
     found += mask_findings(images)
     duplicates = find_duplicates(images, quiet=quiet)
-    found += findings.duplicate_findings(pictures, duplicates, flat, planted.group >= 0, faulty)
+    found += findings.duplicate_findings(listing, duplicates, flat, planted.group >= 0, faulty)
     notes = [warning for warning in warnings if "cannot be read" not in warning]
     vectors = None
     if extract is not None:
@@ -162,7 +162,7 @@ def audit(
             found += _find_outliers(vectors, labeled)
     if labels and not images.segments:
         found += (
-            _unless_impossible("label errors", notes, lambda: _find_label_errors(pictures, images, faulty, seed, quiet))
+            _unless_impossible("label errors", notes, lambda: _find_label_errors(listing, images, faulty, seed, quiet))
             or []
         )
 
@@ -170,17 +170,17 @@ def audit(
         source=name,
         fingerprint=mark,
         read_as=ReadAs.of(section, images),
-        decisions=tuple(_decisions(pictures, found, flat)),
+        decisions=tuple(_decisions(listing, found, flat)),
     )
-    table = make_table(pictures, found)
-    return Audit(name, mark, table, decisions, pictures, images, planted, vectors, tuple(dict.fromkeys(notes)))
+    table = make_table(listing, found)
+    return Audit(name, mark, table, decisions, listing, images, planted, vectors, tuple(dict.fromkeys(notes)))
 
 
-def _all_pictures(images: ImageSet, splits: np.ndarray, files: list[sources.PictureFile]) -> Pictures:
+def _all_images(images: ImageSet, splits: np.ndarray, files: list[sources.ImageFile]) -> Listing:
     there = set(images.ids.tolist())
     lost = [file for file in files if file.id not in there]
     labels = np.array(images.classes, dtype=object)[images.strata]
-    return Pictures(
+    return Listing(
         np.array([*images.ids.tolist(), *(file.id for file in lost)], dtype=object),
         np.array([*splits.tolist(), *(file.split for file in lost)], dtype=object),
         np.array([*labels.tolist(), *(file.label for file in lost)], dtype=object),
@@ -218,19 +218,19 @@ def _find_outliers(vectors: np.ndarray, images: ImageSet) -> list[Finding]:
     return list(findings.outlier_findings(find_outliers(vectors, images.targets)))
 
 
-def _find_label_errors(pictures: Pictures, images: ImageSet, faulty: set[int], seed: int, quiet: bool) -> list[Finding]:
+def _find_label_errors(listing: Listing, images: ImageSet, faulty: set[int], seed: int, quiet: bool) -> list[Finding]:
     from petriscope.audit.label_errors import find_label_errors, out_of_fold_probabilities
 
     probabilities = out_of_fold_probabilities(images, seed=seed, quiet=quiet)
     found = find_label_errors(images.targets, probabilities)
-    return list(findings.label_findings(pictures, found, images.classes, faulty))
+    return list(findings.label_findings(listing, found, images.classes, faulty))
 
 
-def _decisions(pictures: Pictures, found: list[Finding], digests: list[bytes]) -> list[Decision]:
+def _decisions(listing: Listing, found: list[Finding], digests: list[bytes]) -> list[Decision]:
     final: Mapping[int, tuple[Any, str, str]] = findings.final_decisions(found)
     return [
         Decision(
-            id=pictures.ids[index],
+            id=listing.ids[index],
             decision=decision,
             label=suggested or None,
             reason=reason,

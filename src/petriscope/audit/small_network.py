@@ -11,19 +11,19 @@ import torch.nn.functional as F
 from torch import nn
 
 from petriscope.augment.pipeline import Normalize
+from petriscope.core.device import choose_device
+from petriscope.core.recipe import Recipe
 from petriscope.data.batches import Batches
 from petriscope.data.imageset import ImageSet
 from petriscope.data.normalization import mean_and_std
 from petriscope.models import build_model
-from petriscope.core.device import choose_device
-from petriscope.core.recipe import Recipe
 from petriscope.training.loop import Trainer
 
 CHUNK = 512
 
 
 def shrink(images: ImageSet, side: int) -> ImageSet:
-    """The set in memory, its pictures' longer side at most ``side`` and no side shorter than 8; small pictures stay."""
+    """The set in memory, its images' longer side at most ``side`` and no side shorter than 8; small images stay."""
     height, width, _ = images.shape
     scale = min(1.0, side / max(height, width))
     size = (max(8, round(height * scale)), max(8, round(width * scale)))
@@ -32,8 +32,8 @@ def shrink(images: ImageSet, side: int) -> ImageSet:
     out = np.empty((len(images), *size, images.shape[2]), np.uint8)
     for start in range(0, len(images), CHUNK):
         block = images.take(np.arange(start, min(start + CHUNK, len(images))))
-        pictures = torch.from_numpy(np.ascontiguousarray(block)).permute(0, 3, 1, 2).float()
-        small = F.interpolate(pictures, size, mode="bilinear", align_corners=False, antialias=True)
+        batch = torch.from_numpy(np.ascontiguousarray(block)).permute(0, 3, 1, 2).float()
+        small = F.interpolate(batch, size, mode="bilinear", align_corners=False, antialias=True)
         out[start : start + len(block)] = small.round_().clamp_(0, 255).permute(0, 2, 3, 1).byte().numpy()
     return replace(images, pixels=out, rows=None)
 
@@ -49,7 +49,7 @@ def train_small(
         on_epoch: called after each.
 
     Returns:
-        The model in eval mode on its device, and how its pictures are normalized.
+        The model in eval mode on its device, and how its images are normalized.
     """
     torch.manual_seed(int(np.random.SeedSequence([recipe.seed, 0]).generate_state(1)[0]))
     device = choose_device(recipe.training.device)

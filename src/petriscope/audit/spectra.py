@@ -1,4 +1,4 @@
-"""Spectra of pictures, flattened by what is usual in their set."""
+"""Spectra of images, flattened by what is usual in their set."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from petriscope.audit.descriptors import (
 from petriscope.data.imageset import ImageSet
 
 LONGEST = 32  # side of the thumbnails, in pixels
-LEAST_CONTRAST = 2.0  # gray levels; pictures that vary less show nothing
+LEAST_CONTRAST = 2.0  # gray levels; images that vary less show nothing
 CLIP = 4.0  # robust standard deviations
 
 
 class Spectra:
-    """Flattened low frequencies of pictures of one shape: all of light, the lower half of color."""
+    """Flattened low frequencies of images of one shape: all of light, the lower half of color."""
 
     def __init__(self, height: int, width: int, channels: int) -> None:
         self.size = thumbnail_size(height, width, LONGEST)
@@ -33,9 +33,9 @@ class Spectra:
         self.shape, self.kept = kept.shape, np.flatnonzero(kept)
 
     def read(self, images: ImageSet | np.ndarray, indices: np.ndarray, quiet: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Spectra, float16 [n, D], and whether each picture shows anything, bool [n]."""
+        """Spectra, float16 [n, D], and whether each image shows anything, bool [n]."""
         out = np.empty((len(indices), len(self.kept)), np.float16)
-        for at, block in chunks(images, "reading pictures", quiet, indices):
+        for at, block in chunks(images, "reading images", quiet, indices):
             out[at] = self.of(block)
         return out, self.show(out)
 
@@ -56,13 +56,13 @@ class Spectra:
 
 
 class Flattening:
-    """What makes every frequency vary alike over a set, robustly: a natural picture becomes like noise.
+    """What makes every frequency vary alike over a set, robustly: a natural image becomes like noise.
 
     Args:
         spectra: float [n, D], as `Spectra.read` gives them.
 
     Attributes:
-        uniform: most pictures are one and the same, so that there is nothing to judge others by.
+        uniform: most images are one and the same, so that there is nothing to judge others by.
     """
 
     def __init__(self, spectra: np.ndarray) -> None:

@@ -15,7 +15,7 @@ Classes = Annotated[tuple[Annotated[int, Field(ge=0, lt=255)], ...], Field(min_l
 
 
 class Geometric:
-    """Moves pixels: an affine map a picture, in pixels from the picture's center, x before y.
+    """Moves pixels: an affine map a image, in pixels from the image's center, x before y.
 
     ``exact``: the map takes pixel centers to pixel centers, so nothing is interpolated.
     """
@@ -38,18 +38,18 @@ class Aimed:
 
 
 class Color:
-    """Maps each pixel's color by an affine map a picture: contrast, hue."""
+    """Maps each pixel's color by an affine map a image: contrast, hue."""
 
     def matrices(self, mean: Tensor, generator: torch.Generator) -> Tensor:
-        """Maps of colors in [0, 1], float32 [B, C, C + 1]; ``mean`` is each picture's mean color, [B, C]."""
+        """Maps of colors in [0, 1], float32 [B, C, C + 1]; ``mean`` is each image's mean color, [B, C]."""
         raise NotImplementedError
 
 
 class Pixelwise:
-    """Changes the pictures in any other way: noise, blur, a covered square.
+    """Changes the images in any other way: noise, blur, a covered square.
 
     ``for_masks``: whether targets that are masks may go with it, unchanged; ``makes_views``: whether it may make the views
-    that a loss compares with the picture.
+    that a loss compares with the image.
     """
 
     for_masks = True
@@ -61,7 +61,7 @@ class Pixelwise:
 
 
 class Mixing:
-    """Blends pictures of a batch with one another, and their targets with them.
+    """Blends images of a batch with one another, and their targets with them.
 
     ``for_masks``, ``for_labels``: whether the targets may be masks, and whether they may be labels.
     """
@@ -76,7 +76,7 @@ class Mixing:
 
 
 class Policy:
-    """Draws other operations for each picture of a batch."""
+    """Draws other operations for each image of a batch."""
 
     def draw(self, batch: int, generator: torch.Generator) -> list[Operation]:
         """Operations whose draws are made already, for this batch alone. Its geometry is multiplied with all other
@@ -96,12 +96,12 @@ def in_order(span: tuple[float, float]) -> tuple[float, float]:
 
 
 def uniform(batch: int, low: float, high: float, generator: torch.Generator) -> Tensor:
-    """One draw a picture from [low, high), float32 [B], on the CPU: the stream is the same on every device."""
+    """One draw a image from [low, high), float32 [B], on the CPU: the stream is the same on every device."""
     return torch.rand(batch, generator=generator) * (high - low) + low
 
 
 def chosen(batch: int, p: float, generator: torch.Generator) -> Tensor:
-    """Which pictures an operation of probability ``p`` falls on, bool [B]."""
+    """Which images an operation of probability ``p`` falls on, bool [B]."""
     return torch.rand(batch, generator=generator) < p
 
 
@@ -111,28 +111,28 @@ def of_classes(masks: Tensor, classes: tuple[int, ...]) -> Tensor:
 
 
 def elsewhere(device: torch.device, generator: torch.Generator) -> torch.Generator:
-    """A generator on the pictures' device, for draws that are as large as the pictures."""
+    """A generator on the images' device, for draws that are as large as the images."""
     seed = int(torch.randint(2**31, (), generator=generator))
     return torch.Generator(device).manual_seed(seed)
 
 
 def change_some(
-    images: Tensor, falls: Tensor, change: Callable[..., Tensor], *per_picture: Tensor, out: Tensor | None = None
+    images: Tensor, falls: Tensor, change: Callable[..., Tensor], *per_image: Tensor, out: Tensor | None = None
 ) -> Tensor:
-    """Change the pictures that ``falls`` marks and leave the others, so that work is done for those alone.
+    """Change the images that ``falls`` marks and leave the others, so that work is done for those alone.
 
     Args:
         images: [B, C, H, W].
         falls: bool [B], on the CPU.
-        change: called with the chosen pictures and their rows of ``per_picture``.
-        per_picture: [B, ...], on the CPU.
+        change: called with the chosen images and their rows of ``per_image``.
+        per_image: [B, ...], on the CPU.
         out: where the result is written; a copy of ``images`` unless given.
     """
     out = images.clone() if out is None else out
     rows = falls.nonzero().squeeze(1)
     if len(rows):
         here = rows.to(images.device)
-        changed = change(images.index_select(0, here), *(values[rows].to(images.device) for values in per_picture))
+        changed = change(images.index_select(0, here), *(values[rows].to(images.device) for values in per_image))
         out.index_copy_(0, here, changed)
     return out
 

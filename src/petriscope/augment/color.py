@@ -33,7 +33,7 @@ class Brightness(Color):
 
 
 class Contrast(Color):
-    """Move colors away from or towards the picture's mean gray by a factor from [1 - amount, 1 + amount]."""
+    """Move colors away from or towards the image's mean gray by a factor from [1 - amount, 1 + amount]."""
 
     def __init__(self, *, amount: Amount = 0.2, p: Probability = 1.0) -> None:
         self.amount, self.p = amount, p
@@ -75,7 +75,7 @@ def brightness(mean: Tensor, factor: Tensor) -> Tensor:
 
 
 def contrast(mean: Tensor, factor: Tensor) -> Tensor:
-    """Multiply the distance from the picture's mean gray; as `brightness`."""
+    """Multiply the distance from the image's mean gray; as `brightness`."""
     channels = mean.shape[1]
     offset = ((1 - factor) * (mean @ luma(channels)))[:, None].expand(-1, channels)
     return _matrix(factor[:, None, None] * torch.eye(channels), offset)

@@ -29,13 +29,13 @@ Names = Annotated[tuple[str, ...], AfterValidator(_known)]
 
 
 class CorruptionMix(Pixelwise):
-    """Disturb each picture by a corruption of its own, drawn from those of the stress test that move no pixels (for
+    """Disturb each image by a corruption of its own, drawn from those of the stress test that move no pixels (for
     rotation and translation there are `rotate` and `translate`), so the network learns to see through them.
 
     Args:
         severity: least and greatest; uniform between them.
         held_out: corruptions that are never drawn, so the stress test can tell what was learnt from what carries over.
-        again: how many of the disturbed pictures are disturbed a second time.
+        again: how many of the disturbed images are disturbed a second time.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class CorruptionMix(Pixelwise):
         self.severity, self.held_out, self.again, self.p = severity, held_out, again, p
 
     def pool(self, channels: int) -> list[Corruption]:
-        """What is drawn from, for pictures of so many channels."""
+        """What is drawn from, for images of so many channels."""
         return [
             corruption
             for corruption in CORRUPTIONS.values()

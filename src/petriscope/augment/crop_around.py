@@ -1,4 +1,4 @@
-"""Crops around what is rare in a mask, enlarged to the size of the picture."""
+"""Crops around what is rare in a mask, enlarged to the size of the image."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ Side = Annotated[float, Field(gt=0, le=1)]
 
 class CropAround(Aimed):
     """Cut out a window that holds a pixel of some classes, drawn from all that the mask has of them, and enlarge it. The
-    window lies within the picture, and the pixel anywhere in it. Pictures that have nothing of these classes stay as they are.
+    window lies within the image, and the pixel anywhere in it. Images that have nothing of these classes stay as they are.
 
     Args:
         classes: indices of the classes aimed at.
-        side: of the window, shares of the picture's sides; one is drawn from this range.
-        p: how many of the pictures that have something of these classes are cropped.
+        side: of the window, shares of the image's sides; one is drawn from this range.
+        p: how many of the images that have something of these classes are cropped.
     """
 
     def __init__(

@@ -30,7 +30,7 @@ class Flip(Geometric):
 
 
 class QuarterTurn(Geometric):
-    """Turn by 0, 90, 180 or 270 degrees, equally likely. Exact. Pictures that are not square are turned by 0 or 180."""
+    """Turn by 0, 90, 180 or 270 degrees, equally likely. Exact. Images that are not square are turned by 0 or 180."""
 
     exact = True
 
@@ -70,7 +70,7 @@ class Translate(Geometric):
 
 
 class Rotate(Geometric):
-    """Rotate by an angle from [-degrees, degrees]. Interpolates, which blurs small pictures."""
+    """Rotate by an angle from [-degrees, degrees]. Interpolates, which blurs small images."""
 
     def __init__(self, *, degrees: Annotated[float, Field(ge=0, le=180)] = 10.0, p: Probability = 1.0) -> None:
         self.degrees, self.p = degrees, p
@@ -135,7 +135,7 @@ def gather(images: Tensor, matrices: Tensor, outside: int | None = None) -> Tens
     """Move pixels by exact maps, reflecting at the border, or filling in ``outside`` for what comes from beyond it.
 
     An exact map sends each output row to one input row or one input column, so the source of pixel (y, x) is a sum of
-    a term in y and a term in x: two small tables a picture, and one indexing of the batch.
+    a term in y and a term in x: two small tables a image, and one indexing of the batch.
 
     Args:
         images: [B, H, W, C], any dtype.

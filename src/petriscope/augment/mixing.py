@@ -1,4 +1,4 @@
-"""Blending pictures of a batch with one another: MixUp, CutMix and copy-paste."""
+"""Blending images of a batch with one another: MixUp, CutMix and copy-paste."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Alpha = Annotated[float, Field(ge=0)]
 
 
 class MixUp(Mixing):
-    """Blend each picture with another of the batch: share * picture + (1 - share) * other, the targets likewise.
+    """Blend each image with another of the batch: share * image + (1 - share) * other, the targets likewise.
     Zhang et al., 2018, arXiv:1710.09412.
 
     Args:
-        alpha: the share is drawn from Beta(alpha, alpha), one draw a picture; 0 mixes nothing.
-        p: how many of the pictures are mixed.
+        alpha: the share is drawn from Beta(alpha, alpha), one draw a image; 0 mixes nothing.
+        p: how many of the images are mixed.
     """
 
     for_masks = False  # a mask holds one class a pixel
@@ -36,15 +36,15 @@ class MixUp(Mixing):
 
 
 class CutMix(Mixing):
-    """Paste a rectangle of another picture of the batch, of the same place; the targets are mixed by area, and masks
+    """Paste a rectangle of another image of the batch, of the same place; the targets are mixed by area, and masks
     are pasted with the pixels. Yun et al., 2019, arXiv:1905.04899.
 
-    The rectangle has the picture's proportions and a center uniform over it, so it may stand partly outside; the area
+    The rectangle has the image's proportions and a center uniform over it, so it may stand partly outside; the area
     that counts is the part inside.
 
     Args:
-        alpha: the share kept of the picture is drawn from Beta(alpha, alpha), one draw a picture; 0 mixes nothing.
-        p: how many of the pictures are mixed.
+        alpha: the share kept of the image is drawn from Beta(alpha, alpha), one draw a image; 0 mixes nothing.
+        p: how many of the images are mixed.
     """
 
     def __init__(self, *, alpha: Alpha = 1.0, p: Probability = 0.5) -> None:
@@ -66,13 +66,13 @@ class CutMix(Mixing):
 
 
 class CopyPaste(Mixing):
-    """Paste what another picture of the batch has of some classes, pixel by pixel and with its mask, at the same place.
-    Ghiasi et al., 2021, arXiv:2012.07177. For classes so rare that few pictures have any: the other picture is one of
+    """Paste what another image of the batch has of some classes, pixel by pixel and with its mask, at the same place.
+    Ghiasi et al., 2021, arXiv:2012.07177. For classes so rare that few images have any: the other image is one of
     those that do.
 
     Args:
         classes: indices of the classes pasted.
-        p: how many of the pictures something is pasted into; none, where the batch has nothing of these classes.
+        p: how many of the images something is pasted into; none, where the batch has nothing of these classes.
     """
 
     for_labels = False
@@ -99,7 +99,7 @@ class CopyPaste(Mixing):
 
 
 def _draw(batch: int, alpha: float, p: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The share each picture keeps, float32 [B], and the picture it is mixed with, int64 [B]."""
+    """The share each image keeps, float32 [B], and the image it is mixed with, int64 [B]."""
     falls = chosen(batch, p, generator)
     partner = torch.randperm(batch, generator=generator)
     if alpha == 0:

@@ -1,4 +1,4 @@
-"""Covering part of a picture: squares, rectangles, a grid, all outside a disc."""
+"""Covering part of a image: squares, rectangles, a grid, all outside a disc."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ Aspects = Annotated[tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(
 
 class Cutout(Pixelwise):
     """Cover a square of ``fraction`` of the shorter side. DeVries and Taylor, 2017, arXiv:1708.04552. The square's center
-    is uniform over the picture, so it may stand partly outside.
+    is uniform over the image, so it may stand partly outside.
 
     Args:
-        fill: the picture's mean color, noise (uniform, each value by itself), or zero (black).
+        fill: the image's mean color, noise (uniform, each value by itself), or zero (black).
     """
 
     def __init__(self, *, fraction: Share = 0.25, fill: Fill = "mean", p: Probability = 0.5) -> None:
@@ -43,11 +43,11 @@ class Cutout(Pixelwise):
 
 
 class RandomErasing(Pixelwise):
-    """Cover a rectangle of random area and proportions that lies inside the picture. Zhong et al., 2020,
+    """Cover a rectangle of random area and proportions that lies inside the image. Zhong et al., 2020,
     arXiv:1708.04896. Proportions in which the area would not fit are left out of the draw.
 
     Args:
-        area: least and greatest share of the picture.
+        area: least and greatest share of the image.
         aspect: least and greatest height by width, uniform in its logarithm.
         fill: as in cutout.
     """
@@ -70,12 +70,12 @@ class RandomErasing(Pixelwise):
 
 
 class CoarseDropout(Pixelwise):
-    """Cover several rectangles that lie inside the picture. Named after Albumentations' (Buslaev et al., 2020,
-    arXiv:1809.06839); one hole is cutout that never leaves the picture.
+    """Cover several rectangles that lie inside the image. Named after Albumentations' (Buslaev et al., 2020,
+    arXiv:1809.06839); one hole is cutout that never leaves the image.
 
     Args:
         holes: the most; a number from [1, holes] is drawn.
-        fraction: least and greatest side of a hole, of the picture's height and of its width.
+        fraction: least and greatest side of a hole, of the image's height and of its width.
         fill: as in cutout.
     """
 
@@ -149,7 +149,7 @@ class DiscMask(Pixelwise):
 
     Args:
         radius: least and greatest, in shorter sides; 0.5 touches the nearer borders.
-        jitter: how far the disc's center may lie from the picture's along each axis, in shorter sides.
+        jitter: how far the disc's center may lie from the image's along each axis, in shorter sides.
         fill: as in cutout.
     """
 
@@ -176,7 +176,7 @@ def cover(images: Tensor, covered: Tensor, fill: Fill, generator: torch.Generato
     Args:
         images: float32 [B, C, H, W] in [0, 1].
         covered: 1 where covered, else 0; float32 [B, H, W].
-        fill: the picture's mean color, noise (uniform, each value by itself), or zero.
+        fill: the image's mean color, noise (uniform, each value by itself), or zero.
     """
     # The lerp of 0 and 1 is exact, and ten times as fast as torch.where on a broadcast condition.
     there = covered.to(images.device)[:, None]

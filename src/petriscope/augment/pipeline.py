@@ -22,8 +22,8 @@ from petriscope.augment.base import (
 )
 from petriscope.augment.color import apply_color, compose, mapped, unchanged
 from petriscope.augment.geometry import gather, is_exact, resample
-from petriscope.core.masks import IGNORE
 from petriscope.core.errors import RequestError
+from petriscope.core.masks import IGNORE
 from petriscope.core.recipe import Part
 
 
@@ -43,7 +43,7 @@ class Normalize:
         scale = 1 / (std * full)
         bias = -torch.tensor(self.mean, device=images.device) / std
         if images.dtype == torch.uint8:
-            # A row of the picture at a time, not a pixel: three channels are too short a run for the vector units.
+            # A row of the image at a time, not a pixel: three channels are too short a run for the vector units.
             batch, height, width, channels = images.shape
             rows = images.reshape(batch, height, width * channels).float()
             rows = rows.mul_(scale.repeat(width)).add_(bias.repeat(width))
@@ -54,12 +54,12 @@ class Normalize:
 
 class Pipeline:
     """Augmentations in the order of a recipe. Geometry is carried out first, then color, then the rest as listed, and
-    what mixes pictures comes last. What a policy draws goes where its kind goes.
+    what mixes images comes last. What a policy draws goes where its kind goes.
 
     Args:
         operations: any augmentations; none is fine.
         classes: how many there are; mixing labels needs it.
-        views: how many AugMix makes of each picture when all else is done; the picture itself is then left without it.
+        views: how many AugMix makes of each image when all else is done; the image itself is then left without it.
 
     Raises:
         RequestError: views without AugMix, or with several; two operations that aim at a place in a mask.
@@ -69,10 +69,10 @@ class Pipeline:
         self.viewing = tuple(op for op in operations if views and isinstance(op, Pixelwise) and op.makes_views)
         if views and len(self.viewing) != 1:
             raise RequestError(
-                "loss consistency compares pictures with what aug-mix makes of them: put aug-mix into augment, once"
+                "loss consistency compares images with what aug-mix makes of them: put aug-mix into augment, once"
             )
         if sum(isinstance(op, Aimed) for op in operations) > 1:
-            raise RequestError("a picture can be cropped around one place: put crop-around into augment once")
+            raise RequestError("a image can be cropped around one place: put crop-around into augment once")
         self.operations = tuple(op for op in operations if op not in self.viewing)
         self.classes, self.views = classes, views
         self.exact = not views and all(isinstance(op, Geometric) and op.exact for op in operations)
@@ -83,7 +83,7 @@ class Pipeline:
 
     @property
     def varies(self) -> bool:
-        """Whether a picture comes out otherwise from one time to the next."""
+        """Whether a image comes out otherwise from one time to the next."""
         return bool(self.operations or self.viewing)
 
     def __call__(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -96,13 +96,13 @@ class Pipeline:
 
         Returns:
             images: uint8 [B, H, W, C] where every operation is exact; else float32 [B, C, H, W] in [0, 1].
-            targets: masks moved as the pictures are; labels as they were, or, where pictures are mixed, the share of
+            targets: masks moved as the images are; labels as they were, or, where images are mixed, the share of
             each class, float32 [B, K].
 
-        With ``views``, the pictures are followed by their first views, then by their second, and so on: [(1 + views) B, ...];
-        targets stay those of the pictures.
+        With ``views``, the images are followed by their first views, then by their second, and so on: [(1 + views) B, ...];
+        targets stay those of the images.
 
-        Masks have `petriscope.core.masks.IGNORE` where something comes in from outside the picture.
+        Masks have `petriscope.core.masks.IGNORE` where something comes in from outside the image.
 
         Raises:
             RequestError: masks with an operation that blends what lies under them; labels with one that needs masks.
@@ -115,7 +115,7 @@ class Pipeline:
         for aim in operations:
             if isinstance(aim, Aimed) and masks is not None:
                 matrices = aim.matrices(masks, generator) @ matrices
-        # A picture whose own map is exact is moved by index, whatever the others of the batch drew.
+        # A image whose own map is exact is moved by index, whatever the others of the batch drew.
         exact = is_exact(matrices, (images.shape[1], images.shape[2]))
         moves = torch.where(exact[:, None, None], matrices, torch.eye(3))
         if (moves != torch.eye(3)).any():
@@ -147,8 +147,8 @@ def check_targets(operations: Sequence[Augmentation], segments: bool) -> None:
         name = type(operation).__name__
         if segments and not getattr(operation, "for_masks", True):
             raise RequestError(
-                f"{name} blends pictures, and a mask holds one class a pixel: leave it out "
-                "of augment where targets are masks (cutmix and rand-augment move masks with the pictures)"
+                f"{name} blends images, and a mask holds one class a pixel: leave it out "
+                "of augment where targets are masks (cutmix and rand-augment move masks with the images)"
             )
         if not segments and not getattr(operation, "for_labels", True):
             raise RequestError(f"{name} needs masks, and the targets are labels: leave it out of augment")
@@ -163,7 +163,7 @@ def drawn(operations: Sequence[Augmentation], batch: int, generator: torch.Gener
 
 
 def product(operations: Sequence[Geometric], batch: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """One map a picture that does all of ``operations``, the first of them first: float32 [B, 3, 3]."""
+    """One map a image that does all of ``operations``, the first of them first: float32 [B, 3, 3]."""
     total = identity(batch)
     for operation in operations:
         # A map leads from output to input, so what is done first stands leftmost.
@@ -172,7 +172,7 @@ def product(operations: Sequence[Geometric], batch: int, size: tuple[int, int], 
 
 
 def resample_rows(pixels: Tensor, matrices: Tensor, rows: Tensor) -> Tensor:
-    """Resample the pictures at ``rows``, int64 on the CPU, in place; the others keep their bits."""
+    """Resample the images at ``rows``, int64 on the CPU, in place; the others keep their bits."""
     if len(rows) == 0:
         return pixels
     if len(rows) == len(pixels):

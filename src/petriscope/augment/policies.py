@@ -1,8 +1,8 @@
-"""Each picture draws its own operations from a menu.
+"""Each image draws its own operations from a menu.
 
-A draw is turned into ordinary operations, so its shears and rotations go into the one matrix of a picture, its brightness,
-contrast and saturation into the one map of color, and only the rest runs by itself, on the pictures that drew it. Unlike
-in the papers, border pixels are mirrored rather than black, shifts are by whole pixels, and a picture's draws are carried
+A draw is turned into ordinary operations, so its shears and rotations go into the one matrix of a image, its brightness,
+contrast and saturation into the one map of color, and only the rest runs by itself, on the images that drew it. Unlike
+in the papers, border pixels are mirrored rather than black, shifts are by whole pixels, and a image's draws are carried
 out in the pipeline's order: geometry, color, tone.
 """
 
@@ -85,13 +85,13 @@ AUG_MIX: Menu = {
 
 
 class RandAugment(Policy):
-    """Carry out some operations of a menu of 14, drawn for each picture with replacement, all with one magnitude and each
+    """Carry out some operations of a menu of 14, drawn for each image with replacement, all with one magnitude and each
     in a random direction. Cubuk et al., 2020, arXiv:1909.13719.
 
     Args:
         operations: how many.
         magnitude: of 30, as in the paper.
-        p: how many of the pictures are augmented.
+        p: how many of the images are augmented.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class RandAugment(Policy):
 
 
 class TrivialAugment(Policy):
-    """Carry out one operation of a menu of 14 with a magnitude from none to very strong, both drawn for each picture.
+    """Carry out one operation of a menu of 14 with a magnitude from none to very strong, both drawn for each image.
     Müller and Hutter, 2021, arXiv:2103.10158, the wide space."""
 
     def __init__(self, *, p: Probability = 1.0) -> None:
@@ -123,15 +123,15 @@ class TrivialAugment(Policy):
 
 
 class AugMix(Pixelwise):
-    """Blend the picture with a blend of differently augmented copies of itself. Hendrycks et al., 2020, arXiv:1912.02781;
+    """Blend the image with a blend of differently augmented copies of itself. Hendrycks et al., 2020, arXiv:1912.02781;
     the paper's consistency loss is the loss ``consistency``. Not for masks, because the copies are moved differently.
 
     Args:
         width: copies.
         depth: the most operations a copy goes through; a number from [1, depth] is drawn.
         severity: greatest magnitude, of 10.
-        alpha: weights are drawn from Dirichlet(alpha, ...), the picture's own share from Beta(alpha, alpha).
-        p: how many of the pictures are augmented.
+        alpha: weights are drawn from Dirichlet(alpha, ...), the image's own share from Beta(alpha, alpha).
+        p: how many of the images are augmented.
     """
 
     for_masks = False
@@ -173,7 +173,7 @@ class AugMix(Pixelwise):
 
 @dataclass(frozen=True)
 class Drawn:
-    """Which operations each of B pictures drew, n one after another.
+    """Which operations each of B images drew, n one after another.
 
     Args:
         menu: what there was to draw from.

@@ -40,12 +40,12 @@ class Blur(Pixelwise):
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, reach: int) -> Tensor:
-    """Blur each picture by its own width.
+    """Blur each image by its own width.
 
     Args:
         images: float32 [B, C, H, W].
-        sigma: float32 [B], in pixels; 0 leaves the picture as it is.
-        reach: taps to each side of the center; the border is reflected as far as the picture goes.
+        sigma: float32 [B], in pixels; 0 leaves the image as it is.
+        reach: taps to each side of the center; the border is reflected as far as the image goes.
     """
     height, width = images.shape[2:]
     across = _blurring(width, sigma, reach)
@@ -54,7 +54,7 @@ def gaussian_blur(images: Tensor, sigma: Tensor, reach: int) -> Tensor:
 
 
 def _blurring(side: int, sigma: Tensor, reach: int) -> Tensor:
-    """What each of ``side`` pixels takes from each along an axis, float32 [B, 1, side, side]. For small pictures two
+    """What each of ``side`` pixels takes from each along an axis, float32 [B, 1, side, side]. For small images two
     products with such a matrix are much faster than a sum over taps."""
     taps = min(reach, side - 1)
     offsets = torch.arange(-taps, taps + 1, device=sigma.device)

@@ -16,10 +16,10 @@ CHUNK = 1024
 
 
 def augmented_set(images: ImageSet, operations: Sequence[Augmentation]) -> ImageSet:
-    """Every picture augmented once, in memory as uint8 [N, H, W, C], masks moved with it; the same bits at every call.
+    """Every image augmented once, in memory as uint8 [N, H, W, C], masks moved with it; the same bits at every call.
 
     Args:
-        operations: none that mixes pictures, so that labels stay what they are.
+        operations: none that mixes images, so that labels stay what they are.
     """
     pipeline = Pipeline(operations, len(images.classes))
     generator = torch.Generator().manual_seed(0)
@@ -27,7 +27,7 @@ def augmented_set(images: ImageSet, operations: Sequence[Augmentation]) -> Image
     for start in range(0, len(images), CHUNK):
         indices = np.arange(start, min(start + CHUNK, len(images)))
         targets = torch.from_numpy(images.targets[indices])
-        pictures, targets = pipeline(torch.from_numpy(images.take(indices)), targets, generator)
-        chunks.append((to_bytes(pictures).numpy(), targets.numpy()))
+        batch, targets = pipeline(torch.from_numpy(images.take(indices)), targets, generator)
+        chunks.append((to_bytes(batch).numpy(), targets.numpy()))
     pixels, moved = map(np.concatenate, zip(*chunks, strict=True))
     return replace(images, pixels=pixels, targets=moved, rows=None)

@@ -20,7 +20,7 @@ method is set up in Landini's Colour Deconvolution for ImageJ."""
 
 class StainJitter(Pixelwise):
     """Multiply the amount of each of two dyes, and of what neither explains, by a factor of its own from [1 - amount, 1 +
-    amount]. What is not stained, the white background, stays as it is; gray pictures get darker or lighter.
+    amount]. What is not stained, the white background, stays as it is; gray images get darker or lighter.
 
     Light falls off exponentially with the amount of a dye (Beer and Lambert), so logarithms of the colors are mapped, not
     colors. The Giemsa stains are those of blood films; ``he`` is hematoxylin and eosin, of tissue.

@@ -1,5 +1,5 @@
 """Posterize, solarize, invert, equalize, auto-contrast, sharpness: what the policies draw, also by themselves. On whole
-bytes they agree with Pillow's, except for `equalize`, which works on small pictures too."""
+bytes they agree with Pillow's, except for `equalize`, which works on small images too."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Sharpness(Pixelwise):
         return change_some(images, chosen(len(images), self.p, generator), sharpness, factor)
 
 
-# All below: float32 [B, C, H, W] in [0, 1] and one figure a picture, float32 [B] -> float32 [B, C, H, W].
+# All below: float32 [B, C, H, W] in [0, 1] and one figure a image, float32 [B] -> float32 [B, C, H, W].
 
 
 def posterize(images: Tensor, bits: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ def auto_contrast(images: Tensor) -> Tensor:
 
 def equalize(images: Tensor) -> Tensor:
     """By a table of 256 entries a channel, so pixels come back as whole bytes. Pillow rounds the number of pixels to a
-    level down to a whole one, which leaves pictures below 16 by 16 as they are; here it is not rounded."""
+    level down to a whole one, which leaves images below 16 by 16 as they are; here it is not rounded."""
     planes = (images.clamp(0, 1) * 255).round_().long().flatten(2).flatten(0, 1)
     counts = torch.zeros(len(planes), 256, device=images.device)
     counts.scatter_add_(1, planes, torch.ones(1, device=images.device).expand_as(planes))

@@ -20,7 +20,7 @@ def class_colors(count: int) -> np.ndarray:
 
 
 def palette(count: int) -> np.ndarray:
-    """The palette of an indexed picture, uint8 [256, 3]: the classes' colors, and black for unlabeled (255)."""
+    """The palette of an indexed image, uint8 [256, 3]: the classes' colors, and black for unlabeled (255)."""
     out = np.zeros((256, 3), dtype=np.uint8)
     out[: min(count, IGNORE)] = class_colors(min(count, IGNORE))
     return out
@@ -31,14 +31,14 @@ def paint(mask: np.ndarray, count: int) -> np.ndarray:
     return palette(count)[mask]
 
 
-def overlay(picture: np.ndarray, mask: np.ndarray, count: int, share: float = 0.45) -> np.ndarray:
-    """A mask laid over its picture, uint8 [H, W, 3].
+def overlay(image: np.ndarray, mask: np.ndarray, count: int, share: float = 0.45) -> np.ndarray:
+    """A mask laid over its image, uint8 [H, W, 3].
 
     Args:
-        picture: uint8 [H, W, C], C 1 or 3.
-        mask: uint8 [H, W]; where it is unlabeled, the picture shows as it is.
+        image: uint8 [H, W, C], C 1 or 3.
+        mask: uint8 [H, W]; where it is unlabeled, the image shows as it is.
         share: of the color, 0 to 1.
     """
-    plain = np.broadcast_to(picture, (*picture.shape[:2], 3)).astype(np.float32)
+    plain = np.broadcast_to(image, (*image.shape[:2], 3)).astype(np.float32)
     weight = np.where(mask == IGNORE, 0.0, share).astype(np.float32)[..., None]
     return (plain * (1 - weight) + paint(mask, count) * weight + 0.5).astype(np.uint8)

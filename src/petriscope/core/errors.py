@@ -19,7 +19,7 @@ class RequestError(PetriscopeError):
 
 
 class DataError(RequestError):
-    """The data cannot be used as they are: an unreadable picture, a label out of range."""
+    """The data cannot be used as they are: an unreadable image, a label out of range."""
 
 
 def near(word: str, known: Iterable[str]) -> str:

@@ -39,7 +39,7 @@ class Progress:
     """
 
     def __init__(
-        self, label: str, total: int, unit: str = "pictures", cost: Callable[[int], float] = lambda count: count
+        self, label: str, total: int, unit: str = "images", cost: Callable[[int], float] = lambda count: count
     ) -> None:
         self.label, self.total, self.unit, self.cost = label, total, unit, cost
         self.done = self._before = 0
@@ -78,7 +78,7 @@ class Progress:
 
 
 @contextmanager
-def progress(label: str, total: int, unit: str = "pictures") -> Iterator[Progress]:
+def progress(label: str, total: int, unit: str = "images") -> Iterator[Progress]:
     bar = Progress(label, total, unit)
     try:
         yield bar
@@ -86,7 +86,7 @@ def progress(label: str, total: int, unit: str = "pictures") -> Iterator[Progres
         bar.close()
 
 
-def track(items: Iterable[T], label: str, total: int | None = None, unit: str = "pictures") -> Iterator[T]:
+def track(items: Iterable[T], label: str, total: int | None = None, unit: str = "images") -> Iterator[T]:
     """Yield ``items``, showing progress."""
     count = total if total is not None else len(items) if isinstance(items, Sized) else 0
     with progress(label, count, unit) as bar:

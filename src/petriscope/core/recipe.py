@@ -46,22 +46,22 @@ class Part(BaseModel):
 
 
 class DataSection(Section):
-    """Where the pictures are, and how they become one uint8 array."""
+    """Where the images are, and how they become one uint8 array."""
 
     source: str | None = None
     size: Positive | tuple[Positive, Positive] | None = None  # (height, width); one number is a square
     filter: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"] = "bilinear"
     channels: Literal["auto", "gray", "rgb"] = "auto"
-    bits: Annotated[int, Field(ge=8, le=16)] = 16  # significant bits of pictures stored with 16
+    bits: Annotated[int, Field(ge=8, le=16)] = 16  # significant bits of images stored with 16
     classes: tuple[str, ...] | None = None  # names, where the source brings only numbers
     val_fraction: Fraction = 0.15
     test_fraction: Fraction = 0.15
     split_seed: Annotated[int, Field(ge=0)] = 0
-    group: str | None = None  # column of a table, or a pattern for paths, that says which pictures belong together
-    block: Positive | None = None  # so many consecutive pictures belong together, where the source has no groups
+    group: str | None = None  # column of a table, or a pattern for paths, that says which images belong together
+    block: Positive | None = None  # so many consecutive images belong together, where the source has no groups
     ignore: str | Annotated[int, Field(ge=0, le=255)] | None = None  # of masks: the class that says "unlabeled"
     only: str | None = None  # of masks: the class to tell from all others, which become one
-    drop_single_class: bool = False  # of masks: leave out training pictures whose mask has one value alone
+    drop_single_class: bool = False  # of masks: leave out training images whose mask has one value alone
     unreadable: Literal["stop", "skip"] = "stop"
     audit: str | None = None  # folder of an audit, or its decisions.yaml: what to leave out and to relabel
     memory: Literal["auto", "resident", "mapped"] = "auto"
@@ -87,7 +87,7 @@ class DataSection(Section):
 
 
 class ProgressiveSection(Section):
-    """Smaller pictures in the first epochs: see `petriscope.training.progressive`."""
+    """Smaller images in the first epochs: see `petriscope.training.progressive`."""
 
     size: Positive  # pixels of the shorter side
     share: Annotated[float, Field(gt=0, lt=1)] = 0.5  # of the epochs
@@ -106,10 +106,10 @@ class TrainingSection(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: bool = True
     compile: bool = False
-    pictures_per_epoch: Positive | None = None  # null: every picture once, or as the balance says
+    images_per_epoch: Positive | None = None  # null: every image once, or as the balance says
     ema: Annotated[float, Field(gt=0, lt=1)] | None = 0.998  # decay a step; null: no averaging
     swa: Annotated[float, Field(gt=0, lt=1)] | None = None  # share of the epochs, the last, whose weights are averaged
-    progressive: ProgressiveSection | None = None  # null: all epochs on pictures of their own size
+    progressive: ProgressiveSection | None = None  # null: all epochs on images of their own size
     l1: Annotated[float, Field(ge=0)] = 0.0
     l2: Annotated[float, Field(ge=0)] = 0.0
     clip_grad_norm: Annotated[float, Field(gt=0)] | None = None
@@ -151,10 +151,10 @@ class DistillSection(Section):
 
 class EvaluationSection(Section):
     tta: TTA = "none"
-    augment_val: tuple[Part, ...] = ()  # falls on val while training chooses by it; final figures are of plain pictures
+    augment_val: tuple[Part, ...] = ()  # falls on val while training chooses by it; final figures are of plain images
     batch_size: Positive = 512
     bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
-    stress: Literal["auto", "val", "off"] = "auto"  # test of disturbed val pictures after training; auto: kept short
+    stress: Literal["auto", "val", "off"] = "auto"  # test of disturbed val images after training; auto: kept short
 
     @field_validator("stress", mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""Pictures in: sources, splits and the one array they become."""
+"""Images in: sources, splits and the one array they become."""
 
 from petriscope.data.imageset import Dataset, ImageSet
 from petriscope.data.load import load_dataset

@@ -1,4 +1,4 @@
-"""Pictures from elsewhere for a model that has its classes already: to be evaluated, not learnt from."""
+"""Images from elsewhere for a model that has its classes already: to be evaluated, not learnt from."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from petriscope.data import sources
+from petriscope.core.errors import DataError, RequestError, near
 from petriscope.core.masks import BACKGROUND, IGNORE
+from petriscope.core.recipe import DataSection
+from petriscope.data import sources
 from petriscope.data.imageset import ImageSet
 from petriscope.data.one_vs_rest import one_against_rest
 from petriscope.data.sources import PILE
-from petriscope.core.errors import DataError, RequestError, near
-from petriscope.core.recipe import DataSection
 
 
 def load_aligned(
@@ -28,7 +28,7 @@ def load_aligned(
         segments: whether the model takes masks.
 
     Returns:
-        the pictures, and what the user should know, a sentence each.
+        the images, and what the user should know, a sentence each.
 
     Raises:
         RequestError: no such source.
@@ -45,7 +45,7 @@ def load_aligned(
     else:
         raise DataError(f"{section.source} has no {split} split; it has: {', '.join(sets)}. Choose one with --split")
     if not len(images):
-        raise DataError(f"{section.source} has no pictures in {split}")
+        raise DataError(f"{section.source} has no images in {split}")
     if images.segments != segments:
         has, needs = ("masks", "labels") if images.segments else ("labels", "masks")
         raise DataError(f"{section.source} has {has}; this model was trained on {needs}")

@@ -14,7 +14,7 @@ from petriscope.data.imageset import ImageSet
 
 
 class Batches:
-    """The pictures of an image set, ready to be taken by the batch.
+    """The images of an image set, ready to be taken by the batch.
 
     Args:
         images: the set; kept on ``device`` as uint8 unless it is mapped from disk.
@@ -54,6 +54,6 @@ class Batches:
                 yield ahead.result()
 
     def _from_disk(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        pictures = torch.from_numpy(np.ascontiguousarray(self.images.take(indices)))
+        images = torch.from_numpy(np.ascontiguousarray(self.images.take(indices)))
         index = torch.from_numpy(indices)
-        return pictures.to(self.device), self.targets[index.to(self.device)]
+        return images.to(self.device), self.targets[index.to(self.device)]

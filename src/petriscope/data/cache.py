@@ -1,4 +1,4 @@
-"""Arrays kept between runs: decoded pictures and unpacked archives, each with a checksum beside it."""
+"""Arrays kept between runs: decoded images and unpacked archives, each with a checksum beside it."""
 
 from __future__ import annotations
 

@@ -14,19 +14,19 @@ import numpy as np
 import yaml
 from pydantic import Field, ValidationError
 
-from petriscope.data import sources
-from petriscope.data.fingerprint import fingerprint
-from petriscope.data.imageset import ImageSet
-from petriscope.data.sources.listing import PictureFile
 from petriscope.core.errors import DataError, RequestError, near
 from petriscope.core.files import write_text
 from petriscope.core.recipe import DataSection, NoKeyTwice, Section, explain
+from petriscope.data import sources
+from petriscope.data.fingerprint import fingerprint
+from petriscope.data.imageset import ImageSet
+from petriscope.data.sources.listing import ImageFile
 
 FILE = "decisions.yaml"
 MAX_BYTES = 256 * 2**20
-SHOWN = 3  # pictures that a message names
+SHOWN = 3  # images that a message names
 HEAD = """\
-# What to do with the pictures that the audit found something about. The pictures themselves are not touched.
+# What to do with the images that the audit found something about. The images themselves are not touched.
 # decision: keep, drop (leave out), review (someone should look; kept until then), or relabel (give it the class in label).
 # Change what you know better, then train with it: petriscope train RECIPE --data SOURCE --audit THIS_FILE
 """
@@ -35,9 +35,9 @@ Verdict = Literal["keep", "drop", "review", "relabel"]
 
 
 class Decision(Section):
-    """What to do with one picture.
+    """What to do with one image.
 
-    ``label``: the class that relabel gives it. ``digest``: of its pixels as they were audited, in hex; null for a picture
+    ``label``: the class that relabel gives it. ``digest``: of its pixels as they were audited, in hex; null for a image
     that could not be read.
     """
 
@@ -49,7 +49,7 @@ class Decision(Section):
 
 
 class ReadAs(Section):
-    """How pictures were turned into pixels, on which their digests depend."""
+    """How images were turned into pixels, on which their digests depend."""
 
     size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]  # (height, width)
     filter: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
@@ -77,10 +77,10 @@ class Decisions(Section):
 
 @dataclass(frozen=True)
 class Audited:
-    """A picture that was left out or relabeled when data were loaded.
+    """A image that was left out or relabeled when data were loaded.
 
     Args:
-        id, split: of the picture.
+        id, split: of the image.
         label: its class in the source.
         decision: ``drop`` or ``relabel``.
         new_label: its class now; empty where it was left out.
@@ -136,17 +136,17 @@ def load_decisions(path: str | Path) -> Decisions:
 
 
 def check_decisions(decisions: Decisions, sets: Mapping[str, ImageSet], section: DataSection) -> list[str]:
-    """See that decisions are about the pictures that are there.
+    """See that decisions are about the images that are there.
 
     Args:
         decisions: of an audit.
-        sets: the source as read by ``section``, unreadable pictures left out, before splits are drawn.
+        sets: the source as read by ``section``, unreadable images left out, before splits are drawn.
 
     Returns:
         what the user should know, a sentence each.
 
     Raises:
-        DataError: the decisions are about another source, or a picture changed that is to be left out or relabeled.
+        DataError: the decisions are about another source, or a image changed that is to be left out or relabeled.
     """
     acting = _acting(decisions)
     unreadable = {file.id for file in _unreadable_files(section, sets)}
@@ -154,7 +154,7 @@ def check_decisions(decisions: Decisions, sets: Mapping[str, ImageSet], section:
     missing = [name for name in acting if name not in there and name not in unreadable]
     if acting and len(missing) == len(acting):
         raise DataError(
-            f"data.audit: none of the {len(acting):,} pictures to leave out or relabel is in {section.source}; "
+            f"data.audit: none of the {len(acting):,} images to leave out or relabel is in {section.source}; "
             f"the decisions are about {decisions.source}"
         )
     then = _as_audited(decisions, sets, section)
@@ -177,7 +177,7 @@ def check_decisions(decisions: Decisions, sets: Mapping[str, ImageSet], section:
         warnings.append(f"of the audit's decisions, {_count(missing)} {are} no longer in the data: {_named(missing)}")
     if fingerprint(then, digests) != decisions.fingerprint:
         warnings.append(
-            "the data have changed since they were audited: pictures may be new, gone or labeled anew, and the audit "
+            "the data have changed since they were audited: images may be new, gone or labeled anew, and the audit "
             f"says nothing of them. Audit again: petriscope audit {section.source}"
         )
     return warnings
@@ -186,13 +186,13 @@ def check_decisions(decisions: Decisions, sets: Mapping[str, ImageSet], section:
 def apply_decisions(
     decisions: Decisions, sets: Mapping[str, ImageSet], section: DataSection
 ) -> tuple[dict[str, ImageSet], list[Audited]]:
-    """Leave out and relabel. Splits were drawn before, so that a decision moves no other picture.
+    """Leave out and relabel. Splits were drawn before, so that a decision moves no other image.
 
     Returns:
-        the splits that still have pictures, and what was done, in the order of the pictures.
+        the splits that still have images, and what was done, in the order of the images.
 
     Raises:
-        DataError: a label that is no class; an unreadable picture that is not dropped where ``section.unreadable`` is
+        DataError: a label that is no class; an unreadable image that is not dropped where ``section.unreadable`` is
             ``stop``.
     """
     acting = _acting(decisions)
@@ -231,7 +231,7 @@ def _acting(decisions: Decisions) -> dict[str, Decision]:
 
 
 def _as_audited(decisions: Decisions, sets: Mapping[str, ImageSet], section: DataSection) -> Mapping[str, ImageSet]:
-    """The pictures in the size and colors in which they were audited, read again if they are wanted in others."""
+    """The images in the size and colors in which they were audited, read again if they are wanted in others."""
     if all(ReadAs.of(section, part) == decisions.read_as for part in sets.values()):
         return sets
     return sources.read_nonempty(section.source or "", section.model_copy(update=_fields(decisions.read_as)), [])
@@ -251,17 +251,17 @@ def _leave_out_unreadable(
         elif section.unreadable == "stop":
             raise DataError(
                 f"{file.id} cannot be read, and the audit's decisions do not drop it; mend it, drop it, or leave out "
-                "all such pictures with --set data.unreadable=skip"
+                "all such images with --set data.unreadable=skip"
             )
 
 
-def _unreadable_files(section: DataSection, sets: Mapping[str, ImageSet]) -> list[PictureFile]:
+def _unreadable_files(section: DataSection, sets: Mapping[str, ImageSet]) -> list[ImageFile]:
     there = {name for part in sets.values() for name in part.ids.tolist()}
     return [file for file in sources.list_files(section.source or "") if file.id not in there]
 
 
 def _count(names: list[str]) -> str:
-    return f"{len(names):,} picture{'' if len(names) == 1 else 's'}"
+    return f"{len(names):,} image{'' if len(names) == 1 else 's'}"
 
 
 def _named(names: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Picture files to uint8 arrays: one for prediction, or thousands in parallel into one cached array."""
+"""Image files to uint8 arrays: one for prediction, or thousands in parallel into one cached array."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from petriscope.core.device import cores
-from petriscope.data import cache
 from petriscope.core.errors import DataError
 from petriscope.core.progress import progress
 from petriscope.core.recipe import DataSection
+from petriscope.data import cache
 
 MAX_PIXELS = 64_000_000
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-CHUNK = 32  # pictures a task of a thread
+CHUNK = 32  # images a task of a thread
 WINDOW = 16  # tasks in memory at a time, a thread
 
 Filter = Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
@@ -30,7 +30,7 @@ Channels = Literal["auto", "gray", "rgb"]
 
 @dataclass(frozen=True)
 class Decoded:
-    """Some pictures of a list of files.
+    """Some images of a list of files.
 
     Args:
         pixels: uint8 [M, H, W, C]; mapped from disk or in memory.
@@ -44,7 +44,7 @@ class Decoded:
 
 
 class _Unreadable(Exception):
-    """Why one picture cannot be used."""
+    """Why one image cannot be used."""
 
 
 def decode_file(
@@ -54,28 +54,28 @@ def decode_file(
     channels: Channels = "auto",
     bits: int = 16,
 ) -> np.ndarray:
-    """Decode one picture: first frame, upright (EXIF), transparent parts on white.
+    """Decode one image: first frame, upright (EXIF), transparent parts on white.
 
     Args:
         path: any format that Pillow reads, up to 64 megapixels.
         size: (height, width) to resize to, by ``filter``.
-        channels: ``auto`` is gray for a gray picture, else RGB.
-        bits: significant bits of a 16-bit gray picture; its values are scaled by 255 / (2**bits - 1).
+        channels: ``auto`` is gray for a gray image, else RGB.
+        bits: significant bits of a 16-bit gray image; its values are scaled by 255 / (2**bits - 1).
 
     Returns:
         uint8 [H, W, 1 or 3], 0..255.
 
     Raises:
-        DataError: the picture cannot be read; the message names it and says why.
+        DataError: the image cannot be read; the message names it and says why.
     """
     try:
         return _decode(Path(path), size, filter, channels, bits)[0]
     except _Unreadable as error:
-        raise DataError(f"{path} cannot be read as a picture: {error}") from None
+        raise DataError(f"{path} cannot be read as a image: {error}") from None
 
 
 def decode_files(paths: Sequence[Path], names: Sequence[str], section: DataSection, source: str) -> Decoded:
-    """Decode many pictures to one shape, in parallel, once: a second call takes them from the cache.
+    """Decode many images to one shape, in parallel, once: a second call takes them from the cache.
 
     Args:
         paths: the files; what they are called and when they were changed is part of the cache's key.
@@ -84,12 +84,12 @@ def decode_files(paths: Sequence[Path], names: Sequence[str], section: DataSecti
         source: what the user named.
 
     Raises:
-        DataError: a picture is unreadable and ``section.unreadable`` is ``stop``, or none is readable.
+        DataError: a image is unreadable and ``section.unreadable`` is ``stop``, or none is readable.
         PetriscopeError: the disk of the cache is full.
     """
     options = (section.height_width, section.filter, section.channels, section.bits, section.unreadable)
     files = tuple((name, *cache.stamp(path)) for name, path in zip(names, paths, strict=True))
-    key = cache.make_key("pictures", str(Path(source).absolute()), files, options)
+    key = cache.make_key("images", str(Path(source).absolute()), files, options)
     found = cache.fetch(key, mapped=True)
     if found is None:
         _decode_to_cache(key, paths, names, section)
@@ -104,20 +104,20 @@ def resize(image: np.ndarray, size: tuple[int, int], filter: Filter) -> np.ndarr
     """Resize uint8 [H, W, C] to ``size`` (height, width)."""
     if image.shape[:2] == size:
         return image
-    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
-    out = np.asarray(picture.resize((size[1], size[0]), Image.Resampling[filter.upper()]))
+    pixels = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    out = np.asarray(pixels.resize((size[1], size[0]), Image.Resampling[filter.upper()]))
     return out[..., None] if out.ndim == 2 else out
 
 
-def picture_size(path: Path) -> tuple[int, int]:
-    """(height, width) of an upright picture, from its header.
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) of an upright image, from its header.
 
     Raises:
         DataError: it cannot be read.
     """
     header, reason = probe_file(path)
     if header is None:
-        raise DataError(f"{path} cannot be read as a picture: {reason}")
+        raise DataError(f"{path} cannot be read as a image: {reason}")
     return header[0], header[1]
 
 
@@ -136,13 +136,13 @@ def scale_16_bit(values: np.ndarray, bits: int) -> np.ndarray:
 
 
 def dim_warning(peak: int, bits: int) -> list[str]:
-    """A warning where 16-bit pictures use less than a sixteenth of the range that ``bits`` gives them."""
+    """A warning where 16-bit images use less than a sixteenth of the range that ``bits`` gives them."""
     top = 2**bits - 1
     if peak >= (top + 1) / 16:
         return []
     fit = max(8, peak.bit_length())
     return [
-        f"the brightest pixel of all is {peak} of {top}, so the pictures come out nearly black; "
+        f"the brightest pixel of all is {peak} of {top}, so the images come out nearly black; "
         f"if the camera gives {fit} bits, say so with --set data.bits={fit}"
     ]
 
@@ -220,7 +220,7 @@ def _agree(
         size = max(sizes, key=lambda item: (sizes[item], item))
         if len(sizes) > 1:
             warnings.append(
-                f"the pictures have {len(sizes):,} sizes; all were resized to the most common one, "
+                f"the images have {len(sizes):,} sizes; all were resized to the most common one, "
                 f"{size[0]} x {size[1]} (height x width, {sizes[size]:,} of {sum(sizes.values()):,}); "
                 "choose another with --set data.size=N"
             )
@@ -238,25 +238,25 @@ def _refuse(bad: dict[int, str], names: Sequence[str], section: DataSection, cou
             f"{_list_bad(bad, names)}; mend or remove them, or leave them out with --set data.unreadable=skip"
         )
     if len(bad) == count:
-        raise DataError(f"no picture is left: {_list_bad(bad, names)}")
+        raise DataError(f"no image is left: {_list_bad(bad, names)}")
 
 
 def _list_bad(bad: dict[int, str], names: Sequence[str]) -> str:
     shown = [f"{names[index]} ({bad[index]})" for index in sorted(bad)[:5]]
     more = f" and {len(bad) - 5:,} more" if len(bad) > 5 else ""
-    return f"{len(bad):,} picture{'s' if len(bad) > 1 else ''} cannot be read: {', '.join(shown)}{more}"
+    return f"{len(bad):,} image{'s' if len(bad) > 1 else ''} cannot be read: {', '.join(shown)}{more}"
 
 
 def probe_file(path: Path) -> tuple[tuple[int, int, bool] | None, str]:
-    """((height, width, gray), "") from a picture file's header, upright; or (None, why not)."""
+    """((height, width, gray), "") from a image file's header, upright; or (None, why not)."""
     try:
-        with _open(path) as picture:
-            turned = _orientation(picture) >= 5
-            if turned and picture.format == "TIFF":  # newer Pillow turns these itself, older does not
-                picture.load()
-                turned = _orientation(picture) >= 5
-            width, height = reversed(picture.size) if turned else picture.size
-            return (height, width, _is_gray(picture)), ""
+        with _open(path) as image:
+            turned = _orientation(image) >= 5
+            if turned and image.format == "TIFF":  # newer Pillow turns these itself, older does not
+                image.load()
+                turned = _orientation(image) >= 5
+            width, height = reversed(image.size) if turned else image.size
+            return (height, width, _is_gray(image)), ""
     except _Unreadable as error:
         return None, str(error)
     except Exception as error:
@@ -266,20 +266,20 @@ def probe_file(path: Path) -> tuple[tuple[int, int, bool] | None, str]:
 def _decode(
     path: Path, size: tuple[int, int] | None, filter: Filter, channels: Channels, bits: int
 ) -> tuple[np.ndarray, int | None]:
-    """The picture, and its brightest value before scaling if it has 16 bits."""
-    with _open(path) as picture:
+    """The image, and its brightest value before scaling if it has 16 bits."""
+    with _open(path) as image:
         try:
-            picture.load()
-            orientation, gray = _orientation(picture), _is_gray(picture)
+            image.load()
+            orientation, gray = _orientation(image), _is_gray(image)
             peak = None
-            if picture.mode == "F":
+            if image.mode == "F":
                 raise ValueError("its pixels are floating-point; save it with 8 or 16 bits")
-            if picture.mode.startswith("I"):
-                values = np.asarray(picture)
+            if image.mode.startswith("I"):
+                values = np.asarray(image)
                 peak = int(values.max(initial=0))
                 flat = Image.fromarray(scale_16_bit(values, bits))
             else:
-                flat = _flatten(picture, "L" if gray else "RGB")
+                flat = _flatten(image, "L" if gray else "RGB")
             if orientation in _UPRIGHT:
                 flat = flat.transpose(_UPRIGHT[orientation])
             if channels != "auto":
@@ -293,46 +293,46 @@ def _decode(
 
 def _open(path: Path) -> Image.Image:
     try:
-        picture = Image.open(path)
+        image = Image.open(path)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _Unreadable(f"more than {MAX_PIXELS // 1_000_000} megapixels") from None
     except FileNotFoundError:
         raise _Unreadable("no such file") from None
     except Exception as error:
         raise _Unreadable(_reason(error)) from error
-    if picture.width * picture.height > MAX_PIXELS:
-        picture.close()
-        raise _Unreadable(f"{picture.width} x {picture.height} is more than {MAX_PIXELS // 1_000_000} megapixels")
-    return picture
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
+        raise _Unreadable(f"{image.width} x {image.height} is more than {MAX_PIXELS // 1_000_000} megapixels")
+    return image
 
 
 def _reason(error: Exception) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     if text.startswith("cannot identify image file"):
-        return "not a picture that Pillow knows, or its start is damaged"
+        return "not a image that Pillow knows, or its start is damaged"
     return text or type(error).__name__
 
 
-def _is_gray(picture: Image.Image) -> bool:
-    if picture.mode == "P" and picture.palette is not None and picture.palette.mode == "RGB":
-        colors = bytes(picture.palette.palette)
+def _is_gray(image: Image.Image) -> bool:
+    if image.mode == "P" and image.palette is not None and image.palette.mode == "RGB":
+        colors = bytes(image.palette.palette)
         return colors[::3] == colors[1::3] == colors[2::3]
-    return picture.mode in ("1", "L", "LA", "La", "F") or picture.mode.startswith("I")
+    return image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
 
 
-def _flatten(picture: Image.Image, mode: Literal["L", "RGB"]) -> Image.Image:
-    if not (picture.has_transparency_data or picture.mode in ("La", "RGBa")):
-        return picture.convert(mode)
-    white = Image.new("RGBA", picture.size, "white")
-    white.alpha_composite(picture.convert("LA").convert("RGBA") if picture.mode == "La" else picture.convert("RGBA"))
+def _flatten(image: Image.Image, mode: Literal["L", "RGB"]) -> Image.Image:
+    if not (image.has_transparency_data or image.mode in ("La", "RGBa")):
+        return image.convert(mode)
+    white = Image.new("RGBA", image.size, "white")
+    white.alpha_composite(image.convert("LA").convert("RGBA") if image.mode == "La" else image.convert("RGBA"))
     return white.convert(mode)
 
 
-def _orientation(picture: Image.Image) -> int:
-    # Asking a PNG without EXIF for it would decode the whole picture.
-    if "exif" in picture.info or picture.format == "TIFF":
+def _orientation(image: Image.Image) -> int:
+    # Asking a PNG without EXIF for it would decode the whole image.
+    if "exif" in image.info or image.format == "TIFF":
         with suppress(Exception):
-            return int(picture.getexif().get(ExifTags.Base.Orientation, 1))
+            return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     return 1
 
 

@@ -1,4 +1,4 @@
-"""Picture files that cannot be read, end too soon, or are of another size than the rest."""
+"""Image files that cannot be read, end too soon, or are of another size than the rest."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from petriscope.data.decode import decode_file, probe_file, workers
-from petriscope.data.sources.listing import PictureFile
 from petriscope.core.errors import DataError
 from petriscope.core.progress import track
+from petriscope.data.decode import decode_file, probe_file, workers
+from petriscope.data.sources.listing import ImageFile
 
 ODD_FACTOR = 1.5  # of side or aspect, from the median
 ODD_SPREADS = 5.0  # robust standard deviations, where sizes vary by nature
-CUT_SHORT = "the file ends before its picture does"
+CUT_SHORT = "the file ends before its image does"
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class FileFault:
     """What is wrong with a file.
 
     Args:
-        id: the picture.
+        id: the image.
         finding: ``truncated``, ``unreadable`` or ``odd_size``.
         evidence: a sentence.
         score: 1; of an odd size, by what factor its side or aspect differs from the median.
-        readable: whether there is a picture all the same.
+        readable: whether there is a image all the same.
     """
 
     id: str
@@ -38,7 +38,7 @@ class FileFault:
     readable: bool
 
 
-def check_files(files: Sequence[PictureFile], readable: Collection[str], *, quiet: bool = True) -> list[FileFault]:
+def check_files(files: Sequence[ImageFile], readable: Collection[str], *, quiet: bool = True) -> list[FileFault]:
     """Look at every file of a source, in the order given.
 
     Args:
@@ -68,7 +68,7 @@ def check_files(files: Sequence[PictureFile], readable: Collection[str], *, quie
 
 
 def is_cut_short(data: bytes) -> bool:
-    """Whether a picture file's bytes stop before its format says it ends; False for formats that do not say."""
+    """Whether a image file's bytes stop before its format says it ends; False for formats that do not say."""
     if data.startswith(b"\xff\xd8"):
         # Within a scan, 0xFF is followed by 0 or a restart mark, so the end mark cannot stand there by chance.
         start = data.find(b"\xff\xda")
@@ -85,7 +85,7 @@ def is_cut_short(data: bytes) -> bool:
     return False
 
 
-def _look(file: PictureFile) -> tuple[tuple[int, int] | None, bool]:
+def _look(file: ImageFile) -> tuple[tuple[int, int] | None, bool]:
     """(height, width) from the header, or None; and whether the file is cut short."""
     try:
         cut = is_cut_short(file.path.read_bytes())
@@ -99,7 +99,7 @@ def _why_unreadable(path: Path) -> str:
     try:
         decode_file(path)
     except DataError as error:
-        return str(error).partition("cannot be read as a picture: ")[2]
+        return str(error).partition("cannot be read as a image: ")[2]
     return "it became readable while the audit ran; audit again"
 
 

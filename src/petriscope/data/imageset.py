@@ -1,4 +1,4 @@
-"""ImageSet and Dataset: the one form that pictures have, wherever they came from."""
+"""ImageSet and Dataset: the one form that images have, wherever they came from."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Pictures, their classes and their names.
+    """Images, their classes and their names.
 
     Args:
         pixels: uint8 [M, H, W, C], C 1 (gray) or 3 (RGB); may be mapped from disk (`numpy.memmap`).
         targets: labels, int64 [N], class indices from 0; or masks, uint8 [N, H, W], a class index or `IGNORE` a pixel.
         classes: class names; ``targets`` index it.
-        ids: a name a picture, [N] strings: the path below the source, or ``split/index``.
-        groups: [N] strings; pictures of one group (one slide) stay together when splits are drawn.
-        rows: int64 [N], the row in ``pixels`` of each picture; None: row i is picture i. Lets the splits of one
+        ids: a name a image, [N] strings: the path below the source, or ``split/index``.
+        groups: [N] strings; images of one group (one slide) stay together when splits are drawn.
+        rows: int64 [N], the row in ``pixels`` of each image; None: row i is image i. Lets the splits of one
             mapped array be views of it.
 
     Raises:
@@ -49,7 +49,7 @@ class ImageSet:
     def __post_init__(self) -> None:
         if self.pixels.ndim != 4 or self.pixels.dtype != np.uint8 or self.pixels.shape[3] not in (1, 3):
             raise DataError(
-                f"pictures must be uint8 [N, H, W, 1 or 3], not {self.pixels.dtype} {list(self.pixels.shape)}"
+                f"images must be uint8 [N, H, W, 1 or 3], not {self.pixels.dtype} {list(self.pixels.shape)}"
             )
         if self.segments:
             self._check_masks()
@@ -60,20 +60,20 @@ class ImageSet:
         for name in ("ids", "groups", "rows"):
             array = getattr(self, name)
             if array is not None and len(array) != len(self):
-                raise DataError(f"{len(array)} {name} for {len(self)} pictures")
+                raise DataError(f"{len(array)} {name} for {len(self)} images")
         if self.rows is None and len(self.pixels) != len(self):
-            raise DataError(f"{len(self.pixels)} pictures and {len(self)} targets")
+            raise DataError(f"{len(self.pixels)} images and {len(self)} targets")
         if not self.segments and len(self) and not 0 <= self.targets.min() <= self.targets.max() < len(self.classes):
             wrong = int(np.flatnonzero((self.targets < 0) | (self.targets >= len(self.classes)))[0])
             raise DataError(
-                f"label {self.targets[wrong]} of picture {self.ids[wrong]} is out of range: "
+                f"label {self.targets[wrong]} of image {self.ids[wrong]} is out of range: "
                 f"there are {len(self.classes)} classes, counted from 0"
             )
 
     def _check_masks(self) -> None:
         if self.targets.dtype != np.uint8 or self.targets.shape[1:] != self.shape[:2]:
             raise DataError(
-                f"masks must be uint8 [N, {self.shape[0]}, {self.shape[1]}] as the pictures are, not "
+                f"masks must be uint8 [N, {self.shape[0]}, {self.shape[1]}] as the images are, not "
                 f"{self.targets.dtype} {list(self.targets.shape)}"
             )
         if len(self.classes) > IGNORE:
@@ -85,7 +85,7 @@ class ImageSet:
         for index, mask in enumerate(self.targets):
             if not known[mask].all():
                 raise DataError(
-                    f"the mask of picture {self.ids[index]} has the value {mask[~known[mask]][0]}; there are "
+                    f"the mask of image {self.ids[index]} has the value {mask[~known[mask]][0]}; there are "
                     f"{len(self.classes)} classes, counted from 0"
                 )
 
@@ -94,12 +94,12 @@ class ImageSet:
 
     @property
     def segments(self) -> bool:
-        """Whether targets are masks: a class a pixel, not a picture."""
+        """Whether targets are masks: a class a pixel, not a image."""
         return self.targets.ndim == 3
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(height, width, channels) of every picture."""
+        """(height, width, channels) of every image."""
         height, width, channels = self.pixels.shape[1:]
         return int(height), int(width), int(channels)
 
@@ -109,26 +109,26 @@ class ImageSet:
 
     @property
     def images(self) -> np.ndarray:
-        """All pictures in memory, uint8 [N, H, W, C]."""
+        """All images in memory, uint8 [N, H, W, C]."""
         return np.asarray(self.pixels) if self.rows is None else np.asarray(self.pixels[self.rows])
 
     @property
     def counts(self) -> np.ndarray:
-        """Pictures a class, int64 [K]; of masks, labeled pixels a class."""
+        """Images a class, int64 [K]; of masks, labeled pixels a class."""
         if self.segments:
             return self.pixel_counts.sum(0)
         return np.bincount(self.targets, minlength=len(self.classes))
 
     @cached_property
     def pixel_counts(self) -> np.ndarray:
-        """Of masks: labeled pixels of each class in each picture, int64 [N, K]."""
+        """Of masks: labeled pixels of each class in each image, int64 [N, K]."""
         count = len(self.classes)
         rows = [np.bincount(mask.reshape(-1), minlength=256)[:count] for mask in self.targets]
         return np.array(rows, dtype=np.int64).reshape(-1, count)
 
     @cached_property
     def strata(self) -> np.ndarray:
-        """What a picture counts as where classes are to be balanced, int64 [N]: its label; of a mask, its rarest class by
+        """What a image counts as where classes are to be balanced, int64 [N]: its label; of a mask, its rarest class by
         pixels. A mask without labels counts as the most frequent class."""
         if not self.segments:
             return self.targets
@@ -137,13 +137,13 @@ class ImageSet:
         return rarest_first[np.where(there.any(1), there.argmax(1), len(self.classes) - 1)]
 
     def take(self, indices: np.ndarray | Sequence[int]) -> np.ndarray:
-        """The pictures at ``indices``, uint8 [B, H, W, C]."""
+        """The images at ``indices``, uint8 [B, H, W, C]."""
         indices = np.asarray(indices)
         rows = indices if self.rows is None else self.rows[indices]
         return _read(self.pixels, rows) if isinstance(self.pixels, np.memmap) else np.asarray(self.pixels[rows])
 
     def subset(self, indices: np.ndarray) -> ImageSet:
-        """Some of the pictures, as a view of the same pixels; masks are copied."""
+        """Some of the images, as a view of the same pixels; masks are copied."""
         indices = np.asarray(indices, dtype=np.int64)
         return replace(
             self,
@@ -154,11 +154,11 @@ class ImageSet:
         )
 
     def digests(self, chunk: int = 1024) -> list[bytes]:
-        """A 16-byte hash of each picture's pixels; equal pictures have equal hashes."""
+        """A 16-byte hash of each image's pixels; equal images have equal hashes."""
         out = []
         for start in range(0, len(self), chunk):
             block = np.ascontiguousarray(self.take(np.arange(start, min(start + chunk, len(self)))))
-            out += [hashlib.blake2b(picture.data, digest_size=16).digest() for picture in block]
+            out += [hashlib.blake2b(image.data, digest_size=16).digest() for image in block]
         return out
 
 
@@ -182,7 +182,7 @@ def _read(pixels: np.memmap, rows: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Up to three image sets with the same classes, picture shape and kind of targets.
+    """Up to three image sets with the same classes, image shape and kind of targets.
 
     Args:
         train, val, test: the splits; any may be missing.

@@ -6,14 +6,15 @@ from itertools import combinations
 
 import numpy as np
 
-from petriscope.data import decisions as decided, sources
+from petriscope.core.errors import DataError, RequestError
+from petriscope.core.recipe import DataSection
+from petriscope.data import decisions as decided
+from petriscope.data import sources
 from petriscope.data.fingerprint import fingerprint
 from petriscope.data.imageset import SPLITS, Dataset, ImageSet
 from petriscope.data.one_vs_rest import one_against_rest
 from petriscope.data.sources import PILE
 from petriscope.data.splits import draw_grouped, draw_stratified
-from petriscope.core.errors import DataError, RequestError
-from petriscope.core.recipe import DataSection
 
 
 def load_dataset(section: DataSection) -> Dataset:
@@ -21,13 +22,13 @@ def load_dataset(section: DataSection) -> Dataset:
 
     A pile is drawn into train, val and test, and val is drawn from train where the source has train and test alone.
     A missing test split stays missing, and so does one whose fraction is 0. The decisions of an audit are carried out
-    when splits are drawn: a picture is in the same split whatever is decided about others.
+    when splits are drawn: a image is in the same split whatever is decided about others.
 
     Args:
-        section: the source, and how its pictures become one uint8 array.
+        section: the source, and how its images become one uint8 array.
 
     Returns:
-        A `Dataset`, its pictures uint8 [N, H, W, C] of one shape, its targets int64 [N] or masks uint8 [N, H, W], its
+        A `Dataset`, its images uint8 [N, H, W, C] of one shape, its targets int64 [N] or masks uint8 [N, H, W], its
         class names those of all splits; ``warnings`` says what the user should know.
 
     Raises:
@@ -39,7 +40,7 @@ def load_dataset(section: DataSection) -> Dataset:
         raise RequestError(f"no data: give --data SOURCE, or data.source in the recipe. A source is {sources.KINDS}.")
     warnings: list[str] = []
     decisions = None if section.audit is None else decided.load_decisions(section.audit)
-    # An audit's decisions may be to drop pictures that cannot be read.
+    # An audit's decisions may be to drop images that cannot be read.
     as_read = section if decisions is None else section.model_copy(update={"unreadable": "skip"})
     sets = sources.read_nonempty(section.source, as_read, warnings)
     if decisions is not None:
@@ -49,7 +50,7 @@ def load_dataset(section: DataSection) -> Dataset:
     if decisions is not None:
         sets, audited = decided.apply_decisions(decisions, sets, section)
         if not sets:
-            raise DataError(f"{section.audit} drops every picture of {section.source}")
+            raise DataError(f"{section.audit} drops every image of {section.source}")
     if section.drop_single_class and "train" in sets:
         sets["train"] = _drop_single_class(sets["train"], section.source, warnings)
     if section.only is not None:  # after splits are drawn, which are those of a model of all classes
@@ -85,29 +86,29 @@ def _draw(sets: dict[str, ImageSet], section: DataSection, warnings: list[str]) 
         )
     if whole.groups is None:
         drawn = draw_stratified(whole.strata, fractions, section.split_seed)
-    elif whole.segments:  # by pixels a class, and by pictures
+    elif whole.segments:  # by pixels a class, and by images
         amounts = np.concatenate([whole.pixel_counts, np.ones((len(whole), 1), dtype=np.int64)], axis=1)
         drawn = draw_grouped(amounts, whole.groups, fractions, section.split_seed)
     else:
         drawn = draw_grouped(whole.targets, whole.groups, fractions, section.split_seed)
     for name in fractions:
         if not len(drawn[name]):
-            unit = "pictures" if whole.groups is None else "groups"
+            unit = "images" if whole.groups is None else "groups"
             warnings.append(f"too few {unit} to draw a {name} split of {fractions[name]:g}; there is none")
     parts = {name: whole.subset(indices) for name, indices in drawn.items() if len(indices)} | given
     return {name: parts[name] for name in SPLITS if name in parts}
 
 
 def _drop_single_class(train: ImageSet, source: str, warnings: list[str]) -> ImageSet:
-    """Leave out pictures whose mask says one thing of every pixel: drawn by someone in a hurry, or not drawn at all."""
+    """Leave out images whose mask says one thing of every pixel: drawn by someone in a hurry, or not drawn at all."""
     if not train.segments:
         raise RequestError(f"data.drop_single_class is about masks, and the targets of {source} are labels")
     first = train.targets[:, :1, :1]
     several = np.flatnonzero((train.targets != first).any(axis=(1, 2)))
     if not len(several):
-        raise DataError(f"{source}: every training mask has one class alone; data.drop_single_class leaves no picture")
+        raise DataError(f"{source}: every training mask has one class alone; data.drop_single_class leaves no image")
     if dropped := len(train) - len(several):
-        warnings.append(f"{dropped:,} of {len(train):,} training pictures have a mask of one class alone; left out")
+        warnings.append(f"{dropped:,} of {len(train):,} training images have a mask of one class alone; left out")
     return train.subset(several)
 
 
@@ -125,7 +126,7 @@ def _check(sets: dict[str, ImageSet], source: str) -> None:
             raise DataError(f"{source}: the targets must be of one kind in all splits, not {kinds}")
         if sets[name].shape != sets[first].shape:
             raise DataError(
-                f"{source}: {first} pictures are {_shape(sets[first])}, {name} pictures {_shape(sets[name])}; "
+                f"{source}: {first} images are {_shape(sets[first])}, {name} images {_shape(sets[name])}; "
                 "give one size with --set data.size=N"
             )
     if "train" not in sets:
@@ -133,7 +134,7 @@ def _check(sets: dict[str, ImageSet], source: str) -> None:
     train = sets["train"]
     if len(train.classes) < 2:
         raise DataError(f"{source} has only one class, {train.classes[0]}; a model needs two or more")
-    what = "pixels" if train.segments else "pictures"
+    what = "pixels" if train.segments else "images"
     if lacking := [train.classes[label] for label in np.flatnonzero(train.counts == 0)]:
         numbered = all(name.isdigit() for name in train.classes)
         hint = " Labels count from 0." if numbered and lacking[0] == "0" else ""
@@ -150,13 +151,13 @@ def _shape(part: ImageSet) -> str:
 
 
 def _leaks(sets: dict[str, ImageSet], digests: dict[str, list[bytes]]) -> list[str]:
-    """Pictures and groups that are in two splits."""
+    """Images and groups that are in two splits."""
     out = []
     for one, other in combinations(sets, 2):
         known = set(digests[one])
         count = sum(digest in known for digest in digests[other])
         if count:
-            are = "picture of {} is" if count == 1 else "pictures of {} are"
+            are = "image of {} is" if count == 1 else "images of {} are"
             out.append(f"{count:,} {are.format(other)} in {one} too; figures on {other} will flatter")
         first, second = sets[one].groups, sets[other].groups
         if first is not None and second is not None and (shared := len(np.intersect1d(first, second))):

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of the training pictures."""
+"""Mean and standard deviation of the training images."""
 
 from __future__ import annotations
 

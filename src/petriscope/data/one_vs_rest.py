@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 
+from petriscope.core.errors import RequestError, near
 from petriscope.core.masks import IGNORE
 from petriscope.data.imageset import ImageSet
-from petriscope.core.errors import RequestError, near
 
 REST = "rest"
 
 
 def one_against_rest(images: ImageSet, name: str, source: str) -> ImageSet:
-    """The same pictures with masks of two classes: 0 is `REST`, 1 the class of that name. What is unlabeled stays so.
+    """The same images with masks of two classes: 0 is `REST`, 1 the class of that name. What is unlabeled stays so.
 
     Raises:
         RequestError: the targets are labels, or there is no such class.

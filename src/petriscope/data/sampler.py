@@ -1,4 +1,4 @@
-"""In what order an epoch goes through the training pictures, and how often it sees each class."""
+"""In what order an epoch goes through the training images, and how often it sees each class."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ def epoch_order(targets: np.ndarray, balance: Balance, seed: int, epoch: int, si
     """The order of one epoch, a function of its arguments alone: no state to save, none to lose.
 
     Args:
-        targets: int64 [N], what each picture counts as: its label; of a mask, its rarest class (`ImageSet.strata`).
-        balance: ``none``: every picture once. ``weighted-sampler``: N draws with replacement, every class equally
-            likely. ``square-root-sampler``: likewise, but a class as likely as the square root of its pictures, so that
+        targets: int64 [N], what each image counts as: its label; of a mask, its rarest class (`ImageSet.strata`).
+        balance: ``none``: every image once. ``weighted-sampler``: N draws with replacement, every class equally
+            likely. ``square-root-sampler``: likewise, but a class as likely as the square root of its images, so that
             those of a very rare class are repeated less often (Mahajan et al., 2018, arXiv:1805.00932). ``oversample``:
-            every picture at least once, classes repeated up to the largest.
+            every image at least once, classes repeated up to the largest.
         seed, epoch: another epoch is another order.
-        size: pictures in the epoch; None: as above. Pictures (``oversample``: of each class, which then have equal
+        size: images in the epoch; None: as above. Images (``oversample``: of each class, which then have equal
             shares) are repeated as often as is needed, or are left out by chance, none twice before all were once.
 
     Returns:

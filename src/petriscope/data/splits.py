@@ -8,7 +8,7 @@ REST = "train"
 
 
 def draw_stratified(targets: np.ndarray, fractions: dict[str, float], seed: int) -> dict[str, np.ndarray]:
-    """Draw splits in which each class has the share that it has in the whole, to within one picture where it can spare it.
+    """Draw splits in which each class has the share that it has in the whole, to within one image where it can spare it.
 
     Args:
         targets: int64 [N], class indices.
@@ -17,7 +17,7 @@ def draw_stratified(targets: np.ndarray, fractions: dict[str, float], seed: int)
 
     Returns:
         For each split and ``train``: int64 indices, ascending; disjoint, together 0..N-1. Each class keeps at least
-        one picture in ``train``.
+        one image in ``train``.
     """
     rng = np.random.default_rng(seed)
     counts = np.bincount(targets)
@@ -43,11 +43,11 @@ def draw_grouped(
     """Draw splits that never part a group, each class as near its share as the groups allow.
 
     Greedy: from the largest group down, each goes where it brings the class counts nearest to what is wanted. A class
-    that then has no picture in ``train`` gets its smallest group back.
+    that then has no image in ``train`` gets its smallest group back.
 
     Args:
-        targets: int64 [N], class indices; or int64 [N, K], how much of each class a picture has.
-        groups: [N], equal for pictures that belong together.
+        targets: int64 [N], class indices; or int64 [N, K], how much of each class a image has.
+        groups: [N], equal for images that belong together.
         fractions: share of each split but ``train``, which takes the rest.
         seed: of the draw; it orders groups of one size.
 

@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from petriscope import api
-from petriscope.experiments import ensemble as ensembling
-from petriscope.experiments.compare import Comparison, compare_groups
-from petriscope.data import load_dataset
 from petriscope.core.errors import DataError, PetriscopeError, RequestError, near
 from petriscope.core.files import slug, write_text
 from petriscope.core.progress import duration, say
+from petriscope.data import load_dataset
+from petriscope.experiments import ensemble as ensembling
+from petriscope.experiments.compare import Comparison, compare_groups
+from petriscope.experiments.parallel import train_side_by_side
+from petriscope.experiments.suite import Planned, Split, Suite, plan
 from petriscope.report import wording
 from petriscope.report.compare import write_comparison
 from petriscope.run.folder import Run
-from petriscope.experiments.parallel import train_side_by_side
-from petriscope.experiments.suite import Planned, Split, Suite, plan
 from petriscope.training.loop import Interrupted
 
 

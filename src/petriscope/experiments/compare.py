@@ -1,4 +1,4 @@
-"""Runs against one another over the same pictures: grouped by recipe, each group tested against a baseline."""
+"""Runs against one another over the same images: grouped by recipe, each group tested against a baseline."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from petriscope.core.errors import RequestError
+from petriscope.core.recipe import Recipe
 from petriscope.metrics.statistics import (
     Difference,
     Figure,
@@ -23,12 +24,11 @@ from petriscope.metrics.statistics import (
     resample,
     resample_miou,
 )
-from petriscope.core.recipe import Recipe
 from petriscope.run.folder import Run, open_run
 
 LEVEL = 0.05
 SETTINGS_NAMED = 3  # in a label, or in a sentence on what differs
-SCENES_NOTE = "Intervals and tests draw whole scenes: pictures of one scene are no independent witnesses."
+SCENES_NOTE = "Intervals and tests draw whole scenes: images of one scene are no independent witnesses."
 COUNTS = ("true", "guessed", "found")  # columns of a class in the predictions of masks
 Verdict = Literal["better", "worse", "no difference shown"]
 
@@ -40,7 +40,7 @@ class Contrast:
     Args:
         difference: with its interval and its p.
         p_holm: p after Holm's correction for all methods compared.
-        needed: pictures or seeds that would show a difference of this size, with 80 % power at the corrected level.
+        needed: images or seeds that would show a difference of this size, with 80 % power at the corrected level.
     """
 
     difference: Difference
@@ -85,7 +85,7 @@ class Comparison:
     """What `compare` finds; the rows in the order the groups were given.
 
     Args:
-        n: pictures.
+        n: images.
         notes: what the reader should know, a sentence each.
     """
 
@@ -123,7 +123,7 @@ def compare(
     against: str | Path | None = None,
     figure: Figure | None = None,
 ) -> Comparison:
-    """Compare runs over the same pictures. Runs of one recipe with several seeds are one row.
+    """Compare runs over the same images. Runs of one recipe with several seeds are one row.
 
     Args:
         folders: runs.
@@ -132,7 +132,7 @@ def compare(
         figure: what is compared; None: accuracy, or mean IoU where targets are masks.
 
     Raises:
-        RequestError: a folder is no finished run, or has no predictions over the same pictures as the others.
+        RequestError: a folder is no finished run, or has no predictions over the same images as the others.
     """
     if not folders:
         raise RequestError("name the runs to compare")
@@ -201,9 +201,9 @@ def _plain(contrast: Contrast) -> dict[str, Any]:
         "p": found.p,
         "p_holm": contrast.p_holm,
         "verdict": contrast.verdict,
-        "se_pictures": math.sqrt(found.variance.pictures),
+        "se_images": math.sqrt(found.variance.images),
         "se_seeds": math.sqrt(found.variance.seeds),
-        "pictures_needed": contrast.needed.pictures,
+        "images_needed": contrast.needed.images,
         "seeds_needed": contrast.needed.seeds,
     }
 
@@ -250,7 +250,7 @@ def _notes(groups: Mapping[str, Sequence[Run]], split: str) -> list[str]:
     if split == "val":
         notes.append("Val is there to choose on, and what was chosen on it looks better on it than it is.")
     if split == "train":
-        notes.append("The models learned these pictures: figures on train say nothing about new ones.")
+        notes.append("The models learned these images: figures on train say nothing about new ones.")
     alone = [label for label, members in groups.items() if len(members) == 1]
     if len(groups) > 1 and len(alone) == len(groups):
         notes.append(
@@ -330,25 +330,25 @@ def _labeled(groups: Sequence[list[Run]], split: str) -> dict[str, list[Run]]:
 
 
 def _tables(runs: Sequence[Run], split: str) -> list[dict[str, np.ndarray]]:
-    """The runs' predictions, of the same pictures with the same targets."""
+    """The runs' predictions, of the same images with the same targets."""
     tables = [_table(run, split) for run in runs]
     first = tables[0]
     for run, table in zip(runs[1:], tables[1:], strict=True):
         if not np.array_equal(table["id"], first["id"]):
             shared = len(set(table["id"]) & set(first["id"]))
             raise RequestError(
-                f"{run.folder} was evaluated on other {split} pictures than {runs[0].folder}: {shared:,} of "
+                f"{run.folder} was evaluated on other {split} images than {runs[0].folder}: {shared:,} of "
                 f"{len(first['id']):,} are the same. Runs can be compared where they have the same data and splits; if the "
                 f"data have changed since: petriscope evaluate {run.folder}{_flag(split)}"
             )
         same = [key for key in first if key in ("target", "scene") or key.startswith("true_")]
         if any(not np.array_equal(table.get(key, ()), first[key]) for key in same):
-            raise RequestError(f"{run.folder} and {runs[0].folder} have other classes for the same {split} pictures")
+            raise RequestError(f"{run.folder} and {runs[0].folder} have other classes for the same {split} images")
     return tables
 
 
 def mask_sample(tables: Sequence[Mapping[str, np.ndarray]]) -> Sample:
-    """Mean IoU of several networks over the same pictures, the background left out.
+    """Mean IoU of several networks over the same images, the background left out.
 
     Args:
         tables: of each, the columns of `petriscope.metrics.segmentation.mask_table`.
@@ -368,7 +368,7 @@ def _predictions(tables: Sequence[dict[str, np.ndarray]]) -> tuple[np.ndarray, n
 
 
 def _table(run: Run, split: str) -> dict[str, np.ndarray]:
-    """A run's predictions on a split, sorted by picture."""
+    """A run's predictions on a split, sorted by image."""
     _check_finished(run)
     rows = run.predictions
     rows = rows[rows["split"] == split]

@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from petriscope.inference.predictor import Classifier
 from petriscope.data.imageset import Dataset, ImageSet
-from petriscope.models.cost import multiply_adds
 from petriscope.experiments.error_groups import accuracy_by_group, confused_pairs
-from petriscope.inference.neighbors import nearest
-from petriscope.metrics.segmentation import Tally
 from petriscope.explain.gallery import BUDGET, explained
 from petriscope.explain.mask_gallery import explained_masks
+from petriscope.inference.neighbors import nearest
+from petriscope.inference.predictor import Classifier
+from petriscope.metrics.segmentation import Tally
+from petriscope.models.cost import multiply_adds
 from petriscope.run.folder import Run
 
-LARGEST = 96  # pixels a side of the pictures kept
+LARGEST = 96  # pixels a side of the images kept
 NEIGHBORS_OF = 12  # mistakes, the most confident
 NEIGHBORS = 5
 
@@ -25,9 +25,9 @@ NEIGHBORS = 5
 def inspect(
     run: Run, classifier: Classifier, dataset: Dataset, split: str, probabilities: np.ndarray, quiet: bool
 ) -> dict[str, Any]:
-    """Give ``errors`` and ``explanations`` of a split, and add them to its results in the run; to the gallery, their pictures:
+    """Give ``errors`` and ``explanations`` of a split, and add them to its results in the run; to the gallery, their images:
     ``confused_<split>`` examples of the pairs of classes most confused, ``neighbors_<split>`` [M, 1 + k, H, W, C] mistakes
-    and the training pictures next to each, ``explained_<split>`` and ``explained_<split>_maps`` [P, 2, H, W], all uint8.
+    and the training images next to each, ``explained_<split>`` and ``explained_<split>_maps`` [P, 2, H, W], all uint8.
 
     Returns:
         errors: pairs (true, predicted, count, n, ids), groups (see
@@ -57,7 +57,7 @@ def inspect_masks(
 
     Returns:
         explanations: see `petriscope.explain.mask_gallery.explained_masks`; and ids, of (the class that each is for),
-        share (of the picture), confidence (mean probability over it) and classes, the names that the masks index.
+        share (of the image), confidence (mean probability over it) and classes, the names that the masks index.
     """
     found, facts = explained_masks(classifier, images, tally.confusion.sum(1), quiet)
     if found:
@@ -99,14 +99,14 @@ def _errors(
         return errors, arrays
     each = multiply_adds(classifier.model, classifier.shape)
     most = int(max(BUDGET, each * len(images)) // each)
-    pictures = images.take(asked)
+    batch = images.take(asked)
     found = nearest(
-        classifier.model, classifier.normalize, classifier.number_format, pictures, train, NEIGHBORS, most, quiet
+        classifier.model, classifier.normalize, classifier.number_format, batch, train, NEIGHBORS, most, quiet
     )
     if found is None:
         return errors, arrays
     beside = np.stack([train.take(rows) for rows in found.rows])
-    shown = np.concatenate([pictures[:, None], beside], axis=1)
+    shown = np.concatenate([batch[:, None], beside], axis=1)
     arrays[f"neighbors_{split}"] = small(shown.reshape(-1, *images.shape)).reshape(
         *shown.shape[:2], *_sides(images.shape)
     )

@@ -15,28 +15,28 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from petriscope.inference.calibrate import calibrate_trained
-from petriscope.inference.predictor import Classifier, load_model, save_model
-from petriscope.experiments.compare import mask_sample
+from petriscope.core.errors import DataError, RequestError
+from petriscope.core.masks import IGNORE
+from petriscope.core.progress import say
+from petriscope.core.recipe import Part, Recipe
 from petriscope.data import Dataset, ImageSet, load_dataset
 from petriscope.data.batches import Batches
-from petriscope.core.masks import IGNORE
-from petriscope.core.errors import DataError, RequestError
+from petriscope.experiments.compare import mask_sample
 from petriscope.experiments.evaluate import evaluate_into
-from petriscope.models.cost import parameters
+from petriscope.experiments.specialist import SHARES, THRESHOLDS, check_pair, choose_rule, fingerprint_of
+from petriscope.inference.calibrate import calibrate_trained
+from petriscope.inference.predictor import Classifier, load_model, save_model
+from petriscope.inference.segmentation import mask_predictions
 from petriscope.inference.speed import cost
 from petriscope.inference.tta import TTA
 from petriscope.metrics.classification import nll_each
 from petriscope.metrics.segmentation import Tally, background_of, class_iou, mask_table, mean_iou, tally_masks
 from petriscope.metrics.statistics import Sample, difference, resample
 from petriscope.models import ENSEMBLE, build_model
+from petriscope.models.cost import parameters
 from petriscope.models.voting import FLOOR, Member
-from petriscope.core.progress import say
-from petriscope.core.recipe import Part, Recipe
 from petriscope.report.page import write_report
 from petriscope.run.folder import Run, check_free, create_run, free_folder, open_run
-from petriscope.inference.segmentation import mask_predictions
-from petriscope.experiments.specialist import SHARES, THRESHOLDS, check_pair, choose_rule, fingerprint_of
 from petriscope.training.averaging import SWA
 
 Method = Literal["soft", "weighted", "stacking", "soup", "greedy-soup", "specialist"]
@@ -50,7 +50,7 @@ ABOUT = {
     "specialist": "a model of all classes and a specialist of one, joined by a rule that val chose",
 }
 TTA_ORDER: tuple[TTA, ...] = ("none", "mirror", "flips", "crops", "d4")  # by the number of views
-RECALIBRATION_BATCHES = 32  # of training pictures, from which a soup's batch norm takes its statistics anew
+RECALIBRATION_BATCHES = 32  # of training images, from which a soup's batch norm takes its statistics anew
 EM_STEPS = 500
 PIXELS = 200_000  # labeled ones of val, about, by which votes on masks are weighed
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # inverse, of stacking; chosen by cross-validation on val
@@ -62,8 +62,8 @@ class Seen:
     """What a network says of val.
 
     Args:
-        answers: probabilities, float64 [N, K]; of masks, which would be too many, the counts of each picture.
-        of_truth: the probability of the true class of each picture, or of each pixel of a sample, float64 [S].
+        answers: probabilities, float64 [N, K]; of masks, which would be too many, the counts of each image.
+        of_truth: the probability of the true class of each image, or of each pixel of a sample, float64 [S].
         score: accuracy, or mean IoU.
     """
 
@@ -95,7 +95,7 @@ def ensemble(
     """Make one run of several. Val is evaluated; test is not read.
 
     Args:
-        folders: two finished runs or more, of the same classes, picture shape and data.
+        folders: two finished runs or more, of the same classes, image shape and data.
         method: ``soft`` vote; ``weighted`` vote, its weights the likeliest on val (of masks, on about `PIXELS` of its
             pixels); ``stacking``, of labels alone; ``soup``, the mean of the weights of runs of one architecture
             (Wortsman et al., 2022, arXiv:2203.05482), sensible where they were fine-tuned from the same weights;
@@ -174,7 +174,7 @@ def _check_fit(method: Method, runs: Sequence[Run], members: Sequence[Classifier
             one = member.recipe.data.only
             hint = "" if one is None else f"; it knows {one!r} alone: join it with --method specialist"
             raise RequestError(
-                f"{run.folder} has {len(member.classes)} classes and pictures of {member.shape}, {runs[0].folder} "
+                f"{run.folder} has {len(member.classes)} classes and images of {member.shape}, {runs[0].folder} "
                 f"{len(first.classes)} and {first.shape}; members of an ensemble have the same{hint}"
             )
         if _fingerprint(run) != _fingerprint(runs[0]):
@@ -357,7 +357,7 @@ def vote_weights(of_truth: np.ndarray) -> np.ndarray:
     and Rubin, 1977, Journal of the Royal Statistical Society B 39:1.
 
     Args:
-        of_truth: the probability that each of M networks gives to the true class of each of N pictures or pixels, [M, N].
+        of_truth: the probability that each of M networks gives to the true class of each of N images or pixels, [M, N].
     """
     of_truth = np.maximum(of_truth, 1e-12)
     weights = np.full(len(of_truth), 1 / len(of_truth))
@@ -376,7 +376,7 @@ def _fit_stack(stack: nn.Module, each: np.ndarray, targets: np.ndarray) -> None:
     classes, counts = np.unique(targets, return_counts=True)
     folds = min(FOLDS, int(counts.min()))
     if folds < 2:
-        raise RequestError("stacking needs two val pictures or more of every class")
+        raise RequestError("stacking needs two val images or more of every class")
     scores = []
     for inverse in PENALTIES:
         score = 0.0
@@ -402,7 +402,7 @@ def _fit_stack(stack: nn.Module, each: np.ndarray, targets: np.ndarray) -> None:
 
 
 def _soup(members: Sequence[Classifier], recipe: Recipe, dataset: Dataset) -> Classifier:
-    """The mean of the weights, batch norm's statistics taken anew from training pictures."""
+    """The mean of the weights, batch norm's statistics taken anew from training images."""
     first = members[0]
     for member in members[1:]:
         if (member.recipe.model, member.mean, member.std) != (first.recipe.model, first.mean, first.std):
@@ -415,7 +415,7 @@ def _soup(members: Sequence[Classifier], recipe: Recipe, dataset: Dataset) -> Cl
     for number, member in enumerate(members):
         model = copy.deepcopy(member.model).train()
         last = number == len(members) - 1
-        inputs = (first.normalize(pictures) for pictures, _ in batches.iterate(chunks if last else []))
+        inputs = (first.normalize(images) for images, _ in batches.iterate(chunks if last else []))
         swa.add(model, number, inputs if len(members) > 1 else ())
     return Classifier(swa.model.eval(), recipe, first.classes, first.shape, first.mean, first.std, first.device)
 

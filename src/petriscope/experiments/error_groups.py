@@ -1,4 +1,4 @@
-"""Where a classifier errs: which classes it takes for which, and on what kind of picture."""
+"""Where a classifier errs: which classes it takes for which, and on what kind of image."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from petriscope.metrics.intervals import wilson
 from petriscope.metrics.statistics import holm
 
 PAIRS = 5  # of classes, the most confused
-EXAMPLES = 6  # pictures of each
-FEWEST = 60  # pictures that can be told apart in groups
-FIFTHS_FROM = 500  # pictures; of fewer, thirds
+EXAMPLES = 6  # images of each
+FEWEST = 60  # images that can be told apart in groups
+FIFTHS_FROM = 500  # images; of fewer, thirds
 STAINS = 4
-FAINT = 12  # levels of 255 by which a picture differs from its border at most, to have no foreground
+FAINT = 12  # levels of 255 by which a image differs from its border at most, to have no foreground
 CHUNK_PIXELS = 2**21  # measured at a time
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green and blue: ITU-R BT.709
 WORDS = {3: ("low", "middle", "high"), 5: ("lowest", "low", "middle", "high", "highest")}
@@ -29,7 +29,7 @@ def confused_pairs(targets: np.ndarray, predicted: np.ndarray, confidence: np.nd
         confidence: float [N], in the class predicted.
 
     Returns:
-        a mapping a pair, the most frequent first: true, predicted (class indices), count, n (pictures of the true class),
+        a mapping a pair, the most frequent first: true, predicted (class indices), count, n (images of the true class),
         rows (of some examples, the most confident first).
     """
     wrong = np.flatnonzero(targets != predicted)
@@ -45,20 +45,20 @@ def confused_pairs(targets: np.ndarray, predicted: np.ndarray, confidence: np.nd
 
 
 def accuracy_by_group(images: ImageSet, predicted: np.ndarray) -> list[dict[str, Any]]:
-    """Accuracy over groups of pictures: by brightness, by the size of the foreground, by stain.
+    """Accuracy over groups of images: by brightness, by the size of the foreground, by stain.
 
     Each group is tested against the rest, twice: as it is (Fisher's exact test), and class by class (Cochran, 1954,
     Biometrics 10:417; Mantel and Haenszel, 1959), since groups that hold more of a difficult class are less often right
     without the light or the stain having to do with it. Both are corrected for as many groups (Holm).
 
     Args:
-        images: the pictures and their true classes.
+        images: the images and their true classes.
         predicted: int64 [N].
 
     Returns:
         a mapping an attribute: name, about, groups. A group: name, low and high (of the attribute; None for stains),
         color (mean RGB, of stains), n, accuracy, ci95 (Wilson's), rest (accuracy of the others), p, p_within. Nothing for
-        fewer than 60 pictures.
+        fewer than 60 images.
     """
     if len(images) < FEWEST:
         return []
@@ -67,7 +67,7 @@ def accuracy_by_group(images: ImageSet, predicted: np.ndarray) -> list[dict[str,
     attributes = [
         _by_quantile("brightness", "mean luminance, of 255", brightness, fifths),
         _by_quantile(
-            "size of the foreground", "share of the picture that parts from its border's color", foreground, fifths
+            "size of the foreground", "share of the image that parts from its border's color", foreground, fifths
         ),
     ]
     if color.shape[1] == 3:
@@ -84,7 +84,7 @@ def accuracy_by_group(images: ImageSet, predicted: np.ndarray) -> list[dict[str,
 
 
 def measured(images: ImageSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean luminance (0 to 255) [N], share of foreground [N] and mean color (0 to 255) [N, C] of every picture."""
+    """Mean luminance (0 to 255) [N], share of foreground [N] and mean color (0 to 255) [N, C] of every image."""
     brightness, foreground, color = [], [], []
     chunk = max(1, CHUNK_PIXELS // (images.shape[0] * images.shape[1]))
     for start in range(0, len(images), chunk):
@@ -97,14 +97,14 @@ def measured(images: ImageSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def foreground_share(images: np.ndarray) -> np.ndarray:
-    """The share of each picture that parts from the median color of its border, by Otsu's threshold on the distance.
+    """The share of each image that parts from the median color of its border, by Otsu's threshold on the distance.
     Otsu, 1979, IEEE Transactions on Systems, Man, and Cybernetics 9:62.
 
     Args:
         images: uint8 [B, H, W, C].
 
     Returns:
-        float [B]; 0 where a picture is hardly anywhere other than its border.
+        float [B]; 0 where a image is hardly anywhere other than its border.
     """
     count = len(images)
     edges = (images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1])

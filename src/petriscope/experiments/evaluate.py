@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from petriscope.inference.predictor import Answers, Classifier
 from petriscope.data import Dataset, ImageSet
 from petriscope.data.batches import Batches
+from petriscope.experiments.diagnostics import inspect, inspect_masks
+from petriscope.inference.predictor import Answers, Classifier
+from petriscope.inference.segmentation import evaluate_masks, keep_masks
 from petriscope.inference.tta import TTA
 from petriscope.metrics.classification import full_metrics
 from petriscope.metrics.segmentation import Tally
-from petriscope.trust.state import trust_figures
-from petriscope.experiments.diagnostics import inspect, inspect_masks
 from petriscope.run.folder import Run
-from petriscope.inference.segmentation import evaluate_masks, keep_masks
+from petriscope.trust.state import trust_figures
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,13 +32,13 @@ def evaluate_into(
     quiet: bool = False,
     answers: Answers | None = None,
 ) -> tuple[dict[str, Any], np.ndarray | Tally]:
-    """Evaluate a split of the run's own data, and keep figures, predictions and pictures in the run.
+    """Evaluate a split of the run's own data, and keep figures, predictions and images in the run.
 
     Args:
-        answers: where the pictures have been looked at already.
+        answers: where the images have been looked at already.
 
     Returns:
-        figures, and probabilities, float32 [N, K]; where targets are masks, the counts of each picture.
+        figures, and probabilities, float32 [N, K]; where targets are masks, the counts of each image.
     """
     images = dataset.split(split)
     if classifier.segments:
@@ -90,7 +90,7 @@ def _record(run: Run, images: ImageSet, split: str, result: dict[str, Any], prob
 
 
 def prediction_table(images: ImageSet, split: str, probabilities: np.ndarray) -> pd.DataFrame:
-    """A row a picture: id, split, target, predicted, confidence, ``p_<class>``."""
+    """A row a image: id, split, target, predicted, confidence, ``p_<class>``."""
     import pandas as pd
 
     names = np.array(images.classes)

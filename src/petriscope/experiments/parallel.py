@@ -1,4 +1,4 @@
-"""Trainings side by side, each in a process of its own with its share of the cores: on few small pictures one training
+"""Trainings side by side, each in a process of its own with its share of the cores: on few small images one training
 does not fill them."""
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 from petriscope.core.device import cores
 from petriscope.core.files import write_text
 from petriscope.core.progress import progress, say
-from petriscope.run.folder import Run
 from petriscope.experiments.suite import Planned
+from petriscope.run.folder import Run
 from petriscope.training.loop import Interrupted, interruptible
 
 LOOK_EVERY = 0.25  # seconds

@@ -1,4 +1,4 @@
-"""Pictures that a run keeps for its report: as training sees them, and as an autoencoder draws them."""
+"""Images that a run keeps for its report: as training sees them, and as an autoencoder draws them."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import numpy as np
 import torch
 
 from petriscope.augment.pipeline import to_bytes
-from petriscope.inference.predictor import Classifier
 from petriscope.data import Dataset
+from petriscope.inference.predictor import Classifier
 from petriscope.training.loop import Trainer
 
-AUGMENTED_SHOWN = (8, 8)  # pictures, views of each
+AUGMENTED_SHOWN = (8, 8)  # images, views of each
 RECONSTRUCTED_SHOWN = 8
 
 
 def augmented(trainer: Trainer, dataset: Dataset) -> dict[str, np.ndarray]:
-    """Training pictures over all classes, as they are and as the network sees them, for the gallery: ``augmented``, uint8
+    """Training images over all classes, as they are and as the network sees them, for the gallery: ``augmented``, uint8
     [P, V, H, W, C], and where targets are masks, ``augmented_masks``, uint8 [P, V, H, W]."""
     train_set = dataset.split("train")
-    pictures, views = AUGMENTED_SHOWN
+    images, views = AUGMENTED_SHOWN
     firsts = [np.flatnonzero(train_set.strata == label) for label in range(len(train_set.classes))]
-    chosen = np.array([members[0] for members in firsts if len(members)][:pictures])
+    chosen = np.array([members[0] for members in firsts if len(members)][:images])
     plain = train_set.take(chosen)
     given = train_set.targets[chosen]
     batch, targets = (torch.from_numpy(np.repeat(array, views - 1, axis=0)) for array in (plain, given))
@@ -36,7 +36,7 @@ def augmented(trainer: Trainer, dataset: Dataset) -> dict[str, np.ndarray]:
 
 @torch.no_grad()
 def reconstructions(classifier: Classifier, dataset: Dataset) -> dict[str, np.ndarray]:
-    """What an autoencoder makes of pictures of val (else train), over all classes, for the gallery: the pictures and
+    """What an autoencoder makes of images of val (else train), over all classes, for the gallery: the images and
     their reconstructions, uint8 [P, 2, H, W, C], and ids. Nothing for a model that does not ``reconstruct``."""
     reconstruct = getattr(classifier.model, "reconstruct", None)
     if reconstruct is None:

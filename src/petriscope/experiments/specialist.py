@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from petriscope.inference.predictor import Classifier
-from petriscope.data.fingerprint import fingerprint
+from petriscope.core.errors import RequestError, near
 from petriscope.core.masks import IGNORE
+from petriscope.data.fingerprint import fingerprint
 from petriscope.data.imageset import Dataset, ImageSet
 from petriscope.data.one_vs_rest import one_against_rest
-from petriscope.core.errors import RequestError, near
+from petriscope.inference.predictor import Classifier
+from petriscope.inference.segmentation import mask_predictions
 from petriscope.inference.tta import TTA
 from petriscope.metrics.segmentation import Tally, background_of, class_iou, mean_iou, tally_masks
 from petriscope.models.voting import SpecialistRule
 from petriscope.run.folder import Run
-from petriscope.inference.segmentation import mask_predictions
 
 # A specialist that was shown its class more often than it comes finds too much of it: high thresholds are tried closely.
 THRESHOLDS = (*(i / 20 for i in range(1, 20)), 0.97, 0.98, 0.99, 0.995)
@@ -70,12 +70,12 @@ def check_pair(runs: Sequence[Run], members: Sequence[Classifier]) -> str:
             f"{runs[1].folder} knows {only!r}, which {runs[0].folder} does not; {near(only, main.classes)}"
         )
     if main.shape != other.shape:
-        raise RequestError(f"{runs[0].folder} takes pictures of {main.shape}, {runs[1].folder} of {other.shape}")
+        raise RequestError(f"{runs[0].folder} takes images of {main.shape}, {runs[1].folder} of {other.shape}")
     return only
 
 
 def fingerprint_of(dataset: Dataset, only: str) -> str:
-    """What the fingerprint of the same data is with ``data.only``: equal pictures, splits and masks, one class told."""
+    """What the fingerprint of the same data is with ``data.only``: equal images, splits and masks, one class told."""
     sets = {name: one_against_rest(part, only, dataset.source) for name, part in dataset.splits.items()}
     return fingerprint(sets, {name: part.digests() for name, part in sets.items()})
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from petriscope.inference.predictor import Classifier
 from petriscope.data.imageset import ImageSet
+from petriscope.inference.predictor import Classifier
 from petriscope.inference.tta import TTA
-from petriscope.trust.guarantees import Watch
-from petriscope.trust.robustness import PICTURES, PLAIN, disturbed_pictures, stratified, stress_test
 from petriscope.run.folder import Run
+from petriscope.trust.guarantees import Watch
+from petriscope.trust.robustness import IMAGES, PLAIN, disturbed_images, stratified, stress_test
 
-AUTO = (200, 20.0, 0.1)  # pictures; and at most so many seconds, or that share of the training's
+AUTO = (200, 20.0, 0.1)  # images; and at most so many seconds, or that share of the training's
 
 
 def stress_after_training(run: Run, classifier: Classifier, val: ImageSet, trained: float, quiet: bool) -> None:
@@ -22,15 +22,15 @@ def stress_after_training(run: Run, classifier: Classifier, val: ImageSet, train
     if rule == "off" or not len(val):
         return
     few, shortest, share = AUTO
-    pictures, seconds = (few, max(shortest, share * trained)) if rule == "auto" else (PICTURES, None)
-    stress_split(classifier, val, "val", pictures, "none", quiet, seconds, into=run)
+    count, seconds = (few, max(shortest, share * trained)) if rule == "auto" else (IMAGES, None)
+    stress_split(classifier, val, "val", count, "none", quiet, seconds, into=run)
 
 
 def stress_split(
     classifier: Classifier,
     images: ImageSet,
     split: str,
-    pictures: int | None,
+    count: int | None,
     tta: TTA,
     quiet: bool,
     seconds: float | None = None,
@@ -40,9 +40,9 @@ def stress_split(
     with ``tta`` are known, also what its promises come to; see `petriscope.trust.guarantees`.
 
     Args:
-        pictures: how many of the split; None: all.
+        count: how many of the split; None: all.
         seconds: that it may take; None: as long as it does.
-        into: the run that keeps the figures, and one picture under all corruptions.
+        into: the run that keeps the figures, and one image under all corruptions.
 
     Returns:
         None if there was no time for it, or nothing labeled to judge by.
@@ -51,7 +51,7 @@ def stress_split(
     tested = stress_test(
         (lambda some: classifier.probabilities(some, tta)) if watch is None else watch.predict,
         images,
-        pictures=pictures,
+        count=count,
         recipe=classifier.recipe,
         tta=tta,
         resamples=resamples,
@@ -66,7 +66,7 @@ def stress_split(
         named = [row.name for row in tested.rows if row.medmnist_c]
         figures["promises"] = watch.figures(PLAIN, named, tested.n, resamples)
     if into is not None:
-        shown, names = disturbed_pictures(images, int(stratified(images.strata, 1)[0]))
+        shown, names = disturbed_images(images, int(stratified(images.strata, 1)[0]))
         into.add_results(stress={**into.results.get("stress", {}), split: figures})
         into.add_gallery(disturbed=shown, disturbed_names=np.array(names, dtype=np.str_))
     return figures

@@ -11,14 +11,14 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from petriscope.core.errors import RequestError, near
+from petriscope.core.files import slug
+from petriscope.core.recipe import Recipe, Section, UniqueKeys, explain, load_recipe
 from petriscope.experiments import ensemble as ensembling
 from petriscope.experiments.compare import settings_that_differ
-from petriscope.core.errors import RequestError, near
 from petriscope.metrics.statistics import Figure
-from petriscope.core.files import slug
-from petriscope.training.build import absolute_paths, check_parts
-from petriscope.core.recipe import Recipe, Section, UniqueKeys, explain, load_recipe
 from petriscope.run.folder import Run, check_free
+from petriscope.training.build import absolute_paths, check_parts
 
 Split = Literal["val", "test"]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -233,7 +233,7 @@ def _setting(key: str, value: Any) -> str:
 
 
 def _check_one_source(suite: Suite, runs: Sequence[Planned]) -> None:
-    """Methods can be compared over the same pictures alone."""
+    """Methods can be compared over the same images alone."""
     keys = ("source", "val_fraction", "test_fraction", "split_seed", "group", "block", "ignore")
     first, *others = (training for planned in runs for training in planned.trainings)
     for planned in others:
@@ -241,7 +241,7 @@ def _check_one_source(suite: Suite, runs: Sequence[Planned]) -> None:
             ours, theirs = getattr(first.recipe.data, key), getattr(planned.recipe.data, key)
             if ours != theirs:
                 raise RequestError(
-                    f"{suite.name}: the methods must have the same pictures to be compared, but data.{key} is "
+                    f"{suite.name}: the methods must have the same images to be compared, but data.{key} is "
                     f"{ours!r} for {first.label} and {theirs!r} for {planned.label}"
                 )
 

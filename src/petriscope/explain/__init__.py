@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from petriscope.core.errors import RequestError
-from petriscope.core.registry import Catalogue
 from petriscope.core.recipe import Part
+from petriscope.core.registry import Catalogue
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -41,18 +41,18 @@ LARGEST_BATCH = 128
 def methods_for(classifier: Classifier) -> list[str]:
     """The methods that can be asked about this model, the one that `explain` takes by itself first.
 
-    Transformers that attend over the whole picture are explained by their attention, networks with feature maps (of masks,
+    Transformers that attend over the whole image are explained by their attention, networks with feature maps (of masks,
     with a bottleneck of two places a side or more) by class activation maps, and occlusion asks no network how it is made.
     """
     import torch
 
-    from petriscope.explain.attention_maps import sees_whole_picture
+    from petriscope.explain.attention_maps import sees_whole_image
     from petriscope.explain.cam import has_feature_maps
 
     height, width, channels = classifier.shape
     blank = torch.zeros(1, channels, height, width, device=classifier.device)
     with undisturbed(classifier.model) as model, torch.no_grad():
-        if not classifier.segments and sees_whole_picture(model, blank):
+        if not classifier.segments and sees_whole_image(model, blank):
             return ["attention-rollout", "attention-gradient", "occlusion"]
         if (not classifier.segments or hasattr(model, "bottleneck")) and has_feature_maps(model, blank):
             return ["hires-cam", "grad-cam", "grad-cam++", "occlusion"]
@@ -87,18 +87,18 @@ def explain(
     Args:
         classifier: left as it was: weights, gradients, modes and flags.
         images: uint8 [B, H, W, C], of the classifier's shape.
-        classes: int64 [B], the class asked about in each picture; None: the one predicted, without test-time
+        classes: int64 [B], the class asked about in each image; None: the one predicted, without test-time
             augmentation; of masks, see `petriscope.explain.regions.largest_class`.
         method: a name in `EXPLAINERS`, a `Part` with options, or ``auto``: the first of `methods_for`.
         regions: of a model of masks, bool [B, H, W], the pixels whose class is asked about; None: those predicted as the
             class, without test-time augmentation.
 
     Returns:
-        float32 [B, H, W] in [0, 1]: 1 where a picture's answer rests on it most; all 0 where the method finds nothing in
+        float32 [B, H, W] in [0, 1]: 1 where a image's answer rests on it most; all 0 where the method finds nothing in
         favor of the class, or the region is empty.
 
     Raises:
-        RequestError: pictures of another shape, an unknown class or method, or a method that this model has nothing for.
+        RequestError: images of another shape, an unknown class or method, or a method that this model has nothing for.
     """
     import torch
 
@@ -113,7 +113,7 @@ def explain(
     if regions is not None and (
         not classifier.segments or regions.shape != images.shape[:3] or regions.dtype != np.bool_
     ):
-        raise RequestError("regions are bool [B, H, W], of the pictures, for models of masks")
+        raise RequestError("regions are bool [B, H, W], of the images, for models of masks")
     masks = (
         predicted_masks(classifier, images) if classifier.segments and (classes is None or regions is None) else None
     )
@@ -123,7 +123,7 @@ def explain(
         classes = classifier.probabilities(images, tta="none").argmax(1) if len(images) else np.zeros(0)
     classes = np.asarray(classes, dtype=np.int64)
     if classes.shape != (len(images),):
-        raise RequestError(f"{list(classes.shape)} classes for {len(images)} pictures; give one each")
+        raise RequestError(f"{list(classes.shape)} classes for {len(images)} images; give one each")
     if len(classes) and not 0 <= classes.min() <= classes.max() < len(classifier.classes):
         raise RequestError(f"there are {len(classifier.classes)} classes, counted from 0; got {classes.max()}")
     if masks is not None and regions is None:
@@ -144,7 +144,7 @@ def explain(
 
 
 def _scaled(maps: Tensor, size: tuple[int, int], full: tuple[int, int]) -> Tensor:
-    """Enlarged to the pictures, and each map brought to [0, 1]; maps of another size cover ``full``."""
+    """Enlarged to the images, and each map brought to [0, 1]; maps of another size cover ``full``."""
     import torch.nn.functional as F
 
     maps = maps.nan_to_num(0.0, 0.0, 0.0).clamp_min(0)

@@ -27,7 +27,7 @@ def attention_rollout(model: nn.Module, images: Tensor, question: Question) -> T
         float32 [B, h, w], a figure a patch.
 
     Raises:
-        RequestError: the network has no attention over the whole picture.
+        RequestError: the network has no attention over the whole image.
     """
     with watched(model) as attentions, torch.no_grad():
         model(images)
@@ -61,8 +61,8 @@ def rollout(attentions: list[Tensor]) -> Tensor:
     return total
 
 
-def sees_whole_picture(model: nn.Module, images: Tensor) -> bool:
-    """Whether every layer of attention is over all patches of the picture, so that the layers can be multiplied."""
+def sees_whole_image(model: nn.Module, images: Tensor) -> bool:
+    """Whether every layer of attention is over all patches of the image, so that the layers can be multiplied."""
     if not _modules(model):
         return False
     with watched(model) as attentions, torch.no_grad():
@@ -113,7 +113,7 @@ def _reason(attentions: list[Tensor], batch: int) -> str | None:
 def _checked(attentions: list[Tensor], batch: int) -> list[Tensor]:
     reason = _reason(attentions, batch)
     if reason is not None:
-        raise RequestError(f"attention is explained where every layer sees the whole picture; this network {reason}")
+        raise RequestError(f"attention is explained where every layer sees the whole image; this network {reason}")
     return attentions
 
 
@@ -122,7 +122,7 @@ def _transformer(model: nn.Module) -> Any:
 
 
 def _grid(model: nn.Module, images: Tensor, tokens: int) -> tuple[int, int] | None:
-    """Rows and columns of patches, told by the picture's proportions; None where the tokens are no such grid."""
+    """Rows and columns of patches, told by the image's proportions; None where the tokens are no such grid."""
     count = tokens - int(getattr(_transformer(model), "num_prefix_tokens", 0))
     height, width = images.shape[2:]
     rows = max(1, round(math.sqrt(max(count, 1) * height / width)))

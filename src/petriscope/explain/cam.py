@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from petriscope.core.errors import RequestError
 from petriscope.explain.question import Question
 
-# A map of 3x3 places cannot say where in a small picture; one layer earlier, before the last pooling, it can.
+# A map of 3x3 places cannot say where in a small image; one layer earlier, before the last pooling, it can.
 LEAST = 4
 Least = Annotated[int, Field(ge=2)]
 
@@ -28,7 +28,7 @@ def grad_cam(model: nn.Module, images: Tensor, question: Question, *, least: Lea
     Args:
         model: in evaluation mode.
         images: normalized float32 [B, C, H, W].
-        question: the class of each picture, and of masks the region.
+        question: the class of each image, and of masks the region.
         least: places that the shorter side of the layer's maps has at least, where a layer has so many; not looked at
             where there is a bottleneck.
 
@@ -61,7 +61,7 @@ def hires_cam(model: nn.Module, images: Tensor, question: Question, *, least: Le
 
 
 def covered(model: nn.Module, height: int, width: int) -> tuple[int, int]:
-    """The sides that feature maps cover: the picture's, and what a model of masks pads it to below and to the right."""
+    """The sides that feature maps cover: the image's, and what a model of masks pads it to below and to the right."""
     multiple = int(getattr(model, "multiple", 1))
     return height + -height % multiple, width + -width % multiple
 
@@ -74,7 +74,7 @@ def maps_and_gradient(model: nn.Module, images: Tensor, question: Question, leas
     """The last maps with at least ``least`` places a side, and the gradient of the classes' scores: [B, C, h, w] each.
 
     A network equivariant to turns (d4-resnet) needs nothing of its own: each version of a feature lies in the frame of the
-    picture, the gradients weigh all of them, and the map turns with the picture.
+    image, the gradients weigh all of them, and the map turns with the image.
     """
     layer, last = feature_layer(model, images[:1], least)
     seen: list[Tensor] = []
@@ -141,7 +141,7 @@ def _spatial_layers(model: nn.Module, images: Tensor) -> list[tuple[nn.Module, i
 
 
 def _sides(out: Any, height: int, width: int) -> tuple[int, bool] | None:
-    """Maps have the proportions of the picture; the order of their axes is told by that."""
+    """Maps have the proportions of the image; the order of their axes is told by that."""
     if not isinstance(out, Tensor) or out.ndim != 4:
         return None
     for last in (False, True):

@@ -1,6 +1,6 @@
 """Whether maps can be trusted: do the places they mark matter more than others, and do they depend on the weights?
 
-Three questions of each method, over the same pictures: is its order of places better than a random one; is it better than
+Three questions of each method, over the same images: is its order of places better than a random one; is it better than
 a blob in the middle, where most objects are; do its maps change when the network's weights are shuffled? Of masks a fourth:
 is it better than the mask itself?
 """
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from petriscope.metrics.intervals import bootstrap_weights, percentile95
-from petriscope.metrics.segmentation import scenes_of
+from petriscope.core.progress import progress
 from petriscope.explain import explain
 from petriscope.explain.regions import mean_probability
-from petriscope.core.progress import progress
+from petriscope.metrics.intervals import bootstrap_weights, percentile95
+from petriscope.metrics.segmentation import scenes_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from petriscope.inference.predictor import Classifier
 
 GRID = 7  # places a side that are deleted or inserted as one
-STEPS = 12  # from the whole picture to nothing
+STEPS = 12  # from the whole image to nothing
 SAME = (
-    0.5  # rank correlation with the maps of shuffled weights from which maps show the picture rather than the network
+    0.5  # rank correlation with the maps of shuffled weights from which maps show the image rather than the network
 )
 RESAMPLES = 2000
 ORDERS = {"random": "a random order", "blob": "a centered blob", "region": "the predicted region itself"}
@@ -43,14 +43,14 @@ def check(
     regions: np.ndarray | None = None,
     scenes: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Check methods on pictures, each for the class predicted; of masks, for one class of each.
+    """Check methods on images, each for the class predicted; of masks, for one class of each.
 
-    Deletion and insertion (Petsiuk et al., 2018, "RISE", arXiv:1806.07421): the picture's places are replaced by the
-    training pictures' mean color, or put back into a blurred copy, the most marked first; the area under the class's
+    Deletion and insertion (Petsiuk et al., 2018, "RISE", arXiv:1806.07421): the image's places are replaced by the
+    training images' mean color, or put back into a blurred copy, the most marked first; the area under the class's
     probability says how much the places matter. A map's score is insertion less deletion, and so is that of a random order
     of places and of a centered blob, from the center outward. All of them move the same squares of a 7x7 grid:
     single pixels at random would be noise, which spoils any network's answer sooner than a covered region does. Of masks,
-    the probability is the mean over the region that was predicted as the class on the whole picture. Deleting that region
+    the probability is the mean over the region that was predicted as the class on the whole image. Deleting that region
     deletes the class, so the region itself, its squares first, is held against the maps too.
 
     Weight randomization (Adebayo et al., 2018, "Sanity Checks for Saliency Maps", arXiv:1810.03292): Spearman's
@@ -60,17 +60,17 @@ def check(
         classifier: left as it was.
         images: uint8 [N, H, W, C].
         methods: names in `petriscope.explain.EXPLAINERS`.
-        seed: of the random order, the shuffled weights and the bootstrap over pictures.
-        classes: of masks, the class asked about in each picture, int64 [N].
+        seed: of the random order, the shuffled weights and the bootstrap over images.
+        classes: of masks, the class asked about in each image, int64 [N].
         regions: of masks, where it was predicted, bool [N, H, W].
-        scenes: the scene of each picture, int64 [N], for the bootstrap to draw; None: pictures.
+        scenes: the scene of each image, int64 [N], for the bootstrap to draw; None: images.
 
     Returns:
         n; ``orders``: of each method, of ``random``, of ``blob`` and of masks of ``region``: deletion, insertion, score,
-        means over the pictures; ``methods``: of each method, over_random, over_blob and of masks over_region (how far its
+        means over the images; ``methods``: of each method, over_random, over_blob and of masks over_region (how far its
         score is above theirs) and randomized (the correlation), each with ``_ci95``, and its verdict in words; of masks
         also ``inside``, the share of the maps' heat that lies within the regions, and beside n ``area``, the regions'
-        share of the pictures.
+        share of the images.
     """
     if classes is None:
         classes = classifier.probabilities(images, tta="none").argmax(1)
@@ -120,7 +120,7 @@ def check(
 
 
 def forwards(methods: Sequence[str], others: int = 2) -> int:
-    """Pictures that the network sees for each picture checked, about; a gradient counted as two. ``others``: orders that
+    """Images that the network sees for each image checked, about; a gradient counted as two. ``others``: orders that
     the methods are held against."""
     of_maps = sum(2 * (50 if method == "occlusion" else 3) for method in methods)
     return of_maps + 2 * (STEPS - 1) * (len(methods) + others)
@@ -160,12 +160,12 @@ def heat_inside(maps: np.ndarray, regions: np.ndarray) -> float:
 
 
 def _moves(row: dict[str, Any]) -> bool:
-    """Whether the maps change with the weights; one that is reversed still draws the picture."""
+    """Whether the maps change with the weights; one that is reversed still draws the image."""
     return max(map(abs, row["randomized_ci95"])) < SAME
 
 
 def _mean(name: str, values: np.ndarray, seed: int, scenes: np.ndarray | None = None) -> dict[str, Any]:
-    """The mean with its interval; the bootstrap draws scenes, each with all its pictures."""
+    """The mean with its interval; the bootstrap draws scenes, each with all its images."""
     scenes = scenes_of(scenes, len(values))
     sums, counts = np.bincount(scenes, values), np.bincount(scenes)
     draws = np.concatenate(
@@ -181,7 +181,7 @@ def deletion_and_insertion(
     ranks: np.ndarray,
     regions: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Areas under the probability of a class as places are deleted from a picture, and as they are put into a blurred one.
+    """Areas under the probability of a class as places are deleted from a image, and as they are put into a blurred one.
 
     Args:
         images: uint8 [N, H, W, C].
@@ -253,7 +253,7 @@ def _places(height: int, width: int) -> np.ndarray:
 
 
 def _blur(images: np.ndarray) -> np.ndarray:
-    """Pictures of which only broad color is left, uint8 as they are."""
+    """Images of which only broad color is left, uint8 as they are."""
     from scipy.ndimage import gaussian_filter
 
     height, width = images.shape[1:3]

@@ -1,4 +1,4 @@
-"""What a run keeps of explanations: maps of some pictures, right and wrong, and how far the methods can be trusted."""
+"""What a run keeps of explanations: maps of some images, right and wrong, and how far the methods can be trusted."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from petriscope.inference.predictor import Classifier
-from petriscope.data.imageset import ImageSet
 from petriscope.core.errors import RequestError
-from petriscope.models.cost import multiply_adds
+from petriscope.data.imageset import ImageSet
 from petriscope.explain import explain, methods_for
 from petriscope.explain.checks import check, forwards
+from petriscope.inference.predictor import Classifier
+from petriscope.models.cost import multiply_adds
 
-RIGHT, WRONG = 12, 12  # pictures shown
+RIGHT, WRONG = 12, 12  # images shown
 BUDGET = 3e11  # multiply-adds that the checks may take: a few seconds of one core
-MOST, FEWEST = 96, 16  # pictures checked
+MOST, FEWEST = 96, 16  # images checked
 
 
 def explained(
@@ -25,16 +25,16 @@ def explained(
     confidence: np.ndarray,
     quiet: bool = True,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Maps of some pictures of a split, and the checks of the methods over others.
+    """Maps of some images of a split, and the checks of the methods over others.
 
     The checks take the multiply-adds of `BUDGET`, or as many as evaluating the split once if that is more; where that
-    is too little for 16 pictures, methods are left out from the last, and with the first alone, the checks.
+    is too little for 16 images, methods are left out from the last, and with the first alone, the checks.
 
     Args:
         predicted: int64 [N]; confidence: float [N].
 
     Returns:
-        arrays: ``rows`` int64 [P] of the pictures shown, first the right ones, then the wrong, the most confident first;
+        arrays: ``rows`` int64 [P] of the images shown, first the right ones, then the wrong, the most confident first;
         ``maps`` uint8 [P, 2, H, W], 255 the most, for the class predicted and for the true one.
         facts: method, shown, check (see `petriscope.explain.checks.check`) or None, left_out (methods not checked), reason
         (why there is no check, or no map at all).
@@ -42,9 +42,9 @@ def explained(
     rows = _chosen(images.targets, predicted, confidence)
     methods = methods_for(classifier)
     facts: dict[str, Any] = {"method": methods[0], "shown": len(rows), "check": None, "left_out": [], "reason": None}
-    pictures = images.take(rows)
+    batch = images.take(rows)
     try:
-        found = [explain(classifier, pictures, classes[rows], methods[0]) for classes in (predicted, images.targets)]
+        found = [explain(classifier, batch, classes[rows], methods[0]) for classes in (predicted, images.targets)]
     except (RequestError, RuntimeError) as error:  # a network of timm's that is made like no other
         return {}, {**facts, "method": None, "reason": f"{methods[0]} cannot explain this network: {error}"}
     maps = np.round(255 * np.stack(found, axis=1)).astype(np.uint8)
@@ -58,17 +58,17 @@ def explained(
     return {"rows": rows, "maps": maps}, facts
 
 
-def unaffordable(pictures: int) -> str:
-    """Why so many pictures are not checked."""
+def unaffordable(images: int) -> str:
+    """Why so many images are not checked."""
     return (
-        f"there are fewer than {FEWEST} pictures"
-        if pictures < FEWEST
+        f"there are fewer than {FEWEST} images"
+        if images < FEWEST
         else "the network is too costly for it on this split"
     )
 
 
 def _chosen(targets: np.ndarray, predicted: np.ndarray, confidence: np.ndarray) -> np.ndarray:
-    """Right pictures, of every class in turn, and the most confident mistakes."""
+    """Right images, of every class in turn, and the most confident mistakes."""
     right, wrong = np.flatnonzero(targets == predicted), np.flatnonzero(targets != predicted)
     turn = np.zeros(len(right), dtype=np.int64)
     for label in np.unique(targets[right]):
@@ -79,13 +79,13 @@ def _chosen(targets: np.ndarray, predicted: np.ndarray, confidence: np.ndarray) 
     return np.concatenate([right, wrong])
 
 
-def affordable(classifier: Classifier, methods: list[str], pictures: int, others: int = 2) -> tuple[list[str], int]:
-    """The methods to check and over how many pictures; none where not even one can be checked. ``others``: orders that
+def affordable(classifier: Classifier, methods: list[str], images: int, others: int = 2) -> tuple[list[str], int]:
+    """The methods to check and over how many images; none where not even one can be checked. ``others``: orders that
     they are held against."""
     each = multiply_adds(classifier.model, classifier.shape)
-    budget = max(BUDGET, each * pictures)
+    budget = max(BUDGET, each * images)
     for kept in (methods[:count] for count in range(len(methods), 0, -1)):
-        count = min(int(budget // (each * forwards(kept, others))), pictures, MOST)
+        count = min(int(budget // (each * forwards(kept, others))), images, MOST)
         if count >= FEWEST:
             return kept, count
     return [], 0

@@ -1,4 +1,4 @@
-"""Explanations of picture files that are in no data set."""
+"""Explanations of image files that are in no data set."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from petriscope.inference.predictor import Classifier
 from petriscope.core.errors import RequestError, near
+from petriscope.core.files import atomic
+from petriscope.core.progress import progress
+from petriscope.core.recipe import Part
 from petriscope.explain import chosen, explain
 from petriscope.explain.overlay import enlarged
 from petriscope.explain.regions import largest_class
-from petriscope.core.files import atomic
 from petriscope.inference.predict import decoded
-from petriscope.core.progress import progress
-from petriscope.core.recipe import Part
+from petriscope.inference.predictor import Classifier
 from petriscope.report.explanations import Shown, checked, write_page
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MOST_ON_PAGE = 300
-COLUMNS = ("picture", "predicted", "confidence", "explained", "overlay", "error")
+COLUMNS = ("image", "predicted", "confidence", "explained", "overlay", "error")
 OF_MASKS = ("share", "note")
-CHUNK, CHUNK_OF_MASKS = 256, 32  # pictures in memory at a time; of masks each has a probability a class and pixel
+CHUNK, CHUNK_OF_MASKS = 256, 32  # images in memory at a time; of masks each has a probability a class and pixel
 
 
 def explain_files(
@@ -50,23 +50,23 @@ def explain_files(
     rows: list[dict[str, Any]] = []
     shown: list[Shown] = []
     with progress("explaining", len(paths)) as bar:
-        for block, pictures in decoded(classifier, paths, CHUNK_OF_MASKS if classifier.segments else CHUNK):
-            good = [picture for picture in pictures if isinstance(picture, np.ndarray)]
+        for block, images in decoded(classifier, paths, CHUNK_OF_MASKS if classifier.segments else CHUNK):
+            good = [image for image in images if isinstance(image, np.ndarray)]
             found = (_of_masks if classifier.segments else _of_labels)(classifier, good, label, part)
-            for path, picture in zip(block, pictures, strict=True):
+            for path, image in zip(block, images, strict=True):
                 row: dict[str, Any] = dict.fromkeys(columns)
-                row["picture"] = str(path)
-                if isinstance(picture, str):
-                    row["error"] = picture
+                row["image"] = str(path)
+                if isinstance(image, str):
+                    row["error"] = image
                 else:
                     heat, mask, facts = next(found)
                     row |= facts
                     if heat is not None:
                         region = None if mask is None else mask == classifier.classes.index(row["explained"])
                         file = out / f"{len(rows) + 1:05d}-{path.stem[:60]}.png"
-                        row["overlay"] = str(_write(enlarged(picture, heat, region), file))
+                        row["overlay"] = str(_write(enlarged(image, heat, region), file))
                     if len(shown) < MOST_ON_PAGE:
-                        shown.append(Shown(picture, heat, str(path), mask=mask, **facts))
+                        shown.append(Shown(image, heat, str(path), mask=mask, **facts))
                 rows.append(row)
                 if not quiet:
                     bar.advance(1)
@@ -82,11 +82,11 @@ def explain_files(
 Found = Iterator[tuple[np.ndarray | None, np.ndarray | None, dict[str, Any]]]
 
 
-def _of_labels(classifier: Classifier, pictures: list[np.ndarray], label: int | None, part: Part) -> Found:
-    """Of each picture: its map, no mask, and what its row says."""
-    if not pictures:
+def _of_labels(classifier: Classifier, batch: list[np.ndarray], label: int | None, part: Part) -> Found:
+    """Of each image: its map, no mask, and what its row says."""
+    if not batch:
         return
-    images = np.stack(pictures)
+    images = np.stack(batch)
     found = classifier.probabilities(images)
     asked = found.argmax(1) if label is None else np.full(len(images), label)
     for p, k, heat in zip(found, asked, explain(classifier, images, asked, part), strict=True):
@@ -94,11 +94,11 @@ def _of_labels(classifier: Classifier, pictures: list[np.ndarray], label: int | 
         yield heat, None, {**facts, "explained": classifier.classes[int(k)]}
 
 
-def _of_masks(classifier: Classifier, pictures: list[np.ndarray], label: int | None, part: Part) -> Found:
-    """Of each picture: its map, None without a pixel of the class; its mask, uint8 [H, W]; and what its row says."""
-    if not pictures:
+def _of_masks(classifier: Classifier, batch: list[np.ndarray], label: int | None, part: Part) -> Found:
+    """Of each image: its map, None without a pixel of the class; its mask, uint8 [H, W]; and what its row says."""
+    if not batch:
         return
-    images = np.stack(pictures)
+    images = np.stack(batch)
     found = classifier.probabilities(images)
     masks = found.argmax(1).astype(np.uint8)
     largest = largest_class(masks, classifier.classes)

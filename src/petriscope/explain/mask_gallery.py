@@ -1,4 +1,4 @@
-"""What a run of masks keeps of explanations: for each class the pictures that have most of it, and the checks."""
+"""What a run of masks keeps of explanations: for each class the images that have most of it, and the checks."""
 
 from __future__ import annotations
 
@@ -6,35 +6,35 @@ from typing import Any
 
 import numpy as np
 
-from petriscope.inference.predictor import Classifier
-from petriscope.data.imageset import ImageSet
 from petriscope.core.errors import RequestError
-from petriscope.metrics.segmentation import scenes_of
+from petriscope.data.imageset import ImageSet
 from petriscope.explain import explain, methods_for
 from petriscope.explain.checks import ORDERS, check
 from petriscope.explain.gallery import affordable, unaffordable
 from petriscope.explain.regions import mean_probability, predicted_masks
+from petriscope.inference.predictor import Classifier
+from petriscope.metrics.segmentation import scenes_of
 
-EACH = 3  # pictures a class
-LEAST = 0.01  # share of a picture from which a class is asked about in the checks
+EACH = 3  # images a class
+LEAST = 0.01  # share of a image from which a class is asked about in the checks
 FEWEST_SCENES = 5
 
 
 def explained_masks(
     classifier: Classifier, images: ImageSet, pixels: np.ndarray, quiet: bool = True
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Maps of the pictures that have most of a class, and the checks of the methods over others, which cost as much as
+    """Maps of the images that have most of a class, and the checks of the methods over others, which cost as much as
     those of labels may; see `petriscope.explain.gallery.explained`.
 
-    In the checks each picture is asked about one class, drawn from those that take 1 % of it or more. Fewer than five
-    scenes are not checked: pictures of one scene are no independent witnesses.
+    In the checks each image is asked about one class, drawn from those that take 1 % of it or more. Fewer than five
+    scenes are not checked: images of one scene are no independent witnesses.
 
     Args:
-        pixels: predicted as each class in each picture, int64 [N, K].
+        pixels: predicted as each class in each image, int64 [N, K].
 
     Returns:
-        arrays: ``rows`` int64 [P] of the pictures shown, by class, in falling order; ``classes`` int64 [P]; ``maps`` uint8
-        [P, H, W], 255 the most; ``masks`` as predicted, uint8 [P, H, W]; ``share`` of the picture that is the class and its
+        arrays: ``rows`` int64 [P] of the images shown, by class, in falling order; ``classes`` int64 [P]; ``maps`` uint8
+        [P, H, W], 255 the most; ``masks`` as predicted, uint8 [P, H, W]; ``share`` of the image that is the class and its
         mean probability there, ``confidence``, float [P].
         facts: method, shown, check (see `petriscope.explain.checks.check`) or None, left_out (methods not checked), reason
         (why there is no check, or no map at all).
@@ -42,21 +42,21 @@ def explained_masks(
     rows, classes = _most_of_each(pixels)
     methods = methods_for(classifier)
     facts: dict[str, Any] = {"method": methods[0], "shown": len(rows), "check": None, "left_out": [], "reason": None}
-    pictures = images.take(rows)
-    masks = predicted_masks(classifier, pictures)
+    batch = images.take(rows)
+    masks = predicted_masks(classifier, batch)
     regions = masks == classes[:, None, None]
     try:
-        found = explain(classifier, pictures, classes, methods[0], regions)
+        found = explain(classifier, batch, classes, methods[0], regions)
     except (RequestError, RuntimeError) as error:  # a network that is made like no other
         return {}, {**facts, "method": None, "reason": f"{methods[0]} cannot explain this network: {error}"}
     maps = np.round(255 * found).astype(np.uint8)
     _check_into(facts, classifier, images, pixels, methods, quiet)
     arrays = {"rows": rows, "classes": classes, "maps": maps, "masks": masks, "share": regions.mean((1, 2))}
-    return {**arrays, "confidence": mean_probability(classifier, pictures, classes, regions)}, facts
+    return {**arrays, "confidence": mean_probability(classifier, batch, classes, regions)}, facts
 
 
 def _most_of_each(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and classes of the pictures shown."""
+    """Rows and classes of the images shown."""
     rows: list[int] = []
     classes: list[int] = []
     for label in range(pixels.shape[1]):
@@ -81,17 +81,17 @@ def _check_into(
         facts["reason"] = unaffordable(len(images))
         return
     if len(np.unique(scenes)) < FEWEST_SCENES:
-        facts["reason"] = f"the pictures are of fewer than {FEWEST_SCENES} scenes"
+        facts["reason"] = f"the images are of fewer than {FEWEST_SCENES} scenes"
         return
     rng = np.random.default_rng(0)
     drawn = np.sort(rng.choice(len(images), count, replace=False))
-    pictures = images.take(drawn)
-    masks = predicted_masks(classifier, pictures)
+    batch = images.take(drawn)
+    masks = predicted_masks(classifier, batch)
     shares = np.stack([(masks == label).mean((1, 2)) for label in range(pixels.shape[1])], axis=1)
     classes = np.where(shares >= LEAST, rng.random(shares.shape), -1.0).argmax(1)
     facts["check"] = check(
         classifier,
-        pictures,
+        batch,
         kept,
         quiet=quiet,
         classes=classes,

@@ -1,4 +1,4 @@
-"""A map laid over its picture: the picture in gray, the map in color, so that no color is the picture's own."""
+"""A map laid over its image: the image in gray, the map in color, so that no color is the image's own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STRENGTH = 0.85  # share of the color where the map is 1
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, C] and float [H, W] in [0, 1] -> uint8 [H, W, 3]. Where the map is 0, the gray picture shows through."""
+    """uint8 [H, W, C] and float [H, W] in [0, 1] -> uint8 [H, W, 3]. Where the map is 0, the gray image shows through."""
     gray = image[..., 0].astype(np.float64) if image.shape[-1] == 1 else image @ np.array(LUMINANCE)
     heat = np.clip(heat, 0, 1)
     stops = np.linspace(0, 1, len(COLORS))
@@ -21,23 +21,23 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     return np.round(gray[..., None] * (1 - share) + color * share).astype(np.uint8)
 
 
-def outlined(picture: np.ndarray, region: np.ndarray, color: tuple[int, int, int] = OUTLINE) -> np.ndarray:
-    """A picture uint8 [H, W, 3] with the inner edge of a region, bool [H, W], drawn on it; where the region meets the
-    picture's border there is none."""
+def outlined(image: np.ndarray, region: np.ndarray, color: tuple[int, int, int] = OUTLINE) -> np.ndarray:
+    """A image uint8 [H, W, 3] with the inner edge of a region, bool [H, W], drawn on it; where the region meets the
+    image's border there is none."""
     around = np.pad(region, 1, mode="edge")
     whole = around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
-    out = picture.copy()
+    out = image.copy()
     out[region & ~whole] = color
     return out
 
 
-def enlarged(picture: np.ndarray, heat: np.ndarray, region: np.ndarray | None = None, side: int = 224) -> np.ndarray:
-    """The overlay of a picture at about ``side`` pixels: its pixels as squares, the map smooth, the region outlined;
+def enlarged(image: np.ndarray, heat: np.ndarray, region: np.ndarray | None = None, side: int = 224) -> np.ndarray:
+    """The overlay of a image at about ``side`` pixels: its pixels as squares, the map smooth, the region outlined;
     uint8 [h, w, 3]."""
     from scipy.ndimage import zoom
 
     factor = max(1, side // max(heat.shape))
-    large = picture.repeat(factor, axis=0).repeat(factor, axis=1)
+    large = image.repeat(factor, axis=0).repeat(factor, axis=1)
     smooth = zoom(heat, factor, order=1, grid_mode=True, mode="nearest") if factor > 1 else heat
     out = overlay(large, smooth)
     return out if region is None else outlined(out, region.repeat(factor, axis=0).repeat(factor, axis=1))

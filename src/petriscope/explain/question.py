@@ -1,4 +1,4 @@
-"""What is asked about pictures: why this class, and of a model of masks, why this class at these pixels."""
+"""What is asked about images: why this class, and of a model of masks, why this class at these pixels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """One class of each picture of a batch.
+    """One class of each image of a batch.
 
     Args:
         classes: int64 [B].

@@ -1,4 +1,4 @@
-"""Which pixels of a picture are asked about, where a model gives a class to each."""
+"""Which pixels of a image are asked about, where a model gives a class to each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from petriscope.metrics.segmentation import background_of
 if TYPE_CHECKING:
     from petriscope.inference.predictor import Classifier
 
-CHUNK_PIXELS = 2**19  # of pictures looked at together: each pixel has a probability a class
+CHUNK_PIXELS = 2**19  # of images looked at together: each pixel has a probability a class
 
 
 def predicted_masks(classifier: Classifier, images: np.ndarray) -> np.ndarray:
@@ -42,7 +42,7 @@ def largest_class(masks: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
 def mean_probability(
     classifier: Classifier, images: np.ndarray, classes: np.ndarray, regions: np.ndarray
 ) -> np.ndarray:
-    """Of a class over a region of each picture, without test-time augmentation, float64 [B]; 0 where the region is empty.
+    """Of a class over a region of each image, without test-time augmentation, float64 [B]; 0 where the region is empty.
 
     Args:
         images: uint8 [B, H, W, C].

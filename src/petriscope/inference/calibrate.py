@@ -1,4 +1,4 @@
-"""Fitting what is kept with a model beside its weights: a temperature, val's answers, and how its pictures look."""
+"""Fitting what is kept with a model beside its weights: a temperature, val's answers, and how its images look."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import numpy as np
 from petriscope.augment import AUGMENTATIONS
 from petriscope.augment.base import Mixing
 from petriscope.augment.sets import augmented_set
-from petriscope.inference.predictor import Answers, Classifier
 from petriscope.data.batches import Batches
 from petriscope.data.imageset import ImageSet
+from petriscope.inference.predictor import Answers, Classifier
 from petriscope.inference.tta import TTA
 from petriscope.trust.ood import Detector, Seen, fit_detector
 from petriscope.trust.state import Trust, fit_reference
 
-LOOKED_AT = 2500  # pictures of a split that the detector is fitted on, at most: more change it little
+LOOKED_AT = 2500  # images of a split that the detector is fitted on, at most: more change it little
 
 
 def calibrate(
@@ -23,7 +23,7 @@ def calibrate(
     """Fit what val says of a classifier, put it into ``classifier.trust``, and give the answers on val.
 
     Args:
-        train: what it was trained on, for the detector of unlike pictures; None leaves the detector as it is.
+        train: what it was trained on, for the detector of unlike images; None leaves the detector as it is.
         tta: that the answers are averaged over; None: as in the recipe.
     """
     tta = tta or classifier.recipe.evaluation.tta
@@ -47,15 +47,15 @@ def calibrate_trained(classifier: Classifier, train: ImageSet | None, val: Image
 
 
 def recalibrate(classifier: Classifier, images: ImageSet, tta: TTA | None = None, quiet: bool = False) -> Answers:
-    """`calibrate` on labeled pictures from elsewhere in place of val, with nothing kept of what val said. The detector's
-    measures stay those of the training pictures; their limits move out, so that these pictures are not unlike them.
+    """`calibrate` on labeled images from elsewhere in place of val, with nothing kept of what val said. The detector's
+    measures stay those of the training images; their limits move out, so that these images are not unlike them.
 
     Args:
         tta: None: as `calibrate_trained` does.
     """
     detector = classifier.trust.detector
     if detector is not None:
-        detector = detector.widened(*_look(classifier, images, "none", None if quiet else "looking at pictures")[1])
+        detector = detector.widened(*_look(classifier, images, "none", None if quiet else "looking at images")[1])
     classifier.trust = Trust({}, detector)
     if tta is None:
         return calibrate_trained(classifier, None, images, quiet)
@@ -63,7 +63,7 @@ def recalibrate(classifier: Classifier, images: ImageSet, tta: TTA | None = None
 
 
 def _fit_detector(classifier: Classifier, train: ImageSet, val: ImageSet, shown: Seen, quiet: bool) -> Detector:
-    """By pictures as they are and as training augments them: what a network was trained to see through is no reason to
+    """By images as they are and as training augments them: what a network was trained to see through is no reason to
     keep silent.
 
     Args:

@@ -1,4 +1,4 @@
-"""The training pictures that a network finds most like a picture, by the features its last layer reads."""
+"""The training images that a network finds most like a image, by the features its last layer reads."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from petriscope.data.imageset import ImageSet
 from petriscope.core.device import Format, autocast
 from petriscope.core.progress import progress
+from petriscope.data.imageset import ImageSet
 
 BATCH = 256
 
 
 @dataclass(frozen=True, eq=False)
 class Neighbors:
-    """Training pictures next to others.
+    """Training images next to others.
 
     Args:
         rows: in the training set, int64 [M, k], the nearest first.
         similarity: cosine of the features, float32 [M, k].
-        among: how many training pictures were looked through.
+        among: how many training images were looked through.
     """
 
     rows: np.ndarray
@@ -35,18 +35,18 @@ def nearest(
     model: nn.Module,
     normalize: Callable[[Tensor], Tensor],
     number_format: Format,
-    pictures: np.ndarray,
+    batch: np.ndarray,
     train: ImageSet,
     k: int = 5,
     most: int | None = None,
     quiet: bool = True,
 ) -> Neighbors | None:
-    """The k nearest training pictures of each picture.
+    """The k nearest training images of each image.
 
     Args:
         model: in evaluation mode.
-        pictures: uint8 [M, H, W, C].
-        most: training pictures to look through, drawn with a fixed seed; None: all.
+        images: uint8 [M, H, W, C].
+        most: training images to look through, drawn with a fixed seed; None: all.
 
     Returns:
         None for a network that does not end in a linear layer.
@@ -68,8 +68,8 @@ def nearest(
         return nn.functional.normalize(seen[-1].float().flatten(1), dim=1)
 
     try:
-        with torch.inference_mode(), progress("finding similar training pictures", len(rows)) as bar:
-            asked = directions(pictures)
+        with torch.inference_mode(), progress("finding similar training images", len(rows)) as bar:
+            asked = directions(batch)
             similar: list[Tensor] = []
             for start in range(0, len(rows), BATCH):
                 block = rows[start : start + BATCH]

@@ -1,4 +1,4 @@
-"""Classes of picture files that are in no data set."""
+"""Classes of image files that are in no data set."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from petriscope.trust.abstention import plan_answers
-from petriscope.inference.predictor import Classifier
-from petriscope.data.decode import decode_file, workers
-from petriscope.data.sources.folders import is_picture
 from petriscope.core.errors import DataError, RequestError
-from petriscope.inference.tta import TTA
 from petriscope.core.progress import progress
+from petriscope.data.decode import decode_file, workers
+from petriscope.data.sources.folders import is_image
+from petriscope.inference.predictor import Classifier
+from petriscope.inference.tta import TTA
+from petriscope.trust.abstention import plan_answers
 
 if TYPE_CHECKING:
     import pandas as pd
 
-CHUNK = 256  # pictures decoded, and in memory, at a time
+CHUNK = 256  # images decoded, and in memory, at a time
 
 
-def find_pictures(paths: Sequence[Path]) -> list[Path]:
-    """Files as they are given, and the pictures anywhere below folders.
+def find_images(paths: Sequence[Path]) -> list[Path]:
+    """Files as they are given, and the images anywhere below folders.
 
     Raises:
-        RequestError: a path does not exist, or a folder holds no picture.
+        RequestError: a path does not exist, or a folder holds no image.
     """
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
             inside = sorted(
-                p for p in path.rglob("*") if p.is_file() and is_picture(p.name) and not p.name.startswith(".")
+                p for p in path.rglob("*") if p.is_file() and is_image(p.name) and not p.name.startswith(".")
             )
             if not inside:
-                raise RequestError(f"no pictures in {path}")
+                raise RequestError(f"no images in {path}")
             found += inside
         elif path.exists():
             found.append(path)
         else:
-            raise RequestError(f"no such picture or folder: {path}")
+            raise RequestError(f"no such image or folder: {path}")
     return found
 
 
@@ -53,7 +53,7 @@ def predict_files(
     max_error: float | None = None,
     sets: float | None = None,
 ) -> pd.DataFrame:
-    """A row a picture; see `petriscope.api.predict`."""
+    """A row a image; see `petriscope.api.predict`."""
     import pandas as pd
 
     names = [f"p_{name}" for name in classifier.classes]
@@ -61,14 +61,14 @@ def predict_files(
     said = ["answer", "why"] if sets is None else ["answer", "why", "set"]
     rows: list[dict[str, Any]] = []
     with progress("predicting", len(paths)) as bar:
-        for block, pictures in decoded(classifier, paths):
-            good = [picture for picture in pictures if isinstance(picture, np.ndarray)]
+        for block, images in decoded(classifier, paths):
+            good = [image for image in images if isinstance(image, np.ndarray)]
             answers = classifier.answer(np.stack(good), tta) if good else None
             found = iter(zip(answers.probabilities, answering.words(answers), strict=True) if answers else ())
-            for path, picture in zip(block, pictures, strict=True):
-                row: dict[str, Any] = {"picture": str(path), "predicted": None, "confidence": None, "error": None}
-                if isinstance(picture, str):
-                    row["error"] = picture
+            for path, image in zip(block, images, strict=True):
+                row: dict[str, Any] = {"image": str(path), "predicted": None, "confidence": None, "error": None}
+                if isinstance(image, str):
+                    row["error"] = image
                 else:
                     p, words = next(found)
                     row |= {"predicted": classifier.classes[int(p.argmax())], "confidence": float(p.max()), **words}
@@ -76,13 +76,13 @@ def predict_files(
                 rows.append(row)
             if not quiet:
                 bar.advance(len(block))
-    return pd.DataFrame(rows, columns=["picture", "predicted", "confidence", "error", *said, *names])
+    return pd.DataFrame(rows, columns=["image", "predicted", "confidence", "error", *said, *names])
 
 
 def decoded(
     classifier: Classifier, paths: Sequence[Path], chunk: int = CHUNK
 ) -> Iterator[tuple[Sequence[Path], list[np.ndarray | str]]]:
-    """Chunks of paths with their pictures, uint8 [H, W, C] as the model takes them, or with what is wrong with them."""
+    """Chunks of paths with their images, uint8 [H, W, C] as the model takes them, or with what is wrong with them."""
     height, width, channels = classifier.shape
     data = classifier.recipe.data
 

@@ -1,4 +1,4 @@
-"""One safetensors file that is enough to predict: weights, and in its metadata all that turns a picture into classes."""
+"""One safetensors file that is enough to predict: weights, and in its metadata all that turns a image into classes."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from petriscope.augment.pipeline import Normalize
-from petriscope.data.batches import Batches
+from petriscope.core.device import Format, choose_device, choose_format, lay_out
 from petriscope.core.errors import RequestError
-from petriscope.trust.temperature import scale
+from petriscope.core.files import atomic
+from petriscope.core.recipe import Recipe, check_recipe
+from petriscope.data.batches import Batches
 from petriscope.inference.tta import TTA, predict_batch, predict_set
+from petriscope.models import build_model
 from petriscope.trust.ood import observe
 from petriscope.trust.state import Trust
-from petriscope.core.files import atomic
-from petriscope.models import build_model
-from petriscope.core.device import Format, choose_device, choose_format, lay_out
-from petriscope.core.recipe import Recipe, check_recipe
+from petriscope.trust.temperature import scale
 
 FORMAT = 1
 
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What a classifier says of pictures.
+    """What a classifier says of images.
 
     Args:
         raw: probabilities as the network gives them, float32 [N, K].
         probabilities: at the temperature fitted on val, float32 [N, K].
-        outlier: how unlike the training pictures each is, float32 [N]; above 1, unlike anything seen. None: the model
+        outlier: how unlike the training images each is, float32 [N]; above 1, unlike anything seen. None: the model
             file has nothing to tell by.
     """
 
@@ -53,8 +53,8 @@ class Classifier:
         model: in eval mode, on ``device``.
         recipe: it was trained by.
         classes: names of the logits.
-        shape: (height, width, channels) of the pictures it takes.
-        mean, std: of the training pictures, a figure a channel, in units of the full range.
+        shape: (height, width, channels) of the images it takes.
+        mean, std: of the training images, a figure a channel, in units of the full range.
         trust: what val says of it; empty for a model that has seen no val.
     """
 
@@ -87,7 +87,7 @@ class Classifier:
         return scale(self._raw(self._batch(images), tta), self.temperature(tta))
 
     def answer(self, images: np.ndarray, tta: TTA | None = None) -> Answers:
-        """uint8 [B, H, W, C] -> probabilities, and how unlike the training pictures each is."""
+        """uint8 [B, H, W, C] -> probabilities, and how unlike the training images each is."""
         tta, batch = tta or self.recipe.evaluation.tta, self._batch(images)
         with observe(self.model) as observer:
             raw = self._raw(batch, tta)
@@ -96,7 +96,7 @@ class Classifier:
         return self.judge(raw, tta, None if detector is None else detector.score(*seen))
 
     def answer_set(self, batches: Batches, tta: TTA | None = None, label: str | None = None) -> Answers:
-        """The same for every picture of a set; ``label``: of the progress shown, None for none."""
+        """The same for every image of a set; ``label``: of the progress shown, None for none."""
         tta, detector = tta or self.recipe.evaluation.tta, self.trust.detector
         if detector is None:
             return self.judge(self.look(batches, tta, label), tta, None)
@@ -111,7 +111,7 @@ class Classifier:
         label: str | None = None,
         note: Callable[[np.ndarray, np.ndarray], object] | None = None,
     ) -> np.ndarray:
-        """The network's own probabilities for every picture of a set, float32 [N, K].
+        """The network's own probabilities for every image of a set, float32 [N, K].
 
         Args:
             note: called with the features and statistics of each batch; see `petriscope.trust.ood.Observer.take`.
@@ -121,8 +121,8 @@ class Classifier:
             return predict_set(self.model, batches, self.normalize, number_format, tta, size, label)
         with observe(self.model) as observer:
 
-            def each(pictures: Tensor) -> None:
-                note(*observer.take(pictures))
+            def each(images: Tensor) -> None:
+                note(*observer.take(images))
 
             return predict_set(self.model, batches, self.normalize, number_format, tta, size, label, each)
 

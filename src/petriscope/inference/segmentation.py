@@ -1,4 +1,4 @@
-"""What is done with a model of masks: a split evaluated, and picture files of no data set given masks."""
+"""What is done with a model of masks: a split evaluated, and image files of no data set given masks."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from petriscope.inference.predictor import Classifier
 from petriscope.core.drawing import overlay, palette
+from petriscope.core.errors import RequestError
+from petriscope.core.files import atomic
+from petriscope.core.progress import progress
 from petriscope.data.batches import Batches
 from petriscope.data.decode import decode_file
 from petriscope.data.imageset import ImageSet
-from petriscope.core.errors import RequestError
+from petriscope.inference.predict import decoded
+from petriscope.inference.predictor import Classifier
 from petriscope.inference.tta import TTA, predict_batches
 from petriscope.metrics.segmentation import (
     Tally,
@@ -25,16 +28,13 @@ from petriscope.metrics.segmentation import (
     mean_iou,
     tally_masks,
 )
-from petriscope.core.files import atomic
-from petriscope.inference.predict import decoded
-from petriscope.core.progress import progress
 from petriscope.run.folder import Run
 
 if TYPE_CHECKING:
     import pandas as pd
 
 EXAMPLES_EACH = 4  # of the best, the median and the worst
-CHUNK = 32  # pictures in memory at a time: each has a probability a class and pixel
+CHUNK = 32  # images in memory at a time: each has a probability a class and pixel
 
 
 def mask_predictions(
@@ -68,13 +68,13 @@ def evaluate_masks(
 def keep_masks(
     run: Run, classifier: Classifier, images: ImageSet, split: str, result: dict[str, Any], tally: Tally
 ) -> None:
-    """Put figures, a row a picture, and the best, median and worst pictures into the run; see
+    """Put figures, a row a image, and the best, median and worst images into the run; see
     `petriscope.run.folder.Run.gallery`."""
     chosen, words = choose_examples(tally, EXAMPLES_EACH)
-    pictures = images.take(chosen)
-    probabilities = classifier.probabilities(pictures, result["tta"])
+    batch = images.take(chosen)
+    probabilities = classifier.probabilities(batch, result["tta"])
     arrays = {
-        "images": pictures,
+        "images": batch,
         "truth": images.targets[chosen],
         "predicted": probabilities.argmax(1).astype(np.uint8),
         "confidence": np.rint(probabilities.max(1) * 255).astype(np.uint8),
@@ -90,27 +90,27 @@ def keep_masks(
 def segment_files(
     classifier: Classifier, paths: Sequence[Path], folder: Path, tta: TTA | None, quiet: bool
 ) -> pd.DataFrame:
-    """Write ``NAME.png`` (an indexed mask: pixel value = class, counted from 0) and ``NAME-overlay.png`` a picture.
+    """Write ``NAME.png`` (an indexed mask: pixel value = class, counted from 0) and ``NAME-overlay.png`` a image.
 
     Args:
         folder: where they go; made if need be. Files of the same names in it are an error, not overwritten.
 
     Returns:
-        a row a picture: picture, mask, confidence (mean over pixels), error, and the share of the picture that each class
-        takes (``share_<class>``). A picture that cannot be read has an error and no mask.
+        a row a image: image, mask, confidence (mean over pixels), error, and the share of the image that each class
+        takes (``share_<class>``). A image that cannot be read has an error and no mask.
     """
     import pandas as pd
 
     names = _file_names(paths, folder)
     rows: list[dict[str, Any]] = []
     with progress("segmenting", len(paths)) as bar:
-        for block, pictures in decoded(classifier, paths, CHUNK):
-            good = [picture for picture in pictures if isinstance(picture, np.ndarray)]
+        for block, images in decoded(classifier, paths, CHUNK):
+            good = [image for image in images if isinstance(image, np.ndarray)]
             found = iter(classifier.probabilities(np.stack(good), tta) if good else ())
-            for path, picture in zip(block, pictures, strict=True):
-                row: dict[str, Any] = {"picture": str(path), "mask": None, "confidence": None, "error": None}
-                if isinstance(picture, str):
-                    row["error"] = picture
+            for path, image in zip(block, images, strict=True):
+                row: dict[str, Any] = {"image": str(path), "mask": None, "confidence": None, "error": None}
+                if isinstance(image, str):
+                    row["error"] = image
                 else:
                     p = next(found)
                     mask = p.argmax(0).astype(np.uint8)
@@ -121,12 +121,12 @@ def segment_files(
                 rows.append(row)
             if not quiet:
                 bar.advance(len(block))
-    columns = ["picture", "mask", "confidence", "error", *(f"share_{name}" for name in classifier.classes)]
+    columns = ["image", "mask", "confidence", "error", *(f"share_{name}" for name in classifier.classes)]
     return pd.DataFrame(rows, columns=columns)
 
 
 def _file_names(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
-    """Where each picture's mask goes; pictures of one name in several folders are numbered."""
+    """Where each image's mask goes; images of one name in several folders are numbered."""
     taken: set[str] = set()
     out = {}
     for path in paths:
@@ -142,18 +142,18 @@ def _file_names(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
 
 
 def _write(path: Path, file: Path, mask: np.ndarray, classifier: Classifier) -> None:
-    picture = decode_file(path, None, classifier.recipe.data.filter, "rgb", classifier.recipe.data.bits)
-    height, width = picture.shape[:2]
+    pixels = decode_file(path, None, classifier.recipe.data.filter, "rgb", classifier.recipe.data.bits)
+    height, width = pixels.shape[:2]
     indexed = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
     full = np.asarray(indexed)
     indexed.putpalette(palette(len(classifier.classes)).tobytes())
     for name, image in (
         (file, indexed),
-        (file.with_stem(f"{file.stem}-overlay"), _laid_over(picture, full, classifier)),
+        (file.with_stem(f"{file.stem}-overlay"), _laid_over(pixels, full, classifier)),
     ):
         with atomic(name) as temporary:
             image.save(temporary, format="PNG")
 
 
-def _laid_over(picture: np.ndarray, mask: np.ndarray, classifier: Classifier) -> Image.Image:
-    return Image.fromarray(overlay(picture, mask, len(classifier.classes)))
+def _laid_over(image: np.ndarray, mask: np.ndarray, classifier: Classifier) -> Image.Image:
+    return Image.fromarray(overlay(image, mask, len(classifier.classes)))

@@ -1,4 +1,4 @@
-"""What a model costs: parameters, multiply-adds, pictures a second."""
+"""What a model costs: parameters, multiply-adds, images a second."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import numpy as np
+
 from petriscope.inference.predictor import Classifier
 from petriscope.models.cost import multiply_adds, parameters
 
@@ -17,10 +18,10 @@ ENOUGH_SECONDS = 0.5
 
 
 def inference_rate(classifier: Classifier, batch: int = 256, budget: float = 3.0) -> float:
-    """Pictures a second, from uint8 to probabilities, without test-time augmentation: the median of repeated batches.
+    """Images a second, from uint8 to probabilities, without test-time augmentation: the median of repeated batches.
 
     Args:
-        batch: pictures in one; fewer where so many would take too long.
+        batch: images in one; fewer where so many would take too long.
         budget: seconds that all batches but the first, a small one, may take.
     """
     size, spent, times = min(SMALL_BATCH, batch), 0.0, list[float]()
@@ -38,18 +39,18 @@ def inference_rate(classifier: Classifier, batch: int = 256, budget: float = 3.0
 
 
 def _time_batch(classifier: Classifier, size: int) -> float:
-    pictures = np.random.default_rng(0).integers(0, 256, (size, *classifier.shape), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (size, *classifier.shape), dtype=np.uint8)
     start = time.perf_counter()
-    classifier.probabilities(pictures, tta="none")
+    classifier.probabilities(images, tta="none")
     return time.perf_counter() - start
 
 
 def cost(classifier: Classifier) -> dict[str, Any]:
-    """Parameters, multiply-adds a picture, bytes of the weights in fp32, pictures a second at inference."""
+    """Parameters, multiply-adds a image, bytes of the weights in fp32, images a second at inference."""
     count = parameters(classifier.model)
     return {
         "parameters": count,
         "multiply_adds": multiply_adds(classifier.model, classifier.shape),
         "bytes_fp32": 4 * count,
-        "inference_pictures_per_second": round(inference_rate(classifier), 1),
+        "inference_images_per_second": round(inference_rate(classifier), 1),
     }

@@ -1,4 +1,4 @@
-"""Running a model over a set, with or without turned, mirrored and enlarged copies of each picture."""
+"""Running a model over a set, with or without turned, mirrored and enlarged copies of each image."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from petriscope.data.batches import Batches
 from petriscope.core.device import Format, autocast
 from petriscope.core.progress import progress
 from petriscope.core.recipe import TTA
+from petriscope.data.batches import Batches
 
 CROP = 7 / 8  # of the side
 
@@ -23,9 +23,9 @@ def views(images: Tensor, tta: TTA) -> list[Tensor]:
 
     Args:
         images: [B, C, H, W].
-        tta: ``none``: the batch itself; ``mirror``: and its left-right mirror image, for pictures that have an up;
+        tta: ``none``: the batch itself; ``mirror``: and its left-right mirror image, for images that have an up;
             ``flips``: the 4 mirror images; ``d4``: the 8 symmetries of the square (the 4
-            mirror images where pictures are not square); ``crops``: the batch itself, and its corners and middle, each
+            mirror images where images are not square); ``crops``: the batch itself, and its corners and middle, each
             7/8 of the side long and enlarged to the size of the whole.
     """
     return [view.of(images) for view in _views(tta, (images.shape[2], images.shape[3]))]
@@ -54,7 +54,7 @@ class _View:
         return out.transpose(2, 3) if self.across else out
 
     def put_back(self, maps: Tensor) -> Tensor:
-        """What a model says of each pixel of the view, where that pixel lies in the picture; 0 where the view has none."""
+        """What a model says of each pixel of the view, where that pixel lies in the image; 0 where the view has none."""
         if self.box is not None:
             top, left, height, width = self.box
             part = F.interpolate(maps, (height, width), mode="bilinear", align_corners=False)
@@ -64,7 +64,7 @@ class _View:
 
 
 def _views(tta: TTA, size: tuple[int, int]) -> list[_View]:
-    """The views of pictures of a size, the plain one first."""
+    """The views of images of a size, the plain one first."""
     if tta == "none":
         return [_View()]
     if tta == "mirror":
@@ -132,13 +132,13 @@ def predict_batches(
         order = np.arange(len(batches.images))
         chunks: Sequence[np.ndarray] = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
         with progress(label or "", len(order)) as bar:
-            for indices, (pictures, targets) in zip(chunks, batches.iterate(chunks), strict=True):
-                log_p = predict_batch(model, pictures, normalize, number_format, tta)
+            for indices, (images, targets) in zip(chunks, batches.iterate(chunks), strict=True):
+                log_p = predict_batch(model, images, normalize, number_format, tta)
                 if each is not None:
-                    each(pictures)
+                    each(images)
                 yield indices, log_p, targets
                 if label:
-                    bar.advance(len(pictures))
+                    bar.advance(len(images))
     finally:
         model.train(training)
 
@@ -153,7 +153,7 @@ def predict_set(
     label: str | None = None,
     each: Callable[[Tensor], object] | None = None,
 ) -> np.ndarray:
-    """Probabilities for every picture of a set, float32 [N, K]. The model is left in the mode it was in.
+    """Probabilities for every image of a set, float32 [N, K]. The model is left in the mode it was in.
 
     Args:
         each: called with a batch, uint8 [B, H, W, C], when it is done.

@@ -27,19 +27,19 @@ def quick_metrics(probabilities: np.ndarray, targets: np.ndarray) -> dict[str, f
 
 
 def confusion_matrix(targets: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """Pictures by true class (rows) and predicted class (columns), int64 [K, K]."""
+    """Images by true class (rows) and predicted class (columns), int64 [K, K]."""
     return np.bincount(targets * classes + predicted, minlength=classes * classes).reshape(classes, classes)
 
 
 def nll_each(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Negative log-likelihood of each picture's true class, in nats, [N]."""
+    """Negative log-likelihood of each image's true class, in nats, [N]."""
     return -np.log(np.maximum(probabilities[np.arange(len(targets)), targets], FLOOR))
 
 
 def from_confusion(confusion: np.ndarray) -> dict[str, np.ndarray]:
     """Accuracy, balanced accuracy and macro F1 of [R, K, K] confusion matrices, each [R].
 
-    Classes without a picture are left out of the means.
+    Classes without a image are left out of the means.
     """
     hits = np.diagonal(confusion, axis1=1, axis2=2).astype(float)
     true, predicted = confusion.sum(2), confusion.sum(1)
@@ -55,7 +55,7 @@ def from_confusion(confusion: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def calibration_bins(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> dict[str, np.ndarray]:
-    """Pictures by confidence, in bins of equal width: ``count``, mean ``confidence`` and ``accuracy``, each [bins]."""
+    """Images by confidence, in bins of equal width: ``count``, mean ``confidence`` and ``accuracy``, each [bins]."""
     index = _bin_index(confidence, bins)
     count = np.bincount(index, minlength=bins)
     some = np.maximum(count, 1)
@@ -71,7 +71,7 @@ def _bin_index(confidence: np.ndarray, bins: int) -> np.ndarray:
 
 
 def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> float:
-    """Expected calibration error: the gap of accuracy and confidence, averaged over bins by their pictures."""
+    """Expected calibration error: the gap of accuracy and confidence, averaged over bins by their images."""
     table = calibration_bins(confidence, correct, bins)
     return float((table["count"] * np.abs(table["accuracy"] - table["confidence"])).sum() / len(confidence))
 

@@ -1,16 +1,16 @@
 """Sets of classes that hold the true one as often as wanted, whatever the model.
 
-A score says how badly a class fits a picture. If val and new pictures are drawn alike, the true class of a new one fits no
+A score says how badly a class fits a image. If val and new images are drawn alike, the true class of a new one fits no
 worse than a quantile of val's scores with the wanted probability: Vovk et al., 2005; the sets are all classes that fit so
 well. The methods differ in the score:
 
 - ``lac``: 1 - probability; the smallest sets on average. Sadinle et al., 2019, arXiv:1609.00451.
 - ``class``: the same with a quantile for each class, so that every class is covered as often as wanted (Mondrian).
-- ``aps``: the probability of all likelier classes; larger sets where a picture is harder. Romano et al., 2020,
+- ``aps``: the probability of all likelier classes; larger sets where a image is harder. Romano et al., 2020,
   arXiv:2006.02544.
 - ``raps``: with a penalty on unlikely classes, for smaller sets. Angelopoulos et al., 2021, arXiv:2009.14193.
 
-Coverage is what was promised over draws of val and of new pictures. A set may be empty: no class fits.
+Coverage is what was promised over draws of val and of new images. A set may be empty: no class fits.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ RAPS_FREE, RAPS_PENALTY = 1, 0.1  # classes that go without a penalty, and the p
 
 
 def scores(probabilities: np.ndarray, method: Method) -> np.ndarray:
-    """How badly each class fits each picture, float32 [N, K], of probabilities float [N, K].
+    """How badly each class fits each image, float32 [N, K], of probabilities float [N, K].
 
     APS and RAPS count a random part of the class's own probability, without which they cover too much. Here the draw is a
-    hash of the picture's probabilities: the same answer has the same set, and the order of the pictures does not matter.
+    hash of the image's probabilities: the same answer has the same set, and the order of the images does not matter.
     """
     p = np.asarray(probabilities, dtype=np.float64)
     if method in ("lac", "class"):
@@ -83,5 +83,5 @@ def quantiles(true_scores: np.ndarray, targets: np.ndarray, classes: int, level:
 
 
 def sets(probabilities: np.ndarray, limits: np.ndarray, method: Method) -> np.ndarray:
-    """Which classes are in the set of each picture, bool [N, K]; ``limits`` as `quantiles` gives them."""
+    """Which classes are in the set of each image, bool [N, K]; ``limits`` as `quantiles` gives them."""
     return scores(probabilities, method) <= limits

@@ -21,7 +21,7 @@ def wilson(hits: float, n: int, z: float = Z95) -> tuple[float, float]:
 
 
 def bootstrap_weights(n: int, resamples: int, seed: int = 0, chunk_bytes: int = 2**26) -> Iterator[np.ndarray]:
-    """How often each picture is drawn in each resample, float64 [r, N], in chunks of resamples. Efron, 1979."""
+    """How often each image is drawn in each resample, float64 [r, N], in chunks of resamples. Efron, 1979."""
     rng = np.random.default_rng(seed)
     rows = max(1, chunk_bytes // (8 * n))
     for start in range(0, resamples, rows):

@@ -1,4 +1,4 @@
-"""Figures of merit of masks: counted picture by picture while a set is gone through, never all probabilities at once.
+"""Figures of merit of masks: counted image by image while a set is gone through, never all probabilities at once.
 
 Pixels that are unlabeled in the truth count for nothing.
 """
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TOLERANCE = 0.0075  # of the diagonal: how far an outline may lie off
-JUDGED = 0.1  # share of a picture that is labeled, from which it can be an example
+JUDGED = 0.1  # share of a image that is labeled, from which it can be an example
 
 
 @dataclass(frozen=True)
 class Tally:
-    """What is counted of each picture of a set.
+    """What is counted of each image of a set.
 
     Args:
         confusion: labeled pixels by true class (rows) and predicted class (columns), int64 [N, K, K].
@@ -51,7 +51,7 @@ def tally_masks(
 
     Args:
         predictions: indices, log-probabilities float32 [B, K, H, W], masks uint8 [B, H, W].
-        count: pictures in all.
+        count: images in all.
         classes: K.
         outlines: whether to trace the classes' outlines too.
     """
@@ -70,7 +70,7 @@ def tally_masks(
 
 
 def confusion_each(predicted: Tensor, masks: Tensor, classes: int) -> Tensor:
-    """A confusion matrix a picture, int64 [B, K, K].
+    """A confusion matrix a image, int64 [B, K, K].
 
     Args:
         predicted: class indices, int64 [B, H, W].
@@ -86,7 +86,7 @@ def outlines_each(predicted: Tensor, masks: Tensor, classes: int) -> Tensor:
     """Outlines of the classes, traced and compared: see `Tally`, int64 [B, K, 4].
 
     A pixel belongs to the outline of its class if one of its four neighbors is labeled and of another class; borders to
-    what is unlabeled are no outlines. Near is within `TOLERANCE` of the picture's diagonal, at least one pixel.
+    what is unlabeled are no outlines. Near is within `TOLERANCE` of the image's diagonal, at least one pixel.
     """
     height, width = masks.shape[1:]
     reach = max(1.0, TOLERANCE * math.hypot(height, width))
@@ -175,7 +175,7 @@ def background_of(classes: tuple[str, ...]) -> int | None:
 
 
 def boundary_f1_each(outlines: np.ndarray) -> np.ndarray:
-    """F1 of each picture's outlines, [N], of the counts in `Tally`: the mean over the classes whose truth has an outline;
+    """F1 of each image's outlines, [N], of the counts in `Tally`: the mean over the classes whose truth has an outline;
     NaN where none has. Csurka et al., 2013, BMVC, doi:10.5244/C.27.32."""
     true, found, guessed, right = np.moveaxis(outlines, 2, 0)
     recall, precision = divide(found, true), divide(right, guessed)
@@ -190,12 +190,12 @@ def full_mask_metrics(
 
     Args:
         classes: K names.
-        groups: strings [N]; the bootstrap draws scenes (groups), or pictures where there are none: neighboring pixels, and
-            pictures of one scene, are no independent witnesses.
+        groups: strings [N]; the bootstrap draws scenes (groups), or images where there are none: neighboring pixels, and
+            images of one scene, are no independent witnesses.
         resamples: of the bootstrap.
 
     Returns:
-        n (pictures), scenes, pixels (labeled), outlined (pictures in which labeled classes meet, of which boundary_f1 is
+        n (images), scenes, pixels (labeled), outlined (images in which labeled classes meet, of which boundary_f1 is
         the mean); miou, pixel_accuracy, boundary_f1, nll (a pixel), each with ``<name>_ci95`` [low, high]; per_class (iou
         with iou_ci95, precision, recall, f1, pixels); confusion in pixels, true by predicted. Means are over the classes
         that the truth has. Where a class is called background, miou leaves it out of the mean and miou_with_background
@@ -243,7 +243,7 @@ def full_mask_metrics(
 
 
 def _figures(sums: dict[str, np.ndarray], background: int | None) -> dict[str, np.ndarray]:
-    """Each figure of each of R sums over pictures, [R]; and ``iou``, [R, K]."""
+    """Each figure of each of R sums over images, [R]; and ``iou``, [R, K]."""
     confusion = sums["confusion"]
     out = {"miou": mean_iou(confusion, background)}
     if background is not None:
@@ -259,9 +259,9 @@ def _figures(sums: dict[str, np.ndarray], background: int | None) -> dict[str, n
 def mask_table(
     tally: Tally, classes: Sequence[str], ids: np.ndarray, groups: np.ndarray | None, split: str
 ) -> pd.DataFrame:
-    """A row a picture: id, split, scene (its group, or itself), labeled (pixels), pixel_accuracy, miou (over the classes
+    """A row a image: id, split, scene (its group, or itself), labeled (pixels), pixel_accuracy, miou (over the classes
     present), ``iou_<class>``, empty where a class is not there; and of each class the pixels that are it (``true_``), that
-    were taken for it (``guessed_``), and both (``found_``), from which every figure of every set of pictures follows."""
+    were taken for it (``guessed_``), and both (``found_``), from which every figure of every set of images follows."""
     import pandas as pd
 
     hits = np.diagonal(tally.confusion, axis1=1, axis2=2)
@@ -281,7 +281,7 @@ def mask_table(
 
 
 def choose_examples(tally: Tally, each: int) -> tuple[np.ndarray, list[str]]:
-    """Pictures to show: the best, those around the median and the worst by mean IoU, of those that are labeled enough.
+    """Images to show: the best, those around the median and the worst by mean IoU, of those that are labeled enough.
 
     Returns:
         int64 [G] indices, and for each best, median or worst.
@@ -301,7 +301,7 @@ def choose_examples(tally: Tally, each: int) -> tuple[np.ndarray, list[str]]:
 
 
 def scenes_of(groups: np.ndarray | None, count: int) -> np.ndarray:
-    """The scene of each of so many pictures, counted from 0, int64 [N]: its group, or it alone where there are no groups."""
+    """The scene of each of so many images, counted from 0, int64 [N]: its group, or it alone where there are no groups."""
     return np.arange(count) if groups is None else np.unique(groups, return_inverse=True)[1]
 
 

@@ -29,12 +29,12 @@ def doubt(probabilities: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Threshold:
-    """Answer pictures whose doubt is at most ``doubt``.
+    """Answer images whose doubt is at most ``doubt``.
 
     Args:
         max_error: the error rate it is for.
         doubt: largest one that is answered.
-        answered, wrong: of the pictures it was fitted on.
+        answered, wrong: of the images it was fitted on.
         delta: how often a threshold so chosen breaks its promise, at most.
     """
 
@@ -52,20 +52,20 @@ class Threshold:
 def guaranteed_threshold(
     doubts: np.ndarray, right: np.ndarray, max_error: float, delta: float = DELTA
 ) -> Threshold | None:
-    """The threshold that answers most, with the error among answered pictures at most ``max_error`` with probability
-    ``1 - delta``; None: these pictures are too few, or too often wrong, to promise it for any.
+    """The threshold that answers most, with the error among answered images at most ``max_error`` with probability
+    ``1 - delta``; None: these images are too few, or too often wrong, to promise it for any.
 
-    Learn then test: Angelopoulos et al., 2021, arXiv:2110.01052. Thresholds are tried that answer half of these pictures,
+    Learn then test: Angelopoulos et al., 2021, arXiv:2110.01052. Thresholds are tried that answer half of these images,
     then 1 % more and so on: the binomial tail of the wrong ones among the answered tests whether the error is larger than
     wanted. Wiens's fallback procedure (2003, Pharmaceutical Statistics 2:211) hands the level on while tests succeed, and
-    gives a share of it to later starts, where more pictures give the test more power. A threshold is the doubt of one
-    picture, below which the others are drawn as if it had been fixed (Geifman and El-Yaniv, 2017, arXiv:1705.08500).
+    gives a share of it to later starts, where more images give the test more power. A threshold is the doubt of one
+    image, below which the others are drawn as if it had been fixed (Geifman and El-Yaniv, 2017, arXiv:1705.08500).
 
-    The promise holds for any number of pictures, if they are drawn as new ones will be and if cutting off more of the
+    The promise holds for any number of images, if they are drawn as new ones will be and if cutting off more of the
     doubtful never makes the rest worse.
 
     Args:
-        doubts: float [N], of pictures that played no part in training.
+        doubts: float [N], of images that played no part in training.
         right: bool [N].
         max_error: above 0, below 1.
     """
@@ -100,9 +100,9 @@ def _plan(n: int, max_error: float, delta: float) -> list[tuple[float, float]]:
 
 
 def risk_coverage(doubts: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coverage and risk when the N pictures are answered from the surest on, each [N].
+    """Coverage and risk when the N images are answered from the surest on, each [N].
 
-    Pictures of equal doubt are answered together: within them, the mean over all orders.
+    Images of equal doubt are answered together: within them, the mean over all orders.
     """
     order = np.argsort(doubts, kind="stable")
     _, group, count = np.unique(doubts[order], return_inverse=True, return_counts=True)
@@ -114,7 +114,7 @@ def risk_coverage(doubts: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np
 def aurc(doubts: np.ndarray, right: np.ndarray) -> tuple[float, float]:
     """Area under the risk-coverage curve, and how much of it better ordering could take away.
 
-    Geifman, Uziel and El-Yaniv, 2019, arXiv:1805.08206: the excess is over the order that has all right pictures first.
+    Geifman, Uziel and El-Yaniv, 2019, arXiv:1805.08206: the excess is over the order that has all right images first.
     """
     area = float(risk_coverage(doubts, right)[1].mean())
     answered = np.arange(1, len(right) + 1)

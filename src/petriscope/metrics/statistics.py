@@ -1,6 +1,6 @@
-"""Is one better than the other? Paired tests over the same pictures, and over several seeds.
+"""Is one better than the other? Paired tests over the same images, and over several seeds.
 
-Two things vary: which pictures were drawn, and with which seed a network was trained. The bootstrap over pictures gives
+Two things vary: which images were drawn, and with which seed a network was trained. The bootstrap over images gives
 the first, the spread of a method's seeds the second; a difference between methods is judged against both together.
 """
 
@@ -14,8 +14,8 @@ from typing import Literal, get_args
 import numpy as np
 from scipy.special import bdtr, ndtri, stdtr, stdtrit
 
-from petriscope.metrics.intervals import bootstrap_weights, percentile95, wilson
 from petriscope.metrics.classification import from_confusion
+from petriscope.metrics.intervals import bootstrap_weights, percentile95, wilson
 
 LabelFigure = Literal["accuracy", "balanced_accuracy", "macro_f1"]
 Figure = Literal[LabelFigure, "miou"]  # the last of masks
@@ -27,7 +27,7 @@ MANY = 1e9  # degrees of freedom, where several seeds came out the same
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A figure of S networks over the same N pictures, and over resamples of these pictures.
+    """A figure of S networks over the same N images, and over resamples of these images.
 
     Two samples of one `resample` call share the resamples, so that their differences are paired.
 
@@ -51,7 +51,7 @@ class Sample:
         return len(self.values)
 
     @property
-    def pictures(self) -> int:
+    def images(self) -> int:
         return self.right.shape[1]
 
     @property
@@ -65,21 +65,21 @@ class Sample:
 
     @property
     def ci95(self) -> tuple[float, float]:
-        """95 % interval of the mean over seeds, for new pictures and new seeds.
+        """95 % interval of the mean over seeds, for new images and new seeds.
 
-        One network: Wilson's for accuracy, the bootstrap's percentiles for the rest: for new pictures, and this network.
-        Several: Wilson's with the number of pictures that would give the same standard error (the effective sample
+        One network: Wilson's for accuracy, the bootstrap's percentiles for the rest: for new images, and this network.
+        Several: Wilson's with the number of images that would give the same standard error (the effective sample
         size of survey statistics; Dean and Pagano, 2015, Journal of Survey Statistics and Methodology 3:484) and
         Student's quantile, so that it stays within 0 and 1.
         """
         if len(self) == 1:
             if self.figure == "accuracy":
-                return wilson(float(self.right.sum()), self.pictures)
+                return wilson(float(self.right.sum()), self.images)
             return percentile95(self.draws[0])
         variance = _variance((self,), float(self.draws.mean(0).var()))
-        most = len(self) * self.pictures
+        most = len(self) * self.images
         effective = min(self.mean * (1 - self.mean) / variance.total, most) if variance.total > 0 else 0.0
-        effective = max(1, round(effective)) if 0 < self.mean < 1 else self.pictures
+        effective = max(1, round(effective)) if 0 < self.mean < 1 else self.images
         return wilson(self.mean * effective, effective, variance.quantile(0.975))
 
 
@@ -89,11 +89,11 @@ class Needed:
     that anyone would train.
 
     Args:
-        pictures: with the seeds there are.
-        seeds: of each method, with the pictures there are.
+        images: with the seeds there are.
+        seeds: of each method, with the images there are.
     """
 
-    pictures: int | None
+    images: int | None
     seeds: int | None
 
 
@@ -103,21 +103,21 @@ class Difference:
 
     Args:
         value: of the means over seeds.
-        ci95: interval for new pictures, and for new seeds where a method has several.
+        ci95: interval for new images, and for new seeds where a method has several.
         p: two-sided, of no difference.
         variance: what its standard error is made of.
-        pictures, seeds: it stands on; of seeds, the larger number.
+        images, seeds: it stands on; of seeds, the larger number.
     """
 
     value: float
     ci95: tuple[float, float]
     p: float
     variance: Variance
-    pictures: int
+    images: int
     seeds: int
 
     def needed(self, alpha: float = 0.05, power: float = 0.8) -> Needed:
-        """How many pictures, or seeds, show a difference of this size with this power, in a two-sided test at ``alpha``.
+        """How many images, or seeds, show a difference of this size with this power, in a two-sided test at ``alpha``.
 
         The standard error has to fall to ``|value| / (t + z)``, t and z the quantiles of 1 - alpha / 2 and of the power.
         For one network each and accuracy this is Connor's sample size for McNemar's test, 1987, Biometrics 43:207, with
@@ -127,15 +127,15 @@ class Difference:
             return Needed(None, None)
         found, z = self.variance, float(ndtri(power))
         wanted = (self.value / (found.quantile(1 - alpha / 2) + z)) ** 2
-        pictures = None
+        images = None
         if wanted > found.seeds:
-            pictures = max(math.ceil(self.pictures * found.pictures / (wanted - found.seeds)), 1)
+            images = max(math.ceil(self.images * found.images / (wanted - found.seeds)), 1)
 
         def shows(seeds: int) -> bool:
             more = found.with_seeds(self.seeds, seeds)
             return abs(self.value) >= (more.quantile(1 - alpha / 2) + z) * math.sqrt(more.total)
 
-        return Needed(pictures, _first(shows, self.seeds) if math.isfinite(found.freedom) else None)
+        return Needed(images, _first(shows, self.seeds) if math.isfinite(found.freedom) else None)
 
 
 @dataclass(frozen=True)
@@ -143,20 +143,20 @@ class Variance:
     """Squared standard error of a mean over seeds, or of a difference of two, by where it comes from.
 
     Args:
-        pictures: from the draw of pictures, the networks as they are; falls as 1 / pictures.
+        images: from the draw of images, the networks as they are; falls as 1 / images.
         seeds: from the seeds; falls as 1 / seeds.
-        shared: the part of ``pictures`` that all seeds have in common, which more seeds do not lower.
+        shared: the part of ``images`` that all seeds have in common, which more seeds do not lower.
         freedom: degrees of freedom of the total; infinite for single networks.
     """
 
-    pictures: float
+    images: float
     seeds: float
     shared: float
     freedom: float
 
     @property
     def total(self) -> float:
-        return self.pictures + self.seeds
+        return self.images + self.seeds
 
     def with_seeds(self, now: int, then: int) -> Variance:
         """What it would be with ``then`` seeds where there are ``now``, more than one."""
@@ -187,10 +187,10 @@ def resample(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Sample:
-    """A figure of P networks, and its bootstrap over pictures: the same resamples for all. Efron, 1979.
+    """A figure of P networks, and its bootstrap over images: the same resamples for all. Efron, 1979.
 
     Args:
-        predicted: class of each picture by each network, int64 [P, N].
+        predicted: class of each image by each network, int64 [P, N].
         targets: int64 [N].
         classes: how many there are.
     """
@@ -210,15 +210,15 @@ def resample_miou(counts: np.ndarray, scenes: np.ndarray, resamples: int = RESAM
     """Mean IoU of P networks, and its bootstrap over scenes: the same resamples for all.
 
     Args:
-        counts: pixels of each class in each picture: that are it, that were taken for it, and both; [P, N, K, 3].
-        scenes: the scene of each picture, [N]; pictures of one scene are drawn together.
+        counts: pixels of each class in each image: that are it, that were taken for it, and both; [P, N, K, 3].
+        scenes: the scene of each image, [N]; images of one scene are drawn together.
     """
-    networks, pictures = counts.shape[:2]
+    networks, images = counts.shape[:2]
     _, place = np.unique(scenes, return_inverse=True)
     sums = np.zeros((place.max() + 1, networks, *counts.shape[2:]))
     np.add.at(sums, place, counts.swapaxes(0, 1))
     draws = [_mean_iou(np.tensordot(w, sums, 1)) for w in bootstrap_weights(len(sums), resamples, seed)]
-    right = np.zeros((networks, pictures), dtype=bool)
+    right = np.zeros((networks, images), dtype=bool)
     return Sample("miou", right, _mean_iou(sums.sum(0)), np.concatenate(draws).T)
 
 
@@ -230,7 +230,7 @@ def _mean_iou(counts: np.ndarray) -> np.ndarray:
 
 
 class _Cells:
-    """Confusion matrices of weighted pictures: sums over pictures sorted by cell, since most cells are empty."""
+    """Confusion matrices of weighted images: sums over images sorted by cell, since most cells are empty."""
 
     def __init__(self, codes: np.ndarray, classes: int) -> None:
         self.order = np.argsort(codes, kind="stable")
@@ -245,48 +245,48 @@ class _Cells:
 
 
 def difference(method: Sample, baseline: Sample) -> Difference:
-    """A method against a baseline over the same pictures.
+    """A method against a baseline over the same images.
 
-    One network each and accuracy: p is McNemar's. Otherwise it is Student's, from the standard error of the pictures
+    One network each and accuracy: p is McNemar's. Otherwise it is Student's, from the standard error of the images
     (paired bootstrap) and of the seeds; see `Variance`. The interval is symmetric; 1 / N squared is added to its variance,
-    which is Agresti and Min's half a picture in every cell (2005, Statistics in Medicine 24:729): without it, networks
-    that agree on all pictures would have an interval of no width.
+    which is Agresti and Min's half a image in every cell (2005, Statistics in Medicine 24:729): without it, networks
+    that agree on all images would have an interval of no width.
     """
-    if method.figure != baseline.figure or method.pictures != baseline.pictures:
-        raise ValueError("the samples are not of one figure and the same pictures")
+    if method.figure != baseline.figure or method.images != baseline.images:
+        raise ValueError("the samples are not of one figure and the same images")
     value = method.mean - baseline.mean
-    over_pictures = float((method.draws.mean(0) - baseline.draws.mean(0)).var())
-    variance = _variance((method, baseline), over_pictures + 1 / method.pictures**2)
+    over_images = float((method.draws.mean(0) - baseline.draws.mean(0)).var())
+    variance = _variance((method, baseline), over_images + 1 / method.images**2)
     reach = variance.quantile(0.975) * math.sqrt(variance.total)
     if method.figure == "accuracy" and len(method) == len(baseline) == 1:
         p = mcnemar(method.right[0], baseline.right[0])
     else:
         p = _two_sided(value / math.sqrt(variance.total), variance.freedom)
     low, high = max(value - reach, -1.0), min(value + reach, 1.0)
-    return Difference(value, (low, high), p, variance, method.pictures, max(len(method), len(baseline)))
+    return Difference(value, (low, high), p, variance, method.images, max(len(method), len(baseline)))
 
 
-def _variance(samples: Sequence[Sample], over_pictures: float) -> Variance:
-    """Add what the seeds bring to the squared error that the draw of pictures brings.
+def _variance(samples: Sequence[Sample], over_images: float) -> Variance:
+    """Add what the seeds bring to the squared error that the draw of images brings.
 
-    A seed's figure varies by the seed itself and by what its own mistakes have to do with the pictures drawn. The
+    A seed's figure varies by the seed itself and by what its own mistakes have to do with the images drawn. The
     bootstrap sees the latter as well (how its seeds part from their mean), so it is taken off: the variance components
     of a study with readers and cases, both random. Gallas, 2006, Academic Radiology 13:353. The degrees of freedom are
     Satterthwaite's, 1946, Biometrics Bulletin 2:110. A method with one seed is taken to vary as the other does.
     """
     several = [sample for sample in samples if len(sample) > 1]
     if not several:
-        return Variance(over_pictures, 0.0, over_pictures, math.inf)
+        return Variance(over_images, 0.0, over_images, math.inf)
     single = len(samples) - len(several)
     spread = np.array([s.values.var(ddof=1) for s in several])
     own = np.array([(s.draws - s.values[:, None]).var(axis=0, ddof=1).mean() for s in several])
     freedom = np.array([len(s) - 1 for s in several])
     share = np.array([1 / len(s) for s in several]) + single / len(several)
     seeds = max(0.0, float((share * (spread - own)).sum()))
-    shared = max(0.0, over_pictures - float((share * own).sum()))
-    total = over_pictures + seeds
+    shared = max(0.0, over_images - float((share * own).sum()))
+    total = over_images + seeds
     parts = float(((share * spread) ** 2 / freedom).sum())
-    return Variance(over_pictures, seeds, shared, total**2 / parts if parts > 0 else MANY)
+    return Variance(over_images, seeds, shared, total**2 / parts if parts > 0 else MANY)
 
 
 def _two_sided(t: float, freedom: float) -> float:
@@ -295,9 +295,9 @@ def _two_sided(t: float, freedom: float) -> float:
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
-    """McNemar's test of two networks on the same pictures: p that they are right equally often, two-sided.
+    """McNemar's test of two networks on the same images: p that they are right equally often, two-sided.
 
-    Of the pictures that just one got right, each is as likely to be the one's as the other's; the binomial distribution
+    Of the images that just one got right, each is as likely to be the one's as the other's; the binomial distribution
     gives the rest, exactly. McNemar, 1947, Psychometrika 12:153.
 
     Args:

@@ -1,14 +1,14 @@
-"""Models, one file a family. `MODELS` lists what a recipe can name; `build_model` makes one for given pictures.
+"""Models, one file a family. `MODELS` lists what a recipe can name; `build_model` makes one for given images.
 
-A model is made from the number of input channels, the number of classes and the picture size (height, width); its
-keyword-only parameters are its options. It maps normalized float [B, C, H, W] to logits [B, K], a class a picture; or, if
+A model is made from the number of input channels, the number of classes and the image size (height, width); its
+keyword-only parameters are its options. It maps normalized float [B, C, H, W] to logits [B, K], a class a image; or, if
 it has the attribute ``segments = True``, to logits [B, K, H, W], a class a pixel.
 
 What else a model may have, for those who ask with ``getattr``:
 
 - ``expects``: the mean and std, a figure a channel in units of the full range, that its weights were trained with.
 - ``forward_with_loss(images) -> (logits, loss)``: a loss of its own to add to the recipe's.
-- ``reconstruct(images) -> images``: what an autoencoder makes of normalized pictures; the report shows it.
+- ``reconstruct(images) -> images``: what an autoencoder makes of normalized images; the report shows it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from petriscope.core.errors import RequestError
-from petriscope.core.registry import Catalogue
 from petriscope.core.recipe import Part
+from petriscope.core.registry import Catalogue
 
 if TYPE_CHECKING:
     from torch import nn
@@ -80,11 +80,11 @@ def build_model(part: Part, classes: int, shape: tuple[int, int, int], fresh: bo
     Args:
         part: its name and options.
         classes: the number of logits.
-        shape: (height, width, channels) of the pictures.
+        shape: (height, width, channels) of the images.
         fresh: start from the weights that the recipe names; False: the caller loads its own, and nothing is fetched.
 
     Raises:
-        RequestError: an unknown name or option, weights that do not fit, or a model that cannot take such pictures.
+        RequestError: an unknown name or option, weights that do not fit, or a model that cannot take such images.
         PetriscopeError: pretrained weights that cannot be had.
     """
     height, width, channels = shape
@@ -99,7 +99,7 @@ def build_model(part: Part, classes: int, shape: tuple[int, int, int], fresh: bo
 
 
 def _try(model: nn.Module, name: str, shape: tuple[int, int, int]) -> None:
-    """Run one picture through, so that a size that the model cannot take is found before anything is begun."""
+    """Run one image through, so that a size that the model cannot take is found before anything is begun."""
     import torch
 
     height, width, channels = shape
@@ -112,6 +112,6 @@ def _try(model: nn.Module, name: str, shape: tuple[int, int, int]) -> None:
         known = "model.resize=224 or " if "resize" in MODELS.options(name) else ""
         reason = str(error).partition("\n")[0]
         raise RequestError(
-            f"{name} cannot take pictures of {height}x{width} ({reason}); set {known}a larger data.size"
+            f"{name} cannot take images of {height}x{width} ({reason}); set {known}a larger data.size"
         ) from None
     model.train()

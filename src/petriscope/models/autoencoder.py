@@ -34,7 +34,7 @@ class Autoencoder(nn.Module):
         hidden: units of the classifier's hidden layer.
         dropout: before each fully connected layer.
         attention: at the end of each block of the encoder.
-        reconstruction: weight of the reconstruction loss, the mean squared error of the normalized pictures.
+        reconstruction: weight of the reconstruction loss, the mean squared error of the normalized images.
         encoder_learns: from both losses, or from the reconstruction alone: no gradient then goes from the classifier
             to the code.
         weights: a model file of Petriscope's to start from, such as a first stage's; its head is taken over if the
@@ -60,7 +60,7 @@ class Autoencoder(nn.Module):
         super().__init__()
         if not widths or min(size) < 2 ** len(widths):
             raise RequestError(
-                f"autoencoder: {len(widths)} widths, a block each, do not fit pictures of {size[0]}x{size[1]}; "
+                f"autoencoder: {len(widths)} widths, a block each, do not fit images of {size[0]}x{size[1]}; "
                 f"{len(widths)} blocks need {2 ** len(widths)} pixels or more, and there is one at least"
             )
         self.reconstruction, self.encoder_learns = reconstruction, encoder_learns
@@ -71,7 +71,7 @@ class Autoencoder(nn.Module):
         )
         outputs = [*reversed(widths[:-1]), widths[0]]
         self.decoder = nn.ModuleList(ConvBlock(i, out) for i, out in zip(reversed(widths), outputs, strict=True))
-        self.to_picture = nn.Conv2d(widths[0], channels, 1)
+        self.to_image = nn.Conv2d(widths[0], channels, 1)
         self.head = nn.Sequential(
             nn.Dropout(dropout),
             nn.Linear(widths[-1], hidden),
@@ -89,13 +89,13 @@ class Autoencoder(nn.Module):
         return self.blocks(images)
 
     def decode(self, code: Tensor) -> Tensor:
-        """The code -> pictures, float [B, C, H, W], in the units of the normalized input."""
+        """The code -> images, float [B, C, H, W], in the units of the normalized input."""
         for size, block in zip(self.sizes, self.decoder, strict=True):
             code = block(F.interpolate(code, size, mode="nearest"))
-        return self.to_picture(code)
+        return self.to_image(code)
 
     def reconstruct(self, images: Tensor) -> Tensor:
-        """Normalized float [B, C, H, W] -> the same pictures by way of the code, [B, C, H, W]."""
+        """Normalized float [B, C, H, W] -> the same images by way of the code, [B, C, H, W]."""
         return self.decode(self.encode(images))
 
     def classify(self, code: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ OPTIONS = """\
     head: ``linear``: the network's own; ``se-mlp``: squeeze and excitation on its feature maps, global average pooling,
         dense layers with swish, batch norm and dropout.
     hidden: units of each dense layer of ``se-mlp``.
-    resize: side of the square that pictures are resized to first (bilinear), such as 224; null: as they are."""
+    resize: side of the square that images are resized to first (bilinear), such as 224; null: as they are."""
 
 _fragments: list[Any] = []  # a library lives as long as something holds it
 
@@ -61,11 +61,11 @@ def import_timm() -> ModuleType:
 
 
 class Backbone(nn.Module):
-    """A timm network that resizes its pictures, or has another head.
+    """A timm network that resizes its images, or has another head.
 
     Args:
         backbone: the network; with ``head``, without its own.
-        resize: side of the pictures it gets; None: as they come.
+        resize: side of the images it gets; None: as they come.
         head: maps its features to logits; None: the network does.
     """
 
@@ -136,7 +136,7 @@ def make_backbone(
         network: Any = timm.create_model(name, num_classes=classes, in_chans=channels, **more)
     except (TypeError, AssertionError, ValueError, RuntimeError) as error:
         raise RequestError(
-            f"model timm/{name} cannot be made for pictures of {size[0]}x{size[1]} with these options: {error}"
+            f"model timm/{name} cannot be made for images of {size[0]}x{size[1]} with these options: {error}"
         ) from None
     _check_patches(name, network, (resize, resize) if resize else size)
     adapt(network)
@@ -163,7 +163,7 @@ def _check_patches(name: str, network: Any, size: tuple[int, int]) -> None:
     patch = getattr(getattr(network, "patch_embed", None), "patch_size", None)
     if isinstance(patch, tuple) and any(side % each for side, each in zip(size, patch, strict=True)):
         raise RequestError(
-            f"timm/{name} cuts pictures into patches of {patch[0]}x{patch[1]}, of which {size[0]}x{size[1]} is no multiple; "
+            f"timm/{name} cuts images into patches of {patch[0]}x{patch[1]}, of which {size[0]}x{size[1]} is no multiple; "
             f"set model.resize={max(1, -(-max(size) // patch[0])) * patch[0]} or another multiple of {patch[0]}"
         )
 
@@ -190,7 +190,7 @@ def _fitted(
     file: WeightFile, model: nn.Module, network: nn.Module, channels: int, config: dict[str, Any]
 ) -> WeightFile:
     """A file's tensors by the model's names: renamed where timm knows the file's origin, the first convolution's input
-    channels summed or repeated where the pictures have fewer or more."""
+    channels summed or repeated where the images have fewer or more."""
     from timm.models import adapt_input_conv
 
     prefix = "backbone."
@@ -217,7 +217,7 @@ def _fitted(
 
 
 def expected_statistics(statistics: Statistics, channels: int) -> Statistics:
-    """Statistics for pictures of other channels than the weights': their mean for gray, else taken in turn."""
+    """Statistics for images of other channels than the weights': their mean for gray, else taken in turn."""
 
     def fit(figures: tuple[float, ...]) -> tuple[float, ...]:
         if channels == 1:

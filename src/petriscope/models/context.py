@@ -1,4 +1,4 @@
-"""Wide views for convolutional networks: of the whole picture, and at several scales."""
+"""Wide views for convolutional networks: of the whole image, and at several scales."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class GlobalContext(nn.Module):
-    """Adds to every place one summary of the picture: a mean weighted by attention over places, passed through two layers
+    """Adds to every place one summary of the image: a mean weighted by attention over places, passed through two layers
     of a quarter of the channels. Cao et al., 2019, "GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond",
     arXiv:1904.11492.
 

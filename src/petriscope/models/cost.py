@@ -11,7 +11,7 @@ def parameters(model: nn.Module) -> int:
 
 
 def multiply_adds(model: nn.Module, shape: tuple[int, int, int]) -> int:
-    """Multiply-adds of one forward pass of one picture of ``shape`` (height, width, channels), attention included."""
+    """Multiply-adds of one forward pass of one image of ``shape`` (height, width, channels), attention included."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 

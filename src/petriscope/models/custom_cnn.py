@@ -37,7 +37,7 @@ class CustomCNN(nn.Module):
         super().__init__()
         if not widths or min(size) < 2 ** len(widths):
             raise RequestError(
-                f"custom-cnn: {len(widths)} widths, a stage each, do not fit pictures of {size[0]}x{size[1]}; "
+                f"custom-cnn: {len(widths)} widths, a stage each, do not fit images of {size[0]}x{size[1]}; "
                 f"{len(widths)} stages need {2 ** len(widths)} pixels or more, and there is one at least"
             )
         inputs = [channels, *widths]

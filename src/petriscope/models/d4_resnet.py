@@ -1,4 +1,4 @@
-"""A compact residual network that does not change its mind when a picture is turned or mirrored.
+"""A compact residual network that does not change its mind when a image is turned or mirrored.
 
 Cells have no up or down. The eight symmetries of the square (four turns, each with its mirror image) form the group D4.
 Every layer here carries eight versions of each feature, one a symmetry; turning the input turns the features and
@@ -85,7 +85,7 @@ class GroupBatchNorm(nn.Module):
     """Batch norm whose weights and running statistics are shared by the eight versions of a feature.
 
     In training each version is normalized by its own batch statistics, which differ by chance alone since turned and
-    mirrored pictures are as likely; sharing them there too costs three times the time. In evaluation the shared ones
+    mirrored images are as likely; sharing them there too costs three times the time. In evaluation the shared ones
     are used, and the layer is exactly equivariant.
     """
 
@@ -133,7 +133,7 @@ class Block(nn.Module):
 class D4ResNet(nn.Module):
     """Residual network equivariant to turns and mirror images; its logits are invariant to them.
 
-    Exact where sides halve evenly and pictures are square; elsewhere nearly so.
+    Exact where sides halve evenly and images are square; elsewhere nearly so.
 
     Args:
         channels, classes: of the input and the output.
@@ -141,7 +141,7 @@ class D4ResNet(nn.Module):
         widths: channels of each stage, the eight versions counted; the sides halve between stages.
         depths: blocks of each stage.
         dropout: before the logits.
-        drop_path: chance that a block's change is left out for a picture, growing linearly to this at the last block.
+        drop_path: chance that a block's change is left out for a image, growing linearly to this at the last block.
             Huang et al., 2016, arXiv:1603.09382.
     """
 
@@ -161,7 +161,7 @@ class D4ResNet(nn.Module):
             raise RequestError(f"d4-resnet: {len(widths)} widths and {len(depths)} depths; give one of each a stage")
         if min(size) < 2 ** (len(widths) - 1):
             raise RequestError(
-                f"d4-resnet: {len(widths)} stages need pictures of {2 ** (len(widths) - 1)} pixels or more"
+                f"d4-resnet: {len(widths)} stages need images of {2 ** (len(widths) - 1)} pixels or more"
             )
         inner = [width // ORDER for width in widths]
         self.stem = Lift(channels, inner[0])

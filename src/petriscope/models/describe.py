@@ -11,7 +11,7 @@ from petriscope.models import MODELS
 
 @dataclass(frozen=True)
 class Facts:
-    """What the table of models says of one. Figures are for RGB pictures and 8 classes.
+    """What the table of models says of one. Figures are for RGB images and 8 classes.
 
     They stand here, and a test holds them against the models, because counting takes twenty seconds, a listing none.
     """
@@ -47,7 +47,7 @@ FACTS = {
 
 
 def model_table() -> str:
-    """Every model with its parameters, multiply-adds, the picture side they were counted at, and the paper."""
+    """Every model with its parameters, multiply-adds, the image side they were counted at, and the paper."""
     rows = [("model", "parameters", "multiply-adds", "at", "paper")]
     for name in MODELS.members:
         facts = FACTS[name]
@@ -64,12 +64,12 @@ def model_table() -> str:
 
 
 def describe_model(name: str) -> str:
-    """A model's documentation, its options with their types and defaults, and its size for RGB pictures in 8 classes."""
+    """A model's documentation, its options with their types and defaults, and its size for RGB images in 8 classes."""
     import torch
 
-    from petriscope.models.cost import multiply_adds, parameters
-    from petriscope.models import build_model
     from petriscope.core.recipe import Part
+    from petriscope.models import build_model
+    from petriscope.models.cost import multiply_adds, parameters
 
     member = MODELS.find(name)
     side = FACTS[name].side if name in FACTS else 224

@@ -7,13 +7,13 @@ from torch import Tensor
 
 
 def drop_path(change: Tensor, chance: float, training: bool) -> Tensor:
-    """Leave a residual block's change out for some pictures of a batch, and scale the others up to keep the mean.
+    """Leave a residual block's change out for some images of a batch, and scale the others up to keep the mean.
 
     Huang et al., 2016, "Deep Networks with Stochastic Depth", arXiv:1603.09382.
 
     Args:
         change: float [B, C, H, W].
-        chance: that a picture goes without, 0 <= chance < 1.
+        chance: that a image goes without, 0 <= chance < 1.
     """
     if not training or not chance:
         return change

@@ -20,7 +20,7 @@ Kernel = Literal[3, 5, 7]
 
 
 class DualBody(nn.Module):
-    """The macro and the micro U-Net on the same picture; their features joined by a 1x1 convolution.
+    """The macro and the micro U-Net on the same image; their features joined by a 1x1 convolution.
 
     Args:
         macro, micro: [B, C, H, W] -> [B, their width, H, W].
@@ -49,12 +49,12 @@ class DualBody(nn.Module):
 
 class DualUNet(Segmenter):
     """A macro U-Net that sees far, by dilated convolutions, several scales at its bottleneck and attention gates; a micro
-    U-Net that keeps detail, with fewer and larger filters and a summary of the whole picture; and what joins them. Every
+    U-Net that keeps detail, with fewer and larger filters and a summary of the whole image; and what joins them. Every
     part can be switched off.
 
     Args:
         channels, classes: of the input and the output.
-        size: (height, width) of the pictures; any, since they are padded.
+        size: (height, width) of the images; any, since they are padded.
         branches: both, or one of them alone.
         widths: channels of the macro U-Net's levels, fine to coarse.
         rates: dilations in its encoder, one for each level but the coarsest, fine to coarse; empty: none.
@@ -62,9 +62,9 @@ class DualUNet(Segmenter):
         gates: attention gates on what its decoder takes from its encoder.
         micro_widths: channels of the micro U-Net's levels.
         micro_kernel: side of its filters.
-        context: the micro U-Net's summary of the whole picture.
-        patch: 2 or more: work on a picture of a half, a third ... of the sides, whose places hold all the pixels.
-        standardize: each picture to zero mean and unit variance first.
+        context: the micro U-Net's summary of the whole image.
+        patch: 2 or more: work on a image of a half, a third ... of the sides, whose places hold all the pixels.
+        standardize: each image to zero mean and unit variance first.
         residual: shortcuts around each pair of convolutions.
         attention: at the end of each pair, and where the two are joined.
         dropout: chance that a channel of the macro U-Net's coarsest features is left out.

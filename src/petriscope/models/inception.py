@@ -1,4 +1,4 @@
-"""InceptionNet for small pictures: GoogLeNet's nine modules after a stem that keeps the resolution."""
+"""InceptionNet for small images: GoogLeNet's nine modules after a stem that keeps the resolution."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class InceptionModule(nn.Module):
 
 
 class Inception(nn.Module):
-    """GoogLeNet's nine Inception modules at half their width, for pictures of 28 to 96 pixels.
+    """GoogLeNet's nine Inception modules at half their width, for images of 28 to 96 pixels.
 
     Szegedy et al., 2015, "Going Deeper with Convolutions", arXiv:1409.4842. The stem halves the sides once where the
     paper's divides them by 8; every convolution has batch norm (Ioffe and Szegedy, 2015, arXiv:1502.03167), with

@@ -54,7 +54,7 @@ class QuizDNN(nn.Module):
     ) -> None:
         super().__init__()
         if min(size) < 4:
-            raise RequestError(f"quiz-dnn needs pictures of 4x4 or more, not {size[0]}x{size[1]}; set data.size=4")
+            raise RequestError(f"quiz-dnn needs images of 4x4 or more, not {size[0]}x{size[1]}; set data.size=4")
         inputs = [channels, *[WIDTH] * 8]
         self.blocks = nn.ModuleList(Unit(each, activation, attention, dropout) for each in inputs)
         self.head = nn.Linear(WIDTH, classes)

@@ -1,4 +1,4 @@
-"""ResNets from timm, with a stem for small pictures and attention in every block."""
+"""ResNets from timm, with a stem for small images and attention in every block."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ Args:
     channels, classes: of the input and the output.
     size: (height, width); any, the network pools globally.
     stem: ``small``: a 3x3 convolution of stride 1 and no pooling, as the paper does for CIFAR; ``imagenet``: 7x7 of stride 2
-        and max pooling, which leaves little of pictures under 64 pixels, and which pretrained weights are for.
+        and max pooling, which leaves little of images under 64 pixels, and which pretrained weights are for.
     attention: at the end of each block's change, before the sum; new where ``weights`` come without.
 {OPTIONS}
 """

@@ -56,10 +56,10 @@ class SECNN(nn.Module):
         size: (height, width); a side of 2 at least where the stem pools.
         widths: channels of each stage; the sides halve between stages.
         depths: blocks of each stage.
-        pool: halve the sides after the first convolution too, as pictures of 64 pixels want; false for 32 and below.
+        pool: halve the sides after the first convolution too, as images of 64 pixels want; false for 32 and below.
         activation: after each convolution and each sum.
         dropout: before the logits.
-        drop_path: chance that a block's change is left out for a picture, growing linearly to this at the last block.
+        drop_path: chance that a block's change is left out for a image, growing linearly to this at the last block.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class SECNN(nn.Module):
         if not widths or len(widths) != len(depths):
             raise RequestError(f"se-cnn: {len(widths)} widths and {len(depths)} depths; give one of each a stage")
         if pool and min(size) < 2:
-            raise RequestError(f"se-cnn cannot pool pictures of {size[0]}x{size[1]}; set model.pool=false")
+            raise RequestError(f"se-cnn cannot pool images of {size[0]}x{size[1]}; set model.pool=false")
         self.stem = nn.Sequential(
             nn.Conv2d(channels, widths[0], 3, padding=1, bias=False),
             nn.BatchNorm2d(widths[0]),

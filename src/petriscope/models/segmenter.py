@@ -9,17 +9,17 @@ from torch import Tensor, nn
 
 from petriscope.models.mask_head import MaskHead
 
-LEAST_VARIANCE = 0.01  # of a picture that is standardized, so that the noise of a blank one stays small
+LEAST_VARIANCE = 0.01  # of a image that is standardized, so that the noise of a blank one stays small
 
 
 def padded(images: Tensor, multiple: int) -> Tensor:
-    """Pictures [B, C, H, W], their last row and column repeated until both sides are multiples."""
+    """Images [B, C, H, W], their last row and column repeated until both sides are multiples."""
     down, across = (-side % multiple for side in images.shape[2:])
     return F.pad(images, (0, across, 0, down), mode="replicate") if down or across else images
 
 
 class Segmenter(nn.Module):
-    """Pictures are padded to sides that the body can halve, and its features become logits.
+    """Images are padded to sides that the body can halve, and its features become logits.
 
     Args:
         body: [B, C patch^2, H / patch, W / patch] -> features [B, width, H / patch, W / patch]; with a ``bottleneck``, the
@@ -28,7 +28,7 @@ class Segmenter(nn.Module):
         multiple: of which the body takes sides.
         patch: pixels of so many rows and columns become channels of one place before the body, which then has a
             ``patch ** 2``-th of the work; logits are interpolated back.
-        standardize: bring each picture to zero mean and unit variance first, over all of its pixels and channels, so that
+        standardize: bring each image to zero mean and unit variance first, over all of its pixels and channels, so that
             its light and its contrast no longer count.
     """
 

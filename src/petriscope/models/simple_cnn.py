@@ -41,7 +41,7 @@ class SimpleCNN(nn.Module):
         super().__init__()
         if min(size) < 8:
             raise RequestError(
-                f"simple-cnn needs pictures of 8x8 or more, not {size[0]}x{size[1]}; set data.size=8 or more"
+                f"simple-cnn needs images of 8x8 or more, not {size[0]}x{size[1]}; set data.size=8 or more"
             )
         layers: list[nn.Module] = []
         height, width = size

@@ -35,7 +35,7 @@ def import_smp() -> ModuleType:
 
 
 class SMPSegmenter(nn.Module):
-    """A network of segmentation_models_pytorch that takes pictures of any size.
+    """A network of segmentation_models_pytorch that takes images of any size.
 
     Args:
         network: with an encoder, a decoder and a segmentation head.
@@ -95,7 +95,7 @@ def any_segmenter(name: str) -> Callable[..., nn.Module]:
 
 Args:
     channels, classes: of the input and the output.
-    size: (height, width) of the pictures; they are padded to what the encoder can halve.
+    size: (height, width) of the images; they are padded to what the encoder can halve.
     weights: ``none``; ``pretrained``: the encoder's, of ImageNet, from the library's hub; or the path of a .safetensors
         file, Petriscope's own or of such an encoder. What the weights were trained with is in the model's ``expects``.
 """

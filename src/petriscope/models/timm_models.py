@@ -51,7 +51,7 @@ timm's ``{name}``.
 
 Args:
     channels, classes: of the input and the output.
-    size: (height, width) of the pictures.
+    size: (height, width) of the images.
 {OPTIONS}
 """
     return build
@@ -87,7 +87,7 @@ convnext_base = backbone("convnext_base", f"ConvNeXt-Base. {_CONVNEXT}")
 convnext_large = backbone("convnext_large", f"ConvNeXt-Large. {_CONVNEXT}")
 deit_tiny = backbone(
     "deit_tiny_patch16_224",
-    "DeiT-Tiny, patches of 16, pictures resized to 224. Touvron et al., 2021, "
+    "DeiT-Tiny, patches of 16, images resized to 224. Touvron et al., 2021, "
     '"Training data-efficient image transformers and distillation through attention", arXiv:2012.12877.',
     side=224,
 )

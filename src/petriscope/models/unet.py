@@ -167,16 +167,16 @@ class UNetBody(nn.Module):
 
 
 class UNet(Segmenter):
-    """U-Net with batch norm and padded convolutions, so that logits are as large as the picture. Ronneberger et al., 2015,
+    """U-Net with batch norm and padded convolutions, so that logits are as large as the image. Ronneberger et al., 2015,
     "U-Net: Convolutional Networks for Biomedical Image Segmentation", arXiv:1505.04597.
 
     Args:
         channels, classes: of the input and the output.
-        size: (height, width) of the pictures; any, since they are padded.
+        size: (height, width) of the images; any, since they are padded.
         widths: channels of each level, fine to coarse; each has half the sides of the one before. The paper's are 64 to
             1024 on five levels.
-        patch: 2 or more: work on a picture of a half, a third ... of the sides, whose places hold all the pixels.
-        standardize: each picture to zero mean and unit variance first.
+        patch: 2 or more: work on a image of a half, a third ... of the sides, whose places hold all the pixels.
+        standardize: each image to zero mean and unit variance first.
         gates: attention gates on what the decoder takes from the encoder, as `attention-unet` has them.
         residual: shortcuts around each pair of convolutions.
         attention: at the end of each pair.

@@ -1,4 +1,4 @@
-"""VGG for small pictures: twelve convolutions and three fully connected layers."""
+"""VGG for small images: twelve convolutions and three fully connected layers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from petriscope.models.attention import Attention
 from petriscope.models.conv_block import ConvBlock
 
 Width = Annotated[int, Field(ge=1)]
-DEPTHS = (2, 2, 4, 4)  # of VGG-19, whose fifth stage would leave nothing of a small picture
+DEPTHS = (2, 2, 4, 4)  # of VGG-19, whose fifth stage would leave nothing of a small image
 
 
 class VGG(nn.Module):
@@ -44,7 +44,7 @@ class VGG(nn.Module):
         super().__init__()
         height, width = size
         if min(size) < 16:
-            raise RequestError(f"vgg needs pictures of 16x16 or more, not {height}x{width}; set data.size=16 or more")
+            raise RequestError(f"vgg needs images of 16x16 or more, not {height}x{width}; set data.size=16 or more")
         blocks: list[nn.Module] = []
         for out, depth in zip(widths, DEPTHS, strict=True):
             for position in range(depth):

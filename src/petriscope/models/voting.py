@@ -17,7 +17,7 @@ FLOOR = 1e-9  # of a probability, before its logarithm: no member may shout
 
 
 class Member(BaseModel):
-    """A network of an ensemble: how it is built, and how it wants pictures.
+    """A network of an ensemble: how it is built, and how it wants images.
 
     Args:
         model: name and options.
@@ -99,7 +99,7 @@ class Ensemble(nn.Module):
 
     Args:
         channels, classes, size: as for every model.
-        members: each sees the picture normalized in its own way.
+        members: each sees the image normalized in its own way.
         vote: ``mean``, ``stacking`` or ``specialist``; the latter takes a main network and one with ``only``.
         threshold, share: of `SpecialistRule`.
     """
@@ -121,7 +121,7 @@ class Ensemble(nn.Module):
         for member in members:
             if len(member.mean) != channels or len(member.std) != channels:
                 raise RequestError(
-                    f"ensemble: a member normalizes {len(member.mean)} channels; pictures have {channels}"
+                    f"ensemble: a member normalizes {len(member.mean)} channels; images have {channels}"
                 )
         only = [member.only for member in members]
         if [index is not None for index in only] != ([False, True] if vote == "specialist" else [False] * len(members)):
@@ -142,7 +142,7 @@ class Ensemble(nn.Module):
             self.head = MeanVote([m.weight for m in members])
 
     def forward(self, images: Tensor) -> Tensor:
-        """Pictures in [0, 1], float [B, C, H, W] -> log-probabilities (stacking: logits), float32 [B, K], or of every
+        """Images in [0, 1], float [B, C, H, W] -> log-probabilities (stacking: logits), float32 [B, K], or of every
         pixel [B, K, H, W]."""
         each = []
         for i, member in enumerate(self.members):

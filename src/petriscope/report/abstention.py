@@ -1,4 +1,4 @@
-"""The page's section on when the classifier keeps silent: risk by coverage, promised errors, sets, unlike pictures."""
+"""The page's section on when the classifier keeps silent: risk by coverage, promised errors, sets, unlike images."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
-from petriscope.trust.temperature import scale
 from petriscope.metrics.classification import calibration_bins
 from petriscope.metrics.selective import doubt, risk_coverage
 from petriscope.report import wording
 from petriscope.report.charts import Axis, dot, nice_ticks, reliability, svg, text_at
+from petriscope.trust.temperature import scale
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,7 +103,7 @@ def _temperature_words(temperature: float) -> str:
     change = "less" if temperature > 1 else "more"
     return (
         f"Temperature {temperature:.3g}, fitted on val: the logits are divided by it, which makes the model {change} sure "
-        "and moves no picture to another class."
+        "and moves no image to another class."
     )
 
 
@@ -114,11 +114,11 @@ def _headline(figures: dict[str, Any], name: str) -> str:
     row = next((row for row in rows if row["max_error"] == 0.01), rows[0])
     wanted = f"{100 * row['max_error']:g} %"
     if not row["guaranteed"]:
-        return f"No confidence promises at most {wanted} errors: the pictures of val are too few or too often wrong."
+        return f"No confidence promises at most {wanted} errors: the images of val are too few or too often wrong."
     if not row["answered"]:
-        return f"Asked for at most {wanted} errors, it answers none of the {name} pictures."
+        return f"Asked for at most {wanted} errors, it answers none of the {name} images."
     return (
-        f"Asked for at most {wanted} errors, it answers {wording.percent(row['coverage'], 1)} of the {name} pictures, and "
+        f"Asked for at most {wanted} errors, it answers {wording.percent(row['coverage'], 1)} of the {name} images, and "
         f"{wording.percent_with_interval(row['error'], row['error_ci95'])} of these answers are wrong."
     )
 
@@ -129,8 +129,8 @@ def _fitted(name: str, figures: dict[str, Any]) -> str:
     delta = figures["selective"][0]["delta"]
     promise = f"Thresholds come from val, and keep their promise for {100 * (1 - delta):g} of 100 draws of val."
     if name == "val":
-        return f"{promise} These are the pictures they were fitted on: only test shows whether they hold."
-    return f"{promise} The {name} pictures had no part in them."
+        return f"{promise} These are the images they were fitted on: only test shows whether they hold."
+    return f"{promise} The {name} images had no part in them."
 
 
 def _answered_row(row: dict[str, Any]) -> list[str]:
@@ -158,13 +158,13 @@ def _unlike(ood: dict[str, Any] | None, name: str) -> str:
         return ""
     look, get = ("looks", "gets") if ood["flagged"] == 1 else ("look", "get")
     return (
-        f"{wording.plural(ood['flagged'], f'{name} picture')} ({wording.percent(ood['share'])}) {look} unlike anything "
+        f"{wording.plural(ood['flagged'], f'{name} image')} ({wording.percent(ood['share'])}) {look} unlike anything "
         f"seen in training and {get} no answer. The limit lets {100 * ood['inside_of_val']:g} % of val pass."
     )
 
 
 def risk_curve(p: np.ndarray, right: np.ndarray, rows: Sequence[dict[str, Any]], name: str) -> Markup:
-    """Share of wrong answers by share of pictures answered, the surest first, with a dot at each promised error.
+    """Share of wrong answers by share of images answered, the surest first, with a dot at each promised error.
 
     Args:
         p: probabilities, float [N, K].
@@ -196,5 +196,5 @@ def risk_curve(p: np.ndarray, right: np.ndarray, rows: Sequence[dict[str, Any]],
     parts.append(text_at((left + right_end) / 2, base + 30, "answered, the surest first"))
     parts.append(text_at(left, 10, "wrong answers", "start"))
     half = float(risk[max(0, round(len(risk) / 2) - 1)])
-    said = f"{wording.percent(half)} at half of the pictures, {wording.percent(float(risk[-1]))} at all"
+    said = f"{wording.percent(half)} at half of the images, {wording.percent(float(risk[-1]))} at all"
     return svg(f"Share of wrong answers by share answered on {name}: {said}", 440, 244, parts)

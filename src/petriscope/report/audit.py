@@ -1,4 +1,4 @@
-"""The page of an audit: what was found, as pictures side by side, and what is suggested."""
+"""The page of an audit: what was found, as images side by side, and what is suggested."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from petriscope.audit.runner import Audit
 from petriscope.audit.findings import FAMILIES, KINDS
+from petriscope.audit.runner import Audit
 from petriscope.core.drawing import overlay
-from petriscope.data.decisions import FILE
 from petriscope.core.files import write_text
+from petriscope.data.decisions import FILE
 from petriscope.report import rendering, wording
-from petriscope.report.charts import Picture, picture
+from petriscope.report.charts import Thumbnail, thumbnail
 
 if TYPE_CHECKING:
     import pandas as pd
 
 GROUPS_SHOWN, GROUPS_OPEN = 16, 6  # the rest of those shown is folded
 MEMBERS_SHOWN = 6
-PLANTED_SHOWN = 12  # of the pictures that show a planted one
+PLANTED_SHOWN = 12  # of the images that show a planted one
 CARDS_SHOWN, CARDS_OPEN = 24, 12
 FILES_LISTED = 50
 NEIGHBORS = 4
@@ -33,32 +33,32 @@ WORST_HIGHEST = ("bright", "odd_size")  # of all other kinds of quality, the low
 
 @dataclass(frozen=True)
 class Card:
-    """A picture with what is said below it.
+    """A image with what is said below it.
 
     Args:
-        shown: None where the picture cannot be read.
+        shown: None where the image cannot be read.
         facts: (name, value) rows.
         said: the evidence.
         decision: what is suggested; empty where that goes without saying.
-        neighbors: the pictures nearest to it, each with its label.
+        neighbors: the images nearest to it, each with its label.
     """
 
-    shown: Picture | None
+    shown: Thumbnail | None
     id: str
     facts: list[tuple[str, str]]
     said: str
     decision: str
-    neighbors: list[tuple[Picture, str]]
+    neighbors: list[tuple[Thumbnail, str]]
 
 
 @dataclass(frozen=True)
 class Group:
-    """Pictures that belong together."""
+    """Listing that belong together."""
 
     name: str
     size: int
     cards: list[Card]
-    common: Picture | None = None  # the picture that was planted
+    common: Thumbnail | None = None  # the image that was planted
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _context(audit: Audit, folder: Path) -> dict[str, Any]:
         "cards_open": CARDS_OPEN,
         "facts": [
             ("Source", audit.source),
-            ("Pictures", f"{summary['n']:,}, read as {_shape(audit)}"),
+            ("Images", f"{summary['n']:,}, read as {_shape(audit)}"),
             ("Fingerprint", audit.fingerprint),
         ],
         "train": f"petriscope train RECIPE --data {source} --audit {shlex.quote(str(folder))}",
@@ -118,7 +118,7 @@ def _shape(audit: Audit) -> str:
 def _headline(summary: dict[str, Any], touched: int) -> dict[str, str]:
     n, counts = summary["n"], summary["decisions"]
     if not touched:
-        return {"big": "Nothing found", "rest": f"among {wording.plural(n, 'picture')}."}
+        return {"big": "Nothing found", "rest": f"among {wording.plural(n, 'image')}."}
     parts = [
         (counts["drop"], "to leave out"),
         (counts["relabel"], "to relabel"),
@@ -126,7 +126,7 @@ def _headline(summary: dict[str, Any], touched: int) -> dict[str, str]:
         (counts["keep"], "to keep as the one copy of those that go"),
     ]
     said = ", ".join(f"{count:,} {what}" for count, what in parts if count)
-    return {"big": f"{touched:,}", "rest": f"of {wording.plural(n, 'picture')} have something about them: {said}."}
+    return {"big": f"{touched:,}", "rest": f"of {wording.plural(n, 'image')} have something about them: {said}."}
 
 
 def _kind_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
@@ -145,10 +145,10 @@ def _kind_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _decision_rows(summary: dict[str, Any]) -> list[tuple[str, list[int], int]]:
-    """Pictures by split before and after, and what becomes of the difference."""
+    """Listing by split before and after, and what becomes of the difference."""
     splits = [name for name in summary["per_split"] if name != "all"]
     per_split, total = summary["per_split"], summary["decisions"]
-    rows = [("pictures", [per_split[s]["n"] for s in splits], summary["n"])]
+    rows = [("images", [per_split[s]["n"] for s in splits], summary["n"])]
     for name, words in (("drop", "to leave out"), ("relabel", "to relabel"), ("review", "to look at")):
         rows.append((words, [per_split[s]["decisions"][name] for s in splits], total[name]))
     rows.append(
@@ -158,12 +158,12 @@ def _decision_rows(summary: dict[str, Any]) -> list[tuple[str, list[int], int]]:
 
 
 def _balance(audit: Audit) -> list[dict[str, Any]]:
-    """Pictures a class now, and if the suggestions are followed."""
+    """Listing a class now, and if the suggestions are followed."""
     decided = audit.table.drop_duplicates("id")
     dropped = decided[decided["decision"] == "drop"]["label"].value_counts()
     moving = audit.table[(audit.table["decision"] == "relabel") & (audit.table["suggested_label"] != "")]
     away, to = moving["label"].value_counts(), moving["suggested_label"].value_counts()
-    labels, counts = np.unique(audit.pictures.labels.astype(str), return_counts=True)
+    labels, counts = np.unique(audit.listing.labels.astype(str), return_counts=True)
     before = dict(zip(labels.tolist(), counts.tolist(), strict=True))
     names = [*audit.images.classes, *(name for name in before if name not in audit.images.classes)]
     rows = []
@@ -182,7 +182,7 @@ def _signed(number: int) -> str:
 
 
 class _View:
-    """Takes pictures and rows out of an audit for the galleries."""
+    """Takes images and rows out of an audit for the galleries."""
 
     def __init__(self, audit: Audit) -> None:
         self.audit, self.table = audit, audit.table
@@ -208,8 +208,8 @@ class _View:
             template = self.audit.planted.templates[int(name.rpartition("-")[2]) - 1]
             spread = members.iloc[np.unique(np.linspace(0, len(members) - 1, PLANTED_SHOWN).astype(int))]
             cards = [self._card(row, "") for row in spread.itertuples()]
-            groups.append(Group(name, len(members), cards, picture(_as_bytes(template))))
-        return self._gallery("planted", "Planted pictures", KINDS["planted"], rows, groups)
+            groups.append(Group(name, len(members), cards, thumbnail(_as_bytes(template))))
+        return self._gallery("planted", "Planted images", KINDS["planted"], rows, groups)
 
     def _copies(self) -> list[Gallery | None]:
         """Groups of copies, each shown once: among conflicts, else among leaks, else among duplicates."""
@@ -226,7 +226,7 @@ class _View:
                 KINDS["conflicting_labels"],
                 named["conflicting_labels"],
             ),
-            ("duplicates", "Duplicates", "Other pictures show the same; one stays.", rest),
+            ("duplicates", "Duplicates", "Other images show the same; one stays.", rest),
         ):
             rows = copies[copies["group"].isin(groups)]
             # The least alike first: they are the ones to doubt.
@@ -250,7 +250,7 @@ class _View:
         if not len(rows):
             return None
         count = len(groups) if of is None else of
-        total = f"{wording.plural(len(rows), 'picture')} in {wording.plural(count, 'group')}"
+        total = f"{wording.plural(len(rows), 'image')} in {wording.plural(count, 'group')}"
         return Gallery(key, title, about, total, groups, [], count - len(groups))
 
     def _worst(self, finding: str, highest: bool) -> pd.DataFrame:
@@ -265,20 +265,20 @@ class _View:
             self._neighbors(shown) if neighbors and self.audit.features is not None else [[] for _ in range(len(shown))]
         )
         cards = [self._card(row, self._said(row), beside) for row, beside in zip(shown.itertuples(), near, strict=True)]
-        about = KINDS[key] + (" The small pictures are its nearest neighbors, with their labels." if any(near) else "")
-        return Gallery(key, title, about, wording.plural(len(rows), "picture"), [], cards, len(rows) - len(shown))
+        about = KINDS[key] + (" The small images are its nearest neighbors, with their labels." if any(near) else "")
+        return Gallery(key, title, about, wording.plural(len(rows), "image"), [], cards, len(rows) - len(shown))
 
     @staticmethod
     def _said(row: Any) -> str:
         return f"wrong with probability {row.score:.2f}" if row.finding == "label_error" else str(row.evidence)
 
-    def _neighbors(self, rows: pd.DataFrame) -> list[list[tuple[Picture, str]]]:
+    def _neighbors(self, rows: pd.DataFrame) -> list[list[tuple[Thumbnail, str]]]:
         from petriscope.audit.outliers import nearest
 
         assert self.audit.features is not None
         queries = np.array([self.place[name] for name in rows["id"]], dtype=np.int64)
         found = nearest(self.audit.features, queries, NEIGHBORS)
-        labels = self.audit.pictures.labels
+        labels = self.audit.listing.labels
         return [[(self._shown(index, NEIGHBOR_SIDE), str(labels[index])) for index in row] for row in found.tolist()]
 
     def _files(self) -> Gallery | None:
@@ -286,7 +286,7 @@ class _View:
         if not len(rows):
             return None
         cards = [self._card(row, row.evidence) for row in rows[:FILES_LISTED].itertuples()]
-        about = "Files that cannot be read, or end before their picture does."
+        about = "Files that cannot be read, or end before their image does."
         return Gallery(
             "files", "Damaged files", about, wording.plural(len(rows), "file"), [], cards, len(rows) - len(cards)
         )
@@ -300,17 +300,17 @@ class _View:
         how = str(row.evidence).removeprefix(f"shows the same as {first}").removeprefix(", ")
         return self._card(row, f"{how + ', ' if how else ''}{row.score:.1%} alike")
 
-    def _card(self, row: Any, said: Any, beside: Sequence[tuple[Picture, str]] = ()) -> Card:
+    def _card(self, row: Any, said: Any, beside: Sequence[tuple[Thumbnail, str]] = ()) -> Card:
         facts = [("label", row.label)]
         if row.suggested_label:
             facts.append(("looks like", row.suggested_label))
         index = self.place.get(row.id)
         shown = None if index is None else self._shown(index)
-        # That planted pictures and damaged files go need not be said of each.
+        # That planted images and damaged files go need not be said of each.
         decision = "" if row.finding == "planted" else row.decision
         return Card(shown, row.id, facts, str(said), decision, list(beside))
 
-    def _shown(self, index: int, side: int | None = None) -> Picture:
+    def _shown(self, index: int, side: int | None = None) -> Thumbnail:
         from petriscope.data.decode import resize
 
         images = self.audit.images
@@ -321,7 +321,7 @@ class _View:
         if side is not None and max(height, width) > side:
             factor = side / max(height, width)
             pixels = resize(pixels, (max(1, round(height * factor)), max(1, round(width * factor))), "box")
-        return picture(pixels)
+        return thumbnail(pixels)
 
 
 def _by_group(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -333,7 +333,7 @@ def _words(name: str) -> str:
 
 
 def _as_bytes(template: np.ndarray) -> np.ndarray:
-    """A picture [h, w, C] of any range as uint8, its contrast stretched if it is not uint8 already."""
+    """A image [h, w, C] of any range as uint8, its contrast stretched if it is not uint8 already."""
     if template.dtype == np.uint8:
         return template
     low, high = float(template.min()), float(template.max())

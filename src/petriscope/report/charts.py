@@ -1,4 +1,4 @@
-"""Figures of the report: inline SVG that takes its colors from the page, and pictures as PNG data URIs."""
+"""Figures of the report: inline SVG that takes its colors from the page, and images as PNG data URIs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from markupsafe import Markup, escape
 
 from petriscope.metrics.intervals import wilson
 
-LARGEST = 256  # pixels a side that a picture keeps in the page
-ENLARGE_TO = 112  # pixels a side that small pictures are shown at, about
+LARGEST = 256  # pixels a side that a image keeps in the page
+ENLARGE_TO = 112  # pixels a side that small images are shown at, about
 WIDTH, HEIGHT = 360, 236
 LEFT, RIGHT, TOP, BOTTOM = 46, 62, 22, 34
 
@@ -50,8 +50,8 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture for an ``img``: its data URI and the size to show it at."""
+class Thumbnail:
+    """A image for an ``img``: its data URI and the size to show it at."""
 
     uri: str
     width: int
@@ -224,13 +224,13 @@ def reliability(bins: dict[str, np.ndarray], name: str) -> Markup:
 def _bin_mark(x: Axis, y: Axis, n: int, confidence: float, accuracy: float) -> str:
     low, high = wilson(accuracy * n, n)
     at, radius = x(confidence), 2.6 + min(2.4, 0.8 * math.log10(n))
-    tip = f"{n:,} pictures, mean confidence {100 * confidence:.1f} %, accuracy {100 * accuracy:.1f} %"
+    tip = f"{n:,} images, mean confidence {100 * confidence:.1f} %, accuracy {100 * accuracy:.1f} %"
     whisker = f'<path class="whisker" d="M{at:.1f} {y(low):.1f}V{y(high):.1f}"/>'
     return whisker + dot(at, y(accuracy), radius, "dot-b", tip)
 
 
 def _histogram(count: np.ndarray, x: Axis, top: float, tall: float) -> str:
-    """Bars by the logarithm of the count: most pictures are in the last bin, and the rest matter too."""
+    """Bars by the logarithm of the count: most images are in the last bin, and the rest matter too."""
     full = math.log1p(max(int(count.max()), 1))
     out = [f'<path class="axis" d="M{x.start} {top + tall:.1f}H{x.end}"/>']
     for i, n in enumerate(count.tolist()):
@@ -263,8 +263,8 @@ def interval_mark(value: float | None, ci95: Sequence[float | None] | None, floo
     return Markup(f'<svg class="mark" {size} aria-hidden="true">{"".join(parts)}</svg>')
 
 
-def picture(pixels: np.ndarray) -> Picture:
-    """A PNG for the page of a uint8 picture [H, W, C], small ones to be shown enlarged."""
+def thumbnail(pixels: np.ndarray) -> Thumbnail:
+    """A PNG for the page of a uint8 image [H, W, C], small ones to be shown enlarged."""
     from PIL import Image
 
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
@@ -275,7 +275,7 @@ def picture(pixels: np.ndarray) -> Picture:
     uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
     side = max(image.size)
     factor = max(1, round(ENLARGE_TO / side)) if side <= ENLARGE_TO else ENLARGE_TO / side
-    return Picture(uri, max(1, round(image.width * factor)), max(1, round(image.height * factor)), side <= ENLARGE_TO)
+    return Thumbnail(uri, max(1, round(image.width * factor)), max(1, round(image.height * factor)), side <= ENLARGE_TO)
 
 
 def svg(said: str, width: float, height: float, parts: Iterable[str]) -> Markup:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from petriscope.metrics.classification import calibration_bins
 from petriscope.core.recipe import Recipe
+from petriscope.metrics.classification import calibration_bins
 from petriscope.report import wording
-from petriscope.report.charts import Picture, interval_mark, picture, reliability
+from petriscope.report.charts import Thumbnail, interval_mark, reliability, thumbnail
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +22,7 @@ MISTAKES_SHOWN = 48
 
 # key, name, what it means, written as a share
 FIGURES = (
-    ("accuracy", "Accuracy", "share of pictures given their true class", True),
+    ("accuracy", "Accuracy", "share of images given their true class", True),
     ("balanced_accuracy", "Balanced accuracy", "mean of the classes' recalls: each class counts the same", True),
     ("macro_precision", "Macro precision", "mean of the classes' precisions", True),
     ("macro_f1", "Macro F1", "mean of the classes' F1 scores", True),
@@ -45,7 +45,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Mistake:
-    shown: Picture
+    shown: Thumbnail
     id: str
     true: str = ""
     predicted: str = ""
@@ -111,18 +111,18 @@ def headline(views: list[LabelView], history: list[dict[str, Any]], recipe: Reci
     if not views:
         val = history[-1].get("val") if history else None
         if val:
-            pictures = "augmented val pictures" if recipe.evaluation.augment_val else "val pictures"
+            images = "augmented val images" if recipe.evaluation.augment_val else "val images"
             return {
                 "big": wording.percent(val.get("accuracy")),
-                "rest": f"of the {pictures} were classified correctly after epoch {history[-1]['epoch']} "
+                "rest": f"of the {images} were classified correctly after epoch {history[-1]['epoch']} "
                 f"of {recipe.training.epochs}. This is not a final figure.",
             }
-        return {"big": "", "rest": "There are no figures on held-back pictures yet."}
+        return {"big": "", "rest": "There are no figures on held-back images yet."}
     view = views[0]
     words = wording.span(view.figures.get("accuracy_ci95"))
     share = wording.percent(view.figures.get("accuracy"))
     tail = f" (95 % interval {words})" if words else ""
-    rest = f"of {wording.plural(view.n, f'{view.name} picture')} classified correctly{tail}."
+    rest = f"of {wording.plural(view.n, f'{view.name} image')} classified correctly{tail}."
     mistakes = wording.plural(view.mistakes_total, "mistake") if view.mistakes_total else "No mistakes"
     return {"big": share, "rest": f"{rest} {mistakes}.{_worst_class(view)}"}
 
@@ -209,21 +209,21 @@ def _class_rows(per_class: dict[str, Any], floor: float) -> list[dict[str, Any]]
 
 
 def _mistakes(name: str, rows: pd.DataFrame, gallery: dict[str, np.ndarray]) -> list[Mistake]:
-    pictures, ids = gallery.get(f"mistakes_{name}"), gallery.get(f"mistakes_{name}_ids")
-    if pictures is None:
+    images, ids = gallery.get(f"mistakes_{name}"), gallery.get(f"mistakes_{name}_ids")
+    if images is None:
         return []
-    names = [str(i) for i in ids] if ids is not None else [""] * len(pictures)
+    names = [str(i) for i in ids] if ids is not None else [""] * len(images)
     columns = {"id", "target", "predicted", "confidence"}
     wrong = rows[rows["target"] != rows["predicted"]] if columns <= set(rows.columns) else None
     by_id = {} if wrong is None else {str(row["id"]): row for row in wrong.to_dict("records")}
     out = []
-    for pixels, key in list(zip(pictures, names, strict=False))[:MISTAKES_SHOWN]:
+    for pixels, key in list(zip(images, names, strict=False))[:MISTAKES_SHOWN]:
         row = by_id.get(key)
         if row is None:
-            out.append(Mistake(picture(pixels), key))
+            out.append(Mistake(thumbnail(pixels), key))
             continue
         confidence = wording.percent(float(row["confidence"]), 1)
-        out.append(Mistake(picture(pixels), key, str(row["target"]), str(row["predicted"]), confidence))
+        out.append(Mistake(thumbnail(pixels), key, str(row["target"]), str(row["predicted"]), confidence))
     return out
 
 

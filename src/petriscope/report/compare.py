@@ -11,9 +11,9 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from petriscope.experiments.compare import Comparison, Contrast, Row
 from petriscope.core.files import write_text
 from petriscope.core.progress import duration
+from petriscope.experiments.compare import Comparison, Contrast, Row
 from petriscope.report import rendering, wording
 from petriscope.report.charts import Axis, dot, nice_ticks, spread, svg, text_at
 
@@ -26,12 +26,12 @@ FIGURE_NAMES = {
     "boundary_f1": "boundary F1",
 }
 COSTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
-    ("multiply_adds", "multiply-adds for a picture", lambda v: _size(v)),
+    ("multiply_adds", "multiply-adds for a image", lambda v: _size(v)),
     ("parameters", "parameters", lambda v: _size(v)),
     ("seconds", "training time", duration),
 )
 ALIKE = 1.05  # costs that lie within this factor tell nothing apart
-MOST_NEEDED = 10_000_000  # pictures; more is no plan
+MOST_NEEDED = 10_000_000  # images; more is no plan
 LEFT, RIGHT_OF_PLOT, LABELS, WIDTH, TOP, BOTTOM = 50, 262, 284, 460, 12, 44
 LABEL_GAP, LABEL_LETTERS = 15, 27
 
@@ -51,7 +51,7 @@ def as_text(comparison: Comparison) -> str:
         first.append(cells)
     second = [["", "parameters", "multiply-adds", "training"]]
     second += [[row.label, *(_cost(row, key, write) for key, write in _costs_in_order())] for row in rows]
-    about = f"{comparison.split}, {wording.plural(comparison.n, 'picture')}"
+    about = f"{comparison.split}, {wording.plural(comparison.n, 'image')}"
     return "\n".join([about, "", *_aligned(first), "", *_aligned(second), "", *comparison.notes]).rstrip() + "\n"
 
 
@@ -69,7 +69,7 @@ def render(comparison: Comparison, title: str = "", about: str = "") -> str:
 
 
 def verdict_words(contrast: Contrast) -> str:
-    """``better``, ``worse``, or ``no difference shown (would need about 12,000 pictures or 9 seeds of each)``."""
+    """``better``, ``worse``, or ``no difference shown (would need about 12,000 images or 9 seeds of each)``."""
     need = _need_words(contrast)
     return contrast.verdict + (f" ({need})" if need else "")
 
@@ -78,13 +78,13 @@ def _need_words(contrast: Contrast) -> str:
     """What it would take to show a difference of the size seen."""
     if contrast.verdict != "no difference shown" or contrast.difference.value == 0:
         return ""
-    pictures, seeds = contrast.needed.pictures, contrast.needed.seeds
+    images, seeds = contrast.needed.images, contrast.needed.seeds
     words = []
-    if pictures is not None and pictures <= MOST_NEEDED:
-        words.append(f"{_round(pictures):,} pictures")
+    if images is not None and images <= MOST_NEEDED:
+        words.append(f"{_round(images):,} images")
     if seeds is not None:
         words.append(f"{_round(seeds):,} seeds of each")
-    return f"would need about {' or '.join(words)}" if words else "would need many more pictures and seeds"
+    return f"would need about {' or '.join(words)}" if words else "would need many more images and seeds"
 
 
 def _round(number: int) -> int:
@@ -177,22 +177,22 @@ def _context(comparison: Comparison, title: str, about: str) -> dict[str, Any]:
 
 
 def _headline(comparison: Comparison) -> str:
-    pictures = f"{wording.plural(comparison.n, f'{comparison.split} picture')}"
+    images = f"{wording.plural(comparison.n, f'{comparison.split} image')}"
     verdicts = [row.contrast.verdict for row in comparison.rows if row.contrast is not None]
     if not verdicts:
-        return f"Measured on {pictures}."
+        return f"Measured on {images}."
     better, worse = verdicts.count("better"), verdicts.count("worse")
     rest = len(verdicts) - better - worse
     if len(verdicts) == 1:
         said = {"better": "is better than", "worse": "is worse than"}.get(verdicts[0])
         label = next(row.label for row in comparison.rows if row.contrast is not None)
         if said is None:
-            return f"On {pictures}, no difference was shown between {label} and {comparison.baseline}."
-        return f"On {pictures}, {label} {said} {comparison.baseline}."
+            return f"On {images}, no difference was shown between {label} and {comparison.baseline}."
+        return f"On {images}, {label} {said} {comparison.baseline}."
     parts = [f"{better} better than {comparison.baseline}"] if better else []
     parts += [f"{worse} worse" + ("" if better else f" than {comparison.baseline}")] if worse else []
     parts += [f"{rest} with no difference shown"] if rest else []
-    return f"Of {len(verdicts)} recipes on {pictures}: {', '.join(parts)}."
+    return f"Of {len(verdicts)} recipes on {images}: {', '.join(parts)}."
 
 
 def _best(comparison: Comparison) -> str:

@@ -1,11 +1,11 @@
-"""What a run was trained on: pictures by class and split, and what an audit's decisions changed."""
+"""What a run was trained on: images by class and split, and what an audit's decisions changed."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from petriscope.data.imageset import SPLITS
 from petriscope.core.recipe import Recipe
+from petriscope.data.imageset import SPLITS
 from petriscope.report import wording
 from petriscope.run.folder import Run
 
@@ -13,7 +13,7 @@ AUDITED_LISTED = 100
 
 
 def composition(data: dict[str, Any]) -> dict[str, Any] | None:
-    """Pictures by class and split, each with its share of the largest of the split for a bar."""
+    """Images by class and split, each with its share of the largest of the split for a bar."""
     splits = data.get("splits") or {}
     names = [name for name in SPLITS if name in splits]
     classes = data.get("classes") or []
@@ -27,7 +27,7 @@ def composition(data: dict[str, Any]) -> dict[str, Any] | None:
             number = counts[name][k] if k < len(counts[name]) else 0
             cells.append((number, round(100 * number / max(1, *counts[name]), 1)))
         rows.append((label, cells))
-    totals = [splits[name].get("pictures", 0) for name in names]
+    totals = [splits[name].get("images", 0) for name in names]
     return {"splits": names, "rows": rows, "totals": totals, "unit": _unit(data)}
 
 
@@ -42,7 +42,7 @@ def audited(run: Run, recipe: Recipe, data: dict[str, Any]) -> dict[str, Any] | 
         if total := sum(splits.values()):
             where = ", ".join(f"{name} {splits[name]:,}" for name in SPLITS if name in splits)
             all_in = f" ({where})" if where else ""
-            parts.append(f"{wording.plural(total, 'picture')} {'was' if total == 1 else 'were'} {words}{all_in}")
+            parts.append(f"{wording.plural(total, 'image')} {'was' if total == 1 else 'were'} {words}{all_in}")
     said = f"By the decisions of the audit {recipe.data.audit}, {' and '.join(parts)}. Each is in audited.csv."
     rows = run.audited
     columns = [name for name in ("id", "split", "label", "decision", "new_label", "reason") if name in rows]
@@ -57,10 +57,10 @@ def audited(run: Run, recipe: Recipe, data: dict[str, Any]) -> dict[str, Any] | 
 def imbalance(data: dict[str, Any]) -> str:
     counts = ((data.get("splits") or {}).get("train") or {}).get("per_class") or []
     if len(counts) < 2:
-        return "There is only one class: every picture is right by definition." if len(counts) == 1 else ""
+        return "There is only one class: every image is right by definition." if len(counts) == 1 else ""
     if min(counts) == 0:
         absent = [c for c, n in zip(data.get("classes") or [], counts, strict=False) if n == 0]
-        return f"No training picture of: {', '.join(map(str, absent))}."
+        return f"No training image of: {', '.join(map(str, absent))}."
     ratio = max(counts) / min(counts)
     if ratio <= 1.05:
         return ""
@@ -69,4 +69,4 @@ def imbalance(data: dict[str, Any]) -> str:
 
 def _unit(data: dict[str, Any]) -> str:
     """What classes are counted in."""
-    return "labeled pixels" if data.get("targets") == "masks" else "pictures"
+    return "labeled pixels" if data.get("targets") == "masks" else "images"

@@ -1,4 +1,4 @@
-"""Where it errs: the classes taken for each other, the kinds of picture, and what was learned that looks alike."""
+"""Where it errs: the classes taken for each other, the kinds of image, and what was learned that looks alike."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from petriscope.report import wording
-from petriscope.report.charts import Picture, interval_mark, picture
+from petriscope.report.charts import Thumbnail, interval_mark, thumbnail
 
 LEVEL = 0.05
 
@@ -23,7 +23,7 @@ class Pair:
     true: str
     predicted: str
     words: str
-    examples: list[tuple[Picture, str]]
+    examples: list[tuple[Thumbnail, str]]
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ class Attribute:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A mistake and the training pictures next to it."""
+    """A mistake and the training images next to it."""
 
-    shown: Picture
+    shown: Thumbnail
     id: str
     true: str
     predicted: str
     confidence: str
-    beside: list[tuple[Picture, str, str]]
+    beside: list[tuple[Thumbnail, str, str]]
     words: str
 
 
@@ -95,11 +95,11 @@ def _errors(split: str, figures: dict[str, Any], gallery: dict[str, np.ndarray])
     )
 
 
-def _pairs(pairs: list[dict[str, Any]], pictures: np.ndarray | None) -> list[Pair]:
+def _pairs(pairs: list[dict[str, Any]], images: np.ndarray | None) -> list[Pair]:
     out, at = [], 0
     for pair in pairs:
         ids = pair["ids"]
-        shown = [] if pictures is None else [picture(pixels) for pixels in pictures[at : at + len(ids)]]
+        shown = [] if images is None else [thumbnail(pixels) for pixels in images[at : at + len(ids)]]
         at += len(ids)
         share = wording.percent(pair["count"] / pair["n"], 1)
         words = f"{pair['count']:,} of {pair['n']:,} ({share})"
@@ -156,21 +156,21 @@ def _summary(attributes: list[Attribute]) -> str:
 
 
 def _among(looked: int, total: int) -> str:
-    return f"the {total:,} training pictures" if looked == total else f"{looked:,} of the {total:,} training pictures"
+    return f"the {total:,} training images" if looked == total else f"{looked:,} of the {total:,} training images"
 
 
-def _mistakes(beside: dict[str, Any] | None, pictures: np.ndarray | None) -> list[Mistake]:
-    if beside is None or pictures is None:
+def _mistakes(beside: dict[str, Any] | None, images: np.ndarray | None) -> list[Mistake]:
+    if beside is None or images is None:
         return []
     out = []
-    for row, shown in zip(beside["mistakes"], pictures, strict=False):
+    for row, shown in zip(beside["mistakes"], images, strict=False):
         near = [
-            (picture(pixels), label, f"{key}, similarity {value:.3f}")
+            (thumbnail(pixels), label, f"{key}, similarity {value:.3f}")
             for pixels, label, key, value in zip(shown[1:], row["labels"], row["ids"], row["similarity"], strict=False)
         ]
         confidence = wording.percent(row["confidence"], 1)
         words = _labels(row)
-        out.append(Mistake(picture(shown[0]), row["id"], row["true"], row["predicted"], confidence, near, words))
+        out.append(Mistake(thumbnail(shown[0]), row["id"], row["true"], row["predicted"], confidence, near, words))
     return out
 
 

@@ -1,4 +1,4 @@
-"""Where it looks: maps over their pictures and how far they can be trusted, for a run's report and for a page of their own."""
+"""Where it looks: maps over their images and how far they can be trusted, for a run's report and for a page of their own."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from petriscope.core import drawing as colors
+from petriscope.core.files import write_text
 from petriscope.explain.checks import ORDERS
 from petriscope.explain.overlay import outlined, overlay
-from petriscope.core.files import write_text
 from petriscope.report import rendering, wording
-from petriscope.report.charts import Picture, picture
+from petriscope.report.charts import Thumbnail, thumbnail
 from petriscope.report.segmentation import legend
 
 NAMES = {
@@ -29,20 +29,20 @@ NAMES = {
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """A picture with its map.
+    """A image with its map.
 
     Args:
-        picture: uint8 [H, W, C].
+        image: uint8 [H, W, C].
         heat: float [H, W] in [0, 1], for the class ``explained``; None: there is none.
         id: what it is called.
         predicted, confidence, explained: the class predicted, and the one asked about.
-        mask: of a model of masks, the class index of each pixel, uint8 [H, W], and the share of the picture that is
+        mask: of a model of masks, the class index of each pixel, uint8 [H, W], and the share of the image that is
             predicted as the class asked about.
         share: that share.
         note: why there is no map.
     """
 
-    picture: np.ndarray
+    image: np.ndarray
     heat: np.ndarray | None
     id: str
     predicted: str
@@ -55,15 +55,15 @@ class Shown:
 
 @dataclass(frozen=True)
 class Card:
-    """What the page shows of a picture: itself, maps with the class that each is for, terms with their values, and of masks
+    """What the page shows of a image: itself, maps with the class that each is for, terms with their values, and of masks
     the one predicted."""
 
-    shown: Picture
-    maps: list[tuple[Picture, str]]
+    shown: Thumbnail
+    maps: list[tuple[Thumbnail, str]]
     id: str
     facts: list[tuple[str, str]]
     right: bool = True
-    mask: Picture | None = None
+    mask: Thumbnail | None = None
     note: str | None = None
 
 
@@ -81,7 +81,7 @@ class Look:
     trusted: bool
     n: int
     rows: list[tuple[str, list[str], str]]
-    area: str  # of masks, what the regions checked take of their pictures
+    area: str  # of masks, what the regions checked take of their images
     notes: list[str]
 
 
@@ -123,10 +123,10 @@ def write_page(
     check: Checked | None = None,
     classes: Sequence[str] = (),
 ) -> None:
-    """One self-contained page of pictures and their maps.
+    """One self-contained page of images and their maps.
 
     Args:
-        shown: the pictures on the page, of ``total`` explained.
+        shown: the images on the page, of ``total`` explained.
         errors: what was wrong with the others.
         check: how far maps of this method can be trusted on this network; None: it was not checked.
         classes: of a model of masks, their names.
@@ -191,30 +191,30 @@ def _signed(value: float, ci95: Sequence[float]) -> str:
 
 
 def _cards(split: str, facts: dict[str, Any], gallery: dict[str, np.ndarray], predictions: Any) -> list[Card]:
-    pictures, maps = gallery.get(f"explained_{split}"), gallery.get(f"explained_{split}_maps")
-    if pictures is None or maps is None or not {"id", "target", "predicted", "confidence"} <= set(predictions.columns):
+    images, maps = gallery.get(f"explained_{split}"), gallery.get(f"explained_{split}_maps")
+    if images is None or maps is None or not {"id", "target", "predicted", "confidence"} <= set(predictions.columns):
         return []
     rows = predictions[predictions["split"] == split]
     by_id = {str(row["id"]): row for row in rows.to_dict("records")}
     cards = []
-    for pixels, (for_predicted, for_true), key in zip(pictures, maps, facts.get("ids") or [], strict=False):
+    for pixels, (for_predicted, for_true), key in zip(images, maps, facts.get("ids") or [], strict=False):
         row = by_id.get(key)
         if row is None:
             continue
         true, predicted = str(row["target"]), str(row["predicted"])
-        over = [(picture(overlay(pixels, for_predicted / 255)), predicted)]
+        over = [(thumbnail(overlay(pixels, for_predicted / 255)), predicted)]
         if true != predicted and not np.array_equal(for_predicted, for_true):  # some methods know no classes
-            over.append((picture(overlay(pixels, for_true / 255)), true))
+            over.append((thumbnail(overlay(pixels, for_true / 255)), true))
         words = [("true", true), ("predicted", predicted), ("confidence", wording.percent(float(row["confidence"]), 1))]
-        cards.append(Card(picture(pixels), over, key, words, right=true == predicted))
+        cards.append(Card(thumbnail(pixels), over, key, words, right=true == predicted))
     return cards
 
 
 def _mask_cards(split: str, facts: dict[str, Any], gallery: dict[str, np.ndarray]) -> list[tuple[str, list[Card]]]:
-    """Of each class that was shown, its pictures."""
-    pictures, maps, masks = (gallery[f"explained_{split}{part}"] for part in ("", "_maps", "_masks"))
+    """Of each class that was shown, its images."""
+    images, maps, masks = (gallery[f"explained_{split}{part}"] for part in ("", "_maps", "_masks"))
     classes, out = facts["classes"], dict[str, list[Card]]()
-    kept = zip(pictures, maps, masks, facts["ids"], facts["of"], facts["confidence"], facts["share"], strict=True)
+    kept = zip(images, maps, masks, facts["ids"], facts["of"], facts["confidence"], facts["share"], strict=True)
     for pixels, heat, mask, key, name, confidence, share in kept:
         shown = Shown(pixels, heat / 255, key, "", confidence, name, mask, share)
         out.setdefault(name, []).append(_card(shown, classes))
@@ -226,13 +226,13 @@ def _card(each: Shown, classes: Sequence[str]) -> Card:
     sure = wording.percent(each.confidence, 1)
     if each.mask is None:
         assert each.heat is not None
-        over = [(picture(overlay(each.picture, each.heat)), each.explained)]
-        return Card(picture(each.picture), over, each.id, [("predicted", each.predicted), ("confidence", sure)])
+        over = [(thumbnail(overlay(each.image, each.heat)), each.explained)]
+        return Card(thumbnail(each.image), over, each.id, [("predicted", each.predicted), ("confidence", sure)])
     over = []
     words = [("mostly", each.predicted)] if each.predicted else []
     if each.heat is not None:
         region = each.mask == classes.index(each.explained)
-        over.append((picture(outlined(overlay(each.picture, each.heat), region)), each.explained))
+        over.append((thumbnail(outlined(overlay(each.image, each.heat), region)), each.explained))
         words += [("share", wording.percent(each.share, 1)), ("confidence", sure)]
-    mask = picture(colors.overlay(each.picture, each.mask, len(classes)))
-    return Card(picture(each.picture), over, each.id, words, mask=mask, note=each.note)
+    mask = thumbnail(colors.overlay(each.image, each.mask, len(classes)))
+    return Card(thumbnail(each.image), over, each.id, words, mask=mask, note=each.note)

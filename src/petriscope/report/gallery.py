@@ -1,4 +1,4 @@
-"""Pictures as training saw them, and as an autoencoder drew them."""
+"""Images as training saw them, and as an autoencoder drew them."""
 
 from __future__ import annotations
 
@@ -8,43 +8,43 @@ from typing import Any
 import numpy as np
 
 from petriscope.core.drawing import overlay
+from petriscope.core.recipe import Recipe
 from petriscope.data.imageset import SPLITS
 from petriscope.models import MODELS
-from petriscope.core.recipe import Recipe
 from petriscope.report import wording
-from petriscope.report.charts import Picture, picture
+from petriscope.report.charts import Thumbnail, thumbnail
 
 AUGMENTED_SHOWN = (12, 12)
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """A picture, and what an autoencoder made of it."""
+    """A image, and what an autoencoder made of it."""
 
-    shown: Picture
-    made: Picture
+    shown: Thumbnail
+    made: Thumbnail
     id: str
     error: str
 
 
-def augmented(gallery: dict[str, np.ndarray], classes: int) -> list[tuple[str, list[Picture]]]:
-    """Strips of a training picture and its augmented versions, each with what it shows in words; under each strip, where
+def augmented(gallery: dict[str, np.ndarray], classes: int) -> list[tuple[str, list[Thumbnail]]]:
+    """Strips of a training image and its augmented versions, each with what it shows in words; under each strip, where
     targets are masks, theirs laid over them."""
-    pictures, masks = gallery.get("augmented"), gallery.get("augmented_masks")
-    if pictures is None or not pictures.size:
+    images, masks = gallery.get("augmented"), gallery.get("augmented_masks")
+    if images is None or not images.size:
         return []
     rows, columns = AUGMENTED_SHOWN
     strips = []
-    for number, row in enumerate(pictures[:rows, :columns]):
-        strips.append((f"Training picture {number + 1} and {len(row) - 1} augmented versions", list(map(picture, row))))
+    for number, row in enumerate(images[:rows, :columns]):
+        strips.append((f"Training image {number + 1} and {len(row) - 1} augmented versions", list(map(thumbnail, row))))
         if masks is not None:
-            painted = [picture(overlay(*pair, classes)) for pair in zip(row, masks[number], strict=False)]
-            strips.append((f"The masks of training picture {number + 1} and of its versions", painted))
+            painted = [thumbnail(overlay(*pair, classes)) for pair in zip(row, masks[number], strict=False)]
+            strips.append((f"The masks of training image {number + 1} and of its versions", painted))
     return strips
 
 
 def reconstructions(gallery: dict[str, np.ndarray], recipe: Recipe) -> dict[str, Any] | None:
-    """Pictures and what the decoder made of them; None for models that have no decoder."""
+    """Images and what the decoder made of them; None for models that have no decoder."""
     split = next((name for name in SPLITS if f"reconstructions_{name}" in gallery), None)
     if split is None:
         return None
@@ -52,10 +52,10 @@ def reconstructions(gallery: dict[str, np.ndarray], recipe: Recipe) -> dict[str,
     ids = gallery.get(f"reconstructions_{split}_ids", np.full(len(pairs), ""))
     plain, made = (pairs[:, k].astype(np.float64) / 255 for k in (0, 1))
     errors = ((plain - made) ** 2).mean((1, 2, 3))
-    # What is left of the pictures if each is given by its mean color alone.
+    # What is left of the images if each is given by its mean color alone.
     flat = ((plain - plain.mean((1, 2), keepdims=True)) ** 2).mean()
     shown = [
-        Reconstruction(picture(before), picture(after), str(key), wording.decimal(float(error)))
+        Reconstruction(thumbnail(before), thumbnail(after), str(key), wording.decimal(float(error)))
         for (before, after), key, error in zip(pairs, ids, errors, strict=True)
     ]
     return {

@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from petriscope.core.files import write_text
-from petriscope.report import data, classification as labels, rendering, segmentation as segments, training
+from petriscope.report import classification as labels
+from petriscope.report import data, rendering, training
+from petriscope.report import segmentation as segments
+from petriscope.report.abstention import silence_views
+from petriscope.report.classification import LabelView, label_view
 from petriscope.report.ensemble import ensemble_view
 from petriscope.report.error_groups import errors
 from petriscope.report.explanations import looks
 from petriscope.report.gallery import augmented, reconstructions
-from petriscope.report.classification import LabelView, label_view
 from petriscope.report.repeat import repetition
-from petriscope.report.segmentation import SegmentView, segment_view
-from petriscope.report.abstention import silence_views
-from petriscope.report.standing import alarm, notes, standing, under_stress
 from petriscope.report.robustness import stress_view
+from petriscope.report.segmentation import SegmentView, segment_view
+from petriscope.report.standing import alarm, notes, standing, under_stress
 from petriscope.run.folder import Run
 
 FOLD_CLASSES_FROM = 16  # long tables of classes are folded where they are not the point

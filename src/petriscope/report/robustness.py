@@ -1,4 +1,4 @@
-"""The section on disturbed pictures, from what the stress test left in the run folder."""
+"""The section on disturbed images, from what the stress test left in the run folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from petriscope.report import wording
-from petriscope.report.charts import Picture, picture
+from petriscope.report.charts import Thumbnail, thumbnail
 
 ALARMING = 0.1  # lost on average
 FIGURES = {"balanced_accuracy": "balanced accuracy", "miou": "mean IoU"}
@@ -33,14 +33,14 @@ class HeatCell:
 
 @dataclass(frozen=True)
 class HeatRow:
-    """One corruption: its cells, and the picture under it at the severities shown."""
+    """One corruption: its cells, and the image under it at the severities shown."""
 
     name: str
     mark: str
     starred: bool
     cells: list[HeatCell]
     mean: HeatCell
-    pictures: list[Picture]
+    images: list[Thumbnail]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class StressView:
     notes: list[str]
     severities: list[int]
     groups: list[tuple[str, list[HeatRow]]]
-    plain: Picture | None
+    plain: Thumbnail | None
 
 
 def stress_view(results: dict[str, Any], gallery: dict[str, np.ndarray]) -> StressView | None:
@@ -79,7 +79,7 @@ def stress_view(results: dict[str, Any], gallery: dict[str, np.ndarray]) -> Stre
         notes=_notes(split, test),
         severities=list(test["severities"]),
         groups=groups,
-        plain=None if first is None else picture(first[0]),
+        plain=None if first is None else thumbnail(first[0]),
     )
 
 
@@ -103,14 +103,14 @@ def _alarm(test: dict[str, Any]) -> str:
     figure = figure_of(test)
     other = "camera or light" if figure == "miou" else "microscope, lamp or stain"
     return (
-        f"On pictures that are blurred, discolored or partly covered, this model loses {100 * test['drop']:.1f} points of "
+        f"On images that are blurred, discolored or partly covered, this model loses {100 * test['drop']:.1f} points of "
         f"{FIGURES[figure]} on average. Another {other} may do the same. What helps: corruption-mix among "
         "the recipe's augmentations, as in blood96/robust."
     )
 
 
 def _notes(split: str, test: dict[str, Any]) -> list[str]:
-    used = wording.plural(test["n"], f"{split} picture")
+    used = wording.plural(test["n"], f"{split} image")
     chosen = "" if test["n"] == test["of"] else f", drawn from {test['of']:,} in the classes' proportions"
     tta = "without test-time augmentation" if test["tta"] == "none" else f"with test-time augmentation {test['tta']}"
     named = sum(row["medmnist_c"] for row in test["corruptions"].values())
@@ -125,7 +125,7 @@ def _notes(split: str, test: dict[str, Any]) -> list[str]:
     if test.get("scenes") is not None:
         scenes = wording.plural(test["scenes"], "scene")
         notes.append(
-            "Masks move where their pictures are moved; what comes in from outside is not judged. "
+            "Masks move where their images are moved; what comes in from outside is not judged. "
             f"Intervals are over {scenes}."
         )
     seen, unseen = test.get("seen"), test.get("unseen")
@@ -143,7 +143,7 @@ def _notes(split: str, test: dict[str, Any]) -> list[str]:
 
 
 def _promises(promises: dict[str, Any]) -> str:
-    """What val's promises come to when pictures are not like val's."""
+    """What val's promises come to when images are not like val's."""
     clean, disturbed = promises["clean"], promises["disturbed"]
 
     def share(found: dict[str, Any], name: str) -> str:
@@ -151,10 +151,10 @@ def _promises(promises: dict[str, Any]) -> str:
 
     return (
         f"Asked for at most {100 * promises['max_error']:g} % errors, the model answers "
-        f"{wording.percent(clean['answered'], 1)} of these pictures undisturbed, {share(clean, 'wrong')} of them wrongly, and "
+        f"{wording.percent(clean['answered'], 1)} of these images undisturbed, {share(clean, 'wrong')} of them wrongly, and "
         f"{wording.percent(disturbed['answered'], 1)} under the corruptions marked •, {share(disturbed, 'wrong')} of them "
         f"wrongly. Sets that promise the true class {100 * promises['level']:g} % of the time hold it {share(clean, 'held')} "
-        f"and {share(disturbed, 'held')} of the time. Val's promises are about pictures like val's."
+        f"and {share(disturbed, 'held')} of the time. Val's promises are about images like val's."
     )
 
 
@@ -165,8 +165,8 @@ def _row(name: str, row: dict[str, Any], test: dict[str, Any], strip: np.ndarray
         for k, value in enumerate(row[figure])
     ]
     mark = "trained against" if row["seen"] else "held out" if row["held_out"] else "new to it"
-    pictures = [] if strip is None else [picture(pixels) for pixels in strip[1:]]
-    return HeatRow(_words(name), mark, row["medmnist_c"], cells, _cell(row["mean"], row["mean_ci95"], clean), pictures)
+    images = [] if strip is None else [thumbnail(pixels) for pixels in strip[1:]]
+    return HeatRow(_words(name), mark, row["medmnist_c"], cells, _cell(row["mean"], row["mean_ci95"], clean), images)
 
 
 def _cell(value: float | None, ci95: list[float | None], clean: float, level: str = "mean") -> HeatCell:

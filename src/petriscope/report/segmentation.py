@@ -1,4 +1,4 @@
-"""What the page of a run says where targets are masks: figures by pixel, and pictures with truth, prediction and error."""
+"""What the page of a run says where targets are masks: figures by pixel, and images with truth, prediction and error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from petriscope.core.drawing import class_colors, paint
 from petriscope.core.masks import IGNORE
 from petriscope.report import wording
-from petriscope.report.charts import Picture, interval_mark, picture
+from petriscope.report.charts import Thumbnail, interval_mark, thumbnail
 
 # key, name, what it means
 FIGURES = (
@@ -33,9 +33,9 @@ RIGHT, WRONG = (214, 218, 221), (190, 62, 38)
 
 @dataclass(frozen=True)
 class Example:
-    """One picture: as it is, its truth, what was predicted, where that is wrong, and how sure the model was."""
+    """One image: as it is, its truth, what was predicted, where that is wrong, and how sure the model was."""
 
-    panels: tuple[tuple[str, Picture], ...]
+    panels: tuple[tuple[str, Thumbnail], ...]
     id: str
     figure: str
     rank: str
@@ -59,7 +59,7 @@ class SegmentView:
 
 
 def segment_view(name: str, figures: dict[str, Any], gallery: dict[str, np.ndarray]) -> SegmentView:
-    """The view of one split, from its figures and what the run folder keeps of its pictures."""
+    """The view of one split, from its figures and what the run folder keeps of its images."""
     per_class = figures.get("per_class") or {}
     classes = list(per_class)
     return SegmentView(
@@ -93,8 +93,8 @@ def headline(view: SegmentView) -> dict[str, str]:
     tail = f" (95 % interval {span})" if span else ""
     there = [row for row in view.per_class if row["pixels_value"]]
     worst = min(there, key=lambda row: row["iou_value"], default=None)
-    classes, pictures = wording.plural(len(there), "class", "classes"), wording.plural(view.n, f"{view.name} picture")
-    rest = f"mean IoU over {classes} on {pictures}{tail}."
+    classes, images = wording.plural(len(there), "class", "classes"), wording.plural(view.n, f"{view.name} image")
+    rest = f"mean IoU over {classes} on {images}{tail}."
     if worst is not None and len(there) > 1:
         rest += f" The class found worst is {worst['name']}: IoU {worst['iou']}."
     return {"big": wording.percent(view.figures.get("miou")), "rest": rest}
@@ -151,13 +151,13 @@ def _examples(name: str, classes: int, gallery: dict[str, np.ndarray]) -> list[E
     out = []
     for i in range(len(images)):
         panels = [
-            ("picture", picture(images[i])),
-            ("truth", picture(paint(truth[i], classes))),
-            ("predicted", picture(paint(predicted[i], classes))),
-            ("errors", picture(_errors(truth[i], predicted[i]))),
+            ("image", thumbnail(images[i])),
+            ("truth", thumbnail(paint(truth[i], classes))),
+            ("predicted", thumbnail(paint(predicted[i], classes))),
+            ("errors", thumbnail(_errors(truth[i], predicted[i]))),
         ]
         if arrays["confidence"] is not None:
-            panels.append(("confidence", picture(arrays["confidence"][i][..., None])))
+            panels.append(("confidence", thumbnail(arrays["confidence"][i][..., None])))
         out.append(
             Example(tuple(panels), _word(arrays["ids"], i), _percent(arrays["miou"], i), _word(arrays["rank"], i))
         )

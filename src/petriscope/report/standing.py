@@ -9,14 +9,14 @@ from typing import Any
 from petriscope.core.recipe import Recipe
 from petriscope.report import wording
 from petriscope.report.classification import LabelView
-from petriscope.report.segmentation import SegmentView
 from petriscope.report.robustness import StressView
+from petriscope.report.segmentation import SegmentView
 
 TTA_WORDS = {
-    "mirror": "the mean over each picture and its left-right mirror image (test-time augmentation: mirror)",
-    "flips": "the mean over 4 mirror images of each picture (test-time augmentation: flips)",
-    "crops": "the mean over each picture and five crops of it, enlarged (test-time augmentation: crops)",
-    "d4": "the mean over 8 flips and quarter turns of each picture (test-time augmentation: d4)",
+    "mirror": "the mean over each image and its left-right mirror image (test-time augmentation: mirror)",
+    "flips": "the mean over 4 mirror images of each image (test-time augmentation: flips)",
+    "crops": "the mean over each image and five crops of it, enlarged (test-time augmentation: crops)",
+    "d4": "the mean over 8 flips and quarter turns of each image (test-time augmentation: d4)",
 }
 
 
@@ -31,9 +31,9 @@ def notes(views: Sequence[LabelView | SegmentView], recipe: Recipe) -> list[str]
     for view in views:
         source = view.figures.get("source")
         if source and source != recipe.data.source:
-            notes.append(f"The {view.name} pictures came from {source}, not from the source trained on.")
+            notes.append(f"The {view.name} images came from {source}, not from the source trained on.")
         if view.name == "train":
-            notes.append("The model learned the train pictures: figures on train say nothing about new ones.")
+            notes.append("The model learned the train images: figures on train say nothing about new ones.")
     return notes
 
 
@@ -57,7 +57,7 @@ def standing(
             )
         )
     if "test" in have:
-        out.append(("The test pictures were used neither to train nor to choose the weights kept.", ""))
+        out.append(("The test images were used neither to train nor to choose the weights kept.", ""))
         val = next((view for view in views if view.name == "val"), None)
         if val is not None:
             key, name = ("miou", "mean IoU") if "miou" in val.figures else ("accuracy", "accuracy")
@@ -65,7 +65,7 @@ def standing(
             out.append((f"On val, {_use_of_val(training)}, {name} is {figure}.", ""))
         return out
     if "val" in have:
-        out.append((f"This figure is from val, {_use_of_val(training)}: expect a little less on new pictures.", ""))
+        out.append((f"This figure is from val, {_use_of_val(training)}: expect a little less on new images.", ""))
     elif splits and "val" not in splits:
         out.append(("The data have no val split: no epoch was chosen, and the last weights are kept.", ""))
     elif "val" in splits and training is not None:
@@ -74,14 +74,14 @@ def standing(
         out.append(("Figures with intervals, mistakes and calibration are added when it is done.", ""))
         return out
     if "test" in splits:
-        size = wording.plural(int(splits["test"].get("pictures", 0)), "test picture")
+        size = wording.plural(int(splits["test"].get("images", 0)), "test image")
         words = f"The {size} have not been looked at yet. When all choices are made:"
         out.append((words, f"petriscope evaluate {folder}"))
     else:
         out.append(
             (
-                "There is no test split, so nothing here was measured on pictures untouched by choices. "
-                "Figures on other labeled pictures:",
+                "There is no test split, so nothing here was measured on images untouched by choices. "
+                "Figures on other labeled images:",
                 f"petriscope evaluate {folder} --data SOURCE",
             )
         )
@@ -91,7 +91,7 @@ def standing(
 def under_stress(stress: StressView | None) -> list[tuple[str, str]]:
     if stress is None:
         return []
-    return [(f"On {stress.split} pictures that are disturbed, {stress.figure}: {stress.headline}.", "")]
+    return [(f"On {stress.split} images that are disturbed, {stress.figure}: {stress.headline}.", "")]
 
 
 def _use_of_val(training: dict[str, Any] | None) -> str:
@@ -110,6 +110,6 @@ def alarm(results: dict[str, Any], data: dict[str, Any]) -> tuple[str, str] | No
     source = data.get("source") or "SOURCE"
     return (
         f"Test is {gap:.1f} points below val, and their intervals do not meet: more than chance. The splits may "
-        "differ in origin, or val may hold copies of training pictures. To look for them:",
+        "differ in origin, or val may hold copies of training images. To look for them:",
         f"petriscope audit {shlex.quote(str(source))}",
     )

@@ -38,13 +38,13 @@ def facts(
     shape = data.get("shape")
     parameters = (cost or {}).get("parameters") or environment.get("parameters")
     settings, augment_val = recipe.training, recipe.evaluation.augment_val
-    plain = "the final figures are of plain pictures"
+    plain = "the final figures are of plain images"
     options = {key: value for key, value in recipe.model.options.items() if key != "weights"}
-    each = settings.pictures_per_epoch
-    an_epoch = "" if each is None else f", {wording.plural(each, 'picture')} an epoch"
+    each = settings.images_per_epoch
+    an_epoch = "" if each is None else f", {wording.plural(each, 'image')} an epoch"
     facts = [
         ("Data", str(data.get("source") or recipe.data.source or wording.NONE)),
-        ("Pictures", f"{shape[0]} × {shape[1]} pixels, {'gray' if shape[2] == 1 else 'color'}" if shape else ""),
+        ("Images", f"{shape[0]} × {shape[1]} pixels, {'gray' if shape[2] == 1 else 'color'}" if shape else ""),
         ("Normalization", wording.normalization(recipe.data.normalize, recipe.model, environment.get("normalize"))),
         ("Model", wording.part(Part(name=recipe.model.name, **options))),
         ("Parameters", wording.count(parameters) if parameters else ""),
@@ -54,7 +54,7 @@ def facts(
         ("Distilled from", wording.distillation(recipe.distill)),
         ("Optimizer", f"{wording.part(recipe.optimizer)}, schedule {wording.part(recipe.schedule)}"),
         ("Averaging", wording.averaging(settings)),
-        ("Batches", wording.plural(settings.batch_size, "picture") + an_epoch),
+        ("Batches", wording.plural(settings.batch_size, "image") + an_epoch),
         ("Balancing", "" if recipe.balance == "none" else recipe.balance),
         ("Epochs", _epoch_words(recipe, training, history)),
         ("Progressive resizing", wording.progressive(settings)),
@@ -66,7 +66,7 @@ def facts(
         ("Started", wording.date(environment.get("started"))),
     ]
     if ensemble is not None:  # the members' own pages say how they were trained
-        shared = ("Data", "Pictures", "Parameters", "Device", "Precision", "Started")
+        shared = ("Data", "Images", "Parameters", "Device", "Precision", "Started")
         facts = [("Model", recipe.about), *(fact for fact in facts if fact[0] in shared)]
     return [(name, value) for name, value in facts if value]
 
@@ -115,16 +115,16 @@ def _curve_notes(history: list[dict[str, Any]], recipe: Recipe) -> list[str]:
     if not history:
         return []
     mixed = any(_mixes(part) for part in recipe.augment)
-    pictures = "augmented and mixed" if mixed else "augmented" if recipe.augment else "the training"
+    images = "augmented and mixed" if mixed else "augmented" if recipe.augment else "the training"
     loss = f"the recipe's loss, {wording.part(recipe.loss)}"
     more = ["the teachers'"] if recipe.distill else []
     more += ["that of the reconstructions"] if has_decoder(recipe) and trains_decoder(recipe) else []
     loss += f", and {' and '.join(more)}" if more else ""
-    train = f"Train loss and accuracy are measured during the epoch, on {pictures} pictures, with {loss}."
+    train = f"Train loss and accuracy are measured during the epoch, on {images} images, with {loss}."
     if mixed and not any("miou" in (line.get("val") or {}) for line in history):  # a pixel of a mask has one class
         train += (
-            " A mixed picture counts as right if it is given the class it holds most of, so train accuracy is lower "
-            "than on plain pictures."
+            " A mixed image counts as right if it is given the class it holds most of, so train accuracy is lower "
+            "than on plain images."
         )
     notes = [train]
     if smaller := wording.progressive(recipe.training):
@@ -132,9 +132,9 @@ def _curve_notes(history: list[dict[str, Any]], recipe: Recipe) -> list[str]:
     if any(line.get("val") for line in history):
         settings, parts = recipe.training, recipe.evaluation.augment_val
         averaged = "" if settings.ema is None and settings.swa is None else ", with averaged weights"
-        on = f"val pictures augmented by {_parts(parts)}, the same in every epoch" if parts else "plain pictures"
+        on = f"val images augmented by {_parts(parts)}, the same in every epoch" if parts else "plain images"
         better = "it can lie on the better side of train"
-        final = "the final figures on val are of plain pictures"
+        final = "the final figures on val are of plain images"
         notes.append(
             f"Val is measured after the epoch, on {on}{averaged}, its loss as negative log-likelihood; "
             f"{final if parts else better}."
@@ -178,16 +178,16 @@ def cost(cost: dict[str, Any] | None, training: dict[str, Any] | None) -> list[t
     if wording.known(cost.get("parameters")):
         out.append(("Parameters", wording.count(cost["parameters"])))
     if wording.known(cost.get("multiply_adds")):
-        out.append(("Multiply-adds for a picture", wording.short(cost["multiply_adds"])))
+        out.append(("Multiply-adds for a image", wording.short(cost["multiply_adds"])))
     if wording.known(cost.get("bytes_fp32")):
         out.append(("Weights in fp32", f"{cost['bytes_fp32'] / 1e6:,.1f} MB"))
     if wording.known(training.get("seconds")):
         out.append(("Training time", duration(training["seconds"])))
     if wording.known(training.get("seconds_per_epoch")):
         out.append(("Time for an epoch", duration(training["seconds_per_epoch"])))
-    if wording.known(training.get("pictures_per_second")):
-        out.append(("Training rate", f"{wording.rate(training['pictures_per_second'])} pictures/s"))
-    if wording.known(cost.get("inference_pictures_per_second")):
-        inference = wording.rate(cost["inference_pictures_per_second"])
-        out.append(("Inference rate, without test-time augmentation", f"{inference} pictures/s"))
+    if wording.known(training.get("images_per_second")):
+        out.append(("Training rate", f"{wording.rate(training['images_per_second'])} images/s"))
+    if wording.known(cost.get("inference_images_per_second")):
+        inference = wording.rate(cost["inference_images_per_second"])
+        out.append(("Inference rate, without test-time augmentation", f"{inference} images/s"))
     return out

@@ -59,7 +59,7 @@ def count(value: float | None) -> str:
 
 
 def plural(number: int, one: str, many: str | None = None) -> str:
-    """``1 picture``, ``1,712 pictures``."""
+    """``1 image``, ``1,712 images``."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
@@ -105,11 +105,11 @@ def initial_weights(model: Part) -> str:
 
 
 def normalization(rule: str, model: Part, figures: dict[str, Any] | None) -> str:
-    """What pictures were normalized by. ``figures``: mean and std, a figure a channel."""
+    """What images were normalized by. ``figures``: mean and std, a figure a channel."""
     if rule == "imagenet":
         whose = "ImageNet's"
     elif rule == "train" or initial_weights(model) == "random":
-        whose = "the train pictures' own"
+        whose = "the train images' own"
     else:
         whose = "that of the initial weights"
     if not figures:
@@ -152,11 +152,11 @@ def averaging(settings: TrainingSection) -> str:
 
 
 def progressive(settings: TrainingSection) -> str:
-    """Which epochs saw smaller pictures; empty where none did."""
+    """Which epochs saw smaller images; empty where none did."""
     section = settings.progressive
     if section is None or not (epochs := section.epochs(settings.epochs)):
         return ""
-    return f"the first {plural(epochs, 'epoch')} on pictures of {section.size} pixels on the shorter side"
+    return f"the first {plural(epochs, 'epoch')} on images of {section.size} pixels on the shorter side"
 
 
 def _option(value: Any) -> str:

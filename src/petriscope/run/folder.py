@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from petriscope.core.device import cores
-from petriscope.data.imageset import Dataset
 from petriscope.core.errors import RequestError
 from petriscope.core.files import atomic, new_folder, number_folder, slug, write_text
 from petriscope.core.recipe import Recipe, load_recipe
+from petriscope.data.imageset import Dataset
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,8 +34,8 @@ class Run:
 
     ``recipe.yaml`` the recipe, resolved; ``environment.json`` versions, hardware, data and their fingerprint;
     ``metrics.jsonl`` a line an epoch; ``model.safetensors`` enough to predict; ``checkpoint/`` what resuming needs;
-    ``results.json`` training summary, cost, figures a split; ``predictions.parquet`` a row a picture; ``gallery.npz``
-    the pictures that the report shows; ``audited.csv``, where an audit's decisions were carried out, a row a picture left
+    ``results.json`` training summary, cost, figures a split; ``predictions.parquet`` a row a image; ``gallery.npz``
+    the images that the report shows; ``audited.csv``, where an audit's decisions were carried out, a row a image left
     out or relabeled; ``report.html``.
     """
 
@@ -60,7 +60,7 @@ class Run:
     @property
     def results(self) -> dict[str, Any]:
         """``training``, ``cost``, the figures of each split evaluated (``val``, ``test``), and in ``stress`` those of
-        disturbed pictures, by split."""
+        disturbed images, by split."""
         path = self.folder / "results.json"
         return _read_json(path) if path.is_file() else {}
 
@@ -86,9 +86,9 @@ class Run:
     @property
     def gallery(self) -> dict[str, np.ndarray]:
         """Arrays by name: ``augmented`` uint8 [P, V, H, W, C]; ``mistakes_<split>`` uint8 [M, H, W, C] and
-        ``mistakes_<split>_ids``, most confident first; ``disturbed`` uint8 [P, 4, H, W, C], one picture under each
+        ``mistakes_<split>_ids``, most confident first; ``disturbed`` uint8 [P, 4, H, W, C], one image under each
         of ``disturbed_names`` at severities 0, 1, 3 and 5; of an autoencoder, ``reconstructions_<split>`` uint8
-        [P, 2, H, W, C], each picture and what became of it, and ``reconstructions_<split>_ids``; of masks,
+        [P, 2, H, W, C], each image and what became of it, and ``reconstructions_<split>_ids``; of masks,
         ``segments_<split>_images`` uint8 [G, H, W, C], ``_truth`` and ``_predicted`` (class indices, 255 unlabeled) and
         ``_confidence`` (255 is certain) uint8 [G, H, W], ``_ids``, ``_miou`` float [G] and ``_rank`` (best, median, worst);
         and what `petriscope.experiments.diagnostics` adds."""
@@ -209,7 +209,7 @@ def environment(dataset: Dataset) -> dict[str, Any]:
             "shape": list(dataset.shape),
             "targets": "masks" if dataset.segments else "labels",
             "splits": {
-                name: {"pictures": len(part), "per_class": part.counts.tolist()}
+                name: {"images": len(part), "per_class": part.counts.tolist()}
                 for name, part in dataset.splits.items()
             },
             "warnings": list(dataset.warnings),
@@ -219,14 +219,14 @@ def environment(dataset: Dataset) -> dict[str, Any]:
 
 
 def _audited_table(dataset: Dataset) -> pd.DataFrame:
-    """A row a picture that was left out or relabeled: id, split, label, decision, new_label, reason."""
+    """A row a image that was left out or relabeled: id, split, label, decision, new_label, reason."""
     import pandas as pd
 
     return pd.DataFrame([asdict(entry) for entry in dataset.audited])
 
 
 def _audited_counts(dataset: Dataset) -> dict[str, dict[str, int]]:
-    """Pictures left out (``drop``) and relabeled (``relabel``) by split."""
+    """Images left out (``drop``) and relabeled (``relabel``) by split."""
     counts: dict[str, dict[str, int]] = {}
     for entry in dataset.audited:
         splits = counts.setdefault(entry.decision, {})

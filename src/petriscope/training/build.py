@@ -12,13 +12,13 @@ from petriscope.augment import AUGMENTATIONS
 from petriscope.augment.base import Mixing
 from petriscope.augment.pipeline import Normalize, Pipeline
 from petriscope.augment.sets import augmented_set
+from petriscope.core.errors import RequestError
+from petriscope.core.recipe import Part, Recipe
 from petriscope.data import Dataset, ImageSet
 from petriscope.data.batches import Batches
-from petriscope.data.sources import NAMED
 from petriscope.data.normalization import mean_and_std
-from petriscope.core.errors import RequestError
+from petriscope.data.sources import NAMED
 from petriscope.models import MODELS, build_model
-from petriscope.core.recipe import Part, Recipe
 from petriscope.training.loop import Trainer
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -40,7 +40,7 @@ def check_parts(recipe: Recipe) -> None:
 
 def _check_val_augmentation(pipeline: Pipeline) -> None:
     if any(isinstance(operation, Mixing) for operation in pipeline.operations):
-        raise RequestError("evaluation.augment_val: pictures of val keep their labels; leave mixing out")
+        raise RequestError("evaluation.augment_val: images of val keep their labels; leave mixing out")
 
 
 def absolute_paths(recipe: Recipe) -> Recipe:

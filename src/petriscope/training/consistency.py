@@ -1,4 +1,4 @@
-"""The same answer to a picture and to its augmented views."""
+"""The same answer to a image and to its augmented views."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def _checked(part: Part) -> Part:
 
 
 class Consistency(nn.Module):
-    """A loss of the pictures as they are, and the divergence of the answers to them and to their views, which aug-mix makes:
+    """A loss of the images as they are, and the divergence of the answers to them and to their views, which aug-mix makes:
     ``{name: consistency, of: cross-entropy, weight: 12}``. Hendrycks et al., 2020, arXiv:1912.02781. A step takes as much
     as ``1 + views`` ordinary ones.
 
     Args:
-        counts: training pictures a class, [K].
-        of: the loss of the pictures, with its options.
+        counts: training images a class, [K].
+        of: the loss of the images, with its options.
         weight: of the divergence; the paper's is 12.
-        views: of each picture; the paper's are 2.
+        views: of each image; the paper's are 2.
     """
 
     def __init__(
@@ -48,14 +48,14 @@ class Consistency(nn.Module):
         self.weight, self.views = weight, views
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Logits, float [(1 + views) B, K]: of the pictures, of their first views, and so on; targets int64 [B], or the
+        """Logits, float [(1 + views) B, K]: of the images, of their first views, and so on; targets int64 [B], or the
         share of each class, float [B, K] -> a scalar."""
         answers = logits.reshape(1 + self.views, len(targets), -1)
         return self.of(answers[0], targets) + self.weight * jensen_shannon(answers)
 
 
 def jensen_shannon(logits: Tensor) -> Tensor:
-    """The Jensen-Shannon divergence of V answers to each of B pictures, float [V, B, K], the mean over pictures, in nats: of
+    """The Jensen-Shannon divergence of V answers to each of B images, float [V, B, K], the mean over images, in nats: of
     each answer from the mean of all, the mean over answers; 0 to log V."""
     log_p = logits.log_softmax(2)
     log_mean = torch.logsumexp(log_p, 0) - math.log(len(logits))

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from petriscope.inference.predictor import load_model
-from petriscope.core.errors import RequestError
 from petriscope.core.device import autocast, choose_format
+from petriscope.core.errors import RequestError
 from petriscope.core.recipe import DistillSection
+from petriscope.inference.predictor import load_model
 
 
 class Teachers:
@@ -23,7 +23,7 @@ class Teachers:
         device: where the student is trained.
 
     Raises:
-        RequestError: a teacher is missing, or has other classes or pictures of another shape.
+        RequestError: a teacher is missing, or has other classes or images of another shape.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Teachers:
                     f"the data have {', '.join(classes)}"
                 )
             if model.shape != shape:
-                raise RequestError(f"distill.teachers: {path} takes pictures of {model.shape}; the data are {shape}")
+                raise RequestError(f"distill.teachers: {path} takes images of {model.shape}; the data are {shape}")
 
     @torch.no_grad()
     def answer(self, images: Tensor) -> Tensor:

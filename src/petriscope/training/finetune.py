@@ -21,8 +21,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from petriscope.core.errors import RequestError, near
-from petriscope.models.layers import head_of, ordered_blocks, ordered_layers
 from petriscope.core.recipe import FinetuneSection
+from petriscope.models.layers import head_of, ordered_blocks, ordered_layers
 
 LAST = re.compile(r"last\s+(\d+(?:\.\d+)?)\s*(blocks?|layers?|%)")
 

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from petriscope.data.batches import Batches
-from petriscope.models.layers import head_of
 from petriscope.core.device import Format, autocast
 from petriscope.core.progress import progress
+from petriscope.data.batches import Batches
+from petriscope.models.layers import head_of
 
 SHARE_OF_MEMORY = 0.25  # that features may take
 
 
 class FeatureBatches(Batches):
-    """Features in place of pictures.
+    """Features in place of images.
 
     Args:
         batches: whose targets these are.
@@ -47,10 +47,10 @@ def frozen_features(
     quiet: bool = False,
     batch_size: int = 256,
 ) -> FeatureBatches | None:
-    """What the head is given for every picture; the model stays in the mode it is in.
+    """What the head is given for every image; the model stays in the mode it is in.
 
     Returns:
-        None where that is not a function of the picture alone (dropout before the head), where the head is not the last
+        None where that is not a function of the image alone (dropout before the head), where the head is not the last
         thing the model does, or where the features would fill more than a quarter of the free memory.
     """
     order = np.arange(len(batches.images))

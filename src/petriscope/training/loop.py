@@ -22,21 +22,21 @@ import torch
 from torch import Tensor, nn
 
 from petriscope.augment.pipeline import Normalize, Pipeline, check_targets
-from petriscope.data.sampler import epoch_order
-from petriscope.data.batches import Batches
-from petriscope.core.masks import IGNORE
+from petriscope.core.device import autocast, choose_format, lay_out
 from petriscope.core.errors import PetriscopeError, RequestError
+from petriscope.core.masks import IGNORE
+from petriscope.core.progress import Progress, duration, say
+from petriscope.core.recipe import Recipe
+from petriscope.data.batches import Batches
+from petriscope.data.sampler import epoch_order
 from petriscope.inference.tta import predict_batches, predict_set
 from petriscope.metrics.classification import quick_metrics
 from petriscope.metrics.segmentation import quick_mask_metrics, tally_masks
-from petriscope.core.device import autocast, choose_format, lay_out
-from petriscope.core.progress import Progress, duration, say
-from petriscope.core.recipe import Recipe
 from petriscope.training.averaging import EMA, SWA
 from petriscope.training.checkpoints import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from petriscope.training.distillation import Teachers
-from petriscope.training.frozen import FeatureBatches, frozen_features, head_module
 from petriscope.training.finetune import Plan
+from petriscope.training.frozen import FeatureBatches, frozen_features, head_module
 from petriscope.training.losses import LOSSES, views_of
 from petriscope.training.optimizers import OPTIMIZERS
 from petriscope.training.progressive import Progressive
@@ -163,7 +163,7 @@ class Trainer:
         if section is None or not section.epochs(self.settings.epochs):
             return None
         if self.recipe.distill is not None:
-            raise RequestError("distill and training.progressive: teachers know one size of pictures; leave one out")
+            raise RequestError("distill and training.progressive: teachers know one size of images; leave one out")
         progressive = Progressive(section, self.train.images.shape, self.settings.epochs)
         progressive.check(self.model, forward)
         return progressive
@@ -195,7 +195,7 @@ class Trainer:
         return {key: value.detach().cpu().clone() for key, value in self.averaged.state_dict().items()}
 
     def run_backbone_once(self) -> None:
-        """Where the head alone is trained and pictures do not vary, replace pictures by what the head is given."""
+        """Where the head alone is trained and images do not vary, replace images by what the head is given."""
         head = head_module(self.model)
         varied = self.augment.varies or self.teachers or self.progressive or hasattr(self.model, "forward_with_loss")
         if head is None or varied or self.segments or any(not name.startswith(f"{head}.") for name in self.plan.ever):
@@ -221,16 +221,16 @@ class Trainer:
         return self.at.epoch * self.batches_per_epoch + self.at.batch
 
     def _cost(self, steps: int) -> float:
-        """Of the first ``steps`` steps, in steps on pictures of their own size, about."""
+        """Of the first ``steps`` steps, in steps on images of their own size, about."""
         if self.progressive is None:
             return steps
         small = min(steps, self.progressive.epochs * self.batches_per_epoch)
         return steps - small * (1 - self.progressive.cost)
 
     def epoch_batches(self, epoch: int) -> list[np.ndarray]:
-        """The indices of each batch. A short last batch is dropped: every epoch has another order, so no picture is."""
+        """The indices of each batch. A short last batch is dropped: every epoch has another order, so no image is."""
         size, settings = self.settings.batch_size, self.settings
-        order = epoch_order(self.strata, self.recipe.balance, self.recipe.seed, epoch, settings.pictures_per_epoch)
+        order = epoch_order(self.strata, self.recipe.balance, self.recipe.seed, epoch, settings.images_per_epoch)
         if len(order) <= size:
             return [order]
         return [order[i : i + size] for i in range(0, len(order) - size + 1, size)]
@@ -243,8 +243,8 @@ class Trainer:
         sums = self._sums.to(self.device, torch.float32 if self.device.type == "mps" else torch.float64)
         started = time.monotonic()
         spent_before = self.at.epoch_seconds
-        for pictures, targets in self.train.iterate(batches):
-            sums += self.train_step(pictures, targets)
+        for images, targets in self.train.iterate(batches):
+            sums += self.train_step(images, targets)
             self.at.batch += 1
             self.at.epoch_seconds = spent_before + time.monotonic() - started
             due = time.monotonic() - self._last_save > self.settings.checkpoint_seconds
@@ -258,17 +258,17 @@ class Trainer:
         self._sums = sums.cpu().double()
         self._end_epoch()
 
-    def train_step(self, pictures: Tensor, targets: Tensor) -> Tensor:
+    def train_step(self, batch: Tensor, targets: Tensor) -> Tensor:
         """One step on a uint8 batch [B, H, W, C] with targets int64 [B] or masks uint8 [B, H, W].
 
         Returns:
-            the loss summed over pictures, hits, what could be one (pictures; labeled pixels of masks), and pictures: [4].
+            the loss summed over images, hits, what could be one (images; labeled pixels of masks), and images: [4].
         """
         step = self._step
         generator = self._seed(step)
         if self.progressive and self.at.epoch < self.progressive.epochs:
-            pictures, targets = self.progressive.shrink(pictures, targets)
-        augmented = (pictures, targets) if self.head else self.augment(pictures, targets, generator)
+            batch, targets = self.progressive.shrink(batch, targets)
+        augmented = (batch, targets) if self.head else self.augment(batch, targets, generator)
         images, targets = self.normalize(augmented[0]), augmented[1]
         if self.segments:
             targets = targets.long()
@@ -281,7 +281,7 @@ class Trainer:
         logits = logits.float()
         loss = self.loss(logits, targets)
         size = len(targets)
-        logits = logits[:size]  # of the pictures; what follows are their views
+        logits = logits[:size]  # of the images; what follows are their views
         if self.teachers:
             loss = self.teachers.loss(logits, self.teachers.answer(augmented[0][:size]), loss)
         if own_loss is not None:
@@ -327,7 +327,7 @@ class Trainer:
             torch.nn.utils.clip_grad_norm_(weights, settings.clip_grad_norm)
 
     def _end_epoch(self) -> None:
-        loss, hits, judged, pictures = self._sums.tolist()
+        loss, hits, judged, images = self._sums.tolist()
         if not math.isfinite(loss):
             raise PetriscopeError(
                 f"the loss is not finite in epoch {self.at.epoch + 1}: training diverged. Lower optimizer.lr (now "
@@ -336,7 +336,7 @@ class Trainer:
         self._average_epochs()
         line: dict[str, Any] = {
             "epoch": self.at.epoch + 1,
-            "train": {"loss": loss / pictures, "accuracy": hits / max(judged, 1)},
+            "train": {"loss": loss / images, "accuracy": hits / max(judged, 1)},
         }
         if self.val is not None:
             line["val"] = self._evaluate(self.val)
@@ -345,7 +345,7 @@ class Trainer:
             self.schedule.observe(line["train"]["loss"])
         line["lr"] = self.optimizer.param_groups[0]["lr"]
         line["seconds"] = round(self.at.epoch_seconds, 3)
-        line["pictures_per_second"] = round(pictures / max(self.at.epoch_seconds, 1e-9), 1)
+        line["images_per_second"] = round(images / max(self.at.epoch_seconds, 1e-9), 1)
         self.at.seconds += self.at.epoch_seconds
         self.at.history.append(line)
         self.at.epoch, self.at.batch, self.at.epoch_seconds = self.at.epoch + 1, 0, 0.0
@@ -371,7 +371,7 @@ class Trainer:
         if self.swa is None or share is None or self.at.epoch < epochs - max(1, round(share * epochs)):
             return
         order = self.epoch_batches(self.at.epoch)[:SWA_BATCHES]
-        inputs = (self.normalize(pictures) for pictures, _ in self.train.iterate(order))
+        inputs = (self.normalize(images) for images, _ in self.train.iterate(order))
         with autocast(self.device, self.format):
             self.swa.add(self.model, self.at.averaged, inputs, self.head)
         self.at.averaged += 1
@@ -395,7 +395,7 @@ class Trainer:
             say(f"from epoch {epoch + 1}: training {self.plan.describe(epoch)}{run_once}")
         if self.progressive and epoch in (0, self.progressive.epochs):
             height, width = self.progressive.size if epoch < self.progressive.epochs else self.train.images.shape[:2]
-            say(f"from epoch {epoch + 1}: pictures of {height}x{width}")
+            say(f"from epoch {epoch + 1}: images of {height}x{width}")
 
     def _note(self) -> str:
         done = self.at.epoch

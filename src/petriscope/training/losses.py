@@ -13,10 +13,10 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
-from petriscope.core.masks import IGNORE
 from petriscope.core.errors import RequestError
-from petriscope.core.registry import Catalogue
+from petriscope.core.masks import IGNORE
 from petriscope.core.recipe import Part
+from petriscope.core.registry import Catalogue
 from petriscope.training.borders import near_borders
 
 LOSSES = Catalogue(
@@ -42,11 +42,11 @@ def weigh_classes(rule: ClassWeights, counts: np.ndarray) -> Tensor | None:
     """A weight a class, float32 [K], or None.
 
     Args:
-        rule: ``balanced``: in inverse proportion to the class's pictures, so that every class weighs the same in an
-            epoch and the mean weight of a picture is 1; ``median-frequency``: the median frequency over the class's, where
-            a frequency is the class's share of the pixels of those pictures that have it, so that a class that is rare
-            because few pictures have it gains less (Eigen and Fergus, 2015, arXiv:1411.4734); or the weights themselves.
-        counts: training pictures a class, [K]; or of masks the pixels of each class in each picture, [N, K].
+        rule: ``balanced``: in inverse proportion to the class's images, so that every class weighs the same in an
+            epoch and the mean weight of a image is 1; ``median-frequency``: the median frequency over the class's, where
+            a frequency is the class's share of the pixels of those images that have it, so that a class that is rare
+            because few images have it gains less (Eigen and Fergus, 2015, arXiv:1411.4734); or the weights themselves.
+        counts: training images a class, [K]; or of masks the pixels of each class in each image, [N, K].
     """
     total = counts.sum(0) if counts.ndim == 2 else counts
     if rule == "none":
@@ -61,7 +61,7 @@ def weigh_classes(rule: ClassWeights, counts: np.ndarray) -> Tensor | None:
 
 
 def _median_over_frequency(counts: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """float64 [K]; 1 for a class that no picture has."""
+    """float64 [K]; 1 for a class that no image has."""
     if counts.ndim == 2:
         room = np.where(counts > 0, counts.sum(1, keepdims=True), 0).sum(0)
     else:
@@ -76,7 +76,7 @@ class CrossEntropy(nn.Module):
     """Cross-entropy with label smoothing and class weights.
 
     Args:
-        counts: training pictures a class, [K], or pixels of each class in each picture, [N, K].
+        counts: training images a class, [K], or pixels of each class in each image, [N, K].
         label_smoothing: the share of each target spread over all classes. Szegedy et al., 2016, arXiv:1512.00567.
         class_weights: none, balanced, median-frequency, or a number a class.
         borders: of masks: how much more a pixel on a border between classes counts than one far from all. Ronneberger et
@@ -122,7 +122,7 @@ class FocalLoss(nn.Module):
     arXiv:1708.02002.
 
     Args:
-        counts: training pictures a class, [K], or pixels of each class in each picture, [N, K].
+        counts: training images a class, [K], or pixels of each class in each image, [N, K].
         gamma: 0 is cross-entropy; the paper's is 2.
         class_weights: none, balanced, median-frequency, or a number a class (the paper's alpha).
         borders, border_sigma: as of `CrossEntropy`.
@@ -155,7 +155,7 @@ class GeneralizedCrossEntropy(nn.Module):
     gives up on labels it finds unlikely. For noisy labels. Zhang and Sabuncu, 2018, arXiv:1805.07836.
 
     Args:
-        counts: training pictures a class, [K], or pixels of each class in each picture, [N, K].
+        counts: training images a class, [K], or pixels of each class in each image, [N, K].
         q: the paper's is 0.7.
         class_weights: none, balanced, median-frequency, or a number a class.
     """
@@ -180,8 +180,8 @@ class GeneralizedCrossEntropy(nn.Module):
 
 
 def views_of(part: Part) -> int:
-    """How many views of each picture a loss is given beside it. Its logits are then of the pictures [B], of their first
-    views [B], and so on; targets [B] are of the pictures."""
+    """How many views of each image a loss is given beside it. Its logits are then of the images [B], of their first
+    views [B], and so on; targets [B] are of the images."""
     return int(LOSSES.check(part).get("views", 0)) if part.name == "consistency" else 0
 
 
@@ -207,7 +207,7 @@ class SumOfLosses(nn.Module):
     """A weighted sum: ``{name: sum, terms: [cross-entropy, {name: dice, weight: 0.5}]}``.
 
     Args:
-        counts: training pictures a class, [K], or pixels of each class in each picture, [N, K].
+        counts: training images a class, [K], or pixels of each class in each image, [N, K].
         terms: losses with their options, each with a ``weight``, 1 unless given.
     """
 

@@ -9,9 +9,9 @@ from pydantic import Field
 from torch import nn
 from torch.optim import Optimizer
 
+from petriscope.core.registry import Catalogue
 from petriscope.models.backbones import import_timm
 from petriscope.models.layers import head_of
-from petriscope.core.registry import Catalogue
 
 OPTIMIZERS = Catalogue(
     "optimizer",

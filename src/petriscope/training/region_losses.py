@@ -1,6 +1,6 @@
 """Losses of whole regions: how far a class's predicted pixels and its true ones cover each other.
 
-A batch counts as one region of pixels a class, or each picture as its own. Labels are masks of one pixel. Classes that the
+A batch counts as one region of pixels a class, or each image as its own. Labels are masks of one pixel. Classes that the
 truth does not have are left out of the mean.
 """
 
@@ -13,8 +13,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from petriscope.core.masks import IGNORE
 from petriscope.core.errors import RequestError
+from petriscope.core.masks import IGNORE
 from petriscope.training.losses import ClassWeights, weigh_classes
 
 Share = Annotated[float, Field(ge=0)]
@@ -26,12 +26,12 @@ class TverskyLoss(nn.Module):
     arXiv:1810.07842, whose gamma is 4/3.
 
     Args:
-        counts: training pictures a class, [K], or pixels of each class in each picture, [N, K].
+        counts: training images a class, [K], or pixels of each class in each image, [N, K].
         alpha: what a false positive costs.
         beta: what a false negative costs; more than alpha favors recall.
         gamma: 1 is the plain loss.
         smooth: pixels added to numerator and denominator, so that a region of few pixels has no wild gradient.
-        per_picture: each picture a region of its own, rather than the batch.
+        per_image: each image a region of its own, rather than the batch.
         class_weights: none, balanced, median-frequency, or a number a class.
     """
 
@@ -45,17 +45,17 @@ class TverskyLoss(nn.Module):
         beta: Share = 0.7,
         gamma: Annotated[float, Field(ge=1, le=10)] = 1.0,
         smooth: Annotated[float, Field(gt=0)] = 1.0,
-        per_picture: bool = False,
+        per_image: bool = False,
         class_weights: ClassWeights = "none",
     ) -> None:
         super().__init__()
         self.alpha, self.beta, self.gamma = alpha, beta, gamma
-        self.smooth, self.per_picture = smooth, per_picture
+        self.smooth, self.per_image = smooth, per_image
         self.register_buffer("weight", weigh_classes(class_weights, counts))
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Logits, float [B, K] or [B, K, H, W]; targets as of `petriscope.training.losses.CrossEntropy` -> a scalar."""
-        p, truth, labeled = regions(logits, targets, self.per_picture)
+        p, truth, labeled = regions(logits, targets, self.per_image)
         p = p * labeled
         hit = (p * truth).sum(2)
         wrong, missed = p.sum(2) - hit, truth.sum(2) - hit
@@ -70,7 +70,7 @@ class DiceLoss(TverskyLoss):
     "V-Net", arXiv:1606.04797, here without the squares in the denominator.
 
     Args:
-        counts, smooth, per_picture, class_weights: as of `TverskyLoss`.
+        counts, smooth, per_image, class_weights: as of `TverskyLoss`.
     """
 
     def __init__(
@@ -78,11 +78,11 @@ class DiceLoss(TverskyLoss):
         counts: np.ndarray,
         *,
         smooth: Annotated[float, Field(gt=0)] = 1.0,
-        per_picture: bool = False,
+        per_image: bool = False,
         class_weights: ClassWeights = "none",
     ) -> None:
         super().__init__(
-            counts, alpha=0.5, beta=0.5, smooth=smooth, per_picture=per_picture, class_weights=class_weights
+            counts, alpha=0.5, beta=0.5, smooth=smooth, per_image=per_image, class_weights=class_weights
         )
 
 
@@ -91,16 +91,16 @@ class LovaszSoftmax(nn.Module):
     arXiv:1705.08790.
 
     Args:
-        counts: training pictures a class, [K], or pixels of each class in each picture, [N, K].
-        per_picture: each picture a region of its own, rather than the batch.
+        counts: training images a class, [K], or pixels of each class in each image, [N, K].
+        per_image: each image a region of its own, rather than the batch.
         class_weights: none, balanced, median-frequency, or a number a class.
     """
 
     weight: Tensor | None
 
-    def __init__(self, counts: np.ndarray, *, per_picture: bool = False, class_weights: ClassWeights = "none") -> None:
+    def __init__(self, counts: np.ndarray, *, per_image: bool = False, class_weights: ClassWeights = "none") -> None:
         super().__init__()
-        self.per_picture = per_picture
+        self.per_image = per_image
         self.register_buffer("weight", weigh_classes(class_weights, counts))
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class LovaszSoftmax(nn.Module):
         """
         if targets.is_floating_point():
             raise RequestError("loss lovasz needs one class a target; leave out what mixes them: mixup, cutmix")
-        p, truth, labeled = regions(logits, targets, self.per_picture)
+        p, truth, labeled = regions(logits, targets, self.per_image)
         # What is unlabeled has no error, so it is sorted to the end, where it changes nothing.
         errors, order = torch.sort((truth - p).abs() * labeled, dim=2, descending=True)
         losses = (errors * _rises(truth.gather(2, order))).sum(2)
@@ -133,29 +133,29 @@ def _rises(truth: Tensor) -> Tensor:
     return torch.diff(loss, dim=2, prepend=torch.zeros_like(loss[:, :, :1]))
 
 
-def regions(logits: Tensor, targets: Tensor, per_picture: bool) -> tuple[Tensor, Tensor, Tensor]:
+def regions(logits: Tensor, targets: Tensor, per_image: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Lay pixels in rows: probabilities and truth, float [R, K, P], and which are labeled, float [R, 1, P]; R is 1, or B
-    where each picture is a region. Truth is 0 where unlabeled.
+    where each image is a region. Truth is 0 where unlabeled.
 
     Args:
         logits: float [B, K] or [B, K, H, W].
         targets: int64 [B] or [B, H, W], or the share of each class, float [B, K].
     """
-    p = _rows(logits.softmax(1), per_picture)
+    p = _rows(logits.softmax(1), per_image)
     if targets.is_floating_point():
-        truth = _rows(targets, per_picture)
+        truth = _rows(targets, per_image)
         return p, truth, torch.ones_like(truth[:, :1])
     labeled = targets != IGNORE if targets.ndim == 3 else torch.ones_like(targets, dtype=torch.bool)
-    numbers = _rows(torch.where(labeled, targets, 0)[:, None], per_picture)
-    known = _rows(labeled[:, None].to(p.dtype), per_picture)
+    numbers = _rows(torch.where(labeled, targets, 0)[:, None], per_image)
+    known = _rows(labeled[:, None].to(p.dtype), per_image)
     truth = torch.zeros_like(p).scatter_(1, numbers, known)
     return p, truth, known
 
 
-def _rows(maps: Tensor, per_picture: bool) -> Tensor:
+def _rows(maps: Tensor, per_image: bool) -> Tensor:
     """[B, K] or [B, K, H, W] -> [B, K, P] or [1, K, B P]."""
     rows = maps.flatten(2) if maps.ndim == 4 else maps[:, :, None]
-    return rows if per_picture else rows.transpose(0, 1).flatten(1)[None]
+    return rows if per_image else rows.transpose(0, 1).flatten(1)[None]
 
 
 def mean_over_present(losses: Tensor, truth: Tensor, weight: Tensor | None) -> Tensor:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from petriscope.inference.predictor import Answers, Classifier
 from petriscope.core.errors import RequestError
-from petriscope.metrics import conformal
+from petriscope.core.progress import say
+from petriscope.inference.predictor import Answers, Classifier
 from petriscope.inference.tta import TTA
+from petriscope.metrics import conformal
 from petriscope.metrics.selective import Threshold, doubt
 from petriscope.trust.state import Reference
-from petriscope.core.progress import say
 
 NOT_SURE = "not sure"
 NO_CLASS = "(none)"
@@ -25,7 +25,7 @@ class Answering:
 
     Args:
         classes: names of the probabilities.
-        max_error: the wanted error rate; None: all that are like the training pictures are answered.
+        max_error: the wanted error rate; None: all that are like the training images are answered.
         threshold: for it; None: it cannot be promised.
         limits: of conformal scores, [K]; None: no sets are wanted.
     """
@@ -36,7 +36,7 @@ class Answering:
     limits: np.ndarray | None = None
 
     def words(self, answers: Answers) -> list[dict[str, str]]:
-        """``answer``, ``why``, and ``set`` if wanted, for each picture."""
+        """``answer``, ``why``, and ``set`` if wanted, for each image."""
         p, doubts = answers.probabilities, doubt(answers.probabilities)
         strange = np.zeros(len(p), bool) if answers.outlier is None else answers.outlier > 1
         members = None if self.limits is None else conformal.sets(p, self.limits, conformal.METHOD)
@@ -101,23 +101,23 @@ def _notes(
     threshold: Threshold | None,
     sets: float | None,
     limits: np.ndarray | None,
-    pictures: int,
+    images: int,
 ) -> list[str]:
     notes = []
     if max_error is not None and threshold is None:
         notes.append(
-            f"no confidence promises {100 * max_error:g} % errors: the {pictures:,} pictures of val are too few or too often "
-            "wrong. Nothing is answered; ask for less, or train with more pictures in val"
+            f"no confidence promises {100 * max_error:g} % errors: the {images:,} images of val are too few or too often "
+            "wrong. Nothing is answered; ask for less, or train with more images in val"
         )
     elif max_error is not None and threshold is not None:
         notes.append(
             f"answering from a confidence of {_sure(threshold.doubt)}: on val {threshold.wrong:,} of "
             f"{threshold.answered:,} such answers were wrong. With probability {100 * (1 - threshold.delta):g} % at most "
-            f"{100 * max_error:g} % are on pictures like val's"
+            f"{100 * max_error:g} % are on images like val's"
         )
     if limits is not None and sets is not None and np.isinf(limits).any():
         names = ", ".join(name for name, limit in zip(classes, limits, strict=True) if np.isinf(limit))
-        notes.append(f"val has too few pictures of {names} for sets of {100 * sets:g} %: they are in every set")
+        notes.append(f"val has too few images of {names} for sets of {100 * sets:g} %: they are in every set")
     return notes
 
 

@@ -1,4 +1,4 @@
-"""What becomes of val's promises on pictures that are not like val's: how much is still answered, how much of that is wrong, and
+"""What becomes of val's promises on images that are not like val's: how much is still answered, how much of that is wrong, and
 how many of the sets still hold the true class."""
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ FIGURES = ("answered", "wrong", "held")
 
 
 class Watch:
-    """Looks on while pictures are answered in passes, each over the same pictures in the same order.
+    """Looks on while images are answered in passes, each over the same images in the same order.
 
     Args:
-        answer: uint8 [B, H, W, C] -> probabilities [B, K], and how unlike the training pictures each is, [B], or None; as
+        answer: uint8 [B, H, W, C] -> probabilities [B, K], and how unlike the training images each is, [B], or None; as
             `petriscope.inference.predictor.Answers` has them.
         reference: val's answers, from which the threshold and the limits come.
         classes: K.
@@ -42,7 +42,7 @@ class Watch:
         return self._last
 
     def note(self, name: str, targets: np.ndarray) -> None:
-        """The last pictures belong to a pass over the corruption ``name``, and have these targets, int64 [B]."""
+        """The last images belong to a pass over the corruption ``name``, and have these targets, int64 [B]."""
         p = self._last
         answered = answered_by(self.threshold, doubt(p), self._outlier)
         wrong = answered & (p.argmax(1) != targets)
@@ -50,12 +50,12 @@ class Watch:
         self._kept.setdefault(name, []).append(np.stack([answered, wrong, held], 1))
 
     def figures(self, plain: str, names: Sequence[str], n: int, resamples: int) -> dict[str, Any]:
-        """Shares of the first ``n`` pictures, with 95 % intervals of the bootstrap over them: ``answered`` when at most
+        """Shares of the first ``n`` images, with 95 % intervals of the bootstrap over them: ``answered`` when at most
         `MAX_ERROR` errors are asked for, ``wrong`` of those (None where nothing is answered), and ``held``, of the sets
         of `LEVEL`.
 
         Args:
-            plain: name of the pass of undisturbed pictures.
+            plain: name of the pass of undisturbed images.
             names: of the corruptions that ``disturbed`` is over; ``corruptions`` has them all.
         """
         passes = {name: np.concatenate(found) for name, found in self._kept.items()}
@@ -72,11 +72,11 @@ class Watch:
 
 
 def _shares(kept: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
-    """Of what `Watch.note` finds in P passes, bool [P, N, 3], under weights of the pictures [R, N]."""
+    """Of what `Watch.note` finds in P passes, bool [P, N, 3], under weights of the images [R, N]."""
     total = kept.sum(0, dtype=np.float64)  # [N, 3]
 
-    def shares(sums: np.ndarray, pictures: np.ndarray) -> np.ndarray:
-        return np.stack([sums[:, 0] / pictures, divide(sums[:, 1], sums[:, 0]), sums[:, 2] / pictures], 1)
+    def shares(sums: np.ndarray, images: np.ndarray) -> np.ndarray:
+        return np.stack([sums[:, 0] / images, divide(sums[:, 1], sums[:, 0]), sums[:, 2] / images], 1)
 
     values = shares(total.sum(0)[None], np.array([len(kept) * len(total)]))[0]
     drawn = shares(weights @ total, len(kept) * weights.sum(1))

@@ -1,11 +1,11 @@
-"""Is a picture like those that were trained on at all?
+"""Is a image like those that were trained on at all?
 
-A network answers whatever it is shown, and what it keeps of a picture is what tells its classes apart: a blank picture
-or one of a truck may fall among the cells. So a picture is measured twice, by the network's features before the head,
+A network answers whatever it is shown, and what it keeps of a image is what tells its classes apart: a blank image
+or one of a truck may fall among the cells. So a image is measured twice, by the network's features before the head,
 and by plain statistics of its pixels (color, spread, gradients), which no training has taught to ignore anything.
 Features: the Mahalanobis distance to the nearest class, with a covariance that the classes share: Lee et al., 2018,
 arXiv:1807.03888; shrunk as by Ledoit and Wolf, 2004, Journal of Multivariate Analysis 88:365. Pixels: how unlikely they
-are under a mixture of Gaussians, because augmented pictures have no one shape: dark ones, noisy ones, stained ones. The
+are under a mixture of Gaussians, because augmented images have no one shape: dark ones, noisy ones, stained ones. The
 score is the larger of the two, each in units of its own limit.
 """
 
@@ -23,14 +23,14 @@ from torch import Tensor, nn
 from petriscope.models.layers import head_of
 
 INSIDE = 0.995  # share of val that is taken for like it
-INSIDE_AUGMENTED = 0.95  # the same of val as training augments pictures; higher, shuffled pixels pass for cells
-COMPONENTS, PICTURES_EACH = 16, 250  # of the mixture, at most; and pictures that each needs
+INSIDE_AUGMENTED = 0.95  # the same of val as training augments images; higher, shuffled pixels pass for cells
+COMPONENTS, IMAGES_EACH = 16, 250  # of the mixture, at most; and images that each needs
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 MOST = 256  # directions of the features that are kept, those in which the classes spread most
 SIDE = 32  # pixels a side that quantiles are read from, about
 
 
-def picture_statistics(images: Tensor) -> Tensor:
+def image_statistics(images: Tensor) -> Tensor:
     """What pixels say without a network, float32 [B, S], S 25 for color and 8 for gray.
 
     Mean, standard deviation and quantiles of each channel, covariances of channels, and the logarithm of the mean
@@ -59,18 +59,18 @@ def picture_statistics(images: Tensor) -> Tensor:
 
 
 class Observer:
-    """Features of pictures, noted as a model answers them; see `observe`."""
+    """Features of images, noted as a model answers them; see `observe`."""
 
     def __init__(self) -> None:
         self._first: Tensor | None = None
 
     def note(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """The head is called: keep what it is given, of the first view of a batch, which is the picture as it is."""
+        """The head is called: keep what it is given, of the first view of a batch, which is the image as it is."""
         if self._first is None and inputs:
             self._first = inputs[0].detach()
 
     def take(self, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """A batch is done, uint8 [B, H, W, C]: its features, float32 [B, D], and `picture_statistics`, float32 [B, S].
+        """A batch is done, uint8 [B, H, W, C]: its features, float32 [B, D], and `image_statistics`, float32 [B, S].
 
         D is 0 for a model whose head is not one module that is called with them.
         """
@@ -78,7 +78,7 @@ class Observer:
         # A head that flattens sees places or tokens, [B, D, H, W] or [B, T, D], which say little of kinds.
         found = found.mean((2, 3)) if found.ndim == 4 else found.mean(1) if found.ndim == 3 else found
         self._first = None
-        return found.flatten(1).cpu().numpy(), picture_statistics(images).cpu().numpy()
+        return found.flatten(1).cpu().numpy(), image_statistics(images).cpu().numpy()
 
 
 @contextmanager
@@ -173,7 +173,7 @@ def fit_mixture(train: np.ndarray) -> Mixture:
 
     train = train.astype(np.float64)
     mean, spread = train.mean(0), _spread(train)
-    count = min(COMPONENTS, max(1, len(train) // PICTURES_EACH))
+    count = min(COMPONENTS, max(1, len(train) // IMAGES_EACH))
     # k-means, sklearn's own start, sums in the order in which its threads are done: other bits every time.
     mixture = GaussianMixture(count, reg_covar=1e-3, random_state=0, init_params="k-means++", max_iter=200)
     with warnings.catch_warnings():
@@ -186,17 +186,17 @@ def fit_mixture(train: np.ndarray) -> Mixture:
 
 
 def _spread(values: np.ndarray) -> np.ndarray:
-    """Standard deviations. What did not vary in training (a dead unit, a gray picture's hue) is given a small one, not none."""
+    """Standard deviations. What did not vary in training (a dead unit, a gray image's hue) is given a small one, not none."""
     spread = values.std(0)
     return np.maximum(spread, max(1e-2 * float(np.median(spread)), 1e-6))
 
 
 @dataclass(frozen=True, eq=False)
 class Detector:
-    """How unlike the training pictures a picture is: above 1, unlike anything seen.
+    """How unlike the training images a image is: above 1, unlike anything seen.
 
     Args:
-        features, pixels: of the network's features, and of `picture_statistics`.
+        features, pixels: of the network's features, and of `image_statistics`.
         limit: of the larger of the two; `score` is in its units.
     """
 
@@ -210,7 +210,7 @@ class Detector:
         return (larger / self.limit).astype(np.float32)
 
     def widened(self, features: np.ndarray, statistics: np.ndarray) -> Detector:
-        """Its limits moved out, never in, until the share `INSIDE` of these pictures is taken for like those seen."""
+        """Its limits moved out, never in, until the share `INSIDE` of these images is taken for like those seen."""
 
         def reach(distance: np.ndarray) -> float:
             finite = distance[np.isfinite(distance)]
@@ -224,14 +224,14 @@ class Detector:
         return replace(apart, limit=apart.limit * reach(apart.score(features, statistics)))
 
 
-Seen = tuple[np.ndarray, np.ndarray]  # features [N, D] and statistics [N, S] of pictures
+Seen = tuple[np.ndarray, np.ndarray]  # features [N, D] and statistics [N, S] of images
 
 
 def fit_detector(
     train: Seen, targets: np.ndarray, val: Seen, augmented: Seen | None = None, inside: float = INSIDE
 ) -> Detector:
-    """From train pictures with their targets, int64 [N], and those of val, of which the share ``inside`` is taken for like
-    the training pictures; and, where training augments pictures, `INSIDE_AUGMENTED` of val ``augmented`` so."""
+    """From train images with their targets, int64 [N], and those of val, of which the share ``inside`` is taken for like
+    the training images; and, where training augments images, `INSIDE_AUGMENTED` of val ``augmented`` so."""
 
     shares = [(val, inside)] if augmented is None else [(val, inside), (augmented, INSIDE_AUGMENTED)]
 

@@ -1,10 +1,10 @@
-"""The stress test: how much of its accuracy a network keeps where pictures are blurred, discolored or partly covered.
+"""The stress test: how much of its accuracy a network keeps where images are blurred, discolored or partly covered.
 
-Every picture is disturbed by every corruption of `petriscope.augment.corruptions` at five severities. What is looked at is
-balanced accuracy, and of masks mean IoU; a mask moves where its picture is moved. The procedure is that of Hendrycks and
+Every image is disturbed by every corruption of `petriscope.augment.corruptions` at five severities. What is looked at is
+balanced accuracy, and of masks mean IoU; a mask moves where its image is moved. The procedure is that of Hendrycks and
 Dietterich, 2019, arXiv:1903.12261, with the corruptions that MedMNIST-C names for blood cells (Di Salvo, Doerrich and
 Ledig, 2024, arXiv:2406.17536). Both relate errors to those of a reference network; here the measure is the network itself
-on the same pictures, undisturbed.
+on the same images, undisturbed.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ import torch
 from petriscope.augment import AUGMENTATIONS
 from petriscope.augment.corruption_mix import CorruptionMix
 from petriscope.augment.corruptions import CORRUPTIONS, SEVERITIES, Corruption, corrupt, corrupt_masks
-from petriscope.data.imageset import ImageSet
 from petriscope.core.errors import RequestError
+from petriscope.core.progress import progress
+from petriscope.core.recipe import Recipe
+from petriscope.data.imageset import ImageSet
 from petriscope.metrics.intervals import bootstrap_weights, percentile95, wilson
 from petriscope.metrics.segmentation import (
     background_of,
@@ -33,15 +35,13 @@ from petriscope.metrics.segmentation import (
     scenes_of,
     sum_by,
 )
-from petriscope.core.progress import progress
-from petriscope.core.recipe import Recipe
 
-PICTURES = 320  # of a split, unless told otherwise
+IMAGES = 320  # of a split, unless told otherwise
 FEWEST = 64  # below this, intervals are too wide to say anything
 BATCH = 200
 PIXELS = 2**18  # of a batch, where each has a probability a class
-SHOWN = (1, 3, 5)  # severities of the pictures that the report shows
-PLAIN = "identity"  # the pass of undisturbed pictures
+SHOWN = (1, 3, 5)  # severities of the images that the report shows
+PLAIN = "identity"  # the pass of undisturbed images
 BESIDE = {"balanced_accuracy": "accuracy", "miou": "pixel_accuracy"}  # the figure, and what is given beside it
 
 # What ordinary augmentations teach a network of the stress test.
@@ -83,7 +83,7 @@ class Row:
         medmnist_c: whether MedMNIST-C names it for blood cells.
         seen: whether the recipe trains against it, by itself or by an augmentation that does much the same.
         held_out: whether the recipe leaves it out of its corruptions, in so many words.
-        figure: balanced accuracy, or of masks mean IoU, a severity; ``accuracy``: of pictures, or of pixels.
+        figure: balanced accuracy, or of masks mean IoU, a severity; ``accuracy``: of images, or of pixels.
         mean: of the figure over the severities.
     """
 
@@ -105,11 +105,11 @@ class Stress:
 
     Args:
         figure: what is looked at: ``balanced_accuracy``, or of masks ``miou``, the background left out.
-        n, of: pictures used, and pictures in the split.
-        scenes: of masks, the groups of pictures that the bootstrap draws, or the pictures where there are none.
+        n, of: images used, and images in the split.
+        scenes: of masks, the groups of images that the bootstrap draws, or the images where there are none.
         tta: test-time augmentation.
         seed: of the draws.
-        clean: the figure of the same pictures, undisturbed; ``clean_accuracy``: accuracy.
+        clean: the figure of the same images, undisturbed; ``clean_accuracy``: accuracy.
         mean: the figure, averaged over the corruptions of MedMNIST-C and the severities; ``mean_all``: over all.
         drop: ``clean`` less ``mean``, in shares; ``relative_drop``: that, as a share of ``clean``.
         worst: name of the corruption of the lowest mean.
@@ -176,7 +176,7 @@ def stress_test(
     predict: Callable[[np.ndarray], np.ndarray],
     images: ImageSet,
     *,
-    pictures: int | None = PICTURES,
+    count: int | None = IMAGES,
     recipe: Recipe | None = None,
     tta: str = "none",
     seed: int = 0,
@@ -185,31 +185,31 @@ def stress_test(
     label: str | None = None,
     note: Callable[[str, np.ndarray], object] | None = None,
 ) -> Stress | None:
-    """Disturb pictures in every way, and see what is still recognized.
+    """Disturb images in every way, and see what is still recognized.
 
     Args:
         predict: uint8 [B, H, W, C] -> probabilities [B, K], or of masks [B, K, H, W].
         images: a split with labels or masks.
-        pictures: how many to use, in the classes' proportions, each class at least once; None: all.
+        count: how many to use, in the classes' proportions, each class at least once; None: all.
         recipe: what the network was trained by, to tell what it was trained against; None: nothing.
         tta: what ``predict`` does, for the record.
-        seed: of all draws; a picture is disturbed in the same way whatever else is tested.
-        resamples: of the bootstrap over pictures, or of masks over scenes.
-        seconds: time it may take; with more to do, fewer pictures are used.
+        seed: of all draws; a image is disturbed in the same way whatever else is tested.
+        resamples: of the bootstrap over images, or of masks over scenes.
+        seconds: time it may take; with more to do, fewer images are used.
         label: of the progress shown; None: show none.
         note: called with the corruption's name, `PLAIN` of none, and the targets, when ``predict`` has seen a batch.
 
     Returns:
-        None where ``seconds`` are too short for 64 pictures, or for all where there are fewer; and where the pictures have
+        None where ``seconds`` are too short for 64 images, or for all where there are fewer; and where the images have
         no labeled pixel of a class that counts.
 
     Raises:
-        RequestError: there are no pictures.
+        RequestError: there are no images.
     """
-    if not len(images) or (pictures is not None and pictures < 1):
-        raise RequestError("a stress test needs pictures: at least one")
+    if not len(images) or (count is not None and count < 1):
+        raise RequestError("a stress test needs images: at least one")
     began = time.monotonic()
-    order = stratified(images.strata, len(images) if pictures is None else pictures, seed)
+    order = stratified(images.strata, len(images) if count is None else count, seed)
     tested = applicable(images.shape[2])
     passes = [predict_corrupted(predict, images, order, PLAIN, 0, seed, note)]
     if seconds is not None:
@@ -242,8 +242,8 @@ def predict_corrupted(
     seed: int,
     note: Callable[[str, np.ndarray], object] | None = None,
 ) -> np.ndarray:
-    """Which of the pictures at ``indices`` are recognized when disturbed, bool [n]; of masks, the pixels of each class
-    in each picture, as `class_counts` counts them, int64 [n, K, 3]."""
+    """Which of the images at ``indices`` are recognized when disturbed, bool [n]; of masks, the pixels of each class
+    in each image, as `class_counts` counts them, int64 [n, K, 3]."""
     height, width, _ = images.shape
     size = max(1, min(BATCH, PIXELS // (height * width))) if images.segments else BATCH
     found = []
@@ -264,7 +264,7 @@ def predict_corrupted(
 
 
 def stratified(targets: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
-    """Indices of ``count`` pictures in the classes' proportions, int64; every class comes first once, and any beginning
+    """Indices of ``count`` images in the classes' proportions, int64; every class comes first once, and any beginning
     of the result is such a selection too."""
     shuffled = np.random.default_rng(seed).permutation(len(targets))
     share = np.empty(len(targets))
@@ -276,7 +276,7 @@ def stratified(targets: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
 
 
 def applicable(channels: int) -> list[Corruption]:
-    """The corruptions that change pictures of so many channels."""
+    """The corruptions that change images of so many channels."""
     return [corruption for corruption in CORRUPTIONS.values() if channels == 3 or corruption.gray]
 
 
@@ -294,23 +294,23 @@ def trained_against(recipe: Recipe | None, channels: int = 3) -> tuple[set[str],
     return seen, held_out - seen
 
 
-def disturbed_pictures(images: ImageSet, index: int, seed: int = 0) -> tuple[np.ndarray, list[str]]:
-    """One picture under all corruptions at severities 0, 1, 3 and 5, uint8 [P, 4, H, W, C], and the P names."""
-    picture, at = torch.from_numpy(images.take([index])), torch.tensor([index])
+def disturbed_images(images: ImageSet, index: int, seed: int = 0) -> tuple[np.ndarray, list[str]]:
+    """One image under all corruptions at severities 0, 1, 3 and 5, uint8 [P, 4, H, W, C], and the P names."""
+    image, at = torch.from_numpy(images.take([index])), torch.tensor([index])
     names = [corruption.name for corruption in applicable(images.shape[2])]
-    rows = [[corrupt(picture, name, severity, at, seed)[0].numpy() for severity in (0, *SHOWN)] for name in names]
+    rows = [[corrupt(image, name, severity, at, seed)[0].numpy() for severity in (0, *SHOWN)] for name in names]
     return np.array(rows), names
 
 
 @dataclass(frozen=True)
 class PassFigures:
-    """The figure of every pass, the first of plain pictures, over one bootstrap for all.
+    """The figure of every pass, the first of plain images, over one bootstrap for all.
 
     Args:
         name: of the figure.
         values: [P]; ``drawn``: those of the resamples, [R, P].
         accuracy: of every pass.
-        n, scenes: pictures, and what was resampled of them; None: they themselves.
+        n, scenes: images, and what was resampled of them; None: they themselves.
     """
 
     name: str
@@ -335,7 +335,7 @@ def judge_labels(hits: np.ndarray, images: ImageSet, resamples: int) -> PassFigu
     members = [member for member in np.eye(len(images.classes))[images.targets].T if member.any()]
 
     def balanced(weights: np.ndarray) -> np.ndarray:
-        """Of every pass under weights of the pictures [R, N]: [R, P]."""
+        """Of every pass under weights of the images [R, N]: [R, P]."""
         total = np.zeros((len(weights), len(hits)))
         there = np.zeros((len(weights), 1))
         for member in members:
@@ -351,7 +351,7 @@ def judge_labels(hits: np.ndarray, images: ImageSet, resamples: int) -> PassFigu
 
 
 def judge_masks(counts: np.ndarray, images: ImageSet, resamples: int) -> PassFigures:
-    """Mean IoU of pixels counted picture by picture, int64 [P, N, K, 3]."""
+    """Mean IoU of pixels counted image by image, int64 [P, N, K, 3]."""
     n = len(images)
     scenes, background = scenes_of(images.groups, n), background_of(images.classes)
     sums = [sum_by(scenes, each) for each in counts]

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from petriscope.trust.temperature import calibration_figures, fit_temperature, scale
 from petriscope.metrics.conformal import METHOD, METHODS, Method, quantiles, scores, sets
 from petriscope.metrics.intervals import wilson
-from petriscope.trust.ood import INSIDE, Detector, Gauge, Mixture
 from petriscope.metrics.selective import DELTA, Threshold, aurc, doubt, guaranteed_threshold
+from petriscope.trust.ood import INSIDE, Detector, Gauge, Mixture
+from petriscope.trust.temperature import calibration_figures, fit_temperature, scale
 
 MAX_ERRORS = (0.005, 0.01, 0.02, 0.05)
 LEVELS = (0.9, 0.95)
@@ -26,7 +26,7 @@ ARRAYS = {"doubt": np.float32, "target": np.int64, "right": np.uint8, "outlier":
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """The pictures of val as a classifier answers them.
+    """The images of val as a classifier answers them.
 
     Args:
         temperature: see `petriscope.trust.temperature`.
@@ -45,7 +45,7 @@ class Reference:
     true_scores: dict[Method, np.ndarray]
 
     def threshold(self, max_error: float, delta: float = DELTA) -> Threshold | None:
-        """See `guaranteed_threshold`; of the pictures that are like those seen in training, since others get no answer."""
+        """See `guaranteed_threshold`; of the images that are like those seen in training, since others get no answer."""
         inside = self.outlier <= 1
         return guaranteed_threshold(self.doubt[inside], self.right[inside].astype(bool), max_error, delta)
 
@@ -75,7 +75,7 @@ def fit_reference(raw: np.ndarray, targets: np.ndarray, outlier: np.ndarray | No
 
 @dataclass(frozen=True, eq=False)
 class Trust:
-    """References by test-time augmentation, and the detector of pictures unlike those trained on."""
+    """References by test-time augmentation, and the detector of images unlike those trained on."""
 
     references: dict[str, Reference] = field(default_factory=dict)
     detector: Detector | None = None
@@ -129,14 +129,14 @@ def _measure(part: Gauge | Mixture) -> dict[str, Any]:
 def _gauge(found: dict[str, Any]) -> Gauge:
     centers, whiten = (_unpack(found[name], np.float32) for name in ("centers", "whiten"))
     if centers.ndim != 2 or whiten.ndim != 2 or centers.shape[1] != whiten.shape[1]:
-        raise ValueError("the detector of unlike pictures does not fit together")
+        raise ValueError("the detector of unlike images does not fit together")
     return Gauge(centers, whiten, float(found["limit"]))
 
 
 def _mixture(found: dict[str, Any]) -> Mixture:
     centers, whiten, height = (_unpack(found[name], np.float32) for name in ("centers", "whiten", "height"))
     if centers.ndim != 2 or whiten.shape != (*centers.shape, centers.shape[1]) or height.shape != centers.shape[:1]:
-        raise ValueError("the detector of unlike pictures does not fit together")
+        raise ValueError("the detector of unlike images does not fit together")
     return Mixture(centers, whiten, height, float(found["limit"]))
 
 
@@ -160,7 +160,7 @@ def trust_figures(
     reference: Reference | None,
     temperature: float,
 ) -> dict[str, Any]:
-    """What is known of a classifier's trustworthiness on labeled pictures.
+    """What is known of a classifier's trustworthiness on labeled images.
 
     Args:
         raw, probabilities: before and after the temperature, float32 [N, K].
@@ -205,7 +205,7 @@ def trust_figures(
 
 
 def answered_by(threshold: Threshold | None, doubts: np.ndarray, outlier: np.ndarray | None) -> np.ndarray:
-    """Which pictures get an answer, bool [N]: none without a threshold, and none that is unlike those seen in training."""
+    """Which images get an answer, bool [N]: none without a threshold, and none that is unlike those seen in training."""
     if threshold is None:
         return np.zeros(len(doubts), bool)
     sure = doubts <= threshold.doubt

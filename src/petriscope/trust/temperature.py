@@ -3,7 +3,7 @@
 Guo et al., 2017, "On Calibration of Modern Neural Networks", arXiv:1706.04599. The temperature divides the logarithm of
 the probabilities, which for a single view is the same as dividing the logits. Where test-time augmentation averages the
 probabilities of several views, it divides the logarithm of the average, and is fitted on that average. It moves no
-picture to another class.
+image to another class.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ SHARPEST, FLATTEST = 0.02, 50.0  # temperatures looked at
 def fit_temperature(probabilities: np.ndarray, targets: np.ndarray) -> float:
     """The temperature at which the true classes are likeliest.
 
-    Between them, the pictures bring the likelihood and a prior brings as much as a fraction of one picture: the logarithm
-    of the temperature is normal around 0 with deviation 1. Where all pictures are right, or all are wrong, the likelihood
+    Between them, the images bring the likelihood and a prior brings as much as a fraction of one image: the logarithm
+    of the temperature is normal around 0 with deviation 1. Where all images are right, or all are wrong, the likelihood
     alone would send the temperature to 0 or to infinity.
 
     Args:
@@ -62,9 +62,9 @@ def _logs(probabilities: np.ndarray) -> np.ndarray:
 
 
 def equal_mass_bins(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> dict[str, np.ndarray]:
-    """Pictures by confidence, in bins of as equal counts as ties allow: ``count``, mean ``confidence``, ``accuracy``.
+    """Images by confidence, in bins of as equal counts as ties allow: ``count``, mean ``confidence``, ``accuracy``.
 
-    Equal confidences share a bin, so the order of the pictures does not matter. Nguyen and O'Connor, 2015,
+    Equal confidences share a bin, so the order of the images does not matter. Nguyen and O'Connor, 2015,
     arXiv:1508.05154; Nixon et al., 2019, arXiv:1904.01685.
     """
     ordered = np.sort(confidence)
@@ -82,7 +82,7 @@ def equal_mass_bins(confidence: np.ndarray, correct: np.ndarray, bins: int = BIN
 def ece_equal_mass(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> float:
     """Expected calibration error over bins of equal counts.
 
-    Bins of equal width (`petriscope.metrics.classification.calibration_error`) leave nearly all pictures of a good
+    Bins of equal width (`petriscope.metrics.classification.calibration_error`) leave nearly all images of a good
     classifier in the last one, which then says nothing of how they differ.
     """
     table = equal_mass_bins(confidence, correct, bins)

@@ -1,7 +1,7 @@
 """Disturbances of known strength, for the stress test and for training against it.
 
-`CORRUPTIONS` holds them by name. Each has five severities, and 0, at which a picture keeps its bits; training draws
-severities in between. Lengths are in shorter sides of the picture, so a severity means the same at 28 and at 224
+`CORRUPTIONS` holds them by name. Each has five severities, and 0, at which a image keeps its bits; training draws
+severities in between. Lengths are in shorter sides of the image, so a severity means the same at 28 and at 224
 pixels; only JPEG has blocks of 8 pixels whatever the side. Eleven are those named for blood cells in MedMNIST-C (Di Salvo,
 Doerrich and Ledig, 2024, arXiv:2406.17536); the levels, and the way each is drawn, are Petriscope's own.
 """
@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from petriscope.augment.corruptions import blur, cover, digital, light, place
-from petriscope.augment.corruptions.draws import Draws, picture_keys
+from petriscope.augment.corruptions.draws import Draws, image_keys
 from petriscope.augment.geometry import resample
-from petriscope.core.masks import IGNORE
 from petriscope.core.errors import RequestError, near
+from petriscope.core.masks import IGNORE
 
 SEVERITIES = (1, 2, 3, 4, 5)
 Kind = Literal["storage", "blur", "light", "color", "cover", "place"]
@@ -37,8 +37,8 @@ class Corruption:
         none: the level at which nothing happens.
         levels: of severities 1 to 5.
         medmnist_c: whether MedMNIST-C names it for blood cells.
-        gray: whether it changes gray pictures.
-        moves: of what moves pixels: (level float32 [B], shape [..., H, W], draws) -> the map of each picture, float32
+        gray: whether it changes gray images.
+        moves: of what moves pixels: (level float32 [B], shape [..., H, W], draws) -> the map of each image, float32
             [B, 3, 3], by which masks follow.
     """
 
@@ -59,22 +59,22 @@ class Corruption:
         return torch.lerp(levels[below], levels[below + 1], (severity - below).float())
 
     def __call__(self, images: Tensor, severity: Tensor, keys: Tensor) -> Tensor:
-        """Disturb pictures.
+        """Disturb images.
 
         Args:
             images: float32 [B, C, H, W] in [0, 1].
-            severity: float [B], 0 to 5; at 0 a picture is left as it is.
-            keys: int64 [B], which decide each picture's draws; see `picture_keys`.
+            severity: float [B], 0 to 5; at 0 a image is left as it is.
+            keys: int64 [B], which decide each image's draws; see `image_keys`.
 
         Returns:
-            float32 [B, C, H, W] in [0, 1], on the pictures' device.
+            float32 [B, C, H, W] in [0, 1], on the images' device.
         """
         changed = self.carry_out(images, self.level(severity), Draws(keys)).clamp(0, 1)
         still = severity <= 0
         return torch.where(still[:, None, None, None], images, changed) if still.any() else changed
 
     def follow(self, masks: Tensor, severity: Tensor, keys: Tensor) -> Tensor:
-        """Move masks as `__call__` moves their pictures; uint8 [B, H, W], `IGNORE` where something comes in from
+        """Move masks as `__call__` moves their images; uint8 [B, H, W], `IGNORE` where something comes in from
         outside."""
         if self.moves is None:
             return masks
@@ -155,13 +155,13 @@ def find_corruption(name: str) -> Corruption:
 
 
 def corrupt(images: Tensor, name: str, severity: float, indices: Tensor, seed: int = 0) -> Tensor:
-    """Disturb pictures of a set: the same seed gives the same bits, whatever the batches.
+    """Disturb images of a set: the same seed gives the same bits, whatever the batches.
 
     Args:
         images: uint8 [B, H, W, C].
         name: of a corruption, or ``identity``.
-        severity: 0 to 5; at 0 the pictures come back as they are.
-        indices: of the pictures in their set, int64 [B].
+        severity: 0 to 5; at 0 the images come back as they are.
+        indices: of the images in their set, int64 [B].
         seed: of all draws.
 
     Returns:
@@ -179,7 +179,7 @@ def corrupt(images: Tensor, name: str, severity: float, indices: Tensor, seed: i
 
 
 def corrupt_masks(masks: Tensor, name: str, severity: float, indices: Tensor, seed: int = 0) -> Tensor:
-    """The masks of pictures that `corrupt` disturbs, uint8 [B, H, W]: moved where the pictures are, with `IGNORE` where
+    """The masks of images that `corrupt` disturbs, uint8 [B, H, W]: moved where the images are, with `IGNORE` where
     something comes in from outside, and as they were under all else. The arguments are those of `corrupt`."""
     if name == "identity" or severity <= 0:
         return masks
@@ -187,6 +187,6 @@ def corrupt_masks(masks: Tensor, name: str, severity: float, indices: Tensor, se
 
 
 def _drawn(images: Tensor, name: str, severity: float, indices: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """The severity and the key of each picture, [B] both."""
-    keys = picture_keys(indices.to(images.device), name, seed)
+    """The severity and the key of each image, [B] both."""
+    keys = image_keys(indices.to(images.device), name, seed)
     return torch.full((len(images),), float(severity), device=images.device), keys

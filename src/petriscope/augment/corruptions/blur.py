@@ -10,7 +10,7 @@ from torch import Tensor
 
 from petriscope.augment.corruptions.draws import Draws
 
-BORDER = 0.2  # mirrored pixels around a picture, in shorter sides: more than the widest kernel reaches
+BORDER = 0.2  # mirrored pixels around a image, in shorter sides: more than the widest kernel reaches
 
 
 def defocus_blur(images: Tensor, radius: Tensor, draws: Draws) -> Tensor:
@@ -31,7 +31,7 @@ def motion_blur(images: Tensor, length: Tensor, draws: Draws) -> Tensor:
 
 
 def _frequencies(images: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Cycles a pixel down and across, [H', 1] and [1, W'], of pictures with a mirrored border ``padding`` wide."""
+    """Cycles a pixel down and across, [H', 1] and [1, W'], of images with a mirrored border ``padding`` wide."""
     height, width = images.shape[2:]
     side = min(height, width)
     padding = min(side - 1, math.ceil(side * BORDER))
@@ -41,7 +41,7 @@ def _frequencies(images: Tensor) -> tuple[Tensor, Tensor, int]:
 
 
 def _filtered(images: Tensor, spectrum: Tensor, padding: int) -> Tensor:
-    """Multiply the spectrum of each picture, [B, H', W'], the same for all its channels."""
+    """Multiply the spectrum of each image, [B, H', W'], the same for all its channels."""
     height, width = images.shape[2:]
     padded = F.pad(images, (padding,) * 4, mode="reflect")
     blurred = torch.fft.irfft2(torch.fft.rfft2(padded) * spectrum[:, None], s=padded.shape[2:])

@@ -17,7 +17,7 @@ RIM = 0.3  # light that the rim of a bubble lets through
 
 
 def stain_deposit(images: Tensor, share: Tensor, draws: Draws) -> Tensor:
-    """Precipitated stain: dark violet blots that cover about ``share`` of the picture and absorb light.
+    """Precipitated stain: dark violet blots that cover about ``share`` of the image and absorb light.
 
     Blots are the level set of a sum of potentials about random points (Blinn, 1982, doi:10.1145/357306.357310).
     """
@@ -53,7 +53,7 @@ def bubble(images: Tensor, radius: Tensor, draws: Draws) -> Tensor:
 
 
 def occlusion(images: Tensor, share: Tensor, draws: Draws) -> Tensor:
-    """Cover ``share`` of the picture with a box or a disc in gray, black, white or the picture's mean color."""
+    """Cover ``share`` of the image with a box or a disc in gray, black, white or the image's mean color."""
     down, across, side = _places(images)
     drawn = draws.uniform(5)[:, :, None, None]
     disc, place_y, place_x, stretch, color = drawn.unbind(1)

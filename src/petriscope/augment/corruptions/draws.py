@@ -1,4 +1,4 @@
-"""Random numbers that belong to a picture: a function of its key and of what was drawn before, never of its batch."""
+"""Random numbers that belong to a image: a function of its key and of what was drawn before, never of its batch."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 GOLDEN = -7046029254386353131  # 2**64 / golden ratio, odd, as a signed integer
 
 
-def picture_keys(indices: Tensor, name: str, seed: int) -> Tensor:
-    """One key a picture of a set, int64 [B], from its index in the set, int64 [B]."""
+def image_keys(indices: Tensor, name: str, seed: int) -> Tensor:
+    """One key a image of a set, int64 [B], from its index in the set, int64 [B]."""
     return _scrambled(indices * GOLDEN + (seed << 32) + zlib.crc32(name.encode()))
 
 
 class Draws:
-    """A stream of draws for each picture.
+    """A stream of draws for each image.
 
-    A counter is scrambled by SplitMix64 (Steele, Lea and Flood, 2014, doi:10.1145/2714064.2660195), so a picture's draws
+    A counter is scrambled by SplitMix64 (Steele, Lea and Flood, 2014, doi:10.1145/2714064.2660195), so a image's draws
     are the same whatever batch it is in, and on every device.
 
     Args:
@@ -30,7 +30,7 @@ class Draws:
         self.keys, self._drawn = keys, 0
 
     def uniform(self, *shape: int) -> Tensor:
-        """Each picture's own draws from [0, 1), float32 [B, *shape]."""
+        """Each image's own draws from [0, 1), float32 [B, *shape]."""
         count = math.prod(shape)
         at = torch.arange(self._drawn + 1, self._drawn + 1 + count, device=self.keys.device)
         self._drawn += count

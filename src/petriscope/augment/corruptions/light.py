@@ -17,14 +17,14 @@ def exposure(images: Tensor, factor: Tensor, draws: Draws) -> Tensor:
 
 
 def contrast(images: Tensor, factor: Tensor, draws: Draws) -> Tensor:
-    """Multiply the distance from the picture's mean gray by ``factor``."""
+    """Multiply the distance from the image's mean gray by ``factor``."""
     # In double precision, a sum does not depend on how it is cut for the processor's cores.
     mean = _gray(images).double().mean((1, 2, 3)).float()
     return _wide(mean) + (images - _wide(mean)) * _wide(factor)
 
 
 def saturation(images: Tensor, factor: Tensor, draws: Draws) -> Tensor:
-    """Multiply, or for every other picture divide, the distance of a color from its gray by ``factor``."""
+    """Multiply, or for every other image divide, the distance of a color from its gray by ``factor``."""
     factor = torch.where(draws.uniform() < 0.5, factor, 1 / factor)
     gray = _gray(images)
     return gray + (images - gray) * _wide(factor)

@@ -1,4 +1,4 @@
-"""Where a cell lies in its picture: turned, shifted. What comes in at the border is mirrored."""
+"""Where a cell lies in its image: turned, shifted. What comes in at the border is mirrored."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def translation(images: Tensor, fraction: Tensor, draws: Draws) -> Tensor:
 
 
 def turns(degrees: Tensor, shape: torch.Size, draws: Draws) -> Tensor:
-    """The map of each picture for `rotation`, [B, 3, 3]; pictures are ``shape``, [..., H, W]."""
+    """The map of each image for `rotation`, [B, 3, 3]; images are ``shape``, [..., H, W]."""
     angle = torch.deg2rad(degrees) * torch.where(draws.uniform() < 0.5, 1.0, -1.0)
     matrices = _still(degrees)
     matrices[:, 0, 0] = matrices[:, 1, 1] = angle.cos()
@@ -31,7 +31,7 @@ def turns(degrees: Tensor, shape: torch.Size, draws: Draws) -> Tensor:
 
 
 def shifts(fraction: Tensor, shape: torch.Size, draws: Draws) -> Tensor:
-    """The map of each picture for `translation`, [B, 3, 3]; pictures are ``shape``, [..., H, W]."""
+    """The map of each image for `translation`, [B, 3, 3]; images are ``shape``, [..., H, W]."""
     angle = draws.uniform() * 2 * math.pi
     pixels = fraction * min(shape[-2:])
     matrices = _still(fraction)

@@ -1,4 +1,4 @@
-"""Sources of pictures: what the user names, to image sets. One module a kind of source."""
+"""Sources of images: what the user names, to image sets. One module a kind of source."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from pathlib import Path
 
 import numpy as np
 
-from petriscope.data.imageset import SPLITS, ImageSet
-from petriscope.data.sources.listing import PictureFile
 from petriscope.core.errors import DataError, RequestError, near
 from petriscope.core.recipe import DataSection
+from petriscope.data.imageset import SPLITS, ImageSet
+from petriscope.data.sources.listing import ImageFile
 
 NAMED = {
-    "bloodmnist": "eight kinds of blood cell, 28 x 28 RGB, 17,092 pictures; downloaded once (34 MB)",
-    "cifar10": "ten kinds of things, 32 x 32 RGB, 60,000 pictures; downloaded once (170 MB)",
-    "digits": "handwritten digits, 8 x 8 gray, 1,797 pictures; embedded",
+    "bloodmnist": "eight kinds of blood cell, 28 x 28 RGB, 17,092 images; downloaded once (34 MB)",
+    "cifar10": "ten kinds of things, 32 x 32 RGB, 60,000 images; downloaded once (170 MB)",
+    "digits": "handwritten digits, 8 x 8 gray, 1,797 images; embedded",
     "synthetic-smear": "drawn blood cells of eight kinds, as many as wanted (synthetic-smear:COUNT); embedded",
     "synthetic-terrain": "drawn ground with masks of four classes, as many as wanted (synthetic-terrain:COUNT); embedded",
 }
 KINDS = (
     "an npz in MedMNIST's layout, a folder of class folders, a cifar-10-batches-py folder, a CSV or Parquet table "
-    "with the columns path and label, an npz or a folder of pictures (images) and masks, or one of "
+    "with the columns path and label, an npz or a folder of images (images) and masks, or one of "
     f"{', '.join(NAMED)}"
 )
-PILE = "all"  # what the pictures of a source without splits are called
+PILE = "all"  # what the images of a source without splits are called
 DRAWN = {"synthetic-smear": "synthetic_smear", "synthetic-terrain": "synthetic_terrain"}
 TABLES = (".csv", ".parquet", ".pq")
 
@@ -35,7 +35,7 @@ def read(source: str, section: DataSection, warnings: list[str] | None = None) -
 
     Args:
         source: the name of a known set, or a path; see `KINDS`.
-        section: how pictures become one array.
+        section: how images become one array.
         warnings: sentences that the user should know are added to it.
 
     Returns:
@@ -57,14 +57,14 @@ def read(source: str, section: DataSection, warnings: list[str] | None = None) -
         sets = _read_path(source, section, notes)
     if section.group is not None and all(part.groups is None for part in sets.values()):
         raise RequestError(
-            f"data.group is {section.group!r}, but {source} has no groups: it takes a folder of pictures (a pattern "
+            f"data.group is {section.group!r}, but {source} has no groups: it takes a folder of images (a pattern "
             "for paths), a table (a column), or an npz with arrays such as train_groups"
         )
     return sets if section.block is None else _blocks(sets, section.block, source)
 
 
 def _blocks(sets: dict[str, ImageSet], size: int, source: str) -> dict[str, ImageSet]:
-    """Make groups of consecutive pictures, unless the source made them itself."""
+    """Make groups of consecutive images, unless the source made them itself."""
     out = {}
     for split, part in sets.items():
         blocks = np.char.add(f"{split} block ", (np.arange(len(part)) // size).astype(str))
@@ -72,7 +72,7 @@ def _blocks(sets: dict[str, ImageSet], size: int, source: str) -> dict[str, Imag
             part = replace(part, groups=blocks)
         elif not _same_partition(part.groups, blocks):
             raise RequestError(
-                f"data.block is {size}, but {source} says itself which pictures belong together; leave it out"
+                f"data.block is {size}, but {source} says itself which images belong together; leave it out"
             )
         out[split] = part
     return out
@@ -84,7 +84,7 @@ def _same_partition(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def read_nonempty(source: str, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
-    """As `read`, in the order train, val, test, without splits that have no pictures.
+    """As `read`, in the order train, val, test, without splits that have no images.
 
     Raises:
         DataError: nothing is left.
@@ -92,12 +92,12 @@ def read_nonempty(source: str, section: DataSection, warnings: list[str]) -> dic
     sets = read(source, section, warnings)
     sets = {name: sets[name] for name in (*SPLITS, PILE) if name in sets and len(sets[name])}
     if not sets:
-        raise DataError(f"{source} has no pictures")
+        raise DataError(f"{source} has no images")
     return sets
 
 
-def list_files(source: str) -> list[PictureFile]:
-    """The files of a source that is a folder or a table of pictures, readable or not; of any other, none."""
+def list_files(source: str) -> list[ImageFile]:
+    """The files of a source that is a folder or a table of images, readable or not; of any other, none."""
     path = Path(source).expanduser()
     if source.partition(":")[0] in NAMED:
         return []

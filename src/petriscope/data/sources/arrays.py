@@ -1,4 +1,4 @@
-"""Arrays of pictures, of whatever type and shape, to uint8 [N, H, W, C] as the recipe asks."""
+"""Arrays of images, of whatever type and shape, to uint8 [N, H, W, C] as the recipe asks."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from petriscope.core.errors import DataError
+from petriscope.core.recipe import DataSection
 from petriscope.data import cache
 from petriscope.data.decode import dim_warning, resize, scale_16_bit, workers
 from petriscope.data.imageset import ImageSet
-from petriscope.core.errors import DataError
-from petriscope.core.recipe import DataSection
 
 CHUNK = 1024
 
@@ -30,7 +30,7 @@ def build_sets(
     """Image sets from arrays, their ids ``split/index``.
 
     Args:
-        pixels: split -> pictures, as `convert` takes them.
+        pixels: split -> images, as `convert` takes them.
         targets: split -> int64 [N].
         warnings: sentences are added to it.
         groups: split -> strings [N].
@@ -57,7 +57,7 @@ def conform(sets: dict[str, ImageSet], section: DataSection, source: str, warnin
 def convert(
     pixels: dict[str, np.ndarray], section: DataSection, source: str, warnings: list[str]
 ) -> dict[str, np.ndarray]:
-    """Bring the pictures of all splits to one form.
+    """Bring the images of all splits to one form.
 
     Args:
         pixels: split -> [N, H, W] or [N, H, W, 1 or 3], none empty: uint8 as it is, uint16 scaled by ``section.bits``,
@@ -70,7 +70,7 @@ def convert(
         DataError: another type or shape, values out of range, or shapes that differ between splits.
     """
     for split, array in pixels.items():
-        _check_form(array, f"the {split} pictures of {source}")
+        _check_form(array, f"the {split} images of {source}")
     pixels = {split: array[..., None] if array.ndim == 3 else array for split, array in pixels.items()}
     gray = section.channels == "gray" or (
         section.channels == "auto" and all(array.shape[3] == 1 for array in pixels.values())
@@ -79,7 +79,7 @@ def convert(
     if section.size is None and len(set(sizes.values())) > 1:
         listed = ", ".join(f"{split} {height} x {width}" for split, (height, width) in sizes.items())
         raise DataError(
-            f"{source}: the pictures differ in size between splits ({listed}); give one with --set data.size=N"
+            f"{source}: the images differ in size between splits ({listed}); give one with --set data.size=N"
         )
     peaks = [_check_values(array, split, source, section.bits) for split, array in pixels.items()]
     if deep := [peak for peak in peaks if peak is not None]:
@@ -89,16 +89,16 @@ def convert(
 
 def _check_form(array: np.ndarray, what: str) -> None:
     if array.ndim not in (3, 4) or 0 in array.shape[1:]:
-        raise DataError(f"{what} have shape {list(array.shape)}; pictures are [N, H, W] or [N, H, W, C]")
+        raise DataError(f"{what} have shape {list(array.shape)}; images are [N, H, W] or [N, H, W, C]")
     if array.ndim == 4 and array.shape[3] not in (1, 3):
         hint = "; channels come last" if array.shape[1] in (1, 3) else ""
-        raise DataError(f"{what} have shape {list(array.shape)}; pictures have 1 (gray) or 3 (RGB) channels{hint}")
+        raise DataError(f"{what} have shape {list(array.shape)}; images have 1 (gray) or 3 (RGB) channels{hint}")
     if array.dtype.newbyteorder("=") not in (np.uint8, np.uint16) and array.dtype.kind != "f":
         raise DataError(f"{what} have type {array.dtype}; save them as uint8, uint16, or floats in 0 to 1")
 
 
 def _check_values(array: np.ndarray, split: str, source: str, bits: int) -> int | None:
-    """Check values of floats; the brightest of 16-bit pictures."""
+    """Check values of floats; the brightest of 16-bit images."""
     if array.dtype == np.uint8:
         return None
     if array.dtype.kind == "u":
@@ -113,11 +113,11 @@ def _check_values(array: np.ndarray, split: str, source: str, bits: int) -> int 
         broken = np.flatnonzero(~np.isfinite(block).all(axis=(1, 2, 3)))
         if len(broken):
             raise DataError(
-                f"{source}: {split} picture {start + broken[0]} holds NaN or infinity; mend it or take it out"
+                f"{source}: {split} image {start + broken[0]} holds NaN or infinity; mend it or take it out"
             )
         low, high, start = min(low, float(block.min())), max(high, float(block.max())), start + len(block)
     if low < 0 or high > 1:
-        raise DataError(f"{source}: the {split} pictures run from {low:g} to {high:g}; scale floats to 0 to 1")
+        raise DataError(f"{source}: the {split} images run from {low:g} to {high:g}; scale floats to 0 to 1")
     return None
 
 
@@ -132,7 +132,7 @@ def _convert_one(array: np.ndarray, gray: bool, section: DataSection) -> np.ndar
             for block in _chunks(array):
                 block = _to_channels(_to_uint8(block, section.bits), gray)
                 if block.shape[1:3] != size:
-                    block = np.stack(list(pool.map(lambda picture: resize(picture, size, section.filter), block)))
+                    block = np.stack(list(pool.map(lambda image: resize(image, size, section.filter), block)))
                 yield block
 
     if not isinstance(array, np.memmap):
@@ -168,5 +168,5 @@ def _to_channels(block: np.ndarray, gray: bool) -> np.ndarray:
     if not gray:
         return np.repeat(block, 3, axis=3)
     red, green, blue = np.moveaxis(block.astype(np.uint32), 3, 0)
-    # The weights and rounding of Pillow, so that a file and an array of the same picture agree.
+    # The weights and rounding of Pillow, so that a file and an array of the same image agree.
     return ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).astype(np.uint8)[..., None]

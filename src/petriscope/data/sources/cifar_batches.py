@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from petriscope.core.errors import DataError
+from petriscope.core.recipe import DataSection
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.arrays import build_sets
 from petriscope.data.sources.labels import check_numbers, name_numbers
-from petriscope.core.errors import DataError
-from petriscope.core.recipe import DataSection
 
 FOLDER = "cifar-10-batches-py"
 TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))
@@ -58,7 +58,7 @@ def _read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3 * SIDE * SIDE:
         raise DataError(f"{path}: its data are not uint8 [N, {3 * SIDE * SIDE}]; is this a batch of CIFAR-10?")
     if not isinstance(labels, list) or len(labels) != len(data) or not all(type(item) is int for item in labels):
-        raise DataError(f"{path}: it does not have one whole number as label for each of its {len(data):,} pictures")
+        raise DataError(f"{path}: it does not have one whole number as label for each of its {len(data):,} images")
     images = data.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
     numbers = np.array([max(min(item, 2**62), -(2**62)) for item in labels], dtype=np.int64)
     return np.ascontiguousarray(images), check_numbers(numbers, f"the labels of {path}")
@@ -101,7 +101,7 @@ class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         admitted = _admitted()
         if (module, name) not in admitted:
-            raise DataError(f"the pickle asks for {module}.{name}, which pictures do not need; it was not loaded")
+            raise DataError(f"the pickle asks for {module}.{name}, which images do not need; it was not loaded")
         return admitted[module, name]
 
 
@@ -121,5 +121,5 @@ def _admitted() -> dict[tuple[str, str], Callable[..., Any]]:
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
     if encoding != "latin1":
-        raise DataError(f"the pickle asks for the encoding {encoding}; only latin1 is needed for pictures")
+        raise DataError(f"the pickle asks for the encoding {encoding}; only latin1 is needed for images")
     return text.encode("latin1")

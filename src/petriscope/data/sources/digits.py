@@ -1,13 +1,13 @@
-"""The handwritten digits that come with scikit-learn: 1,797 gray pictures of 8 x 8, one pile."""
+"""The handwritten digits that come with scikit-learn: 1,797 gray images of 8 x 8, one pile."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from petriscope.core.recipe import DataSection
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.arrays import build_sets
 from petriscope.data.sources.labels import name_numbers
-from petriscope.core.recipe import DataSection
 
 
 def read(section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:

@@ -1,4 +1,4 @@
-"""Fields over many pictures at once: what drawn sources are made of."""
+"""Fields over many images at once: what drawn sources are made of."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ Range = tuple[float, float]
 
 
 class Canvas:
-    """The pixel grid of n pictures, in picture sides from the center, and how soft its edges are.
+    """The pixel grid of n images, in image sides from the center, and how soft its edges are.
 
     Attributes:
         y, x: float32 [1, H, 1] and [1, 1, W], pixel centers.
-        soft: float32 [n, 1, 1], the width of an edge: a pixel and the picture's own blur.
+        soft: float32 [n, 1, 1], the width of an edge: a pixel and the image's own blur.
     """
 
     def __init__(self, rng: np.random.Generator, n: int, height: int, width: int) -> None:

@@ -9,27 +9,27 @@ from pathlib import Path
 
 import numpy as np
 
-from petriscope.data.decode import SUFFIXES, decode_files
-from petriscope.data.imageset import ImageSet
-from petriscope.data.sources.listing import PictureFile, rows_by_split, sets_over
-from petriscope.data.sources.labels import index_names
 from petriscope.core.errors import DataError
 from petriscope.core.recipe import DataSection
+from petriscope.data.decode import SUFFIXES, decode_files
+from petriscope.data.imageset import ImageSet
+from petriscope.data.sources.labels import index_names
+from petriscope.data.sources.listing import ImageFile, rows_by_split, sets_over
 
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
-    """Read pictures from class folders; ids are their paths below ``path``, with forward slashes.
+    """Read images from class folders; ids are their paths below ``path``, with forward slashes.
 
     Args:
-        path: holds class folders, or the folders train, val (or valid, validation) and test that hold them. Pictures
-            may lie deeper in a class folder. Hidden files, links to folders and files that are no pictures are left
+        path: holds class folders, or the folders train, val (or valid, validation) and test that hold them. Images
+            may lie deeper in a class folder. Hidden files, links to folders and files that are no images are left
             out.
         section: ``group`` is a pattern searched in the id: its first group, or all of it, says what belongs together.
 
     Raises:
-        DataError: no pictures, an empty class folder, an unreadable picture, an id that ``group`` does not match.
+        DataError: no images, an empty class folder, an unreadable image, an id that ``group`` does not match.
     """
     odd: Counter[str] = Counter()
     found = list_files(path, odd)
@@ -48,19 +48,19 @@ def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, Ima
     return sets_over(decoded, rows, targets, classes, files, groups)
 
 
-def list_files(path: Path, odd: Counter[str] | None = None) -> list[PictureFile]:
-    """The picture files below ``path``, readable or not; what is left out is counted in ``odd`` by kind."""
+def list_files(path: Path, odd: Counter[str] | None = None) -> list[ImageFile]:
+    """The image files below ``path``, readable or not; what is left out is counted in ``odd`` by kind."""
     odd = Counter() if odd is None else odd
     return [
-        PictureFile(name, path / name, split, label)
+        ImageFile(name, path / name, split, label)
         for split, folder in _split_folders(path, odd).items()
         for label, below in _class_folders(path, folder, odd)
         for name in below
     ]
 
 
-def is_picture(name: str) -> bool:
-    """Whether a file's name ends as a picture's does."""
+def is_image(name: str) -> bool:
+    """Whether a file's name ends as a image's does."""
     return name.lower().endswith(SUFFIXES)
 
 
@@ -79,10 +79,10 @@ def _split_folders(path: Path, odd: Counter[str]) -> dict[str, Path]:
     if not found:
         return {"all": path}
     for folder in others:
-        if _pictures(folder, Counter()):
+        if _images(folder, Counter()):
             raise DataError(
                 f"{path} has split folders ({', '.join(sorted(part.name for part in found.values()))}) and, beside "
-                f"them, {folder.name} with pictures; move it into a split, or out of the source"
+                f"them, {folder.name} with images; move it into a split, or out of the source"
             )
     _count_files(path, odd)
     return found
@@ -93,24 +93,24 @@ def _class_folders(path: Path, folder: Path, odd: Counter[str]) -> list[tuple[st
     loose = _count_files(folder, odd)
     out = []
     for entry in _folders(folder, odd):
-        below = _pictures(entry, odd)
+        below = _images(entry, odd)
         if not below:
-            raise DataError(f"the class folder {entry} has no pictures; remove it, or put pictures in ({_suffixes()})")
+            raise DataError(f"the class folder {entry} has no images; remove it, or put images in ({_suffixes()})")
         out.append((entry.name, sorted(item.relative_to(path).as_posix() for item in below)))
     if not out:
-        where = f"{loose:,} pictures lie in {folder} itself" if loose else f"{folder} has no pictures"
-        raise DataError(f"{where}; make a folder for each class in it and put the class's pictures there")
+        where = f"{loose:,} images lie in {folder} itself" if loose else f"{folder} has no images"
+        raise DataError(f"{where}; make a folder for each class in it and put the class's images there")
     return out
 
 
 def _count_files(folder: Path, odd: Counter[str]) -> int:
-    """Count files that lie where only folders belong; return how many are pictures."""
-    pictures = 0
+    """Count files that lie where only folders belong; return how many are images."""
+    images = 0
     for entry in _entries(folder):
         if entry.is_file() and not entry.name.startswith("."):
-            pictures += is_picture(entry.name)
-            odd["pictures outside class folders" if is_picture(entry.name) else "files that are no pictures"] += 1
-    return pictures
+            images += is_image(entry.name)
+            odd["images outside class folders" if is_image(entry.name) else "files that are no images"] += 1
+    return images
 
 
 def _folders(path: Path, odd: Counter[str]) -> list[Path]:
@@ -131,16 +131,16 @@ def _entries(path: Path) -> list[Path]:
         raise DataError(f"the folder {path} cannot be read: {error.strerror or error}") from None
 
 
-def _pictures(folder: Path, odd: Counter[str]) -> list[Path]:
+def _images(folder: Path, odd: Counter[str]) -> list[Path]:
     out = []
     for base, folders, files in os.walk(folder, followlinks=False):
         odd["links to folders"] += sum((Path(base) / name).is_symlink() for name in folders)
         folders[:] = [name for name in folders if not _hidden(name)]
         for name in files:
-            if is_picture(name) and not name.startswith("."):
+            if is_image(name) and not name.startswith("."):
                 out.append(Path(base) / name)
             elif not name.startswith("."):
-                odd["files that are no pictures"] += 1
+                odd["files that are no images"] += 1
     odd += Counter()  # drop zeros
     return out
 
@@ -157,5 +157,5 @@ def group_of(pattern: str, name: str) -> str:
     """What of an id the pattern says belongs together."""
     match = re.search(pattern, name)
     if match is None:
-        raise DataError(f"data.group: the pattern {pattern!r} matches nothing in {name}; every picture needs a group")
+        raise DataError(f"data.group: the pattern {pattern!r} matches nothing in {name}; every image needs a group")
     return (match.group(1) or "") if match.re.groups else match.group(0)

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from petriscope.data.cache import cache_dir
-from petriscope.data.imageset import ImageSet
-from petriscope.data.sources import cifar_batches, npz
 from petriscope.core.errors import PetriscopeError
 from petriscope.core.files import atomic, disk_error, write_text
 from petriscope.core.progress import progress
 from petriscope.core.recipe import DataSection
+from petriscope.data.cache import cache_dir
+from petriscope.data.imageset import ImageSet
+from petriscope.data.sources import cifar_batches, npz
 
 TIMEOUT = 10.0  # seconds without a byte
 READ_BYTES = 1 << 18

@@ -20,21 +20,21 @@ def check_numbers(labels: np.ndarray, where: str) -> np.ndarray:
         where: what to call them in messages: ``train_labels of cells.npz``.
 
     Raises:
-        DataError: several labels a picture, a missing, broken or negative one, or one beyond `MAX_CLASSES`.
+        DataError: several labels a image, a missing, broken or negative one, or one beyond `MAX_CLASSES`.
     """
     if labels.ndim == 2 and labels.shape[1] > 1:
         raise DataError(
-            f"{where} has shape {list(labels.shape)}: {labels.shape[1]} labels a picture. Several labels a picture are "
-            "not supported; give one class number a picture"
+            f"{where} has shape {list(labels.shape)}: {labels.shape[1]} labels a image. Several labels a image are "
+            "not supported; give one class number a image"
         )
     labels = labels.reshape(-1)
     if labels.dtype.kind == "f":
         broken = np.flatnonzero(~np.isfinite(labels))
         if len(broken):
-            raise DataError(f"{where}: the label of picture {broken[0]} is {labels[broken[0]]}; give it a class number")
+            raise DataError(f"{where}: the label of image {broken[0]} is {labels[broken[0]]}; give it a class number")
         broken = np.flatnonzero(labels != np.floor(labels))
         if len(broken):
-            raise DataError(f"{where}: the label of picture {broken[0]} is {labels[broken[0]]}, not a whole number")
+            raise DataError(f"{where}: the label of image {broken[0]} is {labels[broken[0]]}, not a whole number")
     elif labels.dtype.kind not in "iub":
         raise DataError(f"{where} has type {labels.dtype}; labels are whole numbers from 0")
     for wrong, why in (
@@ -43,7 +43,7 @@ def check_numbers(labels: np.ndarray, where: str) -> np.ndarray:
     ):
         if len(at := np.flatnonzero(wrong)):
             raise DataError(
-                f"{where}: label {labels[at[0]]} of picture {at[0]} is out of range ({why}); classes count from 0"
+                f"{where}: label {labels[at[0]]} of image {at[0]} is out of range ({why}); classes count from 0"
             )
     return labels.astype(np.int64)
 
@@ -66,7 +66,7 @@ def name_numbers(
         for split, part in labels.items():
             if len(at := np.flatnonzero(part >= len(names))):
                 raise DataError(
-                    f"{where}: label {part[at[0]]} of {split} picture {at[0]} is out of range: "
+                    f"{where}: label {part[at[0]]} of {split} image {at[0]} is out of range: "
                     f"there are {len(names)} classes ({', '.join(names)}), counted from 0"
                 )
         if section.classes is None:
@@ -76,7 +76,7 @@ def name_numbers(
     if section.classes is None:
         return labels, tuple(str(number) for number in range(count))
     given = len(check_names(section.classes, "data.classes"))
-    # A test split alone may lack the last classes; with training pictures every class has some.
+    # A test split alone may lack the last classes; with training images every class has some.
     if given < count or (given > count and not set(labels) <= {"test", "val"}):
         raise RequestError(f"data.classes names {given} classes; the labels of {where} need {count} (0 to {count - 1})")
     return labels, section.classes
@@ -85,7 +85,7 @@ def name_numbers(
 def index_names(
     names: dict[str, Sequence[str]], section: DataSection, where: str
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Class indices of all splits, int64 [N], from a name a picture; train's names are the classes.
+    """Class indices of all splits, int64 [N], from a name a image; train's names are the classes.
 
     Raises:
         DataError: val or test has a class that train lacks.
@@ -97,7 +97,7 @@ def index_names(
         if strange := sort_names(set(part) - set(classes)):
             raise DataError(
                 f"{where}: {split} has the class{'es' if len(strange) > 1 else ''} {', '.join(strange)}, which train "
-                f"lacks; {near(strange[0], classes)} Rename it, or add training pictures of it"
+                f"lacks; {near(strange[0], classes)} Rename it, or add training images of it"
             )
     if section.classes is not None:
         _order(classes, section.classes, where)

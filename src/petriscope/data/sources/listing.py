@@ -1,4 +1,4 @@
-"""Image sets over picture files that were decoded into one array: what folders and tables share."""
+"""Image sets over image files that were decoded into one array: what folders and tables share."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from petriscope.data.imageset import ImageSet
 
 
 @dataclass(frozen=True)
-class PictureFile:
+class ImageFile:
     """A file of a source that is made of files.
 
     Args:
-        id: the picture's name, as `ImageSet.ids` has it.
+        id: the image's name, as `ImageSet.ids` has it.
         path: where it lies.
         split: train, val or test, or ``all``.
         label: its class as the source says it.

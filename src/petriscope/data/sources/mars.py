@@ -1,4 +1,4 @@
-"""Mars terrain in the layout of ``mars_for_students.npz``: pictures and masks in one array, in the order they were taken."""
+"""Mars terrain in the layout of ``mars_for_students.npz``: images and masks in one array, in the order they were taken."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from petriscope.data.imageset import ImageSet
-from petriscope.data.sources.masks import build_mask_sets
 from petriscope.core.errors import DataError
 from petriscope.core.recipe import DataSection
+from petriscope.data.imageset import ImageSet
+from petriscope.data.sources.masks import build_mask_sets
 
 TRAIN, NAMES, TEST = "training_set", "training_names", "test_set"
 CLASSES = ("background", "soil", "bedrock", "sand", "big rock")
@@ -26,11 +26,11 @@ def is_mars(names: set[str]) -> bool:
 def read(
     load: Callable[[str], np.ndarray], names: set[str], path: Path, section: DataSection, warnings: list[str]
 ) -> dict[str, ImageSet]:
-    """One pile, its groups blocks of ``section.block`` (default 60) pictures, so that a scene stays in one split.
+    """One pile, its groups blocks of ``section.block`` (default 60) images, so that a scene stays in one split.
 
     Args:
         load: an array by its name.
-        names: of the arrays: ``training_set`` [N, 2, H, W] uint8, picture and mask, the mask's values those of
+        names: of the arrays: ``training_set`` [N, 2, H, W] uint8, image and mask, the mask's values those of
             `CLASSES`; optional ``training_names`` [N] strings; ``test_set`` has no masks and is left out.
 
     Raises:
@@ -40,10 +40,10 @@ def read(
     if pairs.ndim != 4 or pairs.shape[1] != 2 or pairs.dtype != np.uint8 or not pairs.size:
         raise DataError(
             f"{path}: {TRAIN} has type {pairs.dtype} and shape {list(pairs.shape)}; it is uint8 [N, 2, H, W], each "
-            "picture and its mask"
+            "image and its mask"
         )
     if TEST in names:
-        warnings.append(f"{TEST} of {path} has no masks and was left out; petriscope predict can segment such pictures")
+        warnings.append(f"{TEST} of {path} has no masks and was left out; petriscope predict can segment such images")
     block = section.block or BLOCK
     groups = {"all": np.array([f"block {index // block}" for index in range(len(pairs))])}
     pixels, masks = {"all": np.ascontiguousarray(pairs[:, 0])}, {"all": pairs[:, 1]}
@@ -57,5 +57,5 @@ def _named(images: ImageSet, names: np.ndarray, path: Path) -> ImageSet:
     if names.shape != (len(images),) or names.dtype.kind not in "US":
         raise DataError(f"{path}: {NAMES} has type {names.dtype} and shape {list(names.shape)}; it is [N] strings")
     ids = names.astype(str)
-    # Several crops of one picture share its name.
+    # Several crops of one image share its name.
     return images if len(np.unique(ids)) < len(ids) else replace(images, ids=ids)

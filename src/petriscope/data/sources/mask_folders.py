@@ -1,4 +1,4 @@
-"""Folders of pictures and of masks: ``images/`` and ``masks/`` with the same stems, with or without splits above them."""
+"""Folders of images and of masks: ``images/`` and ``masks/`` with the same stems, with or without splits above them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from petriscope.data.decode import decode_files, picture_size, resize, workers
-from petriscope.data.imageset import ImageSet
-from petriscope.data.sources.listing import rows_by_split, sets_over
-from petriscope.data.sources.folders import SPLIT_FOLDERS, group_of, is_picture
-from petriscope.data.sources.masks import name_values
 from petriscope.core.errors import DataError
 from petriscope.core.progress import progress
 from petriscope.core.recipe import DataSection
+from petriscope.data.decode import decode_files, image_size, resize, workers
+from petriscope.data.imageset import ImageSet
+from petriscope.data.sources.folders import SPLIT_FOLDERS, group_of, is_image
+from petriscope.data.sources.listing import rows_by_split, sets_over
+from petriscope.data.sources.masks import name_values
 
 IMAGES, MASKS, NAMES = "images", "masks", "classes.txt"
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp", ".gif")
@@ -27,16 +27,16 @@ def is_mask_folder(path: Path) -> bool:
 
 
 def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
-    """Read pictures and their masks; ids are the pictures' paths below ``path``, with forward slashes.
+    """Read images and their masks; ids are the images' paths below ``path``, with forward slashes.
 
     Args:
-        path: holds ``images`` and ``masks``, or the folders train, val, test that hold them. A mask has its picture's
-            stem and size, one class number a pixel (an indexed or gray picture without loss), 255 where unlabeled. An
+        path: holds ``images`` and ``masks``, or the folders train, val, test that hold them. A mask has its image's
+            stem and size, one class number a pixel (an indexed or gray image without loss), 255 where unlabeled. An
             optional ``classes.txt`` names the classes from 0, one a line.
         section: ``group`` is a pattern searched in the id.
 
     Raises:
-        DataError: a picture without a mask, a mask without a picture, one of another size, a mask that is no map of
+        DataError: a image without a mask, a mask without a image, one of another size, a mask that is no map of
             class numbers, an unreadable file.
     """
     files: list[str] = []
@@ -73,23 +73,23 @@ def _split_folders(path: Path) -> dict[str, Path]:
 
 
 def _pairs(folder: Path) -> list[tuple[Path, Path]]:
-    """Pictures with their masks, in order of name."""
+    """Images with their masks, in order of name."""
     images, masks = (_by_stem(folder / name) for name in (IMAGES, MASKS))
     for stem in sorted(images.keys() - masks.keys()):
-        raise DataError(f"{images[stem]} has no mask; put {stem}.png in {folder / MASKS}, or take the picture out")
+        raise DataError(f"{images[stem]} has no mask; put {stem}.png in {folder / MASKS}, or take the image out")
     for stem in sorted(masks.keys() - images.keys()):
-        raise DataError(f"{masks[stem]} has no picture in {folder / IMAGES}; add it, or take the mask out")
+        raise DataError(f"{masks[stem]} has no image in {folder / IMAGES}; add it, or take the mask out")
     if not images:
-        raise DataError(f"{folder / IMAGES} has no pictures")
+        raise DataError(f"{folder / IMAGES} has no images")
     return [(images[stem], masks[stem]) for stem in sorted(images)]
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
-        raise DataError(f"there is no folder {folder}; pictures lie in {IMAGES}, their masks in {MASKS}")
+        raise DataError(f"there is no folder {folder}; images lie in {IMAGES}, their masks in {MASKS}")
     out: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):
-        if file.is_file() and is_picture(file.name) and not file.name.startswith("."):
+        if file.is_file() and is_image(file.name) and not file.name.startswith("."):
             if file.stem in out:
                 raise DataError(f"{folder} has both {out[file.stem].name} and {file.name}; their stems must differ")
             out[file.stem] = file
@@ -112,12 +112,12 @@ def _read_masks(pairs: list[tuple[Path, Path]], size: tuple[int, int], split: st
     out = np.empty((len(pairs), *size), dtype=np.uint8)
 
     def read_one(index: int) -> None:
-        picture, file = pairs[index]
-        mask, wanted = _read_mask(file), picture_size(picture)
+        image, file = pairs[index]
+        mask, wanted = _read_mask(file), image_size(image)
         if mask.shape != wanted:
             raise DataError(
-                f"{file} is {mask.shape[0]} x {mask.shape[1]} and its picture {wanted[0]} x {wanted[1]} (height x width); "
-                "a mask has its picture's size"
+                f"{file} is {mask.shape[0]} x {mask.shape[1]} and its image {wanted[0]} x {wanted[1]} (height x width); "
+                "a mask has its image's size"
             )
         out[index] = resize(mask[..., None], size, "nearest")[..., 0]
 
@@ -138,7 +138,7 @@ def _read_mask(file: Path) -> np.ndarray:
     except Exception as error:  # Pillow's decoders raise many kinds on damaged files
         raise DataError(f"{file} cannot be read as a mask: {error}") from None
     if mode not in ("P", "L", "1") and not mode.startswith("I"):
-        raise DataError(f"{file} is a {mode} picture; a mask holds one class number a pixel: save it indexed or gray")
+        raise DataError(f"{file} is a {mode} image; a mask holds one class number a pixel: save it indexed or gray")
     if values.size and not 0 <= int(values.min()) <= int(values.max()) <= 255:
         raise DataError(
             f"{file} has the value {values.max()}; masks hold class numbers from 0 to 254, and 255 for unlabeled"

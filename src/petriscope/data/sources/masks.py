@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from petriscope.data.decode import resize
+from petriscope.core.errors import DataError, RequestError, near
 from petriscope.core.masks import BACKGROUND, IGNORE
+from petriscope.core.recipe import DataSection
+from petriscope.data.decode import resize
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.arrays import convert
 from petriscope.data.sources.labels import name_numbers
-from petriscope.core.errors import DataError, RequestError, near
-from petriscope.core.recipe import DataSection
 
 
 def build_mask_sets(
@@ -24,11 +24,11 @@ def build_mask_sets(
     warnings: list[str],
     groups: dict[str, np.ndarray] | None = None,
 ) -> dict[str, ImageSet]:
-    """Image sets from arrays of pictures and of masks, their ids ``split/index``.
+    """Image sets from arrays of images and of masks, their ids ``split/index``.
 
     Args:
-        pixels: split -> pictures, as `petriscope.data.sources.arrays.convert` takes them.
-        masks: split -> stored masks, as `check_masks` takes them, of the pictures' height and width.
+        pixels: split -> images, as `petriscope.data.sources.arrays.convert` takes them.
+        masks: split -> stored masks, as `check_masks` takes them, of the images' height and width.
         names: of the values from 0; None: the source has only numbers.
         groups: split -> strings [N].
 
@@ -39,8 +39,8 @@ def build_mask_sets(
     for split, array in checked.items():
         if array.shape != pixels[split].shape[:3]:
             raise DataError(
-                f"{source}: the {split} masks have shape {list(array.shape)} and the pictures "
-                f"{list(pixels[split].shape)}; a mask has its picture's height and width"
+                f"{source}: the {split} masks have shape {list(array.shape)} and the images "
+                f"{list(pixels[split].shape)}; a mask has its image's height and width"
             )
     targets, classes = name_values(checked, names, section, source)
     ready = convert(pixels, section, source, warnings)
@@ -103,7 +103,7 @@ def name_values(
         for index, mask in enumerate(array):
             if (bad := wrong[mask]).any():
                 raise DataError(
-                    f"{where}: the mask of {split} picture {index} has the value {mask[bad][0]}; there are {known} classes "
+                    f"{where}: the mask of {split} image {index} has the value {mask[bad][0]}; there are {known} classes "
                     f"({', '.join(names or ())}), counted from 0, and 255 for what is unlabeled"
                 )
     values = {split: _values(array) for split, array in masks.items()}

@@ -14,14 +14,14 @@ from typing import IO
 
 import numpy as np
 
+from petriscope.core.errors import DataError, PetriscopeError, near
+from petriscope.core.recipe import DataSection
 from petriscope.data import cache
 from petriscope.data.imageset import SPLITS, ImageSet
 from petriscope.data.sources import labels as label_rules
 from petriscope.data.sources import mars
 from petriscope.data.sources.arrays import build_sets
 from petriscope.data.sources.masks import build_mask_sets
-from petriscope.core.errors import DataError, PetriscopeError, near
-from petriscope.core.recipe import DataSection
 
 BLOOD_CELLS = (
     "basophil",
@@ -92,7 +92,7 @@ def _read(archive: zipfile.ZipFile, path: Path, section: DataSection, warnings: 
             warnings.append(f"{split}_images is empty and was left out")
             splits.remove(split)
     if not splits:
-        raise DataError(f"{path} has no pictures: its *_images arrays are empty")
+        raise DataError(f"{path} has no images: its *_images arrays are empty")
 
     groups = None
     if all(f"{split}_groups" in names for split in splits):

@@ -1,7 +1,7 @@
 """Eight kinds of blood cell, drawn: a stained smear that needs no download.
 
-A smear absorbs light: each material (red cells, cytoplasm, granules, chromatin) covers the picture with a map of
-amounts, and the camera sees ``light * exp(-amounts @ absorbance)``. All lengths are relative to the picture's shorter
+A smear absorbs light: each material (red cells, cytoplasm, granules, chromatin) covers the image with a map of
+amounts, and the camera sees ``light * exp(-amounts @ absorbance)``. All lengths are relative to the image's shorter
 side, so one description serves every size; edges are soft by at least a pixel, which is the antialiasing.
 """
 
@@ -11,16 +11,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from petriscope.data.imageset import ImageSet
-from petriscope.data.sources.drawing import Canvas, Range, uniform, wide
 from petriscope.core.errors import RequestError
 from petriscope.core.recipe import DataSection
+from petriscope.data.imageset import ImageSet
+from petriscope.data.sources.drawing import Canvas, Range, uniform, wide
 
 Color = tuple[int, int, int]
 
 LOBES = 5  # most lobes that a nucleus has
 RED_CELLS = (2, 6)  # fewest and most around the cell
-COARSE, FINE = 24, 40  # granules along one side of a picture
+COARSE, FINE = 24, 40  # granules along one side of a image
 STAIN_STRENGTH = (0.55, 1.25)
 # Spread of the logarithm of each channel's absorbance; green varies least, or cells would turn green.
 STAIN_HUE = np.array([0.20, 0.08, 0.20], dtype=np.float32)
@@ -33,10 +33,10 @@ LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 @dataclass(frozen=True)
 class Kind:
-    """What one kind of cell looks like. Ranges are (low, high), drawn uniformly for each picture.
+    """What one kind of cell looks like. Ranges are (low, high), drawn uniformly for each image.
 
     Args:
-        radius: the cell, in picture sides.
+        radius: the cell, in image sides.
         nucleus: the color that a layer of chromatin lets through.
         cytoplasm: the two colors between which the cytoplasm lies.
         granules: the color of the granules.
@@ -187,7 +187,7 @@ def read(section: DataSection, count: int = 6000) -> dict[str, ImageSet]:
 
     Args:
         section: its size (28 by 28 where it names none) and its channels (``auto`` is RGB) are used.
-        count: pictures to draw.
+        count: images to draw.
     """
     images, labels = draw_smear(count, section.height_width or 28)
     if section.channels == "gray":
@@ -197,25 +197,25 @@ def read(section: DataSection, count: int = 6000) -> dict[str, ImageSet]:
 
 
 def draw_smear(count: int, size: int | tuple[int, int] = 28, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Draw pictures of blood cells, one cell near the center of each.
+    """Draw images of blood cells, one cell near the center of each.
 
-    Picture i depends on ``seed``, i and ``size`` alone: a larger count only adds pictures. Each eight in a row hold
+    Image i depends on ``seed``, i and ``size`` alone: a larger count only adds images. Each eight in a row hold
     every class once, shuffled.
 
     Args:
-        count: number of pictures N.
+        count: number of images N.
         size: height and width in pixels; one number is a square.
         seed: from 0.
 
     Returns:
-        uint8 [N, H, W, 3] pictures, and int64 [N] labels that index `CLASSES`.
+        uint8 [N, H, W, 3] images, and int64 [N] labels that index `CLASSES`.
 
     Raises:
         RequestError: the count is negative, or a side is shorter than a pixel.
     """
     height, width = (size, size) if isinstance(size, int) else size
     if count < 0 or height < 1 or width < 1:
-        raise RequestError(f"{count} pictures of {height} by {width} pixels cannot be drawn")
+        raise RequestError(f"{count} images of {height} by {width} pixels cannot be drawn")
     images = np.empty((count, height, width, 3), dtype=np.uint8)
     labels = np.empty(count, dtype=np.int64)
     kinds = len(CLASSES)
@@ -223,7 +223,7 @@ def draw_smear(count: int, size: int | tuple[int, int] = 28, seed: int = 0) -> t
     for number, start in enumerate(range(0, count, chunk)):
         rng = np.random.default_rng([seed, number])
         part = slice(start, min(start + chunk, count))
-        # The whole chunk is drawn even where its end is not wanted, so that no picture depends on the count.
+        # The whole chunk is drawn even where its end is not wanted, so that no image depends on the count.
         drawn = rng.permuted(np.tile(np.arange(kinds), (chunk // kinds, 1)), axis=1).reshape(-1)
         pixels = _draw_chunk(rng, drawn, height, width)
         labels[part] = drawn[: part.stop - start]
@@ -232,7 +232,7 @@ def draw_smear(count: int, size: int | tuple[int, int] = 28, seed: int = 0) -> t
 
 
 def _draw_chunk(rng: np.random.Generator, labels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Draw one picture a label: uint8 [n, H, W, 3]."""
+    """Draw one image a label: uint8 [n, H, W, 3]."""
     n = len(labels)
     canvas = Canvas(rng, n, height, width)
     radius = _pick(rng, "radius", labels)
@@ -339,7 +339,7 @@ def _red_cells(rng: np.random.Generator, canvas: Canvas, center: np.ndarray, rad
 
 
 def _absorbance(rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
-    """What a layer of each material absorbs under each picture's own stain, float32 [n, 3 channels, 4 materials]."""
+    """What a layer of each material absorbs under each image's own stain, float32 [n, 3 channels, 4 materials]."""
     n = len(labels)
     mixed = uniform(rng, (0, 1), n)[:, None]
     cytoplasm = (1 - mixed) * PALETTE["cytoplasm"][labels] + mixed * PALETTE["cytoplasm_end"][labels]
@@ -371,12 +371,12 @@ def _expose(rng: np.random.Generator, canvas: Canvas, absorbed: np.ndarray) -> n
 
 
 def _each(name: str, labels: np.ndarray) -> np.ndarray:
-    """The number that each picture's kind has in a field, float32 [n]."""
+    """The number that each image's kind has in a field, float32 [n]."""
     return np.array([getattr(kind, name) for kind in KINDS.values()], dtype=np.float32)[labels]
 
 
 def _pick(rng: np.random.Generator, name: str, labels: np.ndarray, over: float = 0.0) -> np.ndarray:
-    """Draw from the range that each picture's kind has in a field, float32 [n]; ``over`` widens it upward."""
+    """Draw from the range that each image's kind has in a field, float32 [n]; ``over`` widens it upward."""
     low, high = np.array([getattr(kind, name) for kind in KINDS.values()], dtype=np.float32).T
     return low[labels] + (high - low + np.float32(over))[labels] * rng.random(len(labels), dtype=np.float32)
 

@@ -1,7 +1,7 @@
 """Drawn ground of another planet, with masks: soil, bedrock, sand, big rocks, and ground that nobody labeled.
 
-Pictures come in scenes: those of one scene share the light, the sensor and what the ground is mostly made of, as crops of
-one photograph do, and are one group. All lengths are relative to the picture's shorter side, so one description serves
+Images come in scenes: those of one scene share the light, the sensor and what the ground is mostly made of, as crops of
+one photograph do, and are one group. All lengths are relative to the image's shorter side, so one description serves
 every size.
 """
 
@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import numpy as np
 
+from petriscope.core.errors import RequestError
 from petriscope.core.masks import IGNORE
+from petriscope.core.recipe import DataSection
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.drawing import Canvas, Range, uniform, wide
-from petriscope.core.errors import RequestError
-from petriscope.core.recipe import DataSection
 
 CLASSES = ("soil", "bedrock", "sand", "big rock")
-SCENE = 8  # pictures
+SCENE = 8  # images
 SIZE = (64, 128)
 LEAN = np.array([0.1, 0.3, -0.5], dtype=np.float32)  # towards soil, bedrock and sand
 SPREAD = 0.8  # of a scene's own leaning
 UNLABELED = 0.55  # level of a field of unit variance above which ground is left unlabeled
 HORIZON: Range = (-0.75, -0.2)  # above it lie hills, unlabeled
 BRIGHTNESS = np.array([118, 150, 92], dtype=np.float32)
-ROCKS = 2  # most in a picture
+ROCKS = 2  # most in a image
 ROCKY = 0.35  # chance of each of them
 ROCK_RADIUS: Range = (0.07, 0.2)
 LIGHT: Range = (0.75, 1.2)
@@ -35,7 +35,7 @@ def read(section: DataSection, count: int = 1200) -> dict[str, ImageSet]:
 
     Args:
         section: its size (64 by 128 where it names none) and its channels (``auto`` is gray) are used.
-        count: pictures to draw.
+        count: images to draw.
     """
     images, masks = draw_terrain(count, section.height_width or SIZE)
     ids = np.array([f"terrain/{index:06d}" for index in range(count)], dtype=str)
@@ -46,36 +46,36 @@ def read(section: DataSection, count: int = 1200) -> dict[str, ImageSet]:
 
 
 def draw_terrain(count: int, size: tuple[int, int] = SIZE, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Draw pictures of ground with their masks.
+    """Draw images of ground with their masks.
 
-    Picture i depends on ``seed``, i and ``size`` alone: a larger count only adds pictures.
+    Image i depends on ``seed``, i and ``size`` alone: a larger count only adds images.
 
     Args:
-        count: number of pictures N.
+        count: number of images N.
         size: height and width in pixels.
         seed: from 0.
 
     Returns:
-        uint8 [N, H, W, 1] pictures, and uint8 [N, H, W] masks that index `CLASSES`, with `IGNORE` where unlabeled.
+        uint8 [N, H, W, 1] images, and uint8 [N, H, W] masks that index `CLASSES`, with `IGNORE` where unlabeled.
 
     Raises:
         RequestError: the count is negative, or a side is shorter than a pixel.
     """
     height, width = size
     if count < 0 or height < 1 or width < 1:
-        raise RequestError(f"{count} pictures of {height} by {width} pixels cannot be drawn")
+        raise RequestError(f"{count} images of {height} by {width} pixels cannot be drawn")
     images = np.empty((count, height, width, 1), dtype=np.uint8)
     masks = np.empty((count, height, width), dtype=np.uint8)
     for scene, start in enumerate(range(0, count, SCENE)):
         part = slice(start, min(start + SCENE, count))
-        # The whole scene is drawn even where its end is not wanted, so that no picture depends on the count.
+        # The whole scene is drawn even where its end is not wanted, so that no image depends on the count.
         pixels, mask = _draw_scene(np.random.default_rng([seed, scene]), height, width)
         images[part, ..., 0], masks[part] = pixels[: part.stop - start], mask[: part.stop - start]
     return images, masks
 
 
 def _draw_scene(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """The pictures of a scene and their masks: uint8 [SCENE, H, W] both."""
+    """The images of a scene and their masks: uint8 [SCENE, H, W] both."""
     canvas = Canvas(rng, SCENE, height, width)
     lean = LEAN + SPREAD * rng.standard_normal(3, dtype=np.float32)
     fields = [canvas.texture(2) + shift for shift in lean]
@@ -121,7 +121,7 @@ def _ripples(canvas: Canvas) -> np.ndarray:
 
 
 def _rock(canvas: Canvas, bend: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where a rock lies, bool [n, H, W], and how the light falls on it, -1 to 1; not in every picture."""
+    """Where a rock lies, bool [n, H, W], and how the light falls on it, -1 to 1; not in every image."""
     rng, n = canvas.rng, canvas.n
     there = rng.random(n) < ROCKY
     reach = canvas.width / canvas.side / 2

@@ -1,4 +1,4 @@
-"""CSV and Parquet tables: a row a picture, with the columns path and label, maybe split and group."""
+"""CSV and Parquet tables: a row a image, with the columns path and label, maybe split and group."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from petriscope.data.decode import decode_files
-from petriscope.data.imageset import ImageSet
-from petriscope.data.sources.listing import PictureFile, rows_by_split, sets_over
-from petriscope.data.sources.folders import SPLIT_FOLDERS
-from petriscope.data.sources.labels import check_numbers, index_names, name_numbers
 from petriscope.core.errors import DataError, RequestError, near
 from petriscope.core.recipe import DataSection
+from petriscope.data.decode import decode_files
+from petriscope.data.imageset import ImageSet
+from petriscope.data.sources.folders import SPLIT_FOLDERS
+from petriscope.data.sources.labels import check_numbers, index_names, name_numbers
+from petriscope.data.sources.listing import ImageFile, rows_by_split, sets_over
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
-    """Read the pictures that a table lists; ids are the paths as they stand in it.
+    """Read the images that a table lists; ids are the paths as they stand in it.
 
     Args:
         path: a CSV or Parquet file. Columns: ``path`` (relative to the table's folder, or absolute), ``label`` (names,
@@ -28,7 +28,7 @@ def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, Ima
             (``group`` where there is one).
 
     Raises:
-        DataError: a column is missing, a cell is empty or wrong, a path stands twice, a picture is unreadable.
+        DataError: a column is missing, a cell is empty or wrong, a path stands twice, a image is unreadable.
         RequestError: ``section.group`` names no column.
     """
     table = _load(path)
@@ -49,12 +49,12 @@ def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, Ima
     return sets_over(decoded, rows, targets, classes, files, groups)
 
 
-def list_files(path: Path) -> list[PictureFile]:
-    """The picture files that the table at ``path`` lists, readable or not."""
+def list_files(path: Path) -> list[ImageFile]:
+    """The image files that the table at ``path`` lists, readable or not."""
     return _files(_load(path), path)
 
 
-def _files(table: pd.DataFrame, path: Path) -> list[PictureFile]:
+def _files(table: pd.DataFrame, path: Path) -> list[ImageFile]:
     if not len(table):
         raise DataError(f"{path} has no rows")
     files = _text(table, "path", path)
@@ -68,7 +68,7 @@ def _files(table: pd.DataFrame, path: Path) -> list[PictureFile]:
     if "split" in table.columns:
         splits = [_split(name, row, path) for row, name in enumerate(_text(table, "split", path))]
     labels = _text(table, "label", path)
-    return [PictureFile(*file) for file in zip(files, places, splits, labels, strict=True)]
+    return [ImageFile(*file) for file in zip(files, places, splits, labels, strict=True)]
 
 
 def _load(path: Path) -> pd.DataFrame:
