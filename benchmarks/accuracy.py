@@ -74,9 +74,7 @@ def main() -> None:
         )
     print_table(("recipe", "seed", "val", "test (95 % interval)", "balanced, test", "kept epoch", "training"), each)
     print()
-    print_table(
-        ("recipe", "parameters", "multiply-adds", "val, mean ± sd", "test, mean ± sd", "test images"), summary
-    )
+    print_table(("recipe", "parameters", "multiply-adds", "val, mean ± sd", "test, mean ± sd", "test images"), summary)
 
 
 if __name__ == "__main__":

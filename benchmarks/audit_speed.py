@@ -67,7 +67,7 @@ def growth(counts: list[int]) -> None:
                 (f"{count:,}", *(f"{found[name]:.1f}" for name in PARTS), f"{total:.1f}", f"{1e6 * total / count:.0f}",
                  f"{memory / 2**20:.0f}", f"{memory / count:.0f}")
             )  # fmt: skip
-    header = ("images", *(f"{name}, s" for name in PARTS), "all, s", "us a image", "peak MiB", "bytes a image")
+    header = ("images", *(f"{name}, s" for name in PARTS), "all, s", "us an image", "peak MiB", "bytes per image")
     print_table(header, rows)
 
 

@@ -37,7 +37,7 @@ def main() -> None:
     progress = Progress("disturbed images", len(CHANGES) * len(images))
     hits = np.stack([right(images, name, watch, progress) for name in CHANGES])
     judged = judge_labels(hits, images, 1000)
-    promises = watch.figures("none", list(CHANGES)[1:], len(images), 1000)
+    promises = watch.metrics("none", list(CHANGES)[1:], len(images), 1000)
     each = {"none": promises["clean"], **promises["corruptions"]}
     rows = [row(name, judged.mean([i]), each[name]) for i, name in enumerate(CHANGES)]
     rows.append(row("mean of the others", judged.mean(range(1, len(CHANGES))), promises["disturbed"]))
@@ -80,7 +80,7 @@ def affine(scale: float = 1.0, shear: float = 0.0) -> Change:
 
 
 def random(transform: Callable[[Tensor], Tensor]) -> Change:
-    """With a draw a image."""
+    """With one draw per image."""
     return lambda images: torch.stack([transform(image) for image in images])
 
 

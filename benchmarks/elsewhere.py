@@ -58,15 +58,15 @@ def disturbed(images: ImageSet, steps: list[tuple[str, float]]) -> np.ndarray:
     return batch.numpy()
 
 
-def row(label: str, figures: dict[str, Any], max_error: float) -> tuple[str, ...]:
-    asked = next(each for each in figures["selective"] if each["max_error"] == max_error)
-    held = next(each for each in figures["conformal"] if each["level"] == 0.95 and each["method"] == "class")
+def row(label: str, metrics: dict[str, Any], max_error: float) -> tuple[str, ...]:
+    asked = next(each for each in metrics["selective"] if each["max_error"] == max_error)
+    held = next(each for each in metrics["conformal"] if each["level"] == 0.95 and each["method"] == "class")
     wrong = "" if asked["error"] is None else f"{100 * asked['error']:.2f} %"
     return (
         label,
-        f"{100 * figures['accuracy']:.2f} %",
-        f"{100 * figures['calibration']['after']['ece_equal_mass']:.2f} %",
-        f"{100 * figures['ood']['share']:.1f} %",
+        f"{100 * metrics['accuracy']:.2f} %",
+        f"{100 * metrics['calibration']['after']['ece_equal_mass']:.2f} %",
+        f"{100 * metrics['ood']['share']:.1f} %",
         f"{100 * asked['coverage']:.1f} %",
         wrong,
         f"{100 * held['coverage']:.1f} %",

@@ -44,12 +44,12 @@ def main() -> None:
             found.append(classifier.probabilities(batch, args.tta).argmax(1))
             progress.advance(len(batch), name or "")
         hits.append(np.concatenate(found) == images.targets)
-    figures = judge_labels(np.stack(hits), images, 1000)
-    rows = [("none", percent(figures.mean([0])))]
+    metrics = judge_labels(np.stack(hits), images, 1000)
+    rows = [("none", percent(metrics.mean([0])))]
     for index, name in enumerate(corruptions):
         own = [1 + index * len(SEVERITIES) + severity for severity in SEVERITIES]
-        rows.append((name, percent(figures.mean(own)), *(f"{100 * figures.values[i]:.1f}" for i in own)))
-    rows.append(("mean", percent(figures.mean(range(1, len(passes))))))
+        rows.append((name, percent(metrics.mean(own)), *(f"{100 * metrics.values[i]:.1f}" for i in own)))
+    rows.append(("mean", percent(metrics.mean(range(1, len(passes))))))
     print(f"{args.split}, {len(images):,} images, tta {args.tta}; balanced accuracy in %, at severities 1 to 5")
     print_table(
         ("corruption", "mean (95 % interval)", "1", "2", "3", "4", "5"), [(*r, *[""] * (7 - len(r))) for r in rows]

@@ -92,7 +92,7 @@ def main() -> None:
                     (memory, f"{count:,}", f"{size / 2**20:,.0f} MiB", f"{out['seconds']:.1f} s", f"{each:.0f} µs",
                      f"{each / first:.2f}", f"{out['bytes'] / 2**20:,.0f} MiB")
                 )  # fmt: skip
-    print_table(("memory", "images", "their size", "an epoch", "a image", "relative to N", "added memory"), rows)
+    print_table(("memory", "images", "their size", "an epoch", "an image", "relative to N", "added memory"), rows)
 
 
 if __name__ == "__main__":

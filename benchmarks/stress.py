@@ -46,7 +46,7 @@ def main() -> None:
     stress_test(predict, images, images=args.images, label="stress test")
     clock, processor = time.perf_counter() - clock, time.process_time() - processor
     print_table(
-        ("model", "format", "images", "by the clock", "processor time", "of it the network", "a image"),
+        ("model", "format", "images", "by the clock", "processor time", "of it the network", "an image"),
         [
             (
                 args.model,

@@ -67,9 +67,7 @@ def strange(plain: np.ndarray) -> dict[str, np.ndarray]:
         "blank": np.broadcast_to(rng.integers(0, 256, (n, 1, 1, channels), dtype=np.uint8), plain.shape).copy(),
         "noise": rng.integers(0, 256, plain.shape, dtype=np.uint8),
         "noise around the background": (background + rng.normal(0, MILD, plain.shape)).clip(0, 255).astype(np.uint8),
-        "pixels shuffled": np.stack([image[rng.permutation(len(image))] for image in pixels]).reshape(
-            plain.shape
-        ),
+        "pixels shuffled": np.stack([image[rng.permutation(len(image))] for image in pixels]).reshape(plain.shape),
         "inverted": 255 - plain,
     }
 

@@ -45,7 +45,7 @@ code.
 {", ".join(CLASSES).capitalize()}.
 
 Every image of a batch has its own draw, and one seed gives the same draws on every machine. All geometry of a recipe
-is multiplied into one map a image: images whose map is exact (mirrored, turned by quarters, shifted by whole pixels)
+is multiplied into one map an image: images whose map is exact (mirrored, turned by quarters, shifted by whole pixels)
 are moved by index and keep their bits, the others are resampled once. All color is one map likewise. Then come stain, tone,
 quality and occlusion in the recipe's order, and mixing last. At the border images are mirrored. Masks move with their
 images; what comes in from outside is unlabeled in them. `mixup` and `aug-mix` refuse masks; `copy-paste` and

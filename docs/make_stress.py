@@ -29,13 +29,13 @@ and tells what is still recognized.
 
     petriscope evaluate RUN --stress                        on test, {IMAGES} images in the classes' proportions
     petriscope evaluate RUN --stress --stress-images 50   fewer
-    petriscope evaluate RUN --split val --stress --json     figures for scripts, under `stress`
+    petriscope evaluate RUN --split val --stress --json     metrics for scripts, under `stress`
 
 Training ends with one on val, kept short (`evaluation: {{stress: auto}}`: 200 images, and as few as {FEWEST} where 20 s or a
 tenth of the training's time are not enough; `val`: {IMAGES} however long it takes; `off`: none). A report has a table of all
-figures and one image under all corruptions.
+metrics and one image under all corruptions.
 
-## The figures
+## The metrics
 
 All are balanced accuracies, with 95 % intervals from one bootstrap over the images for all of them. [Masks](#masks) have mean
 IoU in its place.
@@ -44,7 +44,7 @@ IoU in its place.
 - **mean**: over the five severities of the eleven corruptions that MedMNIST-C names for blood cells (ten for gray
   images, which saturation does not change). `mean_all`: over all corruptions.
 - **drop**: clean less mean. **relative drop**: that, as a share of clean. MedMNIST-C and ImageNet-C divide errors by those
-  of a reference network instead; these figures need none, and cannot be compared with theirs.
+  of a reference network instead; these metrics need none, and cannot be compared with theirs.
 - **worst**: the corruption with the lowest mean over severities.
 - **seen** and **unseen**: the means over corruptions that the recipe trains against, and over the others. Seen are those that
   `corruption-mix` draws, and those that another augmentation is much like (`brightness`, `rotate`, `cutout`, ...).
@@ -57,7 +57,7 @@ the batches, so two runs are tested on the same disturbed images. Without `--tta
 
 ## Masks
 
-A model of masks is tested by the same commands. The figure is mean IoU, from one confusion matrix over all images, without
+A model of masks is tested by the same commands. The metric is mean IoU, from one confusion matrix over all images, without
 pixels that are unlabeled and without a class called background; beside it stands the accuracy of labeled pixels. In JSON,
 `miou` and `pixel_accuracy` stand where `balanced_accuracy` and `accuracy` do, and `scenes` says how many groups of images
 (or images, where there are no groups) the bootstrap draws.

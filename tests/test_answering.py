@@ -147,8 +147,8 @@ def test_images_from_elsewhere_get_a_model_that_promises_for_them(trained, elsew
     before, own = trained.model.read_bytes(), trained.results
     strange = api.evaluate(trained.folder, data=elsewhere, quiet=True)
     assert strange["ood"]["share"] > 0.9
-    figures, model = api.recalibrate(trained.folder, elsewhere, quiet=True)
-    assert model == trained.folder / "model-elsewhere.safetensors" and figures["split"] == "val"
+    metrics, model = api.recalibrate(trained.folder, elsewhere, quiet=True)
+    assert model == trained.folder / "model-elsewhere.safetensors" and metrics["split"] == "val"
     assert trained.model.read_bytes() == before and trained.results == own
     fitted = api.evaluate(model, data=elsewhere, quiet=True)
     assert fitted["accuracy"] == strange["accuracy"] and fitted["ood"]["share"] <= 0.01

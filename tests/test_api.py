@@ -1,4 +1,4 @@
-"""Runs as a user has them: what a folder holds, figures that agree with one another, errors that lose nothing."""
+"""Runs as a user has them: what a folder holds, metrics that agree with one another, errors that lose nothing."""
 
 import json
 import shutil

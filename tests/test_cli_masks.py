@@ -27,7 +27,7 @@ def petriscope(monkeypatch, capsys):
 SMALL = ("data.size=[8,12]", "model.widths=[4,8]", "training.epochs=1", "evaluation.bootstrap=100")
 
 
-def test_from_training_to_figures(petriscope, tmp_path):
+def test_from_training_to_metrics(petriscope, tmp_path):
     settings = [word for setting in SMALL for word in ("--set", setting)]
     folder = tmp_path / "run"
     status, out, err = petriscope(

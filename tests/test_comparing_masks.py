@@ -35,8 +35,8 @@ def make_run(folder, seed, right, masks=0):
     tally = Tally(confusion, np.ones(12), np.ones((12, 3, 4), np.int64))
     run = create_run(folder, Recipe(seed=seed, name=f"r{right}"), Dataset(val=images, source="x"), {})
     run.add_predictions("val", mask_table(images, "val", tally))
-    figures = full_mask_metrics(tally, CLASSES, images.groups, 100)
-    run.add_results(training={"seconds": 1.0}, val={"split": "val", "tta": "none", **figures})
+    metrics = full_mask_metrics(tally, CLASSES, images.groups, 100)
+    run.add_results(training={"seconds": 1.0}, val={"split": "val", "tta": "none", **metrics})
     return run
 
 
@@ -46,7 +46,7 @@ def test_mean_iou_decides_and_scenes_are_drawn(tmp_path):
         tree = (run.folder / "recipe.yaml").read_text().replace("batch_size: 128", "batch_size: 64")
         (run.folder / "recipe.yaml").write_text(tree)
     found = compare([run.folder for run in runs], "val")
-    assert found.figure == "miou" and found.n == 12
+    assert found.metric == "miou" and found.n == 12
     best, worse = found.rows
     assert best.values == pytest.approx([run.results["val"]["miou"] for run in runs[:2]])
     assert worse.contrast is not None and worse.contrast.verdict == "worse"
@@ -61,7 +61,7 @@ def test_mean_iou_decides_and_scenes_are_drawn(tmp_path):
 def test_masks_are_not_compared_by_accuracy(tmp_path):
     run = make_run(tmp_path / "a", 0, 0.9)
     with pytest.raises(RequestError, match="cannot be compared by accuracy"):
-        compare([run.folder], "val", figure="accuracy")
+        compare([run.folder], "val", metric="accuracy")
 
 
 def test_other_masks_of_the_same_images_are_refused(tmp_path):
@@ -70,7 +70,7 @@ def test_other_masks_of_the_same_images_are_refused(tmp_path):
         compare([run.folder for run in runs], "val")
 
 
-def test_figures_follow_from_the_table(tmp_path):
+def test_metrics_follow_from_the_table(tmp_path):
     run = make_run(tmp_path / "a", 0, 0.7)
     table: pd.DataFrame = run.predictions
     sums = {key: table[[f"{key}_{name}" for name in CLASSES]].sum().to_numpy() for key in ("true", "guessed", "found")}

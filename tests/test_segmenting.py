@@ -54,7 +54,7 @@ def test_the_page_speaks_of_pixels(run):
 
 def test_training_ends_with_a_stress_test_of_val_and_evaluate_makes_one_of_test(run, tmp_path):
     after = run.results["stress"]["val"]
-    assert after["figure"] == "miou" and after["n"] == after["of"] > after["scenes"]
+    assert after["metric"] == "miou" and after["n"] == after["of"] > after["scenes"]
     assert after["clean"] == pytest.approx(run.results["val"]["miou"], abs=1e-6)
     assert after["corruptions"]["brightness-up"]["seen"] and not after["corruptions"]["rotation"]["seen"]
     shutil.copytree(run.folder, tmp_path / "run")

@@ -208,7 +208,7 @@ def test_a_run_of_other_settings_is_an_error_that_names_them(write, calls, tmp_p
         ({"baseline": "plian"}, "did you mean plain"),
         ({"seeds": [1, 1]}, "each once"),
         ({"seeds": []}, "one or more"),
-        ({"figure": "acuracy"}, "did you mean accuracy"),
+        ({"metric": "acuracy"}, "did you mean accuracy"),
         ({"methods": {}, "baseline": "x"}, "methods"),
         ({"methods": {"a b": "tiny.yaml", "a:b": "tiny.yaml"}, "baseline": "a b"}, "share the folder"),
         ({"methods": {"plain": {"recpie": "tiny.yaml"}}}, "did you mean recipe"),
@@ -331,8 +331,8 @@ def test_the_command_line(write, petriscope, tmp_path):
     status, stdout, stderr = petriscope("compare", "out/plain-seed0", "--out", "page.html")
     assert status == 0 and stderr == "page: page.html\n"
     assert stdout.startswith("val, 40 images") and (tmp_path / "page.html").is_file()
-    status, stdout, _ = petriscope("compare", "out/plain-seed0", "--figure", "macro_f1", "--json")
-    assert json.loads(stdout)["figure"] == "macro_f1"
+    status, stdout, _ = petriscope("compare", "out/plain-seed0", "--metric", "macro_f1", "--json")
+    assert json.loads(stdout)["metric"] == "macro_f1"
     status, stdout, _ = petriscope("bench")
     assert status == 0 and "blood-methods" in stdout
 
@@ -342,7 +342,7 @@ def test_the_command_line(write, petriscope, tmp_path):
     [
         (["compare", "/nowhere"], "no run folder"),
         (["compare", "x", "--split", "tset"], "known: train, val, test"),
-        (["compare", "x", "--figure", "f1"], "known: accuracy"),
+        (["compare", "x", "--metric", "f1"], "known: accuracy"),
         (["bench", "blood-method"], "did you mean blood-methods"),
         (["bench", "blood-methods", "--seeds", "0,x"], "whole numbers"),
         (["bench", "blood-methods", "--seeds", "1", "--seeds", "1"], "each once"),

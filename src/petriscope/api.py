@@ -153,11 +153,11 @@ def evaluate(
     stress: bool = False,
     stress_images: int | None = IMAGES,
 ) -> dict[str, Any]:
-    """Figures of a run on a split, with 95 % intervals.
+    """Metrics of a run on a split, with 95 % intervals.
 
     Args:
         folder: the run; with ``data``, a model file will do.
-        data: another source; a pile that is not split is evaluated whole. None: the run's own, and the figures,
+        data: another source; a pile that is not split is evaluated whole. None: the run's own, and the metrics,
             predictions and report go into the run folder.
         split: train, val or test.
         tta: test-time augmentation; None: as the recipe says.
@@ -166,7 +166,7 @@ def evaluate(
         stress_images: how many of the split; None: all.
 
     Returns:
-        see `petriscope.metrics.classification.full_metrics` and `petriscope.trust.state.trust_figures`, or
+        see `petriscope.metrics.classification.full_metrics` and `petriscope.trust.state.trust_metrics`, or
         `petriscope.metrics.segmentation.full_mask_metrics` where targets are masks; and split, tta, source; of the
         run's own data, errors (of labels) and explanations (`petriscope.experiments.diagnostics`); with ``stress``, that too.
         Probabilities are at the temperature fitted on val.
@@ -199,7 +199,7 @@ def calibrate(folder: str | Path, tta: TTA | None = None, device: str = "auto", 
     trained before Petriscope did. `recalibrate` does so on images from elsewhere.
 
     Returns:
-        figures on val, as `evaluate` gives them; they go into the run folder where ``tta`` is the recipe's.
+        metrics on val, as `evaluate` gives them; they go into the run folder where ``tta`` is the recipe's.
 
     Raises:
         RequestError: it is a model of masks.
@@ -243,7 +243,7 @@ def recalibrate(
         tta: test-time augmentation; None: as the recipe says, and none.
 
     Returns:
-        figures on these images, as `evaluate` gives them, which are no evidence, since they were fitted on; and the file.
+        metrics on these images, as `evaluate` gives them, which are no evidence, since they were fitted on; and the file.
 
     Raises:
         RequestError: it is a model of masks, or ``out`` exists.
@@ -281,8 +281,8 @@ def predict(
         masks: of a model of masks, the folder they are written to; see `petriscope.inference.segmentation.segment_files`.
 
     Returns:
-        a row a image: image, predicted, confidence, error, answer, why, set (if asked for), and a probability a
-        class (``p_<class>``). ``answer`` is the predicted class, or ``not sure``, and ``why`` says what for; a image
+        one row per image: image, predicted, confidence, error, answer, why, set (if asked for), and a probability a
+        class (``p_<class>``). ``answer`` is the predicted class, or ``not sure``, and ``why`` says what for; an image
         that cannot be read has an error, and neither a prediction nor an answer. See docs/trust.md.
 
     Raises:
@@ -319,9 +319,9 @@ def explain(
             the background only where there is nothing else.
 
     Returns:
-        a row a image: image, predicted, confidence, explained (the class asked about), overlay (the file), error. Of a
+        one row per image: image, predicted, confidence, explained (the class asked about), overlay (the file), error. Of a
         model of masks, predicted is the class that has most pixels, confidence the mean probability of the class asked
-        about over the pixels predicted as it, and there are share, of the image that these take, and note: of a image
+        about over the pixels predicted as it, and there are share, of the image that these take, and note: of an image
         without such a pixel, which has no overlay.
     """
     from petriscope.explain.image_files import explain_files

@@ -31,7 +31,7 @@ RECIPE_FOLDERS = {  # in the order they are listed, with what each is about
 }
 
 MANY = 0.05  # of images from elsewhere, unlike those seen in training; of val it is 0.005
-LABEL_FIGURES = ("accuracy", "balanced_accuracy", "macro_f1", "auc", "nll", "ece")
+LABEL_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auc", "nll", "ece")
 
 app = typer.Typer(
     add_completion=False,
@@ -40,9 +40,7 @@ app = typer.Typer(
     help="From a pile of small images to a classifier its owner can trust.",
 )
 
-Data = Annotated[
-    str | None, typer.Option(help="Images: an npz, a folder, a table, or a known name.", metavar="SOURCE")
-]
+Data = Annotated[str | None, typer.Option(help="Images: an npz, a folder, a table, or a known name.", metavar="SOURCE")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="A run folder.")]
 RunOrModel = Annotated[str, typer.Argument(metavar="RUN", help="A run folder or a model.safetensors.")]
@@ -59,8 +57,8 @@ def demo(out: Annotated[Path | None, typer.Option(help="Run folder to make.")] =
     from petriscope.core.recipe import load_recipe
 
     run = api.train(load_recipe("demo"), out)
-    _print_figures(api.evaluate(run.folder))
-    _say(f"report with test figures: {run.folder / 'report.html'}")
+    _print_metrics(api.evaluate(run.folder))
+    _say(f"report with test metrics: {run.folder / 'report.html'}")
 
 
 @app.command()
@@ -154,7 +152,7 @@ def evaluate(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Figures of a run on test, with 95 % intervals."""
+    """Metrics of a run on test, with 95 % intervals."""
     _among("--split", split, ("train", "val", "test"))
     if stress_images is not None and not stress:
         raise RequestError("--stress-images goes with --stress")
@@ -165,7 +163,7 @@ def evaluate(
     if as_json:
         sys.stdout.write(json.dumps(result) + "\n")
         return
-    _print_figures(result)
+    _print_metrics(result)
     if data is not None and (result.get("ood") or {"share": 0})["share"] > MANY:
         _say(
             "many of these images are unlike anything seen in training and get no answer; to have promises for such "
@@ -203,9 +201,9 @@ def calibrate(
     if as_json:
         sys.stdout.write(json.dumps(result if written is None else {**result, "model": str(written)}) + "\n")
         return
-    _print_figures(result)
+    _print_metrics(result)
     if written is not None:
-        _say(f"fitted on these images, so their figures are no evidence; to predict with: {written}")
+        _say(f"fitted on these images, so their metrics are no evidence; to predict with: {written}")
 
 
 @app.command()
@@ -224,8 +222,8 @@ def predict(
         float | None, typer.Option(metavar="SHARE", help="Add a set of classes that holds the true one so often: 0.95.")
     ] = None,
 ) -> None:
-    """Classes of images, as CSV: image, predicted, confidence, error, answer, why, a probability a class. Of a model of
-    masks: an indexed PNG and an overlay a image, with the CSV as masks.csv beside them."""
+    """Classes of images, as CSV: image, predicted, confidence, error, answer, why, one probability per class. Of a model of
+    masks: an indexed PNG and one overlay per image, with the CSV as masks.csv beside them."""
     from petriscope import api
     from petriscope.core.files import write_text
 
@@ -285,17 +283,17 @@ def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders.")],
     split: Annotated[str | None, typer.Option(help="train, val or test; default: test if all runs have it.")] = None,
     against: Annotated[str | None, typer.Option(metavar="RUN", help="The baseline; default: the first run.")] = None,
-    figure: Annotated[str | None, typer.Option(help="accuracy, balanced_accuracy or macro_f1; of masks, miou.")] = None,
+    metric: Annotated[str | None, typer.Option(help="accuracy, balanced_accuracy or macro_f1; of masks, miou.")] = None,
     as_json: AsJson = False,
     out: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a page too.")] = None,
 ) -> None:
     """Runs against one another: intervals, paired tests, costs. Seeds of one recipe are one row."""
     _among("--split", split or "test", ("train", "val", "test"))
-    _among("--figure", figure or "accuracy", ("accuracy", "balanced_accuracy", "macro_f1", "miou"))
+    _among("--metric", metric or "accuracy", ("accuracy", "balanced_accuracy", "macro_f1", "miou"))
     from petriscope.experiments import compare as comparing
     from petriscope.report.compare import as_text, write_comparison
 
-    found = comparing.compare(runs, split, against, cast(Any, figure))
+    found = comparing.compare(runs, split, against, cast(Any, metric))
     if out is not None:
         _say(f"page: {write_comparison(found, out)}")
     sys.stdout.write(json.dumps(found.as_dict()) + "\n" if as_json else as_text(found))
@@ -316,7 +314,7 @@ def ensemble(
     if as_json:
         sys.stdout.write(json.dumps({"run": str(made.folder), **made.results["ensemble"]}) + "\n")
     else:
-        _print_figures(made.results["val"])
+        _print_metrics(made.results["val"])
         _say(f"report: {made.folder / 'report.html'}")
 
 
@@ -350,7 +348,7 @@ def bench(
         from petriscope.report.compare import as_text
 
         sys.stdout.write(as_text(done.comparison))
-        _say(f"page: {done.page}; figures of every run: {done.table}")
+        _say(f"page: {done.page}; metrics of every run: {done.table}")
     if done.failures:
         said = "\n".join(f"  {run}: {message}" for run, message in done.failures.items())
         raise PetriscopeError(f"{len(done.failures)} of {done.runs} runs failed:\n{said}")
@@ -419,14 +417,14 @@ def _next_steps(run: Run, test: bool, quiet: bool) -> None:
     splits = run.environment["data"]["splits"]
     if test:
         result = api.evaluate(run.folder, quiet=quiet)
-        _print_figures(result)
+        _print_metrics(result)
     elif "val" in run.results and not quiet:
-        _print_figures(run.results["val"])
+        _print_metrics(run.results["val"])
         if "test" in splits:
             _say(f"test was not looked at; when all choices are made: petriscope evaluate {run.folder}")
 
 
-def _print_figures(result: dict[str, Any]) -> None:
+def _print_metrics(result: dict[str, Any]) -> None:
     def percent(value: float | None) -> str:
         return "  –" if value is None else f"{100 * value:.2f} %"
 
@@ -437,7 +435,7 @@ def _print_figures(result: dict[str, Any]) -> None:
             + ("" if result["tta"] == "none" else f", tta {result['tta']}"),
         )
     ]
-    for key in ("miou", "miou_with_background", "pixel_accuracy", "boundary_f1", *LABEL_FIGURES):
+    for key in ("miou", "miou_with_background", "pixel_accuracy", "boundary_f1", *LABEL_METRICS):
         if key not in result:
             continue
         low, high = result[f"{key}_ci95"]
@@ -475,18 +473,18 @@ def _print_stress(stress: dict[str, Any] | None) -> None:
     if stress is None:
         _say("\nno stress test: the images have no labeled pixel to judge by")
         return
-    figure = stress["figure"]
-    named = figure.replace("_", " ").replace("miou", "mean IoU")
+    metric = stress["metric"]
+    named = metric.replace("_", " ").replace("miou", "mean IoU")
     _say(f"\nstress test, {stress['n']:,} of {stress['of']:,} images; {named} in %")
     rows = [("severity", " ".join(f"{severity:>5}" for severity in stress["severities"]) + "   mean")]
     for name, row in stress["corruptions"].items():
         known = "trained against" if row["seen"] else "held out" if row["held_out"] else ""
-        rows.append((name, " ".join(f"{share(v):>5}" for v in row[figure]) + f"  {share(row['mean']):>5}  {known}"))
+        rows.append((name, " ".join(f"{share(v):>5}" for v in row[metric]) + f"  {share(row['mean']):>5}  {known}"))
     _print_columns(rows, sys.stderr)
     worst = stress["worst"]
     _say(
         f"clean {share(stress['clean'])} %, disturbed mean {share(stress['mean'])} %, "
-        f"worst {share(worst[figure])} % ({worst['name']})"
+        f"worst {share(worst[metric])} % ({worst['name']})"
     )
 
 

@@ -1,4 +1,4 @@
-"""A image that was planted many times is found whatever it is blended over, and nothing is found where none is."""
+"""An image that was planted many times is found whatever it is blended over, and nothing is found where none is."""
 
 from __future__ import annotations
 

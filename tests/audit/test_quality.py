@@ -63,7 +63,7 @@ def test_what_all_images_share_is_no_fault(fault):
     assert not measure_quality(every).flags[fault].any()
 
 
-def test_figures_of_known_images():
+def test_metrics_of_known_images():
     images = np.zeros((3, 8, 8, 3), np.uint8)
     images[1] = 255
     images[2, :, ::2] = (255, 0, 0)  # columns, red and black

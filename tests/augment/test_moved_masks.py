@@ -112,7 +112,7 @@ def crop(images, masks, seed=0, **options):
 
 
 def rare(at, height=20, width=40):
-    """A mask of class 0 with one pixel of class 3, and a image that is bright there alone."""
+    """A mask of class 0 with one pixel of class 3, and an image that is bright there alone."""
     masks = torch.zeros(64, height, width, dtype=torch.uint8)
     masks[:, at[0], at[1]] = 3
     return (masks == 3).to(torch.uint8)[..., None] * 255, masks

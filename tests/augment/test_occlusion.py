@@ -1,4 +1,4 @@
-"""What covers part of a image covers the part it says."""
+"""What covers part of an image covers the part it says."""
 
 import pytest
 import torch

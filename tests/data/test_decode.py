@@ -91,7 +91,7 @@ def test_unusable_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="floating-point"):
         decode_file(save(tmp_path / "f.tif", "F", 0.5))
     (tmp_path / "t.png").write_text("hello")
-    with pytest.raises(DataError, match="not a image"):
+    with pytest.raises(DataError, match="not an image"):
         decode_file(tmp_path / "t.png")
 
 

@@ -35,7 +35,7 @@ def wide(values: int, top: int = 65535) -> np.ndarray:
         ({"train_labels": None}, "no train_labels"),
         ({"train_images": None}, "no train_images"),
         ({"tran_images": np.zeros(1)}, "did you mean train_images"),
-        ({"train_labels": np.zeros((12, 3), int)}, "3 labels a image"),
+        ({"train_labels": np.zeros((12, 3), int)}, "3 labels an image"),
         ({"train_labels": np.full(12, np.nan)}, "label of image 0 is nan"),
         ({"train_labels": np.linspace(0, 1, 12)}, "not a whole number"),
         ({"train_labels": np.arange(12) - 3}, "label -3 of image 0 is out of range"),

@@ -1,4 +1,4 @@
-"""The temperature, and the figures that show what it changes."""
+"""The temperature, and the metrics that show what it changes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scipy.special import softmax
 
 from petriscope.metrics.classification import nll_each
 from petriscope.trust.temperature import (
-    calibration_figures,
+    calibration_metrics,
     ece_equal_mass,
     equal_mass_bins,
     fit_temperature,
@@ -95,12 +95,12 @@ def test_ties_share_a_bin_so_order_does_not_matter(pairs):
 
 def test_ece_of_probabilities_that_hold_is_small_and_of_others_large():
     p, targets = drawn(20_000, 4)
-    honest, sure = calibration_figures(p, targets), calibration_figures(scale(p, 0.4), targets)
+    honest, sure = calibration_metrics(p, targets), calibration_metrics(scale(p, 0.4), targets)
     assert honest["ece_equal_mass"] < 0.015 < 0.1 < sure["ece_equal_mass"]
     assert honest["nll"] < sure["nll"] and honest["brier"] < sure["brier"]
 
 
 def test_brier_by_hand():
-    found = calibration_figures(np.array([[0.75, 0.25]]), np.array([1]))
+    found = calibration_metrics(np.array([[0.75, 0.25]]), np.array([1]))
     assert found["brier"] == pytest.approx(0.75**2 * 2)
     assert found["ece"] == pytest.approx(0.75)

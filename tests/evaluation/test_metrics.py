@@ -1,4 +1,4 @@
-"""Every figure against a second implementation, every interval against what it promises."""
+"""Every metric against a second implementation, every interval against what it promises."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def sample(n=300, classes=5, skill=1.5, seed=0):
 
 
 @given(n=st.integers(2, 80), classes=st.integers(2, 6), seed=st.integers(0, 10_000), skill=st.floats(0, 4))
-def test_figures_are_scikit_learns(n, classes, seed, skill):
+def test_metrics_are_scikit_learns(n, classes, seed, skill):
     probabilities, targets = sample(n, classes, skill, seed)
     predicted = probabilities.argmax(1)
     present = np.unique(targets)
@@ -120,7 +120,7 @@ class TestIntervals:
         low, high = percentile95(means)
         assert (high - low) / 2 == pytest.approx(1.96 * values.std() / 20, rel=0.1)
 
-    def test_intervals_hold_their_figures(self):
+    def test_intervals_hold_their_metrics(self):
         result = full_metrics(*sample(), NAMES, resamples=300)
         for key in ("accuracy", "balanced_accuracy", "macro_f1", "auc", "nll", "brier"):
             low, high = result[f"{key}_ci95"]

@@ -45,46 +45,46 @@ def counted(reference, p, targets):
 def test_shares_are_those_counted_by_hand(reference):
     plain, one, two = answers(300, 1), answers(300, 2, 2.0), answers(300, 3, 1.0)
     both = [("bubble", *one), ("bubble", *two)]  # two severities
-    figures = watch_over(reference, [("identity", *plain), *both, ("jpeg", *one)]).figures(
+    metrics = watch_over(reference, [("identity", *plain), *both, ("jpeg", *one)]).metrics(
         "identity", ["bubble"], 300, 200
     )
     joined = tuple(np.concatenate(parts) for parts in zip(one, two, strict=True))
     for found, wanted in (
-        (figures["clean"], plain),
-        (figures["disturbed"], joined),
-        (figures["corruptions"]["jpeg"], one),
+        (metrics["clean"], plain),
+        (metrics["disturbed"], joined),
+        (metrics["corruptions"]["jpeg"], one),
     ):
         expected = counted(reference, *wanted)
         assert [found[name] for name in ("answered", "wrong", "held")] == pytest.approx(expected, abs=1e-9)
         for name in ("answered", "held"):
             low, high = found[f"{name}_ci95"]
             assert low <= found[name] <= high and high > low
-    assert figures["disturbed"]["answered"] < figures["clean"]["answered"]
-    assert set(figures["corruptions"]) == {"bubble", "jpeg"}
+    assert metrics["disturbed"]["answered"] < metrics["clean"]["answered"]
+    assert set(metrics["corruptions"]) == {"bubble", "jpeg"}
 
 
 def test_images_that_there_was_no_time_for_do_not_count(reference):
     p, targets = answers(200, 4)
-    figures = watch_over(reference, [("identity", p, targets), ("jpeg", p[:50], targets[:50])]).figures(
+    metrics = watch_over(reference, [("identity", p, targets), ("jpeg", p[:50], targets[:50])]).metrics(
         "identity", ["jpeg"], 50, 100
     )
-    assert figures["clean"] == figures["disturbed"]
+    assert metrics["clean"] == metrics["disturbed"]
 
 
 def test_what_is_unlike_anything_seen_is_not_answered_but_has_its_set(reference):
     p, targets = answers(64, 5)
     strange = np.full(64, 2.0)
-    figures = watch_over(reference, [("identity", p, targets), ("jpeg", p, targets)], strange).figures(
+    metrics = watch_over(reference, [("identity", p, targets), ("jpeg", p, targets)], strange).metrics(
         "identity", ["jpeg"], 64, 100
     )
-    assert figures["clean"]["answered"] == 0
-    assert figures["clean"]["wrong"] is None and figures["clean"]["wrong_ci95"] is None
-    assert figures["clean"]["held"] > 0.8
+    assert metrics["clean"]["answered"] == 0
+    assert metrics["clean"]["wrong"] is None and metrics["clean"]["wrong_ci95"] is None
+    assert metrics["clean"]["held"] > 0.8
 
 
 def test_nothing_is_answered_where_nothing_can_be_promised():
     p, targets = answers(30, 6)
     reference = fit_reference(p, targets)
     assert reference.threshold(MAX_ERROR) is None
-    figures = watch_over(reference, [("identity", p, targets)]).figures("identity", ["identity"], 30, 100)
-    assert figures["clean"]["answered"] == 0
+    metrics = watch_over(reference, [("identity", p, targets)]).metrics("identity", ["identity"], 30, 100)
+    assert metrics["clean"]["answered"] == 0

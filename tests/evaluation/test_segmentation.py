@@ -1,4 +1,4 @@
-"""Figures of masks, held against scikit-learn's and against slow second ways."""
+"""Metrics of masks, held against scikit-learn's and against slow second ways."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def flat(log_p, masks):
 
 
 @given(st.integers(0, 50), st.integers(2, 4), st.booleans())
-def test_figures_agree_with_scikit_learn(seed, classes, lacks_one):
+def test_metrics_agree_with_scikit_learn(seed, classes, lacks_one):
     log_p, masks = sample(seed, classes=classes, lacking=(0,) if lacks_one and classes > 2 else ())
     truth, guess = flat(log_p, masks)
     labels, there = np.arange(classes), np.unique(truth)
@@ -190,7 +190,7 @@ class TestIntervals:
         width = lambda result: result["miou_ci95"][1] - result["miou_ci95"][0]  # noqa: E731
         assert width(loose) < 0.7 * width(kept)
 
-    def test_they_hold_the_figure_and_are_a_function_of_the_seed(self):
+    def test_they_hold_the_metric_and_are_a_function_of_the_seed(self):
         tally = tally_of(*sample(count=20))
         first, again = (full_mask_metrics(tally, NAMES, resamples=200) for _ in range(2))
         assert first == again

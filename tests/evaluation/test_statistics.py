@@ -14,7 +14,7 @@ from scipy import stats
 from petriscope.metrics.classification import confusion_matrix, from_confusion
 from petriscope.metrics.segmentation import mean_iou
 from petriscope.metrics.statistics import (
-    FIGURES,
+    METRICS,
     Difference,
     Sample,
     Variance,
@@ -70,29 +70,29 @@ def test_holm_lies_between_p_and_bonferroni_and_keeps_the_order(p):
     assert list(np.array(out)[order]) == sorted(out)
 
 
-@pytest.mark.parametrize("figure", FIGURES)
-def test_values_are_those_of_the_metrics(figure):
+@pytest.mark.parametrize("metric", METRICS)
+def test_values_are_those_of_the_metrics(metric):
     predicted, targets = networks(np.random.default_rng(0), 2, 90, 0.8)
-    sample = resample(predicted, targets, 3, figure, resamples=20)
+    sample = resample(predicted, targets, 3, metric, resamples=20)
     for row, value in zip(predicted, sample.values, strict=True):
-        assert value == pytest.approx(from_confusion(confusion_matrix(targets, row, 3)[None])[figure][0])
+        assert value == pytest.approx(from_confusion(confusion_matrix(targets, row, 3)[None])[metric][0])
     assert sample.draws.shape == (2, 20)
 
 
-@pytest.mark.parametrize("figure", FIGURES)
-def test_the_bootstrap_is_what_drawing_images_gives(figure):
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_bootstrap_is_what_drawing_images_gives(metric):
     """The same resamples drawn one by one, as image indices."""
     predicted, targets = networks(np.random.default_rng(1), 2, 40, 0.7)
-    sample = resample(predicted, targets, 3, figure, resamples=15, seed=4)
+    sample = resample(predicted, targets, 3, metric, resamples=15, seed=4)
     drawn = np.random.default_rng(4).integers(0, 40, size=(15, 40))
     for r, indices in enumerate(drawn):
         for k in range(2):
             matrix = confusion_matrix(targets[indices], predicted[k, indices], 3)
-            assert sample.draws[k, r] == pytest.approx(from_confusion(matrix[None])[figure][0])
+            assert sample.draws[k, r] == pytest.approx(from_confusion(matrix[None])[metric][0])
 
 
 def test_one_network_each_has_the_standard_error_of_paired_shares():
-    """The bootstrap's error against the closed form: (b + c - (b - c)^2 / N) / N^2, and a image more (Agresti, Min)."""
+    """The bootstrap's error against the closed form: (b + c - (b - c)^2 / N) / N^2, and an image more (Agresti, Min)."""
     predicted, targets = networks(np.random.default_rng(2), 2, 400, 0.85)
     sample = resample(predicted, targets, 3, resamples=4000)
     found = difference(sample[1:], sample[:1])
@@ -104,11 +104,11 @@ def test_one_network_each_has_the_standard_error_of_paired_shares():
     assert found.ci95[0] < found.value < found.ci95[1]
 
 
-@pytest.mark.parametrize("figure", FIGURES)
-def test_a_difference_turns_round_with_its_sides(figure):
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_difference_turns_round_with_its_sides(metric):
     rng = np.random.default_rng(3)
     predicted, targets = networks(rng, 5, 300, 0.8)
-    sample = resample(predicted, targets, 3, figure, resamples=300)
+    sample = resample(predicted, targets, 3, metric, resamples=300)
     one, other = difference(sample[:3], sample[3:]), difference(sample[3:], sample[:3])
     assert one.value == -other.value and one.p == pytest.approx(other.p)
     assert one.ci95 == pytest.approx((-other.ci95[1], -other.ci95[0]))
@@ -118,7 +118,7 @@ def test_a_difference_turns_round_with_its_sides(figure):
 
 
 def test_seeds_of_many_images_are_welchs_test():
-    """With the images' part gone, several seeds are two samples of figures, and Student's test of unequal spread."""
+    """With the images' part gone, several seeds are two samples of metrics, and Student's test of unequal spread."""
     first, second = np.array([0.91, 0.93, 0.92]), np.array([0.95, 0.90, 0.94, 0.97])
     images = 2_000_000
     rng = np.random.default_rng(5)
@@ -194,15 +194,15 @@ def test_more_seeds_are_no_cure_for_too_few_images():
     assert needed(shared=1e-6, value=0.003).images is None  # the seeds alone vary by more
 
 
-@given(st.integers(1, 4), st.integers(20, 120), st.floats(0, 1), st.sampled_from(FIGURES))
-def test_the_interval_of_a_mean_holds_it_and_stays_within_0_and_1(seeds, images, share, figure):
+@given(st.integers(1, 4), st.integers(20, 120), st.floats(0, 1), st.sampled_from(METRICS))
+def test_the_interval_of_a_mean_holds_it_and_stays_within_0_and_1(seeds, images, share, metric):
     rng = np.random.default_rng(images)
     targets = rng.integers(0, 3, images)
     predicted = np.where(rng.random((seeds, images)) < share, targets, (targets + 1) % 3)
-    sample = resample(predicted, targets, 3, figure, resamples=100)
+    sample = resample(predicted, targets, 3, metric, resamples=100)
     low, high = sample.ci95
     assert 0 <= low <= high <= 1
-    if figure == "accuracy":
+    if metric == "accuracy":
         assert low - 1e-12 <= sample.mean <= high + 1e-12
         assert high - low > 0
 
@@ -219,7 +219,7 @@ def test_samples_of_other_images_are_refused():
 
 class TestMeanIoU:
     def counts(self, networks=2, images=12, classes=3, seed=0):
-        """Pixels that are a class, that were taken for it, and both, from confusion matrices a image."""
+        """Pixels that are a class, that were taken for it, and both, from confusion matrices an image."""
         rng = np.random.default_rng(seed)
         confusion = rng.integers(0, 30, (networks, images, classes, classes)) + 60 * np.eye(classes, dtype=int)
         hits = np.diagonal(confusion, axis1=2, axis2=3)

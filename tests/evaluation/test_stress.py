@@ -1,4 +1,4 @@
-"""Stress figures of predictors whose answers are known."""
+"""Stress metrics of predictors whose answers are known."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def image_set(count=60, channels=3, side=12, shares=(0.5, 0.5)):
 
 
 def by_mean(threshold):
-    """A predictor that calls a image bright above a mean of ``threshold``."""
+    """A predictor that calls an image bright above a mean of ``threshold``."""
 
     def predict(images):
         bright = images.mean((1, 2, 3)) > threshold
@@ -75,7 +75,7 @@ def test_balanced_accuracy_counts_classes_alike():
     assert test["clean_accuracy"] == pytest.approx(0.9)
 
 
-def test_the_same_seed_the_same_figures_and_a_part_is_a_part_of_the_whole():
+def test_the_same_seed_the_same_metrics_and_a_part_is_a_part_of_the_whole():
     images = image_set()
     first, again = (stress_test(by_mean(130), images, images=20, resamples=100).as_dict() for _ in range(2))
     first.pop("seconds"), again.pop("seconds")
@@ -143,7 +143,7 @@ def test_the_robust_recipes_hold_out_three_that_nothing_else_in_them_does(name, 
     assert trained_against(load_recipe(name))[1] == {"defocus-blur", "jpeg", third}
 
 
-def test_figures_part_what_was_trained_against_from_what_was_not():
+def test_metrics_part_what_was_trained_against_from_what_was_not():
     recipe = Recipe(augment=("brightness",))
     test = stress_test(by_mean(130), image_set(), recipe=recipe, resamples=100).as_dict()
     rows = test["corruptions"]

@@ -1,4 +1,4 @@
-"""Stress figures of masks, by predictors whose answers are known."""
+"""Stress metrics of masks, by predictors whose answers are known."""
 
 import json
 
@@ -48,7 +48,7 @@ def without_looking(images):
 
 def test_who_is_right_wherever_the_image_lies_loses_nothing_by_its_place(monkeypatch):
     test = stress_test(by_brightness, discs(), resamples=50).as_dict()
-    assert test["figure"] == "miou" and test["clean"] == test["clean_pixel_accuracy"] == 1
+    assert test["metric"] == "miou" and test["clean"] == test["clean_pixel_accuracy"] == 1
     for name in MOVES:
         # What is left is interpolation along the outlines.
         assert min(test["corruptions"][name]["miou"]) > 0.96, name
@@ -76,7 +76,7 @@ def test_masks_stay_where_nothing_moves():
 
 
 @pytest.mark.parametrize("groups", [None, 5])
-def test_the_clean_figures_are_those_of_the_evaluation(groups):
+def test_the_clean_metrics_are_those_of_the_evaluation(groups):
     images = discs(groups=groups)
     # The bootstrap draws by place, so the images have to stand in the order of the test.
     ordered = images.subset(stress.stratified(images.strata, len(images)))
@@ -91,14 +91,14 @@ def test_the_clean_figures_are_those_of_the_evaluation(groups):
         assert test[f"{key}_ci95"] == pytest.approx(wanted[f"{name}_ci95"])
 
 
-def test_the_keys_are_those_of_labels_but_for_the_names_of_the_figures():
+def test_the_keys_are_those_of_labels_but_for_the_names_of_the_metrics():
     recipe = Recipe(augment=("brightness",))
     masks = stress_test(by_brightness, discs(), recipe=recipe, resamples=50).as_dict()
     labels = ImageSet(discs().pixels, np.arange(24) % 2, ("a", "b"), np.arange(24).astype(str))
     plain = stress_test(
         lambda images: np.eye(2)[np.zeros(len(images), int)], labels, recipe=recipe, resamples=50
     ).as_dict()
-    assert plain["figure"] == "balanced_accuracy"
+    assert plain["metric"] == "balanced_accuracy"
 
     def renamed(keys):
         return {key.replace("balanced_accuracy", "miou").replace("accuracy", "pixel_accuracy") for key in keys}
@@ -139,7 +139,7 @@ def test_nothing_to_judge_by_is_no_test():
 
 
 def test_what_has_left_the_image_is_not_judged():
-    """One labeled pixel in a corner, which shifts take away: the figure is not defined, and JSON has no NaN."""
+    """One labeled pixel in a corner, which shifts take away: the metric is not defined, and JSON has no NaN."""
     masks = np.full((1, 20, 20), IGNORE, np.uint8)
     masks[0, 0, 0] = 1
     images = ImageSet(np.full((1, 20, 20, 1), BRIGHT, np.uint8), masks, NAMES[:2], np.array(["one"]))

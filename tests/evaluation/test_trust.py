@@ -1,4 +1,4 @@
-"""What val says of a classifier, from fitting to the figures and through a file."""
+"""What val says of a classifier, from fitting to the metrics and through a file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy.special import softmax
 from petriscope.metrics.conformal import METHODS
 from petriscope.metrics.selective import doubt
 from petriscope.trust.ood import Detector, fit_detector
-from petriscope.trust.state import LEVELS, MAX_ERRORS, Trust, fit_reference, trust_figures
+from petriscope.trust.state import LEVELS, MAX_ERRORS, Trust, fit_reference, trust_metrics
 from petriscope.trust.temperature import scale
 
 CLASSES = ("a", "b", "c")
@@ -30,17 +30,17 @@ def outliers(n: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).uniform(0, 1.05, n).astype(np.float32)
 
 
-def figures(n_val: int = 1500, n: int = 1500):
+def metrics(n_val: int = 1500, n: int = 1500):
     raw, targets = drawn(n_val, 0)
     reference = fit_reference(raw, targets, outliers(n_val, 1))
     new, new_targets = drawn(n, 2)
     p = scale(new, reference.temperature)
-    found = trust_figures(new, p, new_targets, outliers(n, 3), CLASSES, reference, reference.temperature)
+    found = trust_metrics(new, p, new_targets, outliers(n, 3), CLASSES, reference, reference.temperature)
     return reference, p, new_targets, found
 
 
-def test_the_figures_agree_with_the_answers():
-    reference, p, targets, found = figures()
+def test_the_metrics_agree_with_the_answers():
+    reference, p, targets, found = metrics()
     json.dumps(found, allow_nan=False)
     assert found["calibration"]["after"]["ece_equal_mass"] < found["calibration"]["before"]["ece_equal_mass"]
     assert [row["max_error"] for row in found["selective"]] == list(MAX_ERRORS)
@@ -62,7 +62,7 @@ def test_unlike_images_of_val_promise_nothing():
 
 @pytest.mark.parametrize("n", [1, 3])
 def test_few_images_are_survived(n):
-    found = figures(n, n)[-1]
+    found = metrics(n, n)[-1]
     json.dumps(found, allow_nan=False)
     assert all(not row["guaranteed"] for row in found["selective"])
     assert all(row["too_few_val"] == list(CLASSES) for row in found["conformal"])  # all sets hold all classes
@@ -75,7 +75,7 @@ def test_all_right_and_all_wrong_are_survived(right):
     targets = raw.argmax(1) if right else (raw.argmax(1) + 1) % 3
     reference = fit_reference(raw, targets)
     p = scale(raw, reference.temperature)
-    found = trust_figures(raw, p, targets, None, CLASSES, reference, reference.temperature)
+    found = trust_metrics(raw, p, targets, None, CLASSES, reference, reference.temperature)
     json.dumps(found, allow_nan=False)
     assert found["selective"][1]["guaranteed"] == right
     assert found["ood"] is None
@@ -83,7 +83,7 @@ def test_all_right_and_all_wrong_are_survived(right):
 
 def test_without_a_reference_nothing_is_promised():
     raw, targets = drawn(50, 0)
-    found = trust_figures(raw, raw, targets, None, CLASSES, None, 1.0)
+    found = trust_metrics(raw, raw, targets, None, CLASSES, None, 1.0)
     assert found["selective"] is None and found["conformal"] is None
     assert found["calibration"]["before"] == found["calibration"]["after"]
     assert found["aurc"] >= found["excess_aurc"] >= 0

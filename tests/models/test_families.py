@@ -69,7 +69,7 @@ class TestAttention:
 class TestSimpleCNN:
     @pytest.mark.parametrize("norm", ["none", "batch", "layer"])
     def test_it_has_the_parameters_of_its_description(self, norm):
-        # 3x3 convolutions 3-32-64-128; batch norm has two numbers a channel, layer norm two a place, plain ones a bias
+        # 3x3 convolutions 3-32-64-128; batch norm has two numbers per channel, layer norm two a place, plain ones a bias
         by_hand = 27 * 32 + 9 * 32 * 64 + 9 * 64 * 128 + 128 * 9 * 128 + 128 + 128 * 8 + 8
         extra = {"none": 224, "batch": 448, "layer": 2 * (28 * 28 * 32 + 14 * 14 * 64 + 7 * 7 * 128)}[norm]
         assert parameters(make("simple-cnn", (28, 28, 3), 8, norm=norm)) == by_hand + extra

@@ -34,7 +34,7 @@ QUICK = {  # options that make a model quick to test, and the same at every call
     "dual-unet": {"widths": [4, 8, 8], "rates": [2, 4], "micro_widths": [4, 8], "residual": True},
     "smp/unet-resnet18": {},  # stands for all of segmentation_models_pytorch
 }
-SEGMENTERS = {"unet", "attention-unet", "dual-unet", "smp/unet-resnet18"}  # a class a pixel
+SEGMENTERS = {"unet", "attention-unet", "dual-unet", "smp/unet-resnet18"}  # one class per pixel
 BIG = {  # those that differ from one above in depth and width alone
     "resnet34": {},
     "resnet50": {},

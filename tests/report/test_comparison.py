@@ -97,12 +97,12 @@ def test_verdicts(runs):
     assert better.contrast.p_holm == pytest.approx(2 * better.contrast.difference.p)
 
 
-@pytest.mark.parametrize("figure", ["balanced_accuracy", "macro_f1"])
-def test_other_figures_are_compared_too(runs, figure):
-    found = compare(runs, figure=figure)
+@pytest.mark.parametrize("metric", ["balanced_accuracy", "macro_f1"])
+def test_other_metrics_are_compared_too(runs, metric):
+    found = compare(runs, metric=metric)
     assert found.rows[1].contrast.verdict == "better"
     assert found.rows[0].mean == pytest.approx(0.797, abs=0.01)
-    assert figure.replace("_", " ").replace("f1", "F1") in as_text(found)
+    assert metric.replace("_", " ").replace("f1", "F1") in as_text(found)
 
 
 def test_the_split_is_test_where_all_have_it_else_val(tmp_path):
@@ -147,9 +147,7 @@ def test_a_run_named_twice_counts_once_and_one_seed_trained_twice_is_refused(tmp
 def test_other_images_are_refused(tmp_path):
     make_run(tmp_path / "a")
     make_run(tmp_path / "b", seed=1, images=200)
-    with pytest.raises(
-        RequestError, match=r"b was evaluated on other test images .*200 of 300 .*petriscope evaluate"
-    ):
+    with pytest.raises(RequestError, match=r"b was evaluated on other test images .*200 of 300 .*petriscope evaluate"):
         compare([tmp_path / "a", tmp_path / "b"])
 
 
@@ -274,7 +272,7 @@ def test_every_column_that_sorts_has_values_that_sort(runs):
 
 def test_charts_show_costs_that_differ(runs, tmp_path):
     html = render(compare(runs))
-    assert "By multiply-adds for a image" in html and "By parameters" in html
+    assert "By multiply-adds for an image" in html and "By parameters" in html
     assert "training time" in html and "By training time" not in html  # the same for all
     charts = re.findall(r'<svg class="chart".*?</svg>', html, re.S)
     assert len(charts) == 2

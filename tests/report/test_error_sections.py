@@ -1,4 +1,4 @@
-"""The sections on errors and explanations: what they say of figures made by hand, and of what is missing."""
+"""The sections on errors and explanations: what they say of metrics made by hand, and of what is missing."""
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ def group(name, n, accuracy, p=1.0, p_within=1.0, **more):
     }
 
 
-def figures(groups=(), neighbors=None, pairs=()):
+def metrics(groups=(), neighbors=None, pairs=()):
     listed = [{"name": "size", "about": "of it", "groups": list(groups)}] if groups else []
     return {"test": {"n": 300, "errors": {"pairs": list(pairs), "groups": listed, "neighbors": neighbors}}}
 
@@ -27,7 +27,7 @@ def figures(groups=(), neighbors=None, pairs=()):
 def test_a_group_is_marked_by_what_the_tests_say():
     rows = [group("a", 100, 0.8, 0.001, 0.002), group("b", 100, 0.8, 0.001, 0.4), group("c", 100, 0.95, 0.01, 0.01)]
     rows.append(group("d", 100, 0.88))
-    (view,) = errors(["test"], figures(rows), {})
+    (view,) = errors(["test"], metrics(rows), {})
     a, b, c, d = view.attributes[0].groups
     assert a.note == "10.0 points below the rest, also class by class (p = 0.002)" and a.worse
     assert b.note == "10.0 points below the rest (p = 0.001), but not class by class: it holds other classes"
@@ -37,8 +37,8 @@ def test_a_group_is_marked_by_what_the_tests_say():
 
 
 def test_none_and_one_group_in_words():
-    assert "None of the 1 groups" in errors(["test"], figures([group("a", 10, 0.9)]), {})[0].summary
-    assert errors(["test"], figures([group("a", 10, 0.9, 0.01, 0.01)]), {})[0].summary.startswith(
+    assert "None of the 1 groups" in errors(["test"], metrics([group("a", 10, 0.9)]), {})[0].summary
+    assert errors(["test"], metrics([group("a", 10, 0.9, 0.01, 0.01)]), {})[0].summary.startswith(
         "1 of the 1 groups differs"
     )
     assert errors(["test"], {"test": {"n": 3}}, {}) == []
@@ -51,11 +51,11 @@ def test_neighbors_that_all_agree_raise_the_question():
 
     beside = {"among": 50, "of": 200, "mistakes": [mistake(["b", "b"]), mistake(["b", "a"])]}
     gallery = {"neighbors_test": np.zeros((2, 3, 8, 8, 3), dtype=np.uint8)}
-    (view,) = errors(["test"], figures(neighbors=beside), gallery)
+    (view,) = errors(["test"], metrics(neighbors=beside), gallery)
     assert view.among == "50 of the 200 training images"
     assert view.mistakes[0].words == "All of them are labeled b, as predicted: is the label a right?"
     assert view.mistakes[1].words == "Labels: 1 b, 1 a."
-    assert errors(["test"], figures(neighbors=beside), {})[0].mistakes == []
+    assert errors(["test"], metrics(neighbors=beside), {})[0].mistakes == []
 
 
 def test_pairs_keep_their_own_images():
@@ -64,7 +64,7 @@ def test_pairs_keep_their_own_images():
         {"true": "b", "predicted": "a", "count": 1, "n": 8, "ids": ["test/3"]},
     ]
     images = np.stack([np.full((8, 8, 3), shade, dtype=np.uint8) for shade in (10, 20, 30)])
-    (view,) = errors(["test"], figures(pairs=pairs), {"confused_test": images})
+    (view,) = errors(["test"], metrics(pairs=pairs), {"confused_test": images})
     assert [len(pair.examples) for pair in view.pairs] == [2, 1]
     assert view.pairs[1].examples[0][1] == "test/3"
     assert view.pairs[1].examples[0][0].uri not in {p.uri for p, _ in view.pairs[0].examples}

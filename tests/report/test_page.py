@@ -60,7 +60,7 @@ def parse(run: Run) -> Tags:
     return page
 
 
-def figures(confusion: np.ndarray, classes: tuple[str, ...], split: str) -> dict[str, Any]:
+def metrics(confusion: np.ndarray, classes: tuple[str, ...], split: str) -> dict[str, Any]:
     n, hits = int(confusion.sum()), np.diagonal(confusion)
     out: dict[str, Any] = {"split": split, "tta": "none", "source": "cells.npz", "n": n}
     for key in ("accuracy", "balanced_accuracy", "macro_precision", "macro_recall", "macro_f1", "ece"):
@@ -131,7 +131,7 @@ def evaluate(run: Run, split: str, classes: tuple[str, ...] = CLASSES, channels:
     """Each class has ten images, ``right`` of them given it and the rest the next class."""
     count = len(classes)
     confusion = right * np.eye(count, dtype=int) + (10 - right) * np.roll(np.eye(count, dtype=int), 1, axis=1)
-    run.add_results(**{split: figures(confusion, classes, split)})
+    run.add_results(**{split: metrics(confusion, classes, split)})
     target = np.repeat(np.arange(count), 10)
     predicted = np.where(np.arange(len(target)) % 10 < right, target, (target + 1) % count)
     names = np.array(classes, dtype=object)
@@ -175,7 +175,7 @@ def test_it_opens_on_a_phone_and_in_the_dark(run: Run) -> None:
     assert "prefers-color-scheme: dark" in text
 
 
-def test_figures_and_intervals_are_those_of_the_results(run: Run) -> None:
+def test_metrics_and_intervals_are_those_of_the_results(run: Run) -> None:
     text = parse(run).text
     assert "90.00 % of 30 test images classified correctly (95 % interval 74.4 to 96.5). 3 mistakes." in text
     assert "90.00 % (74.4 to 96.5)" in text
@@ -205,7 +205,7 @@ def test_training_cost_and_repetition_are_told(run: Run) -> None:
         assert words in text, words
 
 
-def test_every_figure_has_words_for_those_who_do_not_see_it(run: Run) -> None:
+def test_every_metric_has_words_for_those_who_do_not_see_it(run: Run) -> None:
     write_report(run)
     text = (run.folder / "report.html").read_text(encoding="utf-8")
     assert all("aria-label=" in svg or "aria-hidden=" in svg for svg in re.findall(r"<svg[^>]*>", text))
@@ -222,7 +222,7 @@ def test_mistakes_are_shown_with_their_classes_and_ids(run: Run) -> None:
 def test_without_test_it_says_so_and_how_to_add_it(tmp_path: Path) -> None:
     run = evaluate(finish_run(start_run(tmp_path / "run")), "val")
     text = parse(run).text
-    assert "This figure is from val, which chose the weights kept" in text
+    assert "This metric is from val, which chose the weights kept" in text
     assert "The 63 test images have not been looked at yet" in text
     assert f"petriscope evaluate {run.folder}" in text
 
@@ -244,7 +244,7 @@ def test_an_unfinished_run(tmp_path: Path, epochs: int) -> None:
     assert ("90.00 % of the val images" in text) is (epochs > 0)
 
 
-def test_figures_without_predictions_and_images(run: Run) -> None:
+def test_metrics_without_predictions_and_images(run: Run) -> None:
     (run.folder / "predictions.parquet").unlink()
     (run.folder / "gallery.npz").unlink()
     text = parse(run).text
@@ -330,16 +330,16 @@ def test_methods_beside_the_plain_ones_are_told(run: Run) -> None:
         "Fine-tuning": "head; from epoch 6: last 25 % at 0.1 × the rate; each block at 0.7 × the rate of the next",
         "Distilled from": "runs/a, runs/b (weight 0.25, temperature 2)",
         "Averaging": "from epoch 16: mean over the epochs (SWA)",
-        "Batches": "128 images, 42,000 images an epoch",
+        "Batches": "128 images, 42,000 images per epoch",
     }
     facts = told(run)
     assert {name: facts.get(name) for name in expected} == expected
-    assert facts["Val augmented"] == "rotate (degrees 10), while training; the final figures are of plain images"
+    assert facts["Val augmented"] == "rotate (degrees 10), while training; the final metrics are of plain images"
     text = parse(run).text
     for words in (
         "with the recipe's loss, cross-entropy, and the teachers'",
         "on val images augmented by rotate (degrees 10), the same in every epoch, with averaged weights",
-        "the final figures on val are of plain images",
+        "the final metrics on val are of plain images",
     ):
         assert words in text, words
 

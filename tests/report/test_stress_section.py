@@ -95,7 +95,7 @@ def of_masks(groups=True):
 def test_of_masks_it_speaks_of_mean_iou_and_scenes():
     test, gallery = of_masks()
     view = stress_view({"stress": {"val": test}}, gallery)
-    assert view.figure == "mean IoU"
+    assert view.metric == "mean IoU"
     assert headline(test) == view.headline and view.headline.startswith("clean 100.0 %")
     said = " ".join([*view.notes, view.alarm])
     assert "Cells are mean IoU" in said and "over 3 scenes" in said and "Masks move" in said
@@ -103,23 +103,23 @@ def test_of_masks_it_speaks_of_mean_iou_and_scenes():
     rows = {row.name: row for _, rows in view.groups for row in rows}
     assert len(rows) == len(CORRUPTIONS) - 2  # gray
     # from severity 3 on no rock is found, and half of the pixels are the ground they are taken for
-    assert [cell.figure for cell in rows["brightness down"].cells] == ["100.0", "100.0", "25.0", "25.0", "25.0"]
+    assert [cell.metric for cell in rows["brightness down"].cells] == ["100.0", "100.0", "25.0", "25.0", "25.0"]
     assert [cell.lost for cell in rows["brightness down"].cells] == [0, 0, 0.75, 0.75, 0.75]
     assert all(len(row.images) == 3 for row in rows.values())
     alarm = stress_view({"stress": {"val": {**test, "drop": 0.3}}}, gallery).alarm
     assert "30.0 points of mean IoU" in alarm and "camera" in alarm
 
 
-def test_a_figure_that_is_not_defined_is_a_dash():
+def test_a_metric_that_is_not_defined_is_a_dash():
     test, _ = of_masks(groups=False)
     row = test["corruptions"]["rotation"]
     row["miou"][4], row["miou_ci95"][4] = None, [None, None]
     view = stress_view({"stress": {"val": test}}, {})
     cells = {row.name: row.cells for _, rows in view.groups for row in rows}
-    assert cells["rotation"][4].figure == NONE and cells["rotation"][4].lost == 0
+    assert cells["rotation"][4].metric == NONE and cells["rotation"][4].lost == 0
 
 
 def test_runs_from_before_masks_were_tested_are_shown():
     test, gallery = outcome()
-    del test["figure"]
-    assert stress_view({"stress": {"val": test}}, gallery).figure == "balanced accuracy"
+    del test["metric"]
+    assert stress_view({"stress": {"val": test}}, gallery).metric == "balanced accuracy"

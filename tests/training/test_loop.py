@@ -222,7 +222,7 @@ def test_early_stopping_keeps_the_best(tiny_recipe, tmp_path):
     assert run.results["val"]["accuracy"] == pytest.approx(max(accuracy))
 
 
-def test_the_monitored_figure_decides_what_is_kept(tiny_recipe, tmp_path):
+def test_the_monitored_metric_decides_what_is_kept(tiny_recipe, tmp_path):
     run = api.train(tiny_recipe(training={"epochs": 6, "monitor": "loss"}), tmp_path / "run", quiet=True)
     losses = [line["val"]["loss"] for line in run.history]
     assert run.results["training"]["best_epoch"] == int(np.argmin(losses)) + 1
@@ -254,7 +254,7 @@ def test_val_may_be_augmented_while_training_chooses_by_it(tiny_recipe, tmp_path
     plain = api.train(tiny_recipe(training={"keep": "last"}), tmp_path / "plain", quiet=True)
     assert same(weights(run), weights(plain))
     assert run.history[-1]["val"]["loss"] > plain.history[-1]["val"]["loss"]
-    assert run.results["val"]["nll"] == plain.results["val"]["nll"]  # the final figure is of plain images
+    assert run.results["val"]["nll"] == plain.results["val"]["nll"]  # the final metric is of plain images
     with pytest.raises(PetriscopeError, match="leave mixing out"):
         api.train(tiny_recipe(evaluation={"augment_val": ["mixup"]}), tmp_path / "refused", quiet=True)
 
@@ -264,7 +264,7 @@ def test_it_learns(tiny_recipe, tmp_path):
     assert run.results["val"]["accuracy"] == 1.0
 
 
-def test_compiling_gives_the_same_figures(tiny_recipe, tmp_path):
+def test_compiling_gives_the_same_metrics(tiny_recipe, tmp_path):
     pytest.importorskip("torch._inductor")
     import shutil
 

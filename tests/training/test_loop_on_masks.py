@@ -1,4 +1,4 @@
-"""The loop on masks: the same as on labels, with its own figures, and refusing what does not fit."""
+"""The loop on masks: the same as on labels, with its own metrics, and refusing what does not fit."""
 
 import numpy as np
 import pytest
@@ -104,7 +104,7 @@ def test_early_stopping_and_another_monitor(terrain_recipe, tmp_path):
     assert run.results["training"]["best_epoch"] == int(np.argmin(losses)) + 1 == len(losses) - 1
 
 
-def test_a_run_holds_figures_predictions_and_examples(terrain_recipe, tmp_path):
+def test_a_run_holds_metrics_predictions_and_examples(terrain_recipe, tmp_path):
     run = api.train(terrain_recipe(), tmp_path / "run", quiet=True)
     result = api.evaluate(run.folder, tta="flips", quiet=True)
     assert result["split"] == "test" and result["tta"] == "flips"
@@ -131,9 +131,7 @@ def test_a_run_holds_figures_predictions_and_examples(terrain_recipe, tmp_path):
     assert np.array_equal(masks[:, 0], train.targets[at])
     assert (masks[:, 1:] == IGNORE).any(), "what a shift brings in"
     page = (run.folder / "report.html").read_text()
-    assert page.count('augmented versions"') == len(images) and page.count("The masks of training image") == len(
-        images
-    )
+    assert page.count('augmented versions"') == len(images) and page.count("The masks of training image") == len(images)
     assert "Under each row, its masks" in page
     with np.load(run.folder / "gallery.npz") as kept:
         older = {key: kept[key] for key in kept if key != "augmented_masks"}

@@ -136,7 +136,7 @@ def possible_symmetries(height: int, width: int) -> tuple[int, ...]:
 
 
 def invariants(frequencies: np.ndarray, square: bool) -> np.ndarray:
-    """The same for a image and all its turns and mirrorings: [B, k, k, C] -> float32 [B, D] of length 1 (or 0).
+    """The same for an image and all its turns and mirrorings: [B, k, k, C] -> float32 [B, D] of length 1 (or 0).
 
     A symmetry changes signs and exchanges (u, v) for (v, u), so the magnitudes stay, sorted in each such pair. Two
     images are never farther apart in these than in their frequencies in the best orientation.

@@ -27,8 +27,8 @@ from petriscope.data.imageset import ImageSet
 LONGEST = 32  # side of the thumbnails that are compared, in pixels
 FREQUENCIES = 8
 CANDIDATE = 0.8  # cosine of two descriptors from which images are compared pixel by pixel
-NEAREST = 2  # candidates a image that are compared
-ALIKE = 0.97  # share of a image that its duplicate must explain
+NEAREST = 2  # candidates an image that are compared
+ALIKE = 0.97  # share of an image that its duplicate must explain
 LEAST_CONTRAST = 2.0  # gray levels: images that vary less show nothing to compare
 ROUGHLY = 0.94  # the same of every second pixel of every second row, without which the rest is not looked at
 SHORTEST = 16  # side of a thumbnail below which a quarter of its pixels says too little
@@ -43,7 +43,7 @@ class Duplicates:
 
     Args:
         group: int64 [N]; -1: in none. Groups count from 0 in the order of their first members.
-        exact: bool [N]; a image of the group has the same pixels.
+        exact: bool [N]; an image of the group has the same pixels.
         similarity: float32 [N], 0 to 1: the share of the image that the group's first member explains, in the best
             orientation, brightness and contrast; 1 for exact copies and first members, 0 outside groups.
         transform: object [N] of str, one of `SYMMETRIES`: how the image differs from the group's first member.
@@ -191,7 +191,7 @@ def _nearest(pairs: np.ndarray, cosine: np.ndarray, count: int) -> np.ndarray:
 
 
 def _explained(pairs: np.ndarray, symmetry: np.ndarray, forms: _Forms, quiet: bool) -> np.ndarray:
-    """`explained` of each pair after its symmetry, float32 [P]; where it is below `ROUGHLY`, a rough figure."""
+    """`explained` of each pair after its symmetry, float32 [P]; where it is below `ROUGHLY`, a rough metric."""
     with progress("comparing images", len(pairs), "pairs") as bar:
         report = (lambda _: None) if quiet else bar.advance
         if min(forms.thumbnails.shape[1:3]) < SHORTEST:

@@ -43,7 +43,7 @@ RECIPE: dict[str, Any] = {
 def learned_features(images: ImageSet, *, seed: int = 0, quiet: bool = True) -> np.ndarray:
     """Features of a small network that is trained for a few epochs on the set's own labels.
 
-    The mean and the spread of every map of each block: the last block's tell classes apart, and a image that is of none
+    The mean and the spread of every map of each block: the last block's tell classes apart, and an image that is of none
     looks there like any other that is hard to tell; the first block's know it by its colors and textures.
 
     Args:

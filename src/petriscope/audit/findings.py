@@ -29,7 +29,7 @@ SCORE_DIGITS = 4
 # name -> what its images are, in a sentence; in the order of the table and the page
 KINDS = {
     "planted": "The same image shows in many that are otherwise different.",
-    "leak": "The image, or a changed copy of it, is in another split too: figures on that split flatter.",
+    "leak": "The image, or a changed copy of it, is in another split too: metrics on that split flatter.",
     "conflicting_labels": "Copies of one image have different labels.",
     "exact_duplicate": "Another image has the same pixels.",
     "near_duplicate": "Another image shows the same, re-encoded, resized, brightened, turned or mirrored.",
@@ -43,7 +43,7 @@ KINDS = {
     "gray_among_color": "The image is gray, and the rest has color.",
     "odd_size": "The file's image is of another size or shape than the rest.",
     "truncated": "The file ends before its image does.",
-    "unreadable": "The file cannot be read as a image.",
+    "unreadable": "The file cannot be read as an image.",
     "empty_mask": "The mask has no labeled pixel, or nothing but background.",
     "single_class_mask": "One class fills all of the mask that is labeled.",
     "shared_mask": "Other images have the very same mask.",
@@ -95,7 +95,7 @@ class Finding:
         evidence: what was seen.
         score: of a near duplicate its similarity, of a planted image how strongly the common one shows, of a label error
             the probability of being wrong, of an outlier its distance in robust standard deviations, of quality the
-            measured figure, of an odd size the factor it is off by; else 1.
+            measured metric, of an odd size the factor it is off by; else 1.
         decision, reason: what is suggested for it, taken alone.
         group: names the images that belong together; empty: none.
         suggested: a class, where another than the given is suggested.
@@ -261,7 +261,7 @@ def final_decisions(findings: Iterable[Finding]) -> dict[int, tuple[Verdict, str
 
 
 def make_table(images: Listing, findings: Sequence[Finding]) -> pd.DataFrame:
-    """A row a finding, of all images: id, split, label, finding, evidence, score, group, decision, reason,
+    """One row per finding, of all images: id, split, label, finding, evidence, score, group, decision, reason,
     suggested_label. The decision and its reason are the image's final ones."""
     import pandas as pd
 

@@ -36,7 +36,7 @@ def mask_table(
     ignore: int | None = None,
     shape: tuple[int, int] | None = None,
 ) -> pd.DataFrame:
-    """A row a finding, with the columns of `petriscope.audit.findings.make_table`.
+    """One row per finding, with the columns of `petriscope.audit.findings.make_table`.
 
     Args:
         masks, classes, ignore, shape: see `petriscope.audit.masks.check_masks`.

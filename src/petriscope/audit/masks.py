@@ -55,7 +55,7 @@ def check_masks(
         if mask.dtype != np.uint8 or mask.ndim != 2:
             raise DataError(f"mask {index} must be uint8 [H, W], not {mask.dtype} {list(mask.shape)}")
     count = len(masks)
-    has = np.zeros((count, 256), dtype=bool)  # which values a mask has
+    has = np.zeros((count, 256), dtype=bool)  # which values per mask has
     for index, mask in enumerate(masks):
         has[index] = np.bincount(mask.ravel(), minlength=256) > 0
     known = np.arange(256) < classes

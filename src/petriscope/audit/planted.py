@@ -105,7 +105,7 @@ def _search(raw: np.ndarray, spectra: Spectra, rng: np.random.Generator, quiet: 
 
 
 def _plants(flat: np.ndarray, spectra: Spectra, rng: np.random.Generator) -> list[np.ndarray]:
-    """Members of each plant that guesses lead to, as indices into ``flat``; a image is in one at most."""
+    """Members of each plant that guesses lead to, as indices into ``flat``; an image is in one at most."""
     guesses, threshold = _promising(flat, rng.permutation(len(flat))[:GUESSES])
     looked_at = np.zeros(len(flat), bool)
     found: list[np.ndarray] = []
@@ -236,7 +236,7 @@ class _Common:
 
     Attributes:
         members: bool [J, n], of the sample.
-        threshold: closeness from which a image belongs, [J]: halfway between the others and the members.
+        threshold: closeness from which an image belongs, [J]: halfway between the others and the members.
         kin: int64 [J]: plants of one number are one image, shifted.
     """
 

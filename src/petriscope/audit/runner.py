@@ -40,8 +40,8 @@ class Audit:
     Args:
         source: what the user named.
         fingerprint: of the listing, labels and splits that could be read.
-        table: a row a finding; see `petriscope.audit.findings.make_table`.
-        decisions: one a image that something was found about.
+        table: one row per finding; see `petriscope.audit.findings.make_table`.
+        decisions: one an image that something was found about.
         listing: all of the source's, those that could be read first.
         images: those that could be read, in the same order.
         planted: None where nothing was looked for.
@@ -61,7 +61,7 @@ class Audit:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """Counts, as plain JSON: images a split, and of each finding and each decision, in all and a split."""
+        """Counts, as plain JSON: images per split, and of each finding and each decision, in all and a split."""
         splits = [name for name in findings.KEPT_FIRST[::-1] if name in set(self.listing.splits.tolist())]
         decided = self.table.drop_duplicates("id")
 

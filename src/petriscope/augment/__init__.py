@@ -1,7 +1,7 @@
 """Augmentation of whole batches, each image with its own draw.
 
 `AUGMENTATIONS` lists what a recipe can name; `Pipeline` runs a list of them. Geometric operations are multiplied into
-one matrix a image, so a batch is resampled once; color operations likewise.
+one matrix an image, so a batch is resampled once; color operations likewise.
 """
 
 from petriscope.core.registry import Catalogue

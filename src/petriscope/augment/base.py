@@ -15,7 +15,7 @@ Classes = Annotated[tuple[Annotated[int, Field(ge=0, lt=255)], ...], Field(min_l
 
 
 class Geometric:
-    """Moves pixels: an affine map a image, in pixels from the image's center, x before y.
+    """Moves pixels: one affine map per image, in pixels from the image's center, x before y.
 
     ``exact``: the map takes pixel centers to pixel centers, so nothing is interpolated.
     """
@@ -38,7 +38,7 @@ class Aimed:
 
 
 class Color:
-    """Maps each pixel's color by an affine map a image: contrast, hue."""
+    """Maps each pixel's color by one affine map per image: contrast, hue."""
 
     def matrices(self, mean: Tensor, generator: torch.Generator) -> Tensor:
         """Maps of colors in [0, 1], float32 [B, C, C + 1]; ``mean`` is each image's mean color, [B, C]."""
@@ -96,7 +96,7 @@ def in_order(span: tuple[float, float]) -> tuple[float, float]:
 
 
 def uniform(batch: int, low: float, high: float, generator: torch.Generator) -> Tensor:
-    """One draw a image from [low, high), float32 [B], on the CPU: the stream is the same on every device."""
+    """One draw an image from [low, high), float32 [B], on the CPU: the stream is the same on every device."""
     return torch.rand(batch, generator=generator) * (high - low) + low
 
 

@@ -135,7 +135,7 @@ def gather(images: Tensor, matrices: Tensor, outside: int | None = None) -> Tens
     """Move pixels by exact maps, reflecting at the border, or filling in ``outside`` for what comes from beyond it.
 
     An exact map sends each output row to one input row or one input column, so the source of pixel (y, x) is a sum of
-    a term in y and a term in x: two small tables a image, and one indexing of the batch.
+    a term in y and a term in x: two small tables an image, and one indexing of the batch.
 
     Args:
         images: [B, H, W, C], any dtype.

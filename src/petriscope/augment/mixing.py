@@ -19,7 +19,7 @@ class MixUp(Mixing):
     Zhang et al., 2018, arXiv:1710.09412.
 
     Args:
-        alpha: the share is drawn from Beta(alpha, alpha), one draw a image; 0 mixes nothing.
+        alpha: the share is drawn from Beta(alpha, alpha), one draw an image; 0 mixes nothing.
         p: how many of the images are mixed.
     """
 
@@ -43,7 +43,7 @@ class CutMix(Mixing):
     that counts is the part inside.
 
     Args:
-        alpha: the share kept of the image is drawn from Beta(alpha, alpha), one draw a image; 0 mixes nothing.
+        alpha: the share kept of the image is drawn from Beta(alpha, alpha), one draw an image; 0 mixes nothing.
         p: how many of the images are mixed.
     """
 

@@ -1,4 +1,4 @@
-"""Covering part of a image: squares, rectangles, a grid, all outside a disc."""
+"""Covering part of an image: squares, rectangles, a grid, all outside a disc."""
 
 from __future__ import annotations
 

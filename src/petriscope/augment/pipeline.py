@@ -31,7 +31,7 @@ class Normalize:
     """uint8 [B, H, W, C] or float [B, C, H, W] in [0, 1] -> float32 [B, C, H, W], zero mean and unit variance.
 
     Args:
-        mean, std: a figure a channel, in units of the full range.
+        mean, std: one value per channel, in units of the full range.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -72,7 +72,7 @@ class Pipeline:
                 "loss consistency compares images with what aug-mix makes of them: put aug-mix into augment, once"
             )
         if sum(isinstance(op, Aimed) for op in operations) > 1:
-            raise RequestError("a image can be cropped around one place: put crop-around into augment once")
+            raise RequestError("an image can be cropped around one place: put crop-around into augment once")
         self.operations = tuple(op for op in operations if op not in self.viewing)
         self.classes, self.views = classes, views
         self.exact = not views and all(isinstance(op, Geometric) and op.exact for op in operations)
@@ -83,7 +83,7 @@ class Pipeline:
 
     @property
     def varies(self) -> bool:
-        """Whether a image comes out otherwise from one time to the next."""
+        """Whether an image comes out otherwise from one time to the next."""
         return bool(self.operations or self.viewing)
 
     def __call__(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -115,7 +115,7 @@ class Pipeline:
         for aim in operations:
             if isinstance(aim, Aimed) and masks is not None:
                 matrices = aim.matrices(masks, generator) @ matrices
-        # A image whose own map is exact is moved by index, whatever the others of the batch drew.
+        # An image whose own map is exact is moved by index, whatever the others of the batch drew.
         exact = is_exact(matrices, (images.shape[1], images.shape[2]))
         moves = torch.where(exact[:, None, None], matrices, torch.eye(3))
         if (moves != torch.eye(3)).any():
@@ -163,7 +163,7 @@ def drawn(operations: Sequence[Augmentation], batch: int, generator: torch.Gener
 
 
 def product(operations: Sequence[Geometric], batch: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """One map a image that does all of ``operations``, the first of them first: float32 [B, 3, 3]."""
+    """One map an image that does all of ``operations``, the first of them first: float32 [B, 3, 3]."""
     total = identity(batch)
     for operation in operations:
         # A map leads from output to input, so what is done first stands leftmost.

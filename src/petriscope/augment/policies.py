@@ -1,8 +1,8 @@
 """Each image draws its own operations from a menu.
 
-A draw is turned into ordinary operations, so its shears and rotations go into the one matrix of a image, its brightness,
+A draw is turned into ordinary operations, so its shears and rotations go into the one matrix of an image, its brightness,
 contrast and saturation into the one map of color, and only the rest runs by itself, on the images that drew it. Unlike
-in the papers, border pixels are mirrored rather than black, shifts are by whole pixels, and a image's draws are carried
+in the papers, border pixels are mirrored rather than black, shifts are by whole pixels, and an image's draws are carried
 out in the pipeline's order: geometry, color, tone.
 """
 
@@ -262,7 +262,7 @@ class _Tones(Pixelwise):
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         drawn = self.drawn
-        figures: dict[str, tuple[Callable[..., Tensor], Tensor | None]] = {
+        metrics: dict[str, tuple[Callable[..., Tensor], Tensor | None]] = {
             "sharpness": (tone.sharpness, 1 + drawn.amount),
             "posterize": (tone.posterize, 8 - drawn.amount.abs().round()),
             "solarize": (tone.solarize, 1 - drawn.strength),
@@ -270,7 +270,7 @@ class _Tones(Pixelwise):
             "equalize": (tone.equalize, None),
         }
         out = images.clone()
-        for name, (change, figure) in figures.items():
+        for name, (change, metric) in metrics.items():
             for place, falls in enumerate(drawn.where(name).unbind(1)):
-                change_some(out, falls, change, *([] if figure is None else [figure[:, place]]), out=out)
+                change_some(out, falls, change, *([] if metric is None else [metric[:, place]]), out=out)
         return out

@@ -75,7 +75,7 @@ class Sharpness(Pixelwise):
         return change_some(images, chosen(len(images), self.p, generator), sharpness, factor)
 
 
-# All below: float32 [B, C, H, W] in [0, 1] and one figure a image, float32 [B] -> float32 [B, C, H, W].
+# All below: float32 [B, C, H, W] in [0, 1] and one metric an image, float32 [B] -> float32 [B, C, H, W].
 
 
 def posterize(images: Tensor, bits: Tensor) -> Tensor:

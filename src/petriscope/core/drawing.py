@@ -14,7 +14,7 @@ GOLDEN = 0.618033988749895  # turns of the hue by which further colors stay apar
 
 
 def class_colors(count: int) -> np.ndarray:
-    """A color a class, uint8 [count, 3]; the same class has the same color whatever the count."""
+    """One color per class, uint8 [count, 3]; the same class has the same color whatever the count."""
     further = (colorsys.hsv_to_rgb((0.05 + i * GOLDEN) % 1, 0.65, 0.9) for i in range(count - len(FIRST)))
     return np.array([*FIRST, *(tuple(round(255 * c) for c in color) for color in further)][:count], dtype=np.uint8)
 

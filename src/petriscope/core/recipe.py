@@ -115,7 +115,7 @@ class TrainingSection(Section):
     clip_grad_norm: Annotated[float, Field(gt=0)] | None = None
     monitor: Literal["auto", "accuracy", "balanced_accuracy", "macro_f1", "miou", "loss"] = "auto"  # masks: miou
     keep: Literal["best", "last"] = "best"
-    patience: Positive | None = None  # epochs without a better monitored figure before training stops
+    patience: Positive | None = None  # epochs without a better monitored metric before training stops
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
 
 
@@ -151,7 +151,7 @@ class DistillSection(Section):
 
 class EvaluationSection(Section):
     tta: TTA = "none"
-    augment_val: tuple[Part, ...] = ()  # falls on val while training chooses by it; final figures are of plain images
+    augment_val: tuple[Part, ...] = ()  # falls on val while training chooses by it; final metrics are of plain images
     batch_size: Positive = 512
     bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
     stress: Literal["auto", "val", "off"] = "auto"  # test of disturbed val images after training; auto: kept short

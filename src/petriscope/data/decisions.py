@@ -37,7 +37,7 @@ Verdict = Literal["keep", "drop", "review", "relabel"]
 class Decision(Section):
     """What to do with one image.
 
-    ``label``: the class that relabel gives it. ``digest``: of its pixels as they were audited, in hex; null for a image
+    ``label``: the class that relabel gives it. ``digest``: of its pixels as they were audited, in hex; null for an image
     that could not be read.
     """
 
@@ -77,7 +77,7 @@ class Decisions(Section):
 
 @dataclass(frozen=True)
 class Audited:
-    """A image that was left out or relabeled when data were loaded.
+    """An image that was left out or relabeled when data were loaded.
 
     Args:
         id, split: of the image.
@@ -146,7 +146,7 @@ def check_decisions(decisions: Decisions, sets: Mapping[str, ImageSet], section:
         what the user should know, a sentence each.
 
     Raises:
-        DataError: the decisions are about another source, or a image changed that is to be left out or relabeled.
+        DataError: the decisions are about another source, or an image changed that is to be left out or relabeled.
     """
     acting = _acting(decisions)
     unreadable = {file.id for file in _unreadable_files(section, sets)}

@@ -71,7 +71,7 @@ def decode_file(
     try:
         return _decode(Path(path), size, filter, channels, bits)[0]
     except _Unreadable as error:
-        raise DataError(f"{path} cannot be read as a image: {error}") from None
+        raise DataError(f"{path} cannot be read as an image: {error}") from None
 
 
 def decode_files(paths: Sequence[Path], names: Sequence[str], section: DataSection, source: str) -> Decoded:
@@ -84,7 +84,7 @@ def decode_files(paths: Sequence[Path], names: Sequence[str], section: DataSecti
         source: what the user named.
 
     Raises:
-        DataError: a image is unreadable and ``section.unreadable`` is ``stop``, or none is readable.
+        DataError: an image is unreadable and ``section.unreadable`` is ``stop``, or none is readable.
         PetriscopeError: the disk of the cache is full.
     """
     options = (section.height_width, section.filter, section.channels, section.bits, section.unreadable)
@@ -117,7 +117,7 @@ def image_size(path: Path) -> tuple[int, int]:
     """
     header, reason = probe_file(path)
     if header is None:
-        raise DataError(f"{path} cannot be read as a image: {reason}")
+        raise DataError(f"{path} cannot be read as an image: {reason}")
     return header[0], header[1]
 
 
@@ -248,7 +248,7 @@ def _list_bad(bad: dict[int, str], names: Sequence[str]) -> str:
 
 
 def probe_file(path: Path) -> tuple[tuple[int, int, bool] | None, str]:
-    """((height, width, gray), "") from a image file's header, upright; or (None, why not)."""
+    """((height, width, gray), "") from an image file's header, upright; or (None, why not)."""
     try:
         with _open(path) as image:
             turned = _orientation(image) >= 5
@@ -309,7 +309,7 @@ def _open(path: Path) -> Image.Image:
 def _reason(error: Exception) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     if text.startswith("cannot identify image file"):
-        return "not a image that Pillow knows, or its start is damaged"
+        return "not an image that Pillow knows, or its start is damaged"
     return text or type(error).__name__
 
 

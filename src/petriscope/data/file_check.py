@@ -28,7 +28,7 @@ class FileFault:
         finding: ``truncated``, ``unreadable`` or ``odd_size``.
         evidence: a sentence.
         score: 1; of an odd size, by what factor its side or aspect differs from the median.
-        readable: whether there is a image all the same.
+        readable: whether there is an image all the same.
     """
 
     id: str
@@ -68,7 +68,7 @@ def check_files(files: Sequence[ImageFile], readable: Collection[str], *, quiet:
 
 
 def is_cut_short(data: bytes) -> bool:
-    """Whether a image file's bytes stop before its format says it ends; False for formats that do not say."""
+    """Whether an image file's bytes stop before its format says it ends; False for formats that do not say."""
     if data.startswith(b"\xff\xd8"):
         # Within a scan, 0xFF is followed by 0 or a restart mark, so the end mark cannot stand there by chance.
         start = data.find(b"\xff\xda")
@@ -99,7 +99,7 @@ def _why_unreadable(path: Path) -> str:
     try:
         decode_file(path)
     except DataError as error:
-        return str(error).partition("cannot be read as a image: ")[2]
+        return str(error).partition("cannot be read as an image: ")[2]
     return "it became readable while the audit ran; audit again"
 
 
@@ -114,8 +114,8 @@ def _odd_sizes(sizes: Sequence[tuple[int, int] | None]) -> list[float | None]:
     if not len(known):
         return out
     logs = np.log(np.array([sizes[index] for index in known], dtype=np.float64))
-    for figure in (logs.mean(1), logs[:, 0] - logs[:, 1]):  # log of the side, log of the aspect
-        off = np.abs(figure - np.median(figure))
+    for metric in (logs.mean(1), logs[:, 0] - logs[:, 1]):  # log of the side, log of the aspect
+        off = np.abs(metric - np.median(metric))
         least = max(np.log(ODD_FACTOR), ODD_SPREADS * 1.4826 * float(np.median(off)))
         for index in np.flatnonzero(off >= least):
             factor = float(np.exp(off[index]))

@@ -30,7 +30,7 @@ class ImageSet:
         pixels: uint8 [M, H, W, C], C 1 (gray) or 3 (RGB); may be mapped from disk (`numpy.memmap`).
         targets: labels, int64 [N], class indices from 0; or masks, uint8 [N, H, W], a class index or `IGNORE` a pixel.
         classes: class names; ``targets`` index it.
-        ids: a name a image, [N] strings: the path below the source, or ``split/index``.
+        ids: one name per image, [N] strings: the path below the source, or ``split/index``.
         groups: [N] strings; images of one group (one slide) stay together when splits are drawn.
         rows: int64 [N], the row in ``pixels`` of each image; None: row i is image i. Lets the splits of one
             mapped array be views of it.
@@ -94,7 +94,7 @@ class ImageSet:
 
     @property
     def segments(self) -> bool:
-        """Whether targets are masks: a class a pixel, not a image."""
+        """Whether targets are masks: one class per pixel, not an image."""
         return self.targets.ndim == 3
 
     @property
@@ -114,7 +114,7 @@ class ImageSet:
 
     @property
     def counts(self) -> np.ndarray:
-        """Images a class, int64 [K]; of masks, labeled pixels a class."""
+        """Images a class, int64 [K]; of masks, labeled pixels per class."""
         if self.segments:
             return self.pixel_counts.sum(0)
         return np.bincount(self.targets, minlength=len(self.classes))
@@ -128,7 +128,7 @@ class ImageSet:
 
     @cached_property
     def strata(self) -> np.ndarray:
-        """What a image counts as where classes are to be balanced, int64 [N]: its label; of a mask, its rarest class by
+        """What an image counts as where classes are to be balanced, int64 [N]: its label; of a mask, its rarest class by
         pixels. A mask without labels counts as the most frequent class."""
         if not self.segments:
             return self.targets

@@ -22,7 +22,7 @@ def load_dataset(section: DataSection) -> Dataset:
 
     A pile is drawn into train, val and test, and val is drawn from train where the source has train and test alone.
     A missing test split stays missing, and so does one whose fraction is 0. The decisions of an audit are carried out
-    when splits are drawn: a image is in the same split whatever is decided about others.
+    when splits are drawn: an image is in the same split whatever is decided about others.
 
     Args:
         section: the source, and how its images become one uint8 array.
@@ -86,7 +86,7 @@ def _draw(sets: dict[str, ImageSet], section: DataSection, warnings: list[str]) 
         )
     if whole.groups is None:
         drawn = draw_stratified(whole.strata, fractions, section.split_seed)
-    elif whole.segments:  # by pixels a class, and by images
+    elif whole.segments:  # by pixels per class, and by images
         amounts = np.concatenate([whole.pixel_counts, np.ones((len(whole), 1), dtype=np.int64)], axis=1)
         drawn = draw_grouped(amounts, whole.groups, fractions, section.split_seed)
     else:
@@ -158,11 +158,11 @@ def _leaks(sets: dict[str, ImageSet], digests: dict[str, list[bytes]]) -> list[s
         count = sum(digest in known for digest in digests[other])
         if count:
             are = "image of {} is" if count == 1 else "images of {} are"
-            out.append(f"{count:,} {are.format(other)} in {one} too; figures on {other} will flatter")
+            out.append(f"{count:,} {are.format(other)} in {one} too; metrics on {other} will flatter")
         first, second = sets[one].groups, sets[other].groups
         if first is not None and second is not None and (shared := len(np.intersect1d(first, second))):
             out.append(
                 f"{shared:,} group{'s are' if shared > 1 else ' is'} both in {one} and in {other}; "
-                f"figures on {other} will flatter"
+                f"metrics on {other} will flatter"
             )
     return out

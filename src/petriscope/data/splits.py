@@ -46,7 +46,7 @@ def draw_grouped(
     that then has no image in ``train`` gets its smallest group back.
 
     Args:
-        targets: int64 [N], class indices; or int64 [N, K], how much of each class a image has.
+        targets: int64 [N], class indices; or int64 [N, K], how much of each class an image has.
         groups: [N], equal for images that belong together.
         fractions: share of each split but ``train``, which takes the rest.
         seed: of the draw; it orders groups of one size.

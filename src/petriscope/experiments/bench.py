@@ -110,7 +110,7 @@ def run_suite(
     baseline = suite.baseline if suite.baseline in groups else next(iter(groups))
     if baseline != suite.baseline:
         notes.append(f"The suite's baseline, {suite.baseline}, is not finished; {baseline} stands in for it.")
-    comparison = compare_groups(groups, baseline, decisive, suite.figure, notes)
+    comparison = compare_groups(groups, baseline, decisive, suite.metric, notes)
     write_comparison(comparison, page, suite.name, suite.about)
     write_text(table, _results(groups))
     return Outcome(comparison, len(runs), failures, page, table)
@@ -202,7 +202,7 @@ def _time_left(todo: Sequence[Planned], runs: Sequence[Planned]) -> float | None
 
 
 def _results(groups: Mapping[str, Sequence[Run]]) -> str:
-    """A line a run and split, as CSV."""
+    """One line per run and split, as CSV."""
     import pandas as pd
 
     of_labels = ("accuracy", "balanced_accuracy", "macro_precision", "macro_f1", "auc", "nll", "brier", "ece")
@@ -215,17 +215,17 @@ def _results(groups: Mapping[str, Sequence[Run]]) -> str:
             for split in ("val", "test"):
                 if split not in results:
                     continue
-                figures = of_masks if "miou" in results[split] else of_labels
-                low, high = results[split][f"{figures[0]}_ci95"]
+                metrics = of_masks if "miou" in results[split] else of_labels
+                low, high = results[split][f"{metrics[0]}_ci95"]
                 rows.append(
                     {
                         "method": label,
                         "seed": run.recipe.seed,
                         "split": split,
                         "n": results[split].get("n"),
-                        **{key: results[split].get(key) for key in figures},
-                        f"{figures[0]}_low": low,
-                        f"{figures[0]}_high": high,
+                        **{key: results[split].get(key) for key in metrics},
+                        f"{metrics[0]}_low": low,
+                        f"{metrics[0]}_high": high,
                         "best_epoch": training.get("best_epoch"),
                         "epochs": training.get("epochs"),
                         "training_seconds": training.get("seconds"),

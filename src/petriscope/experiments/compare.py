@@ -16,7 +16,7 @@ from petriscope.core.errors import RequestError
 from petriscope.core.recipe import Recipe
 from petriscope.metrics.statistics import (
     Difference,
-    Figure,
+    Metric,
     Needed,
     Sample,
     difference,
@@ -59,9 +59,9 @@ class Row:
     """A recipe: its runs, one a seed, and what they reach on average.
 
     Args:
-        values: the figure compared, of each run.
+        values: the metric compared, of each run.
         ci95: of the mean; see `petriscope.metrics.statistics.Sample`.
-        others: means of further figures, as `results.json` has them.
+        others: means of further metrics, as `results.json` has them.
         parameters, multiply_adds, seconds: of the first run; seconds of training, the mean.
         contrast: None for the baseline.
     """
@@ -91,7 +91,7 @@ class Comparison:
 
     split: str
     n: int
-    figure: Figure
+    metric: Metric
     baseline: str
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
@@ -109,7 +109,7 @@ class Comparison:
         return {
             "split": self.split,
             "n": self.n,
-            "figure": self.figure,
+            "metric": self.metric,
             "baseline": self.baseline,
             "tests": self.tests,
             "rows": rows,
@@ -121,7 +121,7 @@ def compare(
     folders: Sequence[str | Path],
     split: str | None = None,
     against: str | Path | None = None,
-    figure: Figure | None = None,
+    metric: Metric | None = None,
 ) -> Comparison:
     """Compare runs over the same images. Runs of one recipe with several seeds are one row.
 
@@ -129,7 +129,7 @@ def compare(
         folders: runs.
         split: train, val or test; None: test if all runs have it, else val.
         against: the run whose recipe is the baseline; None: the first.
-        figure: what is compared; None: accuracy, or mean IoU where targets are masks.
+        metric: what is compared; None: accuracy, or mean IoU where targets are masks.
 
     Raises:
         RequestError: a folder is no finished run, or has no predictions over the same images as the others.
@@ -142,24 +142,24 @@ def compare(
         _check_finished(run)
     split = split or ("test" if all("test" in run.results for run in runs) else "val")
     groups = _group(runs, split)
-    return compare_groups(groups, next(iter(groups)), split, figure)
+    return compare_groups(groups, next(iter(groups)), split, metric)
 
 
 def compare_groups(
     groups: Mapping[str, Sequence[Run]],
     baseline: str,
     split: str,
-    figure: Figure | None = None,
+    metric: Metric | None = None,
     notes: Iterable[str] = (),
 ) -> Comparison:
     """Compare groups of finished runs, one run a seed, under the labels given; see `compare`."""
     runs = [run for members in groups.values() for run in members]
     tables = _tables(runs, split)
     masks = "scene" in tables[0]
-    figure = figure or ("miou" if masks else "accuracy")
-    if (figure == "miou") != masks:
-        raise RequestError(f"the targets are {'masks' if masks else 'labels'}; they cannot be compared by {figure}")
-    whole = mask_sample(tables) if masks else resample(*_predictions(tables), figure)
+    metric = metric or ("miou" if masks else "accuracy")
+    if (metric == "miou") != masks:
+        raise RequestError(f"the targets are {'masks' if masks else 'labels'}; they cannot be compared by {metric}")
+    whole = mask_sample(tables) if masks else resample(*_predictions(tables), metric)
     samples, start = {}, 0
     for label, members in groups.items():
         samples[label] = whole[start : start + len(members)]
@@ -167,7 +167,7 @@ def compare_groups(
     contrasts = _contrasts(samples, baseline)
     rows = [_row(label, groups[label], split, samples[label], contrasts.get(label)) for label in groups]
     notes = (*notes, *_notes(groups, split), *([SCENES_NOTE] if masks else []))
-    return Comparison(split, len(tables[0]["id"]), figure, baseline, tuple(rows), notes)
+    return Comparison(split, len(tables[0]["id"]), metric, baseline, tuple(rows), notes)
 
 
 def settings_that_differ(one: Recipe, other: Recipe) -> dict[str, tuple[Any, Any]]:
@@ -222,7 +222,7 @@ def _row(label: str, runs: Sequence[Run], split: str, sample: Sample, contrast: 
     results = [run.results for run in runs]
     seconds = [result["training"].get("seconds") for result in results]
     cost = results[0].get("cost") or {}
-    figures = [result.get(split) or {} for result in results]
+    metrics = [result.get(split) or {} for result in results]
     keys = ("accuracy", "balanced_accuracy", "macro_f1", "auc", "nll", "ece", "pixel_accuracy", "boundary_f1")
     return Row(
         label=label,
@@ -232,7 +232,7 @@ def _row(label: str, runs: Sequence[Run], split: str, sample: Sample, contrast: 
         mean=sample.mean,
         sd=sample.sd,
         ci95=sample.ci95,
-        others={key: _mean([f.get(key) for f in figures]) for key in keys if key != sample.figure},
+        others={key: _mean([f.get(key) for f in metrics]) for key in keys if key != sample.metric},
         parameters=cost.get("parameters"),
         multiply_adds=cost.get("multiply_adds"),
         seconds=_mean(seconds),
@@ -250,7 +250,7 @@ def _notes(groups: Mapping[str, Sequence[Run]], split: str) -> list[str]:
     if split == "val":
         notes.append("Val is there to choose on, and what was chosen on it looks better on it than it is.")
     if split == "train":
-        notes.append("The models learned these images: figures on train say nothing about new ones.")
+        notes.append("The models learned these images: metrics on train say nothing about new ones.")
     alone = [label for label, members in groups.items() if len(members) == 1]
     if len(groups) > 1 and len(alone) == len(groups):
         notes.append(

@@ -17,7 +17,7 @@ from petriscope.metrics.segmentation import Tally
 from petriscope.models.cost import multiply_adds
 from petriscope.run.folder import Run
 
-LARGEST = 96  # pixels a side of the images kept
+LARGEST = 96  # pixels per side of the images kept
 NEIGHBORS_OF = 12  # mistakes, the most confident
 NEIGHBORS = 5
 

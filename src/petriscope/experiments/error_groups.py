@@ -15,7 +15,7 @@ EXAMPLES = 6  # images of each
 FEWEST = 60  # images that can be told apart in groups
 FIFTHS_FROM = 500  # images; of fewer, thirds
 STAINS = 4
-FAINT = 12  # levels of 255 by which a image differs from its border at most, to have no foreground
+FAINT = 12  # levels of 255 by which an image differs from its border at most, to have no foreground
 CHUNK_PIXELS = 2**21  # measured at a time
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green and blue: ITU-R BT.709
 WORDS = {3: ("low", "middle", "high"), 5: ("lowest", "low", "middle", "high", "highest")}
@@ -29,7 +29,7 @@ def confused_pairs(targets: np.ndarray, predicted: np.ndarray, confidence: np.nd
         confidence: float [N], in the class predicted.
 
     Returns:
-        a mapping a pair, the most frequent first: true, predicted (class indices), count, n (images of the true class),
+        one mapping per pair, the most frequent first: true, predicted (class indices), count, n (images of the true class),
         rows (of some examples, the most confident first).
     """
     wrong = np.flatnonzero(targets != predicted)
@@ -56,7 +56,7 @@ def accuracy_by_group(images: ImageSet, predicted: np.ndarray) -> list[dict[str,
         predicted: int64 [N].
 
     Returns:
-        a mapping an attribute: name, about, groups. A group: name, low and high (of the attribute; None for stains),
+        one mapping per attribute: name, about, groups. A group: name, low and high (of the attribute; None for stains),
         color (mean RGB, of stains), n, accuracy, ci95 (Wilson's), rest (accuracy of the others), p, p_within. Nothing for
         fewer than 60 images.
     """
@@ -104,7 +104,7 @@ def foreground_share(images: np.ndarray) -> np.ndarray:
         images: uint8 [B, H, W, C].
 
     Returns:
-        float [B]; 0 where a image is hardly anywhere other than its border.
+        float [B]; 0 where an image is hardly anywhere other than its border.
     """
     count = len(images)
     edges = (images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1])

@@ -15,7 +15,7 @@ from petriscope.inference.tta import TTA
 from petriscope.metrics.classification import full_metrics
 from petriscope.metrics.segmentation import Tally
 from petriscope.run.folder import Run
-from petriscope.trust.state import trust_figures
+from petriscope.trust.state import trust_metrics
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,13 +32,13 @@ def evaluate_into(
     quiet: bool = False,
     answers: Answers | None = None,
 ) -> tuple[dict[str, Any], np.ndarray | Tally]:
-    """Evaluate a split of the run's own data, and keep figures, predictions and images in the run.
+    """Evaluate a split of the run's own data, and keep metrics, predictions and images in the run.
 
     Args:
         answers: where the images have been looked at already.
 
     Returns:
-        figures, and probabilities, float32 [N, K]; where targets are masks, the counts of each image.
+        metrics, and probabilities, float32 [N, K]; where targets are masks, the counts of each image.
     """
     images = dataset.split(split)
     if classifier.segments:
@@ -59,14 +59,14 @@ def evaluate_labels(
     quiet: bool,
     answers: Answers | None = None,
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Figures and probabilities."""
+    """Metrics and probabilities."""
     settings, classes = classifier.recipe.evaluation, classifier.classes
     tta = tta or settings.tta
     if answers is None:
         batches = Batches(images, classifier.device, classifier.recipe.data.memory)
         answers = classifier.answer_set(batches, tta, None if quiet else f"evaluating {split}")
-    figures = full_metrics(answers.probabilities, images.targets, classes, settings.bootstrap)
-    trust = trust_figures(
+    metrics = full_metrics(answers.probabilities, images.targets, classes, settings.bootstrap)
+    trust = trust_metrics(
         answers.raw,
         answers.probabilities,
         images.targets,
@@ -75,7 +75,7 @@ def evaluate_labels(
         classifier.trust.references.get(tta),
         classifier.temperature(tta),
     )
-    return {"split": split, "tta": tta, "source": source, **figures, **trust}, answers.probabilities
+    return {"split": split, "tta": tta, "source": source, **metrics, **trust}, answers.probabilities
 
 
 def _record(run: Run, images: ImageSet, split: str, result: dict[str, Any], probabilities: np.ndarray) -> None:
@@ -90,7 +90,7 @@ def _record(run: Run, images: ImageSet, split: str, result: dict[str, Any], prob
 
 
 def prediction_table(images: ImageSet, split: str, probabilities: np.ndarray) -> pd.DataFrame:
-    """A row a image: id, split, target, predicted, confidence, ``p_<class>``."""
+    """One row per image: id, split, target, predicted, confidence, ``p_<class>``."""
     import pandas as pd
 
     names = np.array(images.classes)

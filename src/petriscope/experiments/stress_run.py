@@ -36,13 +36,13 @@ def stress_split(
     seconds: float | None = None,
     into: Run | None = None,
 ) -> dict[str, Any] | None:
-    """Figures of a split under every corruption; see `petriscope.trust.robustness`. Where val's answers
+    """Metrics of a split under every corruption; see `petriscope.trust.robustness`. Where val's answers
     with ``tta`` are known, also what its promises come to; see `petriscope.trust.guarantees`.
 
     Args:
         count: how many of the split; None: all.
         seconds: that it may take; None: as long as it does.
-        into: the run that keeps the figures, and one image under all corruptions.
+        into: the run that keeps the metrics, and one image under all corruptions.
 
     Returns:
         None if there was no time for it, or nothing labeled to judge by.
@@ -61,15 +61,15 @@ def stress_split(
     )
     if tested is None:
         return None
-    figures = {"split": split, **tested.as_dict()}
+    metrics = {"split": split, **tested.as_dict()}
     if watch is not None:
         named = [row.name for row in tested.rows if row.medmnist_c]
-        figures["promises"] = watch.figures(PLAIN, named, tested.n, resamples)
+        metrics["promises"] = watch.metrics(PLAIN, named, tested.n, resamples)
     if into is not None:
         shown, names = disturbed_images(images, int(stratified(images.strata, 1)[0]))
-        into.add_results(stress={**into.results.get("stress", {}), split: figures})
+        into.add_results(stress={**into.results.get("stress", {}), split: metrics})
         into.add_gallery(disturbed=shown, disturbed_names=np.array(names, dtype=np.str_))
-    return figures
+    return metrics
 
 
 def watch_promises(classifier: Classifier, tta: TTA) -> Watch | None:

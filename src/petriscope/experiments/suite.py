@@ -16,7 +16,7 @@ from petriscope.core.files import slug
 from petriscope.core.recipe import Recipe, Section, UniqueKeys, explain, load_recipe
 from petriscope.experiments import ensemble as ensembling
 from petriscope.experiments.compare import settings_that_differ
-from petriscope.metrics.statistics import Figure
+from petriscope.metrics.statistics import Metric
 from petriscope.run.folder import Run, check_free
 from petriscope.training.build import absolute_paths, check_parts
 
@@ -56,7 +56,7 @@ class Suite(Section):
     Args:
         data: a source for all methods; None: the recipes' own.
         baseline: the label of the method that the others are compared with.
-        figure: what is compared.
+        metric: what is compared.
         evaluate: the split that decides; test is read once all runs are finished.
         set: keys changed in all recipes; a method's own ``set`` comes after.
         methods: by label.
@@ -67,7 +67,7 @@ class Suite(Section):
     data: str | None = None
     seeds: tuple[Seed, ...] = (0, 1, 2)
     baseline: str
-    figure: Figure | None = None  # accuracy; of masks, mean IoU
+    metric: Metric | None = None  # accuracy; of masks, mean IoU
     evaluate: Split = "val"
     set: dict[str, Any] = Field(default_factory=dict)
     methods: Annotated[dict[str, Method], Field(min_length=1)]

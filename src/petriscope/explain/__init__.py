@@ -42,7 +42,7 @@ def methods_for(classifier: Classifier) -> list[str]:
     """The methods that can be asked about this model, the one that `explain` takes by itself first.
 
     Transformers that attend over the whole image are explained by their attention, networks with feature maps (of masks,
-    with a bottleneck of two places a side or more) by class activation maps, and occlusion asks no network how it is made.
+    with a bottleneck of two places per side or more) by class activation maps, and occlusion asks no network how it is made.
     """
     import torch
 
@@ -94,7 +94,7 @@ def explain(
             class, without test-time augmentation.
 
     Returns:
-        float32 [B, H, W] in [0, 1]: 1 where a image's answer rests on it most; all 0 where the method finds nothing in
+        float32 [B, H, W] in [0, 1]: 1 where an image's answer rests on it most; all 0 where the method finds nothing in
         favor of the class, or the region is empty.
 
     Raises:

@@ -24,7 +24,7 @@ def attention_rollout(model: nn.Module, images: Tensor, question: Question) -> T
         question: not looked at.
 
     Returns:
-        float32 [B, h, w], a figure a patch.
+        float32 [B, h, w], one value per patch.
 
     Raises:
         RequestError: the network has no attention over the whole image.

@@ -71,7 +71,7 @@ def has_feature_maps(model: nn.Module, images: Tensor) -> bool:
 
 
 def maps_and_gradient(model: nn.Module, images: Tensor, question: Question, least: int) -> tuple[Tensor, Tensor]:
-    """The last maps with at least ``least`` places a side, and the gradient of the classes' scores: [B, C, h, w] each.
+    """The last maps with at least ``least`` places per side, and the gradient of the classes' scores: [B, C, h, w] each.
 
     A network equivariant to turns (d4-resnet) needs nothing of its own: each version of a feature lies in the frame of the
     image, the gradients weigh all of them, and the map turns with the image.
@@ -95,7 +95,7 @@ def maps_and_gradient(model: nn.Module, images: Tensor, question: Question, leas
 
 
 def feature_layer(model: nn.Module, images: Tensor, least: int) -> tuple[nn.Module, bool]:
-    """The last layer whose maps have at least ``least`` places a side, else the one that has most; and whether its channels
+    """The last layer whose maps have at least ``least`` places per side, else the one that has most; and whether its channels
     come last. A model's own ``bottleneck``, where it has one.
 
     Raises:

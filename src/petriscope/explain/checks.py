@@ -24,11 +24,9 @@ if TYPE_CHECKING:
 
     from petriscope.inference.predictor import Classifier
 
-GRID = 7  # places a side that are deleted or inserted as one
+GRID = 7  # places per side that are deleted or inserted as one
 STEPS = 12  # from the whole image to nothing
-SAME = (
-    0.5  # rank correlation with the maps of shuffled weights from which maps show the image rather than the network
-)
+SAME = 0.5  # rank correlation with the maps of shuffled weights from which maps show the image rather than the network
 RESAMPLES = 2000
 ORDERS = {"random": "a random order", "blob": "a centered blob", "region": "the predicted region itself"}
 
@@ -127,7 +125,7 @@ def forwards(methods: Sequence[str], others: int = 2) -> int:
 
 
 def verdict(row: dict[str, Any]) -> str:
-    """What a method's figures say, in words."""
+    """What a method's metrics say, in words."""
     intervals = {other: row[f"over_{other}_ci95"] for other in ORDERS if f"over_{other}_ci95" in row}
     beaten = [other for other, (low, _) in intervals.items() if low > 0]
     lost = [other for other in intervals if other not in beaten]
@@ -181,7 +179,7 @@ def deletion_and_insertion(
     ranks: np.ndarray,
     regions: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Areas under the probability of a class as places are deleted from a image, and as they are put into a blurred one.
+    """Areas under the probability of a class as places are deleted from an image, and as they are put into a blurred one.
 
     Args:
         images: uint8 [N, H, W, C].

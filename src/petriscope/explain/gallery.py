@@ -61,9 +61,7 @@ def explained(
 def unaffordable(images: int) -> str:
     """Why so many images are not checked."""
     return (
-        f"there are fewer than {FEWEST} images"
-        if images < FEWEST
-        else "the network is too costly for it on this split"
+        f"there are fewer than {FEWEST} images" if images < FEWEST else "the network is too costly for it on this split"
     )
 
 

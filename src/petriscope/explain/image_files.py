@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MOST_ON_PAGE = 300
 COLUMNS = ("image", "predicted", "confidence", "explained", "overlay", "error")
 OF_MASKS = ("share", "note")
-CHUNK, CHUNK_OF_MASKS = 256, 32  # images in memory at a time; of masks each has a probability a class and pixel
+CHUNK, CHUNK_OF_MASKS = 256, 32  # images in memory at a time; of masks each has one probability per class and pixel
 
 
 def explain_files(

@@ -15,8 +15,8 @@ from petriscope.explain.regions import mean_probability, predicted_masks
 from petriscope.inference.predictor import Classifier
 from petriscope.metrics.segmentation import scenes_of
 
-EACH = 3  # images a class
-LEAST = 0.01  # share of a image from which a class is asked about in the checks
+EACH = 3  # images per class
+LEAST = 0.01  # share of an image from which a class is asked about in the checks
 FEWEST_SCENES = 5
 
 

@@ -22,7 +22,7 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def outlined(image: np.ndarray, region: np.ndarray, color: tuple[int, int, int] = OUTLINE) -> np.ndarray:
-    """A image uint8 [H, W, 3] with the inner edge of a region, bool [H, W], drawn on it; where the region meets the
+    """An image uint8 [H, W, 3] with the inner edge of a region, bool [H, W], drawn on it; where the region meets the
     image's border there is none."""
     around = np.pad(region, 1, mode="edge")
     whole = around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
@@ -32,7 +32,7 @@ def outlined(image: np.ndarray, region: np.ndarray, color: tuple[int, int, int] 
 
 
 def enlarged(image: np.ndarray, heat: np.ndarray, region: np.ndarray | None = None, side: int = 224) -> np.ndarray:
-    """The overlay of a image at about ``side`` pixels: its pixels as squares, the map smooth, the region outlined;
+    """The overlay of an image at about ``side`` pixels: its pixels as squares, the map smooth, the region outlined;
     uint8 [h, w, 3]."""
     from scipy.ndimage import zoom
 

@@ -1,4 +1,4 @@
-"""Which pixels of a image are asked about, where a model gives a class to each."""
+"""Which pixels of an image are asked about, where a model gives a class to each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from petriscope.metrics.segmentation import background_of
 if TYPE_CHECKING:
     from petriscope.inference.predictor import Classifier
 
-CHUNK_PIXELS = 2**19  # of images looked at together: each pixel has a probability a class
+CHUNK_PIXELS = 2**19  # of images looked at together: each pixel has one probability per class
 
 
 def predicted_masks(classifier: Classifier, images: np.ndarray) -> np.ndarray:

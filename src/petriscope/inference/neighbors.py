@@ -1,4 +1,4 @@
-"""The training images that a network finds most like a image, by the features its last layer reads."""
+"""The training images that a network finds most like an image, by the features its last layer reads."""
 
 from __future__ import annotations
 

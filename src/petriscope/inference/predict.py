@@ -53,7 +53,7 @@ def predict_files(
     max_error: float | None = None,
     sets: float | None = None,
 ) -> pd.DataFrame:
-    """A row a image; see `petriscope.api.predict`."""
+    """One row per image; see `petriscope.api.predict`."""
     import pandas as pd
 
     names = [f"p_{name}" for name in classifier.classes]

@@ -1,4 +1,4 @@
-"""One safetensors file that is enough to predict: weights, and in its metadata all that turns a image into classes."""
+"""One safetensors file that is enough to predict: weights, and in its metadata all that turns an image into classes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Classifier:
         recipe: it was trained by.
         classes: names of the logits.
         shape: (height, width, channels) of the images it takes.
-        mean, std: of the training images, a figure a channel, in units of the full range.
+        mean, std: of the training images, one value per channel, in units of the full range.
         trust: what val says of it; empty for a model that has seen no val.
     """
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 EXAMPLES_EACH = 4  # of the best, the median and the worst
-CHUNK = 32  # images in memory at a time: each has a probability a class and pixel
+CHUNK = 32  # images in memory at a time: each has one probability per class and pixel
 
 
 def mask_predictions(
@@ -56,19 +56,19 @@ def mask_predictions(
 def evaluate_masks(
     classifier: Classifier, images: ImageSet, split: str, tta: TTA | None, source: str, quiet: bool
 ) -> tuple[dict[str, Any], Tally]:
-    """The figures of a split whose targets are masks, and what they were counted from."""
+    """The metrics of a split whose targets are masks, and what they were counted from."""
     settings = classifier.recipe.evaluation
     tta = tta or settings.tta
     predictions = mask_predictions(classifier, images, tta, None if quiet else f"evaluating {split}")
     tally = tally_masks(predictions, len(images), len(classifier.classes), outlines=True)
-    figures = full_mask_metrics(tally, classifier.classes, images.groups, settings.bootstrap)
-    return {"split": split, "tta": tta, "source": source, **figures}, tally
+    metrics = full_mask_metrics(tally, classifier.classes, images.groups, settings.bootstrap)
+    return {"split": split, "tta": tta, "source": source, **metrics}, tally
 
 
 def keep_masks(
     run: Run, classifier: Classifier, images: ImageSet, split: str, result: dict[str, Any], tally: Tally
 ) -> None:
-    """Put figures, a row a image, and the best, median and worst images into the run; see
+    """Put metrics, one row per image, and the best, median and worst images into the run; see
     `petriscope.run.folder.Run.gallery`."""
     chosen, words = choose_examples(tally, EXAMPLES_EACH)
     batch = images.take(chosen)
@@ -90,14 +90,14 @@ def keep_masks(
 def segment_files(
     classifier: Classifier, paths: Sequence[Path], folder: Path, tta: TTA | None, quiet: bool
 ) -> pd.DataFrame:
-    """Write ``NAME.png`` (an indexed mask: pixel value = class, counted from 0) and ``NAME-overlay.png`` a image.
+    """Write ``NAME.png`` (an indexed mask: pixel value = class, counted from 0) and ``NAME-overlay.png`` an image.
 
     Args:
         folder: where they go; made if need be. Files of the same names in it are an error, not overwritten.
 
     Returns:
-        a row a image: image, mask, confidence (mean over pixels), error, and the share of the image that each class
-        takes (``share_<class>``). A image that cannot be read has an error and no mask.
+        one row per image: image, mask, confidence (mean over pixels), error, and the share of the image that each class
+        takes (``share_<class>``). An image that cannot be read has an error and no mask.
     """
     import pandas as pd
 

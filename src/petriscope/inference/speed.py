@@ -1,4 +1,4 @@
-"""What a model costs: parameters, multiply-adds, images a second."""
+"""What a model costs: parameters, multiply-adds, images per second."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _time_batch(classifier: Classifier, size: int) -> float:
 
 
 def cost(classifier: Classifier) -> dict[str, Any]:
-    """Parameters, multiply-adds a image, bytes of the weights in fp32, images a second at inference."""
+    """Parameters, multiply-adds per image, bytes of the weights in fp32, images per second at inference."""
     count = parameters(classifier.model)
     return {
         "parameters": count,

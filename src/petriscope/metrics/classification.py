@@ -1,4 +1,4 @@
-"""Figures of merit from probabilities and targets, with intervals. The tests hold them against scikit-learn's and
+"""Metrics of merit from probabilities and targets, with intervals. The tests hold them against scikit-learn's and
 torchmetrics'; what the bootstrap needs a thousand times over is computed here for all resamples at once."""
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def quick_metrics(probabilities: np.ndarray, targets: np.ndarray) -> dict[str, f
     """
     classes = probabilities.shape[1]
     confusion = confusion_matrix(targets, probabilities.argmax(1), classes)
-    figures = {key: float(value[0]) for key, value in from_confusion(confusion[None]).items()}
-    return {**figures, "loss": float(nll_each(probabilities, targets).mean())}
+    metrics = {key: float(value[0]) for key, value in from_confusion(confusion[None]).items()}
+    return {**metrics, "loss": float(nll_each(probabilities, targets).mean())}
 
 
 def confusion_matrix(targets: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -39,7 +39,7 @@ def nll_each(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
 def from_confusion(confusion: np.ndarray) -> dict[str, np.ndarray]:
     """Accuracy, balanced accuracy and macro F1 of [R, K, K] confusion matrices, each [R].
 
-    Classes without a image are left out of the means.
+    Classes without an image are left out of the means.
     """
     hits = np.diagonal(confusion, axis1=1, axis2=2).astype(float)
     true, predicted = confusion.sum(2), confusion.sum(1)
@@ -79,7 +79,7 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = B
 def full_metrics(
     probabilities: np.ndarray, targets: np.ndarray, classes: tuple[str, ...], resamples: int = 1000, seed: int = 0
 ) -> dict[str, Any]:
-    """All figures of the evaluation, with 95 % intervals.
+    """All metrics of the evaluation, with 95 % intervals.
 
     Args:
         probabilities: float [N, K], rows sum to 1.
@@ -89,8 +89,8 @@ def full_metrics(
 
     Returns:
         n; accuracy, balanced_accuracy, macro_precision, macro_recall, macro_f1, auc (one against the rest, macro), nll,
-        brier, ece, each with ``<name>_ci95`` [low, high]; per_class (a mapping a class); confusion (true by predicted).
-        Means are over the classes that occur. A figure that is not defined (AUC of one class) is None.
+        brier, ece, each with ``<name>_ci95`` [low, high]; per_class (one mapping per class); confusion (true by predicted).
+        Means are over the classes that occur. A metric that is not defined (AUC of one class) is None.
     """
     from sklearn.metrics import precision_recall_fscore_support
 
@@ -162,7 +162,7 @@ def _weighted_auc(score: np.ndarray, positive: np.ndarray, weights: np.ndarray) 
 def _bootstrap(
     probabilities: np.ndarray, targets: np.ndarray, nll: np.ndarray, brier: np.ndarray, resamples: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """Each figure in each resample, [resamples]."""
+    """Each metric in each resample, [resamples]."""
     n, classes = probabilities.shape
     predicted = probabilities.argmax(1)
     confidence, correct = probabilities.max(1), (predicted == targets).astype(float)
@@ -171,7 +171,7 @@ def _bootstrap(
     parts: list[dict[str, np.ndarray]] = []
     for weights in bootstrap_weights(n, resamples, seed):
         confusion = (weights @ cells).reshape(-1, classes, classes)
-        figures = from_confusion(confusion)
+        metrics = from_confusion(confusion)
         hits, guessed = np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(1)
         there = confusion.sum(2) > 0
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -183,8 +183,8 @@ def _bootstrap(
         gap = (weights * (correct - confidence)) @ bins
         parts.append(
             {
-                **figures,
-                "macro_recall": figures["balanced_accuracy"],
+                **metrics,
+                "macro_recall": metrics["balanced_accuracy"],
                 "macro_precision": precision,
                 "auc": auc,
                 "nll": weights @ nll / n,

@@ -1,12 +1,12 @@
 """Sets of classes that hold the true one as often as wanted, whatever the model.
 
-A score says how badly a class fits a image. If val and new images are drawn alike, the true class of a new one fits no
+A score says how badly a class fits an image. If val and new images are drawn alike, the true class of a new one fits no
 worse than a quantile of val's scores with the wanted probability: Vovk et al., 2005; the sets are all classes that fit so
 well. The methods differ in the score:
 
 - ``lac``: 1 - probability; the smallest sets on average. Sadinle et al., 2019, arXiv:1609.00451.
 - ``class``: the same with a quantile for each class, so that every class is covered as often as wanted (Mondrian).
-- ``aps``: the probability of all likelier classes; larger sets where a image is harder. Romano et al., 2020,
+- ``aps``: the probability of all likelier classes; larger sets where an image is harder. Romano et al., 2020,
   arXiv:2006.02544.
 - ``raps``: with a penalty on unlikely classes, for smaller sets. Angelopoulos et al., 2021, arXiv:2009.14193.
 

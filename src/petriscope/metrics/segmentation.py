@@ -1,4 +1,4 @@
-"""Figures of merit of masks: counted image by image while a set is gone through, never all probabilities at once.
+"""Metrics of merit of masks: counted image by image while a set is gone through, never all probabilities at once.
 
 Pixels that are unlabeled in the truth count for nothing.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TOLERANCE = 0.0075  # of the diagonal: how far an outline may lie off
-JUDGED = 0.1  # share of a image that is labeled, from which it can be an example
+JUDGED = 0.1  # share of an image that is labeled, from which it can be an example
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def tally_masks(
 
 
 def confusion_each(predicted: Tensor, masks: Tensor, classes: int) -> Tensor:
-    """A confusion matrix a image, int64 [B, K, K].
+    """One confusion matrix per image, int64 [B, K, K].
 
     Args:
         predicted: class indices, int64 [B, H, W].
@@ -186,7 +186,7 @@ def boundary_f1_each(outlines: np.ndarray) -> np.ndarray:
 def full_mask_metrics(
     tally: Tally, classes: tuple[str, ...], groups: np.ndarray | None = None, resamples: int = 1000, seed: int = 0
 ) -> dict[str, Any]:
-    """All figures of the evaluation, with 95 % intervals.
+    """All metrics of the evaluation, with 95 % intervals.
 
     Args:
         classes: K names.
@@ -199,7 +199,7 @@ def full_mask_metrics(
         the mean); miou, pixel_accuracy, boundary_f1, nll (a pixel), each with ``<name>_ci95`` [low, high]; per_class (iou
         with iou_ci95, precision, recall, f1, pixels); confusion in pixels, true by predicted. Means are over the classes
         that the truth has. Where a class is called background, miou leaves it out of the mean and miou_with_background
-        does not. A figure that is not defined is None.
+        does not. A metric that is not defined is None.
     """
     background = background_of(classes)
     scenes = scenes_of(groups, len(tally))
@@ -212,11 +212,11 @@ def full_mask_metrics(
     }
     sums = {key: sum_by(scenes, values) for key, values in parts.items()}
     count = len(sums["nll"])
-    whole = _figures({key: values.sum(0)[None] for key, values in sums.items()}, background)
+    whole = _metrics({key: values.sum(0)[None] for key, values in sums.items()}, background)
     draws: list[dict[str, np.ndarray]] = []
     for weights in bootstrap_weights(count, resamples, seed) if count > 1 else ():
         drawn = {key: np.tensordot(weights, values, 1) for key, values in sums.items()}
-        draws.append(_figures(drawn, background))
+        draws.append(_metrics(drawn, background))
     spread = {key: np.concatenate([draw[key] for draw in draws]) for key in whole} if draws else {}
 
     total = sums["confusion"].sum(0)
@@ -242,8 +242,8 @@ def full_mask_metrics(
     return out
 
 
-def _figures(sums: dict[str, np.ndarray], background: int | None) -> dict[str, np.ndarray]:
-    """Each figure of each of R sums over images, [R]; and ``iou``, [R, K]."""
+def _metrics(sums: dict[str, np.ndarray], background: int | None) -> dict[str, np.ndarray]:
+    """Each metric of each of R sums over images, [R]; and ``iou``, [R, K]."""
     confusion = sums["confusion"]
     out = {"miou": mean_iou(confusion, background)}
     if background is not None:
@@ -259,9 +259,9 @@ def _figures(sums: dict[str, np.ndarray], background: int | None) -> dict[str, n
 def mask_table(
     tally: Tally, classes: Sequence[str], ids: np.ndarray, groups: np.ndarray | None, split: str
 ) -> pd.DataFrame:
-    """A row a image: id, split, scene (its group, or itself), labeled (pixels), pixel_accuracy, miou (over the classes
+    """One row per image: id, split, scene (its group, or itself), labeled (pixels), pixel_accuracy, miou (over the classes
     present), ``iou_<class>``, empty where a class is not there; and of each class the pixels that are it (``true_``), that
-    were taken for it (``guessed_``), and both (``found_``), from which every figure of every set of images follows."""
+    were taken for it (``guessed_``), and both (``found_``), from which every metric of every set of images follows."""
     import pandas as pd
 
     hits = np.diagonal(tally.confusion, axis1=1, axis2=2)

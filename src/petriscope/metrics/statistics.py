@@ -17,9 +17,9 @@ from scipy.special import bdtr, ndtri, stdtr, stdtrit
 from petriscope.metrics.classification import from_confusion
 from petriscope.metrics.intervals import bootstrap_weights, percentile95, wilson
 
-LabelFigure = Literal["accuracy", "balanced_accuracy", "macro_f1"]
-Figure = Literal[LabelFigure, "miou"]  # the last of masks
-FIGURES: tuple[LabelFigure, ...] = get_args(LabelFigure)
+LabelMetric = Literal["accuracy", "balanced_accuracy", "macro_f1"]
+Metric = Literal[LabelMetric, "miou"]  # the last of masks
+METRICS: tuple[LabelMetric, ...] = get_args(LabelMetric)
 RESAMPLES = 5000
 MOST_SEEDS = 1000  # of a method; more is no plan
 MANY = 1e9  # degrees of freedom, where several seeds came out the same
@@ -27,25 +27,25 @@ MANY = 1e9  # degrees of freedom, where several seeds came out the same
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A figure of S networks over the same N images, and over resamples of these images.
+    """A metric of S networks over the same N images, and over resamples of these images.
 
     Two samples of one `resample` call share the resamples, so that their differences are paired.
 
     Args:
-        figure: which one; a share, 0 to 1.
+        metric: which one; a share, 0 to 1.
         right: whether each network was right, bool [S, N]; of masks, nothing that counts.
         values: float [S].
         draws: float [S, R].
     """
 
-    figure: Figure
+    metric: Metric
     right: np.ndarray
     values: np.ndarray
     draws: np.ndarray
 
     def __getitem__(self, networks: slice | Sequence[int]) -> Sample:
         index = networks if isinstance(networks, slice) else list(networks)
-        return Sample(self.figure, self.right[index], self.values[index], self.draws[index])
+        return Sample(self.metric, self.right[index], self.values[index], self.draws[index])
 
     def __len__(self) -> int:
         return len(self.values)
@@ -73,7 +73,7 @@ class Sample:
         Student's quantile, so that it stays within 0 and 1.
         """
         if len(self) == 1:
-            if self.figure == "accuracy":
+            if self.metric == "accuracy":
                 return wilson(float(self.right.sum()), self.images)
             return percentile95(self.draws[0])
         variance = _variance((self,), float(self.draws.mean(0).var()))
@@ -99,7 +99,7 @@ class Needed:
 
 @dataclass(frozen=True)
 class Difference:
-    """A method's figure less the baseline's.
+    """A method's metric less the baseline's.
 
     Args:
         value: of the means over seeds.
@@ -183,11 +183,11 @@ def resample(
     predicted: np.ndarray,
     targets: np.ndarray,
     classes: int,
-    figure: Figure = "accuracy",
+    metric: Metric = "accuracy",
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Sample:
-    """A figure of P networks, and its bootstrap over images: the same resamples for all. Efron, 1979.
+    """A metric of P networks, and its bootstrap over images: the same resamples for all. Efron, 1979.
 
     Args:
         predicted: class of each image by each network, int64 [P, N].
@@ -196,14 +196,14 @@ def resample(
     """
     right = predicted == targets
     weights = bootstrap_weights(len(targets), resamples, seed)
-    if figure == "accuracy":
+    if metric == "accuracy":
         share = right.T / len(targets)
-        return Sample(figure, right, right.mean(1), np.concatenate([w @ share for w in weights]).T)
+        return Sample(metric, right, right.mean(1), np.concatenate([w @ share for w in weights]).T)
     cells = [_Cells(targets * classes + row, classes) for row in predicted]
     ones = np.ones((1, len(targets)))
-    values = np.array([from_confusion(c.confusion(ones))[figure][0] for c in cells])
-    draws = [np.stack([from_confusion(c.confusion(w))[figure] for c in cells]) for w in weights]
-    return Sample(figure, right, values, np.concatenate(draws, axis=1))
+    values = np.array([from_confusion(c.confusion(ones))[metric][0] for c in cells])
+    draws = [np.stack([from_confusion(c.confusion(w))[metric] for c in cells]) for w in weights]
+    return Sample(metric, right, values, np.concatenate(draws, axis=1))
 
 
 def resample_miou(counts: np.ndarray, scenes: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> Sample:
@@ -249,16 +249,16 @@ def difference(method: Sample, baseline: Sample) -> Difference:
 
     One network each and accuracy: p is McNemar's. Otherwise it is Student's, from the standard error of the images
     (paired bootstrap) and of the seeds; see `Variance`. The interval is symmetric; 1 / N squared is added to its variance,
-    which is Agresti and Min's half a image in every cell (2005, Statistics in Medicine 24:729): without it, networks
+    which is Agresti and Min's half an image in every cell (2005, Statistics in Medicine 24:729): without it, networks
     that agree on all images would have an interval of no width.
     """
-    if method.figure != baseline.figure or method.images != baseline.images:
-        raise ValueError("the samples are not of one figure and the same images")
+    if method.metric != baseline.metric or method.images != baseline.images:
+        raise ValueError("the samples are not of one metric and the same images")
     value = method.mean - baseline.mean
     over_images = float((method.draws.mean(0) - baseline.draws.mean(0)).var())
     variance = _variance((method, baseline), over_images + 1 / method.images**2)
     reach = variance.quantile(0.975) * math.sqrt(variance.total)
-    if method.figure == "accuracy" and len(method) == len(baseline) == 1:
+    if method.metric == "accuracy" and len(method) == len(baseline) == 1:
         p = mcnemar(method.right[0], baseline.right[0])
     else:
         p = _two_sided(value / math.sqrt(variance.total), variance.freedom)
@@ -269,7 +269,7 @@ def difference(method: Sample, baseline: Sample) -> Difference:
 def _variance(samples: Sequence[Sample], over_images: float) -> Variance:
     """Add what the seeds bring to the squared error that the draw of images brings.
 
-    A seed's figure varies by the seed itself and by what its own mistakes have to do with the images drawn. The
+    A seed's metric varies by the seed itself and by what its own mistakes have to do with the images drawn. The
     bootstrap sees the latter as well (how its seeds part from their mean), so it is taken off: the variance components
     of a study with readers and cases, both random. Gallas, 2006, Academic Radiology 13:353. The degrees of freedom are
     Satterthwaite's, 1946, Biometrics Bulletin 2:110. A method with one seed is taken to vary as the other does.

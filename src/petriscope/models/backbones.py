@@ -123,7 +123,7 @@ def make_backbone(
 
     Returns:
         timm's own module where that does all, else a `Backbone`. It has ``expects``: the mean and std its weights were
-        trained with, a figure a channel, or None.
+        trained with, one value per channel, or None.
     """
     timm = import_timm()
     if drop_rate and head == "linear":
@@ -219,9 +219,9 @@ def _fitted(
 def expected_statistics(statistics: Statistics, channels: int) -> Statistics:
     """Statistics for images of other channels than the weights': their mean for gray, else taken in turn."""
 
-    def fit(figures: tuple[float, ...]) -> tuple[float, ...]:
+    def fit(metrics: tuple[float, ...]) -> tuple[float, ...]:
         if channels == 1:
-            return (sum(figures) / len(figures),)
-        return tuple(figures[i % len(figures)] for i in range(channels))
+            return (sum(metrics) / len(metrics),)
+        return tuple(metrics[i % len(metrics)] for i in range(channels))
 
     return fit(statistics[0]), fit(statistics[1])

@@ -1,4 +1,4 @@
-"""A compact residual network that does not change its mind when a image is turned or mirrored.
+"""A compact residual network that does not change its mind when an image is turned or mirrored.
 
 Cells have no up or down. The eight symmetries of the square (four turns, each with its mirror image) form the group D4.
 Every layer here carries eight versions of each feature, one a symmetry; turning the input turns the features and
@@ -141,7 +141,7 @@ class D4ResNet(nn.Module):
         widths: channels of each stage, the eight versions counted; the sides halve between stages.
         depths: blocks of each stage.
         dropout: before the logits.
-        drop_path: chance that a block's change is left out for a image, growing linearly to this at the last block.
+        drop_path: chance that a block's change is left out for an image, growing linearly to this at the last block.
             Huang et al., 2016, arXiv:1603.09382.
     """
 

@@ -11,7 +11,7 @@ from petriscope.models import MODELS
 
 @dataclass(frozen=True)
 class Facts:
-    """What the table of models says of one. Figures are for RGB images and 8 classes.
+    """What the table of models says of one. Metrics are for RGB images and 8 classes.
 
     They stand here, and a test holds them against the models, because counting takes twenty seconds, a listing none.
     """

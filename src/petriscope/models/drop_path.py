@@ -13,7 +13,7 @@ def drop_path(change: Tensor, chance: float, training: bool) -> Tensor:
 
     Args:
         change: float [B, C, H, W].
-        chance: that a image goes without, 0 <= chance < 1.
+        chance: that an image goes without, 0 <= chance < 1.
     """
     if not training or not chance:
         return change

@@ -63,7 +63,7 @@ class DualUNet(Segmenter):
         micro_widths: channels of the micro U-Net's levels.
         micro_kernel: side of its filters.
         context: the micro U-Net's summary of the whole image.
-        patch: 2 or more: work on a image of a half, a third ... of the sides, whose places hold all the pixels.
+        patch: 2 or more: work on an image of a half, a third ... of the sides, whose places hold all the pixels.
         standardize: each image to zero mean and unit variance first.
         residual: shortcuts around each pair of convolutions.
         attention: at the end of each pair, and where the two are joined.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from petriscope.models.attention import Attention, attention_layers
 from petriscope.models.conv_block import ConvBlock
 
-# Table 1 of the paper, a row a module: 1x1; 3x3 reduce, 3x3; 5x5 reduce, 5x5; after pooling. The groups are pooled apart.
+# Table 1 of the paper, one row per module: 1x1; 3x3 reduce, 3x3; 5x5 reduce, 5x5; after pooling. The groups are pooled apart.
 GROUPS = (
     ((64, 96, 128, 16, 32, 32), (128, 128, 192, 32, 96, 64)),
     (

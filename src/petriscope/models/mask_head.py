@@ -1,4 +1,4 @@
-"""From features to a class a pixel, and a cellular automaton that refines it."""
+"""From features to one class per pixel, and a cellular automaton that refines it."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class SECNN(nn.Module):
         pool: halve the sides after the first convolution too, as images of 64 pixels want; false for 32 and below.
         activation: after each convolution and each sum.
         dropout: before the logits.
-        drop_path: chance that a block's change is left out for a image, growing linearly to this at the last block.
+        drop_path: chance that a block's change is left out for an image, growing linearly to this at the last block.
     """
 
     def __init__(

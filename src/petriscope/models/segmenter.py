@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from petriscope.models.mask_head import MaskHead
 
-LEAST_VARIANCE = 0.01  # of a image that is standardized, so that the noise of a blank one stays small
+LEAST_VARIANCE = 0.01  # of an image that is standardized, so that the noise of a blank one stays small
 
 
 def padded(images: Tensor, multiple: int) -> Tensor:

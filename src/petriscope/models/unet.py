@@ -1,4 +1,4 @@
-"""U-Net: a class a pixel. What its encoder loses of detail, its decoder takes from the encoder's own levels."""
+"""U-Net: one class per pixel. What its encoder loses of detail, its decoder takes from the encoder's own levels."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ class UNet(Segmenter):
         size: (height, width) of the images; any, since they are padded.
         widths: channels of each level, fine to coarse; each has half the sides of the one before. The paper's are 64 to
             1024 on five levels.
-        patch: 2 or more: work on a image of a half, a third ... of the sides, whose places hold all the pixels.
+        patch: 2 or more: work on an image of a half, a third ... of the sides, whose places hold all the pixels.
         standardize: each image to zero mean and unit variance first.
         gates: attention gates on what the decoder takes from the encoder, as `attention-unet` has them.
         residual: shortcuts around each pair of convolutions.

@@ -21,7 +21,7 @@ class Member(BaseModel):
 
     Args:
         model: name and options.
-        mean, std: it normalizes by, a figure a channel, in units of the full range.
+        mean, std: it normalizes by, one value per channel, in units of the full range.
         weight: of its vote; the weights of all members sum to 1.
         only: index of the one class that it tells from the rest, a specialist of two classes; None: it knows all.
         run: where it came from, for people.
@@ -120,9 +120,7 @@ class Ensemble(nn.Module):
         super().__init__()
         for member in members:
             if len(member.mean) != channels or len(member.std) != channels:
-                raise RequestError(
-                    f"ensemble: a member normalizes {len(member.mean)} channels; images have {channels}"
-                )
+                raise RequestError(f"ensemble: a member normalizes {len(member.mean)} channels; images have {channels}")
         only = [member.only for member in members]
         if [index is not None for index in only] != ([False, True] if vote == "specialist" else [False] * len(members)):
             raise RequestError("ensemble: a specialist of one class comes second of two, with vote: specialist")

@@ -60,25 +60,25 @@ def silence_views(names: Sequence[str], results: dict[str, Any], predictions: pd
     ]
 
 
-def _view(name: str, figures: dict[str, Any], rows: pd.DataFrame) -> SilenceView:
+def _view(name: str, metrics: dict[str, Any], rows: pd.DataFrame) -> SilenceView:
     p, right = _answers(rows)
-    temperature = float(figures["calibration"]["temperature"])
-    before, after = figures["calibration"]["before"], figures["calibration"]["after"]
+    temperature = float(metrics["calibration"]["temperature"])
+    before, after = metrics["calibration"]["before"], metrics["calibration"]["after"]
     curve = raw = scaled = None
     if len(p):
-        curve = risk_curve(p, right, figures.get("selective") or [], name)
+        curve = risk_curve(p, right, metrics.get("selective") or [], name)
         raw = _reliability(scale(p, 1 / temperature), right, f"{name}, as the network gives it")
         scaled = _reliability(p, right, f"{name}, at the temperature")
     return SilenceView(
         name=name,
-        headline=_headline(figures, name),
-        fitted=_fitted(name, figures),
+        headline=_headline(metrics, name),
+        fitted=_fitted(name, metrics),
         curve=curve,
-        area=f"Area under the curve (AURC): {wording.decimal(figures['aurc'])}; {wording.decimal(figures['excess_aurc'])} "
+        area=f"Area under the curve (AURC): {wording.decimal(metrics['aurc'])}; {wording.decimal(metrics['excess_aurc'])} "
         "of it could be taken away by putting all mistakes last.",
-        answered=[_answered_row(row) for row in figures.get("selective") or []],
-        sets=[_set_row(row) for row in figures.get("conformal") or []],
-        unlike=_unlike(figures.get("ood"), name),
+        answered=[_answered_row(row) for row in metrics.get("selective") or []],
+        sets=[_set_row(row) for row in metrics.get("conformal") or []],
+        unlike=_unlike(metrics.get("ood"), name),
         calibration=[(words, write(before[key]), write(after[key])) for key, words, write in CALIBRATION],
         temperature=_temperature_words(temperature),
         before=raw,
@@ -107,8 +107,8 @@ def _temperature_words(temperature: float) -> str:
     )
 
 
-def _headline(figures: dict[str, Any], name: str) -> str:
-    rows = figures.get("selective")
+def _headline(metrics: dict[str, Any], name: str) -> str:
+    rows = metrics.get("selective")
     if not rows:
         return "Nothing was fitted on val for these predictions, so no errors can be promised."
     row = next((row for row in rows if row["max_error"] == 0.01), rows[0])
@@ -123,10 +123,10 @@ def _headline(figures: dict[str, Any], name: str) -> str:
     )
 
 
-def _fitted(name: str, figures: dict[str, Any]) -> str:
-    if not figures.get("selective"):
+def _fitted(name: str, metrics: dict[str, Any]) -> str:
+    if not metrics.get("selective"):
         return ""
-    delta = figures["selective"][0]["delta"]
+    delta = metrics["selective"][0]["delta"]
     promise = f"Thresholds come from val, and keep their promise for {100 * (1 - delta):g} of 100 draws of val."
     if name == "val":
         return f"{promise} These are the images they were fitted on: only test shows whether they hold."
@@ -169,7 +169,7 @@ def risk_curve(p: np.ndarray, right: np.ndarray, rows: Sequence[dict[str, Any]],
     Args:
         p: probabilities, float [N, K].
         right: bool [N].
-        rows: of ``selective``; see `petriscope.trust.state.trust_figures`.
+        rows: of ``selective``; see `petriscope.trust.state.trust_metrics`.
     """
     coverage, risk = risk_coverage(doubt(p), right)
     chosen = np.unique(np.linspace(0, len(risk) - 1, min(MOST_POINTS, len(risk))).round().astype(int))

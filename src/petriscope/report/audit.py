@@ -28,12 +28,12 @@ CARDS_SHOWN, CARDS_OPEN = 24, 12
 FILES_LISTED = 50
 NEIGHBORS = 4
 NEIGHBOR_SIDE = 48  # pixels that a neighbor keeps
-WORST_HIGHEST = ("bright", "odd_size")  # of all other kinds of quality, the lowest figure is the worst
+WORST_HIGHEST = ("bright", "odd_size")  # of all other kinds of quality, the lowest metric is the worst
 
 
 @dataclass(frozen=True)
 class Card:
-    """A image with what is said below it.
+    """An image with what is said below it.
 
     Args:
         shown: None where the image cannot be read.
@@ -333,7 +333,7 @@ def _words(name: str) -> str:
 
 
 def _as_bytes(template: np.ndarray) -> np.ndarray:
-    """A image [h, w, C] of any range as uint8, its contrast stretched if it is not uint8 already."""
+    """An image [h, w, C] of any range as uint8, its contrast stretched if it is not uint8 already."""
     if template.dtype == np.uint8:
         return template
     low, high = float(template.min()), float(template.max())

@@ -1,4 +1,4 @@
-"""Figures of the report: inline SVG that takes its colors from the page, and images as PNG data URIs."""
+"""Metrics of the report: inline SVG that takes its colors from the page, and images as PNG data URIs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from markupsafe import Markup, escape
 
 from petriscope.metrics.intervals import wilson
 
-LARGEST = 256  # pixels a side that a image keeps in the page
-ENLARGE_TO = 112  # pixels a side that small images are shown at, about
+LARGEST = 256  # pixels per side that an image keeps in the page
+ENLARGE_TO = 112  # pixels per side that small images are shown at, about
 WIDTH, HEIGHT = 360, 236
 LEFT, RIGHT, TOP, BOTTOM = 46, 62, 22, 34
 
@@ -51,7 +51,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A image for an ``img``: its data URI and the size to show it at."""
+    """An image for an ``img``: its data URI and the size to show it at."""
 
     uri: str
     width: int

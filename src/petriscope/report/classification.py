@@ -1,4 +1,4 @@
-"""What the page of a run says where targets are labels: figures, confusion, classes, mistakes and calibration."""
+"""What the page of a run says where targets are labels: metrics, confusion, classes, mistakes and calibration."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONFUSIONS_NAMED = 5
 MISTAKES_SHOWN = 48
 
 # key, name, what it means, written as a share
-FIGURES = (
+METRICS = (
     ("accuracy", "Accuracy", "share of images given their true class", True),
     ("balanced_accuracy", "Balanced accuracy", "mean of the classes' recalls: each class counts the same", True),
     ("macro_precision", "Macro precision", "mean of the classes' precisions", True),
@@ -57,7 +57,7 @@ class LabelView:
     """What the page says of a split whose targets are labels."""
 
     name: str
-    figures: dict[str, Any]
+    metrics: dict[str, Any]
     classes: list[str]
     matrix: list[tuple[str, list[Cell], int]]
     confusions: list[str]
@@ -71,20 +71,20 @@ class LabelView:
 
     @property
     def n(self) -> int:
-        return int(self.figures["n"])
+        return int(self.metrics["n"])
 
 
 def label_view(
-    name: str, figures: dict[str, Any], folder: str, predictions: pd.DataFrame, gallery: dict[str, np.ndarray]
+    name: str, metrics: dict[str, Any], folder: str, predictions: pd.DataFrame, gallery: dict[str, np.ndarray]
 ) -> LabelView:
-    """The view of one split, from its figures and what the run folder keeps of it.
+    """The view of one split, from its metrics and what the run folder keeps of it.
 
     Args:
         folder: the run's, quoted for a command.
     """
-    per_class = figures.get("per_class") or {}
+    per_class = metrics.get("per_class") or {}
     classes = list(per_class)
-    confusion = np.array(figures.get("confusion") or np.zeros((0, 0)), dtype=np.int64)
+    confusion = np.array(metrics.get("confusion") or np.zeros((0, 0)), dtype=np.int64)
     rows = predictions[predictions["split"] == name] if len(predictions) else predictions
     floor = _floor(per_class)
     missing = []
@@ -93,7 +93,7 @@ def label_view(
         missing.append(f"The predictions on {name} are not in the run folder. {again} adds them.")
     return LabelView(
         name=name,
-        figures=figures,
+        metrics=metrics,
         classes=classes,
         matrix=_matrix(confusion, classes),
         confusions=_confusions(confusion, classes),
@@ -102,7 +102,7 @@ def label_view(
         mistakes=_mistakes(name, rows, gallery),
         mistakes_total=int(confusion.sum() - np.trace(confusion)),
         calibration=_calibration(rows, name),
-        calibration_words=_calibration_words(rows, figures),
+        calibration_words=_calibration_words(rows, metrics),
         missing=missing,
     )
 
@@ -115,12 +115,12 @@ def headline(views: list[LabelView], history: list[dict[str, Any]], recipe: Reci
             return {
                 "big": wording.percent(val.get("accuracy")),
                 "rest": f"of the {images} were classified correctly after epoch {history[-1]['epoch']} "
-                f"of {recipe.training.epochs}. This is not a final figure.",
+                f"of {recipe.training.epochs}. This is not a final metric.",
             }
-        return {"big": "", "rest": "There are no figures on held-back images yet."}
+        return {"big": "", "rest": "There are no metrics on held-back images yet."}
     view = views[0]
-    words = wording.span(view.figures.get("accuracy_ci95"))
-    share = wording.percent(view.figures.get("accuracy"))
+    words = wording.span(view.metrics.get("accuracy_ci95"))
+    share = wording.percent(view.metrics.get("accuracy"))
     tail = f" (95 % interval {words})" if words else ""
     rest = f"of {wording.plural(view.n, f'{view.name} image')} classified correctly{tail}."
     mistakes = wording.plural(view.mistakes_total, "mistake") if view.mistakes_total else "No mistakes"
@@ -135,18 +135,18 @@ def _worst_class(view: LabelView) -> str:
     return f" The class found least often is {worst['name']}: recall {worst['recall']}."
 
 
-def figure_rows(views: list[LabelView]) -> list[tuple[str, str, list[tuple[str, str]]]]:
-    """Name, meaning, and for each split the figure and its interval."""
+def metric_rows(views: list[LabelView]) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """Name, meaning, and for each split the metric and its interval."""
     rows = []
-    for key, name, meaning, share in FIGURES:
+    for key, name, meaning, share in METRICS:
         cells = []
         for view in views:
-            value, ci95 = view.figures.get(key), view.figures.get(f"{key}_ci95")
+            value, ci95 = view.metrics.get(key), view.metrics.get(f"{key}_ci95")
             write = wording.percent_with_interval if share else wording.decimal_with_interval
             text = write(value, ci95)
-            figure, _, interval = text.partition(" (")
-            cells.append((figure, f"({interval}" if interval else ""))
-        if any(view.figures.get(key) is not None for view in views):
+            metric, _, interval = text.partition(" (")
+            cells.append((metric, f"({interval}" if interval else ""))
+        if any(view.metrics.get(key) is not None for view in views):
             rows.append((name, meaning, cells))
     return rows
 
@@ -234,7 +234,7 @@ def _calibration(rows: pd.DataFrame, name: str) -> Markup | None:
     return reliability(calibration_bins(rows["confidence"].to_numpy(dtype=float), correct), name)
 
 
-def _calibration_words(rows: pd.DataFrame, figures: dict[str, Any]) -> str:
+def _calibration_words(rows: pd.DataFrame, metrics: dict[str, Any]) -> str:
     if not {"target", "predicted", "confidence"} <= set(rows.columns) or not len(rows):
         return ""
     confidence, accuracy = float(rows["confidence"].mean()), float((rows["target"] == rows["predicted"]).mean())
@@ -242,7 +242,7 @@ def _calibration_words(rows: pd.DataFrame, figures: dict[str, Any]) -> str:
     verdict = "on the whole, as sure as right"
     if abs(gap) >= 0.05:
         verdict = f"{abs(gap):.1f} points too {'sure' if gap > 0 else 'unsure'} on the whole"
-    ece = wording.percent_with_interval(figures.get("ece"), figures.get("ece_ci95"))
+    ece = wording.percent_with_interval(metrics.get("ece"), metrics.get("ece_ci95"))
     return (
         f"Mean confidence is {wording.percent(confidence)} at an accuracy of {wording.percent(accuracy)}: {verdict}. "
         f"Expected calibration error: {ece}."

@@ -17,7 +17,7 @@ from petriscope.experiments.compare import Comparison, Contrast, Row
 from petriscope.report import rendering, wording
 from petriscope.report.charts import Axis, dot, nice_ticks, spread, svg, text_at
 
-FIGURE_NAMES = {
+METRIC_NAMES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
     "macro_f1": "macro F1",
@@ -26,7 +26,7 @@ FIGURE_NAMES = {
     "boundary_f1": "boundary F1",
 }
 COSTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
-    ("multiply_adds", "multiply-adds for a image", lambda v: _size(v)),
+    ("multiply_adds", "multiply-adds for an image", lambda v: _size(v)),
     ("parameters", "parameters", lambda v: _size(v)),
     ("seconds", "training time", duration),
 )
@@ -37,9 +37,9 @@ LABEL_GAP, LABEL_LETTERS = 15, 27
 
 
 def as_text(comparison: Comparison) -> str:
-    """The comparison as aligned columns for a terminal: figures and tests, then costs."""
+    """The comparison as aligned columns for a terminal: metrics and tests, then costs."""
     rows = comparison.rows
-    name = FIGURE_NAMES[comparison.figure]
+    name = METRIC_NAMES[comparison.metric]
     heads = ["", "seeds", name, "95 % interval"]
     if comparison.tests:
         heads += [f"less {_cut(comparison.baseline)}, points", "p, Holm", ""]
@@ -159,7 +159,7 @@ def _context(comparison: Comparison, title: str, about: str) -> dict[str, Any]:
         "title": title or wording.plural(len(comparison.rows), "recipe") + " compared",
         "about": about,
         "comparison": comparison,
-        "figure": FIGURE_NAMES[comparison.figure],
+        "metric": METRIC_NAMES[comparison.metric],
         "headline": _headline(comparison),
         "best": _best(comparison),
         "rows": [_view(row, reach) for row in comparison.rows],
@@ -214,7 +214,7 @@ def _view(row: Row, reach: float) -> dict[str, Any]:
         "label": row.label,
         "seeds": len(row.values),
         "mean": row.mean,
-        "figure": _mean_and_sd(row),
+        "metric": _mean_and_sd(row),
         "interval": f"({wording.span(row.ci95)})",
         "difference": None if found is None else found.value,
         "points": "" if found is None else _points(found.value),
@@ -229,10 +229,10 @@ def _view(row: Row, reach: float) -> dict[str, Any]:
 
 
 def _others(comparison: Comparison) -> tuple[list[str], list[tuple[str, list[tuple[float | None, str]]]]]:
-    """Names and rows of the figures that were not compared; each value, and as it is written."""
-    names = {**FIGURE_NAMES, "auc": "AUC", "nll": "NLL", "ece": "ECE"}
+    """Names and rows of the metrics that were not compared; each value, and as it is written."""
+    names = {**METRIC_NAMES, "auc": "AUC", "nll": "NLL", "ece": "ECE"}
     there = [key for key in names if any(row.others.get(key) is not None for row in comparison.rows)]
-    writers = [wording.percent if key in (*FIGURE_NAMES, "ece") else wording.decimal for key in there]
+    writers = [wording.percent if key in (*METRIC_NAMES, "ece") else wording.decimal for key in there]
     rows = []
     for row in comparison.rows:
         values = [row.others.get(key) for key in there]
@@ -254,13 +254,13 @@ def difference_mark(value: float, ci95: tuple[float, float], reach: float) -> Ma
 
 
 def _charts(comparison: Comparison) -> list[tuple[str, Markup]]:
-    name = FIGURE_NAMES[comparison.figure]
+    name = METRIC_NAMES[comparison.metric]
     charts = [(f"By {words}", cost_chart(comparison, key, name, words, write)) for key, words, write in COSTS]
     return [(title, chart) for title, chart in charts if chart]
 
 
 def cost_chart(comparison: Comparison, key: str, name: str, words: str, write: Callable[[float], str]) -> Markup:
-    """The figure by a cost, with 95 % intervals and a line along those that nothing cheaper beats (the Pareto front).
+    """The metric by a cost, with 95 % intervals and a line along those that nothing cheaper beats (the Pareto front).
 
     Empty where the costs are not known, or all about the same.
     """

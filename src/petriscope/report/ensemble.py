@@ -13,9 +13,9 @@ def ensemble_view(ensemble: dict[str, Any] | None) -> dict[str, Any] | None:
     if ensemble is None:
         return None
     members = ensemble["members"]
-    key, figure, test, of = "val_accuracy", "val accuracy", "McNemar's test", ""
+    key, metric, test, of = "val_accuracy", "val accuracy", "McNemar's test", ""
     if "val_miou" in members[0]:
-        key, figure, test, of = "val_miou", "val mean IoU", "paired test over scenes", " of mean IoU"
+        key, metric, test, of = "val_miou", "val mean IoU", "paired test over scenes", " of mean IoU"
     special = ensemble.get("specialist")
     best = "the main model alone" if special else "its best member"
     low, high = (100 * bound for bound in ensemble["gain_ci95"])
@@ -34,7 +34,7 @@ def ensemble_view(ensemble: dict[str, Any] | None) -> dict[str, Any] | None:
         (row["run"], wording.percent(row[key]), part if row["taken"] else "left out")
         for row, part in zip(members, parts, strict=True)
     ]
-    columns = (figure, "knows" if special else "weight")
+    columns = (metric, "knows" if special else "weight")
     return {"rows": rows, "columns": columns, "gain": gain, "runs": runs, "rule": _rule(special)}
 
 

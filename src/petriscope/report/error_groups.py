@@ -80,13 +80,13 @@ def errors(splits: Sequence[str], results: dict[str, Any], gallery: dict[str, np
     return [_errors(split, facts, gallery) for split, facts in found if facts.get("errors")]
 
 
-def _errors(split: str, figures: dict[str, Any], gallery: dict[str, np.ndarray]) -> Errors:
-    facts = figures["errors"]
+def _errors(split: str, metrics: dict[str, Any], gallery: dict[str, np.ndarray]) -> Errors:
+    facts = metrics["errors"]
     attributes = [_attribute(each) for each in facts.get("groups") or []]
     beside = facts.get("neighbors")
     return Errors(
         split=split,
-        n=int(figures["n"]),
+        n=int(metrics["n"]),
         pairs=_pairs(facts.get("pairs") or [], gallery.get(f"confused_{split}")),
         attributes=attributes,
         summary=_summary(attributes),

@@ -29,7 +29,7 @@ NAMES = {
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """A image with its map.
+    """An image with its map.
 
     Args:
         image: uint8 [H, W, C].
@@ -55,7 +55,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Card:
-    """What the page shows of a image: itself, maps with the class that each is for, terms with their values, and of masks
+    """What the page shows of an image: itself, maps with the class that each is for, terms with their values, and of masks
     the one predicted."""
 
     shown: Thumbnail
@@ -171,7 +171,7 @@ def _name(method: str) -> str:
 
 
 def _rows(check: dict[str, Any]) -> list[tuple[str, list[str], str]]:
-    """Of each method and each order it is held against: name, figures, verdict."""
+    """Of each method and each order it is held against: name, metrics, verdict."""
     rows = []
     for name, order in check["orders"].items():
         own = check["methods"].get(name)

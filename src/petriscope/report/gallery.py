@@ -19,7 +19,7 @@ AUGMENTED_SHOWN = (12, 12)
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """A image, and what an autoencoder made of it."""
+    """An image, and what an autoencoder made of it."""
 
     shown: Thumbnail
     made: Thumbnail

@@ -80,7 +80,7 @@ def _context(run: Run) -> dict[str, Any]:
         "curves": training.curves(history, trained, recipe),
         "history": history,
         "epochs": training.epochs(history),
-        "figures": segments.figure_rows(masks) if masks else labels.figure_rows(views),
+        "metrics": segments.metric_rows(masks) if masks else labels.metric_rows(views),
         "most_classes": labels.MOST_CLASSES_IN_MATRIX,
         "augmented": augmented(gallery, len(of_data.get("classes") or ())),
         "augmented_masks": "augmented_masks" in gallery,
@@ -95,6 +95,6 @@ def _context(run: Run) -> dict[str, Any]:
 
 
 def _evaluated(results: dict[str, Any]) -> list[str]:
-    """The splits that have figures, the one that counts first."""
+    """The splits that have metrics, the one that counts first."""
     order = ("test", "val", "train")
     return [name for name in order if isinstance(results.get(name), dict) and results[name].get("n")]

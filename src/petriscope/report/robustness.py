@@ -11,7 +11,7 @@ from petriscope.report import wording
 from petriscope.report.charts import Thumbnail, thumbnail
 
 ALARMING = 0.1  # lost on average
-FIGURES = {"balanced_accuracy": "balanced accuracy", "miou": "mean IoU"}
+METRICS = {"balanced_accuracy": "balanced accuracy", "miou": "mean IoU"}
 KINDS = {
     "storage": "Storage and sensor",
     "blur": "Blur",
@@ -24,11 +24,11 @@ KINDS = {
 
 @dataclass(frozen=True)
 class HeatCell:
-    """The figure at one severity."""
+    """The metric at one severity."""
 
-    figure: str
+    metric: str
     tip: str
-    lost: float  # share of the clean figure, 0 to 1: how dark the cell is
+    lost: float  # share of the clean metric, 0 to 1: how dark the cell is
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class StressView:
     """What the page says of the stress test on one split."""
 
     split: str
-    figure: str
+    metric: str
     headline: str
     alarm: str
     notes: list[str]
@@ -73,7 +73,7 @@ def stress_view(results: dict[str, Any], gallery: dict[str, np.ndarray]) -> Stre
     first = next(iter(strips.values()), None)
     return StressView(
         split=split,
-        figure=FIGURES[figure_of(test)],
+        metric=METRICS[metric_of(test)],
         headline=headline(test),
         alarm=_alarm(test),
         notes=_notes(split, test),
@@ -83,9 +83,9 @@ def stress_view(results: dict[str, Any], gallery: dict[str, np.ndarray]) -> Stre
     )
 
 
-def figure_of(test: dict[str, Any]) -> str:
-    """What a stress test looked at, as its figures call it."""
-    return str(test.get("figure", "balanced_accuracy"))  # older runs do not say
+def metric_of(test: dict[str, Any]) -> str:
+    """What a stress test looked at, as its metrics call it."""
+    return str(test.get("metric", "balanced_accuracy"))  # older runs do not say
 
 
 def headline(test: dict[str, Any]) -> str:
@@ -93,18 +93,18 @@ def headline(test: dict[str, Any]) -> str:
     worst = test["worst"]
     return (
         f"clean {wording.percent(test['clean'], 1)}, disturbed mean {wording.percent(test['mean'], 1)}, "
-        f"worst {wording.percent(worst[figure_of(test)], 1)} ({_words(worst['name'])})"
+        f"worst {wording.percent(worst[metric_of(test)], 1)} ({_words(worst['name'])})"
     )
 
 
 def _alarm(test: dict[str, Any]) -> str:
     if test["drop"] < ALARMING:
         return ""
-    figure = figure_of(test)
-    other = "camera or light" if figure == "miou" else "microscope, lamp or stain"
+    metric = metric_of(test)
+    other = "camera or light" if metric == "miou" else "microscope, lamp or stain"
     return (
         f"On images that are blurred, discolored or partly covered, this model loses {100 * test['drop']:.1f} points of "
-        f"{FIGURES[figure]} on average. Another {other} may do the same. What helps: corruption-mix among "
+        f"{METRICS[metric]} on average. Another {other} may do the same. What helps: corruption-mix among "
         "the recipe's augmentations, as in blood96/robust."
     )
 
@@ -116,7 +116,7 @@ def _notes(split: str, test: dict[str, Any]) -> list[str]:
     named = sum(row["medmnist_c"] for row in test["corruptions"].values())
     drop = f"{100 * test['drop']:.1f} points ({wording.span(test['drop_ci95'])})"
     notes = [
-        f"Cells are {FIGURES[figure_of(test)]} in % of {used}{chosen}, {tta}; the redder, the more is lost of the clean "
+        f"Cells are {METRICS[metric_of(test)]} in % of {used}{chosen}, {tta}; the redder, the more is lost of the clean "
         f"{wording.percent_with_interval(test['clean'], test['clean_ci95'])}.",
         f"The disturbed mean, {wording.percent_with_interval(test['mean'], test['mean_ci95'])}, is over the five severities of "
         f"the {named} corruptions marked •, which MedMNIST-C names for blood cells; the levels are Petriscope's own. It lies "
@@ -159,10 +159,10 @@ def _promises(promises: dict[str, Any]) -> str:
 
 
 def _row(name: str, row: dict[str, Any], test: dict[str, Any], strip: np.ndarray | None) -> HeatRow:
-    figure, clean = figure_of(test), test["clean"]
+    metric, clean = metric_of(test), test["clean"]
     cells = [
-        _cell(value, row[f"{figure}_ci95"][k], clean, f"{row['unit']} {row['levels'][k]:g}")
-        for k, value in enumerate(row[figure])
+        _cell(value, row[f"{metric}_ci95"][k], clean, f"{row['unit']} {row['levels'][k]:g}")
+        for k, value in enumerate(row[metric])
     ]
     mark = "trained against" if row["seen"] else "held out" if row["held_out"] else "new to it"
     images = [] if strip is None else [thumbnail(pixels) for pixels in strip[1:]]

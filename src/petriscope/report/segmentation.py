@@ -1,4 +1,4 @@
-"""What the page of a run says where targets are masks: figures by pixel, and images with truth, prediction and error."""
+"""What the page of a run says where targets are masks: metrics by pixel, and images with truth, prediction and error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from petriscope.report import wording
 from petriscope.report.charts import Thumbnail, interval_mark, thumbnail
 
 # key, name, what it means
-FIGURES = (
+METRICS = (
     (
         "miou",
         "Mean IoU",
@@ -37,7 +37,7 @@ class Example:
 
     panels: tuple[tuple[str, Thumbnail], ...]
     id: str
-    figure: str
+    metric: str
     rank: str
 
 
@@ -46,7 +46,7 @@ class SegmentView:
     """What the page says of a split whose targets are masks."""
 
     name: str
-    figures: dict[str, Any]
+    metrics: dict[str, Any]
     classes: list[str]
     legend: list[tuple[str, str]]  # name, color
     per_class: list[dict[str, Any]]
@@ -55,41 +55,41 @@ class SegmentView:
 
     @property
     def n(self) -> int:
-        return int(self.figures["n"])
+        return int(self.metrics["n"])
 
 
-def segment_view(name: str, figures: dict[str, Any], gallery: dict[str, np.ndarray]) -> SegmentView:
-    """The view of one split, from its figures and what the run folder keeps of its images."""
-    per_class = figures.get("per_class") or {}
+def segment_view(name: str, metrics: dict[str, Any], gallery: dict[str, np.ndarray]) -> SegmentView:
+    """The view of one split, from its metrics and what the run folder keeps of its images."""
+    per_class = metrics.get("per_class") or {}
     classes = list(per_class)
     return SegmentView(
         name=name,
-        figures=figures,
+        metrics=metrics,
         classes=classes,
         legend=legend(classes),
         per_class=_class_rows(per_class),
-        confusion=_confusion(np.array(figures.get("confusion") or np.zeros((0, 0)), dtype=np.int64), classes),
+        confusion=_confusion(np.array(metrics.get("confusion") or np.zeros((0, 0)), dtype=np.int64), classes),
         examples=_examples(name, len(classes), gallery),
     )
 
 
-def figure_rows(views: list[SegmentView]) -> list[tuple[str, str, list[tuple[str, str]]]]:
-    """Name, meaning, and for each split the figure and its interval; figures that no split has are left out."""
+def metric_rows(views: list[SegmentView]) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """Name, meaning, and for each split the metric and its interval; metrics that no split has are left out."""
     rows = []
-    for key, name, meaning in FIGURES:
-        if all(view.figures.get(key) is None for view in views):
+    for key, name, meaning in METRICS:
+        if all(view.metrics.get(key) is None for view in views):
             continue
         texts = [
-            wording.percent_with_interval(view.figures.get(key), view.figures.get(f"{key}_ci95")) for view in views
+            wording.percent_with_interval(view.metrics.get(key), view.metrics.get(f"{key}_ci95")) for view in views
         ]
         parts = [text.partition(" (") for text in texts]
-        rows.append((name, meaning, [(figure, f"({rest}" if rest else "") for figure, _, rest in parts]))
+        rows.append((name, meaning, [(metric, f"({rest}" if rest else "") for metric, _, rest in parts]))
     return rows
 
 
 def headline(view: SegmentView) -> dict[str, str]:
-    """The figure on top of the page, and the sentence beside it."""
-    span = wording.span(view.figures.get("miou_ci95"))
+    """The metric on top of the page, and the sentence beside it."""
+    span = wording.span(view.metrics.get("miou_ci95"))
     tail = f" (95 % interval {span})" if span else ""
     there = [row for row in view.per_class if row["pixels_value"]]
     worst = min(there, key=lambda row: row["iou_value"], default=None)
@@ -97,7 +97,7 @@ def headline(view: SegmentView) -> dict[str, str]:
     rest = f"mean IoU over {classes} on {images}{tail}."
     if worst is not None and len(there) > 1:
         rest += f" The class found worst is {worst['name']}: IoU {worst['iou']}."
-    return {"big": wording.percent(view.figures.get("miou")), "rest": rest}
+    return {"big": wording.percent(view.metrics.get("miou")), "rest": rest}
 
 
 def legend(classes: Sequence[str]) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""What the figures of a run stand on, what is missing, and the commands that add it."""
+"""What the metrics of a run stand on, what is missing, and the commands that add it."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def notes(views: Sequence[LabelView | SegmentView], recipe: Recipe) -> list[str]
     """How the predictions were made and of what, where that is not plain."""
     notes = []
     for tta, words in TTA_WORDS.items():
-        names = [view.name for view in views if view.figures.get("tta") == tta]
+        names = [view.name for view in views if view.metrics.get("tta") == tta]
         if names:
             where = "" if len(names) == len(views) else f" on {' and '.join(names)}"
             notes.append(f"Each prediction{where} is {words}.")
     for view in views:
-        source = view.figures.get("source")
+        source = view.metrics.get("source")
         if source and source != recipe.data.source:
             notes.append(f"The {view.name} images came from {source}, not from the source trained on.")
         if view.name == "train":
-            notes.append("The model learned the train images: figures on train say nothing about new ones.")
+            notes.append("The model learned the train images: metrics on train say nothing about new ones.")
     return notes
 
 
@@ -60,18 +60,18 @@ def standing(
         out.append(("The test images were used neither to train nor to choose the weights kept.", ""))
         val = next((view for view in views if view.name == "val"), None)
         if val is not None:
-            key, name = ("miou", "mean IoU") if "miou" in val.figures else ("accuracy", "accuracy")
-            figure = wording.percent_with_interval(val.figures.get(key), val.figures.get(f"{key}_ci95"))
-            out.append((f"On val, {_use_of_val(training)}, {name} is {figure}.", ""))
+            key, name = ("miou", "mean IoU") if "miou" in val.metrics else ("accuracy", "accuracy")
+            metric = wording.percent_with_interval(val.metrics.get(key), val.metrics.get(f"{key}_ci95"))
+            out.append((f"On val, {_use_of_val(training)}, {name} is {metric}.", ""))
         return out
     if "val" in have:
-        out.append((f"This figure is from val, {_use_of_val(training)}: expect a little less on new images.", ""))
+        out.append((f"This metric is from val, {_use_of_val(training)}: expect a little less on new images.", ""))
     elif splits and "val" not in splits:
         out.append(("The data have no val split: no epoch was chosen, and the last weights are kept.", ""))
     elif "val" in splits and training is not None:
         out.append(("Val has not been evaluated.", f"petriscope evaluate {folder} --split val"))
     if training is None:
-        out.append(("Figures with intervals, mistakes and calibration are added when it is done.", ""))
+        out.append(("Metrics with intervals, mistakes and calibration are added when it is done.", ""))
         return out
     if "test" in splits:
         size = wording.plural(int(splits["test"].get("images", 0)), "test image")
@@ -81,7 +81,7 @@ def standing(
         out.append(
             (
                 "There is no test split, so nothing here was measured on images untouched by choices. "
-                "Figures on other labeled images:",
+                "Metrics on other labeled images:",
                 f"petriscope evaluate {folder} --data SOURCE",
             )
         )
@@ -91,7 +91,7 @@ def standing(
 def under_stress(stress: StressView | None) -> list[tuple[str, str]]:
     if stress is None:
         return []
-    return [(f"On {stress.split} images that are disturbed, {stress.figure}: {stress.headline}.", "")]
+    return [(f"On {stress.split} images that are disturbed, {stress.metric}: {stress.headline}.", "")]
 
 
 def _use_of_val(training: dict[str, Any] | None) -> str:

@@ -38,7 +38,7 @@ def facts(
     shape = data.get("shape")
     parameters = (cost or {}).get("parameters") or environment.get("parameters")
     settings, augment_val = recipe.training, recipe.evaluation.augment_val
-    plain = "the final figures are of plain images"
+    plain = "the final metrics are of plain images"
     options = {key: value for key, value in recipe.model.options.items() if key != "weights"}
     each = settings.images_per_epoch
     an_epoch = "" if each is None else f", {wording.plural(each, 'image')} an epoch"
@@ -128,13 +128,13 @@ def _curve_notes(history: list[dict[str, Any]], recipe: Recipe) -> list[str]:
         )
     notes = [train]
     if smaller := wording.progressive(recipe.training):
-        notes.append(f"Trained {smaller}; val is always of whole ones, so its figures rise where the size does.")
+        notes.append(f"Trained {smaller}; val is always of whole ones, so its metrics rise where the size does.")
     if any(line.get("val") for line in history):
         settings, parts = recipe.training, recipe.evaluation.augment_val
         averaged = "" if settings.ema is None and settings.swa is None else ", with averaged weights"
         on = f"val images augmented by {_parts(parts)}, the same in every epoch" if parts else "plain images"
         better = "it can lie on the better side of train"
-        final = "the final figures on val are of plain images"
+        final = "the final metrics on val are of plain images"
         notes.append(
             f"Val is measured after the epoch, on {on}{averaged}, its loss as negative log-likelihood; "
             f"{final if parts else better}."
@@ -155,7 +155,7 @@ def _share(value: float) -> str:
 
 
 def epochs(history: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    """The history as the columns and rows of a table; figures that no epoch has are left out."""
+    """The history as the columns and rows of a table; metrics that no epoch has are left out."""
     columns = [
         (name, path, write)
         for name, path, write in EPOCH_COLUMNS
@@ -178,7 +178,7 @@ def cost(cost: dict[str, Any] | None, training: dict[str, Any] | None) -> list[t
     if wording.known(cost.get("parameters")):
         out.append(("Parameters", wording.count(cost["parameters"])))
     if wording.known(cost.get("multiply_adds")):
-        out.append(("Multiply-adds for a image", wording.short(cost["multiply_adds"])))
+        out.append(("Multiply-adds for an image", wording.short(cost["multiply_adds"])))
     if wording.known(cost.get("bytes_fp32")):
         out.append(("Weights in fp32", f"{cost['bytes_fp32'] / 1e6:,.1f} MB"))
     if wording.known(training.get("seconds")):

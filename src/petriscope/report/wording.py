@@ -64,7 +64,7 @@ def plural(number: int, one: str, many: str | None = None) -> str:
 
 
 def short(value: float | None) -> str:
-    """A large number to three figures, as ``11.2 million``."""
+    """A large number to three metrics, as ``11.2 million``."""
     if value is None or not known(value):
         return NONE
     for size, word in ((1e9, "billion"), (1e6, "million")):
@@ -74,7 +74,7 @@ def short(value: float | None) -> str:
 
 
 def rate(value: float | None) -> str:
-    """A rate as people read it: three figures, or a whole number from 1,000."""
+    """A rate as people read it: three metrics, or a whole number from 1,000."""
     if value is None or not known(value):
         return NONE
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
@@ -104,17 +104,17 @@ def initial_weights(model: Part) -> str:
     return "random" if weights == "none" else weights
 
 
-def normalization(rule: str, model: Part, figures: dict[str, Any] | None) -> str:
-    """What images were normalized by. ``figures``: mean and std, a figure a channel."""
+def normalization(rule: str, model: Part, metrics: dict[str, Any] | None) -> str:
+    """What images were normalized by. ``metrics``: mean and std, one value per channel."""
     if rule == "imagenet":
         whose = "ImageNet's"
     elif rule == "train" or initial_weights(model) == "random":
         whose = "the train images' own"
     else:
         whose = "that of the initial weights"
-    if not figures:
+    if not metrics:
         return whose
-    mean, std = (", ".join(f"{value:.3f}" for value in figures[key]) for key in ("mean", "std"))
+    mean, std = (", ".join(f"{value:.3f}" for value in metrics[key]) for key in ("mean", "std"))
     return f"{whose}: mean {mean}; std {std}"
 
 

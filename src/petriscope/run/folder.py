@@ -33,9 +33,9 @@ class Run:
     """A run folder.
 
     ``recipe.yaml`` the recipe, resolved; ``environment.json`` versions, hardware, data and their fingerprint;
-    ``metrics.jsonl`` a line an epoch; ``model.safetensors`` enough to predict; ``checkpoint/`` what resuming needs;
-    ``results.json`` training summary, cost, figures a split; ``predictions.parquet`` a row a image; ``gallery.npz``
-    the images that the report shows; ``audited.csv``, where an audit's decisions were carried out, a row a image left
+    ``metrics.jsonl`` one line per epoch; ``model.safetensors`` enough to predict; ``checkpoint/`` what resuming needs;
+    ``results.json`` training summary, cost, metrics per split; ``predictions.parquet`` one row per image; ``gallery.npz``
+    the images that the report shows; ``audited.csv``, where an audit's decisions were carried out, one row per image left
     out or relabeled; ``report.html``.
     """
 
@@ -59,14 +59,14 @@ class Run:
 
     @property
     def results(self) -> dict[str, Any]:
-        """``training``, ``cost``, the figures of each split evaluated (``val``, ``test``), and in ``stress`` those of
+        """``training``, ``cost``, the metrics of each split evaluated (``val``, ``test``), and in ``stress`` those of
         disturbed images, by split."""
         path = self.folder / "results.json"
         return _read_json(path) if path.is_file() else {}
 
     @property
     def predictions(self) -> pd.DataFrame:
-        """id, split, target, predicted, confidence, and a probability a class (``p_<class>``); of masks, see
+        """id, split, target, predicted, confidence, and one probability per class (``p_<class>``); of masks, see
         `petriscope.metrics.segmentation.mask_table`."""
         import pandas as pd
 
@@ -209,8 +209,7 @@ def environment(dataset: Dataset) -> dict[str, Any]:
             "shape": list(dataset.shape),
             "targets": "masks" if dataset.segments else "labels",
             "splits": {
-                name: {"images": len(part), "per_class": part.counts.tolist()}
-                for name, part in dataset.splits.items()
+                name: {"images": len(part), "per_class": part.counts.tolist()} for name, part in dataset.splits.items()
             },
             "warnings": list(dataset.warnings),
             "audited": _audited_counts(dataset),
@@ -219,7 +218,7 @@ def environment(dataset: Dataset) -> dict[str, Any]:
 
 
 def _audited_table(dataset: Dataset) -> pd.DataFrame:
-    """A row a image that was left out or relabeled: id, split, label, decision, new_label, reason."""
+    """One row per image that was left out or relabeled: id, split, label, decision, new_label, reason."""
     import pandas as pd
 
     return pd.DataFrame([asdict(entry) for entry in dataset.audited])

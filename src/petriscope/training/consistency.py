@@ -1,4 +1,4 @@
-"""The same answer to a image and to its augmented views."""
+"""The same answer to an image and to its augmented views."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Consistency(nn.Module):
     as ``1 + views`` ordinary ones.
 
     Args:
-        counts: training images a class, [K].
+        counts: training images per class, [K].
         of: the loss of the images, with its options.
         weight: of the divergence; the paper's is 12.
         views: of each image; the paper's are 2.

@@ -44,7 +44,7 @@ from petriscope.training.schedules import SCHEDULES
 
 SWA_BATCHES = 64  # from which the averaged weights' batch statistics are taken
 HIGHER_IS_BETTER = {"accuracy": True, "balanced_accuracy": True, "macro_f1": True, "miou": True, "loss": False}
-FIGURES = {
+METRICS = {
     False: ("accuracy", "balanced_accuracy", "macro_f1", "loss"),
     True: ("miou", "accuracy", "loss"),
 }  # by segments
@@ -137,7 +137,7 @@ class Trainer:
         return self.ema.model if self.ema else self.model
 
     def _check_targets(self) -> str:
-        """Refuse what does not go with this kind of targets; the figure to monitor."""
+        """Refuse what does not go with this kind of targets; the metric to monitor."""
         what = "masks" if self.segments else "labels"
         if getattr(self.model, "segments", False) != self.segments:
             other = (
@@ -146,7 +146,7 @@ class Trainer:
             raise RequestError(f"the model {self.recipe.model.name} does not fit: the targets are {other}")
         if self.segments and self.recipe.distill is not None:
             raise RequestError("distill learns from classifiers; leave it out where targets are masks")
-        monitor, known = self.settings.monitor, FIGURES[self.segments]
+        monitor, known = self.settings.monitor, METRICS[self.segments]
         if monitor != "auto" and monitor not in known:
             raise RequestError(
                 f"training.monitor cannot be {monitor} where targets are {what}; known: {', '.join(known)}"
@@ -172,7 +172,7 @@ class Trainer:
         """Train to the end, from the checkpoint if there is one.
 
         Returns:
-            the state dict to keep: of the best epoch by the monitored figure, or the last.
+            the state dict to keep: of the best epoch by the monitored metric, or the last.
 
         Raises:
             Interrupted: Ctrl-C; the run can be resumed.
@@ -404,8 +404,8 @@ class Trainer:
             text += f"  val {self._shown(self.at.history[-1]['val'])}"
         return text
 
-    def _shown(self, figures: dict[str, float]) -> str:
-        return f"mean IoU {figures['miou']:.4f}" if self.segments else f"accuracy {100 * figures['accuracy']:6.2f} %"
+    def _shown(self, metrics: dict[str, float]) -> str:
+        return f"mean IoU {metrics['miou']:.4f}" if self.segments else f"accuracy {100 * metrics['accuracy']:6.2f} %"
 
     def _report(self, line: dict[str, Any]) -> None:
         if self.quiet:

@@ -39,14 +39,14 @@ Sigma = Annotated[float, Field(gt=0, le=20)]
 
 
 def weigh_classes(rule: ClassWeights, counts: np.ndarray) -> Tensor | None:
-    """A weight a class, float32 [K], or None.
+    """One weight per class, float32 [K], or None.
 
     Args:
         rule: ``balanced``: in inverse proportion to the class's images, so that every class weighs the same in an
-            epoch and the mean weight of a image is 1; ``median-frequency``: the median frequency over the class's, where
+            epoch and the mean weight of an image is 1; ``median-frequency``: the median frequency over the class's, where
             a frequency is the class's share of the pixels of those images that have it, so that a class that is rare
             because few images have it gains less (Eigen and Fergus, 2015, arXiv:1411.4734); or the weights themselves.
-        counts: training images a class, [K]; or of masks the pixels of each class in each image, [N, K].
+        counts: training images per class, [K]; or of masks the pixels of each class in each image, [N, K].
     """
     total = counts.sum(0) if counts.ndim == 2 else counts
     if rule == "none":
@@ -76,9 +76,9 @@ class CrossEntropy(nn.Module):
     """Cross-entropy with label smoothing and class weights.
 
     Args:
-        counts: training images a class, [K], or pixels of each class in each image, [N, K].
+        counts: training images per class, [K], or pixels of each class in each image, [N, K].
         label_smoothing: the share of each target spread over all classes. Szegedy et al., 2016, arXiv:1512.00567.
-        class_weights: none, balanced, median-frequency, or a number a class.
+        class_weights: none, balanced, median-frequency, or one number per class.
         borders: of masks: how much more a pixel on a border between classes counts than one far from all. Ronneberger et
             al., 2015, arXiv:1505.04597, who use 10.
         border_sigma: pixels over which that fades, as a Gaussian of the distance.
@@ -122,9 +122,9 @@ class FocalLoss(nn.Module):
     arXiv:1708.02002.
 
     Args:
-        counts: training images a class, [K], or pixels of each class in each image, [N, K].
+        counts: training images per class, [K], or pixels of each class in each image, [N, K].
         gamma: 0 is cross-entropy; the paper's is 2.
-        class_weights: none, balanced, median-frequency, or a number a class (the paper's alpha).
+        class_weights: none, balanced, median-frequency, or one number per class (the paper's alpha).
         borders, border_sigma: as of `CrossEntropy`.
     """
 
@@ -155,9 +155,9 @@ class GeneralizedCrossEntropy(nn.Module):
     gives up on labels it finds unlikely. For noisy labels. Zhang and Sabuncu, 2018, arXiv:1805.07836.
 
     Args:
-        counts: training images a class, [K], or pixels of each class in each image, [N, K].
+        counts: training images per class, [K], or pixels of each class in each image, [N, K].
         q: the paper's is 0.7.
-        class_weights: none, balanced, median-frequency, or a number a class.
+        class_weights: none, balanced, median-frequency, or one number per class.
     """
 
     weight: Tensor | None
@@ -207,7 +207,7 @@ class SumOfLosses(nn.Module):
     """A weighted sum: ``{name: sum, terms: [cross-entropy, {name: dice, weight: 0.5}]}``.
 
     Args:
-        counts: training images a class, [K], or pixels of each class in each image, [N, K].
+        counts: training images per class, [K], or pixels of each class in each image, [N, K].
         terms: losses with their options, each with a ``weight``, 1 unless given.
     """
 

@@ -1,6 +1,6 @@
 """Losses of whole regions: how far a class's predicted pixels and its true ones cover each other.
 
-A batch counts as one region of pixels a class, or each image as its own. Labels are masks of one pixel. Classes that the
+A batch counts as one region of pixels per class, or each image as its own. Labels are masks of one pixel. Classes that the
 truth does not have are left out of the mean.
 """
 
@@ -26,13 +26,13 @@ class TverskyLoss(nn.Module):
     arXiv:1810.07842, whose gamma is 4/3.
 
     Args:
-        counts: training images a class, [K], or pixels of each class in each image, [N, K].
+        counts: training images per class, [K], or pixels of each class in each image, [N, K].
         alpha: what a false positive costs.
         beta: what a false negative costs; more than alpha favors recall.
         gamma: 1 is the plain loss.
         smooth: pixels added to numerator and denominator, so that a region of few pixels has no wild gradient.
         per_image: each image a region of its own, rather than the batch.
-        class_weights: none, balanced, median-frequency, or a number a class.
+        class_weights: none, balanced, median-frequency, or one number per class.
     """
 
     weight: Tensor | None
@@ -81,9 +81,7 @@ class DiceLoss(TverskyLoss):
         per_image: bool = False,
         class_weights: ClassWeights = "none",
     ) -> None:
-        super().__init__(
-            counts, alpha=0.5, beta=0.5, smooth=smooth, per_image=per_image, class_weights=class_weights
-        )
+        super().__init__(counts, alpha=0.5, beta=0.5, smooth=smooth, per_image=per_image, class_weights=class_weights)
 
 
 class LovaszSoftmax(nn.Module):
@@ -91,9 +89,9 @@ class LovaszSoftmax(nn.Module):
     arXiv:1705.08790.
 
     Args:
-        counts: training images a class, [K], or pixels of each class in each image, [N, K].
+        counts: training images per class, [K], or pixels of each class in each image, [N, K].
         per_image: each image a region of its own, rather than the batch.
-        class_weights: none, balanced, median-frequency, or a number a class.
+        class_weights: none, balanced, median-frequency, or one number per class.
     """
 
     weight: Tensor | None

@@ -51,7 +51,7 @@ class Schedule:
         return 1.0
 
     def observe(self, value: float) -> None:
-        """Take note of the monitored figure (the lower the better) at an epoch's end."""
+        """Take note of the monitored metric (the lower the better) at an epoch's end."""
 
     def state(self) -> dict[str, Any]:
         return {}
@@ -119,7 +119,7 @@ class Step(Schedule):
 
 
 class Plateau(Schedule):
-    """Multiply by ``decay`` after ``patience`` epochs in which the monitored figure did not improve."""
+    """Multiply by ``decay`` after ``patience`` epochs in which the monitored metric did not improve."""
 
     def __init__(
         self,

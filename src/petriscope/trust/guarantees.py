@@ -15,7 +15,7 @@ from petriscope.metrics.selective import doubt
 from petriscope.trust.state import Reference, answered_by
 
 MAX_ERROR, LEVEL = 0.01, 0.95
-FIGURES = ("answered", "wrong", "held")
+METRICS = ("answered", "wrong", "held")
 
 
 class Watch:
@@ -49,7 +49,7 @@ class Watch:
         held = sets(p, self.limits, METHOD)[np.arange(len(p)), targets]
         self._kept.setdefault(name, []).append(np.stack([answered, wrong, held], 1))
 
-    def figures(self, plain: str, names: Sequence[str], n: int, resamples: int) -> dict[str, Any]:
+    def metrics(self, plain: str, names: Sequence[str], n: int, resamples: int) -> dict[str, Any]:
         """Shares of the first ``n`` images, with 95 % intervals of the bootstrap over them: ``answered`` when at most
         `MAX_ERROR` errors are asked for, ``wrong`` of those (None where nothing is answered), and ``held``, of the sets
         of `LEVEL`.
@@ -60,7 +60,7 @@ class Watch:
         """
         passes = {name: np.concatenate(found) for name, found in self._kept.items()}
         passes[plain] = passes[plain][:n]
-        each = {name: found.reshape(-1, n, len(FIGURES)) for name, found in passes.items()}
+        each = {name: found.reshape(-1, n, len(METRICS)) for name, found in passes.items()}
         weights = np.concatenate(list(bootstrap_weights(n, resamples)))
         return {
             "max_error": MAX_ERROR,
@@ -81,7 +81,7 @@ def _shares(kept: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
     values = shares(total.sum(0)[None], np.array([len(kept) * len(total)]))[0]
     drawn = shares(weights @ total, len(kept) * weights.sum(1))
     out: dict[str, Any] = {}
-    for name, value, column in zip(FIGURES, values, drawn.T, strict=True):
+    for name, value, column in zip(METRICS, values, drawn.T, strict=True):
         out[name] = float(value) if np.isfinite(value) else None
         out[f"{name}_ci95"] = list(percentile95(column)) if np.isfinite(value) else None
     return out

@@ -1,7 +1,7 @@
-"""Is a image like those that were trained on at all?
+"""Is an image like those that were trained on at all?
 
-A network answers whatever it is shown, and what it keeps of a image is what tells its classes apart: a blank image
-or one of a truck may fall among the cells. So a image is measured twice, by the network's features before the head,
+A network answers whatever it is shown, and what it keeps of an image is what tells its classes apart: a blank image
+or one of a truck may fall among the cells. So an image is measured twice, by the network's features before the head,
 and by plain statistics of its pixels (color, spread, gradients), which no training has taught to ignore anything.
 Features: the Mahalanobis distance to the nearest class, with a covariance that the classes share: Lee et al., 2018,
 arXiv:1807.03888; shrunk as by Ledoit and Wolf, 2004, Journal of Multivariate Analysis 88:365. Pixels: how unlikely they
@@ -27,7 +27,7 @@ INSIDE_AUGMENTED = 0.95  # the same of val as training augments images; higher, 
 COMPONENTS, IMAGES_EACH = 16, 250  # of the mixture, at most; and images that each needs
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 MOST = 256  # directions of the features that are kept, those in which the classes spread most
-SIDE = 32  # pixels a side that quantiles are read from, about
+SIDE = 32  # pixels per side that quantiles are read from, about
 
 
 def image_statistics(images: Tensor) -> Tensor:
@@ -193,7 +193,7 @@ def _spread(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Detector:
-    """How unlike the training images a image is: above 1, unlike anything seen.
+    """How unlike the training images an image is: above 1, unlike anything seen.
 
     Args:
         features, pixels: of the network's features, and of `image_statistics`.

@@ -39,10 +39,10 @@ from petriscope.metrics.segmentation import (
 IMAGES = 320  # of a split, unless told otherwise
 FEWEST = 64  # below this, intervals are too wide to say anything
 BATCH = 200
-PIXELS = 2**18  # of a batch, where each has a probability a class
+PIXELS = 2**18  # of a batch, where each has one probability per class
 SHOWN = (1, 3, 5)  # severities of the images that the report shows
 PLAIN = "identity"  # the pass of undisturbed images
-BESIDE = {"balanced_accuracy": "accuracy", "miou": "pixel_accuracy"}  # the figure, and what is given beside it
+BESIDE = {"balanced_accuracy": "accuracy", "miou": "pixel_accuracy"}  # the metric, and what is given beside it
 
 # What ordinary augmentations teach a network of the stress test.
 _LIGHT = ("brightness-up", "brightness-down", "contrast-up", "contrast-down", "saturation")
@@ -68,7 +68,7 @@ TAUGHT_BY = {
 
 @dataclass(frozen=True)
 class Share:
-    """A figure from 0 to 1 and its 95 % interval; NaN where it is not defined."""
+    """A metric from 0 to 1 and its 95 % interval; NaN where it is not defined."""
 
     value: float
     ci95: tuple[float, float]
@@ -83,8 +83,8 @@ class Row:
         medmnist_c: whether MedMNIST-C names it for blood cells.
         seen: whether the recipe trains against it, by itself or by an augmentation that does much the same.
         held_out: whether the recipe leaves it out of its corruptions, in so many words.
-        figure: balanced accuracy, or of masks mean IoU, a severity; ``accuracy``: of images, or of pixels.
-        mean: of the figure over the severities.
+        metric: balanced accuracy, or of masks mean IoU, a severity; ``accuracy``: of images, or of pixels.
+        mean: of the metric over the severities.
     """
 
     name: str
@@ -94,7 +94,7 @@ class Row:
     medmnist_c: bool
     seen: bool
     held_out: bool
-    figure: tuple[Share, ...]
+    metric: tuple[Share, ...]
     accuracy: tuple[Share, ...]
     mean: Share
 
@@ -104,13 +104,13 @@ class Stress:
     """The outcome of a stress test.
 
     Args:
-        figure: what is looked at: ``balanced_accuracy``, or of masks ``miou``, the background left out.
+        metric: what is looked at: ``balanced_accuracy``, or of masks ``miou``, the background left out.
         n, of: images used, and images in the split.
         scenes: of masks, the groups of images that the bootstrap draws, or the images where there are none.
         tta: test-time augmentation.
         seed: of the draws.
-        clean: the figure of the same images, undisturbed; ``clean_accuracy``: accuracy.
-        mean: the figure, averaged over the corruptions of MedMNIST-C and the severities; ``mean_all``: over all.
+        clean: the metric of the same images, undisturbed; ``clean_accuracy``: accuracy.
+        mean: the metric, averaged over the corruptions of MedMNIST-C and the severities; ``mean_all``: over all.
         drop: ``clean`` less ``mean``, in shares; ``relative_drop``: that, as a share of ``clean``.
         worst: name of the corruption of the lowest mean.
         seen, unseen: mean over the corruptions trained against, and over the others; None where there are none.
@@ -118,7 +118,7 @@ class Stress:
         seconds: that it took.
     """
 
-    figure: str
+    metric: str
     n: int
     of: int
     scenes: int | None
@@ -138,15 +138,15 @@ class Stress:
     seconds: float
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON: ``<name>`` and ``<name>_ci95`` of every figure, ``corruptions`` by name; None where a figure is not
-        defined. Figures and accuracies are called by their names: balanced_accuracy and accuracy, or miou and
+        """Plain JSON: ``<name>`` and ``<name>_ci95`` of every metric, ``corruptions`` by name; None where a metric is not
+        defined. Metrics and accuracies are called by their names: balanced_accuracy and accuracy, or miou and
         pixel_accuracy."""
-        names = {"clean_accuracy": f"clean_{BESIDE[self.figure]}"}
+        names = {"clean_accuracy": f"clean_{BESIDE[self.metric]}"}
         skipped = {"rows"} if self.scenes is not None else {"rows", "scenes"}
         out = _flat({names.get(key, key): value for key, value in vars(self).items() if key not in skipped})
-        out["corruptions"] = {row.name: _row(row, self.figure) for row in self.rows}
+        out["corruptions"] = {row.name: _row(row, self.metric) for row in self.rows}
         worst = next(row for row in self.rows if row.name == self.worst)
-        out["worst"] = {"name": worst.name, **_flat({self.figure: worst.mean})}
+        out["worst"] = {"name": worst.name, **_flat({self.metric: worst.mean})}
         return out
 
 
@@ -164,9 +164,9 @@ def _plain(share: Share) -> tuple[float | None, list[float | None]]:
     return value, [low, high]
 
 
-def _row(row: Row, figure: str) -> dict[str, Any]:
-    out = {key: value for key, value in asdict(row).items() if key not in ("name", "figure", "accuracy", "mean")}
-    for key, shares in ((figure, row.figure), (BESIDE[figure], row.accuracy)):
+def _row(row: Row, metric: str) -> dict[str, Any]:
+    out = {key: value for key, value in asdict(row).items() if key not in ("name", "metric", "accuracy", "mean")}
+    for key, shares in ((metric, row.metric), (BESIDE[metric], row.accuracy)):
         values, intervals = zip(*map(_plain, shares), strict=True)
         out[key], out[f"{key}_ci95"] = list(values), list(intervals)
     return {**out, "levels": list(row.levels), **_flat({"mean": row.mean})}
@@ -193,7 +193,7 @@ def stress_test(
         count: how many to use, in the classes' proportions, each class at least once; None: all.
         recipe: what the network was trained by, to tell what it was trained against; None: nothing.
         tta: what ``predict`` does, for the record.
-        seed: of all draws; a image is disturbed in the same way whatever else is tested.
+        seed: of all draws; an image is disturbed in the same way whatever else is tested.
         resamples: of the bootstrap over images, or of masks over scenes.
         seconds: time it may take; with more to do, fewer images are used.
         label: of the progress shown; None: show none.
@@ -229,8 +229,8 @@ def stress_test(
                     bar.advance(len(order), corruption.name)
     took = time.monotonic() - began
     judge = judge_masks if images.segments else judge_labels
-    figures = judge(np.stack(passes), images.subset(order), resamples)
-    return _summary(figures, tested, recipe, len(images), images.shape[2], tta, seed, took)
+    metrics = judge(np.stack(passes), images.subset(order), resamples)
+    return _summary(metrics, tested, recipe, len(images), images.shape[2], tta, seed, took)
 
 
 def predict_corrupted(
@@ -303,11 +303,11 @@ def disturbed_images(images: ImageSet, index: int, seed: int = 0) -> tuple[np.nd
 
 
 @dataclass(frozen=True)
-class PassFigures:
-    """The figure of every pass, the first of plain images, over one bootstrap for all.
+class PassMetrics:
+    """The metric of every pass, the first of plain images, over one bootstrap for all.
 
     Args:
-        name: of the figure.
+        name: of the metric.
         values: [P]; ``drawn``: those of the resamples, [R, P].
         accuracy: of every pass.
         n, scenes: images, and what was resampled of them; None: they themselves.
@@ -321,7 +321,7 @@ class PassFigures:
     scenes: int | None = None
 
     def mean(self, passes: Sequence[int], less: int | None = None) -> Share:
-        """Mean over ``passes``; with ``less``, what it lies below the figure of this pass."""
+        """Mean over ``passes``; with ``less``, what it lies below the metric of this pass."""
         rows = list(passes)
         value, drawn = defined_mean(self.values[rows]), defined_mean(self.drawn[:, rows])
         if less is not None:
@@ -329,7 +329,7 @@ class PassFigures:
         return Share(float(value), percentile95(drawn))
 
 
-def judge_labels(hits: np.ndarray, images: ImageSet, resamples: int) -> PassFigures:
+def judge_labels(hits: np.ndarray, images: ImageSet, resamples: int) -> PassMetrics:
     """Balanced accuracy of hits, bool [P, N]."""
     n = len(images)
     members = [member for member in np.eye(len(images.classes))[images.targets].T if member.any()]
@@ -347,10 +347,10 @@ def judge_labels(hits: np.ndarray, images: ImageSet, resamples: int) -> PassFigu
 
     drawn = np.concatenate([balanced(weights) for weights in bootstrap_weights(n, resamples)])
     accuracy = [Share(float(row.mean()), wilson(float(row.sum()), n)) for row in hits]
-    return PassFigures("balanced_accuracy", balanced(np.ones((1, n)))[0], drawn, accuracy, n)
+    return PassMetrics("balanced_accuracy", balanced(np.ones((1, n)))[0], drawn, accuracy, n)
 
 
-def judge_masks(counts: np.ndarray, images: ImageSet, resamples: int) -> PassFigures:
+def judge_masks(counts: np.ndarray, images: ImageSet, resamples: int) -> PassMetrics:
     """Mean IoU of pixels counted image by image, int64 [P, N, K, 3]."""
     n = len(images)
     scenes, background = scenes_of(images.groups, n), background_of(images.classes)
@@ -367,7 +367,7 @@ def judge_masks(counts: np.ndarray, images: ImageSet, resamples: int) -> PassFig
     draws = [judged(weights) for weights in bootstrap_weights(drawn, resamples)] if drawn > 1 else []
     spread = np.concatenate([np.empty((2, 0, len(counts))), *draws], 1)
     shares = [Share(float(value), percentile95(column)) for value, column in zip(accuracy, spread[1].T, strict=True)]
-    return PassFigures("miou", miou, spread[0], shares, n, drawn)
+    return PassMetrics("miou", miou, spread[0], shares, n, drawn)
 
 
 def _pixel_accuracy(counts: np.ndarray) -> np.ndarray:
@@ -375,7 +375,7 @@ def _pixel_accuracy(counts: np.ndarray) -> np.ndarray:
 
 
 def _summary(
-    figures: PassFigures,
+    metrics: PassMetrics,
     tested: list[Corruption],
     recipe: Recipe | None,
     of: int,
@@ -388,7 +388,7 @@ def _summary(
     passes = {c.name: [1 + len(SEVERITIES) * k + s for s in range(len(SEVERITIES))] for k, c in enumerate(tested)}
 
     def over(names: list[str]) -> Share | None:
-        return figures.mean([row for name in names for row in passes[name]]) if names else None
+        return metrics.mean([row for name in names for row in passes[name]]) if names else None
 
     named = [row for c in tested if c.medmnist_c for row in passes[c.name]]
     rows = tuple(
@@ -400,25 +400,25 @@ def _summary(
             c.medmnist_c,
             c.name in seen,
             c.name in held_out,
-            tuple(figures.mean([row]) for row in passes[c.name]),
-            tuple(figures.accuracy[row] for row in passes[c.name]),
-            figures.mean(passes[c.name]),
+            tuple(metrics.mean([row]) for row in passes[c.name]),
+            tuple(metrics.accuracy[row] for row in passes[c.name]),
+            metrics.mean(passes[c.name]),
         )
         for c in tested
     )
-    clean, drop = figures.mean([0]), figures.mean(named, less=0)
+    clean, drop = metrics.mean([0]), metrics.mean(named, less=0)
     return Stress(
-        figure=figures.name,
-        n=figures.n,
+        metric=metrics.name,
+        n=metrics.n,
         of=of,
-        scenes=figures.scenes,
+        scenes=metrics.scenes,
         tta=tta,
         seed=seed,
         severities=SEVERITIES,
         clean=clean,
-        clean_accuracy=figures.accuracy[0],
-        mean=figures.mean(named),
-        mean_all=figures.mean(range(1, len(figures.values))),
+        clean_accuracy=metrics.accuracy[0],
+        mean=metrics.mean(named),
+        mean_all=metrics.mean(range(1, len(metrics.values))),
         drop=drop,
         relative_drop=drop.value / max(clean.value, 1e-12),
         worst=min(rows, key=lambda row: np.nan_to_num(row.mean.value, nan=np.inf)).name,

@@ -16,7 +16,7 @@ from petriscope.metrics.conformal import METHOD, METHODS, Method, quantiles, sco
 from petriscope.metrics.intervals import wilson
 from petriscope.metrics.selective import DELTA, Threshold, aurc, doubt, guaranteed_threshold
 from petriscope.trust.ood import INSIDE, Detector, Gauge, Mixture
-from petriscope.trust.temperature import calibration_figures, fit_temperature, scale
+from petriscope.trust.temperature import calibration_metrics, fit_temperature, scale
 
 MAX_ERRORS = (0.005, 0.01, 0.02, 0.05)
 LEVELS = (0.9, 0.95)
@@ -151,7 +151,7 @@ def _unpack(found: dict[str, Any], kind: type) -> np.ndarray:
     return data.astype(kind).reshape(found["shape"])
 
 
-def trust_figures(
+def trust_metrics(
     raw: np.ndarray,
     probabilities: np.ndarray,
     targets: np.ndarray,
@@ -169,8 +169,8 @@ def trust_figures(
         reference: what thresholds and quantiles come from; None: nothing was fitted for these views.
 
     Returns:
-        ``calibration``: temperature, and `calibration_figures` ``before`` and ``after`` it; ``aurc``, ``excess_aurc``;
-        ``selective``, ``conformal``: a list a wanted error and a list a level and method, None without a reference;
+        ``calibration``: temperature, and `calibration_metrics` ``before`` and ``after`` it; ``aurc``, ``excess_aurc``;
+        ``selective``, ``conformal``: a list a wanted error and one list per level and method, None without a reference;
         ``ood``: share flagged, None without a detector.
     """
     doubts, right = doubt(probabilities), probabilities.argmax(1) == targets
@@ -178,8 +178,8 @@ def trust_figures(
     return {
         "calibration": {
             "temperature": temperature,
-            "before": calibration_figures(raw, targets),
-            "after": calibration_figures(probabilities, targets),
+            "before": calibration_metrics(raw, targets),
+            "after": calibration_metrics(probabilities, targets),
         },
         "aurc": area,
         "excess_aurc": excess,

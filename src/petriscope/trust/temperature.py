@@ -89,7 +89,7 @@ def ece_equal_mass(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS
     return float((table["count"] * np.abs(table["accuracy"] - table["confidence"])).sum() / len(confidence))
 
 
-def calibration_figures(probabilities: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+def calibration_metrics(probabilities: np.ndarray, targets: np.ndarray) -> dict[str, float]:
     """``ece_equal_mass``, ``ece``, ``nll`` and ``brier`` (0 to 2) of float [N, K] and int64 [N]."""
     p = np.asarray(probabilities, dtype=np.float64)
     confidence, correct = p.max(1), (p.argmax(1) == targets).astype(float)

@@ -1,6 +1,6 @@
 """Disturbances of known strength, for the stress test and for training against it.
 
-`CORRUPTIONS` holds them by name. Each has five severities, and 0, at which a image keeps its bits; training draws
+`CORRUPTIONS` holds them by name. Each has five severities, and 0, at which an image keeps its bits; training draws
 severities in between. Lengths are in shorter sides of the image, so a severity means the same at 28 and at 224
 pixels; only JPEG has blocks of 8 pixels whatever the side. Eleven are those named for blood cells in MedMNIST-C (Di Salvo,
 Doerrich and Ledig, 2024, arXiv:2406.17536); the levels, and the way each is drawn, are Petriscope's own.
@@ -63,7 +63,7 @@ class Corruption:
 
         Args:
             images: float32 [B, C, H, W] in [0, 1].
-            severity: float [B], 0 to 5; at 0 a image is left as it is.
+            severity: float [B], 0 to 5; at 0 an image is left as it is.
             keys: int64 [B], which decide each image's draws; see `image_keys`.
 
         Returns:

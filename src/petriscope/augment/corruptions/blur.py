@@ -10,7 +10,7 @@ from torch import Tensor
 
 from petriscope.augment.corruptions.draws import Draws
 
-BORDER = 0.2  # mirrored pixels around a image, in shorter sides: more than the widest kernel reaches
+BORDER = 0.2  # mirrored pixels around an image, in shorter sides: more than the widest kernel reaches
 
 
 def defocus_blur(images: Tensor, radius: Tensor, draws: Draws) -> Tensor:

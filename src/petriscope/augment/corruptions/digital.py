@@ -1,4 +1,4 @@
-"""What storing a image does to it: fewer pixels, JPEG, sensor noise."""
+"""What storing an image does to it: fewer pixels, JPEG, sensor noise."""
 
 from __future__ import annotations
 

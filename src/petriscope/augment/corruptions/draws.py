@@ -1,4 +1,4 @@
-"""Random numbers that belong to a image: a function of its key and of what was drawn before, never of its batch."""
+"""Random numbers that belong to an image: a function of its key and of what was drawn before, never of its batch."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ GOLDEN = -7046029254386353131  # 2**64 / golden ratio, odd, as a signed integer
 
 
 def image_keys(indices: Tensor, name: str, seed: int) -> Tensor:
-    """One key a image of a set, int64 [B], from its index in the set, int64 [B]."""
+    """One key an image of a set, int64 [B], from its index in the set, int64 [B]."""
     return _scrambled(indices * GOLDEN + (seed << 32) + zlib.crc32(name.encode()))
 
 
 class Draws:
     """A stream of draws for each image.
 
-    A counter is scrambled by SplitMix64 (Steele, Lea and Flood, 2014, doi:10.1145/2714064.2660195), so a image's draws
+    A counter is scrambled by SplitMix64 (Steele, Lea and Flood, 2014, doi:10.1145/2714064.2660195), so an image's draws
     are the same whatever batch it is in, and on every device.
 
     Args:

@@ -60,7 +60,7 @@ def list_files(path: Path, odd: Counter[str] | None = None) -> list[ImageFile]:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's name ends as a image's does."""
+    """Whether a file's name ends as an image's does."""
     return name.lower().endswith(SUFFIXES)
 
 

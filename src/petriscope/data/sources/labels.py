@@ -20,12 +20,12 @@ def check_numbers(labels: np.ndarray, where: str) -> np.ndarray:
         where: what to call them in messages: ``train_labels of cells.npz``.
 
     Raises:
-        DataError: several labels a image, a missing, broken or negative one, or one beyond `MAX_CLASSES`.
+        DataError: several labels an image, a missing, broken or negative one, or one beyond `MAX_CLASSES`.
     """
     if labels.ndim == 2 and labels.shape[1] > 1:
         raise DataError(
-            f"{where} has shape {list(labels.shape)}: {labels.shape[1]} labels a image. Several labels a image are "
-            "not supported; give one class number a image"
+            f"{where} has shape {list(labels.shape)}: {labels.shape[1]} labels an image. Several labels an image are "
+            "not supported; give one class number an image"
         )
     labels = labels.reshape(-1)
     if labels.dtype.kind == "f":
@@ -85,7 +85,7 @@ def name_numbers(
 def index_names(
     names: dict[str, Sequence[str]], section: DataSection, where: str
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Class indices of all splits, int64 [N], from a name a image; train's names are the classes.
+    """Class indices of all splits, int64 [N], from one name per image; train's names are the classes.
 
     Raises:
         DataError: val or test has a class that train lacks.

@@ -36,7 +36,7 @@ def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, Ima
         section: ``group`` is a pattern searched in the id.
 
     Raises:
-        DataError: a image without a mask, a mask without a image, one of another size, a mask that is no map of
+        DataError: an image without a mask, a mask without an image, one of another size, a mask that is no map of
             class numbers, an unreadable file.
     """
     files: list[str] = []

@@ -69,7 +69,7 @@ def check_masks(masks: np.ndarray, where: str) -> np.ndarray:
     if masks.ndim == 4 and 1 in (masks.shape[1], masks.shape[3]):
         masks = masks[..., 0] if masks.shape[3] == 1 else masks[:, 0]
     if masks.ndim != 3:
-        raise DataError(f"{where} have shape {list(masks.shape)}; masks are [N, H, W], a class number a pixel")
+        raise DataError(f"{where} have shape {list(masks.shape)}; masks are [N, H, W], one class number per pixel")
     if masks.dtype.kind not in "iub":
         raise DataError(f"{where} have type {masks.dtype}; masks are whole numbers from 0: save them as uint8")
     if masks.dtype == np.uint8:

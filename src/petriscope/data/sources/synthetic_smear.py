@@ -20,7 +20,7 @@ Color = tuple[int, int, int]
 
 LOBES = 5  # most lobes that a nucleus has
 RED_CELLS = (2, 6)  # fewest and most around the cell
-COARSE, FINE = 24, 40  # granules along one side of a image
+COARSE, FINE = 24, 40  # granules along one side of an image
 STAIN_STRENGTH = (0.55, 1.25)
 # Spread of the logarithm of each channel's absorbance; green varies least, or cells would turn green.
 STAIN_HUE = np.array([0.20, 0.08, 0.20], dtype=np.float32)

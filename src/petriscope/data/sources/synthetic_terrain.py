@@ -23,7 +23,7 @@ SPREAD = 0.8  # of a scene's own leaning
 UNLABELED = 0.55  # level of a field of unit variance above which ground is left unlabeled
 HORIZON: Range = (-0.75, -0.2)  # above it lie hills, unlabeled
 BRIGHTNESS = np.array([118, 150, 92], dtype=np.float32)
-ROCKS = 2  # most in a image
+ROCKS = 2  # most in an image
 ROCKY = 0.35  # chance of each of them
 ROCK_RADIUS: Range = (0.07, 0.2)
 LIGHT: Range = (0.75, 1.2)

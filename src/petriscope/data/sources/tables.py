@@ -1,4 +1,4 @@
-"""CSV and Parquet tables: a row a image, with the columns path and label, maybe split and group."""
+"""CSV and Parquet tables: one row per image, with the columns path and label, maybe split and group."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, Ima
             (``group`` where there is one).
 
     Raises:
-        DataError: a column is missing, a cell is empty or wrong, a path stands twice, a image is unreadable.
+        DataError: a column is missing, a cell is empty or wrong, a path stands twice, an image is unreadable.
         RequestError: ``section.group`` names no column.
     """
     table = _load(path)
