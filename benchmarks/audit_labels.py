@@ -1,4 +1,4 @@
-"""Wrong labels: how many of those put into a train split are found, and what their repair is worth to a classifier.
+"""Wrong labels: how many of those put into a train split are found, and what their repair is worth to a predictor.
 
 Labels of the train split are changed, then looked for with `petriscope.audit`; flagged ones are replaced by what is
 suggested. Networks are trained on the changed and on the repaired labels and compared on the images of test.

@@ -31,8 +31,8 @@ Change = Callable[[Tensor], Tensor]
 
 
 def main() -> None:
-    classifier, images, args = disturbing(__doc__)
-    watch = watch_promises(classifier, args.tta)
+    predictor, images, args = disturbing(__doc__)
+    watch = watch_promises(predictor, args.tta)
     assert watch is not None, f"nothing was fitted on val for tta {args.tta}; petriscope calibrate RUN --tta {args.tta}"
     progress = Progress("disturbed images", len(CHANGES) * len(images))
     hits = np.stack([right(images, name, watch, progress) for name in CHANGES])

@@ -15,7 +15,7 @@ from petriscope.core.recipe import DataSection, Recipe
 from petriscope.data import Dataset, ImageSet, load_dataset
 from petriscope.data.batches import Batches
 from petriscope.data.normalization import mean_and_std
-from petriscope.inference.predictor import Classifier, load_model
+from petriscope.inference.predictor import Predictor, load_model
 from petriscope.models import build_model
 from petriscope.report import wording
 from petriscope.run.folder import hardware, open_run
@@ -31,8 +31,8 @@ def arguments(description: str | None, **defaults: object) -> argparse.Namespace
     return parser.parse_args()
 
 
-def disturbing(description: str | None) -> tuple[Classifier, ImageSet, argparse.Namespace]:
-    """A run's classifier, and the images of its data that are to be disturbed."""
+def disturbing(description: str | None) -> tuple[Predictor, ImageSet, argparse.Namespace]:
+    """A run's predictor, and the images of its data that are to be disturbed."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("run", type=Path)
     parser.add_argument("--split", default="test")

@@ -19,7 +19,7 @@ from PIL import Image
 from common import disturbing, percent, print_table
 from petriscope.core.progress import Progress
 from petriscope.data.decode import resize
-from petriscope.inference.predictor import Classifier
+from petriscope.inference.predictor import Predictor
 from petriscope.models.backbones import import_timm
 from petriscope.trust.robustness import judge_labels
 
@@ -29,7 +29,7 @@ BATCH = 128
 
 
 def main() -> None:
-    classifier, images, args = disturbing(__doc__)
+    predictor, images, args = disturbing(__doc__)
     corruptions = blood_corruptions()
     passes = [(None, 0), *((name, severity) for name in corruptions for severity in SEVERITIES)]
     hits = []
@@ -40,8 +40,8 @@ def main() -> None:
         found = []
         for start in range(0, len(images), BATCH):
             pixels = images.images[start : start + BATCH]
-            batch = np.stack([disturbed(p, corruptions.get(name), severity, classifier) for p in pixels])
-            found.append(classifier.probabilities(batch, args.tta).argmax(1))
+            batch = np.stack([disturbed(p, corruptions.get(name), severity, predictor) for p in pixels])
+            found.append(predictor.probabilities(batch, args.tta).argmax(1))
             progress.advance(len(batch), name or "")
         hits.append(np.concatenate(found) == images.targets)
     metrics = judge_labels(np.stack(hits), images, 1000)
@@ -65,11 +65,11 @@ def blood_corruptions() -> dict[str, object]:
     return CORRUPTIONS_DS["bloodmnist"]
 
 
-def disturbed(image: np.ndarray, corruption: object | None, severity: int, classifier: Classifier) -> np.ndarray:
+def disturbed(image: np.ndarray, corruption: object | None, severity: int, predictor: Predictor) -> np.ndarray:
     """uint8 [H, W, 3] -> uint8 [h, w, 3] of the network's size."""
     large = Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     out = np.asarray(large) if corruption is None else corruption.apply(large, severity)
-    return resize(out, classifier.shape[:2], classifier.recipe.data.filter)
+    return resize(out, predictor.shape[:2], predictor.recipe.data.filter)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import torch
 from common import arguments, load, print_machine, print_table
 from petriscope.core.recipe import Part, load_recipe
 from petriscope.data.normalization import mean_and_std
-from petriscope.inference.predictor import Classifier
+from petriscope.inference.predictor import Predictor
 from petriscope.models import build_model
 from petriscope.trust.robustness import stress_test
 
@@ -28,7 +28,7 @@ def main() -> None:
     part = Part(name=args.model)
     model = build_model(part, len(dataset.classes), dataset.shape).eval()
     recipe = load_recipe("demo").model_copy(update={"model": part})
-    classifier = Classifier(
+    predictor = Predictor(
         model, recipe, dataset.classes, dataset.shape, *mean_and_std(images), device=torch.device("cpu")
     )
     network = passed = 0.0
@@ -36,7 +36,7 @@ def main() -> None:
     def predict(batch: np.ndarray) -> np.ndarray:
         nonlocal network, passed
         start = time.process_time()
-        out = classifier.probabilities(batch, "none")
+        out = predictor.probabilities(batch, "none")
         network, passed = network + time.process_time() - start, passed + len(batch)
         return out
 
@@ -50,7 +50,7 @@ def main() -> None:
         [
             (
                 args.model,
-                classifier.number_format,
+                predictor.number_format,
                 f"{int(passed):,}",
                 f"{clock:.0f} s",
                 f"{processor:.0f} s",

@@ -33,18 +33,18 @@ def main() -> None:
     parser.add_argument("--data", help="another source than the run's")
     args = parser.parse_args()
     print_machine()
-    classifier = load_model(args.run)
-    data = classifier.recipe.data
+    predictor = load_model(args.run)
+    data = predictor.recipe.data
     if args.data is not None:
         data = data.model_copy(update={"source": args.data})
     test = load_dataset(data).split("test")
     plain = test.take(stratified(test.strata, args.images))
     kinds = {"as they are": plain, **strange(plain)}
     if args.others:
-        section = DataSection(source=args.others, size=classifier.shape[:2], channels=data.channels, val_fraction=0)
+        section = DataSection(source=args.others, size=predictor.shape[:2], channels=data.channels, val_fraction=0)
         kinds[args.others] = load_dataset(section).split("test").images[: args.images]
     scores = {
-        kind: np.concatenate([classifier.answer(part, "none").outlier for part in in_batches(images)])
+        kind: np.concatenate([predictor.answer(part, "none").outlier for part in in_batches(images)])
         for kind, images in kinds.items()
     }
     own = np.minimum(scores["as they are"], 1e30)

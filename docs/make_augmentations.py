@@ -1,4 +1,4 @@
-"""Write docs/augmentations.md and its images: every augmentation of the catalogue, on the same eight cells.
+"""Write docs/augmentations.md and its images: every augmentation of the registry, on the same eight cells.
 
     python docs/make_augmentations.py
 
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def page() -> str:
-    """The text, from the catalogue and the docstrings."""
+    """The text, from the registry and the docstrings."""
     lines = [OPENING]
     for module, names in groupby(AUGMENTATIONS.members, key=lambda name: AUGMENTATIONS.members[name].partition(":")[0]):
         heading = module.rpartition(".")[2].replace("_", " ").capitalize()

@@ -73,14 +73,14 @@ def stripped(run):
 
 
 def test_training_fits_on_val_and_everyone_applies_it(trained):
-    classifier = load_model(trained.model)
-    reference = classifier.trust.references["none"]
+    predictor = load_model(trained.model)
+    reference = predictor.trust.references["none"]
     assert reference.temperature != 1 and len(reference.doubt) == 600
     with np.load(trained.recipe.data.source) as arrays:
         images = arrays["test_images"]
-    answers = classifier.answer(images)
+    answers = predictor.answer(images)
     np.testing.assert_allclose(answers.probabilities, scale(answers.raw, reference.temperature), atol=1e-6)
-    np.testing.assert_allclose(classifier.probabilities(images), answers.probabilities, atol=1e-6)
+    np.testing.assert_allclose(predictor.probabilities(images), answers.probabilities, atol=1e-6)
     result = api.evaluate(trained.folder, quiet=True)
     rows = trained.predictions.query("split == 'test'")
     np.testing.assert_allclose(rows[["p_0", "p_1"]].to_numpy(), answers.probabilities, atol=1e-5)
@@ -103,14 +103,14 @@ def test_averaging_over_views_has_a_temperature_of_its_own(trained):
     before = trained.results["val"]
     api.calibrate(trained.folder, tta="flips", quiet=True)
     assert trained.results["val"] == before  # which are of the recipe's views
-    classifier = load_model(trained.model)
-    assert set(classifier.trust.references) == {"none", "flips"}
-    own = classifier.trust.references["flips"].temperature
+    predictor = load_model(trained.model)
+    assert set(predictor.trust.references) == {"none", "flips"}
+    own = predictor.trust.references["flips"].temperature
     assert own != recipes_own
     result = api.evaluate(trained.folder, tta="flips", quiet=True)
     assert result["selective"] is not None and result["calibration"]["temperature"] == own
     with np.load(trained.recipe.data.source) as arrays:
-        answers = classifier.answer(arrays["test_images"], "flips")
+        answers = predictor.answer(arrays["test_images"], "flips")
     logs = np.log(answers.raw.astype(float)) / own
     np.testing.assert_allclose(np.exp(logs) / np.exp(logs).sum(1, keepdims=True), answers.probabilities, atol=1e-5)
 
@@ -118,8 +118,8 @@ def test_averaging_over_views_has_a_temperature_of_its_own(trained):
 def test_an_older_model_file_answers_as_before_and_can_be_calibrated(trained, some_images):
     weights = trained.model.read_bytes()
     run = stripped(trained)
-    classifier = load_model(run.model)
-    assert classifier.trust.references == {} and classifier.trust.detector is None
+    predictor = load_model(run.model)
+    assert predictor.trust.references == {} and predictor.trust.detector is None
     table = api.predict(run.folder, [some_images], quiet=True)
     assert table["answer"].tolist() == table["predicted"].tolist()
     with pytest.raises(RequestError, match="petriscope calibrate"):

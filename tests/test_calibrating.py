@@ -11,7 +11,7 @@ from petriscope.core.recipe import DataSection, load_recipe
 from petriscope.data import load_dataset
 from petriscope.data.normalization import mean_and_std
 from petriscope.inference.calibrate import calibrate
-from petriscope.inference.predictor import Classifier
+from petriscope.inference.predictor import Predictor
 from petriscope.models import build_model
 
 NOISE = {"name": "noise", "std": 0.25}
@@ -28,13 +28,13 @@ def calibrated(drawn, *augment):
     recipe = load_recipe("demo").model_copy(update={"augment": load_recipe("demo", augment=list(augment)).augment})
     model = build_model(recipe.model, len(drawn.classes), drawn.shape).eval()
     mean, std = mean_and_std(drawn.train)
-    classifier = Classifier(model, recipe, drawn.classes, drawn.shape, mean, std, torch.device("cpu"))
-    calibrate(classifier, drawn.train, drawn.val, "none", quiet=True)
-    return classifier
+    predictor = Predictor(model, recipe, drawn.classes, drawn.shape, mean, std, torch.device("cpu"))
+    calibrate(predictor, drawn.train, drawn.val, "none", quiet=True)
+    return predictor
 
 
-def unlike(classifier, images):
-    return (classifier.answer(images, "none").outlier > 1).mean()
+def unlike(predictor, images):
+    return (predictor.answer(images, "none").outlier > 1).mean()
 
 
 def test_what_was_trained_against_is_no_reason_to_keep_silent(drawn):

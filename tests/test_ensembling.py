@@ -68,8 +68,8 @@ def test_an_ensemble_is_a_run_like_any_other(method, made, drawn):
     folder = made[method].folder
     result = api.evaluate(folder, quiet=True)
     assert result["n"] == 60 and result["split"] == "test"
-    classifier = load_model(folder)
-    predicted = classifier.probabilities(arrays["test_images"]).argmax(1)
+    predictor = load_model(folder)
+    predicted = predictor.probabilities(arrays["test_images"]).argmax(1)
     assert (predicted == arrays["test_labels"]).mean() == pytest.approx(result["accuracy"])
     api.evaluate(runs[0], quiet=True)
     found = comparing.compare([runs[0], folder], "test")
@@ -173,11 +173,11 @@ def test_the_gain_over_the_best_member_is_tested_on_the_same_images(made):
 
 
 def test_an_ensemble_is_calibrated_and_knows_unlike_images(made, drawn):
-    classifier = load_model(made["soft"].folder)
-    assert classifier.trust.references["none"].temperature > 0
+    predictor = load_model(made["soft"].folder)
+    assert predictor.trust.references["none"].temperature > 0
     odd = np.zeros((4, 10, 10, 3), np.uint8)
-    assert (classifier.answer(odd).outlier > 1).all()
-    assert classifier.trust.detector.features.centers.shape == (3, 9)  # log-probabilities of 3 classes by 3 members
+    assert (predictor.answer(odd).outlier > 1).all()
+    assert predictor.trust.detector.features.centers.shape == (3, 9)  # log-probabilities of 3 classes by 3 members
 
 
 def test_the_cost_counts_all_members(made, drawn):

@@ -23,13 +23,13 @@ def test_shipped_recipes_are_valid_to_their_last_option(name):
     assert recipe.name == name
     assert recipe.about
     Pipeline.from_recipe(recipe.augment)
-    for catalogue, part in (
+    for registry, part in (
         (MODELS, recipe.model),
         (LOSSES, recipe.loss),
         (OPTIMIZERS, recipe.optimizer),
         (SCHEDULES, recipe.schedule),
     ):
-        catalogue.check(part)
+        registry.check(part)
 
 
 def test_every_promised_recipe_ships():

@@ -17,7 +17,7 @@ from petriscope.core.recipe import Recipe, load_recipe
 from petriscope.data import ImageSet, load_dataset
 from petriscope.experiments import ensemble as ensembling
 from petriscope.experiments.specialist import SHARES, THRESHOLDS, Choice, Rule, RuleCounts, choose_rule
-from petriscope.inference.predictor import Classifier, load_model
+from petriscope.inference.predictor import Predictor, load_model
 from petriscope.metrics.segmentation import class_iou, mean_iou
 from petriscope.models.voting import SpecialistRule
 
@@ -112,7 +112,7 @@ def told(main_table, special_table):
 
     def network(table, classes):
         model = Teller(table).eval()
-        return Classifier(model, Recipe(), classes, (4, 4, 1), (0.0,), (1.0,), torch.device("cpu"))
+        return Predictor(model, Recipe(), classes, (4, 4, 1), (0.0,), (1.0,), torch.device("cpu"))
 
     main, special = network(main_table, val.classes), network(special_table, ("rest", "c"))
     return choose_rule(main, special, val, 2, "none", None)

@@ -1,4 +1,4 @@
-"""Petriscope: from a pile of small images to a classifier its owner can trust.
+"""Petriscope: from a pile of small images to a predictor its owner can trust.
 
     import petriscope
     run = petriscope.train(petriscope.load_recipe("blood/fast", data={"source": "bloodmnist"}))

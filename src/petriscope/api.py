@@ -26,7 +26,7 @@ from petriscope.inference.calibrate import calibrate as fit_trust
 from petriscope.inference.calibrate import calibrate_trained
 from petriscope.inference.calibrate import recalibrate as fit_trust_elsewhere
 from petriscope.inference.predict import find_images, predict_files
-from petriscope.inference.predictor import Classifier, load_model, model_path, save_model, save_trust
+from petriscope.inference.predictor import Predictor, load_model, model_path, save_model, save_trust
 from petriscope.inference.segmentation import evaluate_masks, segment_files
 from petriscope.inference.speed import cost
 from petriscope.inference.tta import TTA
@@ -174,18 +174,18 @@ def evaluate(
     if stress_images is not None and stress_images < 1:
         raise RequestError("a stress test needs at least one image")
     run = open_run(folder) if data is None else None
-    classifier = load_model(Path(folder), device)
+    predictor = load_model(Path(folder), device)
     if run is not None:
         own = _own_data(run)
         images = own.split(split)
-        result, _ = evaluate_into(run, classifier, own, split, tta, quiet)
+        result, _ = evaluate_into(run, predictor, own, split, tta, quiet)
     else:
         data = str(data)
-        images = _other_data(classifier, data, split, quiet)
-        judge = evaluate_masks if classifier.segments else evaluate_labels
-        result = judge(classifier, images, split, tta, data, quiet)[0]
+        images = _other_data(predictor, data, split, quiet)
+        judge = evaluate_masks if predictor.segments else evaluate_labels
+        result = judge(predictor, images, split, tta, data, quiet)[0]
     if stress:
-        tested = stress_split(classifier, images, split, stress_images, tta or "none", quiet, into=run)
+        tested = stress_split(predictor, images, split, stress_images, tta or "none", quiet, into=run)
         result = {**result, "stress": tested}
     if run is not None:
         write_report(run)
@@ -206,19 +206,19 @@ def calibrate(folder: str | Path, tta: TTA | None = None, device: str = "auto", 
         DataError: the run's data have changed, or have no val split.
     """
     run = open_run(folder)
-    classifier = _load_to_calibrate(folder, device)
+    predictor = _load_to_calibrate(folder, device)
     dataset = load_dataset(run.recipe.data)
     if dataset.fingerprint != run.environment["data"]["fingerprint"]:
         raise DataError(
             f"the data at {run.recipe.data.source} have changed since {folder} was trained: train a new run"
         )
     val = dataset.split("val")
-    tta = tta or classifier.recipe.evaluation.tta
-    answers = fit_trust(classifier, dataset.train, val, tta, quiet)
-    save_trust(run.model, classifier.trust)
-    if tta != classifier.recipe.evaluation.tta:
-        return evaluate_labels(classifier, val, "val", tta, str(run.recipe.data.source), quiet, answers)[0]
-    result, _ = evaluate_into(run, classifier, dataset, "val", tta, quiet, answers)
+    tta = tta or predictor.recipe.evaluation.tta
+    answers = fit_trust(predictor, dataset.train, val, tta, quiet)
+    save_trust(run.model, predictor.trust)
+    if tta != predictor.recipe.evaluation.tta:
+        return evaluate_labels(predictor, val, "val", tta, str(run.recipe.data.source), quiet, answers)[0]
+    result, _ = evaluate_into(run, predictor, dataset, "val", tta, quiet, answers)
     write_report(run)
     return result
 
@@ -250,14 +250,14 @@ def recalibrate(
         DataError: the images or their labels will not do.
     """
     path = model_path(Path(folder))
-    classifier = _load_to_calibrate(folder, device)
+    predictor = _load_to_calibrate(folder, device)
     out = Path(out) if out is not None else path.with_name(f"model-{_short_name(data)}.safetensors")
     if out.exists():
         raise RequestError(f"{out} exists; choose another --out")
-    images = _other_data(classifier, data, split, quiet)
-    answers = fit_trust_elsewhere(classifier, images, tta, quiet)
-    save_trust(path, classifier.trust, out)
-    return evaluate_labels(classifier, images, split, tta, data, quiet, answers)[0], out
+    images = _other_data(predictor, data, split, quiet)
+    answers = fit_trust_elsewhere(predictor, images, tta, quiet)
+    save_trust(path, predictor.trust, out)
+    return evaluate_labels(predictor, images, split, tta, data, quiet, answers)[0], out
 
 
 def predict(
@@ -288,15 +288,15 @@ def predict(
     Raises:
         RequestError: the model file does not hold what ``max_error`` or ``sets`` need.
     """
-    classifier = load_model(Path(folder), device)
+    predictor = load_model(Path(folder), device)
     paths = find_images([Path(p) for p in images])
-    if not classifier.segments:
-        return predict_files(classifier, paths, tta, quiet, max_error, sets)
+    if not predictor.segments:
+        return predict_files(predictor, paths, tta, quiet, max_error, sets)
     if max_error is not None or sets is not None:
         raise RequestError(f"{folder} is a model of masks; --max-error and --sets are for labels")
     if masks is None:
         raise RequestError(f"{folder} is a model of masks; say where they go with --out FOLDER")
-    return segment_files(classifier, paths, Path(masks), tta, quiet)
+    return segment_files(predictor, paths, Path(masks), tta, quiet)
 
 
 def explain(
@@ -327,8 +327,8 @@ def explain(
     from petriscope.explain.image_files import explain_files
 
     results = open_run(folder).results if Path(folder).is_dir() else {}
-    classifier, files = load_model(Path(folder), device), find_images([Path(p) for p in images])
-    return explain_files(classifier, files, Path(out), method, of, results, quiet)
+    predictor, files = load_model(Path(folder), device), find_images([Path(p) for p in images])
+    return explain_files(predictor, files, Path(out), method, of, results, quiet)
 
 
 def report(folder: str | Path) -> Path:
@@ -366,7 +366,7 @@ def _finish(run: Run, trainer: Trainer, normalize: Normalize, dataset: Dataset, 
         raise
     at, recipe = trainer.at, trainer.recipe
     trainer.model.load_state_dict(weights)
-    classifier = Classifier(
+    predictor = Predictor(
         trainer.model.eval(), recipe, dataset.classes, dataset.shape, normalize.mean, normalize.std, trainer.device
     )
     summary = {
@@ -380,25 +380,25 @@ def _finish(run: Run, trainer: Trainer, normalize: Normalize, dataset: Dataset, 
         "images_per_second": float(np.median([line["images_per_second"] for line in at.history])),
     }
     answers = None
-    if dataset.val is not None and not classifier.segments:
-        answers = calibrate_trained(classifier, dataset.train, dataset.val, quiet)
-    save_model(run.model, weights, classifier, {"environment": run.environment, "training": summary})
-    run.add_gallery(**augmented(trainer, dataset), **reconstructions(classifier, dataset))
+    if dataset.val is not None and not predictor.segments:
+        answers = calibrate_trained(predictor, dataset.train, dataset.val, quiet)
+    save_model(run.model, weights, predictor, {"environment": run.environment, "training": summary})
+    run.add_gallery(**augmented(trainer, dataset), **reconstructions(predictor, dataset))
     if dataset.val is not None:
-        evaluate_into(run, classifier, dataset, "val", None, quiet, answers)
-        stress_after_training(run, classifier, dataset.val, at.seconds, quiet)
-    run.add_results(cost=cost(classifier), training=summary)
+        evaluate_into(run, predictor, dataset, "val", None, quiet, answers)
+        stress_after_training(run, predictor, dataset.val, at.seconds, quiet)
+    run.add_results(cost=cost(predictor), training=summary)
     write_report(run)
     if not quiet:
         say(f"trained in {duration(at.seconds)}; report: {run.folder / 'report.html'}")
     return run
 
 
-def _load_to_calibrate(folder: str | Path, device: str) -> Classifier:
-    classifier = load_model(Path(folder), device)
-    if classifier.segments:
+def _load_to_calibrate(folder: str | Path, device: str) -> Predictor:
+    predictor = load_model(Path(folder), device)
+    if predictor.segments:
         raise RequestError(f"{folder} is a model of masks; calibration is for labels")
-    return classifier
+    return predictor
 
 
 def _own_data(run: Run) -> Dataset:
@@ -408,12 +408,12 @@ def _own_data(run: Run) -> Dataset:
     return dataset
 
 
-def _other_data(classifier: Classifier, data: str, split: str, quiet: bool) -> ImageSet:
-    height, width, channels = classifier.shape
-    section = classifier.recipe.data.model_copy(
+def _other_data(predictor: Predictor, data: str, split: str, quiet: bool) -> ImageSet:
+    height, width, channels = predictor.shape
+    section = predictor.recipe.data.model_copy(
         update={"source": data, "size": (height, width), "channels": "gray" if channels == 1 else "rgb", "audit": None}
     )
-    images, warnings = load_aligned(section, split, classifier.classes, classifier.segments)
+    images, warnings = load_aligned(section, split, predictor.classes, predictor.segments)
     for warning in () if quiet else warnings:
         say(f"warning: {warning}")
     return images

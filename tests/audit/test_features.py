@@ -12,7 +12,7 @@ from petriscope.core.errors import DataError, RequestError
 from petriscope.core.recipe import Recipe
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.synthetic_smear import CLASSES, draw_smear
-from petriscope.inference.predictor import Classifier, save_model
+from petriscope.inference.predictor import Predictor, save_model
 from petriscope.models import build_model
 
 IMAGES, LABELS = draw_smear(64, 12)
@@ -57,8 +57,8 @@ def test_features_are_learned_from_several_images(count):
 def model_file(tmp_path):
     recipe = Recipe.model_validate({"model": {"name": "simple-cnn", "widths": [4, 4, 4], "hidden": 4}})
     model = build_model(recipe.model, 8, (8, 8, 3))
-    classifier = Classifier(model, recipe, CLASSES, (8, 8, 3), (0.5,) * 3, (0.2,) * 3, torch.device("cpu"))
-    save_model(tmp_path / "model.safetensors", model.state_dict(), classifier, {})
+    predictor = Predictor(model, recipe, CLASSES, (8, 8, 3), (0.5,) * 3, (0.2,) * 3, torch.device("cpu"))
+    save_model(tmp_path / "model.safetensors", model.state_dict(), predictor, {})
     return tmp_path / "model.safetensors"
 
 

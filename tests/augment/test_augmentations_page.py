@@ -1,4 +1,4 @@
-"""The page of augmentations says what the catalogue says."""
+"""The page of augmentations says what the registry says."""
 
 import importlib.util
 from pathlib import Path

@@ -45,7 +45,7 @@ def test_counting_leaves_the_mode_as_it_was() -> None:
 
 
 class Clockwork:
-    """A classifier that takes a given time, told by a clock of its own."""
+    """A predictor that takes a given time, told by a clock of its own."""
 
     shape = (2, 2, 1)
 
@@ -67,25 +67,25 @@ class Clockwork:
 def test_the_rate_is_measured_in_three_seconds_and_one_small_batch(
     monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
-    classifier = Clockwork(seconds)
-    assert classifier.rate(monkeypatch) == pytest.approx(1 / seconds)
-    assert classifier.now <= 3 + classifier.sizes[0] * seconds
-    assert classifier.sizes[0] <= 4
+    predictor = Clockwork(seconds)
+    assert predictor.rate(monkeypatch) == pytest.approx(1 / seconds)
+    assert predictor.now <= 3 + predictor.sizes[0] * seconds
+    assert predictor.sizes[0] <= 4
 
 
 def test_a_fast_model_is_measured_in_large_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    classifier = Clockwork(1e-4, a_batch=0.01)
-    assert classifier.rate(monkeypatch) == pytest.approx(256 / (0.01 + 0.0256))
-    assert classifier.sizes.count(256) >= 3
+    predictor = Clockwork(1e-4, a_batch=0.01)
+    assert predictor.rate(monkeypatch) == pytest.approx(256 / (0.01 + 0.0256))
+    assert predictor.sizes.count(256) >= 3
 
 
 def test_the_first_batch_warms_up_and_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    classifier = Clockwork(0.2)
-    classifier.now, warm = 0.0, classifier.probabilities
+    predictor = Clockwork(0.2)
+    predictor.now, warm = 0.0, predictor.probabilities
 
     def cold(images: np.ndarray, tta: str) -> None:
         warm(images, tta)
-        classifier.now += 1.0 if len(classifier.sizes) == 1 else 0.0
+        predictor.now += 1.0 if len(predictor.sizes) == 1 else 0.0
 
-    monkeypatch.setattr(classifier, "probabilities", cold)
-    assert classifier.rate(monkeypatch) == pytest.approx(5)
+    monkeypatch.setattr(predictor, "probabilities", cold)
+    assert predictor.rate(monkeypatch) == pytest.approx(5)

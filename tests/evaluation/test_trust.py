@@ -1,4 +1,4 @@
-"""What val says of a classifier, from fitting to the metrics and through a file."""
+"""What val says of a predictor, from fitting to the metrics and through a file."""
 
 from __future__ import annotations
 

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from petriscope.core.recipe import Recipe
-from petriscope.inference.predictor import Classifier
+from petriscope.inference.predictor import Predictor
 
 
-def classifier_of(model: nn.Module, classes: int = 3, shape: tuple[int, int, int] = (32, 32, 3)) -> Classifier:
+def predictor_of(model: nn.Module, classes: int = 3, shape: tuple[int, int, int] = (32, 32, 3)) -> Predictor:
     channels, names = shape[2], tuple("abcdefgh"[:classes])
     mean, std = (0.5,) * channels, (0.25,) * channels
-    return Classifier(model.eval(), Recipe(name="x"), names, shape, mean, std, torch.device("cpu"))
+    return Predictor(model.eval(), Recipe(name="x"), names, shape, mean, std, torch.device("cpu"))
 
 
 class Corner(nn.Module):
@@ -35,8 +35,8 @@ class Corner(nn.Module):
         return self.head(self.blocks(images))
 
 
-def corner_classifier() -> Classifier:
-    return classifier_of(Corner(), 2, (16, 16, 1))
+def corner_predictor() -> Predictor:
+    return predictor_of(Corner(), 2, (16, 16, 1))
 
 
 def corner_images(count: int = 6) -> np.ndarray:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from corner import corner_classifier, corner_images
+from corner import corner_predictor, corner_images
 from scipy.stats import spearmanr
 
 from petriscope.explain import explain
@@ -22,9 +22,9 @@ RNG = np.random.default_rng
 
 
 def areas(heat, images):
-    classifier = corner_classifier()
+    predictor = corner_predictor()
     classes = np.ones(len(images), dtype=np.int64)
-    return deletion_and_insertion(classifier, images, classes, place_ranks(heat, RNG(0)))
+    return deletion_and_insertion(predictor, images, classes, place_ranks(heat, RNG(0)))
 
 
 def test_deleting_what_counts_beats_chance_and_a_blob():
@@ -73,7 +73,7 @@ def test_every_place_has_a_rank_whatever_the_size(height, width):
 
 
 def test_shuffled_weights_are_the_same_values_elsewhere():
-    model = corner_classifier().model
+    model = corner_predictor().model
     shuffled = shuffle_weights(model, 0)
     before, after = model.head[1].weight, shuffled.head[1].weight
     assert not torch.equal(before, after)
@@ -83,11 +83,11 @@ def test_shuffled_weights_are_the_same_values_elsewhere():
 
 
 def test_shuffling_the_weights_moves_the_maps():
-    classifier, images = corner_classifier(), corner_images(8)
+    predictor, images = corner_predictor(), corner_images(8)
     classes = np.ones(8, dtype=np.int64)
-    before = explain(classifier, images, classes, "hires-cam")
-    classifier.model = shuffle_weights(classifier.model, 0)
-    after = explain(classifier, images, classes, "hires-cam")
+    before = explain(predictor, images, classes, "hires-cam")
+    predictor.model = shuffle_weights(predictor.model, 0)
+    after = explain(predictor, images, classes, "hires-cam")
     assert rank_correlation(before, after).mean() < 0.3
 
 
@@ -99,8 +99,8 @@ def test_rank_correlation_is_spearmans():
 
 
 def test_check_trusts_a_method_that_finds_the_corner():
-    classifier, images = corner_classifier(), corner_images(24)
-    found = check(classifier, images, ["hires-cam", "occlusion"])
+    predictor, images = corner_predictor(), corner_images(24)
+    found = check(predictor, images, ["hires-cam", "occlusion"])
     assert found["n"] == 24
     assert set(found["orders"]) == {"hires-cam", "occlusion", "random", "blob"}
     for method in ("hires-cam", "occlusion"):
@@ -111,7 +111,7 @@ def test_check_trusts_a_method_that_finds_the_corner():
         order = found["orders"][method]
         assert order["score"] == pytest.approx(order["insertion"] - order["deletion"])
         assert row["over_blob"] == pytest.approx(order["score"] - found["orders"]["blob"]["score"])
-    assert check(classifier, images, ["hires-cam", "occlusion"]) == found
+    assert check(predictor, images, ["hires-cam", "occlusion"]) == found
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 import torch
-from corner import Corner, classifier_of, corner_classifier, corner_images
+from corner import Corner, predictor_of, corner_predictor, corner_images
 
 from petriscope.core.errors import RequestError
 from petriscope.core.recipe import Part
@@ -52,7 +52,7 @@ def test_every_method_is_tested():
 @functools.cache
 def built(network):
     torch.manual_seed(0)
-    return classifier_of(build_model(Part(name=network, **NETWORKS[network]), 3, (SIDE, SIDE, 3)))
+    return predictor_of(build_model(Part(name=network, **NETWORKS[network]), 3, (SIDE, SIDE, 3)))
 
 
 def some_images(count=2, side=SIDE, channels=3, seed=0):
@@ -61,16 +61,16 @@ def some_images(count=2, side=SIDE, channels=3, seed=0):
 
 @pytest.mark.parametrize(("network", "method"), MADE_OF)
 def test_maps_are_of_the_images_and_leave_the_model_as_it_was(network, method):
-    classifier, images = built(network), some_images()
-    model = classifier.model
+    predictor, images = built(network), some_images()
+    model = predictor.model
     model.train()
     next(model.parameters()).requires_grad_(False)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     flags = [p.requires_grad for p in model.parameters()]
     modes = [m.training for m in model.modules()]
     try:
-        maps = explain(classifier, images, np.array([0, 2]), method)
-        again = explain(classifier, images, np.array([0, 2]), method)
+        maps = explain(predictor, images, np.array([0, 2]), method)
+        again = explain(predictor, images, np.array([0, 2]), method)
         assert [m.training for m in model.modules()] == modes
         assert [p.requires_grad for p in model.parameters()] == flags
     finally:
@@ -101,46 +101,46 @@ def test_gray_images_that_are_not_square(method):
     shape = (16, 24, 1)
     model = build_model(Part(name="simple-cnn", **NETWORKS["simple-cnn"]), 3, shape)
     images = np.random.default_rng(0).integers(0, 256, (3, *shape), dtype=np.uint8)
-    maps = explain(classifier_of(model, shape=shape), images, method=method)
+    maps = explain(predictor_of(model, shape=shape), images, method=method)
     assert maps.shape == (3, 16, 24)
 
 
 @pytest.mark.parametrize("method", ["hires-cam", "occlusion"])
 def test_the_map_peaks_where_the_answer_comes_from(method):
-    classifier = corner_classifier()
+    predictor = corner_predictor()
     images = corner_images()
-    assert (classifier.probabilities(images).argmax(1) == 1).all()
-    for heat in explain(classifier, images, method=method):
+    assert (predictor.probabilities(images).argmax(1) == 1).all()
+    for heat in explain(predictor, images, method=method):
         y, x = np.unravel_index(heat.argmax(), heat.shape)
         assert y <= 5 and x <= 5
         assert heat[8:, 8:].max() < 0.05
 
 
 def test_a_small_window_finds_the_corner_exactly():
-    classifier = corner_classifier()
-    maps = explain(classifier, corner_images(), method=Part(name="occlusion", window=0.0625, step=0.0625))
+    predictor = corner_predictor()
+    maps = explain(predictor, corner_images(), method=Part(name="occlusion", window=0.0625, step=0.0625))
     assert (maps[:, 1:5, 1:5] > 0.5).all()
     assert maps[:, 6:].max() < 0.01
 
 
 def test_a_blank_map_where_nothing_speaks_for_the_class():
-    classifier = corner_classifier()
-    assert (explain(classifier, corner_images(), np.zeros(6, dtype=int), "hires-cam") == 0).all()
+    predictor = corner_predictor()
+    assert (explain(predictor, corner_images(), np.zeros(6, dtype=int), "hires-cam") == 0).all()
 
 
 @pytest.mark.parametrize("method", ["hires-cam", "grad-cam", "grad-cam++"])
 def test_maps_of_an_equivariant_network_turn_with_the_image(method):
-    classifier, images = built("d4-resnet"), some_images(3)
+    predictor, images = built("d4-resnet"), some_images(3)
     classes = np.array([0, 1, 2])
-    maps = explain(classifier, images, classes, method)
-    turned = explain(classifier, np.rot90(images, 1, (1, 2)), classes, method)
+    maps = explain(predictor, images, classes, method)
+    turned = explain(predictor, np.rot90(images, 1, (1, 2)), classes, method)
     assert maps.max() > 0
     np.testing.assert_allclose(turned, np.rot90(maps, 1, (1, 2)), atol=2e-3)
 
 
 def test_grad_cam_and_hires_cam_agree_where_the_network_averages():
-    classifier, images = built("custom-cnn"), some_images(3)
-    first, second = (explain(classifier, images, method=Part(name=name, least=2)) for name in ("grad-cam", "hires-cam"))
+    predictor, images = built("custom-cnn"), some_images(3)
+    first, second = (explain(predictor, images, method=Part(name=name, least=2)) for name in ("grad-cam", "hires-cam"))
     np.testing.assert_allclose(first, second, atol=1e-4)
 
 
@@ -154,10 +154,10 @@ def test_grad_cam_is_the_papers_formula():
     expected = (expected - expected.amin((1, 2), keepdim=True)) / (expected.amax((1, 2)) - expected.amin((1, 2)))[
         :, None, None
     ]
-    classifier = classifier_of(model, 2, (16, 16, 1))
-    classifier.mean, classifier.std = (0.0,), (1.0,)
+    predictor = predictor_of(model, 2, (16, 16, 1))
+    predictor.mean, predictor.std = (0.0,), (1.0,)
     bytes_ = (images * 255).round().byte()
-    model2 = explain(classifier, bytes_.permute(0, 2, 3, 1).numpy(), np.array([1, 1]), "grad-cam")
+    model2 = explain(predictor, bytes_.permute(0, 2, 3, 1).numpy(), np.array([1, 1]), "grad-cam")
     np.testing.assert_allclose(model2, expected.detach().numpy(), atol=0.02)
 
 
@@ -175,10 +175,10 @@ def test_explaining_in_bf16_is_done_in_fp32():
     images = some_images(2)
     torch.manual_seed(0)
     model = build_model(Part(name="custom-cnn", **NETWORKS["custom-cnn"]), 3, (SIDE, SIDE, 3))
-    full = explain(classifier_of(model), images, np.array([0, 1]))
+    full = explain(predictor_of(model), images, np.array([0, 1]))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        np.testing.assert_array_equal(explain(classifier_of(model), images, np.array([0, 1])), full)
-    half = classifier_of(model.bfloat16())
+        np.testing.assert_array_equal(explain(predictor_of(model), images, np.array([0, 1])), full)
+    half = predictor_of(model.bfloat16())
     np.testing.assert_allclose(explain(half, images, np.array([0, 1])), full, atol=0.1)
     assert next(half.model.parameters()).dtype == torch.bfloat16
 
@@ -195,8 +195,8 @@ def test_rollout_shares_out_what_each_token_sees():
 
 
 def test_gradient_weighted_attention_depends_on_the_class_and_rollout_does_not():
-    classifier, images = built("deit-tiny"), some_images(1)
-    maps = {m: [explain(classifier, images, np.array([k]), m) for k in (0, 1)] for m in methods_for(classifier)[:2]}
+    predictor, images = built("deit-tiny"), some_images(1)
+    maps = {m: [explain(predictor, images, np.array([k]), m) for k in (0, 1)] for m in methods_for(predictor)[:2]}
     np.testing.assert_array_equal(*maps["attention-rollout"])
     assert not np.allclose(*maps["attention-gradient"])
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from corner import classifier_of
+from corner import predictor_of
 from torch import nn
 
 from petriscope.core.errors import RequestError
@@ -55,7 +55,7 @@ class FarCorner(nn.Module):
 
 
 def far_corner():
-    return classifier_of(FarCorner(), 2, (14, 14, 1))
+    return predictor_of(FarCorner(), 2, (14, 14, 1))
 
 
 def some_images(count=6):
@@ -66,19 +66,19 @@ def some_images(count=6):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_map_lies_where_the_region_is_decided_not_where_it_is(method):
-    classifier, images = far_corner(), some_images()
-    masks = predicted_masks(classifier, images)
+    predictor, images = far_corner(), some_images()
+    masks = predicted_masks(predictor, images)
     assert (masks[:, 8:, 8:] == 1).all() and masks.sum() == 6 * 36
-    maps = explain(classifier, images, np.ones(6, dtype=int), method)
+    maps = explain(predictor, images, np.ones(6, dtype=int), method)
     peaks = maps.reshape(6, -1).argmax(1)
     assert (peaks // 14 < 5).all() and (peaks % 14 < 5).all()
     assert maps[:, 9:, 9:].max() < 0.02
 
 
 def test_a_small_window_finds_the_corner_and_padding_moves_nothing():
-    classifier, images = far_corner(), some_images()
-    fine = explain(classifier, images, np.ones(6, dtype=int), Part(name="occlusion", window=0.15, step=0.07))
-    coarse = explain(classifier, images, np.ones(6, dtype=int), "hires-cam")
+    predictor, images = far_corner(), some_images()
+    fine = explain(predictor, images, np.ones(6, dtype=int), Part(name="occlusion", window=0.15, step=0.07))
+    coarse = explain(predictor, images, np.ones(6, dtype=int), "hires-cam")
     marked = np.zeros((14, 14), dtype=bool)
     marked[:4, :4] = True
     assert (fine[:, marked] > 0.2).all() and (fine[:, 6:] == 0).all()
@@ -87,21 +87,21 @@ def test_a_small_window_finds_the_corner_and_padding_moves_nothing():
 
 
 def test_no_pixel_of_the_class_no_map():
-    classifier, images = far_corner(), some_images()
+    predictor, images = far_corner(), some_images()
     images[:3, :4, :4] = 0
     for method in METHODS:
-        maps = explain(classifier, images, np.ones(6, dtype=int), method)
+        maps = explain(predictor, images, np.ones(6, dtype=int), method)
         assert (maps[:3] == 0).all() and maps[3:].max() == 1
 
 
 def test_without_a_class_the_largest_is_explained_and_of_two_halves_the_one_asked_about():
-    classifier, images = far_corner(), some_images()
-    np.testing.assert_array_equal(explain(classifier, images), explain(classifier, images, np.zeros(6, dtype=int)))
+    predictor, images = far_corner(), some_images()
+    np.testing.assert_array_equal(explain(predictor, images), explain(predictor, images, np.zeros(6, dtype=int)))
     empty = np.zeros((6, 14, 14), dtype=bool)
-    assert (explain(classifier, images, np.ones(6, dtype=int), regions=empty) == 0).all()
+    assert (explain(predictor, images, np.ones(6, dtype=int), regions=empty) == 0).all()
     for wrong in (empty[:5], empty.astype(int)):
         with pytest.raises(RequestError, match="regions"):
-            explain(classifier, images, np.ones(6, dtype=int), regions=wrong)
+            explain(predictor, images, np.ones(6, dtype=int), regions=wrong)
 
 
 def test_the_question_is_the_mean_over_the_region():
@@ -119,10 +119,10 @@ def test_the_question_is_the_mean_over_the_region():
 
 
 def test_mean_probability_is_that_of_the_class_in_the_region():
-    classifier, images = far_corner(), some_images()
+    predictor, images = far_corner(), some_images()
     regions = np.random.default_rng(0).random((6, 14, 14)) < 0.3
-    p = classifier.probabilities(images)
-    found = mean_probability(classifier, images, np.array([0, 1, 0, 1, 0, 1]), regions)
+    p = predictor.probabilities(images)
+    found = mean_probability(predictor, images, np.array([0, 1, 0, 1, 0, 1]), regions)
     np.testing.assert_allclose(found, [p[i, i % 2][regions[i]].mean() for i in range(6)], rtol=1e-5)
 
 
@@ -137,24 +137,24 @@ def test_the_largest_class_is_the_background_only_where_there_is_nothing_else():
 def test_every_model_of_masks_is_explained_at_its_bottleneck_and_left_as_it_was(network):
     torch.manual_seed(0)
     model = build_model(Part(name=network, **MODELS[network]), 4, (20, 28, 1))
-    classifier = classifier_of(model, 4, (20, 28, 1))
+    predictor = predictor_of(model, 4, (20, 28, 1))
     images, _ = draw_terrain(2, (20, 28))
     before = {key: value.clone() for key, value in model.state_dict().items()}
     layer, last = feature_layer(model, torch.zeros(1, 1, 20, 28), 4)
     assert layer is model.bottleneck and not last
-    assert methods_for(classifier) == list(METHODS)
+    assert methods_for(predictor) == list(METHODS)
     for method in METHODS:
-        maps = explain(classifier, images, method=method)
+        maps = explain(predictor, images, method=method)
         assert maps.shape == (2, 20, 28) and np.isfinite(maps).all() and 0 <= maps.min() <= maps.max() <= 1
     assert not any(module._forward_hooks for module in model.modules())
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     with pytest.raises(RequestError, match="explain it by hires-cam"):
-        explain(classifier, images, method="attention-rollout")
+        explain(predictor, images, method="attention-rollout")
 
 
 def test_a_bottleneck_of_one_place_leaves_occlusion():
     model = build_model(Part(name="unet", widths=[4, 8, 8]), 3, (4, 4, 1))
-    assert methods_for(classifier_of(model, 3, (4, 4, 1))) == ["occlusion"]
+    assert methods_for(predictor_of(model, 3, (4, 4, 1))) == ["occlusion"]
 
 
 def test_a_network_of_smp_is_explained_where_its_encoder_ends():
@@ -163,18 +163,18 @@ def test_a_network_of_smp_is_explained_where_its_encoder_ends():
     except RequestError as error:
         pytest.skip(str(error))
     model = build_model(Part(name="smp/unet-resnet18"), 3, (64, 64, 3))
-    classifier = classifier_of(model, 3, (64, 64, 3))
+    predictor = predictor_of(model, 3, (64, 64, 3))
     images = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
     layer, _ = feature_layer(model, torch.zeros(1, 3, 64, 64), 4)
     assert layer is model.network.encoder
-    assert explain(classifier, images, method="grad-cam").shape == (1, 64, 64)
+    assert explain(predictor, images, method="grad-cam").shape == (1, 64, 64)
 
 
 def test_checks_tell_what_decides_the_region_from_the_region():
-    classifier, images = far_corner(), some_images(24)
-    regions = predicted_masks(classifier, images) == 1
+    predictor, images = far_corner(), some_images(24)
+    regions = predicted_masks(predictor, images) == 1
     classes = np.ones(24, dtype=int)
-    found = check(classifier, images, ["hires-cam"], classes=classes, regions=regions)
+    found = check(predictor, images, ["hires-cam"], classes=classes, regions=regions)
     assert set(found["orders"]) == {"hires-cam", "random", "blob", "region"}
     assert found["area"] == pytest.approx(36 / 196)
     row = found["methods"]["hires-cam"]
@@ -185,7 +185,7 @@ def test_checks_tell_what_decides_the_region_from_the_region():
     assert row["verdict"].startswith(
         "better than a random order and than a centered blob and than the predicted region"
     )
-    few = check(classifier, images, ["hires-cam"], classes=classes, regions=regions, scenes=np.arange(24) // 12)
+    few = check(predictor, images, ["hires-cam"], classes=classes, regions=regions, scenes=np.arange(24) // 12)
     assert few["methods"]["hires-cam"]["over_blob"] == pytest.approx(row["over_blob"])
 
 
@@ -232,10 +232,10 @@ def terrain(count, scenes):
 def test_the_gallery_shows_the_images_that_have_most_of_each_class():
     torch.manual_seed(0)
     model = build_model(Part(name="unet", widths=[4, 8]), 4, (16, 24, 1))
-    classifier, images = classifier_of(model, 4, (16, 24, 1)), terrain(20, 10)
-    masks = predicted_masks(classifier, images.images)
+    predictor, images = predictor_of(model, 4, (16, 24, 1)), terrain(20, 10)
+    masks = predicted_masks(predictor, images.images)
     pixels = np.stack([(masks == label).sum((1, 2)) for label in range(4)], 1)
-    arrays, facts = explained_masks(classifier, images, pixels)
+    arrays, facts = explained_masks(predictor, images, pixels)
     for label in range(4):
         rows = arrays["rows"][arrays["classes"] == label]
         assert len(rows) == min(3, (pixels[:, label] > 0).sum())
@@ -243,9 +243,9 @@ def test_the_gallery_shows_the_images_that_have_most_of_each_class():
     np.testing.assert_array_equal(arrays["masks"], masks[arrays["rows"]])
     assert arrays["maps"].shape == arrays["masks"].shape and arrays["maps"].dtype == np.uint8
     assert facts["check"]["n"] == 20 and facts["reason"] is None
-    _, facts = explained_masks(classifier, terrain(20, 4), pixels)
+    _, facts = explained_masks(predictor, terrain(20, 4), pixels)
     assert facts["check"] is None and "fewer than 5 scenes" in facts["reason"]
-    _, facts = explained_masks(classifier, terrain(10, 10), pixels[:10])
+    _, facts = explained_masks(predictor, terrain(10, 10), pixels[:10])
     assert facts["check"] is None and "fewer than 16 images" in facts["reason"]
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from corner import corner_classifier, corner_images
+from corner import corner_predictor, corner_images
 
 from petriscope.data.imageset import ImageSet
 from petriscope.explain import gallery
@@ -23,7 +23,7 @@ def looked_at(images):
 def test_right_images_of_every_class_then_the_most_confident_mistakes():
     images = image_set()
     predicted, confidence = looked_at(images)
-    arrays, facts = explained(corner_classifier(), images, predicted, confidence)
+    arrays, facts = explained(corner_predictor(), images, predicted, confidence)
     rows = arrays["rows"]
     right = predicted[rows] == images.targets[rows]
     assert right.tolist() == [True] * 12 + [False] * 12
@@ -38,10 +38,10 @@ def test_right_images_of_every_class_then_the_most_confident_mistakes():
 def test_methods_are_left_out_where_they_cost_too_much(monkeypatch):
     images = image_set()
     monkeypatch.setattr(gallery, "multiply_adds", lambda model, shape: 10**9)
-    _, facts = explained(corner_classifier(), images, *looked_at(images))
+    _, facts = explained(corner_predictor(), images, *looked_at(images))
     assert facts["check"] is None and "costly" in facts["reason"]
     monkeypatch.setattr(gallery, "BUDGET", 2e12)
-    _, facts = explained(corner_classifier(), images, *looked_at(images))
+    _, facts = explained(corner_predictor(), images, *looked_at(images))
     assert list(facts["check"]["methods"]) == ["hires-cam", "grad-cam"][: len(facts["check"]["methods"])]
     assert facts["left_out"][-1] == "occlusion"
     assert facts["check"]["n"] >= gallery.FEWEST
@@ -49,7 +49,7 @@ def test_methods_are_left_out_where_they_cost_too_much(monkeypatch):
 
 def test_few_images_are_shown_and_not_checked():
     images = image_set(5)
-    arrays, facts = explained(corner_classifier(), images, *looked_at(images))
+    arrays, facts = explained(corner_predictor(), images, *looked_at(images))
     assert len(arrays["rows"]) == 5
     assert facts["check"] is None and "fewer than 16" in facts["reason"]
 
@@ -60,7 +60,7 @@ def test_a_network_that_cannot_be_explained_does_not_stop_the_evaluation(monkeyp
 
     images = image_set(20)
     monkeypatch.setattr(gallery, "explain", fails)
-    arrays, facts = explained(corner_classifier(), images, *looked_at(images))
+    arrays, facts = explained(corner_predictor(), images, *looked_at(images))
     assert arrays == {}
     assert facts["method"] is None and "no such layer" in facts["reason"]
 
@@ -69,6 +69,6 @@ def test_a_network_that_cannot_be_explained_does_not_stop_the_evaluation(monkeyp
 def test_all_right_and_all_wrong(all_right):
     images = image_set(20)
     predicted = images.targets if all_right else 1 - images.targets
-    arrays, facts = explained(corner_classifier(), images, predicted, np.full(20, 0.9))
+    arrays, facts = explained(corner_predictor(), images, predicted, np.full(20, 0.9))
     assert len(arrays["rows"]) == 12
     assert facts["shown"] == 12

@@ -1,4 +1,4 @@
-"""What every model keeps to: the contract, over the whole catalogue."""
+"""What every model keeps to: the contract, over the whole registry."""
 
 import copy
 import functools

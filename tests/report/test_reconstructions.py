@@ -14,7 +14,7 @@ from petriscope.api import train
 from petriscope.core.recipe import Recipe
 from petriscope.data import Dataset, ImageSet
 from petriscope.experiments.samples import reconstructions
-from petriscope.inference.predictor import Classifier
+from petriscope.inference.predictor import Predictor
 from petriscope.report import write_report
 from petriscope.report.page import render
 from petriscope.run.folder import Run
@@ -33,9 +33,9 @@ class Decoder(nn.Module):
         return self.factor * images
 
 
-def classifier(model: nn.Module, channels: int = 3) -> Classifier:
+def predictor(model: nn.Module, channels: int = 3) -> Predictor:
     mean, std = MEAN[:channels], STD[:channels]
-    return Classifier(model, Recipe(), ("a", "b"), (4, 6, channels), mean, std, torch.device("cpu"))
+    return Predictor(model, Recipe(), ("a", "b"), (4, 6, channels), mean, std, torch.device("cpu"))
 
 
 def some_images(targets: list[int], channels: int = 3, split: str = "val") -> ImageSet:
@@ -51,31 +51,31 @@ def dataset(train_set: ImageSet, val: ImageSet | None) -> Dataset:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_normalization_is_undone(channels: int) -> None:
     data = dataset(some_images([0, 1], channels, "train"), some_images([0, 1, 0], channels))
-    same = reconstructions(classifier(Decoder(1.0), channels), data)["reconstructions_val"]
+    same = reconstructions(predictor(Decoder(1.0), channels), data)["reconstructions_val"]
     assert same.dtype == np.uint8 and same.shape == (3, 2, 4, 6, channels)
     assert (same[:, 0] == same[:, 1]).all()
     # The mean of normalized images is 0, so a decoder that answers 0 draws the mean color.
-    flat = reconstructions(classifier(Decoder(0.0), channels), data)["reconstructions_val"][:, 1]
+    flat = reconstructions(predictor(Decoder(0.0), channels), data)["reconstructions_val"][:, 1]
     assert (flat == np.round(255 * np.array(MEAN[:channels]))).all()
 
 
 def test_what_leaves_the_range_of_images_is_clamped() -> None:
     data = dataset(some_images([0, 1]), None)
-    made = reconstructions(classifier(Decoder(1000.0)), data)["reconstructions_train"][:, 1]
+    made = reconstructions(predictor(Decoder(1000.0)), data)["reconstructions_train"][:, 1]
     assert ((made == 0) | (made == 255)).mean() > 0.9
 
 
 def test_eight_images_of_all_classes_of_val_else_train() -> None:
     val = some_images([0] * 10 + [1, 1])
-    out = reconstructions(classifier(Decoder(1.0)), dataset(some_images([0, 1], split="train"), val))
+    out = reconstructions(predictor(Decoder(1.0)), dataset(some_images([0, 1], split="train"), val))
     assert out["reconstructions_val_ids"].tolist() == [f"val/{i}" for i in (0, 10, 1, 11, 2, 3, 4, 5)]
     assert (out["reconstructions_val"][1, 0] == val.pixels[10]).all()
-    out = reconstructions(classifier(Decoder(1.0)), dataset(some_images([0, 1], split="train"), None))
+    out = reconstructions(predictor(Decoder(1.0)), dataset(some_images([0, 1], split="train"), None))
     assert out["reconstructions_train_ids"].tolist() == ["train/0", "train/1"]
 
 
 def test_a_model_without_a_decoder_has_none() -> None:
-    assert reconstructions(classifier(nn.Identity()), dataset(some_images([0, 1]), None)) == {}
+    assert reconstructions(predictor(nn.Identity()), dataset(some_images([0, 1]), None)) == {}
 
 
 @pytest.fixture(scope="module")

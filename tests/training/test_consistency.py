@@ -131,9 +131,9 @@ def test_a_network_trained_by_it_answers_views_alike(tiny_recipe, tmp_path):
         losses = [line["train"]["loss"] for line in run.history]
         assert losses[-1] < losses[0]
         assert run.gallery["augmented"].shape[2:] == (12, 12, 3)
-        classifier = load_model(run.model)
+        predictor = load_model(run.model)
         with torch.no_grad():
-            found.append(jensen_shannon(classifier.model(classifier.normalize(views)).view(3, 64, -1)).item())
+            found.append(jensen_shannon(predictor.model(predictor.normalize(views)).view(3, 64, -1)).item())
     assert found[1] < found[0] / 2
     taught = tiny_recipe(distill={"teachers": [str(run.folder)]}, training={"epochs": 1}, **CONSISTENT)
     assert len(api.train(taught, tmp_path / "taught", quiet=True).history) == 1

@@ -174,11 +174,11 @@ def test_val_may_be_augmented_with_its_masks(terrain_recipe, tmp_path):
 
 
 REFUSED = {
-    "a classifier": ({"model": "simple-cnn"}, "masks: choose a model of masks"),
-    "a model of masks on labels": ({"data": {"source": "digits", "size": 16}}, "labels: choose a classifier"),
+    "a predictor": ({"model": "simple-cnn"}, "masks: choose a model of masks"),
+    "a model of masks on labels": ({"data": {"source": "digits", "size": 16}}, "labels: choose a predictor"),
     "mixup": ({"augment": ["mixup"]}, "MixUp blends images"),
     "a monitor of labels": ({"training": {"monitor": "macro_f1"}}, "where targets are masks; known: miou"),
-    "distilling": ({"distill": {"teachers": "x"}}, "distill learns from classifiers"),
+    "distilling": ({"distill": {"teachers": "x"}}, "distill learns from predictors"),
 }
 
 

@@ -79,14 +79,14 @@ def run_features(path: str | Path, images: ImageSet, *, quiet: bool = True) -> n
     Raises:
         RequestError: no model there, or it takes images of another number of channels.
     """
-    classifier = load_model(Path(path))
-    if classifier.shape[2] != images.shape[2]:
+    predictor = load_model(Path(path))
+    if predictor.shape[2] != images.shape[2]:
         kind = {1: "gray", 3: "RGB"}
         raise RequestError(
-            f"the model at {path} takes {kind[classifier.shape[2]]} images, these are {kind[images.shape[2]]}; "
+            f"the model at {path} takes {kind[predictor.shape[2]]} images, these are {kind[images.shape[2]]}; "
             "set data.channels, or leave the model out"
         )
-    return _describe(classifier.model, classifier.normalize, images, quiet, classifier.shape[:2])
+    return _describe(predictor.model, predictor.normalize, images, quiet, predictor.shape[:2])
 
 
 def backbone_features(

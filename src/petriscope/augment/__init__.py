@@ -4,9 +4,9 @@
 one matrix an image, so a batch is resampled once; color operations likewise.
 """
 
-from petriscope.core.registry import Catalogue
+from petriscope.core.registry import Registry
 
-AUGMENTATIONS = Catalogue(
+AUGMENTATIONS = Registry(
     "augmentation",
     {
         "flip": "petriscope.augment.geometry:Flip",

@@ -1,6 +1,6 @@
 """Parts that a recipe names: models, augmentations, losses, optimizers, schedules.
 
-A family of parts is a `Catalogue`: names, each with the place of a class or function. Its keyword-only parameters are
+A family of parts is a `Registry`: names, each with the place of a class or function. Its keyword-only parameters are
 the options a recipe may give; their annotations are the schema. So a part is declared once, where it is written.
 """
 
@@ -19,7 +19,7 @@ from petriscope.core.recipe import Part, explain
 
 
 @dataclass(frozen=True)
-class Catalogue:
+class Registry:
     """A family of parts.
 
     Args:

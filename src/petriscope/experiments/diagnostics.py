@@ -12,7 +12,7 @@ from petriscope.experiments.error_groups import accuracy_by_group, confused_pair
 from petriscope.explain.gallery import BUDGET, explained
 from petriscope.explain.mask_gallery import explained_masks
 from petriscope.inference.neighbors import nearest
-from petriscope.inference.predictor import Classifier
+from petriscope.inference.predictor import Predictor
 from petriscope.metrics.segmentation import Tally
 from petriscope.models.cost import multiply_adds
 from petriscope.run.folder import Run
@@ -23,7 +23,7 @@ NEIGHBORS = 5
 
 
 def inspect(
-    run: Run, classifier: Classifier, dataset: Dataset, split: str, probabilities: np.ndarray, quiet: bool
+    run: Run, predictor: Predictor, dataset: Dataset, split: str, probabilities: np.ndarray, quiet: bool
 ) -> dict[str, Any]:
     """Give ``errors`` and ``explanations`` of a split, and add them to its results in the run; to the gallery, their images:
     ``confused_<split>`` examples of the pairs of classes most confused, ``neighbors_<split>`` [M, 1 + k, H, W, C] mistakes
@@ -36,8 +36,8 @@ def inspect(
     """
     images = dataset.split(split)
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
-    errors, arrays = _errors(classifier, images, dataset.train, split, predicted, confidence, quiet)
-    found, facts = explained(classifier, images, predicted, confidence, quiet)
+    errors, arrays = _errors(predictor, images, dataset.train, split, predicted, confidence, quiet)
+    found, facts = explained(predictor, images, predicted, confidence, quiet)
     if found:
         rows = found["rows"]
         arrays[f"explained_{split}"] = small(images.take(rows))
@@ -50,7 +50,7 @@ def inspect(
 
 
 def inspect_masks(
-    run: Run, classifier: Classifier, images: ImageSet, split: str, tally: Tally, quiet: bool
+    run: Run, predictor: Predictor, images: ImageSet, split: str, tally: Tally, quiet: bool
 ) -> dict[str, Any]:
     """`inspect` where targets are masks: ``explanations`` alone. The gallery gets ``explained_<split>`` uint8 [P, H, W, C],
     ``explained_<split>_maps`` and, as predicted, ``explained_<split>_masks``, uint8 [P, H, W] both.
@@ -59,7 +59,7 @@ def inspect_masks(
         explanations: see `petriscope.explain.mask_gallery.explained_masks`; and ids, of (the class that each is for),
         share (of the image), confidence (mean probability over it) and classes, the names that the masks index.
     """
-    found, facts = explained_masks(classifier, images, tally.confusion.sum(1), quiet)
+    found, facts = explained_masks(predictor, images, tally.confusion.sum(1), quiet)
     if found:
         arrays = {f"explained_{split}": small(images.take(found["rows"]))}
         arrays[f"explained_{split}_maps"] = small(found["maps"][..., None])[..., 0]
@@ -77,7 +77,7 @@ def inspect_masks(
 
 
 def _errors(
-    classifier: Classifier,
+    predictor: Predictor,
     images: ImageSet,
     train: ImageSet | None,
     split: str,
@@ -97,11 +97,11 @@ def _errors(
     asked = wrong[np.argsort(-confidence[wrong], kind="stable")][:NEIGHBORS_OF]
     if train is None or split == "train" or not len(asked):
         return errors, arrays
-    each = multiply_adds(classifier.model, classifier.shape)
+    each = multiply_adds(predictor.model, predictor.shape)
     most = int(max(BUDGET, each * len(images)) // each)
     batch = images.take(asked)
     found = nearest(
-        classifier.model, classifier.normalize, classifier.number_format, batch, train, NEIGHBORS, most, quiet
+        predictor.model, predictor.normalize, predictor.number_format, batch, train, NEIGHBORS, most, quiet
     )
     if found is None:
         return errors, arrays

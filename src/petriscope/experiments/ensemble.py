@@ -25,7 +25,7 @@ from petriscope.experiments.compare import mask_sample
 from petriscope.experiments.evaluate import evaluate_into
 from petriscope.experiments.specialist import SHARES, THRESHOLDS, check_pair, choose_rule, fingerprint_of
 from petriscope.inference.calibrate import calibrate_trained
-from petriscope.inference.predictor import Classifier, load_model, save_model
+from petriscope.inference.predictor import Predictor, load_model, save_model
 from petriscope.inference.segmentation import mask_predictions
 from petriscope.inference.speed import cost
 from petriscope.inference.tta import TTA
@@ -77,13 +77,13 @@ class Joined:
     """What runs became.
 
     Args:
-        classifier: the one made.
+        predictor: the one made.
         members: a row each: run, val_accuracy or val_miou, weight, taken.
         best: the run that it has to beat, and what that says of val.
         facts: of the method, for `results.json`.
     """
 
-    classifier: Classifier
+    predictor: Predictor
     members: list[dict[str, Any]]
     best: tuple[Run, np.ndarray | Tally]
     facts: dict[str, Any] = field(default_factory=dict)
@@ -131,31 +131,31 @@ def ensemble(
         joined = _join(method, runs, members, recipe, dataset, quiet)
     else:
         joined = _join_specialist(runs, members, recipe, dataset, only, quiet)
-    classifier = joined.classifier
+    predictor = joined.predictor
     facts = {
-        "device": str(classifier.device),
-        "precision": classifier.number_format,
-        "parameters": parameters(classifier.model),
+        "device": str(predictor.device),
+        "precision": predictor.number_format,
+        "parameters": parameters(predictor.model),
         "members": [str(run.folder) for run in runs],
     }
-    made = create_run(folder, classifier.recipe, dataset, facts)
-    state = {key: value.detach().cpu() for key, value in classifier.model.state_dict().items()}
+    made = create_run(folder, predictor.recipe, dataset, facts)
+    state = {key: value.detach().cpu() for key, value in predictor.model.state_dict().items()}
     seconds = sum(float(run.results["training"].get("seconds") or 0) for run in runs)
     summary = {"seconds": round(seconds, 2), "monitor": None, "kept": "last"}
-    answers = None if segments else calibrate_trained(classifier, dataset.train, dataset.val, quiet)
-    save_model(made.model, state, classifier, {"environment": made.environment, "training": summary})
-    _, found = evaluate_into(made, classifier, dataset, "val", None, quiet, answers)
+    answers = None if segments else calibrate_trained(predictor, dataset.train, dataset.val, quiet)
+    save_model(made.model, state, predictor, {"environment": made.environment, "training": summary})
+    _, found = evaluate_into(made, predictor, dataset, "val", None, quiet, answers)
     best, before = joined.best
     gain = {"best_member": str(best.folder), **_gain(found, before, dataset.val)}
     table = {"method": method, "members": joined.members, **gain, **joined.facts}
-    made.add_results(cost=cost(classifier), training=summary, ensemble=table)
+    made.add_results(cost=cost(predictor), training=summary, ensemble=table)
     write_report(made)
     if not quiet:
         _tell(made, table)
     return made
 
 
-def _check_fit(method: Method, runs: Sequence[Run], members: Sequence[Classifier]) -> str | None:
+def _check_fit(method: Method, runs: Sequence[Run], members: Sequence[Predictor]) -> str | None:
     """Whether runs can be joined so; the class of the specialist, if there is one."""
     for run in runs:
         if "training" not in run.results:
@@ -193,7 +193,7 @@ def _fingerprint(run: Run) -> str:
     return str((run.environment.get("data") or {}).get("fingerprint"))
 
 
-def _recipe(members: Sequence[Classifier], method: Method, tta: TTA) -> Recipe:
+def _recipe(members: Sequence[Predictor], method: Method, tta: TTA) -> Recipe:
     first = members[0].recipe
     return Recipe(
         name=f"ensemble-{method}",
@@ -206,7 +206,7 @@ def _recipe(members: Sequence[Classifier], method: Method, tta: TTA) -> Recipe:
     )
 
 
-def _see(member: Classifier, dataset: Dataset, tta: TTA, quiet: bool, name: str) -> Seen:
+def _see(member: Predictor, dataset: Dataset, tta: TTA, quiet: bool, name: str) -> Seen:
     """Look at val by a model alone; the temperature is for the ensemble as a whole."""
     val, label = dataset.split("val"), None if quiet else f"val by {name}"
     if not val.segments:
@@ -244,7 +244,7 @@ def _miou(tally: Tally, classes: tuple[str, ...]) -> float:
 def _join(
     method: Method,
     runs: Sequence[Run],
-    members: Sequence[Classifier],
+    members: Sequence[Predictor],
     recipe: Recipe,
     dataset: Dataset,
     quiet: bool,
@@ -253,9 +253,9 @@ def _join(
     seen = [_see(m, dataset, tta, quiet, str(run.folder)) for run, m in zip(runs, members, strict=True)]
     scores, weights, facts = [each.score for each in seen], [1 / count] * count, {}
     if method == "soup":
-        classifier = _soup(members, recipe, dataset)
+        predictor = _soup(members, recipe, dataset)
     elif method == "greedy-soup":
-        classifier, taken = _greedy_soup(members, recipe, dataset, scores, quiet)
+        predictor, taken = _greedy_soup(members, recipe, dataset, scores, quiet)
         weights = [float(i in taken) / len(taken) for i in range(count)]
     else:
         if method == "weighted":
@@ -263,19 +263,19 @@ def _join(
             facts = {"pixels": len(seen[0].of_truth)} if dataset.segments else {}
         own = [{"weight": weight} for weight in weights]
         vote = "stacking" if method == "stacking" else "mean"
-        classifier = _unite(runs, members, recipe, dataset, own, vote=vote)
+        predictor = _unite(runs, members, recipe, dataset, own, vote=vote)
         if method == "stacking":
             answers = [each.answers for each in seen if isinstance(each.answers, np.ndarray)]
-            _fit_stack(classifier.model.get_submodule("head"), np.stack(answers), dataset.split("val").targets)
+            _fit_stack(predictor.model.get_submodule("head"), np.stack(answers), dataset.split("val").targets)
     best = int(np.argmax(scores))
     rows = [
         _row(run, score, weight, dataset.segments) for run, score, weight in zip(runs, scores, weights, strict=True)
     ]
-    return Joined(classifier, rows, (runs[best], seen[best].answers), facts)
+    return Joined(predictor, rows, (runs[best], seen[best].answers), facts)
 
 
 def _join_specialist(
-    runs: Sequence[Run], members: Sequence[Classifier], recipe: Recipe, dataset: Dataset, only: str, quiet: bool
+    runs: Sequence[Run], members: Sequence[Predictor], recipe: Recipe, dataset: Dataset, only: str, quiet: bool
 ) -> Joined:
     """The main model and a specialist by the rule that is best on val; the main model alone if none gains there."""
     (main, specialist), classes = members, dataset.classes
@@ -286,15 +286,15 @@ def _join_specialist(
     tally = choice.main
     if rule is not None:
         options = {"vote": "specialist", "threshold": rule.threshold, "share": rule.share}
-        classifier = _unite(runs, members, recipe, dataset, [{}, {"only": index}], **options)
+        predictor = _unite(runs, members, recipe, dataset, [{}, {"only": index}], **options)
         # Test-time augmentation averages what the rule makes of each view, not what it is made of.
-        seen = _see(classifier, dataset, tta, quiet, "the joined model")
+        seen = _see(predictor, dataset, tta, quiet, "the joined model")
         if isinstance(seen.answers, Tally) and seen.score > before:
             after, tally = seen.score, seen.answers
         else:
             rule = None
     if rule is None:
-        classifier = _unite(runs[:1], members[:1], recipe, dataset, [{}])
+        predictor = _unite(runs[:1], members[:1], recipe, dataset, [{}])
     ious = {"before": class_iou(choice.main.confusion.sum(0))[index], "alone": choice.alone}
     ious["after"] = class_iou(tally.confusion.sum(0))[index]
     facts = {
@@ -305,7 +305,7 @@ def _join_specialist(
         "val_class_iou": {key: float(iou) if np.isfinite(iou) else None for key, iou in ious.items()},
     }
     rows = [_row(runs[0], before, None, True), {**_row(runs[1], None, None, True), "taken": rule is not None}]
-    return Joined(classifier, rows, (runs[0], choice.main), {"specialist": facts})
+    return Joined(predictor, rows, (runs[0], choice.main), {"specialist": facts})
 
 
 def _row(run: Run, score: float | None, weight: float | None, segments: bool) -> dict[str, Any]:
@@ -315,12 +315,12 @@ def _row(run: Run, score: float | None, weight: float | None, segments: bool) ->
 
 def _unite(
     runs: Sequence[Run],
-    members: Sequence[Classifier],
+    members: Sequence[Predictor],
     recipe: Recipe,
     dataset: Dataset,
     own: Sequence[dict[str, Any]],
     **options: Any,
-) -> Classifier:
+) -> Predictor:
     """One network that holds the members.
 
     Args:
@@ -332,17 +332,17 @@ def _unite(
         for run, m, fields in zip(runs, members, own, strict=True)
     ]
     part = Part(name=ENSEMBLE, members=[member.model_dump(mode="json") for member in parts], **options)
-    classifier = _assemble(recipe.model_copy(update={"model": part}), members[0], dataset)
-    joined = classifier.model.get_submodule("members")
+    predictor = _assemble(recipe.model_copy(update={"model": part}), members[0], dataset)
+    joined = predictor.model.get_submodule("members")
     for network, member in zip(joined.children(), members, strict=True):
         network.load_state_dict(member.model.state_dict())
-    return classifier
+    return predictor
 
 
-def _assemble(recipe: Recipe, like: Classifier, dataset: Dataset) -> Classifier:
+def _assemble(recipe: Recipe, like: Predictor, dataset: Dataset) -> Predictor:
     model = build_model(recipe.model, len(dataset.classes), dataset.shape, fresh=False).to(like.device).eval()
     channels = dataset.shape[2]
-    return Classifier(model, recipe, dataset.classes, dataset.shape, (0.0,) * channels, (1.0,) * channels, like.device)
+    return Predictor(model, recipe, dataset.classes, dataset.shape, (0.0,) * channels, (1.0,) * channels, like.device)
 
 
 def _without_weights(part: Part) -> Part:
@@ -401,7 +401,7 @@ def _fit_stack(stack: nn.Module, each: np.ndarray, targets: np.ndarray) -> None:
         bias[rows] = torch.from_numpy(intercept).float().to(bias.device)
 
 
-def _soup(members: Sequence[Classifier], recipe: Recipe, dataset: Dataset) -> Classifier:
+def _soup(members: Sequence[Predictor], recipe: Recipe, dataset: Dataset) -> Predictor:
     """The mean of the weights, batch norm's statistics taken anew from training images."""
     first = members[0]
     for member in members[1:]:
@@ -417,12 +417,12 @@ def _soup(members: Sequence[Classifier], recipe: Recipe, dataset: Dataset) -> Cl
         last = number == len(members) - 1
         inputs = (first.normalize(images) for images, _ in batches.iterate(chunks if last else []))
         swa.add(model, number, inputs if len(members) > 1 else ())
-    return Classifier(swa.model.eval(), recipe, first.classes, first.shape, first.mean, first.std, first.device)
+    return Predictor(swa.model.eval(), recipe, first.classes, first.shape, first.mean, first.std, first.device)
 
 
 def _greedy_soup(
-    members: Sequence[Classifier], recipe: Recipe, dataset: Dataset, scores: Sequence[float], quiet: bool
-) -> tuple[Classifier, list[int]]:
+    members: Sequence[Predictor], recipe: Recipe, dataset: Dataset, scores: Sequence[float], quiet: bool
+) -> tuple[Predictor, list[int]]:
     """Members from the best on val down, each kept only if val does not lose by it; and which they are."""
     order = np.argsort(-np.array(scores), kind="stable").tolist()
     taken, best, soup = order[:1], scores[order[0]], members[order[0]]
@@ -431,7 +431,7 @@ def _greedy_soup(
         score = _see(trial, dataset, recipe.evaluation.tta, quiet, f"soup of {len(taken) + 1}").score
         if score >= best:
             taken, best, soup = [*taken, index], score, trial
-    kept = Classifier(soup.model, recipe, soup.classes, soup.shape, soup.mean, soup.std, soup.device)
+    kept = Predictor(soup.model, recipe, soup.classes, soup.shape, soup.mean, soup.std, soup.device)
     return kept, taken
 
 

@@ -1,4 +1,4 @@
-"""Where a classifier errs: which classes it takes for which, and on what kind of image."""
+"""Where a predictor errs: which classes it takes for which, and on what kind of image."""
 
 from __future__ import annotations
 

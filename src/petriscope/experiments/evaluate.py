@@ -9,7 +9,7 @@ import numpy as np
 from petriscope.data import Dataset, ImageSet
 from petriscope.data.batches import Batches
 from petriscope.experiments.diagnostics import inspect, inspect_masks
-from petriscope.inference.predictor import Answers, Classifier
+from petriscope.inference.predictor import Answers, Predictor
 from petriscope.inference.segmentation import evaluate_masks, keep_masks
 from petriscope.inference.tta import TTA
 from petriscope.metrics.classification import full_metrics
@@ -25,7 +25,7 @@ MISTAKES_SHOWN = 24
 
 def evaluate_into(
     run: Run,
-    classifier: Classifier,
+    predictor: Predictor,
     dataset: Dataset,
     split: str,
     tta: TTA | None = None,
@@ -41,17 +41,17 @@ def evaluate_into(
         metrics, and probabilities, float32 [N, K]; where targets are masks, the counts of each image.
     """
     images = dataset.split(split)
-    if classifier.segments:
-        result, tally = evaluate_masks(classifier, images, split, tta, str(run.recipe.data.source), quiet)
-        keep_masks(run, classifier, images, split, result, tally)
-        return {**result, **inspect_masks(run, classifier, images, split, tally, quiet)}, tally
-    result, probabilities = evaluate_labels(classifier, images, split, tta, str(run.recipe.data.source), quiet, answers)
+    if predictor.segments:
+        result, tally = evaluate_masks(predictor, images, split, tta, str(run.recipe.data.source), quiet)
+        keep_masks(run, predictor, images, split, result, tally)
+        return {**result, **inspect_masks(run, predictor, images, split, tally, quiet)}, tally
+    result, probabilities = evaluate_labels(predictor, images, split, tta, str(run.recipe.data.source), quiet, answers)
     _record(run, images, split, result, probabilities)
-    return {**result, **inspect(run, classifier, dataset, split, probabilities, quiet)}, probabilities
+    return {**result, **inspect(run, predictor, dataset, split, probabilities, quiet)}, probabilities
 
 
 def evaluate_labels(
-    classifier: Classifier,
+    predictor: Predictor,
     images: ImageSet,
     split: str,
     tta: TTA | None,
@@ -60,11 +60,11 @@ def evaluate_labels(
     answers: Answers | None = None,
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Metrics and probabilities."""
-    settings, classes = classifier.recipe.evaluation, classifier.classes
+    settings, classes = predictor.recipe.evaluation, predictor.classes
     tta = tta or settings.tta
     if answers is None:
-        batches = Batches(images, classifier.device, classifier.recipe.data.memory)
-        answers = classifier.answer_set(batches, tta, None if quiet else f"evaluating {split}")
+        batches = Batches(images, predictor.device, predictor.recipe.data.memory)
+        answers = predictor.answer_set(batches, tta, None if quiet else f"evaluating {split}")
     metrics = full_metrics(answers.probabilities, images.targets, classes, settings.bootstrap)
     trust = trust_metrics(
         answers.raw,
@@ -72,8 +72,8 @@ def evaluate_labels(
         images.targets,
         answers.outlier,
         classes,
-        classifier.trust.references.get(tta),
-        classifier.temperature(tta),
+        predictor.trust.references.get(tta),
+        predictor.temperature(tta),
     )
     return {"split": split, "tta": tta, "source": source, **metrics, **trust}, answers.probabilities
 

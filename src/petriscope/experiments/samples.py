@@ -7,7 +7,7 @@ import torch
 
 from petriscope.augment.pipeline import to_bytes
 from petriscope.data import Dataset
-from petriscope.inference.predictor import Classifier
+from petriscope.inference.predictor import Predictor
 from petriscope.training.loop import Trainer
 
 AUGMENTED_SHOWN = (8, 8)  # images, views of each
@@ -35,10 +35,10 @@ def augmented(trainer: Trainer, dataset: Dataset) -> dict[str, np.ndarray]:
 
 
 @torch.no_grad()
-def reconstructions(classifier: Classifier, dataset: Dataset) -> dict[str, np.ndarray]:
+def reconstructions(predictor: Predictor, dataset: Dataset) -> dict[str, np.ndarray]:
     """What an autoencoder makes of images of val (else train), over all classes, for the gallery: the images and
     their reconstructions, uint8 [P, 2, H, W, C], and ids. Nothing for a model that does not ``reconstruct``."""
-    reconstruct = getattr(classifier.model, "reconstruct", None)
+    reconstruct = getattr(predictor.model, "reconstruct", None)
     if reconstruct is None:
         return {}
     split = "val" if dataset.val is not None else "train"
@@ -50,8 +50,8 @@ def reconstructions(classifier: Classifier, dataset: Dataset) -> dict[str, np.nd
         counted[members] = np.arange(len(members))
     chosen = np.lexsort((images.strata, counted))[:RECONSTRUCTED_SHOWN]
     plain = images.take(chosen)
-    device = classifier.device
-    mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (classifier.mean, classifier.std))
-    made = reconstruct(classifier.normalize(torch.from_numpy(plain).to(device))).float() * std + mean
+    device = predictor.device
+    mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (predictor.mean, predictor.std))
+    made = reconstruct(predictor.normalize(torch.from_numpy(plain).to(device))).float() * std + mean
     pairs = np.stack([plain, to_bytes(made.clamp(0, 1)).cpu().numpy()], axis=1)
     return {f"reconstructions_{split}": pairs, f"reconstructions_{split}_ids": images.ids[chosen].astype(np.str_)}

@@ -14,7 +14,7 @@ from petriscope.core.masks import IGNORE
 from petriscope.data.fingerprint import fingerprint
 from petriscope.data.imageset import Dataset, ImageSet
 from petriscope.data.one_vs_rest import one_against_rest
-from petriscope.inference.predictor import Classifier
+from petriscope.inference.predictor import Predictor
 from petriscope.inference.segmentation import mask_predictions
 from petriscope.inference.tta import TTA
 from petriscope.metrics.segmentation import Tally, background_of, class_iou, mean_iou, tally_masks
@@ -49,7 +49,7 @@ class Choice:
     alone: float
 
 
-def check_pair(runs: Sequence[Run], members: Sequence[Classifier]) -> str:
+def check_pair(runs: Sequence[Run], members: Sequence[Predictor]) -> str:
     """The class of the specialist, the second of two runs.
 
     Raises:
@@ -81,7 +81,7 @@ def fingerprint_of(dataset: Dataset, only: str) -> str:
 
 
 def choose_rule(
-    main: Classifier, specialist: Classifier, val: ImageSet, index: int, tta: TTA, label: str | None
+    main: Predictor, specialist: Predictor, val: ImageSet, index: int, tta: TTA, label: str | None
 ) -> Choice:
     """Try all rules on val by mean IoU, never to change the main's answer among them.
 

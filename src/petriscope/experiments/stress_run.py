@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from petriscope.data.imageset import ImageSet
-from petriscope.inference.predictor import Classifier
+from petriscope.inference.predictor import Predictor
 from petriscope.inference.tta import TTA
 from petriscope.run.folder import Run
 from petriscope.trust.guarantees import Watch
@@ -16,18 +16,18 @@ from petriscope.trust.robustness import IMAGES, PLAIN, disturbed_images, stratif
 AUTO = (200, 20.0, 0.1)  # images; and at most so many seconds, or that share of the training's
 
 
-def stress_after_training(run: Run, classifier: Classifier, val: ImageSet, trained: float, quiet: bool) -> None:
+def stress_after_training(run: Run, predictor: Predictor, val: ImageSet, trained: float, quiet: bool) -> None:
     """What the recipe asks for after ``trained`` seconds of training."""
-    rule = classifier.recipe.evaluation.stress
+    rule = predictor.recipe.evaluation.stress
     if rule == "off" or not len(val):
         return
     few, shortest, share = AUTO
     count, seconds = (few, max(shortest, share * trained)) if rule == "auto" else (IMAGES, None)
-    stress_split(classifier, val, "val", count, "none", quiet, seconds, into=run)
+    stress_split(predictor, val, "val", count, "none", quiet, seconds, into=run)
 
 
 def stress_split(
-    classifier: Classifier,
+    predictor: Predictor,
     images: ImageSet,
     split: str,
     count: int | None,
@@ -47,12 +47,12 @@ def stress_split(
     Returns:
         None if there was no time for it, or nothing labeled to judge by.
     """
-    watch, resamples = watch_promises(classifier, tta), classifier.recipe.evaluation.bootstrap
+    watch, resamples = watch_promises(predictor, tta), predictor.recipe.evaluation.bootstrap
     tested = stress_test(
-        (lambda some: classifier.probabilities(some, tta)) if watch is None else watch.predict,
+        (lambda some: predictor.probabilities(some, tta)) if watch is None else watch.predict,
         images,
         count=count,
-        recipe=classifier.recipe,
+        recipe=predictor.recipe,
         tta=tta,
         resamples=resamples,
         seconds=seconds,
@@ -72,15 +72,15 @@ def stress_split(
     return metrics
 
 
-def watch_promises(classifier: Classifier, tta: TTA) -> Watch | None:
+def watch_promises(predictor: Predictor, tta: TTA) -> Watch | None:
     """What sees whether val's promises hold; None of masks, and where val made none
     for this test-time augmentation."""
-    reference = classifier.trust.references.get(tta)
-    if classifier.segments or reference is None:
+    reference = predictor.trust.references.get(tta)
+    if predictor.segments or reference is None:
         return None
 
     def answer(images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        answers = classifier.answer(images, tta)
+        answers = predictor.answer(images, tta)
         return answers.probabilities, answers.outlier
 
-    return Watch(answer, reference, len(classifier.classes))
+    return Watch(answer, reference, len(predictor.classes))

@@ -16,14 +16,14 @@ import numpy as np
 
 from petriscope.core.errors import RequestError
 from petriscope.core.recipe import Part
-from petriscope.core.registry import Catalogue
+from petriscope.core.registry import Registry
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from petriscope.inference.predictor import Classifier
+    from petriscope.inference.predictor import Predictor
 
-EXPLAINERS = Catalogue(
+EXPLAINERS = Registry(
     "explanation",
     {
         "grad-cam": "petriscope.explain.cam:grad_cam",
@@ -38,7 +38,7 @@ BATCH_PIXELS = 2**20  # of a batch; the maps of all its layers are in memory
 LARGEST_BATCH = 128
 
 
-def methods_for(classifier: Classifier) -> list[str]:
+def methods_for(predictor: Predictor) -> list[str]:
     """The methods that can be asked about this model, the one that `explain` takes by itself first.
 
     Transformers that attend over the whole image are explained by their attention, networks with feature maps (of masks,
@@ -49,44 +49,44 @@ def methods_for(classifier: Classifier) -> list[str]:
     from petriscope.explain.attention_maps import sees_whole_image
     from petriscope.explain.cam import has_feature_maps
 
-    height, width, channels = classifier.shape
-    blank = torch.zeros(1, channels, height, width, device=classifier.device)
-    with undisturbed(classifier.model) as model, torch.no_grad():
-        if not classifier.segments and sees_whole_image(model, blank):
+    height, width, channels = predictor.shape
+    blank = torch.zeros(1, channels, height, width, device=predictor.device)
+    with undisturbed(predictor.model) as model, torch.no_grad():
+        if not predictor.segments and sees_whole_image(model, blank):
             return ["attention-rollout", "attention-gradient", "occlusion"]
-        if (not classifier.segments or hasattr(model, "bottleneck")) and has_feature_maps(model, blank):
+        if (not predictor.segments or hasattr(model, "bottleneck")) and has_feature_maps(model, blank):
             return ["hires-cam", "grad-cam", "grad-cam++", "occlusion"]
     return ["occlusion"]
 
 
-def chosen(classifier: Classifier, method: str | Part) -> Part:
+def chosen(predictor: Predictor, method: str | Part) -> Part:
     """The method asked for, with its options; of ``auto``, the first of `methods_for`.
 
     Raises:
         RequestError: there is no such method, or this model has nothing that it could go by.
     """
-    have = methods_for(classifier)
+    have = methods_for(predictor)
     part = Part(name=method) if isinstance(method, str) else method
     part = Part(name=have[0]) if part.name == "auto" else part
     EXPLAINERS.check(part)
     if part.name not in have:
-        name = classifier.recipe.model.name
+        name = predictor.recipe.model.name
         raise RequestError(f"{part.name} finds nothing to go by in {name}; explain it by {', '.join(have)}")
     return part
 
 
 def explain(
-    classifier: Classifier,
+    predictor: Predictor,
     images: np.ndarray,
     classes: np.ndarray | None = None,
     method: str | Part = "auto",
     regions: np.ndarray | None = None,
 ) -> np.ndarray:
-    """What a classifier's answers rest on, in float32 whatever the format it predicts in.
+    """What a predictor's answers rest on, in float32 whatever the format it predicts in.
 
     Args:
-        classifier: left as it was: weights, gradients, modes and flags.
-        images: uint8 [B, H, W, C], of the classifier's shape.
+        predictor: left as it was: weights, gradients, modes and flags.
+        images: uint8 [B, H, W, C], of the predictor's shape.
         classes: int64 [B], the class asked about in each image; None: the one predicted, without test-time
             augmentation; of masks, see `petriscope.explain.regions.largest_class`.
         method: a name in `EXPLAINERS`, a `Part` with options, or ``auto``: the first of `methods_for`.
@@ -107,38 +107,38 @@ def explain(
     from petriscope.explain.regions import largest_class, predicted_masks
 
     images = np.asarray(images)
-    if images.dtype != np.uint8 or images.shape[1:] != classifier.shape:
-        shape = ", ".join(map(str, classifier.shape))
+    if images.dtype != np.uint8 or images.shape[1:] != predictor.shape:
+        shape = ", ".join(map(str, predictor.shape))
         raise RequestError(f"this model takes uint8 [B, {shape}], not {images.dtype} {list(images.shape)}")
     if regions is not None and (
-        not classifier.segments or regions.shape != images.shape[:3] or regions.dtype != np.bool_
+        not predictor.segments or regions.shape != images.shape[:3] or regions.dtype != np.bool_
     ):
         raise RequestError("regions are bool [B, H, W], of the images, for models of masks")
     masks = (
-        predicted_masks(classifier, images) if classifier.segments and (classes is None or regions is None) else None
+        predicted_masks(predictor, images) if predictor.segments and (classes is None or regions is None) else None
     )
     if classes is None and masks is not None:
-        classes = largest_class(masks, classifier.classes)
+        classes = largest_class(masks, predictor.classes)
     elif classes is None:
-        classes = classifier.probabilities(images, tta="none").argmax(1) if len(images) else np.zeros(0)
+        classes = predictor.probabilities(images, tta="none").argmax(1) if len(images) else np.zeros(0)
     classes = np.asarray(classes, dtype=np.int64)
     if classes.shape != (len(images),):
         raise RequestError(f"{list(classes.shape)} classes for {len(images)} images; give one each")
-    if len(classes) and not 0 <= classes.min() <= classes.max() < len(classifier.classes):
-        raise RequestError(f"there are {len(classifier.classes)} classes, counted from 0; got {classes.max()}")
+    if len(classes) and not 0 <= classes.min() <= classes.max() < len(predictor.classes):
+        raise RequestError(f"there are {len(predictor.classes)} classes, counted from 0; got {classes.max()}")
     if masks is not None and regions is None:
         regions = masks == classes[:, None, None]
-    part = chosen(classifier, method)
+    part = chosen(predictor, method)
     function, options = EXPLAINERS.find(part.name), EXPLAINERS.check(part)
-    height, width, _ = classifier.shape
+    height, width, _ = predictor.shape
     size = max(1, min(LARGEST_BATCH, BATCH_PIXELS // (height * width)))
     out = np.zeros((len(images), height, width), dtype=np.float32)
-    with undisturbed(classifier.model) as model, torch.autocast(classifier.device.type, enabled=False):
+    with undisturbed(predictor.model) as model, torch.autocast(predictor.device.type, enabled=False):
         for start in range(0, len(images), size):
-            block = torch.from_numpy(np.ascontiguousarray(images[start : start + size])).to(classifier.device)
-            asked = torch.from_numpy(classes[start : start + size]).to(classifier.device)
-            where = None if regions is None else torch.from_numpy(regions[start : start + size]).to(classifier.device)
-            raw = function(model, classifier.normalize(block), Question(asked, where), **options).detach().float()
+            block = torch.from_numpy(np.ascontiguousarray(images[start : start + size])).to(predictor.device)
+            asked = torch.from_numpy(classes[start : start + size]).to(predictor.device)
+            where = None if regions is None else torch.from_numpy(regions[start : start + size]).to(predictor.device)
+            raw = function(model, predictor.normalize(block), Question(asked, where), **options).detach().float()
             out[start : start + size] = _scaled(raw, (height, width), covered(model, height, width)).cpu().numpy()
     return out
 

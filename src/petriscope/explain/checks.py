@@ -22,7 +22,7 @@ from petriscope.metrics.segmentation import scenes_of
 if TYPE_CHECKING:
     from torch import nn
 
-    from petriscope.inference.predictor import Classifier
+    from petriscope.inference.predictor import Predictor
 
 GRID = 7  # places per side that are deleted or inserted as one
 STEPS = 12  # from the whole image to nothing
@@ -32,7 +32,7 @@ ORDERS = {"random": "a random order", "blob": "a centered blob", "region": "the 
 
 
 def check(
-    classifier: Classifier,
+    predictor: Predictor,
     images: np.ndarray,
     methods: Sequence[str],
     seed: int = 0,
@@ -55,7 +55,7 @@ def check(
     correlation between each map and that of the network with the entries of every weight shuffled.
 
     Args:
-        classifier: left as it was.
+        predictor: left as it was.
         images: uint8 [N, H, W, C].
         methods: names in `petriscope.explain.EXPLAINERS`.
         seed: of the random order, the shuffled weights and the bootstrap over images.
@@ -71,15 +71,15 @@ def check(
         share of the images.
     """
     if classes is None:
-        classes = classifier.probabilities(images, tta="none").argmax(1)
-    shuffled = copy.copy(classifier)
-    shuffled.model = shuffle_weights(classifier.model, seed)
+        classes = predictor.probabilities(images, tta="none").argmax(1)
+    shuffled = copy.copy(predictor)
+    shuffled.model = shuffle_weights(predictor.model, seed)
     maps: dict[str, np.ndarray] = {}
     correlations: dict[str, np.ndarray] = {}
     others = ["random", "blob"] if regions is None else list(ORDERS)
     with progress("checking explanations", 2 * len(methods) + len(others), "orders") as bar:
         for method in methods:
-            maps[method] = explain(classifier, images, classes, method, regions)
+            maps[method] = explain(predictor, images, classes, method, regions)
             without = explain(shuffled, images, classes, method, regions)
             correlations[method] = rank_correlation(maps[method], without)
             if not quiet:
@@ -92,7 +92,7 @@ def check(
             ranks["region"] = place_ranks(regions.astype(np.float64), rng)
         curves = {}
         for name, order in ranks.items():
-            curves[name] = deletion_and_insertion(classifier, images, classes, order, regions)
+            curves[name] = deletion_and_insertion(predictor, images, classes, order, regions)
             if not quiet:
                 bar.advance(1)
     scores = {name: insertion - deletion for name, (deletion, insertion) in curves.items()}
@@ -173,7 +173,7 @@ def _mean(name: str, values: np.ndarray, seed: int, scenes: np.ndarray | None = 
 
 
 def deletion_and_insertion(
-    classifier: Classifier,
+    predictor: Predictor,
     images: np.ndarray,
     classes: np.ndarray,
     ranks: np.ndarray,
@@ -191,15 +191,15 @@ def deletion_and_insertion(
         deletion (the lower, the better the order), insertion (the higher): float [N] each, 0 to 1.
     """
     places = _places(*images.shape[1:3])
-    bare = np.broadcast_to(np.round(255 * np.array(classifier.mean)).astype(np.uint8), images.shape)
+    bare = np.broadcast_to(np.round(255 * np.array(predictor.mean)).astype(np.uint8), images.shape)
     blurred = _blur(images)
     pixel_ranks = ranks[:, places]  # [N, H, W]
-    whole, nothing, hazy = (_of_class(classifier, each, classes, regions) for each in (images, bare, blurred))
+    whole, nothing, hazy = (_of_class(predictor, each, classes, regions) for each in (images, bare, blurred))
     deletion, insertion = [whole], [hazy]
     for gone in np.linspace(0, ranks.shape[1], STEPS + 1).round().astype(int)[1:-1]:
         moved = (pixel_ranks < gone)[..., None]
-        deletion.append(_of_class(classifier, np.where(moved, bare, images), classes, regions))
-        insertion.append(_of_class(classifier, np.where(moved, images, blurred), classes, regions))
+        deletion.append(_of_class(predictor, np.where(moved, bare, images), classes, regions))
+        insertion.append(_of_class(predictor, np.where(moved, images, blurred), classes, regions))
     return _area(np.stack([*deletion, nothing], 1)), _area(np.stack([*insertion, whole], 1))
 
 
@@ -259,11 +259,11 @@ def _blur(images: np.ndarray) -> np.ndarray:
 
 
 def _of_class(
-    classifier: Classifier, images: np.ndarray, classes: np.ndarray, regions: np.ndarray | None
+    predictor: Predictor, images: np.ndarray, classes: np.ndarray, regions: np.ndarray | None
 ) -> np.ndarray:
     if regions is None:
-        return classifier.probabilities(images, tta="none")[np.arange(len(images)), classes]
-    return mean_probability(classifier, images, classes, regions)
+        return predictor.probabilities(images, tta="none")[np.arange(len(images)), classes]
+    return mean_probability(predictor, images, classes, regions)
 
 
 def _area(curves: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from petriscope.core.errors import RequestError
 from petriscope.data.imageset import ImageSet
 from petriscope.explain import explain, methods_for
 from petriscope.explain.checks import check, forwards
-from petriscope.inference.predictor import Classifier
+from petriscope.inference.predictor import Predictor
 from petriscope.models.cost import multiply_adds
 
 RIGHT, WRONG = 12, 12  # images shown
@@ -19,7 +19,7 @@ MOST, FEWEST = 96, 16  # images checked
 
 
 def explained(
-    classifier: Classifier,
+    predictor: Predictor,
     images: ImageSet,
     predicted: np.ndarray,
     confidence: np.ndarray,
@@ -40,18 +40,18 @@ def explained(
         (why there is no check, or no map at all).
     """
     rows = _chosen(images.targets, predicted, confidence)
-    methods = methods_for(classifier)
+    methods = methods_for(predictor)
     facts: dict[str, Any] = {"method": methods[0], "shown": len(rows), "check": None, "left_out": [], "reason": None}
     batch = images.take(rows)
     try:
-        found = [explain(classifier, batch, classes[rows], methods[0]) for classes in (predicted, images.targets)]
+        found = [explain(predictor, batch, classes[rows], methods[0]) for classes in (predicted, images.targets)]
     except (RequestError, RuntimeError) as error:  # a network of timm's that is made like no other
         return {}, {**facts, "method": None, "reason": f"{methods[0]} cannot explain this network: {error}"}
     maps = np.round(255 * np.stack(found, axis=1)).astype(np.uint8)
-    kept, count = affordable(classifier, methods, len(images))
+    kept, count = affordable(predictor, methods, len(images))
     if kept:
         drawn = np.sort(np.random.default_rng(0).choice(len(images), count, replace=False))
-        facts["check"] = check(classifier, images.take(drawn), kept, quiet=quiet)
+        facts["check"] = check(predictor, images.take(drawn), kept, quiet=quiet)
         facts["left_out"] = methods[len(kept) :]
     else:
         facts["reason"] = unaffordable(len(images))
@@ -77,10 +77,10 @@ def _chosen(targets: np.ndarray, predicted: np.ndarray, confidence: np.ndarray) 
     return np.concatenate([right, wrong])
 
 
-def affordable(classifier: Classifier, methods: list[str], images: int, others: int = 2) -> tuple[list[str], int]:
+def affordable(predictor: Predictor, methods: list[str], images: int, others: int = 2) -> tuple[list[str], int]:
     """The methods to check and over how many images; none where not even one can be checked. ``others``: orders that
     they are held against."""
-    each = multiply_adds(classifier.model, classifier.shape)
+    each = multiply_adds(predictor.model, predictor.shape)
     budget = max(BUDGET, each * images)
     for kept in (methods[:count] for count in range(len(methods), 0, -1)):
         count = min(int(budget // (each * forwards(kept, others))), images, MOST)

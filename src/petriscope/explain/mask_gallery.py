@@ -12,7 +12,7 @@ from petriscope.explain import explain, methods_for
 from petriscope.explain.checks import ORDERS, check
 from petriscope.explain.gallery import affordable, unaffordable
 from petriscope.explain.regions import mean_probability, predicted_masks
-from petriscope.inference.predictor import Classifier
+from petriscope.inference.predictor import Predictor
 from petriscope.metrics.segmentation import scenes_of
 
 EACH = 3  # images per class
@@ -21,7 +21,7 @@ FEWEST_SCENES = 5
 
 
 def explained_masks(
-    classifier: Classifier, images: ImageSet, pixels: np.ndarray, quiet: bool = True
+    predictor: Predictor, images: ImageSet, pixels: np.ndarray, quiet: bool = True
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Maps of the images that have most of a class, and the checks of the methods over others, which cost as much as
     those of labels may; see `petriscope.explain.gallery.explained`.
@@ -40,19 +40,19 @@ def explained_masks(
         (why there is no check, or no map at all).
     """
     rows, classes = _most_of_each(pixels)
-    methods = methods_for(classifier)
+    methods = methods_for(predictor)
     facts: dict[str, Any] = {"method": methods[0], "shown": len(rows), "check": None, "left_out": [], "reason": None}
     batch = images.take(rows)
-    masks = predicted_masks(classifier, batch)
+    masks = predicted_masks(predictor, batch)
     regions = masks == classes[:, None, None]
     try:
-        found = explain(classifier, batch, classes, methods[0], regions)
+        found = explain(predictor, batch, classes, methods[0], regions)
     except (RequestError, RuntimeError) as error:  # a network that is made like no other
         return {}, {**facts, "method": None, "reason": f"{methods[0]} cannot explain this network: {error}"}
     maps = np.round(255 * found).astype(np.uint8)
-    _check_into(facts, classifier, images, pixels, methods, quiet)
+    _check_into(facts, predictor, images, pixels, methods, quiet)
     arrays = {"rows": rows, "classes": classes, "maps": maps, "masks": masks, "share": regions.mean((1, 2))}
-    return {**arrays, "confidence": mean_probability(classifier, batch, classes, regions)}, facts
+    return {**arrays, "confidence": mean_probability(predictor, batch, classes, regions)}, facts
 
 
 def _most_of_each(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -69,14 +69,14 @@ def _most_of_each(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _check_into(
     facts: dict[str, Any],
-    classifier: Classifier,
+    predictor: Predictor,
     images: ImageSet,
     pixels: np.ndarray,
     methods: list[str],
     quiet: bool,
 ) -> None:
     scenes = scenes_of(images.groups, len(images))
-    kept, count = affordable(classifier, methods, len(images), len(ORDERS))
+    kept, count = affordable(predictor, methods, len(images), len(ORDERS))
     if not kept:
         facts["reason"] = unaffordable(len(images))
         return
@@ -86,11 +86,11 @@ def _check_into(
     rng = np.random.default_rng(0)
     drawn = np.sort(rng.choice(len(images), count, replace=False))
     batch = images.take(drawn)
-    masks = predicted_masks(classifier, batch)
+    masks = predicted_masks(predictor, batch)
     shares = np.stack([(masks == label).mean((1, 2)) for label in range(pixels.shape[1])], axis=1)
     classes = np.where(shares >= LEAST, rng.random(shares.shape), -1.0).argmax(1)
     facts["check"] = check(
-        classifier,
+        predictor,
         batch,
         kept,
         quiet=quiet,

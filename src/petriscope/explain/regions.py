@@ -10,16 +10,16 @@ import numpy as np
 from petriscope.metrics.segmentation import background_of
 
 if TYPE_CHECKING:
-    from petriscope.inference.predictor import Classifier
+    from petriscope.inference.predictor import Predictor
 
 CHUNK_PIXELS = 2**19  # of images looked at together: each pixel has one probability per class
 
 
-def predicted_masks(classifier: Classifier, images: np.ndarray) -> np.ndarray:
+def predicted_masks(predictor: Predictor, images: np.ndarray) -> np.ndarray:
     """uint8 [B, H, W, C] -> the class predicted for each pixel without test-time augmentation, uint8 [B, H, W]."""
     out = np.zeros(images.shape[:3], dtype=np.uint8)
     for part in _chunks(images):
-        out[part] = classifier.probabilities(images[part], tta="none").argmax(1)
+        out[part] = predictor.probabilities(images[part], tta="none").argmax(1)
     return out
 
 
@@ -40,7 +40,7 @@ def largest_class(masks: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
 
 
 def mean_probability(
-    classifier: Classifier, images: np.ndarray, classes: np.ndarray, regions: np.ndarray
+    predictor: Predictor, images: np.ndarray, classes: np.ndarray, regions: np.ndarray
 ) -> np.ndarray:
     """Of a class over a region of each image, without test-time augmentation, float64 [B]; 0 where the region is empty.
 
@@ -51,7 +51,7 @@ def mean_probability(
     """
     out = np.zeros(len(images))
     for part in _chunks(images):
-        found = classifier.probabilities(images[part], tta="none")
+        found = predictor.probabilities(images[part], tta="none")
         of_class = found[np.arange(len(found)), classes[part]] * regions[part]
         out[part] = of_class.sum((1, 2)) / np.maximum(regions[part].sum((1, 2)), 1)
     return out

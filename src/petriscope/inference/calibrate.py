@@ -9,7 +9,7 @@ from petriscope.augment.base import Mixing
 from petriscope.augment.sets import augmented_set
 from petriscope.data.batches import Batches
 from petriscope.data.imageset import ImageSet
-from petriscope.inference.predictor import Answers, Classifier
+from petriscope.inference.predictor import Answers, Predictor
 from petriscope.inference.tta import TTA
 from petriscope.trust.ood import Detector, Seen, fit_detector
 from petriscope.trust.state import Trust, fit_reference
@@ -18,51 +18,51 @@ LOOKED_AT = 2500  # images of a split that the detector is fitted on, at most: m
 
 
 def calibrate(
-    classifier: Classifier, train: ImageSet | None, val: ImageSet, tta: TTA | None = None, quiet: bool = False
+    predictor: Predictor, train: ImageSet | None, val: ImageSet, tta: TTA | None = None, quiet: bool = False
 ) -> Answers:
-    """Fit what val says of a classifier, put it into ``classifier.trust``, and give the answers on val.
+    """Fit what val says of a predictor, put it into ``predictor.trust``, and give the answers on val.
 
     Args:
         train: what it was trained on, for the detector of unlike images; None leaves the detector as it is.
         tta: that the answers are averaged over; None: as in the recipe.
     """
-    tta = tta or classifier.recipe.evaluation.tta
-    raw, shown = _look(classifier, val, tta, None if quiet else "calibrating")
-    detector = classifier.trust.detector
+    tta = tta or predictor.recipe.evaluation.tta
+    raw, shown = _look(predictor, val, tta, None if quiet else "calibrating")
+    detector = predictor.trust.detector
     if train is not None:
-        detector = _fit_detector(classifier, train, val, shown, quiet)
+        detector = _fit_detector(predictor, train, val, shown, quiet)
     outlier = None if detector is None else detector.score(*shown)
     reference = fit_reference(raw, val.targets, outlier)
-    classifier.trust = Trust({**classifier.trust.references, tta: reference}, detector)
-    return classifier.judge(raw, tta, outlier)
+    predictor.trust = Trust({**predictor.trust.references, tta: reference}, detector)
+    return predictor.judge(raw, tta, outlier)
 
 
-def calibrate_trained(classifier: Classifier, train: ImageSet | None, val: ImageSet, quiet: bool = False) -> Answers:
+def calibrate_trained(predictor: Predictor, train: ImageSet | None, val: ImageSet, quiet: bool = False) -> Answers:
     """`calibrate` for the test-time augmentation of the recipe, whose answers are given, and for none: the stress test goes
     without, and asks what val's promises are worth there."""
-    answers = calibrate(classifier, train, val, None, quiet)
-    if classifier.recipe.evaluation.tta != "none":
-        calibrate(classifier, None, val, "none", quiet=True)
+    answers = calibrate(predictor, train, val, None, quiet)
+    if predictor.recipe.evaluation.tta != "none":
+        calibrate(predictor, None, val, "none", quiet=True)
     return answers
 
 
-def recalibrate(classifier: Classifier, images: ImageSet, tta: TTA | None = None, quiet: bool = False) -> Answers:
+def recalibrate(predictor: Predictor, images: ImageSet, tta: TTA | None = None, quiet: bool = False) -> Answers:
     """`calibrate` on labeled images from elsewhere in place of val, with nothing kept of what val said. The detector's
     measures stay those of the training images; their limits move out, so that these images are not unlike them.
 
     Args:
         tta: None: as `calibrate_trained` does.
     """
-    detector = classifier.trust.detector
+    detector = predictor.trust.detector
     if detector is not None:
-        detector = detector.widened(*_look(classifier, images, "none", None if quiet else "looking at images")[1])
-    classifier.trust = Trust({}, detector)
+        detector = detector.widened(*_look(predictor, images, "none", None if quiet else "looking at images")[1])
+    predictor.trust = Trust({}, detector)
     if tta is None:
-        return calibrate_trained(classifier, None, images, quiet)
-    return calibrate(classifier, None, images, tta, quiet)
+        return calibrate_trained(predictor, None, images, quiet)
+    return calibrate(predictor, None, images, tta, quiet)
 
 
-def _fit_detector(classifier: Classifier, train: ImageSet, val: ImageSet, shown: Seen, quiet: bool) -> Detector:
+def _fit_detector(predictor: Predictor, train: ImageSet, val: ImageSet, shown: Seen, quiet: bool) -> Detector:
     """By images as they are and as training augments them: what a network was trained to see through is no reason to
     keep silent.
 
@@ -71,11 +71,11 @@ def _fit_detector(classifier: Classifier, train: ImageSet, val: ImageSet, shown:
     """
 
     def look(images: ImageSet, label: str) -> Seen:
-        return _look(classifier, images, "none", None if quiet else label)[1]
+        return _look(predictor, images, "none", None if quiet else label)[1]
 
     part = _some(train)
     plain = look(part, "looking at train")
-    operations = [AUGMENTATIONS.build(each) for each in classifier.recipe.augment]
+    operations = [AUGMENTATIONS.build(each) for each in predictor.recipe.augment]
     unmixed = [operation for operation in operations if not isinstance(operation, Mixing)]
     if not unmixed:
         return fit_detector(plain, part.targets, shown)
@@ -91,11 +91,11 @@ def _some(images: ImageSet) -> ImageSet:
     return images.subset(rows)
 
 
-def _look(classifier: Classifier, images: ImageSet, tta: TTA, label: str | None) -> tuple[np.ndarray, Seen]:
+def _look(predictor: Predictor, images: ImageSet, tta: TTA, label: str | None) -> tuple[np.ndarray, Seen]:
     """The network's own probabilities, float32 [N, K], and what the detector goes by."""
     seen: list[Seen] = []
-    batches = Batches(images, classifier.device, classifier.recipe.data.memory)
-    raw = classifier.look(batches, tta, label, lambda *found: seen.append(found))
+    batches = Batches(images, predictor.device, predictor.recipe.data.memory)
+    raw = predictor.look(batches, tta, label, lambda *found: seen.append(found))
     return raw, _joined(seen)
 
 

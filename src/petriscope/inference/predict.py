@@ -13,7 +13,7 @@ from petriscope.core.errors import DataError, RequestError
 from petriscope.core.progress import progress
 from petriscope.data.decode import decode_file, workers
 from petriscope.data.sources.folders import is_image
-from petriscope.inference.predictor import Classifier
+from petriscope.inference.predictor import Predictor
 from petriscope.inference.tta import TTA
 from petriscope.trust.abstention import plan_answers
 
@@ -46,7 +46,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
 
 
 def predict_files(
-    classifier: Classifier,
+    predictor: Predictor,
     paths: Sequence[Path],
     tta: TTA | None,
     quiet: bool,
@@ -56,14 +56,14 @@ def predict_files(
     """One row per image; see `petriscope.api.predict`."""
     import pandas as pd
 
-    names = [f"p_{name}" for name in classifier.classes]
-    answering = plan_answers(classifier, tta, max_error, sets, quiet)
+    names = [f"p_{name}" for name in predictor.classes]
+    answering = plan_answers(predictor, tta, max_error, sets, quiet)
     said = ["answer", "why"] if sets is None else ["answer", "why", "set"]
     rows: list[dict[str, Any]] = []
     with progress("predicting", len(paths)) as bar:
-        for block, images in decoded(classifier, paths):
+        for block, images in decoded(predictor, paths):
             good = [image for image in images if isinstance(image, np.ndarray)]
-            answers = classifier.answer(np.stack(good), tta) if good else None
+            answers = predictor.answer(np.stack(good), tta) if good else None
             found = iter(zip(answers.probabilities, answering.words(answers), strict=True) if answers else ())
             for path, image in zip(block, images, strict=True):
                 row: dict[str, Any] = {"image": str(path), "predicted": None, "confidence": None, "error": None}
@@ -71,7 +71,7 @@ def predict_files(
                     row["error"] = image
                 else:
                     p, words = next(found)
-                    row |= {"predicted": classifier.classes[int(p.argmax())], "confidence": float(p.max()), **words}
+                    row |= {"predicted": predictor.classes[int(p.argmax())], "confidence": float(p.max()), **words}
                     row |= dict(zip(names, map(float, p), strict=True))
                 rows.append(row)
             if not quiet:
@@ -80,11 +80,11 @@ def predict_files(
 
 
 def decoded(
-    classifier: Classifier, paths: Sequence[Path], chunk: int = CHUNK
+    predictor: Predictor, paths: Sequence[Path], chunk: int = CHUNK
 ) -> Iterator[tuple[Sequence[Path], list[np.ndarray | str]]]:
     """Chunks of paths with their images, uint8 [H, W, C] as the model takes them, or with what is wrong with them."""
-    height, width, channels = classifier.shape
-    data = classifier.recipe.data
+    height, width, channels = predictor.shape
+    data = predictor.recipe.data
 
     def attempt(path: Path) -> np.ndarray | str:
         try:

@@ -31,7 +31,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What a classifier says of images.
+    """What a predictor says of images.
 
     Args:
         raw: probabilities as the network gives them, float32 [N, K].
@@ -46,7 +46,7 @@ class Answers:
 
 
 @dataclass
-class Classifier:
+class Predictor:
     """A trained model with all it needs to be used.
 
     Args:
@@ -143,18 +143,18 @@ class Classifier:
         return predict_batch(self.model, batch, self.normalize, self.number_format, tta).exp().cpu().numpy()
 
 
-def save_model(path: Path, weights: dict[str, Tensor], classifier: Classifier, facts: dict[str, Any]) -> None:
+def save_model(path: Path, weights: dict[str, Tensor], predictor: Predictor, facts: dict[str, Any]) -> None:
     """Write weights, metadata and what val said atomically. ``facts`` are kept as they are, for people."""
     metadata = {
         "format": FORMAT,
-        "recipe": classifier.recipe.model_dump(mode="json"),
-        "classes": list(classifier.classes),
-        "shape": list(classifier.shape),
-        "mean": list(classifier.mean),
-        "std": list(classifier.std),
+        "recipe": predictor.recipe.model_dump(mode="json"),
+        "classes": list(predictor.classes),
+        "shape": list(predictor.shape),
+        "mean": list(predictor.mean),
+        "std": list(predictor.std),
         **facts,
     }
-    _write(path, weights, {**metadata, "trust": classifier.trust.to_json()})
+    _write(path, weights, {**metadata, "trust": predictor.trust.to_json()})
 
 
 def save_trust(path: Path, trust: Trust, out: Path | None = None) -> None:
@@ -181,7 +181,7 @@ def model_path(path: Path) -> Path:
     return path / "model.safetensors" if path.is_dir() else path
 
 
-def load_model(path: Path, device: str = "auto") -> Classifier:
+def load_model(path: Path, device: str = "auto") -> Predictor:
     """Read a model file, or the one in a run folder.
 
     Raises:
@@ -202,7 +202,7 @@ def load_model(path: Path, device: str = "auto") -> Classifier:
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, OSError) as error:
         raise RequestError(f"{path} is damaged or no Petriscope model: {error}") from None
     where = choose_device(device)
-    return Classifier(
+    return Predictor(
         lay_out(model.to(where), recipe.training.channels_last).eval(),
         recipe,
         tuple(facts["classes"]),

@@ -18,7 +18,7 @@ from petriscope.data.batches import Batches
 from petriscope.data.decode import decode_file
 from petriscope.data.imageset import ImageSet
 from petriscope.inference.predict import decoded
-from petriscope.inference.predictor import Classifier
+from petriscope.inference.predictor import Predictor
 from petriscope.inference.tta import TTA, predict_batches
 from petriscope.metrics.segmentation import (
     Tally,
@@ -38,15 +38,15 @@ CHUNK = 32  # images in memory at a time: each has one probability per class and
 
 
 def mask_predictions(
-    classifier: Classifier, images: ImageSet, tta: TTA, label: str | None, batch_size: int | None = None
+    predictor: Predictor, images: ImageSet, tta: TTA, label: str | None, batch_size: int | None = None
 ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
     """What `petriscope.inference.tta.predict_batches` gives; ``batch_size`` None: as in the recipe."""
-    recipe = classifier.recipe
+    recipe = predictor.recipe
     return predict_batches(
-        classifier.model,
-        Batches(images, classifier.device, recipe.data.memory),
-        classifier.normalize,
-        classifier.number_format,
+        predictor.model,
+        Batches(images, predictor.device, recipe.data.memory),
+        predictor.normalize,
+        predictor.number_format,
         tta,
         batch_size or recipe.evaluation.batch_size,
         label,
@@ -54,25 +54,25 @@ def mask_predictions(
 
 
 def evaluate_masks(
-    classifier: Classifier, images: ImageSet, split: str, tta: TTA | None, source: str, quiet: bool
+    predictor: Predictor, images: ImageSet, split: str, tta: TTA | None, source: str, quiet: bool
 ) -> tuple[dict[str, Any], Tally]:
     """The metrics of a split whose targets are masks, and what they were counted from."""
-    settings = classifier.recipe.evaluation
+    settings = predictor.recipe.evaluation
     tta = tta or settings.tta
-    predictions = mask_predictions(classifier, images, tta, None if quiet else f"evaluating {split}")
-    tally = tally_masks(predictions, len(images), len(classifier.classes), outlines=True)
-    metrics = full_mask_metrics(tally, classifier.classes, images.groups, settings.bootstrap)
+    predictions = mask_predictions(predictor, images, tta, None if quiet else f"evaluating {split}")
+    tally = tally_masks(predictions, len(images), len(predictor.classes), outlines=True)
+    metrics = full_mask_metrics(tally, predictor.classes, images.groups, settings.bootstrap)
     return {"split": split, "tta": tta, "source": source, **metrics}, tally
 
 
 def keep_masks(
-    run: Run, classifier: Classifier, images: ImageSet, split: str, result: dict[str, Any], tally: Tally
+    run: Run, predictor: Predictor, images: ImageSet, split: str, result: dict[str, Any], tally: Tally
 ) -> None:
     """Put metrics, one row per image, and the best, median and worst images into the run; see
     `petriscope.run.folder.Run.gallery`."""
     chosen, words = choose_examples(tally, EXAMPLES_EACH)
     batch = images.take(chosen)
-    probabilities = classifier.probabilities(batch, result["tta"])
+    probabilities = predictor.probabilities(batch, result["tta"])
     arrays = {
         "images": batch,
         "truth": images.targets[chosen],
@@ -88,7 +88,7 @@ def keep_masks(
 
 
 def segment_files(
-    classifier: Classifier, paths: Sequence[Path], folder: Path, tta: TTA | None, quiet: bool
+    predictor: Predictor, paths: Sequence[Path], folder: Path, tta: TTA | None, quiet: bool
 ) -> pd.DataFrame:
     """Write ``NAME.png`` (an indexed mask: pixel value = class, counted from 0) and ``NAME-overlay.png`` an image.
 
@@ -104,9 +104,9 @@ def segment_files(
     names = _file_names(paths, folder)
     rows: list[dict[str, Any]] = []
     with progress("segmenting", len(paths)) as bar:
-        for block, images in decoded(classifier, paths, CHUNK):
+        for block, images in decoded(predictor, paths, CHUNK):
             good = [image for image in images if isinstance(image, np.ndarray)]
-            found = iter(classifier.probabilities(np.stack(good), tta) if good else ())
+            found = iter(predictor.probabilities(np.stack(good), tta) if good else ())
             for path, image in zip(block, images, strict=True):
                 row: dict[str, Any] = {"image": str(path), "mask": None, "confidence": None, "error": None}
                 if isinstance(image, str):
@@ -115,13 +115,13 @@ def segment_files(
                     p = next(found)
                     mask = p.argmax(0).astype(np.uint8)
                     row |= {"mask": str(names[path]), "confidence": float(p.max(0).mean())}
-                    shares = np.bincount(mask.reshape(-1), minlength=len(classifier.classes)) / mask.size
-                    row |= {f"share_{name}": float(s) for name, s in zip(classifier.classes, shares, strict=True)}
-                    _write(path, names[path], mask, classifier)
+                    shares = np.bincount(mask.reshape(-1), minlength=len(predictor.classes)) / mask.size
+                    row |= {f"share_{name}": float(s) for name, s in zip(predictor.classes, shares, strict=True)}
+                    _write(path, names[path], mask, predictor)
                 rows.append(row)
             if not quiet:
                 bar.advance(len(block))
-    columns = ["image", "mask", "confidence", "error", *(f"share_{name}" for name in classifier.classes)]
+    columns = ["image", "mask", "confidence", "error", *(f"share_{name}" for name in predictor.classes)]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -141,19 +141,19 @@ def _file_names(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
     return out
 
 
-def _write(path: Path, file: Path, mask: np.ndarray, classifier: Classifier) -> None:
-    pixels = decode_file(path, None, classifier.recipe.data.filter, "rgb", classifier.recipe.data.bits)
+def _write(path: Path, file: Path, mask: np.ndarray, predictor: Predictor) -> None:
+    pixels = decode_file(path, None, predictor.recipe.data.filter, "rgb", predictor.recipe.data.bits)
     height, width = pixels.shape[:2]
     indexed = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
     full = np.asarray(indexed)
-    indexed.putpalette(palette(len(classifier.classes)).tobytes())
+    indexed.putpalette(palette(len(predictor.classes)).tobytes())
     for name, image in (
         (file, indexed),
-        (file.with_stem(f"{file.stem}-overlay"), _laid_over(pixels, full, classifier)),
+        (file.with_stem(f"{file.stem}-overlay"), _laid_over(pixels, full, predictor)),
     ):
         with atomic(name) as temporary:
             image.save(temporary, format="PNG")
 
 
-def _laid_over(image: np.ndarray, mask: np.ndarray, classifier: Classifier) -> Image.Image:
-    return Image.fromarray(overlay(image, mask, len(classifier.classes)))
+def _laid_over(image: np.ndarray, mask: np.ndarray, predictor: Predictor) -> Image.Image:
+    return Image.fromarray(overlay(image, mask, len(predictor.classes)))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from petriscope.inference.predictor import Classifier
+from petriscope.inference.predictor import Predictor
 from petriscope.models.cost import multiply_adds, parameters
 
 SMALL_BATCH = 4  # a large network takes seconds for these alone
@@ -17,7 +17,7 @@ REPEATS = 3
 ENOUGH_SECONDS = 0.5
 
 
-def inference_rate(classifier: Classifier, batch: int = 256, budget: float = 3.0) -> float:
+def inference_rate(predictor: Predictor, batch: int = 256, budget: float = 3.0) -> float:
     """Images a second, from uint8 to probabilities, without test-time augmentation: the median of repeated batches.
 
     Args:
@@ -25,9 +25,9 @@ def inference_rate(classifier: Classifier, batch: int = 256, budget: float = 3.0
         budget: seconds that all batches but the first, a small one, may take.
     """
     size, spent, times = min(SMALL_BATCH, batch), 0.0, list[float]()
-    seconds = first = _time_batch(classifier, size)
+    seconds = first = _time_batch(predictor, size)
     while spent + seconds <= budget and (len(times) < REPEATS or sum(times) < ENOUGH_SECONDS):
-        seconds = _time_batch(classifier, size)
+        seconds = _time_batch(predictor, size)
         spent += seconds
         larger = min(GROWTH * size, batch)
         expected = seconds * larger / size
@@ -38,19 +38,19 @@ def inference_rate(classifier: Classifier, batch: int = 256, budget: float = 3.0
     return size / statistics.median(times or [first])
 
 
-def _time_batch(classifier: Classifier, size: int) -> float:
-    images = np.random.default_rng(0).integers(0, 256, (size, *classifier.shape), dtype=np.uint8)
+def _time_batch(predictor: Predictor, size: int) -> float:
+    images = np.random.default_rng(0).integers(0, 256, (size, *predictor.shape), dtype=np.uint8)
     start = time.perf_counter()
-    classifier.probabilities(images, tta="none")
+    predictor.probabilities(images, tta="none")
     return time.perf_counter() - start
 
 
-def cost(classifier: Classifier) -> dict[str, Any]:
+def cost(predictor: Predictor) -> dict[str, Any]:
     """Parameters, multiply-adds per image, bytes of the weights in fp32, images per second at inference."""
-    count = parameters(classifier.model)
+    count = parameters(predictor.model)
     return {
         "parameters": count,
-        "multiply_adds": multiply_adds(classifier.model, classifier.shape),
+        "multiply_adds": multiply_adds(predictor.model, predictor.shape),
         "bytes_fp32": 4 * count,
-        "inference_images_per_second": round(inference_rate(classifier), 1),
+        "inference_images_per_second": round(inference_rate(predictor), 1),
     }

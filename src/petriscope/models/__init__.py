@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from petriscope.core.errors import RequestError
 from petriscope.core.recipe import Part
-from petriscope.core.registry import Catalogue
+from petriscope.core.registry import Registry
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,8 +28,8 @@ ENSEMBLE = "ensemble"  # made of trained runs, so no recipe begins with it, and 
 SMP = "smp/"
 
 
-class _Models(Catalogue):
-    """The catalogue of models, which has all of timm's and of segmentation_models_pytorch's besides its own."""
+class _Models(Registry):
+    """The registry of models, which has all of timm's and of segmentation_models_pytorch's besides its own."""
 
     def find(self, name: str) -> Callable[..., Any]:
         if name == ENSEMBLE:

@@ -12,7 +12,7 @@ from petriscope.models.weights import Weights
 
 
 def backbone(name: str, about: str, side: int | None = None) -> Callable[..., nn.Module]:
-    """A model for the catalogue.
+    """A model for the registry.
 
     Args:
         name: timm's.

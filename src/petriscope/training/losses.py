@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from petriscope.core.errors import RequestError
 from petriscope.core.masks import IGNORE
 from petriscope.core.recipe import Part
-from petriscope.core.registry import Catalogue
+from petriscope.core.registry import Registry
 from petriscope.training.borders import near_borders
 
-LOSSES = Catalogue(
+LOSSES = Registry(
     "loss",
     {
         "cross-entropy": "petriscope.training.losses:CrossEntropy",

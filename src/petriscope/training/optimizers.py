@@ -9,11 +9,11 @@ from pydantic import Field
 from torch import nn
 from torch.optim import Optimizer
 
-from petriscope.core.registry import Catalogue
+from petriscope.core.registry import Registry
 from petriscope.models.backbones import import_timm
 from petriscope.models.layers import head_of
 
-OPTIMIZERS = Catalogue(
+OPTIMIZERS = Registry(
     "optimizer",
     {name: f"petriscope.training.optimizers:{name}" for name in ("adam", "adamw", "nadam", "sgd", "lion", "muon")},
 )

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from petriscope.core.registry import Catalogue
+from petriscope.core.registry import Registry
 
-SCHEDULES = Catalogue(
+SCHEDULES = Registry(
     "schedule",
     {
         "constant": "petriscope.training.schedules:Schedule",

@@ -9,7 +9,7 @@ import numpy as np
 
 from petriscope.core.errors import RequestError
 from petriscope.core.progress import say
-from petriscope.inference.predictor import Answers, Classifier
+from petriscope.inference.predictor import Answers, Predictor
 from petriscope.inference.tta import TTA
 from petriscope.metrics import conformal
 from petriscope.metrics.selective import Threshold, doubt
@@ -21,7 +21,7 @@ NO_CLASS = "(none)"
 
 @dataclass(frozen=True)
 class Answering:
-    """When a classifier answers, and with what.
+    """When a predictor answers, and with what.
 
     Args:
         classes: names of the probabilities.
@@ -61,9 +61,9 @@ class Answering:
 
 
 def plan_answers(
-    classifier: Classifier, tta: TTA | None, max_error: float | None, sets: float | None, quiet: bool
+    predictor: Predictor, tta: TTA | None, max_error: float | None, sets: float | None, quiet: bool
 ) -> Answering:
-    """What the wanted error rate and coverage come to for this classifier.
+    """What the wanted error rate and coverage come to for this predictor.
 
     Raises:
         RequestError: they lie outside 0 and 1, or the model file holds no answers on val for these views.
@@ -74,20 +74,20 @@ def plan_answers(
                 f"{name} lies between 0 and 1, such as {0.01 if name == 'max_error' else 0.95}; got {value:g}"
             )
     if max_error is None and sets is None:
-        return Answering(classifier.classes)
-    reference = _reference(classifier, tta or classifier.recipe.evaluation.tta)
+        return Answering(predictor.classes)
+    reference = _reference(predictor, tta or predictor.recipe.evaluation.tta)
     threshold = None if max_error is None else reference.threshold(max_error)
-    limits = None if sets is None else reference.limits(sets, len(classifier.classes), conformal.METHOD)
+    limits = None if sets is None else reference.limits(sets, len(predictor.classes), conformal.METHOD)
     if not quiet:
-        for sentence in _notes(classifier.classes, max_error, threshold, sets, limits, len(reference.doubt)):
+        for sentence in _notes(predictor.classes, max_error, threshold, sets, limits, len(reference.doubt)):
             say(sentence)
-    return Answering(classifier.classes, max_error, threshold, limits)
+    return Answering(predictor.classes, max_error, threshold, limits)
 
 
-def _reference(classifier: Classifier, tta: TTA) -> Reference:
-    found = classifier.trust.references.get(tta)
+def _reference(predictor: Predictor, tta: TTA) -> Reference:
+    found = predictor.trust.references.get(tta)
     if found is None:
-        fitted = ", ".join(classifier.trust.references) or "nothing"
+        fitted = ", ".join(predictor.trust.references) or "nothing"
         raise RequestError(
             f"the model file holds no answers on val for tta {tta}, which max_error and sets stand on (it has {fitted}); "
             f"petriscope calibrate RUN --tta {tta} adds them to a run that has a val split"

@@ -1,7 +1,7 @@
-"""What val says of a classifier, kept with it: how far its probabilities hold, and where it should keep silent.
+"""What val says of a predictor, kept with it: how far its probabilities hold, and where it should keep silent.
 
 Everything here is fitted on val, for one kind of test-time augmentation at a time, because an average over other views is
-another classifier. Val also chose the epoch in most runs, so its own promises are a little rosy; test tells.
+another predictor. Val also chose the epoch in most runs, so its own promises are a little rosy; test tells.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ARRAYS = {"doubt": np.float32, "target": np.int64, "right": np.uint8, "outlier":
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """The images of val as a classifier answers them.
+    """The images of val as a predictor answers them.
 
     Args:
         temperature: see `petriscope.trust.temperature`.
@@ -160,7 +160,7 @@ def trust_metrics(
     reference: Reference | None,
     temperature: float,
 ) -> dict[str, Any]:
-    """What is known of a classifier's trustworthiness on labeled images.
+    """What is known of a predictor's trustworthiness on labeled images.
 
     Args:
         raw, probabilities: before and after the temperature, float32 [N, K].

@@ -83,7 +83,7 @@ def ece_equal_mass(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS
     """Expected calibration error over bins of equal counts.
 
     Bins of equal width (`petriscope.metrics.classification.calibration_error`) leave nearly all images of a good
-    classifier in the last one, which then says nothing of how they differ.
+    predictor in the last one, which then says nothing of how they differ.
     """
     table = equal_mass_bins(confidence, correct, bins)
     return float((table["count"] * np.abs(table["accuracy"] - table["confidence"])).sum() / len(confidence))
