@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from small_sources import images, load, make_folders, make_pile, save_image
+from small_sources import load, make_folders, make_pile, save_image, some_images
 
 from petriscope.core.errors import DataError, PetriscopeError
 from petriscope.data import cache, decode
@@ -139,7 +139,7 @@ def test_nothing_readable(tmp_path: Path) -> None:
 
 def test_sizes_that_differ(tmp_path: Path) -> None:
     make_pile(tmp_path / "data")
-    save_image(tmp_path / "data/cat/large.png", images(1, side=30)[0])
+    save_image(tmp_path / "data/cat/large.png", some_images(1, side=30)[0])
     data = load(tmp_path / "data")
     assert data.shape == (8, 9, 3)
     assert any("2 sizes" in text and "8 x 9" in text and "data.size" in text for text in data.warnings)
@@ -148,7 +148,7 @@ def test_sizes_that_differ(tmp_path: Path) -> None:
 
 def test_one_color_image_makes_all_color(tmp_path: Path) -> None:
     make_pile(tmp_path / "data", gray=True)
-    save_image(tmp_path / "data/cat/color.png", images(1)[0])
+    save_image(tmp_path / "data/cat/color.png", some_images(1)[0])
     assert load(tmp_path / "data").shape == (8, 9, 3)
 
 
@@ -195,7 +195,7 @@ def test_changed_images_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     source = make_folders(tmp_path / "data")
     taken = count_decodes(monkeypatch)
     first = load(source)
-    save_image(source / "train/cat/train_00.png", images(1, seed=77)[0])
+    save_image(source / "train/cat/train_00.png", some_images(1, seed=77)[0])
     assert taken() == 20 and load(source).fingerprint != first.fingerprint and taken() == 20
     (source / "train/cat/train_00.png").unlink()
     assert len(load(source).split("train")) == 11

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_sources import images, load, make_folders, make_pile, make_table, save_image, write_table
+from small_sources import load, make_folders, make_pile, make_table, save_image, some_images, write_table
 
 from petriscope.core.errors import DataError
 
 
 def test_ids_are_paths_below_the_source(tmp_path: Path) -> None:
     make_folders(tmp_path / "data")
-    save_image(tmp_path / "data/train/cat/deeper/z.png", images(1, seed=9)[0])
+    save_image(tmp_path / "data/train/cat/deeper/z.png", some_images(1, seed=9)[0])
     ids = load(tmp_path / "data").split("train").ids.tolist()
     assert "train/cat/train_00.png" in ids and "train/cat/deeper/z.png" in ids
 
@@ -36,7 +36,7 @@ def test_odd_files_are_counted(tmp_path: Path) -> None:
     (tmp_path / "data/__MACOSX/cat").mkdir(parents=True)
     (tmp_path / "data/train/loop").symlink_to(tmp_path / "data", target_is_directory=True)
     (tmp_path / "data/train/cat/loop").symlink_to(tmp_path / "data", target_is_directory=True)
-    save_image(tmp_path / "data/train/loose.png", images(1)[0])
+    save_image(tmp_path / "data/train/loose.png", some_images(1)[0])
     data = load(tmp_path / "data")
     assert data.fingerprint == clean.fingerprint and not clean.warnings
     (warning,) = data.warnings
@@ -54,13 +54,13 @@ def test_an_empty_class_folder(tmp_path: Path) -> None:
 def test_no_class_folders(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no images"):
         load(tmp_path)
-    save_image(tmp_path / "x.png", images(1)[0])
+    save_image(tmp_path / "x.png", some_images(1)[0])
     with pytest.raises(DataError, match=r"1 images lie in .* itself; make a folder for each class"):
         load(tmp_path)
 
 
 def test_one_class_folder(tmp_path: Path) -> None:
-    save_image(tmp_path / "data/cat/x.png", images(1)[0])
+    save_image(tmp_path / "data/cat/x.png", some_images(1)[0])
     with pytest.raises(DataError, match="only one class, cat"):
         load(tmp_path / "data")
 
@@ -70,20 +70,20 @@ def test_class_folders_beside_splits(tmp_path: Path) -> None:
     (tmp_path / "data/docs").mkdir()
     (tmp_path / "data/docs/readme.txt").write_text("x")
     assert len(load(tmp_path / "data").split("train")) == 12
-    save_image(tmp_path / "data/more/x.png", images(1)[0])
+    save_image(tmp_path / "data/more/x.png", some_images(1)[0])
     with pytest.raises(DataError, match="beside them, more with images"):
         load(tmp_path / "data")
 
 
 def test_numbered_classes_are_ordered_by_value(tmp_path: Path) -> None:
-    for number, pixels in enumerate(images(22)):
+    for number, pixels in enumerate(some_images(22)):
         save_image(tmp_path / "data" / str(number // 2) / f"{number}.png", pixels)
     assert load(tmp_path / "data").classes == tuple(str(number) for number in range(11))
 
 
 def test_a_table_without_split_is_one_pile(tmp_path: Path) -> None:
     rows = []
-    for number, pixels in enumerate(images(20)):
+    for number, pixels in enumerate(some_images(20)):
         save_image(tmp_path / f"p{number}.png", pixels)
         rows.append({"path": f"p{number}.png", "label": "NA" if number % 2 else "b"})
     data = load(write_table(tmp_path / "t.csv", rows))

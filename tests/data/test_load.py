@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_sources import images, load, make_folders, make_npz, save_image, write_table
+from small_sources import load, make_folders, make_npz, save_image, some_images, write_table
 
 from petriscope.core.errors import DataError, RequestError
 
@@ -108,7 +108,7 @@ def test_a_class_without_training_images(tmp_path: Path) -> None:
 
 def test_a_class_that_train_lacks(tmp_path: Path) -> None:
     make_folders(tmp_path / "data")
-    save_image(tmp_path / "data/test/dgo/x.png", images(1)[0])
+    save_image(tmp_path / "data/test/dgo/x.png", some_images(1)[0])
     with pytest.raises(DataError, match=r"test has the class dgo, which train lacks; did you mean dog"):
         load(tmp_path / "data")
 
@@ -123,18 +123,18 @@ def test_fewer_classes_in_val_are_mapped_by_name(tmp_path: Path) -> None:
 
 
 def test_shapes_that_differ_between_splits(tmp_path: Path) -> None:
-    path = make_npz(tmp_path, test_images=images(4, side=6))
+    path = make_npz(tmp_path, test_images=some_images(4, side=6))
     with pytest.raises(DataError, match=r"train 8 x 9.*test 6 x 7.*data\.size"):
         load(path)
     assert load(path, size=6).shape == (6, 6, 3)
 
 
 def test_gray_and_color_splits_become_color(tmp_path: Path) -> None:
-    assert load(make_npz(tmp_path, test_images=images(4, gray=True))).shape == (8, 9, 3)
+    assert load(make_npz(tmp_path, test_images=some_images(4, gray=True))).shape == (8, 9, 3)
 
 
 def test_leaks_are_counted(tmp_path: Path) -> None:
-    path = make_npz(tmp_path, test_images=images(12, seed=0)[:4], val_images=np.stack([images(12)[0]] * 4))
+    path = make_npz(tmp_path, test_images=some_images(12, seed=0)[:4], val_images=np.stack([some_images(12)[0]] * 4))
     warnings = load(path).warnings
     assert "4 images of test are in train too; metrics on test will flatter" in warnings
     assert any(text.startswith("4 images of val are in train") for text in warnings)
@@ -162,7 +162,7 @@ def test_classes_of_a_source_with_names_set_their_order(tmp_path: Path) -> None:
 
 
 def test_groups_stay_whole(tmp_path: Path) -> None:
-    for number, pixels in enumerate(images(40)):
+    for number, pixels in enumerate(some_images(40)):
         save_image(tmp_path / "data" / f"c{number % 2}" / f"slide{number // 4}_{number}.png", pixels)
     data = load(tmp_path / "data", group=r"(slide\d+)_", val_fraction=0.2, test_fraction=0.2)
     owners = [set(part.groups) for part in data.splits.values() if part.groups is not None]
@@ -182,7 +182,7 @@ def test_groups_of_an_npz(tmp_path: Path) -> None:
 
 def test_groups_of_a_table(tmp_path: Path) -> None:
     rows = []
-    for number, pixels in enumerate(images(24)):
+    for number, pixels in enumerate(some_images(24)):
         save_image(tmp_path / f"{number}.png", pixels)
         rows.append({"path": f"{number}.png", "label": number % 2, "group": f"g{number // 4}", "plate": number // 12})
     path = write_table(tmp_path / "t.csv", rows)
@@ -193,7 +193,7 @@ def test_groups_of_a_table(tmp_path: Path) -> None:
 
 
 def test_too_few_images_for_a_split(tmp_path: Path) -> None:
-    for number, pixels in enumerate(images(2)):
+    for number, pixels in enumerate(some_images(2)):
         save_image(tmp_path / "data" / f"c{number}" / "x.png", pixels)
     data = load(tmp_path / "data")
     assert sizes(data) == {"train": 2}

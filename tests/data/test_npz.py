@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_sources import images, load, make_npz
+from small_sources import load, make_npz, some_images
 
 from petriscope.core.errors import DataError, PetriscopeError, RequestError
 from petriscope.data import cache
@@ -45,12 +45,12 @@ def wide(values: int, top: int = 65535) -> np.ndarray:
         ({"classes": np.array(["cat"])}, "label 1 of train image 1 is out of range"),
         ({"classes": np.array(["cat", "cat"])}, "stands twice"),
         ({"classes": np.array([0, 1])}, "of strings"),
-        ({"train_images": images(12)[..., :2]}, "1 .gray. or 3 .RGB. channels"),
-        ({"train_images": images(12).transpose(0, 3, 1, 2)}, "channels come last"),
-        ({"train_images": images(12)[:, 0, 0]}, r"\[N, H, W\]"),
-        ({"train_images": images(12) > 100}, "type bool"),
-        ({"train_images": images(12).astype(np.int64)}, "type int64"),
-        ({"train_images": images(12) / 255 * 2 - 1}, r"run from -1 to 1; scale"),
+        ({"train_images": some_images(12)[..., :2]}, "1 .gray. or 3 .RGB. channels"),
+        ({"train_images": some_images(12).transpose(0, 3, 1, 2)}, "channels come last"),
+        ({"train_images": some_images(12)[:, 0, 0]}, r"\[N, H, W\]"),
+        ({"train_images": some_images(12) > 100}, "type bool"),
+        ({"train_images": some_images(12).astype(np.int64)}, "type int64"),
+        ({"train_images": some_images(12) / 255 * 2 - 1}, r"run from -1 to 1; scale"),
         ({"train_images": np.full((12, 8, 9), np.inf)}, "train image 0 holds NaN"),
     ],
 )

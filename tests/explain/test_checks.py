@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from corner import corner_predictor, corner_images
+from corner import corner_images, corner_predictor
 from scipy.stats import spearmanr
 
 from petriscope.explain import explain

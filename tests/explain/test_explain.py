@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 import torch
-from corner import Corner, predictor_of, corner_predictor, corner_images
+from corner import Corner, corner_images, corner_predictor, predictor_of
 
 from petriscope.core.errors import RequestError
 from petriscope.core.recipe import Part

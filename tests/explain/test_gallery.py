@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from corner import corner_predictor, corner_images
+from corner import corner_images, corner_predictor
 
 from petriscope.data.imageset import ImageSet
 from petriscope.explain import gallery

@@ -16,7 +16,6 @@ from petriscope.core.errors import RequestError
 from petriscope.core.recipe import Recipe
 from petriscope.metrics.statistics import (
     Difference,
-    Metric,
     Needed,
     Sample,
     difference,
@@ -24,104 +23,19 @@ from petriscope.metrics.statistics import (
     resample,
     resample_miou,
 )
+from petriscope.run.comparison import LEVEL, Comparison, Contrast, Row
 from petriscope.run.folder import Run, open_run
 
-LEVEL = 0.05
 SETTINGS_NAMED = 3  # in a label, or in a sentence on what differs
 SCENES_NOTE = "Intervals and tests draw whole scenes: images of one scene are no independent witnesses."
 COUNTS = ("true", "guessed", "found")  # columns of a class in the predictions of masks
-Verdict = Literal["better", "worse", "no difference shown"]
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """A method against the baseline.
-
-    Args:
-        difference: with its interval and its p.
-        p_holm: p after Holm's correction for all methods compared.
-        needed: images or seeds that would show a difference of this size, with 80 % power at the corrected level.
-    """
-
-    difference: Difference
-    p_holm: float
-    needed: Needed
-
-    @property
-    def verdict(self) -> Verdict:
-        if self.p_holm >= LEVEL:
-            return "no difference shown"
-        return "better" if self.difference.value > 0 else "worse"
-
-
-@dataclass(frozen=True)
-class Row:
-    """A recipe: its runs, one a seed, and what they reach on average.
-
-    Args:
-        values: the metric compared, of each run.
-        ci95: of the mean; see `petriscope.metrics.statistics.Sample`.
-        others: means of further metrics, as `results.json` has them.
-        parameters, multiply_adds, seconds: of the first run; seconds of training, the mean.
-        contrast: None for the baseline.
-    """
-
-    label: str
-    runs: tuple[str, ...]
-    seeds: tuple[int, ...]
-    values: tuple[float, ...]
-    mean: float
-    sd: float | None
-    ci95: tuple[float, float]
-    others: dict[str, float | None]
-    parameters: int | None
-    multiply_adds: int | None
-    seconds: float | None
-    contrast: Contrast | None
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What `compare` finds; the rows in the order the groups were given.
-
-    Args:
-        n: images.
-        notes: what the reader should know, a sentence each.
-    """
-
-    split: str
-    n: int
-    metric: Metric
-    baseline: str
-    rows: tuple[Row, ...]
-    notes: tuple[str, ...] = ()
-
-    @property
-    def tests(self) -> int:
-        return sum(row.contrast is not None for row in self.rows)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        rows = []
-        for row in self.rows:
-            plain = {f.name: getattr(row, f.name) for f in dataclasses.fields(row) if f.name != "contrast"}
-            rows.append({**plain, "difference": None if row.contrast is None else _plain(row.contrast)})
-        return {
-            "split": self.split,
-            "n": self.n,
-            "metric": self.metric,
-            "baseline": self.baseline,
-            "tests": self.tests,
-            "rows": rows,
-            "notes": list(self.notes),
-        }
 
 
 def compare(
     folders: Sequence[str | Path],
     split: str | None = None,
     against: str | Path | None = None,
-    metric: Metric | None = None,
+    metric: str | None = None,
 ) -> Comparison:
     """Compare runs over the same images. Runs of one recipe with several seeds are one row.
 
@@ -149,7 +63,7 @@ def compare_groups(
     groups: Mapping[str, Sequence[Run]],
     baseline: str,
     split: str,
-    metric: Metric | None = None,
+    metric: str | None = None,
     notes: Iterable[str] = (),
 ) -> Comparison:
     """Compare groups of finished runs, one run a seed, under the labels given; see `compare`."""
@@ -191,21 +105,6 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in items:
         out |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
     return out
-
-
-def _plain(contrast: Contrast) -> dict[str, Any]:
-    found = contrast.difference
-    return {
-        "value": found.value,
-        "ci95": found.ci95,
-        "p": found.p,
-        "p_holm": contrast.p_holm,
-        "verdict": contrast.verdict,
-        "se_images": math.sqrt(found.variance.images),
-        "se_seeds": math.sqrt(found.variance.seeds),
-        "images_needed": contrast.needed.images,
-        "seeds_needed": contrast.needed.seeds,
-    }
 
 
 def _contrasts(samples: Mapping[str, Sample], baseline: str) -> dict[str, Contrast]:

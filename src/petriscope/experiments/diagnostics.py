@@ -100,9 +100,7 @@ def _errors(
     each = multiply_adds(predictor.model, predictor.shape)
     most = int(max(BUDGET, each * len(images)) // each)
     batch = images.take(asked)
-    found = nearest(
-        predictor.model, predictor.normalize, predictor.number_format, batch, train, NEIGHBORS, most, quiet
-    )
+    found = nearest(predictor.model, predictor.normalize, predictor.number_format, batch, train, NEIGHBORS, most, quiet)
     if found is None:
         return errors, arrays
     beside = np.stack([train.take(rows) for rows in found.rows])

@@ -16,7 +16,6 @@ from petriscope.core.files import slug
 from petriscope.core.recipe import Recipe, Section, UniqueKeys, explain, load_recipe
 from petriscope.experiments import ensemble as ensembling
 from petriscope.experiments.compare import settings_that_differ
-from petriscope.metrics.statistics import Metric
 from petriscope.run.folder import Run, check_free
 from petriscope.training.build import absolute_paths, check_parts
 
@@ -67,7 +66,7 @@ class Suite(Section):
     data: str | None = None
     seeds: tuple[Seed, ...] = (0, 1, 2)
     baseline: str
-    metric: Metric | None = None  # accuracy; of masks, mean IoU
+    metric: str | None = None  # accuracy; of masks, mean IoU
     evaluate: Split = "val"
     set: dict[str, Any] = Field(default_factory=dict)
     methods: Annotated[dict[str, Method], Field(min_length=1)]

@@ -114,9 +114,7 @@ def explain(
         not predictor.segments or regions.shape != images.shape[:3] or regions.dtype != np.bool_
     ):
         raise RequestError("regions are bool [B, H, W], of the images, for models of masks")
-    masks = (
-        predicted_masks(predictor, images) if predictor.segments and (classes is None or regions is None) else None
-    )
+    masks = predicted_masks(predictor, images) if predictor.segments and (classes is None or regions is None) else None
     if classes is None and masks is not None:
         classes = largest_class(masks, predictor.classes)
     elif classes is None:

@@ -258,9 +258,7 @@ def _blur(images: np.ndarray) -> np.ndarray:
     return gaussian_filter(images, (0, height / 6, width / 6, 0), mode="nearest")
 
 
-def _of_class(
-    predictor: Predictor, images: np.ndarray, classes: np.ndarray, regions: np.ndarray | None
-) -> np.ndarray:
+def _of_class(predictor: Predictor, images: np.ndarray, classes: np.ndarray, regions: np.ndarray | None) -> np.ndarray:
     if regions is None:
         return predictor.probabilities(images, tta="none")[np.arange(len(images)), classes]
     return mean_probability(predictor, images, classes, regions)

@@ -39,9 +39,7 @@ def largest_class(masks: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
     return np.where(counts.any(1), counts.argmax(1), background)
 
 
-def mean_probability(
-    predictor: Predictor, images: np.ndarray, classes: np.ndarray, regions: np.ndarray
-) -> np.ndarray:
+def mean_probability(predictor: Predictor, images: np.ndarray, classes: np.ndarray, regions: np.ndarray) -> np.ndarray:
     """Of a class over a region of each image, without test-time augmentation, float64 [B]; 0 where the region is empty.
 
     Args:

@@ -31,6 +31,27 @@ def confusion_matrix(targets: np.ndarray, predicted: np.ndarray, classes: int) -
     return np.bincount(targets * classes + predicted, minlength=classes * classes).reshape(classes, classes)
 
 
+class WeightedConfusion:
+    """Confusion matrices of one network under many weights of the images, as the bootstrap needs them.
+
+    Args:
+        targets, predicted: int64 [N].
+        classes: K.
+    """
+
+    def __init__(self, targets: np.ndarray, predicted: np.ndarray, classes: int) -> None:
+        codes = targets * classes + predicted
+        self.order = np.argsort(codes, kind="stable")  # sums over runs of equal codes, since most cells are empty
+        self.cells, self.starts = np.unique(codes[self.order], return_index=True)
+        self.classes = classes
+
+    def __call__(self, weights: np.ndarray) -> np.ndarray:
+        """Weights [R, N] -> true by predicted class, float64 [R, K, K]."""
+        out = np.zeros((len(weights), self.classes**2))
+        out[:, self.cells] = np.add.reduceat(weights[:, self.order], self.starts, axis=1)
+        return out.reshape(-1, self.classes, self.classes)
+
+
 def nll_each(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Negative log-likelihood of each image's true class, in nats, [N]."""
     return -np.log(np.maximum(probabilities[np.arange(len(targets)), targets], FLOOR))
@@ -166,11 +187,11 @@ def _bootstrap(
     n, classes = probabilities.shape
     predicted = probabilities.argmax(1)
     confidence, correct = probabilities.max(1), (predicted == targets).astype(float)
-    cells = np.eye(classes * classes)[targets * classes + predicted]
+    confused = WeightedConfusion(targets, predicted, classes)
     bins = np.eye(BINS)[_bin_index(confidence, BINS)]
     parts: list[dict[str, np.ndarray]] = []
     for weights in bootstrap_weights(n, resamples, seed):
-        confusion = (weights @ cells).reshape(-1, classes, classes)
+        confusion = confused(weights)
         metrics = from_confusion(confusion)
         hits, guessed = np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(1)
         there = confusion.sum(2) > 0

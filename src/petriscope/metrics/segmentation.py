@@ -140,6 +140,11 @@ def pixel_accuracy(confusion: np.ndarray) -> np.ndarray:
     return divide(hits, confusion.sum((-2, -1)))
 
 
+def counted_accuracy(counts: np.ndarray) -> np.ndarray:
+    """The same of what `class_counts` counts, [..., K, 3]."""
+    return divide(counts[..., 2].sum(-1), counts[..., 0].sum(-1))
+
+
 def class_counts(confusion: np.ndarray) -> np.ndarray:
     """Pixels of each class of [..., K, K]: that are it, that were taken for it, and both; [..., K, 3]."""
     return np.stack([confusion.sum(-1), confusion.sum(-2), np.diagonal(confusion, axis1=-2, axis2=-1)], -1)

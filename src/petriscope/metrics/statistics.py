@@ -14,11 +14,11 @@ from typing import Literal, get_args
 import numpy as np
 from scipy.special import bdtr, ndtri, stdtr, stdtrit
 
-from petriscope.metrics.classification import from_confusion
+from petriscope.metrics.classification import WeightedConfusion, from_confusion
 from petriscope.metrics.intervals import bootstrap_weights, percentile95, wilson
+from petriscope.metrics.segmentation import counted_mean_iou
 
 LabelMetric = Literal["accuracy", "balanced_accuracy", "macro_f1"]
-Metric = Literal[LabelMetric, "miou"]  # the last of masks
 METRICS: tuple[LabelMetric, ...] = get_args(LabelMetric)
 RESAMPLES = 5000
 MOST_SEEDS = 1000  # of a method; more is no plan
@@ -38,7 +38,7 @@ class Sample:
         draws: float [S, R].
     """
 
-    metric: Metric
+    metric: str
     right: np.ndarray
     values: np.ndarray
     draws: np.ndarray
@@ -183,7 +183,7 @@ def resample(
     predicted: np.ndarray,
     targets: np.ndarray,
     classes: int,
-    metric: Metric = "accuracy",
+    metric: str = "accuracy",
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Sample:
@@ -199,10 +199,10 @@ def resample(
     if metric == "accuracy":
         share = right.T / len(targets)
         return Sample(metric, right, right.mean(1), np.concatenate([w @ share for w in weights]).T)
-    cells = [_Cells(targets * classes + row, classes) for row in predicted]
+    cells = [WeightedConfusion(targets, row, classes) for row in predicted]
     ones = np.ones((1, len(targets)))
-    values = np.array([from_confusion(c.confusion(ones))[metric][0] for c in cells])
-    draws = [np.stack([from_confusion(c.confusion(w))[metric] for c in cells]) for w in weights]
+    values = np.array([from_confusion(c(ones))[metric][0] for c in cells])
+    draws = [np.stack([from_confusion(c(w))[metric] for c in cells]) for w in weights]
     return Sample(metric, right, values, np.concatenate(draws, axis=1))
 
 
@@ -217,31 +217,12 @@ def resample_miou(counts: np.ndarray, scenes: np.ndarray, resamples: int = RESAM
     _, place = np.unique(scenes, return_inverse=True)
     sums = np.zeros((place.max() + 1, networks, *counts.shape[2:]))
     np.add.at(sums, place, counts.swapaxes(0, 1))
-    draws = [_mean_iou(np.tensordot(w, sums, 1)) for w in bootstrap_weights(len(sums), resamples, seed)]
+    drawn = [counted_mean_iou(np.tensordot(w, sums, 1)) for w in bootstrap_weights(len(sums), resamples, seed)]
+    draws = np.concatenate(drawn).T
+    # Scenes without any labeled pixel may be drawn alone; then mean IoU is not defined, of any network.
+    draws = draws[:, np.isfinite(draws).all(0)]
     right = np.zeros((networks, images), dtype=bool)
-    return Sample("miou", right, _mean_iou(sums.sum(0)), np.concatenate(draws).T)
-
-
-def _mean_iou(counts: np.ndarray) -> np.ndarray:
-    """[..., K, 3] -> [...]: over the classes that the truth has."""
-    true, guessed, found = np.moveaxis(counts, -1, 0)
-    iou = found / np.maximum(true + guessed - found, 1)
-    return (iou * (true > 0)).sum(-1) / np.maximum((true > 0).sum(-1), 1)
-
-
-class _Cells:
-    """Confusion matrices of weighted images: sums over images sorted by cell, since most cells are empty."""
-
-    def __init__(self, codes: np.ndarray, classes: int) -> None:
-        self.order = np.argsort(codes, kind="stable")
-        self.cells, self.starts = np.unique(codes[self.order], return_index=True)
-        self.classes = classes
-
-    def confusion(self, weights: np.ndarray) -> np.ndarray:
-        """[R, N] -> [R, K, K]."""
-        out = np.zeros((len(weights), self.classes**2))
-        out[:, self.cells] = np.add.reduceat(weights[:, self.order], self.starts, axis=1)
-        return out.reshape(-1, self.classes, self.classes)
+    return Sample("miou", right, np.nan_to_num(counted_mean_iou(sums.sum(0))), draws)
 
 
 def difference(method: Sample, baseline: Sample) -> Difference:

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from petriscope.core.files import write_text
 from petriscope.core.progress import duration
-from petriscope.experiments.compare import Comparison, Contrast, Row
+from petriscope.run.comparison import Comparison, Contrast, Row
 from petriscope.report import rendering, wording
 from petriscope.report.charts import Axis, dot, nice_ticks, spread, svg, text_at
 

@@ -6,7 +6,7 @@ import json
 import platform
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -20,6 +20,19 @@ from petriscope.core.device import cores
 from petriscope.core.errors import RequestError
 from petriscope.core.files import atomic, new_folder, number_folder, slug, write_text
 from petriscope.core.recipe import Recipe, load_recipe
+from petriscope.core.results import (
+    SCHEMA_VERSION,
+    DataInfo,
+    Environment,
+    Epoch,
+    Hardware,
+    Result,
+    Results,
+    SplitInfo,
+    read_environment,
+    read_epoch,
+    read_results,
+)
 from petriscope.data.imageset import Dataset
 
 if TYPE_CHECKING:
@@ -46,23 +59,28 @@ class Run:
         return load_recipe(self.folder / "recipe.yaml")
 
     @property
-    def environment(self) -> dict[str, Any]:
-        return _read_json(self.folder / "environment.json")
+    def environment(self) -> Environment:
+        path = self.folder / "environment.json"
+        return read_environment(_read_json(path), str(path))
 
     @property
-    def history(self) -> list[dict[str, Any]]:
-        """What `metrics.jsonl` holds: epoch, train (loss, accuracy), val (accuracy, ..., loss), lr, seconds."""
+    def history(self) -> list[Epoch]:
+        """What ``metrics.jsonl`` holds, one entry per epoch."""
         path = self.folder / "metrics.jsonl"
         if not path.is_file():
             return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return [read_epoch(json.loads(line), str(path)) for line in lines if line.strip()]
 
     @property
-    def results(self) -> dict[str, Any]:
-        """``training``, ``cost``, the metrics of each split evaluated (``val``, ``test``), and in ``stress`` those of
-        disturbed images, by split."""
-        path = self.folder / "results.json"
-        return _read_json(path) if path.is_file() else {}
+    def results(self) -> Results:
+        """Training summary, cost, and what was evaluated so far."""
+        path, task = self.folder / "results.json", self.environment.data.task
+        return read_results(_read_json(path), task, str(path)) if path.is_file() else Results(task=task)
+
+    @property
+    def finished(self) -> bool:
+        return self.results.training is not None
 
     @property
     def predictions(self) -> pd.DataFrame:
@@ -85,18 +103,24 @@ class Run:
 
     @property
     def gallery(self) -> dict[str, np.ndarray]:
-        """Arrays by name: ``augmented`` uint8 [P, V, H, W, C]; ``mistakes_<split>`` uint8 [M, H, W, C] and
-        ``mistakes_<split>_ids``, most confident first; ``disturbed`` uint8 [P, 4, H, W, C], one image under each
-        of ``disturbed_names`` at severities 0, 1, 3 and 5; of an autoencoder, ``reconstructions_<split>`` uint8
-        [P, 2, H, W, C], each image and what became of it, and ``reconstructions_<split>_ids``; of masks,
-        ``segments_<split>_images`` uint8 [G, H, W, C], ``_truth`` and ``_predicted`` (class indices, 255 unlabeled) and
-        ``_confidence`` (255 is certain) uint8 [G, H, W], ``_ids``, ``_miou`` float [G] and ``_rank`` (best, median, worst);
-        and what `petriscope.experiments.diagnostics` adds."""
-        path = self.folder / "gallery.npz"
-        if not path.is_file():
-            return {}
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
+        """The images that the report shows, by name: all arrays of the files in ``gallery/``, each of which is written
+        once. Runs of schema version 1 have one file, ``gallery.npz``.
+
+        - ``augmented`` uint8 [P, V, H, W, C]: images and their augmented versions; ``augmented_masks`` uint8 [P, V, H, W];
+        - ``mistakes_<split>`` uint8 [M, H, W, C] and ``mistakes_<split>_ids``, most confident first;
+        - ``disturbed`` uint8 [P, 4, H, W, C]: one image under each of ``disturbed_names`` at severities 0, 1, 3 and 5;
+        - ``reconstructions_<split>`` uint8 [P, 2, H, W, C]: images and what an autoencoder made of them, and ``_ids``;
+        - ``segments_<split>_images`` uint8 [G, H, W, C], ``_truth`` and ``_predicted`` (class indices, 255 unlabeled) and
+          ``_confidence`` (255 is certain) uint8 [G, H, W], ``_ids``, ``_miou`` float [G], ``_rank`` (best, median, worst);
+        - what `petriscope.experiments.diagnostics` adds.
+        """
+        files = [self.folder / "gallery.npz", *sorted((self.folder / "gallery").glob("*.npz"))]
+        out: dict[str, np.ndarray] = {}
+        for path in files:
+            if path.is_file():
+                with np.load(path, allow_pickle=False) as arrays:
+                    out |= dict(arrays)
+        return out
 
     @property
     def checkpoint(self) -> Path:
@@ -129,8 +153,15 @@ class Run:
     def write_history(self, history: list[dict[str, Any]]) -> None:
         write_text(self.folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
 
-    def add_results(self, **sections: Any) -> None:
-        write_text(self.folder / "results.json", json.dumps({**self.results, **sections}, indent=1) + "\n")
+    def add_results(self, **sections: Result | Mapping[str, Result | None]) -> None:
+        """Put sections of `Results` in place of those that were there."""
+        kept = {"schema_version": SCHEMA_VERSION, "task": self.environment.data.task, **self.results.as_json()}
+        for key, section in sections.items():
+            if isinstance(section, Result):
+                kept[key] = section.as_json()
+            else:
+                kept[key] = {name: None if part is None else part.as_json() for name, part in section.items()}
+        write_text(self.folder / "results.json", json.dumps(kept, indent=1) + "\n")
 
     def add_predictions(self, split: str, table: pd.DataFrame) -> None:
         """Put the rows of a split in place of those that were there."""
@@ -142,13 +173,15 @@ class Run:
         with atomic(self.folder / "predictions.parquet") as temporary:
             table.to_parquet(temporary, index=False)
 
-    def add_gallery(self, **arrays: np.ndarray) -> None:
-        with atomic(self.folder / "gallery.npz") as temporary, temporary.open("wb") as handle:
-            np.savez_compressed(handle, allow_pickle=False, **{**self.gallery, **arrays})
+    def write_gallery(self, name: str, **arrays: np.ndarray) -> None:
+        """Write ``gallery/<name>.npz``, in place of one that was there; no arrays, no file."""
+        if arrays:
+            with atomic(self.folder / "gallery" / f"{name}.npz") as temporary, temporary.open("wb") as handle:
+                np.savez_compressed(handle, **arrays)
 
     def clean(self) -> None:
         """Remove what an interrupted write left behind."""
-        for leftover in (*self.folder.glob(".*.tmp"), *self.folder.glob("checkpoint/.*.tmp")):
+        for leftover in (p for folder in (".", "checkpoint", "gallery") for p in (self.folder / folder).glob(".*.tmp")):
             leftover.unlink(missing_ok=True)
 
 
@@ -164,17 +197,21 @@ def open_run(folder: str | Path) -> Run:
     return run
 
 
-def create_run(folder: Path, recipe: Recipe, dataset: Dataset, facts: dict[str, Any]) -> Run:
+def create_run(folder: Path, recipe: Recipe, dataset: Dataset, **facts: Any) -> Run:
     """Make a run folder that is complete from the moment it appears.
+
+    Args:
+        facts: further fields of `Environment`: device, precision, parameters, normalize, members.
 
     Raises:
         RequestError: the folder exists and is not empty.
         PetriscopeError: the disk is full or may not be written.
     """
     check_free(folder)
+    about = environment(dataset).model_copy(update=facts)
     with new_folder(folder) as staging:
         write_text(staging / "recipe.yaml", recipe.to_yaml())
-        write_text(staging / "environment.json", json.dumps({**environment(dataset), **facts}, indent=1) + "\n")
+        write_text(staging / "environment.json", json.dumps(about.as_json(), indent=1) + "\n")
         if dataset.audited:
             _audited_table(dataset).to_csv(staging / "audited.csv", index=False)
     return Run(folder)
@@ -194,27 +231,29 @@ def free_folder(recipe: Recipe) -> Path:
     return number_folder(Path("runs") / f"{slug(stem)}-seed{recipe.seed}")
 
 
-def environment(dataset: Dataset) -> dict[str, Any]:
-    """Versions, hardware and data, as plain JSON."""
-    return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": _command(),
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "hardware": hardware(),
-        "data": {
-            "source": dataset.source,
-            "fingerprint": dataset.fingerprint,
-            "classes": list(dataset.classes),
-            "shape": list(dataset.shape),
-            "targets": "masks" if dataset.segments else "labels",
-            "splits": {
-                name: {"images": len(part), "per_class": part.counts.tolist()} for name, part in dataset.splits.items()
+def environment(dataset: Dataset) -> Environment:
+    """Versions, hardware and data of a run that starts now."""
+    return Environment(
+        schema_version=SCHEMA_VERSION,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=_command(),
+        python=platform.python_version(),
+        packages={name: _version(name) for name in PACKAGES},
+        hardware=hardware(),
+        data=DataInfo(
+            source=dataset.source,
+            fingerprint=dataset.fingerprint,
+            task=dataset.task.name,
+            classes=list(dataset.classes),
+            shape=dataset.shape,
+            splits={
+                name: SplitInfo(images=len(part), per_class=part.counts.tolist())
+                for name, part in dataset.splits.items()
             },
-            "warnings": list(dataset.warnings),
-            "audited": _audited_counts(dataset),
-        },
-    }
+            warnings=list(dataset.warnings),
+            audited=_audited_counts(dataset),
+        ),
+    )
 
 
 def _audited_table(dataset: Dataset) -> pd.DataFrame:
@@ -239,17 +278,17 @@ def _command() -> str:
     return shlex.join([name, *sys.argv[1:]])
 
 
-def hardware() -> dict[str, Any]:
+def hardware() -> Hardware:
     import torch
 
     cuda = torch.cuda.is_available()
-    return {
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
-        "cores": cores(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if cuda else None,
-    }
+    return Hardware(
+        system=f"{platform.system()} {platform.machine()}",
+        processor=_processor(),
+        cores=cores(),
+        threads=torch.get_num_threads(),
+        gpu=torch.cuda.get_device_name() if cuda else None,
+    )
 
 
 def _processor() -> str:

@@ -10,7 +10,7 @@ on the same images, undisturbed.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,16 +24,11 @@ from petriscope.core.errors import RequestError
 from petriscope.core.progress import progress
 from petriscope.core.recipe import Recipe
 from petriscope.data.imageset import ImageSet
-from petriscope.metrics.intervals import bootstrap_weights, percentile95, wilson
 from petriscope.metrics.segmentation import (
     background_of,
     class_counts,
     confusion_each,
     counted_mean_iou,
-    defined_mean,
-    divide,
-    scenes_of,
-    sum_by,
 )
 
 IMAGES = 320  # of a split, unless told otherwise
@@ -64,14 +59,6 @@ TAUGHT_BY = {
     "trivial-augment": (*_LIGHT, *_PLACE),
     "aug-mix": ("contrast-up", *_PLACE),
 }
-
-
-@dataclass(frozen=True)
-class Share:
-    """A metric from 0 to 1 and its 95 % interval; NaN where it is not defined."""
-
-    value: float
-    ci95: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -300,78 +287,6 @@ def disturbed_images(images: ImageSet, index: int, seed: int = 0) -> tuple[np.nd
     names = [corruption.name for corruption in applicable(images.shape[2])]
     rows = [[corrupt(image, name, severity, at, seed)[0].numpy() for severity in (0, *SHOWN)] for name in names]
     return np.array(rows), names
-
-
-@dataclass(frozen=True)
-class PassMetrics:
-    """The metric of every pass, the first of plain images, over one bootstrap for all.
-
-    Args:
-        name: of the metric.
-        values: [P]; ``drawn``: those of the resamples, [R, P].
-        accuracy: of every pass.
-        n, scenes: images, and what was resampled of them; None: they themselves.
-    """
-
-    name: str
-    values: np.ndarray
-    drawn: np.ndarray
-    accuracy: list[Share]
-    n: int
-    scenes: int | None = None
-
-    def mean(self, passes: Sequence[int], less: int | None = None) -> Share:
-        """Mean over ``passes``; with ``less``, what it lies below the metric of this pass."""
-        rows = list(passes)
-        value, drawn = defined_mean(self.values[rows]), defined_mean(self.drawn[:, rows])
-        if less is not None:
-            value, drawn = self.values[less] - value, self.drawn[:, less] - drawn
-        return Share(float(value), percentile95(drawn))
-
-
-def judge_labels(hits: np.ndarray, images: ImageSet, resamples: int) -> PassMetrics:
-    """Balanced accuracy of hits, bool [P, N]."""
-    n = len(images)
-    members = [member for member in np.eye(len(images.classes))[images.targets].T if member.any()]
-
-    def balanced(weights: np.ndarray) -> np.ndarray:
-        """Of every pass under weights of the images [R, N]: [R, P]."""
-        total = np.zeros((len(weights), len(hits)))
-        there = np.zeros((len(weights), 1))
-        for member in members:
-            weight = weights * member
-            count = weight.sum(1, keepdims=True)
-            total = total + np.where(count > 0, weight @ hits.T / np.maximum(count, 1e-12), 0)
-            there = there + (count > 0)
-        return total / there
-
-    drawn = np.concatenate([balanced(weights) for weights in bootstrap_weights(n, resamples)])
-    accuracy = [Share(float(row.mean()), wilson(float(row.sum()), n)) for row in hits]
-    return PassMetrics("balanced_accuracy", balanced(np.ones((1, n)))[0], drawn, accuracy, n)
-
-
-def judge_masks(counts: np.ndarray, images: ImageSet, resamples: int) -> PassMetrics:
-    """Mean IoU of pixels counted image by image, int64 [P, N, K, 3]."""
-    n = len(images)
-    scenes, background = scenes_of(images.groups, n), background_of(images.classes)
-    sums = [sum_by(scenes, each) for each in counts]
-    drawn = len(sums[0])
-
-    def judged(weights: np.ndarray) -> np.ndarray:
-        """Mean IoU and pixel accuracy of every pass under weights of the scenes [R, S]: [2, R, P]."""
-        # A pass at a time: the counts of all resamples of all passes would be large.
-        totals = (np.tensordot(weights, each, 1) for each in sums)
-        return np.stack([(counted_mean_iou(total, background), _pixel_accuracy(total)) for total in totals], 2)
-
-    miou, accuracy = judged(np.ones((1, drawn)))[:, 0]
-    draws = [judged(weights) for weights in bootstrap_weights(drawn, resamples)] if drawn > 1 else []
-    spread = np.concatenate([np.empty((2, 0, len(counts))), *draws], 1)
-    shares = [Share(float(value), percentile95(column)) for value, column in zip(accuracy, spread[1].T, strict=True)]
-    return PassMetrics("miou", miou, spread[0], shares, n, drawn)
-
-
-def _pixel_accuracy(counts: np.ndarray) -> np.ndarray:
-    return divide(counts[..., 2].sum(-1), counts[..., 0].sum(-1))
 
 
 def _summary(

@@ -1,0 +1,603 @@
+"""The typed results of a run: what rooms hand to one another, and what is written to its JSON files.
+
+Every model here is a pydantic model. ``results.json`` and ``environment.json`` are dumps of `Results` and
+`Environment`. Metrics are written flat, ``accuracy`` beside ``accuracy_ci95``, and read back as `Metric`. Files of schema
+version 1, which had no version number, are upgraded when they are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+
+from petriscope.core.errors import RequestError
+
+SCHEMA_VERSION = 2
+CLASSIFICATION, SEGMENTATION = "classification", "segmentation"
+SPLITS = ("train", "val", "test")
+OLD_KEYS = {  # of schema version 1
+    "pictures": "images",
+    "pictures_per_second": "images_per_second",
+    "inference_pictures_per_second": "inference_images_per_second",
+    "figure": "metric",
+    "promises": "guarantees",
+}
+OLD_TARGETS = {"labels": CLASSIFICATION, "masks": SEGMENTATION}
+
+Interval = tuple[float | None, float | None]
+R = TypeVar("R", bound="Result")
+
+
+class Result(BaseModel):
+    """Part of a result. Unknown keys, which a newer version may write, are ignored."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON values, with the fields that were given."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+class Metric(Result):
+    """The value of a metric and its 95 % interval.
+
+    Args:
+        value: None where the metric is not defined.
+        ci95: None where no interval was computed.
+    """
+
+    value: float | None
+    ci95: Interval | None = None
+
+
+class Measured(Result):
+    """A result that holds metrics, which are written flat beside its other fields.
+
+    Args:
+        metrics: by name.
+        series: metrics that have one value per level, by name.
+    """
+
+    metrics: dict[str, Metric] = Field(default_factory=dict)
+    series: dict[str, tuple[Metric, ...]] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, tree: Any) -> Any:
+        if not isinstance(tree, dict) or "metrics" in tree or "series" in tree:
+            return tree
+        known, metrics, series = dict[str, Any](), dict[str, Any](), dict[str, Any]()
+        for key, value in tree.items():
+            if key in cls.model_fields:
+                known[key] = value
+            elif key.endswith("_ci95"):
+                continue
+            elif isinstance(value, list):
+                spans = tree.get(f"{key}_ci95") or [None] * len(value)
+                series[key] = [_metric(each, span) for each, span in zip(value, spans, strict=True)]
+            elif not isinstance(value, dict):
+                metrics[key] = _metric(value, tree.get(f"{key}_ci95"))
+        return {**known, "metrics": metrics, "series": series}
+
+    @model_serializer(mode="wrap")
+    def _flatten(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        out = handler(self)
+        out.pop("metrics", None)
+        out.pop("series", None)
+        for key, metric in self.metrics.items():
+            out[key] = metric.value
+            if metric.ci95 is not None:
+                out[f"{key}_ci95"] = list(metric.ci95)
+        for key, members in self.series.items():
+            out[key] = [member.value for member in members]
+            if all(member.ci95 is not None for member in members):
+                out[f"{key}_ci95"] = [list(member.ci95) for member in members if member.ci95 is not None]
+        return out
+
+    def metric(self, name: str) -> Metric:
+        """The metric of that name; one without a value where it was not computed."""
+        return self.metrics.get(name, Metric(value=None))
+
+    def value(self, name: str) -> float | None:
+        return self.metric(name).value
+
+
+def _metric(value: Any, ci95: Any) -> dict[str, Any]:
+    return {"value": value, "ci95": ci95}
+
+
+# ------------------------------------------------------------------------------------------------- one split evaluated
+
+
+class ClassMetrics(Measured):
+    """Metrics of one class.
+
+    Args:
+        n: images of the class; ``pixels``: its labeled pixels, where targets are masks.
+    """
+
+    n: int | None = None
+    pixels: int | None = None
+
+
+class CalibrationErrors(Result):
+    ece_equal_mass: float
+    ece: float
+    nll: float
+    brier: float
+
+
+class Calibration(Result):
+    """Calibration errors before and after the temperature that was fitted on val."""
+
+    temperature: float
+    before: CalibrationErrors
+    after: CalibrationErrors
+
+
+class SelectiveRow(Result):
+    """Selective prediction at one wanted error rate. Geifman and El-Yaniv, 2017, arXiv:1705.08500.
+
+    Args:
+        guaranteed: whether val supports a threshold for it.
+        threshold: lowest confidence that is answered; ``coverage``: share of images answered.
+        error: share of the answers that are wrong; None where nothing is answered.
+    """
+
+    max_error: float
+    guaranteed: bool
+    delta: float
+    threshold: float | None
+    coverage: float
+    answered: int
+    wrong: int
+    error: float | None
+    error_ci95: Interval | None
+
+
+class ConformalRow(Result):
+    """Prediction sets of one method at one wanted coverage."""
+
+    level: float
+    method: str
+    coverage: float
+    coverage_ci95: Interval
+    mean_size: float
+    empty: float
+    single: float
+    worst_class: str
+    worst_class_coverage: float
+    too_few_val: list[str]
+
+
+class OODSummary(Result):
+    """How many images the out-of-distribution detector flags."""
+
+    inside_of_val: float
+    threshold: float
+    flagged: int
+    share: float
+
+
+class ConfusedPair(Result):
+    true: str
+    predicted: str
+    count: int
+    n: int
+    ids: list[str]
+
+
+class ErrorGroup(Result):
+    """Accuracy over images that have an attribute in common; see `petriscope.experiments.error_groups`."""
+
+    name: str
+    low: float | None
+    high: float | None
+    color: tuple[float, ...] | None
+    n: int
+    accuracy: float
+    ci95: Interval
+    rest: float | None
+    p: float
+    p_within: float
+
+
+class ErrorAttribute(Result):
+    name: str
+    about: str
+    groups: list[ErrorGroup]
+
+
+class NeighborsOfMistake(Result):
+    id: str
+    true: str
+    predicted: str
+    confidence: float
+    labels: list[str]
+    ids: list[str]
+    similarity: list[float]
+
+
+class Neighbors(Result):
+    """The training images nearest to mistakes.
+
+    Args:
+        among: training images that were searched, ``of`` all.
+    """
+
+    among: int
+    of: int
+    mistakes: list[NeighborsOfMistake]
+
+
+class ErrorAnalysis(Result):
+    pairs: list[ConfusedPair]
+    groups: list[ErrorAttribute]
+    neighbors: Neighbors | None
+
+
+class PixelOrder(Result):
+    """Deletion and insertion scores of one order of pixels."""
+
+    deletion: float
+    insertion: float
+    score: float
+
+
+class CheckedMethod(Measured):
+    """How an explanation method compares with other orders of pixels (``over_<order>``) and with shuffled weights
+    (``randomized``)."""
+
+    inside: float | None = None
+    verdict: str
+    trusted: bool
+
+
+class ExplanationCheck(Result):
+    n: int
+    area: float | None = None
+    orders: dict[str, PixelOrder]
+    methods: dict[str, CheckedMethod]
+
+
+class Explanations(Result):
+    """What was explained of a split, and whether the methods can be trusted.
+
+    Args:
+        ids: of the images in the gallery; where targets are masks, ``of`` is the class that each is explained for,
+            ``share`` the share of the image predicted as it, ``confidence`` its mean probability there.
+    """
+
+    method: str | None
+    shown: int = 0
+    check: ExplanationCheck | None = None
+    left_out: list[str] = Field(default_factory=list)
+    reason: str | None = None
+    ids: list[str] = Field(default_factory=list)
+    of: list[str] = Field(default_factory=list)
+    share: list[float] = Field(default_factory=list)
+    confidence: list[float] = Field(default_factory=list)
+    classes: list[str] = Field(default_factory=list)
+
+
+# -------------------------------------------------------------------------------------------------------- robustness
+
+
+class CorruptionResult(Measured):
+    """One corruption: ``mean`` over the severities, and the task's metrics as series over them."""
+
+    kind: str
+    unit: str
+    levels: list[float]
+    medmnist_c: bool
+    seen: bool
+    held_out: bool
+
+
+class WorstCorruption(Measured):
+    name: str
+
+
+class GuaranteeShares(Measured):
+    """``answered``, ``wrong`` among those, and ``held`` by prediction sets, as shares."""
+
+
+class GuaranteesUnderShift(Result):
+    """What the guarantees made on val come to on disturbed images; see `petriscope.trust.guarantees`."""
+
+    max_error: float
+    level: float
+    clean: GuaranteeShares
+    disturbed: GuaranteeShares
+    corruptions: dict[str, GuaranteeShares] = Field(default_factory=dict)
+
+
+class Robustness(Measured):
+    """The stress test of a split; see `petriscope.trust.robustness.stress_test`.
+
+    Its metrics: ``clean``, ``mean``, ``mean_all``, ``drop``, ``relative_drop``, ``seen``, ``unseen``, and the accuracy
+    of clean images under its own name.
+    """
+
+    split: str
+    metric_name: str = Field(alias="metric", default="balanced_accuracy")
+    n: int
+    of: int
+    scenes: int | None = None
+    tta: str
+    seed: int = 0
+    severities: list[int]
+    worst: WorstCorruption
+    corruptions: dict[str, CorruptionResult]
+    seconds: float | None = None
+    guarantees: GuaranteesUnderShift | None = None
+
+    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True, serialize_by_alias=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, tree: Any) -> Any:
+        if not isinstance(tree, dict) or "metrics" in tree:
+            return tree
+        tree = dict(tree)
+        # ``metric`` names what is looked at; a method has that name already.
+        name = tree.pop("metric", tree.pop("metric_name", "balanced_accuracy"))
+        return {**Measured._gather.__func__(cls, tree), "metric": name}
+
+
+class Evaluation(Measured):
+    """One split evaluated.
+
+    Args:
+        task: the name of a `petriscope.tasks.base.Task`.
+        split, tta, source: what was evaluated, and with which test-time augmentation.
+        n: images.
+        scenes, pixels, outlined: where targets are masks, groups of images that intervals are over, labeled pixels, and
+            images in which classes meet.
+        per_class: by class name; ``confusion``: true by predicted class.
+        calibration, selective, conformal, ood: None where nothing was fitted on val.
+        errors, explanations: of a run's own data.
+        stress: where the stress test was asked for too.
+    """
+
+    task: str = CLASSIFICATION
+    split: str
+    tta: str = "none"
+    source: str = ""
+    n: int
+    scenes: int | None = None
+    pixels: int | None = None
+    outlined: int | None = None
+    per_class: dict[str, ClassMetrics] = Field(default_factory=dict)
+    confusion: list[list[int]] | None = None
+    calibration: Calibration | None = None
+    selective: list[SelectiveRow] | None = None
+    conformal: list[ConformalRow] | None = None
+    ood: OODSummary | None = None
+    errors: ErrorAnalysis | None = None
+    explanations: Explanations | None = None
+    stress: Robustness | None = None
+
+
+# --------------------------------------------------------------------------------------------------- a run as a whole
+
+
+class TrainingSummary(Result):
+    epochs: int | None = None
+    best_epoch: int | None = None
+    best: float | None = None
+    monitor: str | None = None
+    kept: str = "last"
+    seconds: float | None = None
+    seconds_per_epoch: float | None = None
+    images_per_second: float | None = None
+
+
+class Cost(Result):
+    parameters: int
+    multiply_adds: int
+    bytes_fp32: int
+    inference_images_per_second: float
+
+
+class EnsembleMember(Result):
+    """A member, its score on val in the ensemble's metric, and the weight of its vote."""
+
+    run: str
+    val_score: float | None
+    weight: float | None
+    taken: bool
+
+    @model_validator(mode="before")
+    @classmethod
+    def _upgrade(cls, tree: Any) -> Any:
+        if isinstance(tree, dict) and "val_score" not in tree:
+            tree = {**tree, "val_score": tree.get("val_miou", tree.get("val_accuracy"))}
+        return tree
+
+
+class Specialist(Result):
+    """The rule by which a specialist of one class was joined; see `petriscope.experiments.specialist`."""
+
+    of_class: str = Field(alias="class")
+    rule: dict[str, float] | str
+    rules_tried: int
+    val_miou: dict[str, float]
+    val_class_iou: dict[str, float | None]
+
+    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True, serialize_by_alias=True)
+
+
+class EnsembleSummary(Result):
+    """How runs were joined, and the gain over the best member on val with its paired test."""
+
+    method: str
+    members: list[EnsembleMember]
+    best_member: str
+    gain: float
+    gain_ci95: Interval
+    p: float
+    pixels: int | None = None
+    specialist: Specialist | None = None
+
+
+class Epoch(Result):
+    """One line of ``metrics.jsonl``.
+
+    Args:
+        train: loss and accuracy while training; ``val``: the task's monitored metrics after the epoch, and loss.
+        seconds: spent training in the epoch.
+    """
+
+    epoch: int
+    train: dict[str, float]
+    val: dict[str, float] | None = None
+    lr: float | None = None
+    seconds: float | None = None
+    images_per_second: float | None = None
+
+
+class Results(Result):
+    """All that ``results.json`` holds."""
+
+    schema_version: int = SCHEMA_VERSION
+    task: str = CLASSIFICATION
+    training: TrainingSummary | None = None
+    cost: Cost | None = None
+    ensemble: EnsembleSummary | None = None
+    train: Evaluation | None = None
+    val: Evaluation | None = None
+    test: Evaluation | None = None
+    stress: dict[str, Robustness | None] = Field(default_factory=dict)
+
+    def split(self, name: str) -> Evaluation | None:
+        """The evaluation of train, val or test."""
+        return {"train": self.train, "val": self.val, "test": self.test}.get(name)
+
+    @property
+    def evaluated(self) -> dict[str, Evaluation]:
+        """The splits that were evaluated, the one that counts most first."""
+        found = {"test": self.test, "val": self.val, "train": self.train}
+        return {name: evaluation for name, evaluation in found.items() if evaluation is not None and evaluation.n}
+
+
+class SplitInfo(Result):
+    """Size of a split, and how much of each class it has: images, or labeled pixels."""
+
+    images: int
+    per_class: list[int]
+
+
+class DataInfo(Result):
+    source: str = ""
+    fingerprint: str = ""
+    task: str = CLASSIFICATION
+    classes: list[str] = Field(default_factory=list)
+    shape: tuple[int, int, int] | None = None
+    splits: dict[str, SplitInfo] = Field(default_factory=dict)
+    warnings: list[str] = Field(default_factory=list)
+    audited: dict[str, dict[str, int]] = Field(default_factory=dict)
+
+
+class Hardware(Result):
+    system: str = ""
+    processor: str = ""
+    cores: int | None = None
+    threads: int | None = None
+    gpu: str | None = None
+
+
+class Normalization(Result):
+    """Per channel, in units of the full range."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Environment(Result):
+    """All that ``environment.json`` holds: versions, hardware, and what the data are."""
+
+    schema_version: int = SCHEMA_VERSION
+    started: str = ""
+    command: str = ""
+    python: str = ""
+    packages: dict[str, str | None] = Field(default_factory=dict)
+    hardware: Hardware = Hardware()
+    data: DataInfo = DataInfo()
+    device: str = ""
+    precision: str = ""
+    parameters: int | None = None
+    normalize: Normalization | None = None
+    members: list[str] | None = None
+
+
+def read_results(tree: Mapping[str, Any], task: str, where: str) -> Results:
+    """``results.json`` as it was written by this version or by an older one.
+
+    Args:
+        task: of the run, which schema version 1 did not say here.
+        where: the file, for messages.
+
+    Raises:
+        RequestError: something in it is missing or of another type; the message names it.
+    """
+
+    def upgraded(tree: dict[str, Any]) -> dict[str, Any]:
+        tree = {"task": task, **_rename(tree, OLD_KEYS)}
+        for split in SPLITS:
+            if isinstance(tree.get(split), dict):
+                tree[split] = {"task": task, **tree[split]}
+        return tree
+
+    return _read(Results, tree, upgraded, where)
+
+
+def read_environment(tree: Mapping[str, Any], where: str) -> Environment:
+    """The same for ``environment.json``."""
+
+    def upgraded(tree: dict[str, Any]) -> dict[str, Any]:
+        tree = _rename(tree, OLD_KEYS)
+        data = tree.get("data")
+        if isinstance(data, dict) and "targets" in data:
+            tree["data"] = {**data, "task": OLD_TARGETS.get(data["targets"], data["targets"])}
+        return tree
+
+    return _read(Environment, tree, upgraded, where)
+
+
+def read_epoch(tree: Mapping[str, Any], where: str) -> Epoch:
+    """The same for one line of ``metrics.jsonl``."""
+    return _read(Epoch, {**tree, "schema_version": 1}, lambda tree: _rename(tree, OLD_KEYS), where)
+
+
+def _read(
+    kind: type[R], tree: Mapping[str, Any], upgraded: Callable[[dict[str, Any]], dict[str, Any]], where: str
+) -> R:
+    version = tree.get("schema_version", 1)
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        raise RequestError(f"{where} has schema version {version!r}; this Petriscope reads up to {SCHEMA_VERSION}")
+    try:
+        return kind.model_validate(dict(tree) if version == SCHEMA_VERSION else upgraded(dict(tree)))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the whole file"
+        raise RequestError(f"{where} is damaged: {place}: {first['msg']}") from None
+
+
+def _rename(tree: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Keys renamed at every depth, but for those that are names of classes."""
+    out = {}
+    for key, value in tree.items():
+        below = isinstance(value, dict) and key != "per_class"
+        out[names.get(key, key)] = _rename(value, names) if below else value
+    return out

@@ -1,0 +1,190 @@
+"""The protocol of a task. A task knows arrays and tensors alone; what it takes to train, judge and compare follows from it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from petriscope.core.errors import RequestError
+from petriscope.metrics.passes import PassMetrics
+from petriscope.metrics.statistics import Sample
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Batches = Iterable[tuple[np.ndarray, Tensor, Tensor]]  # indices, log-probabilities [B, K, ...], targets
+
+
+class Labeled(Protocol):
+    """What a task is told of a split; `petriscope.data.imageset.ImageSet` has it."""
+
+    @property
+    def targets(self) -> np.ndarray: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def ids(self) -> np.ndarray: ...
+    @property
+    def groups(self) -> np.ndarray | None: ...
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """A metric as results spell it and as people read it.
+
+    Args:
+        key: in results and recipes.
+        name, meaning: for pages; the meaning without a full stop.
+        percent: whether it is a share, which is written in percent.
+        higher_is_better: whether more of it is better.
+    """
+
+    key: str
+    name: str
+    meaning: str
+    percent: bool = True
+    higher_is_better: bool = True
+
+
+class Task(ABC):
+    """What targets are, and what follows from it.
+
+    The methods that raise `RequestError` here are about what only some tasks can do.
+    """
+
+    name: ClassVar[str]
+    about: ClassVar[str]  # what its targets are called in messages, in the plural: labels, masks
+    targets_are: ClassVar[str]  # their dtype and shape, for messages
+    dtype: ClassVar[str]  # in which targets are hashed
+    dense: ClassVar[bool] = False  # targets have the height and width of their images, and models give logits per pixel
+    counted: ClassVar[str] = "images"  # what classes are counted in
+    monitors: ClassVar[tuple[str, ...]]  # metrics that training may watch; the first is the default
+    metrics: ClassVar[tuple[MetricInfo, ...]]  # of an evaluation, the one that counts most first
+    compared: ClassVar[tuple[str, ...]] = ()  # metrics that runs can be compared by; the first is the default
+    calibrates: ClassVar[bool] = False  # a temperature, thresholds and prediction sets can be fitted on val
+    withstands: ClassVar[bool] = False  # the stress test knows how to judge it
+    resampled: ClassVar[str] = ""  # what intervals and tests draw, where it is not the image: a sentence
+
+    # ------------------------------------------------------------------------------------------------- targets
+
+    @abstractmethod
+    def accepts(self, targets: np.ndarray) -> bool:
+        """Whether an array may hold targets of this task, by its dtype and number of axes."""
+
+    @abstractmethod
+    def check(self, targets: np.ndarray, classes: Sequence[str], shape: tuple[int, int, int], ids: np.ndarray) -> None:
+        """Refuse targets that do not fit their images, [H, W, C], or their classes.
+
+        Raises:
+            DataError: which image's target, and why.
+        """
+
+    @abstractmethod
+    def amounts(self, targets: np.ndarray, classes: int) -> np.ndarray:
+        """How much each image has of each class, in `counted`, int64 [N, K]."""
+
+    @abstractmethod
+    def strata(self, targets: np.ndarray, classes: int) -> np.ndarray:
+        """The class that each image counts as where classes are to be balanced, int64 [N]."""
+
+    def split_amounts(self, targets: np.ndarray, classes: int) -> np.ndarray:
+        """What is shared out evenly where groups are drawn into splits, int64 [N, A]."""
+        return self.amounts(targets, classes)
+
+    def loss_counts(self, targets: np.ndarray, classes: int) -> np.ndarray:
+        """What losses compute class weights from: images per class, int64 [K], or amounts per image, int64 [N, K]."""
+        return self.amounts(targets, classes).sum(0)
+
+    def relabel(self, targets: np.ndarray, table: np.ndarray) -> np.ndarray:
+        """Targets whose class k has become class ``table[k]``, int64 [K]."""
+        raise RequestError(f"{self.about} cannot be matched to the classes of another source")
+
+    def single_class(self, targets: np.ndarray) -> np.ndarray:
+        """Which images have one class alone, although they could have several, bool [N]."""
+        raise RequestError(f"data.drop_single_class is about masks, and the targets are {self.about}")
+
+    def one_vs_rest(self, targets: np.ndarray, index: int) -> np.ndarray:
+        """Targets of two classes: 1 for the class ``index``, 0 for all others."""
+        raise RequestError(f"data.only is about masks, and the targets are {self.about}")
+
+    # ------------------------------------------------------------------------------------------------ training
+
+    def loss_targets(self, targets: Tensor) -> Tensor:
+        """Targets as augmentation gives them, in the form that losses take."""
+        return targets
+
+    @abstractmethod
+    def hits(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """How many predictions of a batch are right, and how many could be: two scalars.
+
+        Args:
+            logits: float [B, K] or [B, K, H, W].
+            targets: as `loss_targets` gives them; shares of classes, float [B, K], where images were mixed.
+        """
+
+    # ------------------------------------------------------------------------------------------------- judging
+
+    @abstractmethod
+    def collect(self, batches: Batches, count: int, classes: int, full: bool = False) -> Any:
+        """What is kept of a network's predictions over ``count`` images, to compute metrics from.
+
+        Args:
+            full: keep also what only the metrics of an evaluation need.
+        """
+
+    @abstractmethod
+    def quick(self, outputs: Any, images: Labeled) -> dict[str, float]:
+        """The `monitors`, from what `collect` gives."""
+
+    @abstractmethod
+    def judge(self, outputs: Any, images: Labeled, resamples: int) -> dict[str, Any]:
+        """All metrics of an evaluation as `petriscope.core.results.Evaluation` reads them: ``n``; each metric, and its
+        interval as ``<name>_ci95``; ``per_class``; ``confusion``."""
+
+    @abstractmethod
+    def table(self, outputs: Any, images: Labeled, split: str) -> pd.DataFrame:
+        """One row per image: id, split, and what `sample` needs."""
+
+    # ---------------------------------------------------------------------------------------------- comparing
+
+    def sample(self, tables: Sequence[Mapping[str, np.ndarray]], metric: str) -> Sample:
+        """A metric of several networks over the same images, ready for paired tests.
+
+        Args:
+            tables: columns of `table`, of each network, in the same order of images.
+        """
+        raise RequestError(f"runs of the task {self.name} cannot be compared yet")
+
+    def same_truth(self, columns: Iterable[str]) -> list[str]:
+        """The columns of `table` that hold targets, which runs compared must share."""
+        return [column for column in columns if column == "target"]
+
+    # --------------------------------------------------------------------------------------------- robustness
+
+    def mark(self, predicted: np.ndarray, targets: np.ndarray, classes: int) -> np.ndarray:
+        """What is kept of each image in one pass of the stress test, [B, ...].
+
+        Args:
+            predicted: int64 [B] or [B, H, W].
+        """
+        raise RequestError(f"there is no stress test for the task {self.name}")
+
+    def judge_passes(self, marks: np.ndarray, images: Labeled, resamples: int) -> PassMetrics:
+        """The metric of every pass over the same images, from what `mark` kept, [P, N, ...]."""
+        raise RequestError(f"there is no stress test for the task {self.name}")
+
+    def batch_size(self, largest: int, shape: tuple[int, int, int]) -> int:
+        """Images whose predictions are held at a time, at most ``largest``."""
+        return largest
+
+
+def gather(batches: Batches, of: Callable[[Tensor], Tensor] = torch.exp) -> np.ndarray:
+    """All predictions of a split in memory, float32 [N, K, ...]; ``of`` is applied to the log-probabilities."""
+    return torch.cat([of(log_p).cpu() for _, log_p, _ in batches]).numpy()
