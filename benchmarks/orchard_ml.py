@@ -107,7 +107,7 @@ def our_recipe(cfg: Config, as_shipped: bool) -> Recipe:
     plain = {} if as_shipped else {"precision": "fp32", "ema": None}
     return Recipe(
         seed=training.seed,
-        balance="weighted-sampler" if cfg.dataset.use_weighted_sampler else "none",
+        sampler="weighted" if cfg.dataset.use_weighted_sampler else "none",
         augment=(
             Part(name="flip", horizontal=augmentation.hflip),
             Part(name="rotate", degrees=augmentation.rotation_angle),

@@ -69,7 +69,7 @@ def test_a_recipe_survives_writing_and_reading(name, tmp_path):
     [
         ({"trainig": {}}, "did you mean training"),
         ({"training": {"epoch": 3}}, "did you mean epochs"),
-        ({"balance": "oversampel"}, "did you mean oversample"),
+        ({"sampler": "oversampel"}, "did you mean oversample"),
         ({"training": {"precision": "bf61"}}, "did you mean bf16"),
         ({"training": {"epochs": 0}}, "training.epochs"),
         ({"training": {"ema": 1.5}}, "training.ema"),
@@ -220,3 +220,28 @@ def test_any_tree_is_a_recipe_or_a_clear_error(tree):
         check_recipe(tree if isinstance(tree, dict) else {"data": tree})
     except RequestError as error:
         assert str(error)
+
+
+def test_a_recipe_in_the_names_of_an_older_version_loads(tmp_path):
+    term = {"loss": {"name": "dice", "per_picture": True}}
+    old = {
+        "balance": "square-root-sampler",
+        "training": {"pictures_per_epoch": 100},
+        "loss": {"name": "sum", "terms": [term]},
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(old))
+    recipe = load_recipe(path)
+    assert recipe.sampler == "square-root"
+    assert recipe.training.images_per_epoch == 100
+    assert recipe.loss.options["terms"] == [{"loss": {"name": "dice", "per_image": True}}]
+    assert check_recipe(old).loss == recipe.loss
+
+    settings = ["balance=weighted-sampler", "training.pictures_per_epoch=7"]
+    recipe = load_recipe(path, settings)
+    assert (recipe.sampler, recipe.training.images_per_epoch) == ("weighted", 7)
+
+
+def test_an_old_key_beside_its_new_one_is_refused():
+    with pytest.raises(RequestError, match="unknown key 'balance'"):
+        check_recipe({"balance": "oversample", "sampler": "none"})

@@ -34,7 +34,7 @@ def train(folder, *settings, seed=0):
 def pair(tmp_path_factory):
     """A main run, and one of big rocks alone."""
     folder = tmp_path_factory.mktemp("pair")
-    return train(folder / "main"), train(folder / "rock", "data.only=big rock", "balance=weighted-sampler", seed=1)
+    return train(folder / "main"), train(folder / "rock", "data.only=big rock", "sampler=weighted", seed=1)
 
 
 @pytest.fixture(scope="module")

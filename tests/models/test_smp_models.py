@@ -96,4 +96,4 @@ class TestWithTheLibrary:
 
     def test_a_runs_model_is_built_without_its_starting_weights(self):
         part = Part(name=NAME, weights="nowhere.safetensors")
-        assert build_model(part, 3, (32, 32, 1), fresh=False).segments
+        assert build_model(part, 3, (32, 32, 1), fresh=False).dense

@@ -107,7 +107,7 @@ def test_other_metrics_are_compared_too(runs, metric):
 
 def test_the_split_is_test_where_all_have_it_else_val(tmp_path):
     make_run(tmp_path / "a", wrong=30)
-    make_run(tmp_path / "b", "other", wrong=20, splits=("val",), balance="oversample")
+    make_run(tmp_path / "b", "other", wrong=20, splits=("val",), sampler="oversample")
     found = compare([tmp_path / "a", tmp_path / "b"])
     assert found.split == "val"
     assert "what was chosen on it looks better on it than it is" in " ".join(found.notes)
@@ -119,7 +119,7 @@ def test_the_split_is_test_where_all_have_it_else_val(tmp_path):
 
 def test_one_seed_each_has_mcnemars_p_and_wilsons_interval_and_says_what_it_does_not_show(tmp_path):
     make_run(tmp_path / "a", wrong=30)
-    make_run(tmp_path / "b", "other", wrong=20, balance="oversample")
+    make_run(tmp_path / "b", "other", wrong=20, sampler="oversample")
     found = compare([tmp_path / "a", tmp_path / "b"])
     assert found.rows[0].ci95 == wilson(270, 300) and found.rows[0].sd is None
     assert "not which recipe" in " ".join(found.notes)
@@ -290,7 +290,7 @@ def test_a_single_recipe_has_no_tests_but_a_page(runs):
 def test_names_from_outside_are_escaped(tmp_path):
     name = '<script>alert("x")</script>'
     make_run(tmp_path / "a", name, multiply_adds=100)
-    make_run(tmp_path / "b", "other & more", wrong=5, balance="oversample")
+    make_run(tmp_path / "b", "other & more", wrong=5, sampler="oversample")
     html = render(compare([tmp_path / "a", tmp_path / "b"]), "</title><script>", "<b>bold</b>")
     assert html.count("<script>") == 1
     assert name in parse(html).text

@@ -42,10 +42,10 @@ VARIANTS = {
         "training": {"clip_grad_norm": 1, "l1": 1e-4, "l2": 1e-3},
     },
     "plateau, last": {"schedule": {"name": "plateau", "patience": 1}, "training": {"keep": "last"}},
-    "no averaging, oversampled": {"training": {"ema": None}, "balance": "oversample"},
+    "no averaging, oversampled": {"training": {"ema": None}, "sampler": "oversample"},
     "bf16, weighted": {
         "training": {"precision": "bf16"},
-        "balance": "weighted-sampler",
+        "sampler": "weighted",
         "loss": {"name": "cross-entropy", "class_weights": "balanced"},
     },
     "mixed": {"augment": [{"name": "mixup", "alpha": 0.4}, "cutmix", "rand-augment"]},

@@ -51,11 +51,11 @@ VARIANTS = {
             {"name": "crop-around", "classes": [3]},
             {"name": "rotate", "degrees": 20},
         ],
-        "balance": "oversample",
+        "sampler": "oversample",
     },
     "sum of losses, sampled": {
         "loss": {"name": "sum", "terms": ["cross-entropy", {"name": "dice", "weight": 0.5}]},
-        "balance": "weighted-sampler",
+        "sampler": "weighted",
         "training": {"swa": 0.6},
     },
 }

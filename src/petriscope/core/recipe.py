@@ -22,7 +22,12 @@ MAX_RECIPE_BYTES = 1_000_000
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 TTA = Literal["none", "mirror", "flips", "crops", "d4"]  # test-time augmentation, by the number of views
-Balance = Literal["none", "square-root-sampler", "weighted-sampler", "oversample"]
+Sampler = Literal["none", "square-root", "weighted", "oversample"]  # see `petriscope.data.sampler`
+
+# Recipes in older run folders and model files still load: keys of the recipe, and keys at any depth of it.
+OLD_FIELDS = {"balance": "sampler"}
+OLD_KEYS = {"pictures_per_epoch": "images_per_epoch", "per_picture": "per_image"}
+OLD_SAMPLERS = {"square-root-sampler": "square-root", "weighted-sampler": "weighted"}
 
 
 class Section(BaseModel):
@@ -49,6 +54,7 @@ class DataSection(Section):
     """Where the images are, and how they become one uint8 array."""
 
     source: str | None = None
+    task: str = "auto"  # what targets are: classification or segmentation; auto: as the source has them
     size: Positive | tuple[Positive, Positive] | None = None  # (height, width); one number is a square
     filter: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"] = "bilinear"
     channels: Literal["auto", "gray", "rgb"] = "auto"
@@ -106,14 +112,14 @@ class TrainingSection(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: bool = True
     compile: bool = False
-    images_per_epoch: Positive | None = None  # null: every image once, or as the balance says
+    images_per_epoch: Positive | None = None  # null: every image once, or as the sampler says
     ema: Annotated[float, Field(gt=0, lt=1)] | None = 0.998  # decay a step; null: no averaging
     swa: Annotated[float, Field(gt=0, lt=1)] | None = None  # share of the epochs, the last, whose weights are averaged
     progressive: ProgressiveSection | None = None  # null: all epochs on images of their own size
     l1: Annotated[float, Field(ge=0)] = 0.0
     l2: Annotated[float, Field(ge=0)] = 0.0
     clip_grad_norm: Annotated[float, Field(gt=0)] | None = None
-    monitor: Literal["auto", "accuracy", "balanced_accuracy", "macro_f1", "miou", "loss"] = "auto"  # masks: miou
+    monitor: str = "auto"  # a metric that the task watches after every epoch, or loss; auto: its first
     keep: Literal["best", "last"] = "best"
     patience: Positive | None = None  # epochs without a better monitored metric before training stops
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
@@ -169,7 +175,7 @@ class Recipe(Section):
     about: str = ""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: DataSection = DataSection()
-    balance: Balance = "none"
+    sampler: Sampler = "none"
     augment: tuple[Part, ...] = ()
     model: Part = Part(name="simple-cnn")
     finetune: FinetuneSection = FinetuneSection()
@@ -198,16 +204,42 @@ def load_recipe(reference: str | Path, settings: tuple[str, ...] | list[str] = (
     tree = _resolve(str(reference), Path.cwd(), ())
     for setting in settings:
         _apply(tree, setting)
-    tree = _merge(tree, overrides)
+    tree = _merge(tree, upgraded(overrides))
     tree.setdefault("name", str(reference))
     return check_recipe(tree, str(reference))
 
 
 def check_recipe(tree: dict[str, Any], where: str = "recipe") -> Recipe:
+    """Check a recipe that was read, with the names of today or of older versions.
+
+    Raises:
+        RequestError: a key or a value is unknown or wrong; the message names the near ones.
+    """
     try:
-        return Recipe.model_validate(tree)
+        return Recipe.model_validate(upgraded(tree))
     except ValidationError as error:
         raise RequestError(explain(error, Recipe, where)) from None
+
+
+def upgraded(tree: dict[str, Any]) -> dict[str, Any]:
+    """A recipe, or a part of one, with renamed keys and values as they are called today.
+
+    An old key beside its new one stays as it is, and the check refuses it.
+    """
+    tree = _with_keys(_with_old_keys_renamed(tree), OLD_FIELDS)
+    if isinstance(name := tree.get("sampler"), str):
+        tree["sampler"] = OLD_SAMPLERS.get(name, name)
+    return tree
+
+
+def _with_old_keys_renamed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return _with_keys({key: _with_old_keys_renamed(each) for key, each in value.items()}, OLD_KEYS)
+    return [_with_old_keys_renamed(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _with_keys(tree: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    return {key if names.get(key, key) in tree else names[key]: value for key, value in tree.items()}
 
 
 def data_section(source: str, settings: tuple[str, ...] | list[str] = ()) -> DataSection:
@@ -295,6 +327,7 @@ def _resolve(reference: str, beside: Path, chain: tuple[str, ...]) -> dict[str, 
     tree = {} if tree is None else tree
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
         raise RequestError(f"{label}: a recipe is a mapping of keys to values, such as 'seed: 1'")
+    tree = upgraded(tree)
     base = tree.pop("extends", None)
     if base is None:
         return tree
@@ -351,7 +384,8 @@ def _apply(tree: dict[str, Any], setting: str) -> None:
         value = yaml.safe_load(text) if text.strip() else None
     except yaml.YAMLError as error:
         raise RequestError(f"--set {setting}: the value is not readable as YAML: {error}") from None
-    steps = key.strip().split(".")
+    steps = [OLD_KEYS.get(step, step) for step in key.strip().split(".")]
+    steps[0] = OLD_FIELDS.get(steps[0], steps[0])
     if steps[0] not in Recipe.model_fields:
         raise RequestError(f"--set {setting}: unknown key {steps[0]!r}; {near(steps[0], Recipe.model_fields)}")
     node: Any = tree

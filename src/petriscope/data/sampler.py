@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import numpy as np
 
-from petriscope.core.recipe import Balance
+from petriscope.core.recipe import Sampler
 
 
-def epoch_order(targets: np.ndarray, balance: Balance, seed: int, epoch: int, size: int | None = None) -> np.ndarray:
+def epoch_order(targets: np.ndarray, sampler: Sampler, seed: int, epoch: int, size: int | None = None) -> np.ndarray:
     """The order of one epoch, a function of its arguments alone: no state to save, none to lose.
 
     Args:
         targets: int64 [N], what each image counts as: its label; of a mask, its rarest class (`ImageSet.strata`).
-        balance: ``none``: every image once. ``weighted-sampler``: N draws with replacement, every class equally
-            likely. ``square-root-sampler``: likewise, but a class as likely as the square root of its images, so that
-            those of a very rare class are repeated less often (Mahajan et al., 2018, arXiv:1805.00932). ``oversample``:
-            every image at least once, classes repeated up to the largest.
-        seed, epoch: another epoch is another order.
-        size: images in the epoch; None: as above. Images (``oversample``: of each class, which then have equal
-            shares) are repeated as often as is needed, or are left out by chance, none twice before all were once.
+        sampler: ``none``: every image once. ``weighted``: N draws with replacement, every class equally likely.
+            ``square-root``: likewise, but the probability of a class grows with the square root of its number of
+            images, so that images of a very rare class are repeated less often (Mahajan et al., 2018,
+            arXiv:1805.00932). ``oversample``: every image at least once, classes repeated up to the size of the largest.
+        seed, epoch: each epoch has its own order.
+        size: number of images in the epoch; None: as above. Images (with ``oversample``, those of each class, which
+            then have equal shares) are repeated as often as needed or left out at random; none is drawn twice before
+            all were drawn once.
 
     Returns:
-        int64 [M], indices into ``targets``; M is ``size`` (less what classes cannot share evenly), or N but for
-        ``oversample``.
+        int64 [M], indices into ``targets``. M is ``size`` (with ``oversample`` rounded down to a multiple of the number
+        of classes); without a size it is N, or more with ``oversample``.
     """
     rng = np.random.default_rng([seed, 1, epoch])
-    if balance in ("weighted-sampler", "square-root-sampler"):
-        weight = np.bincount(targets)[targets] ** (-1.0 if balance == "weighted-sampler" else -0.5)
+    if sampler in ("weighted", "square-root"):
+        weight = np.bincount(targets)[targets] ** (-1.0 if sampler == "weighted" else -0.5)
         return rng.choice(len(targets), size=size or len(targets), p=weight / weight.sum())
-    if balance == "none":
+    if sampler == "none":
         return rng.permutation(_repeat(np.arange(len(targets)), size or len(targets), rng))
     members = [np.flatnonzero(targets == label) for label in np.unique(targets)]
     each = max(map(len, members)) if size is None else max(1, size // len(members))

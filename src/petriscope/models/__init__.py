@@ -1,11 +1,13 @@
 """Models, one file a family. `MODELS` lists what a recipe can name; `build_model` makes one for given images.
 
 A model is made from the number of input channels, the number of classes and the image size (height, width); its
-keyword-only parameters are its options. It maps normalized float [B, C, H, W] to logits [B, K], one class per image; or, if
-it has the attribute ``segments = True``, to logits [B, K, H, W], one class per pixel.
+keyword-only parameters are its options. It maps normalized float [B, C, H, W] to logits [B, K], one row per image. A
+dense model gives logits per pixel, [B, K, H, W].
 
-What else a model may have, for those who ask with ``getattr``:
+Attributes that a model may have:
 
+- ``dense``: whether it gives logits per pixel. A class or instance attribute; a model without it is not dense. Read it
+  with `petriscope.models.layers.is_dense`.
 - ``expects``: the mean and std, one value per channel in units of the full range, that its weights were trained with.
 - ``forward_with_loss(images) -> (logits, loss)``: a loss of its own to add to the recipe's.
 - ``reconstruct(images) -> images``: what an autoencoder makes of normalized images; the report shows it.

@@ -42,6 +42,11 @@ def ordered_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return found or [(name, module) for name, module in ordered_layers(model) if not f"{name}.".startswith(head)]
 
 
+def is_dense(model: nn.Module) -> bool:
+    """Whether a model gives logits per pixel, [B, K, H, W], rather than per image, [B, K]."""
+    return bool(getattr(model, "dense", False))
+
+
 def head_of(model: nn.Module) -> list[str]:
     """The names of the modules that make the logits: timm's classifier, or Petriscope's ``head``."""
     get_classifier = getattr(model, "get_classifier", None)

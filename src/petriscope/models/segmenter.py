@@ -32,7 +32,7 @@ class Segmenter(nn.Module):
             its light and its contrast no longer count.
     """
 
-    segments = True
+    dense = True
 
     def __init__(self, body: nn.Module, head: MaskHead, multiple: int, patch: int, standardize: bool) -> None:
         super().__init__()

@@ -41,7 +41,7 @@ class SMPSegmenter(nn.Module):
         network: with an encoder, a decoder and a segmentation head.
     """
 
-    segments = True
+    dense = True
     expects: Statistics | None = None
 
     def __init__(self, network: Any) -> None:

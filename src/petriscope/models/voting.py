@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from petriscope.core.errors import RequestError
 from petriscope.core.recipe import Part
+from petriscope.models.layers import is_dense
 
 FLOOR = 1e-9  # of a probability, before its logarithm: no member may shout
 
@@ -127,7 +128,7 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList(
             build_model(m.model, classes if m.only is None else 2, (*size, channels), fresh=False) for m in members
         )
-        self.segments = any(getattr(member, "segments", False) for member in self.members)
+        self.dense = any(map(is_dense, self.members))
         for i, member in enumerate(members):
             mean, std = torch.tensor(member.mean), torch.tensor(member.std)
             self.register_buffer(f"scale{i}", (1 / std)[:, None, None], persistent=False)

@@ -55,7 +55,7 @@ def facts(
         ("Optimizer", f"{wording.part(recipe.optimizer)}, schedule {wording.part(recipe.schedule)}"),
         ("Averaging", wording.averaging(settings)),
         ("Batches", wording.plural(settings.batch_size, "image") + an_epoch),
-        ("Balancing", "" if recipe.balance == "none" else recipe.balance),
+        ("Sampler", "" if recipe.sampler == "none" else recipe.sampler),
         ("Epochs", _epoch_words(recipe, training, history)),
         ("Progressive resizing", wording.progressive(settings)),
         ("Augmentation", _parts(recipe.augment) or "none"),
