@@ -1,26 +1,37 @@
-"""Progress on stderr: a bar with time left on a terminal, a plain line now and then elsewhere."""
+"""Progress on stderr: a bar with the time left on a terminal, a plain line every half minute elsewhere."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
 
 T = TypeVar("T")
+BAR_EVERY = 0.1  # seconds
 PLAIN_LINE_EVERY = 30.0  # seconds
-SHOW_AFTER = 2.0  # work that ends sooner shows nothing
+SHOW_AFTER = 2.0  # seconds; work that takes less shows nothing
+
+_display: RichProgress | None = None  # what is on the terminal: all bars that are shown at this moment
 
 
 def say(text: str) -> None:
-    """A line for people, on stderr."""
+    """Write a line for people to stderr, above the bars if any are shown."""
+    if _display is not None:
+        _display.console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        return
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: ``8 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    """Seconds in words: ``8.0 s``, ``3 min 20 s``, ``2 h 05 min``."""
     whole = round(seconds)
     if whole < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
@@ -29,13 +40,14 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Counts work done towards a total and shows it, at most ten times a second.
+    """Counts work done towards a total and shows it.
 
     Args:
         label: what is done.
-        total: how much of it there is.
+        total: how much of it there is; 0 if that is not known.
         unit: what is counted.
-        cost: of the first so many, where they do not all take equally long.
+        cost: the cost of the first ``count`` units, for units that do not all take equally long. The time left is
+            estimated from it.
     """
 
     def __init__(
@@ -43,42 +55,80 @@ class Progress:
     ) -> None:
         self.label, self.total, self.unit, self.cost = label, total, unit, cost
         self.done = self._before = 0
-        self._terminal = sys.stderr.isatty()
+        self._terminal = _display is not None or _is_terminal()
         self._start = time.monotonic()
         self._next = self._start + SHOW_AFTER
-        self._shown = False
+        self._bar: TaskID | None = None
 
     def start_from(self, done: int) -> None:
-        """Some of the work was done before, and says nothing of the time left."""
+        """Count ``done`` units as done before; they are left out of the estimate of the time left."""
         self.done = self._before = done
 
     def advance(self, count: int = 1, note: str = "") -> None:
+        """Count ``count`` more units as done; ``note`` is shown behind the time left."""
         self.done += count
         now = time.monotonic()
         if now < self._next:
             return
-        self._next = now + (0.1 if self._terminal else PLAIN_LINE_EVERY)
-        elapsed = now - self._start
-        spent = self.cost(self.done) - self.cost(self._before)
-        left = elapsed / max(spent, self.cost(1)) * max(self.cost(self.total) - self.cost(self.done), 0)
-        text = f"{self.label}  {self.done:,} of {self.total:,} {self.unit}  {duration(left)} left"
-        text += f"  {note}" if note else ""
+        self._next = now + (BAR_EVERY if self._terminal else PLAIN_LINE_EVERY)
+        parts = [f"{self.done:,} of {self.total:,} {self.unit}" if self.total else f"{self.done:,} {self.unit}"]
+        if self.total:
+            parts.append(f"{duration(self._seconds_left(now))} left")
+        text = "  ".join([*parts, note] if note else parts)
         if self._terminal:
-            filled = round(24 * min(self.done / max(self.total, 1), 1))
-            sys.stderr.write("\r\x1b[2K" + "━" * filled + "─" * (24 - filled) + " " + text)
+            self._show(text)
         else:
-            sys.stderr.write(text + "\n")
-        sys.stderr.flush()
-        self._shown = True
+            say(f"{self.label}  {text}")
 
     def close(self) -> None:
-        if self._shown and self._terminal:
-            sys.stderr.write("\r\x1b[2K")
-            sys.stderr.flush()
+        """Take the bar off the terminal."""
+        global _display
+        if self._bar is not None and _display is not None:
+            _display.remove_task(self._bar)
+            if not _display.tasks:
+                _display.stop()
+                _display = None
+        self._bar = None
+
+    def _seconds_left(self, now: float) -> float:
+        spent = self.cost(self.done) - self.cost(self._before)
+        left = max(self.cost(self.total) - self.cost(self.done), 0)
+        return (now - self._start) / max(spent, self.cost(1)) * left
+
+    def _show(self, text: str) -> None:
+        global _display
+        if _display is None:
+            _display = _new_display()
+            _display.start()
+        if self._bar is None:
+            self._bar = _display.add_task(self.label, total=self.total or None, text=text)
+        _display.update(self._bar, completed=self.done, text=text, refresh=True)
+
+
+def _is_terminal() -> bool:
+    return sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
+def _new_display() -> RichProgress:
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as RichProgress
+
+    # stdout is left alone: it may be a file that takes the results.
+    return RichProgress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(24),
+        TextColumn("{task.fields[text]}", markup=False),
+        console=Console(stderr=True),
+        auto_refresh=False,
+        transient=True,
+        redirect_stdout=False,
+    )
 
 
 @contextmanager
 def progress(label: str, total: int, unit: str = "images") -> Iterator[Progress]:
+    """A `Progress` that is closed at the end."""
     bar = Progress(label, total, unit)
     try:
         yield bar
