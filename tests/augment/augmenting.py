@@ -25,7 +25,7 @@ def augmented(parts, images, seed=0):
 
 
 def with_targets(parts, images, targets, seed=0):
-    pipeline = Pipeline.from_recipe(parts, classes=CLASSES)
+    pipeline = Pipeline.from_recipe(parts, classes=CLASSES, dense=targets.ndim == 3)
     return pipeline(images, targets, torch.Generator().manual_seed(seed))
 
 

@@ -154,7 +154,7 @@ def test_channels_last_gives_the_same_numbers_and_the_input_is_kept(name, channe
                 outs.append(operation.matrices(images.mean((2, 3)), generator))
             elif isinstance(operation, Mixing):
                 targets = torch.eye(8) if operation.for_labels else torch.ones(8, 9, 14, dtype=torch.uint8)
-                outs.append(operation(images, targets, generator)[0])
+                outs.append(operation(images, targets, generator, dense=not operation.for_labels)[0])
             else:
                 outs.append(operation(images, generator))
         torch.testing.assert_close(*outs, atol=1e-6, rtol=0)
@@ -181,7 +181,7 @@ def test_masks_move_with_images(name, turned):
     generator = torch.Generator().manual_seed(0)
     moves = [op for op in drawn([strong(name)], len(masks), generator) if isinstance(op, Geometric)]
     assert moves
-    out, moved = Pipeline(moves)(images, masks, generator)
+    out, moved = Pipeline(moves, dense=True)(images, masks, generator)
     assert moved.dtype == torch.uint8
     assert moved.shape == masks.shape
     assert not torch.equal(moved, masks)
@@ -201,11 +201,11 @@ def test_what_moves_nothing_leaves_masks_alone_or_refuses_them(name):
     masks, images = blobs()
     operation = strong(name)
     if getattr(operation, "for_masks", True):
-        _, after = Pipeline([operation])(images, masks, torch.Generator())
+        _, after = Pipeline([operation], dense=True)(images, masks, torch.Generator())
         assert torch.equal(after, masks)
     else:
         with pytest.raises(RequestError, match="masks"):
-            Pipeline([operation])(images, masks, torch.Generator())
+            Pipeline([operation], dense=True)(images, masks, torch.Generator())
 
 
 @kind_is(Mixing)
@@ -213,12 +213,12 @@ def test_mixing_moves_masks_or_refuses_them(name):
     masks, images = blobs()
     operation = strong(name, p=1)
     if operation.for_masks:
-        out, after = Pipeline([operation])(images, masks, torch.Generator())
+        out, after = Pipeline([operation], dense=True)(images, masks, torch.Generator())
         assert torch.equal((out[:, 0] > 0.5).to(torch.uint8), after)
         assert not torch.equal(after, masks)
     else:
         with pytest.raises(RequestError, match="masks"):
-            Pipeline([operation])(images, masks, torch.Generator())
+            Pipeline([operation], dense=True)(images, masks, torch.Generator())
 
 
 def test_a_policy_and_masks_in_one_recipe():

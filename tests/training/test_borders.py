@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy.ndimage import distance_transform_edt
 
-from petriscope.core.masks import IGNORE
-from petriscope.training.borders import border_pixels, near_borders
+from petriscope.core.masks import IGNORE, border_pixels
+from petriscope.training.losses.borders import near_borders
 
 
 def slow_border(mask):

@@ -12,8 +12,8 @@ from petriscope.augment.pipeline import Pipeline, to_float
 from petriscope.core.errors import RequestError
 from petriscope.core.recipe import Part, load_recipe
 from petriscope.inference.predictor import load_model
-from petriscope.training.consistency import jensen_shannon
 from petriscope.training.losses import LOSSES, views_of
+from petriscope.training.losses.consistency import jensen_shannon
 
 COUNTS = np.array([10, 20, 30])
 CONSISTENT = {"augment": ["flip", {"name": "translate", "fraction": 0.1}, "aug-mix"], "loss": {"name": "consistency"}}

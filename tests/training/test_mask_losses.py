@@ -13,7 +13,8 @@ from torch import nn
 from petriscope.core.errors import RequestError
 from petriscope.core.masks import IGNORE
 from petriscope.core.recipe import Part
-from petriscope.training.losses import LOSSES, weigh_classes
+from petriscope.training.losses import LOSSES
+from petriscope.training.losses.class_weights import weigh_classes
 
 COUNTS = np.array([[10, 0, 2], [5, 5, 0]])  # pixels of three classes in two images
 EACH = [

@@ -14,7 +14,8 @@ from petriscope.core.errors import PetriscopeError, RequestError
 from petriscope.core.recipe import Part
 from petriscope.training.averaging import EMA
 from petriscope.training.checkpoints import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
-from petriscope.training.losses import LOSSES, weigh_classes
+from petriscope.training.losses import LOSSES
+from petriscope.training.losses.class_weights import weigh_classes
 from petriscope.training.optimizers import OPTIMIZERS
 from petriscope.training.schedules import SCHEDULES
 

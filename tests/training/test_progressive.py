@@ -58,7 +58,7 @@ class TestShrinking:
         mask[:, :, 6:] = 3
         mask[:, 4:, :6] = 255
         images = mask[..., None].repeat(1, 1, 1, 3)
-        small, targets = Progressive(ProgressiveSection(size=4), (8, 12, 3), 2).shrink(images, mask)
+        small, targets = Progressive(ProgressiveSection(size=4), (8, 12, 3), 2, dense=True).shrink(images, mask)
         assert small.shape == (1, 4, 6, 3)
         assert targets.dtype == torch.uint8
         assert targets[0].tolist() == [[0] * 3 + [3] * 3] * 2 + [[255] * 3 + [3] * 3] * 2

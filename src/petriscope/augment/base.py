@@ -69,9 +69,20 @@ class Mixing:
     for_masks = True
     for_labels = True
 
-    def __call__(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """float32 [B, C, H, W] in [0, 1] with targets, the share of each class, float32 [B, K], or masks,
-        uint8 [B, H, W] -> the same, neither changed in place."""
+    def __call__(
+        self, images: Tensor, targets: Tensor, generator: torch.Generator, dense: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Mix a batch, changing neither argument in place.
+
+        Args:
+            images: float32 [B, C, H, W] in [0, 1].
+            targets: the share of each class, float32 [B, K]; or, if ``dense``, masks, uint8 [B, H, W].
+            generator: on the CPU.
+            dense: whether targets are masks.
+
+        Returns:
+            Images and targets of the same shapes and dtypes.
+        """
         raise NotImplementedError
 
 

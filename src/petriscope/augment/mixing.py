@@ -28,7 +28,9 @@ class MixUp(Mixing):
     def __init__(self, *, alpha: Alpha = 0.2, p: Probability = 1.0) -> None:
         self.alpha, self.p = alpha, p
 
-    def __call__(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, images: Tensor, targets: Tensor, generator: torch.Generator, dense: bool
+    ) -> tuple[Tensor, Tensor]:
         share, partner = _draw(len(images), self.alpha, self.p, generator)
         share, partner = share.to(images.device), partner.to(images.device)
         mixed = torch.lerp(images[partner], images, share[:, None, None, None])
@@ -50,7 +52,9 @@ class CutMix(Mixing):
     def __init__(self, *, alpha: Alpha = 1.0, p: Probability = 0.5) -> None:
         self.alpha, self.p = alpha, p
 
-    def __call__(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, images: Tensor, targets: Tensor, generator: torch.Generator, dense: bool
+    ) -> tuple[Tensor, Tensor]:
         batch, _, height, width = images.shape
         share, partner = _draw(batch, self.alpha, self.p, generator)
         side = (1 - share).sqrt()
@@ -60,7 +64,7 @@ class CutMix(Mixing):
         partner, pasted, kept = (t.to(images.device) for t in (partner, pasted, kept))
         # the lerp of 0 and 1 is exact, and ten times as fast as torch.where on a broadcast condition
         mixed = torch.lerp(images, images[partner], pasted[:, None])
-        if targets.ndim == 3:
+        if dense:
             return mixed, torch.where(pasted > 0, targets[partner], targets)
         return mixed, torch.lerp(targets[partner], targets, kept[:, None])
 
@@ -85,7 +89,9 @@ class CopyPaste(Mixing):
     ) -> None:
         self.classes, self.p = classes, p
 
-    def __call__(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, images: Tensor, targets: Tensor, generator: torch.Generator, dense: bool
+    ) -> tuple[Tensor, Tensor]:
         falls = chosen(len(images), self.p, generator)
         which = torch.rand(len(images), generator=generator)
         pasted = of_classes(targets, self.classes)

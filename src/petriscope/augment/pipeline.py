@@ -60,12 +60,15 @@ class Pipeline:
         operations: any augmentations; none is fine.
         classes: how many there are; mixing labels needs it.
         views: how many AugMix makes of each image when all else is done; the image itself is then left without it.
+        dense: whether targets are masks, which move with their images.
 
     Raises:
         RequestError: views without AugMix, or with several; two operations that aim at a place in a mask.
     """
 
-    def __init__(self, operations: Sequence[Augmentation] = (), classes: int = 0, views: int = 0) -> None:
+    def __init__(
+        self, operations: Sequence[Augmentation] = (), classes: int = 0, views: int = 0, *, dense: bool = False
+    ) -> None:
         self.viewing = tuple(op for op in operations if views and isinstance(op, Pixelwise) and op.makes_views)
         if views and len(self.viewing) != 1:
             raise RequestError(
@@ -74,12 +77,12 @@ class Pipeline:
         if sum(isinstance(op, Aimed) for op in operations) > 1:
             raise RequestError("an image can be cropped around one place: put crop-around into augment once")
         self.operations = tuple(op for op in operations if op not in self.viewing)
-        self.classes, self.views = classes, views
+        self.classes, self.views, self.dense = classes, views, dense
         self.exact = not views and all(isinstance(op, Geometric) and op.exact for op in operations)
 
     @classmethod
-    def from_recipe(cls, parts: Sequence[Part], classes: int = 0, views: int = 0) -> Pipeline:
-        return cls([AUGMENTATIONS.build(part) for part in parts], classes, views)
+    def from_recipe(cls, parts: Sequence[Part], classes: int = 0, views: int = 0, *, dense: bool = False) -> Pipeline:
+        return cls([AUGMENTATIONS.build(part) for part in parts], classes, views, dense=dense)
 
     @property
     def varies(self) -> bool:
@@ -91,7 +94,7 @@ class Pipeline:
 
         Args:
             images: uint8 [B, H, W, C].
-            targets: labels, int64 [B]; or masks, uint8 [B, H, W].
+            targets: labels, int64 [B]; or, if dense, masks, uint8 [B, H, W].
             generator: on the CPU; its state decides every draw.
 
         Returns:
@@ -107,9 +110,9 @@ class Pipeline:
         Raises:
             RequestError: masks with an operation that blends what lies under them; labels with one that needs masks.
         """
-        masks = targets if targets.ndim == 3 else None
+        masks = targets if self.dense else None
         operations = drawn(self.operations, len(images), generator)
-        check_targets(operations, masks is not None)
+        check_targets(operations, self.dense)
         geometric = [op for op in operations if isinstance(op, Geometric)]
         matrices = product(geometric, len(images), (images.shape[1], images.shape[2]), generator)
         for aim in operations:
@@ -135,22 +138,26 @@ class Pipeline:
         elif mixing:
             targets = F.one_hot(targets, self.classes).float()
         for mix in mixing:
-            pixels, targets = mix(pixels, targets, generator)
+            pixels, targets = mix(pixels, targets, generator, self.dense)
         if self.views:
             pixels = torch.cat([pixels, *(apply_pixels(pixels, self.viewing, generator) for _ in range(self.views))])
         return pixels, targets
 
 
-def check_targets(operations: Sequence[Augmentation], segments: bool) -> None:
-    """Refuse operations that cannot take along targets of this kind: masks, or labels."""
+def check_targets(operations: Sequence[Augmentation], dense: bool) -> None:
+    """Refuse operations that do not support the targets: masks if ``dense``, else labels.
+
+    Raises:
+        RequestError: names the operation.
+    """
     for operation in operations:
         name = type(operation).__name__
-        if segments and not getattr(operation, "for_masks", True):
+        if dense and not getattr(operation, "for_masks", True):
             raise RequestError(
-                f"{name} blends images, and a mask holds one class a pixel: leave it out "
+                f"{name} blends images, and a mask holds one class per pixel: leave it out "
                 "of augment where targets are masks (cutmix and rand-augment move masks with the images)"
             )
-        if not segments and not getattr(operation, "for_labels", True):
+        if not dense and not getattr(operation, "for_labels", True):
             raise RequestError(f"{name} needs masks, and the targets are labels: leave it out of augment")
 
 

@@ -21,7 +21,7 @@ def augmented_set(images: ImageSet, operations: Sequence[Augmentation]) -> Image
     Args:
         operations: none that mixes images, so that labels stay what they are.
     """
-    pipeline = Pipeline(operations, len(images.classes))
+    pipeline = Pipeline(operations, len(images.classes), dense=images.task.dense)
     generator = torch.Generator().manual_seed(0)
     chunks = []
     for start in range(0, len(images), CHUNK):

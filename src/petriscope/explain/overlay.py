@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from petriscope.core.masks import border_pixels
+
 # From nothing to most; dark to bright, so that it reads in gray and to color-blind eyes too.
 COLORS = np.array([(40, 20, 90), (130, 30, 130), (215, 60, 90), (250, 140, 40), (255, 235, 120)], dtype=np.float64)
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green and blue: ITU-R BT.709
@@ -22,12 +24,10 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def outlined(image: np.ndarray, region: np.ndarray, color: tuple[int, int, int] = OUTLINE) -> np.ndarray:
-    """An image uint8 [H, W, 3] with the inner edge of a region, bool [H, W], drawn on it; where the region meets the
-    image's border there is none."""
-    around = np.pad(region, 1, mode="edge")
-    whole = around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
+    """An image, uint8 [H, W, 3], with the inner edge of a region, bool [H, W], drawn on it. No line is drawn where the
+    region ends at the image's border."""
     out = image.copy()
-    out[region & ~whole] = color
+    out[region & border_pixels(region[None])[0]] = color
     return out
 
 

@@ -20,12 +20,16 @@ class Progressive:
         section: to what size, and for which share of the epochs.
         shape: (height, width, channels) of the images.
         epochs: of the whole training.
+        dense: whether targets are masks, which shrink with their images.
 
     Raises:
         RequestError: the size is not below the images'.
     """
 
-    def __init__(self, section: ProgressiveSection, shape: tuple[int, int, int], epochs: int) -> None:
+    def __init__(
+        self, section: ProgressiveSection, shape: tuple[int, int, int], epochs: int, *, dense: bool = False
+    ) -> None:
+        self.dense = dense
         height, width, self.channels = shape
         ratio = section.size / min(height, width)
         if ratio >= 1:
@@ -71,6 +75,6 @@ class Progressive:
         small = F.interpolate(planes, self.size, mode="bilinear", antialias=True)
         if small.is_floating_point():
             small = small.round().to(torch.uint8)
-        if targets.ndim == 3:
+        if self.dense:
             targets = F.interpolate(targets[:, None].float(), self.size, mode="nearest-exact")[:, 0].to(targets.dtype)
         return small.permute(0, 2, 3, 1).contiguous(), targets

@@ -1,7 +1,7 @@
-"""Losses of whole regions: how far a class's predicted pixels and its true ones cover each other.
+"""Losses of whole regions: how well the predicted pixels of a class overlap with its true ones.
 
-A batch counts as one region of pixels per class, or each image as its own. Labels are masks of one pixel. Classes that the
-truth does not have are left out of the mean.
+The pixels of a batch form one region, or each image is a region of its own. Labels are treated as masks of one pixel.
+Classes that are absent from a region's targets are left out of the mean.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from torch import Tensor, nn
 
 from petriscope.core.errors import RequestError
 from petriscope.core.masks import IGNORE
-from petriscope.training.losses import ClassWeights, weigh_classes
+from petriscope.training.losses.class_weights import ClassWeights, weigh_classes
 
 Share = Annotated[float, Field(ge=0)]
 
 
 class TverskyLoss(nn.Module):
-    """(1 - TP / (TP + alpha FP + beta FN))^(1 / gamma), with TP, FP and FN summed over probabilities, the mean over
-    classes. Salehi et al., 2017, arXiv:1706.05721; gamma above 1 makes it the focal one of Abraham and Khan, 2018,
-    arXiv:1810.07842, whose gamma is 4/3.
+    """(1 - TP / (TP + alpha FP + beta FN))^(1 / gamma), averaged over classes, with TP, FP and FN as sums of predicted
+    probabilities. Salehi et al., 2017, arXiv:1706.05721. With gamma above 1 it is the focal Tversky loss of Abraham and
+    Khan, 2018, arXiv:1810.07842, whose gamma is 4/3.
 
     Args:
-        counts: training images per class, [K], or pixels of each class in each image, [N, K].
-        alpha: what a false positive costs.
-        beta: what a false negative costs; more than alpha favors recall.
-        gamma: 1 is the plain loss.
-        smooth: pixels added to numerator and denominator, so that a region of few pixels has no wild gradient.
-        per_image: each image a region of its own, rather than the batch.
+        counts: as of `weigh_classes`.
+        alpha: cost of a false positive.
+        beta: cost of a false negative; a value above alpha favors recall.
+        gamma: 1 gives the plain loss.
+        smooth: number of pixels added to numerator and denominator, which bounds the gradient of very small regions.
+        per_image: take each image as a region of its own instead of the whole batch.
         class_weights: none, balanced, median-frequency, or one number per class.
     """
 
@@ -54,20 +54,20 @@ class TverskyLoss(nn.Module):
         self.register_buffer("weight", weigh_classes(class_weights, counts))
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Logits, float [B, K] or [B, K, H, W]; targets as of `petriscope.training.losses.CrossEntropy` -> a scalar."""
+        """Shapes as in `petriscope.training.losses` -> a scalar."""
         p, truth, labeled = regions(logits, targets, self.per_image)
         p = p * labeled
         hit = (p * truth).sum(2)
         wrong, missed = p.sum(2) - hit, truth.sum(2) - hit
         index = (hit + self.smooth) / (hit + self.alpha * wrong + self.beta * missed + self.smooth)
-        # At 0 the root has no slope.
+        # The derivative of the root is infinite at 0.
         losses = (1 - index).clamp_min(1e-6) ** (1 / self.gamma) if self.gamma > 1 else 1 - index
         return mean_over_present(losses, truth, self.weight)
 
 
 class DiceLoss(TverskyLoss):
-    """1 - 2 TP / (2 TP + FP + FN), the mean over classes: Tversky's with alpha and beta of 1/2. Milletari et al., 2016,
-    "V-Net", arXiv:1606.04797, here without the squares in the denominator.
+    """1 - 2 TP / (2 TP + FP + FN), averaged over classes: the Tversky loss with alpha = beta = 1/2. Milletari et al., 2016,
+    "V-Net", arXiv:1606.04797, but without the squares in the denominator.
 
     Args:
         counts, smooth, per_image, class_weights: as of `TverskyLoss`.
@@ -85,12 +85,12 @@ class DiceLoss(TverskyLoss):
 
 
 class LovaszSoftmax(nn.Module):
-    """The convex extension of 1 - IoU from hard predictions to probabilities, the mean over classes. Berman et al., 2018,
+    """The convex extension of 1 - IoU from hard predictions to probabilities, averaged over classes. Berman et al., 2018,
     arXiv:1705.08790.
 
     Args:
-        counts: training images per class, [K], or pixels of each class in each image, [N, K].
-        per_image: each image a region of its own, rather than the batch.
+        counts: as of `weigh_classes`.
+        per_image: take each image as a region of its own instead of the whole batch.
         class_weights: none, balanced, median-frequency, or one number per class.
     """
 
@@ -102,15 +102,17 @@ class LovaszSoftmax(nn.Module):
         self.register_buffer("weight", weigh_classes(class_weights, counts))
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Logits, float [B, K] or [B, K, H, W]; targets int64 [B] or [B, H, W] -> a scalar.
+        """Shapes as in `petriscope.training.losses`, without shares of classes -> a scalar.
 
         Raises:
             RequestError: targets are shares of classes, which have no IoU.
         """
         if targets.is_floating_point():
-            raise RequestError("loss lovasz needs one class a target; leave out what mixes them: mixup, cutmix")
+            raise RequestError(
+                "loss lovasz needs one class per target: leave mixup and cutmix out of augment, or choose another loss"
+            )
         p, truth, labeled = regions(logits, targets, self.per_image)
-        # What is unlabeled has no error, so it is sorted to the end, where it changes nothing.
+        # Unlabeled pixels have error 0, so they are sorted to the end, where they add nothing.
         errors, order = torch.sort((truth - p).abs() * labeled, dim=2, descending=True)
         losses = (errors * _rises(truth.gather(2, order))).sum(2)
         return mean_over_present(losses, truth, self.weight)
@@ -118,13 +120,13 @@ class LovaszSoftmax(nn.Module):
 
 @torch.no_grad()
 def _rises(truth: Tensor) -> Tensor:
-    """How much 1 - IoU rises with each pixel that is wrong besides those before it, float [R, K, P].
+    """The increase of 1 - IoU with each further wrong pixel, float [R, K, P].
 
     Args:
-        truth: 1 where a pixel is of the class, in order of falling errors, float [R, K, P].
+        truth: 1 where a pixel is of the class, else 0; float [R, K, P], in order of decreasing errors.
     """
     area = truth.sum(2, keepdim=True)
-    # When the first pixels are wrong: the class's among them no longer intersect, the others join the union.
+    # Of the first pixels, all wrong, those of the class leave the intersection and the others enter the union.
     kept = area - truth.cumsum(2)
     union = area + (1 - truth).cumsum(2)
     loss = 1 - kept / union
@@ -132,18 +134,22 @@ def _rises(truth: Tensor) -> Tensor:
 
 
 def regions(logits: Tensor, targets: Tensor, per_image: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Lay pixels in rows: probabilities and truth, float [R, K, P], and which are labeled, float [R, 1, P]; R is 1, or B
-    where each image is a region. Truth is 0 where unlabeled.
+    """Probabilities and truth of R regions of P pixels. R is B if each image is a region of its own, else 1.
 
     Args:
-        logits: float [B, K] or [B, K, H, W].
-        targets: int64 [B] or [B, H, W], or the share of each class, float [B, K].
+        logits, targets: shapes as in `petriscope.training.losses`.
+        per_image: whether each image is a region of its own.
+
+    Returns:
+        probabilities: float [R, K, P].
+        truth: float [R, K, P]; 0 where unlabeled.
+        labeled: 1 where labeled, else 0; float [R, 1, P].
     """
     p = _rows(logits.softmax(1), per_image)
     if targets.is_floating_point():
         truth = _rows(targets, per_image)
         return p, truth, torch.ones_like(truth[:, :1])
-    labeled = targets != IGNORE if targets.ndim == 3 else torch.ones_like(targets, dtype=torch.bool)
+    labeled = targets != IGNORE if logits.ndim > 2 else torch.ones_like(targets, dtype=torch.bool)
     numbers = _rows(torch.where(labeled, targets, 0)[:, None], per_image)
     known = _rows(labeled[:, None].to(p.dtype), per_image)
     truth = torch.zeros_like(p).scatter_(1, numbers, known)
@@ -157,7 +163,8 @@ def _rows(maps: Tensor, per_image: bool) -> Tensor:
 
 
 def mean_over_present(losses: Tensor, truth: Tensor, weight: Tensor | None) -> Tensor:
-    """The weighted mean of losses [R, K] over the classes that each region's truth [R, K, P] has; 0 where none has any."""
+    """The mean of losses, float [R, K], over the classes that occur in each region's truth, float [R, K, P], weighted by
+    class, float [K]; 0 if no region has any class."""
     shares = (truth.sum(2) > 0).to(losses.dtype)
     if weight is not None:
         shares = shares * weight

@@ -1,4 +1,4 @@
-"""The same answer to an image and to its augmented views."""
+"""A loss that asks for the same prediction for an image and for its augmented views."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def _checked(part: Part) -> Part:
 
 
 class Consistency(nn.Module):
-    """A loss of the images as they are, and the divergence of the answers to them and to their views, which aug-mix makes:
-    ``{name: consistency, of: cross-entropy, weight: 12}``. Hendrycks et al., 2020, arXiv:1912.02781. A step takes as much
+    """A loss of the images, plus the divergence between the predictions for them and for their views, which aug-mix makes:
+    ``{name: consistency, of: cross-entropy, weight: 12}``. Hendrycks et al., 2020, arXiv:1912.02781. A step costs as much
     as ``1 + views`` ordinary ones.
 
     Args:
-        counts: training images per class, [K].
+        counts: int [K], training images per class.
         of: the loss of the images, with its options.
-        weight: of the divergence; the paper's is 12.
-        views: of each image; the paper's are 2.
+        weight: of the divergence; 12 in the paper.
+        views: number of views of each image; 2 in the paper.
     """
 
     def __init__(
@@ -48,15 +48,22 @@ class Consistency(nn.Module):
         self.weight, self.views = weight, views
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Logits, float [(1 + views) B, K]: of the images, of their first views, and so on; targets int64 [B], or the
-        share of each class, float [B, K] -> a scalar."""
+        """Mean loss of a batch and of its views.
+
+        Args:
+            logits: float [(1 + views) B, K], of the images first, then of their first views, and so on.
+            targets: of the images; int64 [B], or the share of each class, float [B, K].
+        """
         answers = logits.reshape(1 + self.views, len(targets), -1)
         return self.of(answers[0], targets) + self.weight * jensen_shannon(answers)
 
 
 def jensen_shannon(logits: Tensor) -> Tensor:
-    """The Jensen-Shannon divergence of V answers to each of B images, float [V, B, K], the mean over images, in nats: of
-    each answer from the mean of all, the mean over answers; 0 to log V."""
+    """The Jensen-Shannon divergence of V predictions per image, in nats, averaged over images: between 0 and log V.
+
+    Args:
+        logits: float [V, B, K].
+    """
     log_p = logits.log_softmax(2)
     log_mean = torch.logsumexp(log_p, 0) - math.log(len(logits))
     return (log_p.exp() * (log_p - log_mean)).sum(2).mean()
