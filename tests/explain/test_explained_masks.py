@@ -13,7 +13,7 @@ from petriscope.data.sources.synthetic_terrain import draw_terrain
 from petriscope.explain import explain, methods_for
 from petriscope.explain.cam import feature_layer
 from petriscope.explain.checks import check, heat_inside, trusted, verdict
-from petriscope.explain.mask_gallery import explained_masks
+from petriscope.explain.segmentation import explained_masks
 from petriscope.explain.overlay import OUTLINE, outlined
 from petriscope.explain.question import Question
 from petriscope.explain.regions import largest_class, mean_probability, predicted_masks

@@ -7,8 +7,9 @@ import torch
 from petriscope.augment.pipeline import Normalize
 from petriscope.core.recipe import Part
 from petriscope.data.imageset import ImageSet
-from petriscope.inference.neighbors import last_linear, nearest
+from petriscope.inference.neighbors import nearest
 from petriscope.models import build_model
+from petriscope.models.layers import last_linear
 
 NETWORKS = {
     "simple-cnn": {"widths": [4, 8, 8], "hidden": 8},

@@ -10,7 +10,7 @@ from petriscope.core.errors import RequestError
 from petriscope.core.recipe import FinetuneSection, Part
 from petriscope.inference.predictor import load_model
 from petriscope.models import build_model
-from petriscope.models.layers import head_of, ordered_layers
+from petriscope.models.layers import head_of, only_head_of, ordered_layers
 from petriscope.training.finetune import Plan, trained
 from petriscope.training.loop import Trainer
 from petriscope.training.optimizers import OPTIMIZERS
@@ -175,7 +175,7 @@ def test_features_behind_dropout_are_not_kept():
     from petriscope.augment.pipeline import Normalize
     from petriscope.data.batches import Batches
     from petriscope.data.imageset import ImageSet
-    from petriscope.training.frozen import frozen_features, head_module
+    from petriscope.training.frozen import frozen_features
 
     pixels = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
     images = ImageSet(pixels, np.zeros(6, dtype=np.int64), ("a", "b"), np.arange(6).astype(str))
@@ -185,7 +185,7 @@ def test_features_behind_dropout_are_not_kept():
         net.drop_rate = rate
         plan = plan_for(net, train="head")
         plan.freeze(plan.stage(0).names)
-        taken = frozen_features(net, head_module(net), batches, normalize, "fp32")
+        taken = frozen_features(net, only_head_of(net), batches, normalize, "fp32")
         assert (taken is not None) == kept
 
 
@@ -194,7 +194,7 @@ def test_features_before_logits_are_resized_are_not_kept(side, patch, kept):
     from petriscope.augment.pipeline import Normalize
     from petriscope.data.batches import Batches
     from petriscope.data.imageset import ImageSet
-    from petriscope.training.frozen import frozen_features, head_module
+    from petriscope.training.frozen import frozen_features
 
     pixels = np.random.default_rng(0).integers(0, 256, (3, side, side, 1), dtype=np.uint8)
     images = ImageSet(pixels, np.zeros((3, side, side), dtype=np.uint8), ("a", "b"), np.arange(3).astype(str))
@@ -202,7 +202,7 @@ def test_features_before_logits_are_resized_are_not_kept(side, patch, kept):
     net = build_model(Part(name="unet", widths=[4, 8], patch=patch), 2, (side, side, 1))
     plan = plan_for(net, train="head")
     plan.freeze(plan.stage(0).names)
-    taken = frozen_features(net, head_module(net), batches, normalize, "fp32", quiet=True)
+    taken = frozen_features(net, only_head_of(net), batches, normalize, "fp32", quiet=True)
     assert (taken is not None) == kept
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from petriscope.data.imageset import ImageSet
 from petriscope.data.normalization import mean_and_std
 from petriscope.inference.predictor import load_model
 from petriscope.models import build_model
-from petriscope.models.layers import ordered_blocks
+from petriscope.models.layers import ordered_blocks, watching
 
 BATCH = 256
 BLOCKS = 4  # at most, whose maps are described
@@ -131,7 +130,8 @@ def _describe(
     batches, number_format = Batches(images, device), choose_format("fp32", device)
     order = np.arange(len(images))
     blocks: list[list[np.ndarray]] = []
-    with _watch(model) as seen, progress("describing images", len(order)) as bar:
+    seen: list[Tensor] = []
+    with watching(_some_blocks(model), _noting(model, seen)), progress("describing images", len(order)) as bar:
         for batch, _ in batches.iterate([order[i : i + BATCH] for i in range(0, len(order), BATCH)]):
             inputs = normalize(batch)
             if size is not None and inputs.shape[2:] != size:
@@ -153,10 +153,8 @@ def _scale(features: np.ndarray) -> np.ndarray:
     return centered.astype(np.float32)
 
 
-@contextmanager
-def _watch(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Note mean and standard deviation of every map that some blocks give, [B, D] a block, in the order they are run."""
-    seen: list[Tensor] = []
+def _noting(model: nn.Module, seen: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    """What adds the mean and the standard deviation of every map that a block gives to ``seen``, float [B, D]."""
     channels_last = getattr(getattr(model, "backbone", model), "output_fmt", "NCHW") == "NHWC"
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -164,12 +162,7 @@ def _watch(model: nn.Module) -> Iterator[list[Tensor]]:
             output = (output if channels_last else output.permute(0, 2, 3, 1)).flatten(1, 2)
         seen.append(output if output.ndim == 2 else torch.cat([output.mean(1), output.std(1, correction=0)], 1))
 
-    handles = [block.register_forward_hook(note) for block in _some_blocks(model)]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
+    return note
 
 
 def _some_blocks(model: nn.Module) -> list[nn.Module]:

@@ -22,6 +22,12 @@ class DataError(RequestError):
     """The data cannot be used as they are: an unreadable image, a label out of range."""
 
 
+class Interrupted(PetriscopeError):
+    """Ctrl-C, or a request to end; what was done is kept."""
+
+    exit_status = 130
+
+
 def near(word: str, known: Iterable[str]) -> str:
     """Say which known names lie near an unknown one, or which there are."""
     names = sorted(known)

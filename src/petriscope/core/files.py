@@ -24,9 +24,8 @@ def atomic(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.touch()
-        mode = temporary.stat().st_mode  # as the umask says; some libraries write files that only their owner reads
         yield temporary
-        temporary.chmod(mode)
+        make_readable(temporary)
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
         temporary.replace(path)
@@ -68,6 +67,11 @@ def number_folder(base: Path) -> Path:
 def slug(label: str, otherwise: str = "run") -> str:
     """A label as a folder may be called; ``otherwise``, where nothing of it is left."""
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in label).strip(".-") or otherwise
+
+
+def make_readable(path: Path) -> None:
+    """Give a file the permissions of a new one; some libraries write files that only their owner may read."""
+    path.chmod(0o666 & ~_umask())
 
 
 def _umask() -> int:

@@ -6,7 +6,7 @@ Nothing is deleted: a source stays as it is, and each loading of it leaves out o
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,7 +19,7 @@ from petriscope.core.files import write_text
 from petriscope.core.recipe import DataSection, NoKeyTwice, Section, explain
 from petriscope.data import sources
 from petriscope.data.fingerprint import fingerprint
-from petriscope.data.imageset import ImageSet
+from petriscope.data.imageset import Audited, ImageSet
 from petriscope.data.sources.listing import ImageFile
 
 FILE = "decisions.yaml"
@@ -73,26 +73,6 @@ class Decisions(Section):
     fingerprint: str
     read_as: ReadAs
     decisions: tuple[Decision, ...]
-
-
-@dataclass(frozen=True)
-class Audited:
-    """An image that was left out or relabeled when data were loaded.
-
-    Args:
-        id, split: of the image.
-        label: its class in the source.
-        decision: ``drop`` or ``relabel``.
-        new_label: its class now; empty where it was left out.
-        reason: as the decisions give it.
-    """
-
-    id: str
-    split: str
-    label: str
-    decision: str
-    new_label: str
-    reason: str
 
 
 def write_decisions(path: Path, decisions: Decisions) -> None:

@@ -21,5 +21,5 @@ def fingerprint(sets: Mapping[str, ImageSet], digests: Mapping[str, list[bytes]]
     for name, part in sets.items():
         out.update(repr((name, part.shape, len(part), part.classes)).encode(errors="surrogateescape"))
         out.update(b"".join(digests[name]))
-        out.update(np.ascontiguousarray(part.targets, dtype="u1" if part.segments else "<i8").data)
+        out.update(np.ascontiguousarray(part.targets, dtype=part.task.dtype).data)
     return out.hexdigest()

@@ -9,31 +9,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from petriscope.core.errors import DataError
-from petriscope.core.masks import IGNORE
-
-if TYPE_CHECKING:
-    from petriscope.data.decisions import Audited
+from petriscope.tasks import Task, choose_task
 
 SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Images, their classes and their names.
+    """Images, their targets and their names.
 
     Args:
         pixels: uint8 [M, H, W, C], C 1 (gray) or 3 (RGB); may be mapped from disk (`numpy.memmap`).
-        targets: labels, int64 [N], class indices from 0; or masks, uint8 [N, H, W], a class index or `IGNORE` a pixel.
+        targets: as the task has them: labels, int64 [N], class indices from 0; or masks, uint8 [N, H, W], a class index
+            or `petriscope.core.masks.IGNORE` per pixel.
         classes: class names; ``targets`` index it.
-        ids: one name per image, [N] strings: the path below the source, or ``split/index``.
+        ids: a name per image, [N] strings: the path below the source, or ``split/index``.
         groups: [N] strings; images of one group (one slide) stay together when splits are drawn.
         rows: int64 [N], the row in ``pixels`` of each image; None: row i is image i. Lets the splits of one
             mapped array be views of it.
+        task: what the targets are; None: the task whose targets look like these, see `petriscope.tasks.choose_task`.
 
     Raises:
         DataError: the arrays do not fit together, or a target is out of range.
@@ -45,17 +43,19 @@ class ImageSet:
     ids: np.ndarray
     groups: np.ndarray | None = None
     rows: np.ndarray | None = None
+    task: Task = None  # type: ignore[assignment]  # never None after construction
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 4 or self.pixels.dtype != np.uint8 or self.pixels.shape[3] not in (1, 3):
             raise DataError(
                 f"images must be uint8 [N, H, W, 1 or 3], not {self.pixels.dtype} {list(self.pixels.shape)}"
             )
-        if self.segments:
-            self._check_masks()
-        elif self.targets.ndim != 1 or self.targets.dtype != np.int64:
+        if self.task is None:
+            object.__setattr__(self, "task", choose_task(self.targets))
+        elif not self.task.accepts(self.targets):
             raise DataError(
-                f"targets must be int64 [N] or uint8 [N, H, W], not {self.targets.dtype} {list(self.targets.shape)}"
+                f"targets of the task {self.task.name} must be {self.task.targets_are}, not {self.targets.dtype} "
+                f"{list(self.targets.shape)}"
             )
         for name in ("ids", "groups", "rows"):
             array = getattr(self, name)
@@ -63,39 +63,10 @@ class ImageSet:
                 raise DataError(f"{len(array)} {name} for {len(self)} images")
         if self.rows is None and len(self.pixels) != len(self):
             raise DataError(f"{len(self.pixels)} images and {len(self)} targets")
-        if not self.segments and len(self) and not 0 <= self.targets.min() <= self.targets.max() < len(self.classes):
-            wrong = int(np.flatnonzero((self.targets < 0) | (self.targets >= len(self.classes)))[0])
-            raise DataError(
-                f"label {self.targets[wrong]} of image {self.ids[wrong]} is out of range: "
-                f"there are {len(self.classes)} classes, counted from 0"
-            )
-
-    def _check_masks(self) -> None:
-        if self.targets.dtype != np.uint8 or self.targets.shape[1:] != self.shape[:2]:
-            raise DataError(
-                f"masks must be uint8 [N, {self.shape[0]}, {self.shape[1]}] as the images are, not "
-                f"{self.targets.dtype} {list(self.targets.shape)}"
-            )
-        if len(self.classes) > IGNORE:
-            raise DataError(
-                f"masks can have {IGNORE} classes, not {len(self.classes)}: {IGNORE} marks unlabeled pixels"
-            )
-        known = np.zeros(256, dtype=bool)
-        known[: len(self.classes)] = known[IGNORE] = True
-        for index, mask in enumerate(self.targets):
-            if not known[mask].all():
-                raise DataError(
-                    f"the mask of image {self.ids[index]} has the value {mask[~known[mask]][0]}; there are "
-                    f"{len(self.classes)} classes, counted from 0"
-                )
+        self.task.check(self.targets, self.classes, self.shape, self.ids)
 
     def __len__(self) -> int:
         return len(self.targets)
-
-    @property
-    def segments(self) -> bool:
-        """Whether targets are masks: one class per pixel, not an image."""
-        return self.targets.ndim == 3
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -112,29 +83,15 @@ class ImageSet:
         """All images in memory, uint8 [N, H, W, C]."""
         return np.asarray(self.pixels) if self.rows is None else np.asarray(self.pixels[self.rows])
 
-    @property
-    def counts(self) -> np.ndarray:
-        """Images a class, int64 [K]; of masks, labeled pixels per class."""
-        if self.segments:
-            return self.pixel_counts.sum(0)
-        return np.bincount(self.targets, minlength=len(self.classes))
-
     @cached_property
-    def pixel_counts(self) -> np.ndarray:
-        """Of masks: labeled pixels of each class in each image, int64 [N, K]."""
-        count = len(self.classes)
-        rows = [np.bincount(mask.reshape(-1), minlength=256)[:count] for mask in self.targets]
-        return np.array(rows, dtype=np.int64).reshape(-1, count)
+    def counts(self) -> np.ndarray:
+        """How much there is of each class, in what the task counts classes in, int64 [K]."""
+        return self.task.counts(self.targets, len(self.classes))
 
     @cached_property
     def strata(self) -> np.ndarray:
-        """What an image counts as where classes are to be balanced, int64 [N]: its label; of a mask, its rarest class by
-        pixels. A mask without labels counts as the most frequent class."""
-        if not self.segments:
-            return self.targets
-        rarest_first = np.argsort(self.counts, kind="stable")
-        there = self.pixel_counts[:, rarest_first] > 0
-        return rarest_first[np.where(there.any(1), there.argmax(1), len(self.classes) - 1)]
+        """The class that each image counts as where classes are to be balanced, int64 [N]."""
+        return self.task.strata(self.targets, len(self.classes))
 
     def take(self, indices: np.ndarray | Sequence[int]) -> np.ndarray:
         """The images at ``indices``, uint8 [B, H, W, C]."""
@@ -180,6 +137,27 @@ def _read(pixels: np.memmap, rows: np.ndarray) -> np.ndarray:
     return out
 
 
+@dataclass(frozen=True)
+class Audited:
+    """An image that was left out or relabeled when the data were loaded, as an audit's decisions ask.
+
+    Args:
+        id: the image's name.
+        split: the split it is in.
+        label: its class in the source.
+        decision: ``drop`` or ``relabel``.
+        new_label: its class now; empty if it was dropped.
+        reason: as the decisions give it.
+    """
+
+    id: str
+    split: str
+    label: str
+    decision: str
+    new_label: str
+    reason: str
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Up to three image sets with the same classes, image shape and kind of targets.
@@ -220,9 +198,8 @@ class Dataset:
         return next(iter(self.splits.values())).classes
 
     @property
-    def segments(self) -> bool:
-        """Whether targets are masks."""
-        return next(iter(self.splits.values())).segments
+    def task(self) -> Task:
+        return next(iter(self.splits.values())).task
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -12,9 +13,10 @@ from petriscope.data import decisions as decided
 from petriscope.data import sources
 from petriscope.data.fingerprint import fingerprint
 from petriscope.data.imageset import SPLITS, Dataset, ImageSet
-from petriscope.data.one_vs_rest import one_against_rest
+from petriscope.data.one_vs_rest import one_vs_rest
 from petriscope.data.sources import PILE
 from petriscope.data.splits import draw_grouped, draw_stratified
+from petriscope.tasks import find_task
 
 
 def load_dataset(section: DataSection) -> Dataset:
@@ -43,6 +45,9 @@ def load_dataset(section: DataSection) -> Dataset:
     # An audit's decisions may be to drop images that cannot be read.
     as_read = section if decisions is None else section.model_copy(update={"unreadable": "skip"})
     sets = sources.read_nonempty(section.source, as_read, warnings)
+    if section.task != "auto":
+        task = find_task(section.task)
+        sets = {name: replace(part, task=task) for name, part in sets.items()}
     if decisions is not None:
         warnings += decided.check_decisions(decisions, sets, as_read)
     sets = _draw(sets, section, warnings)
@@ -54,7 +59,7 @@ def load_dataset(section: DataSection) -> Dataset:
     if section.drop_single_class and "train" in sets:
         sets["train"] = _drop_single_class(sets["train"], section.source, warnings)
     if section.only is not None:  # after splits are drawn, which are those of a model of all classes
-        sets = {name: one_against_rest(part, section.only, section.source) for name, part in sets.items()}
+        sets = {name: one_vs_rest(part, section.only, section.source) for name, part in sets.items()}
     _check(sets, section.source)
     digests = {name: part.digests() for name, part in sets.items()}
     warnings += _leaks(sets, digests)
@@ -86,11 +91,9 @@ def _draw(sets: dict[str, ImageSet], section: DataSection, warnings: list[str]) 
         )
     if whole.groups is None:
         drawn = draw_stratified(whole.strata, fractions, section.split_seed)
-    elif whole.segments:  # by pixels per class, and by images
-        amounts = np.concatenate([whole.pixel_counts, np.ones((len(whole), 1), dtype=np.int64)], axis=1)
-        drawn = draw_grouped(amounts, whole.groups, fractions, section.split_seed)
     else:
-        drawn = draw_grouped(whole.targets, whole.groups, fractions, section.split_seed)
+        amounts = whole.task.split_amounts(whole.targets, len(whole.classes))
+        drawn = draw_grouped(amounts, whole.groups, fractions, section.split_seed)
     for name in fractions:
         if not len(drawn[name]):
             unit = "images" if whole.groups is None else "groups"
@@ -100,11 +103,8 @@ def _draw(sets: dict[str, ImageSet], section: DataSection, warnings: list[str]) 
 
 
 def _drop_single_class(train: ImageSet, source: str, warnings: list[str]) -> ImageSet:
-    """Leave out images whose mask says one thing of every pixel: drawn by someone in a hurry, or not drawn at all."""
-    if not train.segments:
-        raise RequestError(f"data.drop_single_class is about masks, and the targets of {source} are labels")
-    first = train.targets[:, :1, :1]
-    several = np.flatnonzero((train.targets != first).any(axis=(1, 2)))
+    """Leave out images whose mask has one class alone: masks that were drawn in a hurry, or not at all."""
+    several = np.flatnonzero(~train.task.single_class(train.targets))
     if not len(several):
         raise DataError(f"{source}: every training mask has one class alone; data.drop_single_class leaves no image")
     if dropped := len(train) - len(several):
@@ -121,8 +121,8 @@ def _check(sets: dict[str, ImageSet], source: str) -> None:
                 f"{source}: {first} has the classes {', '.join(sets[first].classes)}, "
                 f"{name} {', '.join(sets[name].classes)}; they must agree"
             )
-        if sets[name].segments != sets[first].segments:
-            kinds = ", ".join(f"{key} {'masks' if part.segments else 'labels'}" for key, part in sets.items())
+        if sets[name].task != sets[first].task:
+            kinds = ", ".join(f"{key} {part.task.about}" for key, part in sets.items())
             raise DataError(f"{source}: the targets must be of one kind in all splits, not {kinds}")
         if sets[name].shape != sets[first].shape:
             raise DataError(
@@ -134,13 +134,12 @@ def _check(sets: dict[str, ImageSet], source: str) -> None:
     train = sets["train"]
     if len(train.classes) < 2:
         raise DataError(f"{source} has only one class, {train.classes[0]}; a model needs two or more")
-    what = "pixels" if train.segments else "images"
     if lacking := [train.classes[label] for label in np.flatnonzero(train.counts == 0)]:
         numbered = all(name.isdigit() for name in train.classes)
         hint = " Labels count from 0." if numbered and lacking[0] == "0" else ""
         shown = ", ".join(lacking[:10]) + (f" and {len(lacking) - 10:,} more" if len(lacking) > 10 else "")
         raise DataError(
-            f"{source}: no training {what} of the class{'es' if len(lacking) > 1 else ''} {shown}; "
+            f"{source}: no training {train.task.counted} of the class{'es' if len(lacking) > 1 else ''} {shown}; "
             f"add some, or take the class out of the source.{hint}"
         )
 

@@ -38,7 +38,7 @@ def draw_stratified(targets: np.ndarray, fractions: dict[str, float], seed: int)
 
 
 def draw_grouped(
-    targets: np.ndarray, groups: np.ndarray, fractions: dict[str, float], seed: int
+    amounts: np.ndarray, groups: np.ndarray, fractions: dict[str, float], seed: int
 ) -> dict[str, np.ndarray]:
     """Draw splits that never part a group, each class as near its share as the groups allow.
 
@@ -46,7 +46,7 @@ def draw_grouped(
     that then has no image in ``train`` gets its smallest group back.
 
     Args:
-        targets: int64 [N], class indices; or int64 [N, K], how much of each class an image has.
+        amounts: int64 [N, K], how much each image has of each class.
         groups: [N], equal for images that belong together.
         fractions: share of each split but ``train``, which takes the rest.
         seed: of the draw; it orders groups of one size.
@@ -55,7 +55,6 @@ def draw_grouped(
         As `draw_stratified`; a split may be empty where there are few groups.
     """
     _, member = np.unique(groups, return_inverse=True)
-    amounts = np.eye(targets.max(initial=-1) + 1)[targets] if targets.ndim == 1 else targets.astype(np.float64)
     table = np.zeros((member.max(initial=-1) + 1, amounts.shape[1]), dtype=np.float64)  # [groups, classes]
     np.add.at(table, member, amounts)
     totals = table.sum(0)

@@ -10,18 +10,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from petriscope import api
 from petriscope.core.errors import DataError, PetriscopeError, RequestError, near
 from petriscope.core.files import slug, write_text
 from petriscope.core.progress import duration, say
 from petriscope.data import load_dataset
-from petriscope.experiments import ensemble as ensembling
 from petriscope.experiments.compare import Comparison, compare_groups
+from petriscope.experiments.ensemble import ensemble
+from petriscope.experiments.evaluate import evaluate
 from petriscope.experiments.parallel import train_side_by_side
 from petriscope.experiments.suite import Planned, Split, Suite, plan
+from petriscope.experiments.train import resume, train
 from petriscope.report import wording
 from petriscope.report.compare import write_comparison
 from petriscope.run.folder import Run
+from petriscope.tasks import find_task
 from petriscope.training.loop import Interrupted
 
 
@@ -97,8 +99,8 @@ def run_suite(
         notes.append("Test was not looked at: that is done when all runs of the suite are finished.")
     with _go_on("evaluation"):
         for planned in runs:
-            if planned.finished and decisive not in Run(planned.folder).results:
-                api.evaluate(planned.folder, split=decisive, quiet=quiet)
+            if planned.finished and Run(planned.folder).results.split(decisive) is None:
+                evaluate(planned.folder, split=decisive, quiet=quiet)
     page, table = out / "comparison.html", out / "results.csv"
     groups: dict[str, list[Run]] = {}
     for planned in runs:
@@ -131,7 +133,7 @@ def _check_data(todo: Sequence[Planned], split: Split) -> None:
         for name in ("train", split):
             dataset.split(name)
         for planned in members:
-            if planned.begun and Run(planned.folder).environment["data"]["fingerprint"] != dataset.fingerprint:
+            if planned.begun and Run(planned.folder).environment.data.fingerprint != dataset.fingerprint:
                 raise DataError(
                     f"the data at {planned.recipe.data.source} have changed since {planned.folder} was started; move "
                     "that folder away, or choose another --out"
@@ -165,9 +167,9 @@ def _train(planned: Planned, quiet: bool) -> None:
     """Train it, or go on with it; of an ensemble first its members, those of them that are not trained yet."""
     if planned.ensemble is None:
         if planned.begun:
-            api.resume(planned.folder, quiet)
+            resume(planned.folder, quiet)
         else:
-            api.train(planned.recipe, planned.folder, quiet)
+            train(planned.recipe, planned.folder, quiet)
         return
     for member in planned.members:
         if not member.finished:
@@ -176,7 +178,7 @@ def _train(planned: Planned, quiet: bool) -> None:
             _train(member, quiet)
     if planned.begun:  # interrupted while it was made of its members, which takes a look at val and no training
         shutil.rmtree(planned.folder)
-    ensembling.ensemble([member.folder for member in planned.members], planned.ensemble, planned.folder, quiet)
+    ensemble([member.folder for member in planned.members], planned.ensemble, planned.folder, quiet)
 
 
 @contextmanager
@@ -192,8 +194,9 @@ def _time_left(todo: Sequence[Planned], runs: Sequence[Planned]) -> float | None
     """Seconds of training ahead, by what finished runs of the same method took, or of any."""
     spent: dict[str, list[float]] = {}
     for planned in runs:
-        if planned.finished:
-            spent.setdefault(planned.label, []).append(Run(planned.folder).results["training"]["seconds"])
+        training = Run(planned.folder).results.training if planned.begun else None
+        if training is not None and training.seconds is not None:
+            spent.setdefault(planned.label, []).append(training.seconds)
     every = [seconds for members in spent.values() for seconds in members]
     if not every:
         return None
@@ -205,32 +208,31 @@ def _results(groups: Mapping[str, Sequence[Run]]) -> str:
     """One line per run and split, as CSV."""
     import pandas as pd
 
-    of_labels = ("accuracy", "balanced_accuracy", "macro_precision", "macro_f1", "auc", "nll", "brier", "ece")
-    of_masks = ("miou", "pixel_accuracy", "boundary_f1", "nll")
     rows = []
     for label, runs in groups.items():
         for run in runs:
             results = run.results
-            cost, training = results.get("cost") or {}, results["training"]
+            cost, training, task = results.cost, results.training, find_task(results.task)
             for split in ("val", "test"):
-                if split not in results:
+                evaluation = results.split(split)
+                if evaluation is None:
                     continue
-                metrics = of_masks if "miou" in results[split] else of_labels
-                low, high = results[split][f"{metrics[0]}_ci95"]
+                first = task.metrics[0].key
+                low, high = evaluation.metric(first).ci95 or (None, None)
                 rows.append(
                     {
                         "method": label,
                         "seed": run.recipe.seed,
                         "split": split,
-                        "n": results[split].get("n"),
-                        **{key: results[split].get(key) for key in metrics},
-                        f"{metrics[0]}_low": low,
-                        f"{metrics[0]}_high": high,
-                        "best_epoch": training.get("best_epoch"),
-                        "epochs": training.get("epochs"),
-                        "training_seconds": training.get("seconds"),
-                        "parameters": cost.get("parameters"),
-                        "multiply_adds": cost.get("multiply_adds"),
+                        "n": evaluation.n,
+                        **{info.key: evaluation.value(info.key) for info in task.metrics},
+                        f"{first}_low": low,
+                        f"{first}_high": high,
+                        "best_epoch": None if training is None else training.best_epoch,
+                        "epochs": None if training is None else training.epochs,
+                        "training_seconds": None if training is None else training.seconds,
+                        "parameters": None if cost is None else cost.parameters,
+                        "multiply_adds": None if cost is None else cost.multiply_adds,
                         "folder": run.folder.name,
                     }
                 )

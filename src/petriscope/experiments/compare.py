@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from petriscope.core.errors import RequestError
 from petriscope.core.recipe import Recipe
 from petriscope.metrics.statistics import (
-    Difference,
-    Needed,
     Sample,
     difference,
     holm,
-    resample,
-    resample_miou,
 )
 from petriscope.run.comparison import LEVEL, Comparison, Contrast, Row
 from petriscope.run.folder import Run, open_run
+from petriscope.tasks import Task, find_task
 
 SETTINGS_NAMED = 3  # in a label, or in a sentence on what differs
-SCENES_NOTE = "Intervals and tests draw whole scenes: images of one scene are no independent witnesses."
-COUNTS = ("true", "guessed", "found")  # columns of a class in the predictions of masks
 
 
 def compare(
@@ -54,7 +46,7 @@ def compare(
     runs = [open_run(path) for path in {path.resolve(): path for path in paths}.values()]
     for run in runs:
         _check_finished(run)
-    split = split or ("test" if all("test" in run.results for run in runs) else "val")
+    split = split or ("test" if all(run.results.test is not None for run in runs) else "val")
     groups = _group(runs, split)
     return compare_groups(groups, next(iter(groups)), split, metric)
 
@@ -68,19 +60,20 @@ def compare_groups(
 ) -> Comparison:
     """Compare groups of finished runs, one run a seed, under the labels given; see `compare`."""
     runs = [run for members in groups.values() for run in members]
-    tables = _tables(runs, split)
-    masks = "scene" in tables[0]
-    metric = metric or ("miou" if masks else "accuracy")
-    if (metric == "miou") != masks:
-        raise RequestError(f"the targets are {'masks' if masks else 'labels'}; they cannot be compared by {metric}")
-    whole = mask_sample(tables) if masks else resample(*_predictions(tables), metric)
+    tables, task = _tables(runs, split), _task(runs)
+    metric = metric or task.compared[0]
+    if metric not in task.compared:
+        raise RequestError(
+            f"runs of the task {task.name} cannot be compared by {metric}; known: {', '.join(task.compared)}"
+        )
+    whole = task.sample(tables, metric)
     samples, start = {}, 0
     for label, members in groups.items():
         samples[label] = whole[start : start + len(members)]
         start += len(members)
     contrasts = _contrasts(samples, baseline)
     rows = [_row(label, groups[label], split, samples[label], contrasts.get(label)) for label in groups]
-    notes = (*notes, *_notes(groups, split), *([SCENES_NOTE] if masks else []))
+    notes = (*notes, *_notes(groups, split), *([task.resampled] if task.resampled else []))
     return Comparison(split, len(tables[0]["id"]), metric, baseline, tuple(rows), notes)
 
 
@@ -119,10 +112,9 @@ def _contrasts(samples: Mapping[str, Sample], baseline: str) -> dict[str, Contra
 
 def _row(label: str, runs: Sequence[Run], split: str, sample: Sample, contrast: Contrast | None) -> Row:
     results = [run.results for run in runs]
-    seconds = [result["training"].get("seconds") for result in results]
-    cost = results[0].get("cost") or {}
-    metrics = [result.get(split) or {} for result in results]
-    keys = ("accuracy", "balanced_accuracy", "macro_f1", "auc", "nll", "ece", "pixel_accuracy", "boundary_f1")
+    seconds = [None if result.training is None else result.training.seconds for result in results]
+    cost, evaluations = results[0].cost, [result.split(split) for result in results]
+    others = [info.key for info in _task(runs).metrics if info.key != sample.metric]
     return Row(
         label=label,
         runs=tuple(str(run.folder) for run in runs),
@@ -131,9 +123,9 @@ def _row(label: str, runs: Sequence[Run], split: str, sample: Sample, contrast: 
         mean=sample.mean,
         sd=sample.sd,
         ci95=sample.ci95,
-        others={key: _mean([f.get(key) for f in metrics]) for key in keys if key != sample.metric},
-        parameters=cost.get("parameters"),
-        multiply_adds=cost.get("multiply_adds"),
+        others={key: _mean([None if e is None else e.value(key) for e in evaluations]) for key in others},
+        parameters=None if cost is None else cost.parameters,
+        multiply_adds=None if cost is None else cost.multiply_adds,
         seconds=_mean(seconds),
         contrast=contrast,
     )
@@ -169,7 +161,7 @@ def _few(words: Sequence[str], most: int = 6) -> str:
 
 
 def _check_finished(run: Run) -> None:
-    if "training" not in run.results:
+    if not run.finished:
         raise RequestError(f"{run.folder} is not finished; go on with it: petriscope train --resume {run.folder}")
 
 
@@ -198,11 +190,28 @@ def _key(run: Run, split: str) -> str:
 
 
 def _fingerprint(run: Run) -> str:
-    return str((run.environment.get("data") or {}).get("fingerprint") or run.recipe.data.source)
+    return run.environment.data.fingerprint or str(run.recipe.data.source)
 
 
 def _tta(run: Run, split: str) -> str:
-    return str((run.results.get(split) or {}).get("tta", "none"))
+    evaluation = run.results.split(split)
+    return "none" if evaluation is None else evaluation.tta
+
+
+def _task(runs: Sequence[Run]) -> Task:
+    """The task of all runs.
+
+    Raises:
+        RequestError: they have several, or one whose runs cannot be compared.
+    """
+    names = {run.results.task: run for run in runs}
+    if len(names) > 1:
+        (one, first), (other, second), *_ = names.items()
+        raise RequestError(f"{first.folder} is a run of {one}, {second.folder} of {other}; they cannot be compared")
+    task = find_task(next(iter(names)))
+    if not task.compared:
+        raise RequestError(f"runs of the task {task.name} cannot be compared")
+    return task
 
 
 def _labeled(groups: Sequence[list[Run]], split: str) -> dict[str, list[Run]]:
@@ -230,7 +239,7 @@ def _labeled(groups: Sequence[list[Run]], split: str) -> dict[str, list[Run]]:
 
 def _tables(runs: Sequence[Run], split: str) -> list[dict[str, np.ndarray]]:
     """The runs' predictions, of the same images with the same targets."""
-    tables = [_table(run, split) for run in runs]
+    tables, task = [_table(run, split) for run in runs], _task(runs)
     first = tables[0]
     for run, table in zip(runs[1:], tables[1:], strict=True):
         if not np.array_equal(table["id"], first["id"]):
@@ -240,30 +249,10 @@ def _tables(runs: Sequence[Run], split: str) -> list[dict[str, np.ndarray]]:
                 f"{len(first['id']):,} are the same. Runs can be compared where they have the same data and splits; if the "
                 f"data have changed since: petriscope evaluate {run.folder}{_flag(split)}"
             )
-        same = [key for key in first if key in ("target", "scene") or key.startswith("true_")]
+        same = task.same_truth(first)
         if any(not np.array_equal(table.get(key, ()), first[key]) for key in same):
             raise RequestError(f"{run.folder} and {runs[0].folder} have other classes for the same {split} images")
     return tables
-
-
-def mask_sample(tables: Sequence[Mapping[str, np.ndarray]]) -> Sample:
-    """Mean IoU of several networks over the same images, the background left out.
-
-    Args:
-        tables: of each, the columns of `petriscope.metrics.segmentation.mask_table`.
-    """
-    names = [key.removeprefix("true_") for key in tables[0] if key.startswith("true_") and key != "true_background"]
-    counts = [[[table[f"{key}_{name}"] for key in COUNTS] for name in names] for table in tables]
-    return resample_miou(np.array(counts, dtype=np.int64).transpose(0, 3, 1, 2), tables[0]["scene"].astype(str))
-
-
-def _predictions(tables: Sequence[dict[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, int]:
-    """Predicted classes [P, N] and targets [N], as numbers, and how many classes there are."""
-    first = tables[0]
-    names = sorted({str(name) for table in tables for column in ("target", "predicted") for name in set(table[column])})
-    codes = {name: code for code, name in enumerate(names)}
-    predicted = np.array([[codes[str(name)] for name in table["predicted"]] for table in tables])
-    return predicted, np.array([codes[str(name)] for name in first["target"]]), len(names)
 
 
 def _table(run: Run, split: str) -> dict[str, np.ndarray]:
@@ -276,9 +265,7 @@ def _table(run: Run, split: str) -> dict[str, np.ndarray]:
             f"{run.folder} has no predictions on {split}; petriscope evaluate {run.folder}{_flag(split)} adds them"
         )
     rows = rows.sort_values("id", kind="stable")
-    counts = tuple(f"{key}_" for key in COUNTS)
-    wanted = [key for key in map(str, rows) if key in ("id", "target", "predicted", "scene") or key.startswith(counts)]
-    return {column: rows[column].to_numpy() for column in wanted}
+    return {str(column): rows[column].to_numpy() for column in rows}
 
 
 def _flag(split: str) -> str:

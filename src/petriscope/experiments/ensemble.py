@@ -6,37 +6,38 @@ Every choice (weights of votes, stacking, which runs go into a soup) is made on 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from petriscope.core.errors import DataError, RequestError
-from petriscope.core.masks import IGNORE
 from petriscope.core.progress import say
 from petriscope.core.recipe import Part, Recipe
+from petriscope.core.results import EnsembleMember, EnsembleSummary, TrainingSummary
 from petriscope.data import Dataset, ImageSet, load_dataset
 from petriscope.data.batches import Batches
-from petriscope.experiments.compare import mask_sample
 from petriscope.experiments.evaluate import evaluate_into
+from petriscope.experiments.generic import Seen
 from petriscope.experiments.specialist import SHARES, THRESHOLDS, check_pair, choose_rule, fingerprint_of
-from petriscope.inference.calibrate import calibrate_trained
+from petriscope.inference.fit import fit_after_training
 from petriscope.inference.predictor import Predictor, load_model, save_model
-from petriscope.inference.segmentation import mask_predictions
 from petriscope.inference.speed import cost
 from petriscope.inference.tta import TTA
 from petriscope.metrics.classification import nll_each
-from petriscope.metrics.segmentation import Tally, background_of, class_iou, mask_table, mean_iou, tally_masks
-from petriscope.metrics.statistics import Sample, difference, resample
+from petriscope.metrics.segmentation import class_iou
+from petriscope.metrics.statistics import difference
 from petriscope.models import ENSEMBLE, build_model
 from petriscope.models.cost import parameters
 from petriscope.models.voting import FLOOR, Member
 from petriscope.report.page import write_report
+from petriscope.run.comparison import LEVEL
 from petriscope.run.folder import Run, check_free, create_run, free_folder, open_run
+from petriscope.tasks import Task, in_room
 from petriscope.training.averaging import SWA
 
 Method = Literal["soft", "weighted", "stacking", "soup", "greedy-soup", "specialist"]
@@ -52,24 +53,9 @@ ABOUT = {
 TTA_ORDER: tuple[TTA, ...] = ("none", "mirror", "flips", "crops", "d4")  # by the number of views
 RECALIBRATION_BATCHES = 32  # of training images, from which a soup's batch norm takes its statistics anew
 EM_STEPS = 500
-PIXELS = 200_000  # labeled ones of val, about, by which votes on masks are weighed
+LEAST_WEIGHT = 1e-3  # of a member's vote, below which it counts as left out
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # inverse, of stacking; chosen by cross-validation on val
 FOLDS = 5
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a network says of val.
-
-    Args:
-        answers: probabilities, float64 [N, K]; of masks, which would be too many, the counts of each image.
-        of_truth: the probability of the true class of each image, or of each pixel of a sample, float64 [S].
-        score: accuracy, or mean IoU.
-    """
-
-    answers: np.ndarray | Tally
-    of_truth: np.ndarray
-    score: float
 
 
 @dataclass(frozen=True)
@@ -78,14 +64,14 @@ class Joined:
 
     Args:
         predictor: the one made.
-        members: a row each: run, val_accuracy or val_miou, weight, taken.
+        members: one entry each.
         best: the run that it has to beat, and what that says of val.
         facts: of the method, for `results.json`.
     """
 
     predictor: Predictor
-    members: list[dict[str, Any]]
-    best: tuple[Run, np.ndarray | Tally]
+    members: list[EnsembleMember]
+    best: tuple[Run, Any]
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -113,7 +99,7 @@ def ensemble(
     if len(runs) < 2:
         raise RequestError("an ensemble takes two different runs or more")
     members = [load_model(run.model) for run in runs]
-    segments = members[0].segments
+    task = members[0].task
     only = _check_fit(method, runs, members)
     tta = max((m.recipe.evaluation.tta for m in members), key=TTA_ORDER.index)
     recipe = _recipe(members, method, tta)
@@ -132,40 +118,48 @@ def ensemble(
     else:
         joined = _join_specialist(runs, members, recipe, dataset, only, quiet)
     predictor = joined.predictor
-    facts = {
-        "device": str(predictor.device),
-        "precision": predictor.number_format,
-        "parameters": parameters(predictor.model),
-        "members": [str(run.folder) for run in runs],
-    }
-    made = create_run(folder, predictor.recipe, dataset, facts)
+    made = create_run(
+        folder,
+        predictor.recipe,
+        dataset,
+        device=str(predictor.device),
+        precision=predictor.number_format,
+        parameters=parameters(predictor.model),
+        members=[str(run.folder) for run in runs],
+    )
     state = {key: value.detach().cpu() for key, value in predictor.model.state_dict().items()}
-    seconds = sum(float(run.results["training"].get("seconds") or 0) for run in runs)
-    summary = {"seconds": round(seconds, 2), "monitor": None, "kept": "last"}
-    answers = None if segments else calibrate_trained(predictor, dataset.train, dataset.val, quiet)
-    save_model(made.model, state, predictor, {"environment": made.environment, "training": summary})
-    _, found = evaluate_into(made, predictor, dataset, "val", None, quiet, answers)
+    trained = [run.results.training for run in runs]
+    seconds = sum((each.seconds or 0.0) if each is not None else 0.0 for each in trained)
+    summary = TrainingSummary(seconds=round(seconds, 2), monitor=None, kept="last")
+    known = fit_after_training(predictor, dataset.train, dataset.val, quiet) if task.calibrates else None
+    save_model(made.model, state, predictor, {"environment": made.environment.as_json(), "training": summary.as_json()})
+    _, outputs = evaluate_into(made, predictor, dataset, "val", None, quiet, known)
     best, before = joined.best
-    gain = {"best_member": str(best.folder), **_gain(found, before, dataset.val)}
-    table = {"method": method, "members": joined.members, **gain, **joined.facts}
+    table = EnsembleSummary.model_validate(
+        {
+            "method": method,
+            "members": joined.members,
+            "best_member": str(best.folder),
+            **_gain(task, outputs, before, dataset.val),
+            **joined.facts,
+        }
+    )
     made.add_results(cost=cost(predictor), training=summary, ensemble=table)
     write_report(made)
     if not quiet:
-        _tell(made, table)
+        _tell(made, task, table)
     return made
 
 
 def _check_fit(method: Method, runs: Sequence[Run], members: Sequence[Predictor]) -> str | None:
     """Whether runs can be joined so; the class of the specialist, if there is one."""
     for run in runs:
-        if "training" not in run.results:
+        if not run.finished:
             raise RequestError(f"{run.folder} is not finished; go on with it: petriscope train --resume {run.folder}")
-    segments = members[0].segments
-    if method == "stacking" and segments:
-        others = ", ".join(other for other in METHODS if other != "stacking")
-        raise RequestError(f"stacking joins models of labels; models of masks are joined by {others}")
-    if method == "specialist" and not segments:
-        raise RequestError(f"specialist joins models of masks, and {runs[0].folder} is one of labels")
+    task = members[0].task
+    known = in_room(task, "experiments").ENSEMBLES
+    if method not in known:
+        raise RequestError(f"models for {task.name} cannot be joined by {method}; known: {', '.join(known) or 'none'}")
     if method == "specialist":
         return check_pair(runs, members)
     first = members[0]
@@ -190,7 +184,7 @@ def _other_data(run: Run, first: Run) -> RequestError:
 
 
 def _fingerprint(run: Run) -> str:
-    return str((run.environment.get("data") or {}).get("fingerprint"))
+    return run.environment.data.fingerprint
 
 
 def _recipe(members: Sequence[Predictor], method: Method, tta: TTA) -> Recipe:
@@ -209,36 +203,7 @@ def _recipe(members: Sequence[Predictor], method: Method, tta: TTA) -> Recipe:
 def _see(member: Predictor, dataset: Dataset, tta: TTA, quiet: bool, name: str) -> Seen:
     """Look at val by a model alone; the temperature is for the ensemble as a whole."""
     val, label = dataset.split("val"), None if quiet else f"val by {name}"
-    if not val.segments:
-        p = member.look(Batches(val, member.device, member.recipe.data.memory), tta, label).astype(np.float64)
-        return Seen(p, p[np.arange(len(p)), val.targets], float((p.argmax(1) == val.targets).mean()))
-    places, of_truth = sample_pixels(val, PIXELS), list[np.ndarray]()
-
-    def watched() -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
-        for indices, log_p, masks in mask_predictions(member, val, tta, label):
-            truth = torch.where(masks == IGNORE, 0, masks).long()
-            p = log_p.gather(1, truth[:, None]).double().exp().flatten(1).cpu().numpy()
-            of_truth.extend(row[places[index]] for index, row in zip(indices.tolist(), p, strict=True))
-            yield indices, log_p, masks
-
-    tally = tally_masks(watched(), len(val), len(val.classes))
-    return Seen(tally, np.concatenate(of_truth), _miou(tally, val.classes))
-
-
-def sample_pixels(images: ImageSet, most: int) -> list[np.ndarray]:
-    """Some labeled pixels of each mask, the same at every call: about ``most`` in all, or all there are.
-
-    Returns:
-        of each of N masks, int64 [S], places in the mask read row by row.
-    """
-    share = most / max(int(images.counts.sum()), 1)
-    rng = np.random.default_rng(0)
-    labeled = (np.flatnonzero(mask != IGNORE) for mask in images.targets)
-    return [places[rng.random(len(places)) < share] for places in labeled]
-
-
-def _miou(tally: Tally, classes: tuple[str, ...]) -> float:
-    return float(mean_iou(tally.confusion.sum(0), background_of(classes)))
+    return in_room(member.task, "experiments").see(member, val, tta, label)
 
 
 def _join(
@@ -260,28 +225,29 @@ def _join(
     else:
         if method == "weighted":
             weights = vote_weights(np.stack([each.of_truth for each in seen])).tolist()
-            facts = {"pixels": len(seen[0].of_truth)} if dataset.segments else {}
+            facts = {"pixels": len(seen[0].of_truth)} if dataset.task.dense else {}
         own = [{"weight": weight} for weight in weights]
         vote = "stacking" if method == "stacking" else "mean"
         predictor = _unite(runs, members, recipe, dataset, own, vote=vote)
         if method == "stacking":
-            answers = [each.answers for each in seen if isinstance(each.answers, np.ndarray)]
-            _fit_stack(predictor.model.get_submodule("head"), np.stack(answers), dataset.split("val").targets)
+            _fit_stack(
+                predictor.model.get_submodule("head"),
+                np.stack([each.outputs for each in seen]),
+                dataset.split("val").targets,
+            )
     best = int(np.argmax(scores))
-    rows = [
-        _row(run, score, weight, dataset.segments) for run, score, weight in zip(runs, scores, weights, strict=True)
-    ]
-    return Joined(predictor, rows, (runs[best], seen[best].answers), facts)
+    rows = [_row(run, score, weight) for run, score, weight in zip(runs, scores, weights, strict=True)]
+    return Joined(predictor, rows, (runs[best], seen[best].outputs), facts)
 
 
 def _join_specialist(
     runs: Sequence[Run], members: Sequence[Predictor], recipe: Recipe, dataset: Dataset, only: str, quiet: bool
 ) -> Joined:
     """The main model and a specialist by the rule that is best on val; the main model alone if none gains there."""
-    (main, specialist), classes = members, dataset.classes
+    main, specialist = members
     tta, index, val = recipe.evaluation.tta, dataset.classes.index(only), dataset.split("val")
     choice = choose_rule(main, specialist, val, index, tta, None if quiet else "val by both")
-    rule, before = choice.rule, _miou(choice.main, classes)
+    rule, before = choice.rule, dataset.task.score(choice.main, val)
     after = before
     tally = choice.main
     if rule is not None:
@@ -289,8 +255,8 @@ def _join_specialist(
         predictor = _unite(runs, members, recipe, dataset, [{}, {"only": index}], **options)
         # Test-time augmentation averages what the rule makes of each view, not what it is made of.
         seen = _see(predictor, dataset, tta, quiet, "the joined model")
-        if isinstance(seen.answers, Tally) and seen.score > before:
-            after, tally = seen.score, seen.answers
+        if seen.score > before:
+            after, tally = seen.score, seen.outputs
         else:
             rule = None
     if rule is None:
@@ -304,13 +270,15 @@ def _join_specialist(
         "val_miou": {"before": before, "after": after},
         "val_class_iou": {key: float(iou) if np.isfinite(iou) else None for key, iou in ious.items()},
     }
-    rows = [_row(runs[0], before, None, True), {**_row(runs[1], None, None, True), "taken": rule is not None}]
+    taken = rule is not None
+    rows = [_row(runs[0], before, None), _row(runs[1], None, None).model_copy(update={"taken": taken})]
     return Joined(predictor, rows, (runs[0], choice.main), {"specialist": facts})
 
 
-def _row(run: Run, score: float | None, weight: float | None, segments: bool) -> dict[str, Any]:
-    taken = weight is None or weight > 1e-3
-    return {"run": str(run.folder), "val_miou" if segments else "val_accuracy": score, "weight": weight, "taken": taken}
+def _row(run: Run, score: float | None, weight: float | None) -> EnsembleMember:
+    return EnsembleMember(
+        run=str(run.folder), val_score=score, weight=weight, taken=weight is None or weight > LEAST_WEIGHT
+    )
 
 
 def _unite(
@@ -342,7 +310,9 @@ def _unite(
 def _assemble(recipe: Recipe, like: Predictor, dataset: Dataset) -> Predictor:
     model = build_model(recipe.model, len(dataset.classes), dataset.shape, fresh=False).to(like.device).eval()
     channels = dataset.shape[2]
-    return Predictor(model, recipe, dataset.classes, dataset.shape, (0.0,) * channels, (1.0,) * channels, like.device)
+    return Predictor(
+        model, recipe, dataset.task, dataset.classes, dataset.shape, (0.0,) * channels, (1.0,) * channels, like.device
+    )
 
 
 def _without_weights(part: Part) -> Part:
@@ -417,7 +387,9 @@ def _soup(members: Sequence[Predictor], recipe: Recipe, dataset: Dataset) -> Pre
         last = number == len(members) - 1
         inputs = (first.normalize(images) for images, _ in batches.iterate(chunks if last else []))
         swa.add(model, number, inputs if len(members) > 1 else ())
-    return Predictor(swa.model.eval(), recipe, first.classes, first.shape, first.mean, first.std, first.device)
+    return Predictor(
+        swa.model.eval(), recipe, first.task, first.classes, first.shape, first.mean, first.std, first.device
+    )
 
 
 def _greedy_soup(
@@ -431,30 +403,26 @@ def _greedy_soup(
         score = _see(trial, dataset, recipe.evaluation.tta, quiet, f"soup of {len(taken) + 1}").score
         if score >= best:
             taken, best, soup = [*taken, index], score, trial
-    kept = Predictor(soup.model, recipe, soup.classes, soup.shape, soup.mean, soup.std, soup.device)
+    kept = Predictor(soup.model, recipe, soup.task, soup.classes, soup.shape, soup.mean, soup.std, soup.device)
     return kept, taken
 
 
-def _gain(joined: np.ndarray | Tally, best: np.ndarray | Tally, val: ImageSet) -> dict[str, Any]:
-    """The ensemble against its best member on val: by McNemar's test, or over scenes where targets are masks."""
-    sample = _sample([joined, best], val)
+def _gain(task: Task, joined: Any, best: Any, val: ImageSet) -> dict[str, Any]:
+    """The ensemble against its best member on val, by a paired test."""
+    tables = [task.table(outputs, val, "val") for outputs in (joined, best)]
+    columns = [{str(name): table[name].to_numpy() for name in table} for table in tables]
+    sample = task.sample(columns, task.compared[0])
     found = difference(sample[:1], sample[1:])
     return {"gain": found.value, "gain_ci95": list(found.ci95), "p": found.p}
 
 
-def _sample(answers: Sequence[np.ndarray | Tally], val: ImageSet) -> Sample:
-    if tables := [mask_table(val, "val", tally) for tally in answers if isinstance(tally, Tally)]:
-        return mask_sample([{str(name): table[name].to_numpy() for name in table} for table in tables])
-    predicted = [p.argmax(1) for p in answers if isinstance(p, np.ndarray)]
-    return resample(np.stack(predicted), val.targets, len(val.classes))
-
-
-def _tell(made: Run, table: dict[str, Any]) -> None:
-    low, high = table["gain_ci95"]
-    shown = "a difference" if table["p"] < 0.05 else "no difference shown"
-    points = "points of mean IoU" if "val_miou" in table["members"][0] else "points"
-    best = "the main model alone" if "specialist" in table else "its best member"
+def _tell(made: Run, task: Task, table: EnsembleSummary) -> None:
+    low, high = table.gain_ci95
+    shown = "a difference" if table.p < LEVEL else "no difference shown"
+    best = "the main model alone" if table.specialist is not None else "its best member"
+    assert low is not None and high is not None
     say(
-        f"on val {100 * table['gain']:+.2f} {points} ({100 * low:+.2f} to {100 * high:+.2f}, p {table['p']:.2g}: {shown}) "
-        f"against {best}, {table['best_member']}; val chose, so test decides: petriscope evaluate {made.folder}"
+        f"on val, {task.info(task.compared[0]).name.lower()} changes by {100 * table.gain:+.2f} points "
+        f"({100 * low:+.2f} to {100 * high:+.2f}, p {table.p:.2g}: {shown}) against {best}, {table.best_member}; val chose "
+        f"the ensemble, so test decides: petriscope evaluate {made.folder}"
     )

@@ -1,26 +1,96 @@
-"""A split judged where targets are labels or masks, and what a run keeps of it."""
+"""A model evaluated on a split: clean, and disturbed in the stress test."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from petriscope.data import Dataset, ImageSet
-from petriscope.data.batches import Batches
-from petriscope.experiments.diagnostics import inspect, inspect_masks
-from petriscope.inference.predictor import Answers, Predictor
-from petriscope.inference.segmentation import evaluate_masks, keep_masks
-from petriscope.inference.tta import TTA
-from petriscope.metrics.classification import full_metrics
-from petriscope.metrics.segmentation import Tally
-from petriscope.run.folder import Run
-from petriscope.trust.state import trust_metrics
+from petriscope.core.errors import RequestError
+from petriscope.core.progress import say
+from petriscope.core.recipe import TTA
+from petriscope.core.results import Evaluation, GuaranteesUnderShift, Robustness
+from petriscope.data import Dataset, ImageSet, load_dataset
+from petriscope.data.aligned import load_aligned
+from petriscope.inference.predictor import Prediction, Predictor, load_model
+from petriscope.report.page import write_report
+from petriscope.run.folder import Run, open_run
+from petriscope.tasks import in_room
+from petriscope.trust.guarantees import Watch
+from petriscope.trust.robustness import IMAGES, PLAIN, disturbed_images, stratified, stress_test
 
-if TYPE_CHECKING:
-    import pandas as pd
+AUTO = (
+    200,
+    20.0,
+    0.1,
+)  # images of the stress test after training; and at most so many seconds, or that share of training's
 
-MISTAKES_SHOWN = 24
+
+def evaluate(
+    model: str | Path,
+    data: str | Path | None = None,
+    split: str = "test",
+    tta: TTA | None = None,
+    device: str = "auto",
+    quiet: bool = False,
+    stress: bool = False,
+    stress_images: int | None = IMAGES,
+) -> Evaluation:
+    """Metrics of a model on a split, with 95 % intervals.
+
+    Args:
+        model: a run folder; with ``data``, a model file will do.
+        data: another source; one without splits is evaluated whole. None: the run's own data, and metrics, predictions and
+            report go into the run folder.
+        split: train, val or test.
+        tta: test-time augmentation; None: as the recipe says.
+        stress: disturb the images too; see `petriscope.trust.robustness`. Without test-time augmentation unless
+            ``tta`` says so.
+        stress_images: how many of the split the stress test uses; None: all.
+
+    Returns:
+        the evaluation. Probabilities are at the temperature fitted on val.
+
+    Raises:
+        RequestError: there is no such run or model, or the request does not fit it.
+        DataError: the data cannot be used.
+    """
+    if stress_images is not None and stress_images < 1:
+        raise RequestError("a stress test needs at least one image")
+    run = open_run(model) if data is None else None
+    predictor = load_model(Path(model), device)
+    if run is not None:
+        own = own_data(run)
+        images = own.split(split)
+        evaluation, _ = evaluate_into(run, predictor, own, split, tta, quiet)
+    else:
+        images = other_data(predictor, str(data), split, quiet)
+        evaluation, _ = evaluate_split(predictor, images, split, tta, str(data), quiet)
+    if stress:
+        tested = stress_split(predictor, images, split, stress_images, tta or "none", quiet, into=run)
+        evaluation = evaluation.model_copy(update={"stress": tested})
+    if run is not None:
+        write_report(run)
+    return evaluation
+
+
+def evaluate_split(
+    predictor: Predictor,
+    images: ImageSet,
+    split: str,
+    tta: TTA | None,
+    source: str,
+    quiet: bool,
+    known: Prediction | None = None,
+) -> tuple[Evaluation, Any]:
+    """Metrics of a split, and what they were computed from; see `petriscope.tasks.base.Task.collect`.
+
+    Args:
+        known: what the predictor says of these images, where that is known already.
+    """
+    room = in_room(predictor.task, "experiments")
+    return room.evaluate(predictor, images, split, tta or predictor.recipe.evaluation.tta, source, quiet, known)
 
 
 def evaluate_into(
@@ -30,76 +100,99 @@ def evaluate_into(
     split: str,
     tta: TTA | None = None,
     quiet: bool = False,
-    answers: Answers | None = None,
-) -> tuple[dict[str, Any], np.ndarray | Tally]:
-    """Evaluate a split of the run's own data, and keep metrics, predictions and images in the run.
-
-    Args:
-        answers: where the images have been looked at already.
-
-    Returns:
-        metrics, and probabilities, float32 [N, K]; where targets are masks, the counts of each image.
-    """
-    images = dataset.split(split)
-    if predictor.segments:
-        result, tally = evaluate_masks(predictor, images, split, tta, str(run.recipe.data.source), quiet)
-        keep_masks(run, predictor, images, split, result, tally)
-        return {**result, **inspect_masks(run, predictor, images, split, tally, quiet)}, tally
-    result, probabilities = evaluate_labels(predictor, images, split, tta, str(run.recipe.data.source), quiet, answers)
-    _record(run, images, split, result, probabilities)
-    return {**result, **inspect(run, predictor, dataset, split, probabilities, quiet)}, probabilities
+    known: Prediction | None = None,
+) -> tuple[Evaluation, Any]:
+    """The same for a split of the run's own data; metrics, predictions and images are kept in the run."""
+    images, source = dataset.split(split), str(run.recipe.data.source)
+    evaluation, outputs = evaluate_split(predictor, images, split, tta, source, quiet, known)
+    room = in_room(predictor.task, "experiments")
+    return room.record(run, predictor, dataset, split, evaluation, outputs, quiet), outputs
 
 
-def evaluate_labels(
+def own_data(run: Run) -> Dataset:
+    """The data of a run, with a warning where they have changed."""
+    dataset = load_dataset(run.recipe.data)
+    if dataset.fingerprint != run.environment.data.fingerprint:
+        say(f"warning: the data at {run.recipe.data.source} have changed since this run was trained")
+    return dataset
+
+
+def other_data(predictor: Predictor, data: str, split: str, quiet: bool) -> ImageSet:
+    """A split of another source, read as the model takes images."""
+    height, width, channels = predictor.shape
+    section = predictor.recipe.data.model_copy(
+        update={"source": data, "size": (height, width), "channels": "gray" if channels == 1 else "rgb", "audit": None}
+    )
+    images, warnings = load_aligned(section, split, predictor.classes, predictor.task)
+    for warning in () if quiet else warnings:
+        say(f"warning: {warning}")
+    return images
+
+
+def stress_after_training(run: Run, predictor: Predictor, val: ImageSet, trained: float, quiet: bool) -> None:
+    """The stress test that the recipe asks for after ``trained`` seconds of training."""
+    rule = predictor.recipe.evaluation.stress
+    if rule == "off" or not len(val) or not predictor.task.withstands:
+        return
+    few, shortest, share = AUTO
+    count, seconds = (few, max(shortest, share * trained)) if rule == "auto" else (IMAGES, None)
+    stress_split(predictor, val, "val", count, "none", quiet, seconds, into=run)
+
+
+def stress_split(
     predictor: Predictor,
     images: ImageSet,
     split: str,
-    tta: TTA | None,
-    source: str,
+    count: int | None,
+    tta: TTA,
     quiet: bool,
-    answers: Answers | None = None,
-) -> tuple[dict[str, Any], np.ndarray]:
-    """Metrics and probabilities."""
-    settings, classes = predictor.recipe.evaluation, predictor.classes
-    tta = tta or settings.tta
-    if answers is None:
-        batches = Batches(images, predictor.device, predictor.recipe.data.memory)
-        answers = predictor.answer_set(batches, tta, None if quiet else f"evaluating {split}")
-    metrics = full_metrics(answers.probabilities, images.targets, classes, settings.bootstrap)
-    trust = trust_metrics(
-        answers.raw,
-        answers.probabilities,
-        images.targets,
-        answers.outlier,
-        classes,
-        predictor.trust.references.get(tta),
-        predictor.temperature(tta),
+    seconds: float | None = None,
+    into: Run | None = None,
+) -> Robustness | None:
+    """The stress test of a split. Where guarantees were fitted on val for ``tta``, what they come to is measured too.
+
+    Args:
+        count: images of the split that are used; None: all.
+        seconds: that it may take; None: as long as it does.
+        into: the run that keeps the results, and one image under all corruptions.
+
+    Returns:
+        None if there was no time for it, or no target to judge by.
+    """
+    watch, resamples = watch_guarantees(predictor, tta), predictor.recipe.evaluation.bootstrap
+    tested = stress_test(
+        (lambda some: predictor.probabilities(some, tta)) if watch is None else watch.predict,
+        images,
+        split=split,
+        count=count,
+        recipe=predictor.recipe,
+        tta=tta,
+        resamples=resamples,
+        seconds=seconds,
+        label=None if quiet else f"stress test on {split}",
+        note=None if watch is None else watch.note,
     )
-    return {"split": split, "tta": tta, "source": source, **metrics, **trust}, answers.probabilities
+    if tested is None:
+        return None
+    if watch is not None:
+        named = [name for name, corruption in tested.corruptions.items() if corruption.medmnist_c]
+        found = GuaranteesUnderShift.model_validate(watch.metrics(PLAIN, named, tested.n, resamples))
+        tested = tested.model_copy(update={"guarantees": found})
+    if into is not None:
+        shown, names = disturbed_images(images, int(stratified(images.strata, 1)[0]))
+        into.add_results(stress={**into.results.stress, split: tested})
+        into.write_gallery("disturbed", disturbed=shown, disturbed_names=np.array(names, dtype=np.str_))
+    return tested
 
 
-def _record(run: Run, images: ImageSet, split: str, result: dict[str, Any], probabilities: np.ndarray) -> None:
-    table = prediction_table(images, split, probabilities)
-    run.add_predictions(split, table)
-    run.add_results(**{split: result})
-    wrong = np.flatnonzero((table["target"] != table["predicted"]).to_numpy())
-    worst = wrong[np.argsort(-table["confidence"].to_numpy()[wrong], kind="stable")][:MISTAKES_SHOWN]
-    run.add_gallery(
-        **{f"mistakes_{split}": images.take(worst), f"mistakes_{split}_ids": images.ids[worst].astype(np.str_)}
-    )
+def watch_guarantees(predictor: Predictor, tta: TTA) -> Watch | None:
+    """What records whether guarantees hold; None where none were fitted on val for this test-time augmentation."""
+    reference = predictor.trust.references.get(tta)
+    if reference is None:
+        return None
 
+    def answer(images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        found = predictor.predict(images, tta)
+        return found.probabilities, found.ood
 
-def prediction_table(images: ImageSet, split: str, probabilities: np.ndarray) -> pd.DataFrame:
-    """One row per image: id, split, target, predicted, confidence, ``p_<class>``."""
-    import pandas as pd
-
-    names = np.array(images.classes)
-    predicted = probabilities.argmax(1)
-    columns: dict[str, Any] = {
-        "id": images.ids.astype(object),
-        "split": split,
-        "target": names[images.targets].astype(object),
-        "predicted": names[predicted].astype(object),
-        "confidence": probabilities.max(1),
-    }
-    return pd.DataFrame({**columns, **{f"p_{name}": probabilities[:, k] for k, name in enumerate(names)}})
+    return Watch(answer, reference, len(predictor.classes))

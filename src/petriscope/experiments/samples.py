@@ -31,7 +31,7 @@ def augmented(trainer: Trainer, dataset: Dataset) -> dict[str, np.ndarray]:
         return np.concatenate([first[:, None], rest.reshape(len(chosen), views - 1, *first.shape[1:])], axis=1)
 
     shown = {"augmented": beside(plain, to_bytes(out).numpy())}
-    return {**shown, "augmented_masks": beside(given, moved.numpy())} if train_set.segments else shown
+    return {**shown, "augmented_masks": beside(given, moved.numpy())} if train_set.task.dense else shown
 
 
 @torch.no_grad()

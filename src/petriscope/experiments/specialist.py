@@ -13,9 +13,9 @@ from petriscope.core.errors import RequestError, near
 from petriscope.core.masks import IGNORE
 from petriscope.data.fingerprint import fingerprint
 from petriscope.data.imageset import Dataset, ImageSet
-from petriscope.data.one_vs_rest import one_against_rest
+from petriscope.data.one_vs_rest import one_vs_rest
+from petriscope.experiments.segmentation import mask_predictions
 from petriscope.inference.predictor import Predictor
-from petriscope.inference.segmentation import mask_predictions
 from petriscope.inference.tta import TTA
 from petriscope.metrics.segmentation import Tally, background_of, class_iou, mean_iou, tally_masks
 from petriscope.models.voting import SpecialistRule
@@ -76,7 +76,7 @@ def check_pair(runs: Sequence[Run], members: Sequence[Predictor]) -> str:
 
 def fingerprint_of(dataset: Dataset, only: str) -> str:
     """What the fingerprint of the same data is with ``data.only``: equal images, splits and masks, one class told."""
-    sets = {name: one_against_rest(part, only, dataset.source) for name, part in dataset.splits.items()}
+    sets = {name: one_vs_rest(part, only, dataset.source) for name, part in dataset.splits.items()}
     return fingerprint(sets, {name: part.digests() for name, part in sets.items()})
 
 

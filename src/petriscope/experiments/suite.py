@@ -14,8 +14,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from petriscope.core.errors import RequestError, near
 from petriscope.core.files import slug
 from petriscope.core.recipe import Recipe, Section, UniqueKeys, explain, load_recipe
-from petriscope.experiments import ensemble as ensembling
 from petriscope.experiments.compare import settings_that_differ
+from petriscope.experiments.ensemble import Method as Joining
 from petriscope.run.folder import Run, check_free
 from petriscope.training.build import absolute_paths, check_parts
 
@@ -30,7 +30,7 @@ class Method(Section):
 
     recipe: str | None = None
     set: dict[str, Any] = Field(default_factory=dict)
-    ensemble: ensembling.Method | None = None
+    ensemble: Joining | None = None
     of: tuple[Method, ...] = ()
 
     @model_validator(mode="before")
@@ -66,7 +66,7 @@ class Suite(Section):
     data: str | None = None
     seeds: tuple[Seed, ...] = (0, 1, 2)
     baseline: str
-    metric: str | None = None  # accuracy; of masks, mean IoU
+    metric: str | None = None  # null: the first that the task compares by: accuracy, or miou
     evaluate: Split = "val"
     set: dict[str, Any] = Field(default_factory=dict)
     methods: Annotated[dict[str, Method], Field(min_length=1)]
@@ -100,7 +100,7 @@ class Planned:
     label: str
     recipe: Recipe
     folder: Path
-    ensemble: ensembling.Method | None = None
+    ensemble: Joining | None = None
     members: tuple[Planned, ...] = ()
 
     @property
@@ -114,7 +114,7 @@ class Planned:
 
     @property
     def finished(self) -> bool:
-        return self.begun and "training" in Run(self.folder).results
+        return self.begun and Run(self.folder).finished
 
     def __str__(self) -> str:
         return f"{self.label}, seed {self.recipe.seed}"
@@ -252,7 +252,8 @@ def _check_unchanged(suite: Suite, planned: Planned) -> None:
         check_free(planned.folder)
         return
     if planned.ensemble is not None:
-        was = Run(planned.folder).results.get("ensemble", {}).get("method", planned.ensemble)
+        joined = Run(planned.folder).results.ensemble
+        was = planned.ensemble if joined is None else joined.method
         if was != planned.ensemble:
             raise RequestError(
                 f"{planned.folder} was joined by {was}, and {suite.name} joins by {planned.ensemble} now. "

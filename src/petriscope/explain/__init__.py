@@ -52,9 +52,9 @@ def methods_for(predictor: Predictor) -> list[str]:
     height, width, channels = predictor.shape
     blank = torch.zeros(1, channels, height, width, device=predictor.device)
     with undisturbed(predictor.model) as model, torch.no_grad():
-        if not predictor.segments and sees_whole_image(model, blank):
+        if not predictor.task.dense and sees_whole_image(model, blank):
             return ["attention-rollout", "attention-gradient", "occlusion"]
-        if (not predictor.segments or hasattr(model, "bottleneck")) and has_feature_maps(model, blank):
+        if (not predictor.task.dense or hasattr(model, "bottleneck")) and has_feature_maps(model, blank):
             return ["hires-cam", "grad-cam", "grad-cam++", "occlusion"]
     return ["occlusion"]
 
@@ -111,10 +111,12 @@ def explain(
         shape = ", ".join(map(str, predictor.shape))
         raise RequestError(f"this model takes uint8 [B, {shape}], not {images.dtype} {list(images.shape)}")
     if regions is not None and (
-        not predictor.segments or regions.shape != images.shape[:3] or regions.dtype != np.bool_
+        not predictor.task.dense or regions.shape != images.shape[:3] or regions.dtype != np.bool_
     ):
         raise RequestError("regions are bool [B, H, W], of the images, for models of masks")
-    masks = predicted_masks(predictor, images) if predictor.segments and (classes is None or regions is None) else None
+    masks = (
+        predicted_masks(predictor, images) if predictor.task.dense and (classes is None or regions is None) else None
+    )
     if classes is None and masks is not None:
         classes = largest_class(masks, predictor.classes)
     elif classes is None:

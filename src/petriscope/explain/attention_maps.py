@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from petriscope.core.errors import RequestError
 from petriscope.explain.question import Question
+from petriscope.models.layers import watching
 
 
 def attention_rollout(model: nn.Module, images: Tensor, question: Question) -> Tensor:
@@ -82,14 +83,12 @@ def watched(model: nn.Module) -> Iterator[list[Tensor]]:
         seen.append(out if out.requires_grad or not torch.is_grad_enabled() else out.detach().requires_grad_())
         return seen[-1]
 
-    handles = [module.attn_drop.register_forward_hook(note) for module in modules]
     try:
         for module in modules:
             module.fused_attn = False
-        yield seen
+        with watching([module.attn_drop for module in modules], note):
+            yield seen
     finally:
-        for handle in handles:
-            handle.remove()
         for module, flag in zip(modules, fused, strict=True):
             module.fused_attn = flag
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from petriscope.core.errors import RequestError
 from petriscope.explain.question import Question
+from petriscope.models.layers import watching
 
 # A map of 3x3 places cannot say where in a small image; one layer earlier, before the last pooling, it can.
 LEAST = 4
@@ -85,11 +86,8 @@ def maps_and_gradient(model: nn.Module, images: Tensor, question: Question, leas
         seen[:] = [maps.detach().requires_grad_()]
         return seen[0].clone() if isinstance(out, Tensor) else [*out[:-1], seen[0].clone()]
 
-    handle = layer.register_forward_hook(cut)
-    try:
+    with watching([layer], cut):
         (gradient,) = torch.autograd.grad(question.score(model(images)).sum(), seen)
-    finally:
-        handle.remove()
     maps = seen[0].detach()
     return (maps.permute(0, 3, 1, 2), gradient.permute(0, 3, 1, 2)) if last else (maps, gradient)
 
@@ -129,13 +127,8 @@ def _spatial_layers(model: nn.Module, images: Tensor) -> list[tuple[nn.Module, i
         if found is not None:
             ended[module] = found
 
-    handles = [module.register_forward_hook(note) for module in model.modules()]
-    try:
-        with torch.no_grad():
-            model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with watching(model.modules(), note), torch.no_grad():
+        model(images)
     steps = set(_steps(model, ended)) if bottleneck is None else {bottleneck}
     return [(module, side, last) for module, (side, last) in ended.items() if module in steps]
 

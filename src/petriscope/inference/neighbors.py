@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from petriscope.core.device import Format, autocast
 from petriscope.core.progress import progress
 from petriscope.data.imageset import ImageSet
+from petriscope.models.layers import last_linear, watching
 
 BATCH = 256
 
@@ -59,30 +60,26 @@ def nearest(
         rows = np.sort(np.random.default_rng(0).choice(len(train), most, replace=False))
     device = next(model.parameters()).device
     seen: list[Tensor] = []
-    handle = layer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], logits: Tensor) -> None:
+        seen[:] = [inputs[0]]
 
     def directions(images: np.ndarray) -> Tensor:
-        seen.clear()
         with autocast(device, number_format):
             model(normalize(torch.from_numpy(np.ascontiguousarray(images)).to(device)))
-        return nn.functional.normalize(seen[-1].float().flatten(1), dim=1)
+        return nn.functional.normalize(seen[0].float().flatten(1), dim=1)
 
-    try:
-        with torch.inference_mode(), progress("finding similar training images", len(rows)) as bar:
-            asked = directions(batch)
-            similar: list[Tensor] = []
-            for start in range(0, len(rows), BATCH):
-                block = rows[start : start + BATCH]
-                similar.append(asked @ directions(train.take(block)).T)
-                if not quiet:
-                    bar.advance(len(block))
-            found, index = torch.cat(similar, 1).topk(min(k, len(rows)), dim=1)
-    finally:
-        handle.remove()
+    with (
+        torch.inference_mode(),
+        watching([layer], note),
+        progress("finding similar training images", len(rows)) as bar,
+    ):
+        asked = directions(batch)
+        similar: list[Tensor] = []
+        for start in range(0, len(rows), BATCH):
+            block = rows[start : start + BATCH]
+            similar.append(asked @ directions(train.take(block)).T)
+            if not quiet:
+                bar.advance(len(block))
+        found, index = torch.cat(similar, 1).topk(min(k, len(rows)), dim=1)
     return Neighbors(rows[index.cpu().numpy()], found.cpu().numpy(), len(rows))
-
-
-def last_linear(model: nn.Module) -> nn.Linear | None:
-    """The linear layer that makes the logits: the last in the order the layers were made."""
-    heads = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    return heads[-1] if heads else None

@@ -1,8 +1,8 @@
-"""Classes of image files that are in no data set."""
+"""Image files that are in no data set: found, decoded, and predicted in the way of the model's task."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +11,11 @@ import numpy as np
 
 from petriscope.core.errors import DataError, RequestError
 from petriscope.core.progress import progress
+from petriscope.core.recipe import TTA
 from petriscope.data.decode import decode_file, workers
 from petriscope.data.sources.folders import is_image
 from petriscope.inference.predictor import Predictor
-from petriscope.inference.tta import TTA
-from petriscope.trust.abstention import plan_answers
+from petriscope.tasks import in_room
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,35 +48,64 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
 def predict_files(
     predictor: Predictor,
     paths: Sequence[Path],
-    tta: TTA | None,
-    quiet: bool,
+    out: Path | None = None,
+    tta: TTA | None = None,
     max_error: float | None = None,
-    sets: float | None = None,
+    set_coverage: float | None = None,
+    quiet: bool = True,
+) -> tuple[pd.DataFrame, Path | None]:
+    """Predict image files.
+
+    Args:
+        out: where predictions go: a CSV file, or for masks a folder; None: nowhere.
+        tta: test-time augmentation; None: as in the recipe.
+        max_error, set_coverage: see `petriscope.trust.abstention.plan_abstention`.
+
+    Returns:
+        one row per image, as `petriscope.inference.classification` or `segmentation` describe it, and the file that the
+        table belongs in; None without ``out``.
+
+    Raises:
+        RequestError: the task cannot do what is asked for.
+    """
+    tta = tta or predictor.recipe.evaluation.tta
+    room = in_room(predictor.task, "inference")
+    return room.predict_files(predictor, paths, out, tta, max_error, set_coverage, quiet)
+
+
+def table_of(
+    predictor: Predictor,
+    paths: Sequence[Path],
+    columns: Sequence[str],
+    rows_of: Callable[[np.ndarray, list[Path]], Sequence[Mapping[str, Any]]],
+    chunk: int,
+    quiet: bool,
 ) -> pd.DataFrame:
-    """One row per image; see `petriscope.api.predict`."""
+    """One row per file: ``image``, ``error`` where it cannot be read, and what ``rows_of`` says of it.
+
+    Args:
+        columns: of the table, in order.
+        rows_of: images, uint8 [B, H, W, C], and their paths -> the fields of each row.
+        chunk: images in memory at a time.
+    """
     import pandas as pd
 
-    names = [f"p_{name}" for name in predictor.classes]
-    answering = plan_answers(predictor, tta, max_error, sets, quiet)
-    said = ["answer", "why"] if sets is None else ["answer", "why", "set"]
     rows: list[dict[str, Any]] = []
     with progress("predicting", len(paths)) as bar:
-        for block, images in decoded(predictor, paths):
-            good = [image for image in images if isinstance(image, np.ndarray)]
-            answers = predictor.answer(np.stack(good), tta) if good else None
-            found = iter(zip(answers.probabilities, answering.words(answers), strict=True) if answers else ())
+        for block, images in decoded(predictor, paths, chunk):
+            read = [(path, image) for path, image in zip(block, images, strict=True) if isinstance(image, np.ndarray)]
+            good = [image for _, image in read]
+            found = iter(rows_of(np.stack(good), [path for path, _ in read]) if good else ())
             for path, image in zip(block, images, strict=True):
-                row: dict[str, Any] = {"image": str(path), "predicted": None, "confidence": None, "error": None}
+                row: dict[str, Any] = {**dict.fromkeys(columns), "image": str(path)}
                 if isinstance(image, str):
                     row["error"] = image
                 else:
-                    p, words = next(found)
-                    row |= {"predicted": predictor.classes[int(p.argmax())], "confidence": float(p.max()), **words}
-                    row |= dict(zip(names, map(float, p), strict=True))
+                    row |= next(found)
                 rows.append(row)
             if not quiet:
                 bar.advance(len(block))
-    return pd.DataFrame(rows, columns=["image", "predicted", "confidence", "error", *said, *names])
+    return pd.DataFrame(rows, columns=list(columns))
 
 
 def decoded(

@@ -1,4 +1,8 @@
-"""One safetensors file that is enough to predict: weights, and in its metadata all that turns an image into classes."""
+"""A trained model with all it needs to be used, and the one safetensors file that it is kept in.
+
+The file's metadata hold what turns an image into classes: the recipe, the task, class names, image shape, normalization,
+and what was fitted on val.
+"""
 
 from __future__ import annotations
 
@@ -18,31 +22,34 @@ from petriscope.augment.pipeline import Normalize
 from petriscope.core.device import Format, choose_device, choose_format, lay_out
 from petriscope.core.errors import RequestError
 from petriscope.core.files import atomic
-from petriscope.core.recipe import Recipe, check_recipe
+from petriscope.core.recipe import TTA, Recipe, check_recipe
+from petriscope.core.results import CLASSIFICATION, SEGMENTATION
 from petriscope.data.batches import Batches
-from petriscope.inference.tta import TTA, predict_batch, predict_set
+from petriscope.inference.tta import predict_batch, predict_set
 from petriscope.models import build_model
+from petriscope.models.layers import is_dense
+from petriscope.tasks import Task, find_task
 from petriscope.trust.ood import observe
 from petriscope.trust.state import Trust
 from petriscope.trust.temperature import scale
 
-FORMAT = 1
+FORMAT = 2  # of the metadata; 1 had no task
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
-    """What a predictor says of images.
+class Prediction:
+    """What a predictor says of N images.
 
     Args:
         raw: probabilities as the network gives them, float32 [N, K].
         probabilities: at the temperature fitted on val, float32 [N, K].
-        outlier: how unlike the training images each is, float32 [N]; above 1, unlike anything seen. None: the model
-            file has nothing to tell by.
+        ood: out-of-distribution score, float32 [N]; an image above 1 is unlike all that the model was trained on. None: the
+            model file has no detector.
     """
 
     raw: np.ndarray
     probabilities: np.ndarray
-    outlier: np.ndarray | None
+    ood: np.ndarray | None
 
 
 @dataclass
@@ -51,15 +58,17 @@ class Predictor:
 
     Args:
         model: in eval mode, on ``device``.
-        recipe: it was trained by.
+        recipe: that it was trained by.
+        task: of its targets.
         classes: names of the logits.
         shape: (height, width, channels) of the images it takes.
         mean, std: of the training images, one value per channel, in units of the full range.
-        trust: what val says of it; empty for a model that has seen no val.
+        trust: what was fitted on val; empty for a model that has seen no val.
     """
 
     model: nn.Module
     recipe: Recipe
+    task: Task
     classes: tuple[str, ...]
     shape: tuple[int, int, int]
     mean: tuple[float, ...]
@@ -72,11 +81,6 @@ class Predictor:
         return Normalize(self.mean, self.std)
 
     @property
-    def segments(self) -> bool:
-        """Whether it gives a class to every pixel."""
-        return bool(getattr(self.model, "segments", False))
-
-    @property
     def number_format(self) -> Format:
         return choose_format(self.recipe.training.precision, self.device)
 
@@ -86,7 +90,7 @@ class Predictor:
         tta = tta or self.recipe.evaluation.tta
         return scale(self._raw(self._batch(images), tta), self.temperature(tta))
 
-    def answer(self, images: np.ndarray, tta: TTA | None = None) -> Answers:
+    def predict(self, images: np.ndarray, tta: TTA | None = None) -> Prediction:
         """uint8 [B, H, W, C] -> probabilities, and how unlike the training images each is."""
         tta, batch = tta or self.recipe.evaluation.tta, self._batch(images)
         with observe(self.model) as observer:
@@ -95,14 +99,14 @@ class Predictor:
         detector = self.trust.detector
         return self.judge(raw, tta, None if detector is None else detector.score(*seen))
 
-    def answer_set(self, batches: Batches, tta: TTA | None = None, label: str | None = None) -> Answers:
+    def predict_set(self, batches: Batches, tta: TTA | None = None, label: str | None = None) -> Prediction:
         """The same for every image of a set; ``label``: of the progress shown, None for none."""
         tta, detector = tta or self.recipe.evaluation.tta, self.trust.detector
         if detector is None:
             return self.judge(self.look(batches, tta, label), tta, None)
-        outlier: list[np.ndarray] = []
-        raw = self.look(batches, tta, label, lambda *seen: outlier.append(detector.score(*seen)))
-        return self.judge(raw, tta, np.concatenate(outlier))
+        ood: list[np.ndarray] = []
+        raw = self.look(batches, tta, label, lambda *seen: ood.append(detector.score(*seen)))
+        return self.judge(raw, tta, np.concatenate(ood))
 
     def look(
         self,
@@ -126,8 +130,8 @@ class Predictor:
 
             return predict_set(self.model, batches, self.normalize, number_format, tta, size, label, each)
 
-    def judge(self, raw: np.ndarray, tta: TTA, outlier: np.ndarray | None) -> Answers:
-        return Answers(raw, scale(raw, self.temperature(tta)), outlier)
+    def judge(self, raw: np.ndarray, tta: TTA, ood: np.ndarray | None) -> Prediction:
+        return Prediction(raw, scale(raw, self.temperature(tta)), ood)
 
     def temperature(self, tta: TTA) -> float:
         return self.trust.temperature(tta, self.recipe.evaluation.tta)
@@ -144,10 +148,11 @@ class Predictor:
 
 
 def save_model(path: Path, weights: dict[str, Tensor], predictor: Predictor, facts: dict[str, Any]) -> None:
-    """Write weights, metadata and what val said atomically. ``facts`` are kept as they are, for people."""
+    """Write weights and metadata atomically. ``facts`` are kept as they are, for people."""
     metadata = {
         "format": FORMAT,
         "recipe": predictor.recipe.model_dump(mode="json"),
+        "task": predictor.task.name,
         "classes": list(predictor.classes),
         "shape": list(predictor.shape),
         "mean": list(predictor.mean),
@@ -198,6 +203,7 @@ def load_model(path: Path, device: str = "auto") -> Predictor:
         height, width, channels = facts["shape"]
         model = build_model(recipe.model, len(facts["classes"]), (height, width, channels), fresh=False)
         model.load_state_dict(weights)
+        task = find_task(facts.get("task", SEGMENTATION if is_dense(model) else CLASSIFICATION))
         trust = Trust.from_json(facts["trust"]) if "trust" in facts else Trust()
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, OSError) as error:
         raise RequestError(f"{path} is damaged or no Petriscope model: {error}") from None
@@ -205,6 +211,7 @@ def load_model(path: Path, device: str = "auto") -> Predictor:
     return Predictor(
         lay_out(model.to(where), recipe.training.channels_last).eval(),
         recipe,
+        task,
         tuple(facts["classes"]),
         (height, width, channels),
         tuple(facts["mean"]),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import statistics
 import time
-from typing import Any
 
 import numpy as np
 
+from petriscope.core.results import Cost
 from petriscope.inference.predictor import Predictor
 from petriscope.models.cost import multiply_adds, parameters
 
@@ -45,12 +45,12 @@ def _time_batch(predictor: Predictor, size: int) -> float:
     return time.perf_counter() - start
 
 
-def cost(predictor: Predictor) -> dict[str, Any]:
+def cost(predictor: Predictor) -> Cost:
     """Parameters, multiply-adds per image, bytes of the weights in fp32, images per second at inference."""
     count = parameters(predictor.model)
-    return {
-        "parameters": count,
-        "multiply_adds": multiply_adds(predictor.model, predictor.shape),
-        "bytes_fp32": 4 * count,
-        "inference_images_per_second": round(inference_rate(predictor), 1),
-    }
+    return Cost(
+        parameters=count,
+        multiply_adds=multiply_adds(predictor.model, predictor.shape),
+        bytes_fp32=4 * count,
+        inference_images_per_second=round(inference_rate(predictor), 1),
+    )

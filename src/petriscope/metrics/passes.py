@@ -24,13 +24,14 @@ class PassMetrics:
     """The metric of every pass, the first of plain images, over one bootstrap for all.
 
     Args:
-        name: of the metric.
+        name: of the metric; ``accuracy_name``: of the accuracy beside it.
         values: [P]; ``drawn``: those of the resamples, [R, P].
         accuracy: of every pass, whatever the metric.
         n, scenes: images, and what was resampled of them; None: they themselves.
     """
 
     name: str
+    accuracy_name: str
     values: np.ndarray
     drawn: np.ndarray
     accuracy: list[Share]
@@ -62,9 +63,10 @@ def judge_labels(hits: np.ndarray, labels: np.ndarray, classes: int, resamples: 
             there = there + (count > 0)
         return total / there
 
-    drawn = np.concatenate([balanced(weights) for weights in bootstrap_weights(n, resamples)])
+    draws = [balanced(weights) for weights in bootstrap_weights(n, resamples)]
+    drawn = np.concatenate([np.empty((0, len(hits))), *draws])
     accuracy = [Share(float(row.mean()), wilson(float(row.sum()), n)) for row in hits]
-    return PassMetrics("balanced_accuracy", balanced(np.ones((1, n)))[0], drawn, accuracy, n)
+    return PassMetrics("balanced_accuracy", "accuracy", balanced(np.ones((1, n)))[0], drawn, accuracy, n)
 
 
 def judge_masks(counts: np.ndarray, scenes: np.ndarray, background: int | None, resamples: int) -> PassMetrics:
@@ -88,4 +90,4 @@ def judge_masks(counts: np.ndarray, scenes: np.ndarray, background: int | None, 
     draws = [judged(weights) for weights in bootstrap_weights(drawn, resamples)] if drawn > 1 else []
     spread = np.concatenate([np.empty((2, 0, len(counts))), *draws], 1)
     shares = [Share(float(value), percentile95(column)) for value, column in zip(accuracy, spread[1].T, strict=True)]
-    return PassMetrics("miou", miou, spread[0], shares, n, drawn)
+    return PassMetrics("miou", "pixel_accuracy", miou, spread[0], shares, n, drawn)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from petriscope.core.masks import BACKGROUND, IGNORE
+from petriscope.core.masks import BACKGROUND, IGNORE, border_pixels
 from petriscope.metrics.intervals import bootstrap_weights, percentile95
 
 if TYPE_CHECKING:
@@ -93,21 +93,9 @@ def outlines_each(predicted: Tensor, masks: Tensor, classes: int) -> Tensor:
     known = torch.arange(classes, device=masks.device)[:, None, None]
     masks = masks.long()
     predicted = torch.where(masks == IGNORE, IGNORE, predicted)
-    true, guessed = ((m[:, None] == known) & _edges(m)[:, None] for m in (masks, predicted))
+    true, guessed = ((m[:, None] == known) & border_pixels(m)[:, None] for m in (masks, predicted))
     found, right = true & _widen(guessed, reach), guessed & _widen(true, reach)
     return torch.stack([part.sum((2, 3)) for part in (true, found, guessed, right)], 2)
-
-
-def _edges(masks: Tensor) -> Tensor:
-    """Pixels with a labeled neighbor of another class, bool [B, H, W]."""
-    out = torch.zeros_like(masks, dtype=torch.bool)
-    for axis in (1, 2):
-        size = masks.shape[axis] - 1
-        one, other = masks.narrow(axis, 0, size), masks.narrow(axis, 1, size)
-        differ = (one != other) & (one != IGNORE) & (other != IGNORE)
-        out.narrow(axis, 0, size).logical_or_(differ)
-        out.narrow(axis, 1, size).logical_or_(differ)
-    return out
 
 
 def _widen(lines: Tensor, reach: float) -> Tensor:

@@ -1,10 +1,12 @@
-"""The order within a model: its layers, its repeated blocks, its head. What freezing counts by."""
+"""What a model is made of: its layers and repeated blocks in order, its head, and what its modules compute."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 from torch import nn
 
@@ -48,13 +50,45 @@ def is_dense(model: nn.Module) -> bool:
 
 
 def head_of(model: nn.Module) -> list[str]:
-    """The names of the modules that make the logits: timm's classifier, or Petriscope's ``head``."""
+    """The names of the modules that make the logits: what timm's ``get_classifier`` gives, else the child ``head``.
+
+    Mostly one. Some networks of timm's have two (distilled transformers), and a model may have none.
+    """
     get_classifier = getattr(model, "get_classifier", None)
     if get_classifier is None:
-        return ["head"]
+        return [name for name, _ in model.named_children() if name == "head"]
     heads = get_classifier()
     heads = heads if isinstance(heads, tuple | list) else [heads]
     return [name for name, module in model.named_modules() if any(module is each for each in heads)]
+
+
+def only_head_of(model: nn.Module) -> str | None:
+    """The name of the one module that makes the logits; None if there are several, or none."""
+    heads = head_of(model)
+    return heads[0] if len(heads) == 1 else None
+
+
+def last_linear(model: nn.Module) -> nn.Linear | None:
+    """The last linear layer in the order in which layers were made. Its input are the features that logits are made of
+    when a head has several layers. None for a model without linear layers."""
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    return layers[-1] if layers else None
+
+
+@contextmanager
+def watching(modules: Iterable[nn.Module], note: Callable[[nn.Module, Any, Any], Any]) -> Iterator[None]:
+    """Within, ``note(module, inputs, output)`` is called whenever one of the modules has run.
+
+    Args:
+        modules: to watch.
+        note: is given the positional inputs as a tuple. What it returns, unless None, replaces the output.
+    """
+    handles = [module.register_forward_hook(note) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _units(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -1,4 +1,4 @@
-"""The page of an audit: what was found, as images side by side, and what is suggested."""
+"""The page of an audit: the findings, shown as images side by side, and the suggested decisions."""
 
 from __future__ import annotations
 
@@ -10,55 +10,62 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from petriscope.audit.findings import FAMILIES, KINDS
+from petriscope.audit.base import FindingInfo
+from petriscope.audit.checks import all_findings
+from petriscope.audit.checks.copies import CONFLICT, EXACT, LEAK, NEAR
+from petriscope.audit.checks.planted_images import PLANTED
+from petriscope.audit.checks.wrong_labels import LABEL_ERROR
+from petriscope.audit.findings import families
+from petriscope.audit.outliers import nearest
 from petriscope.audit.runner import Audit
 from petriscope.core.drawing import overlay
 from petriscope.core.files import write_text
 from petriscope.data.decisions import FILE
+from petriscope.data.decode import resize
 from petriscope.report import rendering, wording
 from petriscope.report.charts import Thumbnail, thumbnail
 
 if TYPE_CHECKING:
     import pandas as pd
 
-GROUPS_SHOWN, GROUPS_OPEN = 16, 6  # the rest of those shown is folded
+GROUPS_SHOWN, GROUPS_OPEN = 16, 6  # those shown beyond the open ones are folded
 MEMBERS_SHOWN = 6
-PLANTED_SHOWN = 12  # of the images that show a planted one
+PLANTED_SHOWN = 12  # images of each group of planted ones
 CARDS_SHOWN, CARDS_OPEN = 24, 12
 FILES_LISTED = 50
 NEIGHBORS = 4
-NEIGHBOR_SIDE = 48  # pixels that a neighbor keeps
-WORST_HIGHEST = ("bright", "odd_size")  # of all other kinds of quality, the lowest metric is the worst
+NEIGHBOR_SIDE = 48  # pixels
+FILES = "files"  # the family of findings about files, which share a section
 
 
 @dataclass(frozen=True)
 class Card:
-    """An image with what is said below it.
+    """An image and the text below it.
 
     Args:
-        shown: None where the image cannot be read.
+        shown: None if the image cannot be read.
         facts: (name, value) rows.
-        said: the evidence.
-        decision: what is suggested; empty where that goes without saying.
+        evidence: what was observed.
+        decision: what is suggested; empty to leave it out.
         neighbors: the images nearest to it, each with its label.
     """
 
     shown: Thumbnail | None
     id: str
     facts: list[tuple[str, str]]
-    said: str
+    evidence: str
     decision: str
     neighbors: list[tuple[Thumbnail, str]]
 
 
 @dataclass(frozen=True)
 class Group:
-    """Listing that belong together."""
+    """Images that belong together."""
 
     name: str
     size: int
     cards: list[Card]
-    common: Thumbnail | None = None  # the image that was planted
+    common: Thumbnail | None = None  # an estimate of the planted image
 
 
 @dataclass(frozen=True)
@@ -71,11 +78,15 @@ class Gallery:
     total: str
     groups: list[Group]
     cards: list[Card]
-    left: int  # that the page does not show
+    left: int  # groups or cards that the page does not show
 
 
 def write_audit_page(audit: Audit, path: Path, folder: Path | None = None) -> Path:
-    """Write the page and give its path. ``folder``: where it will lie when all is written, if elsewhere."""
+    """Write the page and return its path.
+
+    Args:
+        folder: the audit's final folder, if the page is first written elsewhere.
+    """
     write_text(path, render(audit, path.parent if folder is None else folder))
     return path
 
@@ -93,8 +104,8 @@ def _context(audit: Audit, folder: Path) -> dict[str, Any]:
         "source": audit.source,
         "headline": _headline(summary, len(audit.table.drop_duplicates("id"))),
         "notes": summary["notes"],
-        "splits": [name for name in summary["per_split"] if name != "all"],
-        "kinds": _kind_rows(summary),
+        "splits": _splits(summary),
+        "findings": _finding_rows(summary),
         "decisions": _decision_rows(summary),
         "balance": _balance(audit),
         "galleries": [gallery for gallery in view.galleries() if gallery is not None],
@@ -118,47 +129,50 @@ def _shape(audit: Audit) -> str:
 def _headline(summary: dict[str, Any], touched: int) -> dict[str, str]:
     n, counts = summary["n"], summary["decisions"]
     if not touched:
-        return {"big": "Nothing found", "rest": f"among {wording.plural(n, 'image')}."}
+        return {"big": "No findings", "rest": f"in {wording.plural(n, 'image')}."}
     parts = [
-        (counts["drop"], "to leave out"),
+        (counts["drop"], "to drop"),
         (counts["relabel"], "to relabel"),
-        (counts["review"], "to look at"),
-        (counts["keep"], "to keep as the one copy of those that go"),
+        (counts["review"], "to review"),
+        (counts["keep"], "to keep while their copies are dropped"),
     ]
-    said = ", ".join(f"{count:,} {what}" for count, what in parts if count)
-    return {"big": f"{touched:,}", "rest": f"of {wording.plural(n, 'image')} have something about them: {said}."}
+    listed = ", ".join(f"{count:,} {what}" for count, what in parts if count)
+    return {"big": f"{touched:,}", "rest": f"of {wording.plural(n, 'image')} have findings: {listed}."}
 
 
-def _kind_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    splits = [name for name in summary["per_split"] if name != "all"]
+def _finding_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    splits = _splits(summary)
     return [
         {
-            "name": _words(name),
-            "about": about,
+            "name": info.words,
+            "about": info.about,
             "count": summary["findings"][name],
             "groups": summary["groups"].get(name),
             "splits": [summary["per_split"][split]["findings"][name] for split in splits],
         }
-        for name, about in KINDS.items()
+        for name, info in all_findings().items()
         if summary["findings"][name]
     ]
 
 
 def _decision_rows(summary: dict[str, Any]) -> list[tuple[str, list[int], int]]:
-    """Listing by split before and after, and what becomes of the difference."""
-    splits = [name for name in summary["per_split"] if name != "all"]
+    """Images per split and in total: all, those with each suggested decision, and what remains."""
+    splits = _splits(summary)
     per_split, total = summary["per_split"], summary["decisions"]
     rows = [("images", [per_split[s]["n"] for s in splits], summary["n"])]
-    for name, words in (("drop", "to leave out"), ("relabel", "to relabel"), ("review", "to look at")):
+    for name, words in (("drop", "to drop"), ("relabel", "to relabel"), ("review", "to review")):
         rows.append((words, [per_split[s]["decisions"][name] for s in splits], total[name]))
-    rows.append(
-        ("left", [per_split[s]["n"] - per_split[s]["decisions"]["drop"] for s in splits], summary["n"] - total["drop"])
-    )
+    remaining = [per_split[s]["n"] - per_split[s]["decisions"]["drop"] for s in splits]
+    rows.append(("remaining", remaining, summary["n"] - total["drop"]))
     return rows
 
 
+def _splits(summary: dict[str, Any]) -> list[str]:
+    return [name for name in summary["per_split"] if name != "all"]
+
+
 def _balance(audit: Audit) -> list[dict[str, Any]]:
-    """Listing a class now, and if the suggestions are followed."""
+    """Images per class now, and after the suggestions are applied."""
     decided = audit.table.drop_duplicates("id")
     dropped = decided[decided["decision"] == "drop"]["label"].value_counts()
     moving = audit.table[(audit.table["decision"] == "relabel") & (audit.table["suggested_label"] != "")]
@@ -182,57 +196,41 @@ def _signed(number: int) -> str:
 
 
 class _View:
-    """Takes images and rows out of an audit for the galleries."""
+    """Selects the images and rows of an audit that the galleries show."""
 
     def __init__(self, audit: Audit) -> None:
         self.audit, self.table = audit, audit.table
         self.place = {name: index for index, name in enumerate(audit.images.ids.tolist())}
 
     def galleries(self) -> list[Gallery | None]:
-        return [
-            self._planted(),
-            *self._copies(),
-            self._cards("label_error", "Suspected labels", self._worst("label_error", highest=True), neighbors=True),
-            self._cards("outlier", "Outliers", self._worst("outlier", highest=True)),
-            *(
-                self._cards(name, _words(name).capitalize(), self._worst(name, highest=name in WORST_HIGHEST))
-                for name in (*FAMILIES["quality"], *FAMILIES["masks"])
-            ),
-            self._files(),
-        ]
+        in_groups = (PLANTED, LEAK, CONFLICT, EXACT, NEAR)
+        others = (info for info in all_findings().values() if info not in in_groups and info.family != FILES)
+        return [self._planted(), *self._copies(), *(self._worst(info) for info in others), self._files()]
 
     def _planted(self) -> Gallery | None:
-        rows = self.table[self.table["finding"] == "planted"]
+        rows = self.table[self.table["finding"] == PLANTED.name]
         groups = []
         for name, members in _by_group(rows):
             template = self.audit.planted.templates[int(name.rpartition("-")[2]) - 1]
             spread = members.iloc[np.unique(np.linspace(0, len(members) - 1, PLANTED_SHOWN).astype(int))]
-            cards = [self._card(row, "") for row in spread.itertuples()]
-            groups.append(Group(name, len(members), cards, thumbnail(_as_bytes(template))))
-        return self._gallery("planted", "Planted images", KINDS["planted"], rows, groups)
+            cards = [self._card(row, "", decision="") for row in spread.itertuples()]
+            groups.append(Group(name, len(members), cards, thumbnail(template)))
+        return _gallery(PLANTED.name, PLANTED.title, PLANTED.about, rows, groups, len(groups))
 
     def _copies(self) -> list[Gallery | None]:
-        """Groups of copies, each shown once: among conflicts, else among leaks, else among duplicates."""
-        copies = self.table[self.table["finding"].isin(FAMILIES["duplicates"])]
-        named = {key: set(self.table[self.table["finding"] == key]["group"]) for key in ("conflicting_labels", "leak")}
-        named["leak"] -= named["conflicting_labels"]
-        rest = set(copies["group"]) - named["conflicting_labels"] - named["leak"]
+        """Groups of copies. Each is shown once: as a conflict, otherwise as a leak, otherwise as duplicates."""
+        copies = self.table[self.table["finding"].isin([EXACT.name, NEAR.name])]
+        conflicts, leaks = (set(self.table[self.table["finding"] == info.name]["group"]) for info in (CONFLICT, LEAK))
+        leaks -= conflicts
+        rest = set(copies["group"]) - conflicts - leaks
         out = []
         for key, title, about, groups in (
-            ("leak", "Leaks between splits", KINDS["leak"], named["leak"]),
-            (
-                "conflicting_labels",
-                "Copies with different labels",
-                KINDS["conflicting_labels"],
-                named["conflicting_labels"],
-            ),
-            ("duplicates", "Duplicates", "Other images show the same; one stays.", rest),
+            (LEAK.name, LEAK.title, LEAK.about, leaks),
+            (CONFLICT.name, CONFLICT.title, CONFLICT.about, conflicts),
+            ("duplicates", "Duplicates", "Images that show the same content. One of each group is kept.", rest),
         ):
             rows = copies[copies["group"].isin(groups)]
-            # The least alike first: they are the ones to doubt.
-            order = sorted(
-                _by_group(rows), key=lambda item: (float(item[1]["score"].min()), int(item[0].split("-")[-1]))
-            )
+            order = sorted(_by_group(rows), key=_least_similar_first)
             shown = [
                 Group(
                     name,
@@ -241,81 +239,68 @@ class _View:
                 )
                 for name, members in order[:GROUPS_SHOWN]
             ]
-            out.append(self._gallery(key, title, about, rows, shown, len(order)))
+            out.append(_gallery(key, title, about, rows, shown, len(order)))
         return out
 
-    def _gallery(
-        self, key: str, title: str, about: str, rows: pd.DataFrame, groups: list[Group], of: int | None = None
-    ) -> Gallery | None:
+    def _worst(self, info: FindingInfo) -> Gallery | None:
+        """The worst images with one finding."""
+        rows = self.table[self.table["finding"] == info.name]
         if not len(rows):
             return None
-        count = len(groups) if of is None else of
-        total = f"{wording.plural(len(rows), 'image')} in {wording.plural(count, 'group')}"
-        return Gallery(key, title, about, total, groups, [], count - len(groups))
-
-    def _worst(self, finding: str, highest: bool) -> pd.DataFrame:
-        rows = self.table[self.table["finding"] == finding]
-        return rows.sort_values("score", ascending=not highest, kind="stable")
-
-    def _cards(self, key: str, title: str, rows: pd.DataFrame, neighbors: bool = False) -> Gallery | None:
-        if not len(rows):
-            return None
-        shown = rows[:CARDS_SHOWN]
-        near = (
-            self._neighbors(shown) if neighbors and self.audit.features is not None else [[] for _ in range(len(shown))]
+        shown = rows.sort_values("score", ascending=not info.higher_is_worse, kind="stable")[:CARDS_SHOWN]
+        neighbors = self._neighbors(shown) if info == LABEL_ERROR else [[] for _ in range(len(shown))]
+        cards = [
+            self._card(row, str(row.evidence), beside)
+            for row, beside in zip(shown.itertuples(), neighbors, strict=True)
+        ]
+        about = info.about + (
+            " Below each image are its nearest neighbors with their labels." if any(neighbors) else ""
         )
-        cards = [self._card(row, self._said(row), beside) for row, beside in zip(shown.itertuples(), near, strict=True)]
-        about = KINDS[key] + (" The small images are its nearest neighbors, with their labels." if any(near) else "")
-        return Gallery(key, title, about, wording.plural(len(rows), "image"), [], cards, len(rows) - len(shown))
-
-    @staticmethod
-    def _said(row: Any) -> str:
-        return f"wrong with probability {row.score:.2f}" if row.finding == "label_error" else str(row.evidence)
+        title = info.title or info.words.capitalize()
+        left = len(rows) - len(shown)
+        return Gallery(info.name, title, about, wording.plural(len(rows), "image"), [], cards, left)
 
     def _neighbors(self, rows: pd.DataFrame) -> list[list[tuple[Thumbnail, str]]]:
-        from petriscope.audit.outliers import nearest
-
-        assert self.audit.features is not None
+        if self.audit.features is None:
+            return [[] for _ in range(len(rows))]
         queries = np.array([self.place[name] for name in rows["id"]], dtype=np.int64)
         found = nearest(self.audit.features, queries, NEIGHBORS)
         labels = self.audit.listing.labels
         return [[(self._shown(index, NEIGHBOR_SIDE), str(labels[index])) for index in row] for row in found.tolist()]
 
     def _files(self) -> Gallery | None:
-        rows = self.table[self.table["finding"].isin(FAMILIES["files"])]
+        rows = self.table[self.table["finding"].isin(families()[FILES])]
         if not len(rows):
             return None
-        cards = [self._card(row, row.evidence) for row in rows[:FILES_LISTED].itertuples()]
-        about = "Files that cannot be read, or end before their image does."
+        cards = [self._card(row, str(row.evidence)) for row in rows[:FILES_LISTED].itertuples()]
+        about = "Files that cannot be read or that end before the image is complete."
         return Gallery(
-            "files", "Damaged files", about, wording.plural(len(rows), "file"), [], cards, len(rows) - len(cards)
+            FILES, "Damaged files", about, wording.plural(len(rows), "file"), [], cards, len(rows) - len(cards)
         )
 
     def _copy(self, row: Any, first: str) -> Card:
-        """A card beside those of its copies, whose names need not be said again. ``first``: the id of their first."""
-        if row.finding == "exact_duplicate":
-            return self._card(row, "the same pixels")
+        """A card next to those of its copies, which its evidence need not name again. ``first``: the first of them."""
+        if row.finding == EXACT.name:
+            return self._card(row, "same pixels")
         if row.id == first:
-            return self._card(row, "what the others are held against")
+            return self._card(row, "the others are compared with this image")
         how = str(row.evidence).removeprefix(f"shows the same as {first}").removeprefix(", ")
-        return self._card(row, f"{how + ', ' if how else ''}{row.score:.1%} alike")
+        return self._card(row, f"{how + ', ' if how else ''}similarity {row.score:.1%}")
 
-    def _card(self, row: Any, said: Any, beside: Sequence[tuple[Thumbnail, str]] = ()) -> Card:
+    def _card(
+        self, row: Any, evidence: str, beside: Sequence[tuple[Thumbnail, str]] = (), decision: str | None = None
+    ) -> Card:
         facts = [("label", row.label)]
         if row.suggested_label:
             facts.append(("looks like", row.suggested_label))
         index = self.place.get(row.id)
         shown = None if index is None else self._shown(index)
-        # That planted images and damaged files go need not be said of each.
-        decision = "" if row.finding == "planted" else row.decision
-        return Card(shown, row.id, facts, str(said), decision, list(beside))
+        return Card(shown, row.id, facts, evidence, row.decision if decision is None else decision, list(beside))
 
     def _shown(self, index: int, side: int | None = None) -> Thumbnail:
-        from petriscope.data.decode import resize
-
         images = self.audit.images
         pixels = images.take([index])[0]
-        if images.segments:
+        if images.task.dense:
             pixels = overlay(pixels, images.targets[index], len(images.classes))
         height, width = pixels.shape[:2]
         if side is not None and max(height, width) > side:
@@ -324,17 +309,19 @@ class _View:
         return thumbnail(pixels)
 
 
+def _gallery(key: str, title: str, about: str, rows: pd.DataFrame, groups: list[Group], count: int) -> Gallery | None:
+    """A gallery of groups, of which there are ``count``; None if there are none."""
+    if not len(rows):
+        return None
+    total = f"{wording.plural(len(rows), 'image')} in {wording.plural(count, 'group')}"
+    return Gallery(key, title, about, total, groups, [], count - len(groups))
+
+
 def _by_group(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [(str(name), members) for name, members in rows.groupby("group", sort=False)]
 
 
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _as_bytes(template: np.ndarray) -> np.ndarray:
-    """An image [h, w, C] of any range as uint8, its contrast stretched if it is not uint8 already."""
-    if template.dtype == np.uint8:
-        return template
-    low, high = float(template.min()), float(template.max())
-    return np.rint((template - low) * (255 / max(high - low, 1e-9))).astype(np.uint8)
+def _least_similar_first(group: tuple[str, pd.DataFrame]) -> tuple[float, int]:
+    """The order in which groups are shown: the doubtful ones come first."""
+    name, members = group
+    return float(members["score"].min()), int(name.rpartition("-")[2])

@@ -1,16 +1,17 @@
-"""Metrics of the report: inline SVG that takes its colors from the page, and images as PNG data URIs."""
+"""Charts as inline SVG in the colors of the page, and images as PNG data URIs."""
 
 from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
 from markupsafe import Markup, escape
 
+from petriscope.core.drawing import class_colors
 from petriscope.metrics.intervals import wilson
 
 LARGEST = 256  # pixels per side that an image keeps in the page
@@ -21,16 +22,21 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 62, 22, 34
 
 @dataclass(frozen=True)
 class Series:
-    """A curve: what it is called, the style of its color, its points."""
+    """A curve.
+
+    Args:
+        style: of its color, ``a`` or ``b``.
+        points: x and y.
+    """
 
     name: str
-    style: str  # "a" or "b"
+    style: str
     points: tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Maps values to pixels; ``log`` for values over several powers of ten."""
+    """Maps values to pixels, on a logarithmic scale where ``log`` is set."""
 
     low: float
     high: float
@@ -51,7 +57,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """An image for an ``img``: its data URI and the size to show it at."""
+    """An image for an ``img`` element: its data URI and the size to show it at."""
 
     uri: str
     width: int
@@ -60,7 +66,7 @@ class Thumbnail:
 
 
 def nice_ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round values within [low, high], some ``about`` of them."""
+    """Round values within [low, high], roughly ``about`` of them."""
     reach = high - low
     if reach <= 0 or not math.isfinite(reach):
         return [low]
@@ -80,14 +86,14 @@ def _log_ticks(low: float, high: float) -> list[float]:
 def line_chart(
     title: str, series: Sequence[Series], write: Callable[[float], str], kept: int | None = None, share: bool = False
 ) -> Markup:
-    """Curves over epochs, each named at its right end.
+    """Curves over epochs, each with its name at the right end; empty without any points.
 
     Args:
-        title: for those who hear the page; the template shows its own.
+        title: for screen readers; the template shows its own.
         series: points (epoch, value); values that are not finite are left out.
-        write: how a value is written.
+        write: formats a value.
         kept: the epoch to mark.
-        share: values are shares: the axis ends at 1 at most and need not begin at 0.
+        share: values are shares, so the axis ends at 1 at most and need not begin at 0.
     """
     series = [Series(s.name, s.style, tuple(p for p in s.points if math.isfinite(p[1]))) for s in series]
     series = [s for s in series if s.points]
@@ -107,8 +113,8 @@ def line_chart(
             f'<text class="ink-{s.style}" x="{x.end + 8:.1f}" y="{label + 1:.1f}">{escape(s.name)}'
             f'<tspan class="value" x="{x.end + 8:.1f}" dy="12">{escape(write(last[1]))}</tspan></text>'
         )
-    said = "; ".join(f"{s.name}: {write(s.points[0][1])} at first, {write(s.points[-1][1])} at last" for s in series)
-    return svg(f"{title} by epoch. {said}", WIDTH, HEIGHT, parts)
+    ends = "; ".join(f"{s.name}: from {write(s.points[0][1])} to {write(s.points[-1][1])}" for s in series)
+    return svg(f"{title} by epoch. {ends}", WIDTH, HEIGHT, parts)
 
 
 def _value_axis(values: list[float], share: bool) -> Axis:
@@ -117,7 +123,7 @@ def _value_axis(values: list[float], share: bool) -> Axis:
     if share:
         room = max((high - low) * 0.06, 0.002)
         return Axis(max(0.0, low - room), min(1.0, high + room), bottom, top)
-    # A loss that falls by powers of ten shows nothing of its end on a linear axis.
+    # On a linear axis, the end of a loss that falls by powers of ten could not be read.
     if low > 0 and high / low > 100 and high / float(np.median(values)) > 8:
         return Axis(low / 1.2, high * 1.2, bottom, top, log=True)
     return Axis(min(0.0, low), high * 1.06 if high > 0 else 1.0, bottom, top)
@@ -134,7 +140,7 @@ def _rotated_text(at_x: float, at_y: float, text: str) -> str:
 
 
 def dot(at_x: float, at_y: float, radius: float, style: str, tip: str) -> str:
-    """A dot that says ``tip`` when pointed at; ``style`` is the class of its color, such as ``dot-b``."""
+    """A dot with a tooltip; ``style`` is the class of its color, such as ``dot-b``."""
     title = f"<title>{escape(tip)}</title>"
     return f'<circle class="{style}" cx="{at_x:.1f}" cy="{at_y:.1f}" r="{radius:.1f}">{title}</circle>'
 
@@ -150,7 +156,7 @@ def _grid(y: Axis, write: Callable[[float], str]) -> str:
 
 def _epoch_axis(x: Axis) -> str:
     ticks = [t for t in nice_ticks(x.low, x.high, 5) if t == round(t)]
-    if x.low not in ticks:  # the first epoch is 1, which round steps leave out
+    if x.low not in ticks:  # the first epoch, 1, is not a multiple of the step
         crowded = ticks and x(ticks[0]) - x(x.low) < 16
         ticks = [x.low, *(ticks[1:] if crowded else ticks)]
     base = HEIGHT - BOTTOM
@@ -173,13 +179,13 @@ def _curve(s: Series, x: Axis, y: Axis, kept: int | None, write: Callable[[float
     for epoch, value in s.points:
         shown = epoch == kept or len(s.points) <= 2
         if shown or len(s.points) <= 120:
-            style, radius = (f"dot-{s.style}", 3.2) if shown else ("hit", 6)  # an unseen dot carries the tooltip
+            style, radius = (f"dot-{s.style}", 3.2) if shown else ("hit", 6)  # an invisible dot has the tooltip
             out += dot(x(epoch), y(value), radius, style, f"epoch {epoch:.0f}, {s.name}: {write(value)}")
     return out
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Move labels apart so that none covers another, in the order they are in."""
+    """Positions near the wanted ones, at least ``gap`` apart, within [low, high] and in the same order."""
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     at = [min(max(wanted[i], low), high) for i in order]
     for i in range(1, len(at)):
@@ -194,7 +200,7 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     return out
 
 
-def reliability(bins: dict[str, np.ndarray], name: str) -> Markup:
+def reliability(bins: Mapping[str, np.ndarray], name: str) -> Markup:
     """Accuracy by confidence, with 95 % intervals, over a histogram of the confidence.
 
     Args:
@@ -209,7 +215,7 @@ def reliability(bins: dict[str, np.ndarray], name: str) -> Markup:
         parts.append(f'<path class="grid" d="M{left} {y(tick):.1f}h{size}M{x(tick):.1f} {base}v{-size}"/>')
         parts.append(text_at(left - 6, y(tick) + 3.5, f"{100 * tick:.0f} %", "end"))
     parts.append(f'<path class="diagonal" d="M{x(0):.1f} {y(0):.1f}L{x(1):.1f} {y(1):.1f}"/>')
-    parts.append(text_at(x(0.985), y(0.02), "dashed: as sure as right", "end"))
+    parts.append(text_at(x(0.985), y(0.02), "dashed: confidence equals accuracy", "end"))
     filled = [(int(n), float(c), float(a)) for n, c, a in zip(count, confidence, accuracy, strict=True) if n]
     parts += [_bin_mark(x, y, *values) for values in filled]
     parts.append(_rotated_text(11, base - size / 2, "accuracy"))
@@ -217,8 +223,8 @@ def reliability(bins: dict[str, np.ndarray], name: str) -> Markup:
     bottom = base + 22 + tall
     parts += [text_at(x(t), bottom + 14, f"{100 * t:.0f} %") for t in (0, 0.25, 0.5, 0.75, 1)]
     parts.append(text_at(x(0.5), bottom + 29, "confidence"))
-    said = "; ".join(f"{n} at {100 * c:.0f} % confidence: {100 * a:.0f} % right" for n, c, a in filled)
-    return svg(f"Accuracy by confidence on {name}. {said}", left + size + right, bottom + 34, parts)
+    bins_in_words = "; ".join(f"{n} at {100 * c:.0f} % confidence: accuracy {100 * a:.0f} %" for n, c, a in filled)
+    return svg(f"Accuracy by confidence on {name}. {bins_in_words}", left + size + right, bottom + 34, parts)
 
 
 def _bin_mark(x: Axis, y: Axis, n: int, confidence: float, accuracy: float) -> str:
@@ -230,7 +236,7 @@ def _bin_mark(x: Axis, y: Axis, n: int, confidence: float, accuracy: float) -> s
 
 
 def _histogram(count: np.ndarray, x: Axis, top: float, tall: float) -> str:
-    """Bars by the logarithm of the count: most images are in the last bin, and the rest matter too."""
+    """Bars on a logarithmic scale, because most images are in the last bin."""
     full = math.log1p(max(int(count.max()), 1))
     out = [f'<path class="axis" d="M{x.start} {top + tall:.1f}H{x.end}"/>']
     for i, n in enumerate(count.tolist()):
@@ -245,12 +251,12 @@ def _histogram(count: np.ndarray, x: Axis, top: float, tall: float) -> str:
 
 
 def _compact(n: int) -> str:
-    """A count in at most four characters, so that it fits over a bar."""
+    """A count in at most four characters, which fit above a bar."""
     return str(n) if n < 10_000 else f"{n / 1000:.0f}k" if n < 1_000_000 else f"{n / 1e6:.0f}M"
 
 
 def interval_mark(value: float | None, ci95: Sequence[float | None] | None, floor: float) -> Markup:
-    """A dot and its interval on a scale from ``floor`` to 1; for a column of a table, read beside its number."""
+    """A dot and its interval on a scale from ``floor`` to 1, for a table that also shows the number."""
     if value is None:
         return Markup("")
     low, high = ci95 if ci95 is not None else (None, None)
@@ -264,7 +270,7 @@ def interval_mark(value: float | None, ci95: Sequence[float | None] | None, floo
 
 
 def thumbnail(pixels: np.ndarray) -> Thumbnail:
-    """A PNG for the page of a uint8 image [H, W, C], small ones to be shown enlarged."""
+    """A PNG of an image uint8 [H, W, C], C 1 or 3; small images are to be shown enlarged."""
     from PIL import Image
 
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
@@ -278,7 +284,13 @@ def thumbnail(pixels: np.ndarray) -> Thumbnail:
     return Thumbnail(uri, max(1, round(image.width * factor)), max(1, round(image.height * factor)), side <= ENLARGE_TO)
 
 
-def svg(said: str, width: float, height: float, parts: Iterable[str]) -> Markup:
-    """A chart of ``width`` by ``height`` units, put together from its parts; ``said`` is for those who hear the page."""
+def class_legend(classes: Sequence[str]) -> list[tuple[str, str]]:
+    """Names and colors of the classes, the colors as ``#rrggbb``."""
+    colors = class_colors(len(classes)).tolist()
+    return [(name, "#{:02x}{:02x}{:02x}".format(*color)) for name, color in zip(classes, colors, strict=True)]
+
+
+def svg(label: str, width: float, height: float, parts: Iterable[str]) -> Markup:
+    """A chart of ``width`` by ``height`` units made of its parts; ``label`` is for screen readers."""
     frame = f'class="chart" viewBox="0 0 {width:.0f} {height:.0f}" role="img"'
-    return Markup(f'<svg {frame} aria-label="{escape(said)}">{"".join(parts)}</svg>')
+    return Markup(f'<svg {frame} aria-label="{escape(label)}">{"".join(parts)}</svg>')

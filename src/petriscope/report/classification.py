@@ -1,50 +1,81 @@
-"""What the page of a run says where targets are labels: metrics, confusion, classes, mistakes and calibration."""
+"""The sections on the predictions of a classifier: confusion, metrics per class, mistakes and calibration.
+
+`petriscope.report.page.TaskPage` says what each function is for.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from petriscope.core.recipe import Recipe
+from petriscope.core.results import ClassMetrics, Evaluation, Explanations
+from petriscope.explain.overlay import overlay
 from petriscope.metrics.classification import calibration_bins
 from petriscope.report import wording
 from petriscope.report.charts import Thumbnail, interval_mark, reliability, thumbnail
+from petriscope.report.explanations import Card, CardGroup, Maps
+from petriscope.report.headline import Headline
+from petriscope.tasks import Task
 
 if TYPE_CHECKING:
     import pandas as pd
     from markupsafe import Markup
 
-MOST_CLASSES_IN_MATRIX = 60  # a larger matrix is no longer read
-CONFUSIONS_NAMED = 5
-MISTAKES_SHOWN = 48
-
-# key, name, what it means, written as a share
-METRICS = (
-    ("accuracy", "Accuracy", "share of images given their true class", True),
-    ("balanced_accuracy", "Balanced accuracy", "mean of the classes' recalls: each class counts the same", True),
-    ("macro_precision", "Macro precision", "mean of the classes' precisions", True),
-    ("macro_f1", "Macro F1", "mean of the classes' F1 scores", True),
-    ("auc", "AUC", "area under the ROC curve, one class against the rest, mean; 0.5 is chance", False),
-    ("nll", "NLL", "negative log-likelihood of the true class; lower is better", False),
-    ("brier", "Brier score", "squared error of the probabilities, 0 to 2; lower is better", False),
-    ("ece", "ECE", "gap between confidence and accuracy, over 15 bins; lower is better", True),
+TEMPLATE = "_classification.html"
+SECTIONS = (
+    ("confusion", "Confusion"),
+    ("classes", "Classes"),
+    ("mistakes", "Mistakes"),
+    ("calibration", "Calibration"),
 )
+ABOUT_METRICS = "With 95 % intervals: Wilson's for accuracy, the bootstrap over images for the others."
+PAIRED_TEST = "McNemar's test"
+
+MOST_CLASSES_IN_MATRIX = 60  # a larger matrix is not readable
+CONFUSIONS_NAMED = 5
+MISTAKES_SHOWN, MISTAKES_OPEN = 48, 12  # those beyond the first are folded
+COLUMNS = {"id", "target", "predicted", "confidence"}  # of predictions
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of the confusion matrix."""
+    """A cell of the confusion matrix; ``shade``: its opacity, 0 to 1."""
 
     count: int
     rate: str
-    shade: float  # opacity, 0 to 1
+    shade: float
     hit: bool
 
 
 @dataclass(frozen=True)
+class MatrixRow:
+    """The images of one true class by predicted class."""
+
+    name: str
+    cells: list[Cell]
+    total: int
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """Metrics of one class; ``mark``: its recall drawn on a scale."""
+
+    name: str
+    n: int
+    recall: str
+    mark: Markup | str
+    precision: str
+    f1: str
+    auc: str
+
+
+@dataclass(frozen=True)
 class Mistake:
+    """An image that was classified incorrectly; without classes where predictions are missing."""
+
     shown: Thumbnail
     id: str
     true: str = ""
@@ -53,168 +84,185 @@ class Mistake:
 
 
 @dataclass(frozen=True)
-class LabelView:
-    """What the page says of a split whose targets are labels."""
-
-    name: str
-    metrics: dict[str, Any]
-    classes: list[str]
-    matrix: list[tuple[str, list[Cell], int]]
-    confusions: list[str]
-    per_class: list[dict[str, Any]]
-    mark_floor: str
-    mistakes: list[Mistake]
-    mistakes_total: int
-    calibration: Markup | None
-    calibration_words: str
-    missing: list[str] = field(default_factory=list)
-
-    @property
-    def n(self) -> int:
-        return int(self.metrics["n"])
-
-
-def label_view(
-    name: str, metrics: dict[str, Any], folder: str, predictions: pd.DataFrame, gallery: dict[str, np.ndarray]
-) -> LabelView:
-    """The view of one split, from its metrics and what the run folder keeps of it.
+class ClassificationView:
+    """The predictions on one split.
 
     Args:
-        folder: the run's, quoted for a command.
+        classes: their names.
+        matrix: empty where it is missing or ``too_large``.
+        confusions: the most frequent ones, in words.
+        scale_start: where the scale of the recalls starts.
+        mistakes: those to show, the most confident first, the ``more`` folded; ``mistakes_total``: all.
+        calibration: reliability diagram; None without predictions.
+        missing: what is not in the run folder, with the command that adds it.
+        evaluate: the command that evaluates the split.
     """
-    per_class = metrics.get("per_class") or {}
-    classes = list(per_class)
-    confusion = np.array(metrics.get("confusion") or np.zeros((0, 0)), dtype=np.int64)
-    rows = predictions[predictions["split"] == name] if len(predictions) else predictions
-    floor = _floor(per_class)
-    missing = []
-    again = f"petriscope evaluate {folder}" + ("" if name == "test" else f" --split {name}")
-    if not len(rows):
-        missing.append(f"The predictions on {name} are not in the run folder. {again} adds them.")
-    return LabelView(
-        name=name,
-        metrics=metrics,
+
+    name: str
+    n: int
+    classes: list[str]
+    matrix: list[MatrixRow]
+    too_large: bool
+    confusions: list[str]
+    per_class: list[ClassRow]
+    scale_start: str
+    mistakes: list[Mistake]
+    more: list[Mistake]
+    mistakes_total: int
+    calibration: Markup | None
+    calibration_summary: str
+    missing: str
+    evaluate: str
+
+
+def view(
+    task: Task,
+    split: str,
+    evaluation: Evaluation,
+    folder: str,
+    rows: pd.DataFrame,
+    gallery: Mapping[str, np.ndarray],
+) -> ClassificationView:
+    classes = list(evaluation.per_class)
+    confusion = _confusion(evaluation)
+    start = _scale_start(evaluation.per_class)
+    mistakes = _mistakes(split, rows, gallery)
+    evaluate = f"petriscope evaluate {folder}" + ("" if split == "test" else f" --split {split}")
+    missing = "" if len(rows) else f"The predictions on {split} are not in the run folder. {evaluate} adds them."
+    return ClassificationView(
+        name=split,
+        n=evaluation.n,
         classes=classes,
         matrix=_matrix(confusion, classes),
+        too_large=len(classes) > MOST_CLASSES_IN_MATRIX,
         confusions=_confusions(confusion, classes),
-        per_class=_class_rows(per_class, floor),
-        mark_floor=wording.percent(floor, 0),
-        mistakes=_mistakes(name, rows, gallery),
-        mistakes_total=int(confusion.sum() - np.trace(confusion)),
-        calibration=_calibration(rows, name),
-        calibration_words=_calibration_words(rows, metrics),
+        per_class=[_class_row(name, one, start) for name, one in evaluation.per_class.items()],
+        scale_start=wording.percent(start, 0),
+        mistakes=mistakes[:MISTAKES_OPEN],
+        more=mistakes[MISTAKES_OPEN:],
+        mistakes_total=_mistakes_total(evaluation),
+        calibration=_calibration(rows, split),
+        calibration_summary=_calibration_summary(rows, evaluation),
         missing=missing,
+        evaluate=evaluate,
     )
 
 
-def headline(views: list[LabelView], history: list[dict[str, Any]], recipe: Recipe) -> dict[str, str]:
-    if not views:
-        val = history[-1].get("val") if history else None
-        if val:
-            images = "augmented val images" if recipe.evaluation.augment_val else "val images"
-            return {
-                "big": wording.percent(val.get("accuracy")),
-                "rest": f"of the {images} were classified correctly after epoch {history[-1]['epoch']} "
-                f"of {recipe.training.epochs}. This is not a final metric.",
-            }
-        return {"big": "", "rest": "There are no metrics on held-back images yet."}
-    view = views[0]
-    words = wording.span(view.metrics.get("accuracy_ci95"))
-    share = wording.percent(view.metrics.get("accuracy"))
-    tail = f" (95 % interval {words})" if words else ""
-    rest = f"of {wording.plural(view.n, f'{view.name} image')} classified correctly{tail}."
-    mistakes = wording.plural(view.mistakes_total, "mistake") if view.mistakes_total else "No mistakes"
-    return {"big": share, "rest": f"{rest} {mistakes}.{_worst_class(view)}"}
+def headline(task: Task, split: str, evaluation: Evaluation) -> Headline:
+    accuracy = evaluation.metric("accuracy")
+    interval = wording.span(accuracy.ci95)
+    tail = f" (95 % interval {interval})" if interval else ""
+    total = _mistakes_total(evaluation)
+    mistakes = wording.plural(total, "mistake") if total else "No mistakes"
+    rest = f"of {wording.plural(evaluation.n, f'{split} image')} classified correctly{tail}. {mistakes}."
+    there = {name: one for name, one in evaluation.per_class.items() if one.n}
+    if total and len(there) > 1:
+        worst = min(there, key=lambda name: there[name].value("recall") or 0.0)
+        recall = there[worst].metric("recall")
+        rest += f" Lowest recall: {worst}, {wording.percent_with_interval(recall.value, recall.ci95)}."
+    return Headline(wording.percent(accuracy.value), rest)
 
 
-def _worst_class(view: LabelView) -> str:
-    there = [row for row in view.per_class if row["n"]]
-    if len(there) < 2 or not view.mistakes_total:
-        return ""
-    worst = min(there, key=lambda row: row["recall_value"])
-    return f" The class found least often is {worst['name']}: recall {worst['recall']}."
+def overlays(gallery: Mapping[str, np.ndarray], classes: int) -> Sequence[Sequence[np.ndarray]]:
+    return ()
 
 
-def metric_rows(views: list[LabelView]) -> list[tuple[str, str, list[tuple[str, str]]]]:
-    """Name, meaning, and for each split the metric and its interval."""
-    rows = []
-    for key, name, meaning, share in METRICS:
-        cells = []
-        for view in views:
-            value, ci95 = view.metrics.get(key), view.metrics.get(f"{key}_ci95")
-            write = wording.percent_with_interval if share else wording.decimal_with_interval
-            text = write(value, ci95)
-            metric, _, interval = text.partition(" (")
-            cells.append((metric, f"({interval}" if interval else ""))
-        if any(view.metrics.get(key) is not None for view in views):
-            rows.append((name, meaning, cells))
-    return rows
+def maps(split: str, found: Explanations, rows: pd.DataFrame, gallery: Mapping[str, np.ndarray]) -> Maps:
+    images, heats = gallery.get(f"explained_{split}"), gallery.get(f"explained_{split}_maps")
+    if images is None or heats is None or not set(rows.columns) >= COLUMNS:
+        return Maps()
+    by_id = {str(row["id"]): row for row in rows.to_dict("records")}
+    cards = []
+    for pixels, (for_predicted, for_true), key in zip(images, heats, found.ids, strict=False):
+        row = by_id.get(key)
+        if row is None:
+            continue
+        true, predicted = str(row["target"]), str(row["predicted"])
+        over = [(thumbnail(overlay(pixels, for_predicted / 255)), predicted)]
+        # Some methods do not depend on the class: one map is enough.
+        if true != predicted and not np.array_equal(for_predicted, for_true):
+            over.append((thumbnail(overlay(pixels, for_true / 255)), true))
+        facts = [("true", true), ("predicted", predicted), ("confidence", wording.percent(float(row["confidence"]), 1))]
+        cards.append(Card(thumbnail(pixels), over, key, facts, right=true == predicted))
+    groups = [
+        CardGroup("Correct", [card for card in cards if card.right]),
+        CardGroup(
+            "Incorrect, the most confident first",
+            [card for card in cards if not card.right],
+            "The maps for the predicted class and for the true class.",
+        ),
+    ]
+    return Maps([group for group in groups if group.cards])
 
 
-def _matrix(confusion: np.ndarray, classes: list[str]) -> list[tuple[str, list[Cell], int]]:
-    if not len(classes) or len(classes) > MOST_CLASSES_IN_MATRIX or confusion.shape != (len(classes),) * 2:
+def _confusion(evaluation: Evaluation) -> np.ndarray:
+    """Images by true and predicted class, int64 [K, K]; empty if it is missing."""
+    confusion = np.array(evaluation.confusion or np.zeros((0, 0)), dtype=np.int64)
+    return confusion if confusion.shape == (len(evaluation.per_class),) * 2 else np.zeros((0, 0), dtype=np.int64)
+
+
+def _mistakes_total(evaluation: Evaluation) -> int:
+    confusion = _confusion(evaluation)
+    return int(confusion.sum() - np.trace(confusion))
+
+
+def _matrix(confusion: np.ndarray, classes: Sequence[str]) -> list[MatrixRow]:
+    if len(classes) > MOST_CLASSES_IN_MATRIX:
         return []
     out = []
-    for i, name in enumerate(classes):
-        total = int(confusion[i].sum())
+    for i, counts in enumerate(confusion):
+        total = int(counts.sum())
         cells = []
-        for j, number in enumerate(confusion[i].tolist()):
-            rate = number / total if total else 0.0
-            # Errors are rare: by the root of their rate they show at all.
+        for j, count in enumerate(counts.tolist()):
+            rate = count / total if total else 0.0
+            # Errors are rare; the square root of their rate makes them visible.
             shade = rate if i == j else rate**0.5
-            cells.append(Cell(number, wording.percent(rate, 1), round(shade, 3), i == j))
-        out.append((name, cells, total))
+            cells.append(Cell(count, wording.percent(rate, 1), round(shade, 3), i == j))
+        out.append(MatrixRow(classes[i], cells, total))
     return out
 
 
-def _confusions(confusion: np.ndarray, classes: list[str]) -> list[str]:
-    """The most frequent mistakes, in words."""
+def _confusions(confusion: np.ndarray, classes: Sequence[str]) -> list[str]:
     off = confusion.copy()
-    if not off.size or off.shape != (len(classes),) * 2:
-        return []
     np.fill_diagonal(off, 0)
-    order = np.argsort(-off, axis=None, kind="stable")[:CONFUSIONS_NAMED]
     out = []
-    for i, j in zip(*np.unravel_index(order, off.shape), strict=True):
-        if off[i, j]:
-            share = wording.percent(off[i, j] / confusion[i].sum(), 1)
-            out.append(f"{classes[i]} taken for {classes[j]}: {off[i, j]:,} of {confusion[i].sum():,} ({share})")
+    for index in np.argsort(-off, axis=None, kind="stable")[:CONFUSIONS_NAMED]:
+        i, j = np.unravel_index(index, off.shape)
+        if count := off[i, j]:
+            total = confusion[i].sum()
+            share = wording.percent(count / total, 1)
+            out.append(f"{classes[i]} predicted as {classes[j]}: {count:,} of {total:,} ({share})")
     return out
 
 
-def _floor(per_class: dict[str, Any]) -> float:
-    """Where the scale of the recalls begins: a round share below the lowest interval."""
-    lows = [row["recall_ci95"][0] for row in per_class.values() if row.get("n")]
-    return max(0.0, np.floor(10 * min(lows)) / 10) if lows else 0.0
+def _scale_start(per_class: Mapping[str, ClassMetrics]) -> float:
+    """A round share below the lowest interval of a recall."""
+    spans = [one.metric("recall").ci95 for one in per_class.values() if one.n]
+    lows = [span[0] for span in spans if span is not None and span[0] is not None]
+    return max(0.0, float(np.floor(10 * min(lows)) / 10)) if lows else 0.0
 
 
-def _class_rows(per_class: dict[str, Any], floor: float) -> list[dict[str, Any]]:
-    rows = []
-    for name, row in per_class.items():
-        there = bool(row.get("n"))
-        ci95 = row.get("recall_ci95") if there else None
-        rows.append(
-            {
-                "name": name,
-                "n": int(row.get("n") or 0),
-                "precision": wording.percent(row.get("precision")) if there else wording.NONE,
-                "recall_value": row.get("recall") or 0.0,
-                "recall": wording.percent_with_interval(row.get("recall"), ci95) if there else wording.NONE,
-                "mark": interval_mark(row.get("recall"), ci95, floor) if there else "",
-                "f1": wording.percent(row.get("f1")) if there else wording.NONE,
-                "auc": wording.decimal(row.get("auc")),
-            }
-        )
-    return rows
+def _class_row(name: str, one: ClassMetrics, scale_start: float) -> ClassRow:
+    if not one.n:
+        return ClassRow(name, 0, wording.NONE, "", wording.NONE, wording.NONE, wording.decimal(one.value("auc")))
+    recall = one.metric("recall")
+    return ClassRow(
+        name=name,
+        n=one.n,
+        recall=wording.percent_with_interval(recall.value, recall.ci95),
+        mark=interval_mark(recall.value, recall.ci95, scale_start),
+        precision=wording.percent(one.value("precision")),
+        f1=wording.percent(one.value("f1")),
+        auc=wording.decimal(one.value("auc")),
+    )
 
 
-def _mistakes(name: str, rows: pd.DataFrame, gallery: dict[str, np.ndarray]) -> list[Mistake]:
-    images, ids = gallery.get(f"mistakes_{name}"), gallery.get(f"mistakes_{name}_ids")
+def _mistakes(split: str, rows: pd.DataFrame, gallery: Mapping[str, np.ndarray]) -> list[Mistake]:
+    images, ids = gallery.get(f"mistakes_{split}"), gallery.get(f"mistakes_{split}_ids")
     if images is None:
         return []
-    names = [str(i) for i in ids] if ids is not None else [""] * len(images)
-    columns = {"id", "target", "predicted", "confidence"}
-    wrong = rows[rows["target"] != rows["predicted"]] if columns <= set(rows.columns) else None
+    names = [str(key) for key in ids] if ids is not None else [""] * len(images)
+    wrong = rows[rows["target"] != rows["predicted"]] if set(rows.columns) >= COLUMNS else None
     by_id = {} if wrong is None else {str(row["id"]): row for row in wrong.to_dict("records")}
     out = []
     for pixels, key in list(zip(images, names, strict=False))[:MISTAKES_SHOWN]:
@@ -227,23 +275,23 @@ def _mistakes(name: str, rows: pd.DataFrame, gallery: dict[str, np.ndarray]) -> 
     return out
 
 
-def _calibration(rows: pd.DataFrame, name: str) -> Markup | None:
-    if not {"target", "predicted", "confidence"} <= set(rows.columns) or not len(rows):
+def _calibration(rows: pd.DataFrame, split: str) -> Markup | None:
+    if not len(rows) or not set(rows.columns) >= COLUMNS:
         return None
     correct = (rows["target"] == rows["predicted"]).to_numpy().astype(float)
-    return reliability(calibration_bins(rows["confidence"].to_numpy(dtype=float), correct), name)
+    return reliability(calibration_bins(rows["confidence"].to_numpy(dtype=float), correct), split)
 
 
-def _calibration_words(rows: pd.DataFrame, metrics: dict[str, Any]) -> str:
-    if not {"target", "predicted", "confidence"} <= set(rows.columns) or not len(rows):
+def _calibration_summary(rows: pd.DataFrame, evaluation: Evaluation) -> str:
+    if not len(rows) or not set(rows.columns) >= COLUMNS:
         return ""
     confidence, accuracy = float(rows["confidence"].mean()), float((rows["target"] == rows["predicted"]).mean())
     gap = 100 * (confidence - accuracy)
-    verdict = "on the whole, as sure as right"
+    verdict = "well calibrated on average"
     if abs(gap) >= 0.05:
-        verdict = f"{abs(gap):.1f} points too {'sure' if gap > 0 else 'unsure'} on the whole"
-    ece = wording.percent_with_interval(metrics.get("ece"), metrics.get("ece_ci95"))
+        verdict = f"{abs(gap):.1f} points {'overconfident' if gap > 0 else 'underconfident'} on average"
+    ece = evaluation.metric("ece")
     return (
-        f"Mean confidence is {wording.percent(confidence)} at an accuracy of {wording.percent(accuracy)}: {verdict}. "
-        f"Expected calibration error: {ece}."
+        f"Mean confidence is {wording.percent(confidence)} at an accuracy of {wording.percent(accuracy)}: the model is "
+        f"{verdict}. Expected calibration error: {wording.percent_with_interval(ece.value, ece.ci95)}."
     )

@@ -1,21 +1,19 @@
-"""Where it looks: maps over their images and how far they can be trusted, for a run's report and for a page of their own."""
+"""Explanations: maps over their images and how far they can be trusted, for the page of a run and a page of their own."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from petriscope.core import drawing as colors
+from petriscope.core import drawing
 from petriscope.core.files import write_text
+from petriscope.core.results import CheckedMethod, ExplanationCheck, Explanations, Metric, Results
 from petriscope.explain.checks import ORDERS
 from petriscope.explain.overlay import outlined, overlay
+from petriscope.explain.shown import Shown
 from petriscope.report import rendering, wording
-from petriscope.report.charts import Thumbnail, thumbnail
-from petriscope.report.segmentation import legend
+from petriscope.report.charts import Thumbnail, class_legend, thumbnail
 
 NAMES = {
     "hires-cam": "HiResCAM",
@@ -25,38 +23,20 @@ NAMES = {
     "attention-rollout": "attention rollout",
     "occlusion": "occlusion",
 }
-
-
-@dataclass(frozen=True, eq=False)
-class Shown:
-    """An image with its map.
-
-    Args:
-        image: uint8 [H, W, C].
-        heat: float [H, W] in [0, 1], for the class ``explained``; None: there is none.
-        id: what it is called.
-        predicted, confidence, explained: the class predicted, and the one asked about.
-        mask: of a model of masks, the class index of each pixel, uint8 [H, W], and the share of the image that is
-            predicted as the class asked about.
-        share: that share.
-        note: why there is no map.
-    """
-
-    image: np.ndarray
-    heat: np.ndarray | None
-    id: str
-    predicted: str
-    confidence: float | None
-    explained: str
-    mask: np.ndarray | None = None
-    share: float = 0.0
-    note: str | None = None
+COMPARED = {"random": "over random (95 %)", "blob": "over a blob (95 %)", "region": "over the region (95 %)"}
 
 
 @dataclass(frozen=True)
 class Card:
-    """What the page shows of an image: itself, maps with the class that each is for, terms with their values, and of masks
-    the one predicted."""
+    """An image on the page.
+
+    Args:
+        maps: each with the class that it is for.
+        facts: terms and values.
+        right: whether the prediction is correct, where that is known.
+        mask: the predicted mask, where targets are masks.
+        note: why there is no map.
+    """
 
     shown: Thumbnail
     maps: list[tuple[Thumbnail, str]]
@@ -68,34 +48,64 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Look:
-    """What the page says of explanations on a split."""
+class CardGroup:
+    """Cards under a heading; ``note``: what they show."""
+
+    title: str
+    cards: list[Card]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Maps:
+    """The maps of a split.
+
+    Args:
+        about: what they show, in a sentence or two.
+        legend: names and colors of the classes, where masks are drawn.
+    """
+
+    groups: list[CardGroup] = field(default_factory=list)
+    about: str = ""
+    legend: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class CheckRow:
+    """One order of pixels in the table of checks; ``verdict``: of a method."""
+
+    name: str
+    cells: list[str]
+    verdict: str
+
+
+@dataclass(frozen=True)
+class ExplanationView:
+    """The explanations of one split.
+
+    Args:
+        method: its name.
+        verdict: on the method; empty if it was not checked. ``n``: images that it was checked on.
+        columns, rows: the table of checks.
+        area: the share of the images in the regions that were checked, where targets are masks.
+        notes: what is missing.
+    """
 
     split: str
     method: str
-    right: list[Card]
-    wrong: list[Card]
-    by_class: list[tuple[str, list[Card]]]  # of masks
-    legend: list[tuple[str, str]]  # of masks: name, color
+    maps: Maps
     verdict: str
     trusted: bool
     n: int
-    rows: list[tuple[str, list[str], str]]
-    area: str  # of masks, what the regions checked take of their images
+    columns: list[str]
+    rows: list[CheckRow]
+    area: str
     notes: list[str]
-
-
-def looks(
-    splits: Sequence[str], results: dict[str, Any], gallery: dict[str, np.ndarray], predictions: Any
-) -> list[Look]:
-    """The splits that have explanations, in the order given."""
-    found = [(split, (results.get(split) or {}).get("explanations")) for split in splits]
-    return [_look(split, facts, gallery, predictions) for split, facts in found if facts]
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What a run's checks say of a method."""
+    """What the checks of a run say about a method."""
 
     split: str
     n: int
@@ -103,13 +113,31 @@ class Checked:
     trusted: bool
 
 
-def checked(method: str, results: dict[str, Any]) -> Checked | None:
-    """What a run's results say of a method, by test where that was evaluated, else by val."""
-    for split in ("test", "val"):
-        check = ((results.get(split) or {}).get("explanations") or {}).get("check") or {}
-        own = (check.get("methods") or {}).get(method)
-        if own is not None:
-            return Checked(split, int(check["n"]), str(own["verdict"]), bool(own["trusted"]))
+def explanation_view(split: str, found: Explanations, maps: Maps) -> ExplanationView:
+    """The explanations of a split and the checks of the method."""
+    check = found.check
+    own = None if check is None or found.method is None else check.methods.get(found.method)
+    return ExplanationView(
+        split=split,
+        method=method_name(found.method) if found.method else "",
+        maps=maps,
+        verdict="" if own is None else own.verdict,
+        trusted=own is not None and own.trusted,
+        n=0 if check is None else check.n,
+        columns=[] if check is None else _columns(check),
+        rows=[] if check is None else _rows(check),
+        area="" if check is None or check.area is None else wording.percent(check.area, 0),
+        notes=_notes(found),
+    )
+
+
+def checked(method: str, results: Results) -> Checked | None:
+    """What the checks of a run say about a method, on test if that was checked, else on val."""
+    for split, evaluation in (("test", results.test), ("val", results.val)):
+        if evaluation is None or evaluation.explanations is None or (check := evaluation.explanations.check) is None:
+            continue
+        if (own := check.methods.get(method)) is not None:
+            return Checked(split, check.n, own.verdict, own.trusted)
     return None
 
 
@@ -123,116 +151,87 @@ def write_page(
     check: Checked | None = None,
     classes: Sequence[str] = (),
 ) -> None:
-    """One self-contained page of images and their maps.
+    """Write one self-contained page of images and their maps.
 
     Args:
         shown: the images on the page, of ``total`` explained.
-        errors: what was wrong with the others.
-        check: how far maps of this method can be trusted on this network; None: it was not checked.
-        classes: of a model of masks, their names.
+        recipe: the name of the model's recipe.
+        errors: what was wrong with the images that could not be read.
+        check: how far maps of this method can be trusted for this network; None if it was not checked.
+        classes: names of the classes, where targets are masks.
     """
     masks = any(each.mask is not None for each in shown)
-    context: dict[str, Any] = {"cards": [_card(each, classes) for each in shown], "method": _name(method)}
-    context |= {"recipe": recipe, "total": total, "errors": errors, "check": check}
-    context |= {"legend": legend(classes) if masks else []}
+    context = {
+        "cards": [make_card(each, classes) for each in shown],
+        "method": method_name(method),
+        "recipe": recipe,
+        "total": total,
+        "errors": errors,
+        "check": check,
+        "legend": class_legend(classes) if masks else [],
+    }
     write_text(path, rendering.render("explanation.html", context))
 
 
-def _look(split: str, facts: dict[str, Any], gallery: dict[str, np.ndarray], predictions: Any) -> Look:
-    masks = f"explained_{split}_masks" in gallery
-    cards = [] if masks else _cards(split, facts, gallery, predictions)
-    check, method = facts.get("check"), facts.get("method")
-    own = ((check or {}).get("methods") or {}).get(method)
-    notes = []
-    if check is None:
-        what = "Maps cannot be shown" if method is None else "How far they can be trusted was not checked"
-        notes.append(f"{what}: {facts.get('reason') or 'the run folder does not say why'}.")
-    elif facts.get("left_out"):
-        names = ", ".join(_name(each) for each in facts["left_out"])
-        notes.append(f"Not checked, since it would take too long on this network: {names}.")
-    return Look(
-        split=split,
-        method=_name(method) if method else "",
-        right=[card for card in cards if card.right],
-        wrong=[card for card in cards if not card.right],
-        by_class=_mask_cards(split, facts, gallery) if masks else [],
-        legend=legend(facts["classes"]) if masks else [],
-        verdict="" if own is None else str(own["verdict"]),
-        trusted=bool(own and own["trusted"]),
-        n=int((check or {}).get("n") or 0),
-        rows=_rows(check) if check else [],
-        area=wording.percent(check["area"], 0) if check and "area" in check else "",
-        notes=notes,
-    )
-
-
-def _name(method: str) -> str:
+def method_name(method: str) -> str:
     return NAMES.get(method, method)
 
 
-def _rows(check: dict[str, Any]) -> list[tuple[str, list[str], str]]:
-    """Of each method and each order it is held against: name, metrics, verdict."""
+def make_card(each: Shown, classes: Sequence[str]) -> Card:
+    """The card of an image; ``classes``: names of the classes, where there is a mask."""
+    confidence = ("confidence", wording.percent(each.confidence, 1))
+    maps = []
+    if each.mask is None:
+        if each.heat is not None:
+            maps.append((thumbnail(overlay(each.image, each.heat)), each.explained))
+        return Card(
+            thumbnail(each.image), maps, each.id, [("predicted", each.predicted), confidence], note=each.note
+        )
+    facts = [("mostly", each.predicted)] if each.predicted else []
+    if each.heat is not None:
+        region = each.mask == classes.index(each.explained)
+        maps.append((thumbnail(outlined(overlay(each.image, each.heat), region)), each.explained))
+        facts += [("share", wording.percent(each.share, 1)), confidence]
+    mask = thumbnail(drawing.overlay(each.image, each.mask, len(classes)))
+    return Card(thumbnail(each.image), maps, each.id, facts, mask=mask, note=each.note)
+
+
+def _notes(found: Explanations) -> list[str]:
+    if found.check is None:
+        what = "There are no maps" if found.method is None else "Whether these maps can be trusted was not checked"
+        return [f"{what}: {found.reason or 'the run folder does not say why'}."]
+    if found.left_out:
+        names = ", ".join(map(method_name, found.left_out))
+        return [f"Not checked, because it would take too long for this network: {names}."]
+    return []
+
+
+def _columns(check: ExplanationCheck) -> list[str]:
+    scores = ["score"] if check.area is not None else ["deletion", "insertion", "score"]
+    compared = [COMPARED[order] for order in ORDERS if order in check.orders]
+    inside = [] if check.area is None else ["heat inside"]
+    return ["order of pixels", *scores, *compared, "shuffled weights (95 %)", *inside]
+
+
+def _rows(check: ExplanationCheck) -> list[CheckRow]:
+    """One row per method, and per order of pixels that methods are compared with."""
     rows = []
-    for name, order in check["orders"].items():
-        own = check["methods"].get(name)
-        cells = [wording.decimal(order[key], 3) for key in (() if "area" in check else ("deletion", "insertion"))]
-        cells.append(wording.decimal(order["score"], 3))
-        compared = [f"over_{other}" for other in ORDERS if other in check["orders"]]
-        for key in (*compared, "randomized"):
-            cells.append(wording.NONE if own is None else _signed(own[key], own[f"{key}_ci95"]))
-        if "area" in check:
-            cells.append(wording.NONE if own is None else wording.percent(own["inside"], 0))
-        rows.append((ORDERS.get(name) or _name(name), cells, "" if own is None else str(own["verdict"])))
+    compared = [f"over_{order}" for order in ORDERS if order in check.orders]
+    for name, order in check.orders.items():
+        own = check.methods.get(name)
+        scores = [order.score] if check.area is not None else [order.deletion, order.insertion, order.score]
+        cells = [wording.decimal(score, 3) for score in scores]
+        cells += [_signed(own, key) for key in (*compared, "randomized")]
+        if check.area is not None:
+            cells.append(wording.percent(None if own is None else own.inside, 0))
+        rows.append(CheckRow(ORDERS.get(name) or method_name(name), cells, "" if own is None else own.verdict))
     return rows
 
 
-def _signed(value: float, ci95: Sequence[float]) -> str:
-    return f"{value:+.2f} ({ci95[0]:+.2f} to {ci95[1]:+.2f})"
-
-
-def _cards(split: str, facts: dict[str, Any], gallery: dict[str, np.ndarray], predictions: Any) -> list[Card]:
-    images, maps = gallery.get(f"explained_{split}"), gallery.get(f"explained_{split}_maps")
-    if images is None or maps is None or not {"id", "target", "predicted", "confidence"} <= set(predictions.columns):
-        return []
-    rows = predictions[predictions["split"] == split]
-    by_id = {str(row["id"]): row for row in rows.to_dict("records")}
-    cards = []
-    for pixels, (for_predicted, for_true), key in zip(images, maps, facts.get("ids") or [], strict=False):
-        row = by_id.get(key)
-        if row is None:
-            continue
-        true, predicted = str(row["target"]), str(row["predicted"])
-        over = [(thumbnail(overlay(pixels, for_predicted / 255)), predicted)]
-        if true != predicted and not np.array_equal(for_predicted, for_true):  # some methods know no classes
-            over.append((thumbnail(overlay(pixels, for_true / 255)), true))
-        words = [("true", true), ("predicted", predicted), ("confidence", wording.percent(float(row["confidence"]), 1))]
-        cards.append(Card(thumbnail(pixels), over, key, words, right=true == predicted))
-    return cards
-
-
-def _mask_cards(split: str, facts: dict[str, Any], gallery: dict[str, np.ndarray]) -> list[tuple[str, list[Card]]]:
-    """Of each class that was shown, its images."""
-    images, maps, masks = (gallery[f"explained_{split}{part}"] for part in ("", "_maps", "_masks"))
-    classes, out = facts["classes"], dict[str, list[Card]]()
-    kept = zip(images, maps, masks, facts["ids"], facts["of"], facts["confidence"], facts["share"], strict=True)
-    for pixels, heat, mask, key, name, confidence, share in kept:
-        shown = Shown(pixels, heat / 255, key, "", confidence, name, mask, share)
-        out.setdefault(name, []).append(_card(shown, classes))
-    return list(out.items())
-
-
-def _card(each: Shown, classes: Sequence[str]) -> Card:
-    """``classes``: names of what the mask's pixels are, where there is one."""
-    sure = wording.percent(each.confidence, 1)
-    if each.mask is None:
-        assert each.heat is not None
-        over = [(thumbnail(overlay(each.image, each.heat)), each.explained)]
-        return Card(thumbnail(each.image), over, each.id, [("predicted", each.predicted), ("confidence", sure)])
-    over = []
-    words = [("mostly", each.predicted)] if each.predicted else []
-    if each.heat is not None:
-        region = each.mask == classes.index(each.explained)
-        over.append((thumbnail(outlined(overlay(each.image, each.heat), region)), each.explained))
-        words += [("share", wording.percent(each.share, 1)), ("confidence", sure)]
-    mask = thumbnail(colors.overlay(each.image, each.mask, len(classes)))
-    return Card(thumbnail(each.image), over, each.id, words, mask=mask, note=each.note)
+def _signed(own: CheckedMethod | None, key: str) -> str:
+    metric = Metric(value=None) if own is None else own.metric(key)
+    if metric.value is None:
+        return wording.NONE
+    low, high = metric.ci95 if metric.ci95 is not None else (None, None)
+    interval = f" ({low:+.2f} to {high:+.2f})" if low is not None and high is not None else ""
+    return f"{metric.value:+.2f}{interval}"

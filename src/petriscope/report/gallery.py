@@ -1,25 +1,32 @@
-"""Images as training saw them, and as an autoencoder drew them."""
+"""Images as training saw them, and images as an autoencoder reconstructs them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from petriscope.core.drawing import overlay
 from petriscope.core.recipe import Recipe
-from petriscope.data.imageset import SPLITS
+from petriscope.core.results import SPLITS
 from petriscope.models import MODELS
 from petriscope.report import wording
 from petriscope.report.charts import Thumbnail, thumbnail
 
-AUGMENTED_SHOWN = (12, 12)
+AUGMENTED_SHOWN = (12, 12)  # images, versions of each
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A row of images, and what it shows in words."""
+
+    label: str
+    images: list[Thumbnail]
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """An image, and what an autoencoder made of it."""
+    """An image and its reconstruction."""
 
     shown: Thumbnail
     made: Thumbnail
@@ -27,24 +34,45 @@ class Reconstruction:
     error: str
 
 
-def augmented(gallery: dict[str, np.ndarray], classes: int) -> list[tuple[str, list[Thumbnail]]]:
-    """Strips of a training image and its augmented versions, each with what it shows in words; under each strip, where
-    targets are masks, theirs laid over them."""
-    images, masks = gallery.get("augmented"), gallery.get("augmented_masks")
+@dataclass(frozen=True)
+class Reconstructions:
+    """Images of a split and their reconstructions.
+
+    Args:
+        mean: mean squared error; ``flat``: that of giving each image its mean color alone.
+        trained: whether the decoder was trained.
+    """
+
+    split: str
+    shown: list[Reconstruction]
+    mean: str
+    flat: str
+    trained: bool
+
+
+def augmented(gallery: Mapping[str, np.ndarray], overlays: Sequence[Sequence[np.ndarray]]) -> list[Strip]:
+    """Strips of training images and their augmented versions.
+
+    Args:
+        overlays: per strip, the same images with their targets drawn on them, uint8 [H, W, 3]; empty where targets
+            are not drawn. Each is shown below its strip.
+    """
+    images = gallery.get("augmented")
     if images is None or not images.size:
         return []
     rows, columns = AUGMENTED_SHOWN
     strips = []
-    for number, row in enumerate(images[:rows, :columns]):
-        strips.append((f"Training image {number + 1} and {len(row) - 1} augmented versions", list(map(thumbnail, row))))
-        if masks is not None:
-            painted = [thumbnail(overlay(*pair, classes)) for pair in zip(row, masks[number], strict=False)]
-            strips.append((f"The masks of training image {number + 1} and of its versions", painted))
+    for k, row in enumerate(images[:rows, :columns]):
+        label = f"Training image {k + 1} and {wording.plural(len(row) - 1, 'augmented version')}"
+        strips.append(Strip(label, list(map(thumbnail, row))))
+        if k < len(overlays):
+            label = f"Targets of training image {k + 1} and of its augmented versions"
+            strips.append(Strip(label, list(map(thumbnail, overlays[k][:columns]))))
     return strips
 
 
-def reconstructions(gallery: dict[str, np.ndarray], recipe: Recipe) -> dict[str, Any] | None:
-    """Images and what the decoder made of them; None for models that have no decoder."""
+def reconstructions(gallery: Mapping[str, np.ndarray], recipe: Recipe) -> Reconstructions | None:
+    """Images and what the decoder made of them; None for models without a decoder."""
     split = next((name for name in SPLITS if f"reconstructions_{name}" in gallery), None)
     if split is None:
         return None
@@ -52,19 +80,13 @@ def reconstructions(gallery: dict[str, np.ndarray], recipe: Recipe) -> dict[str,
     ids = gallery.get(f"reconstructions_{split}_ids", np.full(len(pairs), ""))
     plain, made = (pairs[:, k].astype(np.float64) / 255 for k in (0, 1))
     errors = ((plain - made) ** 2).mean((1, 2, 3))
-    # What is left of the images if each is given by its mean color alone.
     flat = ((plain - plain.mean((1, 2), keepdims=True)) ** 2).mean()
     shown = [
         Reconstruction(thumbnail(before), thumbnail(after), str(key), wording.decimal(float(error)))
         for (before, after), key, error in zip(pairs, ids, errors, strict=True)
     ]
-    return {
-        "split": split,
-        "shown": shown,
-        "mean": wording.decimal(float(errors.mean())),
-        "flat": wording.decimal(float(flat)),
-        "trained": trains_decoder(recipe),
-    }
+    mean = wording.decimal(float(errors.mean()))
+    return Reconstructions(split, shown, mean, wording.decimal(float(flat)), trains_decoder(recipe))
 
 
 def has_decoder(recipe: Recipe) -> bool:

@@ -1,4 +1,4 @@
-"""From a template and what it shows to one page of HTML."""
+"""Renders a template to one page of HTML."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from petriscope.report import wording
 
 
 def render(template: str, context: dict[str, Any]) -> str:
-    """The page as one string of HTML that refers to nothing outside itself."""
+    """The page as one string of HTML that refers to nothing outside itself.
+
+    Args:
+        template: a file name in ``report/templates``.
+        context: the variables of the template, by name.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     pages = Environment(

@@ -1,51 +1,67 @@
-"""How a run is repeated: commands, versions, hardware."""
+"""How to repeat a run: commands, versions, hardware."""
 
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from petriscope.core.recipe import Recipe
+from petriscope.core.results import Environment, Hardware, Results
 from petriscope.report import wording
 from petriscope.report.standing import TTA_WORDS
 
 
-def repetition(folder: Path, recipe: Recipe, environment: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
-    data = environment.get("data") or {}
-    source = data.get("source")
+@dataclass(frozen=True)
+class Repetition:
+    """Commands that train and evaluate again, terms with their values, and how exactly training repeats."""
+
+    train: str
+    evaluate: str
+    facts: list[tuple[str, str]]
+    exactness: str
+
+
+def repetition(folder: Path, recipe: Recipe, environment: Environment, results: Results) -> Repetition:
+    source = environment.data.source
     train = f"petriscope train {shlex.quote(str(folder / 'recipe.yaml'))} --seed {recipe.seed}"
-    if joined := results.get("ensemble"):
-        members = " ".join(shlex.quote(row["run"]) for row in joined["members"])
-        train = f"petriscope ensemble {members} --method {joined['method']}"
+    if results.ensemble is not None:
+        members = " ".join(shlex.quote(member.run) for member in results.ensemble.members)
+        train = f"petriscope ensemble {members} --method {results.ensemble.method}"
     elif recipe.data.source is None and source:
-        train += f" --data {shlex.quote(str(source))}"
-    tta = (results.get("test") or {}).get("tta")
+        train += f" --data {shlex.quote(source)}"
+    tta = None if results.test is None else results.test.tta
     flag = f" --tta {tta}" if tta in ("none", *TTA_WORDS) and tta != recipe.evaluation.tta else ""
-    hardware = environment.get("hardware") or {}
-    packages = environment.get("packages") or {}
-    versions = [f"{name} {version}" for name, version in packages.items() if version]
-    if environment.get("python"):
-        versions.insert(0, f"Python {environment['python']}")
-    machine = [
-        str(hardware.get("gpu") or ""),
-        str(hardware.get("processor") or ""),
-        wording.plural(hardware["cores"], "core") if hardware.get("cores") else "",
-        wording.plural(hardware["threads"], "thread") + " used" if hardware.get("threads") else "",
-        str(hardware.get("system") or ""),
-    ]
+    versions = [f"{name} {version}" for name, version in environment.packages.items() if version]
+    if environment.python:
+        versions.insert(0, f"Python {environment.python}")
     facts = [
-        ("Command given", str(environment.get("command") or "")),
+        ("Command given", environment.command),
         ("Versions", ", ".join(versions)),
-        ("Hardware", ", ".join(word for word in machine if word)),
-        ("Data fingerprint", str(data.get("fingerprint") or "")),
+        ("Hardware", _hardware(environment.hardware)),
+        ("Data fingerprint", environment.data.fingerprint),
     ]
-    on_cpu = str(environment.get("device") or "").startswith("cpu")
-    exact = "With this machine, these versions and this number of threads, the weights come out the same bit for bit."
-    near = "Training on a GPU repeats closely, not bit for bit."
-    return {
-        "train": train,
-        "evaluate": f"petriscope evaluate {shlex.quote(str(folder))}{flag}",
-        "facts": [(name, value) for name, value in facts if value],
-        "promise": exact if on_cpu else near if environment.get("device") else "",
-    }
+    exactness = ""
+    if environment.device.startswith("cpu"):
+        exactness = (
+            "On this machine, with these versions and this number of threads, training gives the same weights bit for bit."
+        )
+    elif environment.device:
+        exactness = "On a GPU, training repeats closely but not bit for bit."
+    return Repetition(
+        train=train,
+        evaluate=f"petriscope evaluate {shlex.quote(str(folder))}{flag}",
+        facts=[(name, value) for name, value in facts if value],
+        exactness=exactness,
+    )
+
+
+def _hardware(hardware: Hardware) -> str:
+    parts = (
+        hardware.gpu or "",
+        hardware.processor,
+        wording.plural(hardware.cores, "core") if hardware.cores else "",
+        wording.plural(hardware.threads, "thread") + " used" if hardware.threads else "",
+        hardware.system,
+    )
+    return ", ".join(part for part in parts if part)

@@ -1,39 +1,41 @@
-"""The section on disturbed images, from what the stress test left in the run folder."""
+"""The section on the stress test: how much of its metric the model keeps on corrupted images."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from petriscope.core.results import CorruptionResult, GuaranteesUnderShift, Metric, Results, Robustness
 from petriscope.report import wording
 from petriscope.report.charts import Thumbnail, thumbnail
+from petriscope.report.metrics import in_sentence, metric_info
+from petriscope.tasks import Task
 
-ALARMING = 0.1  # lost on average
-METRICS = {"balanced_accuracy": "balanced accuracy", "miou": "mean IoU"}
+ALARMING = 0.1  # mean drop from which the page warns
 KINDS = {
     "storage": "Storage and sensor",
     "blur": "Blur",
     "light": "Light",
     "color": "Color",
-    "cover": "Dirt",
-    "place": "Place",
+    "cover": "Dirt and occlusion",
+    "place": "Position",
 }
 
 
 @dataclass(frozen=True)
 class HeatCell:
-    """The metric at one severity."""
+    """The metric at one severity; ``lost``: the share of the clean metric that is lost, 0 to 1."""
 
     metric: str
     tip: str
-    lost: float  # share of the clean metric, 0 to 1: how dark the cell is
+    lost: float
 
 
 @dataclass(frozen=True)
 class HeatRow:
-    """One corruption: its cells, and the image under it at the severities shown."""
+    """One corruption: its cells, and an image under it at the severities shown."""
 
     name: str
     mark: str
@@ -44,8 +46,14 @@ class HeatRow:
 
 
 @dataclass(frozen=True)
-class StressView:
-    """What the page says of the stress test on one split."""
+class RobustnessView:
+    """The stress test on one split.
+
+    Args:
+        metric: that it measures, within a sentence.
+        alarm: a warning; empty where little is lost.
+        plain: the image that is shown under all corruptions, undisturbed.
+    """
 
     split: str
     metric: str
@@ -57,125 +65,129 @@ class StressView:
     plain: Thumbnail | None
 
 
-def stress_view(results: dict[str, Any], gallery: dict[str, np.ndarray]) -> StressView | None:
-    """The view of the split that counts most; None where there was no stress test."""
-    tests = results.get("stress") or {}
-    split = next((name for name in ("test", "val", "train") if tests.get(name)), None)
-    if split is None:
+def robustness_view(task: Task, results: Results, gallery: Mapping[str, np.ndarray]) -> RobustnessView | None:
+    """The view of the split that counts most; None if there was no stress test."""
+    split, test = next(
+        ((name, test) for name in ("test", "val", "train") if (test := results.stress.get(name)) is not None),
+        ("", None),
+    )
+    if test is None:
         return None
-    test, corruptions = tests[split], tests[split]["corruptions"]
     names = [str(name) for name in gallery.get("disturbed_names", ())]
     strips = dict(zip(names, gallery.get("disturbed", ()), strict=False))
-    groups = []
-    for kind in dict.fromkeys(row["kind"] for row in corruptions.values()):
-        rows = [_row(name, row, test, strips.get(name)) for name, row in corruptions.items() if row["kind"] == kind]
-        groups.append((KINDS.get(kind, kind), rows))
+    groups: dict[str, list[HeatRow]] = {}
+    for name, corruption in test.corruptions.items():
+        heading = KINDS.get(corruption.kind, corruption.kind)
+        groups.setdefault(heading, []).append(_row(name, corruption, test, strips.get(name)))
     first = next(iter(strips.values()), None)
-    return StressView(
+    metric = in_sentence(metric_info(task, test.metric_name))
+    return RobustnessView(
         split=split,
-        metric=METRICS[metric_of(test)],
+        metric=metric,
         headline=headline(test),
-        alarm=_alarm(test),
-        notes=_notes(split, test),
-        severities=list(test["severities"]),
-        groups=groups,
+        alarm=_alarm(test, metric),
+        notes=_notes(split, test, metric),
+        severities=test.severities,
+        groups=list(groups.items()),
         plain=None if first is None else thumbnail(first[0]),
     )
 
 
-def metric_of(test: dict[str, Any]) -> str:
-    """What a stress test looked at, as its metrics call it."""
-    return str(test.get("metric", "balanced_accuracy"))  # older runs do not say
-
-
-def headline(test: dict[str, Any]) -> str:
-    """``Clean 98.5 %, disturbed mean 57.9 %, worst 19.8 % (brightness down)``."""
-    worst = test["worst"]
+def headline(test: Robustness) -> str:
+    """As ``clean 98.5 %, corrupted mean 57.9 %, worst 19.8 % (brightness down)``."""
+    worst = test.worst.value(test.metric_name)
     return (
-        f"clean {wording.percent(test['clean'], 1)}, disturbed mean {wording.percent(test['mean'], 1)}, "
-        f"worst {wording.percent(worst[metric_of(test)], 1)} ({_words(worst['name'])})"
+        f"clean {wording.percent(test.value('clean'), 1)}, corrupted mean {wording.percent(test.value('mean'), 1)}, "
+        f"worst {wording.percent(worst, 1)} ({_in_words(test.worst.name)})"
     )
 
 
-def _alarm(test: dict[str, Any]) -> str:
-    if test["drop"] < ALARMING:
+def _alarm(test: Robustness, metric: str) -> str:
+    drop = test.value("drop")
+    if drop is None or drop < ALARMING:
         return ""
-    metric = metric_of(test)
-    other = "camera or light" if metric == "miou" else "microscope, lamp or stain"
     return (
-        f"On images that are blurred, discolored or partly covered, this model loses {100 * test['drop']:.1f} points of "
-        f"{METRICS[metric]} on average. Another {other} may do the same. What helps: corruption-mix among "
-        "the recipe's augmentations, as in blood96/robust."
+        f"On images that are blurred, discolored or partly covered, this model loses {100 * drop:.1f} points of "
+        f"{metric} on average. Another camera, lighting or stain may have the same effect. What helps: the augmentation "
+        "corruption-mix in the recipe, as in blood96/robust."
     )
 
 
-def _notes(split: str, test: dict[str, Any]) -> list[str]:
-    used = wording.plural(test["n"], f"{split} image")
-    chosen = "" if test["n"] == test["of"] else f", drawn from {test['of']:,} in the classes' proportions"
-    tta = "without test-time augmentation" if test["tta"] == "none" else f"with test-time augmentation {test['tta']}"
-    named = sum(row["medmnist_c"] for row in test["corruptions"].values())
-    drop = f"{100 * test['drop']:.1f} points ({wording.span(test['drop_ci95'])})"
+def _notes(split: str, test: Robustness, metric: str) -> list[str]:
+    images = wording.plural(test.n, f"{split} image")
+    drawn = "" if test.n == test.of else f", drawn from {test.of:,} in proportion to the classes"
+    tta = "without test-time augmentation" if test.tta == "none" else f"with test-time augmentation {test.tta}"
+    named = sum(corruption.medmnist_c for corruption in test.corruptions.values())
+    drop = f"{_points(test.value('drop'))} ({wording.span(test.metric('drop').ci95)})"
     notes = [
-        f"Cells are {METRICS[metric_of(test)]} in % of {used}{chosen}, {tta}; the redder, the more is lost of the clean "
-        f"{wording.percent_with_interval(test['clean'], test['clean_ci95'])}.",
-        f"The disturbed mean, {wording.percent_with_interval(test['mean'], test['mean_ci95'])}, is over the five severities of "
-        f"the {named} corruptions marked •, which MedMNIST-C names for blood cells; the levels are Petriscope's own. It lies "
-        f"{drop} below clean: {wording.percent(test['relative_drop'], 1)} of it is lost.",
+        f"Cells show {metric} in % on {images}{drawn}, {tta}. The redder a cell, the larger the loss relative to the clean "
+        f"{metric} of {_written(test.metric('clean'))}.",
+        f"The corrupted mean, {_written(test.metric('mean'))}, is over five severities of the {named} corruptions marked •, "
+        "which MedMNIST-C names for blood cells. Their levels are Petriscope's own. It is "
+        f"{drop} below the clean metric: {wording.percent(test.value('relative_drop'), 1)} of the metric is lost.",
     ]
-    if test.get("scenes") is not None:
-        scenes = wording.plural(test["scenes"], "scene")
+    if test.scenes is not None:
         notes.append(
-            "Masks move where their images are moved; what comes in from outside is not judged. "
-            f"Intervals are over {scenes}."
+            "Where a corruption moves the image, the mask moves with it. What enters from outside is not scored. "
+            f"Intervals are over {wording.plural(test.scenes, 'scene')}."
         )
-    seen, unseen = test.get("seen"), test.get("unseen")
-    if seen is not None and unseen is not None:
+    seen, unseen = test.metric("seen"), test.metric("unseen")
+    if seen.value is None:
+        notes.append("The recipe trains against none of these corruptions.")
+    elif unseen.value is not None:
         notes.append(
-            f"Over corruptions trained against, the mean is {wording.percent_with_interval(seen, test['seen_ci95'])}; "
-            f"over those the training never showed, {wording.percent_with_interval(unseen, test['unseen_ci95'])}. "
-            "The second is the better guess for a disturbance nobody thought of."
+            f"Over corruptions that the recipe trains against, the mean is {_written(seen)}. Over those that training "
+            f"never showed, it is {_written(unseen)}, which is the better estimate for an unexpected disturbance."
         )
-    elif seen is None:
-        notes.append("The recipe trains against none of them.")
-    if promises := test.get("promises"):
-        notes.append(_promises(promises))
+    if test.guarantees is not None:
+        notes.append(_guarantees(test.guarantees))
     return notes
 
 
-def _promises(promises: dict[str, Any]) -> str:
-    """What val's promises come to when images are not like val's."""
-    clean, disturbed = promises["clean"], promises["disturbed"]
-
-    def share(found: dict[str, Any], name: str) -> str:
-        return wording.percent_with_interval(found[name], found[f"{name}_ci95"])
-
+def _guarantees(found: GuaranteesUnderShift) -> str:
+    """What becomes of guarantees made on val when images are corrupted."""
+    clean, disturbed = found.clean, found.disturbed
     return (
-        f"Asked for at most {100 * promises['max_error']:g} % errors, the model answers "
-        f"{wording.percent(clean['answered'], 1)} of these images undisturbed, {share(clean, 'wrong')} of them wrongly, and "
-        f"{wording.percent(disturbed['answered'], 1)} under the corruptions marked •, {share(disturbed, 'wrong')} of them "
-        f"wrongly. Sets that promise the true class {100 * promises['level']:g} % of the time hold it {share(clean, 'held')} "
-        f"and {share(disturbed, 'held')} of the time. Val's promises are about images like val's."
+        f"With at most {100 * found.max_error:g} % errors requested, the model answers "
+        f"{wording.percent(clean.value('answered'), 1)} of the clean images, {_written(clean.metric('wrong'))} of these "
+        f"incorrectly, and {wording.percent(disturbed.value('answered'), 1)} under the corruptions marked •, "
+        f"{_written(disturbed.metric('wrong'))} of these incorrectly. Prediction sets with a guaranteed coverage of "
+        f"{100 * found.level:g} % contain the true class for {_written(clean.metric('held'))} of the clean images and for "
+        f"{_written(disturbed.metric('held'))} of the corrupted ones. The guarantees hold only for images like those of val."
     )
 
 
-def _row(name: str, row: dict[str, Any], test: dict[str, Any], strip: np.ndarray | None) -> HeatRow:
-    metric, clean = metric_of(test), test["clean"]
+def _written(metric: Metric) -> str:
+    return wording.percent_with_interval(metric.value, metric.ci95)
+
+
+def _points(value: float | None) -> str:
+    return wording.NONE if value is None else f"{100 * value:.1f} points"
+
+
+def _row(name: str, corruption: CorruptionResult, test: Robustness, strip: np.ndarray | None) -> HeatRow:
+    clean = test.value("clean")
     cells = [
-        _cell(value, row[f"{metric}_ci95"][k], clean, f"{row['unit']} {row['levels'][k]:g}")
-        for k, value in enumerate(row[metric])
+        _cell(metric, clean, f"{corruption.unit} {level:g}")
+        for metric, level in zip(corruption.series[test.metric_name], corruption.levels, strict=True)
     ]
-    mark = "trained against" if row["seen"] else "held out" if row["held_out"] else "new to it"
-    images = [] if strip is None else [thumbnail(pixels) for pixels in strip[1:]]
-    return HeatRow(_words(name), mark, row["medmnist_c"], cells, _cell(row["mean"], row["mean_ci95"], clean), images)
+    return HeatRow(
+        name=_in_words(name),
+        mark="trained against" if corruption.seen else "held out" if corruption.held_out else "not in training",
+        starred=corruption.medmnist_c,
+        cells=cells,
+        mean=_cell(corruption.metric("mean"), clean, "mean"),
+        images=[] if strip is None else [thumbnail(pixels) for pixels in strip[1:]],
+    )
 
 
-def _cell(value: float | None, ci95: list[float | None], clean: float, level: str = "mean") -> HeatCell:
-    tip = f"{level}: {wording.percent_with_interval(value, ci95)}"
-    if value is None:
+def _cell(metric: Metric, clean: float | None, level: str) -> HeatCell:
+    tip = f"{level}: {_written(metric)}"
+    if metric.value is None:
         return HeatCell(wording.NONE, tip, 0.0)
-    lost = min(max(1 - value / clean, 0.0), 1.0) if clean > 0 else 0.0
-    return HeatCell(f"{100 * value:.1f}", tip, round(lost, 3))
+    lost = min(max(1 - metric.value / clean, 0.0), 1.0) if clean else 0.0
+    return HeatCell(f"{100 * metric.value:.1f}", tip, round(lost, 3))
 
 
-def _words(name: str) -> str:
+def _in_words(name: str) -> str:
     return {"jpeg": "JPEG"}.get(name, name.replace("-", " "))

@@ -1,180 +1,214 @@
-"""What the page of a run says where targets are masks: metrics by pixel, and images with truth, prediction and error."""
+"""The sections on the predictions of a segmenter: metrics per class, confusion of pixels, and example images.
+
+`petriscope.report.page.TaskPage` says what each function is for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from petriscope.core.drawing import class_colors, paint
+from petriscope.core.drawing import overlay, paint
 from petriscope.core.masks import IGNORE
+from petriscope.core.results import ClassMetrics, Evaluation, Explanations
+from petriscope.explain.shown import Shown
 from petriscope.report import wording
-from petriscope.report.charts import Thumbnail, interval_mark, thumbnail
+from petriscope.report.charts import Thumbnail, class_legend, interval_mark, thumbnail
+from petriscope.report.explanations import Card, CardGroup, Maps, make_card, method_name
+from petriscope.report.headline import Headline
+from petriscope.tasks import Task
 
-# key, name, what it means
-METRICS = (
-    (
-        "miou",
-        "Mean IoU",
-        "of each class: pixels found, of those that are the class or were taken for it; mean over classes",
-    ),
-    ("miou_with_background", "Mean IoU with background", "the same with the background counted as a class"),
-    ("pixel_accuracy", "Pixel accuracy", "share of labeled pixels given their true class"),
-    (
-        "boundary_f1",
-        "Boundary F1",
-        "of the classes' outlines, found within a pixel or so, and true where they are drawn",
-    ),
+if TYPE_CHECKING:
+    import pandas as pd
+    from markupsafe import Markup
+
+TEMPLATE = "_segmentation.html"
+SECTIONS = (("classes", "Classes"), ("confusion", "Confusion"), ("examples", "Images"))
+ABOUT_METRICS = (
+    "With 95 % intervals from the bootstrap over scenes (groups of images), because pixels of an image and images of a "
+    "scene are not independent. Unlabeled pixels are not counted."
 )
+PAIRED_TEST = "paired test over scenes"
+
 RIGHT, WRONG = (214, 218, 221), (190, 62, 38)
 
 
 @dataclass(frozen=True)
-class Example:
-    """One image: as it is, its truth, what was predicted, where that is wrong, and how sure the model was."""
+class Cell:
+    """A cell of the confusion matrix: a share of the true class, and the opacity to draw it with, 0 to 1."""
 
-    panels: tuple[tuple[str, Thumbnail], ...]
+    share: str
+    shade: float
+    hit: bool
+
+
+@dataclass(frozen=True)
+class MatrixRow:
+    """The pixels of one true class by predicted class."""
+
+    name: str
+    cells: list[Cell]
+    total: str
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """Metrics of one class; ``mark``: its IoU drawn on a scale."""
+
+    name: str
+    pixels: str
+    iou: str
+    mark: Markup | str
+    precision: str
+    recall: str
+    f1: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image in several panels, each with a title, and its rank by the metric: best, median or worst."""
+
+    panels: list[tuple[str, Thumbnail]]
     id: str
     metric: str
     rank: str
 
 
 @dataclass(frozen=True)
-class SegmentView:
-    """What the page says of a split whose targets are masks."""
+class SegmentationView:
+    """The predictions on one split.
+
+    Args:
+        classes: their names; ``legend``: names and colors.
+    """
 
     name: str
-    metrics: dict[str, Any]
+    n: int
     classes: list[str]
-    legend: list[tuple[str, str]]  # name, color
-    per_class: list[dict[str, Any]]
-    confusion: list[tuple[str, list[tuple[str, float, bool]], str]]  # true class: share, shade, hit; its pixels
+    legend: list[tuple[str, str]]
+    per_class: list[ClassRow]
+    matrix: list[MatrixRow]
     examples: list[Example]
 
-    @property
-    def n(self) -> int:
-        return int(self.metrics["n"])
 
-
-def segment_view(name: str, metrics: dict[str, Any], gallery: dict[str, np.ndarray]) -> SegmentView:
-    """The view of one split, from its metrics and what the run folder keeps of its images."""
-    per_class = metrics.get("per_class") or {}
-    classes = list(per_class)
-    return SegmentView(
-        name=name,
-        metrics=metrics,
+def view(
+    task: Task,
+    split: str,
+    evaluation: Evaluation,
+    folder: str,
+    rows: pd.DataFrame,
+    gallery: Mapping[str, np.ndarray],
+) -> SegmentationView:
+    classes = list(evaluation.per_class)
+    return SegmentationView(
+        name=split,
+        n=evaluation.n,
         classes=classes,
-        legend=legend(classes),
-        per_class=_class_rows(per_class),
-        confusion=_confusion(np.array(metrics.get("confusion") or np.zeros((0, 0)), dtype=np.int64), classes),
-        examples=_examples(name, len(classes), gallery),
+        legend=class_legend(classes),
+        per_class=[_class_row(name, one) for name, one in evaluation.per_class.items()],
+        matrix=_matrix(evaluation, classes),
+        examples=_examples(split, len(classes), gallery),
     )
 
 
-def metric_rows(views: list[SegmentView]) -> list[tuple[str, str, list[tuple[str, str]]]]:
-    """Name, meaning, and for each split the metric and its interval; metrics that no split has are left out."""
-    rows = []
-    for key, name, meaning in METRICS:
-        if all(view.metrics.get(key) is None for view in views):
-            continue
-        texts = [
-            wording.percent_with_interval(view.metrics.get(key), view.metrics.get(f"{key}_ci95")) for view in views
-        ]
-        parts = [text.partition(" (") for text in texts]
-        rows.append((name, meaning, [(metric, f"({rest}" if rest else "") for metric, _, rest in parts]))
-    return rows
+def headline(task: Task, split: str, evaluation: Evaluation) -> Headline:
+    miou = evaluation.metric("miou")
+    interval = wording.span(miou.ci95)
+    tail = f" (95 % interval {interval})" if interval else ""
+    there = {name: one for name, one in evaluation.per_class.items() if one.pixels}
+    classes = wording.plural(len(there), "class", "classes")
+    rest = f"mean IoU over {classes} on {wording.plural(evaluation.n, f'{split} image')}{tail}."
+    if len(there) > 1:
+        worst = min(there, key=lambda name: there[name].value("iou") or 0.0)
+        iou = there[worst].metric("iou")
+        rest += f" Lowest IoU: {worst}, {wording.percent_with_interval(iou.value, iou.ci95)}."
+    return Headline(wording.percent(miou.value), rest)
 
 
-def headline(view: SegmentView) -> dict[str, str]:
-    """The metric on top of the page, and the sentence beside it."""
-    span = wording.span(view.metrics.get("miou_ci95"))
-    tail = f" (95 % interval {span})" if span else ""
-    there = [row for row in view.per_class if row["pixels_value"]]
-    worst = min(there, key=lambda row: row["iou_value"], default=None)
-    classes, images = wording.plural(len(there), "class", "classes"), wording.plural(view.n, f"{view.name} image")
-    rest = f"mean IoU over {classes} on {images}{tail}."
-    if worst is not None and len(there) > 1:
-        rest += f" The class found worst is {worst['name']}: IoU {worst['iou']}."
-    return {"big": wording.percent(view.metrics.get("miou")), "rest": rest}
+def overlays(gallery: Mapping[str, np.ndarray], classes: int) -> Sequence[Sequence[np.ndarray]]:
+    images, masks = gallery.get("augmented"), gallery.get("augmented_masks")
+    if images is None or masks is None:
+        return ()
+    return [[overlay(*pair, classes) for pair in zip(*strip, strict=True)] for strip in zip(images, masks, strict=True)]
 
 
-def legend(classes: Sequence[str]) -> list[tuple[str, str]]:
-    """Names and colors of the classes."""
-    colors = class_colors(len(classes))
-    return [(name, "#{:02x}{:02x}{:02x}".format(*color)) for name, color in zip(classes, colors.tolist(), strict=True)]
+def maps(split: str, found: Explanations, rows: pd.DataFrame, gallery: Mapping[str, np.ndarray]) -> Maps:
+    images, heats, masks = (gallery.get(f"explained_{split}{part}") for part in ("", "_maps", "_masks"))
+    if images is None or heats is None or masks is None:
+        return Maps()
+    by_class: dict[str, list[Card]] = {}
+    facts = zip(images, heats, masks, found.ids, found.of, found.confidence, found.share, strict=True)
+    for pixels, heat, mask, key, name, confidence, share in facts:
+        shown = Shown(pixels, heat / 255, key, "", confidence, name, mask, share)
+        by_class.setdefault(name, []).append(make_card(shown, found.classes))
+    about = (
+        "For each class, the images with the largest share of it: the image, the predicted mask, and a map by "
+        f"{method_name(found.method or '')} of what makes the pixels within the outline belong to the class. Share: the "
+        "share of the image predicted as the class. Confidence: the mean probability of the class over these pixels."
+    )
+    groups = [CardGroup(name, cards) for name, cards in by_class.items()]
+    return Maps(groups, about, class_legend(found.classes))
 
 
-def _class_rows(per_class: dict[str, Any]) -> list[dict[str, Any]]:
-    rows = []
-    for name, row in per_class.items():
-        there = bool(row.get("pixels"))
-        rows.append(
-            {
-                "name": name,
-                "pixels": wording.count(row.get("pixels") or 0),
-                "pixels_value": int(row.get("pixels") or 0),
-                "iou_value": row.get("iou") or 0.0,
-                "iou": wording.percent_with_interval(row.get("iou"), row.get("iou_ci95")) if there else wording.NONE,
-                "mark": interval_mark(row.get("iou"), row.get("iou_ci95"), 0.0) if there else "",
-                **{
-                    key: wording.percent(row.get(key)) if there else wording.NONE
-                    for key in ("precision", "recall", "f1")
-                },
-            }
-        )
-    return rows
+def _class_row(name: str, one: ClassMetrics) -> ClassRow:
+    if not one.pixels:
+        return ClassRow(name, "0", wording.NONE, "", wording.NONE, wording.NONE, wording.NONE)
+    iou = one.metric("iou")
+    return ClassRow(
+        name=name,
+        pixels=wording.count(one.pixels),
+        iou=wording.percent_with_interval(iou.value, iou.ci95),
+        mark=interval_mark(iou.value, iou.ci95, 0.0),
+        precision=wording.percent(one.value("precision")),
+        recall=wording.percent(one.value("recall")),
+        f1=wording.percent(one.value("f1")),
+    )
 
 
-def _confusion(confusion: np.ndarray, classes: list[str]) -> list[tuple[str, list[tuple[str, float, bool]], str]]:
+def _matrix(evaluation: Evaluation, classes: Sequence[str]) -> list[MatrixRow]:
+    confusion = np.array(evaluation.confusion or np.zeros((0, 0)), dtype=np.int64)
     if confusion.shape != (len(classes),) * 2:
         return []
     out = []
-    for i, name in enumerate(classes):
-        total = int(confusion[i].sum())
-        shares = confusion[i] / max(total, 1)
+    for i, counts in enumerate(confusion):
+        total = int(counts.sum())
+        shares = (counts / max(total, 1)).tolist()
         cells = [
-            (wording.percent(share, 1) if number else "0", round(share if i == j else share**0.5, 3), i == j)
-            for j, (share, number) in enumerate(zip(shares.tolist(), confusion[i].tolist(), strict=True))
+            # Errors are rare; the square root of their share makes them visible.
+            Cell(wording.percent(share, 1) if share else "0", round(share if i == j else share**0.5, 3), i == j)
+            for j, share in enumerate(shares)
         ]
-        out.append((name, cells, wording.count(total)))
+        out.append(MatrixRow(classes[i], cells, wording.count(total)))
     return out
 
 
-def _examples(name: str, classes: int, gallery: dict[str, np.ndarray]) -> list[Example]:
+def _examples(split: str, classes: int, gallery: Mapping[str, np.ndarray]) -> list[Example]:
     keys = ("images", "truth", "predicted", "confidence", "ids", "miou", "rank")
-    arrays = {key: gallery.get(f"segments_{name}_{key}") for key in keys}
-    images, truth, predicted = arrays["images"], arrays["truth"], arrays["predicted"]
+    arrays = {key: gallery.get(f"segments_{split}_{key}") for key in keys}
+    images, truth, predicted, confidence = (arrays[key] for key in keys[:4])
     if images is None or truth is None or predicted is None:
         return []
     out = []
-    for i in range(len(images)):
+    for i, image in enumerate(images):
         panels = [
-            ("image", thumbnail(images[i])),
+            ("image", thumbnail(image)),
             ("truth", thumbnail(paint(truth[i], classes))),
             ("predicted", thumbnail(paint(predicted[i], classes))),
             ("errors", thumbnail(_errors(truth[i], predicted[i]))),
         ]
-        if arrays["confidence"] is not None:
-            panels.append(("confidence", thumbnail(arrays["confidence"][i][..., None])))
-        out.append(
-            Example(tuple(panels), _word(arrays["ids"], i), _percent(arrays["miou"], i), _word(arrays["rank"], i))
-        )
+        if confidence is not None:
+            panels.append(("confidence", thumbnail(confidence[i][..., None])))
+        ids, miou, rank = ("" if values is None else values[i] for values in (arrays[key] for key in keys[4:]))
+        out.append(Example(panels, str(ids), wording.percent(float(miou), 1) if miou != "" else "", str(rank)))
     return out
 
 
 def _errors(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Where the prediction is right (light), wrong (red), or cannot be judged (black), uint8 [H, W, 3]."""
+    """Correct pixels in light gray, wrong ones in red, unlabeled ones in black, uint8 [H, W, 3]."""
     out = np.zeros((*truth.shape, 3), dtype=np.uint8)
     out[truth == predicted] = RIGHT
     out[(truth != predicted) & (truth != IGNORE)] = WRONG
     return out
-
-
-def _word(values: np.ndarray | None, i: int) -> str:
-    return "" if values is None else str(values[i])
-
-
-def _percent(values: np.ndarray | None, i: int) -> str:
-    return "" if values is None else wording.percent(float(values[i]), 1)

@@ -1,51 +1,54 @@
-"""What was trained and how, how it went, and what it cost."""
+"""What was trained and how, the course of training, and its cost."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+
+from markupsafe import Markup
 
 from petriscope.augment import AUGMENTATIONS
 from petriscope.augment.base import Mixing
 from petriscope.core.progress import duration
 from petriscope.core.recipe import Part, Recipe
+from petriscope.core.results import Cost, Environment, Epoch, Results, TrainingSummary
 from petriscope.report import wording
 from petriscope.report.charts import Series, line_chart
 from petriscope.report.gallery import has_decoder, trains_decoder
+from petriscope.report.metrics import in_sentence, metric_info
+from petriscope.tasks import MetricInfo, Task
 
-EPOCH_COLUMNS: tuple[tuple[str, tuple[str, ...], Callable[[Any], str]], ...] = (
-    ("train loss", ("train", "loss"), wording.decimal),
-    ("train accuracy", ("train", "accuracy"), wording.percent),
-    ("val loss", ("val", "loss"), wording.decimal),
-    ("val accuracy", ("val", "accuracy"), wording.percent),
-    ("val balanced", ("val", "balanced_accuracy"), wording.percent),
-    ("val macro F1", ("val", "macro_f1"), wording.percent),
-    ("val mean IoU", ("val", "miou"), wording.percent),
-    ("learning rate", ("lr",), lambda value: f"{value:.3g}" if wording.known(value) else wording.NONE),
-    ("seconds", ("seconds",), lambda value: f"{value:.1f}" if wording.known(value) else wording.NONE),
-)
+OF_ENSEMBLES = ("Data", "Images", "Parameters", "Device", "Precision", "Started")  # the rest is on the members' pages
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Titles and charts, and sentences on what they were measured on."""
+
+    charts: list[tuple[str, Markup]]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class EpochTable:
+    columns: list[str]
+    rows: list[list[str]]
 
 
 def facts(
-    recipe: Recipe,
-    environment: dict[str, Any],
-    training: dict[str, Any] | None,
-    cost: dict[str, Any] | None,
-    history: list[dict[str, Any]],
-    ensemble: dict[str, Any] | None,
+    recipe: Recipe, environment: Environment, results: Results, history: Sequence[Epoch]
 ) -> list[tuple[str, str]]:
-    data = environment.get("data") or {}
-    shape = data.get("shape")
-    parameters = (cost or {}).get("parameters") or environment.get("parameters")
-    settings, augment_val = recipe.training, recipe.evaluation.augment_val
-    plain = "the final metrics are of plain images"
+    """Terms and values that describe the data, the model and the training."""
+    shape, settings, augment_val = environment.data.shape, recipe.training, recipe.evaluation.augment_val
+    parameters = results.cost.parameters if results.cost is not None else environment.parameters
     options = {key: value for key, value in recipe.model.options.items() if key != "weights"}
-    each = settings.images_per_epoch
-    an_epoch = "" if each is None else f", {wording.plural(each, 'image')} an epoch"
+    per_epoch = settings.images_per_epoch
+    each_epoch = "" if per_epoch is None else f", {wording.plural(per_epoch, 'image')} per epoch"
+    on_val = f"{_parts(augment_val)}, during training; the final metrics are of plain images" if augment_val else ""
     facts = [
-        ("Data", str(data.get("source") or recipe.data.source or wording.NONE)),
+        ("Data", environment.data.source or recipe.data.source or wording.NONE),
         ("Images", f"{shape[0]} × {shape[1]} pixels, {'gray' if shape[2] == 1 else 'color'}" if shape else ""),
-        ("Normalization", wording.normalization(recipe.data.normalize, recipe.model, environment.get("normalize"))),
+        ("Normalization", wording.normalization(recipe.data.normalize, recipe.model, environment.normalize)),
         ("Model", wording.part(Part(name=recipe.model.name, **options))),
         ("Parameters", wording.count(parameters) if parameters else ""),
         ("Initial weights", wording.initial_weights(recipe.model)),
@@ -54,20 +57,19 @@ def facts(
         ("Distilled from", wording.distillation(recipe.distill)),
         ("Optimizer", f"{wording.part(recipe.optimizer)}, schedule {wording.part(recipe.schedule)}"),
         ("Averaging", wording.averaging(settings)),
-        ("Batches", wording.plural(settings.batch_size, "image") + an_epoch),
+        ("Batches", wording.plural(settings.batch_size, "image") + each_epoch),
         ("Sampler", "" if recipe.sampler == "none" else recipe.sampler),
-        ("Epochs", _epoch_words(recipe, training, history)),
+        ("Epochs", _epochs(recipe, results.training, history)),
         ("Progressive resizing", wording.progressive(settings)),
         ("Augmentation", _parts(recipe.augment) or "none"),
-        ("Val augmented", f"{_parts(augment_val)}, while training; {plain}" if augment_val else ""),
-        ("Device", str(environment.get("device") or "")),
-        ("Precision", str(environment.get("precision") or recipe.training.precision)),
+        ("Val augmented", on_val),
+        ("Device", environment.device),
+        ("Precision", environment.precision or settings.precision),
         ("Seed", str(recipe.seed)),
-        ("Started", wording.date(environment.get("started"))),
+        ("Started", wording.date(environment.started)),
     ]
-    if ensemble is not None:  # the members' own pages say how they were trained
-        shared = ("Data", "Images", "Parameters", "Device", "Precision", "Started")
-        facts = [("Model", recipe.about), *(fact for fact in facts if fact[0] in shared)]
+    if results.ensemble is not None:
+        facts = [("Model", recipe.about), *(fact for fact in facts if fact[0] in OF_ENSEMBLES)]
     return [(name, value) for name, value in facts if value]
 
 
@@ -75,68 +77,79 @@ def _parts(parts: Sequence[Part]) -> str:
     return ", ".join(map(wording.part, parts))
 
 
-def _epoch_words(recipe: Recipe, training: dict[str, Any] | None, history: list[dict[str, Any]]) -> str:
+def _epochs(recipe: Recipe, training: TrainingSummary | None, history: Sequence[Epoch]) -> str:
     planned = recipe.training.epochs
     if training is None:
         return f"{len(history)} of {planned} done"
-    done = int(training.get("epochs") or len(history))
-    words = f"{done}" + ("" if done >= planned else f" of {planned} (stopped early)")
-    if training.get("kept") == "best":
-        monitor = str(training.get("monitor")).replace("_", " ")
-        return f"{words}; kept: epoch {training.get('best_epoch')}, best by val {monitor}"
+    done = training.epochs or len(history)
+    words = str(done) if done >= planned else f"{done} of {planned} (stopped early)"
+    if training.kept == "best":
+        monitor = str(training.monitor).replace("_", " ")
+        return f"{words}; kept: epoch {training.best_epoch}, the best by val {monitor}"
     return f"{words}; kept: the last"
 
 
-def curves(history: list[dict[str, Any]], training: dict[str, Any] | None, recipe: Recipe) -> dict[str, Any]:
+def curves(task: Task, history: Sequence[Epoch], training: TrainingSummary | None, recipe: Recipe) -> Curves:
+    """Charts of the loss, of each metric that the task monitors, and of the learning rate."""
     kept = None
     if training is not None and history:
-        kept = training.get("best_epoch") if training.get("kept") == "best" else history[-1]["epoch"]
+        kept = training.best_epoch if training.kept == "best" else history[-1].epoch
 
-    def points(*path: str) -> tuple[tuple[float, float], ...]:
-        found = ((line["epoch"], _dig(line, path)) for line in history)
-        return tuple((float(epoch), float(value)) for epoch, value in found if wording.known(value))
+    def on_train(key: str) -> Series:
+        return _series("train", "a", history, lambda epoch: epoch.train.get(key))
 
-    train_val = [("train", "a"), ("val", "b")]
-    loss = [Series(name, style, points(name, "loss")) for name, style in train_val]
-    accuracy = [Series(name, style, points(name, "accuracy")) for name, style in train_val]
-    overlap = [Series("val", "b", points("val", "miou"))]
-    rates = [Series("rate", "b", points("lr"))]
-    charts = [
-        ("Loss", line_chart("Loss", loss, lambda v: f"{v:.3g}", kept)),
-        ("Accuracy", line_chart("Accuracy", accuracy, _share, kept, share=True)),
-        ("Mean IoU", line_chart("Mean IoU", overlap, _share, kept, share=True)),
-        ("Learning rate, at the end of each epoch", line_chart("Learning rate", rates, lambda v: f"{v:.2g}", kept)),
-    ]
-    return {"charts": [(title, chart) for title, chart in charts if chart], "notes": _curve_notes(history, recipe)}
+    def on_val(key: str) -> Series:
+        return _series("val", "b", history, lambda epoch: (epoch.val or {}).get(key))
+
+    charts = [("Loss", line_chart("Loss", [on_train("loss"), on_val("loss")], _three_digits, kept))]
+    for info in _monitored(task):
+        series, write = [on_train(info.key), on_val(info.key)], _share if info.percent else _three_digits
+        charts.append((info.name, line_chart(info.name, series, write, kept, share=info.percent)))
+    rate = _series("rate", "b", history, lambda epoch: epoch.lr)
+    title = "Learning rate, at the end of each epoch"
+    charts.append((title, line_chart("Learning rate", [rate], lambda value: f"{value:.2g}", kept)))
+    return Curves([(title, chart) for title, chart in charts if chart], _curve_notes(task, history, recipe))
 
 
-def _curve_notes(history: list[dict[str, Any]], recipe: Recipe) -> list[str]:
-    """What each curve was measured on."""
+def _monitored(task: Task) -> list[MetricInfo]:
+    """The metrics that the task monitors, besides the loss."""
+    return [metric_info(task, key) for key in task.monitors if key != "loss"]
+
+
+def _series(name: str, style: str, history: Sequence[Epoch], value: Callable[[Epoch], float | None]) -> Series:
+    found = ((epoch.epoch, value(epoch)) for epoch in history)
+    return Series(name, style, tuple((float(at), float(y)) for at, y in found if y is not None and wording.known(y)))
+
+
+def _curve_notes(task: Task, history: Sequence[Epoch], recipe: Recipe) -> list[str]:
+    """Which images and which loss each curve was measured with."""
     if not history:
         return []
     mixed = any(_mixes(part) for part in recipe.augment)
-    images = "augmented and mixed" if mixed else "augmented" if recipe.augment else "the training"
-    loss = f"the recipe's loss, {wording.part(recipe.loss)}"
-    more = ["the teachers'"] if recipe.distill else []
-    more += ["that of the reconstructions"] if has_decoder(recipe) and trains_decoder(recipe) else []
-    loss += f", and {' and '.join(more)}" if more else ""
-    train = f"Train loss and accuracy are measured during the epoch, on {images} images, with {loss}."
-    if mixed and not any("miou" in (line.get("val") or {}) for line in history):  # a pixel of a mask has one class
+    images = "augmented and mixed images" if mixed else "augmented images" if recipe.augment else "the training images"
+    loss = f"the loss of the recipe, {wording.part(recipe.loss)}"
+    more = ["the distillation loss"] if recipe.distill else []
+    more += ["the reconstruction loss"] if has_decoder(recipe) and trains_decoder(recipe) else []
+    loss += f", plus {' and '.join(more)}" if more else ""
+    train = f"Train loss and accuracy are measured during the epoch on {images}, with {loss}."
+    if mixed and not task.dense:  # each pixel of a mixed mask still has one class
         train += (
-            " A mixed image counts as right if it is given the class it holds most of, so train accuracy is lower "
-            "than on plain images."
+            " A mixed image counts as correct if the prediction is the class that it contains most of, so train "
+            "accuracy is lower than on plain images."
         )
     notes = [train]
     if smaller := wording.progressive(recipe.training):
-        notes.append(f"Trained {smaller}; val is always of whole ones, so its metrics rise where the size does.")
-    if any(line.get("val") for line in history):
+        notes.append(
+            f"Training used {smaller}. Val always uses full-size images, so its metrics rise where the size changes."
+        )
+    if any(epoch.val for epoch in history):
         settings, parts = recipe.training, recipe.evaluation.augment_val
         averaged = "" if settings.ema is None and settings.swa is None else ", with averaged weights"
         on = f"val images augmented by {_parts(parts)}, the same in every epoch" if parts else "plain images"
-        better = "it can lie on the better side of train"
-        final = "the final metrics on val are of plain images"
+        better = "Val can be better than train"
+        final = "The final metrics on val are of plain images"
         notes.append(
-            f"Val is measured after the epoch, on {on}{averaged}, its loss as negative log-likelihood; "
+            f"Val is measured after the epoch on {on}{averaged}; its loss is the negative log-likelihood. "
             f"{final if parts else better}."
         )
     return notes
@@ -154,40 +167,54 @@ def _share(value: float) -> str:
     return (text[:-2] if text.endswith(".0") else text) + " %"
 
 
-def epochs(history: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    """The history as the columns and rows of a table; metrics that no epoch has are left out."""
-    columns = [
-        (name, path, write)
-        for name, path, write in EPOCH_COLUMNS
-        if not history or any(_dig(line, path) is not None for line in history)
-    ]
-    rows = [[str(line["epoch"]), *(write(_dig(line, path)) for _, path, write in columns)] for line in history]
-    return {"columns": ["epoch", *(name for name, _, _ in columns)], "rows": rows}
+def _three_digits(value: float) -> str:
+    return f"{value:.3g}"
 
 
-def _dig(line: dict[str, Any], path: Sequence[str]) -> Any:
-    value: Any = line
-    for key in path:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
+def epoch_table(task: Task, history: Sequence[Epoch]) -> EpochTable:
+    """One row per epoch; metrics that no epoch has are left out."""
+    infos = [metric_info(task, "loss"), *_monitored(task)]
+    columns: list[tuple[str, list[str]]] = []
+
+    def add(name: str, values: Sequence[float | None], write: Callable[[float | None], str]) -> None:
+        if any(value is not None for value in values):
+            columns.append((name, list(map(write, values))))
+
+    add("epoch", [epoch.epoch for epoch in history], wording.count)
+    for info in infos:
+        add(f"train {in_sentence(info)}", [epoch.train.get(info.key) for epoch in history], _writer(info))
+    for info in infos:
+        add(f"val {in_sentence(info)}", [(epoch.val or {}).get(info.key) for epoch in history], _writer(info))
+    add("learning rate", [epoch.lr for epoch in history], lambda value: _digits(value, ".3g"))
+    add("seconds", [epoch.seconds for epoch in history], lambda value: _digits(value, ".1f"))
+    rows = [[cells[k] for _, cells in columns] for k in range(len(history))]
+    return EpochTable([name for name, _ in columns], rows)
 
 
-def cost(cost: dict[str, Any] | None, training: dict[str, Any] | None) -> list[tuple[str, str]]:
-    cost, training = cost or {}, training or {}
+def _writer(info: MetricInfo) -> Callable[[float | None], str]:
+    return wording.percent if info.percent else wording.decimal
+
+
+def _digits(value: float | None, form: str) -> str:
+    return format(value, form) if wording.known(value) else wording.NONE
+
+
+def cost(cost: Cost | None, training: TrainingSummary | None) -> list[tuple[str, str]]:
+    """Terms and values: size of the model, time and rates."""
     out = []
-    if wording.known(cost.get("parameters")):
-        out.append(("Parameters", wording.count(cost["parameters"])))
-    if wording.known(cost.get("multiply_adds")):
-        out.append(("Multiply-adds for an image", wording.short(cost["multiply_adds"])))
-    if wording.known(cost.get("bytes_fp32")):
-        out.append(("Weights in fp32", f"{cost['bytes_fp32'] / 1e6:,.1f} MB"))
-    if wording.known(training.get("seconds")):
-        out.append(("Training time", duration(training["seconds"])))
-    if wording.known(training.get("seconds_per_epoch")):
-        out.append(("Time for an epoch", duration(training["seconds_per_epoch"])))
-    if wording.known(training.get("images_per_second")):
-        out.append(("Training rate", f"{wording.rate(training['images_per_second'])} images/s"))
-    if wording.known(cost.get("inference_images_per_second")):
-        inference = wording.rate(cost["inference_images_per_second"])
-        out.append(("Inference rate, without test-time augmentation", f"{inference} images/s"))
+    if cost is not None:
+        out += [
+            ("Parameters", wording.count(cost.parameters)),
+            ("Multiply-adds per image", wording.short(cost.multiply_adds)),
+            ("Weights in fp32", f"{cost.bytes_fp32 / 1e6:,.1f} MB"),
+        ]
+    if training is not None and training.seconds is not None:
+        out.append(("Training time", duration(training.seconds)))
+    if training is not None and training.seconds_per_epoch is not None:
+        out.append(("Time per epoch", duration(training.seconds_per_epoch)))
+    if training is not None and training.images_per_second is not None:
+        out.append(("Training rate", f"{wording.rate(training.images_per_second)} images/s"))
+    if cost is not None:
+        rate = wording.rate(cost.inference_images_per_second)
+        out.append(("Inference rate, without test-time augmentation", f"{rate} images/s"))
     return out

@@ -1,4 +1,4 @@
-"""How the report writes numbers and settings."""
+"""Numbers and settings as text."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from datetime import datetime
 from typing import Any
 
 from petriscope.core.recipe import DistillSection, FinetuneSection, Part, TrainingSection
+from petriscope.core.results import Normalization
 
 NONE = "–"
 
 
 def glue(text: str) -> str:
-    """Text for a paragraph, in which lines do not break between a number and its unit or within an interval."""
+    """Text in which lines do not break between a number and its unit, or within an interval."""
     return re.sub(r"(?<=\d) (?=%)|(?<=\d) (?=to \d)|(?<=\d to) (?=\d)", "\N{NO-BREAK SPACE}", str(text))
 
 
 def known(value: Any) -> bool:
-    """Whether there is a finite number."""
+    """Whether the value is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -54,7 +55,7 @@ def _with(value: str, interval: str) -> str:
 
 
 def count(value: float | None) -> str:
-    """A whole number with thousands set apart."""
+    """A whole number with thousands separators."""
     return f"{round(value):,}" if value is not None and known(value) else NONE
 
 
@@ -64,7 +65,7 @@ def plural(number: int, one: str, many: str | None = None) -> str:
 
 
 def short(value: float | None) -> str:
-    """A large number to three metrics, as ``11.2 million``."""
+    """A large number with three significant digits, as ``11.2 million``."""
     if value is None or not known(value):
         return NONE
     for size, word in ((1e9, "billion"), (1e6, "million")):
@@ -74,7 +75,7 @@ def short(value: float | None) -> str:
 
 
 def rate(value: float | None) -> str:
-    """A rate as people read it: three metrics, or a whole number from 1,000."""
+    """A rate with three significant digits; a whole number from 100."""
     if value is None or not known(value):
         return NONE
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
@@ -91,35 +92,39 @@ def date(text: str | None) -> str:
 
 
 def part(value: Part) -> str:
-    """A part of a recipe and its options: ``rotate (degrees 10, p 0.5)``."""
+    """A part of a recipe with its options, as ``rotate (degrees 10, p 0.5)``."""
     options = ", ".join(f"{key} {_option(option)}" for key, option in value.options.items())
     return f"{value.name} ({options})" if options else value.name
 
 
 def initial_weights(model: Part) -> str:
-    """Where a model's weights came from before it was trained."""
+    """Where the weights of a model came from before training."""
     weights = str(model.options.get("weights", "none"))
     if weights == "pretrained":
-        return "pretrained, as timm publishes them"
+        return "pretrained, as published by timm"
     return "random" if weights == "none" else weights
 
 
-def normalization(rule: str, model: Part, metrics: dict[str, Any] | None) -> str:
-    """What images were normalized by. ``metrics``: mean and std, one value per channel."""
+def normalization(rule: str, model: Part, statistics: Normalization | None) -> str:
+    """The statistics that images were normalized by.
+
+    Args:
+        rule: of the recipe: auto, train or imagenet.
+    """
     if rule == "imagenet":
-        whose = "ImageNet's"
+        source = "ImageNet statistics"
     elif rule == "train" or initial_weights(model) == "random":
-        whose = "the train images' own"
+        source = "statistics of the train images"
     else:
-        whose = "that of the initial weights"
-    if not metrics:
-        return whose
-    mean, std = (", ".join(f"{value:.3f}" for value in metrics[key]) for key in ("mean", "std"))
-    return f"{whose}: mean {mean}; std {std}"
+        source = "statistics of the initial weights"
+    if statistics is None:
+        return source
+    mean, std = (", ".join(f"{value:.3f}" for value in values) for values in (statistics.mean, statistics.std))
+    return f"{source}: mean {mean}; std {std}"
 
 
 def finetuning(section: FinetuneSection, epochs: int) -> str:
-    """What was trained from when on, and how fast; empty where all was, at one rate."""
+    """Which layers were trained from which epoch, and at which rates; empty if all were, at one rate."""
     if section == FinetuneSection():
         return ""
     parts = [section.train]
@@ -129,21 +134,21 @@ def finetuning(section: FinetuneSection, epochs: int) -> str:
             parts.append(f"from epoch {stage.epoch + 1}: {stage.train}{rate}")
     if section.unfreeze_every is not None:
         every = "epoch" if section.unfreeze_every == 1 else f"{section.unfreeze_every} epochs"
-        parts.append(f"one more block every {every}, from the head down")
+        parts.append(f"one more block every {every}, starting from the head")
     if section.lr_decay != 1:
-        parts.append(f"each block at {section.lr_decay:g} × the rate of the next")
+        parts.append(f"each block at {section.lr_decay:g} × the rate of the next block")
     return "; ".join(parts)
 
 
 def distillation(section: DistillSection | None) -> str:
-    """Whose answers were learned beside the labels; empty where nobody's."""
+    """The teachers whose predictions were learned besides the targets; empty without any."""
     if section is None:
         return ""
     return f"{', '.join(section.teachers)} (weight {section.weight:g}, temperature {section.temperature:g})"
 
 
 def averaging(settings: TrainingSection) -> str:
-    """Which mean of the weights over training is evaluated and kept; empty where none is."""
+    """Which average of the weights over training is evaluated and kept; empty if none is."""
     parts = [] if settings.ema is None else [f"running mean (EMA, decay {settings.ema:g})"]
     if settings.swa is not None:
         last = max(1, round(settings.swa * settings.epochs))
@@ -152,11 +157,11 @@ def averaging(settings: TrainingSection) -> str:
 
 
 def progressive(settings: TrainingSection) -> str:
-    """Which epochs saw smaller images; empty where none did."""
+    """Which epochs were trained on smaller images; empty if none were."""
     section = settings.progressive
     if section is None or not (epochs := section.epochs(settings.epochs)):
         return ""
-    return f"the first {plural(epochs, 'epoch')} on images of {section.size} pixels on the shorter side"
+    return f"the first {plural(epochs, 'epoch')} on images with {section.size} pixels on the shorter side"
 
 
 def _option(value: Any) -> str:

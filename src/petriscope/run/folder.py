@@ -177,7 +177,7 @@ class Run:
         """Write ``gallery/<name>.npz``, in place of one that was there; no arrays, no file."""
         if arrays:
             with atomic(self.folder / "gallery" / f"{name}.npz") as temporary, temporary.open("wb") as handle:
-                np.savez_compressed(handle, **arrays)
+                np.savez_compressed(handle, **arrays)  # type: ignore[arg-type]
 
     def clean(self) -> None:
         """Remove what an interrupted write left behind."""

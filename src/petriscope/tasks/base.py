@@ -66,11 +66,17 @@ class Task(ABC):
     dense: ClassVar[bool] = False  # targets have the height and width of their images, and models give logits per pixel
     counted: ClassVar[str] = "images"  # what classes are counted in
     monitors: ClassVar[tuple[str, ...]]  # metrics that training may watch; the first is the default
+    lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss"})  # of the monitors
     metrics: ClassVar[tuple[MetricInfo, ...]]  # of an evaluation, the one that counts most first
     compared: ClassVar[tuple[str, ...]] = ()  # metrics that runs can be compared by; the first is the default
     calibrates: ClassVar[bool] = False  # a temperature, thresholds and prediction sets can be fitted on val
     withstands: ClassVar[bool] = False  # the stress test knows how to judge it
     resampled: ClassVar[str] = ""  # what intervals and tests draw, where it is not the image: a sentence
+
+    def info(self, key: str) -> MetricInfo:
+        """How people read a metric."""
+        known = {each.key: each for each in self.metrics}
+        return known.get(key, MetricInfo(key, key.replace("_", " "), "", percent=False))
 
     # ------------------------------------------------------------------------------------------------- targets
 
@@ -90,6 +96,10 @@ class Task(ABC):
     def amounts(self, targets: np.ndarray, classes: int) -> np.ndarray:
         """How much each image has of each class, in `counted`, int64 [N, K]."""
 
+    def counts(self, targets: np.ndarray, classes: int) -> np.ndarray:
+        """The same over all images, int64 [K]."""
+        return self.amounts(targets, classes).sum(0)
+
     @abstractmethod
     def strata(self, targets: np.ndarray, classes: int) -> np.ndarray:
         """The class that each image counts as where classes are to be balanced, int64 [N]."""
@@ -100,7 +110,7 @@ class Task(ABC):
 
     def loss_counts(self, targets: np.ndarray, classes: int) -> np.ndarray:
         """What losses compute class weights from: images per class, int64 [K], or amounts per image, int64 [N, K]."""
-        return self.amounts(targets, classes).sum(0)
+        return self.counts(targets, classes)
 
     def relabel(self, targets: np.ndarray, table: np.ndarray) -> np.ndarray:
         """Targets whose class k has become class ``table[k]``, int64 [K]."""
@@ -142,6 +152,10 @@ class Task(ABC):
     @abstractmethod
     def quick(self, outputs: Any, images: Labeled) -> dict[str, float]:
         """The `monitors`, from what `collect` gives."""
+
+    def score(self, outputs: Any, images: Labeled) -> float:
+        """The metric that networks are chosen by, the more the better."""
+        raise RequestError(f"models of the task {self.name} cannot be joined")
 
     @abstractmethod
     def judge(self, outputs: Any, images: Labeled, resamples: int) -> dict[str, Any]:

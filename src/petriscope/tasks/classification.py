@@ -28,7 +28,9 @@ class Classification(Task):
     monitors = ("accuracy", "balanced_accuracy", "macro_f1", "loss")
     metrics = (
         MetricInfo("accuracy", "Accuracy", "share of images given their true class"),
-        MetricInfo("balanced_accuracy", "Balanced accuracy", "mean of the recalls per class: each class counts the same"),
+        MetricInfo(
+            "balanced_accuracy", "Balanced accuracy", "mean of the recalls per class: each class counts the same"
+        ),
         MetricInfo("macro_precision", "Macro precision", "mean of the precisions per class"),
         MetricInfo("macro_f1", "Macro F1", "mean of the F1 scores per class"),
         MetricInfo("auc", "AUC", "area under the ROC curve, one class against the rest, mean; 0.5 is chance", False),
@@ -57,7 +59,7 @@ class Classification(Task):
     def strata(self, targets: np.ndarray, classes: int) -> np.ndarray:
         return targets
 
-    def loss_counts(self, targets: np.ndarray, classes: int) -> np.ndarray:
+    def counts(self, targets: np.ndarray, classes: int) -> np.ndarray:
         return np.bincount(targets, minlength=classes)
 
     def relabel(self, targets: np.ndarray, table: np.ndarray) -> np.ndarray:
@@ -73,6 +75,10 @@ class Classification(Task):
 
     def quick(self, outputs: np.ndarray, images: Labeled) -> dict[str, float]:
         return quick_metrics(outputs, images.targets)
+
+    def score(self, outputs: np.ndarray, images: Labeled) -> float:
+        """Accuracy."""
+        return float((outputs.argmax(1) == images.targets).mean())
 
     def judge(self, outputs: np.ndarray, images: Labeled, resamples: int) -> dict[str, Any]:
         return full_metrics(outputs, images.targets, images.classes, resamples)

@@ -19,6 +19,7 @@ from petriscope.metrics.segmentation import (
     confusion_each,
     full_mask_metrics,
     mask_table,
+    mean_iou,
     quick_mask_metrics,
     scenes_of,
     tally_masks,
@@ -45,7 +46,9 @@ class Segmentation(Task):
     monitors = ("miou", "accuracy", "loss")
     metrics = (
         MetricInfo("miou", "Mean IoU", "intersection of predicted and true pixels over their union, mean over classes"),
-        MetricInfo("miou_with_background", "Mean IoU with background", "the same with the background counted as a class"),
+        MetricInfo(
+            "miou_with_background", "Mean IoU with background", "the same with the background counted as a class"
+        ),
         MetricInfo("pixel_accuracy", "Pixel accuracy", "share of labeled pixels given their true class"),
         MetricInfo("boundary_f1", "Boundary F1", "F1 of the outlines of the classes, within a pixel or so"),
         MetricInfo("nll", "NLL", "negative log-likelihood per labeled pixel; lower is better", False, False),
@@ -117,6 +120,10 @@ class Segmentation(Task):
 
     def quick(self, outputs: Tally, images: Labeled) -> dict[str, float]:
         return quick_mask_metrics(outputs)
+
+    def score(self, outputs: Tally, images: Labeled) -> float:
+        """Mean IoU, the background left out."""
+        return float(mean_iou(outputs.confusion.sum(0), background_of(images.classes)))
 
     def judge(self, outputs: Tally, images: Labeled, resamples: int) -> dict[str, Any]:
         return full_mask_metrics(outputs, images.classes, images.groups, resamples)

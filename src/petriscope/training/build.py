@@ -14,6 +14,7 @@ from petriscope.augment.pipeline import Normalize, Pipeline
 from petriscope.augment.sets import augmented_set
 from petriscope.core.errors import RequestError
 from petriscope.core.recipe import Part, Recipe
+from petriscope.core.results import Normalization
 from petriscope.data import Dataset, ImageSet
 from petriscope.data.batches import Batches
 from petriscope.data.normalization import mean_and_std
@@ -67,12 +68,12 @@ def absolute_paths(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update=changes)
 
 
-def prepare(
+def build_trainer(
     recipe: Recipe,
     dataset: Dataset,
     device: torch.device,
     quiet: bool,
-    started: dict[str, tuple[float, ...]] | None = None,
+    started: Normalization | None = None,
 ) -> tuple[Trainer, Normalize]:
     """A trainer for a recipe. ``started``: the normalization of a run that has a checkpoint, so that the weights it
     began with are not needed again."""
@@ -80,7 +81,7 @@ def prepare(
     torch.manual_seed(int(np.random.SeedSequence([recipe.seed, 0]).generate_state(1)[0]))
     fresh = started is None
     model = build_model(recipe.model, len(dataset.classes), dataset.shape, fresh).to(device)
-    normalize = _normalize(recipe, model, train_set) if started is None else Normalize(**started)
+    normalize = _normalize(recipe, model, train_set) if started is None else Normalize(started.mean, started.std)
     memory = recipe.data.memory
     val = None
     if dataset.val is not None:

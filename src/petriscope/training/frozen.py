@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from petriscope.core.device import Format, autocast
 from petriscope.core.progress import progress
 from petriscope.data.batches import Batches
-from petriscope.models.layers import head_of
+from petriscope.models.layers import watching
 
 SHARE_OF_MEMORY = 0.25  # that features may take
 
@@ -29,12 +28,6 @@ class FeatureBatches(Batches):
     def __init__(self, batches: Batches, features: Tensor) -> None:
         self.images, self.device, self.targets = batches.images, batches.device, batches.targets
         self.mapped, self._resident = False, features
-
-
-def head_module(model: nn.Module) -> str | None:
-    """The one module that makes the logits; None where there are several."""
-    heads = head_of(model)
-    return heads[0] if len(heads) == 1 else None
 
 
 @torch.no_grad()
@@ -55,14 +48,18 @@ def frozen_features(
     """
     order = np.arange(len(batches.images))
     chunks = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    with _watch(model, head) as seen:
+    seen: list[Tensor] = []
 
-        def run(indices: np.ndarray) -> tuple[Tensor, Tensor]:
-            images = normalize(batches.take(indices)[0])
-            with autocast(batches.device, number_format):
-                logits = model(images)
-            return seen[-1].float(), logits
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], logits: Tensor) -> None:
+        seen[:] = [inputs[0].detach()]
 
+    def run(indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        images = normalize(batches.take(indices)[0])
+        with autocast(batches.device, number_format):
+            logits = model(images)
+        return seen[0].float(), logits
+
+    with watching([model.get_submodule(head)], note):
         first, _ = run(chunks[0][:8])
         again, logits = run(chunks[0][:8])
         last = _apply_head(model, head, again, batches.device, number_format)
@@ -81,21 +78,6 @@ def frozen_features(
 
 def _same(logits: Tensor, last: Tensor) -> bool:
     return logits.shape == last.shape and torch.allclose(logits, last, rtol=1e-2, atol=1e-2)
-
-
-@contextmanager
-def _watch(model: nn.Module, head: str) -> Iterator[list[Tensor]]:
-    """Note what the head is called with."""
-    seen: list[Tensor] = []
-
-    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen[:] = [inputs[0].detach()]
-
-    handle = model.get_submodule(head).register_forward_pre_hook(note)
-    try:
-        yield seen
-    finally:
-        handle.remove()
 
 
 def _apply_head(model: nn.Module, head: str, features: Tensor, device: torch.device, number_format: Format) -> Tensor:

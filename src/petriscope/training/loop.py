@@ -23,37 +23,24 @@ from torch import Tensor, nn
 
 from petriscope.augment.pipeline import Normalize, Pipeline, check_targets
 from petriscope.core.device import autocast, choose_format, lay_out
-from petriscope.core.errors import PetriscopeError, RequestError
-from petriscope.core.masks import IGNORE
+from petriscope.core.errors import Interrupted, PetriscopeError, RequestError
 from petriscope.core.progress import Progress, duration, say
 from petriscope.core.recipe import Recipe
 from petriscope.data.batches import Batches
 from petriscope.data.sampler import epoch_order
-from petriscope.inference.tta import predict_batches, predict_set
-from petriscope.metrics.classification import quick_metrics
-from petriscope.metrics.segmentation import quick_mask_metrics, tally_masks
+from petriscope.inference.tta import predict_batches
+from petriscope.models.layers import is_dense, only_head_of
 from petriscope.training.averaging import EMA, SWA
 from petriscope.training.checkpoints import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from petriscope.training.distillation import Teachers
 from petriscope.training.finetune import Plan
-from petriscope.training.frozen import FeatureBatches, frozen_features, head_module
+from petriscope.training.frozen import FeatureBatches, frozen_features
 from petriscope.training.losses import LOSSES, views_of
 from petriscope.training.optimizers import OPTIMIZERS
 from petriscope.training.progressive import Progressive
 from petriscope.training.schedules import SCHEDULES
 
 SWA_BATCHES = 64  # from which the averaged weights' batch statistics are taken
-HIGHER_IS_BETTER = {"accuracy": True, "balanced_accuracy": True, "macro_f1": True, "miou": True, "loss": False}
-METRICS = {
-    False: ("accuracy", "balanced_accuracy", "macro_f1", "loss"),
-    True: ("miou", "accuracy", "loss"),
-}  # by segments
-
-
-class Interrupted(PetriscopeError):
-    """Ctrl-C or a request to end; the checkpoint is written."""
-
-    exit_status = 130
 
 
 @dataclass
@@ -105,13 +92,15 @@ class Trainer:
         # Some models have a loss of their own, such as an autoencoder's.
         forward = getattr(model, "forward_with_loss", model)
         self.step_model: Callable[[Tensor], Any] = torch.compile(forward) if self.settings.compile else forward
-        self.segments = train.images.segments
+        self.task = train.images.task
         self.monitor = self._check_targets()
-        self.augment = Pipeline.from_recipe(recipe.augment, len(train.images.classes), views_of(recipe.loss))
-        check_targets((*self.augment.operations, *self.augment.viewing), self.segments)
+        self.augment = Pipeline.from_recipe(
+            recipe.augment, len(train.images.classes), views_of(recipe.loss), dense=self.task.dense
+        )
+        check_targets((*self.augment.operations, *self.augment.viewing), self.task.dense)
         self.strata = train.images.strata
         self.loss: nn.Module = LOSSES.build(
-            recipe.loss, train.images.pixel_counts if self.segments else train.images.counts
+            recipe.loss, self.task.loss_counts(train.images.targets, len(train.images.classes))
         ).to(self.device)
         self.optimizer: torch.optim.Optimizer = OPTIMIZERS.build(recipe.optimizer, model)
         self.plan.split_rates(self.optimizer)
@@ -137,19 +126,22 @@ class Trainer:
         return self.ema.model if self.ema else self.model
 
     def _check_targets(self) -> str:
-        """Refuse what does not go with this kind of targets; the metric to monitor."""
-        what = "masks" if self.segments else "labels"
-        if getattr(self.model, "segments", False) != self.segments:
-            other = (
-                "labels: choose a classifier" if not self.segments else "masks: choose a model of masks, such as unet"
+        """Refuse what does not go with the task; the metric to monitor."""
+        task = self.task
+        if is_dense(self.model) != task.dense:
+            gives, wants = ("one class per image", "per pixel, such as unet") if task.dense else (
+                "one class per pixel", "per image, such as simple-cnn"
             )
-            raise RequestError(f"the model {self.recipe.model.name} does not fit: the targets are {other}")
-        if self.segments and self.recipe.distill is not None:
-            raise RequestError("distill learns from classifiers; leave it out where targets are masks")
-        monitor, known = self.settings.monitor, METRICS[self.segments]
+            raise RequestError(
+                f"the model {self.recipe.model.name} gives {gives}, and the targets are {task.about}: choose a model that "
+                f"gives one class {wants}"
+            )
+        if self.recipe.distill is not None and task.dense:
+            raise RequestError(f"distill learns from classifiers of images; leave it out, since the targets are {task.about}")
+        monitor, known = self.settings.monitor, task.monitors
         if monitor != "auto" and monitor not in known:
             raise RequestError(
-                f"training.monitor cannot be {monitor} where targets are {what}; known: {', '.join(known)}"
+                f"training.monitor cannot be {monitor} where the targets are {task.about}; known: {', '.join(known)}"
             )
         return known[0] if monitor == "auto" else monitor
 
@@ -164,7 +156,7 @@ class Trainer:
             return None
         if self.recipe.distill is not None:
             raise RequestError("distill and training.progressive: teachers know one size of images; leave one out")
-        progressive = Progressive(section, self.train.images.shape, self.settings.epochs)
+        progressive = Progressive(section, self.train.images.shape, self.settings.epochs, dense=self.task.dense)
         progressive.check(self.model, forward)
         return progressive
 
@@ -196,9 +188,9 @@ class Trainer:
 
     def run_backbone_once(self) -> None:
         """Where the head alone is trained and images do not vary, replace images by what the head is given."""
-        head = head_module(self.model)
+        head = only_head_of(self.model)
         varied = self.augment.varies or self.teachers or self.progressive or hasattr(self.model, "forward_with_loss")
-        if head is None or varied or self.segments or any(not name.startswith(f"{head}.") for name in self.plan.ever):
+        if head is None or varied or self.task.dense or any(not name.startswith(f"{head}.") for name in self.plan.ever):
             return
         self.plan.freeze(self.plan.stage(0).names)
         started = time.monotonic()
@@ -230,7 +222,7 @@ class Trainer:
     def epoch_batches(self, epoch: int) -> list[np.ndarray]:
         """The indices of each batch. A short last batch is dropped: every epoch has another order, so no image is."""
         size, settings = self.settings.batch_size, self.settings
-        order = epoch_order(self.strata, self.recipe.balance, self.recipe.seed, epoch, settings.images_per_epoch)
+        order = epoch_order(self.strata, self.recipe.sampler, self.recipe.seed, epoch, settings.images_per_epoch)
         if len(order) <= size:
             return [order]
         return [order[i : i + size] for i in range(0, len(order) - size + 1, size)]
@@ -270,8 +262,7 @@ class Trainer:
             batch, targets = self.progressive.shrink(batch, targets)
         augmented = (batch, targets) if self.head else self.augment(batch, targets, generator)
         images, targets = self.normalize(augmented[0]), augmented[1]
-        if self.segments:
-            targets = targets.long()
+        targets = self.task.loss_targets(targets)
         factor = self.schedule.factor(step) * self.plan.stage(self.at.epoch).lr
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
@@ -294,9 +285,7 @@ class Trainer:
         if self.ema:
             self.ema.update(step)
         with torch.no_grad():
-            labels = targets.argmax(1) if targets.ndim == 2 else targets
-            hits = (logits.argmax(1) == labels).sum()
-            judged = (labels != IGNORE).sum().to(loss.dtype) if self.segments else loss.new_tensor(size)
+            hits, judged = self.task.hits(logits, targets)
             return torch.stack([loss.detach() * size, hits.to(loss.dtype), judged, loss.new_tensor(size)])
 
     def _seed(self, step: int) -> torch.Generator:
@@ -359,11 +348,9 @@ class Trainer:
     def _evaluate(self, val: Batches) -> dict[str, float]:
         model = self.averaged.get_submodule(self.head)
         size = self.recipe.evaluation.batch_size
-        if not self.segments:
-            probabilities = predict_set(model, val, self.normalize, self.format, batch_size=size)
-            return quick_metrics(probabilities, val.images.targets)
         predictions = predict_batches(model, val, self.normalize, self.format, batch_size=size)
-        return quick_mask_metrics(tally_masks(predictions, len(val.images), len(val.images.classes)))
+        outputs = self.task.collect(predictions, len(val.images), len(val.images.classes))
+        return self.task.quick(outputs, val.images)
 
     def _average_epochs(self) -> None:
         """Take the epoch's weights into the mean of the last epochs', if it is one of them."""
@@ -377,7 +364,7 @@ class Trainer:
         self.at.averaged += 1
 
     def _judge(self, value: float) -> None:
-        sign = 1 if HIGHER_IS_BETTER[self.monitor] else -1
+        sign = -1 if self.monitor in self.task.lower_is_better else 1
         self.schedule.observe(-sign * value)
         if self.at.best is None or sign * value > sign * self.at.best:
             self.at.best, self.at.best_epoch = value, self.at.epoch + 1
@@ -405,7 +392,9 @@ class Trainer:
         return text
 
     def _shown(self, metrics: dict[str, float]) -> str:
-        return f"mean IoU {metrics['miou']:.4f}" if self.segments else f"accuracy {100 * metrics['accuracy']:6.2f} %"
+        shown = self.task.info(self.task.monitors[0])
+        value = metrics[shown.key]
+        return f"{shown.name.lower()} " + (f"{100 * value:6.2f} %" if shown.percent else f"{value:.4f}")
 
     def _report(self, line: dict[str, Any]) -> None:
         if self.quiet:

@@ -1,5 +1,5 @@
-"""What becomes of val's promises on images that are not like val's: how much is still answered, how much of that is wrong, and
-how many of the sets still hold the true class."""
+"""What the guarantees made on val come to on images that are not like those of val: how many images are answered, how many
+of the answers are wrong, and how many prediction sets hold the true class."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ METRICS = ("answered", "wrong", "held")
 
 
 class Watch:
-    """Looks on while images are answered in passes, each over the same images in the same order.
+    """Records answers and prediction sets while images are predicted in passes over the same images in the same order.
 
     Args:
-        answer: uint8 [B, H, W, C] -> probabilities [B, K], and how unlike the training images each is, [B], or None; as
-            `petriscope.inference.predictor.Answers` has them.
-        reference: val's answers, from which the threshold and the limits come.
+        answer: uint8 [B, H, W, C] -> probabilities float32 [B, K], and out-of-distribution scores float32 [B], or None.
+        reference: the predictions on val, from which the threshold and the limits are computed.
         classes: K.
     """
 
@@ -38,13 +37,13 @@ class Watch:
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Probabilities, remembered until `note` says what is true."""
-        self._last, self._outlier = self.answer(images)
+        self._last, self._ood = self.answer(images)
         return self._last
 
     def note(self, name: str, targets: np.ndarray) -> None:
         """The last images belong to a pass over the corruption ``name``, and have these targets, int64 [B]."""
         p = self._last
-        answered = answered_by(self.threshold, doubt(p), self._outlier)
+        answered = answered_by(self.threshold, doubt(p), self._ood)
         wrong = answered & (p.argmax(1) != targets)
         held = sets(p, self.limits, METHOD)[np.arange(len(p)), targets]
         self._kept.setdefault(name, []).append(np.stack([answered, wrong, held], 1))

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from petriscope.models.layers import head_of
+from petriscope.models.layers import head_of, watching
 
 INSIDE = 0.995  # share of val that is taken for like it
 INSIDE_AUGMENTED = 0.95  # the same of val as training augments images; higher, shuffled pixels pass for cells
@@ -64,8 +64,8 @@ class Observer:
     def __init__(self) -> None:
         self._first: Tensor | None = None
 
-    def note(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """The head is called: keep what it is given, of the first view of a batch, which is the image as it is."""
+    def note(self, module: nn.Module, inputs: tuple[Tensor, ...], logits: Tensor) -> None:
+        """Keep the input of the head, for the first view of a batch, which is the image itself."""
         if self._first is None and inputs:
             self._first = inputs[0].detach()
 
@@ -84,14 +84,9 @@ class Observer:
 @contextmanager
 def observe(model: nn.Module) -> Iterator[Observer]:
     """Note what the head is given while the model answers; ``take`` is called after each batch."""
-    observer, modules = Observer(), dict(model.named_modules())
-    heads = [modules[name] for name in head_of(model) if name in modules]
-    handle = heads[0].register_forward_pre_hook(observer.note) if heads else None
-    try:
+    observer = Observer()
+    with watching([model.get_submodule(name) for name in head_of(model)[:1]], observer.note):
         yield observer
-    finally:
-        if handle is not None:
-            handle.remove()
 
 
 @dataclass(frozen=True, eq=False)

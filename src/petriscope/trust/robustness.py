@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,21 +21,15 @@ from petriscope.augment.corruptions import CORRUPTIONS, SEVERITIES, Corruption, 
 from petriscope.core.errors import RequestError
 from petriscope.core.progress import progress
 from petriscope.core.recipe import Recipe
+from petriscope.core.results import CorruptionResult, Metric, Robustness, WorstCorruption
 from petriscope.data.imageset import ImageSet
-from petriscope.metrics.segmentation import (
-    background_of,
-    class_counts,
-    confusion_each,
-    counted_mean_iou,
-)
+from petriscope.metrics.passes import PassMetrics, Share
 
 IMAGES = 320  # of a split, unless told otherwise
 FEWEST = 64  # below this, intervals are too wide to say anything
 BATCH = 200
-PIXELS = 2**18  # of a batch, where each has one probability per class
 SHOWN = (1, 3, 5)  # severities of the images that the report shows
 PLAIN = "identity"  # the pass of undisturbed images
-BESIDE = {"balanced_accuracy": "accuracy", "miou": "pixel_accuracy"}  # the metric, and what is given beside it
 
 # What ordinary augmentations teach a network of the stress test.
 _LIGHT = ("brightness-up", "brightness-down", "contrast-up", "contrast-down", "saturation")
@@ -61,108 +53,11 @@ TAUGHT_BY = {
 }
 
 
-@dataclass(frozen=True)
-class Row:
-    """What one corruption does.
-
-    Args:
-        name, kind, unit, levels: as in `Corruption`; levels of severities 1 to 5.
-        medmnist_c: whether MedMNIST-C names it for blood cells.
-        seen: whether the recipe trains against it, by itself or by an augmentation that does much the same.
-        held_out: whether the recipe leaves it out of its corruptions, in so many words.
-        metric: balanced accuracy, or of masks mean IoU, a severity; ``accuracy``: of images, or of pixels.
-        mean: of the metric over the severities.
-    """
-
-    name: str
-    kind: str
-    unit: str
-    levels: tuple[float, ...]
-    medmnist_c: bool
-    seen: bool
-    held_out: bool
-    metric: tuple[Share, ...]
-    accuracy: tuple[Share, ...]
-    mean: Share
-
-
-@dataclass(frozen=True)
-class Stress:
-    """The outcome of a stress test.
-
-    Args:
-        metric: what is looked at: ``balanced_accuracy``, or of masks ``miou``, the background left out.
-        n, of: images used, and images in the split.
-        scenes: of masks, the groups of images that the bootstrap draws, or the images where there are none.
-        tta: test-time augmentation.
-        seed: of the draws.
-        clean: the metric of the same images, undisturbed; ``clean_accuracy``: accuracy.
-        mean: the metric, averaged over the corruptions of MedMNIST-C and the severities; ``mean_all``: over all.
-        drop: ``clean`` less ``mean``, in shares; ``relative_drop``: that, as a share of ``clean``.
-        worst: name of the corruption of the lowest mean.
-        seen, unseen: mean over the corruptions trained against, and over the others; None where there are none.
-        rows: a corruption each.
-        seconds: that it took.
-    """
-
-    metric: str
-    n: int
-    of: int
-    scenes: int | None
-    tta: str
-    seed: int
-    severities: tuple[int, ...]
-    clean: Share
-    clean_accuracy: Share
-    mean: Share
-    mean_all: Share
-    drop: Share
-    relative_drop: float
-    worst: str
-    seen: Share | None
-    unseen: Share | None
-    rows: tuple[Row, ...]
-    seconds: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain JSON: ``<name>`` and ``<name>_ci95`` of every metric, ``corruptions`` by name; None where a metric is not
-        defined. Metrics and accuracies are called by their names: balanced_accuracy and accuracy, or miou and
-        pixel_accuracy."""
-        names = {"clean_accuracy": f"clean_{BESIDE[self.metric]}"}
-        skipped = {"rows"} if self.scenes is not None else {"rows", "scenes"}
-        out = _flat({names.get(key, key): value for key, value in vars(self).items() if key not in skipped})
-        out["corruptions"] = {row.name: _row(row, self.metric) for row in self.rows}
-        worst = next(row for row in self.rows if row.name == self.worst)
-        out["worst"] = {"name": worst.name, **_flat({self.metric: worst.mean})}
-        return out
-
-
-def _flat(values: dict[str, Any]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in values.items():
-        out[key] = list(value) if isinstance(value, tuple) else value
-        if isinstance(value, Share):
-            out[key], out[f"{key}_ci95"] = _plain(value)
-    return out
-
-
-def _plain(share: Share) -> tuple[float | None, list[float | None]]:
-    value, low, high = (float(x) if np.isfinite(x) else None for x in (share.value, *share.ci95))
-    return value, [low, high]
-
-
-def _row(row: Row, metric: str) -> dict[str, Any]:
-    out = {key: value for key, value in asdict(row).items() if key not in ("name", "metric", "accuracy", "mean")}
-    for key, shares in ((metric, row.metric), (BESIDE[metric], row.accuracy)):
-        values, intervals = zip(*map(_plain, shares), strict=True)
-        out[key], out[f"{key}_ci95"] = list(values), list(intervals)
-    return {**out, "levels": list(row.levels), **_flat({"mean": row.mean})}
-
-
 def stress_test(
     predict: Callable[[np.ndarray], np.ndarray],
     images: ImageSet,
     *,
+    split: str = "test",
     count: int | None = IMAGES,
     recipe: Recipe | None = None,
     tta: str = "none",
@@ -171,12 +66,13 @@ def stress_test(
     seconds: float | None = None,
     label: str | None = None,
     note: Callable[[str, np.ndarray], object] | None = None,
-) -> Stress | None:
+) -> Robustness | None:
     """Disturb images in every way, and see what is still recognized.
 
     Args:
         predict: uint8 [B, H, W, C] -> probabilities [B, K], or of masks [B, K, H, W].
-        images: a split with labels or masks.
+        images: a split.
+        split: its name, for the record.
         count: how many to use, in the classes' proportions, each class at least once; None: all.
         recipe: what the network was trained by, to tell what it was trained against; None: nothing.
         tta: what ``predict`` does, for the record.
@@ -195,6 +91,7 @@ def stress_test(
     """
     if not len(images) or (count is not None and count < 1):
         raise RequestError("a stress test needs images: at least one")
+    task = images.task
     began = time.monotonic()
     order = stratified(images.strata, len(images) if count is None else count, seed)
     tested = applicable(images.shape[2])
@@ -206,7 +103,8 @@ def stress_test(
             if fit < min(FEWEST, len(order)):
                 return None
             order, passes = order[:fit], [passes[0][:fit]]
-    if images.segments and np.isnan(counted_mean_iou(passes[0].sum(0), background_of(images.classes))):
+    clean = task.judge_passes(passes[0][None], images.subset(order), 0)
+    if np.isnan(clean.values[0]):
         return None
     with progress(label or "", len(tested) * len(SEVERITIES) * len(order)) as bar:
         for corruption in tested:
@@ -215,9 +113,8 @@ def stress_test(
                 if label:
                     bar.advance(len(order), corruption.name)
     took = time.monotonic() - began
-    judge = judge_masks if images.segments else judge_labels
-    metrics = judge(np.stack(passes), images.subset(order), resamples)
-    return _summary(metrics, tested, recipe, len(images), images.shape[2], tta, seed, took)
+    metrics = task.judge_passes(np.stack(passes), images.subset(order), resamples)
+    return _summary(metrics, tested, recipe, split, len(images), images.shape[2], tta, seed, took)
 
 
 def predict_corrupted(
@@ -229,10 +126,9 @@ def predict_corrupted(
     seed: int,
     note: Callable[[str, np.ndarray], object] | None = None,
 ) -> np.ndarray:
-    """Which of the images at ``indices`` are recognized when disturbed, bool [n]; of masks, the pixels of each class
-    in each image, as `class_counts` counts them, int64 [n, K, 3]."""
-    height, width, _ = images.shape
-    size = max(1, min(BATCH, PIXELS // (height * width))) if images.segments else BATCH
+    """What the task keeps of the images at ``indices`` when they are disturbed, in the order of the indices; see
+    `petriscope.tasks.base.Task.mark`."""
+    task, size = images.task, images.task.batch_size(BATCH, images.shape)
     found = []
     for start in range(0, len(indices), size):
         some = indices[start : start + size]
@@ -241,12 +137,9 @@ def predict_corrupted(
         predicted = predict(disturbed.numpy()).argmax(1)
         if note is not None:
             note(name, targets)
-        if images.segments:
-            masks = corrupt_masks(torch.from_numpy(targets), name, severity, at, seed)
-            confusion = confusion_each(torch.from_numpy(predicted), masks, len(images.classes))
-            found.append(class_counts(confusion.numpy()))
-        else:
-            found.append(predicted == targets)
+        if task.dense:
+            targets = corrupt_masks(torch.from_numpy(targets), name, severity, at, seed).numpy()
+        found.append(task.mark(predicted, targets, len(images.classes)))
     return np.concatenate(found)
 
 
@@ -293,52 +186,66 @@ def _summary(
     metrics: PassMetrics,
     tested: list[Corruption],
     recipe: Recipe | None,
+    split: str,
     of: int,
     channels: int,
     tta: str,
     seed: int,
     seconds: float,
-) -> Stress:
+) -> Robustness:
     seen, held_out = trained_against(recipe, channels)
     passes = {c.name: [1 + len(SEVERITIES) * k + s for s in range(len(SEVERITIES))] for k, c in enumerate(tested)}
 
-    def over(names: list[str]) -> Share | None:
-        return metrics.mean([row for name in names for row in passes[name]]) if names else None
+    def over(names: list[str]) -> Metric:
+        return _metric(metrics.mean([row for name in names for row in passes[name]])) if names else Metric(value=None)
+
+    def corruption(c: Corruption) -> CorruptionResult:
+        rows = passes[c.name]
+        accuracy = tuple(_metric(metrics.accuracy[row]) for row in rows)
+        return CorruptionResult(
+            kind=c.kind,
+            unit=c.unit,
+            levels=list(c.levels),
+            medmnist_c=c.medmnist_c,
+            seen=c.name in seen,
+            held_out=c.name in held_out,
+            metrics={"mean": _metric(metrics.mean(rows))},
+            series={metrics.name: tuple(_metric(metrics.mean([r])) for r in rows), metrics.accuracy_name: accuracy},
+        )
 
     named = [row for c in tested if c.medmnist_c for row in passes[c.name]]
-    rows = tuple(
-        Row(
-            c.name,
-            c.kind,
-            c.unit,
-            c.levels,
-            c.medmnist_c,
-            c.name in seen,
-            c.name in held_out,
-            tuple(metrics.mean([row]) for row in passes[c.name]),
-            tuple(metrics.accuracy[row] for row in passes[c.name]),
-            metrics.mean(passes[c.name]),
-        )
-        for c in tested
-    )
     clean, drop = metrics.mean([0]), metrics.mean(named, less=0)
-    return Stress(
-        metric=metrics.name,
+    means = {c.name: metrics.mean(passes[c.name]) for c in tested}
+    worst = min(means, key=lambda name: np.nan_to_num(means[name].value, nan=np.inf))
+    return Robustness(
+        split=split,
+        metric_name=metrics.name,
         n=metrics.n,
         of=of,
-        scenes=metrics.scenes,
         tta=tta,
         seed=seed,
-        severities=SEVERITIES,
-        clean=clean,
-        clean_accuracy=metrics.accuracy[0],
-        mean=metrics.mean(named),
-        mean_all=metrics.mean(range(1, len(metrics.values))),
-        drop=drop,
-        relative_drop=drop.value / max(clean.value, 1e-12),
-        worst=min(rows, key=lambda row: np.nan_to_num(row.mean.value, nan=np.inf)).name,
-        seen=over([row.name for row in rows if row.seen]),
-        unseen=over([row.name for row in rows if not row.seen]),
-        rows=rows,
+        severities=list(SEVERITIES),
+        metrics={
+            "clean": _metric(clean),
+            f"clean_{metrics.accuracy_name}": _metric(metrics.accuracy[0]),
+            "mean": _metric(metrics.mean(named)),
+            "mean_all": _metric(metrics.mean(range(1, len(metrics.values)))),
+            "drop": _metric(drop),
+            "relative_drop": Metric(value=_number(drop.value / max(clean.value, 1e-12))),
+            "seen": over([c.name for c in tested if c.name in seen]),
+            "unseen": over([c.name for c in tested if c.name not in seen]),
+        },
+        worst=WorstCorruption(name=worst, metrics={metrics.name: _metric(means[worst])}),
+        corruptions={c.name: corruption(c) for c in tested},
         seconds=round(seconds, 2),
+        **({} if metrics.scenes is None else {"scenes": metrics.scenes}),
     )
+
+
+def _metric(share: Share) -> Metric:
+    low, high = share.ci95
+    return Metric(value=_number(share.value), ci95=(_number(low), _number(high)))
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

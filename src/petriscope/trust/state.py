@@ -12,16 +12,18 @@ from typing import Any
 
 import numpy as np
 
+from petriscope.metrics.calibration import calibration_errors
 from petriscope.metrics.conformal import METHOD, METHODS, Method, quantiles, scores, sets
 from petriscope.metrics.intervals import wilson
 from petriscope.metrics.selective import DELTA, Threshold, aurc, doubt, guaranteed_threshold
 from petriscope.trust.ood import INSIDE, Detector, Gauge, Mixture
-from petriscope.trust.temperature import calibration_metrics, fit_temperature, scale
+from petriscope.trust.temperature import fit_temperature, scale
 
 MAX_ERRORS = (0.005, 0.01, 0.02, 0.05)
 LEVELS = (0.9, 0.95)
 SCORED: tuple[Method, ...] = ("lac", "aps", "raps")  # class has the score of lac
-ARRAYS = {"doubt": np.float32, "target": np.int64, "right": np.uint8, "outlier": np.float32}
+ARRAYS = {"doubt": np.float32, "target": np.int64, "right": np.uint8, "ood": np.float32}
+KEYS = {"ood": "outlier"}  # of arrays in the file, where they are not called as here
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +35,7 @@ class Reference:
         doubt: 1 - confidence, at that temperature, float32 [N].
         target: int64 [N].
         right: uint8 [N].
-        outlier: of `petriscope.trust.ood.Detector`; above 1, unlike anything seen; float32 [N].
+        ood: of `petriscope.trust.ood.Detector`; above 1, unlike anything seen; float32 [N].
         true_scores: conformal scores of the true classes, for each of `SCORED`, float32 [N].
     """
 
@@ -41,12 +43,12 @@ class Reference:
     doubt: np.ndarray
     target: np.ndarray
     right: np.ndarray
-    outlier: np.ndarray
+    ood: np.ndarray
     true_scores: dict[Method, np.ndarray]
 
     def threshold(self, max_error: float, delta: float = DELTA) -> Threshold | None:
         """See `guaranteed_threshold`; of the images that are like those seen in training, since others get no answer."""
-        inside = self.outlier <= 1
+        inside = self.ood <= 1
         return guaranteed_threshold(self.doubt[inside], self.right[inside].astype(bool), max_error, delta)
 
     def limits(self, level: float, classes: int, method: Method = METHOD) -> np.ndarray:
@@ -54,11 +56,11 @@ class Reference:
         return quantiles(self.true_scores["lac" if method == "class" else method], self.target, classes, level, method)
 
 
-def fit_reference(raw: np.ndarray, targets: np.ndarray, outlier: np.ndarray | None = None) -> Reference:
+def fit_reference(raw: np.ndarray, targets: np.ndarray, ood: np.ndarray | None = None) -> Reference:
     """From val's probabilities as the network gives them, float [N, K], and targets, int64 [N].
 
     Args:
-        outlier: float32 [N]; None: all are like those seen.
+        ood: float32 [N]; None: all are like those seen.
     """
     temperature = fit_temperature(raw, targets)
     p = scale(raw, temperature)
@@ -68,7 +70,7 @@ def fit_reference(raw: np.ndarray, targets: np.ndarray, outlier: np.ndarray | No
         doubt(p),
         targets,
         (p.argmax(1) == targets).astype(np.uint8),
-        np.zeros(len(targets), np.float32) if outlier is None else outlier,
+        np.zeros(len(targets), np.float32) if ood is None else ood,
         {method: scores(p, method)[own, targets] for method in SCORED},
     )
 
@@ -90,7 +92,7 @@ class Trust:
         references = {
             tta: {
                 "temperature": reference.temperature,
-                **{name: _pack(getattr(reference, name), kind) for name, kind in ARRAYS.items()},
+                **{KEYS.get(name, name): _pack(getattr(reference, name), kind) for name, kind in ARRAYS.items()},
                 **{method: _pack(values, np.float32) for method, values in reference.true_scores.items()},
             }
             for tta, reference in self.references.items()
@@ -105,7 +107,7 @@ class Trust:
         """Raises KeyError, TypeError, ValueError or AttributeError where something lacks or does not fit."""
         references = {}
         for tta, found in facts["references"].items():
-            parts = {name: _unpack(found[name], kind) for name, kind in ARRAYS.items()}
+            parts = {name: _unpack(found[KEYS.get(name, name)], kind) for name, kind in ARRAYS.items()}
             scored = {method: _unpack(found[method], np.float32) for method in SCORED}
             if (
                 len({values.shape for values in (*parts.values(), *scored.values())}) != 1
@@ -155,7 +157,7 @@ def trust_metrics(
     raw: np.ndarray,
     probabilities: np.ndarray,
     targets: np.ndarray,
-    outlier: np.ndarray | None,
+    ood: np.ndarray | None,
     classes: tuple[str, ...],
     reference: Reference | None,
     temperature: float,
@@ -165,11 +167,11 @@ def trust_metrics(
     Args:
         raw, probabilities: before and after the temperature, float32 [N, K].
         targets: int64 [N].
-        outlier: float32 [N]; None: there is no detector.
+        ood: float32 [N]; None: there is no detector.
         reference: what thresholds and quantiles come from; None: nothing was fitted for these views.
 
     Returns:
-        ``calibration``: temperature, and `calibration_metrics` ``before`` and ``after`` it; ``aurc``, ``excess_aurc``;
+        ``calibration``: temperature, and `calibration_errors` ``before`` and ``after`` it; ``aurc``, ``excess_aurc``;
         ``selective``, ``conformal``: a list a wanted error and one list per level and method, None without a reference;
         ``ood``: share flagged, None without a detector.
     """
@@ -178,14 +180,14 @@ def trust_metrics(
     return {
         "calibration": {
             "temperature": temperature,
-            "before": calibration_metrics(raw, targets),
-            "after": calibration_metrics(probabilities, targets),
+            "before": calibration_errors(raw, targets),
+            "after": calibration_errors(probabilities, targets),
         },
         "aurc": area,
         "excess_aurc": excess,
         "selective": None
         if reference is None
-        else [_selective(reference, wanted, doubts, right, outlier) for wanted in MAX_ERRORS],
+        else [_selective(reference, wanted, doubts, right, ood) for wanted in MAX_ERRORS],
         "conformal": None
         if reference is None
         else [
@@ -194,29 +196,29 @@ def trust_metrics(
             for method in METHODS
         ],
         "ood": None
-        if outlier is None
+        if ood is None
         else {
             "inside_of_val": INSIDE,
             "threshold": 1.0,
-            "flagged": int((~(outlier <= 1)).sum()),
-            "share": float((~(outlier <= 1)).mean()),
+            "flagged": int((~(ood <= 1)).sum()),
+            "share": float((~(ood <= 1)).mean()),
         },
     }
 
 
-def answered_by(threshold: Threshold | None, doubts: np.ndarray, outlier: np.ndarray | None) -> np.ndarray:
+def answered_by(threshold: Threshold | None, doubts: np.ndarray, ood: np.ndarray | None) -> np.ndarray:
     """Which images get an answer, bool [N]: none without a threshold, and none that is unlike those seen in training."""
     if threshold is None:
         return np.zeros(len(doubts), bool)
     sure = doubts <= threshold.doubt
-    return sure if outlier is None else sure & (outlier <= 1)
+    return sure if ood is None else sure & (ood <= 1)
 
 
 def _selective(
-    reference: Reference, max_error: float, doubts: np.ndarray, right: np.ndarray, outlier: np.ndarray | None
+    reference: Reference, max_error: float, doubts: np.ndarray, right: np.ndarray, ood: np.ndarray | None
 ) -> dict[str, Any]:
     threshold = reference.threshold(max_error)
-    answered = answered_by(threshold, doubts, outlier)
+    answered = answered_by(threshold, doubts, ood)
     n, wrong = int(answered.sum()), int((answered & ~right).sum())
     return {
         "max_error": max_error,

@@ -1,21 +1,17 @@
-"""Sets known by name: downloaded once to the cache, their checksum verified at every use."""
+"""Data sets known by name. They are downloaded once to the cache, and their checksums are verified at every use."""
 
 from __future__ import annotations
 
 import hashlib
-import http.client
 import json
 import tarfile
-import urllib.error
-import urllib.request
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from petriscope.core.errors import PetriscopeError
-from petriscope.core.files import atomic, disk_error, write_text
-from petriscope.core.progress import progress
+from petriscope.core.files import atomic, disk_error, make_readable, write_text
+from petriscope.core.progress import Progress, progress
 from petriscope.core.recipe import DataSection
 from petriscope.data.cache import cache_dir
 from petriscope.data.imageset import ImageSet
@@ -28,7 +24,7 @@ MEBIBYTE = 2**20
 
 @dataclass(frozen=True)
 class Download:
-    """A file that can be had from ``url``; in the cache it is called ``file``."""
+    """A file to download from ``url``, called ``file`` in the cache."""
 
     name: str
     file: str
@@ -58,7 +54,7 @@ def read(name: str, section: DataSection, warnings: list[str]) -> dict[str, Imag
     """Read ``bloodmnist`` or ``cifar10``.
 
     Raises:
-        PetriscopeError: it is not in the cache and cannot be downloaded; the message says where to put it.
+        PetriscopeError: the file is not in the cache and cannot be downloaded; the message says where to put it.
     """
     if name == "bloodmnist":
         return npz.read(obtain(BLOODMNIST), section, warnings)
@@ -66,37 +62,40 @@ def read(name: str, section: DataSection, warnings: list[str]) -> dict[str, Imag
 
 
 def obtain(download: Download) -> Path:
-    """The file in the cache, downloaded if it is not there whole. A broken download is taken up where it ended.
+    """The file in the cache, downloaded if it is missing or damaged.
 
     Raises:
-        PetriscopeError: no network, a disk that is full, or a file with another checksum.
+        PetriscopeError: no network, a full disk, or a file with another checksum.
     """
+    import pooch
+    from requests import RequestException
+
+    pooch.get_logger().setLevel("WARNING")
     path = download.path
     try:
-        found = _md5(path) if path.is_file() else None
-        if found == download.md5:
-            return path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with progress(f"downloading {download.name}", 0, "MiB") as bar:
+            downloader = pooch.HTTPDownloader(
+                progressbar=_Bar(bar), chunk_size=READ_BYTES, timeout=TIMEOUT, headers={"User-Agent": "petriscope"}
+            )
+            pooch.retrieve(download.url, f"md5:{download.md5}", download.file, path.parent, downloader=downloader)
+        make_readable(path)  # pooch leaves a file that only its owner may read
+    except RequestException as error:
+        raise PetriscopeError(
+            f"cannot download {download.name} from {download.url}: {_reason(error)}. {_advice(download)}"
+        ) from None
+    except ValueError:
+        raise PetriscopeError(
+            f"{download.url} sent a file for {download.name} whose md5 is not {download.md5}; it was removed. "
+            f"{_advice(download)}"
+        ) from None
     except OSError as error:
         raise disk_error(error, path) from error
-    part = path.with_name(path.name + ".part")
-    for resumed in (part.exists(), False):
-        _download(download, part, found)
-        got = _md5(part)
-        if got == download.md5:
-            part.replace(path)
-            return path
-        part.unlink()
-        if not resumed:  # a part from an earlier day may be of another file: that one is worth a second try
-            break
-    raise PetriscopeError(
-        f"what {download.url} sent for {download.name} has md5 {got}, not {download.md5}; it was "
-        f"removed. {_advice(download)}"
-    )
+    return path
 
 
 def obtain_cifar() -> Path:
-    """The folder of CIFAR-10's batches, unpacked once from the archive; its files are checked at every use."""
+    """The folder of CIFAR-10's batches, unpacked once from the archive. The checksums of its files are verified at every
+    use."""
     folder = cache_dir() / cifar_batches.FOLDER
     noted = folder / "checksums.json"
     try:
@@ -115,7 +114,7 @@ _CIFAR_FILES = (*cifar_batches.TRAIN, cifar_batches.TEST, cifar_batches.META)
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Take the expected regular files out of the archive, and nothing else."""
+    """Extract the expected regular files and nothing else."""
     wanted = {f"{cifar_batches.FOLDER}/{name}": name for name in _CIFAR_FILES}
     try:
         with tarfile.open(archive, "r:gz") as tar:
@@ -128,88 +127,47 @@ def _unpack(archive: Path, folder: Path) -> None:
                     temporary.write_bytes(source.read())
                 del wanted[member.name]
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise PetriscopeError(f"{archive} cannot be unpacked: {error}; remove it, and it is downloaded again") from None
+        raise PetriscopeError(f"{archive} cannot be unpacked: {error}; remove it to download it again") from None
     except OSError as error:
         raise disk_error(error, folder) from error
     if wanted:
-        raise PetriscopeError(f"{archive} lacks {', '.join(sorted(wanted))}; remove it, and it is downloaded again")
+        raise PetriscopeError(f"{archive} lacks {', '.join(sorted(wanted))}; remove it to download it again")
 
 
-def _download(download: Download, part: Path, found: str | None) -> None:
-    """Fill ``part``, from where it ends."""
-    try:
-        start = part.stat().st_size if part.exists() else 0
-        request = urllib.request.Request(download.url, headers={"User-Agent": "petriscope"})
-        if start:
-            request.add_header("Range", f"bytes={start}-")
-        try:
-            response = urllib.request.urlopen(request, timeout=TIMEOUT)
-        except urllib.error.HTTPError as error:
-            if error.code != 416 or not start:
-                raise
-            part.unlink()  # the part is as long as the file, or longer
-            return _download(download, part, found)
-        with response:
-            _receive(response, part, start, download)
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = (
-            getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error) or type(error).__name__
-        )
-        had = f" (the file at {download.path} has md5 {found})" if found else ""
-        kept = " What came is kept; the next try goes on from there." if part.exists() and part.stat().st_size else ""
-        raise PetriscopeError(
-            f"cannot download {download.name} from {download.url}: {reason}{had}.{kept} {_advice(download)}"
-        ) from None
+class _Bar:
+    """A `Progress` as pooch wants it: with the interface of tqdm, in bytes."""
+
+    def __init__(self, bar: Progress) -> None:
+        self.bar, self.received = bar, 0
+
+    @property
+    def total(self) -> int:
+        return self.bar.total * MEBIBYTE
+
+    @total.setter
+    def total(self, size: int) -> None:
+        self.bar.total = -(-size // MEBIBYTE)
+
+    def update(self, count: int) -> None:
+        self.received += count
+        self.bar.advance(self.received // MEBIBYTE - self.bar.done)
+
+    def reset(self) -> None:
+        self.received = 0
+
+    def close(self) -> None:
+        self.bar.close()
 
 
-def _receive(response: http.client.HTTPResponse, part: Path, start: int, download: Download) -> None:
-    if response.status != 206:
-        start = 0  # the server sends all of it
-    length = int(response.headers.get("Content-Length") or 0)
-    done = start
-    with (
-        _writing(part, "ab" if start else "wb") as write,
-        progress(f"downloading {download.name}", -(-(start + length) // MEBIBYTE), "MiB") as bar,
-    ):
-        while piece := response.read(READ_BYTES):
-            write(piece)
-            done += len(piece)
-            bar.advance(done // MEBIBYTE - bar.done)
-    if length and done < start + length:
-        raise http.client.HTTPException(f"the connection broke after {done:,} of {start + length:,} bytes")
-
-
-class _writing:
-    """A file whose write errors are told apart from the network's, which are OSErrors too."""
-
-    def __init__(self, path: Path, mode: str) -> None:
-        self.path, self.mode = path, mode
-
-    def __enter__(self) -> Callable[[bytes], None]:
-        try:
-            self.handle = self.path.open(self.mode)
-        except OSError as error:
-            raise disk_error(error, self.path) from error
-        return self.write
-
-    def write(self, piece: bytes) -> None:
-        try:
-            self.handle.write(piece)
-        except OSError as error:
-            raise disk_error(error, self.path) from error
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            self.handle.close()
-        except OSError as error:
-            raise disk_error(error, self.path) from error
+def _reason(error: Exception) -> str:
+    """The innermost cause that urllib3 and requests wrapped."""
+    while isinstance(inner := getattr(error, "reason", None) or next(iter(error.args), None), Exception):
+        error = inner
+    return str(error) or type(error).__name__
 
 
 def _advice(download: Download) -> str:
-    return (
-        f"Without network: get the file elsewhere and put it at {download.path} (md5 {download.md5}), "
-        "or give your own data with --data PATH"
-    )
+    return f"Without a network, copy the file to {download.path} (md5 {download.md5}), or use your own data with --data PATH"
 
 
 def _md5(path: Path) -> str:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
+from petriscope.cli.printing import print_columns, print_data, print_evaluation
 from petriscope.core.errors import PetriscopeError, RequestError
+from petriscope.core.progress import say
 
 if TYPE_CHECKING:
+    from petriscope.core.results import EnsembleSummary, Evaluation
     from petriscope.run.folder import Run
 
 RECIPE_FOLDERS = {  # in the order they are listed, with what each is about
@@ -31,7 +32,6 @@ RECIPE_FOLDERS = {  # in the order they are listed, with what each is about
 }
 
 MANY = 0.05  # of images from elsewhere, unlike those seen in training; of val it is 0.005
-LABEL_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auc", "nll", "ece")
 
 app = typer.Typer(
     add_completion=False,
@@ -57,8 +57,8 @@ def demo(out: Annotated[Path | None, typer.Option(help="Run folder to make.")] =
     from petriscope.core.recipe import load_recipe
 
     run = api.train(load_recipe("demo"), out)
-    _print_metrics(api.evaluate(run.folder))
-    _say(f"report with test metrics: {run.folder / 'report.html'}")
+    print_evaluation(api.evaluate(run.folder))
+    say(f"report with test metrics: {run.folder / 'report.html'}")
 
 
 @app.command()
@@ -93,13 +93,13 @@ def audit(
     if as_json:
         sys.stdout.write(json.dumps({**summary, "out": str(folder)}) + "\n")
     else:
-        _print_columns([(f"{count:,}", name.replace("_", " ")) for name, count in summary["findings"].items() if count])
+        print_columns([(f"{count:,}", name.replace("_", " ")) for name, count in summary["findings"].items() if count])
     if not quiet and not as_json:
         for note in found.notes:
-            _say(f"note: {note}")
+            say(f"note: {note}")
         counts = ", ".join(f"{word} {count:,}" for word, count in summary["decisions"].items())
-        _say(f"of {summary['n']:,} images: {counts}; report: {folder / 'report.html'}")
-        _say(f"to train by these decisions: petriscope train RECIPE --data {source} --audit {folder}")
+        say(f"of {summary['n']:,} images: {counts}; report: {folder / 'report.html'}")
+        say(f"to train by these decisions: petriscope train RECIPE --data {source} --audit {folder}")
     if failing := [f"{name} {summary['findings'][name]:,}" for name in wanted if summary["findings"][name]]:
         raise PetriscopeError(f"the audit found what --fail-on names: {', '.join(failing)}; see {folder}")
 
@@ -161,13 +161,13 @@ def evaluate(
     more = {} if stress_images is None else {"stress_images": stress_images}
     result = api.evaluate(run, data, split, _tta(tta), device, quiet=as_json, stress=stress, **more)
     if as_json:
-        sys.stdout.write(json.dumps(result) + "\n")
+        sys.stdout.write(json.dumps(result.as_json()) + "\n")
         return
-    _print_metrics(result)
-    if data is not None and (result.get("ood") or {"share": 0})["share"] > MANY:
-        _say(
-            "many of these images are unlike anything seen in training and get no answer; to have promises for such "
-            f"images, fit them on some that have labels: petriscope calibrate {run} --data SOURCE"
+    print_evaluation(result)
+    if data is not None and result.ood is not None and result.ood.share > MANY:
+        say(
+            "many of these images are out of distribution, and the model abstains on them; to get guarantees for such "
+            f"images, calibrate on some that have labels: petriscope calibrate {run} --data SOURCE"
         )
 
 
@@ -199,11 +199,11 @@ def calibrate(
     else:
         result, written = api.recalibrate(run, data, out, split, _tta(tta), device, quiet=as_json)
     if as_json:
-        sys.stdout.write(json.dumps(result if written is None else {**result, "model": str(written)}) + "\n")
+        sys.stdout.write(json.dumps(result.as_json() | ({} if written is None else {"model": str(written)})) + "\n")
         return
-    _print_metrics(result)
+    print_evaluation(result)
     if written is not None:
-        _say(f"fitted on these images, so their metrics are no evidence; to predict with: {written}")
+        say(f"the model was fitted on these images, so their metrics are no evidence; to predict, use {written}")
 
 
 @app.command()
@@ -211,33 +211,30 @@ def predict(
     run: RunOrModel,
     images: Annotated[list[str], typer.Argument(help="Image files, or folders of them.")],
     out: Annotated[
-        Path | None, typer.Option(help="CSV file to write; default: stdout. Of a model of masks, the masks' folder.")
+        Path | None,
+        typer.Option(help="CSV file to write; default: stdout. For a model of masks: the folder to write them to."),
     ] = None,
     tta: Tta = None,
     device: Device = "auto",
     max_error: Annotated[
         float | None, typer.Option(metavar="SHARE", help="Answer only where at most this share is wrong, such as 0.01.")
     ] = None,
-    sets: Annotated[
-        float | None, typer.Option(metavar="SHARE", help="Add a set of classes that holds the true one so often: 0.95.")
+    set_coverage: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Add a prediction set that holds the true class this often, such as 0.95."),
     ] = None,
 ) -> None:
-    """Classes of images, as CSV: image, predicted, confidence, error, answer, why, one probability per class. Of a model of
-    masks: an indexed PNG and one overlay per image, with the CSV as masks.csv beside them."""
+    """Classes of images as CSV, with an answer or the reason to abstain. For a model of masks: an indexed PNG and an overlay
+    per image, with a table in masks.csv beside them."""
     from petriscope import api
-    from petriscope.core.files import write_text
 
     _share("--max-error", max_error)
-    _share("--sets", sets)
-    table = api.predict(run, images, _tta(tta), device, max_error=max_error, sets=sets, masks=out)
-    if out is not None and "mask" in table:
-        out /= "masks.csv"
-    text = table.to_csv(index=False)
+    _share("--set-coverage", set_coverage)
+    table = api.predict(run, images, _tta(tta), device, max_error=max_error, set_coverage=set_coverage, out=out)
     if out is None:
-        sys.stdout.write(text)
+        sys.stdout.write(table.to_csv(index=False))
     else:
-        write_text(out, text)
-        _say(f"{len(table):,} images in {out}")
+        say(f"{len(table):,} images in {out}")
     failed = table["error"].notna()
     if failed.any():
         first = table[failed].iloc[0]
@@ -283,19 +280,20 @@ def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders.")],
     split: Annotated[str | None, typer.Option(help="train, val or test; default: test if all runs have it.")] = None,
     against: Annotated[str | None, typer.Option(metavar="RUN", help="The baseline; default: the first run.")] = None,
-    metric: Annotated[str | None, typer.Option(help="accuracy, balanced_accuracy or macro_f1; of masks, miou.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="accuracy, balanced_accuracy or macro_f1; for masks: miou.")
+    ] = None,
     as_json: AsJson = False,
     out: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a page too.")] = None,
 ) -> None:
     """Runs against one another: intervals, paired tests, costs. Seeds of one recipe are one row."""
     _among("--split", split or "test", ("train", "val", "test"))
-    _among("--metric", metric or "accuracy", ("accuracy", "balanced_accuracy", "macro_f1", "miou"))
-    from petriscope.experiments import compare as comparing
+    from petriscope import api
     from petriscope.report.compare import as_text, write_comparison
 
-    found = comparing.compare(runs, split, against, cast(Any, metric))
+    found = api.compare(runs, split, against, metric)
     if out is not None:
-        _say(f"page: {write_comparison(found, out)}")
+        say(f"page: {write_comparison(found, out)}")
     sys.stdout.write(json.dumps(found.as_dict()) + "\n" if as_json else as_text(found))
 
 
@@ -308,14 +306,14 @@ def ensemble(
 ) -> None:
     """Join runs into one that is evaluated, predicted with and compared as a run is; val chooses. Of masks not stacking,
     but a main run and a specialist of one of its classes (trained with data.only)."""
-    from petriscope.experiments import ensemble as ensembling
+    from petriscope import api
 
-    made = ensembling.ensemble(runs, cast(Any, method), out, quiet=as_json)
+    made = api.ensemble(runs, cast(Any, method), out, quiet=as_json)
     if as_json:
-        sys.stdout.write(json.dumps({"run": str(made.folder), **made.results["ensemble"]}) + "\n")
+        sys.stdout.write(json.dumps({"run": str(made.folder), **_joined(made).as_json()}) + "\n")
     else:
-        _print_metrics(made.results["val"])
-        _say(f"report: {made.folder / 'report.html'}")
+        print_evaluation(_val(made))
+        say(f"report: {made.folder / 'report.html'}")
 
 
 @app.command()
@@ -336,7 +334,7 @@ def bench(
     from petriscope.experiments import suite as suites
 
     if suite is None:
-        _print_columns([(name, suites.load_suite(name).about) for name in suites.suite_names()])
+        print_columns([(name, suites.load_suite(name).about) for name in suites.suite_names()])
         return
     from petriscope.experiments.bench import run_suite
 
@@ -348,7 +346,7 @@ def bench(
         from petriscope.report.compare import as_text
 
         sys.stdout.write(as_text(done.comparison))
-        _say(f"page: {done.page}; metrics of every run: {done.table}")
+        say(f"page: {done.page}; metrics of every run: {done.table}")
     if done.failures:
         said = "\n".join(f"  {run}: {message}" for run, message in done.failures.items())
         raise PetriscopeError(f"{len(done.failures)} of {done.runs} runs failed:\n{said}")
@@ -365,7 +363,7 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Show this one, reso
     for folder, heading in RECIPE_FOLDERS.items():
         sys.stdout.write(f"{heading}\n")
         names = [known for known in recipe_names() if known.rpartition("/")[0] == folder]
-        _print_columns([(f"  {known}", load_recipe(known).about) for known in names])
+        print_columns([(f"  {known}", load_recipe(known).about) for known in names])
 
 
 @app.command()
@@ -384,114 +382,36 @@ def data_command(
     from petriscope.data.sources import NAMED
 
     if source is None:
-        _print_columns(list(NAMED.items()))
+        print_columns(list(NAMED.items()))
         return
     from petriscope.core.recipe import DataSection
     from petriscope.data import load_dataset
 
-    dataset = load_dataset(DataSection(source=source))
-    high, wide, channels = dataset.shape
-    width = 12 if dataset.segments else 7
-
-    def every(count: Any) -> str:
-        return "  ".join(f"{count(part):>{width},}" for part in dataset.splits.values())
-
-    _print_columns(
-        [
-            ("source", source),
-            ("images", f"{high}x{wide}, {'gray' if channels == 1 else 'RGB'}"),
-            ("fingerprint", dataset.fingerprint),
-            ("", "  ".join(f"{split:>{width}}" for split in dataset.splits)),
-            *((name, every(lambda part, k=k: part.counts[k])) for k, name in enumerate(dataset.classes)),
-            *([("labeled pixels", every(lambda part: part.counts.sum()))] if dataset.segments else []),
-            ("all" if not dataset.segments else "all images", every(len)),
-        ]
-    )
-    for warning in dataset.warnings:
-        _say(f"warning: {warning}")
+    print_data(load_dataset(DataSection(source=source)))
 
 
 def _next_steps(run: Run, test: bool, quiet: bool) -> None:
     from petriscope import api
 
-    splits = run.environment["data"]["splits"]
+    val = run.results.val
     if test:
-        result = api.evaluate(run.folder, quiet=quiet)
-        _print_metrics(result)
-    elif "val" in run.results and not quiet:
-        _print_metrics(run.results["val"])
-        if "test" in splits:
-            _say(f"test was not looked at; when all choices are made: petriscope evaluate {run.folder}")
+        print_evaluation(api.evaluate(run.folder, quiet=quiet))
+    elif val is not None and not quiet:
+        print_evaluation(val)
+        if "test" in run.environment.data.splits:
+            say(f"test was not read; when all choices are made: petriscope evaluate {run.folder}")
 
 
-def _print_metrics(result: dict[str, Any]) -> None:
-    def percent(value: float | None) -> str:
-        return "  –" if value is None else f"{100 * value:.2f} %"
-
-    rows = [
-        (
-            "",
-            f"{result['split']}, {result['n']:,} images"
-            + ("" if result["tta"] == "none" else f", tta {result['tta']}"),
-        )
-    ]
-    for key in ("miou", "miou_with_background", "pixel_accuracy", "boundary_f1", *LABEL_METRICS):
-        if key not in result:
-            continue
-        low, high = result[f"{key}_ci95"]
-        if key in ("nll", "ece"):
-            rows.append((key, f"{result[key]:.4f}  ({low:.4f} to {high:.4f})"))
-        else:
-            name = key.replace("_", " ").replace("miou", "mean IoU")
-            rows.append((name, f"{percent(result[key])}  ({percent(low)} to {percent(high)})"))
-    rows += [(f"  {name}", f"IoU {percent(row['iou'])}") for name, row in result["per_class"].items() if "iou" in row]
-    _print_columns(rows + _silence_rows(result, percent), sys.stderr)
-    if "stress" in result:
-        _print_stress(result["stress"])
+def _joined(run: Run) -> EnsembleSummary:
+    found = run.results.ensemble
+    assert found is not None
+    return found
 
 
-def _silence_rows(result: dict[str, Any], percent: Callable[[float | None], str]) -> list[tuple[str, str]]:
-    """Where it answers with at most 1 % errors, and what looks like nothing seen in training."""
-    rows = []
-    for row in result.get("selective") or []:
-        if row["max_error"] == 0.01:
-            words = "no confidence promises it"
-            if row["guaranteed"] and row["answered"]:
-                words = f"{percent(row['coverage'])} answered, {percent(row['error'])} of them wrong"
-            elif row["guaranteed"]:
-                words = "nothing answered"
-            rows.append(("1 % errors", words))
-    if result.get("ood") is not None:
-        rows.append(("unlike train", percent(result["ood"]["share"])))
-    return rows
-
-
-def _print_stress(stress: dict[str, Any] | None) -> None:
-    def share(value: float | None) -> str:
-        return "–" if value is None else f"{100 * value:.1f}"
-
-    if stress is None:
-        _say("\nno stress test: the images have no labeled pixel to judge by")
-        return
-    metric = stress["metric"]
-    named = metric.replace("_", " ").replace("miou", "mean IoU")
-    _say(f"\nstress test, {stress['n']:,} of {stress['of']:,} images; {named} in %")
-    rows = [("severity", " ".join(f"{severity:>5}" for severity in stress["severities"]) + "   mean")]
-    for name, row in stress["corruptions"].items():
-        known = "trained against" if row["seen"] else "held out" if row["held_out"] else ""
-        rows.append((name, " ".join(f"{share(v):>5}" for v in row[metric]) + f"  {share(row['mean']):>5}  {known}"))
-    _print_columns(rows, sys.stderr)
-    worst = stress["worst"]
-    _say(
-        f"clean {share(stress['clean'])} %, disturbed mean {share(stress['mean'])} %, "
-        f"worst {share(worst[metric])} % ({worst['name']})"
-    )
-
-
-def _print_columns(rows: list[tuple[str, str]], stream: Any = None) -> None:
-    width = max((len(first) for first, _ in rows), default=0)
-    for first, second in rows:
-        (stream or sys.stdout).write(f"{first:<{width}}  {second}".rstrip() + "\n")
+def _val(run: Run) -> Evaluation:
+    found = run.results.val
+    assert found is not None
+    return found
 
 
 def _tta(value: str | None) -> Any:
@@ -518,33 +438,3 @@ def _among(option: str, value: str, known: tuple[str, ...]) -> None:
 def _share(option: str, value: float | None) -> None:
     if value is not None and not 0 < value < 1:
         raise RequestError(f"{option} lies between 0 and 1; got {value:g}")
-
-
-def _say(text: str) -> None:
-    from petriscope.core.progress import say
-
-    say(text)
-
-
-def main() -> None:
-    """Run the command line. Exit status: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted."""
-    _settle_process()
-    try:
-        app()
-    except PetriscopeError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(error.exit_status)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-
-
-def _settle_process() -> None:
-    """Settings that have to stand before torch is loaded."""
-    # Idle OpenMP threads that spin slow a step many times over where another process wants the core.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Large tensors on huge pages, where the system offers them: looking up a page is dear on some machines.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

@@ -1,4 +1,4 @@
-"""What a run keeps of explanations: maps of some images, right and wrong, and how far the methods can be trusted."""
+"""Explanations of classifiers: what a run keeps of them, and how image files are explained."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ from typing import Any
 import numpy as np
 
 from petriscope.core.errors import RequestError
+from petriscope.core.recipe import Part
 from petriscope.data.imageset import ImageSet
 from petriscope.explain import explain, methods_for
 from petriscope.explain.checks import check, forwards
+from petriscope.explain.shown import Explained
 from petriscope.inference.predictor import Predictor
 from petriscope.models.cost import multiply_adds
 
+COLUMNS: tuple[str, ...] = ()  # of the table of explained image files, beside those of every task
 RIGHT, WRONG = 12, 12  # images shown
 BUDGET = 3e11  # multiply-adds that the checks may take: a few seconds of one core
 MOST, FEWEST = 96, 16  # images checked
 
 
-def explained(
+def explain_split(
     predictor: Predictor,
     images: ImageSet,
     predicted: np.ndarray,
@@ -87,3 +90,15 @@ def affordable(predictor: Predictor, methods: list[str], images: int, others: in
         if count >= FEWEST:
             return kept, count
     return [], 0
+
+
+def explain_images(predictor: Predictor, batch: list[np.ndarray], label: int | None, part: Part) -> Explained:
+    """For each image: its map, no mask, and the fields of its row."""
+    if not batch:
+        return
+    images = np.stack(batch)
+    found = predictor.probabilities(images)
+    asked = found.argmax(1) if label is None else np.full(len(images), label)
+    for p, k, heat in zip(found, asked, explain(predictor, images, asked, part), strict=True):
+        facts = {"predicted": predictor.classes[int(p.argmax())], "confidence": float(p.max())}
+        yield heat, None, {**facts, "explained": predictor.classes[int(k)]}

@@ -9,7 +9,7 @@ from petriscope.augment.base import Mixing
 from petriscope.augment.sets import augmented_set
 from petriscope.data.batches import Batches
 from petriscope.data.imageset import ImageSet
-from petriscope.inference.predictor import Answers, Predictor
+from petriscope.inference.predictor import Prediction, Predictor
 from petriscope.inference.tta import TTA
 from petriscope.trust.ood import Detector, Seen, fit_detector
 from petriscope.trust.state import Trust, fit_reference
@@ -19,7 +19,7 @@ LOOKED_AT = 2500  # images of a split that the detector is fitted on, at most: m
 
 def calibrate(
     predictor: Predictor, train: ImageSet | None, val: ImageSet, tta: TTA | None = None, quiet: bool = False
-) -> Answers:
+) -> Prediction:
     """Fit what val says of a predictor, put it into ``predictor.trust``, and give the answers on val.
 
     Args:
@@ -31,13 +31,13 @@ def calibrate(
     detector = predictor.trust.detector
     if train is not None:
         detector = _fit_detector(predictor, train, val, shown, quiet)
-    outlier = None if detector is None else detector.score(*shown)
-    reference = fit_reference(raw, val.targets, outlier)
+    ood = None if detector is None else detector.score(*shown)
+    reference = fit_reference(raw, val.targets, ood)
     predictor.trust = Trust({**predictor.trust.references, tta: reference}, detector)
-    return predictor.judge(raw, tta, outlier)
+    return predictor.judge(raw, tta, ood)
 
 
-def calibrate_trained(predictor: Predictor, train: ImageSet | None, val: ImageSet, quiet: bool = False) -> Answers:
+def fit_after_training(predictor: Predictor, train: ImageSet | None, val: ImageSet, quiet: bool = False) -> Prediction:
     """`calibrate` for the test-time augmentation of the recipe, whose answers are given, and for none: the stress test goes
     without, and asks what val's promises are worth there."""
     answers = calibrate(predictor, train, val, None, quiet)
@@ -46,19 +46,19 @@ def calibrate_trained(predictor: Predictor, train: ImageSet | None, val: ImageSe
     return answers
 
 
-def recalibrate(predictor: Predictor, images: ImageSet, tta: TTA | None = None, quiet: bool = False) -> Answers:
+def recalibrate(predictor: Predictor, images: ImageSet, tta: TTA | None = None, quiet: bool = False) -> Prediction:
     """`calibrate` on labeled images from elsewhere in place of val, with nothing kept of what val said. The detector's
     measures stay those of the training images; their limits move out, so that these images are not unlike them.
 
     Args:
-        tta: None: as `calibrate_trained` does.
+        tta: None: as `fit_after_training` does.
     """
     detector = predictor.trust.detector
     if detector is not None:
         detector = detector.widened(*_look(predictor, images, "none", None if quiet else "looking at images")[1])
     predictor.trust = Trust({}, detector)
     if tta is None:
-        return calibrate_trained(predictor, None, images, quiet)
+        return fit_after_training(predictor, None, images, quiet)
     return calibrate(predictor, None, images, tta, quiet)
 
 

@@ -6,7 +6,7 @@ from corner import corner_images, corner_predictor
 
 from petriscope.data.imageset import ImageSet
 from petriscope.explain import gallery
-from petriscope.explain.gallery import explained
+from petriscope.explain.classification import explained
 
 
 def image_set(count=40):

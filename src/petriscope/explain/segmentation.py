@@ -1,4 +1,4 @@
-"""What a run of masks keeps of explanations: for each class the images that have most of it, and the checks."""
+"""Explanations of segmenters: what a run keeps of them, and how image files are explained."""
 
 from __future__ import annotations
 
@@ -7,24 +7,27 @@ from typing import Any
 import numpy as np
 
 from petriscope.core.errors import RequestError
+from petriscope.core.recipe import Part
 from petriscope.data.imageset import ImageSet
 from petriscope.explain import explain, methods_for
 from petriscope.explain.checks import ORDERS, check
-from petriscope.explain.gallery import affordable, unaffordable
-from petriscope.explain.regions import mean_probability, predicted_masks
+from petriscope.explain.classification import affordable, unaffordable
+from petriscope.explain.regions import largest_class, mean_probability, predicted_masks
+from petriscope.explain.shown import Explained
 from petriscope.inference.predictor import Predictor
 from petriscope.metrics.segmentation import scenes_of
 
+COLUMNS = ("share", "note")  # of the table of explained image files, beside those of every task
 EACH = 3  # images per class
 LEAST = 0.01  # share of an image from which a class is asked about in the checks
 FEWEST_SCENES = 5
 
 
-def explained_masks(
+def explain_split(
     predictor: Predictor, images: ImageSet, pixels: np.ndarray, quiet: bool = True
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Maps of the images that have most of a class, and the checks of the methods over others, which cost as much as
-    those of labels may; see `petriscope.explain.gallery.explained`.
+    those of labels may; see `petriscope.explain.classification.explained`.
 
     In the checks each image is asked about one class, drawn from those that take 1 % of it or more. Fewer than five
     scenes are not checked: images of one scene are no independent witnesses.
@@ -99,3 +102,27 @@ def _check_into(
         scenes=scenes[drawn],
     )
     facts["left_out"] = methods[len(kept) :]
+
+
+def explain_images(predictor: Predictor, batch: list[np.ndarray], label: int | None, part: Part) -> Explained:
+    """For each image: its map, None where no pixel is predicted as the class; its mask, uint8 [H, W]; and the fields of its
+    row."""
+    if not batch:
+        return
+    images = np.stack(batch)
+    found = predictor.probabilities(images)
+    masks = found.argmax(1).astype(np.uint8)
+    largest = largest_class(masks, predictor.classes)
+    asked = largest if label is None else np.full(len(images), label)
+    regions = masks == asked[:, None, None]
+    there = np.flatnonzero(regions.any((1, 2)))
+    maps = dict(zip(there, explain(predictor, images[there], asked[there], part, regions[there]), strict=True))
+    for i, (mask, region) in enumerate(zip(masks, regions, strict=True)):
+        explained = predictor.classes[int(asked[i])]
+        facts: dict[str, Any] = {"predicted": predictor.classes[int(largest[i])], "explained": explained}
+        facts |= {"confidence": None, "share": float(region.mean()), "note": None}
+        if i in maps:
+            facts["confidence"] = float(found[i, asked[i]][region].mean())
+        else:
+            facts["note"] = f"no pixel is predicted as {explained}"
+        yield maps.get(i), mask, facts

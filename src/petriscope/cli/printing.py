@@ -1,0 +1,119 @@
+"""Results as columns of text."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+from petriscope.core.progress import say
+
+if TYPE_CHECKING:
+    from petriscope.core.results import Evaluation, Robustness
+    from petriscope.data import Dataset
+
+SHOWN_ERROR = 0.01  # the error rate whose selective prediction is shown
+
+
+def print_columns(rows: list[tuple[str, str]], stream: TextIO | None = None) -> None:
+    width = max((len(first) for first, _ in rows), default=0)
+    for first, second in rows:
+        (stream or sys.stdout).write(f"{first:<{width}}  {second}".rstrip() + "\n")
+
+
+def print_evaluation(evaluation: Evaluation) -> None:
+    """The metrics of a split with their intervals, to stderr."""
+    from petriscope.tasks import find_task
+
+    task = find_task(evaluation.task)
+    tta = "" if evaluation.tta == "none" else f", tta {evaluation.tta}"
+    rows = [("", f"{evaluation.split}, {evaluation.n:,} images{tta}")]
+    for info in task.metrics:
+        metric = evaluation.metric(info.key)
+        if metric.value is None:
+            continue
+        write = _percent if info.percent else _decimal
+        low, high = metric.ci95 or (None, None)
+        rows.append((info.name, f"{write(metric.value)}  ({write(low)} to {write(high)})"))
+    for name, row in evaluation.per_class.items():
+        first = task.metrics[0]
+        if "iou" in row.metrics:
+            rows.append((f"  {name}", f"IoU {_percent(row.value('iou'))}"))
+        elif first.key in row.metrics:
+            rows.append((f"  {name}", _percent(row.value(first.key))))
+    print_columns(rows + _trust_rows(evaluation), sys.stderr)
+    if evaluation.stress is not None:
+        print_stress(evaluation.stress)
+
+
+def _trust_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """How many images are answered with at most 1 % errors, and how many are out of distribution."""
+    rows = []
+    for row in evaluation.selective or []:
+        if row.max_error == SHOWN_ERROR:
+            words = "no confidence guarantees it"
+            if row.guaranteed and row.answered:
+                words = f"{_percent(row.coverage)} answered, {_percent(row.error)} of them wrong"
+            elif row.guaranteed:
+                words = "nothing answered"
+            rows.append((f"At most {100 * SHOWN_ERROR:g} % errors", words))
+    if evaluation.ood is not None:
+        rows.append(("Out of distribution", _percent(evaluation.ood.share)))
+    return rows
+
+
+def print_stress(tested: Robustness) -> None:
+    """The stress test as a table of corruptions by severity, to stderr."""
+    name = tested.metric_name
+    say(f"\nstress test, {tested.n:,} of {tested.of:,} images; {_words(name)} in %")
+    rows = [("severity", " ".join(f"{severity:>5}" for severity in tested.severities) + "   mean")]
+    for corruption, row in tested.corruptions.items():
+        known = "trained against" if row.seen else "held out" if row.held_out else ""
+        cells = " ".join(f"{_share(metric.value):>5}" for metric in row.series.get(name, ()))
+        rows.append((corruption, f"{cells}  {_share(row.value('mean')):>5}  {known}"))
+    print_columns(rows, sys.stderr)
+    say(
+        f"clean {_share(tested.value('clean'))} %, mean over corruptions {_share(tested.value('mean'))} %, "
+        f"worst {_share(tested.worst.value(name))} % ({tested.worst.name})"
+    )
+
+
+def print_data(dataset: Dataset) -> None:
+    """What a source holds: size of its images, and how much of each class is in each split."""
+    height, width, channels = dataset.shape
+    task, splits = dataset.task, dataset.splits
+    columns = {name: [*part.counts.tolist(), int(part.counts.sum()), len(part)] for name, part in splits.items()}
+    wide = max(7, *(len(f"{number:,}") for numbers in columns.values() for number in numbers)) + 1
+
+    def line(place: int) -> str:
+        return "  ".join(f"{numbers[place]:>{wide},}" for numbers in columns.values())
+
+    classes = dataset.classes
+    rows = [
+        ("source", dataset.source),
+        ("task", task.name),
+        ("images", f"{height}x{width}, {'gray' if channels == 1 else 'RGB'}"),
+        ("fingerprint", dataset.fingerprint),
+        ("", "  ".join(f"{split:>{wide}}" for split in splits)),
+        *((name, line(k)) for k, name in enumerate(classes)),
+    ]
+    if task.counted != "images":
+        rows.append((f"all {task.counted}", line(len(classes))))
+    print_columns([*rows, ("all images", line(len(classes) + 1))])
+    for warning in dataset.warnings:
+        say(f"warning: {warning}")
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.2f} %"
+
+
+def _decimal(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ").replace("miou", "mean IoU")

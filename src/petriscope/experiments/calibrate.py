@@ -1,0 +1,99 @@
+"""Temperature, thresholds and out-of-distribution detector of a trained model, fitted anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from petriscope.core.errors import DataError, RequestError
+from petriscope.core.files import slug
+from petriscope.core.recipe import TTA
+from petriscope.core.results import Evaluation
+from petriscope.data import load_dataset
+from petriscope.data.sources import NAMED
+from petriscope.experiments.evaluate import evaluate_into, evaluate_split, other_data
+from petriscope.inference import fit
+from petriscope.inference.predictor import Predictor, load_model, model_path, save_trust
+from petriscope.report.page import write_report
+from petriscope.run.folder import open_run
+
+
+def calibrate(folder: str | Path, tta: TTA | None = None, device: str = "auto", quiet: bool = False) -> Evaluation:
+    """Fit a trained run's probabilities and thresholds on val anew, and keep them in its model file.
+
+    Training does so for the test-time augmentation of the recipe. This is for another one, and for older runs.
+    `recalibrate` does so on images from elsewhere.
+
+    Returns:
+        the evaluation of val; it goes into the run folder where ``tta`` is the recipe's.
+
+    Raises:
+        RequestError: the task has nothing to calibrate.
+        DataError: the run's data have changed, or have no val split.
+    """
+    run = open_run(folder)
+    predictor = _load(folder, device)
+    dataset = load_dataset(run.recipe.data)
+    if dataset.fingerprint != run.environment.data.fingerprint:
+        raise DataError(
+            f"the data at {run.recipe.data.source} have changed since {folder} was trained: train a new run"
+        )
+    val = dataset.split("val")
+    tta = tta or predictor.recipe.evaluation.tta
+    known = fit.calibrate(predictor, dataset.train, val, tta, quiet)
+    save_trust(run.model, predictor.trust)
+    if tta != predictor.recipe.evaluation.tta:
+        return evaluate_split(predictor, val, "val", tta, str(run.recipe.data.source), quiet, known)[0]
+    evaluation, _ = evaluate_into(run, predictor, dataset, "val", tta, quiet, known)
+    write_report(run)
+    return evaluation
+
+
+def recalibrate(
+    model: str | Path,
+    data: str,
+    out: str | Path | None = None,
+    split: str = "val",
+    tta: TTA | None = None,
+    device: str = "auto",
+    quiet: bool = False,
+) -> tuple[Evaluation, Path]:
+    """Fit a model's probabilities, thresholds and out-of-distribution limits on labeled images from elsewhere, such as
+    another microscope, and write a model file whose guarantees are about those. Weights and run are not changed.
+
+    Args:
+        model: a run folder, or a model file.
+        data: the images; a source without splits is taken whole.
+        out: the model file to write; default: ``model-<data>.safetensors`` beside the model.
+        split: of ``data``.
+        tta: test-time augmentation; None: as the recipe says, and none.
+
+    Returns:
+        the evaluation of these images, which is no evidence since they were fitted on; and the file.
+
+    Raises:
+        RequestError: the task has nothing to calibrate, or ``out`` exists.
+        DataError: the images or their labels cannot be used.
+    """
+    path = model_path(Path(model))
+    predictor = _load(model, device)
+    out = Path(out) if out is not None else path.with_name(f"model-{short_name(data)}.safetensors")
+    if out.exists():
+        raise RequestError(f"{out} exists; choose another --out")
+    images = other_data(predictor, data, split, quiet)
+    known = fit.recalibrate(predictor, images, tta, quiet)
+    save_trust(path, predictor.trust, out)
+    return evaluate_split(predictor, images, split, tta, data, quiet, known)[0], out
+
+
+def short_name(source: str) -> str:
+    """A source's name, as a file may be called."""
+    name = Path(source).expanduser()
+    stem = source if source.partition(":")[0] in NAMED else name.resolve().name if name.is_dir() else name.stem
+    return slug(stem, "audit")
+
+
+def _load(model: str | Path, device: str) -> Predictor:
+    predictor = load_model(Path(model), device)
+    if not predictor.task.calibrates:
+        raise RequestError(f"{model} is a model for {predictor.task.name}; only classifiers can be calibrated")
+    return predictor

@@ -1,0 +1,148 @@
+"""Evaluation of classifiers: metrics and trust, and what a run keeps of a split, with a closer look at the mistakes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from petriscope.core.recipe import TTA
+from petriscope.core.results import ErrorAnalysis, Evaluation, Explanations
+from petriscope.data.batches import Batches
+from petriscope.data.imageset import Dataset, ImageSet
+from petriscope.experiments import generic
+from petriscope.experiments.error_groups import accuracy_by_group, confused_pairs
+from petriscope.experiments.generic import Seen
+from petriscope.experiments.thumbnails import shrink_images, sides
+from petriscope.explain.classification import BUDGET, explain_split
+from petriscope.inference.neighbors import nearest
+from petriscope.inference.predictor import Prediction, Predictor
+from petriscope.models.cost import multiply_adds
+from petriscope.run.folder import Run
+from petriscope.trust.state import trust_metrics
+
+MISTAKES_SHOWN = 24
+NEIGHBORS_OF = 12  # mistakes, the most confident
+NEIGHBORS = 5
+ENSEMBLES = ("soft", "weighted", "stacking", "soup", "greedy-soup")
+
+
+def evaluate(
+    predictor: Predictor,
+    images: ImageSet,
+    split: str,
+    tta: TTA,
+    source: str,
+    quiet: bool,
+    known: Prediction | None = None,
+) -> tuple[Evaluation, np.ndarray]:
+    """Metrics of a split, and the probabilities, float32 [N, K]; see `petriscope.experiments.generic.evaluate`."""
+    if known is None:
+        batches = Batches(images, predictor.device, predictor.recipe.data.memory)
+        known = predictor.predict_set(batches, tta, None if quiet else f"evaluating {split}")
+    metrics = predictor.task.judge(known.probabilities, images, predictor.recipe.evaluation.bootstrap)
+    trust = trust_metrics(
+        known.raw,
+        known.probabilities,
+        images.targets,
+        known.ood,
+        predictor.classes,
+        predictor.trust.references.get(tta),
+        predictor.temperature(tta),
+    )
+    about = {"task": predictor.task.name, "split": split, "tta": tta, "source": source}
+    return Evaluation.model_validate({**about, **metrics, **trust}), known.probabilities
+
+
+def record(
+    run: Run,
+    predictor: Predictor,
+    dataset: Dataset,
+    split: str,
+    evaluation: Evaluation,
+    outputs: np.ndarray,
+    quiet: bool,
+) -> Evaluation:
+    """Keep an evaluated split of the run's own data in the run: metrics, predictions, and an analysis of the errors.
+
+    The gallery gets ``mistakes_<split>``, the most confident; ``confused_<split>``, examples of the pairs of classes most
+    often confused; ``neighbors_<split>`` [M, 1 + k, H, W, C], mistakes and the training images nearest to each; and
+    ``explained_<split>`` with ``explained_<split>_maps`` [P, 2, H, W]; all uint8.
+    """
+    images = dataset.split(split)
+    generic.record(run, predictor, dataset, split, evaluation, outputs, quiet)
+    predicted, confidence = outputs.argmax(1), outputs.max(1)
+    wrong = np.flatnonzero(images.targets != predicted)
+    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES_SHOWN]
+    mistakes = {f"mistakes_{split}": images.take(worst), f"mistakes_{split}_ids": images.ids[worst].astype(np.str_)}
+    run.write_gallery(f"{split}-mistakes", **mistakes)
+    errors, arrays = _errors(predictor, images, dataset.train, split, predicted, confidence, quiet)
+    run.write_gallery(f"{split}-errors", **arrays)
+    found, facts = explain_split(predictor, images, predicted, confidence, quiet)
+    if found:
+        rows = found["rows"]
+        maps = shrink_images(found["maps"].transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+        shown = {f"explained_{split}": shrink_images(images.take(rows)), f"explained_{split}_maps": maps}
+        run.write_gallery(f"{split}-explanations", **shown)
+        facts["ids"] = [str(i) for i in images.ids[rows]]
+    more = {"errors": ErrorAnalysis.model_validate(errors), "explanations": Explanations.model_validate(facts)}
+    evaluation = evaluation.model_copy(update=more)
+    run.add_results(**{split: evaluation})
+    return evaluation
+
+
+def see(predictor: Predictor, val: ImageSet, tta: TTA, label: str | None) -> Seen:
+    """What a network says of val, at no temperature."""
+    p = predictor.look(Batches(val, predictor.device, predictor.recipe.data.memory), tta, label).astype(np.float64)
+    return Seen(p, p[np.arange(len(p)), val.targets], predictor.task.score(p, val))
+
+
+def _errors(
+    predictor: Predictor,
+    images: ImageSet,
+    train: ImageSet | None,
+    split: str,
+    predicted: np.ndarray,
+    confidence: np.ndarray,
+    quiet: bool,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    names = images.classes
+    pairs = confused_pairs(images.targets, predicted, confidence)
+    examples = np.array([row for pair in pairs for row in pair["rows"]], dtype=np.int64)
+    arrays = {f"confused_{split}": shrink_images(images.take(examples))}
+    for pair in pairs:
+        pair |= {"true": names[pair["true"]], "predicted": names[pair["predicted"]]}
+        pair["ids"] = [str(images.ids[row]) for row in pair.pop("rows")]
+    errors: dict[str, Any] = {"pairs": pairs, "groups": accuracy_by_group(images, predicted), "neighbors": None}
+    wrong = np.flatnonzero(images.targets != predicted)
+    asked = wrong[np.argsort(-confidence[wrong], kind="stable")][:NEIGHBORS_OF]
+    if train is None or split == "train" or not len(asked):
+        return errors, arrays
+    each = multiply_adds(predictor.model, predictor.shape)
+    most = int(max(BUDGET, each * len(images)) // each)
+    batch = images.take(asked)
+    found = nearest(predictor.model, predictor.normalize, predictor.number_format, batch, train, NEIGHBORS, most, quiet)
+    if found is None:
+        return errors, arrays
+    beside = np.stack([train.take(rows) for rows in found.rows])
+    shown = np.concatenate([batch[:, None], beside], axis=1)
+    arrays[f"neighbors_{split}"] = shrink_images(shown.reshape(-1, *images.shape)).reshape(
+        *shown.shape[:2], *sides(images.shape)
+    )
+    errors["neighbors"] = {
+        "among": found.among,
+        "of": len(train),
+        "mistakes": [
+            {
+                "id": str(images.ids[row]),
+                "true": names[images.targets[row]],
+                "predicted": names[predicted[row]],
+                "confidence": float(confidence[row]),
+                "labels": [names[label] for label in train.targets[rows]],
+                "ids": [str(i) for i in train.ids[rows]],
+                "similarity": [round(float(value), 4) for value in similarity],
+            }
+            for row, rows, similarity in zip(asked, found.rows, found.similarity, strict=True)
+        ],
+    }
+    return errors, arrays

@@ -1,0 +1,159 @@
+"""One training, from a recipe to its report."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+import torch
+
+from petriscope.augment.pipeline import Normalize
+from petriscope.core.device import choose_device
+from petriscope.core.errors import DataError, Interrupted, RequestError
+from petriscope.core.progress import duration, say
+from petriscope.core.recipe import Recipe
+from petriscope.core.results import Normalization, TrainingSummary
+from petriscope.data import Dataset, load_dataset
+from petriscope.experiments.evaluate import evaluate_into, stress_after_training
+from petriscope.experiments.samples import augmented, reconstructions
+from petriscope.inference.fit import fit_after_training
+from petriscope.inference.predictor import Predictor, save_model
+from petriscope.inference.speed import cost
+from petriscope.models.cost import parameters
+from petriscope.report.page import write_report
+from petriscope.run.folder import Run, check_free, create_run, free_folder, open_run
+from petriscope.training.build import absolute_paths, build_trainer, check_parts
+from petriscope.training.loop import Trainer
+
+
+def train(recipe: Recipe, out: str | Path | None = None, quiet: bool = False) -> Run:
+    """Train by a recipe and write a run folder with a report. Val is evaluated; test is not read.
+
+    Args:
+        recipe: see `petriscope.core.recipe.load_recipe`.
+        out: the folder to make; default ``runs/<recipe>-seed<N>``.
+        quiet: show no progress.
+
+    Raises:
+        RequestError: the recipe, the data or the folder cannot be used; nothing was made.
+        Interrupted: Ctrl-C; `resume` goes on from there.
+    """
+    folder = Path(out) if out is not None else free_folder(recipe)
+    check_free(folder)
+    device = choose_device(recipe.training.device)
+    check_parts(recipe)
+    dataset = load_dataset(recipe.data)
+    recipe = absolute_paths(recipe)
+    trainer, normalize = build_trainer(recipe, dataset, device, quiet)
+    run = create_run(
+        folder,
+        recipe,
+        dataset,
+        device=str(device),
+        precision=trainer.format,
+        parameters=parameters(trainer.model),
+        normalize=Normalization(mean=normalize.mean, std=normalize.std),
+    )
+    with run.claimed():
+        if not quiet:
+            _introduce(run, recipe, dataset)
+        return _train_to_report(run, trainer, normalize, dataset, quiet)
+
+
+def resume(folder: str | Path, quiet: bool = False) -> Run:
+    """Go on with a run that was interrupted or killed. On a CPU it ends with the same weights, bit for bit, as a run that was
+    never stopped.
+
+    Raises:
+        RequestError: there is no run, it is finished, or another process is training it.
+        DataError: the data are not those that it was started with.
+    """
+    run = open_run(folder)
+    with run.claimed():
+        if run.finished:
+            raise RequestError(f"{folder} is finished; nothing to resume. petriscope report {folder} shows it")
+        run.clean()
+        recipe, environment = run.recipe, run.environment
+        dataset = load_dataset(recipe.data)
+        if dataset.fingerprint != environment.data.fingerprint:
+            raise DataError(
+                f"the data at {recipe.data.source} have changed since {folder} was started; train a new run"
+            )
+        threads = environment.hardware.threads
+        if threads != torch.get_num_threads() and not quiet:
+            say(
+                f"note: the run was started with {threads} threads and goes on with {torch.get_num_threads()}: the last "
+                "bits of the weights may differ"
+            )
+        started = environment.normalize if run.checkpoint.is_file() else None
+        device = choose_device(recipe.training.device)
+        trainer, normalize = build_trainer(recipe, dataset, device, quiet, started)
+        return _train_to_report(run, trainer, normalize, dataset, quiet)
+
+
+def _train_to_report(run: Run, trainer: Trainer, normalize: Normalize, dataset: Dataset, quiet: bool) -> Run:
+    """Train, and write everything that a run folder holds."""
+    trainer.checkpoint, trainer.on_epoch = run.checkpoint, run.write_history
+    try:
+        weights = trainer.fit()
+    except Interrupted:
+        raise Interrupted(f"stopped; go on with: petriscope train --resume {run.folder}") from None
+    trainer.model.load_state_dict(weights)
+    predictor = Predictor(
+        trainer.model.eval(),
+        trainer.recipe,
+        dataset.task,
+        dataset.classes,
+        dataset.shape,
+        normalize.mean,
+        normalize.std,
+        trainer.device,
+    )
+    known = None
+    if dataset.val is not None and dataset.task.calibrates:
+        known = fit_after_training(predictor, dataset.train, dataset.val, quiet)
+    summary = _summary(trainer)
+    save_model(run.model, weights, predictor, {"environment": run.environment.as_json(), "training": summary.as_json()})
+    run.write_gallery("augmented", **augmented(trainer, dataset))
+    run.write_gallery("reconstructions", **reconstructions(predictor, dataset))
+    if dataset.val is not None:
+        evaluate_into(run, predictor, dataset, "val", None, quiet, known)
+        stress_after_training(run, predictor, dataset.val, trainer.at.seconds, quiet)
+    run.add_results(cost=cost(predictor), training=summary)
+    write_report(run)
+    if not quiet:
+        say(f"trained in {duration(trainer.at.seconds)}; report: {run.folder / 'report.html'}")
+    return run
+
+
+def _summary(trainer: Trainer) -> TrainingSummary:
+    at = trainer.at
+    return TrainingSummary(
+        epochs=at.epoch,
+        best_epoch=at.best_epoch,
+        best=at.best,
+        monitor=trainer.monitor if at.best is not None else None,
+        kept="best" if trainer.best_weights is not None else "last",
+        seconds=round(at.seconds, 2),
+        seconds_per_epoch=round(at.seconds / max(at.epoch, 1), 3),
+        images_per_second=float(statistics.median(line["images_per_second"] for line in at.history)),
+    )
+
+
+def _introduce(run: Run, recipe: Recipe, dataset: Dataset) -> None:
+    about = run.environment
+    height, width, channels = dataset.shape
+    sizes = ", ".join(f"{name} {len(part):,}" for name, part in dataset.splits.items())
+    say(
+        f"{recipe.name} on {recipe.data.source}: {sizes} images, {height}x{width}x{channels}, {len(dataset.classes)} classes, "
+        f"{dataset.task.name}"
+    )
+    say(f"{recipe.model.name}, {about.parameters:,} parameters, {about.device}, {about.precision}; run in {run.folder}")
+    if dataset.audited:
+        dropped = sum(entry.decision == "drop" for entry in dataset.audited)
+        say(
+            f"the audit's decisions leave out {dropped:,} images and relabel {len(dataset.audited) - dropped:,}: "
+            f"{run.folder / 'audited.csv'}"
+        )
+    for warning in dataset.warnings:
+        say(f"warning: {warning}")

@@ -1,0 +1,55 @@
+"""The metrics of a task: their names in a sentence, and the table of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from petriscope.core.results import Evaluation, Metric
+from petriscope.report import wording
+from petriscope.tasks import MetricInfo, Task
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """A metric: its name and meaning, and per split its value and interval as text."""
+
+    name: str
+    meaning: str
+    cells: list[tuple[str, str]]
+
+
+def metric_rows(task: Task, evaluated: Mapping[str, Evaluation]) -> list[MetricRow]:
+    """The table of all metrics of a task; metrics that no split has are left out."""
+    rows = []
+    for info in task.metrics:
+        found = [evaluation.metric(info.key) for evaluation in evaluated.values()]
+        if any(metric.value is not None for metric in found):
+            rows.append(MetricRow(info.name, info.meaning, [_cell(info, metric) for metric in found]))
+    return rows
+
+
+def metric_info(task: Task, key: str) -> MetricInfo:
+    """How a metric is named and written; one that the task does not list is named after its key."""
+    for info in task.metrics:
+        if info.key == key:
+            return info
+    name = key.replace("_", " ")
+    return MetricInfo(key, name[:1].upper() + name[1:], "", percent=key != "loss", higher_is_better=key != "loss")
+
+
+def in_sentence(info: MetricInfo) -> str:
+    """The name of a metric within a sentence: ``mean IoU``, ``AUC``."""
+    acronym = info.name[1:2].isupper()
+    return info.name if acronym else info.name[:1].lower() + info.name[1:]
+
+
+def written(info: MetricInfo, metric: Metric) -> str:
+    """The value of a metric and its interval, if there is one."""
+    write = wording.percent_with_interval if info.percent else wording.decimal_with_interval
+    return write(metric.value, metric.ci95)
+
+
+def _cell(info: MetricInfo, metric: Metric) -> tuple[str, str]:
+    value, _, interval = written(info, metric).partition(" (")
+    return value, f"({interval}" if interval else ""
