@@ -43,7 +43,7 @@ class AbstentionView:
         before, after: reliability diagrams; None without predictions.
     """
 
-    name: str
+    split: str
     headline: str
     fitted: str
     curve: Markup | None
@@ -60,31 +60,31 @@ class AbstentionView:
 def abstention_views(evaluated: Mapping[str, Evaluation], predictions: pd.DataFrame) -> list[AbstentionView]:
     """A view for each split with predictions of a calibrated model."""
     return [
-        _view(name, evaluation, evaluation.calibration, predictions[predictions["split"] == name])
-        for name, evaluation in evaluated.items()
+        _view(split, evaluation, evaluation.calibration, predictions[predictions["split"] == split])
+        for split, evaluation in evaluated.items()
         if evaluation.calibration is not None
     ]
 
 
-def _view(name: str, evaluation: Evaluation, calibration: Calibration, rows: pd.DataFrame) -> AbstentionView:
+def _view(split: str, evaluation: Evaluation, calibration: Calibration, rows: pd.DataFrame) -> AbstentionView:
     p, correct = _probabilities(rows)
     selective = evaluation.selective or []
     curve = before = after = None
     if len(p):
-        curve = risk_curve(p, correct, selective, name)
-        before = _reliability(scale(p, 1 / calibration.temperature), correct, f"{name}, before temperature scaling")
-        after = _reliability(p, correct, f"{name}, after temperature scaling")
+        curve = risk_curve(p, correct, selective, split)
+        before = _reliability(scale(p, 1 / calibration.temperature), correct, f"{split}, before temperature scaling")
+        after = _reliability(p, correct, f"{split}, after temperature scaling")
     area, excess = wording.decimal(evaluation.value("aurc")), wording.decimal(evaluation.value("excess_aurc"))
     return AbstentionView(
-        name=name,
-        headline=_headline(selective, name),
-        fitted=_fitted(selective, name),
+        split=split,
+        headline=_headline(selective, split),
+        fitted=_fitted(selective, split),
         curve=curve,
         area=f"Area under the risk-coverage curve (AURC): {area}, which is {excess} more than with a perfect ranking, "
         "where all mistakes have the lowest confidence.",
         selective=[_selective_row(row) for row in selective],
         sets=[_set_row(row) for row in evaluation.conformal or []],
-        ood=_ood(evaluation.ood, name),
+        ood=_ood(evaluation.ood, split),
         calibration=_calibration_rows(calibration),
         temperature=_temperature(calibration.temperature),
         before=before,
@@ -124,7 +124,7 @@ def _temperature(temperature: float) -> str:
     )
 
 
-def _headline(selective: Sequence[SelectiveRow], name: str) -> str:
+def _headline(selective: Sequence[SelectiveRow], split: str) -> str:
     if not selective:
         return "Nothing was fitted on val for these predictions, so no error rate can be guaranteed."
     row = next((row for row in selective if row.max_error == HEADLINE_ERROR), selective[0])
@@ -135,22 +135,24 @@ def _headline(selective: Sequence[SelectiveRow], name: str) -> str:
             "predicted incorrectly."
         )
     if not row.answered:
-        return f"With at most {requested} errors requested, the model abstains on all {name} images."
+        return f"With at most {requested} errors requested, the model abstains on all {split} images."
     return (
-        f"With at most {requested} errors requested, the model answers {wording.percent(row.coverage, 1)} of the {name} "
+        f"With at most {requested} errors requested, the model answers {wording.percent(row.coverage, 1)} of the {split} "
         f"images and abstains on the rest. {wording.percent_with_interval(row.error, row.error_ci95)} of its answers are "
         "wrong."
     )
 
 
-def _fitted(selective: Sequence[SelectiveRow], name: str) -> str:
+def _fitted(selective: Sequence[SelectiveRow], split: str) -> str:
     if not selective:
         return ""
     share = 100 * (1 - selective[0].delta)
-    guarantee = f"The thresholds were fitted on val. Their guarantee holds with a probability of {share:g} % over draws of val."
-    if name == "val":
+    guarantee = (
+        f"The thresholds were fitted on val. Their guarantee holds with a probability of {share:g} % over draws of val."
+    )
+    if split == "val":
         return f"{guarantee} These are the images that they were fitted on: only test shows whether they hold."
-    return f"{guarantee} The {name} images were not used to fit them."
+    return f"{guarantee} The {split} images were not used to fit them."
 
 
 def _selective_row(row: SelectiveRow) -> list[str]:
@@ -173,17 +175,17 @@ def _set_row(row: ConformalRow) -> list[str]:
     ]
 
 
-def _ood(ood: OODSummary | None, name: str) -> str:
+def _ood(ood: OODSummary | None, split: str) -> str:
     if ood is None:
         return ""
-    images, is_ = wording.plural(ood.flagged, f"{name} image"), "is" if ood.flagged == 1 else "are"
+    images, is_ = wording.plural(ood.flagged, f"{split} image"), "is" if ood.flagged == 1 else "are"
     return (
         f"{images} ({wording.percent(ood.share)}) {is_} flagged as out-of-distribution, and the model abstains there. The "
         f"detector accepts {100 * ood.inside_of_val:g} % of val."
     )
 
 
-def risk_curve(p: np.ndarray, correct: np.ndarray, rows: Sequence[SelectiveRow], name: str) -> Markup:
+def risk_curve(p: np.ndarray, correct: np.ndarray, rows: Sequence[SelectiveRow], split: str) -> Markup:
     """Risk by coverage: the share of wrong answers by the share of images answered, the most confident first, with a dot
     at each guaranteed error rate.
 
@@ -191,7 +193,7 @@ def risk_curve(p: np.ndarray, correct: np.ndarray, rows: Sequence[SelectiveRow],
         p: probabilities, float [N, K].
         correct: bool [N].
         rows: of the evaluation; see `petriscope.trust.state.trust_metrics`.
-        name: the split.
+        split: train, val or test.
     """
     coverage, risk = risk_coverage(doubt(p), correct)
     chosen = np.unique(np.linspace(0, len(risk) - 1, min(MOST_POINTS, len(risk))).round().astype(int))
@@ -219,4 +221,4 @@ def risk_curve(p: np.ndarray, correct: np.ndarray, rows: Sequence[SelectiveRow],
     parts.append(text_at(left, 10, "risk: share of wrong answers", "start"))
     half = float(risk[max(0, round(len(risk) / 2) - 1)])
     label = f"{wording.percent(half)} at a coverage of 50 %, {wording.percent(float(risk[-1]))} at 100 %"
-    return svg(f"Risk by coverage on {name}: {label}", 440, 244, parts)
+    return svg(f"Risk by coverage on {split}: {label}", 440, 244, parts)

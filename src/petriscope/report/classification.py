@@ -98,7 +98,7 @@ class ClassificationView:
         evaluate: the command that evaluates the split.
     """
 
-    name: str
+    split: str
     n: int
     classes: list[str]
     matrix: list[MatrixRow]
@@ -130,7 +130,7 @@ def view(
     evaluate = f"petriscope evaluate {folder}" + ("" if split == "test" else f" --split {split}")
     missing = "" if len(rows) else f"The predictions on {split} are not in the run folder. {evaluate} adds them."
     return ClassificationView(
-        name=split,
+        split=split,
         n=evaluation.n,
         classes=classes,
         matrix=_matrix(confusion, classes),

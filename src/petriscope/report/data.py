@@ -79,7 +79,9 @@ def audited(run: Run, recipe: Recipe, data: DataInfo) -> Audited | None:
             in_splits = f" ({where})" if where else ""
             verb = "was" if total == 1 else "were"
             parts.append(f"{wording.plural(total, 'image')} {verb} {words}{in_splits}")
-    summary = f"By the decisions of the audit {recipe.data.audit}, {' and '.join(parts)}. They are listed in audited.csv."
+    summary = (
+        f"By the decisions of the audit {recipe.data.audit}, {' and '.join(parts)}. They are listed in audited.csv."
+    )
     table = run.audited
     columns = [name for name in AUDITED_COLUMNS if name in table]
     return Audited(

@@ -180,9 +180,7 @@ def _mistakes(neighbors: Neighbors | None, images: np.ndarray | None) -> list[Mi
         ]
         confidence = wording.percent(mistake.confidence, 1)
         first = thumbnail(shown[0])
-        out.append(
-            Mistake(first, mistake.id, mistake.true, mistake.predicted, confidence, near, _labels(mistake))
-        )
+        out.append(Mistake(first, mistake.id, mistake.true, mistake.predicted, confidence, near, _labels(mistake)))
     return out
 
 

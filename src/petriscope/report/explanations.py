@@ -184,9 +184,7 @@ def make_card(each: Shown, classes: Sequence[str]) -> Card:
     if each.mask is None:
         if each.heat is not None:
             maps.append((thumbnail(overlay(each.image, each.heat)), each.explained))
-        return Card(
-            thumbnail(each.image), maps, each.id, [("predicted", each.predicted), confidence], note=each.note
-        )
+        return Card(thumbnail(each.image), maps, each.id, [("predicted", each.predicted), confidence], note=each.note)
     facts = [("mostly", each.predicted)] if each.predicted else []
     if each.heat is not None:
         region = each.mask == classes.index(each.explained)

@@ -37,7 +37,7 @@ class GenericView:
         counted: what classes are counted in; empty where they are not.
     """
 
-    name: str
+    split: str
     n: int
     counted: str
     columns: list[str]

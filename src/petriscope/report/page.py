@@ -59,7 +59,7 @@ class TaskPage(Protocol):
         rows: pd.DataFrame,
         gallery: Mapping[str, np.ndarray],
     ) -> Any:
-        """What the template shows of one split; it has at least ``name`` and ``n``.
+        """What the template shows of one split; it has at least ``split`` and ``n``.
 
         Args:
             folder: of the run, quoted for a command.

@@ -44,7 +44,7 @@ def repetition(folder: Path, recipe: Recipe, environment: Environment, results: 
     exactness = ""
     if environment.device.startswith("cpu"):
         exactness = (
-            "On this machine, with these versions and this number of threads, training gives the same weights bit for bit."
+            "With this machine, these versions and this number of threads, training gives the same weights bit for bit."
         )
     elif environment.device:
         exactness = "On a GPU, training repeats closely but not bit for bit."

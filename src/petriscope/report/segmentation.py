@@ -85,7 +85,7 @@ class SegmentationView:
         classes: their names; ``legend``: names and colors.
     """
 
-    name: str
+    split: str
     n: int
     classes: list[str]
     legend: list[tuple[str, str]]
@@ -104,7 +104,7 @@ def view(
 ) -> SegmentationView:
     classes = list(evaluation.per_class)
     return SegmentationView(
-        name=split,
+        split=split,
         n=evaluation.n,
         classes=classes,
         legend=class_legend(classes),

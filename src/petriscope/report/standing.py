@@ -31,7 +31,9 @@ def notes(evaluated: Mapping[str, Evaluation], recipe: Recipe) -> list[str]:
             notes.append(f"Each prediction{where} is {words}.")
     for name, evaluation in evaluated.items():
         if evaluation.source and evaluation.source != recipe.data.source:
-            notes.append(f"The {name} images came from {evaluation.source}, not from the source of the training images.")
+            notes.append(
+                f"The {name} images came from {evaluation.source}, not from the source of the training images."
+            )
         if name == "train":
             notes.append("The model was trained on the train images: metrics on train say nothing about new images.")
     return notes
