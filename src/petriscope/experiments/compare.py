@@ -74,7 +74,7 @@ def compare_groups(
     contrasts = _contrasts(samples, baseline)
     rows = [_row(label, groups[label], split, samples[label], contrasts.get(label)) for label in groups]
     notes = (*notes, *_notes(groups, split), *([task.resampled] if task.resampled else []))
-    return Comparison(split, len(tables[0]["id"]), metric, baseline, tuple(rows), notes)
+    return Comparison(split, len(tables[0]["id"]), metric, baseline, tuple(rows), notes, task.name)
 
 
 def settings_that_differ(one: Recipe, other: Recipe) -> dict[str, tuple[Any, Any]]:

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from petriscope.core.results import SCHEMA_VERSION
+from petriscope.core.results import CLASSIFICATION, SCHEMA_VERSION
 from petriscope.metrics.statistics import Difference, Needed
 
 LEVEL = 0.05
@@ -68,6 +68,7 @@ class Comparison:
     Args:
         n: images.
         notes: what the reader should know, a sentence each.
+        task: of the runs, by name.
     """
 
     split: str
@@ -76,6 +77,7 @@ class Comparison:
     baseline: str
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
+    task: str = CLASSIFICATION
 
     @property
     def tests(self) -> int:
@@ -89,6 +91,7 @@ class Comparison:
             rows.append({**plain, "difference": None if row.contrast is None else _plain(row.contrast)})
         return {
             "schema_version": SCHEMA_VERSION,
+            "task": self.task,
             "split": self.split,
             "n": self.n,
             "metric": self.metric,
