@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -130,8 +131,7 @@ def _describe(
     batches, number_format = Batches(images, device), choose_format("fp32", device)
     order = np.arange(len(images))
     blocks: list[list[np.ndarray]] = []
-    seen: list[Tensor] = []
-    with watching(_some_blocks(model), _noting(model, seen)), progress("describing images", len(order)) as bar:
+    with _watch(model) as seen, progress("describing images", len(order)) as bar:
         for batch, _ in batches.iterate([order[i : i + BATCH] for i in range(0, len(order), BATCH)]):
             inputs = normalize(batch)
             if size is not None and inputs.shape[2:] != size:
@@ -153,8 +153,11 @@ def _scale(features: np.ndarray) -> np.ndarray:
     return centered.astype(np.float32)
 
 
-def _noting(model: nn.Module, seen: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-    """What adds the mean and the standard deviation of every map that a block gives to ``seen``, float [B, D]."""
+@contextmanager
+def _watch(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Collects the mean and the standard deviation of every map that some blocks give, float [B, D] per block, in the
+    order in which the blocks run."""
+    seen: list[Tensor] = []
     channels_last = getattr(getattr(model, "backbone", model), "output_fmt", "NCHW") == "NHWC"
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -162,7 +165,8 @@ def _noting(model: nn.Module, seen: list[Tensor]) -> Callable[[nn.Module, tuple[
             output = (output if channels_last else output.permute(0, 2, 3, 1)).flatten(1, 2)
         seen.append(output if output.ndim == 2 else torch.cat([output.mean(1), output.std(1, correction=0)], 1))
 
-    return note
+    with watching(_some_blocks(model), note):
+        yield seen
 
 
 def _some_blocks(model: nn.Module) -> list[nn.Module]:

@@ -1,4 +1,8 @@
-"""Attention over channels and places, for convolutional networks: what a model's `attention` option names."""
+"""Attention over channels and places for convolutional networks: what a model's `attention` option names.
+
+timm's ``SqueezeExcite`` computes the same as `SE`, but importing timm takes longer than importing torch, and models with
+`SE` need nothing else of it. timm's ``CbamModule`` differs from the paper: it normalizes the scores of places by batch.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +15,19 @@ Attention = Literal["none", "se", "cbam"]
 
 
 def bottleneck(channels: int, reduction: int) -> nn.Sequential:
-    """Two 1x1 convolutions with ReLU between, through channels / reduction channels, 8 at least."""
+    """Two 1x1 convolutions with a ReLU in between; the inner one has channels / reduction channels, at least 8."""
     inner = max(channels // reduction, 8)
     return nn.Sequential(nn.Conv2d(channels, inner, 1), nn.ReLU(), nn.Conv2d(inner, channels, 1))
 
 
 class SE(nn.Module):
-    """Squeeze and excitation: every channel is scaled by a gate computed from the means of all channels.
+    """Squeeze and excitation: each channel is multiplied by a gate, which a small network computes from all channel means.
 
     Hu et al., 2018, "Squeeze-and-Excitation Networks", arXiv:1709.01507.
 
     Args:
         channels: of the features, [B, C, H, W] in and out.
-        reduction: the two-layer network that makes the gates has channels / reduction hidden units.
+        reduction: the network that computes the gates has channels / reduction hidden units, at least 8.
     """
 
     def __init__(self, channels: int, reduction: int = 16) -> None:
@@ -35,16 +39,16 @@ class SE(nn.Module):
 
 
 class CBAM(nn.Module):
-    """Convolutional block attention: channels are scaled by a gate each, then places.
+    """Convolutional block attention: each channel is multiplied by a gate, and then each place.
 
-    The gates of channels come from their means and maxima, through one shared network; those of places from the mean
-    and the maximum over channels, through one convolution. Woo et al., 2018, "CBAM: Convolutional Block Attention
-    Module", arXiv:1807.06521.
+    A shared network computes the gates of the channels from their means and maxima. A convolution computes those of the
+    places from the mean and the maximum over channels. Woo et al., 2018, "CBAM: Convolutional Block Attention Module",
+    arXiv:1807.06521.
 
     Args:
         channels: of the features, [B, C, H, W] in and out.
         reduction: as in `SE`.
-        kernel: side of the convolution over places.
+        kernel: side of the convolution over places, in pixels.
     """
 
     def __init__(self, channels: int, reduction: int = 16, kernel: int = 7) -> None:
@@ -60,7 +64,7 @@ class CBAM(nn.Module):
 
 
 def attention_layers(kind: Attention, channels: int) -> list[nn.Module]:
-    """The layers to append for ``attention: kind``: one, or none, so that the numbers in parameter names stay."""
+    """The layers to append for ``attention: kind``: one or none, so that parameter names do not depend on an empty one."""
     if kind == "none":
         return []
     return [SE(channels) if kind == "se" else CBAM(channels)]

@@ -7,13 +7,14 @@ from torch import Tensor
 
 
 def drop_path(change: Tensor, chance: float, training: bool) -> Tensor:
-    """Leave a residual block's change out for some images of a batch, and scale the others up to keep the mean.
+    """Leave out the change that a residual block makes for some images of a batch, and scale the others to keep the mean.
 
-    Huang et al., 2016, "Deep Networks with Stochastic Depth", arXiv:1603.09382.
+    Huang et al., 2016, "Deep Networks with Stochastic Depth", arXiv:1603.09382. timm's ``drop_path`` draws other numbers
+    from the same seed, so runs would not be reproduced with it.
 
     Args:
         change: float [B, C, H, W].
-        chance: that an image goes without, 0 <= chance < 1.
+        chance: of leaving it out for an image, 0 <= chance < 1.
     """
     if not training or not chance:
         return change
