@@ -64,7 +64,7 @@ def test_a_changed_copy_is_found(cells, change):
 
 
 @pytest.mark.parametrize("symmetry", range(1, 8))
-def test_turned_and_mirrored_copies_are_found_and_named(cells, symmetry):
+def test_rotated_and_mirrored_copies_are_found_and_named(cells, symmetry):
     found = find_duplicates(np.concatenate([cells[:100], orient(cells[:10], symmetry)]))
     assert (found.group[100:] == np.arange(10)).all()
     assert (found.transform[100:] == SYMMETRIES[symmetry]).all()
@@ -73,7 +73,7 @@ def test_turned_and_mirrored_copies_are_found_and_named(cells, symmetry):
 
 def test_names_of_symmetries():
     image = np.array([[1, 2], [3, 4]], np.uint8).reshape(1, 2, 2, 1)
-    expected = {"turned 90°": [3, 1, 4, 2], "mirrored": [2, 1, 4, 3], "mirrored and turned 90°": [4, 2, 3, 1]}
+    expected = {"rotated 90°": [3, 1, 4, 2], "mirrored": [2, 1, 4, 3], "mirrored and rotated 90°": [4, 2, 3, 1]}
     for name, pixels in expected.items():
         assert orient(image, SYMMETRIES.index(name)).ravel().tolist() == pixels
 

@@ -42,14 +42,14 @@ def test_equal_images_have_equal_features():
     assert np.allclose(found[:32], found[32:], atol=1e-4)
 
 
-def test_a_single_class_is_parted_into_clusters():
+def test_a_single_class_is_split_into_clusters():
     found = learned_features(replace(SMEAR, targets=np.zeros(64, np.int64), classes=("cell",)))
     assert found.shape == (64, 224) and np.isfinite(found).all() and found.std() > 0
 
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_features_are_learned_from_several_images(count):
-    with pytest.raises(DataError, match="2 images or more"):
+    with pytest.raises(DataError, match="at least 2 images"):
         learned_features(SMEAR.subset(np.arange(count)))
 
 
@@ -57,7 +57,7 @@ def test_features_are_learned_from_several_images(count):
 def model_file(tmp_path):
     recipe = Recipe.model_validate({"model": {"name": "simple-cnn", "widths": [4, 4, 4], "hidden": 4}})
     model = build_model(recipe.model, 8, (8, 8, 3))
-    predictor = Predictor(model, recipe, CLASSES, (8, 8, 3), (0.5,) * 3, (0.2,) * 3, torch.device("cpu"))
+    predictor = Predictor(model, recipe, SMEAR.task, CLASSES, (8, 8, 3), (0.5,) * 3, (0.2,) * 3, torch.device("cpu"))
     save_model(tmp_path / "model.safetensors", model.state_dict(), predictor, {})
     return tmp_path / "model.safetensors"
 

@@ -167,9 +167,9 @@ def test_same_seed_same_probabilities(smear):
 
 
 def test_too_few_images_or_classes(smear):
-    with pytest.raises(DataError, match="leave the check of labels out"):
+    with pytest.raises(DataError, match="Leave this check out"):
         out_of_fold_probabilities(smear.subset(np.arange(30)))
-    with pytest.raises(DataError, match="64 images of 1 classes"):
+    with pytest.raises(DataError, match="64 images of 1 classes are too few"):
         out_of_fold_probabilities(replace(smear, targets=np.zeros(64, np.int64)))
 
 

@@ -1,4 +1,4 @@
-"""An audit end to end: every kind of fault is planted in drawn cells, as arrays and as files, and found."""
+"""A whole audit: faults of all kinds are added to drawn cells, as arrays and as files, and are found."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from petriscope.data.decisions import load_decisions
 SIDE, COUNT, PLANTED = 28, 480, 40
 BASES = range(20, 26)  # images of train that faulty ones are made of
 KINDS = ("npz", "folder")
-ARRAY_FINDINGS = {  # finding -> the images that were given it, by what they were called when they were made
+ARRAY_FINDINGS = {  # finding -> the images that were given it
     "exact_duplicate": {"train/1", "train/copy"},
     "near_duplicate": {"train/2", "train/mirrored", "train/turned"},
     "leak": {"test/0", "train/leaked"},
@@ -51,7 +51,7 @@ TRAINED = label_errors.out_of_fold_probabilities
 
 @pytest.fixture(scope="module")
 def cells() -> dict[str, tuple[np.ndarray, int]]:
-    """Name -> uint8 [H, W, 3] and class: cells in train, val and test, and the faults among those of train."""
+    """Name -> uint8 [H, W, 3] and class: cells in train, val and test, and faulty images in train."""
     rng = np.random.default_rng(0)
     data = load_dataset(DataSection(source=f"synthetic-smear:{COUNT}", size=SIDE, filter="box"))
     out = {}
@@ -59,7 +59,7 @@ def cells() -> dict[str, tuple[np.ndarray, int]]:
         for index, (pixels, label) in enumerate(zip(part.images, part.targets.tolist(), strict=True)):
             out[f"{split}/{index}"] = (pixels, label)
     image = {index: out[f"train/{index}"][0].astype(float) for index in range(20, 100)}
-    for index in BASES:  # else what is made of them would be their near duplicates
+    for index in BASES:  # otherwise these would be near duplicates of the faulty images
         del out[f"train/{index}"]
 
     def add(name: str, pixels: np.ndarray, label: int) -> None:
@@ -127,7 +127,7 @@ def make_folder(path: Path, cells: dict[str, tuple[np.ndarray, int]]) -> tuple[P
 
 
 def sure_but_of_one(names: dict[str, str]) -> Any:
-    """Stands for networks that are right of all images but one, of which they are sure that it is of another class."""
+    """Stands in for networks that are right about all images but one, for which they confidently predict another class."""
 
     def probabilities(images: Any, **options: Any) -> np.ndarray:
         wrong = np.array([names[name] == "train/5" for name in images.ids])
@@ -175,7 +175,7 @@ def test_what_is_suggested(decision: str, audited: Any) -> None:
     assert set(given.values()) == {decision}, given
 
 
-def test_one_decision_a_image(audited: Any) -> None:
+def test_one_decision_per_image(audited: Any) -> None:
     _, found, _ = audited
     assert (found.table.groupby("id")["decision"].nunique() == 1).all()
     decisions = {entry.id: entry for entry in found.decisions.decisions}
@@ -249,7 +249,7 @@ def test_a_pile_has_no_leaks(audited: Any, tmp_path: Path) -> None:
     assert set(pile.summary["per_split"]) == {"all"}
 
 
-def test_too_few_images_for_training_are_said_and_the_rest_is_done(tmp_path: Path, monkeypatch: Any) -> None:
+def test_other_checks_run_if_there_are_too_few_images_for_training(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(label_errors, "out_of_fold_probabilities", TRAINED)
     images = np.random.default_rng(0).integers(0, 256, (6, 12, 12, 3), dtype=np.uint8)
     images[1] = images[0]
@@ -261,12 +261,12 @@ def test_too_few_images_for_training_are_said_and_the_rest_is_done(tmp_path: Pat
 
 @pytest.mark.parametrize("features", ["lerned", "no/such/run"])
 def test_unknown_features(features: str, tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="neither learned"):
+    with pytest.raises(RequestError, match="neither 'learned'"):
         runner.audit(tmp_path, features=features)
 
 
 def test_an_audit_reads_the_source_whole(audited: Any, tmp_path: Path) -> None:
-    """An audit of a source whose decisions are carried out elsewhere still sees what was dropped."""
+    """An audit ignores the decisions of an earlier audit."""
     source, found, _ = audited
     found.write(tmp_path)
     section = DataSection(source=str(source), audit=str(tmp_path))

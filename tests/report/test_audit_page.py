@@ -1,8 +1,9 @@
-"""The page of an audit: one file, everything in it escaped, each finding shown or counted."""
+"""The page of an audit: self-contained, escaped, and with every finding shown or counted."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from petriscope.audit.findings import KINDS, Finding, Listing, make_table
+from petriscope.audit.base import Check, Context, Finding, FindingInfo, Listing
+from petriscope.audit.checks import all_findings
+from petriscope.audit.findings import make_table
 from petriscope.audit.planted import Planted
 from petriscope.audit.runner import Audit
 from petriscope.data.decisions import Decisions, ReadAs
@@ -90,7 +93,7 @@ def page_of(audit: Audit) -> str:
 def every_kind() -> list[Finding]:
     """Two images of each kind; the unreadable one has no image."""
     out = []
-    for number, kind in enumerate(KINDS):
+    for number, kind in enumerate(all_findings()):
         first = 2 * number
         group = {"planted": "planted-1"}.get(kind, f"duplicates-{number}" if number < 5 else "")
         for index in (first, first + 1):
@@ -105,7 +108,7 @@ def every_kind() -> list[Finding]:
 @pytest.mark.parametrize(("side", "channels"), [(6, 3), (6, 1), (200, 3)])
 def test_every_kind_of_finding_is_on_the_page(side: int, channels: int) -> None:
     page = Tags(page_of(make_audit(every_kind(), side, channels)))
-    for kind in set(KINDS) - {
+    for kind in set(all_findings()) - {
         "planted",
         "leak",
         "conflicting_labels",
@@ -114,11 +117,11 @@ def test_every_kind_of_finding_is_on_the_page(side: int, channels: int) -> None:
         "label_error",
     }:
         assert f"{kind} <evidence>" in page.text
-    for heading in ("Planted images", "Leaks between splits", "Copies with different labels", "Suspected labels"):
+    for heading in ("Planted images", "Leaks between splits", "Copies with different labels", "Suspected label errors"):
         assert heading in page.text
-    assert "What they have in common" in page.text
+    assert "estimated from all images that show it" in page.text
     assert "wrong with probability 0.50" in page.text
-    assert "the same pixels" in page.text and "50.0% alike" in page.text
+    assert "same pixels" in page.text and "similarity 50.0%" in page.text
     assert "--audit 'audits/my cells'" in page.text
     assert "no image" in page.text and "train/lost.png" in page.text
 
@@ -143,15 +146,14 @@ def test_counts_and_balance() -> None:
         Finding(2, "dark", "dark", 0.1, "review", "dark"),
     ]
     page = Tags(page_of(make_audit(found)))
-    assert "3 of 121 images have something about them: 1 to leave out, 1 to relabel, 1 to look at." in page.text
+    assert "3 of 121 images have findings: 1 to drop, 1 to relabel, 1 to review." in page.text
     assert "red <b>4141" in page.text.replace(" ", "").replace("red<b>", "red <b>")
     assert "white40" in page.text.replace(" ", "") and "\N{MINUS SIGN}1" in page.text
 
 
 def test_nothing_found() -> None:
     page = Tags(page_of(make_audit([])))
-    assert "Nothing found among 121 images." in page.text
-    assert "There is nothing to report." in page.text
+    assert "No findings in 121 images." in page.text
 
 
 def test_long_galleries_are_cut_and_say_so() -> None:
@@ -175,6 +177,35 @@ def test_a_suspected_label_is_shown_with_its_nearest_neighbors() -> None:
     found = [Finding(7, "label_error", "x", 0.95, "relabel", "x", "", CLASSES[1])]
     assert Tags(page_of(make_audit(found))).names.count("img") == 5
     assert Tags(page_of(make_audit(found, features=False))).names.count("img") == 1
+
+
+def test_a_finding_that_a_check_adds_has_its_own_section(monkeypatch: Any) -> None:
+    monkeypatch.setattr(Check, "registered", [*Check.registered])
+    info = FindingInfo("too_red", "The image is too red.", title="Red images", higher_is_worse=False)
+
+    class TooRed(Check):
+        findings = (info,)
+
+        def run(self, context: Context) -> list[Finding]:
+            return []
+
+    found = [info.of(index, f"redness {index}", index) for index in range(CARDS_SHOWN + 1)]
+    text = page_of(make_audit(found))
+    page = Tags(text)
+    assert ("section", "id", "too_red") in page.attributes
+    assert "Red images" in page.text and "The image is too red." in page.text
+    assert "redness 0" in page.text and f"redness {CARDS_SHOWN}" not in page.text
+
+
+def test_masks_are_laid_over_their_images() -> None:
+    found = [Finding(0, "empty_mask", "nothing", 1, "review", "x")]
+    plain = make_audit(found)
+    dense = make_audit(found, images=replace(plain.images, targets=np.zeros((N, 6, 6), np.uint8), task=None))
+    shown = [
+        [value for tag, key, value in Tags(page_of(each)).attributes if (tag, key) == ("img", "src")]
+        for each in (plain, dense)
+    ]
+    assert len(shown[0]) == len(shown[1]) == 1 and shown[0] != shown[1]
 
 
 def test_the_page_is_written(tmp_path: Path) -> None:

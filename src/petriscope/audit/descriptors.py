@@ -1,4 +1,4 @@
-"""Small forms of images that matching works on, and the eight symmetries of the square."""
+"""Small representations of images for matching, and the eight symmetries of the square."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from petriscope.core.errors import DataError
 from petriscope.core.progress import progress
 from petriscope.data.imageset import ImageSet
 
-CHUNK_BYTES = 1 << 20  # read at once: it and what is made of it stay in the processor's cache
-WHOLE = 257  # pixels of full light whose sum a uint16 holds
-OPPONENT = np.array([[0.299, 0.587, 0.114], [0.5, -0.5, 0], [-0.25, -0.25, 0.5]], np.float32)  # light, red-green, blue
+CHUNK_BYTES = 1 << 20  # read at once, so that intermediate results stay in the CPU cache
+WHOLE = 257  # white pixels whose sum still fits in uint16
+OPPONENT = np.array([[0.299, 0.587, 0.114], [0.5, -0.5, 0], [-0.25, -0.25, 0.5]], np.float32)  # luma, red-green, blue
 SYMMETRIES = (
-    "", "turned 90°", "turned 180°", "turned 270°",
-    "mirrored", "mirrored and turned 90°", "mirrored and turned 180°", "mirrored and turned 270°",
+    "", "rotated 90°", "rotated 180°", "rotated 270°",
+    "mirrored", "mirrored and rotated 90°", "mirrored and rotated 180°", "mirrored and rotated 270°",
 )  # fmt: skip
-"""Clockwise turns, after the mirroring left to right where there is one."""
+"""Rotations are clockwise. Mirroring is left to right and comes before the rotation."""
 
 
 def check_images(images: ImageSet | np.ndarray) -> tuple[int, int, int, int]:
-    """[N, H, W, C] of the images.
+    """The shape of the images, (N, H, W, C).
 
     Raises:
         DataError: they are not uint8 [N, H, W, 1 or 3].
@@ -36,7 +36,7 @@ def check_images(images: ImageSet | np.ndarray) -> tuple[int, int, int, int]:
 def chunks(
     images: ImageSet | np.ndarray, label: str, quiet: bool, indices: np.ndarray | None = None
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """The images in order (or those at ``indices``), a megabyte at a time: (where, uint8 [B, H, W, C])."""
+    """Yield all images in order, or those at ``indices``, about a megabyte at a time: their positions and uint8 [B, H, W, C]."""
     count, *shape = check_images(images)
     indices = np.arange(count) if indices is None else indices
     step = max(1, CHUNK_BYTES // max(int(np.prod(shape)), 1))
@@ -49,7 +49,7 @@ def chunks(
 
 
 def thumbnail_size(height: int, width: int, longest: int) -> tuple[int, int]:
-    """The size with the longer side at most ``longest``, never enlarged."""
+    """(height, width) scaled down so that the longer side is at most ``longest``; smaller sizes are kept."""
     factor = min(1, longest / max(height, width, 1))
     return max(1, round(height * factor)), max(1, round(width * factor))
 
@@ -70,7 +70,7 @@ def shrink(block: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _sums(block: np.ndarray, axis: int, number: int) -> np.ndarray:
-    """Sums of so many neighbors along an axis, uint16."""
+    """Sums of ``number`` neighbors along an axis, uint16."""
     each = [block[(slice(None),) * axis + (slice(start, None, number),)] for start in range(number)]
     out = each[0].astype(np.uint16)
     for other in each[1:]:
@@ -79,7 +79,7 @@ def _sums(block: np.ndarray, axis: int, number: int) -> np.ndarray:
 
 
 def _averaging(length: int, size: int) -> np.ndarray:
-    """float32 [size, length]: the share that each pixel has in each cell of a coarser grid."""
+    """float32 [size, length]: the weight of each pixel in each cell of a coarser grid."""
     edges = np.linspace(0, length, size + 1)
     pixel = np.arange(length)
     shared = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
@@ -95,7 +95,7 @@ def cosines(length: int, count: int) -> np.ndarray:
 
 
 def low_frequencies(images: np.ndarray, count: int) -> np.ndarray:
-    """The lowest frequencies of light and color: float32 [B, h, w, C] -> [B, count, count, C], means set to 0."""
+    """The lowest frequencies of luma and color: float32 [B, h, w, C] -> [B, count, count, C]. Means are set to 0."""
     channels = images.shape[3]
     count_h, count_w = min(count, images.shape[1]), min(count, images.shape[2])
     rows = np.tensordot(images, cosines(images.shape[2], count_w), (2, 1))  # [B, h, C, v]
@@ -109,9 +109,9 @@ def low_frequencies(images: np.ndarray, count: int) -> np.ndarray:
 
 
 def orient_frequencies(frequencies: np.ndarray, symmetry: int) -> np.ndarray:
-    """What `low_frequencies` gives of images under a symmetry: [B, k, k, C] -> [B, k, k, C].
+    """Apply a symmetry to the output of `low_frequencies`, [B, k, k, C] -> [B, k, k, C], without the pixels.
 
-    A mirrored cosine of odd frequency changes its sign, so no pixel is needed.
+    Mirroring changes the sign of cosines of odd frequency.
     """
     flip = np.where(np.arange(frequencies.shape[1]) % 2, -1, 1).astype(np.float32)
     turns, mirrored = symmetry % 4, symmetry >= 4
@@ -119,27 +119,34 @@ def orient_frequencies(frequencies: np.ndarray, symmetry: int) -> np.ndarray:
     if turns == 2:
         return out * flip[None, :, None, None] * flip[None, None, :, None]
     if turns % 2:
-        out = out.transpose(0, 2, 1, 3)  # a clockwise quarter turn: transpose, then mirror left to right
+        out = out.transpose(0, 2, 1, 3)  # 90° clockwise: transpose, then mirror left to right
         return out * (flip[None, None, :, None] if turns == 1 else flip[None, :, None, None])
     return out
 
 
 def orient(images: np.ndarray, symmetry: int) -> np.ndarray:
-    """Listing [B, H, W, C] under a symmetry, as a view."""
+    """Apply a symmetry to images [B, H, W, C]; the result is a view."""
     out = images[:, :, ::-1] if symmetry >= 4 else images
     return np.rot90(out, -(symmetry % 4), (1, 2))
 
 
 def possible_symmetries(height: int, width: int) -> tuple[int, ...]:
-    """Those that keep the image's shape."""
+    """The symmetries that keep the shape of the image, as indices into `SYMMETRIES`."""
     return tuple(range(8)) if height == width else (0, 2, 4, 6)
 
 
 def invariants(frequencies: np.ndarray, square: bool) -> np.ndarray:
-    """The same for an image and all its turns and mirrorings: [B, k, k, C] -> float32 [B, D] of length 1 (or 0).
+    """Features that are equal for an image and all its rotations and reflections.
 
-    A symmetry changes signs and exchanges (u, v) for (v, u), so the magnitudes stay, sorted in each such pair. Two
-    images are never farther apart in these than in their frequencies in the best orientation.
+    A symmetry changes signs and swaps (u, v) with (v, u), so the magnitudes, sorted within each such pair, are invariant.
+    The distance between two images is never larger in these features than in their frequencies in the best orientation.
+
+    Args:
+        frequencies: [B, k, k, C], from `low_frequencies`.
+        square: whether rotations by 90° are possible.
+
+    Returns:
+        float32 [B, D], of norm 1 (or 0).
     """
     size = np.abs(frequencies)
     if square:

@@ -1,4 +1,4 @@
-"""Exact and near duplicates: one image more than once, also re-encoded, resized, brightened, turned or mirrored."""
+"""Exact and near duplicates: copies of an image, also re-encoded, resized, brightened, rotated or mirrored."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ from petriscope.audit.nearest import TREES, near_pairs
 from petriscope.core.progress import progress
 from petriscope.data.imageset import ImageSet
 
-LONGEST = 32  # side of the thumbnails that are compared, in pixels
+LONGEST = 32  # pixels on the longer side of the thumbnails that are compared
 FREQUENCIES = 8
-CANDIDATE = 0.8  # cosine of two descriptors from which images are compared pixel by pixel
-NEAREST = 2  # candidates an image that are compared
-ALIKE = 0.97  # share of an image that its duplicate must explain
-LEAST_CONTRAST = 2.0  # gray levels: images that vary less show nothing to compare
-ROUGHLY = 0.94  # the same of every second pixel of every second row, without which the rest is not looked at
-SHORTEST = 16  # side of a thumbnail below which a quarter of its pixels says too little
-BLOCK = 64  # pairs compared at once, so that they stay in the processor's cache
-LEAST_VALID = 0.05  # share of the pixels that must be clipped in neither
-DARKEST, LIGHTEST = 4, 250  # gray levels beyond which a brightened copy may have lost what was there
+CANDIDATE = 0.8  # cosine similarity of two descriptors from which thumbnails are compared
+NEAREST = 2  # candidates per image that are compared
+ALIKE = 0.97  # share of the variance of an image that its duplicate must explain
+LEAST_CONTRAST = 2.0  # gray levels (standard deviation); images that vary less show nothing to compare
+ROUGHLY = 0.94  # the same on every second row and column; pairs below it are not compared in full
+SHORTEST = 16  # pixels on the shorter side, below which thumbnails are always compared in full
+BLOCK = 64  # pairs compared at once, so that they stay in the CPU cache
+LEAST_VALID = 0.05  # share of the pixels that must be clipped in neither image
+DARKEST, LIGHTEST = 4, 250  # gray levels beyond which pixels count as clipped
 
 
 @dataclass(frozen=True, eq=False)
 class Duplicates:
-    """Which images show the same.
+    """Which images show the same content.
 
     Args:
-        group: int64 [N]; -1: in none. Groups count from 0 in the order of their first members.
-        exact: bool [N]; an image of the group has the same pixels.
-        similarity: float32 [N], 0 to 1: the share of the image that the group's first member explains, in the best
-            orientation, brightness and contrast; 1 for exact copies and first members, 0 outside groups.
-        transform: object [N] of str, one of `SYMMETRIES`: how the image differs from the group's first member.
+        group: int64 [N], the group of each image, or -1. Groups are numbered from 0 in the order of their first members.
+        exact: bool [N]; another image of the group has the same pixels.
+        similarity: float32 [N], 0 to 1: the share of the variance that the group's first member explains, after the best
+            change of orientation, brightness and contrast; 1 for exact copies and first members, 0 outside groups.
+        transform: object [N] of str, one of `SYMMETRIES`: how the image is oriented relative to the group's first member.
     """
 
     group: np.ndarray
@@ -58,13 +58,13 @@ class Duplicates:
 def find_duplicates(images: ImageSet | np.ndarray, *, near: bool = True, quiet: bool = True) -> Duplicates:
     """Find images that are copies of one another.
 
-    Candidates are neighbors in a descriptor that does not change with brightness, contrast, turns and mirroring; each
-    pair is then compared as thumbnails of at most 32 pixels. Time grows about linearly with the number of images, and
-    the result is the same every time. Listing that show nothing (constant ones) are exact duplicates at most.
+    Candidates are nearest neighbors in a descriptor that is invariant to brightness, contrast, rotation and mirroring.
+    Each candidate pair is then compared as thumbnails of at most 32 pixels. Time grows about linearly with the number of
+    images, and the result is deterministic. Images that show nothing (constant ones) can only be exact duplicates.
 
     Args:
-        images: uint8 [N, H, W, C], gray or RGB; a set mapped from disk is read in chunks.
-        near: look for changed copies too, not for equal pixels alone.
+        images: uint8 [N, H, W, C], gray or RGB; a memory-mapped set is read in chunks.
+        near: look for modified copies too, not only for identical pixels.
         quiet: show no progress.
 
     Raises:
@@ -94,7 +94,7 @@ def find_duplicates(images: ImageSet | np.ndarray, *, near: bool = True, quiet: 
 
 @dataclass(frozen=True, eq=False)
 class _Forms:
-    """Thumbnails, uint8 [N, h, w, C]; low frequencies, float32 [N, k, k, C]; symmetries that can be."""
+    """Thumbnails, uint8 [N, h, w, C]; low frequencies, float32 [N, k, k, C]; and the symmetries that are possible."""
 
     thumbnails: np.ndarray
     frequencies: np.ndarray
@@ -102,8 +102,8 @@ class _Forms:
 
 
 def _first_copies(images: ImageSet | np.ndarray, forms: _Forms | None) -> np.ndarray:
-    """int64 [N]: the first image with the same pixels. Where there are thumbnails, only images of like ones are
-    compared in full."""
+    """int64 [N]: for each image the first one with the same pixels. If there are thumbnails, only images with equal
+    thumbnails are hashed in full."""
     count = len(images)
     if isinstance(images, np.ndarray):
         images = ImageSet(images, np.zeros(count, np.int64), ("",), np.arange(count).astype(str))
@@ -116,7 +116,7 @@ def _first_copies(images: ImageSet | np.ndarray, forms: _Forms | None) -> np.nda
 
 
 def _repeated(values: list[bytes]) -> np.ndarray:
-    """int64 [M]: where values are that occur more than once."""
+    """int64 [M]: positions of the values that occur more than once."""
     times = Counter(values)
     return np.array([place for place, value in enumerate(values) if times[value] > 1], dtype=np.int64)
 
@@ -134,7 +134,7 @@ def _small_forms(images: ImageSet | np.ndarray, quiet: bool) -> _Forms:
 
 
 def _candidates(forms: _Forms, distinct: np.ndarray, quiet: bool) -> np.ndarray:
-    """Pairs that may show the same, int64 [P, 2]."""
+    """Pairs that may show the same content, int64 [P, 2]."""
     frequencies = forms.frequencies[distinct]
     pixels = int(np.prod(forms.thumbnails.shape[1:3]))
     shows = np.linalg.norm(frequencies.reshape(len(distinct), -1), axis=1) > LEAST_CONTRAST * pixels**0.5
@@ -145,26 +145,26 @@ def _candidates(forms: _Forms, distinct: np.ndarray, quiet: bool) -> np.ndarray:
 
 
 def _verified(candidates: np.ndarray, forms: _Forms, quiet: bool) -> np.ndarray:
-    """The pairs that show the same, int64 [Q, 2]."""
+    """The pairs that show the same content, int64 [Q, 2]."""
     cosine, symmetry = _best_symmetry(candidates, forms)
     chosen = (cosine >= CANDIDATE) & _nearest(candidates, cosine, len(forms.thumbnails))
     same = np.zeros(len(candidates), bool)
     same[chosen] = _explained(candidates[chosen], symmetry[chosen], forms, quiet) >= ALIKE
-    # Many copies of one image are each other's nearest in clumps: what links two clumps is looked at too.
-    clump = _join(np.arange(len(forms.thumbnails)), candidates[same])
-    in_clump = np.bincount(clump, minlength=len(clump))[clump] > 1
+    # The nearest neighbors of many copies of one image form several clusters, so pairs that link two clusters are compared too.
+    cluster = _join(np.arange(len(forms.thumbnails)), candidates[same])
+    in_cluster = np.bincount(cluster, minlength=len(cluster))[cluster] > 1
     one, other = candidates.T
-    links = (cosine >= CANDIDATE) & ~chosen & in_clump[one] & in_clump[other] & (clump[one] != clump[other])
+    links = (cosine >= CANDIDATE) & ~chosen & in_cluster[one] & in_cluster[other] & (cluster[one] != cluster[other])
     same[links] = _explained(candidates[links], symmetry[links], forms, quiet) >= ALIKE
     return candidates[same]
 
 
 def _best_symmetry(pairs: np.ndarray, forms: _Forms) -> tuple[np.ndarray, np.ndarray]:
-    """The symmetry that takes the first of each pair nearest to the second, and the cosine they then have, [P] each."""
+    """The largest cosine similarity of each pair under all symmetries of its first image, and that symmetry, [P] each."""
     cosine, symmetry = np.zeros(len(pairs), np.float32), np.zeros(len(pairs), np.int64)
     length = np.maximum(np.linalg.norm(forms.frequencies.reshape(len(forms.frequencies), -1), axis=1), 1e-6)
     known = np.array(forms.symmetries)
-    # A symmetry exchanges the axes or not, and changes signs: of products that are taken once for all eight.
+    # A symmetry swaps the axes or not, and changes signs, so the products are computed only once for all eight.
     ones = np.ones((1, FREQUENCIES, FREQUENCIES, 1), np.float32)
     signs = np.stack([orient_frequencies(ones, each).reshape(-1) for each in forms.symmetries], axis=1)
     for start in range(0, len(pairs), BLOCK):
@@ -179,7 +179,7 @@ def _best_symmetry(pairs: np.ndarray, forms: _Forms) -> tuple[np.ndarray, np.nda
 
 
 def _nearest(pairs: np.ndarray, cosine: np.ndarray, count: int) -> np.ndarray:
-    """bool [P]: the pair is among the `NEAREST` nearest of one of its images."""
+    """bool [P]: whether the pair is among the `NEAREST` nearest of one of its images."""
     order = np.argsort(-cosine, kind="stable")
     chosen = np.zeros(len(pairs), bool)
     for column in pairs.T:
@@ -191,7 +191,7 @@ def _nearest(pairs: np.ndarray, cosine: np.ndarray, count: int) -> np.ndarray:
 
 
 def _explained(pairs: np.ndarray, symmetry: np.ndarray, forms: _Forms, quiet: bool) -> np.ndarray:
-    """`explained` of each pair after its symmetry, float32 [P]; where it is below `ROUGHLY`, a rough metric."""
+    """`explained` for each pair after its symmetry, float32 [P]; values below `ROUGHLY` are estimates."""
     with progress("comparing images", len(pairs), "pairs") as bar:
         report = (lambda _: None) if quiet else bar.advance
         if min(forms.thumbnails.shape[1:3]) < SHORTEST:
@@ -205,7 +205,7 @@ def _explained(pairs: np.ndarray, symmetry: np.ndarray, forms: _Forms, quiet: bo
 def _compared(
     pairs: np.ndarray, symmetry: np.ndarray, forms: _Forms, every: int, report: Callable[[int], None]
 ) -> np.ndarray:
-    """`explained` of each pair, float32 [P], by one in ``every`` rows and columns of their thumbnails."""
+    """`explained` for each pair, float32 [P], computed on one in ``every`` rows and columns of the thumbnails."""
     share = np.zeros(len(pairs), np.float32)
     for each in np.unique(symmetry):
         chosen = np.flatnonzero(symmetry == each)
@@ -218,15 +218,17 @@ def _compared(
 
 
 def explained(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """How much of two images is the same after the best contrast and brightness, noise left aside.
+    """The share of the variance that two images have in common after the best change of contrast and brightness.
+
+    Both are slightly blurred first, to suppress noise. A pixel that is clipped in one image only says that the other is at
+    least as dark or as bright there.
 
     Args:
         one, other: float32 [P, H, W, C] of 0 to 255.
 
     Returns:
-        float32 [P], 0 to 1: 1 less the share of the variance in which they differ, both slightly blurred. A pixel that
-        is black or white in one says only that the other is at least as dark or light there. 0 where too little is left
-        to compare, and for negatives.
+        float32 [P], 0 to 1: 1 minus the variance of the difference over the total variance; 0 if too few pixels can be
+        compared, or if one image is a negative of the other.
     """
     one, other = (np.ascontiguousarray(each.transpose(0, 3, 1, 2)) for each in (one, other))
     clipped_one, clipped_other = _clipped(one), _clipped(other)
@@ -241,7 +243,7 @@ def explained(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     )
     gain = np.sqrt(np.maximum(power_other, 1e-6) / np.maximum(power_one, 1e-6))[:, None, None, None]
     difference = other - gain * one
-    lighter = (clipped_other < 0) | (clipped_one > 0)  # the other may be lighter than it should be
+    lighter = (clipped_other < 0) | (clipped_one > 0)  # the other may be lighter than expected
     darker = (clipped_other > 0) | (clipped_one < 0)
     excused = (lighter & (difference > 0)) | (darker & (difference < 0)) | (lighter & darker)
     np.copyto(difference, 0, where=excused | ((clipped_one != 0) & (clipped_one == clipped_other)))
@@ -252,13 +254,13 @@ def explained(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _products(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Sum over the pixels of the product: [P, C, H, W], [P, C, H, W] -> [P, C]."""
+    """Sums of products over the pixels: [P, C, H, W], [P, C, H, W] -> [P, C]."""
     shape = (*one.shape[:2], one.shape[2] * one.shape[3])
     return np.einsum("ncp,ncp->nc", one.reshape(shape), other.reshape(shape))
 
 
 def _power(images: np.ndarray) -> np.ndarray:
-    """Sum of squares of each image after a blur of 3 by 3 pixels (whose scale cancels), [P, C, H, W] -> [P]."""
+    """Sum of squares of each image after an unnormalized 3 x 3 blur, [P, C, H, W] -> [P]."""
     blurred = images
     if blurred.shape[2] > 2:
         blurred = blurred[:, :, :-2] + 2 * blurred[:, :, 1:-1] + blurred[:, :, 2:]
@@ -268,12 +270,12 @@ def _power(images: np.ndarray) -> np.ndarray:
 
 
 def _clipped(values: np.ndarray) -> np.ndarray:
-    """1 where light is cut off, -1 where dark is, else 0."""
+    """1 where pixels are clipped to white, -1 where they are clipped to black, otherwise 0."""
     return (values > LIGHTEST).astype(np.int8) - (values < DARKEST)
 
 
 def _join(first: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """The smallest index that each image is linked to, int64 [N]."""
+    """The smallest index in the connected component of each image, int64 [N]."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

@@ -1,4 +1,4 @@
-"""Features of images, by which they are told to be alike: learned from the set itself, a run's, or a backbone's."""
+"""Features that tell how similar images are: learned from the set itself, or taken from a run or a published network."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from petriscope.models import build_model
 from petriscope.models.layers import ordered_blocks, watching
 
 BATCH = 256
-BLOCKS = 4  # at most, whose maps are described
+BLOCKS = 4  # whose feature maps are used, at most
 SIDE = 28  # pixels
 EPOCHS = 5
-CLUSTERS = 8  # stand in for classes where there are none
+CLUSTERS = 8  # take the place of classes if there is only one
 RECIPE: dict[str, Any] = {
     "name": "features",
     "augment": [{"name": "translate", "fraction": 0.08}, {"name": "flip", "vertical": 0.5}],
@@ -41,24 +41,25 @@ RECIPE: dict[str, Any] = {
 
 
 def learned_features(images: ImageSet, *, seed: int = 0, quiet: bool = True) -> np.ndarray:
-    """Features of a small network that is trained for a few epochs on the set's own labels.
+    """Features of a small network that is trained on the labels of the set for a few epochs.
 
-    The mean and the spread of every map of each block: the last block's tell classes apart, and an image that is of none
-    looks there like any other that is hard to tell; the first block's know it by its colors and textures.
+    They are the mean and the standard deviation of every feature map of each block. The last blocks separate the classes,
+    but an image of no class looks there like any difficult image; the first blocks tell it by its colors and textures.
 
     Args:
-        images: longer sides are shrunk to 28 pixels first. A set of a single class is parted into clusters instead.
-        seed: same seed, same features, on a CPU with one number of threads.
+        images: with labels; reduced to 28 pixels on the longer side first. If there is a single class, clusters of images
+            take the place of classes.
+        seed: the same seed gives the same features on a CPU with the same number of threads.
         quiet: show no progress.
 
     Returns:
-        float32 [N, D], to be compared by Euclidean distance: each block weighs the same.
+        float32 [N, D], to be compared by Euclidean distance. All blocks have the same weight.
 
     Raises:
         DataError: fewer than 2 images.
     """
     if len(images) < 2:
-        raise DataError(f"features are learned from 2 images or more, not {len(images)}")
+        raise DataError(f"features are learned from at least 2 images, not {len(images)}")
     small = shrink(images, SIDE)
     batch = int(np.clip(len(images) // 32, 16, 128))
     training = {"epochs": EPOCHS, "batch_size": batch, "ema": None, "keep": "last", "precision": "fp32"}
@@ -70,21 +71,21 @@ def learned_features(images: ImageSet, *, seed: int = 0, quiet: bool = True) -> 
 
 
 def run_features(path: str | Path, images: ImageSet, *, quiet: bool = True) -> np.ndarray:
-    """Features that a trained run's model has of each image, float32 [N, D].
+    """Features of each image from the model of a run, float32 [N, D].
 
     Args:
         path: a run folder, or a model file.
-        images: resized (bilinear) to what the model takes, if they are of another size.
+        images: resized (bilinear) to the input size of the model.
 
     Raises:
-        RequestError: no model there, or it takes images of another number of channels.
+        RequestError: there is no model, or it takes a different number of channels.
     """
     predictor = load_model(Path(path))
     if predictor.shape[2] != images.shape[2]:
         kind = {1: "gray", 3: "RGB"}
         raise RequestError(
             f"the model at {path} takes {kind[predictor.shape[2]]} images, these are {kind[images.shape[2]]}; "
-            "set data.channels, or leave the model out"
+            "set data.channels to what the model takes, or use other features"
         )
     return _describe(predictor.model, predictor.normalize, images, quiet, predictor.shape[:2])
 
@@ -92,18 +93,18 @@ def run_features(path: str | Path, images: ImageSet, *, quiet: bool = True) -> n
 def backbone_features(
     name: str, images: ImageSet, *, weights: str = "pretrained", resize: int | None = None, quiet: bool = True
 ) -> np.ndarray:
-    """Features that a published network has of each image, float32 [N, D].
+    """Features of each image from a published network, float32 [N, D].
 
     Args:
-        name: as a recipe names it, such as ``resnet18`` or ``timm/efficientnet_b0``.
+        name: of a model, as in a recipe, such as ``resnet18`` or ``timm/efficientnet_b0``.
         weights: ``pretrained``, ``none``, or the path of a .safetensors file.
-        resize: side of the square that images are resized to; None: as they are.
+        resize: side of the square that images are resized to; None: they keep their size.
 
     Raises:
-        RequestError: an unknown name, weights that do not fit, or images that it cannot take.
-        PetriscopeError: the weights cannot be had.
+        RequestError: the name is unknown, the weights do not fit, or the network cannot take the images.
+        PetriscopeError: the weights cannot be loaded.
     """
-    torch.manual_seed(0)  # weights=none starts from these
+    torch.manual_seed(0)  # decides the weights if they are ``none``
     part = Part.model_validate({"name": name, "weights": weights, **({"resize": resize} if resize else {})})
     model = build_model(part, max(len(images.classes), 2), images.shape).to(choose_device()).eval()
     expects = getattr(model, "expects", None)
@@ -111,7 +112,7 @@ def backbone_features(
 
 
 def _clustered(images: ImageSet, seed: int) -> ImageSet:
-    """Clusters of like images as classes. Caron et al., 2018, "Deep Clustering", arXiv:1807.05520, of pixels alone."""
+    """Clusters of similar images as classes, as in Caron et al., 2018, "Deep Clustering", arXiv:1807.05520, but from pixels."""
     from sklearn.cluster import MiniBatchKMeans
 
     tiny = shrink(images, 8).images.reshape(len(images), -1).astype(np.float32)
@@ -124,7 +125,7 @@ def _clustered(images: ImageSet, seed: int) -> ImageSet:
 def _describe(
     model: nn.Module, normalize: Normalize, images: ImageSet, quiet: bool, size: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """Mean and standard deviation of every map of some blocks, each at unit variance; each block weighs the same."""
+    """Mean and standard deviation of every feature map of some blocks, scaled to unit variance and equal weight per block."""
     if not len(images):
         return np.zeros((0, 1), np.float32)
     device = next(model.parameters()).device
@@ -170,7 +171,8 @@ def _watch(model: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def _some_blocks(model: nn.Module) -> list[nn.Module]:
-    """A few of the model's blocks, from the first to the last; of a slice of a sequence its last layer, which is run."""
+    """A few blocks of the model, from the first to the last. A slice of a sequence never runs itself, so its last layer
+    takes its place."""
     run = set(model.modules())
     blocks = [block if block in run else list(block.children())[-1] for _, block in ordered_blocks(model)]
     places = np.unique(np.linspace(0, len(blocks) - 1, min(BLOCKS, len(blocks))).round().astype(int))

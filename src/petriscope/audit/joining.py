@@ -1,4 +1,4 @@
-"""The splits of a source as one image set, so that each image is compared with all others."""
+"""Joins the splits of a source into one image set, so that each image can be compared with all others."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ CHUNK = 1024
 
 
 def join(sets: Mapping[str, ImageSet], mark: str) -> tuple[ImageSet, np.ndarray]:
-    """All images, and the split of each, object [N].
+    """All images in one set, and the split of each, object [N].
 
     Args:
-        sets: the splits, of the same classes and shape.
-        mark: their fingerprint, under which mapped arrays that lie apart are put together in the cache.
+        sets: the splits; classes and image shapes must be equal.
+        mark: their fingerprint. Separate memory-mapped arrays are joined in the cache under it.
     """
     parts = list(sets.values())
     splits = np.array([name for name, part in sets.items() for _ in range(len(part))], dtype=object)

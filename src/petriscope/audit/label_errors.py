@@ -1,4 +1,4 @@
-"""Labels that are likely wrong, by what networks that were not shown them expect."""
+"""Labels that are probably wrong, judged by networks that were trained on the other images."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from petriscope.data.imageset import ImageSet
 from petriscope.inference.tta import predict_set
 
 LEAST_IMAGES = 40
-LEAST_STEPS = 240  # of a training
-LEAST_OF_CLASS = 5  # of fewer images a network learns nothing that a label could be judged by
-CUT = 0.5  # more likely wrong than right
+LEAST_STEPS = 240  # optimizer steps per training
+LEAST_OF_CLASS = 5  # images; from fewer, a network does not learn the class well enough to judge labels
+CUT = 0.5  # labels with a higher probability of being wrong are flagged
 ROUNDS = 50
 SHARPNESS = (0.3, 6.0)  # bounds of the exponent on the probabilities
 SIDE = 28  # pixels
-# Few epochs and smoothed labels: a network that is trained for long learns the wrong labels by heart.
+# Few epochs and label smoothing: networks that train for long memorize the wrong labels.
 RECIPE: dict[str, Any] = {
     "name": "label-errors",
     "augment": [{"name": "translate", "fraction": 0.08}, {"name": "flip", "vertical": 0.5}, "quarter-turn"],
@@ -37,12 +37,12 @@ RECIPE: dict[str, Any] = {
 
 @dataclass(frozen=True, eq=False)
 class LabelErrors:
-    """What is thought of each label.
+    """How likely each label is wrong.
 
     Args:
-        flagged: bool [N]: more likely wrong than right.
-        suggested: int64 [N]: the most likely class where the label is flagged, else the label itself.
-        score: float32 [N]: the probability that the label is wrong, 0 to 1.
+        flagged: bool [N]; the label is more likely wrong than right.
+        suggested: int64 [N], the most likely class if the label is flagged, otherwise the label itself.
+        score: float32 [N], the probability that the label is wrong, 0 to 1.
     """
 
     flagged: np.ndarray
@@ -53,33 +53,35 @@ class LabelErrors:
 def out_of_fold_probabilities(
     images: ImageSet, *, folds: int = 4, repeats: int = 1, epochs: int = 8, seed: int = 0, quiet: bool = True
 ) -> np.ndarray:
-    """Class probabilities of every image, by networks that were trained without it.
+    """Class probabilities of every image, from networks that were trained without it.
 
     Args:
-        images: longer sides are shrunk to 28 pixels first. Listing of one group are left out together.
-        folds: parts of the set; each is left out once.
-        repeats: the folds are drawn anew and trained again, and the mean is taken.
-        epochs: of each training; a small set gets more, for 240 steps at least.
-        seed: same seed, same probabilities, on a CPU with one number of threads.
+        images: reduced to 28 pixels on the longer side first. Images of one group are left out together.
+        folds: number of parts of the set; each is left out once.
+        repeats: number of times that folds are drawn and networks trained; the results are averaged.
+        epochs: of each training; more for small sets, so that there are at least 240 steps.
+        seed: the same seed gives the same probabilities on a CPU with the same number of threads.
         quiet: show no progress.
 
     Returns:
         float32 [N, K].
 
     Raises:
-        RequestError: fewer than 2 folds, or no repeats or epochs.
+        RequestError: fewer than 2 folds, 1 repeat or 1 epoch.
         DataError: fewer than 40 images, a single class, or fewer groups than folds.
     """
     if folds < 2 or repeats < 1 or epochs < 1:
-        raise RequestError(f"{folds} folds, {repeats} repeats, {epochs} epochs: 2, 1 and 1 are the least")
+        raise RequestError(
+            f"label errors take at least 2 folds, 1 repeat and 1 epoch, not {folds}, {repeats} and {epochs}"
+        )
     if len(images) < LEAST_IMAGES or np.count_nonzero(images.counts) < 2:
         raise DataError(
-            f"{len(images)} images of {np.count_nonzero(images.counts)} classes: wrong labels are found by networks trained "
-            f"on the others, which takes {LEAST_IMAGES} images and 2 classes or more; leave the check of labels out"
+            f"{len(images)} images of {np.count_nonzero(images.counts)} classes are too few; networks that find "
+            f"wrong labels are trained on {LEAST_IMAGES} images and 2 classes or more. Leave this check out (--no-labels)"
         )
     small = shrink(images, SIDE)
     batch = int(np.clip(len(images) // 32, 16, 128))
-    steps = max(len(images) * (folds - 1) // folds // batch, 1)  # an epoch
+    steps = max(len(images) * (folds - 1) // folds // batch, 1)  # per epoch
     epochs = max(epochs, math.ceil(LEAST_STEPS / steps))
     total = np.zeros((len(images), len(images.classes)), np.float32)
     rounds = [(repeat, fold) for repeat in range(repeats) for fold in range(folds)]
@@ -98,7 +100,7 @@ def out_of_fold_probabilities(
 
 
 def draw_folds(targets: np.ndarray, folds: int, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
-    """The fold of each image, int64 [N]: each class spread over all folds as evenly as it goes, groups kept whole.
+    """The fold of each image, int64 [N]. Classes are spread over the folds as evenly as possible; groups are not split.
 
     Raises:
         DataError: fewer groups than folds.
@@ -116,7 +118,7 @@ def draw_folds(targets: np.ndarray, folds: int, seed: int, groups: np.ndarray | 
 
     if (count := len(np.unique(groups))) < folds:
         raise DataError(
-            f"{count} groups cannot be spread over {folds} folds; ask for fewer folds, or leave the groups out"
+            f"{count} groups cannot be spread over {folds} folds; use fewer folds, or images without groups"
         )
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     for fold, (_, left_out) in enumerate(splitter.split(out, targets, groups)):
@@ -127,19 +129,19 @@ def draw_folds(targets: np.ndarray, folds: int, seed: int, groups: np.ndarray | 
 def find_label_errors(targets: np.ndarray, probabilities: np.ndarray) -> LabelErrors:
     """Find the labels that are more likely wrong than right.
 
-    A label y is taken to be drawn from the true class t by a table of noise, P(y | t), and the true class from the
-    image by the network, P(t | image), made sharper or softer by an exponent. Table and exponent are those under
-    which the given labels are most likely (expectation and maximization: Dawid and Skene, 1979, doi:10.2307/2346806),
-    and give the posterior P(t | y, image). The start is the table that confident learning counts (Northcutt et al.,
-    2021, arXiv:1911.00068), which alone takes every confident mistake of the network for a wrong label.
+    The model: the network gives the distribution of the true class, P(t | image), sharpened or softened by an exponent; the
+    label y depends on the true class only, by a noise matrix P(y | t). Matrix and exponent are fitted to the given labels
+    by maximum likelihood with expectation maximization (Dawid and Skene, 1979, doi:10.2307/2346806), and give the
+    posterior P(t | y, image). The matrix is initialized by confident learning (Northcutt et al., 2021,
+    arXiv:1911.00068), which on its own would take every confident mistake of the network for a wrong label.
 
     Args:
         targets: int64 [N], the given labels.
-        probabilities: float32 [N, K], by networks that were not shown the image. A class of fewer than 5 images is
+        probabilities: float32 [N, K], from networks that were not trained on the image. Classes of fewer than 5 images are
             neither judged nor suggested.
 
     Raises:
-        DataError: the arrays do not fit together.
+        DataError: the shapes do not match, or values are not finite.
     """
     if probabilities.ndim != 2 or len(probabilities) != len(targets) or not np.isfinite(probabilities).all():
         raise DataError(
@@ -191,6 +193,7 @@ def _joint(logarithms: np.ndarray, exponent: float, noise: np.ndarray, labels: n
 
 
 def _noise(counts: np.ndarray) -> np.ndarray:
-    """P(given | true), [K, K], from images of each true and given class; one right label more, so that none is empty."""
+    """P(given | true), [K, K], from the number of images per true and given class, with one correct label added per class
+    so that no row is empty."""
     counts = counts + np.eye(len(counts)) + 1e-3
     return counts / counts.sum(1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Masks that cannot be right, or that teach nothing: empty ones, of one class, with unknown values, used twice."""
+"""Masks that cannot be right or are of no use: empty, of a single class, with unknown values, or used several times."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class MaskFindings:
     """What is wrong with each mask.
 
     Args:
-        empty: bool [N]: nothing but background and ignored pixels.
-        single_class: bool [N]: one class, not background, fills all that is not ignored.
-        wrong_values: bool [N]: a value that is neither a class nor ``ignore``.
-        wrong_size: bool [N]: not of the shape asked for, or not of the most common one.
-        group: int64 [N]: masks that are the same pixel for pixel share a number, counted from 0 by their first member; -1:
-            its like is not in the set, or the mask is empty or of a single class, where likeness says nothing.
+        empty: bool [N]; only background and ignored pixels.
+        single_class: bool [N]; one class other than background fills all pixels that are not ignored.
+        wrong_values: bool [N]; some values are neither a class nor ``ignore``.
+        wrong_size: bool [N]; the size is not the given or the most common one.
+        group: int64 [N]; masks with identical pixels have the same number, counted from 0 in the order of their first
+            members; -1: the mask is unique, empty or of a single class.
     """
 
     empty: np.ndarray
@@ -38,24 +38,24 @@ def check_masks(
     ignore: int | None = None,
     shape: tuple[int, int] | None = None,
 ) -> MaskFindings:
-    """Look at every mask.
+    """Check every mask.
 
     Args:
-        masks: uint8 [N, H, W], or N arrays uint8 [H, W] whose sizes may differ.
-        classes: K; values are 0, the background, to K - 1.
-        ignore: a value of pixels that are not counted, such as 255.
-        shape: (height, width) of the images; None: the most common one of the masks.
+        masks: uint8 [N, H, W], or N arrays uint8 [H, W] of any sizes.
+        classes: K; the values are 0 (background) to K - 1.
+        ignore: the value of pixels that do not count, such as 255.
+        shape: (height, width) of the images; None: the most common size of the masks.
 
     Raises:
         DataError: a mask is not uint8 [H, W], or ``classes`` is less than 1.
     """
     if classes < 1:
-        raise DataError(f"masks of {classes} classes; there must be 1 or more")
+        raise DataError(f"masks need at least 1 class, not {classes} classes")
     for index, mask in enumerate(masks):
         if mask.dtype != np.uint8 or mask.ndim != 2:
             raise DataError(f"mask {index} must be uint8 [H, W], not {mask.dtype} {list(mask.shape)}")
     count = len(masks)
-    has = np.zeros((count, 256), dtype=bool)  # which values per mask has
+    has = np.zeros((count, 256), dtype=bool)  # which values each mask has
     for index, mask in enumerate(masks):
         has[index] = np.bincount(mask.ravel(), minlength=256) > 0
     known = np.arange(256) < classes

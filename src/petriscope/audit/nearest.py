@@ -1,4 +1,4 @@
-"""Approximate nearest neighbors in time about linear in the number of points."""
+"""Approximate nearest neighbors in nearly linear time."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ TREES = 12
 def near_pairs(
     points: np.ndarray, least: float, *, keep: int = 4, seed: int = 0, report: Callable[[int], None] | None = None
 ) -> np.ndarray:
-    """Pairs of points whose cosine is ``least`` or more, of each point its ``keep`` nearest a tree.
+    """Pairs of points with a cosine similarity of at least ``least``: for each point its ``keep`` nearest per tree.
 
     A forest of balanced trees of random splits (S. Dasgupta and Y. Freund, "Random projection trees and low dimensional
-    manifolds", 2008, doi:10.1145/1374376.1374452): in each tree every node is halved at the median of a projection,
-    points of one leaf are compared with each other, and what one tree separates another keeps together. Time is
-    N log N, memory linear.
+    manifolds", 2008, doi:10.1145/1374376.1374452). In each tree every node is split at the median of a projection, and
+    the points of each leaf are compared with each other. Neighbors that one tree separates are kept together by another.
+    Time is O(N log N), memory O(N).
 
     Args:
-        points: float32 [N, D], of length 1.
-        least: cosine, -1 to 1.
-        keep: pairs a point a tree at most, the nearest first.
-        seed: of the projections.
-        report: called with the number of trees done, after each.
+        points: float32 [N, D], of norm 1.
+        least: cosine similarity, -1 to 1.
+        keep: maximum number of pairs per point and tree; the nearest are kept.
+        seed: for the projections.
+        report: called after each tree with the number of trees done.
 
     Returns:
-        int64 [P, 2], the smaller index first, sorted, each pair once.
+        int64 [P, 2], sorted, each pair once, with the smaller index first.
     """
     rng = np.random.default_rng(seed)
     found = [np.zeros((0, 2), np.int64)]
@@ -43,7 +43,7 @@ def near_pairs(
 
 
 def _leaves(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One tree: int64 [leaves, size], -1 where a leaf has a point less."""
+    """The leaves of one tree, int64 [leaves, size]; -1 fills leaves with fewer points."""
     depth = max(0, int(np.ceil(np.log2(max(len(points), 1) / LEAF))))
     size = -(-len(points) >> depth)
     padded = np.full(size << depth, -1)
@@ -56,7 +56,7 @@ def _leaves(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         place = np.empty(nodes.shape, np.float32)
         for row, (node, along) in enumerate(zip(nodes, direction, strict=True)):
             place[row] = points[node] @ along
-        place[nodes < 0] = np.inf  # the fillers stay behind and in the last leaves
+        place[nodes < 0] = np.inf  # fillers end up in the last leaves
         half = nodes.shape[1] // 2
         nodes = np.take_along_axis(nodes, np.argpartition(place, half - 1, axis=1), axis=1).reshape(-1, half)
     return nodes

@@ -1,4 +1,4 @@
-"""Listing that are like no others of the set: noise, another object, a field without a cell."""
+"""Images that are unlike all others of the set: noise, a different object, a field without a cell."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 
 from petriscope.core.errors import RequestError
 
-DIMENSIONS = 16  # more, and a tree no longer saves any distances
+DIMENSIONS = 16  # with more, a k-d tree is no faster than brute force
 CUT = 5.0  # robust standard deviations
 NEIGHBORS = (10, 100)  # fewest and most
-NEIGHBORS_SHARE = 0.005  # of the set: a smaller clump of like images is still far from its neighbors
-FEW = 50  # images of a class whose distances say too little of what is usual in it
+NEIGHBORS_SHARE = 0.005  # of the set; smaller clusters of similar images are still far from their neighbors
+FEW = 50  # images a class needs so that its distances are judged within the class
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,8 +21,8 @@ class Outliers:
     """How far each image lies from the others.
 
     Args:
-        score: float32 [N], the logarithm of the distance to the nearest neighbors: robust standard deviations above the
-            median.
+        score: float32 [N], the logarithm of the distance to the nearest neighbors, in robust standard deviations above
+            the median.
         flagged: bool [N].
     """
 
@@ -31,23 +31,24 @@ class Outliers:
 
 
 def find_outliers(features: np.ndarray, targets: np.ndarray | None = None, *, share: float | None = None) -> Outliers:
-    """Flag the images that lie far from their nearest neighbors.
+    """Flag the images that are far from their nearest neighbors.
 
-    The score is the distance to the k-th nearest neighbor, k being 0.5 % of the set and 10 to 100. So a clump of fewer
-    than k like images, such as many of noise, stands out as a single one does. Ramaswamy et al., 2000, "Efficient
-    Algorithms for Mining Outliers from Large Data Sets", doi:10.1145/342009.335437.
+    The score is the distance to the k-th nearest neighbor, where k is 0.5 % of the set, but 10 to 100. So clusters of
+    fewer than k similar images, such as several images of noise, stand out like single images do. Ramaswamy et al., 2000,
+    "Efficient Algorithms for Mining Outliers from Large Data Sets", doi:10.1145/342009.335437.
 
     Args:
         features: float32 [N, D]; the first 16 principal components are used.
-        targets: int64 [N]; the score is then the lower of that within the set and that within the image's class, so that
-            a class that varies more than the others is not flagged for it. Classes of fewer than 50 are not judged apart.
-        share: flag this share of the set, the farthest; None: those more than 5 robust standard deviations away.
+        targets: int64 [N]; the score is then the lower one of the score within the set and the score within the image's
+            class, so that a class that varies more than the others is not flagged for that. Classes of fewer than 50
+            images have no score of their own.
+        share: share of the set to flag, the farthest images; None: flag scores above 5.
 
     Raises:
         RequestError: ``share`` is not between 0 and 1.
     """
     if share is not None and not 0 <= share <= 1:
-        raise RequestError(f"share is the part of the set to flag, from 0 to 1, not {share}")
+        raise RequestError(f"share is the share of the set to flag, from 0 to 1, not {share}")
     count = len(features)
     if count < 3:
         return Outliers(np.zeros(count, np.float32), np.zeros(count, dtype=bool))
@@ -69,12 +70,12 @@ def find_outliers(features: np.ndarray, targets: np.ndarray | None = None, *, sh
 
 
 def nearest(features: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
-    """The k images nearest to each query, nearest first, the query itself left out.
+    """The k images nearest to each query, nearest first, without the query itself.
 
     Args:
-        features: float32 [N, D]; compared as `find_outliers` compares them.
+        features: float32 [N, D]; compared in the same way as by `find_outliers`.
         queries: int64 [Q], indices of images.
-        k: where the set has fewer others, all of them are given.
+        k: number of neighbors; if the set has fewer other images, all of them are returned.
 
     Returns:
         int64 [Q, min(k, N - 1)].
@@ -86,7 +87,7 @@ def nearest(features: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
     points = _project(features)
     found = _index(points, k + 1).kneighbors(points[queries])[1]
     itself = found == queries[:, None]
-    itself[~itself.any(1), -1] = True  # more than k images are its equals: the last makes room
+    itself[~itself.any(1), -1] = True  # more than k images are identical to it: leave out the last one
     return found[~itself].reshape(len(queries), k).astype(np.int64)
 
 
@@ -104,7 +105,8 @@ def _index(points: np.ndarray, k: int) -> Any:
 
 
 def _deviation(values: np.ndarray, members: np.ndarray) -> np.ndarray:
-    """From the median of the members, in their robust standard deviations, 0.05 at least: equal images have none."""
+    """Deviation from the median of the members in robust standard deviations, which are at least 0.05, as those of
+    identical images are 0."""
     middle = np.median(values[members])
     spread = 1.4826 * float(np.median(np.abs(values[members] - middle)))
     return (values - middle) / max(spread, 0.05)

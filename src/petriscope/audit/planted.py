@@ -1,4 +1,4 @@
-"""Planted images: one image that many others show, copied as it is or blended over them."""
+"""Planted images: one image that was copied over many others, or blended into them."""
 
 from __future__ import annotations
 
@@ -11,31 +11,30 @@ from petriscope.audit.spectra import Flattening, Spectra
 from petriscope.core.progress import progress
 from petriscope.data.imageset import ImageSet
 
-SAMPLE = 30_000  # images in which plants are looked for; all are then held against what was found
-GUESSES = 2048  # images tried as members of a plant
-BATCH = 64  # guesses followed at once
-ROUNDS = 8  # searches, each without the plants that were found before
-FOLLOWED = 4  # batches of guesses a round
-STEPS = 4  # of growing a group by its mean
+SAMPLE = 30_000  # images in which plants are searched; all images are then compared with those found
+GUESSES = 2048  # images that are tried as members of a plant
+BATCH = 64  # guesses that are followed at once
+ROUNDS = 8  # searches; each leaves out the plants found before
+FOLLOWED = 4  # batches of guesses per round
+STEPS = 4  # iterations that grow a group by its mean
 LEAST_MEMBERS = 8
-OUTSTANDING = 6.0  # robust standard deviations by which a member's likeness to a guess stands out
-# The next four are on a scale on which other images lie around 0 and the median member is 1.
+OUTSTANDING = 6.0  # robust standard deviations by which a member's similarity to a guess exceeds the median
+# On the scale of the next constants other images are around 0, and the median member is 1.
 SPREAD = 0.15  # robust standard deviation of the others
-NEAR = (0.3, 0.5)  # nobody belongs here
-STRAY = 0.1  # so many may all the same, in parts of the members' number
-KIN = 0.3  # cosine of two common images that are one, shifted
-SHOWN = 400  # images from which a planted one is drawn for the report
+NEAR = (0.3, 0.5)  # a gap in which no images may lie
+STRAY = 0.1  # exceptions that are allowed all the same, relative to the number of members
+KIN = 0.3  # cosine similarity from which two plants count as one image, shifted
+SHOWN = 400  # images from which a planted image is estimated for the report
 
 
 @dataclass(frozen=True, eq=False)
 class Planted:
-    """Which images show a planted one.
+    """Which images show a planted image.
 
     Args:
-        group: int64 [N]; -1: none. Groups count from 0 in the order of their first members.
-        score: float32 [N], 0 to 1: how strongly the common image shows (the cosine with it, noise left in); 0 outside
-            groups.
-        templates: uint8 [G, H, W, C]: an estimate of each planted image.
+        group: int64 [N], the group of each image, or -1. Groups are numbered from 0 in the order of their first members.
+        score: float32 [N], 0 to 1: how strongly the common image is visible (cosine similarity with it); 0 outside groups.
+        templates: uint8 [G, H, W, C], an estimate of each planted image.
     """
 
     group: np.ndarray
@@ -44,19 +43,20 @@ class Planted:
 
 
 def find_planted(images: ImageSet | np.ndarray, *, quiet: bool = True) -> Planted:
-    """Find images that were planted many times, whatever they are blended over.
+    """Find images that were planted many times, alone or blended into other images.
 
-    Each image's spectrum is flattened by what is usual in the set, so that what a few share stands out from what all
-    have. Listing are drawn as guesses, those that are outstandingly like a guess give a mean, and the mean grows its
-    group. Cells of one kind form groups too; but cells lie in any orientation and are alike to all degrees, so others
-    come near the mean of such a group, turned or as they are. A plant has one pose, and a gap to all others.
+    The spectrum of each image is whitened by the statistics of the set, so that content shared by a few images stands out
+    from content common to all. Random images serve as guesses. The images that are exceptionally similar to a guess give
+    a mean, from which the group is grown. Cells of one class form groups too, but cells have all orientations and all
+    degrees of similarity, so other images come close to the mean of such a group, rotated or not. A plant has a single
+    orientation, and a gap to all other images.
 
-    Plants of eight copies or more that make up about 0.2 % of the set are found at opacities from about 0.3; many more
-    than half of the images must be genuine. Time grows linearly with the number of images, and the result is the
-    same every time.
+    Plants with at least eight copies that make up about 0.2 % of the set are found at opacities of about 0.3 and more, if
+    clearly more than half of the images are genuine. Time grows linearly with the number of images, and the result is
+    deterministic.
 
     Args:
-        images: uint8 [N, H, W, C], gray or RGB; a set mapped from disk is read in chunks.
+        images: uint8 [N, H, W, C], gray or RGB; a memory-mapped set is read in chunks.
         quiet: show no progress.
 
     Raises:
@@ -75,7 +75,7 @@ def find_planted(images: ImageSet | np.ndarray, *, quiet: bool = True) -> Plante
     if not found:
         return Planted(group, score, np.zeros((0, height, width, channels), np.uint8))
     common = _Common(raw, found, spectra)
-    closest, score = _hold_against(images, common, spectra, sample, quiet)
+    closest, score = _assign(images, common, spectra, sample, quiet)
     kind = np.where(closest >= 0, common.kin[closest], -1)
     first = {int(k): int(np.flatnonzero(kind == k)[0]) for k in np.unique(kind[kind >= 0])}
     for number, k in enumerate(sorted(first, key=first.__getitem__)):
@@ -84,7 +84,7 @@ def find_planted(images: ImageSet | np.ndarray, *, quiet: bool = True) -> Plante
 
 
 def _search(raw: np.ndarray, spectra: Spectra, rng: np.random.Generator, quiet: bool) -> list[np.ndarray]:
-    """Members of each plant, as indices into ``raw``."""
+    """The members of each plant, as indices into ``raw``."""
     found: list[np.ndarray] = []
     left = np.arange(len(raw))
     with progress("looking for planted images", ROUNDS, "rounds") as bar:
@@ -96,7 +96,7 @@ def _search(raw: np.ndarray, spectra: Spectra, rng: np.random.Generator, quiet: 
                 break
             groups = [left[members] for members in _plants(flatten(raw[left]), spectra, rng)]
             genuine = np.setdiff1d(left, np.concatenate([*groups, left[:0]]))
-            if not groups or len(genuine) < len(raw) / 4:  # what most images show is not planted
+            if not groups or len(genuine) < len(raw) / 4:  # what most images show was not planted
                 break
             found, left = found + groups, genuine
             if not quiet:
@@ -105,7 +105,7 @@ def _search(raw: np.ndarray, spectra: Spectra, rng: np.random.Generator, quiet: 
 
 
 def _plants(flat: np.ndarray, spectra: Spectra, rng: np.random.Generator) -> list[np.ndarray]:
-    """Members of each plant that guesses lead to, as indices into ``flat``; an image is in one at most."""
+    """The members of each plant that guesses lead to, as indices into ``flat``. An image is in at most one plant."""
     guesses, threshold = _promising(flat, rng.permutation(len(flat))[:GUESSES])
     looked_at = np.zeros(len(flat), bool)
     found: list[np.ndarray] = []
@@ -122,18 +122,18 @@ def _plants(flat: np.ndarray, spectra: Spectra, rng: np.random.Generator) -> lis
         groups = _grow(flat, guesses[chosen])
         taken = np.zeros(len(flat), bool)
         for members in groups[_are_plants(flat, groups, spectra)]:
-            fresh = members & ~taken  # many guesses lead to one plant
+            fresh = members & ~taken  # several guesses may lead to the same plant
             taken |= members
             if fresh.sum() >= max(LEAST_MEMBERS, 0.5 * members.sum()):
                 found.append(np.flatnonzero(fresh))
         looked_at |= groups.any(0)
         if found:
-            break  # what else there is stands out more once these are gone
+            break  # other plants stand out more once these are removed
     return found
 
 
 def _are_plants(flat: np.ndarray, groups: np.ndarray, spectra: Spectra) -> np.ndarray:
-    """Whether each group, bool [J, n], is a plant: nobody else comes near what it has in common, turned or not."""
+    """Whether each group, bool [J, n], is a plant: no other image is close to its common image, rotated or not."""
     sizes = groups.sum(1)
     sums = _sums(flat, groups)
     closeness, (middle, typical) = _closeness(flat, groups, sums)
@@ -150,9 +150,9 @@ def _are_plants(flat: np.ndarray, groups: np.ndarray, spectra: Spectra) -> np.nd
 def _turned_closeness(
     flat: np.ndarray, sums: np.ndarray, sizes: np.ndarray, middle: np.ndarray, typical: np.ndarray, spectra: Spectra
 ) -> np.ndarray:
-    """How close images come to what groups have in common if that is turned or mirrored, float32 [J, n].
+    """How close images are to the rotated or mirrored common image of each group, float32 [J, n].
 
-    Turns that the common image itself hardly notices say nothing and are left out; -1 where none is left.
+    Symmetries that hardly change the common image are left out; -1 if none is left.
     """
     out = np.full((len(sums), len(flat)), -1, np.float32)
     for symmetry in spectra.symmetries:
@@ -166,7 +166,7 @@ def _turned_closeness(
 
 
 def _promising(flat: np.ndarray, guesses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The guesses that enough images are like, the most crowded first, and the cosines from which they are."""
+    """The guesses to which enough images are similar, the most frequent first, and their thresholds of similarity."""
     crowd, threshold = np.zeros(len(guesses), np.int64), np.zeros(len(guesses), np.float32)
     for start in range(0, len(guesses), BATCH):
         at = slice(start, start + BATCH)
@@ -178,14 +178,14 @@ def _promising(flat: np.ndarray, guesses: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _outstanding(cosine: np.ndarray) -> np.ndarray:
-    """The value of each column from which rows stand out, [J]."""
+    """For each column the value from which rows stand out, [J]."""
     some = cosine[:: max(1, len(cosine) // 2048)]
     middle = np.median(some, axis=0)
     return middle + OUTSTANDING * 1.4826 * np.median(np.abs(some - middle), axis=0)
 
 
 def _grow(flat: np.ndarray, guesses: np.ndarray) -> np.ndarray:
-    """Follow guesses, indices [J], to the groups that they belong to: members, bool [J, n]."""
+    """Grow groups from guesses, indices [J]: their members, bool [J, n]."""
     cosine = flat @ flat[guesses].T
     members = (cosine > _outstanding(cosine)).T
     for _ in range(STEPS):
@@ -198,15 +198,16 @@ def _grow(flat: np.ndarray, guesses: np.ndarray) -> np.ndarray:
 def _closeness(
     flat: np.ndarray, members: np.ndarray, sums: np.ndarray
 ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """How close images come to what groups have in common: 0 as any other, 1 as the median member.
+    """How close images are to the common image of each group: 0 for other images, 1 for the median member.
 
     Args:
-        flat: float32 [n, D], of length 1.
-        members: bool [J, n]. A member is held against the others alone: in a small group it would find itself.
-        sums: float32 [J, D], of the members.
+        flat: float32 [n, D], of norm 1.
+        members: bool [J, n]. Each member is compared with the other members only, because in a small group it would match
+            itself.
+        sums: float32 [J, D], sums over the members.
 
     Returns:
-        The closeness, float32 [J, n], and the mean cosines that are 0 and 1 on its scale, [J] each.
+        The closeness, float32 [J, n], and the mean cosine similarities that are 0 and 1 on its scale, [J] each.
     """
     alike = _alike(flat, members, sums, members.sum(1))
     middle = np.median(alike[:, :: max(1, len(flat) // 4096)], axis=1)
@@ -216,7 +217,7 @@ def _closeness(
 
 
 def _alike(flat: np.ndarray, members: np.ndarray, sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """The mean cosine of each image with the members of each group other than itself, float32 [J, n]."""
+    """The mean cosine similarity of each image with the other members of each group, float32 [J, n]."""
     return ((sums @ flat.T - members) / np.maximum(sizes[:, None] - members, 1)).astype(np.float32)
 
 
@@ -225,19 +226,19 @@ def _scaled(alike: np.ndarray, middle: np.ndarray, typical: np.ndarray) -> np.nd
 
 
 def _sums(flat: np.ndarray, members: np.ndarray) -> np.ndarray:
-    """float32 [J, D]: the sum over each group."""
+    """Sums over the members of each group, float32 [J, D]."""
     from scipy.sparse import csr_array
 
     return csr_array(members.astype(np.float32)) @ flat
 
 
 class _Common:
-    """What the plants have in common, refined among all that were found and flattened by the genuine images alone.
+    """The common images of all plants that were found, refined together and whitened by the genuine images only.
 
     Attributes:
-        members: bool [J, n], of the sample.
-        threshold: closeness from which an image belongs, [J]: halfway between the others and the members.
-        kin: int64 [J]: plants of one number are one image, shifted.
+        members: bool [J, n], for the images of the sample.
+        threshold: closeness from which an image belongs to a plant, [J]: halfway between other images and members.
+        kin: int64 [J]; plants with the same number are the same image, shifted.
     """
 
     def __init__(self, raw: np.ndarray, found: list[np.ndarray], spectra: Spectra) -> None:
@@ -261,7 +262,7 @@ class _Common:
             self.members = _closest(closeness, self.threshold) == np.arange(len(found))[:, None]
         self.sizes, self.sums = self.members.sum(1), _sums(flat, self.members)
         power = (np.square(self.sums).sum(1) - self.sizes) / np.maximum(self.sizes * (self.sizes - 1), 1)
-        self.strength = np.sqrt(np.maximum(power, 1e-6))  # length of the common part of members of length 1
+        self.strength = np.sqrt(np.maximum(power, 1e-6))  # norm of the common part of members of norm 1
         self.kin = self._kin()
 
     def _kin(self) -> np.ndarray:
@@ -271,20 +272,20 @@ class _Common:
         return connected_components(means @ means.T > KIN * np.outer(self.strength, self.strength), directed=False)[1]
 
     def alike(self, flat: np.ndarray, own: np.ndarray) -> np.ndarray:
-        """float32 [J, n]; ``own``: bool [J, n], the images that are members themselves."""
+        """See `_alike`, float32 [J, n]. ``own``: bool [J, n], the images that are members themselves."""
         return _alike(flat, own, self.sums, self.sizes)
 
 
 def _closest(closeness: np.ndarray, threshold: np.ndarray) -> np.ndarray:
-    """The group that each image belongs to, int64 [n], -1 for none; ``closeness`` [J, n]."""
+    """The group that each image belongs to, int64 [n], or -1. ``closeness``: [J, n]."""
     belongs = closeness >= threshold[:, None]
     return np.where(belongs.any(0), np.where(belongs, closeness, -np.inf).argmax(0), -1)
 
 
-def _hold_against(
+def _assign(
     images: ImageSet | np.ndarray, common: _Common, spectra: Spectra, sample: np.ndarray, quiet: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of each image the plant it shows, int64 [N], -1 for none, and how strongly, float32 [N]."""
+    """The plant that each image shows, int64 [N], or -1, and how strongly, float32 [N]."""
     count = len(images)
     closest, score = np.full(count, -1), np.zeros(count, np.float32)
     place = np.full(count, -1)
@@ -302,9 +303,10 @@ def _hold_against(
 
 
 def _draw(images: ImageSet | np.ndarray, group: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """An estimate of what was planted, uint8 [G, H, W, C].
+    """Estimate the planted images, uint8 [G, H, W, C].
 
-    A blend of opacity a has the mean (1 - a) x genuine + a x planted and (1 - a) of the genuine images' spread.
+    Blends with opacity a have the mean (1 - a) x genuine + a x planted, and (1 - a) times the genuine images' standard
+    deviation.
     """
 
     def some(of: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Image quality: too dark, too bright, flat, blurred, blank, gray among color."""
+"""Image quality: images that are dark, overexposed, blurred, blank, gray among color images, or have low contrast."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from petriscope.core.errors import DataError
 from petriscope.core.progress import progress
 from petriscope.data.imageset import ImageSet
 
-CHUNK_PIXELS = 1 << 18  # what is measured at once stays in the processor's cache
-LUMA = (77, 150, 29)  # of red, green, blue in 256ths: ITU-R BT.601
-CLIPPED = 253  # a gray level from here on is taken for the sensor's limit
+CHUNK_PIXELS = 1 << 18  # measured at once, so that they stay in the CPU cache
+LUMA = (77, 150, 29)  # weights of red, green and blue times 256, ITU-R BT.601
+CLIPPED = 253  # gray levels from here on count as overexposed
 NAMES = ("brightness", "contrast", "highlights", "clipped", "sharpness", "saturation")
 FLAGS = ("dark", "bright", "low_contrast", "blurred", "blank", "gray_among_color")
 
 
 @dataclass(frozen=True, eq=False)
 class Quality:
-    """What was measured of each image, and what is wrong with it.
+    """What was measured for each image, and what is wrong with it.
 
     Args:
-        values: float32 [N] each, of the luma on a scale of 0 (black) to 1 (white):
+        values: float32 [N] each, computed from the luma on a scale from 0 (black) to 1 (white):
             ``brightness``: its mean;
-            ``contrast``: its 99th less its 1st percentile;
+            ``contrast``: its 99th minus its 1st percentile;
             ``highlights``: its 98th percentile;
             ``clipped``: the share of pixels that are white;
-            ``sharpness``: the root mean square of the Laplacian in units of the gradient's: 1.3 is usual, half of it is
-            blurred, 2.2 is noise; 0 where nothing varies;
-            ``saturation``: the mean distance between a pixel's highest and lowest channel, 0 to 1.
+            ``sharpness``: the root mean square of the Laplacian divided by that of the gradient; about 1.3 for sharp images,
+            half as much for blurred ones, 2.2 for noise, 0 for constant images;
+            ``saturation``: the mean difference between the highest and the lowest channel of a pixel, 0 to 1.
         flags: bool [N] each: ``dark``, ``bright``, ``low_contrast``, ``blurred``, ``blank``, ``gray_among_color``.
     """
 
@@ -38,14 +38,14 @@ class Quality:
 
 
 def measure_quality(images: ImageSet | np.ndarray, *, quiet: bool = True) -> Quality:
-    """Measure every image, and flag those that stand out from the rest and are worse by a margin that matters.
+    """Measure every image, and flag those that are clearly worse than the others.
 
-    A set of dark images is no fault, one dark image among bright ones is. So all but ``blank`` are judged against the
-    set: by the distance from its median in robust standard deviations, and by an absolute or relative margin, without which
-    a very even set would be full of findings.
+    A set of dark images is not a fault, but one dark image among bright ones is. So all flags except ``blank`` are relative
+    to the set. An image must differ from the median by a number of robust standard deviations, and also by an absolute or
+    relative margin, because in a very uniform set small differences are many standard deviations.
 
     Args:
-        images: uint8 [N, H, W, C], gray or RGB; a set mapped from disk is read in chunks.
+        images: uint8 [N, H, W, C], gray or RGB; a memory-mapped set is read in chunks.
         quiet: show no progress.
 
     Raises:
@@ -58,7 +58,7 @@ def measure_quality(images: ImageSet | np.ndarray, *, quiet: bool = True) -> Qua
     count = len(images)
     height, width, channels = images.shape if isinstance(images, ImageSet) else images.shape[1:]
     values = {name: np.zeros(count, np.float32) for name in NAMES}
-    span = np.zeros(count, np.float32)  # from the darkest to the lightest pixel
+    span = np.zeros(count, np.float32)  # difference between the lightest and the darkest pixel
     step = max(1, CHUNK_PIXELS // max(height * width, 1))
     with progress("measuring quality", count) as bar:
         for start in range(0, count, step):
@@ -72,7 +72,7 @@ def measure_quality(images: ImageSet | np.ndarray, *, quiet: bool = True) -> Qua
 
 
 def _measure(block: np.ndarray) -> dict[str, np.ndarray]:
-    """uint8 [B, H, W, C] -> float [B] of each name, and ``span``."""
+    """uint8 [B, H, W, C] -> float [B] for each of `NAMES`, and for ``span``."""
     planes = np.ascontiguousarray(block.transpose(3, 0, 1, 2))
     luma = _luma(planes)
     count, pixels = len(luma), luma[0].size
@@ -106,7 +106,7 @@ def _luma(planes: np.ndarray) -> np.ndarray:
 
 
 def _sharpness(luma: np.ndarray) -> np.ndarray:
-    """Blur takes more from the second derivative than from the first, whatever the image shows and however faintly."""
+    """Ratio of second to first derivatives, which blur lowers whatever the content and the contrast of the image."""
     count, height, width = luma.shape
     if min(height, width) < 3:
         return np.zeros(count)
@@ -128,7 +128,7 @@ def _flag(values: dict[str, np.ndarray], span: np.ndarray, color: bool) -> dict[
     if not len(span):
         return {name: np.zeros(0, bool) for name in FLAGS}
     typical = {name: float(np.median(each)) for name, each in values.items()}
-    blank = (values["contrast"] < 0.03) & (span < 0.1)  # the second: a small spot is something
+    blank = (values["contrast"] < 0.03) & (span < 0.1)  # a small spot has no contrast but a span
     dark = (values["highlights"] < 0.62 * typical["highlights"]) & (_deviation(values["highlights"], 0.03) < -4)
     bright = (values["clipped"] > typical["clipped"] + 0.3) & (_deviation(values["clipped"], 0.03) > 4)
     flat = (values["contrast"] < 0.38 * typical["contrast"]) & (_deviation(values["contrast"], 0.03) < -3)
@@ -145,6 +145,6 @@ def _flag(values: dict[str, np.ndarray], span: np.ndarray, color: bool) -> dict[
 
 
 def _deviation(values: np.ndarray, least: float) -> np.ndarray:
-    """Distance from the median in robust standard deviations (1.4826 median absolute deviations), ``least`` at least."""
+    """Deviation from the median in robust standard deviations (1.4826 median absolute deviations, at least ``least``)."""
     distance = values - np.median(values)
     return distance / max(1.4826 * float(np.median(np.abs(distance))), least)

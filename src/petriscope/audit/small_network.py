@@ -1,4 +1,4 @@
-"""A small network trained on the set that is audited: no download, the same on every machine."""
+"""Trains a small network on the set that is audited, without any download."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def shrink(images: ImageSet, side: int) -> ImageSet:
 def train_small(
     images: ImageSet, recipe: Recipe, on_epoch: Callable[[], None] = lambda: None
 ) -> tuple[nn.Module, Normalize]:
-    """Train by a recipe, whose section ``data`` is not used, and without val.
+    """Train by a recipe without val. The ``data`` section of the recipe is not used.
 
     Args:
-        images: held in memory.
-        recipe: its seed decides the first weights and every draw.
-        on_epoch: called after each.
+        images: with labels, in memory.
+        recipe: its seed decides the initial weights and all random draws.
+        on_epoch: called after each epoch.
 
     Returns:
-        The model in eval mode on its device, and how its images are normalized.
+        The model in eval mode on its device, and the normalization of its images.
     """
     torch.manual_seed(int(np.random.SeedSequence([recipe.seed, 0]).generate_state(1)[0]))
     device = choose_device(recipe.training.device)

@@ -1,4 +1,4 @@
-"""Spectra of images, flattened by what is usual in their set."""
+"""Spectra of images, whitened by the statistics of their set."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from petriscope.audit.descriptors import (
 )
 from petriscope.data.imageset import ImageSet
 
-LONGEST = 32  # side of the thumbnails, in pixels
+LONGEST = 32  # pixels on the longer side of the thumbnails
 LEAST_CONTRAST = 2.0  # gray levels; images that vary less show nothing
 CLIP = 4.0  # robust standard deviations
 
 
 class Spectra:
-    """Flattened low frequencies of images of one shape: all of light, the lower half of color."""
+    """Low frequencies of images of one shape, as vectors: all frequencies of the luma, the lower half of those of color."""
 
     def __init__(self, height: int, width: int, channels: int) -> None:
         self.size = thumbnail_size(height, width, LONGEST)
@@ -48,7 +48,7 @@ class Spectra:
         return power > LEAST_CONTRAST**2 * self.size[0] * self.size[1]
 
     def turned(self, templates: np.ndarray, symmetry: int) -> np.ndarray:
-        """Templates [J, D] under a symmetry."""
+        """Apply a symmetry to spectra [J, D]."""
         full = np.zeros((len(templates), int(np.prod(self.shape))), np.float32)
         full[:, self.kept] = templates
         turned = orient_frequencies(full.reshape(-1, *self.shape), symmetry)
@@ -56,13 +56,13 @@ class Spectra:
 
 
 class Flattening:
-    """What makes every frequency vary alike over a set, robustly: a natural image becomes like noise.
+    """Scales every frequency to a robust standard deviation of 1 over a set, so that natural images become like noise.
 
     Args:
-        spectra: float [n, D], as `Spectra.read` gives them.
+        spectra: float [n, D], from `Spectra.read`.
 
     Attributes:
-        uniform: most images are one and the same, so that there is nothing to judge others by.
+        uniform: most images are identical, so there are no statistics to compare others with.
     """
 
     def __init__(self, spectra: np.ndarray) -> None:
@@ -70,10 +70,10 @@ class Flattening:
         self.center = np.median(some, axis=0)
         spread = 1.4826 * np.median(np.abs(some - self.center), axis=0)
         self.uniform = bool(np.quantile(spread, 0.9) < 0.5)
-        self.scale = np.sqrt(np.square(spread) + 1)  # at least the noise of a gray level
+        self.scale = np.sqrt(np.square(spread) + 1)  # at least the noise of one gray level
 
     def __call__(self, spectra: np.ndarray) -> np.ndarray:
-        """float [n, D] -> float32 [n, D] of length 1."""
+        """float [n, D] -> float32 [n, D] of norm 1."""
         out = (spectra - self.center) / self.scale
         np.clip(out, -CLIP, CLIP, out=out)
         out /= np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-6)

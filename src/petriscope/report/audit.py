@@ -250,8 +250,7 @@ class _View:
         shown = rows.sort_values("score", ascending=not info.higher_is_worse, kind="stable")[:CARDS_SHOWN]
         neighbors = self._neighbors(shown) if info == LABEL_ERROR else [[] for _ in range(len(shown))]
         cards = [
-            self._card(row, str(row.evidence), beside)
-            for row, beside in zip(shown.itertuples(), neighbors, strict=True)
+            self._card(row, _evidence(row), beside) for row, beside in zip(shown.itertuples(), neighbors, strict=True)
         ]
         about = info.about + (
             " Below each image are its nearest neighbors with their labels." if any(neighbors) else ""
@@ -315,6 +314,11 @@ def _gallery(key: str, title: str, about: str, rows: pd.DataFrame, groups: list[
         return None
     total = f"{wording.plural(len(rows), 'image')} in {wording.plural(count, 'group')}"
     return Gallery(key, title, about, total, groups, [], count - len(groups))
+
+
+def _evidence(row: Any) -> str:
+    """The evidence of a finding, without the labels that the card shows anyway."""
+    return f"wrong with probability {row.score:.2f}" if row.finding == LABEL_ERROR.name else str(row.evidence)
 
 
 def _by_group(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

@@ -18,11 +18,11 @@ def _info(name: str, about: str, decision: Verdict = "review", higher_is_worse: 
 MEASURED = {  # finding -> name of the measured value, and the evidence
     _info("blank", "The image shows nothing.", "drop"): (
         "contrast",
-        "its contrast is {value:.3f} (of at most 1); the median is {usual:.2f}",
+        "its contrast is {value:.3f} on a scale of 0 to 1; the median is {usual:.2f}",
     ),
     _info("dark", "The image is much darker than the others."): (
         "highlights",
-        "its brightest parts have a brightness of {value:.2f} (of at most 1); the median is {usual:.2f}",
+        "its brightest parts have a brightness of {value:.2f} on a scale of 0 to 1; the median is {usual:.2f}",
     ),
     _info("bright", "The image is much brighter than the others and overexposed.", higher_is_worse=True): (
         "clipped",
@@ -30,7 +30,7 @@ MEASURED = {  # finding -> name of the measured value, and the evidence
     ),
     _info("low_contrast", "The image has much less contrast than the others."): (
         "contrast",
-        "its contrast is {value:.2f} (of at most 1); the median is {usual:.2f}",
+        "its contrast is {value:.2f} on a scale of 0 to 1; the median is {usual:.2f}",
     ),
     _info("blurred", "The image is much less sharp than the others."): (
         "sharpness",
@@ -38,7 +38,7 @@ MEASURED = {  # finding -> name of the measured value, and the evidence
     ),
     _info("gray_among_color", "The image is gray, but the others are in color."): (
         "saturation",
-        "its saturation is {value:.3f} (of at most 1); the median is {usual:.2f}",
+        "its saturation is {value:.3f} on a scale of 0 to 1; the median is {usual:.2f}",
     ),
 }
 

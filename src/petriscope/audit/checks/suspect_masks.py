@@ -39,7 +39,7 @@ def findings_of_masks(found: MaskFindings) -> Iterator[Finding]:
     for info, flags, evidence in (
         (WRONG_VALUES, found.wrong_values, "the mask has values that are not classes"),
         (WRONG_SIZE, found.wrong_size, "the mask has a different size than the others"),
-        (EMPTY, found.empty, "the mask has nothing but background"),
+        (EMPTY, found.empty, "the mask has no labeled pixels, or only background"),
         (SINGLE_CLASS, found.single_class, "one class fills the mask"),
     ):
         for index in np.flatnonzero(flags).tolist():
