@@ -20,7 +20,7 @@ from petriscope.audit.descriptors import (
     shrink,
     thumbnail_size,
 )
-from petriscope.audit.nearest import TREES, near_pairs
+from petriscope.audit.projection_trees import TREES, near_pairs
 from petriscope.core.progress import progress
 from petriscope.data.imageset import ImageSet
 
