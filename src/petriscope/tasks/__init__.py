@@ -24,7 +24,7 @@ _TASKS: dict[str, Task] = {}
 
 
 def register(task: Task) -> None:
-    """Make a task known by its name. One that is registered later is asked first by `choose_task`."""
+    """Make a task known by its name. Where targets fit several, ``data.task`` chooses one that was registered later."""
     _TASKS[task.name] = task
 
 
@@ -45,7 +45,7 @@ def choose_task(targets: np.ndarray) -> Task:
     Raises:
         DataError: no task has such targets.
     """
-    for task in reversed(_TASKS.values()):
+    for task in _TASKS.values():
         if task.accepts(targets):
             return task
     known = " or ".join(f"{task.targets_are} ({name})" for name, task in _TASKS.items())
