@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from augmenting import augmented, labels, plain, run, some_images, with_targets
+from augmenting import CLASSES, augmented, labels, plain, run, some_images, with_targets
 
+from devices import check_same_kind, on_every_device
 from petriscope.augment import AUGMENTATIONS
 from petriscope.augment.base import Color, Geometric, Mixing, Pixelwise, Policy
 from petriscope.augment.pipeline import Pipeline, drawn
@@ -50,6 +51,17 @@ COLOR_GRAY = {"noise", "random-erasing", "corruption-mix", "stain-jitter"}
 MASKS_ALONE = {"copy-paste", "crop-around"}  # tests/augment/test_moved_masks.py has them
 every = pytest.mark.parametrize("name", sorted(CASES.keys() - MASKS_ALONE))
 channels_of = pytest.mark.parametrize("channels", [1, 3])
+
+
+# Operations that cannot run on `meta`, and options of which that is true.
+NEEDS_VALUES = {
+    "noise": "torch has no random generator on meta",
+    "crop-around": "a crop is drawn around a pixel that is read from the mask",
+}
+WITHOUT_VALUES = {
+    "random-erasing": {"fill": "mean"},  # noise needs a random generator, see above
+    "corruption-mix": {"held_out": ("pixelate",)},  # see test_corruptions.py
+}
 
 
 def strong(name, **options):
@@ -238,3 +250,21 @@ def test_labels_are_left_as_they_are_where_nothing_mixes():
 def test_nothing_gives_the_bytes_back():
     images = some_images()
     assert augmented([], images) is images
+
+
+@on_every_device
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_it_runs_on_every_device(name, dense, device):
+    if device == "meta" and name in NEEDS_VALUES:
+        pytest.skip(NEEDS_VALUES[name])
+    operation = strong(name, **WITHOUT_VALUES.get(name, {}))
+    if not getattr(operation, "for_masks" if dense else "for_labels", True):
+        pytest.skip("not for such targets")
+    images = some_images(8, 16, 24)
+    targets = (images[..., 0] % 3) if dense else labels(8)
+    pipeline = Pipeline([operation], CLASSES, dense=dense)
+    expected = pipeline(images, targets, torch.Generator().manual_seed(0))
+    found = pipeline(images.to(device), targets.to(device), torch.Generator().manual_seed(0))
+    for there, here in zip(found, expected, strict=True):
+        check_same_kind(there, here, device)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from devices import check_same_kind, on_every_device
 from petriscope.augment.corruption_mix import CorruptionMix
 from petriscope.augment.corruptions import CORRUPTIONS, SEVERITIES, corrupt, corrupt_masks
 from petriscope.augment.corruptions.digital import jpeg
@@ -37,6 +38,17 @@ def halves(count=8, size=(24, 32)):
         top, left = rng.integers(4, 9, 2)
         mask[top : top + 10, left : left + 14] = 1
     return torch.from_numpy(masks * 200)[..., None].contiguous(), torch.from_numpy(masks)
+
+
+@every
+@on_every_device
+def test_it_runs_on_every_device(name, device):
+    if device == "meta" and name == "pixelate":
+        pytest.skip("the number of cells is read from the levels")
+    images, masks = halves()
+    indices = torch.arange(len(images))
+    check_same_kind(corrupt(images.to(device), name, 3, indices), images, device)
+    check_same_kind(corrupt_masks(masks.to(device), name, 3, indices), masks, device)
 
 
 @every

@@ -86,7 +86,7 @@ def test_colors_of_a_draw_are_the_color_operations_in_the_order_drawn():
     amount = torch.tensor([[0.3, -0.4], [0.2, 0.5], [0.0, 0.9]])
     mean = torch.rand(3, 3, generator=torch.Generator().manual_seed(0))
     colors = next(op for op in Drawn(RAND_AUGMENT, kind, amount, amount).operations() if isinstance(op, Color))
-    total = unchanged(3, 3)
+    total = unchanged(mean)
     changes = {"contrast": contrast, "brightness": brightness, "saturation": saturation}
     for place, names in enumerate((first, second)):
         moved = mapped(mean, total)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from devices import check_same_kind, on_every_device
 from petriscope.core.errors import RequestError
 from petriscope.core.recipe import Part
 from petriscope.models import MODELS, build_model
@@ -114,6 +115,18 @@ def test_forward_and_backward_in_gray_and_rgb(name, channels):
     assert logits.dtype == torch.float32
     loss.backward()
     assert [key for key, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+
+
+@every
+@on_every_device
+def test_it_runs_on_every_device(name, device):
+    model = make(name).eval()
+    with torch.no_grad():
+        expected = model(batch())
+        found = model.to(device)(batch().to(device))
+    check_same_kind(found, expected, device)
+    if device != "meta":
+        torch.testing.assert_close(found.cpu(), expected, atol=1e-2, rtol=1e-2)  # GPUs multiply in TF32
 
 
 @every

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from devices import check_same_kind, on_every_device
 from petriscope.core.errors import RequestError
 from petriscope.core.masks import IGNORE
 from petriscope.core.recipe import Part
@@ -109,6 +110,19 @@ class TestContract:
         logits, masks = draw()
         loss = build(part)
         torch.testing.assert_close(loss(logits.flip(0), masks.flip(0)), loss(logits, masks))
+
+    @every
+    @on_every_device
+    def test_it_runs_on_every_device(self, part, device):
+        logits, masks = draw()
+        expected = build(part)(logits, masks)
+        there = logits.to(device).requires_grad_()
+        loss = build(part).to(device)(there, masks.to(device))
+        loss.backward()
+        check_same_kind(loss, expected, device)
+        check_same_kind(there.grad, logits, device)
+        if device != "meta":
+            torch.testing.assert_close(loss.cpu(), expected)
 
 
 class TestPixelwise:

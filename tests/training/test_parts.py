@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from devices import check_same_kind, on_every_device
 from petriscope.core.errors import PetriscopeError, RequestError
 from petriscope.core.recipe import Part
 from petriscope.training.averaging import EMA
@@ -24,6 +25,22 @@ A_TARGET_AT_A_TIME = ["cross-entropy", "focal", "generalized-cross-entropy"]
 
 
 class TestLosses:
+    @pytest.mark.parametrize("name", sorted(LOSSES.members))
+    @pytest.mark.parametrize("shares", [False, True])
+    @on_every_device
+    def test_it_runs_on_every_device(self, name, shares, device):
+        if shares and name == "lovasz":
+            pytest.skip("shares of classes have no IoU")
+        options = {"terms": ["focal", "dice"]} if name == "sum" else {}
+        loss = LOSSES.build(Part(name=name, **options), COUNTS)
+        generator = torch.Generator().manual_seed(0)
+        logits = torch.randn(18 if name == "consistency" else 6, 3, generator=generator)
+        targets = torch.rand(6, 3, generator=generator).softmax(1) if shares else torch.arange(6) % 3
+        expected, found = loss(logits, targets), loss.to(device)(logits.to(device), targets.to(device))
+        check_same_kind(found, expected, device)
+        if device != "meta":
+            torch.testing.assert_close(found.cpu(), expected)
+
     def test_cross_entropy_is_minus_log_of_the_true_probability(self):
         loss = LOSSES.build(Part(name="cross-entropy"), COUNTS)
         logits = torch.tensor([[1.0, 2.0, 3.0]])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from functools import lru_cache
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -41,7 +42,12 @@ class Color:
     """Maps each pixel's color by one affine map per image: contrast, hue."""
 
     def matrices(self, mean: Tensor, generator: torch.Generator) -> Tensor:
-        """Maps of colors in [0, 1], float32 [B, C, C + 1]; ``mean`` is each image's mean color, [B, C]."""
+        """Maps of colors in [0, 1], float32 [B, C, C + 1], on the device of ``mean``.
+
+        Args:
+            mean: the mean color of each image, float32 [B, C].
+            generator: on the CPU.
+        """
         raise NotImplementedError
 
 
@@ -99,6 +105,13 @@ Operation = Geometric | Aimed | Color | Pixelwise | Mixing
 Augmentation = Operation | Policy
 
 
+@lru_cache(maxsize=256)
+def constant(values: tuple[Any, ...], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """``torch.tensor`` of numbers, made once per device. Not to be changed in place."""
+    with torch.inference_mode(False):  # else what is made while predicting could not take part in training later
+        return torch.tensor(values, dtype=dtype, device=device)
+
+
 def in_order(span: tuple[float, float]) -> tuple[float, float]:
     """Refuse a range whose first end lies above its second; a check for options."""
     if span[0] > span[1]:
@@ -118,7 +131,7 @@ def chosen(batch: int, p: float, generator: torch.Generator) -> Tensor:
 
 def of_classes(masks: Tensor, classes: tuple[int, ...]) -> Tensor:
     """Which pixels of masks, uint8 [B, H, W], are of one of the classes: bool [B, H, W]."""
-    return torch.isin(masks, torch.tensor(classes, dtype=masks.dtype, device=masks.device))
+    return torch.isin(masks, constant(classes, masks.device, masks.dtype))
 
 
 def elsewhere(device: torch.device, generator: torch.Generator) -> torch.Generator:

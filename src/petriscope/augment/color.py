@@ -9,17 +9,19 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from petriscope.augment.base import Color, Magnitude, Probability, chosen, uniform
+from petriscope.augment.base import Color, Magnitude, Probability, chosen, constant, uniform
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+YIQ = (LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
+CPU = torch.device("cpu")
 Amount = Annotated[float, Field(ge=0, le=1)]
 
-_TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+_FROM_YIQ = tuple(map(tuple, torch.linalg.inv(torch.tensor(YIQ)).tolist()))
 
 
-def luma(channels: int) -> Tensor:
+def luma(channels: int, device: torch.device = CPU) -> Tensor:
     """Weights of the channels in gray, float32 [C]."""
-    return torch.tensor(LUMA) if channels == 3 else torch.ones(1)
+    return constant(LUMA if channels == 3 else (1.0,), device)
 
 
 class Brightness(Color):
@@ -29,7 +31,7 @@ class Brightness(Color):
         self.amount, self.p = amount, p
 
     def matrices(self, mean: Tensor, generator: torch.Generator) -> Tensor:
-        return brightness(mean, _factor(len(mean), self.amount, self.p, generator))
+        return brightness(mean, _factor(mean, self.amount, self.p, generator))
 
 
 class Contrast(Color):
@@ -39,7 +41,7 @@ class Contrast(Color):
         self.amount, self.p = amount, p
 
     def matrices(self, mean: Tensor, generator: torch.Generator) -> Tensor:
-        return contrast(mean, _factor(len(mean), self.amount, self.p, generator))
+        return contrast(mean, _factor(mean, self.amount, self.p, generator))
 
 
 class Saturation(Color):
@@ -49,7 +51,7 @@ class Saturation(Color):
         self.amount, self.p = amount, p
 
     def matrices(self, mean: Tensor, generator: torch.Generator) -> Tensor:
-        return saturation(mean, _factor(len(mean), self.amount, self.p, generator))
+        return saturation(mean, _factor(mean, self.amount, self.p, generator))
 
 
 class Hue(Color):
@@ -62,34 +64,43 @@ class Hue(Color):
         batch, channels = mean.shape
         angle = uniform(batch, -self.amount, self.amount, generator) * chosen(batch, self.p, generator) * (2 * math.pi)
         if channels == 1:
-            return _matrix(torch.ones(batch, 1, 1))
-        turn = torch.eye(3).repeat(batch, 1, 1)
+            return _matrix(mean.new_ones(batch, 1, 1))
+        angle = angle.to(mean.device)
+        turn = _identity(mean).repeat(batch, 1, 1)
         turn[:, 1, 1] = turn[:, 2, 2] = angle.cos()
         turn[:, 1, 2], turn[:, 2, 1] = -angle.sin(), angle.sin()
-        return _matrix(torch.linalg.inv(_TO_YIQ) @ turn @ _TO_YIQ)
+        return _matrix(constant(_FROM_YIQ, mean.device) @ turn @ constant(YIQ, mean.device))
 
 
 def brightness(mean: Tensor, factor: Tensor) -> Tensor:
-    """Multiply colors by ``factor`` [B]; ``mean`` [B, C] and the result as in `Color.matrices`."""
-    return _matrix(factor[:, None, None] * torch.eye(mean.shape[1]))
+    """Multiply colors by ``factor`` [B]; ``mean`` [B, C] and the result as in `Color.matrices`, on one device."""
+    return _matrix(factor[:, None, None] * _identity(mean))
 
 
 def contrast(mean: Tensor, factor: Tensor) -> Tensor:
     """Multiply the distance from the image's mean gray; as `brightness`."""
     channels = mean.shape[1]
-    offset = ((1 - factor) * (mean @ luma(channels)))[:, None].expand(-1, channels)
-    return _matrix(factor[:, None, None] * torch.eye(channels), offset)
+    offset = ((1 - factor) * (mean @ luma(channels, mean.device)))[:, None].expand(-1, channels)
+    return _matrix(factor[:, None, None] * _identity(mean), offset)
 
 
 def saturation(mean: Tensor, factor: Tensor) -> Tensor:
     """Multiply the distance from the pixel's own gray; as `brightness`."""
     channels = mean.shape[1]
     factor = factor[:, None, None]
-    return _matrix(factor * torch.eye(channels) + (1 - factor) * luma(channels).expand(channels, channels))
+    gray = luma(channels, mean.device).expand(channels, channels)
+    return _matrix(factor * _identity(mean) + (1 - factor) * gray)
 
 
-def _factor(batch: int, amount: Magnitude, p: Probability, generator: torch.Generator) -> Tensor:
-    return 1 + uniform(batch, -amount, amount, generator) * chosen(batch, p, generator)
+def _factor(mean: Tensor, amount: Magnitude, p: Probability, generator: torch.Generator) -> Tensor:
+    """One factor per image, float32 [B], on the device of ``mean``."""
+    batch = len(mean)
+    return (1 + uniform(batch, -amount, amount, generator) * chosen(batch, p, generator)).to(mean.device)
+
+
+def _identity(mean: Tensor) -> Tensor:
+    """float32 [C, C]."""
+    return torch.eye(mean.shape[1], device=mean.device)
 
 
 def _matrix(linear: Tensor, offset: Tensor | None = None) -> Tensor:
@@ -98,9 +109,10 @@ def _matrix(linear: Tensor, offset: Tensor | None = None) -> Tensor:
     return torch.cat([linear, offset[:, :, None]], 2)
 
 
-def unchanged(batch: int, channels: int) -> Tensor:
-    """The color map that does nothing, [B, C, C + 1]."""
-    return torch.eye(channels, channels + 1).repeat(batch, 1, 1)
+def unchanged(mean: Tensor) -> Tensor:
+    """The color map that does nothing, [B, C, C + 1], for images of mean color [B, C]."""
+    batch, channels = mean.shape
+    return torch.eye(channels, channels + 1, device=mean.device).repeat(batch, 1, 1)
 
 
 def mapped(colors: Tensor, matrices: Tensor) -> Tensor:
@@ -119,7 +131,6 @@ def compose(first: Tensor, then: Tensor) -> Tensor:
 
 def apply_color(images: Tensor, matrices: Tensor) -> Tensor:
     """Map colors, float32 [B, C, H, W], by [B, C, C + 1]."""
-    matrices = matrices.to(images.device)
     channels = images.shape[1]
     out = torch.baddbmm(matrices[:, :, channels:], matrices[:, :, :channels], images.flatten(2))
     return out.view(len(images), channels, *images.shape[2:])

@@ -75,7 +75,6 @@ class CorruptionMix(Pixelwise):
             if len(rows):
                 here = rows.to(images.device)
                 some = images.index_select(0, here).contiguous()
-                device = images.device
-                changed = corruption(some.clamp(0, 1), severity[rows].to(device), keys[rows].to(device))
+                changed = corruption(some.clamp(0, 1), severity[rows], keys[rows].to(images.device))
                 out.index_copy_(0, here, changed)
         return out

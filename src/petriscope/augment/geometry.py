@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from petriscope.augment.base import Geometric, Magnitude, Probability, chosen, identity, uniform
+from petriscope.augment.base import Geometric, Magnitude, Probability, chosen, constant, identity, uniform
 
 
 class Flip(Geometric):
@@ -206,7 +206,7 @@ def resample(
     height, width = images.shape[2:]
     m = matrices.to(images.device)
     # grid_sample counts coordinates in half sides
-    half = torch.tensor([width / 2, height / 2], device=images.device)
+    half = constant((width / 2, height / 2), images.device)
     theta = torch.cat([m[:, :2, :2] * half[None, None, :] / half[None, :, None], m[:, :2, 2:] / half[None, :, None]], 2)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     moved = F.grid_sample(images, grid, mode=mode, padding_mode="reflection", align_corners=False)

@@ -92,14 +92,16 @@ class CopyPaste(Mixing):
     def __call__(
         self, images: Tensor, targets: Tensor, generator: torch.Generator, dense: bool
     ) -> tuple[Tensor, Tensor]:
-        falls = chosen(len(images), self.p, generator)
-        which = torch.rand(len(images), generator=generator)
+        falls = chosen(len(images), self.p, generator).to(images.device)
+        which = torch.rand(len(images), generator=generator).to(images.device)
         pasted = of_classes(targets, self.classes)
-        holders = pasted.flatten(1).any(1).nonzero().squeeze(1)
-        if len(holders) == 0 or not falls.any():
-            return images, targets
-        partner = holders[(which * len(holders)).long().clamp_max(len(holders) - 1).to(holders.device)]
-        there = pasted[partner] & falls.to(images.device)[:, None, None]
+        # The holder of a drawn number is found by counting, because reading which images hold something would wait for
+        # the device. Without any holder the partner is the last image, of which nothing is pasted.
+        holders = pasted.flatten(1).any(1).cumsum(0)
+        count = holders[-1]
+        number = torch.minimum((which * count).long(), count - 1)
+        partner = (holders <= number[:, None]).sum(1).clamp_max(len(images) - 1)
+        there = pasted[partner] & falls[:, None, None]
         mixed = torch.lerp(images, images[partner], there[:, None].to(images.dtype))
         return mixed, torch.where(there, targets[partner], targets)
 

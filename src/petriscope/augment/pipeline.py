@@ -18,6 +18,7 @@ from petriscope.augment.base import (
     Operation,
     Pixelwise,
     Policy,
+    constant,
     identity,
 )
 from petriscope.augment.color import apply_color, compose, mapped, unchanged
@@ -39,9 +40,9 @@ class Normalize:
 
     def __call__(self, images: Tensor) -> Tensor:
         full = 255.0 if images.dtype == torch.uint8 else 1.0
-        std = torch.tensor(self.std, device=images.device)
+        std = constant(self.std, images.device)
         scale = 1 / (std * full)
-        bias = -torch.tensor(self.mean, device=images.device) / std
+        bias = -constant(self.mean, images.device) / std
         if images.dtype == torch.uint8:
             # A row of the image at a time, not a pixel: three channels are too short a run for the vector units.
             batch, height, width, channels = images.shape
@@ -210,8 +211,8 @@ def apply_pixels(pixels: Tensor, operations: Sequence[Operation], generator: tor
 
 
 def _color_maps(pixels: Tensor, operations: Sequence[Color], generator: torch.Generator) -> Tensor:
-    mean = pixels.mean((2, 3)).cpu()
-    total = unchanged(*mean.shape)
+    mean = pixels.mean((2, 3))
+    total = unchanged(mean)
     for operation in operations:
         total = compose(total, operation.matrices(mapped(mean, total), generator))
     return total

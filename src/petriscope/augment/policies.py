@@ -243,9 +243,9 @@ class _Colors(Color):
         self.drawn = drawn
 
     def matrices(self, mean: Tensor, generator: torch.Generator) -> Tensor:
-        nothing = total = unchanged(*mean.shape)
+        nothing = total = unchanged(mean)
         changes = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
-        factors = {name: 1 + self.drawn.amount_of(name) for name in changes}
+        factors = {name: (1 + self.drawn.amount_of(name)).to(mean.device) for name in changes}
         for place in range(self.drawn.kind.shape[1]):
             moved = mapped(mean, total)
             # Two of the three do nothing, so what the three add to nothing is what the third one adds.

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from petriscope.augment.base import constant
 from petriscope.augment.corruptions import blur, cover, digital, light, place
 from petriscope.augment.corruptions.draws import Draws, image_keys
 from petriscope.augment.geometry import resample
@@ -54,7 +55,7 @@ class Corruption:
 
     def level(self, severity: Tensor) -> Tensor:
         """float [B] in [0, 5] -> levels, linear between the five; float32 [B]."""
-        levels = torch.tensor((self.none, *self.levels), dtype=torch.float32, device=severity.device)
+        levels = constant((self.none, *self.levels), severity.device, torch.float32)
         below = severity.floor().clamp(0, 4).long()
         return torch.lerp(levels[below], levels[below + 1], (severity - below).float())
 
@@ -63,24 +64,24 @@ class Corruption:
 
         Args:
             images: float32 [B, C, H, W] in [0, 1].
-            severity: float [B], 0 to 5; at 0 an image is left as it is.
+            severity: float [B], 0 to 5, on the CPU; at 0 an image is left as it is.
             keys: int64 [B], which decide each image's draws; see `image_keys`.
 
         Returns:
             float32 [B, C, H, W] in [0, 1], on the images' device.
         """
-        changed = self.carry_out(images, self.level(severity), Draws(keys)).clamp(0, 1)
+        changed = self.carry_out(images, self.level(severity).to(images.device), Draws(keys)).clamp(0, 1)
         still = severity <= 0
-        return torch.where(still[:, None, None, None], images, changed) if still.any() else changed
+        return torch.where(still.to(images.device)[:, None, None, None], images, changed) if still.any() else changed
 
     def follow(self, masks: Tensor, severity: Tensor, keys: Tensor) -> Tensor:
         """Move masks as `__call__` moves their images; uint8 [B, H, W], `IGNORE` where something comes in from
         outside."""
         if self.moves is None:
             return masks
-        matrices = self.moves(self.level(severity), masks.shape, Draws(keys))
+        matrices = self.moves(self.level(severity).to(masks.device), masks.shape, Draws(keys))
         moved = resample(masks[:, None].float(), matrices, "nearest", IGNORE)[:, 0].to(torch.uint8)
-        return torch.where((severity <= 0)[:, None, None], masks, moved)
+        return torch.where((severity <= 0).to(masks.device)[:, None, None], masks, moved)
 
 
 CORRUPTIONS: dict[str, Corruption] = {
@@ -187,6 +188,5 @@ def corrupt_masks(masks: Tensor, name: str, severity: float, indices: Tensor, se
 
 
 def _drawn(images: Tensor, name: str, severity: float, indices: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """The severity and the key of each image, [B] both."""
-    keys = image_keys(indices.to(images.device), name, seed)
-    return torch.full((len(images),), float(severity), device=images.device), keys
+    """The severity of each image, on the CPU, and its key, [B] both."""
+    return torch.full((len(images),), float(severity)), image_keys(indices.to(images.device), name, seed)

@@ -7,7 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from petriscope.augment.base import constant
 from petriscope.augment.corruptions.draws import Draws
+from petriscope.augment.corruptions.means import steady_mean
 
 DROPS = 7  # of a deposit
 MELTING = 0.72  # drops that melt together cover more than their discs would: these have so much of the share
@@ -66,7 +68,7 @@ def occlusion(images: Tensor, share: Tensor, draws: Draws) -> Tensor:
     x = across - (place_x - 0.5) * (across.abs().max() * 2 - 2 * reach_x).clamp_min(0)
     box = torch.minimum(reach_y - y.abs(), reach_x - x.abs())
     there = _edge(torch.where(disc < 0.5, radius - (y**2 + x**2).sqrt(), box), side)[:, None]
-    mean = images.double().mean((2, 3), keepdim=True).float()
+    mean = steady_mean(images, (2, 3), keepdim=True)
     plain = (color * 3.999).floor()[:, None]  # 0 black, 1 gray, 2 white, 3 mean
     return torch.lerp(images, torch.where(plain < 3, plain / 2, mean).expand_as(images), there)
 
@@ -86,5 +88,5 @@ def _edge(depth: Tensor, side: int) -> Tensor:
 
 
 def _color(images: Tensor, rgb: tuple[float, float, float]) -> Tensor:
-    color = torch.tensor(rgb if images.shape[1] == 3 else (sum(rgb) / 3,), device=images.device)
+    color = constant(rgb if images.shape[1] == 3 else (sum(rgb) / 3,), images.device)
     return color[None, :, None, None]

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from petriscope.augment.base import constant
 from petriscope.augment.corruptions.draws import Draws
 
 BLOCK = 8
@@ -60,7 +61,7 @@ def jpeg(images: Tensor, quality: Tensor, draws: Draws) -> Tensor:
     padded = F.pad(images, padding, mode="replicate") * 255
     if channels == 1:
         return _quantized(padded - 128, LUMA_STEPS, scale)[:, :, :height, :width].add(128).clamp(0, 255) / 255
-    to_ycbcr = torch.tensor(TO_YCBCR, device=images.device)
+    to_ycbcr = constant(TO_YCBCR, images.device)
     red, green, blue = padded.unbind(1)
     ycbcr = torch.stack([row[0] * red + row[1] * green + row[2] * blue for row in to_ycbcr], 1)
     luma = _quantized(ycbcr[:, :1] - 128, LUMA_STEPS, scale) + 128
@@ -76,9 +77,9 @@ def _quantized(planes: Tensor, steps: tuple[int, ...], scale: Tensor) -> Tensor:
     """Each 8 x 8 block with its cosines rounded to multiples of the steps; [B, C, H, W], sides multiples of 8."""
     batch, channels, height, width = planes.shape
     blocks = planes.reshape(batch, channels, height // BLOCK, BLOCK, width // BLOCK, BLOCK).transpose(3, 4)
-    base = torch.tensor(steps, device=planes.device).float()
+    base = constant(steps, planes.device).float()
     table = ((base * scale[:, None] + 50) / 100).floor().clamp(1, 255)[:, None, None]
-    cosines = _cosines().to(planes.device)
+    cosines = _cosines(planes.device)
     shape = blocks.shape
     coefficients = blocks.reshape(batch, channels, -1, BLOCK * BLOCK) @ cosines.T
     kept = (coefficients / table).round_() * table
@@ -86,9 +87,10 @@ def _quantized(planes: Tensor, steps: tuple[int, ...], scale: Tensor) -> Tensor:
 
 
 @cache
-def _cosines() -> Tensor:
-    """The cosine transform of a block as one orthogonal matrix, [64, 64]."""
-    at = torch.arange(BLOCK)
-    rows = torch.cos((2 * at[None, :] + 1) * at[:, None] * (math.pi / (2 * BLOCK))) * math.sqrt(2 / BLOCK)
-    rows[0] /= math.sqrt(2)
-    return torch.kron(rows, rows)
+def _cosines(device: torch.device) -> Tensor:
+    """The cosine transform of a block as one orthogonal matrix, float32 [64, 64]."""
+    with torch.inference_mode(False):  # see `constant`
+        at = torch.arange(BLOCK)
+        rows = torch.cos((2 * at[None, :] + 1) * at[:, None] * (math.pi / (2 * BLOCK))) * math.sqrt(2 / BLOCK)
+        rows[0] /= math.sqrt(2)
+        return torch.kron(rows, rows).to(device)

@@ -7,8 +7,10 @@ import math
 import torch
 from torch import Tensor
 
+from petriscope.augment.base import constant
 from petriscope.augment.color import luma
 from petriscope.augment.corruptions.draws import Draws
+from petriscope.augment.corruptions.means import steady_mean
 
 
 def exposure(images: Tensor, factor: Tensor, draws: Draws) -> Tensor:
@@ -18,8 +20,7 @@ def exposure(images: Tensor, factor: Tensor, draws: Draws) -> Tensor:
 
 def contrast(images: Tensor, factor: Tensor, draws: Draws) -> Tensor:
     """Multiply the distance from the image's mean gray by ``factor``."""
-    # In double precision, a sum does not depend on how it is cut for the processor's cores.
-    mean = _gray(images).double().mean((1, 2, 3)).float()
+    mean = steady_mean(_gray(images), (1, 2, 3))
     return _wide(mean) + (images - _wide(mean)) * _wide(factor)
 
 
@@ -35,7 +36,7 @@ def color_cast(images: Tensor, amount: Tensor, draws: Draws) -> Tensor:
     Gray has no color to lose."""
     if images.shape[1] == 1:
         return images
-    angle = draws.uniform(1) * 2 * math.pi + torch.tensor([0, 2, 4], device=images.device) * (math.pi / 3)
+    angle = draws.uniform(1) * 2 * math.pi + constant((0, 2, 4), images.device) * (math.pi / 3)
     return images * (1 + amount[:, None] * angle.cos())[:, :, None, None]
 
 
