@@ -44,11 +44,11 @@ def test_reliability_draws_the_bins_that_have_images() -> None:
     confidence = np.array([0.97, 0.98, 0.5, 0.52])
     chart = reliability(calibration_bins(confidence, np.array([1.0, 1.0, 0.0, 1.0])), "val")
     assert chart.count('class="bar"') == chart.count('class="dot-b"') == 2
-    assert "2 at 98 % confidence: 100 % right" in chart
+    assert "2 at 98 % confidence: accuracy 100 %" in chart
 
 
 @pytest.mark.parametrize("shape", [(6, 6, 1), (6, 9, 3), (500, 300, 3)])
-def test_a_image_comes_back_from_its_uri(shape: tuple[int, int, int]) -> None:
+def test_an_image_comes_back_from_its_uri(shape: tuple[int, int, int]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     shown = thumbnail(pixels)
     image = Image.open(BytesIO(base64.b64decode(shown.uri.partition(",")[2])))

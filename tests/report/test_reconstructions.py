@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from petriscope.inference.predictor import Predictor
 from petriscope.report import write_report
 from petriscope.report.page import render
 from petriscope.run.folder import Run
+from petriscope.tasks import find_task
 
 MEAN, STD = (0.75, 0.5, 0.25), (0.25, 0.125, 0.5)
 
@@ -35,7 +37,8 @@ class Decoder(nn.Module):
 
 def predictor(model: nn.Module, channels: int = 3) -> Predictor:
     mean, std = MEAN[:channels], STD[:channels]
-    return Predictor(model, Recipe(), ("a", "b"), (4, 6, channels), mean, std, torch.device("cpu"))
+    task = find_task("classification")
+    return Predictor(model, Recipe(), task, ("a", "b"), (4, 6, channels), mean, std, torch.device("cpu"))
 
 
 def some_images(targets: list[int], channels: int = 3, split: str = "val") -> ImageSet:
@@ -97,7 +100,7 @@ def test_a_trained_autoencoder_shows_them(run: Run) -> None:
     errors = ((pairs[:, 0] - pairs[:, 1]) ** 2).mean((1, 2, 3))
     assert re.findall(r"<dd>([\d.]+)</dd>", section) == [f"{error:.4f}" for error in errors]
     assert f"{errors.mean():.4f} on average" in section
-    assert 'href="#reconstructions"' in text and "cross-entropy, and that of the reconstructions" in text
+    assert 'href="#reconstructions"' in text and "cross-entropy, plus the reconstruction loss" in text
     assert "The decoder was not trained" not in section
 
 
@@ -108,10 +111,11 @@ def test_the_report_is_rebuilt_from_the_folder_alone(run: Run, monkeypatch: pyte
 
 
 def test_a_decoder_that_was_not_trained_is_told(run: Run, tmp_path: Path) -> None:
-    for name in ("environment.json", "results.json", "gallery.npz", "metrics.jsonl"):
+    for name in ("environment.json", "results.json", "metrics.jsonl"):
         (tmp_path / name).write_bytes((run.folder / name).read_bytes())
+    shutil.copytree(run.folder / "gallery", tmp_path / "gallery")
     options = {**run.recipe.model.options, "reconstruction": 0.0}
     recipe = Recipe(**{**run.recipe.model_dump(), "model": {"name": "autoencoder", **options}})
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     text = render(Run(tmp_path))
-    assert "The decoder was not trained in this run" in text and "that of the reconstructions" not in text
+    assert "The decoder was not trained in this run" in text and "the reconstruction loss" not in text

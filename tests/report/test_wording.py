@@ -15,9 +15,9 @@ from petriscope.report import wording
     [
         ({}, ""),
         ({"train": "layer3, layer4"}, "layer3, layer4"),
-        ({"lr_decay": 0.5}, "all; each block at 0.5 × the rate of the next"),
-        ({"train": "head", "unfreeze_every": 1}, "head; one more block every epoch, from the head down"),
-        ({"train": "head", "unfreeze_every": 2}, "head; one more block every 2 epochs, from the head down"),
+        ({"lr_decay": 0.5}, "all; each block at 0.5 × the rate of the next block"),
+        ({"train": "head", "unfreeze_every": 1}, "head; one more block every epoch, starting from the head"),
+        ({"train": "head", "unfreeze_every": 2}, "head; one more block every 2 epochs, starting from the head"),
         (
             {"train": "head", "then": [{"epoch": 4, "train": "all"}, {"epoch": 1, "train": "last 2 blocks"}]},
             "head; from epoch 2: last 2 blocks; from epoch 5: all",

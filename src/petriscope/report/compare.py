@@ -1,4 +1,4 @@
-"""A comparison of runs in words: a table for the terminal, and one self-contained page."""
+"""A comparison of runs: a table for the terminal, and one self-contained page."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,36 +14,63 @@ from markupsafe import Markup, escape
 
 from petriscope.core.files import write_text
 from petriscope.core.progress import duration
-from petriscope.run.comparison import Comparison, Contrast, Row
 from petriscope.report import rendering, wording
 from petriscope.report.charts import Axis, dot, nice_ticks, spread, svg, text_at
+from petriscope.report.metrics import in_sentence, metric_info
+from petriscope.run.comparison import Comparison, Contrast, Row
+from petriscope.tasks import find_task
 
-METRIC_NAMES = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "macro_f1": "macro F1",
-    "miou": "mean IoU",
-    "pixel_accuracy": "pixel accuracy",
-    "boundary_f1": "boundary F1",
-}
 COSTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
-    ("multiply_adds", "multiply-adds for an image", lambda v: _size(v)),
+    ("multiply_adds", "multiply-adds per image", lambda v: _size(v)),
     ("parameters", "parameters", lambda v: _size(v)),
     ("seconds", "training time", duration),
 )
-ALIKE = 1.05  # costs that lie within this factor tell nothing apart
-MOST_NEEDED = 10_000_000  # images; more is no plan
+ALIKE = 1.05  # costs within this factor of each other are not drawn
+MOST_NEEDED = 10_000_000  # images; more are not practical
 LEFT, RIGHT_OF_PLOT, LABELS, WIDTH, TOP, BOTTOM = 50, 262, 284, 460, 12, 44
 LABEL_GAP, LABEL_LETTERS = 15, 27
 
 
+@dataclass(frozen=True)
+class RowView:
+    """A recipe in the table of the page; numbers are what columns are sorted by.
+
+    Args:
+        mark: the difference drawn on a scale.
+        need: what it would take to show the difference seen.
+        costs: values, and as they are written.
+    """
+
+    label: str
+    seeds: int
+    mean: float
+    metric: str
+    interval: str
+    difference: float | None
+    points: str
+    points_interval: str
+    mark: Markup | str
+    p: float | None
+    p_text: str
+    verdict: str
+    need: str
+    costs: list[tuple[float | None, str]]
+
+
+@dataclass(frozen=True)
+class OtherMetrics:
+    """Names, and per recipe its label and the mean of each metric, as a number and as it is written."""
+
+    names: list[str]
+    rows: list[tuple[str, list[tuple[float | None, str]]]]
+
+
 def as_text(comparison: Comparison) -> str:
-    """The comparison as aligned columns for a terminal: metrics and tests, then costs."""
+    """The comparison as aligned columns for a terminal: first metrics and tests, then costs."""
     rows = comparison.rows
-    name = METRIC_NAMES[comparison.metric]
-    heads = ["", "seeds", name, "95 % interval"]
+    heads = ["", "seeds", _metric_name(comparison), "95 % interval"]
     if comparison.tests:
-        heads += [f"less {_cut(comparison.baseline)}, points", "p, Holm", ""]
+        heads += [f"minus {_cut(comparison.baseline)}, points", "p, Holm", ""]
     first = [heads]
     for row in rows:
         cells = [row.label, str(len(row.values)), _mean_and_sd(row), wording.span(row.ci95)]
@@ -56,7 +84,7 @@ def as_text(comparison: Comparison) -> str:
 
 
 def write_comparison(comparison: Comparison, path: Path, title: str = "", about: str = "") -> Path:
-    """Write the page and give its path."""
+    """Write the page and return its path."""
     write_text(path, render(comparison, title, about))
     return path
 
@@ -69,13 +97,13 @@ def render(comparison: Comparison, title: str = "", about: str = "") -> str:
 
 
 def verdict_words(contrast: Contrast) -> str:
-    """``better``, ``worse``, or ``no difference shown (would need about 12,000 images or 9 seeds of each)``."""
+    """``better``, ``worse``, or ``no difference shown (about 12,000 images or 9 seeds of each would be needed)``."""
     need = _need_words(contrast)
     return contrast.verdict + (f" ({need})" if need else "")
 
 
 def _need_words(contrast: Contrast) -> str:
-    """What it would take to show a difference of the size seen."""
+    """What it would take to show the difference that was observed."""
     if contrast.verdict != "no difference shown" or contrast.difference.value == 0:
         return ""
     images, seeds = contrast.needed.images, contrast.needed.seeds
@@ -84,7 +112,7 @@ def _need_words(contrast: Contrast) -> str:
         words.append(f"{_round(images):,} images")
     if seeds is not None:
         words.append(f"{_round(seeds):,} seeds of each")
-    return f"would need about {' or '.join(words)}" if words else "would need many more images and seeds"
+    return f"about {' or '.join(words)} would be needed" if words else "many more images and seeds would be needed"
 
 
 def _round(number: int) -> int:
@@ -137,7 +165,7 @@ def _costs_in_order() -> list[tuple[str, Callable[[float], str]]]:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns set apart; the first and the last to the left, the others to the right."""
+    """Aligned columns: the first and the last to the left, the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:
@@ -153,13 +181,18 @@ def _cut(text: str, letters: int = LABEL_LETTERS) -> str:
 # --------------------------------------------------------------------------------------------------------- page
 
 
+def _metric_name(comparison: Comparison) -> str:
+    return in_sentence(metric_info(find_task(comparison.task), comparison.metric))
+
+
 def _context(comparison: Comparison, title: str, about: str) -> dict[str, Any]:
+    """The variables of the template."""
     reach = _reach(comparison)
     return {
         "title": title or wording.plural(len(comparison.rows), "recipe") + " compared",
         "about": about,
         "comparison": comparison,
-        "metric": METRIC_NAMES[comparison.metric],
+        "metric": _metric_name(comparison),
         "headline": _headline(comparison),
         "best": _best(comparison),
         "rows": [_view(row, reach) for row in comparison.rows],
@@ -184,11 +217,11 @@ def _headline(comparison: Comparison) -> str:
     better, worse = verdicts.count("better"), verdicts.count("worse")
     rest = len(verdicts) - better - worse
     if len(verdicts) == 1:
-        said = {"better": "is better than", "worse": "is worse than"}.get(verdicts[0])
+        verb = {"better": "is better than", "worse": "is worse than"}.get(verdicts[0])
         label = next(row.label for row in comparison.rows if row.contrast is not None)
-        if said is None:
+        if verb is None:
             return f"On {images}, no difference was shown between {label} and {comparison.baseline}."
-        return f"On {images}, {label} {said} {comparison.baseline}."
+        return f"On {images}, {label} {verb} {comparison.baseline}."
     parts = [f"{better} better than {comparison.baseline}"] if better else []
     parts += [f"{worse} worse" + ("" if better else f" than {comparison.baseline}")] if worse else []
     parts += [f"{rest} with no difference shown"] if rest else []
@@ -198,50 +231,51 @@ def _headline(comparison: Comparison) -> str:
 def _best(comparison: Comparison) -> str:
     best = max(comparison.rows, key=lambda row: row.mean)
     value = wording.percent_with_interval(best.mean, best.ci95)
-    return f"The highest mean is that of {best.label}: {value}." if len(comparison.rows) > 1 else ""
+    return f"{best.label} has the highest mean: {value}." if len(comparison.rows) > 1 else ""
 
 
 def _reach(comparison: Comparison) -> float:
-    """How far the scale of the differences goes to both sides: the farthest end of an interval."""
+    """The end of the scale of differences on both sides: the farthest end of an interval."""
     ends = [abs(end) for row in comparison.rows if row.contrast is not None for end in row.contrast.difference.ci95]
     return max(ends, default=0.0)
 
 
-def _view(row: Row, reach: float) -> dict[str, Any]:
+def _view(row: Row, reach: float) -> RowView:
     contrast = row.contrast
     found = contrast.difference if contrast is not None else None
-    return {
-        "label": row.label,
-        "seeds": len(row.values),
-        "mean": row.mean,
-        "metric": _mean_and_sd(row),
-        "interval": f"({wording.span(row.ci95)})",
-        "difference": None if found is None else found.value,
-        "points": "" if found is None else _points(found.value),
-        "points_interval": "" if found is None else f"({_span(found.ci95)})",
-        "mark": "" if found is None else difference_mark(found.value, found.ci95, reach),
-        "p": None if contrast is None else contrast.p_holm,
-        "p_text": "" if contrast is None else _p(contrast.p_holm),
-        "verdict": "baseline" if contrast is None else contrast.verdict,
-        "need": "" if contrast is None else _need_words(contrast),
-        "costs": [(getattr(row, key), _cost(row, key, write)) for key, write in _costs_in_order()],
-    }
+    return RowView(
+        label=row.label,
+        seeds=len(row.values),
+        mean=row.mean,
+        metric=_mean_and_sd(row),
+        interval=f"({wording.span(row.ci95)})",
+        difference=None if found is None else found.value,
+        points="" if found is None else _points(found.value),
+        points_interval="" if found is None else f"({_span(found.ci95)})",
+        mark="" if found is None else difference_mark(found.value, found.ci95, reach),
+        p=None if contrast is None else contrast.p_holm,
+        p_text="" if contrast is None else _p(contrast.p_holm),
+        verdict="baseline" if contrast is None else contrast.verdict,
+        need="" if contrast is None else _need_words(contrast),
+        costs=[(getattr(row, key), _cost(row, key, write)) for key, write in _costs_in_order()],
+    )
 
 
-def _others(comparison: Comparison) -> tuple[list[str], list[tuple[str, list[tuple[float | None, str]]]]]:
-    """Names and rows of the metrics that were not compared; each value, and as it is written."""
-    names = {**METRIC_NAMES, "auc": "AUC", "nll": "NLL", "ece": "ECE"}
-    there = [key for key in names if any(row.others.get(key) is not None for row in comparison.rows)]
-    writers = [wording.percent if key in (*METRIC_NAMES, "ece") else wording.decimal for key in there]
+def _others(comparison: Comparison) -> OtherMetrics:
+    """The metrics that were not compared."""
+    task = find_task(comparison.task)
+    keys = dict.fromkeys(key for row in comparison.rows for key, value in row.others.items() if value is not None)
+    infos = [metric_info(task, key) for key in keys]
     rows = []
     for row in comparison.rows:
-        values = [row.others.get(key) for key in there]
-        rows.append((row.label, [(value, write(value)) for value, write in zip(values, writers, strict=True)]))
-    return [names[key] for key in there], rows
+        values = [(info, row.others.get(info.key)) for info in infos]
+        cells = [(value, wording.percent(value) if info.percent else wording.decimal(value)) for info, value in values]
+        rows.append((row.label, cells))
+    return OtherMetrics([in_sentence(info) for info in infos], rows)
 
 
 def difference_mark(value: float, ci95: tuple[float, float], reach: float) -> Markup:
-    """A dot and its interval on a scale from ``-reach`` to ``reach`` with a line at 0; read beside its number."""
+    """A dot and its interval on a scale from ``-reach`` to ``reach`` with a line at 0."""
     x = Axis(-reach, reach, 4, 92)
     parts = [
         '<path class="grid" d="M4 8H92"/>',
@@ -254,15 +288,15 @@ def difference_mark(value: float, ci95: tuple[float, float], reach: float) -> Ma
 
 
 def _charts(comparison: Comparison) -> list[tuple[str, Markup]]:
-    name = METRIC_NAMES[comparison.metric]
+    name = _metric_name(comparison)
     charts = [(f"By {words}", cost_chart(comparison, key, name, words, write)) for key, words, write in COSTS]
     return [(title, chart) for title, chart in charts if chart]
 
 
 def cost_chart(comparison: Comparison, key: str, name: str, words: str, write: Callable[[float], str]) -> Markup:
-    """The metric by a cost, with 95 % intervals and a line along those that nothing cheaper beats (the Pareto front).
+    """The metric by a cost, with 95 % intervals and a line through the Pareto front: recipes that no cheaper one beats.
 
-    Empty where the costs are not known, or all about the same.
+    Empty if the costs are unknown or nearly the same.
     """
     points = [(float(cost), row) for row in comparison.rows if (cost := getattr(row, key)) is not None and cost > 0]
     unit, unit_name = _time_unit(max((cost for cost, _ in points), default=0)) if key == "seconds" else (1, "")
@@ -288,12 +322,12 @@ def cost_chart(comparison: Comparison, key: str, name: str, words: str, write: C
         parts.append(f'<path class="whisker" d="M{at:.1f} {y(row.ci95[0]):.1f}V{y(row.ci95[1]):.1f}"/>')
         parts.append(dot(at, level, 3.4, f"dot-{style}", tip))
         parts.append(f'<text x="{LABELS}" y="{label + 3.8:.1f}">{escape(_cut(row.label))}</text>')
-    said = "; ".join(f"{row.label}: {wording.percent(row.mean)} at {write(cost * unit)}" for cost, row in points)
-    return svg(f"{name} by {words}. {said}", WIDTH, height, parts)
+    values = "; ".join(f"{row.label}: {wording.percent(row.mean)} at {write(cost * unit)}" for cost, row in points)
+    return svg(f"{name} by {words}. {values}", WIDTH, height, parts)
 
 
 def _time_unit(seconds: float) -> tuple[int, str]:
-    """The unit in which ticks up to so many seconds are round."""
+    """The unit for ticks up to that many seconds: how many seconds it has, and its name."""
     return (1, "s") if seconds < 120 else (60, "min") if seconds < 7200 else (3600, "h")
 
 

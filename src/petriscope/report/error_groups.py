@@ -188,4 +188,4 @@ def _labels(mistake: NeighborsOfMistake) -> str:
     counted = Counter(mistake.labels)
     if set(counted) == {mistake.predicted}:
         return f"All neighbors are labeled {mistake.predicted}, as predicted. Is the label {mistake.true} correct?"
-    return f"Labels of the neighbors: {', '.join(f'{count} {label}' for label, count in counted.most_common())}."
+    return f"Labels of the neighbors: {', '.join(f'{count} × {label}' for label, count in counted.most_common())}."

@@ -190,4 +190,4 @@ def _cell(metric: Metric, clean: float | None, level: str) -> HeatCell:
 
 
 def _in_words(name: str) -> str:
-    return {"jpeg": "JPEG"}.get(name, name.replace("-", " "))
+    return {"jpeg": "JPEG", "gaussian-noise": "Gaussian noise"}.get(name, name.replace("-", " "))

@@ -161,7 +161,7 @@ def progressive(settings: TrainingSection) -> str:
     section = settings.progressive
     if section is None or not (epochs := section.epochs(settings.epochs)):
         return ""
-    return f"the first {plural(epochs, 'epoch')} on images with {section.size} pixels on the shorter side"
+    return f"the first {plural(epochs, 'epoch')} on images of {section.size} pixels on the shorter side"
 
 
 def _option(value: Any) -> str:
