@@ -1,4 +1,8 @@
-"""Averages of the weights: running ones, and those of the last epochs."""
+"""Averages of the weights: an exponential moving average, and the mean over the last epochs.
+
+`torch.optim.swa_utils.AveragedModel` is not used: its first update copies the weights where `EMA` already averages, and its
+mean rounds differently from that of `SWA`, so trained weights would change. Its ``update_bn`` resets frozen layers too.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +14,13 @@ from torch import Tensor, nn
 
 
 class EMA:
-    """A second model whose weights follow the first one's. Polyak and Juditsky, 1992; Tarvainen and Valpola, 2017,
+    """An exponential moving average of the weights. Polyak and Juditsky, 1992; Tarvainen and Valpola, 2017,
     arXiv:1703.01780.
 
     Args:
         model: the model in training; ``self.model`` is the averaged copy, in eval mode.
-        decay: the share kept a step. Early on, (1 + t) / (10 + t) where that is less, so that the first weights,
-            which are random, are soon forgotten.
+        decay: the share of the average that is kept per step. In early steps (1 + t) / (10 + t) is used if it is smaller, so
+            that the random first weights are soon forgotten.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -32,7 +36,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Follow the model after a step, counted from 0."""
+        """Update the average after a step, counted from 0."""
         keep = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self._average, self._current, 1 - keep)
         for ours, theirs in self._counters:
@@ -40,8 +44,9 @@ class EMA:
 
 
 class SWA:
-    """A second model, the mean of the first one's weights at the ends of the last epochs. Izmailov et al., 2018,
-    arXiv:1803.05407. Wants a rate that stays high: a constant one, or a cosine that ends above 0.
+    """The mean of the weights at the ends of the last epochs. Izmailov et al., 2018, arXiv:1803.05407.
+
+    It works best with a learning rate that stays high: a constant one, or a cosine that ends above 0.
 
     Args:
         model: the model in training; ``self.model`` is the averaged copy, in eval mode.
@@ -52,14 +57,14 @@ class SWA:
 
     @torch.no_grad()
     def add(self, model: nn.Module, before: int, inputs: Iterable[Tensor], part: str = "") -> None:
-        """Take an epoch's weights in.
+        """Add the weights of an epoch to the mean.
 
         Args:
-            model: whose weights; what of it is in evaluation mode (frozen) keeps its statistics.
-            before: how many were taken in so far.
-            inputs: normalized batches, from which the statistics of batch norm are taken anew: the averaged weights have
-                others than any of the models they are the mean of.
-            part: the module that ``inputs`` are for; the whole model if empty.
+            model: the model with these weights; its modules in evaluation mode (frozen ones) keep their statistics.
+            before: how many epochs were added before.
+            inputs: normalized batches from which the batch norm statistics are recomputed, since those of the averaged
+                weights differ from those of every model that went into the mean.
+            part: name of the module that takes ``inputs``; empty: the whole model.
         """
         for ours, theirs in zip(_tensors(self.model), _tensors(model), strict=True):
             if ours.is_floating_point():
