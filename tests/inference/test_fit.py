@@ -1,4 +1,4 @@
-"""What is fitted on val and train: the detector of unlike images."""
+"""What is fitted on train and val: the out-of-distribution detector."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from petriscope.augment.corruptions import corrupt
 from petriscope.core.recipe import DataSection, load_recipe
 from petriscope.data import load_dataset
 from petriscope.data.normalization import mean_and_std
-from petriscope.inference.calibrate import calibrate
+from petriscope.inference.fit import calibrate
 from petriscope.inference.predictor import Predictor
 from petriscope.models import build_model
+from petriscope.tasks import find_task
 
 NOISE = {"name": "noise", "std": 0.25}
 
@@ -23,34 +24,36 @@ def drawn():
 
 
 def calibrated(drawn, *augment):
-    """An untrained network, with what train and val say of it."""
+    """An untrained network, calibrated on train and val."""
     torch.manual_seed(0)
     recipe = load_recipe("demo").model_copy(update={"augment": load_recipe("demo", augment=list(augment)).augment})
     model = build_model(recipe.model, len(drawn.classes), drawn.shape).eval()
     mean, std = mean_and_std(drawn.train)
-    predictor = Predictor(model, recipe, drawn.classes, drawn.shape, mean, std, torch.device("cpu"))
+    predictor = Predictor(
+        model, recipe, find_task("classification"), drawn.classes, drawn.shape, mean, std, torch.device("cpu")
+    )
     calibrate(predictor, drawn.train, drawn.val, "none", quiet=True)
     return predictor
 
 
-def unlike(predictor, images):
-    return (predictor.answer(images, "none").outlier > 1).mean()
+def flagged(predictor, images):
+    return (predictor.predict(images, "none").ood > 1).mean()
 
 
-def test_what_was_trained_against_is_no_reason_to_keep_silent(drawn):
+def test_images_as_training_augments_them_are_in_distribution(drawn):
     naive, taught = calibrated(drawn), calibrated(drawn, NOISE)
     plain = drawn.test.images
     at = torch.arange(len(plain))
     noisy = corrupt(torch.from_numpy(plain), "gaussian-noise", 5, at, 0).numpy()
-    assert unlike(naive, plain) < 0.05 and unlike(taught, plain) < 0.05
-    assert unlike(naive, noisy) > 0.9
-    assert unlike(taught, noisy) < 0.2
+    assert flagged(naive, plain) < 0.05 and flagged(taught, plain) < 0.05
+    assert flagged(naive, noisy) > 0.9
+    assert flagged(taught, noisy) < 0.2
     nothing = np.random.default_rng(0).integers(0, 256, plain.shape, dtype=np.uint8)
-    for strange in (nothing, 255 - plain, np.full_like(plain, 128)):
-        assert unlike(taught, strange) > 0.9
+    for far in (nothing, 255 - plain, np.full_like(plain, 128)):
+        assert flagged(taught, far) > 0.9
 
 
-def test_mixed_images_are_of_no_class_and_left_out(drawn):
+def test_the_detector_ignores_mixing_augmentations(drawn):
     plain, mixed = calibrated(drawn), calibrated(drawn, {"name": "mixup"})
     images = drawn.test.images
-    np.testing.assert_array_equal(plain.answer(images, "none").outlier, mixed.answer(images, "none").outlier)
+    np.testing.assert_array_equal(plain.predict(images, "none").ood, mixed.predict(images, "none").ood)

@@ -45,7 +45,7 @@ def test_a_training_image_is_nearest_to_itself(name):
     assert not any(m._forward_pre_hooks for m in model.modules())
 
 
-def test_some_of_a_large_set_are_looked_through_the_same_each_time():
+def test_a_fixed_sample_of_a_large_set_is_searched():
     model = build_model(Part(name="simple-cnn", **NETWORKS["simple-cnn"]), 3, (16, 16, 3)).eval()
     first, second = (find(model, train_set().images[:2], k=20, most=10) for _ in range(2))
     assert first.among == 10 and first.rows.shape == (2, 10)

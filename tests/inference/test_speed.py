@@ -1,4 +1,4 @@
-"""What a model costs: attention is counted, and measuring the rate does not take long however slow the model."""
+"""Cost of a model: multiply-adds count attention, and measuring the rate takes bounded time."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_transformer_has_the_same_count_on_every_device() -> None:
     with torch.device("meta"):
         model = build_model(Part(name="deit-tiny"), 8, shape, fresh=False)
         of_shapes_alone = cost.multiply_adds(model, shape)
-    # Its paper's 1.3 billion, which are what 12 blocks, patches and head come to.
+    # 12 blocks, patches and head; 1.3 billion in the paper.
     assert of_shapes_alone == cost.multiply_adds(model.to_empty(device="cpu"), shape) == 1_253_492_736
 
 
@@ -45,17 +45,17 @@ def test_counting_leaves_the_mode_as_it_was() -> None:
 
 
 class Clockwork:
-    """A predictor that takes a given time, told by a clock of its own."""
+    """A predictor that takes a given time, by its own clock."""
 
     shape = (2, 2, 1)
 
-    def __init__(self, a_image: float, a_batch: float = 0.0) -> None:
-        self.a_image, self.a_batch = a_image, a_batch
+    def __init__(self, per_image: float, per_batch: float = 0.0) -> None:
+        self.per_image, self.per_batch = per_image, per_batch
         self.now, self.sizes = 0.0, list[int]()
 
     def probabilities(self, images: np.ndarray, tta: str) -> None:
         assert tta == "none" and images.dtype == np.uint8 and images.shape[1:] == self.shape
-        self.now += self.a_batch + self.a_image * len(images)
+        self.now += self.per_batch + self.per_image * len(images)
         self.sizes.append(len(images))
 
     def rate(self, monkeypatch: pytest.MonkeyPatch) -> float:
@@ -74,7 +74,7 @@ def test_the_rate_is_measured_in_three_seconds_and_one_small_batch(
 
 
 def test_a_fast_model_is_measured_in_large_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    predictor = Clockwork(1e-4, a_batch=0.01)
+    predictor = Clockwork(1e-4, per_batch=0.01)
     assert predictor.rate(monkeypatch) == pytest.approx(256 / (0.01 + 0.0256))
     assert predictor.sizes.count(256) >= 3
 

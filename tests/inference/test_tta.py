@@ -1,4 +1,4 @@
-"""Crops as test-time augmentation: what they show, and how answers are averaged over them."""
+"""Crops as test-time augmentation: which parts they show, and how predictions are averaged over them."""
 
 from typing import get_args
 
@@ -28,9 +28,9 @@ class ByMeanColor(torch.nn.Module):
 
 
 class ByPixel(torch.nn.Module):
-    """Two classes by what each pixel is."""
+    """Two classes by the value of each pixel."""
 
-    segments = True
+    dense = True
 
     def forward(self, images):
         seen = images.mean(1, keepdim=True)
@@ -39,7 +39,7 @@ class ByPixel(torch.nn.Module):
 
 @given(sides, sides, st.sampled_from([1, 3]), st.integers(0, 255))
 @pytest.mark.parametrize("model", [ByMeanColor(), ByPixel()])
-def test_an_even_image_is_answered_as_without(model, height, width, channels, value):
+def test_a_uniform_image_is_predicted_as_without_crops(model, height, width, channels, value):
     images = torch.full((2, height, width, channels), value, dtype=torch.uint8)
     plain, cropped = (predict_batch(model, images, to_float, "fp32", tta) for tta in ("none", "crops"))
     torch.testing.assert_close(cropped, plain, atol=1e-5, rtol=1e-5)
@@ -53,7 +53,7 @@ def test_six_views_of_the_size_of_the_image(height, width, channels):
     assert torch.equal(shown[0], images)
 
 
-def test_kinds_are_ordered_by_their_views_and_each_is_known_to_ensembles_and_the_page():
+def test_kinds_are_ordered_by_their_number_of_views_and_known_everywhere():
     kinds = get_args(TTA)
     counts = [len(views(torch.zeros(1, 1, 8, 8), kind)) for kind in kinds]
     assert counts == sorted(counts) == [1, 2, 4, 6, 8]
@@ -73,16 +73,16 @@ def test_the_crops_are_the_corners_and_the_middle(height, width):
         assert view[0, :, -1, -1].tolist() == [top + high - 1, left + wide - 1]
 
 
-def test_the_answer_is_the_mean_over_the_views():
+def test_the_prediction_is_the_mean_over_the_views():
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 20, 26, 3), dtype=np.uint8))
-    answer = predict_batch(ByMeanColor(), images, to_float, "fp32", "crops").exp()
+    found = predict_batch(ByMeanColor(), images, to_float, "fp32", "crops").exp()
     each = [ByMeanColor()(view).softmax(1) for view in views(to_float(images), "crops")]
-    torch.testing.assert_close(answer, torch.stack(each).mean(0))
-    assert not torch.allclose(answer, each[0])
+    torch.testing.assert_close(found, torch.stack(each).mean(0))
+    assert not torch.allclose(found, each[0])
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 48), (33, 25)])
-def test_masks_are_put_back_where_they_were_seen(height, width):
+def test_masks_are_put_back_in_place(height, width):
     rng = np.random.default_rng(0)
     images = torch.zeros(6, height, width, 1, dtype=torch.uint8)
     for image in images:

@@ -1,4 +1,4 @@
-"""Every metric against a second implementation, every interval against what it promises."""
+"""Every metric against a second implementation, every interval against its nominal coverage."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def sample(n=300, classes=5, skill=1.5, seed=0):
 
 
 @given(n=st.integers(2, 80), classes=st.integers(2, 6), seed=st.integers(0, 10_000), skill=st.floats(0, 4))
-def test_metrics_are_scikit_learns(n, classes, seed, skill):
+def test_metrics_agree_with_scikit_learn(n, classes, seed, skill):
     probabilities, targets = sample(n, classes, skill, seed)
     predicted = probabilities.argmax(1)
     present = np.unique(targets)
@@ -50,7 +50,7 @@ def test_metrics_are_scikit_learns(n, classes, seed, skill):
     assert quick["loss"] == pytest.approx(ours["nll"])
 
 
-def test_auc_is_scikit_learns_with_ties_too():
+def test_auc_agrees_with_scikit_learn_also_with_ties():
     probabilities, targets = sample(400)
     for scores in (probabilities, np.round(probabilities, 1)):
         expected = [sk.roc_auc_score(targets == k, scores[:, k]) for k in range(5)]
@@ -65,7 +65,7 @@ def test_auc_of_an_absent_class_is_left_out():
     assert result["auc"] == pytest.approx(full_metrics(probabilities, targets, NAMES[:3], resamples=10)["auc"])
 
 
-def test_one_class_alone_is_answered():
+def test_a_single_class_has_no_auc():
     result = full_metrics(np.array([[0.9, 0.1], [0.4, 0.6]]), np.array([0, 0]), NAMES[:2], resamples=10)
     assert result["accuracy"] == 0.5
     assert result["auc"] is None
@@ -73,7 +73,7 @@ def test_one_class_alone_is_answered():
 
 
 @pytest.mark.parametrize("skill", [0.0, 1.0, 3.0])
-def test_calibration_error_is_torchmetrics(skill):
+def test_calibration_error_agrees_with_torchmetrics(skill):
     import_timm()  # lets torchmetrics import torchvision beside a CPU build of torch
     from torchmetrics.functional.classification import multiclass_calibration_error
 
@@ -102,7 +102,7 @@ class TestIntervals:
         assert wilson(0, 0) == (0, 1)
 
     @given(n=st.integers(1, 500), share=st.floats(0, 1))
-    def test_wilson_holds_its_estimate(self, n, share):
+    def test_wilson_contains_its_estimate(self, n, share):
         hits = round(share * n)
         low, high = wilson(hits, n)
         assert 0 <= low <= hits / n + 1e-12
@@ -120,13 +120,13 @@ class TestIntervals:
         low, high = percentile95(means)
         assert (high - low) / 2 == pytest.approx(1.96 * values.std() / 20, rel=0.1)
 
-    def test_intervals_hold_their_metrics(self):
+    def test_intervals_contain_their_metrics(self):
         result = full_metrics(*sample(), NAMES, resamples=300)
         for key in ("accuracy", "balanced_accuracy", "macro_f1", "auc", "nll", "brier"):
             low, high = result[f"{key}_ci95"]
             assert low < result[key] < high
 
-    def test_the_interval_of_balanced_accuracy_covers_the_truth_as_often_as_promised(self):
+    def test_the_interval_of_balanced_accuracy_has_its_nominal_coverage(self):
         probabilities, targets = sample(1_000_000, skill=1.0, seed=12345)
         truth = quick_metrics(probabilities, targets)["balanced_accuracy"]
         covered = 0

@@ -1,4 +1,4 @@
-"""Sets hold the true class as often as promised, and are what their definitions say."""
+"""Prediction sets have their nominal coverage and agree with their definitions."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def limits(p: np.ndarray, targets: np.ndarray, level: float, method) -> np.ndarr
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("level", [0.8, 0.95])
-def test_coverage_is_what_was_promised(method, level):
-    """Over draws of val and new images: at least the level, and not more than 1 / (N + 1) above it, but for chance."""
+def test_coverage_is_the_wanted_level(method, level):
+    """Over draws of val and new images, up to chance: at least the level, at most 1 / (N + 1) above it."""
     found = []
     for seed in range(60):
         p, targets = drawn(600, seed)
@@ -79,7 +79,7 @@ def test_scores_are_those_of_the_definition(method):
     np.testing.assert_allclose(scores(p, method), expected, atol=1e-6)
 
 
-def test_the_draws_of_aps_are_uniform_and_the_answers_own():
+def test_the_draws_of_aps_are_uniform_and_depend_on_the_image_alone():
     p, _ = drawn(4000, 1)
     u = _uniform(p)
     assert np.abs(np.sort(u) - np.arange(4000) / 4000).max() < 0.03  # Kolmogorov and Smirnov's at one in a thousand

@@ -1,4 +1,4 @@
-"""Metrics of masks, held against scikit-learn's and against slow second ways."""
+"""Segmentation metrics against scikit-learn and against slow reference implementations."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_metrics_agree_with_scikit_learn(seed, classes, lacks_one):
 
 
 @given(st.integers(0, 20))
-def test_what_is_said_of_unlabeled_pixels_counts_for_nothing(seed):
+def test_predictions_at_unlabeled_pixels_do_not_count(seed):
     log_p, masks = sample(seed)
     other = torch.where((masks == IGNORE)[:, None], log_p.flip(1), log_p)
     first, second = tally_of(log_p, masks), tally_of(other, masks)
@@ -106,7 +106,7 @@ def test_background_is_left_out_of_the_mean():
     assert "miou_with_background" not in full_mask_metrics(tally_of(log_p, masks), NAMES, resamples=10)
 
 
-def test_images_without_labels_are_no_trouble():
+def test_images_without_labeled_pixels_are_handled():
     log_p, masks = sample()
     masks[:2] = IGNORE
     tally = tally_of(log_p, masks)
@@ -170,7 +170,7 @@ class TestOutlines:
         result = full_mask_metrics(tally_of(log_p, truth), NAMES[:2], resamples=10)
         assert result["boundary_f1"] == pytest.approx(1) and result["outlined"] == 1
 
-    def test_borders_to_unlabeled_ground_are_no_outlines(self):
+    def test_borders_to_unlabeled_pixels_are_no_outlines(self):
         masks = torch.zeros(1, 8, 8, dtype=torch.uint8)
         masks[:, 3:5] = IGNORE
         assert outlines_each(masks.long(), masks, 2).sum() == 0
@@ -178,7 +178,7 @@ class TestOutlines:
 
 class TestIntervals:
     def test_scenes_are_drawn_not_images(self):
-        """Copies of one scene are no new evidence: the interval over scenes stays as wide as over one image of each."""
+        """Copies of a scene add no evidence: the interval is as wide as with one image per scene."""
         log_p, masks = sample(count=8)
         groups = np.arange(8).astype(str)
         alone = full_mask_metrics(tally_of(log_p, masks), NAMES, groups, resamples=400)
@@ -190,7 +190,7 @@ class TestIntervals:
         width = lambda result: result["miou_ci95"][1] - result["miou_ci95"][0]  # noqa: E731
         assert width(loose) < 0.7 * width(kept)
 
-    def test_they_hold_the_metric_and_are_a_function_of_the_seed(self):
+    def test_they_contain_the_metric_and_depend_on_the_seed_alone(self):
         tally = tally_of(*sample(count=20))
         first, again = (full_mask_metrics(tally, NAMES, resamples=200) for _ in range(2))
         assert first == again
@@ -205,12 +205,11 @@ class TestIntervals:
         assert result["miou"] is not None and result["miou_ci95"] == [None, None]
 
 
-def test_the_table_has_a_row_a_image():
+def test_the_table_has_one_row_per_image():
     log_p, masks = sample(count=5)
     masks[1][masks[1] == 2] = IGNORE
     masks[3] = IGNORE
-    images = ImageSet(np.zeros((5, 9, 11, 1), np.uint8), masks.numpy(), NAMES, np.array(list("abcde")))
-    table = mask_table(images, "val", tally_of(log_p, masks))
+    table = mask_table(tally_of(log_p, masks), NAMES, np.array(list("abcde")), None, "val")
     assert table["id"].tolist() == list("abcde") and set(table["split"]) == {"val"}
     for i in (0, 1, 2, 4):
         truth, guess = flat(log_p[i : i + 1], masks[i : i + 1])
@@ -235,8 +234,8 @@ def test_examples_are_the_best_the_median_and_the_worst():
     assert sorted(few.tolist()) == [0, 1, 2, 3] and words[0] == "best" and words[-1] == "worst"
 
 
-class Reading(torch.nn.Module):
-    """Says of each pixel what the pixel is, and nothing of its surroundings; or what its left neighbor is."""
+class PixelReader(torch.nn.Module):
+    """Predicts each pixel from its own value alone, or from that of its left neighbor."""
 
     def __init__(self, left: bool) -> None:
         super().__init__()
@@ -252,13 +251,15 @@ class Reading(torch.nn.Module):
 def test_views_are_turned_back_before_they_are_averaged(tta, size):
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, *size, 1), dtype=np.uint8))
     normalize = lambda batch: batch.permute(0, 3, 1, 2).float() / 64 - 2  # noqa: E731
-    plain = predict_batch(Reading(False), images, normalize, "fp32", "none")
-    turned = predict_batch(Reading(False), images, normalize, "fp32", tta)
+    plain = predict_batch(PixelReader(False), images, normalize, "fp32", "none")
+    turned = predict_batch(PixelReader(False), images, normalize, "fp32", tta)
     torch.testing.assert_close(turned, plain, atol=1e-5, rtol=1e-4)
     if tta == "none":
         return
-    left = predict_batch(Reading(True), images, normalize, "fp32", tta).exp()
-    both = [predict_batch(Reading(False), images.roll(step, 2), normalize, "fp32", "none").exp() for step in (1, -1)]
+    left = predict_batch(PixelReader(True), images, normalize, "fp32", tta).exp()
+    both = [
+        predict_batch(PixelReader(False), images.roll(step, 2), normalize, "fp32", "none").exp() for step in (1, -1)
+    ]
     if tta == "mirror":
         torch.testing.assert_close(left, (both[0] + both[1]) / 2, atol=1e-5, rtol=1e-4)
 
@@ -268,7 +269,7 @@ def test_a_model_is_left_in_the_mode_it_was_in():
 
     masks = np.zeros((5, 4, 4), dtype=np.uint8)
     images = ImageSet(np.zeros((5, 4, 4, 1), np.uint8), masks, NAMES[:2], np.arange(5).astype(str))
-    model = Reading(False).train()
+    model = PixelReader(False).train()
     normalize = lambda batch: batch.permute(0, 3, 1, 2).float()  # noqa: E731
     parts = list(predict_batches(model, Batches(images, torch.device("cpu")), normalize, "fp32", batch_size=2))
     assert model.training and [len(indices) for indices, _, _ in parts] == [2, 2, 1]

@@ -1,4 +1,4 @@
-"""Silence: thresholds that keep their promise, and the curve of risk by coverage."""
+"""Selective prediction: thresholds that keep their guarantee, and the risk-coverage curve."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def test_doubt_tells_apart_what_is_one_to_float32():
 
 
 @pytest.mark.parametrize("wanted", [0.01, 0.02])
-def test_the_promise_is_kept_as_often_as_said(wanted):
-    """Over 300 draws of val, the true error above the threshold is larger than wanted in 5 % of them at most."""
+def test_the_guarantee_holds_with_its_probability(wanted):
+    """In at most 5 % of 300 draws of val, the true error above the threshold is larger than wanted."""
     many, right = population(400_000, 1)
     order = np.argsort(many)
     errors, ordered = np.cumsum(~right[order]), many[order]
@@ -50,7 +50,7 @@ def test_more_errors_allowed_means_more_answers():
     assert answered[-1] == 3000
 
 
-def test_what_was_counted_is_so():
+def test_the_counts_of_a_threshold_are_right():
     doubts, right = population(3000, 4)
     threshold = guaranteed_threshold(doubts, right, 0.02)
     assert threshold is not None
@@ -59,7 +59,7 @@ def test_what_was_counted_is_so():
     assert threshold.wrong / threshold.answered < 0.02
 
 
-def test_too_few_or_all_wrong_promise_nothing():
+def test_too_few_images_or_too_many_errors_give_no_guarantee():
     assert guaranteed_threshold(np.zeros(50, np.float32), np.ones(50, bool), 0.01) is None
     assert guaranteed_threshold(np.zeros(5000, np.float32), np.zeros(5000, bool), 0.01) is None
     assert guaranteed_threshold(np.zeros(0, np.float32), np.zeros(0, bool), 0.01) is None
@@ -86,13 +86,13 @@ def test_the_level_is_spent_once(n, max_error, delta):
     assert list(coverages) == sorted(coverages) and coverages[-1] == 1
 
 
-def test_the_fewest_images_that_can_promise_anything():
+def test_the_fewest_images_that_give_a_guarantee():
     """Without a mistake: log(0.05) / log(0.99) is 298.07."""
 
-    def promised(n: int) -> bool:
+    def guaranteed(n: int) -> bool:
         return guaranteed_threshold(np.linspace(0, 0.1, n).astype(np.float32), np.ones(n, bool), 0.01) is not None
 
-    assert not promised(298) and all(map(promised, range(299, 1500, 7)))
+    assert not guaranteed(298) and all(map(guaranteed, range(299, 1500, 7)))
 
 
 @pytest.mark.parametrize("power", [0.01, 1, 100])

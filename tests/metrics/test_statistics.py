@@ -1,4 +1,4 @@
-"""Tests of differences, held against brute force, scipy and their own promises."""
+"""Tests of differences, against brute force, scipy and their nominal error rates."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_a_clear_difference_is_shown_and_a_small_one_says_what_it_needs():
 
 
 @given(st.integers(1, 60), st.integers(0, 60), st.integers(100, 400))
-def test_images_needed_have_the_power_they_promise(more, fewer, agreed):
+def test_images_needed_have_the_power_asked_for(more, fewer, agreed):
     """As many images of the same kind put the difference t + z standard errors from 0."""
     first = np.array([True] * more + [False] * fewer + [True] * agreed)
     second = np.array([False] * more + [True] * fewer + [True] * agreed)
@@ -195,7 +195,7 @@ def test_more_seeds_are_no_cure_for_too_few_images():
 
 
 @given(st.integers(1, 4), st.integers(20, 120), st.floats(0, 1), st.sampled_from(METRICS))
-def test_the_interval_of_a_mean_holds_it_and_stays_within_0_and_1(seeds, images, share, metric):
+def test_the_interval_of_a_mean_contains_it_and_stays_within_0_and_1(seeds, images, share, metric):
     rng = np.random.default_rng(images)
     targets = rng.integers(0, 3, images)
     predicted = np.where(rng.random((seeds, images)) < share, targets, (targets + 1) % 3)
@@ -219,7 +219,7 @@ def test_samples_of_other_images_are_refused():
 
 class TestMeanIoU:
     def counts(self, networks=2, images=12, classes=3, seed=0):
-        """Pixels that are a class, that were taken for it, and both, from confusion matrices an image."""
+        """Pixels that are a class, that are predicted as it, and both, from one confusion matrix per image."""
         rng = np.random.default_rng(seed)
         confusion = rng.integers(0, 30, (networks, images, classes, classes)) + 60 * np.eye(classes, dtype=int)
         hits = np.diagonal(confusion, axis1=2, axis2=3)

@@ -1,4 +1,4 @@
-"""What becomes of promises, where it can be counted by hand."""
+"""Whether guarantees hold under shift, on cases that can be counted by hand."""
 
 import numpy as np
 import pytest
@@ -10,8 +10,8 @@ from petriscope.trust.state import fit_reference
 CLASSES = 3
 
 
-def answers(count, seed, sharpness=40.0):
-    """Targets, and probabilities that are as likely right as they say."""
+def drawn(count, seed, sharpness=40.0):
+    """Calibrated probabilities, and targets drawn from them."""
     rng = np.random.default_rng(seed)
     p = rng.dirichlet(np.full(CLASSES, 1 / sharpness), count)
     targets = (p.cumsum(1) > rng.random((count, 1))).argmax(1)
@@ -20,12 +20,12 @@ def answers(count, seed, sharpness=40.0):
 
 @pytest.fixture(scope="module")
 def reference():
-    return fit_reference(*answers(4000, 0))
+    return fit_reference(*drawn(4000, 0))
 
 
-def watch_over(reference, passes, outlier=None, batch=64):
-    """A watch that has seen passes of (name, probabilities, targets), in batches."""
-    watch = Watch(lambda images: (images, outlier if outlier is None else outlier[: len(images)]), reference, CLASSES)
+def watch_over(reference, passes, ood=None, batch=64):
+    """A watch that was shown passes of (name, probabilities, targets), in batches."""
+    watch = Watch(lambda images: (images, None if ood is None else ood[: len(images)]), reference, CLASSES)
     for name, p, targets in passes:
         for start in range(0, len(p), batch):
             assert watch.predict(p[start : start + batch]) is not None
@@ -34,7 +34,7 @@ def watch_over(reference, passes, outlier=None, batch=64):
 
 
 def counted(reference, p, targets):
-    """Answered, wrong and held, in plain words."""
+    """Answered, wrong and held, counted from their definitions."""
     threshold, limits = reference.threshold(MAX_ERROR), reference.limits(LEVEL, CLASSES, METHOD)
     answered = doubt(p) <= threshold.doubt
     wrong = p.argmax(1)[answered] != targets[answered]
@@ -42,8 +42,8 @@ def counted(reference, p, targets):
     return answered.mean(), wrong.mean(), (score <= limits[targets] + 1e-6).mean()
 
 
-def test_shares_are_those_counted_by_hand(reference):
-    plain, one, two = answers(300, 1), answers(300, 2, 2.0), answers(300, 3, 1.0)
+def test_shares_agree_with_their_definitions(reference):
+    plain, one, two = drawn(300, 1), drawn(300, 2, 2.0), drawn(300, 3, 1.0)
     both = [("bubble", *one), ("bubble", *two)]  # two severities
     metrics = watch_over(reference, [("identity", *plain), *both, ("jpeg", *one)]).metrics(
         "identity", ["bubble"], 300, 200
@@ -63,18 +63,18 @@ def test_shares_are_those_counted_by_hand(reference):
     assert set(metrics["corruptions"]) == {"bubble", "jpeg"}
 
 
-def test_images_that_there_was_no_time_for_do_not_count(reference):
-    p, targets = answers(200, 4)
+def test_only_images_that_every_pass_saw_count(reference):
+    p, targets = drawn(200, 4)
     metrics = watch_over(reference, [("identity", p, targets), ("jpeg", p[:50], targets[:50])]).metrics(
         "identity", ["jpeg"], 50, 100
     )
     assert metrics["clean"] == metrics["disturbed"]
 
 
-def test_what_is_unlike_anything_seen_is_not_answered_but_has_its_set(reference):
-    p, targets = answers(64, 5)
-    strange = np.full(64, 2.0)
-    metrics = watch_over(reference, [("identity", p, targets), ("jpeg", p, targets)], strange).metrics(
+def test_out_of_distribution_images_are_not_answered_but_have_a_prediction_set(reference):
+    p, targets = drawn(64, 5)
+    far = np.full(64, 2.0)
+    metrics = watch_over(reference, [("identity", p, targets), ("jpeg", p, targets)], far).metrics(
         "identity", ["jpeg"], 64, 100
     )
     assert metrics["clean"]["answered"] == 0
@@ -82,8 +82,8 @@ def test_what_is_unlike_anything_seen_is_not_answered_but_has_its_set(reference)
     assert metrics["clean"]["held"] > 0.8
 
 
-def test_nothing_is_answered_where_nothing_can_be_promised():
-    p, targets = answers(30, 6)
+def test_nothing_is_answered_without_a_guarantee():
+    p, targets = drawn(30, 6)
     reference = fit_reference(p, targets)
     assert reference.threshold(MAX_ERROR) is None
     metrics = watch_over(reference, [("identity", p, targets)]).metrics("identity", ["identity"], 30, 100)

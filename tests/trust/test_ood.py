@@ -1,4 +1,4 @@
-"""Images unlike those trained on: what is measured, and that it is noticed."""
+"""Out-of-distribution detection: distances, limits, and what is flagged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from petriscope.trust.ood import (
 
 
 def blobs(n: int, seed: int, dims: int = 6) -> tuple[np.ndarray, np.ndarray]:
-    """Three classes apart, with a common, slanted spread."""
+    """Three separate classes with a common covariance."""
     rng = np.random.default_rng(seed)
     targets = rng.integers(0, 3, n)
     slant = np.random.default_rng(99).normal(size=(dims, dims))
@@ -62,7 +62,7 @@ def test_a_mixture_orders_by_density_as_scikit_learn_does():
     np.testing.assert_array_equal(fit_mixture(values).whiten, mixture.whiten)
 
 
-def test_images_that_training_augments_are_taken_for_like_them():
+def test_augmented_images_are_in_distribution():
     train, val, harder = blobs(3000, 0), blobs(2000, 1)[0], 3 * blobs(2000, 2)[0]
     both = np.concatenate([train[0], 3 * train[0]]), np.tile(train[1], 2)
     naive = fit_detector((train[0], train[0]), train[1], (val, val))
@@ -72,17 +72,17 @@ def test_images_that_training_augments_are_taken_for_like_them():
     assert (taught.score(val, val) <= 1).mean() >= 0.995
 
 
-def test_as_many_of_val_pass_as_asked():
+def test_the_share_of_val_that_is_in_distribution_is_as_asked():
     train, val, new = blobs(3000, 0), blobs(2000, 1), blobs(2000, 2)
     statistics = [np.ones((len(part[0]), 2), np.float32) for part in (train, val, new)]
     detector = fit_detector((train[0], statistics[0]), train[1], (val[0], statistics[1]), inside=0.95)
     assert (detector.score(val[0], statistics[1]) <= 1).mean() == pytest.approx(0.95, abs=1e-3)
     assert (detector.score(new[0], statistics[2]) <= 1).mean() == pytest.approx(0.95, abs=0.02)
     assert (detector.score(new[0] + 60, statistics[2]) > 1).all()
-    assert (detector.score(new[0], statistics[2] + 1) > 1).mean() > 0.99  # what never varied, varies
+    assert (detector.score(new[0], statistics[2] + 1) > 1).mean() > 0.99  # a constant statistic has changed
 
 
-def test_limits_move_out_for_images_from_elsewhere_and_never_in():
+def test_limits_widen_for_images_from_elsewhere_and_never_shrink():
     train, val, (values, targets), elsewhere = blobs(3000, 0), blobs(2000, 1)[0], blobs(500, 2), blobs(400, 3)[0] + 9
     near = (values + 8 * np.eye(3, 6, dtype=np.float32)[targets]) / 2  # halfway to their classes' centers
     detector = fit_detector((train[0], train[0]), train[1], (val, val))
@@ -97,7 +97,7 @@ def test_limits_move_out_for_images_from_elsewhere_and_never_in():
     assert (detector.widened(broken, broken).score(broken, broken) > 1).sum() == 9 + 1  # of what is finite, 99.5 %
 
 
-def test_few_images_and_many_dimensions_are_survived():
+def test_few_images_and_many_dimensions_are_handled():
     rng = np.random.default_rng(0)
     train, val = rng.normal(size=(5, 40)).astype(np.float32), rng.normal(size=(2, 40)).astype(np.float32)
     detector = fit_detector((train, train), np.array([0, 0, 0, 1, 1]), (val, val))
@@ -108,7 +108,7 @@ def test_few_images_and_many_dimensions_are_survived():
         assert (part.distance(np.full((1, 4), 2, np.float32)) > 1).all()
 
 
-def test_what_is_not_finite_is_unlike_anything():
+def test_values_that_are_not_finite_are_out_of_distribution():
     values, targets = blobs(100, 0)
     gauge = fit_gauge(values, targets)
     assert gauge.distance(np.full((1, 6), np.nan))[0] == np.inf
@@ -151,7 +151,7 @@ class Headed(nn.Module):
         return self.head(self.body(images))
 
 
-def test_features_are_those_of_the_image_as_it_is():
+def test_features_are_those_of_the_first_view():
     model, images = Headed().eval(), torch.randint(0, 256, (4, 8, 8, 3), dtype=torch.uint8)
     plain = images.permute(0, 3, 1, 2).float()
     with torch.no_grad(), observe(model) as observer:
@@ -167,7 +167,7 @@ def test_features_are_those_of_the_image_as_it_is():
     assert not model.head._forward_pre_hooks
 
 
-def test_blank_images_noise_and_other_colors_are_noticed():
+def test_blank_images_noise_and_other_colors_are_flagged():
     rng = np.random.default_rng(0)
 
     def cells(n: int) -> np.ndarray:
@@ -184,8 +184,8 @@ def test_blank_images_noise_and_other_colors_are_noticed():
     assert (detector.score(*look(cells(300))) > 1).mean() < 0.03
     blank = np.broadcast_to(rng.integers(0, 256, (50, 1, 1, 3)), (50, 16, 16, 3)).astype(np.uint8)
     noise = rng.integers(0, 256, (50, 16, 16, 3), dtype=np.uint8)
-    for strange in (blank, noise, 255 - cells(50), cells(50)[..., ::-1].copy() // 2):
-        assert (detector.score(*look(strange)) > 1).all()
+    for far in (blank, noise, 255 - cells(50), cells(50)[..., ::-1].copy() // 2):
+        assert (detector.score(*look(far)) > 1).all()
 
 
 def test_the_larger_of_the_two_counts():

@@ -1,4 +1,4 @@
-"""Stress metrics of predictors whose answers are known."""
+"""The stress test with predictors whose errors are known."""
 
 import numpy as np
 import pytest
@@ -30,13 +30,13 @@ def by_mean(threshold):
     return predict
 
 
-def by_first_image(images):
+def always_dark(images):
     """Always the first class."""
     return np.tile([1.0, 0.0], (len(images), 1)).astype(np.float32)
 
 
-def test_a_predictor_by_brightness_fails_in_bad_light_alone():
-    test = stress_test(by_mean(130), image_set(), resamples=100).as_dict()
+def test_a_predictor_by_brightness_fails_only_when_brightness_changes():
+    test = stress_test(by_mean(130), image_set(), resamples=100).as_json()
     rows = test["corruptions"]
     assert test["clean"] == test["clean_accuracy"] == 1
     assert list(rows) == list(CORRUPTIONS)
@@ -48,8 +48,8 @@ def test_a_predictor_by_brightness_fails_in_bad_light_alone():
     assert test["worst"]["name"] == min(rows, key=lambda name: rows[name]["mean"])
 
 
-def test_means_are_over_what_they_say():
-    test = stress_test(by_mean(130), image_set(), resamples=100).as_dict()
+def test_means_are_over_the_named_corruptions():
+    test = stress_test(by_mean(130), image_set(), resamples=100).as_json()
     rows = test["corruptions"]
     eleven = [row["mean"] for row in rows.values() if row["medmnist_c"]]
     assert len(eleven) == 11
@@ -62,41 +62,41 @@ def test_means_are_over_what_they_say():
         assert low <= test[key] <= high
 
 
-def test_a_predictor_that_never_looks_loses_nothing():
-    test = stress_test(by_first_image, image_set(), resamples=100).as_dict()
+def test_a_constant_predictor_has_no_drop():
+    test = stress_test(always_dark, image_set(), resamples=100).as_json()
     assert test["clean"] == test["mean"] == test["mean_all"] == 0.5
     assert test["drop"] == 0
     assert test["drop_ci95"] == [0, 0]
 
 
-def test_balanced_accuracy_counts_classes_alike():
-    test = stress_test(by_first_image, image_set(60, shares=(0.9, 0.1)), resamples=100).as_dict()
+def test_balanced_accuracy_weighs_classes_equally():
+    test = stress_test(always_dark, image_set(60, shares=(0.9, 0.1)), resamples=100).as_json()
     assert test["clean"] == 0.5
     assert test["clean_accuracy"] == pytest.approx(0.9)
 
 
-def test_the_same_seed_the_same_metrics_and_a_part_is_a_part_of_the_whole():
+def test_metrics_depend_on_the_seed_alone_and_a_subset_is_counted():
     images = image_set()
-    first, again = (stress_test(by_mean(130), images, images=20, resamples=100).as_dict() for _ in range(2))
+    first, again = (stress_test(by_mean(130), images, count=20, resamples=100).as_json() for _ in range(2))
     first.pop("seconds"), again.pop("seconds")
     assert first == again
     assert first["n"] == 20
     assert first["of"] == 60
 
 
-def test_gray_images_are_spared_what_changes_color_alone():
-    test = stress_test(by_mean(130), image_set(channels=1), resamples=100).as_dict()
+def test_corruptions_of_color_are_skipped_for_gray_images():
+    test = stress_test(by_mean(130), image_set(channels=1), resamples=100).as_json()
     assert set(CORRUPTIONS) - set(test["corruptions"]) == {"saturation", "color-cast"}
 
 
-def test_every_image_is_seen_once_a_pass():
+def test_every_image_is_seen_once_per_pass():
     seen = []
 
     def predict(images):
         seen.append(len(images))
-        return by_first_image(images)
+        return always_dark(images)
 
-    stress_test(predict, image_set(), images=50, resamples=100)
+    stress_test(predict, image_set(), count=50, resamples=100)
     assert sum(seen) == 50 * (1 + len(SEVERITIES) * len(CORRUPTIONS))
 
 
@@ -120,13 +120,13 @@ def test_a_selection_keeps_the_classes_proportions():
     assert not np.array_equal(chosen, stratified(targets, 100, seed=1))
 
 
-@pytest.mark.parametrize("images", [0, -3])
-def test_no_images_is_an_error(images):
+@pytest.mark.parametrize("count", [0, -3])
+def test_no_images_is_an_error(count):
     with pytest.raises(RequestError, match="at least one"):
-        stress_test(by_first_image, image_set(), images=images)
+        stress_test(always_dark, image_set(), count=count)
 
 
-def test_what_a_recipe_trains_against():
+def test_corruptions_that_a_recipe_trains_against():
     assert trained_against(None) == (set(), set())
     assert trained_against(Recipe(augment=("flip",))) == (set(), set())
     assert trained_against(Recipe(augment=("blur", "cutout"))) == ({"defocus-blur", "occlusion"}, set())
@@ -134,25 +134,25 @@ def test_what_a_recipe_trains_against():
     seen, held_out = trained_against(Recipe(augment=(mix,)))
     assert held_out == {"bubble", "contrast-down"}
     assert seen == {name for name in CORRUPTIONS if not CORRUPTIONS[name].moves} - held_out
-    # another augmentation that does much the same is no holding out
+    # contrast is trained against by another augmentation, so it is not held out
     assert trained_against(Recipe(augment=(mix, "contrast")))[1] == {"bubble"}
 
 
 @pytest.mark.parametrize(("name", "third"), [("blood/robust", "pixelate"), ("blood96/robust", "translation")])
-def test_the_robust_recipes_hold_out_three_that_nothing_else_in_them_does(name, third):
+def test_the_robust_recipes_hold_out_three_corruptions(name, third):
     assert trained_against(load_recipe(name))[1] == {"defocus-blur", "jpeg", third}
 
 
-def test_metrics_part_what_was_trained_against_from_what_was_not():
+def test_corruptions_trained_against_are_averaged_apart():
     recipe = Recipe(augment=("brightness",))
-    test = stress_test(by_mean(130), image_set(), recipe=recipe, resamples=100).as_dict()
+    test = stress_test(by_mean(130), image_set(), recipe=recipe, resamples=100).as_json()
     rows = test["corruptions"]
     assert {name for name, row in rows.items() if row["seen"]} == {"brightness-up", "brightness-down"}
     assert test["seen"] == pytest.approx(0.85)
     assert test["unseen"] == pytest.approx(np.mean([row["mean"] for row in rows.values() if not row["seen"]]))
 
 
-def test_one_image_under_all():
+def test_one_image_under_all_corruptions():
     images = image_set()
     batch, names = disturbed_images(images, 7)
     assert batch.shape == (len(CORRUPTIONS), 4, 12, 12, 3)

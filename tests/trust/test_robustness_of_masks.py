@@ -1,4 +1,4 @@
-"""Stress metrics of masks, by predictors whose answers are known."""
+"""The stress test of segmentation, with predictors whose errors are known."""
 
 import json
 
@@ -11,6 +11,7 @@ from petriscope.core.masks import IGNORE
 from petriscope.core.recipe import Recipe
 from petriscope.data.imageset import ImageSet
 from petriscope.metrics.segmentation import Tally, confusion_each, full_mask_metrics
+from petriscope.tasks import segmentation
 from petriscope.trust import robustness as stress
 from petriscope.trust.robustness import stress_test
 
@@ -34,41 +35,41 @@ def discs(count=24, size=(24, 30), channels=1, groups=4, seed=0):
 
 
 def by_brightness(images):
-    """Calls a pixel a disc above 130."""
+    """Predicts a disc where a pixel is brighter than 130."""
     bright = images.mean(3) > 130
     return np.stack([~bright, bright], 1).astype(np.float32)
 
 
-def without_looking(images):
-    """Calls the left half of any image a disc."""
+def left_half(images):
+    """Predicts a disc in the left half of every image."""
     out = np.zeros((len(images), 2, *images.shape[1:3]), np.float32)
     out[:, 1, :, : images.shape[2] // 2] = out[:, 0, :, images.shape[2] // 2 :] = 1
     return out
 
 
-def test_who_is_right_wherever_the_image_lies_loses_nothing_by_its_place(monkeypatch):
-    test = stress_test(by_brightness, discs(), resamples=50).as_dict()
+def test_masks_move_with_their_images(monkeypatch):
+    test = stress_test(by_brightness, discs(), resamples=50).as_json()
     assert test["metric"] == "miou" and test["clean"] == test["clean_pixel_accuracy"] == 1
     for name in MOVES:
         # What is left is interpolation along the outlines.
         assert min(test["corruptions"][name]["miou"]) > 0.96, name
         assert min(test["corruptions"][name]["pixel_accuracy"]) > 0.99, name
-    # Had the masks stayed, much would seem lost.
+    # If the masks stayed in place, mean IoU would fall.
     monkeypatch.setattr(stress, "corrupt_masks", lambda masks, *_: masks)
-    stayed = stress_test(by_brightness, discs(), resamples=50).as_dict()
+    stayed = stress_test(by_brightness, discs(), resamples=50).as_json()
     assert all(stayed["corruptions"][name]["miou"][4] < 0.8 for name in MOVES)
 
 
-def test_bad_light_costs_what_is_read_by_light():
-    rows = stress_test(by_brightness, discs(), resamples=50).as_dict()["corruptions"]
+def test_darker_images_lose_the_discs():
+    rows = stress_test(by_brightness, discs(), resamples=50).as_json()["corruptions"]
     # 200 x 0.57 and less lies below 130: from severity 3 on no disc is found
     assert rows["brightness-down"]["miou"] == [1.0, 1.0, 0.0, 0.0, 0.0]
     assert rows["brightness-down"]["mean"] == pytest.approx(0.4)
     assert rows["brightness-up"]["miou"] == [1.0] * 5
 
 
-def test_masks_stay_where_nothing_moves():
-    test = stress_test(without_looking, discs(), resamples=50).as_dict()
+def test_masks_stay_under_corruptions_that_do_not_move_pixels():
+    test = stress_test(left_half, discs(), resamples=50).as_json()
     assert 0 < test["clean"] < 0.5
     for name, row in test["corruptions"].items():
         assert (row["miou"] == [test["clean"]] * 5) == (name not in MOVES), name
@@ -80,24 +81,24 @@ def test_the_clean_metrics_are_those_of_the_evaluation(groups):
     images = discs(groups=groups)
     # The bootstrap draws by place, so the images have to stand in the order of the test.
     ordered = images.subset(stress.stratified(images.strata, len(images)))
-    predicted = torch.from_numpy(without_looking(ordered.images).argmax(1))
+    predicted = torch.from_numpy(left_half(ordered.images).argmax(1))
     confusion = confusion_each(predicted, torch.from_numpy(ordered.targets), 2).numpy()
     tally = Tally(confusion, np.zeros(len(images)), np.zeros((len(images), 2, 4), np.int64))
     wanted = full_mask_metrics(tally, images.classes, ordered.groups, 200)
-    test = stress_test(without_looking, images, resamples=200).as_dict()
+    test = stress_test(left_half, images, resamples=200).as_json()
     assert test["scenes"] == wanted["scenes"] == (groups or len(images))
     for key, name in (("clean", "miou"), ("clean_pixel_accuracy", "pixel_accuracy")):
         assert test[key] == pytest.approx(wanted[name])
         assert test[f"{key}_ci95"] == pytest.approx(wanted[f"{name}_ci95"])
 
 
-def test_the_keys_are_those_of_labels_but_for_the_names_of_the_metrics():
+def test_the_keys_are_those_of_classification_except_for_metric_names():
     recipe = Recipe(augment=("brightness",))
-    masks = stress_test(by_brightness, discs(), recipe=recipe, resamples=50).as_dict()
+    masks = stress_test(by_brightness, discs(), recipe=recipe, resamples=50).as_json()
     labels = ImageSet(discs().pixels, np.arange(24) % 2, ("a", "b"), np.arange(24).astype(str))
     plain = stress_test(
         lambda images: np.eye(2)[np.zeros(len(images), int)], labels, recipe=recipe, resamples=50
-    ).as_dict()
+    ).as_json()
     assert plain["metric"] == "balanced_accuracy"
 
     def renamed(keys):
@@ -111,39 +112,39 @@ def test_the_keys_are_those_of_labels_but_for_the_names_of_the_metrics():
     assert masks["relative_drop"] == pytest.approx(masks["drop"] / masks["clean"])
 
 
-def test_batches_are_as_large_as_their_probabilities_allow_and_do_not_matter(monkeypatch):
+def test_results_do_not_depend_on_the_batch_size(monkeypatch):
     sizes = []
 
     def predict(images):
         sizes.append(len(images))
         return by_brightness(images)
 
-    whole = stress_test(predict, discs(), resamples=50).as_dict()
+    whole = stress_test(predict, discs(), resamples=50).as_json()
     assert set(sizes) == {24}
     sizes.clear()
-    monkeypatch.setattr(stress, "PIXELS", 5 * 24 * 30)
-    parts = stress_test(predict, discs(), resamples=50).as_dict()
+    monkeypatch.setattr(segmentation, "PIXELS", 5 * 24 * 30)
+    parts = stress_test(predict, discs(), resamples=50).as_json()
     assert set(sizes) == {5, 4}
     whole.pop("seconds"), parts.pop("seconds")
     assert whole == parts
-    monkeypatch.setattr(stress, "PIXELS", 1)
+    monkeypatch.setattr(segmentation, "PIXELS", 1)
     assert len(stress.predict_corrupted(predict, discs(), np.arange(3), "bubble", 2, 0)) == 3
     assert sizes[-3:] == [1, 1, 1]
 
 
-def test_nothing_to_judge_by_is_no_test():
+def test_without_a_labeled_foreground_pixel_there_is_no_test():
     images = discs(4)
     for nothing in (IGNORE, 0):  # unlabeled, or background alone
         blank = ImageSet(images.pixels, np.full_like(images.targets, nothing), images.classes, images.ids)
         assert stress_test(by_brightness, blank, resamples=50) is None
 
 
-def test_what_has_left_the_image_is_not_judged():
-    """One labeled pixel in a corner, which shifts take away: the metric is not defined, and JSON has no NaN."""
+def test_metrics_of_pixels_moved_out_of_the_image_are_undefined():
+    """Shifts move the one labeled pixel out of the image: the metric is None, since JSON has no NaN."""
     masks = np.full((1, 20, 20), IGNORE, np.uint8)
     masks[0, 0, 0] = 1
     images = ImageSet(np.full((1, 20, 20, 1), BRIGHT, np.uint8), masks, NAMES[:2], np.array(["one"]))
-    test = stress_test(by_brightness, images, resamples=50).as_dict()
+    test = stress_test(by_brightness, images, resamples=50).as_json()
     json.dumps(test, allow_nan=False)
     assert test["clean"] == 1 and test["clean_ci95"] == [None, None]
     values = test["corruptions"]["rotation"]["miou"]
@@ -159,5 +160,5 @@ def test_images_are_chosen_by_their_rarest_class():
     order = stress.stratified(images.strata, 6)
     assert 7 in order and sum(31 <= index < 40 for index in order) >= 1
     three = lambda some: np.stack([*by_brightness(some).swapaxes(0, 1), np.zeros(some.shape[:3])], 1)  # noqa: E731
-    test = stress_test(three, images, images=6, resamples=50)
+    test = stress_test(three, images, count=6, resamples=50)
     assert (test.n, test.of, test.scenes) == (6, 60, 6)

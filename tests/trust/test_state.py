@@ -1,4 +1,4 @@
-"""What val says of a predictor, from fitting to the metrics and through a file."""
+"""What is fitted on val: fitting, metrics, and saving to a file."""
 
 from __future__ import annotations
 
@@ -19,58 +19,58 @@ CLASSES = ("a", "b", "c")
 
 
 def drawn(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities of a good network that is not sure enough."""
+    """Probabilities of an underconfident network."""
     rng = np.random.default_rng(seed)
     targets = rng.integers(0, 3, n)
     logits = rng.normal(size=(n, 3)) + 6 * np.eye(3)[targets] * rng.exponential(1, (n, 1))
     return softmax(logits * 0.4, axis=1).astype(np.float32), targets
 
 
-def outliers(n: int, seed: int) -> np.ndarray:
+def ood_scores(n: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).uniform(0, 1.05, n).astype(np.float32)
 
 
 def metrics(n_val: int = 1500, n: int = 1500):
     raw, targets = drawn(n_val, 0)
-    reference = fit_reference(raw, targets, outliers(n_val, 1))
+    reference = fit_reference(raw, targets, ood_scores(n_val, 1))
     new, new_targets = drawn(n, 2)
     p = scale(new, reference.temperature)
-    found = trust_metrics(new, p, new_targets, outliers(n, 3), CLASSES, reference, reference.temperature)
+    found = trust_metrics(new, p, new_targets, ood_scores(n, 3), CLASSES, reference, reference.temperature)
     return reference, p, new_targets, found
 
 
-def test_the_metrics_agree_with_the_answers():
+def test_the_metrics_agree_with_the_thresholds():
     reference, p, targets, found = metrics()
     json.dumps(found, allow_nan=False)
     assert found["calibration"]["after"]["ece_equal_mass"] < found["calibration"]["before"]["ece_equal_mass"]
     assert [row["max_error"] for row in found["selective"]] == list(MAX_ERRORS)
     row = found["selective"][-1]
-    answered = (outliers(1500, 3) <= 1) & (doubt(p) <= reference.threshold(0.05).doubt)
+    answered = (ood_scores(1500, 3) <= 1) & (doubt(p) <= reference.threshold(0.05).doubt)
     assert (row["answered"], row["coverage"]) == (answered.sum(), answered.mean())
     assert row["wrong"] == (p.argmax(1) != targets)[answered].sum()
     assert row["error_ci95"][0] <= row["error"] <= row["error_ci95"][1]
     assert {(row["level"], row["method"]) for row in found["conformal"]} == {(a, b) for a in LEVELS for b in METHODS}
-    assert found["ood"]["flagged"] == (outliers(1500, 3) > 1).sum()
+    assert found["ood"]["flagged"] == (ood_scores(1500, 3) > 1).sum()
 
 
-def test_unlike_images_of_val_promise_nothing():
+def test_out_of_distribution_images_of_val_give_no_guarantee():
     raw, targets = drawn(1500, 0)
-    all_strange = fit_reference(raw, targets, np.full(1500, 2, np.float32))
-    assert all_strange.threshold(0.2) is None
+    all_far = fit_reference(raw, targets, np.full(1500, 2, np.float32))
+    assert all_far.threshold(0.2) is None
     assert fit_reference(raw, targets).threshold(0.2) is not None
 
 
 @pytest.mark.parametrize("n", [1, 3])
-def test_few_images_are_survived(n):
+def test_few_images_are_handled(n):
     found = metrics(n, n)[-1]
     json.dumps(found, allow_nan=False)
     assert all(not row["guaranteed"] for row in found["selective"])
-    assert all(row["too_few_val"] == list(CLASSES) for row in found["conformal"])  # all sets hold all classes
+    assert all(row["too_few_val"] == list(CLASSES) for row in found["conformal"])  # all classes are in all sets
     assert all(row["coverage"] == 1 for row in found["conformal"])
 
 
 @pytest.mark.parametrize("right", [True, False])
-def test_all_right_and_all_wrong_are_survived(right):
+def test_all_right_and_all_wrong_are_handled(right):
     raw, targets = drawn(800, 0)
     targets = raw.argmax(1) if right else (raw.argmax(1) + 1) % 3
     reference = fit_reference(raw, targets)
@@ -81,7 +81,7 @@ def test_all_right_and_all_wrong_are_survived(right):
     assert found["ood"] is None
 
 
-def test_without_a_reference_nothing_is_promised():
+def test_without_a_reference_nothing_is_guaranteed():
     raw, targets = drawn(50, 0)
     found = trust_metrics(raw, raw, targets, None, CLASSES, None, 1.0)
     assert found["selective"] is None and found["conformal"] is None
@@ -93,11 +93,13 @@ def trust() -> Trust:
     rng = np.random.default_rng(0)
     values, statistics = rng.normal(size=(60, 4)).astype(np.float32), rng.normal(size=(60, 5)).astype(np.float32)
     detector = fit_detector((values, statistics), np.arange(60) % 3, (values, statistics))
-    references = {tta: fit_reference(*drawn(200, seed), outliers(200, seed)) for seed, tta in enumerate(("none", "d4"))}
+    references = {
+        tta: fit_reference(*drawn(200, seed), ood_scores(200, seed)) for seed, tta in enumerate(("none", "d4"))
+    }
     return Trust(references, detector)
 
 
-def test_a_file_gives_back_what_was_put_in():
+def test_trust_survives_a_round_trip_through_json():
     before = trust()
     after = Trust.from_json(json.loads(json.dumps(before.to_json())))
     for tta, reference in before.references.items():
@@ -111,7 +113,7 @@ def test_a_file_gives_back_what_was_put_in():
     np.testing.assert_array_equal(after.detector.score(*new), before.detector.score(*new))
 
 
-def test_a_file_of_before_there_were_mixtures_is_read():
+def test_files_from_before_mixtures_are_read():
     before = trust()
     gauge = before.detector.features
     older = Trust(before.references, Detector(gauge, gauge))
@@ -120,7 +122,7 @@ def test_a_file_of_before_there_were_mixtures_is_read():
     np.testing.assert_array_equal(after.detector.score(new, new), older.detector.score(new, new))
 
 
-def test_nothing_goes_through_a_file_too():
+def test_empty_trust_survives_a_round_trip():
     found = Trust.from_json(Trust().to_json())
     assert found.references == {} and found.detector is None
     assert found.temperature("none", "none") == 1
@@ -135,7 +137,7 @@ def test_nothing_goes_through_a_file_too():
         ("detector", "features", "whiten"),
     ],
 )
-def test_what_lacks_or_does_not_fit_is_an_error(place):
+def test_missing_and_inconsistent_arrays_are_errors(place):
     facts = trust().to_json()
     within = facts[place[0]][place[1]]
     whole = within.pop(place[2])
@@ -149,7 +151,7 @@ def test_what_lacks_or_does_not_fit_is_an_error(place):
         Trust.from_json(facts)
 
 
-def test_other_views_take_over_the_temperature_of_the_recipes():
+def test_the_temperature_of_the_recipe_stands_in_for_other_augmentations():
     found = trust()
     assert found.temperature("flips", "d4") == found.references["d4"].temperature
     assert found.temperature("flips", "mirror") == 1
