@@ -14,7 +14,7 @@ import pytest
 
 from pages import Page
 from petriscope.core.recipe import Recipe
-from petriscope.core.results import Cost, Environment, Evaluation, Metric, TrainingSummary
+from petriscope.core.results import Cost, EnsembleSummary, Environment, Evaluation, Metric, TrainingSummary
 from petriscope.metrics.intervals import wilson
 from petriscope.report import write_report
 from petriscope.run.folder import Run
@@ -259,6 +259,19 @@ def test_test_far_below_val_is_an_alarm(tmp_path: Path) -> None:
     text = page(run).text
     assert "accuracy on test is 70.0 points below that on val" in text and "petriscope audit cells.npz" in text
     assert "Test and val disagree" not in page(evaluate(run, "test", right=10)).text
+
+
+def test_an_ensemble_has_members_instead_of_training(run: Run) -> None:
+    members = [{"run": f"runs/{name}", "val_score": 0.5, "weight": 0.5, "taken": True} for name in "ab"]
+    gain = {"best_member": "runs/a", "gain": 0.0125, "gain_ci95": [-0.005, 0.03], "p": 0.2}
+    run.add_results(ensemble=EnsembleSummary.model_validate({"method": "soft", "members": members, **gain}))
+    (run.folder / "metrics.jsonl").unlink()
+    found = page(run)
+    found.check_self_contained()
+    assert "val accuracy" in found.text and "McNemar's test" in found.text and "input" not in found.ids
+    assert f"petriscope compare {run.folder} runs/a runs/b" in found.text
+    assert "petriscope ensemble runs/a runs/b --method soft" in found.text
+    assert "Optimizer" not in told(run)
 
 
 def test_results_of_schema_version_1(run: Run) -> None:
