@@ -1,19 +1,28 @@
-# make demo: install, and run the embedded example. make test: install what tests need, and run them.
+# make demo: install and run the embedded example. make test: install what the tests need and run them in two processes.
+# make test-lowest: run some of the tests with the lowest releases of the dependencies that pyproject.toml allows.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+LOWEST := $(VENV)-lowest
+PROCESSES ?= 2
 
-.PHONY: demo test lint types wheel clean
+.PHONY: demo test test-lowest lint types wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/petriscope demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(PROCESSES)
+
+test-lowest: $(LOWEST)/.installed
+	$(LOWEST)/bin/python -m pytest -n $(PROCESSES) tests/core tests/metrics tests/data tests/run \
+		tests/models/test_weights.py tests/audit/test_label_errors.py tests/report/test_page.py
+	$(LOWEST)/bin/petriscope train --help > $(LOWEST)/help.txt
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
@@ -33,5 +42,11 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	touch $@ $(VENV)/.installed
 
+$(LOWEST)/.installed: pyproject.toml .ci/lowest.py | $(VENV)/.installed-dev
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(BIN)/python .ci/lowest.py > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install -q -c $(LOWEST)/constraints.txt -e '.[test]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) $(LOWEST) build dist

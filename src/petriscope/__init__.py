@@ -1,10 +1,10 @@
-"""Petriscope: from a pile of small images to a predictor its owner can trust.
+"""Petriscope: from a collection of small images to a model that its owner can trust.
 
     import petriscope
     run = petriscope.train(petriscope.load_recipe("blood/fast", data={"source": "bloodmnist"}))
     petriscope.evaluate(run.folder)
 
-Nothing heavy is imported until it is used.
+Heavy packages are imported only when they are used.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PLACES = {
     "train": "petriscope.api",
@@ -42,13 +42,21 @@ _PLACES = {
 __all__ = ["__version__", *_PLACES]
 
 if TYPE_CHECKING:
-    from petriscope.api import calibrate, evaluate, predict, recalibrate, report, resume, train
+    from petriscope.api import (
+        calibrate,
+        compare,
+        ensemble,
+        evaluate,
+        predict,
+        recalibrate,
+        report,
+        resume,
+        run_suite,
+        train,
+    )
     from petriscope.core.errors import DataError, PetriscopeError, RequestError
     from petriscope.core.recipe import Recipe, load_recipe
     from petriscope.data import Dataset, ImageSet, load_dataset
-    from petriscope.experiments.bench import run_suite
-    from petriscope.experiments.compare import compare
-    from petriscope.experiments.ensemble import ensemble
     from petriscope.experiments.suite import load_suite
     from petriscope.inference.predictor import load_model
     from petriscope.run.folder import Run, open_run

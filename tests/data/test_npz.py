@@ -13,6 +13,7 @@ from small_sources import load, make_npz, some_images
 
 from petriscope.core.errors import DataError, PetriscopeError, RequestError
 from petriscope.data import cache
+from petriscope.data.sources import npz
 
 
 class Trap:
@@ -114,7 +115,8 @@ def test_a_header_that_lies(tmp_path: Path) -> None:
 
 def test_more_than_the_memory_or_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_npz(tmp_path)
-    monkeypatch.setattr(cache, "available_memory", lambda: 4000)
+    monkeypatch.setattr(cache, "free_memory", lambda: 4000)
+    monkeypatch.setattr(npz, "free_memory", lambda: 4000)
     with pytest.raises(DataError, match=r"data\.memory=mapped"):
         load(path, memory="resident")
     assert load(path, memory="auto").split("train").mapped

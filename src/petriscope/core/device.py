@@ -1,10 +1,11 @@
-"""What the machine offers: the device, the number format, the cores and the memory."""
+"""The device, its number format, the processor cores and the memory."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import sys
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -18,11 +19,11 @@ MMAP_MAX, TRIM_THRESHOLD = -4, -1  # of glibc's mallopt
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """``auto``: CUDA, else Apple's MPS, else the CPU; or a device by torch's name. Where it is the CPU, freed memory is
-    kept from now on (`keep_freed_memory`).
+    """The device with torch's name ``name``; for ``auto``, CUDA if there is one, else MPS, else the CPU. On the CPU, freed
+    memory is kept from now on (`keep_freed_memory`).
 
     Raises:
-        RequestError: the device is unknown or not there.
+        RequestError: the device is unknown or missing.
     """
     device = _find_device(name)
     if device.type == "cpu":
@@ -38,15 +39,15 @@ def _find_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise RequestError(f"no device {name!r}; known: auto, cpu, cuda, cuda:1, mps") from None
+        raise RequestError(f"unknown device {name!r}; known: auto, cpu, cuda, cuda:1, mps") from None
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(device.type, False):
-        raise RequestError(f"this machine, or this build of torch, has no {device.type}; use training.device=auto")
+        raise RequestError(f"this machine or this build of torch has no {device.type} device; use training.device=auto")
     return device
 
 
 def choose_format(name: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device) -> Format:
-    """``auto``: bf16 where the processor multiplies it natively, fp16 on older CUDA, fp32 elsewhere."""
+    """The format ``name``; for ``auto``, bf16 on processors that multiply it natively, fp16 on older CUDA devices, else fp32."""
     if name != "auto":
         return name
     if device.type == "cuda":
@@ -62,32 +63,59 @@ def _cpu_has_bf16() -> bool:
 
 
 def autocast(device: torch.device, number_format: Format) -> torch.autocast:
-    """The context in which the forward pass runs."""
+    """The context for forward passes in a format."""
     dtype = torch.float16 if number_format == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype=dtype, enabled=number_format != "fp32")
 
 
 def lay_out(model: nn.Module, channels_last: bool) -> nn.Module:
-    """Order a model's weights in memory, in place, as its batches are."""
+    """Give a model's weights the memory format of its batches, in place."""
     order = torch.channels_last if channels_last else torch.contiguous_format
     return model.to(memory_format=order)  # type: ignore[call-overload]
 
 
 def cores() -> int:
-    """Processors that this process may use."""
+    """The number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def keep_freed_memory() -> bool:
-    """Keep what is freed for the next request, rather than hand it back to the system.
+def free_memory(device: torch.device | None = None) -> int:
+    """Bytes of free memory: on a CUDA device, or, for any other device, what the process can take from the machine without
+    swapping, within the container's limit if there is one."""
+    if device is not None and device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = 2**63
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                free = int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    if free == 2**63:
+        try:
+            free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+        except (OSError, ValueError, AttributeError):
+            free = 4 * 2**30
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = int((group / "memory.max").read_text(encoding="ascii"))
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+        free = min(free, max(limit - used, 0))
+    except (OSError, ValueError):
+        pass
+    return free
 
-    A network's activations come and go by the megabyte at every step. glibc returns such blocks at once and asks for new
-    ones, whose pages the system clears one by one at their first touch: a fifth of a training step on the CPU. The price is
-    that evaluation no longer reuses what training had: a peak of 2.9 rather than 2.2 GiB at 96 px. Settings that the user
-    made for glibc's malloc are left alone.
+
+def keep_freed_memory() -> bool:
+    """Make glibc's malloc keep freed memory for later requests instead of returning it to the system.
+
+    Every step allocates and frees activations of megabytes. By default glibc returns such blocks at once and then asks for
+    new ones, whose pages the system clears at the first access: a fifth of the time of a training step on the CPU. The cost
+    is memory: evaluation after training peaks at 2.9 instead of 2.2 GiB at 96 px. If the user has set options of glibc's
+    malloc, nothing is changed.
 
     Returns:
-        whether memory is kept; False where the C library is another.
+        whether memory is kept; False with another C library.
     """
     own = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or any(key.startswith("MALLOC_") for key in os.environ)
     if own or sys.platform != "linux":

@@ -1,4 +1,4 @@
-"""Arrays kept between runs: decoded images and unpacked archives, each with a checksum beside it."""
+"""The cache of decoded images and unpacked archives: arrays in npy files, each with a checksum beside it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from petriscope.core.device import free_memory
 from petriscope.core.errors import DataError
 from petriscope.core.files import atomic, disk_error, write_text
 
-VERSION = 1  # raise it when decoding changes, so that old entries are not taken for new ones
+VERSION = 1  # raise it when decoding changes, so that old entries are no longer used
 READ_BYTES = 1 << 22
-MOST_BYTES = 20 << 30  # kept; beyond that the entries that were longest not used go
+MOST_BYTES = 20 << 30  # the size of the cache; the least recently used entries are dropped beyond it
 
 Buffer: TypeAlias = bytes | memoryview
 
@@ -34,12 +35,12 @@ def cache_dir() -> Path:
 
 
 def make_key(*parts: Any) -> str:
-    """A name for what was made from ``parts`` (anything whose repr says all of it)."""
+    """The key of an entry made from ``parts``, any values that their repr describes in full."""
     return hashlib.blake2b(repr((VERSION, *parts)).encode(errors="surrogateescape"), digest_size=16).hexdigest()
 
 
 def stamp(path: Path) -> tuple[int, int]:
-    """(size, modification time in ns) of a file; (-1, -1) where there is none."""
+    """(size, modification time in ns) of a file; (-1, -1) if there is none."""
     try:
         status = path.stat()
     except OSError:
@@ -50,13 +51,13 @@ def stamp(path: Path) -> tuple[int, int]:
 def store(
     key: str, shape: Sequence[int], dtype: np.dtype, blocks: Iterable[np.ndarray], about: dict[str, Any] | None = None
 ) -> None:
-    """Write an array to the cache block by block; a reader sees all of it or nothing.
+    """Write an array to the cache block by block. A reader sees all of it or nothing.
 
     Args:
         key: from `make_key`.
-        shape: of the whole array; the blocks' first dimensions add up to ``shape[0]``.
+        shape: the shape of the whole array; the blocks' first dimensions add up to ``shape[0]``.
         blocks: C-ordered pieces, in order.
-        about: JSON values kept with the array; read after the last block, so that it may be filled meanwhile.
+        about: JSON values to keep with the array. They are read after the last block, so the blocks' iterator may fill them.
 
     Raises:
         PetriscopeError: the disk is full or may not be written; nothing is left behind.
@@ -69,7 +70,8 @@ def store(
 
 
 def store_stream(key: str, pieces: Iterable[Buffer], about: dict[str, Any] | None = None) -> None:
-    """Write the bytes of an npy file to the cache. They are written, not mapped: a full disk is an error, not a crash.
+    """Write the bytes of an npy file to the cache. They are written, not mapped, so that a full disk raises an error instead
+    of a bus error.
 
     Raises:
         PetriscopeError: the disk is full or may not be written; nothing is left behind.
@@ -91,11 +93,13 @@ def store_stream(key: str, pieces: Iterable[Buffer], about: dict[str, Any] | Non
 
 
 def prune(most: int, spared: Path | None = None) -> None:
-    """Drop the entries that were longest not used until the rest take ``most`` bytes.
+    """Drop the least recently used entries until the rest take at most ``most`` bytes.
 
     Args:
-        spared: an entry that stays. One that a process has mapped stays readable to it where the system allows an open file to
-            go, and stays where it does not.
+        spared: an entry to keep.
+
+    A process that has mapped an entry can still read it after it is dropped. Where the system does not remove open files
+    (Windows), such an entry stays.
     """
     try:
         sizes = {path: max(stamp(path)[0], 0) for path in cache_dir().glob("*.npy")}
@@ -113,7 +117,7 @@ def prune(most: int, spared: Path | None = None) -> None:
 
 
 def fetch(key: str, mapped: bool) -> tuple[np.ndarray, dict[str, Any]] | None:
-    """The array and its ``about`` kept under ``key``; None where there is none or it is damaged.
+    """The array and its ``about`` kept under ``key``; None if there is none or it is damaged.
 
     Args:
         mapped: map the file read-only (`numpy.memmap`) rather than read it.
@@ -124,7 +128,7 @@ def fetch(key: str, mapped: bool) -> tuple[np.ndarray, dict[str, Any]] | None:
         about = noted["about"]
         if noted["checksums"] != {"array": _checksum(path), "about": zlib.crc32(about.encode())}:
             return None
-        with suppress(OSError):  # a cache that may only be read serves as well
+        with suppress(OSError):  # the cache may be read-only
             os.utime(path.with_suffix(".json"))  # used now
         return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False), dict(json.loads(about))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -132,14 +136,14 @@ def fetch(key: str, mapped: bool) -> tuple[np.ndarray, dict[str, Any]] | None:
 
 
 def fetch_stored(key: str, mapped: bool) -> tuple[np.ndarray, dict[str, Any]]:
-    """As `fetch`, just after `store`.
+    """`fetch` of an entry that was just stored.
 
     Raises:
-        DataError: what was written cannot be read back.
+        DataError: the entry cannot be read back.
     """
     found = fetch(key, mapped)
     if found is None:
-        raise DataError(f"{cache_dir() / key}.npy was written but does not read back the same; is the disk sound?")
+        raise DataError(f"{cache_dir() / key}.npy was just written and cannot be read back unchanged; check the disk")
     return found
 
 
@@ -147,42 +151,18 @@ def choose_mapped(size: int, memory: str, what: str) -> bool:
     """Whether an array of ``size`` bytes is mapped from disk rather than held in memory.
 
     Args:
-        memory: ``data.memory``; ``auto`` maps what takes more than half of the available memory.
+        memory: ``data.memory``; ``auto`` maps what takes more than half of the free memory.
 
     Raises:
         DataError: ``resident`` was asked for and the memory does not hold it.
     """
-    free = available_memory()
+    free = free_memory()
     if memory == "resident" and size > free:
         raise DataError(
             f"{what} takes {size / 2**30:.1f} GiB and {free / 2**30:.1f} GiB of memory are free; "
             "map it from disk with --set data.memory=mapped"
         )
     return memory == "mapped" or (memory == "auto" and size > free / 2)
-
-
-def available_memory() -> int:
-    """Bytes that can be taken without swapping, within the container's limit if there is one."""
-    free = 2**63
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                free = int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
-    if free == 2**63:
-        try:
-            free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-        except (OSError, ValueError, AttributeError):
-            free = 4 * 2**30
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = int((group / "memory.max").read_text(encoding="ascii"))
-        used = int((group / "memory.current").read_text(encoding="ascii"))
-        free = min(free, max(limit - used, 0))
-    except (OSError, ValueError):
-        pass
-    return free
 
 
 def _checksum(path: Path) -> int:

@@ -1,27 +1,26 @@
-"""A frozen backbone is run once: its features are kept, and the epochs after that train the head alone."""
+"""Features of a frozen backbone, computed once, so that every epoch trains only the head."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from petriscope.core.device import Format, autocast
+from petriscope.core.device import Format, autocast, free_memory
 from petriscope.core.progress import progress
 from petriscope.data.batches import Batches
 from petriscope.models.layers import watching
 
-SHARE_OF_MEMORY = 0.25  # that features may take
+SHARE_OF_MEMORY = 0.25  # of the free memory, for features
 
 
 class FeatureBatches(Batches):
-    """Features in place of images.
+    """Batches of features in place of images.
 
     Args:
-        batches: whose targets these are.
+        batches: the batches of images, which have the targets.
         features: float32 [N, ...], on the device.
     """
 
@@ -40,11 +39,11 @@ def frozen_features(
     quiet: bool = False,
     batch_size: int = 256,
 ) -> FeatureBatches | None:
-    """What the head is given for every image; the model stays in the mode it is in.
+    """The input of the head for every image. The model stays in its current mode.
 
     Returns:
-        None where that is not a function of the image alone (dropout before the head), where the head is not the last
-        thing the model does, or where the features would fill more than a quarter of the free memory.
+        None if the features do not depend on the image alone (dropout before the head), if the head is not the last
+        operation of the model, or if the features would take more than a quarter of the free memory.
     """
     order = np.arange(len(batches.images))
     chunks = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
@@ -65,7 +64,7 @@ def frozen_features(
         last = _apply_head(model, head, again, batches.device, number_format)
         if not torch.equal(first, again) or not _same(logits.float(), last):
             return None
-        if first[0].numel() * 4 * len(order) > SHARE_OF_MEMORY * _free_bytes(batches.device):
+        if first[0].numel() * 4 * len(order) > SHARE_OF_MEMORY * free_memory(batches.device):
             return None
         out = torch.empty(len(order), *first.shape[1:], device=batches.device)
         with progress("running the frozen backbone once", len(order)) as bar:
@@ -88,12 +87,3 @@ def _apply_head(model: nn.Module, head: str, features: Tensor, device: torch.dev
         logits: Tensor = module(features)
     module.train(training)
     return logits.float()
-
-
-def _free_bytes(device: torch.device) -> float:
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
-    try:
-        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (ValueError, OSError, AttributeError):
-        return 4e9

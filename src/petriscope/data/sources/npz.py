@@ -14,6 +14,7 @@ from typing import IO
 
 import numpy as np
 
+from petriscope.core.device import free_memory
 from petriscope.core.errors import DataError, PetriscopeError, near
 from petriscope.core.recipe import DataSection
 from petriscope.data import cache
@@ -177,7 +178,7 @@ def _inspect(archive: zipfile.ZipFile, name: str, path: Path) -> _Member:
             f"{path}: {name} claims {member.nbytes:,} bytes ({list(member.shape)} {member.dtype}) and the file has "
             f"{info.file_size - start:,} for it; it is damaged"
         )
-    if not name.endswith("_images") and member.nbytes > cache.available_memory() / 2:
+    if not name.endswith("_images") and member.nbytes > free_memory() / 2:
         raise DataError(f"{path}: {name} claims {member.nbytes:,} bytes, more than half of the free memory")
     return member
 
