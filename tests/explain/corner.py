@@ -1,4 +1,4 @@
-"""A network whose answer rests on one known corner, and images for it."""
+"""A network whose prediction depends on one known corner, and images for it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ import torch
 from torch import Tensor, nn
 
 from petriscope.core.recipe import Recipe
+from petriscope.core.results import CLASSIFICATION, SEGMENTATION
 from petriscope.inference.predictor import Predictor
+from petriscope.models.layers import is_dense
+from petriscope.tasks import find_task
 
 
 def predictor_of(model: nn.Module, classes: int = 3, shape: tuple[int, int, int] = (32, 32, 3)) -> Predictor:
     channels, names = shape[2], tuple("abcdefgh"[:classes])
     mean, std = (0.5,) * channels, (0.25,) * channels
-    return Predictor(model.eval(), Recipe(name="x"), names, shape, mean, std, torch.device("cpu"))
+    task = find_task(SEGMENTATION if is_dense(model) else CLASSIFICATION)
+    return Predictor(model.eval(), Recipe(name="x"), task, names, shape, mean, std, torch.device("cpu"))
 
 
 class Corner(nn.Module):
-    """Sure of class 1 as far as the upper left corner is bright; the rest of the image does not count."""
+    """The brighter the upper left corner, the higher the probability of class 1; the rest of the image does not count."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The checks tell maps that matter from maps that do not, and say so."""
+"""The checks separate maps that mark what matters from maps that do not."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def areas(heat, images):
     return deletion_and_insertion(predictor, images, classes, place_ranks(heat, RNG(0)))
 
 
-def test_deleting_what_counts_beats_chance_and_a_blob():
+def test_deleting_the_corner_beats_a_random_order_and_a_blob():
     images = corner_images(20)
     marked = np.zeros((20, 16, 16))
     marked[:, 1:5, 1:5] = 1
@@ -40,9 +40,9 @@ def test_deleting_what_counts_beats_chance_and_a_blob():
         assert insertion.mean() > worse[1].mean() + 0.1
 
 
-def test_areas_are_those_of_the_curves():
+def test_the_area_of_a_straight_curve_is_one_half():
     class Fixed:
-        """Sure by the share of the image that is white."""
+        """The probability is the share of white pixels."""
 
         mean, shape = (0.0,), (14, 14, 1)
 
@@ -55,9 +55,9 @@ def test_areas_are_those_of_the_curves():
     np.testing.assert_allclose(deletion, 0.5, atol=0.02)  # a straight line from 1 to 0
 
 
-def test_places_rank_by_their_mean_and_ties_by_chance():
+def test_cells_rank_by_their_mean_and_ties_at_random():
     heat = np.zeros((1, 14, 14))
-    heat[0, 4:6, 8:10] = 1  # place (2, 4) of the 7 x 7 grid
+    heat[0, 4:6, 8:10] = 1  # cell (2, 4) of the 7 x 7 grid
     ranks = place_ranks(heat, RNG(0))
     assert ranks.shape == (1, 49)
     assert sorted(ranks[0]) == list(range(49))
@@ -66,7 +66,7 @@ def test_places_rank_by_their_mean_and_ties_by_chance():
 
 
 @pytest.mark.parametrize(("height", "width"), [(28, 28), (5, 5), (10, 30), (3, 40)])
-def test_every_place_has_a_rank_whatever_the_size(height, width):
+def test_every_cell_has_a_rank_at_any_size(height, width):
     ranks = place_ranks(RNG(0).random((2, height, width)), RNG(0))
     assert ranks.shape == (2, min(7, height) * min(7, width))
     assert all(sorted(each) == list(range(ranks.shape[1])) for each in ranks)

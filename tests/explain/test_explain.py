@@ -1,4 +1,4 @@
-"""What every method of explanation keeps to, and that it finds what a network was made to look at."""
+"""The contract of every explanation method, and that maps mark what a network was built to use."""
 
 import functools
 
@@ -60,7 +60,7 @@ def some_images(count=2, side=SIDE, channels=3, seed=0):
 
 
 @pytest.mark.parametrize(("network", "method"), MADE_OF)
-def test_maps_are_of_the_images_and_leave_the_model_as_it_was(network, method):
+def test_maps_have_the_size_of_the_images_and_leave_the_model_unchanged(network, method):
     predictor, images = built(network), some_images()
     model = predictor.model
     model.train()
@@ -86,7 +86,7 @@ def test_maps_are_of_the_images_and_leave_the_model_as_it_was(network, method):
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_a_network_is_explained_by_what_it_has(network):
+def test_each_network_has_its_methods(network):
     methods = methods_for(built(network))
     kind = "attention-" if network in ATTENTIVE else "cam"
     assert kind in methods[0]
@@ -106,7 +106,7 @@ def test_gray_images_that_are_not_square(method):
 
 
 @pytest.mark.parametrize("method", ["hires-cam", "occlusion"])
-def test_the_map_peaks_where_the_answer_comes_from(method):
+def test_the_map_peaks_where_the_prediction_comes_from(method):
     predictor = corner_predictor()
     images = corner_images()
     assert (predictor.probabilities(images).argmax(1) == 1).all()
@@ -123,7 +123,7 @@ def test_a_small_window_finds_the_corner_exactly():
     assert maps[:, 6:].max() < 0.01
 
 
-def test_a_blank_map_where_nothing_speaks_for_the_class():
+def test_the_map_is_blank_without_evidence_for_the_class():
     predictor = corner_predictor()
     assert (explain(predictor, corner_images(), np.zeros(6, dtype=int), "hires-cam") == 0).all()
 
@@ -161,7 +161,7 @@ def test_grad_cam_is_the_papers_formula():
     np.testing.assert_allclose(model2, expected.detach().numpy(), atol=0.02)
 
 
-def test_the_last_layer_with_enough_places_is_taken():
+def test_the_last_layer_with_maps_large_enough_is_taken():
     model = built("simple-cnn").model
     coarse, _ = feature_layer(model, torch.zeros(1, 3, SIDE, SIDE), 2)
     assert coarse is model.features[-1]
@@ -183,7 +183,7 @@ def test_explaining_in_bf16_is_done_in_fp32():
     assert next(half.model.parameters()).dtype == torch.bfloat16
 
 
-def test_rollout_shares_out_what_each_token_sees():
+def test_rollout_rows_sum_to_1():
     model = built("deit-tiny").model
     with watched(model) as attentions, torch.no_grad():
         model(torch.randn(2, 3, SIDE, SIDE))
@@ -221,7 +221,7 @@ def test_windows_cover_the_image(height, width, window, step):
         (some_images(2), None, Part(name="occlusion", window=2), "window"),
     ],
 )
-def test_wrong_requests_are_named(images, classes, method, words):
+def test_wrong_requests_are_refused(images, classes, method, words):
     with pytest.raises(RequestError, match=words):
         explain(built("simple-cnn"), images, classes, method)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from petriscope.explain.overlay import enlarged, overlay
+from petriscope.explain.overlay import OUTLINE, enlarged, outlined, overlay
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -27,3 +27,12 @@ def test_gray_without_heat_and_color_with(channels):
 def test_small_images_are_enlarged_by_whole_pixels(height, width, expected):
     image = np.zeros((height, width, 3), dtype=np.uint8)
     assert enlarged(image, np.zeros((height, width), dtype=np.float32)).shape == (*expected, 3)
+
+
+def test_an_outline_is_the_inner_edge():
+    region = np.zeros((6, 7), dtype=bool)
+    region[1:5, 2:] = True
+    drawn = (outlined(np.zeros((6, 7, 3), dtype=np.uint8), region) == OUTLINE).all(2)
+    expected = region.copy()
+    expected[2:4, 3:] = False
+    np.testing.assert_array_equal(drawn, expected)

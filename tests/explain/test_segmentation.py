@@ -1,4 +1,4 @@
-"""Explanations of models of masks: a class in a region, and the place that it was made to rest on."""
+"""Explanations of segmenters, on a network whose prediction in one region depends on another."""
 
 import numpy as np
 import pytest
@@ -13,10 +13,9 @@ from petriscope.data.sources.synthetic_terrain import draw_terrain
 from petriscope.explain import explain, methods_for
 from petriscope.explain.cam import feature_layer
 from petriscope.explain.checks import check, heat_inside, trusted, verdict
-from petriscope.explain.segmentation import explained_masks
-from petriscope.explain.overlay import OUTLINE, outlined
 from petriscope.explain.question import Question
 from petriscope.explain.regions import largest_class, mean_probability, predicted_masks
+from petriscope.explain.segmentation import explain_split
 from petriscope.models import build_model
 from petriscope.models.smp_models import import_smp
 
@@ -29,16 +28,16 @@ MODELS = {
 
 
 class FarCorner(nn.Module):
-    """Sees class 1 in the lower right quarter as far as the upper left corner is bright, and class 0 elsewhere. Images of
+    """Predicts class 1 in the lower right quarter if the upper left corner is bright, and class 0 elsewhere. Images of
     14x14 are padded to 16x16."""
 
-    segments = True
+    dense = True
     multiple = 8
 
     def __init__(self) -> None:
         super().__init__()
         self.bottleneck = nn.Identity()
-        self.weight = nn.Parameter(torch.ones(2, 2))  # used for nothing, so there is something to shuffle
+        self.weight = nn.Parameter(torch.ones(2, 2))  # not used; something for the checks to shuffle
         corner = torch.zeros(8, 8)
         corner[:2, :2] = 1 / 4
         quarter = torch.zeros(14, 14)
@@ -65,7 +64,7 @@ def some_images(count=6):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_map_lies_where_the_region_is_decided_not_where_it_is(method):
+def test_the_map_marks_what_the_region_depends_on_and_not_the_region(method):
     predictor, images = far_corner(), some_images()
     masks = predicted_masks(predictor, images)
     assert (masks[:, 8:, 8:] == 1).all() and masks.sum() == 6 * 36
@@ -86,7 +85,7 @@ def test_a_small_window_finds_the_corner_and_padding_moves_nothing():
     assert (coarse[:, marked] >= 0.5).all() and (coarse[:, 5:] == 0).all() and (coarse[:, :, 5:] == 0).all()
 
 
-def test_no_pixel_of_the_class_no_map():
+def test_the_map_is_blank_without_a_pixel_of_the_class():
     predictor, images = far_corner(), some_images()
     images[:3, :4, :4] = 0
     for method in METHODS:
@@ -94,7 +93,7 @@ def test_no_pixel_of_the_class_no_map():
         assert (maps[:3] == 0).all() and maps[3:].max() == 1
 
 
-def test_without_a_class_the_largest_is_explained_and_of_two_halves_the_one_asked_about():
+def test_the_largest_class_is_explained_by_default_and_regions_are_checked():
     predictor, images = far_corner(), some_images()
     np.testing.assert_array_equal(explain(predictor, images), explain(predictor, images, np.zeros(6, dtype=int)))
     empty = np.zeros((6, 14, 14), dtype=bool)
@@ -134,7 +133,7 @@ def test_the_largest_class_is_the_background_only_where_there_is_nothing_else():
 
 
 @pytest.mark.parametrize("network", MODELS)
-def test_every_model_of_masks_is_explained_at_its_bottleneck_and_left_as_it_was(network):
+def test_every_segmenter_is_explained_at_its_bottleneck_and_left_unchanged(network):
     torch.manual_seed(0)
     model = build_model(Part(name=network, **MODELS[network]), 4, (20, 28, 1))
     predictor = predictor_of(model, 4, (20, 28, 1))
@@ -152,12 +151,12 @@ def test_every_model_of_masks_is_explained_at_its_bottleneck_and_left_as_it_was(
         explain(predictor, images, method="attention-rollout")
 
 
-def test_a_bottleneck_of_one_place_leaves_occlusion():
+def test_a_bottleneck_of_one_position_leaves_occlusion():
     model = build_model(Part(name="unet", widths=[4, 8, 8]), 3, (4, 4, 1))
     assert methods_for(predictor_of(model, 3, (4, 4, 1))) == ["occlusion"]
 
 
-def test_a_network_of_smp_is_explained_where_its_encoder_ends():
+def test_an_smp_model_is_explained_at_the_end_of_its_encoder():
     try:
         import_smp()
     except RequestError as error:
@@ -170,7 +169,7 @@ def test_a_network_of_smp_is_explained_where_its_encoder_ends():
     assert explain(predictor, images, method="grad-cam").shape == (1, 64, 64)
 
 
-def test_checks_tell_what_decides_the_region_from_the_region():
+def test_checks_compare_maps_with_the_region_itself():
     predictor, images = far_corner(), some_images(24)
     regions = predicted_masks(predictor, images) == 1
     classes = np.ones(24, dtype=int)
@@ -180,7 +179,7 @@ def test_checks_tell_what_decides_the_region_from_the_region():
     row = found["methods"]["hires-cam"]
     assert row["over_random_ci95"][0] > 0.1 and row["over_region_ci95"][0] > 0.1
     assert row["inside"] < 0.01
-    # The weights of this network say nothing, so shuffled they leave the map as it is, and that is told.
+    # The weights of this network are not used, so shuffling them does not change the map.
     assert not row["trusted"] and "with shuffled weights" in row["verdict"]
     assert row["verdict"].startswith(
         "better than a random order and than a centered blob and than the predicted region"
@@ -207,14 +206,14 @@ def test_checks_tell_what_decides_the_region_from_the_region():
         ),
     ],
 )
-def test_verdicts_on_masks(over, moves, words):
+def test_verdicts_for_segmentation(over, moves, words):
     row = {"over_random_ci95": (0.1, 0.2), "over_blob_ci95": (0.1, 0.2), "over_region_ci95": over}
     row["randomized_ci95"] = (moves, moves)
     assert verdict(row) == words
     assert trusted(row) == (over[0] > 0)
 
 
-def test_heat_inside_is_a_share_of_what_heat_there_is():
+def test_heat_inside_ignores_blank_maps():
     maps, regions = np.zeros((3, 4, 4)), np.zeros((3, 4, 4), dtype=bool)
     regions[:, :2] = True
     maps[0, 0, 0], maps[0, 3, 3] = 0.75, 0.25
@@ -229,13 +228,13 @@ def terrain(count, scenes):
     return ImageSet(images, masks, ("a", "b", "c", "d"), np.array([str(i) for i in range(count)]), groups)
 
 
-def test_the_gallery_shows_the_images_that_have_most_of_each_class():
+def test_images_with_the_most_of_each_class_are_shown():
     torch.manual_seed(0)
     model = build_model(Part(name="unet", widths=[4, 8]), 4, (16, 24, 1))
     predictor, images = predictor_of(model, 4, (16, 24, 1)), terrain(20, 10)
     masks = predicted_masks(predictor, images.images)
     pixels = np.stack([(masks == label).sum((1, 2)) for label in range(4)], 1)
-    arrays, facts = explained_masks(predictor, images, pixels)
+    arrays, facts = explain_split(predictor, images, pixels)
     for label in range(4):
         rows = arrays["rows"][arrays["classes"] == label]
         assert len(rows) == min(3, (pixels[:, label] > 0).sum())
@@ -243,16 +242,7 @@ def test_the_gallery_shows_the_images_that_have_most_of_each_class():
     np.testing.assert_array_equal(arrays["masks"], masks[arrays["rows"]])
     assert arrays["maps"].shape == arrays["masks"].shape and arrays["maps"].dtype == np.uint8
     assert facts["check"]["n"] == 20 and facts["reason"] is None
-    _, facts = explained_masks(predictor, terrain(20, 4), pixels)
+    _, facts = explain_split(predictor, terrain(20, 4), pixels)
     assert facts["check"] is None and "fewer than 5 scenes" in facts["reason"]
-    _, facts = explained_masks(predictor, terrain(10, 10), pixels[:10])
+    _, facts = explain_split(predictor, terrain(10, 10), pixels[:10])
     assert facts["check"] is None and "fewer than 16 images" in facts["reason"]
-
-
-def test_an_outline_is_the_inner_edge():
-    region = np.zeros((6, 7), dtype=bool)
-    region[1:5, 2:] = True
-    drawn = (outlined(np.zeros((6, 7, 3), dtype=np.uint8), region) == OUTLINE).all(2)
-    expected = region.copy()
-    expected[2:4, 3:] = False
-    np.testing.assert_array_equal(drawn, expected)
