@@ -26,33 +26,33 @@ from petriscope.data.sources.synthetic_smear import CLASSES, draw_smear
 DOCS = Path(__file__).parent
 SIDE, GAP, COLORS = 64, 4, 96
 
-# Options of a strip that differ from the defaults, beside p: 1.
+# Options of a strip that differ from the defaults, besides p: 1.
 DRAWN_WITH: dict[str, dict[str, Any]] = {
     "mixup": {"alpha": 1},
     "copy-paste": {"classes": (1,)},
     "crop-around": {"classes": (1,)},
 }
-DARK = 110  # green below which a pixel is taken for a cell's nucleus
+DARK = 110  # a pixel with less green is taken as part of a nucleus
 
 OPENING = f"""# Augmentations
 
-What a recipe can list under `augment`, each on the same eight cells with its own options' defaults, except that every
-image is augmented (`p: 1`) and that `mixup` has `alpha: 1`. Written by `python docs/make_augmentations.py` from the
-code.
+What a recipe can list under `augment`, each shown on the same eight cells with default options, except that every image
+is augmented (`p: 1`) and that `mixup` has `alpha: 1`. `python docs/make_augmentations.py` writes this page from the code.
 
 ![The eight cells](images/augment-none.png)
 
 {", ".join(CLASSES).capitalize()}.
 
-Every image of a batch has its own draw, and one seed gives the same draws on every machine. All geometry of a recipe
-is multiplied into one map an image: images whose map is exact (mirrored, turned by quarters, shifted by whole pixels)
-are moved by index and keep their bits, the others are resampled once. All color is one map likewise. Then come stain, tone,
-quality and occlusion in the recipe's order, and mixing last. At the border images are mirrored. Masks move with their
-images; what comes in from outside is unlabeled in them. `mixup` and `aug-mix` refuse masks; `copy-paste` and
-`crop-around` need them: one strip pastes the nucleus of the first cell, the other is cropped around each cell's own.
+Each image of a batch has its own random draw, and a seed gives the same draws on every machine. The geometric operations
+of a recipe are multiplied into one map per image. Images whose map is exact (mirroring, quarter turns, shifts by whole
+pixels) are moved by index and keep their values; the others are resampled once. The color operations become one map per
+image too. Stain, noise, blur, tone and occlusion follow in the order of the recipe, and mixing comes last. Images are mirrored
+at their border. Masks move with their images, and pixels from outside the image are unlabeled in them. `mixup` and `aug-mix`
+do not support masks; `copy-paste` and `crop-around` need them. In their strips below, the mask is the nucleus of the first
+cell, which is pasted, and the nucleus of each cell, around which it is cropped.
 
-What other libraries call by one name is here a list: random crop with padding is `translate`; shift-scale-rotate is
-`translate` with `whole_pixels: false`, `scale` and `rotate`, still resampled once.
+Some operations of other libraries are combinations here: random crop with padding is `translate`; shift-scale-rotate is
+`translate` with `whole_pixels: false`, `scale` and `rotate`, which are still resampled once.
 
 ```yaml
 augment:
@@ -89,13 +89,13 @@ def section(name: str) -> list[str]:
     lines = [f"### {name}\n", f"{summary}\n", f"![{name}](images/augment-{name}.png)\n"]
     lines += ["| option | values | default | |", "|---|---|---|---|"]
     for key, (annotation, default) in AUGMENTATIONS.options(name).items():
-        meaning = meanings.get(key) or ("how many of the images it falls on" if key == "p" else "")
+        meaning = meanings.get(key) or ("share of the images that are augmented" if key == "p" else "")
         lines.append(f"| `{key}` | {values(annotation)} | {shown(default)} | {meaning} |")
     return [*lines, ""]
 
 
 def parsed(doc: str) -> tuple[str, dict[str, str]]:
-    """What a docstring says of the whole, and of each option."""
+    """The summary of a docstring, and its description of each option."""
     summary, _, arguments = doc.partition("\nArgs:\n")
     meanings: dict[str, str] = {}
     for entry in re.split(r"\n(?=    \w)", "\n" + arguments):
@@ -144,7 +144,7 @@ def shown(default: Any) -> str:
 
 
 def eight_cells() -> tuple[torch.Tensor, torch.Tensor]:
-    """One cell a class, in the classes' order: uint8 [8, H, W, 3] and labels [8]."""
+    """One cell per class, in the order of the classes: uint8 [8, H, W, 3] and labels [8]."""
     images, labels = draw_smear(len(CLASSES), SIDE)
     order = np.argsort(labels)
     return torch.from_numpy(images[order]), torch.from_numpy(labels[order])
@@ -152,10 +152,10 @@ def eight_cells() -> tuple[torch.Tensor, torch.Tensor]:
 
 def augmented(name: str, cells: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     always = {"p": 1} if "p" in AUGMENTATIONS.options(name) else {}
-    pipeline = Pipeline.from_recipe([Part(name=name, **always, **DRAWN_WITH.get(name, {}))], len(CLASSES))
-    targets = labels
-    if not getattr(AUGMENTATIONS.find(name), "for_labels", True):
-        targets = nuclei(cells, 1 if name == "copy-paste" else len(cells))
+    dense = not getattr(AUGMENTATIONS.find(name), "for_labels", True)
+    parts = [Part(name=name, **always, **DRAWN_WITH.get(name, {}))]
+    targets = nuclei(cells, 1 if name == "copy-paste" else len(cells)) if dense else labels
+    pipeline = Pipeline.from_recipe(parts, len(CLASSES), dense=dense)
     out, _ = pipeline(cells, targets, torch.Generator().manual_seed(2))
     return to_bytes(out)
 

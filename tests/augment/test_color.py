@@ -5,8 +5,8 @@ import torch
 from augmenting import augmented, plain, run, some_images
 
 from petriscope.augment import AUGMENTATIONS
+from petriscope.augment.noise_and_blur import gaussian_blur
 from petriscope.augment.pipeline import Normalize, apply_pixels
-from petriscope.augment.quality import gaussian_blur
 from petriscope.core.recipe import Part
 
 

@@ -91,7 +91,7 @@ def test_colors_of_a_draw_are_the_color_operations_in_the_order_drawn():
     for place, names in enumerate((first, second)):
         moved = mapped(mean, total)
         maps = [
-            changes[name](moved, 1 + amount[:, place])[row] if name in changes else unchanged(1, 3)[0]
+            changes[name](moved, 1 + amount[:, place])[row] if name in changes else unchanged(mean[:1])[0]
             for row, name in enumerate(names)
         ]
         total = compose(total, torch.stack(maps))

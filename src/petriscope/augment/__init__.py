@@ -1,7 +1,7 @@
 """Augmentation of whole batches, each image with its own draw.
 
-`AUGMENTATIONS` lists what a recipe can name; `Pipeline` runs a list of them. Geometric operations are multiplied into
-one matrix an image, so a batch is resampled once; color operations likewise.
+`AUGMENTATIONS` lists what a recipe can name; `Pipeline` runs a list of them. The maps of all
+geometric operations are multiplied into one matrix per image, so a batch is resampled once; likewise those of color.
 """
 
 from petriscope.core.registry import Registry
@@ -21,8 +21,8 @@ AUGMENTATIONS = Registry(
         "saturation": "petriscope.augment.color:Saturation",
         "hue": "petriscope.augment.color:Hue",
         "stain-jitter": "petriscope.augment.stain:StainJitter",
-        "noise": "petriscope.augment.quality:Noise",
-        "blur": "petriscope.augment.quality:Blur",
+        "noise": "petriscope.augment.noise_and_blur:Noise",
+        "blur": "petriscope.augment.noise_and_blur:Blur",
         "posterize": "petriscope.augment.tone:Posterize",
         "solarize": "petriscope.augment.tone:Solarize",
         "invert": "petriscope.augment.tone:Invert",

@@ -1,4 +1,4 @@
-"""What an augmentation is, and the draws they share."""
+"""The kinds of augmentations, and the random draws they share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Classes = Annotated[tuple[Annotated[int, Field(ge=0, lt=255)], ...], Field(min_l
 
 
 class Geometric:
-    """Moves pixels: one affine map per image, in pixels from the image's center, x before y.
+    """Moves pixels: one affine map per image, in pixels from the center of the image, x before y.
 
     ``exact``: the map takes pixel centers to pixel centers, so nothing is interpolated.
     """
@@ -29,7 +29,7 @@ class Geometric:
 
 
 class Aimed:
-    """Moves pixels as `Geometric` does, by where the masks have something; carried out before all other geometry."""
+    """Moves pixels as `Geometric` does, depending on the masks. Applied before all other geometry."""
 
     for_labels = False
 
@@ -54,22 +54,22 @@ class Color:
 class Pixelwise:
     """Changes the images in any other way: noise, blur, a covered square.
 
-    ``for_masks``: whether targets that are masks may go with it, unchanged; ``makes_views``: whether it may make the views
-    that a loss compares with the image.
+    ``for_masks``: whether it may be used with masks, which it leaves unchanged. ``makes_views``: whether it can make the
+    views that a loss compares with the image.
     """
 
     for_masks = True
     makes_views = False
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """float32 [B, C, H, W] in [0, 1] -> the same; the result may leave [0, 1] (the pipeline clamps)."""
+        """float32 [B, C, H, W] in [0, 1] -> the same shape and dtype. Results may leave [0, 1]; the pipeline clamps them."""
         raise NotImplementedError
 
 
 class Mixing:
-    """Blends images of a batch with one another, and their targets with them.
+    """Mixes the images of a batch with one another, and their targets too.
 
-    ``for_masks``, ``for_labels``: whether the targets may be masks, and whether they may be labels.
+    ``for_masks``, ``for_labels``: whether targets may be masks, and whether they may be labels.
     """
 
     for_masks = True
@@ -96,8 +96,8 @@ class Policy:
     """Draws other operations for each image of a batch."""
 
     def draw(self, batch: int, generator: torch.Generator) -> list[Operation]:
-        """Operations whose draws are made already, for this batch alone. Its geometry is multiplied with all other
-        geometry, and its color with all other color, so a policy costs no resampling of its own."""
+        """Operations for one batch, with all random numbers drawn. Their geometry is multiplied with all other geometry,
+        and their color with all other color, so a policy needs no resampling of its own."""
         raise NotImplementedError
 
 
@@ -113,24 +113,24 @@ def constant(values: tuple[Any, ...], device: torch.device, dtype: torch.dtype |
 
 
 def in_order(span: tuple[float, float]) -> tuple[float, float]:
-    """Refuse a range whose first end lies above its second; a check for options."""
+    """Refuse a range whose first number is greater than its second; a validator of options."""
     if span[0] > span[1]:
         raise ValueError(f"the first of a range must not be above the second: {span[0]:g} to {span[1]:g}")
     return span
 
 
 def uniform(batch: int, low: float, high: float, generator: torch.Generator) -> Tensor:
-    """One draw an image from [low, high), float32 [B], on the CPU: the stream is the same on every device."""
+    """One draw per image from [low, high), float32 [B], on the CPU, so that draws are the same on every device."""
     return torch.rand(batch, generator=generator) * (high - low) + low
 
 
 def chosen(batch: int, p: float, generator: torch.Generator) -> Tensor:
-    """Which images an operation of probability ``p`` falls on, bool [B]."""
+    """Which images an operation of probability ``p`` is applied to, bool [B], on the CPU."""
     return torch.rand(batch, generator=generator) < p
 
 
 def of_classes(masks: Tensor, classes: tuple[int, ...]) -> Tensor:
-    """Which pixels of masks, uint8 [B, H, W], are of one of the classes: bool [B, H, W]."""
+    """Which pixels of masks, uint8 [B, H, W], belong to one of the classes: bool [B, H, W]."""
     return torch.isin(masks, constant(classes, masks.device, masks.dtype))
 
 
@@ -143,14 +143,14 @@ def elsewhere(device: torch.device, generator: torch.Generator) -> torch.Generat
 def change_some(
     images: Tensor, falls: Tensor, change: Callable[..., Tensor], *per_image: Tensor, out: Tensor | None = None
 ) -> Tensor:
-    """Change the images that ``falls`` marks and leave the others, so that work is done for those alone.
+    """Change only the images that ``falls`` marks, and do no work for the others.
 
     Args:
         images: [B, C, H, W].
         falls: bool [B], on the CPU.
         change: called with the chosen images and their rows of ``per_image``.
         per_image: [B, ...], on the CPU.
-        out: where the result is written; a copy of ``images`` unless given.
+        out: tensor to write the result to; None: a copy of ``images``.
     """
     out = images.clone() if out is None else out
     rows = falls.nonzero().squeeze(1)

@@ -1,4 +1,4 @@
-"""Brightness, contrast, saturation and hue: affine maps of color, multiplied and applied at once."""
+"""Brightness, contrast, saturation and hue: affine maps of color, multiplied into one map."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pydantic import Field
 from torch import Tensor
 
 from petriscope.augment.base import Color, Magnitude, Probability, chosen, constant, uniform
+from petriscope.core.drawing import BT601
 
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
-YIQ = (LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
+YIQ = (BT601, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 CPU = torch.device("cpu")
 Amount = Annotated[float, Field(ge=0, le=1)]
 
@@ -21,7 +21,7 @@ _FROM_YIQ = tuple(map(tuple, torch.linalg.inv(torch.tensor(YIQ)).tolist()))
 
 def luma(channels: int, device: torch.device = CPU) -> Tensor:
     """Weights of the channels in gray, float32 [C]."""
-    return constant(LUMA if channels == 3 else (1.0,), device)
+    return constant(BT601 if channels == 3 else (1.0,), device)
 
 
 class Brightness(Color):
@@ -35,7 +35,7 @@ class Brightness(Color):
 
 
 class Contrast(Color):
-    """Move colors away from or towards the image's mean gray by a factor from [1 - amount, 1 + amount]."""
+    """Multiply the distance of colors from the image's mean gray by a factor from [1 - amount, 1 + amount]."""
 
     def __init__(self, *, amount: Amount = 0.2, p: Probability = 1.0) -> None:
         self.amount, self.p = amount, p
@@ -45,7 +45,7 @@ class Contrast(Color):
 
 
 class Saturation(Color):
-    """Move colors away from or towards their own gray by a factor from [1 - amount, 1 + amount]. Gray stays as it is."""
+    """Multiply the distance of colors from their own gray by a factor from [1 - amount, 1 + amount]. Gray does not change."""
 
     def __init__(self, *, amount: Amount = 0.2, p: Probability = 1.0) -> None:
         self.amount, self.p = amount, p
@@ -55,7 +55,7 @@ class Saturation(Color):
 
 
 class Hue(Color):
-    """Turn hue by a share of the color circle from [-amount, amount]: a rotation of I and Q in YIQ, which keeps gray."""
+    """Shift hue by a fraction of the color circle from [-amount, amount]: a rotation of I and Q in YIQ, which keeps gray."""
 
     def __init__(self, *, amount: Annotated[float, Field(ge=0, le=0.5)] = 0.05, p: Probability = 1.0) -> None:
         self.amount, self.p = amount, p
@@ -78,14 +78,14 @@ def brightness(mean: Tensor, factor: Tensor) -> Tensor:
 
 
 def contrast(mean: Tensor, factor: Tensor) -> Tensor:
-    """Multiply the distance from the image's mean gray; as `brightness`."""
+    """Multiply the distance from the image's mean gray; arguments as of `brightness`."""
     channels = mean.shape[1]
     offset = ((1 - factor) * (mean @ luma(channels, mean.device)))[:, None].expand(-1, channels)
     return _matrix(factor[:, None, None] * _identity(mean), offset)
 
 
 def saturation(mean: Tensor, factor: Tensor) -> Tensor:
-    """Multiply the distance from the pixel's own gray; as `brightness`."""
+    """Multiply the distance from the pixel's own gray; arguments as of `brightness`."""
     channels = mean.shape[1]
     factor = factor[:, None, None]
     gray = luma(channels, mean.device).expand(channels, channels)
@@ -122,7 +122,7 @@ def mapped(colors: Tensor, matrices: Tensor) -> Tensor:
 
 
 def compose(first: Tensor, then: Tensor) -> Tensor:
-    """The color map that does ``first`` and then ``then``, each [B, C, C + 1]."""
+    """The color map that applies ``first`` and then ``then``, each [B, C, C + 1]."""
     channels = first.shape[1]
     linear = then[:, :, :channels] @ first[:, :, :channels]
     offset = then[:, :, :channels] @ first[:, :, channels:] + then[:, :, channels:]

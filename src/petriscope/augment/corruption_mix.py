@@ -1,4 +1,4 @@
-"""Training against disturbances: the corruptions of the stress test, at any severity."""
+"""The corruptions of the stress test as an augmentation, at any severity."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _known(names: tuple[str, ...]) -> tuple[str, ...]:
         if name not in CORRUPTIONS:
             raise ValueError(f"no corruption {name!r}; {near(name, CORRUPTIONS)}")
     if not {name for name in CORRUPTIONS if not CORRUPTIONS[name].moves} - set(names):
-        raise ValueError("every corruption is held out; leave some to train with")
+        raise ValueError("every corruption is held out: leave some to train with")
     return names
 
 
@@ -29,13 +29,13 @@ Names = Annotated[tuple[str, ...], AfterValidator(_known)]
 
 
 class CorruptionMix(Pixelwise):
-    """Disturb each image by a corruption of its own, drawn from those of the stress test that move no pixels (for
-    rotation and translation there are `rotate` and `translate`), so the network learns to see through them.
+    """Apply a random corruption of the stress test to each image, so that the network becomes robust to them. Corruptions
+    that move pixels are left out; use `rotate` and `translate` for those.
 
     Args:
         severity: least and greatest; uniform between them.
-        held_out: corruptions that are never drawn, so the stress test can tell what was learnt from what carries over.
-        again: how many of the disturbed images are disturbed a second time.
+        held_out: corruptions that are never drawn, to measure in the stress test how robustness carries over to them.
+        again: share of the corrupted images that are corrupted a second time.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class CorruptionMix(Pixelwise):
         self.severity, self.held_out, self.again, self.p = severity, held_out, again, p
 
     def pool(self, channels: int) -> list[Corruption]:
-        """What is drawn from, for images of so many channels."""
+        """The corruptions to draw from, for images of so many channels."""
         return [
             corruption
             for corruption in CORRUPTIONS.values()

@@ -1,4 +1,4 @@
-"""Crops around what is rare in a mask, enlarged to the size of the image."""
+"""Crops around rare classes of a mask, enlarged to the size of the image."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ Side = Annotated[float, Field(gt=0, le=1)]
 
 
 class CropAround(Aimed):
-    """Cut out a window that holds a pixel of some classes, drawn from all that the mask has of them, and enlarge it. The
-    window lies within the image, and the pixel anywhere in it. Images that have nothing of these classes stay as they are.
+    """Crop a window around a random pixel of some classes, and enlarge it. The window lies within the image, and the
+    pixel anywhere in the window. Images without these classes do not change.
 
     Args:
-        classes: indices of the classes aimed at.
-        side: of the window, shares of the image's sides; one is drawn from this range.
-        p: how many of the images that have something of these classes are cropped.
+        classes: indices of the classes.
+        side: of the window, as a fraction of the image's sides; drawn from this range.
+        p: share of the images with these classes that are cropped.
     """
 
     def __init__(

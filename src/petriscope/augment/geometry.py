@@ -1,4 +1,4 @@
-"""Flips, turns, shifts, rotation, scale and shear, and the one resampling that carries them all out."""
+"""Flips, quarter turns, shifts, rotation, scale and shear, all applied in one resampling."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from petriscope.augment.base import Geometric, Magnitude, Probability, chosen, c
 
 
 class Flip(Geometric):
-    """Mirror left-right, top-bottom or both, each with its own probability. Exact."""
+    """Mirror left-right and top-bottom, each with its own probability. Exact."""
 
     exact = True
 
@@ -47,8 +47,8 @@ class QuarterTurn(Geometric):
 
 
 class Translate(Geometric):
-    """Shift by up to ``fraction`` of the side along each axis; by whole pixels, and so exactly, unless told otherwise.
-    What comes in at the border is mirrored. CIFAR's "pad by 4 and crop" is ``fraction: 0.125`` at 32 pixels."""
+    """Shift by up to ``fraction`` of the side along each axis, by default by whole pixels, which is exact. Pixels from
+    beyond the border are mirrored. CIFAR's "pad by 4 and crop" is ``fraction: 0.125`` at 32 pixels."""
 
     def __init__(
         self, *, fraction: Annotated[float, Field(ge=0, le=1)] = 0.1, whole_pixels: bool = True, p: Probability = 1.0
@@ -117,7 +117,7 @@ def _rotation(cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def is_exact(matrices: Tensor, size: tuple[int, int]) -> Tensor:
-    """Which maps take pixel centers to pixel centers, so that `gather` can carry them out: bool [B].
+    """Which maps take pixel centers to pixel centers, so that `gather` can apply them: bool [B].
 
     Args:
         matrices: [B, 3, 3] on the CPU.
@@ -132,10 +132,10 @@ def is_exact(matrices: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def gather(images: Tensor, matrices: Tensor, outside: int | None = None) -> Tensor:
-    """Move pixels by exact maps, reflecting at the border, or filling in ``outside`` for what comes from beyond it.
+    """Move pixels by exact maps. Pixels from beyond the border are mirrored, or set to ``outside``.
 
-    An exact map sends each output row to one input row or one input column, so the source of pixel (y, x) is a sum of
-    a term in y and a term in x: two small tables an image, and one indexing of the batch.
+    An exact map sends each output row to one input row or one input column, so the source index of pixel (y, x) is the sum
+    of a term in y and a term in x: two small tables per image and one indexing of the batch.
 
     Args:
         images: [B, H, W, C], any dtype.
@@ -168,7 +168,7 @@ def gather(images: Tensor, matrices: Tensor, outside: int | None = None) -> Tens
 
 
 def _beyond(matrices: Tensor, height: int, width: int) -> Tensor | None:
-    """Which output pixels come from outside the frame, bool [B, H, W] on the CPU; None: none does."""
+    """Which output pixels come from outside the image, bool [B, H, W] on the CPU; None if none does."""
     corner_y, corner_x = (height - 1) / 2, (width - 1) / 2
     corners = torch.tensor([[x, y, 1.0] for x in (-corner_x, corner_x) for y in (-corner_y, corner_y)]).T
     reach = (matrices @ corners).abs().amax(2)  # an affine map is farthest out at a corner
@@ -178,13 +178,13 @@ def _beyond(matrices: Tensor, height: int, width: int) -> Tensor | None:
     x = torch.arange(width) - corner_x
     m = matrices[:, :2, :, None, None]
     from_x, from_y = (m[:, axis, 0] * x + m[:, axis, 1] * y + m[:, axis, 2] for axis in (0, 1))
-    # The frame ends where its outermost pixels do, half a pixel beyond their centers.
+    # The image ends half a pixel beyond the centers of its outermost pixels.
     return (from_x.abs() > width / 2 + 1e-3) | (from_y.abs() > height / 2 + 1e-3)
 
 
 def _sources(step: np.ndarray, offset: np.ndarray, count: int, side: int) -> np.ndarray:
-    """Where each of ``count`` outputs reads along an input axis of ``side`` pixels, int64 [B, count]: ``step`` and
-    ``offset`` [B] from center to center, mirrored at the first and last pixel without repeating them."""
+    """The source of each of ``count`` outputs along an input axis of ``side`` pixels, int64 [B, count]. ``step`` and
+    ``offset`` [B] count from center to center. Mirrored at the first and last pixel, which are not repeated."""
     along = np.arange(count, dtype=np.float32) - (count - 1) / 2
     index = np.rint(step[:, None] * along + (offset[:, None] + (side - 1) / 2)).astype(np.int64)
     if index.min() >= 0 and index.max() < side:
@@ -197,7 +197,7 @@ def _sources(step: np.ndarray, offset: np.ndarray, count: int, side: int) -> np.
 def resample(
     images: Tensor, matrices: Tensor, mode: Literal["bilinear", "nearest"] = "bilinear", outside: int | None = None
 ) -> Tensor:
-    """Move pixels by any affine maps, reflecting at the border, or filling in ``outside`` for what comes from beyond it.
+    """Move pixels by any affine maps. Pixels from beyond the border are mirrored, or set to ``outside``.
 
     Args:
         images: float32 [B, C, H, W].

@@ -1,4 +1,4 @@
-"""Blending images of a batch with one another: MixUp, CutMix and copy-paste."""
+"""Mixing the images of a batch with one another: MixUp, CutMix and copy-paste."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ Alpha = Annotated[float, Field(ge=0)]
 
 
 class MixUp(Mixing):
-    """Blend each image with another of the batch: share * image + (1 - share) * other, the targets likewise.
+    """Blend each image with another of the batch, share * image + (1 - share) * other, and its target likewise.
     Zhang et al., 2018, arXiv:1710.09412.
 
     Args:
-        alpha: the share is drawn from Beta(alpha, alpha), one draw an image; 0 mixes nothing.
-        p: how many of the images are mixed.
+        alpha: the share is drawn from Beta(alpha, alpha) for each image; 0 mixes nothing.
+        p: share of the images that are mixed.
     """
 
-    for_masks = False  # a mask holds one class a pixel
+    for_masks = False  # a mask has one class per pixel
 
     def __init__(self, *, alpha: Alpha = 0.2, p: Probability = 1.0) -> None:
         self.alpha, self.p = alpha, p
@@ -38,15 +38,15 @@ class MixUp(Mixing):
 
 
 class CutMix(Mixing):
-    """Paste a rectangle of another image of the batch, of the same place; the targets are mixed by area, and masks
-    are pasted with the pixels. Yun et al., 2019, arXiv:1905.04899.
+    """Paste a rectangle of another image of the batch at the same place. Labels are mixed by area; masks are pasted with
+    the pixels. Yun et al., 2019, arXiv:1905.04899.
 
-    The rectangle has the image's proportions and a center uniform over it, so it may stand partly outside; the area
-    that counts is the part inside.
+    The rectangle has the aspect ratio of the image, and its center is uniform over the image, so it may lie partly
+    outside; only the area inside counts.
 
     Args:
-        alpha: the share kept of the image is drawn from Beta(alpha, alpha), one draw an image; 0 mixes nothing.
-        p: how many of the images are mixed.
+        alpha: the share of the image that is kept is drawn from Beta(alpha, alpha) for each image; 0 mixes nothing.
+        p: share of the images that are mixed.
     """
 
     def __init__(self, *, alpha: Alpha = 1.0, p: Probability = 0.5) -> None:
@@ -70,13 +70,12 @@ class CutMix(Mixing):
 
 
 class CopyPaste(Mixing):
-    """Paste what another image of the batch has of some classes, pixel by pixel and with its mask, at the same place.
-    Ghiasi et al., 2021, arXiv:2012.07177. For classes so rare that few images have any: the other image is one of
-    those that do.
+    """Paste all pixels of some classes from another image of the batch, with their mask, at the same place. Ghiasi et al.,
+    2021, arXiv:2012.07177. For rare classes: the other image is drawn from those that have pixels of these classes.
 
     Args:
-        classes: indices of the classes pasted.
-        p: how many of the images something is pasted into; none, where the batch has nothing of these classes.
+        classes: indices of the classes.
+        p: share of the images that are pasted into; none if no image of the batch has these classes.
     """
 
     for_labels = False

@@ -1,4 +1,4 @@
-"""Covering part of an image: squares, rectangles, a grid, all outside a disc."""
+"""Cover part of an image: squares, rectangles, a grid, or everything outside a disc."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ Aspects = Annotated[tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(
 
 
 class Cutout(Pixelwise):
-    """Cover a square of ``fraction`` of the shorter side. DeVries and Taylor, 2017, arXiv:1708.04552. The square's center
-    is uniform over the image, so it may stand partly outside.
+    """Cover a square whose side is ``fraction`` of the shorter side. DeVries and Taylor, 2017, arXiv:1708.04552. The center
+    of the square is uniform over the image, so it may lie partly outside.
 
     Args:
-        fill: the image's mean color, noise (uniform, each value by itself), or zero (black).
+        fill: the image's mean color, noise (uniform and independent), or zero (black).
     """
 
     def __init__(self, *, fraction: Share = 0.25, fill: Fill = "mean", p: Probability = 0.5) -> None:
@@ -43,12 +43,12 @@ class Cutout(Pixelwise):
 
 
 class RandomErasing(Pixelwise):
-    """Cover a rectangle of random area and proportions that lies inside the image. Zhong et al., 2020,
-    arXiv:1708.04896. Proportions in which the area would not fit are left out of the draw.
+    """Cover a rectangle of random area and aspect ratio that lies inside the image. Zhong et al., 2020,
+    arXiv:1708.04896. Aspect ratios with which the area would not fit are not drawn.
 
     Args:
-        area: least and greatest share of the image.
-        aspect: least and greatest height by width, uniform in its logarithm.
+        area: least and greatest area, as a share of the image.
+        aspect: least and greatest ratio of height to width; its logarithm is uniform.
         fill: as in cutout.
     """
 
@@ -70,12 +70,11 @@ class RandomErasing(Pixelwise):
 
 
 class CoarseDropout(Pixelwise):
-    """Cover several rectangles that lie inside the image. Named after Albumentations' (Buslaev et al., 2020,
-    arXiv:1809.06839); one hole is cutout that never leaves the image.
+    """Cover several rectangles that lie inside the image. As in Albumentations (Buslaev et al., 2020, arXiv:1809.06839).
 
     Args:
-        holes: the most; a number from [1, holes] is drawn.
-        fraction: least and greatest side of a hole, of the image's height and of its width.
+        holes: largest number of rectangles; the number is drawn from [1, holes].
+        fraction: least and greatest side of a rectangle, as a fraction of the image's height or width.
         fill: as in cutout.
     """
 
@@ -108,9 +107,9 @@ class GridMask(Pixelwise):
     """Cover a regular grid of squares. Chen et al., 2020, arXiv:2001.04086.
 
     Args:
-        period: least and greatest distance from square to square, in shorter sides.
-        ratio: part of the period that stays visible between two squares.
-        degrees: the grid is turned by an angle from [-degrees, degrees].
+        period: least and greatest distance between the centers of squares, in units of the shorter side.
+        ratio: share of the period that stays visible between two squares.
+        degrees: the grid is rotated by an angle from [-degrees, degrees].
         fill: as in cutout.
     """
 
@@ -127,29 +126,29 @@ class GridMask(Pixelwise):
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         batch, _, height, width = images.shape
-        # at least two pixels, or no square would be left between two gaps
+        # At least two pixels, so that there is room for a square and a gap.
         period = (uniform(batch, *self.period, generator) * min(height, width)).round_().clamp_min_(2)
         square = torch.round(period * (1 - self.ratio)) * chosen(batch, self.p, generator)
         angle = torch.deg2rad(uniform(batch, -self.degrees, self.degrees, generator))[:, None, None]
-        # the half keeps pixel centers off the squares' borders
+        # 0.5 keeps pixel centers off the borders of the squares.
         offset = ((torch.rand(2, batch, generator=generator) * period).floor() + 0.5)[:, :, None, None]
         ys = torch.arange(height).float().sub_(height // 2)[:, None]
         xs = torch.arange(width).float().sub_(width // 2)[None, :]
         if self.degrees:
             ys, xs = angle.cos() * ys + angle.sin() * xs, angle.cos() * xs - angle.sin() * ys
         period, square = period[:, None, None], square[:, None, None]
-        # in periods; upright grids stay a column and a row until they meet here
+        # In units of the period. Without rotation y is a column and x a row until here.
         y, x = (ys + offset[0]) / period, (xs + offset[1]) / period
         covered = (y - y.floor() < square / period).float() * (x - x.floor() < square / period).float()
         return cover(images, covered, self.fill, generator)
 
 
 class DiscMask(Pixelwise):
-    """Cover all that lies outside a disc around the center, where the cell is: neighboring cells and background.
+    """Cover everything outside a disc around the center, where the cell is: neighboring cells and background.
 
     Args:
-        radius: least and greatest, in shorter sides; 0.5 touches the nearer borders.
-        jitter: how far the disc's center may lie from the image's along each axis, in shorter sides.
+        radius: least and greatest, in units of the shorter side; 0.5 touches the nearer borders.
+        jitter: largest distance of the disc's center from the image's along each axis, in units of the shorter side.
         fill: as in cutout.
     """
 
@@ -171,12 +170,12 @@ class DiscMask(Pixelwise):
 
 
 def cover(images: Tensor, covered: Tensor, fill: Fill, generator: torch.Generator) -> Tensor:
-    """Fill what is covered.
+    """Fill the covered pixels.
 
     Args:
         images: float32 [B, C, H, W] in [0, 1].
         covered: 1 where covered, else 0; float32 [B, H, W].
-        fill: the image's mean color, noise (uniform, each value by itself), or zero.
+        fill: the image's mean color, noise (uniform and independent), or zero.
     """
     # The lerp of 0 and 1 is exact, and ten times as fast as torch.where on a broadcast condition.
     there = covered.to(images.device)[:, None]
@@ -201,7 +200,7 @@ def _stretch(start: Tensor, count: Tensor, length: int) -> Tensor:
 
 
 def _inside(count: Tensor, length: int, generator: torch.Generator) -> Tensor:
-    """As `_stretch`, at a uniform place that is wholly inside."""
+    """As `_stretch`, at a uniformly drawn place that lies inside."""
     count = count.clamp_max(length)
     start = (torch.rand(len(count), generator=generator) * (length - count + 1)).floor()
     return _stretch(start, count, length)

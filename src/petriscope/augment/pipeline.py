@@ -1,4 +1,4 @@
-"""From a uint8 batch to what the network sees: one resampling, one map of color, the rest in order, normalized."""
+"""From a uint8 batch to the input of the network: one resampling, one map of color, the other operations, normalization."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Normalize:
         scale = 1 / (std * full)
         bias = -constant(self.mean, images.device) / std
         if images.dtype == torch.uint8:
-            # A row of the image at a time, not a pixel: three channels are too short a run for the vector units.
+            # Row by row rather than pixel by pixel: three channels are too few values for vector instructions.
             batch, height, width, channels = images.shape
             rows = images.reshape(batch, height, width * channels).float()
             rows = rows.mul_(scale.repeat(width)).add_(bias.repeat(width))
@@ -54,17 +54,18 @@ class Normalize:
 
 
 class Pipeline:
-    """Augmentations in the order of a recipe. Geometry is carried out first, then color, then the rest as listed, and
-    what mixes images comes last. What a policy draws goes where its kind goes.
+    """The augmentations of a recipe. Geometry is applied first, then color, then the other operations in the order of
+    the recipe, and mixing last. The operations that a policy draws are sorted in by their kinds.
 
     Args:
-        operations: any augmentations; none is fine.
-        classes: how many there are; mixing labels needs it.
-        views: how many AugMix makes of each image when all else is done; the image itself is then left without it.
+        operations: any augmentations, also none.
+        classes: number of classes; needed to mix labels.
+        views: number of views that AugMix makes of each image after all other operations; the image itself is then not
+            changed by AugMix.
         dense: whether targets are masks, which move with their images.
 
     Raises:
-        RequestError: views without AugMix, or with several; two operations that aim at a place in a mask.
+        RequestError: ``views`` without exactly one AugMix; several operations that aim at a place in a mask.
     """
 
     def __init__(
@@ -73,10 +74,10 @@ class Pipeline:
         self.viewing = tuple(op for op in operations if views and isinstance(op, Pixelwise) and op.makes_views)
         if views and len(self.viewing) != 1:
             raise RequestError(
-                "loss consistency compares images with what aug-mix makes of them: put aug-mix into augment, once"
+                "loss consistency compares images with the views that aug-mix makes: list aug-mix once under augment"
             )
         if sum(isinstance(op, Aimed) for op in operations) > 1:
-            raise RequestError("an image can be cropped around one place: put crop-around into augment once")
+            raise RequestError("an image can be cropped around one place only: list crop-around once under augment")
         self.operations = tuple(op for op in operations if op not in self.viewing)
         self.classes, self.views, self.dense = classes, views, dense
         self.exact = not views and all(isinstance(op, Geometric) and op.exact for op in operations)
@@ -87,7 +88,7 @@ class Pipeline:
 
     @property
     def varies(self) -> bool:
-        """Whether an image comes out otherwise from one time to the next."""
+        """Whether an image may come out differently each time."""
         return bool(self.operations or self.viewing)
 
     def __call__(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -100,16 +101,16 @@ class Pipeline:
 
         Returns:
             images: uint8 [B, H, W, C] where every operation is exact; else float32 [B, C, H, W] in [0, 1].
-            targets: masks moved as the images are; labels as they were, or, where images are mixed, the share of
-            each class, float32 [B, K].
+            targets: masks moved with their images; labels unchanged or, with mixing, the share of each class, float32
+            [B, K].
 
-        With ``views``, the images are followed by their first views, then by their second, and so on: [(1 + views) B, ...];
-        targets stay those of the images.
+        With ``views``, the first views of all images follow the images, then the second views, and so on: [(1 + views) B,
+        ...]. The targets are those of the images.
 
-        Masks have `petriscope.core.masks.IGNORE` where something comes in from outside the image.
+        Masks are `petriscope.core.masks.IGNORE` where a pixel comes from outside the image.
 
         Raises:
-            RequestError: masks with an operation that blends what lies under them; labels with one that needs masks.
+            RequestError: an operation that does not support the targets, see `check_targets`.
         """
         masks = targets if self.dense else None
         operations = drawn(self.operations, len(images), generator)
@@ -119,7 +120,7 @@ class Pipeline:
         for aim in operations:
             if isinstance(aim, Aimed) and masks is not None:
                 matrices = aim.matrices(masks, generator) @ matrices
-        # An image whose own map is exact is moved by index, whatever the others of the batch drew.
+        # Images with exact maps are moved by index, and only the others are resampled.
         exact = is_exact(matrices, (images.shape[1], images.shape[2]))
         moves = torch.where(exact[:, None, None], matrices, torch.eye(3))
         if (moves != torch.eye(3)).any():
@@ -155,15 +156,15 @@ def check_targets(operations: Sequence[Augmentation], dense: bool) -> None:
         name = type(operation).__name__
         if dense and not getattr(operation, "for_masks", True):
             raise RequestError(
-                f"{name} blends images, and a mask holds one class per pixel: leave it out "
-                "of augment where targets are masks (cutmix and rand-augment move masks with the images)"
+                f"{name} blends images, but a mask has one class per pixel: leave it out of augment when targets are masks "
+                "(cutmix and rand-augment move masks with the images)"
             )
         if not dense and not getattr(operation, "for_labels", True):
             raise RequestError(f"{name} needs masks, and the targets are labels: leave it out of augment")
 
 
 def drawn(operations: Sequence[Augmentation], batch: int, generator: torch.Generator) -> list[Operation]:
-    """The operations, with those that each policy draws for this batch in its place."""
+    """The operations, each policy replaced by those that it draws for this batch."""
     out: list[Operation] = []
     for operation in operations:
         out += operation.draw(batch, generator) if isinstance(operation, Policy) else [operation]
@@ -171,10 +172,10 @@ def drawn(operations: Sequence[Augmentation], batch: int, generator: torch.Gener
 
 
 def product(operations: Sequence[Geometric], batch: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """One map an image that does all of ``operations``, the first of them first: float32 [B, 3, 3]."""
+    """One map per image that applies all ``operations``, in their order: float32 [B, 3, 3]."""
     total = identity(batch)
     for operation in operations:
-        # A map leads from output to input, so what is done first stands leftmost.
+        # Maps lead from output to input coordinates, so the operation that is applied first is the leftmost factor.
         total = total @ operation.matrices(batch, size, generator)
     return total
 
@@ -190,7 +191,7 @@ def resample_rows(pixels: Tensor, matrices: Tensor, rows: Tensor) -> Tensor:
 
 
 def _resample_masks(masks: Tensor, matrices: Tensor, rows: Tensor) -> Tensor:
-    """uint8 [B, H, W]: the masks at ``rows`` moved to the nearest pixel, `IGNORE` for what comes from outside."""
+    """Masks, uint8 [B, H, W], resampled at ``rows`` by nearest neighbor; `IGNORE` where a pixel comes from outside."""
     if len(rows) == 0:
         return masks
     here = rows.to(masks.device)
@@ -200,7 +201,8 @@ def _resample_masks(masks: Tensor, matrices: Tensor, rows: Tensor) -> Tensor:
 
 
 def apply_pixels(pixels: Tensor, operations: Sequence[Operation], generator: torch.Generator) -> Tensor:
-    """Carry out what moves nothing: the color maps as one, then the rest in order. float32 [B, C, H, W] in [0, 1]."""
+    """Apply all operations that move no pixels: color as one map, then the others in order. float32 [B, C, H, W] in
+    [0, 1] -> the same."""
     color = [op for op in operations if isinstance(op, Color)]
     pixelwise = [op for op in operations if isinstance(op, Pixelwise)]
     if color:
@@ -219,13 +221,13 @@ def _color_maps(pixels: Tensor, operations: Sequence[Color], generator: torch.Ge
 
 
 def to_float(images: Tensor) -> Tensor:
-    """uint8 [B, H, W, C] -> float32 [B, C, H, W] in [0, 1], contiguous: what follows works on whole planes."""
-    # the bytes are put in order before they are widened to four times their size
+    """uint8 [B, H, W, C] -> float32 [B, C, H, W] in [0, 1], contiguous, because later operations work on planes."""
+    # Reordered as bytes, which are a quarter of the size of floats.
     return images.permute(0, 3, 1, 2).contiguous().float().div_(255)
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """What `Pipeline` gives, uint8 [B, H, W, C] or float32 [B, C, H, W] in [0, 1] -> uint8 [B, H, W, C]."""
+    """The images that `Pipeline` returns, uint8 [B, H, W, C] or float32 [B, C, H, W] in [0, 1] -> uint8 [B, H, W, C]."""
     if images.dtype == torch.uint8:
         return images
     return (images.permute(0, 2, 3, 1) * 255).round().to(torch.uint8)

@@ -1,9 +1,9 @@
-"""Each image draws its own operations from a menu.
+"""Policies: each image draws its own operations from a list.
 
-A draw is turned into ordinary operations, so its shears and rotations go into the one matrix of an image, its brightness,
-contrast and saturation into the one map of color, and only the rest runs by itself, on the images that drew it. Unlike
-in the papers, border pixels are mirrored rather than black, shifts are by whole pixels, and an image's draws are carried
-out in the pipeline's order: geometry, color, tone.
+The drawn shears, shifts and rotations go into the image's one matrix, its brightness, contrast and saturation into its one
+map of color, and only the remaining operations are applied separately, to the images that drew them. Unlike in the papers,
+border pixels are mirrored rather than black, shifts are by whole pixels, and the operations of an image are applied in the
+order of the pipeline: geometry, color, tone.
 """
 
 from __future__ import annotations
@@ -85,13 +85,13 @@ AUG_MIX: Menu = {
 
 
 class RandAugment(Policy):
-    """Carry out some operations of a menu of 14, drawn for each image with replacement, all with one magnitude and each
-    in a random direction. Cubuk et al., 2020, arXiv:1909.13719.
+    """Apply operations drawn from a list of 14, for each image with replacement, all with the same magnitude and each in
+    a random direction. Cubuk et al., 2020, arXiv:1909.13719.
 
     Args:
-        operations: how many.
-        magnitude: of 30, as in the paper.
-        p: how many of the images are augmented.
+        operations: number of operations per image.
+        magnitude: on the paper's scale, 0 to 30.
+        p: share of the images that are augmented.
     """
 
     def __init__(
@@ -110,8 +110,8 @@ class RandAugment(Policy):
 
 
 class TrivialAugment(Policy):
-    """Carry out one operation of a menu of 14 with a magnitude from none to very strong, both drawn for each image.
-    Müller and Hutter, 2021, arXiv:2103.10158, the wide space."""
+    """Apply one operation from a list of 14 with a magnitude from none to very strong, both drawn for each image. Müller
+    and Hutter, 2021, arXiv:2103.10158, with the wide augmentation space."""
 
     def __init__(self, *, p: Probability = 1.0) -> None:
         self.p = p
@@ -123,15 +123,15 @@ class TrivialAugment(Policy):
 
 
 class AugMix(Pixelwise):
-    """Blend the image with a blend of differently augmented copies of itself. Hendrycks et al., 2020, arXiv:1912.02781;
-    the paper's consistency loss is the loss ``consistency``. Not for masks, because the copies are moved differently.
+    """Mix the image with a weighted mean of differently augmented copies of itself. Hendrycks et al., 2020,
+    arXiv:1912.02781; the loss ``consistency`` is the paper's. Not for masks, because the copies are moved differently.
 
     Args:
-        width: copies.
-        depth: the most operations a copy goes through; a number from [1, depth] is drawn.
-        severity: greatest magnitude, of 10.
-        alpha: weights are drawn from Dirichlet(alpha, ...), the image's own share from Beta(alpha, alpha).
-        p: how many of the images are augmented.
+        width: number of copies.
+        depth: largest number of operations per copy; the number is drawn from [1, depth].
+        severity: greatest magnitude, 0 to 10.
+        alpha: the weights are drawn from Dirichlet(alpha, ...), the image's own share from Beta(alpha, alpha).
+        p: share of the images that are augmented.
     """
 
     for_masks = False
@@ -262,7 +262,7 @@ class _Tones(Pixelwise):
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         drawn = self.drawn
-        metrics: dict[str, tuple[Callable[..., Tensor], Tensor | None]] = {
+        changes: dict[str, tuple[Callable[..., Tensor], Tensor | None]] = {
             "sharpness": (tone.sharpness, 1 + drawn.amount),
             "posterize": (tone.posterize, 8 - drawn.amount.abs().round()),
             "solarize": (tone.solarize, 1 - drawn.strength),
@@ -270,7 +270,7 @@ class _Tones(Pixelwise):
             "equalize": (tone.equalize, None),
         }
         out = images.clone()
-        for name, (change, metric) in metrics.items():
+        for name, (change, values) in changes.items():
             for place, falls in enumerate(drawn.where(name).unbind(1)):
-                change_some(out, falls, change, *([] if metric is None else [metric[:, place]]), out=out)
+                change_some(out, falls, change, *([] if values is None else [values[:, place]]), out=out)
         return out

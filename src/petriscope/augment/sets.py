@@ -1,4 +1,4 @@
-"""A whole set as training sees it."""
+"""A whole image set, augmented."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ CHUNK = 1024
 
 
 def augmented_set(images: ImageSet, operations: Sequence[Augmentation]) -> ImageSet:
-    """Every image augmented once, in memory as uint8 [N, H, W, C], masks moved with it; the same bits at every call.
+    """Augment every image of a set once, and its masks with it. The result is in memory and the same at every call.
 
     Args:
-        operations: none that mixes images, so that labels stay what they are.
+        images: the set.
+        operations: any that do not mix images, so that labels stay valid.
     """
     pipeline = Pipeline(operations, len(images.classes), dense=images.task.dense)
     generator = torch.Generator().manual_seed(0)

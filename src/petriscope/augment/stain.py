@@ -1,4 +1,4 @@
-"""Stain jitter: the same cells, stained more, less or with another balance of the dyes."""
+"""Stain jitter: the same cells with more or less stain, or with another balance of the dyes."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ DYES = {
     "giemsa": ((0.835, 0.514, 0.196), (0.093, 0.954, 0.283)),  # methylene blue, eosin
     "he": ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11)),  # hematoxylin, eosin
 }
-"""How much of red, green and blue each dye absorbs: for H&E as Ruifrok and Johnston (2001) measured it, for Giemsa as their
-method is set up in Landini's Colour Deconvolution for ImageJ."""
+"""How much red, green and blue each dye absorbs: for H&E as measured by Ruifrok and Johnston (2001), for Giemsa as in
+Landini's Colour Deconvolution plugin for ImageJ."""
 
 
 class StainJitter(Pixelwise):
-    """Multiply the amount of each of two dyes, and of what neither explains, by a factor of its own from [1 - amount, 1 +
-    amount]. What is not stained, the white background, stays as it is; gray images get darker or lighter.
+    """Multiply the amounts of two dyes, and the residual absorption, by separate factors from [1 - amount, 1 + amount]. The
+    white background, which is not stained, does not change; gray images get darker or lighter.
 
-    Light falls off exponentially with the amount of a dye (Beer and Lambert), so logarithms of the colors are mapped, not
-    colors. The Giemsa stains are those of blood films; ``he`` is hematoxylin and eosin, of tissue.
+    Light falls off exponentially with the amount of a dye (the Beer-Lambert law), so the logarithms of the colors are
+    mapped. ``giemsa`` is for blood films, ``he`` (hematoxylin and eosin) for tissue.
 
-    Ruifrok and Johnston, 2001, "Quantification of histochemical staining by color deconvolution"; as an augmentation Tellez
-    et al., 2019, arXiv:1902.06543.
+    Ruifrok and Johnston, 2001, "Quantification of histochemical staining by color deconvolution"; as an augmentation:
+    Tellez et al., 2019, arXiv:1902.06543.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class StainJitter(Pixelwise):
 
 
 def stain(images: Tensor, maps: Tensor) -> Tensor:
-    """Map optical densities: float32 [B, C, H, W] in [0, 1], by [B, C, C]. Black stays black, its density is unknown."""
+    """Map the optical densities of images, float32 [B, C, H, W] in [0, 1], by matrices [B, C, C]. Black stays black."""
     logarithms = images.clamp(1 / 255, 1).log().flatten(2)
     added = torch.bmm(maps - torch.eye(images.shape[1], device=maps.device), logarithms)
     return images * added.exp().view_as(images)

@@ -1,5 +1,5 @@
-"""Posterize, solarize, invert, equalize, auto-contrast, sharpness: what the policies draw, also by themselves. On whole
-bytes they agree with Pillow's, except for `equalize`, which works on small images too."""
+"""Posterize, solarize, invert, equalize, auto-contrast and sharpness, which the policies draw too. On whole bytes they
+agree with Pillow's, except for `equalize`, which also works on small images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from petriscope.augment.base import Pixelwise, Probability, change_some, chosen,
 
 
 class Posterize(Pixelwise):
-    """Keep only the upper bits of each byte, a number of them from [bits, 8]."""
+    """Keep only the upper bits of each byte; their number is drawn from [bits, 8]."""
 
     def __init__(self, *, bits: Annotated[int, Field(ge=1, le=8)] = 4, p: Probability = 0.5) -> None:
         self.bits, self.p = bits, p
@@ -24,7 +24,7 @@ class Posterize(Pixelwise):
 
 
 class Solarize(Pixelwise):
-    """Invert what is brighter than a threshold from [threshold, 1], in units of the full range."""
+    """Invert values above a threshold from [threshold, 1], in units of the full range."""
 
     def __init__(self, *, threshold: Probability = 0.5, p: Probability = 0.5) -> None:
         self.threshold, self.p = threshold, p
@@ -35,7 +35,7 @@ class Solarize(Pixelwise):
 
 
 class Invert(Pixelwise):
-    """Make the negative."""
+    """Invert all values."""
 
     def __init__(self, *, p: Probability = 0.5) -> None:
         self.p = p
@@ -45,7 +45,7 @@ class Invert(Pixelwise):
 
 
 class Equalize(Pixelwise):
-    """Spread the values of each channel so that all are about equally frequent."""
+    """Spread the values of each channel so that they are about equally frequent."""
 
     def __init__(self, *, p: Probability = 0.5) -> None:
         self.p = p
@@ -65,7 +65,7 @@ class AutoContrast(Pixelwise):
 
 
 class Sharpness(Pixelwise):
-    """Move pixels away from or towards their smoothed neighborhood by a factor from [1 - amount, 1 + amount]."""
+    """Multiply the distance of pixels from their smoothed neighborhood by a factor from [1 - amount, 1 + amount]."""
 
     def __init__(self, *, amount: Annotated[float, Field(ge=0, le=2)] = 0.5, p: Probability = 0.5) -> None:
         self.amount, self.p = amount, p
@@ -75,12 +75,12 @@ class Sharpness(Pixelwise):
         return change_some(images, chosen(len(images), self.p, generator), sharpness, factor)
 
 
-# All below: float32 [B, C, H, W] in [0, 1] and one metric an image, float32 [B] -> float32 [B, C, H, W].
+# All functions below: images, float32 [B, C, H, W] in [0, 1], and one parameter per image, float32 [B] -> float32 [B, C, H, W].
 
 
 def posterize(images: Tensor, bits: Tensor) -> Tensor:
     step = torch.exp2(8 - bits)[:, None, None, None]
-    # the half makes whole bytes of what division by 255 left a hair below them
+    # 0.5 is added because division by 255 may have left values slightly below whole bytes.
     return (images * 255).add_(0.5).div_(step).floor_().mul_(step).div_(255)
 
 
@@ -102,8 +102,8 @@ def auto_contrast(images: Tensor) -> Tensor:
 
 
 def equalize(images: Tensor) -> Tensor:
-    """By a table of 256 entries a channel, so pixels come back as whole bytes. Pillow rounds the number of pixels to a
-    level down to a whole one, which leaves images below 16 by 16 as they are; here it is not rounded."""
+    """By a table of 256 entries per channel, so pixels are returned as whole bytes. Pillow rounds the number of pixels per
+    level down to an integer, which leaves images below 16 x 16 unchanged; here it is not rounded."""
     planes = (images.clamp(0, 1) * 255).round_().long().flatten(2).flatten(0, 1)
     counts = torch.zeros(len(planes), 256, device=images.device)
     counts.scatter_add_(1, planes, torch.ones(1, device=images.device).expand_as(planes))
@@ -115,7 +115,8 @@ def equalize(images: Tensor) -> Tensor:
 
 
 def sharpness(images: Tensor, factor: Tensor) -> Tensor:
-    """Pillow's rule: neighbors weigh 1 and the pixel itself 5 of 13; the outermost pixels stay."""
+    """As Pillow's: the smoothed pixel is a mean in which the pixel has weight 5 and its neighbors 1. The outermost pixels
+    do not change."""
     if min(images.shape[2:]) < 3:
         return images
     down = images[:, :, :-2] + images[:, :, 1:-1] + images[:, :, 2:]

@@ -1,4 +1,4 @@
-"""Models, one file a family. `MODELS` lists what a recipe can name; `build_model` makes one for given images.
+"""Models, one file per family. `MODELS` lists what a recipe can name; `build_model` makes one for given images.
 
 A model is made from the number of input channels, the number of classes and the image size (height, width); its
 keyword-only parameters are its options. It maps normalized float [B, C, H, W] to logits [B, K], one row per image. A
@@ -26,18 +26,16 @@ if TYPE_CHECKING:
     from torch import nn
 
 TIMM = "timm/"
-ENSEMBLE = "ensemble"  # made of trained runs, so no recipe begins with it, and it is in no list
+ENSEMBLE = "ensemble"  # made of trained runs, so a recipe cannot name it, and it is not listed
 SMP = "smp/"
 
 
 class _Models(Registry):
-    """The registry of models, which has all of timm's and of segmentation_models_pytorch's besides its own."""
+    """The registry of models, which also finds those of timm and of segmentation_models_pytorch."""
 
     def find(self, name: str) -> Callable[..., Any]:
         if name == ENSEMBLE:
-            from petriscope.models.voting import Ensemble
-
-            return Ensemble
+            return Registry(self.kind, {ENSEMBLE: "petriscope.models.voting:Ensemble"}).find(name)
         if name.startswith(TIMM):
             from petriscope.models.timm_models import any_backbone
 
@@ -83,15 +81,15 @@ def build_model(part: Part, classes: int, shape: tuple[int, int, int], fresh: bo
         part: its name and options.
         classes: the number of logits.
         shape: (height, width, channels) of the images.
-        fresh: start from the weights that the recipe names; False: the caller loads its own, and nothing is fetched.
+        fresh: start from the weights that the recipe names; False: the caller loads weights, and nothing is downloaded.
 
     Raises:
         RequestError: an unknown name or option, weights that do not fit, or a model that cannot take such images.
-        PetriscopeError: pretrained weights that cannot be had.
+        PetriscopeError: pretrained weights that cannot be downloaded.
     """
     height, width, channels = shape
     if fresh and part.name == ENSEMBLE:
-        raise RequestError("an ensemble is made of trained runs: petriscope ensemble RUN RUN...")
+        raise RequestError("an ensemble cannot be trained: make it of trained runs with petriscope ensemble RUN RUN...")
     if not fresh and "weights" in part.options:
         part = Part(name=part.name, **{**part.options, "weights": "none"})
     model = MODELS.build(part, channels, classes, (height, width))
@@ -101,7 +99,7 @@ def build_model(part: Part, classes: int, shape: tuple[int, int, int], fresh: bo
 
 
 def _try(model: nn.Module, name: str, shape: tuple[int, int, int]) -> None:
-    """Run one image through, so that a size that the model cannot take is found before anything is begun."""
+    """Run one blank image through the model, so that an unsupported image size is found before training starts."""
     import torch
 
     height, width, channels = shape

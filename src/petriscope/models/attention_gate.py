@@ -1,4 +1,4 @@
-"""Where an encoder's features may pass to the decoder."""
+"""A gate on the encoder features that a decoder uses."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 
 class AttentionGate(nn.Module):
-    """Scales fine features, place by place, by what coarse ones and they themselves say of it. Oktay et al., 2018,
+    """Multiplies fine features at each place by a gate computed from them and from coarser features. Oktay et al., 2018,
     arXiv:1804.03999: the additive gate, computed at the coarse size and interpolated.
 
     Args:
-        fine: channels of the features that are gated; those between are half as many.
-        coarse: channels of the features that decide, half as large.
+        fine: channels of the gated features; the gate uses half as many inside.
+        coarse: channels of the coarse features, which have half the sides.
     """
 
     def __init__(self, fine: int, coarse: int) -> None:

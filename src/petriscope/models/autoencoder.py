@@ -17,10 +17,10 @@ Width = Annotated[int, Field(ge=1)]
 
 
 class Autoencoder(nn.Module):
-    """Encoder, decoder and a classifier on the code, trained jointly or one after the other.
+    """An encoder, a decoder and a classifier on the code, trained jointly or in two stages.
 
     Masci et al., 2011, "Stacked Convolutional Auto-Encoders for Hierarchical Feature Extraction", ICANN. The encoder's
-    blocks pool; the decoder enlarges before it convolves, which leaves no checkerboard (Odena et al., 2016, Distill,
+    blocks pool; the decoder upsamples before it convolves, which avoids checkerboard patterns (Odena et al., 2016, Distill,
     doi:10.23915/distill.00003).
 
     Joint training adds the reconstruction loss to the classifier's. For two stages, train first with
@@ -35,10 +35,10 @@ class Autoencoder(nn.Module):
         dropout: before each fully connected layer.
         attention: at the end of each block of the encoder.
         reconstruction: weight of the reconstruction loss, the mean squared error of the normalized images.
-        encoder_learns: from both losses, or from the reconstruction alone: no gradient then goes from the classifier
-            to the code.
-        weights: a model file of Petriscope's to start from, such as a first stage's; its head is taken over if the
-            classes are as many.
+        encoder_learns: from both losses, or from the reconstruction only; then no gradient passes from the classifier to
+            the code.
+        weights: a Petriscope model file to start from, such as that of a first stage. Its head is used if it has as many
+            classes.
     """
 
     expects: Statistics | None = None
@@ -60,8 +60,8 @@ class Autoencoder(nn.Module):
         super().__init__()
         if not widths or min(size) < 2 ** len(widths):
             raise RequestError(
-                f"autoencoder: {len(widths)} widths, a block each, do not fit images of {size[0]}x{size[1]}; "
-                f"{len(widths)} blocks need {2 ** len(widths)} pixels or more, and there is one at least"
+                f"autoencoder: {len(widths)} widths (one per block) for images of {size[0]}x{size[1]}; give at "
+                f"least one, and no more than the sides can be halved ({len(widths)} need {2 ** len(widths)} pixels)"
             )
         self.reconstruction, self.encoder_learns = reconstruction, encoder_learns
         self.sizes = [(size[0] >> level, size[1] >> level) for level in reversed(range(len(widths)))]

@@ -1,4 +1,4 @@
-"""timm, behind one door: its networks with Petriscope's options, and the import itself, which needs help at times."""
+"""The only place that imports timm: its networks with Petriscope's options, and a fix for its import."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ OPTIONS = """\
     hidden: units of each dense layer of ``se-mlp``.
     resize: side of the square that images are resized to first (bilinear), such as 224; null: as they are."""
 
-_fragments: list[Any] = []  # a library lives as long as something holds it
+_fragments: list[Any] = []  # keeps the operator library alive
 
 
 def import_timm() -> ModuleType:
     """Import timm, also where torchvision's compiled operators do not match torch.
 
-    A CPU build of torch beside the common build of torchvision makes ``import torchvision`` fail, because it registers
-    shapes for operators (``nms``) that its library did not load. Declaring them first lets the rest of torchvision
-    work; nothing here calls them.
+    With a CPU build of torch and the common build of torchvision, ``import torchvision`` fails, because it registers
+    shapes for operators (``nms``) that its library did not load. Declaring these operators first lets the rest of
+    torchvision work; nothing here calls them.
     """
     try:
         import torchvision  # noqa: F401
@@ -64,9 +64,9 @@ class Backbone(nn.Module):
     """A timm network that resizes its images, or has another head.
 
     Args:
-        backbone: the network; with ``head``, without its own.
-        resize: side of the images it gets; None: as they come.
-        head: maps its features to logits; None: the network does.
+        backbone: the network; if ``head`` is given, without its own.
+        resize: side of the square that images are resized to; None: they are not.
+        head: maps the features of the network to logits; None: the network has its own.
     """
 
     def __init__(self, backbone: Any, resize: int | None, head: SEMLP | None) -> None:
@@ -122,7 +122,7 @@ def make_backbone(
         more: for timm's ``create_model``.
 
     Returns:
-        timm's own module where that does all, else a `Backbone`. It has ``expects``: the mean and std its weights were
+        timm's own module if no more is needed, else a `Backbone`. It has ``expects``: the mean and std its weights were
         trained with, one value per channel, or None.
     """
     timm = import_timm()
@@ -159,18 +159,18 @@ def make_backbone(
 
 
 def _check_patches(name: str, network: Any, size: tuple[int, int]) -> None:
-    """A transformer leaves out, without a word, the pixels that do not fill a patch."""
+    """Refuse image sizes that are not multiples of the patch size: transformers silently drop the remaining pixels."""
     patch = getattr(getattr(network, "patch_embed", None), "patch_size", None)
     if isinstance(patch, tuple) and any(side % each for side, each in zip(size, patch, strict=True)):
         raise RequestError(
-            f"timm/{name} cuts images into patches of {patch[0]}x{patch[1]}, of which {size[0]}x{size[1]} is no multiple; "
+            f"timm/{name} divides images into patches of {patch[0]}x{patch[1]}, and {size[0]}x{size[1]} is no multiple; "
             f"set model.resize={max(1, -(-max(size) // patch[0])) * patch[0]} or another multiple of {patch[0]}"
         )
 
 
 def _behead(network: Any) -> int:
-    """Leave what makes the feature maps, and say how many channels they have. Layers between the maps and the classifier
-    go too: nothing would use their weights."""
+    """Remove everything after the feature maps, and return their number of channels. Layers between the maps and the
+    classifier are removed too, because nothing would use them."""
     if getattr(network, "head_hidden_size", network.num_features) != network.num_features:  # MobileNetV3, VGG
         network.prune_intermediate_layers(1, prune_norm=False, prune_head=True)
         return int(network.feature_info[-1]["num_chs"])
@@ -189,8 +189,8 @@ def _published(name: str, config: dict[str, Any]) -> WeightFile:
 def _fitted(
     file: WeightFile, model: nn.Module, network: nn.Module, channels: int, config: dict[str, Any]
 ) -> WeightFile:
-    """A file's tensors by the model's names: renamed where timm knows the file's origin, the first convolution's input
-    channels summed or repeated where the images have fewer or more."""
+    """The tensors of a file under the names of the model: renamed if timm knows the origin of the file, and with the input
+    channels of the first convolution summed or repeated if the images have fewer or more."""
     from timm.models import adapt_input_conv
 
     prefix = "backbone."
@@ -202,7 +202,7 @@ def _fitted(
     if rename is not None and file.statistics is None:
         try:
             tensors = rename(tensors, network)
-        except Exception as error:  # timm's renaming takes for granted that the file is of this network
+        except Exception as error:  # timm's renaming assumes that the file is of this network
             raise RequestError(
                 f"model.weights: {file.path} does not fit this model: {type(error).__name__} {error}"
             ) from None
@@ -217,7 +217,7 @@ def _fitted(
 
 
 def expected_statistics(statistics: Statistics, channels: int) -> Statistics:
-    """Statistics for images of other channels than the weights': their mean for gray, else taken in turn."""
+    """Statistics for images with other channels than those of the weights: their mean for gray, else repeated in turn."""
 
     def fit(metrics: tuple[float, ...]) -> tuple[float, ...]:
         if channels == 1:

@@ -1,4 +1,4 @@
-"""Wide views for convolutional networks: of the whole image, and at several scales."""
+"""Context for convolutional networks: of the whole image, and at several scales."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 
 class GlobalContext(nn.Module):
-    """Adds to every place one summary of the image: a mean weighted by attention over places, passed through two layers
-    of a quarter of the channels. Cao et al., 2019, "GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond",
-    arXiv:1904.11492.
+    """Adds a summary of the image to every place: a mean weighted by attention over places, passed through two layers
+    with a quarter of the channels in between. Cao et al., 2019, "GCNet: Non-local Networks Meet Squeeze-Excitation
+    Networks and Beyond", arXiv:1904.11492.
 
     Args:
         channels: of the features, [B, C, H, W] in and out.
@@ -34,8 +34,8 @@ class GlobalContext(nn.Module):
 
 
 class DilatedInception(nn.Module):
-    """Convolutions side by side that see at several scales, beside a shortcut: 3x3 at each rate of dilation, each from a
-    share of the channels' own projection, joined by a 1x1 convolution.
+    """Parallel 3x3 convolutions with different dilation rates on a projection to fewer channels, joined by a 1x1
+    convolution, with a shortcut.
 
     Several sizes at once: Szegedy et al., 2015, arXiv:1409.4842; by dilation: Chen et al., 2017, "Rethinking Atrous
     Convolution", arXiv:1706.05587.

@@ -1,4 +1,4 @@
-"""Convolution, batch norm and ReLU: what the plain networks are built of."""
+"""Convolution, batch norm and ReLU, the unit of the plain networks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from petriscope.models.attention import Attention, attention_layers
 class ConvBlock(nn.Sequential):
     """Convolution without bias, batch norm, ReLU; float [B, C, H, W] -> [B, out, H, W], halved where it pools.
 
-    A class of its own, so that `petriscope.models.layers.ordered_blocks` sees it as one unit.
+    It is a class so that `petriscope.models.layers.ordered_blocks` takes it as one unit.
 
     Args:
         channels, out: of the input and the output.

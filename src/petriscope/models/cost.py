@@ -1,4 +1,4 @@
-"""What a network costs: parameters and multiply-adds."""
+"""The cost of a network: parameters and multiply-adds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def multiply_adds(model: nn.Module, shape: tuple[int, int, int]) -> int:
     device = next(model.parameters()).device
     training = model.training
     model.eval()
-    # Fused attention on a CPU is an operation that the counter does not know; the plain one is made of products it does.
+    # The counter does not know fused attention on a CPU, but it does know the products of the plain implementation.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, channels, height, width, device=device))
     model.train(training)

@@ -1,4 +1,4 @@
-"""The plain network that stands beside ConvNeXt at 96 pixels."""
+"""A plain convolutional network, the baseline for ConvNeXt at 96 pixels."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class CustomCNN(nn.Module):
         super().__init__()
         if not widths or min(size) < 2 ** len(widths):
             raise RequestError(
-                f"custom-cnn: {len(widths)} widths, a stage each, do not fit images of {size[0]}x{size[1]}; "
-                f"{len(widths)} stages need {2 ** len(widths)} pixels or more, and there is one at least"
+                f"custom-cnn: {len(widths)} widths (one per stage) for images of {size[0]}x{size[1]}; give at "
+                f"least one, and no more than the sides can be halved ({len(widths)} need {2 ** len(widths)} pixels)"
             )
         inputs = [channels, *widths]
         self.blocks = nn.Sequential(*(ConvBlock(i, out, pool=True) for i, out in zip(inputs, widths, strict=False)))

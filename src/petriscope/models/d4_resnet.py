@@ -1,9 +1,9 @@
-"""A compact residual network that does not change its mind when an image is turned or mirrored.
+"""A compact residual network whose prediction does not change when an image is rotated by quarter turns or mirrored.
 
-Cells have no up or down. The eight symmetries of the square (four turns, each with its mirror image) form the group D4.
-Every layer here carries eight versions of each feature, one a symmetry; turning the input turns the features and
-permutes the versions, and the last pooling, over places and versions, does not see either. What an ordinary network has
-to learn from augmented copies holds by construction, with an eighth of the weights for the same width.
+Cells have no orientation. The eight symmetries of the square (four rotations, each with its mirror image) form the group
+D4. Every layer computes eight versions of each feature, one per symmetry. Rotating the input rotates the features and
+permutes the versions, and the last pooling, over places and versions, is invariant to both. So what an ordinary network has
+to learn from augmented images holds by construction, with an eighth of the weights for the same width.
 
 Cohen and Welling, 2016, "Group Equivariant Convolutional Networks", arXiv:1602.07576.
 """
@@ -27,13 +27,13 @@ Depth = Annotated[int, Field(ge=1)]
 
 
 def act(element: int, maps: Tensor) -> Tensor:
-    """Apply an element of D4 to the last two axes: element // 4 mirrors, then element % 4 quarter turns."""
+    """Apply an element of D4 to the last two axes: mirror if element >= 4, then element % 4 quarter turns."""
     maps = maps.flip(-1) if element >= 4 else maps
     return torch.rot90(maps, element % 4, (-2, -1))
 
 
 def _table() -> list[list[int]]:
-    """table[i][j]: the element that does j and then i."""
+    """table[i][j]: the element that applies j and then i."""
     mark = torch.arange(4, device="cpu").view(2, 2)  # read here, also where the model is built on the meta device
     known = {tuple(act(g, mark).flatten().tolist()): g for g in range(ORDER)}
     return [[known[tuple(act(i, act(j, mark)).flatten().tolist())] for j in range(ORDER)] for i in range(ORDER)]
@@ -84,9 +84,9 @@ class GroupConv(nn.Module):
 class GroupBatchNorm(nn.Module):
     """Batch norm whose weights and running statistics are shared by the eight versions of a feature.
 
-    In training each version is normalized by its own batch statistics, which differ by chance alone since turned and
-    mirrored images are as likely; sharing them there too costs three times the time. In evaluation the shared ones
-    are used, and the layer is exactly equivariant.
+    In training each version is normalized by its own batch statistics, which differ only by chance if rotated and
+    mirrored images are equally likely; sharing these too would take three times as long. In evaluation the shared running
+    statistics are used, and the layer is exactly equivariant.
     """
 
     mean: Tensor
@@ -131,17 +131,17 @@ class Block(nn.Module):
 
 
 class D4ResNet(nn.Module):
-    """Residual network equivariant to turns and mirror images; its logits are invariant to them.
+    """Residual network that is equivariant to quarter turns and mirroring; its logits are invariant to them.
 
-    Exact where sides halve evenly and images are square; elsewhere nearly so.
+    Exactly so for square images whose sides halve evenly, else approximately.
 
     Args:
         channels, classes: of the input and the output.
         size: (height, width).
-        widths: channels of each stage, the eight versions counted; the sides halve between stages.
+        widths: channels of each stage, including the eight versions; the sides halve between stages.
         depths: blocks of each stage.
         dropout: before the logits.
-        drop_path: chance that a block's change is left out for an image, growing linearly to this at the last block.
+        drop_path: chance that the change of the last block is left out for an image; for earlier blocks linearly less.
             Huang et al., 2016, arXiv:1603.09382.
     """
 
@@ -158,7 +158,7 @@ class D4ResNet(nn.Module):
     ) -> None:
         super().__init__()
         if len(widths) != len(depths):
-            raise RequestError(f"d4-resnet: {len(widths)} widths and {len(depths)} depths; give one of each a stage")
+            raise RequestError(f"d4-resnet: {len(widths)} widths and {len(depths)} depths; give one of each per stage")
         if min(size) < 2 ** (len(widths) - 1):
             raise RequestError(
                 f"d4-resnet: {len(widths)} stages need images of {2 ** (len(widths) - 1)} pixels or more"

@@ -1,4 +1,4 @@
-"""What the command line says of the models."""
+"""Descriptions of the models for the command line."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from petriscope.models import MODELS
 
 @dataclass(frozen=True)
 class Facts:
-    """What the table of models says of one. Metrics are for RGB images and 8 classes.
+    """The entries of one model in the table of models, for RGB images and 8 classes.
 
-    They stand here, and a test holds them against the models, because counting takes twenty seconds, a listing none.
+    They are written here, and a test compares them with the models, because counting them takes twenty seconds.
     """
 
     side: int

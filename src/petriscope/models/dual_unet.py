@@ -1,4 +1,4 @@
-"""Two U-Nets side by side: one for the lie of the land, one for detail."""
+"""Two U-Nets in parallel: one for large structures, one for detail."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Kernel = Literal[3, 5, 7]
 
 
 class DualBody(nn.Module):
-    """The macro and the micro U-Net on the same image; their features joined by a 1x1 convolution.
+    """A macro and a micro U-Net on the same image, their features joined by a 1x1 convolution.
 
     Args:
         macro, micro: [B, C, H, W] -> [B, their width, H, W].
@@ -40,7 +40,7 @@ class DualBody(nn.Module):
 
     @property
     def bottleneck(self) -> nn.Module:
-        """The macro U-Net's: what the micro U-Net knows does not pass through it."""
+        """That of the macro U-Net; the features of the micro U-Net do not pass through it."""
         return cast(nn.Module, self.macro.bottleneck)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -48,25 +48,25 @@ class DualBody(nn.Module):
 
 
 class DualUNet(Segmenter):
-    """A macro U-Net that sees far, by dilated convolutions, several scales at its bottleneck and attention gates; a micro
-    U-Net that keeps detail, with fewer and larger filters and a summary of the whole image; and what joins them. Every
-    part can be switched off.
+    """A macro U-Net with a large field of view (dilated convolutions, several scales at its bottleneck, attention gates)
+    and a micro U-Net for detail (fewer and larger filters, a summary of the whole image), joined at the end. Every part can
+    be switched off.
 
     Args:
         channels, classes: of the input and the output.
         size: (height, width) of the images; any, since they are padded.
         branches: both, or one of them alone.
         widths: channels of the macro U-Net's levels, fine to coarse.
-        rates: dilations in its encoder, one for each level but the coarsest, fine to coarse; empty: none.
-        inception: dilated convolutions side by side at its bottleneck.
-        gates: attention gates on what its decoder takes from its encoder.
+        rates: dilations in its encoder, one for each level except the coarsest, fine to coarse; empty: none.
+        inception: parallel dilated convolutions at its bottleneck.
+        gates: attention gates on the encoder features that its decoder uses.
         micro_widths: channels of the micro U-Net's levels.
         micro_kernel: side of its filters.
         context: the micro U-Net's summary of the whole image.
-        patch: 2 or more: work on an image of a half, a third ... of the sides, whose places hold all the pixels.
-        standardize: each image to zero mean and unit variance first.
+        patch: if above 1, each square of patch x patch pixels becomes the channels of one place first.
+        standardize: bring each image to zero mean and unit variance first.
         residual: shortcuts around each pair of convolutions.
-        attention: at the end of each pair, and where the two are joined.
+        attention: at the end of each pair, and after the joining.
         dropout: chance that a channel of the macro U-Net's coarsest features is left out.
         refine: steps of a cellular automaton on the logits; 0: none.
     """
@@ -93,10 +93,10 @@ class DualUNet(Segmenter):
         refine: Steps = 0,
     ) -> None:
         if min(len(widths), len(micro_widths)) < 2:
-            raise RequestError("dual-unet: widths and micro_widths have two levels each at least, such as [16, 32]")
+            raise RequestError("dual-unet: give at least two levels each in widths and micro_widths, such as [16, 32]")
         if rates and len(rates) != len(widths) - 1:
             raise RequestError(
-                f"dual-unet: {len(rates)} rates for {len(widths)} levels; give one for each but the last, or none"
+                f"dual-unet: {len(rates)} rates for {len(widths)} levels; give one for each level except the last, or none"
             )
         inputs = channels * patch**2
         macro = UNetBody(

@@ -1,4 +1,4 @@
-"""Classifiers that take the place of a backbone's own."""
+"""Heads that replace the classifier of a backbone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from petriscope.models.attention import SE
 
 
 class SEMLP(nn.Module):
-    """Squeeze and excitation, global average pooling, dense layers with swish, batch norm and dropout, the logits.
+    """Squeeze and excitation, global average pooling, dense layers with swish, batch norm and dropout, then the logits.
 
     Hu et al., 2018, arXiv:1709.01507; swish: Ramachandran et al., 2017, arXiv:1710.05941.
 

@@ -10,16 +10,16 @@ from typing import Any
 
 from torch import nn
 
-# Where networks keep their repeated units: Petriscope's, MobileNet, ViT; ResNet; ConvNeXt; Swin; simple-cnn, VGG.
+# Names of the containers of repeated units: in Petriscope's, MobileNet, ViT; ConvNeXt; Swin; ResNet; simple-cnn, VGG.
 CONTAINER = re.compile(r"(.*\.)?(blocks|stages|layers|layer\d+|features)")
 
 
 def ordered_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Names and modules that have parameters of their own, in the order they were made, which is that of the forward.
+    """Names and modules that have parameters of their own, in the order they were made, which is that of the forward pass.
 
-    Most are leaves. Some networks keep a parameter beside their children (a class token, a layer scale): such a module
-    is listed before them. What belongs to a layer is ``module.parameters(recurse=False)``, and every parameter of the
-    model belongs to exactly one.
+    Most are leaves. Some modules have parameters beside their children (a class token, a layer scale); such a module is
+    listed before its children. The parameters of a layer are ``module.parameters(recurse=False)``, and every parameter of
+    the model belongs to exactly one layer.
     """
     return [
         (name, module) for name, module in model.named_modules() if any(True for _ in module.parameters(recurse=False))
@@ -29,9 +29,9 @@ def ordered_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
 def ordered_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Names and modules of the repeated units between stem and head, in order.
 
-    Where a network's layers lie in one flat sequence (simple-cnn, timm's VGG), a block is a convolution with what follows
-    it: a slice of the sequence, named by its ends (``features.0-3``), which shares its layers with the model.
-    A network without any known unit is taken layer by layer, the head left out.
+    If the layers are one flat sequence (simple-cnn, timm's VGG), a block is a convolution and the layers up to the next
+    one: a slice of the sequence, named by its ends (``features.0-3``), which shares its layers with the model. A network
+    without any known container is taken layer by layer, without the head.
     """
     inside: list[str] = []
     found: list[tuple[str, nn.Module]] = []
@@ -92,7 +92,7 @@ def watching(modules: Iterable[nn.Module], note: Callable[[nn.Module, Any, Any],
 
 
 def _units(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """A container's blocks; a stage that holds blocks beside other things, such as a downsampling, gives its blocks."""
+    """The blocks of a container; of a stage with other children too, such as a downsampling, only its blocks."""
     if type(module) in (nn.Sequential, nn.ModuleList):
         if sum(isinstance(child, nn.Conv2d) for child in module.children()) > 1:
             yield from _slices(name, module)

@@ -1,4 +1,4 @@
-"""From features to one class per pixel, and a cellular automaton that refines it."""
+"""From features to logits per pixel, and a cellular automaton that refines them."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from torch import Tensor, nn
 
 HIDDEN_STATE = 8  # channels of a cell besides its logits
 INNER = 32  # units of the rule
-FIRE = 0.5  # chance that a cell acts in a step of training
+FIRE = 0.5  # chance that a place is updated in a step of training
 
 
 class CellularAutomaton(nn.Module):
-    """One small rule, the same at every place and in every step, that changes a place's state by its 3x3 surroundings.
+    """A small learned rule, applied several times at every place, that updates the place's state from its 3x3 neighborhood.
 
-    A place holds logits and a few channels of memory, which start as a projection of the features. The rule sees them
-    through a 3x3 filter a channel, beside the state itself; two 1x1 convolutions make a change of it, at first none. In
-    training, half of the places act in a step. Mordvintsev et al., 2020, "Growing Neural Cellular Automata",
+    The state has the logits and a few channels of memory, which start as a projection of the features. The rule sees the
+    state and, per channel, two 3x3 filters of it; two 1x1 convolutions compute the update, which is 0 at first. In
+    training, half of the places are updated in a step. Mordvintsev et al., 2020, "Growing Neural Cellular Automata",
     doi:10.23915/distill.00027.
 
     Args:
         channels: of the features.
         classes: K.
-        steps: how often the rule is applied; a place learns of what is so many pixels away.
+        steps: number of times the rule is applied; information travels one pixel per step.
     """
 
     def __init__(self, channels: int, classes: int, steps: int) -> None:

@@ -1,4 +1,4 @@
-"""QuizDNN: nine convolutions of 64 channels whose inputs are sums of what came before."""
+"""QuizDNN: nine convolutions of 64 channels whose inputs are sums of earlier outputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WIDTH = 64
 
 
 class Unit(nn.Sequential):
-    """3x3 convolution with bias, activation, batch norm; then attention and dropout where asked for."""
+    """3x3 convolution with bias, activation, batch norm; then attention and dropout if asked for."""
 
     def __init__(self, channels: int, act: Activation, attention: Attention, dropout: float) -> None:
         super().__init__(
@@ -54,14 +54,16 @@ class QuizDNN(nn.Module):
     ) -> None:
         super().__init__()
         if min(size) < 4:
-            raise RequestError(f"quiz-dnn needs images of 4x4 or more, not {size[0]}x{size[1]}; set data.size=4")
+            raise RequestError(
+                f"quiz-dnn needs images of 4x4 or more, not {size[0]}x{size[1]}; set data.size=4 or more"
+            )
         inputs = [channels, *[WIDTH] * 8]
         self.blocks = nn.ModuleList(Unit(each, activation, attention, dropout) for each in inputs)
         self.head = nn.Linear(WIDTH, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalized float [B, C, H, W] -> logits [B, K]."""
-        # The names are the project's own: x4 and x8 are the poolings.
+        # Numbered as in the original network, where x4 and x8 are the poolings.
         to1, to2, to3, to5, to6, to7, to9, to10, to11 = self.blocks
         x1 = to1(images)
         x2 = to2(x1)

@@ -38,7 +38,7 @@ def _resnet(depth: int) -> Callable[..., nn.Module]:
     ) -> nn.Module:
         if weights == "pretrained" and stem == "small":
             raise RequestError(
-                f"resnet{depth}: pretrained weights belong to the stem of ImageNet; set model.stem=imagenet"
+                f"resnet{depth}: the pretrained weights are for the ImageNet stem; set model.stem=imagenet"
             )
         more: dict[str, Any] = {}
         if attention != "none":
@@ -65,8 +65,8 @@ Args:
     channels, classes: of the input and the output.
     size: (height, width); any, the network pools globally.
     stem: ``small``: a 3x3 convolution of stride 1 and no pooling, as the paper does for CIFAR; ``imagenet``: 7x7 of stride 2
-        and max pooling, which leaves little of images under 64 pixels, and which pretrained weights are for.
-    attention: at the end of each block's change, before the sum; new where ``weights`` come without.
+        and max pooling, which is too coarse for images under 64 pixels, and needed for pretrained weights.
+    attention: at the end of each residual branch; freshly initialized if ``weights`` has none.
 {OPTIONS}
 """
     return resnet

@@ -1,4 +1,4 @@
-"""A compact residual network with squeeze and excitation: under half a million parameters, made for 64 pixels."""
+"""A compact residual network with squeeze and excitation: under half a million parameters, for images of 64 pixels."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ class SECNN(nn.Module):
         size: (height, width); a side of 2 at least where the stem pools.
         widths: channels of each stage; the sides halve between stages.
         depths: blocks of each stage.
-        pool: halve the sides after the first convolution too, as images of 64 pixels want; false for 32 and below.
+        pool: also halve the sides after the first convolution; right for images of 64 pixels, false for 32 and below.
         activation: after each convolution and each sum.
         dropout: before the logits.
-        drop_path: chance that a block's change is left out for an image, growing linearly to this at the last block.
+        drop_path: chance that the change of the last block is left out for an image; for earlier blocks linearly less.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class SECNN(nn.Module):
     ) -> None:
         super().__init__()
         if not widths or len(widths) != len(depths):
-            raise RequestError(f"se-cnn: {len(widths)} widths and {len(depths)} depths; give one of each a stage")
+            raise RequestError(f"se-cnn: {len(widths)} widths and {len(depths)} depths; give one of each per stage")
         if pool and min(size) < 2:
             raise RequestError(f"se-cnn cannot pool images of {size[0]}x{size[1]}; set model.pool=false")
         self.stem = nn.Sequential(

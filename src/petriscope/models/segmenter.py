@@ -1,4 +1,4 @@
-"""What models of masks share."""
+"""The common part of the segmentation models."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from torch import Tensor, nn
 
 from petriscope.models.mask_head import MaskHead
 
-LEAST_VARIANCE = 0.01  # of an image that is standardized, so that the noise of a blank one stays small
+LEAST_VARIANCE = 0.01  # added when an image is standardized, so that the noise of a blank one stays small
 
 
 def padded(images: Tensor, multiple: int) -> Tensor:
-    """Images [B, C, H, W], their last row and column repeated until both sides are multiples."""
+    """Images [B, C, H, W], padded with their last row and column until both sides are multiples of ``multiple``."""
     down, across = (-side % multiple for side in images.shape[2:])
     return F.pad(images, (0, across, 0, down), mode="replicate") if down or across else images
 
 
 class Segmenter(nn.Module):
-    """Images are padded to sides that the body can halve, and its features become logits.
+    """A body and a head that turn images of any size into logits per pixel; images are padded to sides the body can halve.
 
     Args:
         body: [B, C patch^2, H / patch, W / patch] -> features [B, width, H / patch, W / patch]; with a ``bottleneck``, the
             module that gives the coarsest features.
-        head: makes logits of those.
-        multiple: of which the body takes sides.
-        patch: pixels of so many rows and columns become channels of one place before the body, which then has a
-            ``patch ** 2``-th of the work; logits are interpolated back.
-        standardize: bring each image to zero mean and unit variance first, over all of its pixels and channels, so that
-            its light and its contrast no longer count.
+        head: maps the features to logits.
+        multiple: the body takes images whose sides are multiples of this.
+        patch: each square of so many pixels a side becomes the channels of one place before the body, which divides its
+            work by ``patch ** 2``; logits are interpolated back.
+        standardize: bring each image to zero mean and unit variance over all of its pixels and channels first, so that its
+            brightness and contrast do not matter.
     """
 
     dense = True

@@ -24,7 +24,7 @@ def import_smp() -> ModuleType:
     Raises:
         RequestError: it is not installed; the message says how to.
     """
-    import_timm()  # which it imports too, and which needs help at times
+    import_timm()  # with its fix, because segmentation_models_pytorch imports timm too
     try:
         import segmentation_models_pytorch
     except ModuleNotFoundError as error:
@@ -56,7 +56,7 @@ class SMPSegmenter(nn.Module):
 
     @property
     def bottleneck(self) -> nn.Module:
-        """Gives a list of features, the coarsest last."""
+        """The encoder, which returns a list of features, the coarsest last."""
         return self.network.encoder
 
     def get_classifier(self) -> nn.Module:

@@ -1,4 +1,4 @@
-"""timm's networks by name: a few under names of their own, and every other as ``timm/NAME``."""
+"""timm's networks: a few under their own names, and all others as ``timm/NAME``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def backbone(name: str, about: str, side: int | None = None) -> Callable[..., nn
     Args:
         name: timm's.
         about: first line of its documentation.
-        side: default of ``resize``, for networks that take one size.
+        side: default of ``resize``, for networks that take images of one size only.
     """
 
     def build(

@@ -1,4 +1,4 @@
-"""U-Net: one class per pixel. What its encoder loses of detail, its decoder takes from the encoder's own levels."""
+"""U-Net: logits per pixel. The decoder gets back the detail that the encoder loses from the levels of the encoder."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ class DoubleConv(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """A decoder's level: coarse features are doubled in size, joined with the encoder's and convolved.
+    """A level of the decoder: coarse features are doubled in size, joined with those of the encoder and convolved.
 
-    Coarse features are made as narrow as the fine ones by a 1x1 convolution before they are interpolated, which gives the
-    numbers of the other order for a quarter of the work.
+    A 1x1 convolution reduces the channels of the coarse features before they are interpolated. The other order would give
+    the same numbers for four times the work.
 
     Args:
-        coarse, fine: channels of both inputs; the output has those of the fine.
+        coarse, fine: channels of both inputs; the output has as many as the fine one.
         gate: pass the fine features through an `AttentionGate`.
         kernel, residual, attention: of the convolutions.
     """
@@ -112,7 +112,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The way back: a list of features, fine to coarse -> [B, widths[0], H, W]."""
+    """A list of features, fine to coarse -> [B, widths[0], H, W]."""
 
     def __init__(self, widths: tuple[int, ...], gates: bool, kernel: int, residual: bool, attention: Attention) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class UNetBody(nn.Module):
         rates: dilation of the second convolution of each level of the encoder; None: 1 everywhere.
         gates: an `AttentionGate` on each of the encoder's levels.
         residual, attention: of `DoubleConv`.
-        bottleneck: what the coarsest features pass through besides, keeping their shape.
+        bottleneck: applied to the coarsest features, whose shape it keeps.
     """
 
     def __init__(
@@ -175,9 +175,9 @@ class UNet(Segmenter):
         size: (height, width) of the images; any, since they are padded.
         widths: channels of each level, fine to coarse; each has half the sides of the one before. The paper's are 64 to
             1024 on five levels.
-        patch: 2 or more: work on an image of a half, a third ... of the sides, whose places hold all the pixels.
-        standardize: each image to zero mean and unit variance first.
-        gates: attention gates on what the decoder takes from the encoder, as `attention-unet` has them.
+        patch: if above 1, each square of patch x patch pixels becomes the channels of one place first.
+        standardize: bring each image to zero mean and unit variance first.
+        gates: attention gates on the encoder features that the decoder uses, as in `attention-unet`.
         residual: shortcuts around each pair of convolutions.
         attention: at the end of each pair.
         dropout: chance that a channel of the coarsest features is left out.
@@ -200,7 +200,7 @@ class UNet(Segmenter):
         refine: Steps = 0,
     ) -> None:
         if len(widths) < 2:
-            raise RequestError("unet: widths has two levels at least, such as [24, 48]")
+            raise RequestError("unet: give at least two levels in widths, such as [24, 48]")
         body = UNetBody(
             channels * patch**2,
             widths,
@@ -225,8 +225,8 @@ def attention_unet(
     dropout: Chance = 0.0,
     refine: Steps = 0,
 ) -> UNet:
-    """U-Net whose coarse features say where the encoder's fine ones may pass. Oktay et al., 2018, "Attention U-Net:
-    Learning Where to Look for the Pancreas", arXiv:1804.03999.
+    """U-Net whose coarse features gate the fine features of the encoder. Oktay et al., 2018, "Attention U-Net: Learning
+    Where to Look for the Pancreas", arXiv:1804.03999.
 
     Args:
         channels, classes, size: as of `UNet`.

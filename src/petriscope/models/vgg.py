@@ -12,14 +12,14 @@ from petriscope.models.attention import Attention
 from petriscope.models.conv_block import ConvBlock
 
 Width = Annotated[int, Field(ge=1)]
-DEPTHS = (2, 2, 4, 4)  # of VGG-19, whose fifth stage would leave nothing of a small image
+DEPTHS = (2, 2, 4, 4)  # of VGG-19 without its fifth stage, which would reduce small images to nothing
 
 
 class VGG(nn.Module):
     """Four stages of 3x3 convolutions, with batch norm, that pool at their ends; then three fully connected layers.
 
     Simonyan and Zisserman, 2015, "Very Deep Convolutional Networks for Large-Scale Image Recognition",
-    arXiv:1409.1556. It is the paper's VGG-19 without the fifth stage; batch norm is of later date.
+    arXiv:1409.1556. It is VGG-19 of the paper without the fifth stage, and with batch norm.
 
     Args:
         channels, classes: of the input and the output.

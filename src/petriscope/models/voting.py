@@ -1,4 +1,4 @@
-"""Several trained networks as one: made by `petriscope.experiments.ensemble`, used as any model is."""
+"""An ensemble of trained networks as one model; `petriscope.experiments.ensemble` makes it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from petriscope.core.errors import RequestError
 from petriscope.core.recipe import Part
 from petriscope.models.layers import is_dense
 
-FLOOR = 1e-9  # of a probability, before its logarithm: no member may shout
+FLOOR = 1e-9  # least probability before the logarithm, so that no single member dominates
 
 
 class Member(BaseModel):
-    """A network of an ensemble: how it is built, and how it wants images.
+    """A network of an ensemble: how it is built, and how its images are normalized.
 
     Args:
         model: name and options.
-        mean, std: it normalizes by, one value per channel, in units of the full range.
+        mean, std: of its normalization, one value per channel, in units of the full range.
         weight: of its vote; the weights of all members sum to 1.
-        only: index of the one class that it tells from the rest, a specialist of two classes; None: it knows all.
-        run: where it came from, for people.
+        only: for a specialist of two classes, the index of the class that it tells from all others; None: all classes.
+        run: the run it comes from, for information.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -38,17 +38,20 @@ class Member(BaseModel):
 
 
 class MeanVote(nn.Module):
-    """Logarithms of probabilities by M networks, float [B, M * K, ...] -> of their weighted mean, [B, K, ...].
+    """Log-probabilities of M networks, float [B, M * K, ...] -> the logarithm of their weighted mean, [B, K, ...].
 
     Args:
-        weights: [M], not negative; only their ratios count.
+        weights: [M], not negative; only their ratios matter.
+
+    Raises:
+        RequestError: all weights are 0.
     """
 
     def __init__(self, weights: Sequence[float]) -> None:
         super().__init__()
         total = sum(weights)
         if not total > 0:
-            raise RequestError("ensemble: the members' weights are all 0")
+            raise RequestError("ensemble: the weights of all members are 0; give one of them a positive weight")
         self.log_weights = [math.log(max(weight / total, 1e-12)) for weight in weights]
 
     def forward(self, log_p: Tensor) -> Tensor:
@@ -57,16 +60,17 @@ class MeanVote(nn.Module):
 
 
 class SpecialistRule(nn.Module):
-    """A main network's answer, but for one class, of which a specialist has a say.
+    """The prediction of a main network, except for one class, which a specialist helps to decide.
 
-    A place is of the class where its score, ``share * main + (1 - share) * specialist`` of the two's probabilities, is
-    above ``threshold``; elsewhere it is what the main finds likeliest of the other classes. Probabilities follow suit: the
-    class's odds against the likeliest other are the score's odds in units of the threshold's.
+    An image or pixel belongs to the class if its score, ``share * main + (1 - share) * specialist`` in probabilities, is
+    above ``threshold``. Otherwise it belongs to the most probable of the other classes according to the main network.
+    Probabilities are made to agree: the odds of the class against the most probable other class are the odds of the score
+    divided by those of the threshold.
 
     Args:
         index: of the class.
         threshold: between 0 and 1.
-        share: of the main's probability in the score, from 0 to below 1.
+        share: weight of the main network's probability in the score, 0 <= share < 1.
     """
 
     def __init__(self, index: int, threshold: float, share: float) -> None:
@@ -75,15 +79,15 @@ class SpecialistRule(nn.Module):
         self.score = MeanVote([share, 1 - share])
 
     def log_odds(self, log_p: Tensor) -> Tensor:
-        """Of the score, as `forward` takes its input: [B, K + 2, ...] -> [B, ...]."""
+        """Log-odds of the score; input as of `forward`: [B, K + 2, ...] -> [B, ...]."""
         others, own, specialist = self._parts(log_p)
         main = torch.stack([others.logsumexp(1), own], 1)
         rest, score = self.score(torch.cat([main, specialist], 1)).unbind(1)
         return score - rest
 
     def forward(self, log_p: Tensor) -> Tensor:
-        """Log-probabilities of K classes by the main and of the rest and the class by the specialist, float
-        [B, K + 2, ...] -> log-probabilities [B, K, ...]."""
+        """Log-probabilities, float [B, K + 2, ...]: K classes by the main network, then "others" and "the class" by the
+        specialist -> log-probabilities [B, K, ...]."""
         others, _, _ = self._parts(log_p)
         own = (others.amax(1) + self.log_odds(log_p) - self.cut)[:, None]
         return torch.cat([others[:, : self.index], own, others[:, self.index :]], 1).log_softmax(1)
@@ -100,8 +104,8 @@ class Ensemble(nn.Module):
 
     Args:
         channels, classes, size: as for every model.
-        members: each sees the image normalized in its own way.
-        vote: ``mean``, ``stacking`` or ``specialist``; the latter takes a main network and one with ``only``.
+        members: the networks, each with its own normalization.
+        vote: ``mean``, ``stacking`` or ``specialist``; the latter needs a main network and one with ``only``.
         threshold, share: of `SpecialistRule`.
     """
 
@@ -124,7 +128,9 @@ class Ensemble(nn.Module):
                 raise RequestError(f"ensemble: a member normalizes {len(member.mean)} channels; images have {channels}")
         only = [member.only for member in members]
         if [index is not None for index in only] != ([False, True] if vote == "specialist" else [False] * len(members)):
-            raise RequestError("ensemble: a specialist of one class comes second of two, with vote: specialist")
+            raise RequestError(
+                "ensemble: with vote: specialist there must be two members, the second with only; with other votes none has only"
+            )
         self.members = nn.ModuleList(
             build_model(m.model, classes if m.only is None else 2, (*size, channels), fresh=False) for m in members
         )

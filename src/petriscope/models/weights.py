@@ -1,4 +1,4 @@
-"""Weights from elsewhere: a safetensors file, Petriscope's or another's, or timm's hub."""
+"""Weights to start from: a safetensors file, of Petriscope or of others, or a file on timm's hub."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 @dataclass(frozen=True)
 class WeightFile:
-    """What a file holds.
+    """The content of a file of weights.
 
     Args:
         path: of the file.
@@ -53,10 +53,10 @@ class WeightFile:
 
 
 def read_weights(path: str | Path) -> WeightFile:
-    """Read a safetensors file; of Petriscope's own, also the normalization.
+    """Read a safetensors file; if it is a model file of Petriscope, also the normalization.
 
     Raises:
-        RequestError: there is none, or it is damaged.
+        RequestError: there is no such file, or it is damaged.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -77,15 +77,17 @@ def load_weights(
     head: Iterable[str],
     optional: Callable[[str], bool] = lambda name: False,
 ) -> None:
-    """Put a file's tensors into a model. The head's go in if all of them fit, else it keeps its own: another task's
-    classes are of no use.
+    """Load the tensors of a file into a model. Those of the head are loaded only if all of them fit; otherwise the model
+    keeps its own head, because that of the file is for other classes.
 
     Args:
-        head: names of the modules that make the head.
-        optional: says of a parameter's name whether the file may be without it.
+        model: to load into.
+        file: the tensors.
+        head: names of the modules of the head.
+        optional: whether the file may lack a parameter, by its name.
 
     Raises:
-        RequestError: the file lacks tensors of the model, has others, or some of another shape.
+        RequestError: the file lacks tensors of the model, has others, or has some of another shape.
     """
     own = model.state_dict()
     prefixes = tuple(f"{name}." for name in head)
@@ -126,7 +128,7 @@ def from_hub(repository: str, filename: str, label: str) -> Path:
         label: of the model, for the message.
 
     Raises:
-        PetriscopeError: it is not in the cache and the hub cannot be reached; found out within seconds.
+        PetriscopeError: it is not in the cache, and the hub cannot be reached within seconds.
     """
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 
@@ -140,16 +142,16 @@ def from_hub(repository: str, filename: str, label: str) -> Path:
     )
     if constants.HF_HUB_OFFLINE or not reachable(constants.ENDPOINT):
         raise PetriscopeError(
-            f"{label}: the pretrained weights are not on this machine and the hub is out of reach; {advice}"
+            f"{label}: the pretrained weights are not on this machine, and the hub cannot be reached; {advice}"
         )
     try:
         return Path(hf_hub_download(repository, filename))
-    except Exception as error:  # the hub's client raises a family of its own, and its HTTP library's
+    except Exception as error:  # the hub's client raises its own errors and those of its HTTP library
         raise PetriscopeError(f"{label}: downloading the pretrained weights failed ({error}); {advice}") from None
 
 
 def reachable(address: str) -> bool:
-    """Whether a server answers at an address within seconds."""
+    """Whether a server responds at an address within seconds."""
     answers: list[bool] = []
 
     def ask() -> None:
@@ -157,11 +159,11 @@ def reachable(address: str) -> bool:
             with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=PROBE_SECONDS):
                 answers.append(True)
         except urllib.error.HTTPError as error:
-            answers.append(error.code < 500)  # a refusal is an answer; a proxy's "bad gateway" is none
+            answers.append(error.code < 500)  # a refusal is a response of the server; "bad gateway" is one of a proxy
         except (OSError, ValueError):
             answers.append(False)
 
-    # In a thread, because looking up a name has no time limit of its own.
+    # In a thread, because name resolution has no timeout.
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(2 * PROBE_SECONDS)

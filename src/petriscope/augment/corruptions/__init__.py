@@ -1,9 +1,9 @@
-"""Disturbances of known strength, for the stress test and for training against it.
+"""Corruptions of known strength, for the stress test and as an augmentation.
 
-`CORRUPTIONS` holds them by name. Each has five severities, and 0, at which an image keeps its bits; training draws
-severities in between. Lengths are in shorter sides of the image, so a severity means the same at 28 and at 224
-pixels; only JPEG has blocks of 8 pixels whatever the side. Eleven are those named for blood cells in MedMNIST-C (Di Salvo,
-Doerrich and Ledig, 2024, arXiv:2406.17536); the levels, and the way each is drawn, are Petriscope's own.
+`CORRUPTIONS` holds them by name. Each has severities 1 to 5, and 0, at which an image does not change; training also draws
+severities in between. Lengths are in units of the image's shorter side, so that a severity means the same at 28 and at
+224 pixels; only the blocks of JPEG always have 8 pixels. Eleven of them are those that MedMNIST-C names for blood cells (Di
+Salvo, Doerrich and Ledig, 2024, arXiv:2406.17536); the levels and the implementations are Petriscope's own.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ Kind = Literal["storage", "blur", "light", "color", "cover", "place"]
 
 @dataclass(frozen=True)
 class Corruption:
-    """One disturbance.
+    """One corruption.
 
     Args:
-        name: as recipes and tables write it.
-        kind: what it is of.
+        name: in recipes and tables.
+        kind: the group it belongs to.
         carry_out: (images float32 [B, C, H, W] in [0, 1], level float32 [B], draws) -> images, which may leave [0, 1].
-        unit: what a level is.
-        none: the level at which nothing happens.
+        unit: of a level.
+        none: the level without any effect.
         levels: of severities 1 to 5.
         medmnist_c: whether MedMNIST-C names it for blood cells.
         gray: whether it changes gray images.
-        moves: of what moves pixels: (level float32 [B], shape [..., H, W], draws) -> the map of each image, float32
-            [B, 3, 3], by which masks follow.
+        moves: (level float32 [B], shape [..., H, W], draws) -> the affine map of each image, float32 [B, 3, 3], by which
+            its mask follows; None for a corruption that moves no pixels.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Corruption:
         return torch.lerp(levels[below], levels[below + 1], (severity - below).float())
 
     def __call__(self, images: Tensor, severity: Tensor, keys: Tensor) -> Tensor:
-        """Disturb images.
+        """Corrupt images.
 
         Args:
             images: float32 [B, C, H, W] in [0, 1].
@@ -156,12 +156,12 @@ def find_corruption(name: str) -> Corruption:
 
 
 def corrupt(images: Tensor, name: str, severity: float, indices: Tensor, seed: int = 0) -> Tensor:
-    """Disturb images of a set: the same seed gives the same bits, whatever the batches.
+    """Corrupt images of a set. The same seed gives the same bits however the set is divided into batches.
 
     Args:
         images: uint8 [B, H, W, C].
         name: of a corruption, or ``identity``.
-        severity: 0 to 5; at 0 the images come back as they are.
+        severity: 0 to 5; at 0 the images are returned unchanged.
         indices: of the images in their set, int64 [B].
         seed: of all draws.
 
@@ -180,8 +180,8 @@ def corrupt(images: Tensor, name: str, severity: float, indices: Tensor, seed: i
 
 
 def corrupt_masks(masks: Tensor, name: str, severity: float, indices: Tensor, seed: int = 0) -> Tensor:
-    """The masks of images that `corrupt` disturbs, uint8 [B, H, W]: moved where the images are, with `IGNORE` where
-    something comes in from outside, and as they were under all else. The arguments are those of `corrupt`."""
+    """The masks of corrupted images, uint8 [B, H, W]: moved with the images, with `IGNORE` where a pixel comes from outside,
+    and unchanged by corruptions that move no pixels. The arguments are those of `corrupt`."""
     if name == "identity" or severity <= 0:
         return masks
     return find_corruption(name).follow(masks, *_drawn(masks, name, severity, indices, seed))

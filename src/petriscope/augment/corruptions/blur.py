@@ -1,4 +1,4 @@
-"""Out of focus, and shaken: blur by a kernel whose spectrum is known, so that its width need not be whole pixels."""
+"""Defocus and motion blur by kernels of known spectrum, so that their width need not be a whole number of pixels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BORDER = 0.2  # mirrored pixels around an image, in shorter sides: more than the
 
 
 def defocus_blur(images: Tensor, radius: Tensor, draws: Draws) -> Tensor:
-    """Mean over a disc of ``radius`` shorter sides: what a lens out of focus makes of a point."""
+    """Mean over a disc of radius ``radius``, in units of the shorter side: the image of a point out of focus."""
     pixels = radius * min(images.shape[2:])
     down, across, padding = _frequencies(images)
     turn = 2 * math.pi * pixels[:, None, None] * (down**2 + across**2).sqrt()
@@ -23,7 +23,7 @@ def defocus_blur(images: Tensor, radius: Tensor, draws: Draws) -> Tensor:
 
 
 def motion_blur(images: Tensor, length: Tensor, draws: Draws) -> Tensor:
-    """Mean along a line of ``length`` shorter sides, at any angle."""
+    """Mean along a line of length ``length``, in units of the shorter side, at a random angle."""
     pixels = length * min(images.shape[2:])
     angle = draws.uniform(1, 1) * math.pi
     down, across, padding = _frequencies(images)
@@ -31,7 +31,7 @@ def motion_blur(images: Tensor, length: Tensor, draws: Draws) -> Tensor:
 
 
 def _frequencies(images: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Cycles a pixel down and across, [H', 1] and [1, W'], of images with a mirrored border ``padding`` wide."""
+    """Cycles per pixel down and across, [H', 1] and [1, W'], for images with a mirrored border of width ``padding``."""
     height, width = images.shape[2:]
     side = min(height, width)
     padding = min(side - 1, math.ceil(side * BORDER))
@@ -41,7 +41,7 @@ def _frequencies(images: Tensor) -> tuple[Tensor, Tensor, int]:
 
 
 def _filtered(images: Tensor, spectrum: Tensor, padding: int) -> Tensor:
-    """Multiply the spectrum of each image, [B, H', W'], the same for all its channels."""
+    """Multiply the spectra of images by ``spectrum``, [B, H', W'], the same for all channels."""
     height, width = images.shape[2:]
     padded = F.pad(images, (padding,) * 4, mode="reflect")
     blurred = torch.fft.irfft2(torch.fft.rfft2(padded) * spectrum[:, None], s=padded.shape[2:])

@@ -1,4 +1,4 @@
-"""What lies on a slide and hides part of a cell: deposits of stain, air bubbles, anything at all."""
+"""Objects on a slide that hide part of a cell: stain deposits, air bubbles, and others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RIM = 0.3  # light that the rim of a bubble lets through
 
 
 def stain_deposit(images: Tensor, share: Tensor, draws: Draws) -> Tensor:
-    """Precipitated stain: dark violet blots that cover about ``share`` of the image and absorb light.
+    """Precipitated stain: dark violet blots that absorb light and cover about ``share`` of the image.
 
     Blots are the level set of a sum of potentials about random points (Blinn, 1982, doi:10.1145/357306.357310).
     """
@@ -38,7 +38,8 @@ def stain_deposit(images: Tensor, share: Tensor, draws: Draws) -> Tensor:
 
 
 def bubble(images: Tensor, radius: Tensor, draws: Draws) -> Tensor:
-    """An air bubble under the glass, ``radius`` shorter sides wide: washed out within, a dark rim, a bright spot."""
+    """An air bubble under the glass, of radius ``radius`` in units of the shorter side: pale inside, with a dark rim and a
+    bright spot."""
     down, across, side = _places(images)
     center = draws.uniform(2, 1, 1) * 0.6 - 0.3
     radius = radius[:, None, None]
@@ -74,7 +75,7 @@ def occlusion(images: Tensor, share: Tensor, draws: Draws) -> Tensor:
 
 
 def _places(images: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Distance of pixels from the center in shorter sides, [H, 1] and [1, W], and the shorter side in pixels."""
+    """Distance of pixels from the center in units of the shorter side, [H, 1] and [1, W], and that side in pixels."""
     height, width = images.shape[2:]
     side = min(height, width)
     down = (torch.arange(height, device=images.device) - (height - 1) / 2) / side
@@ -83,7 +84,7 @@ def _places(images: Tensor) -> tuple[Tensor, Tensor, int]:
 
 
 def _edge(depth: Tensor, side: int) -> Tensor:
-    """How much of a pixel is covered whose center lies ``depth`` shorter sides within an outline: 0 to 1."""
+    """Covered share of a pixel, 0 to 1, whose center lies ``depth`` (in units of the shorter side) within an outline."""
     return (depth * side + 0.5).clamp(0, 1)
 
 

@@ -1,4 +1,4 @@
-"""What storing an image does to it: fewer pixels, JPEG, sensor noise."""
+"""Fewer pixels, JPEG compression and sensor noise."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from petriscope.augment.base import constant
 from petriscope.augment.corruptions.draws import Draws
+from petriscope.core.drawing import BT601
 
 BLOCK = 8
 # Annex K of ITU-T T.81, the tables that libjpeg scales by the quality
@@ -25,18 +26,18 @@ CHROMA_STEPS = (
     *(24, 26, 56, 99, 99, 99, 99, 99, 47, 66, 99, 99, 99, 99, 99, 99),
     *((99,) * 32),
 )
-TO_YCBCR = ((0.299, 0.587, 0.114), (-0.168735892, -0.331264108, 0.5), (0.5, -0.418687589, -0.081312411))
+TO_YCBCR = (BT601, (-0.168735892, -0.331264108, 0.5), (0.5, -0.418687589, -0.081312411))
 
 
 def pixelate(images: Tensor, width: Tensor, draws: Draws) -> Tensor:
-    """Means over square cells of ``width`` shorter sides; a cell may begin within a pixel."""
+    """Means over square cells of width ``width``, in units of the shorter side; a cell may begin within a pixel."""
     height, length = images.shape[2:]
     cells = (min(height, length) * width).clamp_min(1.0)  # in pixels
     return _cells(height, cells) @ images @ _cells(length, cells).transpose(2, 3)
 
 
 def _cells(length: int, width: Tensor) -> Tensor:
-    """What each pixel of an axis takes from each, [B, 1, length, length]."""
+    """The means along one axis as a matrix, [B, 1, length, length]."""
     count = (length / width).round().clamp(1, length)
     width = (length / count)[:, None, None]
     cell = torch.arange(int(count.max()), device=width.device) * width
@@ -46,14 +47,13 @@ def _cells(length: int, width: Tensor) -> Tensor:
 
 
 def gaussian_noise(images: Tensor, std: Tensor, draws: Draws) -> Tensor:
-    """Add noise of a standard deviation in units of the full range, each value by itself."""
+    """Add independent normal noise; ``std`` is in units of the full range."""
     return images + std[:, None, None, None] * draws.normal(*images.shape[1:])
 
 
 def jpeg(images: Tensor, quality: Tensor, draws: Draws) -> Tensor:
-    """What baseline JPEG loses, as libjpeg at this quality: chroma at half the sides, quantized cosines of 8 x 8 pixels.
-
-    ITU-T T.81, 1992. Entropy coding loses nothing and is left out.
+    """The loss of baseline JPEG as in libjpeg at this quality: chroma at half the resolution, and quantized cosine
+    coefficients of 8 x 8 pixels. Entropy coding is lossless and left out. ITU-T T.81, 1992.
     """
     channels, height, width = images.shape[1:]
     scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)

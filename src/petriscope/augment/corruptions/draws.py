@@ -1,4 +1,4 @@
-"""Random numbers that belong to an image: a function of its key and of what was drawn before, never of its batch."""
+"""Random numbers per image: a function of the image's key and of the number of earlier draws, never of the batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GOLDEN = -7046029254386353131  # 2**64 / golden ratio, odd, as a signed integer
 
 
 def image_keys(indices: Tensor, name: str, seed: int) -> Tensor:
-    """One key an image of a set, int64 [B], from its index in the set, int64 [B]."""
+    """One key per image, int64 [B], from its index in its set, int64 [B]."""
     return _scrambled(indices * GOLDEN + (seed << 32) + zlib.crc32(name.encode()))
 
 
@@ -53,5 +53,5 @@ def _scrambled(bits: Tensor) -> Tensor:
 
 
 def _shifted(bits: Tensor, by: int) -> Tensor:
-    """To the right, zeros coming in: the sign is a bit like any other."""
+    """Shifted right, filled with zeros also for negative numbers."""
     return (bits >> by) & ((1 << (64 - by)) - 1)

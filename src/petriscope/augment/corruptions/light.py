@@ -14,7 +14,7 @@ from petriscope.augment.corruptions.means import steady_mean
 
 
 def exposure(images: Tensor, factor: Tensor, draws: Draws) -> Tensor:
-    """Multiply by ``factor``; what leaves the range is cut off."""
+    """Multiply by ``factor``; values above 1 are clipped."""
     return images * _wide(factor)
 
 
@@ -25,15 +25,15 @@ def contrast(images: Tensor, factor: Tensor, draws: Draws) -> Tensor:
 
 
 def saturation(images: Tensor, factor: Tensor, draws: Draws) -> Tensor:
-    """Multiply, or for every other image divide, the distance of a color from its gray by ``factor``."""
+    """Multiply the distance of a color from its gray by ``factor``, or divide it, with equal probability."""
     factor = torch.where(draws.uniform() < 0.5, factor, 1 / factor)
     gray = _gray(images)
     return gray + (images - gray) * _wide(factor)
 
 
 def color_cast(images: Tensor, amount: Tensor, draws: Draws) -> Tensor:
-    """Multiply the channels by factors 1 + ``amount`` times a direction of no brightness: another lamp, another stain.
-    Gray has no color to lose."""
+    """Multiply the channels by 1 + ``amount`` times a random direction that keeps brightness, as of another lamp or
+    stain. Gray images do not change."""
     if images.shape[1] == 1:
         return images
     angle = draws.uniform(1) * 2 * math.pi + constant((0, 2, 4), images.device) * (math.pi / 3)

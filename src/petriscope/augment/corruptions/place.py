@@ -1,4 +1,4 @@
-"""Where a cell lies in its image: turned, shifted. What comes in at the border is mirrored."""
+"""Rotation and translation. Pixels from beyond the border are mirrored."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from petriscope.augment.geometry import resample
 
 
 def rotation(images: Tensor, degrees: Tensor, draws: Draws) -> Tensor:
-    """Turn by ``degrees``, to either side."""
+    """Rotate by ``degrees`` in a random direction."""
     return resample(images, turns(degrees, images.shape, draws))
 
 
 def translation(images: Tensor, fraction: Tensor, draws: Draws) -> Tensor:
-    """Shift by ``fraction`` of the shorter side, in any direction."""
+    """Shift by ``fraction`` of the shorter side in a random direction."""
     return resample(images, shifts(fraction, images.shape, draws))
 
 

@@ -1,4 +1,4 @@
-"""Noise and blur: what a worse camera does."""
+"""Noise and blur, as of a worse camera."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def gaussian_blur(images: Tensor, sigma: Tensor, reach: int) -> Tensor:
     Args:
         images: float32 [B, C, H, W].
         sigma: float32 [B], in pixels; 0 leaves the image as it is.
-        reach: taps to each side of the center; the border is reflected as far as the image goes.
+        reach: taps to each side of the center; the image is mirrored at its border.
     """
     height, width = images.shape[2:]
     across = _blurring(width, sigma, reach)
@@ -54,8 +54,8 @@ def gaussian_blur(images: Tensor, sigma: Tensor, reach: int) -> Tensor:
 
 
 def _blurring(side: int, sigma: Tensor, reach: int) -> Tensor:
-    """What each of ``side`` pixels takes from each along an axis, float32 [B, 1, side, side]. For small images two
-    products with such a matrix are much faster than a sum over taps."""
+    """The blur along one axis as a matrix, float32 [B, 1, side, side]. For small images two products with such a matrix
+    are much faster than a sum over taps."""
     taps = min(reach, side - 1)
     offsets = torch.arange(-taps, taps + 1, device=sigma.device)
     weights = torch.exp(-0.5 * (offsets / sigma.clamp_min(1e-3)[:, None]) ** 2)
