@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from petriscope.core.errors import DataError
 from petriscope.data.imageset import ImageSet
+from petriscope.tasks import find_task
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (50, 6, 5, 3), dtype=np.uint8)
 
@@ -47,3 +48,24 @@ def test_a_row_that_is_not_there_and_a_file_cut_short_are_errors(tmp_path):
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(DataError, match="shorter than it was"):
         images.take(np.array([49]))
+
+
+def test_the_task_follows_from_the_targets_or_is_given():
+    masks = np.zeros((4, 6, 5), dtype=np.uint8)
+    ids, classes = np.arange(4).astype(str), ("a", "b")
+    assert image_set(PIXELS).task is find_task("classification")
+    assert ImageSet(PIXELS[:4], masks, classes, ids).task is find_task("segmentation")
+    assert image_set(PIXELS).subset(np.array([1, 2])).task is find_task("classification")
+    with pytest.raises(DataError, match="task classification must be"):
+        ImageSet(PIXELS[:4], masks, classes, ids, task=find_task("classification"))
+    with pytest.raises(DataError, match=r"targets must be .* or "):
+        ImageSet(PIXELS[:4], masks[0].astype(np.float32), classes, ids)
+
+
+def test_counts_are_of_images_or_of_labeled_pixels():
+    masks = np.zeros((4, 6, 5), dtype=np.uint8)
+    masks[0], masks[1, 0] = 255, 1
+    images = ImageSet(PIXELS[:4], masks, ("a", "b"), np.arange(4).astype(str))
+    assert images.counts.tolist() == [85, 5]
+    assert images.strata.tolist()[1] == 1  # the rarest class in the image
+    assert image_set(PIXELS).counts.tolist() == [50, 0]

@@ -218,7 +218,7 @@ def test_classes_may_be_named_in_a_file(tmp_path: Path) -> None:
 def test_a_subset_takes_its_masks_along() -> None:
     images = small_set(masks(6))
     part = images.subset(np.array([4, 1]))
-    assert np.array_equal(part.targets, images.targets[[4, 1]]) and part.segments
+    assert np.array_equal(part.targets, images.targets[[4, 1]]) and part.task.name == "segmentation"
     assert np.array_equal(part.images, images.images[[4, 1]])
 
 

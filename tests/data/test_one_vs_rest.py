@@ -12,6 +12,7 @@ from petriscope.core.errors import RequestError
 from petriscope.core.masks import IGNORE
 from petriscope.core.recipe import DataSection, load_recipe
 from petriscope.data.aligned import load_aligned
+from petriscope.tasks import find_task
 
 TERRAIN = "synthetic-terrain:80"
 SMALL = {"size": (8, 12), "source": TERRAIN}
@@ -41,8 +42,9 @@ def test_splits_are_drawn_by_all_classes(tmp_path: Path) -> None:
 
 def test_a_source_with_all_classes_is_judged_by_the_one() -> None:
     section = DataSection(**SMALL, only="big rock")
-    images, _ = load_aligned(section, "test", ("rest", "big rock"), segments=True)
-    plain, _ = load_aligned(DataSection(**SMALL), "test", ("soil", "bedrock", "sand", "big rock"), segments=True)
+    images, _ = load_aligned(section, "test", ("rest", "big rock"), find_task("segmentation"))
+    classes = ("soil", "bedrock", "sand", "big rock")
+    plain, _ = load_aligned(DataSection(**SMALL), "test", classes, find_task("segmentation"))
     assert images.classes == ("rest", "big rock")
     assert np.array_equal(images.targets == 1, plain.targets == 3)
     assert np.array_equal(images.targets == IGNORE, plain.targets == IGNORE)
@@ -53,7 +55,7 @@ def test_what_cannot_be_told_apart_is_said(tmp_path: Path) -> None:
         load(TERRAIN, size=(8, 12), only="big rok")
     with pytest.raises(RequestError, match=r"data\.only is about masks"):
         load(make_npz(tmp_path), only="0")
-    with pytest.raises(RequestError, match="has the name of all the others"):
+    with pytest.raises(RequestError, match="has a class called 'rest'"):
         load(make_mask_npz(tmp_path / "masks"), classes=("a", "rest", "c"), only="rest")
 
 

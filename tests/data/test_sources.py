@@ -35,7 +35,7 @@ def test_a_source_gives_uint8_images_with_targets_classes_and_ids(kind: str, cha
     for part in data.splits.values():
         assert part.images.dtype == np.uint8 and part.images.shape == (len(part), *part.shape)
         assert part.shape == data.shape and part.shape[2] == depth
-        assert part.segments == data.segments == (kind in MASKED)
+        assert part.task is data.task and part.task.dense == (kind in MASKED)
         if kind in MASKED:
             assert part.targets.dtype == np.uint8 and part.targets.shape == (len(part), *part.shape[:2])
             labeled = part.targets[part.targets != IGNORE]

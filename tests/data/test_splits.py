@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from petriscope.data.splits import draw_grouped, draw_stratified
 
+CLASSES = 5
 labels = st.lists(st.integers(0, 4), min_size=1, max_size=80).map(lambda values: np.array(values, dtype=np.int64))
 fractions = st.fixed_dictionaries({"test": st.floats(0.01, 0.45), "val": st.floats(0.01, 0.45)})
 seeds = st.integers(0, 5)
@@ -36,20 +37,29 @@ def test_stratified(targets: np.ndarray, shares: dict[str, float], seed: int) ->
 @given(labels, st.integers(1, 20), fractions, seeds)
 def test_grouped(targets: np.ndarray, many: int, shares: dict[str, float], seed: int) -> None:
     groups = np.random.default_rng(seed).integers(0, many, len(targets)).astype(str)
-    parts = draw_grouped(targets, groups, shares, seed)
+    amounts = np.eye(CLASSES, dtype=np.int64)[targets]
+    parts = draw_grouped(amounts, groups, shares, seed)
     assert is_partition(parts, len(targets))
     owners = [set(groups[indices]) for indices in parts.values()]
     assert sum(map(len, owners)) == len(set(groups))
     assert set(targets[parts["train"]]) == set(targets)
     assert all(
-        np.array_equal(parts[name], again) for name, again in draw_grouped(targets, groups, shares, seed).items()
+        np.array_equal(parts[name], again) for name, again in draw_grouped(amounts, groups, shares, seed).items()
     )
+
+
+def test_masks_are_shared_out_by_their_pixels() -> None:
+    rng = np.random.default_rng(0)
+    amounts = rng.multinomial(100, [0.7, 0.2, 0.1], 300) * rng.integers(0, 2, (300, 3))
+    parts = draw_grouped(amounts, np.arange(300) // 3, {"test": 0.2, "val": 0.1}, 0)
+    for name, share in {"test": 0.2, "val": 0.1}.items():
+        np.testing.assert_allclose(amounts[parts[name]].sum(0), share * amounts.sum(0), rtol=0.1)
 
 
 def test_many_small_groups_come_near_the_shares() -> None:
     rng = np.random.default_rng(0)
     targets = rng.integers(0, 3, 900)
-    parts = draw_grouped(targets, np.arange(900) // 3, {"test": 0.2, "val": 0.1}, 0)
+    parts = draw_grouped(np.eye(3, dtype=np.int64)[targets], np.arange(900) // 3, {"test": 0.2, "val": 0.1}, 0)
     for label, count in enumerate(np.bincount(targets)):
         assert abs((targets[parts["test"]] == label).sum() - 0.2 * count) <= 4
         assert abs((targets[parts["val"]] == label).sum() - 0.1 * count) <= 4

@@ -17,7 +17,6 @@ class Grading(Task):
 
     name, about, targets_are, dtype = "grading", "grades", "int64 [N], grades from 0", "<i8"
     monitors = ("mae", "loss")
-    lower_is_better = frozenset(monitors)
     metrics = (MetricInfo("mae", "Mean absolute error", "distance from the true grade", False, False),)
 
     def accepts(self, targets):

@@ -25,7 +25,7 @@ _MODULES = {
     "out_of_fold_probabilities": "label_errors",
     "find_label_errors": "label_errors",
     "measure_quality": "quality",
-    "check_masks": "masks",
+    "check_masks": "mask_faults",
     "mask_table": "raw_masks",
 }
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from petriscope.audit.duplicates import find_duplicates
     from petriscope.audit.embeddings import backbone_features, learned_features, run_features
     from petriscope.audit.label_errors import find_label_errors, out_of_fold_probabilities
-    from petriscope.audit.masks import check_masks
+    from petriscope.audit.mask_faults import check_masks
     from petriscope.audit.outliers import find_outliers, nearest
     from petriscope.audit.planted import find_planted
     from petriscope.audit.quality import measure_quality

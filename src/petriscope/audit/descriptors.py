@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from petriscope.core.drawing import BT601
 from petriscope.core.errors import DataError
 from petriscope.core.progress import progress
 from petriscope.data.imageset import ImageSet
 
 CHUNK_BYTES = 1 << 20  # read at once, so that intermediate results stay in the CPU cache
 WHOLE = 257  # white pixels whose sum still fits in uint16
-OPPONENT = np.array([[0.299, 0.587, 0.114], [0.5, -0.5, 0], [-0.25, -0.25, 0.5]], np.float32)  # luma, red-green, blue
+OPPONENT = np.array([BT601, [0.5, -0.5, 0], [-0.25, -0.25, 0.5]], np.float32)  # luma, red-green, blue
 SYMMETRIES = (
     "", "rotated 90°", "rotated 180°", "rotated 270°",
     "mirrored", "mirrored and rotated 90°", "mirrored and rotated 180°", "mirrored and rotated 270°",
@@ -46,12 +47,6 @@ def chunks(
             yield at, images.take(indices[at]) if isinstance(images, ImageSet) else images[indices[at]]
             if not quiet:
                 bar.advance(at.stop - at.start)
-
-
-def thumbnail_size(height: int, width: int, longest: int) -> tuple[int, int]:
-    """(height, width) scaled down so that the longer side is at most ``longest``; smaller sizes are kept."""
-    factor = min(1, longest / max(height, width, 1))
-    return max(1, round(height * factor)), max(1, round(width * factor))
 
 
 def shrink(block: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -18,9 +18,9 @@ from petriscope.audit.descriptors import (
     orient_frequencies,
     possible_symmetries,
     shrink,
-    thumbnail_size,
 )
 from petriscope.audit.projection_trees import TREES, near_pairs
+from petriscope.core.drawing import fit_within
 from petriscope.core.progress import progress
 from petriscope.data.imageset import ImageSet
 
@@ -123,7 +123,7 @@ def _repeated(values: list[bytes]) -> np.ndarray:
 
 def _small_forms(images: ImageSet | np.ndarray, quiet: bool) -> _Forms:
     count, height, width, channels = check_images(images)
-    size = thumbnail_size(height, width, LONGEST)
+    size = fit_within(height, width, LONGEST)
     thumbnails = np.empty((count, *size, channels), np.uint8)
     frequencies = np.empty((count, FREQUENCIES, FREQUENCIES, channels), np.float32)
     for at, block in chunks(images, "reading images", quiet):

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from petriscope.core.drawing import BT601
 from petriscope.core.errors import DataError
 from petriscope.core.progress import progress
 from petriscope.data.imageset import ImageSet
 
 CHUNK_PIXELS = 1 << 18  # measured at once, so that they stay in the CPU cache
-LUMA = (77, 150, 29)  # weights of red, green and blue times 256, ITU-R BT.601
+LUMA = tuple(round(256 * weight) for weight in BT601)  # whole numbers, for sums in uint16
 CLIPPED = 253  # gray levels from here on count as overexposed
 NAMES = ("brightness", "contrast", "highlights", "clipped", "sharpness", "saturation")
 FLAGS = ("dark", "bright", "low_contrast", "blurred", "blank", "gray_among_color")

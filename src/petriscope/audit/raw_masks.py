@@ -10,7 +10,7 @@ import numpy as np
 from petriscope.audit.base import Listing
 from petriscope.audit.checks.suspect_masks import findings_of_masks
 from petriscope.audit.findings import make_table
-from petriscope.audit.masks import check_masks
+from petriscope.audit.mask_faults import check_masks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +28,7 @@ def mask_table(
     """One row per finding, with the columns of `petriscope.audit.findings.make_table`.
 
     Args:
-        masks, classes, ignore, shape: see `petriscope.audit.masks.check_masks`.
+        masks, classes, ignore, shape: see `petriscope.audit.mask_faults.check_masks`.
         ids, splits: of the images, [N].
 
     Raises:

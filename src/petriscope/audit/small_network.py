@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from petriscope.augment.pipeline import Normalize
 from petriscope.core.device import choose_device
+from petriscope.core.drawing import fit_within, resize_images
 from petriscope.core.recipe import Recipe
 from petriscope.data.batches import Batches
 from petriscope.data.imageset import ImageSet
@@ -25,16 +25,13 @@ CHUNK = 512
 def shrink(images: ImageSet, side: int) -> ImageSet:
     """The set in memory, its images' longer side at most ``side`` and no side shorter than 8; small images stay."""
     height, width, _ = images.shape
-    scale = min(1.0, side / max(height, width))
-    size = (max(8, round(height * scale)), max(8, round(width * scale)))
+    size = fit_within(height, width, side, shortest=8)
     if size == (height, width):
         return images if not images.mapped else replace(images, pixels=images.images, rows=None)
     out = np.empty((len(images), *size, images.shape[2]), np.uint8)
     for start in range(0, len(images), CHUNK):
         block = images.take(np.arange(start, min(start + CHUNK, len(images))))
-        batch = torch.from_numpy(np.ascontiguousarray(block)).permute(0, 3, 1, 2).float()
-        small = F.interpolate(batch, size, mode="bilinear", align_corners=False, antialias=True)
-        out[start : start + len(block)] = small.round_().clamp_(0, 255).permute(0, 2, 3, 1).byte().numpy()
+        out[start : start + len(block)] = resize_images(block, size)
     return replace(images, pixels=out, rows=None)
 
 

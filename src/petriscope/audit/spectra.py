@@ -10,8 +10,8 @@ from petriscope.audit.descriptors import (
     orient_frequencies,
     possible_symmetries,
     shrink,
-    thumbnail_size,
 )
+from petriscope.core.drawing import fit_within
 from petriscope.data.imageset import ImageSet
 
 LONGEST = 32  # pixels on the longer side of the thumbnails
@@ -23,7 +23,7 @@ class Spectra:
     """Low frequencies of images of one shape, as vectors: all frequencies of the luma, the lower half of those of color."""
 
     def __init__(self, height: int, width: int, channels: int) -> None:
-        self.size = thumbnail_size(height, width, LONGEST)
+        self.size = fit_within(height, width, LONGEST)
         self.frequencies = max(self.size)
         self.symmetries = possible_symmetries(height, width)[1:]
         kept = np.zeros((self.frequencies, self.frequencies, channels), bool)

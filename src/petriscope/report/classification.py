@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from petriscope.core.drawing import heat_overlay
 from petriscope.core.results import ClassMetrics, Evaluation, Explanations
-from petriscope.explain.overlay import overlay
 from petriscope.metrics.classification import calibration_bins
 from petriscope.report import wording
 from petriscope.report.charts import Thumbnail, interval_mark, reliability, thumbnail
@@ -178,10 +178,10 @@ def maps(split: str, found: Explanations, rows: pd.DataFrame, gallery: Mapping[s
         if row is None:
             continue
         true, predicted = str(row["target"]), str(row["predicted"])
-        over = [(thumbnail(overlay(pixels, for_predicted / 255)), predicted)]
+        over = [(thumbnail(heat_overlay(pixels, for_predicted / 255)), predicted)]
         # Some methods do not depend on the class: one map is enough.
         if true != predicted and not np.array_equal(for_predicted, for_true):
-            over.append((thumbnail(overlay(pixels, for_true / 255)), true))
+            over.append((thumbnail(heat_overlay(pixels, for_true / 255)), true))
         facts = [("true", true), ("predicted", predicted), ("confidence", wording.percent(float(row["confidence"]), 1))]
         cards.append(Card(thumbnail(pixels), over, key, facts, right=true == predicted))
     groups = [

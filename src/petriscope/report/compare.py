@@ -16,7 +16,7 @@ from petriscope.core.files import write_text
 from petriscope.core.progress import duration
 from petriscope.report import rendering, wording
 from petriscope.report.charts import Axis, dot, nice_ticks, spread, svg, text_at
-from petriscope.report.metrics import in_sentence, metric_info
+from petriscope.report.metrics import in_sentence
 from petriscope.run.comparison import Comparison, Contrast, Row
 from petriscope.tasks import find_task
 
@@ -182,7 +182,7 @@ def _cut(text: str, letters: int = LABEL_LETTERS) -> str:
 
 
 def _metric_name(comparison: Comparison) -> str:
-    return in_sentence(metric_info(find_task(comparison.task), comparison.metric))
+    return in_sentence(find_task(comparison.task).info(comparison.metric))
 
 
 def _context(comparison: Comparison, title: str, about: str) -> dict[str, Any]:
@@ -265,7 +265,7 @@ def _others(comparison: Comparison) -> OtherMetrics:
     """The metrics that were not compared."""
     task = find_task(comparison.task)
     keys = dict.fromkeys(key for row in comparison.rows for key, value in row.others.items() if value is not None)
-    infos = [metric_info(task, key) for key in keys]
+    infos = [task.info(key) for key in keys]
     rows = []
     for row in comparison.rows:
         values = [(info, row.others.get(info.key)) for info in infos]

@@ -10,7 +10,6 @@ from petriscope.core import drawing
 from petriscope.core.files import write_text
 from petriscope.core.results import CheckedMethod, ExplanationCheck, Explanations, Metric, Results
 from petriscope.explain.checks import ORDERS
-from petriscope.explain.overlay import outlined, overlay
 from petriscope.explain.shown import Shown
 from petriscope.report import rendering, wording
 from petriscope.report.charts import Thumbnail, class_legend, thumbnail
@@ -183,12 +182,12 @@ def make_card(each: Shown, classes: Sequence[str]) -> Card:
     maps = []
     if each.mask is None:
         if each.heat is not None:
-            maps.append((thumbnail(overlay(each.image, each.heat)), each.explained))
+            maps.append((thumbnail(drawing.heat_overlay(each.image, each.heat)), each.explained))
         return Card(thumbnail(each.image), maps, each.id, [("predicted", each.predicted), confidence], note=each.note)
     facts = [("mostly", each.predicted)] if each.predicted else []
     if each.heat is not None:
         region = each.mask == classes.index(each.explained)
-        maps.append((thumbnail(outlined(overlay(each.image, each.heat), region)), each.explained))
+        maps.append((thumbnail(drawing.outlined(drawing.heat_overlay(each.image, each.heat), region)), each.explained))
         facts += [("share", wording.percent(each.share, 1)), confidence]
     mask = thumbnail(drawing.overlay(each.image, each.mask, len(classes)))
     return Card(thumbnail(each.image), maps, each.id, facts, mask=mask, note=each.note)

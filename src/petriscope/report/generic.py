@@ -15,7 +15,7 @@ from petriscope.core.results import Evaluation, Explanations
 from petriscope.report import wording
 from petriscope.report.explanations import Maps
 from petriscope.report.headline import Headline
-from petriscope.report.metrics import in_sentence, metric_info
+from petriscope.report.metrics import in_sentence
 from petriscope.tasks import MetricInfo, Task
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def maps(split: str, found: Explanations, rows: pd.DataFrame, gallery: Mapping[s
 
 def _infos(task: Task, evaluation: Evaluation) -> list[MetricInfo]:
     keys = dict.fromkeys(key for one in evaluation.per_class.values() for key in one.metrics)
-    return [metric_info(task, key) for key in keys]
+    return [task.info(key) for key in keys]
 
 
 def _write(info: MetricInfo, value: float | None) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from petriscope.core.recipe import Recipe
 from petriscope.core.results import Epoch
 from petriscope.report import wording
-from petriscope.report.metrics import in_sentence, metric_info
+from petriscope.report.metrics import in_sentence
 from petriscope.tasks import Task
 
 
@@ -25,7 +25,7 @@ def before_evaluation(task: Task, history: Sequence[Epoch], recipe: Recipe) -> H
     last = history[-1] if history else None
     if last is None or not last.val:
         return Headline("", "There are no metrics on held-out images yet.")
-    info = metric_info(task, task.monitors[0])
+    info = task.info(task.monitors[0])
     value = last.val.get(info.key)
     images = "augmented val images" if recipe.evaluation.augment_val else "val images"
     return Headline(

@@ -29,15 +29,6 @@ def metric_rows(task: Task, evaluated: Mapping[str, Evaluation]) -> list[MetricR
     return rows
 
 
-def metric_info(task: Task, key: str) -> MetricInfo:
-    """How a metric is named and written; one that the task does not list is named after its key."""
-    for info in task.metrics:
-        if info.key == key:
-            return info
-    name = key.replace("_", " ")
-    return MetricInfo(key, name[:1].upper() + name[1:], "", percent=key != "loss", higher_is_better=key != "loss")
-
-
 def in_sentence(info: MetricInfo) -> str:
     """The name of a metric within a sentence: ``mean IoU``, ``AUC``."""
     acronym = info.name[1:2].isupper()

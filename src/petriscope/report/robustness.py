@@ -10,7 +10,7 @@ import numpy as np
 from petriscope.core.results import CorruptionResult, GuaranteesUnderShift, Metric, Results, Robustness
 from petriscope.report import wording
 from petriscope.report.charts import Thumbnail, thumbnail
-from petriscope.report.metrics import in_sentence, metric_info
+from petriscope.report.metrics import in_sentence
 from petriscope.tasks import Task
 
 ALARMING = 0.1  # mean drop from which the page warns
@@ -80,7 +80,7 @@ def robustness_view(task: Task, results: Results, gallery: Mapping[str, np.ndarr
         heading = KINDS.get(corruption.kind, corruption.kind)
         groups.setdefault(heading, []).append(_row(name, corruption, test, strips.get(name)))
     first = next(iter(strips.values()), None)
-    metric = in_sentence(metric_info(task, test.metric_name))
+    metric = in_sentence(task.info(test.metric_name))
     return RobustnessView(
         split=split,
         metric=metric,

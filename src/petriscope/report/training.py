@@ -15,7 +15,7 @@ from petriscope.core.results import Cost, Environment, Epoch, Results, TrainingS
 from petriscope.report import wording
 from petriscope.report.charts import Series, line_chart
 from petriscope.report.gallery import has_decoder, trains_decoder
-from petriscope.report.metrics import in_sentence, metric_info
+from petriscope.report.metrics import in_sentence
 from petriscope.tasks import MetricInfo, Task
 
 OF_ENSEMBLES = ("Data", "Images", "Parameters", "Device", "Precision", "Started")  # the rest is on the members' pages
@@ -113,7 +113,7 @@ def curves(task: Task, history: Sequence[Epoch], training: TrainingSummary | Non
 
 def _monitored(task: Task) -> list[MetricInfo]:
     """The metrics that the task monitors, besides the loss."""
-    return [metric_info(task, key) for key in task.monitors if key != "loss"]
+    return [task.info(key) for key in task.monitors if key != "loss"]
 
 
 def _series(name: str, style: str, history: Sequence[Epoch], value: Callable[[Epoch], float | None]) -> Series:
@@ -173,7 +173,7 @@ def _three_digits(value: float) -> str:
 
 def epoch_table(task: Task, history: Sequence[Epoch]) -> EpochTable:
     """One row per epoch; metrics that no epoch has are left out."""
-    infos = [metric_info(task, "loss"), *_monitored(task)]
+    infos = [task.info("loss"), *_monitored(task)]
     columns: list[tuple[str, list[str]]] = []
 
     def add(name: str, values: Sequence[float | None], write: Callable[[float | None], str]) -> None:

@@ -66,7 +66,6 @@ class Task(ABC):
     dense: ClassVar[bool] = False  # targets have the height and width of their images, and models give logits per pixel
     counted: ClassVar[str] = "images"  # what classes are counted in
     monitors: ClassVar[tuple[str, ...]]  # metrics that training may watch; the first is the default
-    lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss"})  # of the monitors
     metrics: ClassVar[tuple[MetricInfo, ...]]  # of an evaluation, the one that counts most first
     compared: ClassVar[tuple[str, ...]] = ()  # metrics that runs can be compared by; the first is the default
     calibrates: ClassVar[bool] = False  # a temperature, thresholds and prediction sets can be fitted on val
@@ -74,9 +73,12 @@ class Task(ABC):
     resampled: ClassVar[str] = ""  # what intervals and tests draw, where it is not the image: a sentence
 
     def info(self, key: str) -> MetricInfo:
-        """How people read a metric."""
-        known = {each.key: each for each in self.metrics}
-        return known.get(key, MetricInfo(key, key.replace("_", " "), "", percent=False))
+        """How people read a metric; one that the task does not list is named after its key."""
+        for info in self.metrics:
+            if info.key == key:
+                return info
+        name = key.replace("_", " ")
+        return MetricInfo(key, name[:1].upper() + name[1:], "", percent=key != "loss", higher_is_better=key != "loss")
 
     # ------------------------------------------------------------------------------------------------- targets
 

@@ -1,7 +1,8 @@
-"""The loop: one recipe, one seed, one machine, the same weights; killed at any moment, it goes on from where it was.
+"""The training loop. The same recipe, seed and machine give the same weights, even if training is killed and resumed.
 
-Nothing random is remembered between steps: the order of an epoch is a function of (seed, epoch), and every draw within
-a step one of (seed, step). A checkpoint therefore holds weights, moments and a position, and may be taken after any step.
+No random state is kept between steps: the order of an epoch is a function of (seed, epoch), and every random draw in a step
+is a function of (seed, step). A checkpoint therefore needs only weights, moments and a position, and can be taken after any
+step.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from petriscope.core.device import autocast, choose_format, lay_out
 from petriscope.core.errors import Interrupted, PetriscopeError, RequestError
 from petriscope.core.progress import Progress, duration, say
 from petriscope.core.recipe import Recipe
+from petriscope.core.results import OLD_KEYS
 from petriscope.data.batches import Batches
 from petriscope.data.sampler import epoch_order
 from petriscope.inference.tta import predict_batches
@@ -40,33 +42,36 @@ from petriscope.training.optimizers import OPTIMIZERS
 from petriscope.training.progressive import Progressive
 from petriscope.training.schedules import SCHEDULES
 
-SWA_BATCHES = 64  # from which the averaged weights' batch statistics are taken
+SWA_BATCHES = 64  # batches from which the batch norm statistics of averaged weights are computed
 
 
 @dataclass
 class Position:
-    """Where training stands, all of it plain numbers."""
+    """The position of a training, in plain JSON values."""
 
     epoch: int = 0  # epochs done
-    batch: int = 0  # batches done in the epoch under way
-    seconds: float = 0.0  # spent training, over all resumptions
+    batch: int = 0  # batches done in the current epoch
+    seconds: float = 0.0  # spent training, over all sessions
     epoch_seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     best: float | None = None
     best_epoch: int | None = None  # counted from 1
-    averaged: int = 0  # epochs whose weights are in the mean of the last ones
+    averaged: int = 0  # epochs in the mean of the last epochs' weights
 
 
 class Trainer:
-    """Trains a model by a recipe.
+    """Trains a model according to a recipe.
 
     Args:
-        model: on the device already.
-        recipe: what to do.
-        train, val: batches; without val the last weights are kept.
-        normalize: applied after augmentation.
+        model: the model, already on the device.
+        train, val: batches; without val, the last weights are kept.
+        normalize: applied to images after augmentation.
         checkpoint: the file that resuming reads; None: no checkpoints.
         on_epoch: called with the history after every epoch.
+        quiet: show no progress.
+
+    Raises:
+        RequestError: the recipe does not fit the task, the data or the model.
     """
 
     def __init__(
@@ -89,7 +94,7 @@ class Trainer:
         self.model = lay_out(model, self.settings.channels_last)
         self.plan = Plan(model, recipe.finetune, self.settings.epochs)
         self.plan.freeze(self.plan.ever)
-        # Some models have a loss of their own, such as an autoencoder's.
+        # Some models have an additional loss, such as the reconstruction loss of an autoencoder.
         forward = getattr(model, "forward_with_loss", model)
         self.step_model: Callable[[Tensor], Any] = torch.compile(forward) if self.settings.compile else forward
         self.task = train.images.task
@@ -109,39 +114,37 @@ class Trainer:
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.ema = EMA(model, self.settings.ema) if self.settings.ema is not None else None
         self.swa = SWA(model) if self.settings.swa is not None else None
-        self.head = ""  # where the frozen rest was run once: the module that is trained on what it is given
+        self.head = ""  # name of the module that is trained on precomputed features, if there is one
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.format == "fp16")
         self.batches_per_epoch = len(self.epoch_batches(0))
         self.schedule = SCHEDULES.build(recipe.schedule, self.batches_per_epoch, self.settings.epochs)
         self.at = Position()
         self.best_weights: dict[str, Tensor] | None = None
-        self._sums = torch.zeros(4, dtype=torch.float64)  # of the epoch under way: see `train_step`
+        self._sums = torch.zeros(4, dtype=torch.float64)  # over the current epoch, see `train_step`
         self._last_save = time.monotonic()
 
     @property
     def averaged(self) -> nn.Module:
-        """The weights that are evaluated and kept: averaged ones, where the recipe asks for them."""
+        """The model that is evaluated and kept: with averaged weights if the recipe asks for them."""
         if self.swa and self.at.averaged:
             return self.swa.model
         return self.ema.model if self.ema else self.model
 
     def _check_targets(self) -> str:
-        """Refuse what does not go with the task; the metric to monitor."""
+        """Check that model and settings fit the task. Returns the metric to monitor."""
         task = self.task
         if is_dense(self.model) != task.dense:
-            gives, wants = ("one class per image", "per pixel, such as unet") if task.dense else (
-                "one class per pixel", "per image, such as simple-cnn"
-            )
+            wanted = "pixel, such as unet" if task.dense else "image, such as simple-cnn"
             raise RequestError(
-                f"the model {self.recipe.model.name} gives {gives}, and the targets are {task.about}: choose a model that "
-                f"gives one class {wants}"
+                f"the model {self.recipe.model.name} predicts one class per {'image' if task.dense else 'pixel'}, but the "
+                f"targets are {task.about}: choose a model that predicts one class per {wanted}"
             )
         if self.recipe.distill is not None and task.dense:
-            raise RequestError(f"distill learns from classifiers of images; leave it out, since the targets are {task.about}")
+            raise RequestError(f"distill works only for classification, but the targets are {task.about}; remove it")
         monitor, known = self.settings.monitor, task.monitors
         if monitor != "auto" and monitor not in known:
             raise RequestError(
-                f"training.monitor cannot be {monitor} where the targets are {task.about}; known: {', '.join(known)}"
+                f"training.monitor cannot be {monitor} for the task {task.name}; known: {', '.join(known)}"
             )
         return known[0] if monitor == "auto" else monitor
 
@@ -155,7 +158,9 @@ class Trainer:
         if section is None or not section.epochs(self.settings.epochs):
             return None
         if self.recipe.distill is not None:
-            raise RequestError("distill and training.progressive: teachers know one size of images; leave one out")
+            raise RequestError(
+                "distill and training.progressive cannot be combined: teachers take images of one size; remove one"
+            )
         progressive = Progressive(section, self.train.images.shape, self.settings.epochs, dense=self.task.dense)
         progressive.check(self.model, forward)
         return progressive
@@ -164,7 +169,7 @@ class Trainer:
         """Train to the end, from the checkpoint if there is one.
 
         Returns:
-            the state dict to keep: of the best epoch by the monitored metric, or the last.
+            the state dict to keep: of the best epoch by the monitored metric, or of the last epoch.
 
         Raises:
             Interrupted: Ctrl-C; the run can be resumed.
@@ -187,7 +192,7 @@ class Trainer:
         return {key: value.detach().cpu().clone() for key, value in self.averaged.state_dict().items()}
 
     def run_backbone_once(self) -> None:
-        """Where the head alone is trained and images do not vary, replace images by what the head is given."""
+        """If only the head is trained and images do not vary, replace images by the features that the head takes."""
         head = only_head_of(self.model)
         varied = self.augment.varies or self.teachers or self.progressive or hasattr(self.model, "forward_with_loss")
         if head is None or varied or self.task.dense or any(not name.startswith(f"{head}.") for name in self.plan.ever):
@@ -213,14 +218,14 @@ class Trainer:
         return self.at.epoch * self.batches_per_epoch + self.at.batch
 
     def _cost(self, steps: int) -> float:
-        """Of the first ``steps`` steps, in steps on images of their own size, about."""
+        """The approximate cost of the first ``steps`` steps, in steps on images of full size."""
         if self.progressive is None:
             return steps
         small = min(steps, self.progressive.epochs * self.batches_per_epoch)
         return steps - small * (1 - self.progressive.cost)
 
     def epoch_batches(self, epoch: int) -> list[np.ndarray]:
-        """The indices of each batch. A short last batch is dropped: every epoch has another order, so no image is."""
+        """The indices of each batch. A short last batch is dropped; since every epoch has another order, no image is lost."""
         size, settings = self.settings.batch_size, self.settings
         order = epoch_order(self.strata, self.recipe.sampler, self.recipe.seed, epoch, settings.images_per_epoch)
         if len(order) <= size:
@@ -254,7 +259,8 @@ class Trainer:
         """One step on a uint8 batch [B, H, W, C] with targets int64 [B] or masks uint8 [B, H, W].
 
         Returns:
-            the loss summed over images, hits, what could be one (images; labeled pixels of masks), and images: [4].
+            float [4]: the loss summed over images, correct predictions, all predictions that are counted (images, or labeled
+            pixels), and images.
         """
         step = self._step
         generator = self._seed(step)
@@ -272,7 +278,7 @@ class Trainer:
         logits = logits.float()
         loss = self.loss(logits, targets)
         size = len(targets)
-        logits = logits[:size]  # of the images; what follows are their views
+        logits = logits[:size]  # those of the images themselves; the rest are of further views
         if self.teachers:
             loss = self.teachers.loss(logits, self.teachers.answer(augmented[0][:size]), loss)
         if own_loss is not None:
@@ -289,9 +295,9 @@ class Trainer:
             return torch.stack([loss.detach() * size, hits.to(loss.dtype), judged, loss.new_tensor(size)])
 
     def _seed(self, step: int) -> torch.Generator:
-        """Seed dropout and the like by the step, and give a generator for augmentation."""
+        """Seed the global generators (for dropout) from the step, and return a generator for augmentation."""
         for_model, for_augmentation = np.random.SeedSequence([self.recipe.seed, 2, step]).generate_state(2).tolist()
-        # torch.manual_seed formats a stack trace for devices that are not there, which costs as much as a small step
+        # torch.manual_seed formats a stack trace for missing devices, which takes as long as a small step.
         torch.default_generator.manual_seed(for_model)
         if self.device.type == "cuda":
             torch.cuda.manual_seed_all(for_model)
@@ -306,7 +312,7 @@ class Trainer:
         self.scaler.unscale_(self.optimizer)
         weights = [p for p in self.model.parameters() if p.grad is not None]
         decayed: list[Tensor] = [p for p in weights if p.ndim >= 2]
-        with torch.no_grad():  # the penalties' gradients, rather than the penalties: the same step for less work
+        with torch.no_grad():  # adding the gradients of the penalties is cheaper than adding the penalties to the loss
             grads = [p.grad for p in decayed if p.grad is not None]
             if settings.l1 and grads:
                 torch._foreach_add_(grads, torch._foreach_sign(decayed), alpha=settings.l1)
@@ -320,7 +326,7 @@ class Trainer:
         if not math.isfinite(loss):
             raise PetriscopeError(
                 f"the loss is not finite in epoch {self.at.epoch + 1}: training diverged. Lower optimizer.lr (now "
-                f"{self.base_rates[0]:g}), set training.clip_grad_norm=1, or training.precision=fp32"
+                f"{self.base_rates[0]:g}), or set training.clip_grad_norm=1 or training.precision=fp32"
             )
         self._average_epochs()
         line: dict[str, Any] = {
@@ -353,7 +359,7 @@ class Trainer:
         return self.task.quick(outputs, val.images)
 
     def _average_epochs(self) -> None:
-        """Take the epoch's weights into the mean of the last epochs', if it is one of them."""
+        """If the epoch is one of the last, add its weights to the mean of the last epochs' weights."""
         share, epochs = self.settings.swa, self.settings.epochs
         if self.swa is None or share is None or self.at.epoch < epochs - max(1, round(share * epochs)):
             return
@@ -364,7 +370,7 @@ class Trainer:
         self.at.averaged += 1
 
     def _judge(self, value: float) -> None:
-        sign = -1 if self.monitor in self.task.lower_is_better else 1
+        sign = 1 if self.task.info(self.monitor).higher_is_better else -1
         self.schedule.observe(-sign * value)
         if self.at.best is None or sign * value > sign * self.at.best:
             self.at.best, self.at.best_epoch = value, self.at.epoch + 1
@@ -378,7 +384,7 @@ class Trainer:
     def _say_stage(self) -> None:
         stage, epoch = self.plan.stage(self.at.epoch), self.at.epoch
         if stage.epoch == epoch and (epoch > 0 or len(stage.names) < sum(1 for _ in self.model.parameters())):
-            run_once = "; the frozen rest was run once" if self.head else ""
+            run_once = "; features of the frozen part were computed once" if self.head else ""
             say(f"from epoch {epoch + 1}: training {self.plan.describe(epoch)}{run_once}")
         if self.progressive and epoch in (0, self.progressive.epochs):
             height, width = self.progressive.size if epoch < self.progressive.epochs else self.train.images.shape[:2]
@@ -444,15 +450,21 @@ class Trainer:
         self.schedule.restore(facts["schedule"])
         if facts["scaler"]:
             self.scaler.load_state_dict(facts["scaler"])
-        self.at = Position(**facts["position"])
+        self.at = _position(facts["position"])
         self.on_epoch(self.at.history)
         if not self.quiet:
             say(f"resumed after epoch {self.at.epoch}, batch {self.at.batch} of {self.batches_per_epoch}")
 
 
+def _position(fields: dict[str, Any]) -> Position:
+    """The position in a checkpoint. Older versions used other keys in the history."""
+    history = [{OLD_KEYS.get(key, key): value for key, value in line.items()} for line in fields["history"]]
+    return Position(**{**fields, "history": history})
+
+
 @contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """Turn Ctrl-C and SIGTERM into an event, so that a step is never torn; a second Ctrl-C ends at once."""
+    """Turn Ctrl-C and SIGTERM into an event, so that a step is not cut off. A second Ctrl-C raises KeyboardInterrupt."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from petriscope.audit.base import Check, Context, Finding, FindingInfo
-from petriscope.audit.masks import MaskFindings, check_masks
+from petriscope.audit.mask_faults import MaskFindings, check_masks
 from petriscope.core.masks import IGNORE
 from petriscope.metrics.segmentation import background_of
 

@@ -11,7 +11,7 @@ import numpy as np
 from petriscope.core.errors import DataError
 from petriscope.core.recipe import DataSection
 from petriscope.data.imageset import ImageSet
-from petriscope.data.sources.masks import build_mask_sets
+from petriscope.data.sources.mask_values import build_mask_sets
 
 TRAIN, NAMES, TEST = "training_set", "training_names", "test_set"
 CLASSES = ("background", "soil", "bedrock", "sand", "big rock")

@@ -15,7 +15,7 @@ from petriscope.data.decode import decode_files, image_size, resize, workers
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.folders import SPLIT_FOLDERS, group_of, is_image
 from petriscope.data.sources.listing import rows_by_split, sets_over
-from petriscope.data.sources.masks import name_values
+from petriscope.data.sources.mask_values import name_values
 
 IMAGES, MASKS, NAMES = "images", "masks", "classes.txt"
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp", ".gif")

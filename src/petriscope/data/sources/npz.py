@@ -22,7 +22,7 @@ from petriscope.data.imageset import SPLITS, ImageSet
 from petriscope.data.sources import labels as label_rules
 from petriscope.data.sources import mars
 from petriscope.data.sources.arrays import build_sets
-from petriscope.data.sources.masks import build_mask_sets
+from petriscope.data.sources.mask_values import build_mask_sets
 
 BLOOD_CELLS = (
     "basophil",

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from petriscope.core.drawing import BT601
 from petriscope.core.errors import RequestError
 from petriscope.core.recipe import DataSection
 from petriscope.data.imageset import ImageSet
-from petriscope.data.sources.drawing import Canvas, Range, uniform, wide
+from petriscope.data.sources.canvas import Canvas, Range, uniform, wide
 
 Color = tuple[int, int, int]
 
@@ -28,7 +29,6 @@ STAIN_MIX = 0.06  # spread of what one channel's absorbance takes from another's
 LIGHT = (0.75, 1.08)
 NOISE = (1.0, 7.0)  # standard deviation of the sensor's noise, in gray levels
 BLOCK_PIXELS = 1 << 16  # pixels drawn at once: the fields of a chunk stay in the processor's cache
-LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def read(section: DataSection, count: int = 6000) -> dict[str, ImageSet]:
     """
     images, labels = draw_smear(count, section.height_width or 28)
     if section.channels == "gray":
-        images = np.rint(images @ LUMINANCE).astype(np.uint8)[..., None]
+        images = np.rint(images @ np.array(BT601, dtype=np.float32)).astype(np.uint8)[..., None]
     ids = np.array([f"cell/{index:06d}" for index in range(count)], dtype=str)
     return {"all": ImageSet(images, labels, CLASSES, ids)}
 

@@ -13,7 +13,7 @@ from petriscope.core.errors import RequestError
 from petriscope.core.masks import IGNORE
 from petriscope.core.recipe import DataSection
 from petriscope.data.imageset import ImageSet
-from petriscope.data.sources.drawing import Canvas, Range, uniform, wide
+from petriscope.data.sources.canvas import Canvas, Range, uniform, wide
 
 CLASSES = ("soil", "bedrock", "sand", "big rock")
 SCENE = 8  # images

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from petriscope.audit.masks import check_masks
+from petriscope.audit.mask_faults import check_masks
 from petriscope.core.errors import DataError
 
 
