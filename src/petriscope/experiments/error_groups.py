@@ -1,4 +1,4 @@
-"""Where a predictor errs: which classes it takes for which, and on what kind of image."""
+"""Where a classification model errs: which classes it confuses, and on which kinds of image."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from typing import Any
 
 import numpy as np
 
+from petriscope.core.drawing import BT709
 from petriscope.data.imageset import ImageSet
 from petriscope.metrics.intervals import wilson
 from petriscope.metrics.statistics import holm
 
-PAIRS = 5  # of classes, the most confused
-EXAMPLES = 6  # images of each
-FEWEST = 60  # images that can be told apart in groups
-FIFTHS_FROM = 500  # images; of fewer, thirds
+PAIRS = 5  # the most confused pairs of classes
+EXAMPLES = 6  # images per pair
+FEWEST = 60  # images needed for groups
+FIFTHS_FROM = 500  # images needed for fifths; fewer are split into thirds
 STAINS = 4
-FAINT = 12  # levels of 255 by which an image differs from its border at most, to have no foreground
-CHUNK_PIXELS = 2**21  # measured at a time
-LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green and blue: ITU-R BT.709
+FAINT = 12  # of 255 levels; an image that nowhere differs more from its border has no foreground
+CHUNK_PIXELS = 2**21  # pixels measured at a time
 WORDS = {3: ("low", "middle", "high"), 5: ("lowest", "low", "middle", "high", "highest")}
 
 
@@ -26,11 +26,11 @@ def confused_pairs(targets: np.ndarray, predicted: np.ndarray, confidence: np.nd
 
     Args:
         targets, predicted: int64 [N].
-        confidence: float [N], in the class predicted.
+        confidence: float [N], probability of the predicted class.
 
     Returns:
         one mapping per pair, the most frequent first: true, predicted (class indices), count, n (images of the true class),
-        rows (of some examples, the most confident first).
+        rows (indices of some examples, the most confident first).
     """
     wrong = np.flatnonzero(targets != predicted)
     codes, counts = np.unique(np.stack([targets[wrong], predicted[wrong]], 1), axis=0, return_counts=True)
@@ -45,20 +45,21 @@ def confused_pairs(targets: np.ndarray, predicted: np.ndarray, confidence: np.nd
 
 
 def accuracy_by_group(images: ImageSet, predicted: np.ndarray) -> list[dict[str, Any]]:
-    """Accuracy over groups of images: by brightness, by the size of the foreground, by stain.
+    """Accuracy in groups of images: by brightness, by the size of the foreground, and by stain.
 
-    Each group is tested against the rest, twice: as it is (Fisher's exact test), and class by class (Cochran, 1954,
-    Biometrics 10:417; Mantel and Haenszel, 1959), since groups that hold more of a difficult class are less often right
-    without the light or the stain having to do with it. Both are corrected for as many groups (Holm).
+    Each group is tested against the rest twice: over all images (Fisher's exact test) and within classes (Cochran, 1954,
+    Biometrics 10:417; Mantel and Haenszel, 1959). The second test is needed because a group with many images of a
+    difficult class has a low accuracy even if brightness or stain plays no role. Both tests are corrected for the number
+    of groups (Holm).
 
     Args:
         images: the images and their true classes.
         predicted: int64 [N].
 
     Returns:
-        one mapping per attribute: name, about, groups. A group: name, low and high (of the attribute; None for stains),
-        color (mean RGB, of stains), n, accuracy, ci95 (Wilson's), rest (accuracy of the others), p, p_within. Nothing for
-        fewer than 60 images.
+        one mapping per attribute: name, about, groups. A group has name, low and high (range of the attribute; None for
+        stains), color (mean RGB; only for stains), n, accuracy, ci95 (Wilson), rest (accuracy of the other images), p,
+        p_within. Empty for fewer than 60 images.
     """
     if len(images) < FEWEST:
         return []
@@ -67,7 +68,7 @@ def accuracy_by_group(images: ImageSet, predicted: np.ndarray) -> list[dict[str,
     attributes = [
         _by_quantile("brightness", "mean luminance, of 255", brightness, fifths),
         _by_quantile(
-            "size of the foreground", "share of the image that parts from its border's color", foreground, fifths
+            "size of the foreground", "share of the image that differs from its border's color", foreground, fifths
         ),
     ]
     if color.shape[1] == 3:
@@ -84,27 +85,27 @@ def accuracy_by_group(images: ImageSet, predicted: np.ndarray) -> list[dict[str,
 
 
 def measured(images: ImageSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean luminance (0 to 255) [N], share of foreground [N] and mean color (0 to 255) [N, C] of every image."""
+    """Mean luminance (0 to 255) [N], share of foreground [N] and mean color (0 to 255) [N, C], per image."""
     brightness, foreground, color = [], [], []
     chunk = max(1, CHUNK_PIXELS // (images.shape[0] * images.shape[1]))
     for start in range(0, len(images), chunk):
         block = images.take(np.arange(start, min(start + chunk, len(images))))
         means = block.mean((1, 2), dtype=np.float64)
         color.append(means)
-        brightness.append(means @ LUMINANCE if means.shape[1] == 3 else means[:, 0])
+        brightness.append(means @ BT709 if means.shape[1] == 3 else means[:, 0])
         foreground.append(foreground_share(block))
     return np.concatenate(brightness), np.concatenate(foreground), np.concatenate(color)
 
 
 def foreground_share(images: np.ndarray) -> np.ndarray:
-    """The share of each image that parts from the median color of its border, by Otsu's threshold on the distance.
-    Otsu, 1979, IEEE Transactions on Systems, Man, and Cybernetics 9:62.
+    """The share of each image whose color differs from the median color of its border, by Otsu's threshold on the
+    distance. Otsu, 1979, IEEE Transactions on Systems, Man, and Cybernetics 9:62.
 
     Args:
         images: uint8 [B, H, W, C].
 
     Returns:
-        float [B]; 0 where an image is hardly anywhere other than its border.
+        float [B]; 0 for an image that nowhere differs much from its border.
     """
     count = len(images)
     edges = (images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1])
@@ -122,7 +123,8 @@ def foreground_share(images: np.ndarray) -> np.ndarray:
 
 
 def cochran_mantel_haenszel(right: np.ndarray, member: np.ndarray, strata: np.ndarray) -> float:
-    """p, two-sided, that within the strata a group is right as often as the rest; with the correction for continuity.
+    """Two-sided p-value of the hypothesis that within strata a group is right as often as the rest, with continuity
+    correction.
 
     Args:
         right, member: bool [N].
@@ -160,8 +162,8 @@ def _by_quantile(name: str, about: str, values: np.ndarray, parts: int) -> dict[
 
 
 def _by_stain(color: np.ndarray) -> dict[str, Any]:
-    """Clusters of the mean color as optical density, in which stains add up: Ruifrok and Johnston, 2001, Analytical and
-    Quantitative Cytology and Histology 23:291. The brightest first."""
+    """Clusters of the mean color, the brightest first. Colors are taken as optical density, in which stains add up: Ruifrok
+    and Johnston, 2001, Analytical and Quantitative Cytology and Histology 23:291."""
     from sklearn.cluster import KMeans
 
     density = -np.log((color + 1) / 256)

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from petriscope.core.drawing import enlarged_overlay, write_png
 from petriscope.core.errors import RequestError, near
-from petriscope.core.files import atomic
 from petriscope.core.progress import progress
 from petriscope.core.recipe import Part
 from petriscope.explain import chosen
-from petriscope.explain.overlay import enlarged
 from petriscope.explain.shown import Shown
 from petriscope.inference.predict import CHUNK, decoded
 from petriscope.inference.predictor import Predictor
@@ -60,18 +59,11 @@ def explain_files(
                     if heat is not None:
                         region = None if mask is None else mask == predictor.classes.index(row["explained"])
                         file = out / f"{len(rows) + 1:05d}-{path.stem[:60]}.png"
-                        row["overlay"] = str(_write(enlarged(image, heat, region), file))
+                        row["overlay"] = str(file)
+                        write_png(file, enlarged_overlay(image, heat, region))
                     if len(shown) < MOST_ON_PAGE:
                         shown.append(Shown(image, heat, str(path), mask=mask, **facts))
                 rows.append(row)
                 if not quiet:
                     bar.advance(1)
     return pd.DataFrame(rows, columns=list(columns)), shown, part
-
-
-def _write(pixels: np.ndarray, path: Path) -> Path:
-    from PIL import Image
-
-    with atomic(path) as temporary:
-        Image.fromarray(pixels).save(temporary, format="PNG")
-    return path

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from petriscope.core.drawing import overlay, palette
+from petriscope.core.drawing import overlay, palette, write_png
 from petriscope.core.errors import RequestError
-from petriscope.core.files import atomic
 from petriscope.core.recipe import TTA
 from petriscope.data.decode import decode_file
 from petriscope.inference.predict import table_of
@@ -81,16 +80,6 @@ def _file_names(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
 def _write(path: Path, file: Path, mask: np.ndarray, predictor: Predictor) -> None:
     pixels = decode_file(path, None, predictor.recipe.data.filter, "rgb", predictor.recipe.data.bits)
     height, width = pixels.shape[:2]
-    indexed = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
-    full = np.asarray(indexed)
-    indexed.putpalette(palette(len(predictor.classes)).tobytes())
-    for name, image in (
-        (file, indexed),
-        (file.with_stem(f"{file.stem}-overlay"), _laid_over(pixels, full, predictor)),
-    ):
-        with atomic(name) as temporary:
-            image.save(temporary, format="PNG")
-
-
-def _laid_over(image: np.ndarray, mask: np.ndarray, predictor: Predictor) -> Image.Image:
-    return Image.fromarray(overlay(image, mask, len(predictor.classes)))
+    full = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+    write_png(file, full, palette(len(predictor.classes)))
+    write_png(file.with_stem(f"{file.stem}-overlay"), overlay(pixels, full, len(predictor.classes)))
