@@ -1,4 +1,4 @@
-"""The Python API. The command line parses its arguments, calls these functions, and prints what they return."""
+"""The Python API. The command line parses its arguments, calls these functions, and prints their results."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def audit(
     seed: int = 0,
     quiet: bool = False,
 ) -> tuple[runner.Audit, Path]:
-    """Look for what is wrong with a source, and write the findings into a folder. The source is not changed.
+    """Look for problems in a source, and write the findings into a folder. The source is not changed.
 
     Args:
-        out: the folder to make: ``findings.csv`` and ``.parquet``, ``decisions.yaml``, ``summary.json``,
-            ``report.html``; default ``audits/<source>``. It appears when it is complete.
+        out: the folder to make, default ``audits/<source>``. It gets ``findings.csv`` and ``.parquet``,
+            ``decisions.yaml``, ``summary.json`` and ``report.html``, and appears only when it is complete.
         section, labels, features, seed, quiet: see `petriscope.audit.audit`.
 
     Returns:
@@ -74,24 +74,25 @@ def predict(
     set_coverage: float | None = None,
     out: str | Path | None = None,
 ) -> pd.DataFrame:
-    """Classes of image files, or their masks.
+    """Predict the classes of image files, or their masks.
 
     Args:
         model: a run folder, or a model file.
-        images: files, or folders of them.
-        max_error: the largest error rate wanted among answers, such as 0.01; None: every image that is in distribution is
-            answered.
-        set_coverage: how often a prediction set should hold the true class, such as 0.95; None: no sets.
-        out: a CSV file to write; for a model of masks, which needs it, a folder for masks and the CSV file ``masks.csv``.
+        images: image files, or folders of them.
+        tta: test-time augmentation; None: the recipe's.
+        max_error: the largest error rate allowed among answers, such as 0.01; None: abstain only on images that are out of
+            distribution.
+        set_coverage: how often a prediction set should contain the true class, such as 0.95; None: no sets.
+        out: classification: a CSV file to write, or None. Segmentation: a folder for the masks and ``masks.csv``; required.
 
     Returns:
         one row per image. Classification: image, predicted, confidence, error, answer, why, set (if asked for), and one
         probability per class (``p_<class>``). ``answer`` is the predicted class, or ``not sure`` with the reason in
-        ``why``; an image that cannot be read has an error, and neither prediction nor answer. Segmentation: see
+        ``why``. An image that cannot be read has an error, and neither prediction nor answer. Segmentation: see
         `petriscope.inference.segmentation.predict_files`.
 
     Raises:
-        RequestError: the model does not hold what ``max_error`` or ``set_coverage`` need.
+        RequestError: there is no such model or image, or the model cannot give what ``max_error`` or ``set_coverage`` ask for.
     """
     predictor = load_model(Path(model), device)
     files = find_images([Path(path) for path in images])
@@ -111,21 +112,21 @@ def explain(
     device: str = "auto",
     quiet: bool = False,
 ) -> pd.DataFrame:
-    """Where a model looks in image files: an overlay of each, and a page of all, in the folder ``out``.
+    """Explain the predictions for image files: write an overlay per image and a page of all into the folder ``out``.
 
     Args:
         model: a run folder, or a model file.
-        images: files, or folders of them.
+        images: image files, or folders of them.
         out: a folder that does not exist or is empty.
         method: a name in `petriscope.explain.EXPLAINERS`, or ``auto``.
-        of: the class asked about; None: the predicted class of each image; for a model of masks, the class with the most
-            pixels, the background only where there is nothing else.
+        of: the class to explain; None: the predicted class of each image, or for segmentation the class with the most
+            pixels (the background only if there is no other).
 
     Returns:
-        one row per image: image, predicted, confidence, explained (the class asked about), overlay (the file), error. For a
-        model of masks, predicted is the class with the most pixels, confidence the mean probability of the class asked
-        about over the pixels predicted as it, ``share`` their share of the image, and ``note`` says why an image without
-        such a pixel has no overlay.
+        one row per image: image, predicted, confidence, explained (the explained class), overlay (the file), error. For
+        segmentation, predicted is the class with the most pixels, confidence the mean probability of the explained class
+        over the pixels predicted as it, ``share`` their share of the image, and ``note`` the reason if an image has no such
+        pixels and therefore no overlay.
     """
     predictor, files = load_model(Path(model), device), find_images([Path(path) for path in images])
     table, shown, part = explain_files(predictor, files, Path(out), method, of, quiet)
@@ -138,5 +139,5 @@ def explain(
 
 
 def report(folder: str | Path) -> Path:
-    """Write ``report.html`` anew from what is in the run folder."""
+    """Write ``report.html`` again from the files in the run folder. Returns its path."""
     return write_report(open_run(folder))

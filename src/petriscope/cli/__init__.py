@@ -1,4 +1,4 @@
-"""The command line: parse, call `petriscope.api`, print. Text for people goes to stderr, results to stdout."""
+"""The command line: parse arguments, call `petriscope.api`, print. Results go to stdout, text for people to stderr."""
 
 from __future__ import annotations
 
@@ -6,28 +6,37 @@ import os
 import sys
 
 from petriscope.cli.commands import app
-from petriscope.core.errors import PetriscopeError
+from petriscope.core.errors import PetriscopeError, RequestError
+
+OLD_OPTIONS = {"--sets": "--set-coverage", "--figure": "--metric", "--stress-pictures": "--stress-images"}
 
 
 def main() -> None:
     """Run the command line. Exit status: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted."""
     _settle_process()
     try:
+        _check_options(sys.argv[1:])
         app()
     except PetriscopeError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_status)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+
+
+def _check_options(words: list[str]) -> None:
+    """Tell the new name of a renamed option.
+
+    Raises:
+        RequestError: an option has its old name.
+    """
+    for word in words:
+        option = word.partition("=")[0]
+        if option in OLD_OPTIONS:
+            raise RequestError(f"the option {option} is now called {OLD_OPTIONS[option]}")
 
 
 def _settle_process() -> None:
-    """Settings that have to stand before torch is loaded."""
-    # Idle OpenMP threads that spin slow a step many times over where another process wants the core.
+    """Environment variables that must be set before torch is imported."""
+    # Idle OpenMP threads that spin make a step many times slower if another process needs the core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Large tensors on huge pages, where the system offers them: looking up a page is dear on some machines.
+    # Use huge pages for large tensors if the system has them: looking up pages is expensive on some machines.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

@@ -1,4 +1,4 @@
-"""The command line: parse, call `petriscope.api`, print. People's text goes to stderr, results to stdout."""
+"""The commands: parse arguments, call `petriscope.api`, print."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
+from petriscope import __version__
 from petriscope.cli.printing import print_columns, print_data, print_evaluation
 from petriscope.core.errors import PetriscopeError, RequestError
 from petriscope.core.progress import say
@@ -17,42 +18,60 @@ if TYPE_CHECKING:
     from petriscope.core.results import EnsembleSummary, Evaluation
     from petriscope.run.folder import Run
 
-RECIPE_FOLDERS = {  # in the order they are listed, with what each is about
-    "": "To begin with",
+RECIPE_FOLDERS = {  # in the order of the listing, with their headings
+    "": "To start with",
     "blood": "BloodMNIST at 28 px",
-    "blood-methods": "BloodMNIST methods comparison, 28 px: norms, dropout, decay, transfer (petriscope bench blood-methods)",
+    "blood-methods": "BloodMNIST at 28 px, methods compared: norms, dropout, decay, transfer (petriscope bench blood-methods)",
     "blood64": "Efficient architectures for BloodMNIST at 64 px, with and without attention (petriscope bench blood64)",
-    "blood96": "Blood cells at 96 px, trained to withstand disturbed images",
+    "blood96": "Blood cells at 96 px, trained for robustness to disturbed images",
     "blood96-mobilenet": "Blood cells at 96 px with MobileNetV3",
     "blood96-convnext": "Blood cells at 96 px with ConvNeXt",
     "cifar10": "CIFAR-10: QuizDNN and ResNet-18 (petriscope bench quiz-dnn)",
-    "digits": "Handwritten digits, embedded",
+    "digits": "Handwritten digits, built in",
     "mars": "Mars terrain, masks: soil, bedrock, sand, big rocks (petriscope bench mars)",
-    "synthetic-terrain": "Drawn terrain with masks, embedded",
+    "synthetic-terrain": "Synthetic terrain with masks, built in",
 }
 
-MANY = 0.05  # of images from elsewhere, unlike those seen in training; of val it is 0.005
+MANY = 0.05  # share of out-of-distribution images above which a hint is shown; on val the share is 0.005
 
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="From a pile of small images to a classifier its owner can trust.",
+    help="From a collection of small images to a model that its owner can trust.",
 )
 
-Data = Annotated[str | None, typer.Option(help="Images: an npz, a folder, a table, or a known name.", metavar="SOURCE")]
+Data = Annotated[
+    str | None,
+    typer.Option(help="Images: an npz file, a folder, a table, or the name of a data set.", metavar="SOURCE"),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="A run folder.")]
 RunOrModel = Annotated[str, typer.Argument(metavar="RUN", help="A run folder or a model.safetensors.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout, and nothing else.")]
 Tta = Annotated[
     str | None, typer.Option(help="Test-time augmentation: none, mirror, flips, crops or d4; default: the recipe's.")
 ]
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"petriscope {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of the command line itself."""
+
+
 @app.command()
 def demo(out: Annotated[Path | None, typer.Option(help="Run folder to make.")] = None) -> None:
-    """The embedded example, start to finish: train, evaluate and report on drawn blood cells."""
+    """Run the built-in example: train, evaluate and report on synthetic blood cells."""
     from petriscope import api
     from petriscope.core.recipe import load_recipe
 
@@ -63,22 +82,35 @@ def demo(out: Annotated[Path | None, typer.Option(help="Run folder to make.")] =
 
 @app.command()
 def audit(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="An npz, a folder, a table, or a known name.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="An npz file, a folder, a table, or the name of a data set.")
+    ],
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder to make; default audits/SOURCE.")] = None,
-    labels: Annotated[bool, typer.Option("--labels/--no-labels", help="Look for wrong labels: takes minutes.")] = True,
+    labels: Annotated[
+        bool, typer.Option("--labels/--no-labels", help="Look for wrong labels, which takes minutes.")
+    ] = True,
     features: Annotated[
-        str, typer.Option(metavar="RUN|timm/NAME", help="By which outliers are found; learned: on the set itself.")
+        str,
+        typer.Option(metavar="RUN|timm/NAME", help="Features to find outliers by; learned: trained on the set itself."),
     ] = "learned",
-    quick: Annotated[bool, typer.Option("--quick", help="Train nothing: no outliers, no wrong labels.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Train nothing: look neither for outliers nor for wrong labels.")
+    ] = False,
     fail_on: Annotated[
-        str | None, typer.Option(metavar="FINDING,...", help="Exit status 1 if any is found: leaks,conflicts or any.")
+        str | None,
+        typer.Option(
+            metavar="FINDING,...", help="Exit with status 1 if one of these is found, such as leaks,conflicts; or any."
+        ),
     ] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="data.KEY=VALUE", help="How to read it.")] = None,
-    seed: Annotated[int, typer.Option(help="Of what is trained.")] = 0,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="data.KEY=VALUE", help="How to read the source; can be repeated."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
-    """Find what is wrong with a set of images, and suggest what to do. Nothing is deleted."""
+    """Find problems in a set of images, and suggest decisions. Nothing is deleted."""
     from petriscope.audit.findings import kinds_of
     from petriscope.core.recipe import data_section
 
@@ -99,35 +131,40 @@ def audit(
             say(f"note: {note}")
         counts = ", ".join(f"{word} {count:,}" for word, count in summary["decisions"].items())
         say(f"of {summary['n']:,} images: {counts}; report: {folder / 'report.html'}")
-        say(f"to train by these decisions: petriscope train RECIPE --data {source} --audit {folder}")
+        say(f"to train with these decisions: petriscope train RECIPE --data {source} --audit {folder}")
     if failing := [f"{name} {summary['findings'][name]:,}" for name in wanted if summary["findings"][name]]:
-        raise PetriscopeError(f"the audit found what --fail-on names: {', '.join(failing)}; see {folder}")
+        raise PetriscopeError(f"the audit has findings named by --fail-on: {', '.join(failing)}; see {folder}")
 
 
 @app.command()
 def train(
-    recipe: Annotated[str | None, typer.Argument(help="A recipe's name or a YAML file.")] = None,
+    recipe: Annotated[str | None, typer.Argument(help="The name of a recipe, or a YAML file.")] = None,
     data: Data = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe's key.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Another seed is another run.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; can be repeated."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the run; default: the recipe's.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder to make; default runs/RECIPE-seedN.")] = None,
     audit: Annotated[str | None, typer.Option(metavar="DIR", help="Carry out the decisions of this audit.")] = None,
-    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
-    test: Annotated[bool, typer.Option("--test", help="Evaluate on test when training is done.")] = False,
+    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Continue an interrupted run.")] = None,
+    test: Annotated[bool, typer.Option("--test", help="Evaluate on test after training.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
-    """Train by a recipe; the run folder holds the model and a report."""
+    """Train according to a recipe, and write a run folder with the model and a report."""
     from petriscope.core.recipe import load_recipe
 
     if resume is not None:
         if recipe is not None or data is not None or set_ or seed is not None or out is not None or audit is not None:
-            raise RequestError("--resume takes the run alone: its recipe, data and seed are in its folder")
+            raise RequestError(
+                "--resume cannot be combined with a recipe or its options: they are stored in the run folder"
+            )
         from petriscope import api
 
         run = api.resume(resume, quiet)
     else:
         if recipe is None:
-            raise RequestError("name a recipe (petriscope recipes lists them), or a run with --resume")
+            raise RequestError("name a recipe (for a list: petriscope recipes), or a run with --resume")
         overrides: dict[str, Any] = {} if seed is None else {"seed": seed}
         chosen = {"source": data, "audit": audit}
         if chosen := {key: value for key, value in chosen.items() if value is not None}:
@@ -146,16 +183,18 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     tta: Tta = None,
     device: Device = "auto",
-    stress: Annotated[bool, typer.Option("--stress", help="Disturb images too: blur, color, light, dirt.")] = False,
+    stress: Annotated[
+        bool, typer.Option("--stress", help="Test with disturbed images too: blur, color, light, dirt.")
+    ] = False,
     stress_images: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Images of the stress test; default: 320.")
+        int | None, typer.Option(metavar="N", min=1, help="Number of images in the stress test; default: 320.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Metrics of a run on test, with 95 % intervals."""
+    """Compute the metrics of a run on test, with 95 % intervals."""
     _among("--split", split, ("train", "val", "test"))
     if stress_images is not None and not stress:
-        raise RequestError("--stress-images goes with --stress")
+        raise RequestError("--stress-images needs --stress")
     from petriscope import api
 
     more = {} if stress_images is None else {"stress_images": stress_images}
@@ -166,8 +205,8 @@ def evaluate(
     print_evaluation(result)
     if data is not None and result.ood is not None and result.ood.share > MANY:
         say(
-            "many of these images are out of distribution, and the model abstains on them; to get guarantees for such "
-            f"images, calibrate on some that have labels: petriscope calibrate {run} --data SOURCE"
+            "many of these images are out of distribution, and the model abstains on them; for guarantees on such images, "
+            f"calibrate the model on labeled ones: petriscope calibrate {run} --data SOURCE"
         )
 
 
@@ -177,7 +216,7 @@ def calibrate(
     data: Annotated[
         str | None, typer.Option(metavar="SOURCE", help="Labeled images from elsewhere, such as another microscope.")
     ] = None,
-    split: Annotated[str, typer.Option(help="With --data: of that source: train, val or test.")] = "val",
+    split: Annotated[str, typer.Option(help="With --data: the split of the source: train, val or test.")] = "val",
     out: Annotated[
         Path | None, typer.Option(help="With --data: the model file to write; default: beside the model.")
     ] = None,
@@ -185,13 +224,13 @@ def calibrate(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Fit probabilities and thresholds on val, as training does: for other views (--tta), or for an older run.
+    """Fit probabilities and thresholds on val again, for another test-time augmentation (--tta) or for an older run.
 
-    With --data: on labeled images from elsewhere; a model file of its own then promises for images like those.
+    With --data, fit them on labeled images from elsewhere, and write a model file whose guarantees hold for such images.
     """
     _among("--split", split, ("train", "val", "test"))
     if data is None and out is not None:
-        raise RequestError("--out goes with --data; without, what is fitted goes into the run's own model file")
+        raise RequestError("--out needs --data; without --data, the run's own model file is updated")
     from petriscope import api
 
     if data is None:
@@ -203,7 +242,7 @@ def calibrate(
         return
     print_evaluation(result)
     if written is not None:
-        say(f"the model was fitted on these images, so their metrics are no evidence; to predict, use {written}")
+        say(f"the model was fitted on these images, so these metrics are not evidence; to predict, use {written}")
 
 
 @app.command()
@@ -212,20 +251,23 @@ def predict(
     images: Annotated[list[str], typer.Argument(help="Image files, or folders of them.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="CSV file to write; default: stdout. For a model of masks: the folder to write them to."),
+        typer.Option(help="CSV file to write; default: stdout. For segmentation: the folder for the masks."),
     ] = None,
     tta: Tta = None,
     device: Device = "auto",
     max_error: Annotated[
-        float | None, typer.Option(metavar="SHARE", help="Answer only where at most this share is wrong, such as 0.01.")
+        float | None,
+        typer.Option(metavar="SHARE", help="Abstain so that at most this share of the answers is wrong, such as 0.01."),
     ] = None,
     set_coverage: Annotated[
         float | None,
-        typer.Option(metavar="SHARE", help="Add a prediction set that holds the true class this often, such as 0.95."),
+        typer.Option(metavar="SHARE", help="Add prediction sets that contain the true class this often, such as 0.95."),
     ] = None,
 ) -> None:
-    """Classes of images as CSV, with an answer or the reason to abstain. For a model of masks: an indexed PNG and an overlay
-    per image, with a table in masks.csv beside them."""
+    """Predict the classes of images, as CSV with an answer or the reason to abstain.
+
+    For segmentation, write a mask as indexed PNG and an overlay per image, and the table masks.csv.
+    """
     from petriscope import api
 
     _share("--max-error", max_error)
@@ -248,13 +290,16 @@ def explain(
     run: RunOrModel,
     images: Annotated[list[str], typer.Argument(help="Image files, or folders of them.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to make.")] = Path("explanations"),
-    method: Annotated[str, typer.Option(help="Such as hires-cam, attention-gradient or occlusion.")] = "auto",
+    method: Annotated[str, typer.Option(help="auto, or such as hires-cam, attention-gradient, occlusion.")] = "auto",
     class_: Annotated[
-        str | None, typer.Option("--class", metavar="NAME", help="Default: the one predicted, of masks the largest.")
+        str | None,
+        typer.Option(
+            "--class", metavar="NAME", help="Class to explain; default: the predicted one, for masks the largest."
+        ),
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Where the model looks: an overlay of each image, and a page of all."""
+    """Show where the model looks: an overlay per image, and a page of all."""
     from petriscope import api
 
     table = api.explain(run, images, out, method, class_, device)
@@ -269,7 +314,7 @@ def explain(
 
 @app.command()
 def report(run: RunFolder) -> None:
-    """Write a run's report.html anew."""
+    """Write the report.html of a run again."""
     from petriscope import api
 
     sys.stdout.write(f"{api.report(run)}\n")
@@ -278,15 +323,17 @@ def report(run: RunFolder) -> None:
 @app.command()
 def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders.")],
-    split: Annotated[str | None, typer.Option(help="train, val or test; default: test if all runs have it.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="train, val or test; default: test if all runs were evaluated on it, else val.")
+    ] = None,
     against: Annotated[str | None, typer.Option(metavar="RUN", help="The baseline; default: the first run.")] = None,
     metric: Annotated[
-        str | None, typer.Option(help="accuracy, balanced_accuracy or macro_f1; for masks: miou.")
+        str | None, typer.Option(help="accuracy, balanced_accuracy or macro_f1; for segmentation: miou.")
     ] = None,
     as_json: AsJson = False,
-    out: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a page too.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Also write a page.")] = None,
 ) -> None:
-    """Runs against one another: intervals, paired tests, costs. Seeds of one recipe are one row."""
+    """Compare runs: intervals, paired tests, costs. Seeds of one recipe form one row."""
     _among("--split", split or "test", ("train", "val", "test"))
     from petriscope import api
     from petriscope.report.compare import as_text, write_comparison
@@ -304,8 +351,11 @@ def ensemble(
     out: Annotated[Path | None, typer.Option(help="Run folder to make; default runs/ensemble-METHOD-seedN.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Join runs into one that is evaluated, predicted with and compared as a run is; val chooses. Of masks not stacking,
-    but a main run and a specialist of one of its classes (trained with data.only)."""
+    """Join runs into one, which is evaluated, compared and used like any run. Choices are made on val.
+
+    The method stacking is for classification. The method specialist is for segmentation: it joins a main run and a run of
+    one of its classes, trained with data.only.
+    """
     from petriscope import api
 
     made = api.ensemble(runs, cast(Any, method), out, quiet=as_json)
@@ -318,17 +368,23 @@ def ensemble(
 
 @app.command()
 def bench(
-    suite: Annotated[str | None, typer.Argument(help="A suite's name or a YAML file; without: list them.")] = None,
+    suite: Annotated[
+        str | None, typer.Argument(help="The name of a suite, or a YAML file; without it, suites are listed.")
+    ] = None,
     data: Data = None,
-    seeds: Annotated[list[str] | None, typer.Option(metavar="N", help="Repeat it, or 0,1,2.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the runs; default runs/SUITE.")] = None,
-    split: Annotated[str | None, typer.Option(help="val or test; default: as the suite says.")] = None,
-    only: Annotated[list[str] | None, typer.Option(metavar="LABEL", help="Train this method now; repeat it.")] = None,
-    jobs: Annotated[int, typer.Option(metavar="N", min=1, help="Trainings at a time, which share the cores.")] = 1,
+    seeds: Annotated[
+        list[str] | None, typer.Option(metavar="N", help="Seeds, such as 0,1,2; default: the suite's.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the runs; default runs/SUITE.")] = None,
+    split: Annotated[str | None, typer.Option(help="val or test; default: the suite's.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="LABEL", help="Train only this method now; can be repeated.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(metavar="N", min=1, help="Simultaneous trainings, which share the cores.")] = 1,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
-    """Train a suite, methods x seeds, and compare them. Repeat the command to go on where it stopped."""
+    """Train a suite of methods with several seeds, and compare them. After an interrupt, the same command continues."""
     _among("--split", split or "val", ("val", "test"))
     chosen = _numbers("--seeds", seeds or [])
     from petriscope.experiments import suite as suites
@@ -336,9 +392,9 @@ def bench(
     if suite is None:
         print_columns([(name, suites.load_suite(name).about) for name in suites.suite_names()])
         return
-    from petriscope.experiments.bench import run_suite
+    from petriscope import api
 
-    done = run_suite(suites.load_suite(suite), out, data, chosen, cast(Any, split), only or (), quiet, jobs)
+    done = api.run_suite(suites.load_suite(suite), out, data, chosen, cast(Any, split), only or (), quiet, jobs)
     if as_json:
         comparison = None if done.comparison is None else done.comparison.as_dict()
         sys.stdout.write(json.dumps({"suite": suite, "comparison": comparison, "failures": done.failures}) + "\n")
@@ -353,8 +409,8 @@ def bench(
 
 
 @app.command()
-def recipes(name: Annotated[str | None, typer.Argument(help="Show this one, resolved.")] = None) -> None:
-    """List the recipes that ship, or show one."""
+def recipes(name: Annotated[str | None, typer.Argument(help="Show this recipe with all its keys.")] = None) -> None:
+    """List the shipped recipes, or show one."""
     from petriscope.core.recipe import load_recipe, recipe_names
 
     if name is not None:
@@ -367,8 +423,8 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Show this one, reso
 
 
 @app.command()
-def models(name: Annotated[str | None, typer.Argument(help="Show this one's options.")] = None) -> None:
-    """List the models, or show one's options."""
+def models(name: Annotated[str | None, typer.Argument(help="Show the options of this model.")] = None) -> None:
+    """List the models, or show the options of one."""
     from petriscope.models.describe import describe_model, model_table
 
     sys.stdout.write((model_table() if name is None else describe_model(name)) + "\n")
@@ -376,7 +432,7 @@ def models(name: Annotated[str | None, typer.Argument(help="Show this one's opti
 
 @app.command("data")
 def data_command(
-    source: Annotated[str | None, typer.Argument(metavar="SOURCE", help="Read this one and describe it.")] = None,
+    source: Annotated[str | None, typer.Argument(metavar="SOURCE", help="Read this source and describe it.")] = None,
 ) -> None:
     """List the known data sets, or describe a source."""
     from petriscope.data.sources import NAMED
@@ -399,7 +455,7 @@ def _next_steps(run: Run, test: bool, quiet: bool) -> None:
     elif val is not None and not quiet:
         print_evaluation(val)
         if "test" in run.environment.data.splits:
-            say(f"test was not read; when all choices are made: petriscope evaluate {run.folder}")
+            say(f"test was not read; evaluate on it when all choices are made: petriscope evaluate {run.folder}")
 
 
 def _joined(run: Run) -> EnsembleSummary:
@@ -423,10 +479,10 @@ def _tta(value: str | None) -> Any:
 
 
 def _numbers(option: str, words: list[str]) -> list[int]:
-    """Whole numbers, each once, of ``--seeds 0 --seeds 1`` or ``--seeds 0,1``."""
+    """Different whole numbers from ``--seeds 0 --seeds 1`` or ``--seeds 0,1``."""
     numbers = " ".join(words).replace(",", " ").split()
     if not all(number.isascii() and number.isdigit() for number in numbers) or len({*numbers}) != len(numbers):
-        raise RequestError(f"{option} takes whole numbers, each once, such as 0,1,2; got {' '.join(words)!r}")
+        raise RequestError(f"{option} takes different whole numbers, such as 0,1,2; got {' '.join(words)!r}")
     return [int(number) for number in numbers]
 
 
@@ -437,4 +493,4 @@ def _among(option: str, value: str, known: tuple[str, ...]) -> None:
 
 def _share(option: str, value: float | None) -> None:
     if value is not None and not 0 < value < 1:
-        raise RequestError(f"{option} lies between 0 and 1; got {value:g}")
+        raise RequestError(f"{option} must lie between 0 and 1; got {value:g}")

@@ -1,4 +1,4 @@
-"""Results as columns of text."""
+"""Print results as columns of text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from petriscope.core.results import Evaluation, Robustness
     from petriscope.data import Dataset
 
-SHOWN_ERROR = 0.01  # the error rate whose selective prediction is shown
+SHOWN_ERROR = 0.01  # error rate for which selective prediction is shown
 
 
 def print_columns(rows: list[tuple[str, str]], stream: TextIO | None = None) -> None:
@@ -21,7 +21,7 @@ def print_columns(rows: list[tuple[str, str]], stream: TextIO | None = None) -> 
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
-    """The metrics of a split with their intervals, to stderr."""
+    """Print the metrics of a split with their intervals to stderr."""
     from petriscope.tasks import find_task
 
     task = find_task(evaluation.task)
@@ -46,11 +46,11 @@ def print_evaluation(evaluation: Evaluation) -> None:
 
 
 def _trust_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
-    """How many images are answered with at most 1 % errors, and how many are out of distribution."""
+    """Rows on how many images are answered with at most 1 % errors, and how many are out of distribution."""
     rows = []
     for row in evaluation.selective or []:
         if row.max_error == SHOWN_ERROR:
-            words = "no confidence guarantees it"
+            words = "not guaranteed at any confidence"
             if row.guaranteed and row.answered:
                 words = f"{_percent(row.coverage)} answered, {_percent(row.error)} of them wrong"
             elif row.guaranteed:
@@ -62,7 +62,7 @@ def _trust_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
 
 
 def print_stress(tested: Robustness) -> None:
-    """The stress test as a table of corruptions by severity, to stderr."""
+    """Print the stress test as a table of corruptions by severity to stderr."""
     name = tested.metric_name
     say(f"\nstress test, {tested.n:,} of {tested.of:,} images; {_words(name)} in %")
     rows = [("severity", " ".join(f"{severity:>5}" for severity in tested.severities) + "   mean")]
@@ -78,7 +78,7 @@ def print_stress(tested: Robustness) -> None:
 
 
 def print_data(dataset: Dataset) -> None:
-    """What a source holds: size of its images, and how much of each class is in each split."""
+    """Print what a source contains: the size of its images, and how much of each class is in each split."""
     height, width, channels = dataset.shape
     task, splits = dataset.task, dataset.splits
     columns = {name: [*part.counts.tolist(), int(part.counts.sum()), len(part)] for name, part in splits.items()}

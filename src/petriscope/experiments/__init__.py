@@ -1,1 +1,1 @@
-"""What people do: train, evaluate, compare, bench, join."""
+"""What users do with recipes and runs: train, evaluate, calibrate, compare, join them, and run suites."""

@@ -1,4 +1,4 @@
-"""Train what a suite plans, and compare what is finished."""
+"""Train the runs that a suite plans, and compare the finished ones."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from petriscope.core.errors import DataError, PetriscopeError, RequestError, near
+from petriscope.core.errors import DataError, Interrupted, PetriscopeError, RequestError, near
 from petriscope.core.files import slug, write_text
 from petriscope.core.progress import duration, say
 from petriscope.data import load_dataset
-from petriscope.experiments.compare import Comparison, compare_groups
+from petriscope.experiments.compare import Comparison, compare_groups, compared_metric
 from petriscope.experiments.ensemble import ensemble
 from petriscope.experiments.evaluate import evaluate
 from petriscope.experiments.parallel import train_side_by_side
@@ -24,18 +24,17 @@ from petriscope.report import wording
 from petriscope.report.compare import write_comparison
 from petriscope.run.folder import Run
 from petriscope.tasks import find_task
-from petriscope.training.loop import Interrupted
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a suite.
+    """The outcome of a suite.
 
     Args:
-        comparison: of the runs that are finished; None: there are none.
-        runs: how many the suite has.
-        failures: what went wrong, by run.
-        page, table: the files written, where there is a comparison.
+        comparison: of the finished runs; None if no run is finished.
+        runs: number of runs in the suite.
+        failures: error messages, by run.
+        page, table: the files that are written if there is a comparison.
     """
 
     comparison: Comparison | None
@@ -55,22 +54,22 @@ def run_suite(
     quiet: bool = False,
     jobs: int = 1,
 ) -> Outcome:
-    """Train what is not trained yet, and compare what is finished.
+    """Train the runs of a suite that are not finished, and compare the finished ones.
 
-    Everything is checked before the first training. Finished runs are taken as they are, interrupted ones resumed; a run
-    that fails is reported, and the others go on. Test is read when all runs of the suite are finished, not before.
+    Everything is checked before the first training. Finished runs are kept and interrupted ones are resumed. A run that
+    fails is reported, and the others continue. The test split is read only after all runs of the suite are finished.
 
     Args:
-        out: folder of the run folders, ``comparison.html`` and ``results.csv``; None: ``runs/<suite>``.
-        data: another source than the suite's.
-        seeds: other seeds than the suite's.
-        split: the split that decides; None: as the suite says.
+        out: folder for the run folders, ``comparison.html`` and ``results.csv``; None: ``runs/<suite>``.
+        data: a source to use instead of the suite's.
+        seeds: seeds to use instead of the suite's.
+        split: the split to compare on; None: the suite's.
         only: labels of the methods to train now.
-        jobs: trainings at a time, each in a process of its own where there are several.
+        jobs: number of simultaneous trainings; if more than 1, each has its own process.
 
     Raises:
         RequestError: the request is wrong; nothing was trained.
-        Interrupted: Ctrl-C; the same call goes on from there.
+        Interrupted: Ctrl-C; the same call continues from there.
     """
     out = out if out is not None else Path("runs") / slug(suite.name)
     for label in only:
@@ -79,7 +78,7 @@ def run_suite(
     runs = plan(suite, out, data, seeds)
     decisive = split or suite.evaluate
     todo = [planned for planned in runs if not planned.finished and (not only or planned.label in only)]
-    _check_data(todo, decisive)
+    _check_data(todo, decisive, suite.metric)
     if not quiet:
         say(f"{suite.name}: {len(runs)} runs, {sum(p.finished for p in runs)} finished, {len(todo)} to train; in {out}")
     failures: dict[str, str] = {}
@@ -93,10 +92,10 @@ def run_suite(
     notes = []
     if unfinished:
         some = wording.plural(len(runs), "run")
-        notes.append(f"{len(unfinished)} of {some} are not finished and not in the table; the first: {unfinished[0]}.")
+        notes.append(f"{len(unfinished)} of {some} are not finished and not in the table, such as {unfinished[0]}.")
     if decisive == "test" and unfinished:
         decisive = "val"
-        notes.append("Test was not looked at: that is done when all runs of the suite are finished.")
+        notes.append("The test split was not read: this happens only when all runs of the suite are finished.")
     with _go_on("evaluation"):
         for planned in runs:
             if planned.finished and Run(planned.folder).results.split(decisive) is None:
@@ -111,7 +110,7 @@ def run_suite(
     groups = {label: groups[label] for label in suite.methods if label in groups}
     baseline = suite.baseline if suite.baseline in groups else next(iter(groups))
     if baseline != suite.baseline:
-        notes.append(f"The suite's baseline, {suite.baseline}, is not finished; {baseline} stands in for it.")
+        notes.append(f"The suite's baseline, {suite.baseline}, is not finished; the baseline here is {baseline}.")
     comparison = compare_groups(groups, baseline, decisive, suite.metric, notes)
     write_comparison(comparison, page, suite.name, suite.about)
     write_text(table, _results(groups))
@@ -122,26 +121,28 @@ def _failed(planned: Planned, failures: Mapping[str, str]) -> bool:
     return any(str(training) in failures for training in planned.trainings)
 
 
-def _check_data(todo: Sequence[Planned], split: Split) -> None:
-    """Read the data once in each form that the runs want them, before hours are spent."""
+def _check_data(todo: Sequence[Planned], split: Split, metric: str | None) -> None:
+    """Load the data once per data section among the runs, and check the metric for their task, so that errors are found
+    before hours of training."""
     forms: dict[str, list[Planned]] = {}
     for planned in todo:
         for training in planned.trainings:
             forms.setdefault(json.dumps(training.recipe.data.model_dump(mode="json")), []).append(training)
     for members in forms.values():
         dataset = load_dataset(members[0].recipe.data)
+        compared_metric(dataset.task, metric)
         for name in ("train", split):
             dataset.split(name)
         for planned in members:
             if planned.begun and Run(planned.folder).environment.data.fingerprint != dataset.fingerprint:
                 raise DataError(
                     f"the data at {planned.recipe.data.source} have changed since {planned.folder} was started; move "
-                    "that folder away, or choose another --out"
+                    "this folder away, or choose another --out"
                 )
 
 
 def _train_all(todo: Sequence[Planned], runs: Sequence[Planned], quiet: bool) -> dict[str, str]:
-    """Train one after the other; what failed, by run."""
+    """Train one run after the other. Returns the error messages of the runs that failed, by run."""
     failures: dict[str, str] = {}
     for number, planned in enumerate(todo):
         if not quiet:
@@ -155,7 +156,7 @@ def _train_all(todo: Sequence[Planned], runs: Sequence[Planned], quiet: bool) ->
                 raise
             except PetriscopeError as error:
                 failures[str(planned)] = str(error)
-            except Exception as error:  # a method's own fault must not take the others' hours with it
+            except Exception as error:  # a bug in one method must not stop the other trainings
                 failures[str(planned)] = f"{type(error).__name__}: {error}"
                 say(traceback.format_exc())
         if str(planned) in failures:
@@ -164,7 +165,7 @@ def _train_all(todo: Sequence[Planned], runs: Sequence[Planned], quiet: bool) ->
 
 
 def _train(planned: Planned, quiet: bool) -> None:
-    """Train it, or go on with it; of an ensemble first its members, those of them that are not trained yet."""
+    """Train or resume a run. For an ensemble, train its unfinished members first, then join them."""
     if planned.ensemble is None:
         if planned.begun:
             resume(planned.folder, quiet)
@@ -176,22 +177,24 @@ def _train(planned: Planned, quiet: bool) -> None:
             if not quiet:
                 say(str(member))
             _train(member, quiet)
-    if planned.begun:  # interrupted while it was made of its members, which takes a look at val and no training
+    if planned.begun:  # interrupted while its members were joined, which is quick: start again
         shutil.rmtree(planned.folder)
     ensemble([member.folder for member in planned.members], planned.ensemble, planned.folder, quiet)
 
 
 @contextmanager
 def _go_on(where: str) -> Iterator[None]:
-    """Tell who stops a suite how it goes on."""
+    """On an interrupt, say how to continue the suite."""
     try:
         yield
     except (KeyboardInterrupt, Interrupted):
-        raise Interrupted(f"stopped in {where}; what is done is kept, and the same command goes on from here") from None
+        raise Interrupted(
+            f"stopped during {where}; progress is saved, and the same command continues from here"
+        ) from None
 
 
 def _time_left(todo: Sequence[Planned], runs: Sequence[Planned]) -> float | None:
-    """Seconds of training ahead, by what finished runs of the same method took, or of any."""
+    """Estimated seconds of training left, from finished runs of the same method, or of any method."""
     spent: dict[str, list[float]] = {}
     for planned in runs:
         training = Run(planned.folder).results.training if planned.begun else None

@@ -1,4 +1,4 @@
-"""Temperature, thresholds and out-of-distribution detector of a trained model, fitted anew."""
+"""Refit the temperature, thresholds and out-of-distribution detector of a trained model."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from petriscope.run.folder import open_run
 
 
 def calibrate(folder: str | Path, tta: TTA | None = None, device: str = "auto", quiet: bool = False) -> Evaluation:
-    """Fit a trained run's probabilities and thresholds on val anew, and keep them in its model file.
+    """Refit the probabilities and thresholds of a trained run on val, and save them in its model file.
 
-    Training does so for the test-time augmentation of the recipe. This is for another one, and for older runs.
-    `recalibrate` does so on images from elsewhere.
+    Training does this for the recipe's test-time augmentation. Use this function for another augmentation, or for older
+    runs, and `recalibrate` for images from elsewhere.
 
     Returns:
-        the evaluation of val; it goes into the run folder where ``tta`` is the recipe's.
+        the evaluation of val; it is also saved in the run folder if ``tta`` is the recipe's.
 
     Raises:
         RequestError: the task has nothing to calibrate.
@@ -35,7 +35,7 @@ def calibrate(folder: str | Path, tta: TTA | None = None, device: str = "auto", 
     dataset = load_dataset(run.recipe.data)
     if dataset.fingerprint != run.environment.data.fingerprint:
         raise DataError(
-            f"the data at {run.recipe.data.source} have changed since {folder} was trained: train a new run"
+            f"the data at {run.recipe.data.source} have changed since {folder} was trained; train a new run"
         )
     val = dataset.split("val")
     tta = tta or predictor.recipe.evaluation.tta
@@ -58,17 +58,17 @@ def recalibrate(
     quiet: bool = False,
 ) -> tuple[Evaluation, Path]:
     """Fit a model's probabilities, thresholds and out-of-distribution limits on labeled images from elsewhere, such as
-    another microscope, and write a model file whose guarantees are about those. Weights and run are not changed.
+    another microscope. Write a model file whose guarantees hold for such images; the weights and the run do not change.
 
     Args:
         model: a run folder, or a model file.
-        data: the images; a source without splits is taken whole.
+        data: the source of the images; a source without splits is used as a whole.
         out: the model file to write; default: ``model-<data>.safetensors`` beside the model.
-        split: of ``data``.
-        tta: test-time augmentation; None: as the recipe says, and none.
+        split: the split of ``data`` to use.
+        tta: test-time augmentation; None: fit both the recipe's and none.
 
     Returns:
-        the evaluation of these images, which is no evidence since they were fitted on; and the file.
+        the evaluation of these images, which is not evidence because the model was fitted on them; and the file.
 
     Raises:
         RequestError: the task has nothing to calibrate, or ``out`` exists.
@@ -86,7 +86,7 @@ def recalibrate(
 
 
 def short_name(source: str) -> str:
-    """A source's name, as a file may be called."""
+    """The name of a source in a form that can be part of a file name."""
     name = Path(source).expanduser()
     stem = source if source.partition(":")[0] in NAMED else name.resolve().name if name.is_dir() else name.stem
     return slug(stem, "audit")
@@ -95,5 +95,5 @@ def short_name(source: str) -> str:
 def _load(model: str | Path, device: str) -> Predictor:
     predictor = load_model(Path(model), device)
     if not predictor.task.calibrates:
-        raise RequestError(f"{model} is a model for {predictor.task.name}; only classifiers can be calibrated")
+        raise RequestError(f"{model} is a {predictor.task.name} model; only classification models can be calibrated")
     return predictor

@@ -1,4 +1,4 @@
-"""Evaluation of classifiers: metrics and trust, and what a run keeps of a split, with a closer look at the mistakes."""
+"""Evaluation of classification models: metrics, trust, and an analysis of the mistakes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from petriscope.run.folder import Run
 from petriscope.trust.state import trust_metrics
 
 MISTAKES_SHOWN = 24
-NEIGHBORS_OF = 12  # mistakes, the most confident
+NEIGHBORS_OF = 12  # the most confident mistakes
 NEIGHBORS = 5
 ENSEMBLES = ("soft", "weighted", "stacking", "soup", "greedy-soup")
 
@@ -36,7 +36,7 @@ def evaluate(
     quiet: bool,
     known: Prediction | None = None,
 ) -> tuple[Evaluation, np.ndarray]:
-    """Metrics of a split, and the probabilities, float32 [N, K]; see `petriscope.experiments.generic.evaluate`."""
+    """The metrics of a split, and the probabilities, float32 [N, K]; see `petriscope.experiments.generic.evaluate`."""
     if known is None:
         batches = Batches(images, predictor.device, predictor.recipe.data.memory)
         known = predictor.predict_set(batches, tta, None if quiet else f"evaluating {split}")
@@ -63,11 +63,12 @@ def record(
     outputs: np.ndarray,
     quiet: bool,
 ) -> Evaluation:
-    """Keep an evaluated split of the run's own data in the run: metrics, predictions, and an analysis of the errors.
+    """Save an evaluated split of the run's own data in the run: metrics, predictions, and an analysis of the errors.
 
-    The gallery gets ``mistakes_<split>``, the most confident; ``confused_<split>``, examples of the pairs of classes most
-    often confused; ``neighbors_<split>`` [M, 1 + k, H, W, C], mistakes and the training images nearest to each; and
-    ``explained_<split>`` with ``explained_<split>_maps`` [P, 2, H, W]; all uint8.
+    The gallery gets these uint8 arrays: ``mistakes_<split>`` [M, H, W, C], the most confident mistakes;
+    ``confused_<split>`` [P, H, W, C], examples of the most confused pairs of classes; ``neighbors_<split>``
+    [M, 1 + k, H, W, C], mistakes, each followed by its nearest training images; ``explained_<split>`` [P, H, W, C] and
+    ``explained_<split>_maps`` [P, 2, H, W].
     """
     images = dataset.split(split)
     generic.record(run, predictor, dataset, split, evaluation, outputs, quiet)
@@ -92,7 +93,7 @@ def record(
 
 
 def see(predictor: Predictor, val: ImageSet, tta: TTA, label: str | None) -> Seen:
-    """What a network says of val, at no temperature."""
+    """The predictions of a network on val, without temperature scaling."""
     p = predictor.look(Batches(val, predictor.device, predictor.recipe.data.memory), tta, label).astype(np.float64)
     return Seen(p, p[np.arange(len(p)), val.targets], predictor.task.score(p, val))
 

@@ -1,4 +1,4 @@
-"""Runs against one another over the same images: grouped by recipe, each group tested against a baseline."""
+"""Comparison of runs on the same images: runs are grouped by recipe, and each group is tested against a baseline."""
 
 from __future__ import annotations
 
@@ -11,16 +11,12 @@ import numpy as np
 
 from petriscope.core.errors import RequestError
 from petriscope.core.recipe import Recipe
-from petriscope.metrics.statistics import (
-    Sample,
-    difference,
-    holm,
-)
+from petriscope.metrics.statistics import Sample, difference, holm
 from petriscope.run.comparison import LEVEL, Comparison, Contrast, Row
 from petriscope.run.folder import Run, open_run
 from petriscope.tasks import Task, find_task
 
-SETTINGS_NAMED = 3  # in a label, or in a sentence on what differs
+SETTINGS_NAMED = 3  # settings that a label names at most
 
 
 def compare(
@@ -29,16 +25,16 @@ def compare(
     against: str | Path | None = None,
     metric: str | None = None,
 ) -> Comparison:
-    """Compare runs over the same images. Runs of one recipe with several seeds are one row.
+    """Compare runs on the same images. Runs of one recipe with different seeds form one row.
 
     Args:
-        folders: runs.
-        split: train, val or test; None: test if all runs have it, else val.
+        folders: run folders.
+        split: train, val or test; None: test if all runs were evaluated on it, else val.
         against: the run whose recipe is the baseline; None: the first.
-        metric: what is compared; None: accuracy, or mean IoU where targets are masks.
+        metric: the metric to compare; None: the task's first, such as accuracy or mean IoU.
 
     Raises:
-        RequestError: a folder is no finished run, or has no predictions over the same images as the others.
+        RequestError: a folder is not a finished run, or has no predictions for the same images as the others.
     """
     if not folders:
         raise RequestError("name the runs to compare")
@@ -58,14 +54,10 @@ def compare_groups(
     metric: str | None = None,
     notes: Iterable[str] = (),
 ) -> Comparison:
-    """Compare groups of finished runs, one run a seed, under the labels given; see `compare`."""
+    """Compare groups of finished runs, by label, with one run per seed; see `compare`."""
     runs = [run for members in groups.values() for run in members]
     tables, task = _tables(runs, split), _task(runs)
-    metric = metric or task.compared[0]
-    if metric not in task.compared:
-        raise RequestError(
-            f"runs of the task {task.name} cannot be compared by {metric}; known: {', '.join(task.compared)}"
-        )
+    metric = compared_metric(task, metric)
     whole = task.sample(tables, metric)
     samples, start = {}, 0
     for label, members in groups.items():
@@ -77,8 +69,24 @@ def compare_groups(
     return Comparison(split, len(tables[0]["id"]), metric, baseline, tuple(rows), notes, task.name)
 
 
+def compared_metric(task: Task, metric: str | None) -> str:
+    """The metric to compare runs by; None: the task's first.
+
+    Raises:
+        RequestError: runs of the task cannot be compared, or not by this metric.
+    """
+    if not task.compared:
+        raise RequestError(f"runs of the task {task.name} cannot be compared")
+    metric = metric or task.compared[0]
+    if metric not in task.compared:
+        raise RequestError(
+            f"runs of the task {task.name} cannot be compared by {metric}; known: {', '.join(task.compared)}"
+        )
+    return metric
+
+
 def settings_that_differ(one: Recipe, other: Recipe) -> dict[str, tuple[Any, Any]]:
-    """Keys, dotted, with their two values; None where a recipe does not have the key. Names, texts and seeds aside."""
+    """Dotted keys with their two values; None if a recipe does not have the key. Name, about and seed are ignored."""
     first, second = _flat(_identity(one)), _flat(_identity(other))
     keys = [*first, *(key for key in second if key not in first)]
     pairs = {key: (first.get(key), second.get(key)) for key in keys}
@@ -86,7 +94,7 @@ def settings_that_differ(one: Recipe, other: Recipe) -> dict[str, tuple[Any, Any
 
 
 def _identity(recipe: Recipe) -> dict[str, Any]:
-    """What makes a recipe that recipe, as plain values."""
+    """The settings of a recipe that decide what is trained, except for the seed, as plain values."""
     return recipe.model_dump(mode="json", exclude={"name", "about", "seed"})
 
 
@@ -103,7 +111,7 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 def _contrasts(samples: Mapping[str, Sample], baseline: str) -> dict[str, Contrast]:
     found = {label: difference(s, samples[baseline]) for label, s in samples.items() if label != baseline}
     corrected = holm([one.p for one in found.values()])
-    # Holm's strictest step is Bonferroni's: what is enough there is enough everywhere.
+    # Holm's strictest step is Bonferroni's level, so a sample that is large enough for it is large enough for all.
     alpha = LEVEL / max(len(found), 1)
     return {
         label: Contrast(one, p, one.needed(alpha)) for (label, one), p in zip(found.items(), corrected, strict=True)
@@ -139,17 +147,19 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def _notes(groups: Mapping[str, Sequence[Run]], split: str) -> list[str]:
     notes = []
     if split == "val":
-        notes.append("Val is there to choose on, and what was chosen on it looks better on it than it is.")
+        notes.append("Training chooses on val, so results on val are better than on new images.")
     if split == "train":
-        notes.append("The models learned these images: metrics on train say nothing about new ones.")
+        notes.append("The models were trained on these images: metrics on train say nothing about new images.")
     alone = [label for label, members in groups.items() if len(members) == 1]
     if len(groups) > 1 and len(alone) == len(groups):
         notes.append(
-            "One seed each: the tests say which of these networks is better, not which recipe. "
-            "Another seed may turn it round."
+            "There is one seed per recipe: the tests say which of these networks is better, not which recipe. "
+            "Other seeds may reverse the result."
         )
     elif alone and len(groups) > 1:
-        notes.append(f"One seed alone: {_few(alone)}. It is taken to vary by seed as what it is compared with does.")
+        notes.append(
+            f"Only one seed: {_few(alone)}. Its variance between seeds is assumed to be that of the other recipe."
+        )
     return notes
 
 
@@ -162,11 +172,11 @@ def _few(words: Sequence[str], most: int = 6) -> str:
 
 def _check_finished(run: Run) -> None:
     if not run.finished:
-        raise RequestError(f"{run.folder} is not finished; go on with it: petriscope train --resume {run.folder}")
+        raise RequestError(f"{run.folder} is not finished; resume it: petriscope train --resume {run.folder}")
 
 
 def _group(runs: Sequence[Run], split: str) -> dict[str, list[Run]]:
-    """Runs by recipe, under labels that tell them apart."""
+    """Runs grouped by recipe, under distinct labels."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(_key(run, split), []).append(run)
@@ -176,15 +186,14 @@ def _group(runs: Sequence[Run], split: str) -> dict[str, list[Run]]:
             before = seeds.setdefault(run.recipe.seed, run)
             if before is not run:
                 raise RequestError(
-                    f"{before.folder} and {run.folder} are of one recipe and one seed: the same run twice says no more "
-                    "than once; leave one out"
+                    f"{before.folder} and {run.folder} have the same recipe and the same seed; leave one of them out"
                 )
     return _labeled(list(groups.values()), split)
 
 
 def _key(run: Run, split: str) -> str:
     identity = _identity(run.recipe)
-    # The same data may lie in another place.
+    # The same data may be stored in different places.
     identity["data"]["source"] = _fingerprint(run)
     return json.dumps([identity, _tta(run, split)], sort_keys=True)
 
@@ -202,20 +211,17 @@ def _task(runs: Sequence[Run]) -> Task:
     """The task of all runs.
 
     Raises:
-        RequestError: they have several, or one whose runs cannot be compared.
+        RequestError: the runs have different tasks.
     """
     names = {run.results.task: run for run in runs}
     if len(names) > 1:
         (one, first), (other, second), *_ = names.items()
-        raise RequestError(f"{first.folder} is a run of {one}, {second.folder} of {other}; they cannot be compared")
-    task = find_task(next(iter(names)))
-    if not task.compared:
-        raise RequestError(f"runs of the task {task.name} cannot be compared")
-    return task
+        raise RequestError(f"{first.folder} is a {one} run and {second.folder} a {other} run; they cannot be compared")
+    return find_task(next(iter(names)))
 
 
 def _labeled(groups: Sequence[list[Run]], split: str) -> dict[str, list[Run]]:
-    """Recipes of one name are told apart by what the first of them has otherwise."""
+    """Label groups by the names of their recipes. Recipes with the same name are told apart by their settings."""
     out: dict[str, list[Run]] = {}
     firsts: dict[str, Run] = {}
     for members in groups:
@@ -238,7 +244,7 @@ def _labeled(groups: Sequence[list[Run]], split: str) -> dict[str, list[Run]]:
 
 
 def _tables(runs: Sequence[Run], split: str) -> list[dict[str, np.ndarray]]:
-    """The runs' predictions, of the same images with the same targets."""
+    """The predictions of the runs, which must be for the same images with the same targets."""
     tables, task = [_table(run, split) for run in runs], _task(runs)
     first = tables[0]
     for run, table in zip(runs[1:], tables[1:], strict=True):
@@ -246,12 +252,12 @@ def _tables(runs: Sequence[Run], split: str) -> list[dict[str, np.ndarray]]:
             shared = len(set(table["id"]) & set(first["id"]))
             raise RequestError(
                 f"{run.folder} was evaluated on other {split} images than {runs[0].folder}: {shared:,} of "
-                f"{len(first['id']):,} are the same. Runs can be compared where they have the same data and splits; if the "
-                f"data have changed since: petriscope evaluate {run.folder}{_flag(split)}"
+                f"{len(first['id']):,} are the same. Only runs with the same data and splits can be compared. If the data "
+                f"have changed since, evaluate again: petriscope evaluate {run.folder}{_flag(split)}"
             )
         same = task.same_truth(first)
         if any(not np.array_equal(table.get(key, ()), first[key]) for key in same):
-            raise RequestError(f"{run.folder} and {runs[0].folder} have other classes for the same {split} images")
+            raise RequestError(f"{run.folder} and {runs[0].folder} have different targets for the same {split} images")
     return tables
 
 
@@ -262,7 +268,7 @@ def _table(run: Run, split: str) -> dict[str, np.ndarray]:
     rows = rows[rows["split"] == split]
     if not len(rows):
         raise RequestError(
-            f"{run.folder} has no predictions on {split}; petriscope evaluate {run.folder}{_flag(split)} adds them"
+            f"{run.folder} has no predictions on {split}; add them: petriscope evaluate {run.folder}{_flag(split)}"
         )
     rows = rows.sort_values("id", kind="stable")
     return {str(column): rows[column].to_numpy() for column in rows}

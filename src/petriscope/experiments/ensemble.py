@@ -1,6 +1,6 @@
-"""Ensembles: several runs as one run, which is evaluated, predicted with and compared as any other.
+"""Ensembles: several runs joined into one run, which can be evaluated, compared and used like any other.
 
-Every choice (weights of votes, stacking, which runs go into a soup) is made on val; test is not read.
+All choices (weights of votes, stacking, the members of a soup) are made on val; test is not read.
 """
 
 from __future__ import annotations
@@ -47,26 +47,26 @@ ABOUT = {
     "weighted": "the weighted mean of the members' probabilities, weights by val",
     "stacking": "a linear model on the members' log-probabilities, fitted on val",
     "soup": "one network, the mean of the members' weights",
-    "greedy-soup": "one network, the mean of the weights of those members that helped on val",
-    "specialist": "a model of all classes and a specialist of one, joined by a rule that val chose",
+    "greedy-soup": "one network, the mean of the weights of the members that helped on val",
+    "specialist": "a model of all classes and a specialist of one class, joined by a rule chosen on val",
 }
 TTA_ORDER: tuple[TTA, ...] = ("none", "mirror", "flips", "crops", "d4")  # by the number of views
-RECALIBRATION_BATCHES = 32  # of training images, from which a soup's batch norm takes its statistics anew
+RECALIBRATION_BATCHES = 32  # training batches from which the batch norm statistics of a soup are recomputed
 EM_STEPS = 500
-LEAST_WEIGHT = 1e-3  # of a member's vote, below which it counts as left out
-PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # inverse, of stacking; chosen by cross-validation on val
+LEAST_WEIGHT = 1e-3  # a member with a smaller vote counts as left out
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # inverse penalties of stacking; one is chosen by cross-validation on val
 FOLDS = 5
 
 
 @dataclass(frozen=True)
 class Joined:
-    """What runs became.
+    """The result of joining runs.
 
     Args:
-        predictor: the one made.
-        members: one entry each.
-        best: the run that it has to beat, and what that says of val.
-        facts: of the method, for `results.json`.
+        predictor: the joined predictor.
+        members: one entry per run.
+        best: the run that the ensemble has to beat, and its outputs on val.
+        facts: fields of `EnsembleSummary` that depend on the method.
     """
 
     predictor: Predictor
@@ -78,26 +78,32 @@ class Joined:
 def ensemble(
     folders: Sequence[str | Path], method: Method = "soft", out: str | Path | None = None, quiet: bool = False
 ) -> Run:
-    """Make one run of several. Val is evaluated; test is not read.
+    """Join several runs into one. Val is evaluated; test is not read.
 
     Args:
-        folders: two finished runs or more, of the same classes, image shape and data.
-        method: ``soft`` vote; ``weighted`` vote, its weights the likeliest on val (of masks, on about `PIXELS` of its
-            pixels); ``stacking``, of labels alone; ``soup``, the mean of the weights of runs of one architecture
-            (Wortsman et al., 2022, arXiv:2203.05482), sensible where they were fine-tuned from the same weights;
-            ``greedy-soup``, which takes a run in only if val gains; ``specialist``, of masks alone, which joins a main
-            run and one trained with ``data.only`` on one of its classes, by the rule that is best on val.
+        folders: two or more finished runs with the same classes, image shape and data.
+        method: one of
+
+            - ``soft``: the mean of the probabilities;
+            - ``weighted``: a weighted mean, with the weights of maximum likelihood on val, or for segmentation on a sample
+              of its pixels;
+            - ``stacking``: a linear model on the log-probabilities; classification only;
+            - ``soup``: the mean of the weights of runs of one architecture, for runs that were fine-tuned from the same
+              weights. Wortsman et al., 2022, arXiv:2203.05482;
+            - ``greedy-soup``: a soup that takes in a run only if the score on val does not get worse;
+            - ``specialist``: a main run, and a run that was trained with ``data.only`` on one of its classes, joined by the
+              rule that is best on val; segmentation only.
         out: the folder to make; default ``runs/ensemble-<method>-seed<N>``.
 
     Raises:
-        RequestError: a run is missing or unfinished, or they do not fit together.
-        DataError: the data have changed, or there is no val to choose on.
+        RequestError: a run is missing or unfinished, or the runs do not fit together.
+        DataError: the data have changed, or there is no val split.
     """
     if method not in METHODS:
-        raise RequestError(f"no way to join runs {method!r}; known: {', '.join(METHODS)}")
+        raise RequestError(f"no ensemble method {method!r}; known: {', '.join(METHODS)}")
     runs = [open_run(folder) for folder in dict.fromkeys(Path(folder) for folder in folders)]
     if len(runs) < 2:
-        raise RequestError("an ensemble takes two different runs or more")
+        raise RequestError("an ensemble needs at least two different runs")
     members = [load_model(run.model) for run in runs]
     task = members[0].task
     only = _check_fit(method, runs, members)
@@ -111,7 +117,7 @@ def ensemble(
     if only is not None and fingerprint_of(dataset, only) != _fingerprint(runs[1]):
         raise _other_data(runs[1], runs[0])
     if dataset.val is None:
-        raise DataError(f"{recipe.data.source} has no val split, on which an ensemble is chosen and judged")
+        raise DataError(f"{recipe.data.source} has no val split, which an ensemble needs")
 
     if only is None:
         joined = _join(method, runs, members, recipe, dataset, quiet)
@@ -152,24 +158,24 @@ def ensemble(
 
 
 def _check_fit(method: Method, runs: Sequence[Run], members: Sequence[Predictor]) -> str | None:
-    """Whether runs can be joined so; the class of the specialist, if there is one."""
+    """Check that runs can be joined by a method. Returns the class of the specialist, if there is one."""
     for run in runs:
         if not run.finished:
-            raise RequestError(f"{run.folder} is not finished; go on with it: petriscope train --resume {run.folder}")
+            raise RequestError(f"{run.folder} is not finished; resume it: petriscope train --resume {run.folder}")
     task = members[0].task
     known = in_room(task, "experiments").ENSEMBLES
     if method not in known:
-        raise RequestError(f"models for {task.name} cannot be joined by {method}; known: {', '.join(known) or 'none'}")
+        raise RequestError(f"{task.name} models cannot be joined by {method}; known: {', '.join(known) or 'none'}")
     if method == "specialist":
         return check_pair(runs, members)
     first = members[0]
     for run, member in zip(runs, members, strict=True):
         if member.classes != first.classes or member.shape != first.shape:
             one = member.recipe.data.only
-            hint = "" if one is None else f"; it knows {one!r} alone: join it with --method specialist"
+            hint = "" if one is None else f"; it is a specialist of {one!r}: join it with --method specialist"
             raise RequestError(
                 f"{run.folder} has {len(member.classes)} classes and images of {member.shape}, {runs[0].folder} "
-                f"{len(first.classes)} and {first.shape}; members of an ensemble have the same{hint}"
+                f"{len(first.classes)} and {first.shape}; members of an ensemble must agree in both{hint}"
             )
         if _fingerprint(run) != _fingerprint(runs[0]):
             raise _other_data(run, runs[0])
@@ -178,8 +184,8 @@ def _check_fit(method: Method, runs: Sequence[Run], members: Sequence[Predictor]
 
 def _other_data(run: Run, first: Run) -> RequestError:
     return RequestError(
-        f"{run.folder} was trained on other data or splits than {first.folder}: what is val for one may be train for the "
-        "other"
+        f"{run.folder} was trained on other data or splits than {first.folder}, so val images of one may be training images "
+        "of the other; join runs of the same data"
     )
 
 
@@ -201,7 +207,7 @@ def _recipe(members: Sequence[Predictor], method: Method, tta: TTA) -> Recipe:
 
 
 def _see(member: Predictor, dataset: Dataset, tta: TTA, quiet: bool, name: str) -> Seen:
-    """Look at val by a model alone; the temperature is for the ensemble as a whole."""
+    """The predictions of one model on val. The temperature is fitted later, for the ensemble as a whole."""
     val, label = dataset.split("val"), None if quiet else f"val by {name}"
     return in_room(member.task, "experiments").see(member, val, tta, label)
 
@@ -243,7 +249,7 @@ def _join(
 def _join_specialist(
     runs: Sequence[Run], members: Sequence[Predictor], recipe: Recipe, dataset: Dataset, only: str, quiet: bool
 ) -> Joined:
-    """The main model and a specialist by the rule that is best on val; the main model alone if none gains there."""
+    """The main model and a specialist, joined by the rule that is best on val; the main model alone if no rule is better."""
     main, specialist = members
     tta, index, val = recipe.evaluation.tta, dataset.classes.index(only), dataset.split("val")
     choice = choose_rule(main, specialist, val, index, tta, None if quiet else "val by both")
@@ -253,7 +259,7 @@ def _join_specialist(
     if rule is not None:
         options = {"vote": "specialist", "threshold": rule.threshold, "share": rule.share}
         predictor = _unite(runs, members, recipe, dataset, [{}, {"only": index}], **options)
-        # Test-time augmentation averages what the rule makes of each view, not what it is made of.
+        # Test-time augmentation averages the results of the rule over the views, not its inputs, so the gain may be lost.
         seen = _see(predictor, dataset, tta, quiet, "the joined model")
         if seen.score > before:
             after, tally = seen.score, seen.outputs
@@ -289,11 +295,11 @@ def _unite(
     own: Sequence[dict[str, Any]],
     **options: Any,
 ) -> Predictor:
-    """One network that holds the members.
+    """One network that contains the members.
 
     Args:
         own: further fields of each `Member`.
-        options: of `petriscope.models.voting.Ensemble`.
+        options: options of `petriscope.models.voting.Ensemble`.
     """
     parts = [
         Member(model=_without_weights(m.recipe.model), mean=m.mean, std=m.std, run=str(run.folder), **fields)
@@ -316,15 +322,15 @@ def _assemble(recipe: Recipe, like: Predictor, dataset: Dataset) -> Predictor:
 
 
 def _without_weights(part: Part) -> Part:
-    """A model's part without where its first weights came from, which a trained one no longer needs."""
+    """A model's part without the source of its first weights, which a trained model no longer needs."""
     return Part(name=part.name, **{key: value for key, value in part.options.items() if key != "weights"})
 
 
 def vote_weights(of_truth: np.ndarray) -> np.ndarray:
-    """Weights of a mean of probabilities that are the likeliest for the truth, float64 [M], sum 1.
+    """The weights of M networks with which the mean of their probabilities has maximum likelihood, float64 [M], sum 1.
 
-    The likelihood of a mixture in its weights has one maximum, which expectation maximization climbs to. Dempster, Laird
-    and Rubin, 1977, Journal of the Royal Statistical Society B 39:1.
+    The likelihood of a mixture as a function of its weights has one maximum, which expectation maximization finds.
+    Dempster, Laird and Rubin, 1977, Journal of the Royal Statistical Society B 39:1.
 
     Args:
         of_truth: the probability that each of M networks gives to the true class of each of N images or pixels, [M, N].
@@ -338,7 +344,7 @@ def vote_weights(of_truth: np.ndarray) -> np.ndarray:
 
 
 def _fit_stack(stack: nn.Module, each: np.ndarray, targets: np.ndarray) -> None:
-    """Multinomial logistic regression on the members' log-probabilities; its penalty by cross-validation on val."""
+    """Multinomial logistic regression on the members' log-probabilities, with a penalty chosen by cross-validation on val."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold
 
@@ -346,7 +352,7 @@ def _fit_stack(stack: nn.Module, each: np.ndarray, targets: np.ndarray) -> None:
     classes, counts = np.unique(targets, return_counts=True)
     folds = min(FOLDS, int(counts.min()))
     if folds < 2:
-        raise RequestError("stacking needs two val images or more of every class")
+        raise RequestError("stacking needs at least two val images of every class")
     scores = []
     for inverse in PENALTIES:
         score = 0.0
@@ -357,7 +363,7 @@ def _fit_stack(stack: nn.Module, each: np.ndarray, targets: np.ndarray) -> None:
         scores.append(score)
     best = LogisticRegression(C=PENALTIES[int(np.argmin(scores))], max_iter=2000).fit(features, targets)
     coefficients, intercept = best.coef_, best.intercept_
-    if len(classes) == 2:  # scikit-learn keeps the second class's row alone
+    if len(classes) == 2:  # scikit-learn keeps only the row of the second class
         coefficients, intercept = (
             np.stack([-coefficients[0], coefficients[0]]) / 2,
             np.array([-1, 1]) * intercept[0] / 2,
@@ -365,18 +371,18 @@ def _fit_stack(stack: nn.Module, each: np.ndarray, targets: np.ndarray) -> None:
     weight, bias = stack.get_parameter("weight"), stack.get_parameter("bias")
     with torch.no_grad():
         weight.zero_()
-        bias.fill_(float(np.log(FLOOR)))  # a class that val does not have
+        bias.fill_(float(np.log(FLOOR)))  # for classes that val does not have
         rows = torch.from_numpy(classes)
         weight[rows] = torch.from_numpy(coefficients).float().to(weight.device)
         bias[rows] = torch.from_numpy(intercept).float().to(bias.device)
 
 
 def _soup(members: Sequence[Predictor], recipe: Recipe, dataset: Dataset) -> Predictor:
-    """The mean of the weights, batch norm's statistics taken anew from training images."""
+    """The mean of the weights, with batch norm statistics recomputed from training images."""
     first = members[0]
     for member in members[1:]:
         if (member.recipe.model, member.mean, member.std) != (first.recipe.model, first.mean, first.std):
-            raise RequestError("a soup takes runs of one architecture and one normalization; use soft or weighted")
+            raise RequestError("a soup needs runs of one architecture and one normalization; use soft or weighted")
     swa = SWA(first.model)
     batches = Batches(dataset.split("train"), first.device, recipe.data.memory)
     order = np.random.default_rng(recipe.seed).permutation(len(batches.images))
@@ -395,7 +401,11 @@ def _soup(members: Sequence[Predictor], recipe: Recipe, dataset: Dataset) -> Pre
 def _greedy_soup(
     members: Sequence[Predictor], recipe: Recipe, dataset: Dataset, scores: Sequence[float], quiet: bool
 ) -> tuple[Predictor, list[int]]:
-    """Members from the best on val down, each kept only if val does not lose by it; and which they are."""
+    """A soup of members taken from the best on val down, each kept only if the score on val does not fall.
+
+    Returns:
+        the predictor, and the indices of the members kept.
+    """
     order = np.argsort(-np.array(scores), kind="stable").tolist()
     taken, best, soup = order[:1], scores[order[0]], members[order[0]]
     for index in order[1:]:
@@ -408,7 +418,7 @@ def _greedy_soup(
 
 
 def _gain(task: Task, joined: Any, best: Any, val: ImageSet) -> dict[str, Any]:
-    """The ensemble against its best member on val, by a paired test."""
+    """The gain of the ensemble over its best member on val, with a paired test."""
     tables = [task.table(outputs, val, "val") for outputs in (joined, best)]
     columns = [{str(name): table[name].to_numpy() for name in table} for table in tables]
     sample = task.sample(columns, task.compared[0])
@@ -423,6 +433,6 @@ def _tell(made: Run, task: Task, table: EnsembleSummary) -> None:
     assert low is not None and high is not None
     say(
         f"on val, {task.info(task.compared[0]).name.lower()} changes by {100 * table.gain:+.2f} points "
-        f"({100 * low:+.2f} to {100 * high:+.2f}, p {table.p:.2g}: {shown}) against {best}, {table.best_member}; val chose "
-        f"the ensemble, so test decides: petriscope evaluate {made.folder}"
+        f"({100 * low:+.2f} to {100 * high:+.2f}, p {table.p:.2g}: {shown}) against {best}, {table.best_member}. The "
+        f"ensemble was chosen on val, so judge it on test: petriscope evaluate {made.folder}"
     )

@@ -1,4 +1,4 @@
-"""A model evaluated on a split: clean, and disturbed in the stress test."""
+"""Evaluation of a model on a split, and the stress test with disturbed images."""
 
 from __future__ import annotations
 
@@ -20,11 +20,8 @@ from petriscope.tasks import in_room
 from petriscope.trust.guarantees import Watch
 from petriscope.trust.robustness import IMAGES, PLAIN, disturbed_images, stratified, stress_test
 
-AUTO = (
-    200,
-    20.0,
-    0.1,
-)  # images of the stress test after training; and at most so many seconds, or that share of training's
+# The automatic stress test after training: images, and its time limit, the larger of seconds and a share of the training.
+AUTO_IMAGES, AUTO_SECONDS, AUTO_SHARE = 200, 20.0, 0.1
 
 
 def evaluate(
@@ -40,17 +37,17 @@ def evaluate(
     """Metrics of a model on a split, with 95 % intervals.
 
     Args:
-        model: a run folder; with ``data``, a model file will do.
-        data: another source; one without splits is evaluated whole. None: the run's own data, and metrics, predictions and
-            report go into the run folder.
+        model: a run folder; with ``data``, also a model file.
+        data: another source; a source without splits is evaluated as a whole. None: the run's own data, and metrics,
+            predictions and report are saved in the run folder.
         split: train, val or test.
-        tta: test-time augmentation; None: as the recipe says.
-        stress: disturb the images too; see `petriscope.trust.robustness`. Without test-time augmentation unless
-            ``tta`` says so.
-        stress_images: how many of the split the stress test uses; None: all.
+        tta: test-time augmentation; None: the recipe's.
+        stress: run the stress test too, see `petriscope.trust.robustness`. It uses no test-time augmentation unless
+            ``tta`` is given.
+        stress_images: number of images of the split in the stress test; None: all.
 
     Returns:
-        the evaluation. Probabilities are at the temperature fitted on val.
+        the evaluation. Probabilities are scaled with the temperature that was fitted on val.
 
     Raises:
         RequestError: there is no such run or model, or the request does not fit it.
@@ -84,10 +81,10 @@ def evaluate_split(
     quiet: bool,
     known: Prediction | None = None,
 ) -> tuple[Evaluation, Any]:
-    """Metrics of a split, and what they were computed from; see `petriscope.tasks.base.Task.collect`.
+    """The metrics of a split, and the outputs that they were computed from; see `petriscope.tasks.base.Task.collect`.
 
     Args:
-        known: what the predictor says of these images, where that is known already.
+        known: the predictions for these images, if they were computed before.
     """
     room = in_room(predictor.task, "experiments")
     return room.evaluate(predictor, images, split, tta or predictor.recipe.evaluation.tta, source, quiet, known)
@@ -102,7 +99,7 @@ def evaluate_into(
     quiet: bool = False,
     known: Prediction | None = None,
 ) -> tuple[Evaluation, Any]:
-    """The same for a split of the run's own data; metrics, predictions and images are kept in the run."""
+    """The same for a split of the run's own data; metrics, predictions and images are saved in the run."""
     images, source = dataset.split(split), str(run.recipe.data.source)
     evaluation, outputs = evaluate_split(predictor, images, split, tta, source, quiet, known)
     room = in_room(predictor.task, "experiments")
@@ -110,7 +107,7 @@ def evaluate_into(
 
 
 def own_data(run: Run) -> Dataset:
-    """The data of a run, with a warning where they have changed."""
+    """The data of a run, with a warning if they have changed since training."""
     dataset = load_dataset(run.recipe.data)
     if dataset.fingerprint != run.environment.data.fingerprint:
         say(f"warning: the data at {run.recipe.data.source} have changed since this run was trained")
@@ -118,7 +115,7 @@ def own_data(run: Run) -> Dataset:
 
 
 def other_data(predictor: Predictor, data: str, split: str, quiet: bool) -> ImageSet:
-    """A split of another source, read as the model takes images."""
+    """A split of another source, with the image shape and the classes of the model."""
     height, width, channels = predictor.shape
     section = predictor.recipe.data.model_copy(
         update={"source": data, "size": (height, width), "channels": "gray" if channels == 1 else "rgb", "audit": None}
@@ -130,12 +127,14 @@ def other_data(predictor: Predictor, data: str, split: str, quiet: bool) -> Imag
 
 
 def stress_after_training(run: Run, predictor: Predictor, val: ImageSet, trained: float, quiet: bool) -> None:
-    """The stress test that the recipe asks for after ``trained`` seconds of training."""
+    """The stress test that the recipe asks for after training, which took ``trained`` seconds."""
     rule = predictor.recipe.evaluation.stress
     if rule == "off" or not len(val) or not predictor.task.withstands:
         return
-    few, shortest, share = AUTO
-    count, seconds = (few, max(shortest, share * trained)) if rule == "auto" else (IMAGES, None)
+    if rule == "auto":
+        count, seconds = AUTO_IMAGES, max(AUTO_SECONDS, AUTO_SHARE * trained)
+    else:
+        count, seconds = IMAGES, None
     stress_split(predictor, val, "val", count, "none", quiet, seconds, into=run)
 
 
@@ -149,15 +148,15 @@ def stress_split(
     seconds: float | None = None,
     into: Run | None = None,
 ) -> Robustness | None:
-    """The stress test of a split. Where guarantees were fitted on val for ``tta``, what they come to is measured too.
+    """The stress test of a split. If guarantees were fitted on val for ``tta``, it also measures whether they hold.
 
     Args:
-        count: images of the split that are used; None: all.
-        seconds: that it may take; None: as long as it does.
-        into: the run that keeps the results, and one image under all corruptions.
+        count: number of images of the split to use; None: all.
+        seconds: time limit; None: no limit.
+        into: the run in which to save the results and examples of disturbed images.
 
     Returns:
-        None if there was no time for it, or no target to judge by.
+        None if there was no time for it, or no target to evaluate against.
     """
     watch, resamples = watch_guarantees(predictor, tta), predictor.recipe.evaluation.bootstrap
     tested = stress_test(
@@ -186,7 +185,7 @@ def stress_split(
 
 
 def watch_guarantees(predictor: Predictor, tta: TTA) -> Watch | None:
-    """What records whether guarantees hold; None where none were fitted on val for this test-time augmentation."""
+    """A recorder of whether guarantees hold; None if none were fitted on val for this test-time augmentation."""
     reference = predictor.trust.references.get(tta)
     if reference is None:
         return None

@@ -1,4 +1,4 @@
-"""Evaluation of tasks that have no module of their own here."""
+"""Evaluation of tasks that have no module of their own in this room."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from petriscope.inference.predictor import Prediction, Predictor
 from petriscope.inference.tta import predict_batches
 from petriscope.run.folder import Run
 
-ENSEMBLES: tuple[str, ...] = ()  # the ways in which runs of the task can be joined
+ENSEMBLES: tuple[str, ...] = ()  # ensemble methods that the task supports
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a network says of val, for an ensemble to be chosen by.
+    """The predictions of a network on val, from which an ensemble is built.
 
     Args:
-        outputs: as `petriscope.tasks.base.Task.collect` gives them.
-        of_truth: the probability of the true class of each image, or of each pixel of a sample, float64 [S].
-        score: in the metric that the task compares by.
+        outputs: what `petriscope.tasks.base.Task.collect` returned.
+        of_truth: the probability of the true class, per image or per pixel of a sample, float64 [S].
+        score: the metric that the task chooses networks by, see `petriscope.tasks.base.Task.score`.
     """
 
     outputs: Any
@@ -42,10 +42,10 @@ def evaluate(
     quiet: bool,
     known: Prediction | None = None,
 ) -> tuple[Evaluation, Any]:
-    """The metrics of a split, and what they were computed from.
+    """The metrics of a split, and the outputs that they were computed from.
 
     Args:
-        known: what the predictor says of these images, where that is known already.
+        known: the predictions for these images, if they were computed before.
     """
     settings, task = predictor.recipe.evaluation, predictor.task
     predictions = predict_batches(
@@ -66,7 +66,7 @@ def evaluate(
 def record(
     run: Run, predictor: Predictor, dataset: Dataset, split: str, evaluation: Evaluation, outputs: Any, quiet: bool
 ) -> Evaluation:
-    """Keep an evaluated split of the run's own data in the run: metrics and predictions."""
+    """Save an evaluated split of the run's own data in the run: metrics and predictions."""
     run.add_predictions(split, predictor.task.table(outputs, dataset.split(split), split))
     run.add_results(**{split: evaluation})
     return evaluation

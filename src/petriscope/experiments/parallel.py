@@ -1,5 +1,6 @@
-"""Trainings side by side, each in a process of its own with its share of the cores: on few small images one training
-does not fill them."""
+"""Simultaneous trainings, each in its own process with a share of the cores.
+
+One training on few small images does not keep all cores busy."""
 
 from __future__ import annotations
 
@@ -13,21 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from petriscope.core.device import cores
+from petriscope.core.errors import Interrupted
 from petriscope.core.files import write_text
 from petriscope.core.progress import progress, say
 from petriscope.experiments.suite import Planned
 from petriscope.run.folder import Run
-from petriscope.training.loop import Interrupted, interruptible
+from petriscope.training.loop import interruptible
 
 LOOK_EVERY = 0.25  # seconds
 
 
 @dataclass(frozen=True)
 class Child:
-    """A training under way.
+    """A training in progress.
 
     Args:
-        log: the file that takes what it says.
+        log: the file that receives its output.
     """
 
     planned: Planned
@@ -40,22 +42,22 @@ class Child:
 
 
 def train_side_by_side(trainings: Sequence[Planned], jobs: int, quiet: bool) -> dict[str, str]:
-    """Train so many at a time, or go on with them.
+    """Train or resume runs, several at a time.
 
     Args:
-        trainings: of recipes, not of ensembles.
-        jobs: how many at a time; each has the cores divided by this, unless OMP_NUM_THREADS says otherwise.
+        trainings: runs of recipes, not ensembles.
+        jobs: number of simultaneous trainings. The cores are divided among them unless OMP_NUM_THREADS is set.
 
     Returns:
-        what went wrong, by run.
+        error messages, by run.
 
     Raises:
-        Interrupted: Ctrl-C or SIGTERM; what was under way has saved where it was.
+        Interrupted: Ctrl-C or SIGTERM; the trainings in progress have saved a checkpoint.
     """
     failures: dict[str, str] = {}
     waiting = list(trainings)
     under_way: list[Child] = []
-    ended = 0  # epochs of trainings that are through, were they all trained or not
+    ended = 0  # planned epochs of the trainings that have ended, including those that failed
     total = sum(planned.recipe.training.epochs for planned in trainings)
     with (
         tempfile.TemporaryDirectory(prefix="petriscope-") as scratch,
@@ -74,7 +76,7 @@ def train_side_by_side(trainings: Sequence[Planned], jobs: int, quiet: bool) -> 
                     under_way.remove(child)
                     ended += child.planned.recipe.training.epochs
                     if child.process.returncode != 0:
-                        failures[str(child.planned)] = _what_it_said(child)
+                        failures[str(child.planned)] = _error_of(child)
                         bar.close()
                         say(f"failed: {child.planned}: {failures[str(child.planned)]}")
                 now = ended + sum(child.epochs for child in under_way)
@@ -83,7 +85,7 @@ def train_side_by_side(trainings: Sequence[Planned], jobs: int, quiet: bool) -> 
                     bar.advance(now - bar.done, f"{through} of {len(trainings)} runs")
         finally:
             for child in under_way:
-                child.process.terminate()  # Ctrl-C on a terminal has told it already; this does not hurry it
+                child.process.terminate()  # Ctrl-C in a terminal has reached it already; a second signal does no harm
             for child in under_way:
                 child.process.wait()
     return failures
@@ -110,12 +112,12 @@ def _start(planned: Planned, jobs: int, scratch: Path) -> Child:
     return Child(planned, process, log)
 
 
-def _what_it_said(child: Child) -> str:
-    """Its error; of one that is nobody's sentence the last line, and the whole is shown."""
+def _error_of(child: Child) -> str:
+    """The error message of a failed training. An unexpected error is shown in full; the message is its last line."""
     text = child.log.read_text(encoding="utf-8", errors="replace").strip()
     _, told, error = f"\n{text}".rpartition("\nerror: ")
     if told:
         return error
     say(text)
     last = text.rpartition("\n")[2]
-    return last or f"it ended with status {child.process.returncode} and said nothing; is there memory enough?"
+    return last or f"it ended with status {child.process.returncode} and no message; it may have run out of memory"

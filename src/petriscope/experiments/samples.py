@@ -1,4 +1,4 @@
-"""Images that a run keeps for its report: as training sees them, and as an autoencoder draws them."""
+"""Example images for a run's report: augmented training images, and reconstructions by an autoencoder."""
 
 from __future__ import annotations
 
@@ -15,8 +15,12 @@ RECONSTRUCTED_SHOWN = 8
 
 
 def augmented(trainer: Trainer, dataset: Dataset) -> dict[str, np.ndarray]:
-    """Training images over all classes, as they are and as the network sees them, for the gallery: ``augmented``, uint8
-    [P, V, H, W, C], and where targets are masks, ``augmented_masks``, uint8 [P, V, H, W]."""
+    """Training images of all classes with their augmented versions, for the gallery.
+
+    Returns:
+        ``augmented``, uint8 [P, V, H, W, C], the image itself first; and if targets are masks, ``augmented_masks``, uint8
+        [P, V, H, W].
+    """
     train_set = dataset.split("train")
     images, views = AUGMENTED_SHOWN
     firsts = [np.flatnonzero(train_set.strata == label) for label in range(len(train_set.classes))]
@@ -25,7 +29,7 @@ def augmented(trainer: Trainer, dataset: Dataset) -> dict[str, np.ndarray]:
     given = train_set.targets[chosen]
     batch, targets = (torch.from_numpy(np.repeat(array, views - 1, axis=0)) for array in (plain, given))
     out, moved = trainer.augment(batch, targets, torch.Generator().manual_seed(0))
-    out = out[-len(batch) :]  # where views are made, the last of them
+    out = out[-len(batch) :]  # if there are several views per image, the last one
 
     def beside(first: np.ndarray, rest: np.ndarray) -> np.ndarray:
         return np.concatenate([first[:, None], rest.reshape(len(chosen), views - 1, *first.shape[1:])], axis=1)
@@ -36,14 +40,18 @@ def augmented(trainer: Trainer, dataset: Dataset) -> dict[str, np.ndarray]:
 
 @torch.no_grad()
 def reconstructions(predictor: Predictor, dataset: Dataset) -> dict[str, np.ndarray]:
-    """What an autoencoder makes of images of val (else train), over all classes, for the gallery: the images and
-    their reconstructions, uint8 [P, 2, H, W, C], and ids. Nothing for a model that does not ``reconstruct``."""
+    """Reconstructions by an autoencoder of images of all classes, from val if there is one, else from train.
+
+    Returns:
+        for the gallery: images and their reconstructions, uint8 [P, 2, H, W, C], and ids. Empty if the model has no method
+        ``reconstruct``.
+    """
     reconstruct = getattr(predictor.model, "reconstruct", None)
     if reconstruct is None:
         return {}
     split = "val" if dataset.val is not None else "train"
     images = dataset.split(split)
-    # The first of every class, then the second of every class, and so on.
+    # The first image of every class, then the second of every class, and so on.
     counted = np.zeros(len(images), dtype=np.int64)
     for label in range(len(images.classes)):
         members = np.flatnonzero(images.strata == label)

@@ -1,4 +1,4 @@
-"""Evaluation of segmenters: what a run keeps of a split whose targets are masks."""
+"""Evaluation of segmentation models: example masks and explanations."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from petriscope.inference.tta import predict_batches
 from petriscope.metrics.segmentation import Tally, choose_examples, mean_iou, tally_masks
 from petriscope.run.folder import Run
 
-EXAMPLES_EACH = 4  # of the best, the median and the worst
+EXAMPLES_EACH = 4  # of the best, median and worst images
 ENSEMBLES = ("soft", "weighted", "soup", "greedy-soup", "specialist")
-PIXELS = 200_000  # labeled ones of val, about, by which votes are weighed
+PIXELS = 200_000  # approximate number of labeled val pixels that votes are weighted by
 
 
 def record(
     run: Run, predictor: Predictor, dataset: Dataset, split: str, evaluation: Evaluation, outputs: Tally, quiet: bool
 ) -> Evaluation:
-    """Keep an evaluated split of the run's own data in the run: metrics, one row per image, the best, median and worst
+    """Save an evaluated split of the run's own data in the run: metrics, one row per image, the best, median and worst
     images, and explanations.
 
     The gallery gets ``segments_<split>_...``, see `petriscope.run.folder.Run.gallery`; ``explained_<split>`` uint8
-    [P, H, W, C] with ``explained_<split>_maps`` and ``explained_<split>_masks``, as predicted, uint8 [P, H, W].
+    [P, H, W, C]; and ``explained_<split>_maps`` and ``explained_<split>_masks`` (the predicted masks), uint8 [P, H, W].
     """
     images = dataset.split(split)
     generic.record(run, predictor, dataset, split, evaluation, outputs, quiet)
@@ -75,8 +75,8 @@ def record(
 
 
 def see(predictor: Predictor, val: ImageSet, tta: TTA, label: str | None) -> Seen:
-    """What a network says of val: counts per image, and the probabilities of the truth at a sample of pixels, since those of
-    all pixels would be too many to keep."""
+    """The predictions of a network on val: counts per image, and the probabilities of the true classes at a sample of
+    pixels, since all pixels would take too much memory."""
     places, of_truth = sample_pixels(val, PIXELS), list[np.ndarray]()
 
     def watched() -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
@@ -91,10 +91,10 @@ def see(predictor: Predictor, val: ImageSet, tta: TTA, label: str | None) -> See
 
 
 def sample_pixels(images: ImageSet, most: int) -> list[np.ndarray]:
-    """Some labeled pixels of each mask, the same at every call: about ``most`` in all, or all there are.
+    """A fixed random sample of labeled pixels: about ``most`` in total, or all if there are fewer.
 
     Returns:
-        for each of N masks, int64 [S], places in the mask read row by row.
+        for each of the N masks, int64 [S], indices into the flattened mask.
     """
     share = most / max(int(images.counts.sum()), 1)
     rng = np.random.default_rng(0)
@@ -105,7 +105,7 @@ def sample_pixels(images: ImageSet, most: int) -> list[np.ndarray]:
 def mask_predictions(
     predictor: Predictor, images: ImageSet, tta: TTA, label: str | None, batch_size: int | None = None
 ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
-    """What `petriscope.inference.tta.predict_batches` gives; ``batch_size`` None: as in the recipe."""
+    """See `petriscope.inference.tta.predict_batches`; ``batch_size`` None: the recipe's."""
     recipe = predictor.recipe
     return predict_batches(
         predictor.model,

@@ -1,4 +1,4 @@
-"""A specialist of one class beside a model of all: whether they fit together, and by what rule val joins them best."""
+"""Joining a model of all classes with a specialist of one class, by the rule that is best on val."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from petriscope.metrics.segmentation import Tally, background_of, class_iou, mea
 from petriscope.models.voting import SpecialistRule
 from petriscope.run.folder import Run
 
-# A specialist that was shown its class more often than it comes finds too much of it: high thresholds are tried closely.
+# A specialist that saw its class more often than it occurs predicts it too often, so high thresholds are tried in fine steps.
 THRESHOLDS = (*(i / 20 for i in range(1, 20)), 0.97, 0.98, 0.99, 0.995)
-SHARES = (0.0, 0.25, 0.5, 0.75)  # of the main's probability in the score
+SHARES = (0.0, 0.25, 0.5, 0.75)  # weight of the main model's probability in the score
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class Rule:
 
 @dataclass(frozen=True)
 class Choice:
-    """What val says of the rules.
+    """The rule that was chosen on val.
 
     Args:
-        rule: of the largest mean IoU; None: no rule has a larger one than the main model.
-        main: what the main model's own answers count.
-        alone: IoU of the class by the specialist alone, where it is likelier than the rest; NaN if val has none.
+        rule: the one with the largest mean IoU; None if no rule beats the main model alone.
+        main: counts of the main model's own predictions.
+        alone: IoU of the class when the specialist predicts it alone, at probability 0.5; NaN if val does not have the class.
     """
 
     rule: Rule | None
@@ -50,24 +50,26 @@ class Choice:
 
 
 def check_pair(runs: Sequence[Run], members: Sequence[Predictor]) -> str:
-    """The class of the specialist, the second of two runs.
+    """The class of the specialist, which is the second of two runs.
 
     Raises:
-        RequestError: they are no main model and a specialist of one of its classes.
+        RequestError: the runs are not a main model and a specialist of one of its classes.
     """
     if len(runs) != 2:
-        raise RequestError("specialist joins two runs: a main model, then the model of one of its classes")
+        raise RequestError(
+            "the method specialist joins two runs: first a main model, then a specialist of one of its classes"
+        )
     (main, other), only = members, members[1].recipe.data.only
     if main.recipe.data.only is not None:
-        raise RequestError(f"{runs[0].folder} knows {main.recipe.data.only!r} alone; name the main model first")
+        raise RequestError(f"{runs[0].folder} is a specialist of {main.recipe.data.only!r}; name the main model first")
     if only is None:
         raise RequestError(
-            f"{runs[1].folder} is no specialist; one is trained as the main model is, with --set data.only=CLASS, such as "
-            "petriscope train mars/big-rock"
+            f"{runs[1].folder} is not a specialist; to train one, use the recipe of the main model with --set "
+            "data.only=CLASS, or a recipe such as mars/big-rock"
         )
     if only not in main.classes:
         raise RequestError(
-            f"{runs[1].folder} knows {only!r}, which {runs[0].folder} does not; {near(only, main.classes)}"
+            f"{runs[1].folder} is a specialist of {only!r}, which is not a class of {runs[0].folder}; {near(only, main.classes)}"
         )
     if main.shape != other.shape:
         raise RequestError(f"{runs[0].folder} takes images of {main.shape}, {runs[1].folder} of {other.shape}")
@@ -75,7 +77,7 @@ def check_pair(runs: Sequence[Run], members: Sequence[Predictor]) -> str:
 
 
 def fingerprint_of(dataset: Dataset, only: str) -> str:
-    """What the fingerprint of the same data is with ``data.only``: equal images, splits and masks, one class told."""
+    """The fingerprint that the same data have with ``data.only``: equal images and splits, masks of one class."""
     sets = {name: one_vs_rest(part, only, dataset.source) for name, part in dataset.splits.items()}
     return fingerprint(sets, {name: part.digests() for name, part in sets.items()})
 
@@ -83,11 +85,11 @@ def fingerprint_of(dataset: Dataset, only: str) -> str:
 def choose_rule(
     main: Predictor, specialist: Predictor, val: ImageSet, index: int, tta: TTA, label: str | None
 ) -> Choice:
-    """Try all rules on val by mean IoU, never to change the main's answer among them.
+    """Try all rules on val and choose the one with the best mean IoU, or none if the main model alone is as good.
 
     Args:
-        index: of the specialist's class among the main's.
-        label: of the progress shown, None for none.
+        index: index of the specialist's class among the main model's classes.
+        label: label of the progress bar; None: no bar.
     """
     counts = RuleCounts(index, len(main.classes))
 
@@ -110,12 +112,14 @@ def choose_rule(
 
 
 class RuleCounts:
-    """Confusion matrices of all rules at once: pixels by share, by how many thresholds their score is above, by true class,
-    and by what the main finds likeliest of the other classes.
+    """Counts pixels for the confusion matrices of all rules in one pass.
+
+    Pixels are counted by share, by the number of thresholds that their score exceeds, by true class, and by the class that
+    the main model finds most likely among the others.
 
     Args:
-        index: of the specialist's class.
-        classes: K.
+        index: index of the specialist's class.
+        classes: number of classes, K.
     """
 
     def __init__(self, index: int, classes: int) -> None:
@@ -124,7 +128,7 @@ class RuleCounts:
         self.pixels = np.zeros((len(SHARES), len(THRESHOLDS) + 1, classes, classes), dtype=np.int64)
 
     def add(self, log_p: Tensor, masks: Tensor) -> None:
-        """Count a batch: log-probabilities as `SpecialistRule` takes them, float [B, K + 2, H, W], and uint8 [B, H, W]."""
+        """Count a batch: log-probabilities as `SpecialistRule` takes them, float [B, K + 2, H, W]; masks, uint8 [B, H, W]."""
         labeled = masks != IGNORE
         others = log_p[:, : self.classes].clone()
         others[:, self.index] = -torch.inf
@@ -136,7 +140,7 @@ class RuleCounts:
             self.pixels[share] += found.view(self.pixels[share].shape).cpu().numpy()
 
     def confusion(self) -> np.ndarray:
-        """By true class and predicted class, int64 [shares, thresholds, K, K]."""
+        """Confusion matrices by true and predicted class, int64 [shares, thresholds, K, K]."""
         below = self.pixels.cumsum(1)
         above = (below[:, -1:] - below).sum(-1)  # [shares, thresholds + 1, K], by true class
         below[..., self.index] += above

@@ -1,4 +1,4 @@
-"""Suites: methods x seeds in one YAML file, and the runs that they come to."""
+"""Suites: methods and seeds in one YAML file, and the runs that they define."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Method(Section):
-    """A recipe and what is changed in it: ``{recipe: blood/fast, set: {model.dropout: 0.5}}``, or just ``blood/fast``. Or
-    an ensemble of such: ``{ensemble: soft, of: [blood/fast, blood/simple-cnn]}``.
+    """A recipe with changed settings, ``{recipe: blood/fast, set: {model.dropout: 0.5}}`` or just ``blood/fast``; or an
+    ensemble of methods, ``{ensemble: soft, of: [blood/fast, blood/simple-cnn]}``.
     """
 
     recipe: str | None = None
@@ -41,11 +41,13 @@ class Method(Section):
     @model_validator(mode="after")
     def _is_one_of_both(self) -> Method:
         if (self.recipe is None) == (self.ensemble is None):
-            raise ValueError("a method is a recipe, or an ensemble and what it is of")
+            raise ValueError("a method has either a recipe, or an ensemble and its members under of")
         if self.ensemble is None and self.of:
-            raise ValueError("a recipe is of nothing; name the ensemble, such as ensemble: soft")
+            raise ValueError("of lists the members of an ensemble; name its method too, such as ensemble: soft")
         if self.ensemble is not None and (len(self.of) < 2 or self.set or any(member.of for member in self.of)):
-            raise ValueError("an ensemble is of two recipes or more, each with a set of its own")
+            raise ValueError(
+                "an ensemble needs at least two recipes under of; settings go into the set of each of them"
+            )
         return self
 
 
@@ -53,11 +55,11 @@ class Suite(Section):
     """A suite of methods.
 
     Args:
-        data: a source for all methods; None: the recipes' own.
+        data: a source for all methods; None: the sources of the recipes.
         baseline: the label of the method that the others are compared with.
-        metric: what is compared.
-        evaluate: the split that decides; test is read once all runs are finished.
-        set: keys changed in all recipes; a method's own ``set`` comes after.
+        metric: the metric to compare; None: the task's first, such as accuracy or miou.
+        evaluate: the split to compare on; test is read only after all runs are finished.
+        set: settings for all recipes; those of a method's own ``set`` take precedence.
         methods: by label.
     """
 
@@ -66,7 +68,7 @@ class Suite(Section):
     data: str | None = None
     seeds: tuple[Seed, ...] = (0, 1, 2)
     baseline: str
-    metric: str | None = None  # null: the first that the task compares by: accuracy, or miou
+    metric: str | None = None
     evaluate: Split = "val"
     set: dict[str, Any] = Field(default_factory=dict)
     methods: Annotated[dict[str, Method], Field(min_length=1)]
@@ -79,7 +81,7 @@ class Suite(Section):
     @model_validator(mode="after")
     def _has_baseline(self) -> Suite:
         if self.baseline not in self.methods:
-            raise ValueError(f"the baseline {self.baseline!r} is no method; {near(self.baseline, self.methods)}")
+            raise ValueError(f"the baseline {self.baseline!r} is not a method; {near(self.baseline, self.methods)}")
         folders: dict[str, str] = {}
         for label in self.methods:
             other = folders.setdefault(slug(label), label)
@@ -90,11 +92,11 @@ class Suite(Section):
 
 @dataclass(frozen=True)
 class Planned:
-    """One run of a suite: to be trained, or trained already.
+    """One run of a suite.
 
     Args:
-        recipe: of an ensemble, that of its first member.
-        ensemble: how its members are joined; None: it has none, and is trained itself.
+        recipe: for an ensemble, the recipe of its first member.
+        ensemble: how the members are joined; None for a run that is trained itself.
     """
 
     label: str
@@ -105,7 +107,7 @@ class Planned:
 
     @property
     def trainings(self) -> tuple[Planned, ...]:
-        """What has to be trained for it."""
+        """The runs to train: its members, or the run itself."""
         return self.members or (self,)
 
     @property
@@ -127,10 +129,10 @@ def suite_names() -> list[str]:
 
 
 def load_suite(reference: str | Path) -> Suite:
-    """A shipped suite by name, or a YAML file by path; recipes given as paths are looked for beside it.
+    """A shipped suite by name, or a YAML file by path. Paths of recipes in it are relative to the file.
 
     Raises:
-        RequestError: there is no such suite, or a key or value is unknown or wrong; the message names the near ones.
+        RequestError: there is no such suite, or a key or value is wrong; the message suggests similar names.
     """
     path = Path(reference).expanduser()
     where = str(reference)
@@ -148,7 +150,7 @@ def load_suite(reference: str | Path) -> Suite:
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise RequestError(f"{where}: not readable as YAML: {error}") from None
     if not isinstance(tree, dict) or not isinstance(tree.get("methods"), dict):
-        raise RequestError(f"{where}: a suite is a mapping with methods, each a label and its recipe")
+        raise RequestError(f"{where}: a suite is a mapping whose key methods maps labels to recipes")
     methods = {str(label): _method(value, beside, f"{where}: {label}") for label, value in tree["methods"].items()}
     first = next(iter(methods), "")
     try:
@@ -158,17 +160,17 @@ def load_suite(reference: str | Path) -> Suite:
 
 
 def check_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
-    """The seeds, if there are some and none stands twice."""
+    """Check that there are seeds and that none is repeated."""
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise ValueError("seeds are whole numbers from 0, one or more, each once")
+        raise ValueError("seeds must be one or more different whole numbers from 0")
     return seeds
 
 
 def plan(suite: Suite, out: Path, data: str | None = None, seeds: Sequence[int] = ()) -> list[Planned]:
-    """The runs of a suite, seed after seed, so that an early end leaves methods that can be compared.
+    """The runs of a suite, ordered by seed, so that methods can be compared even if it is stopped early.
 
     Raises:
-        RequestError: a recipe or a setting is wrong; the methods have other data; a run in ``out`` was trained with
+        RequestError: a recipe or a setting is wrong, the methods have different data, or a run in ``out`` was trained with
             other settings than the suite has now.
     """
     chosen = check_seeds(tuple(seeds)) if seeds else suite.seeds
@@ -217,7 +219,7 @@ def _method(value: Any, beside: Path, where: str) -> Method:
 
 
 def _located(method: Method, beside: Path) -> Method:
-    """The method, its recipes' paths made absolute."""
+    """The method with absolute paths of recipes."""
     recipe = method.recipe
     if recipe is not None and recipe.endswith((".yaml", ".yml")):
         recipe = str(beside / Path(recipe).expanduser())
@@ -225,14 +227,14 @@ def _located(method: Method, beside: Path) -> Method:
 
 
 def _setting(key: str, value: Any) -> str:
-    """A key and its value as `load_recipe` takes them."""
+    """A key and its value in the form that `load_recipe` takes."""
     text = yaml.safe_dump(value, default_flow_style=True, width=10**9)
-    scalar = text.removesuffix("...\n")  # YAML's end mark, which follows a bare value
+    scalar = text.removesuffix("...\n")  # YAML's end marker, which follows a bare value
     return f"{key}={scalar.strip()}"
 
 
 def _check_one_source(suite: Suite, runs: Sequence[Planned]) -> None:
-    """Methods can be compared over the same images alone."""
+    """Methods can be compared only on the same images."""
     keys = ("source", "val_fraction", "test_fraction", "split_seed", "group", "block", "ignore")
     first, *others = (training for planned in runs for training in planned.trainings)
     for planned in others:
@@ -240,7 +242,7 @@ def _check_one_source(suite: Suite, runs: Sequence[Planned]) -> None:
             ours, theirs = getattr(first.recipe.data, key), getattr(planned.recipe.data, key)
             if ours != theirs:
                 raise RequestError(
-                    f"{suite.name}: the methods must have the same images to be compared, but data.{key} is "
+                    f"{suite.name}: methods can be compared only on the same images, but data.{key} is "
                     f"{ours!r} for {first.label} and {theirs!r} for {planned.label}"
                 )
 
@@ -256,8 +258,8 @@ def _check_unchanged(suite: Suite, planned: Planned) -> None:
         was = planned.ensemble if joined is None else joined.method
         if was != planned.ensemble:
             raise RequestError(
-                f"{planned.folder} was joined by {was}, and {suite.name} joins by {planned.ensemble} now. "
-                "Move that folder away, or choose another --out"
+                f"{planned.folder} was joined by {was}, but {suite.name} now joins by {planned.ensemble}. "
+                "Move this folder away, or choose another --out"
             )
         return
     pairs = settings_that_differ(Run(planned.folder).recipe, planned.recipe)
@@ -265,7 +267,7 @@ def _check_unchanged(suite: Suite, planned: Planned) -> None:
         said = "; ".join(f"{key} was {_said(was)}, is {_said(now)}" for key, (was, now) in pairs.items())
         raise RequestError(
             f"{planned.folder} was trained with other settings than {suite.name} has now: {said}. "
-            "Move that folder away, or choose another --out"
+            "Move this folder away, or choose another --out"
         )
 
 

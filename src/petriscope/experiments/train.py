@@ -1,4 +1,4 @@
-"""One training, from a recipe to its report."""
+"""Training, from a recipe to a run folder with a report."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from petriscope.training.loop import Trainer
 
 
 def train(recipe: Recipe, out: str | Path | None = None, quiet: bool = False) -> Run:
-    """Train by a recipe and write a run folder with a report. Val is evaluated; test is not read.
+    """Train according to a recipe, and write a run folder with a report. Val is evaluated; test is not read.
 
     Args:
         recipe: see `petriscope.core.recipe.load_recipe`.
@@ -36,7 +36,7 @@ def train(recipe: Recipe, out: str | Path | None = None, quiet: bool = False) ->
 
     Raises:
         RequestError: the recipe, the data or the folder cannot be used; nothing was made.
-        Interrupted: Ctrl-C; `resume` goes on from there.
+        Interrupted: Ctrl-C; `resume` continues from there.
     """
     folder = Path(out) if out is not None else free_folder(recipe)
     check_free(folder)
@@ -61,17 +61,19 @@ def train(recipe: Recipe, out: str | Path | None = None, quiet: bool = False) ->
 
 
 def resume(folder: str | Path, quiet: bool = False) -> Run:
-    """Go on with a run that was interrupted or killed. On a CPU it ends with the same weights, bit for bit, as a run that was
+    """Continue a run that was interrupted or killed. On a CPU, the final weights are bit-identical to those of a run that was
     never stopped.
 
     Raises:
         RequestError: there is no run, it is finished, or another process is training it.
-        DataError: the data are not those that it was started with.
+        DataError: the data have changed since the run was started.
     """
     run = open_run(folder)
     with run.claimed():
         if run.finished:
-            raise RequestError(f"{folder} is finished; nothing to resume. petriscope report {folder} shows it")
+            raise RequestError(
+                f"{folder} is finished, so there is nothing to resume; its report is {run.folder / 'report.html'}"
+            )
         run.clean()
         recipe, environment = run.recipe, run.environment
         dataset = load_dataset(recipe.data)
@@ -82,7 +84,7 @@ def resume(folder: str | Path, quiet: bool = False) -> Run:
         threads = environment.hardware.threads
         if threads != torch.get_num_threads() and not quiet:
             say(
-                f"note: the run was started with {threads} threads and goes on with {torch.get_num_threads()}: the last "
+                f"note: the run was started with {threads} threads and continues with {torch.get_num_threads()}, so the last "
                 "bits of the weights may differ"
             )
         started = environment.normalize if run.checkpoint.is_file() else None
@@ -92,12 +94,12 @@ def resume(folder: str | Path, quiet: bool = False) -> Run:
 
 
 def _train_to_report(run: Run, trainer: Trainer, normalize: Normalize, dataset: Dataset, quiet: bool) -> Run:
-    """Train, and write everything that a run folder holds."""
+    """Train, and write the files of the run folder."""
     trainer.checkpoint, trainer.on_epoch = run.checkpoint, run.write_history
     try:
         weights = trainer.fit()
     except Interrupted:
-        raise Interrupted(f"stopped; go on with: petriscope train --resume {run.folder}") from None
+        raise Interrupted(f"stopped; to continue: petriscope train --resume {run.folder}") from None
     trainer.model.load_state_dict(weights)
     predictor = Predictor(
         trainer.model.eval(),
@@ -152,7 +154,7 @@ def _introduce(run: Run, recipe: Recipe, dataset: Dataset) -> None:
     if dataset.audited:
         dropped = sum(entry.decision == "drop" for entry in dataset.audited)
         say(
-            f"the audit's decisions leave out {dropped:,} images and relabel {len(dataset.audited) - dropped:,}: "
+            f"the decisions of the audit leave out {dropped:,} images and relabel {len(dataset.audited) - dropped:,}: "
             f"{run.folder / 'audited.csv'}"
         )
     for warning in dataset.warnings:

@@ -1,1 +1,1 @@
-"""The run folder and the typed results in it."""
+"""The run folder, and the result of a comparison of runs."""

@@ -1,4 +1,4 @@
-"""What a comparison of runs finds."""
+"""The result of a comparison of runs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Verdict = Literal["better", "worse", "no difference shown"]
 
 @dataclass(frozen=True)
 class Contrast:
-    """A method against the baseline.
+    """A method compared with the baseline.
 
     Args:
-        difference: with its interval and its p.
-        p_holm: p after Holm's correction for all methods compared.
-        needed: images or seeds that would show a difference of this size, with 80 % power at the corrected level.
+        difference: method minus baseline, with its interval and p-value.
+        p_holm: the p-value after Holm's correction for the number of methods.
+        needed: images or seeds needed to show a difference of this size with 80 % power at the corrected level.
     """
 
     difference: Difference
@@ -37,13 +37,14 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Row:
-    """A recipe: its runs, one a seed, and what they reach on average.
+    """The runs of one recipe, one per seed, and their mean results.
 
     Args:
-        values: the metric compared, of each run.
-        ci95: of the mean; see `petriscope.metrics.statistics.Sample`.
-        others: means of further metrics, as `results.json` has them.
-        parameters, multiply_adds, seconds: of the first run; seconds of training, the mean.
+        values: the compared metric, per run.
+        ci95: interval of the mean; see `petriscope.metrics.statistics.Sample`.
+        others: means of further metrics, by their names in ``results.json``.
+        parameters, multiply_adds: of the first run.
+        seconds: mean training time.
         contrast: None for the baseline.
     """
 
@@ -63,12 +64,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` finds; the rows in the order the groups were given.
+    """The result of `petriscope.experiments.compare.compare`; rows are in the order of the groups.
 
     Args:
-        n: images.
-        notes: what the reader should know, a sentence each.
-        task: of the runs, by name.
+        n: number of images.
+        notes: what the reader should know, one sentence each.
+        task: name of the task of the runs.
     """
 
     split: str
@@ -84,7 +85,7 @@ class Comparison:
         return sum(row.contrast is not None for row in self.rows)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """The comparison as plain values, for JSON."""
         rows = []
         for row in self.rows:
             plain = {f.name: getattr(row, f.name) for f in dataclasses.fields(row) if f.name != "contrast"}

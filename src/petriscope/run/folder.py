@@ -1,4 +1,4 @@
-"""The run folder: all that came of a recipe, in files that can be read without Petriscope."""
+"""The run folder: everything that came out of a recipe, in files that can be read without Petriscope."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import platform
 import shlex
 import sys
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -45,11 +47,16 @@ PACKAGES = ("petriscope", "torch", "timm", "numpy", "pillow", "scikit-learn")
 class Run:
     """A run folder.
 
-    ``recipe.yaml`` the recipe, resolved; ``environment.json`` versions, hardware, data and their fingerprint;
-    ``metrics.jsonl`` one line per epoch; ``model.safetensors`` enough to predict; ``checkpoint/`` what resuming needs;
-    ``results.json`` training summary, cost, metrics per split; ``predictions.parquet`` one row per image; ``gallery.npz``
-    the images that the report shows; ``audited.csv``, where an audit's decisions were carried out, one row per image left
-    out or relabeled; ``report.html``.
+    - ``recipe.yaml``: the resolved recipe;
+    - ``environment.json``: versions, hardware, data and their fingerprint;
+    - ``metrics.jsonl``: one line per epoch;
+    - ``model.safetensors``: the model, with all that prediction needs;
+    - ``checkpoint/``: all that resuming needs;
+    - ``results.json``: training summary, cost, metrics per split;
+    - ``predictions.parquet``: one row per image;
+    - ``gallery/``: the images in the report;
+    - ``audited.csv``: one row per image that an audit's decisions left out or relabeled; only if there were decisions;
+    - ``report.html``.
     """
 
     folder: Path
@@ -65,16 +72,16 @@ class Run:
 
     @property
     def history(self) -> list[Epoch]:
-        """What ``metrics.jsonl`` holds, one entry per epoch."""
+        """The contents of ``metrics.jsonl``, one entry per epoch."""
         path = self.folder / "metrics.jsonl"
         if not path.is_file():
             return []
         lines = path.read_text(encoding="utf-8").splitlines()
-        return [read_epoch(json.loads(line), str(path)) for line in lines if line.strip()]
+        return [read_epoch(_json_object(line, path), str(path)) for line in lines if line.strip()]
 
     @property
     def results(self) -> Results:
-        """Training summary, cost, and what was evaluated so far."""
+        """Training summary, cost, and the evaluations so far."""
         path, task = self.folder / "results.json", self.environment.data.task
         return read_results(_read_json(path), task, str(path)) if path.is_file() else Results(task=task)
 
@@ -84,16 +91,21 @@ class Run:
 
     @property
     def predictions(self) -> pd.DataFrame:
-        """id, split, target, predicted, confidence, and one probability per class (``p_<class>``); of masks, see
-        `petriscope.metrics.segmentation.mask_table`."""
+        """One row per evaluated image. Classification: id, split, target, predicted, confidence, and one probability per
+        class (``p_<class>``). Segmentation: see `petriscope.metrics.segmentation.mask_table`."""
         import pandas as pd
 
         path = self.folder / "predictions.parquet"
-        return pd.read_parquet(path) if path.is_file() else pd.DataFrame({"split": []})
+        if not path.is_file():
+            return pd.DataFrame({"split": []})
+        try:
+            return pd.read_parquet(path)
+        except (OSError, ValueError) as error:
+            raise _damaged(path, error) from None
 
     @property
     def audited(self) -> pd.DataFrame:
-        """What an audit's decisions left out or relabeled: id, split, label, decision, new_label, reason."""
+        """The images that an audit's decisions left out or relabeled: id, split, label, decision, new_label, reason."""
         import pandas as pd
 
         path = self.folder / "audited.csv"
@@ -103,23 +115,27 @@ class Run:
 
     @property
     def gallery(self) -> dict[str, np.ndarray]:
-        """The images that the report shows, by name: all arrays of the files in ``gallery/``, each of which is written
-        once. Runs of schema version 1 have one file, ``gallery.npz``.
+        """The images in the report, by name: all arrays of the files in ``gallery/``. Runs of schema version 1 have one
+        file, ``gallery.npz``.
 
         - ``augmented`` uint8 [P, V, H, W, C]: images and their augmented versions; ``augmented_masks`` uint8 [P, V, H, W];
-        - ``mistakes_<split>`` uint8 [M, H, W, C] and ``mistakes_<split>_ids``, most confident first;
+        - ``mistakes_<split>`` uint8 [M, H, W, C] and ``mistakes_<split>_ids``, the most confident first;
         - ``disturbed`` uint8 [P, 4, H, W, C]: one image under each of ``disturbed_names`` at severities 0, 1, 3 and 5;
-        - ``reconstructions_<split>`` uint8 [P, 2, H, W, C]: images and what an autoencoder made of them, and ``_ids``;
-        - ``segments_<split>_images`` uint8 [G, H, W, C], ``_truth`` and ``_predicted`` (class indices, 255 unlabeled) and
-          ``_confidence`` (255 is certain) uint8 [G, H, W], ``_ids``, ``_miou`` float [G], ``_rank`` (best, median, worst);
-        - what `petriscope.experiments.diagnostics` adds.
+        - ``reconstructions_<split>`` uint8 [P, 2, H, W, C]: images and their reconstructions by an autoencoder; ``_ids``;
+        - ``segments_<split>_images`` uint8 [G, H, W, C]; ``_truth``, ``_predicted`` (class indices, 255 is unlabeled) and
+          ``_confidence`` (255 is certain) uint8 [G, H, W]; ``_ids``; ``_miou`` float [G]; ``_rank`` (best, median, worst);
+        - errors and explanations, see `petriscope.experiments.classification.record` and
+          `petriscope.experiments.segmentation.record`.
         """
         files = [self.folder / "gallery.npz", *sorted((self.folder / "gallery").glob("*.npz"))]
         out: dict[str, np.ndarray] = {}
         for path in files:
             if path.is_file():
-                with np.load(path, allow_pickle=False) as arrays:
-                    out |= dict(arrays)
+                try:
+                    with np.load(path, allow_pickle=False) as arrays:
+                        out |= dict(arrays)
+                except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
+                    raise _damaged(path, error) from None
         return out
 
     @property
@@ -132,10 +148,10 @@ class Run:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Be the only process that trains into the folder. The claim ends with the process, however that ends.
+        """Hold a lock on the folder, so that only one process trains into it. The lock ends with the process.
 
         Raises:
-            RequestError: another process trains into it.
+            RequestError: another process holds the lock.
         """
         from filelock import FileLock, Timeout
 
@@ -144,7 +160,7 @@ class Run:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise RequestError(f"another process is training {self.folder}; wait for it, or end it first") from None
+            raise RequestError(f"another process is training {self.folder}; wait until it ends, or stop it") from None
         try:
             yield
         finally:
@@ -154,7 +170,7 @@ class Run:
         write_text(self.folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
 
     def add_results(self, **sections: Result | Mapping[str, Result | None]) -> None:
-        """Put sections of `Results` in place of those that were there."""
+        """Add sections of `Results`, or replace them."""
         kept = {"schema_version": SCHEMA_VERSION, "task": self.environment.data.task, **self.results.as_json()}
         for key, section in sections.items():
             if isinstance(section, Result):
@@ -164,7 +180,7 @@ class Run:
         write_text(self.folder / "results.json", json.dumps(kept, indent=1) + "\n")
 
     def add_predictions(self, split: str, table: pd.DataFrame) -> None:
-        """Put the rows of a split in place of those that were there."""
+        """Add the rows of a split, or replace them."""
         import pandas as pd
 
         before = self.predictions
@@ -174,13 +190,13 @@ class Run:
             table.to_parquet(temporary, index=False)
 
     def write_gallery(self, name: str, **arrays: np.ndarray) -> None:
-        """Write ``gallery/<name>.npz``, in place of one that was there; no arrays, no file."""
+        """Write ``gallery/<name>.npz``, or replace it. Without arrays, nothing is written."""
         if arrays:
             with atomic(self.folder / "gallery" / f"{name}.npz") as temporary, temporary.open("wb") as handle:
                 np.savez_compressed(handle, **arrays)  # type: ignore[arg-type]
 
     def clean(self) -> None:
-        """Remove what an interrupted write left behind."""
+        """Remove the temporary files of interrupted writes."""
         for leftover in (p for folder in (".", "checkpoint", "gallery") for p in (self.folder / folder).glob(".*.tmp")):
             leftover.unlink(missing_ok=True)
 
@@ -193,12 +209,12 @@ def open_run(folder: str | Path) -> Run:
     """
     run = Run(Path(folder))
     if not (run.folder / "recipe.yaml").is_file() or not (run.folder / "environment.json").is_file():
-        raise RequestError(f"{folder} is no run folder: it has no recipe.yaml and environment.json")
+        raise RequestError(f"{folder} is not a run folder: recipe.yaml or environment.json is missing")
     return run
 
 
 def create_run(folder: Path, recipe: Recipe, dataset: Dataset, **facts: Any) -> Run:
-    """Make a run folder that is complete from the moment it appears.
+    """Make a run folder. It appears under its name only when these files are complete.
 
     Args:
         facts: further fields of `Environment`: device, precision, parameters, normalize, members.
@@ -218,15 +234,19 @@ def create_run(folder: Path, recipe: Recipe, dataset: Dataset, **facts: Any) -> 
 
 
 def check_free(folder: Path) -> None:
-    """Refuse a folder that has something in it."""
+    """Check that a folder does not exist or is empty.
+
+    Raises:
+        RequestError: it is not empty.
+    """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         resumable = (folder / "recipe.yaml").is_file()
-        hint = f", or go on with it: petriscope train --resume {folder}" if resumable else ""
+        hint = f", or continue the run in it: petriscope train --resume {folder}" if resumable else ""
         raise RequestError(f"{folder} exists and is not empty; choose another --out{hint}")
 
 
 def free_folder(recipe: Recipe) -> Path:
-    """``runs/<recipe>-seed<N>``, with a number behind it where that is taken."""
+    """``runs/<recipe>-seed<N>``, with a number appended if that folder exists."""
     stem = Path(recipe.name).stem if recipe.name.endswith((".yaml", ".yml")) else recipe.name.replace("/", "-")
     return number_folder(Path("runs") / f"{slug(stem)}-seed{recipe.seed}")
 
@@ -309,9 +329,20 @@ def _version(package: str) -> str | None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{path} is not readable: {error}") from None
+        return _json_object(path.read_text(encoding="utf-8"), path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise _damaged(path, error) from None
+
+
+def _json_object(text: str, path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise _damaged(path, error) from None
     if not isinstance(value, dict):
-        raise RequestError(f"{path} does not hold an object")
+        raise _damaged(path, "it does not contain a JSON object")
     return value
+
+
+def _damaged(path: Path, error: Exception | str) -> RequestError:
+    return RequestError(f"{path} is damaged or cannot be read: {error}")

@@ -1,1 +1,1 @@
-"""Training: the loop, losses, optimizers, schedules, averaging, checkpoints."""
+"""Training: the loop, losses, optimizers, schedules, weight averaging, checkpoints, fine-tuning, distillation."""

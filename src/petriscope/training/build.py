@@ -1,4 +1,4 @@
-"""From a recipe and its data to what is trained: parts checked, paths made absolute, a model, its normalization, a trainer."""
+"""From a recipe and its data to a trainer: check the parts, make paths absolute, build the model and its normalization."""
 
 from __future__ import annotations
 
@@ -26,7 +26,11 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def check_parts(recipe: Recipe) -> None:
-    """Find a wrong name or option before the data are read."""
+    """Check the names and options of all parts, before data are loaded.
+
+    Raises:
+        RequestError: a name or an option is wrong.
+    """
     from petriscope.training.losses import LOSSES, views_of
     from petriscope.training.optimizers import OPTIMIZERS
     from petriscope.training.schedules import SCHEDULES
@@ -41,11 +45,13 @@ def check_parts(recipe: Recipe) -> None:
 
 def _check_val_augmentation(pipeline: Pipeline) -> None:
     if any(isinstance(operation, Mixing) for operation in pipeline.operations):
-        raise RequestError("evaluation.augment_val: images of val keep their labels; leave mixing out")
+        raise RequestError(
+            "evaluation.augment_val cannot mix images, because val images keep their labels; remove mixing"
+        )
 
 
 def absolute_paths(recipe: Recipe) -> Recipe:
-    """Paths in a recipe are kept absolute, so that the run can be resumed from any folder."""
+    """The recipe with absolute paths, so that the run can be resumed from any folder."""
 
     def absolute(text: str) -> str:
         path = Path(text).expanduser()
@@ -53,7 +59,7 @@ def absolute_paths(recipe: Recipe) -> Recipe:
 
     changes: dict[str, Any] = {}
     if recipe.data.source is not None:
-        known = recipe.data.source.partition(":")[0] in NAMED  # also where a folder is called so
+        known = recipe.data.source.partition(":")[0] in NAMED  # even if a folder has the same name
         source = recipe.data.source if known else absolute(recipe.data.source)
         changes["data"] = recipe.data.model_copy(update={"source": source})
     if recipe.data.audit is not None:
@@ -75,8 +81,12 @@ def build_trainer(
     quiet: bool,
     started: Normalization | None = None,
 ) -> tuple[Trainer, Normalize]:
-    """A trainer for a recipe. ``started``: the normalization of a run that has a checkpoint, so that the weights it
-    began with are not needed again."""
+    """A trainer for a recipe, and the normalization of images.
+
+    Args:
+        started: the normalization of a run that has a checkpoint. Weights that the model would start from are then not
+            loaded, so their file may be gone.
+    """
     train_set = dataset.split("train")
     torch.manual_seed(int(np.random.SeedSequence([recipe.seed, 0]).generate_state(1)[0]))
     fresh = started is None
@@ -90,7 +100,7 @@ def build_trainer(
 
 
 def _normalize(recipe: Recipe, model: torch.nn.Module, train_set: ImageSet) -> Normalize:
-    """By what the model's weights were trained with, where they come from elsewhere; else by the training set."""
+    """The normalization that pretrained weights expect, or else that of the training set."""
     rule, expects = recipe.data.normalize, getattr(model, "expects", None)
     if rule == "imagenet":
         expects = IMAGENET
@@ -102,7 +112,7 @@ def _normalize(recipe: Recipe, model: torch.nn.Module, train_set: ImageSet) -> N
 
 
 def augmented_val(recipe: Recipe, val: ImageSet) -> ImageSet:
-    """Val as training sees it: augmented once, the same whatever the seed, if the recipe asks for it."""
+    """The val set that training monitors: augmented once if the recipe asks for it, independent of the seed."""
     parts = recipe.evaluation.augment_val
     if not parts:
         return val

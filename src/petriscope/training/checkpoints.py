@@ -1,4 +1,4 @@
-"""Checkpoints: all that resuming needs, in one safetensors file that is either whole or not there."""
+"""Checkpoints: all that resuming needs, in one safetensors file that is written atomically."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Tree = dict[str, Any]
 
 
 def save_checkpoint(path: Path, tensors: dict[str, dict[str, Tensor]], facts: Tree) -> None:
-    """Write named groups of tensors, and facts that are plain JSON, atomically.
+    """Write groups of tensors and JSON facts atomically.
 
     Args:
-        tensors: group -> name -> tensor: ``{"model": model.state_dict(), ...}``.
-        facts: position, history, what the tensors do not say.
+        tensors: tensors by name and by group: ``{"model": model.state_dict(), ...}``.
+        facts: everything else, such as the position and the history, as plain JSON values.
     """
     flat = {
         f"{group}/{name}": tensor.detach().contiguous().cpu().clone()
@@ -34,7 +34,7 @@ def save_checkpoint(path: Path, tensors: dict[str, dict[str, Tensor]], facts: Tr
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], Tree]:
-    """Read what `save_checkpoint` wrote.
+    """Read a file written by `save_checkpoint`.
 
     Raises:
         PetriscopeError: the file is damaged.
@@ -47,12 +47,12 @@ def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], Tree]:
                 group, _, name = key.partition("/")
                 tensors.setdefault(group, {})[name] = handle.get_tensor(key)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise PetriscopeError(f"{path} is damaged ({error}); delete it to train this run from its start") from None
+        raise PetriscopeError(f"{path} is damaged ({error}); delete it to train this run from the start") from None
     return tensors, facts
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], Tree]:
-    """An optimizer's state as tensors named ``index.name``, and the rest as JSON."""
+    """The state of an optimizer: tensors by the name ``index.name``, and the rest as JSON values."""
     tensors, rest = {}, {}
     for index, state in optimizer.state_dict()["state"].items():
         for name, value in state.items():
@@ -64,8 +64,8 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], rest: Tree) -> None:
-    """Put back what `optimizer_tensors` gave. Moments take the memory order of their weights: fused steps read both
-    as they lie, and pair the wrong numbers where the orders differ."""
+    """Restore a state from `optimizer_tensors`. Moments get the memory layout of their weights, because fused steps read
+    both in memory order and would pair the wrong numbers if the layouts differed."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     state: dict[int, Tree] = {}
     for key, value in {**tensors, **rest}.items():

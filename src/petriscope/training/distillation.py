@@ -1,4 +1,4 @@
-"""Learning from trained runs beside the labels."""
+"""Distillation: learning from trained runs in addition to the labels."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from petriscope.inference.predictor import load_model
 
 
 class Teachers:
-    """Trained models whose answers a student learns. Hinton et al., 2015, arXiv:1503.02531.
+    """Trained models whose predictions a student learns. Hinton et al., 2015, arXiv:1503.02531.
 
     Args:
-        section: which runs, and how much they count.
-        classes, shape: of the student's data; the teachers must have the same.
-        device: where the student is trained.
+        section: the teachers, their weight in the loss, and the temperature.
+        classes, shape: classes and image shape of the student's data; the teachers must have the same.
+        device: the device that the student is trained on.
 
     Raises:
-        RequestError: a teacher is missing, or has other classes or images of another shape.
+        RequestError: a teacher is missing, or has other classes or another image shape.
     """
 
     def __init__(
@@ -34,19 +34,19 @@ class Teachers:
         for path, model in zip(section.teachers, self.models, strict=True):
             if model.classes != classes:
                 raise RequestError(
-                    f"distill.teachers: {path} knows the classes {', '.join(model.classes)}; "
-                    f"the data have {', '.join(classes)}"
+                    f"distill.teachers: {path} has the classes {', '.join(model.classes)}, but the data have "
+                    f"{', '.join(classes)}; choose a teacher with the same classes"
                 )
             if model.shape != shape:
-                raise RequestError(f"distill.teachers: {path} takes images of {model.shape}; the data are {shape}")
+                raise RequestError(f"distill.teachers: {path} takes images of {model.shape}, but the data have {shape}")
 
     @torch.no_grad()
     def answer(self, images: Tensor) -> Tensor:
         """The teachers' mean softened probabilities, float32 [B, K].
 
         Args:
-            images: augmented but not normalized, as `petriscope.augment.pipeline.Pipeline` gives them: every teacher
-                normalizes as it was trained to.
+            images: augmented but not normalized images, from `petriscope.augment.pipeline.Pipeline`; each teacher applies
+                its own normalization.
         """
         total = torch.zeros(())
         for teacher in self.models:
@@ -56,8 +56,8 @@ class Teachers:
         return total / len(self.models)
 
     def loss(self, logits: Tensor, answer: Tensor, labels_loss: Tensor) -> Tensor:
-        """The student's loss: of the labels and of the teachers, weighed. The latter is the divergence of the softened
-        probabilities times the square of the temperature, so that its gradients keep their size."""
+        """The weighted sum of the loss on the labels and the loss on the teachers' predictions. The latter is the KL
+        divergence of the softened probabilities, times the square of the temperature to keep the size of the gradients."""
         log_p = (logits / self.temperature).log_softmax(1)
         divergence = F.kl_div(log_p, answer, reduction="batchmean") * self.temperature**2
         return (1 - self.weight) * labels_loss + self.weight * divergence

@@ -1,14 +1,14 @@
-"""What of a model is trained, from when on, and how fast: one small language for every backbone.
+"""Fine-tuning: which parts of a model are trained, from which epoch, and with which learning rate.
 
-A phrase names what is trained; the head always is:
+A phrase names the parts to train, for every model in the same way. The head is always trained.
 
 - ``all``, ``head``;
-- ``last 2 blocks``: the last two of the backbone's repeated units, and all that follows them;
-- ``last 140 layers``, ``last 30 %``: counted over the backbone's layers that have parameters, and all that follows;
+- ``last 2 blocks``: the last two repeated units of the backbone, and everything after them;
+- ``last 140 layers``, ``last 30 %``: counted over the backbone's layers that have parameters, and everything after them;
 - the name of a module, such as ``layer4`` or ``blocks.5``;
-- several of these, joined by commas.
+- several of these, separated by commas.
 
-All else is frozen: no gradient, and its batch norm and dropout as in evaluation.
+The other parts are frozen: they get no gradient, and their batch norm and dropout are in evaluation mode.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ LAST = re.compile(r"last\s+(\d+(?:\.\d+)?)\s*(blocks?|layers?|%)")
 
 @dataclass(frozen=True)
 class Stage:
-    """What is trained from an epoch on.
+    """The parameters that are trained from an epoch on.
 
     Args:
-        epoch: the first, counted from 0.
-        names: of the trained parameters.
+        epoch: first epoch, counted from 0.
+        names: names of the trained parameters.
         lr: factor on the learning rate.
     """
 
@@ -46,7 +46,7 @@ class Plan:
     """The stages of fine-tuning a model, in order of their first epochs.
 
     Raises:
-        RequestError: a phrase names what the model does not have.
+        RequestError: a phrase names a part that the model does not have.
     """
 
     def __init__(self, model: nn.Module, section: FinetuneSection, epochs: int) -> None:
@@ -60,16 +60,16 @@ class Plan:
         self.stages = [Stage(epoch, trained(model, phrase), lr) for epoch, phrase, lr in stages]
 
     def stage(self, epoch: int) -> Stage:
-        """The stage that an epoch, counted from 0, belongs to."""
+        """The stage of an epoch, counted from 0."""
         return [stage for stage in self.stages if stage.epoch <= epoch][-1]
 
     @property
     def ever(self) -> frozenset[str]:
-        """Names of the parameters that some stage trains."""
+        """Names of the parameters that are trained in any stage."""
         return frozenset().union(*(stage.names for stage in self.stages))
 
     def freeze(self, names: frozenset[str]) -> None:
-        """Let the named parameters, and no others, be trained; put what is frozen into evaluation mode."""
+        """Make only the named parameters trainable, and put frozen modules into evaluation mode."""
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name in names)
         self.model.train()
@@ -79,8 +79,8 @@ class Plan:
                 module.eval()
 
     def split_rates(self, optimizer: Optimizer) -> None:
-        """Give each block its own learning rate: the head 1, the last block ``lr_decay``, the one before that its
-        square, and so on. Howard and Ruder, 2018, arXiv:1801.06146."""
+        """Give each block its own learning rate: a factor of 1 for the head, ``lr_decay`` for the last block, its square for
+        the block before, and so on. Howard and Ruder, 2018, arXiv:1801.06146."""
         if self.section.lr_decay == 1:
             return
         depth = _depths(self.model)
@@ -94,7 +94,7 @@ class Plan:
         optimizer.param_groups[:] = groups
 
     def describe(self, epoch: int) -> str:
-        """What the stage of an epoch trains, for people: layers, parameters, share."""
+        """The number of layers and parameters trained in an epoch, as text."""
         names = self.stage(epoch).names
         layers = ordered_layers(self.model)
         live = sum(not names.isdisjoint(_own(name, layer)) for name, layer in layers)
@@ -106,10 +106,10 @@ class Plan:
 
 
 def trained(model: nn.Module, phrase: str) -> frozenset[str]:
-    """Names of the parameters that a phrase lets be trained.
+    """Names of the parameters that a phrase selects.
 
     Raises:
-        RequestError: it names what the model does not have, or more than there is.
+        RequestError: the phrase names a part that the model does not have, or more blocks or layers than there are.
     """
     heads = head_of(model)
     names = _below(model, heads)
@@ -135,7 +135,7 @@ def _last(model: nn.Module, term: str, heads: list[str]) -> set[str]:
         available = len(body)
         count = math.ceil(number / 100 * available) if unit == "%" else int(number)
     if count > available:
-        raise RequestError(f"finetune.train: {term!r}, but the model has {available} {unit}s before its head")
+        raise RequestError(f"finetune.train is {term!r}, but the model has only {available} {unit}s before its head")
     if count == 0:
         return set()
     if unit == "block":
@@ -147,7 +147,7 @@ def _last(model: nn.Module, term: str, heads: list[str]) -> set[str]:
 
 
 def _named(model: nn.Module, term: str) -> set[str]:
-    names = _below(model, [term, f"backbone.{term}"])  # a resizing or another head wraps a network
+    names = _below(model, [term, f"backbone.{term}"])  # the network may be wrapped, by resizing or with another head
     if not names:
         known = [name for name, module in model.named_modules() if name and any(True for _ in module.parameters())]
         raise RequestError(
@@ -158,7 +158,7 @@ def _named(model: nn.Module, term: str) -> set[str]:
 
 
 def _depths(model: nn.Module) -> dict[int, int]:
-    """Blocks between each parameter and the logits, by the parameter's id."""
+    """The number of blocks between each parameter and the logits, by the id of the parameter."""
     blocks = ordered_blocks(model)
     block_of = {id(p): number for number, (_, block) in enumerate(blocks) for p in block.parameters()}
     depths: dict[int, int] = {}

@@ -1,4 +1,4 @@
-"""Optimizers by name. Weight decay falls on weights of two or more dimensions: not on biases, not on norms."""
+"""Optimizers by name. Weight decay applies to weights with at least two dimensions, not to biases and norms."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     trainable = [p for p in model.parameters() if p.requires_grad]
-    # a layer norm over channels and space has weights of three dimensions
+    # A layer norm over channels and space has weights with three dimensions.
     norms = {id(p) for module in model.modules() if isinstance(module, nn.LayerNorm) for p in module.parameters()}
     plain = [p for p in trainable if p.ndim < 2 or id(p) in norms]
     decayed = [p for p in trainable if p.ndim >= 2 and id(p) not in norms]
@@ -36,21 +36,21 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 def adam(
     model: nn.Module, *, lr: Rate = 1e-3, weight_decay: Decay = 0.0, betas: tuple[Beta, Beta] = (0.9, 0.999)
 ) -> Optimizer:
-    """Adam; weight decay is the L2 penalty's gradient. Kingma and Ba, 2015, arXiv:1412.6980."""
+    """Adam; weight decay is the gradient of an L2 penalty. Kingma and Ba, 2015, arXiv:1412.6980."""
     return torch.optim.Adam(parameter_groups(model, weight_decay), lr=lr, betas=betas, fused=_fused(model))
 
 
 def adamw(
     model: nn.Module, *, lr: Rate = 1e-3, weight_decay: Decay = 0.01, betas: tuple[Beta, Beta] = (0.9, 0.999)
 ) -> Optimizer:
-    """Adam with weight decay apart from the gradient. Loshchilov and Hutter, 2019, arXiv:1711.05101."""
+    """Adam with decoupled weight decay. Loshchilov and Hutter, 2019, arXiv:1711.05101."""
     return torch.optim.AdamW(parameter_groups(model, weight_decay), lr=lr, betas=betas, fused=_fused(model))
 
 
 def nadam(
     model: nn.Module, *, lr: Rate = 1e-3, weight_decay: Decay = 0.0, betas: tuple[Beta, Beta] = (0.9, 0.999)
 ) -> Optimizer:
-    """Adam with Nesterov momentum; weight decay is apart from the gradient. Dozat, 2016."""
+    """Adam with Nesterov momentum and decoupled weight decay. Dozat, 2016."""
     groups = parameter_groups(model, weight_decay)
     return torch.optim.NAdam(groups, lr=lr, betas=betas, decoupled_weight_decay=True)
 
@@ -58,7 +58,7 @@ def nadam(
 def sgd(
     model: nn.Module, *, lr: Rate = 0.05, momentum: Beta = 0.9, nesterov: bool = False, weight_decay: Decay = 0.0
 ) -> Optimizer:
-    """Stochastic gradient descent with momentum; weight decay is the L2 penalty's gradient."""
+    """Stochastic gradient descent with momentum; weight decay is the gradient of an L2 penalty."""
     groups = parameter_groups(model, weight_decay)
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov and momentum > 0, fused=_fused(model))
 
@@ -66,8 +66,8 @@ def sgd(
 def lion(
     model: nn.Module, *, lr: Rate = 1e-4, weight_decay: Decay = 0.0, betas: tuple[Beta, Beta] = (0.9, 0.99)
 ) -> Optimizer:
-    """The sign of an interpolated momentum; wants a third to a tenth of AdamW's rate and as much more decay. timm's.
-    Chen et al., 2023, arXiv:2302.06675."""
+    """Lion: the sign of an interpolated momentum. It needs a third to a tenth of AdamW's learning rate, and three to ten
+    times its weight decay. From timm. Chen et al., 2023, arXiv:2302.06675."""
     import_timm()
     from timm.optim import Lion
 
@@ -77,9 +77,9 @@ def lion(
 def muon(
     model: nn.Module, *, lr: Rate = 2e-3, weight_decay: Decay = 0.0, momentum: Beta = 0.95, nesterov: bool = True
 ) -> Optimizer:
-    """Momentum made orthogonal by Newton-Schulz steps, for matrices and for kernels as matrices; AdamW for biases,
-    norms and the head. timm's, its steps scaled to the size of AdamW's. Jordan et al., 2024, "Muon: An optimizer for
-    hidden layers"."""
+    """Muon: momentum made orthogonal by Newton-Schulz steps, for matrices and for convolution kernels seen as matrices;
+    AdamW for biases, norms and the head. From timm, with steps scaled to the size of AdamW's. Jordan et al., 2024, "Muon:
+    An optimizer for hidden layers"."""
     import_timm()
     from timm.optim import Muon
 

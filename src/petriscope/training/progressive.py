@@ -1,4 +1,4 @@
-"""Progressive resizing: the first epochs see smaller images, which cost less, so more of them fit into the same time."""
+"""Progressive resizing: the first epochs use smaller images, which take less time."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from petriscope.core.recipe import ProgressiveSection
 
 
 class Progressive:
-    """Tan & Le, 2021, "EfficientNetV2", arXiv:2104.00298, with one smaller size; the idea is Howard's, 2018 (fast.ai).
+    """Progressive resizing with one smaller size. Tan and Le, 2021, "EfficientNetV2", arXiv:2104.00298; the idea is from
+    Howard, 2018 (fast.ai).
 
     Args:
-        section: to what size, and for which share of the epochs.
+        section: the smaller size, and for which share of the epochs it is used.
         shape: (height, width, channels) of the images.
-        epochs: of the whole training.
+        epochs: number of epochs of the whole training.
         dense: whether targets are masks, which shrink with their images.
 
     Raises:
-        RequestError: the size is not below the images'.
+        RequestError: the size is not smaller than the images.
     """
 
     def __init__(
@@ -34,22 +35,22 @@ class Progressive:
         ratio = section.size / min(height, width)
         if ratio >= 1:
             raise RequestError(
-                f"training.progressive.size is {section.size}, and the images are {height}x{width}: "
-                "give a smaller one, or leave it out (--set training.progressive=null)"
+                f"training.progressive.size is {section.size}, but the images are {height}x{width}: "
+                "give a smaller size, or turn it off (--set training.progressive=null)"
             )
         self.size = (round(ratio * height), round(ratio * width))
-        self.cost = self.size[0] * self.size[1] / (height * width)  # of a step, about, in steps on whole images
+        self.cost = self.size[0] * self.size[1] / (height * width)  # approximate cost of a step, relative to full size
         self.epochs = section.epochs(epochs)
 
     def check(self, model: nn.Module, forward: Callable[[Tensor], Any]) -> None:
-        """Refuse a model that takes images of one size alone.
+        """Check that a model takes images of the smaller size.
 
         Args:
-            model: what is trained.
-            forward: what a step asks of it.
+            model: the model in training.
+            forward: the function that a training step calls.
 
         Raises:
-            RequestError: it fails on a smaller image.
+            RequestError: it fails on smaller images.
         """
         example = torch.zeros(2, self.channels, *self.size, device=next(model.parameters()).device)
         training = model.training
@@ -60,17 +61,16 @@ class Progressive:
         except (RuntimeError, ValueError, AssertionError) as error:
             why = (str(error).splitlines() or [type(error).__name__])[0]
             raise RequestError(
-                f"training.progressive: the model takes images of one size alone, not of {self.size[0]}x{self.size[1]} "
-                f"({why}); leave it out (--set training.progressive=null), or choose a model that averages "
-                "over places"
+                f"training.progressive: the model does not take images of {self.size[0]}x{self.size[1]} ({why}); turn it "
+                "off (--set training.progressive=null), or choose a model with global pooling"
             ) from None
         finally:
             model.train(training)
 
     def shrink(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Images, uint8 [B, H, W, C], and masks, uint8 [B, H, W], brought to the smaller size; labels stay."""
+        """Resize images, uint8 [B, H, W, C], and masks, uint8 [B, H, W], to the smaller size; labels stay as they are."""
         planes = images.permute(0, 3, 1, 2)
-        if planes.device.type != "cpu":  # there bytes are not resized
+        if planes.device.type != "cpu":  # only the CPU resizes bytes
             planes = planes.float()
         small = F.interpolate(planes, self.size, mode="bilinear", antialias=True)
         if small.is_floating_point():

@@ -1,6 +1,6 @@
-"""Learning rate schedules: the factor on the base rate at each step.
+"""Learning rate schedules: a factor on the base rate, per step.
 
-All but `Plateau` are functions of the step alone, so there is nothing to save or to restore.
+All but `Plateau` depend on the step alone, so they have no state to save.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ Below1 = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Schedule:
-    """A constant rate after linear warm-up; the base of the others.
+    """A constant rate after a linear warm-up; the base class of the others.
 
     Args:
         steps_per_epoch, epochs: the length of training.
-        warmup_epochs: the rate grows linearly from near 0 to its base over these.
+        warmup_epochs: number of epochs in which the rate grows linearly from near 0 to the base rate.
     """
 
     def __init__(self, steps_per_epoch: int, epochs: int, *, warmup_epochs: Epochs = 0.0) -> None:
@@ -51,7 +51,7 @@ class Schedule:
         return 1.0
 
     def observe(self, value: float) -> None:
-        """Take note of the monitored metric (the lower the better) at an epoch's end."""
+        """Take the monitored metric at the end of an epoch; lower is better."""
 
     def state(self) -> dict[str, Any]:
         return {}
@@ -77,7 +77,7 @@ class OneCycle(Schedule):
 
     Args:
         peak: the share of training after which the rate is highest.
-        start, final: factors at the two ends.
+        start, final: factors at the beginning and at the end.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class OneCycle(Schedule):
 
 
 class Step(Schedule):
-    """Multiply by ``decay`` every so many epochs."""
+    """Multiply the rate by ``decay`` after every ``every`` epochs."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class Step(Schedule):
 
 
 class Plateau(Schedule):
-    """Multiply by ``decay`` after ``patience`` epochs in which the monitored metric did not improve."""
+    """Multiply the rate by ``decay`` after ``patience`` epochs without improvement of the monitored metric."""
 
     def __init__(
         self,
