@@ -34,7 +34,7 @@ def test_numbers_stand_for_themselves(tmp_path: Path) -> None:
     source = make_npz(tmp_path)
     images, _ = load_aligned(section(source), "val", ("a", "b", "c"), LABELS)
     assert images.classes == ("a", "b", "c") and set(images.targets) == {0, 1}
-    with pytest.raises(DataError, match="label 1; the model knows 1 classes"):
+    with pytest.raises(DataError, match="class 1; the model knows 1 classes"):
         load_aligned(section(source), "val", ("a",), LABELS)
 
 

@@ -8,9 +8,10 @@ import pytest
 
 from petriscope.core.errors import RequestError
 from petriscope.core.recipe import Recipe
+from petriscope.core.results import Evaluation, TrainingSummary
 from petriscope.data.imageset import Dataset, ImageSet
 from petriscope.experiments.compare import compare
-from petriscope.metrics.segmentation import Tally, full_mask_metrics, mask_table
+from petriscope.metrics.segmentation import Tally
 from petriscope.report.compare import as_text, write_comparison
 from petriscope.run.folder import create_run
 
@@ -33,10 +34,11 @@ def make_run(folder, seed, right, masks=0):
         np.array([f"s{i // 2}" for i in range(12)]),
     )
     tally = Tally(confusion, np.ones(12), np.ones((12, 3, 4), np.int64))
-    run = create_run(folder, Recipe(seed=seed, name=f"r{right}"), Dataset(val=images, source="x"), {})
-    run.add_predictions("val", mask_table(images, "val", tally))
-    metrics = full_mask_metrics(tally, CLASSES, images.groups, 100)
-    run.add_results(training={"seconds": 1.0}, val={"split": "val", "tta": "none", **metrics})
+    run = create_run(folder, Recipe(seed=seed, name=f"r{right}"), Dataset(val=images, source="x"))
+    run.add_predictions("val", images.task.table(tally, images, "val"))
+    metrics = images.task.judge(tally, images, 100)
+    val = Evaluation.model_validate({"task": "segmentation", "split": "val", **metrics})
+    run.add_results(training=TrainingSummary(seconds=1.0), val=val)
     return run
 
 
@@ -48,7 +50,7 @@ def test_mean_iou_decides_and_scenes_are_drawn(tmp_path):
     found = compare([run.folder for run in runs], "val")
     assert found.metric == "miou" and found.n == 12
     best, worse = found.rows
-    assert best.values == pytest.approx([run.results["val"]["miou"] for run in runs[:2]])
+    assert best.values == pytest.approx([run.results.val.value("miou") for run in runs[:2]])
     assert worse.contrast is not None and worse.contrast.verdict == "worse"
     assert best.others["pixel_accuracy"] is not None
     assert any("scenes" in note for note in found.notes)
@@ -66,7 +68,7 @@ def test_masks_are_not_compared_by_accuracy(tmp_path):
 
 def test_other_masks_of_the_same_images_are_refused(tmp_path):
     runs = [make_run(tmp_path / "a", 0, 0.9), make_run(tmp_path / "b", 1, 0.9, masks=5)]
-    with pytest.raises(RequestError, match="other classes for the same val images"):
+    with pytest.raises(RequestError, match="different targets for the same val images"):
         compare([run.folder for run in runs], "val")
 
 
@@ -75,5 +77,5 @@ def test_metrics_follow_from_the_table(tmp_path):
     table: pd.DataFrame = run.predictions
     sums = {key: table[[f"{key}_{name}" for name in CLASSES]].sum().to_numpy() for key in ("true", "guessed", "found")}
     iou = sums["found"] / (sums["true"] + sums["guessed"] - sums["found"])
-    assert run.results["val"]["miou_with_background"] == pytest.approx(iou.mean())
-    assert run.results["val"]["miou"] == pytest.approx(iou[1:].mean())
+    assert run.results.val.value("miou_with_background") == pytest.approx(iou.mean())
+    assert run.results.val.value("miou") == pytest.approx(iou[1:].mean())
