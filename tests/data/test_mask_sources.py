@@ -28,6 +28,7 @@ from petriscope.core.recipe import DataSection
 from petriscope.data import ImageSet
 from petriscope.data.aligned import load_aligned
 from petriscope.data.sampler import epoch_order
+from petriscope.tasks import find_task
 
 NAMES = np.array(["background", "sand", "rock"])
 
@@ -278,6 +279,9 @@ def test_splits_without_groups_keep_the_rare_classes_shares() -> None:
     assert {name: int((part.strata == 2).sum()) for name, part in drawn.items()} == {"train": 14, "val": 3, "test": 3}
 
 
+CLASSIFICATION, SEGMENTATION = find_task("classification"), find_task("segmentation")
+
+
 class TestAligned:
     """Masks from elsewhere for a model that has its classes already."""
 
@@ -285,8 +289,8 @@ class TestAligned:
 
     def test_by_name(self, tmp_path: Path) -> None:
         section = DataSection(source=str(make_mars(tmp_path, count=60)), ignore="background")
-        whole, _ = load_aligned(section, "test", self.CLASSES, segments=True)
-        turned, _ = load_aligned(section, "test", ("sand", "big rock", "soil", "bedrock"), segments=True)
+        whole, _ = load_aligned(section, "test", self.CLASSES, SEGMENTATION)
+        turned, _ = load_aligned(section, "test", ("sand", "big rock", "soil", "bedrock"), SEGMENTATION)
         table = np.array([2, 3, 0, 1, *[IGNORE] * 252], dtype=np.uint8)
         assert np.array_equal(turned.targets, table[whole.targets])
 
@@ -295,20 +299,25 @@ class TestAligned:
         arrays = {"test_images": some_images(4, gray=True), "test_masks": stored}
         np.savez(tmp_path / "x.npz", **arrays)
         section = DataSection(source=str(tmp_path / "x.npz"), ignore="background")
-        found, _ = load_aligned(section, "test", self.CLASSES, segments=True)
+        found, _ = load_aligned(section, "test", self.CLASSES, SEGMENTATION)
         assert found.classes == self.CLASSES
         assert np.array_equal(found.targets, np.where(np.isin(stored, (0, IGNORE)), IGNORE, stored - 1))
 
     def test_a_class_that_the_model_does_not_know(self, tmp_path: Path) -> None:
         section = DataSection(source=str(make_mars(tmp_path)))
         with pytest.raises(DataError, match="background"):
-            load_aligned(section, "test", self.CLASSES, segments=True)
-        with pytest.raises(DataError, match="5 classes"):
+            load_aligned(section, "test", self.CLASSES, SEGMENTATION)
+        with pytest.raises(DataError, match="class 4; the model knows 4"):
             np.savez(tmp_path / "x.npz", test_images=some_images(4), test_masks=masks(4, classes=5))
-            load_aligned(DataSection(source=str(tmp_path / "x.npz")), "test", self.CLASSES, segments=True)
+            load_aligned(DataSection(source=str(tmp_path / "x.npz")), "test", self.CLASSES, SEGMENTATION)
 
     def test_targets_of_the_other_kind(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="has masks; this model was trained on labels"):
-            load_aligned(DataSection(source=str(make_mask_npz(tmp_path / "a"))), "test", ("0", "1", "2"))
+            load_aligned(
+                DataSection(source=str(make_mask_npz(tmp_path / "a"))),
+                "test",
+                ("0", "1", "2"),
+                find_task("classification"),
+            )
         with pytest.raises(DataError, match="has labels; this model was trained on masks"):
-            load_aligned(DataSection(source=str(make_npz(tmp_path / "b"))), "test", ("0", "1"), segments=True)
+            load_aligned(DataSection(source=str(make_npz(tmp_path / "b"))), "test", ("0", "1"), SEGMENTATION)

@@ -6,12 +6,13 @@ import ctypes
 import os
 import sys
 from pathlib import Path
-from typing import Literal
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Literal
 
 from petriscope.core.errors import RequestError
+
+if TYPE_CHECKING:  # torch is imported where it is used: reading data needs cores and memory, and no torch
+    import torch
+    from torch import nn
 
 Format = Literal["fp32", "bf16", "fp16"]
 
@@ -32,6 +33,8 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def _find_device(name: str) -> torch.device:
+    import torch
+
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -48,6 +51,8 @@ def _find_device(name: str) -> torch.device:
 
 def choose_format(name: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device) -> Format:
     """The format ``name``; for ``auto``, bf16 on processors that multiply it natively, fp16 on older CUDA devices, else fp32."""
+    import torch
+
     if name != "auto":
         return name
     if device.type == "cuda":
@@ -58,18 +63,24 @@ def choose_format(name: Literal["auto", "fp32", "bf16", "fp16"], device: torch.d
 
 
 def _cpu_has_bf16() -> bool:
+    import torch
+
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(bool(getattr(torch.cpu, probe, lambda: False)()) for probe in probes)
 
 
 def autocast(device: torch.device, number_format: Format) -> torch.autocast:
     """The context for forward passes in a format."""
+    import torch
+
     dtype = torch.float16 if number_format == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype=dtype, enabled=number_format != "fp32")
 
 
 def lay_out(model: nn.Module, channels_last: bool) -> nn.Module:
     """Give a model's weights the memory format of its batches, in place."""
+    import torch
+
     order = torch.channels_last if channels_last else torch.contiguous_format
     return model.to(memory_format=order)  # type: ignore[call-overload]
 
@@ -83,6 +94,8 @@ def free_memory(device: torch.device | None = None) -> int:
     """Bytes of free memory: on a CUDA device, or, for any other device, what the process can take from the machine without
     swapping, within the container's limit if there is one."""
     if device is not None and device.type == "cuda":
+        import torch
+
         return int(torch.cuda.mem_get_info(device)[0])
     free = 2**63
     try:

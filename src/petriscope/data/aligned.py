@@ -16,9 +16,7 @@ from petriscope.data.sources import PILE
 from petriscope.tasks import Task
 
 
-def load_aligned(
-    section: DataSection, split: str, classes: tuple[str, ...], task: Task
-) -> tuple[ImageSet, list[str]]:
+def load_aligned(section: DataSection, split: str, classes: tuple[str, ...], task: Task) -> tuple[ImageSet, list[str]]:
     """One split of a source, with targets that index the classes of a model.
 
     Args:
@@ -63,10 +61,12 @@ def _align(images: ImageSet, classes: tuple[str, ...], source: str) -> ImageSet:
     table = np.zeros(len(images.classes), dtype=np.int64)
     for label in np.flatnonzero(images.counts):
         name = images.classes[label]
-        if numbered and int(name) < len(classes):
-            table[label] = int(name)
+        # A class of masks that is ignored takes its number out of the count.
+        number = (int(label) if images.task.dense else int(name)) if numbered else -1
+        if 0 <= number < len(classes):
+            table[label] = number
         elif numbered:
-            raise DataError(f"{source} has the label {name}; the model knows {len(classes)} classes, counted from 0")
+            raise DataError(f"{source} has the class {name}; the model knows {len(classes)} classes, counted from 0")
         elif name in classes:
             table[label] = classes.index(name)
         else:

@@ -1,6 +1,7 @@
-"""Metrics of merit of masks: counted image by image while a set is gone through, never all probabilities at once.
+"""Segmentation metrics, from counts per image. Counting batch by batch avoids holding all probabilities in memory.
 
-Pixels that are unlabeled in the truth count for nothing.
+Pixels that are unlabeled in the target mask are ignored. Mean IoU is the mean over the classes that the target masks
+have; it is NaN if they have none.
 """
 
 from __future__ import annotations
@@ -11,29 +12,27 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from petriscope.core.masks import BACKGROUND, IGNORE, border_pixels
 from petriscope.metrics.intervals import bootstrap_weights, percentile95
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # torch is imported where it is used: reading data needs the task, and no torch
     import pandas as pd
+    from torch import Tensor
 
-TOLERANCE = 0.0075  # of the diagonal: how far an outline may lie off
-JUDGED = 0.1  # share of an image that is labeled, from which it can be an example
+TOLERANCE = 0.0075  # share of the diagonal by which outlines may differ
+JUDGED = 0.1  # an example has at least this share of the largest number of labeled pixels
 
 
 @dataclass(frozen=True)
 class Tally:
-    """What is counted of each image of a set.
+    """Counts per image of a split.
 
     Args:
         confusion: labeled pixels by true class (rows) and predicted class (columns), int64 [N, K, K].
-        nll: negative log-likelihood summed over labeled pixels, in nats, float64 [N].
-        outlines: of each class: pixels of its true outline, of those the ones that the predicted outline comes near, and
-            the same of the predicted outline; int64 [N, K, 4]. Zeros where it was not asked for.
+        nll: sum of the negative log-likelihood over labeled pixels, in nats, float64 [N].
+        outlines: per class, the number of pixels of the true outline, and of those near the predicted outline; then the
+            same for the predicted outline; int64 [N, K, 4]. Zeros if outlines were not traced.
     """
 
     confusion: np.ndarray
@@ -47,14 +46,16 @@ class Tally:
 def tally_masks(
     predictions: Iterable[tuple[np.ndarray, Tensor, Tensor]], count: int, classes: int, outlines: bool = False
 ) -> Tally:
-    """Count what `petriscope.inference.tta.predict_batches` gives.
+    """Count the predictions of a split, batch by batch.
 
     Args:
-        predictions: indices, log-probabilities float32 [B, K, H, W], masks uint8 [B, H, W].
-        count: images in all.
+        predictions: batches of image indices, log-probabilities float32 [B, K, H, W], and target masks uint8 [B, H, W].
+        count: number of images, N.
         classes: K.
-        outlines: whether to trace the classes' outlines too.
+        outlines: whether to trace the outlines of the classes too.
     """
+    import torch
+
     confusion = np.zeros((count, classes, classes), dtype=np.int64)
     nll = np.zeros(count)
     lines = np.zeros((count, classes, 4), dtype=np.int64)
@@ -70,12 +71,14 @@ def tally_masks(
 
 
 def confusion_each(predicted: Tensor, masks: Tensor, classes: int) -> Tensor:
-    """One confusion matrix per image, int64 [B, K, K].
+    """One confusion matrix per image, true by predicted class, int64 [B, K, K].
 
     Args:
         predicted: class indices, int64 [B, H, W].
         masks: uint8 [B, H, W].
     """
+    import torch
+
     labeled = masks != IGNORE
     first = torch.arange(len(masks), device=masks.device)[:, None, None] * classes
     cells = ((first + masks) * classes + predicted)[labeled]
@@ -83,11 +86,13 @@ def confusion_each(predicted: Tensor, masks: Tensor, classes: int) -> Tensor:
 
 
 def outlines_each(predicted: Tensor, masks: Tensor, classes: int) -> Tensor:
-    """Outlines of the classes, traced and compared: see `Tally`, int64 [B, K, 4].
+    """Compare the true and the predicted outlines of the classes, int64 [B, K, 4]; see `Tally`.
 
-    A pixel belongs to the outline of its class if one of its four neighbors is labeled and of another class; borders to
-    what is unlabeled are no outlines. Near is within `TOLERANCE` of the image's diagonal, at least one pixel.
+    A pixel is on the outline of its class if one of its four neighbors is labeled with another class. Borders to unlabeled
+    pixels are not outlines. Outlines are near if they are at most `TOLERANCE` of the image's diagonal apart, or one pixel.
     """
+    import torch
+
     height, width = masks.shape[1:]
     reach = max(1.0, TOLERANCE * math.hypot(height, width))
     known = torch.arange(classes, device=masks.device)[:, None, None]
@@ -99,7 +104,10 @@ def outlines_each(predicted: Tensor, masks: Tensor, classes: int) -> Tensor:
 
 
 def _widen(lines: Tensor, reach: float) -> Tensor:
-    """Pixels within ``reach`` of a marked one, bool [B, K, H, W]: a disc, laid row by row."""
+    """Dilate by a disc of radius ``reach``, row by row; bool [B, K, H, W]."""
+    import torch
+    import torch.nn.functional as F
+
     whole = int(reach)
     out = torch.zeros_like(lines)
     for down in range(-whole, whole + 1):
@@ -112,8 +120,8 @@ def _widen(lines: Tensor, reach: float) -> Tensor:
 
 
 def quick_mask_metrics(tally: Tally) -> dict[str, float]:
-    """What is looked at after every epoch: accuracy (of labeled pixels), mean IoU, loss (mean negative log-likelihood of
-    labeled pixels)."""
+    """The metrics computed after every epoch: accuracy of labeled pixels, mean IoU, and loss (mean negative log-likelihood
+    per labeled pixel)."""
     total = tally.confusion.sum(0)
     return {
         "accuracy": float(pixel_accuracy(total)),
@@ -123,39 +131,40 @@ def quick_mask_metrics(tally: Tally) -> dict[str, float]:
 
 
 def pixel_accuracy(confusion: np.ndarray) -> np.ndarray:
-    """Share of labeled pixels given their class, of confusion matrices [..., K, K]; NaN where none is labeled."""
+    """Share of labeled pixels with the right class, from confusion matrices [..., K, K]; NaN where no pixel is labeled."""
     hits = np.trace(confusion, axis1=-2, axis2=-1)
     return divide(hits, confusion.sum((-2, -1)))
 
 
 def counted_accuracy(counts: np.ndarray) -> np.ndarray:
-    """The same of what `class_counts` counts, [..., K, 3]."""
+    """`pixel_accuracy` from `class_counts`, [..., K, 3]."""
     return divide(counts[..., 2].sum(-1), counts[..., 0].sum(-1))
 
 
 def class_counts(confusion: np.ndarray) -> np.ndarray:
-    """Pixels of each class of [..., K, K]: that are it, that were taken for it, and both; [..., K, 3]."""
+    """Pixels per class, from confusion matrices [..., K, K]: true, predicted, and both; [..., K, 3]."""
     return np.stack([confusion.sum(-1), confusion.sum(-2), np.diagonal(confusion, axis1=-2, axis2=-1)], -1)
 
 
 def class_iou(confusion: np.ndarray) -> np.ndarray:
-    """Intersection over union of each class, [..., K], of [..., K, K]; NaN where the truth has no pixel of the class."""
+    """Intersection over union per class, [..., K], from confusion matrices [..., K, K]; NaN where the target masks have no
+    pixel of the class."""
     return counted_iou(class_counts(confusion))
 
 
 def counted_iou(counts: np.ndarray) -> np.ndarray:
-    """The same of what `class_counts` counts, [..., K, 3]."""
+    """`class_iou` from `class_counts`, [..., K, 3]."""
     true, predicted, hits = np.moveaxis(counts, -1, 0)
     return np.where(true > 0, divide(hits, true + predicted - hits), np.nan)
 
 
 def mean_iou(confusion: np.ndarray, left_out: int | None = None) -> np.ndarray:
-    """Mean over the classes that the truth has, but for one that is left out, [...]; NaN where it has none."""
+    """Mean IoU over the classes that the target masks have, except ``left_out``, [...]; NaN where they have none."""
     return counted_mean_iou(class_counts(confusion), left_out)
 
 
 def counted_mean_iou(counts: np.ndarray, left_out: int | None = None) -> np.ndarray:
-    """The same of what `class_counts` counts, [..., K, 3]."""
+    """`mean_iou` from `class_counts`, [..., K, 3]."""
     iou = counted_iou(counts)
     if left_out is not None:
         iou = np.delete(iou, left_out, axis=-1)
@@ -163,13 +172,13 @@ def counted_mean_iou(counts: np.ndarray, left_out: int | None = None) -> np.ndar
 
 
 def background_of(classes: tuple[str, ...]) -> int | None:
-    """The index of the class that mean IoU leaves out."""
+    """The index of the class that mean IoU leaves out; None if no class is called background."""
     return classes.index(BACKGROUND) if BACKGROUND in classes else None
 
 
 def boundary_f1_each(outlines: np.ndarray) -> np.ndarray:
-    """F1 of each image's outlines, [N], of the counts in `Tally`: the mean over the classes whose truth has an outline;
-    NaN where none has. Csurka et al., 2013, BMVC, doi:10.5244/C.27.32."""
+    """Boundary F1 per image, [N], from ``Tally.outlines``: the mean over the classes that have an outline in the target
+    mask; NaN if none has. Csurka et al., 2013, BMVC, doi:10.5244/C.27.32."""
     true, found, guessed, right = np.moveaxis(outlines, 2, 0)
     recall, precision = divide(found, true), divide(right, guessed)
     f1 = np.nan_to_num(divide(2 * precision * recall, precision + recall))
@@ -179,20 +188,21 @@ def boundary_f1_each(outlines: np.ndarray) -> np.ndarray:
 def full_mask_metrics(
     tally: Tally, classes: tuple[str, ...], groups: np.ndarray | None = None, resamples: int = 1000, seed: int = 0
 ) -> dict[str, Any]:
-    """All metrics of the evaluation, with 95 % intervals.
+    """All metrics of an evaluation, with 95 % intervals.
 
     Args:
         classes: K names.
-        groups: strings [N]; the bootstrap draws scenes (groups), or images where there are none: neighboring pixels, and
-            images of one scene, are no independent witnesses.
-        resamples: of the bootstrap.
+        groups: the scene of each image, strings [N]. The bootstrap draws whole scenes, because images of one scene are not
+            independent. None: it draws images.
+        resamples: number of bootstrap resamples.
+        seed: of the bootstrap.
 
     Returns:
-        n (images), scenes, pixels (labeled), outlined (images in which labeled classes meet, of which boundary_f1 is
-        the mean); miou, pixel_accuracy, boundary_f1, nll (a pixel), each with ``<name>_ci95`` [low, high]; per_class (iou
-        with iou_ci95, precision, recall, f1, pixels); confusion in pixels, true by predicted. Means are over the classes
-        that the truth has. Where a class is called background, miou leaves it out of the mean and miou_with_background
-        does not. A metric that is not defined is None.
+        n (images), scenes, pixels (labeled), outlined (images with an outline in the target mask, over which boundary_f1 is
+        the mean); miou, pixel_accuracy, boundary_f1, nll (per pixel), each with ``<name>_ci95`` [low, high]; per_class (iou
+        with iou_ci95, precision, recall, f1, pixels); confusion (pixels, true by predicted). Means are over the classes
+        that the target masks have. If a class is called background, miou leaves it out and miou_with_background includes
+        it. A metric that is undefined is None.
     """
     background = background_of(classes)
     scenes = scenes_of(groups, len(tally))
@@ -236,7 +246,7 @@ def full_mask_metrics(
 
 
 def _metrics(sums: dict[str, np.ndarray], background: int | None) -> dict[str, np.ndarray]:
-    """Each metric of each of R sums over images, [R]; and ``iou``, [R, K]."""
+    """Each metric for R sums over images, [R]; and ``iou``, [R, K]."""
     confusion = sums["confusion"]
     out = {"miou": mean_iou(confusion, background)}
     if background is not None:
@@ -252,9 +262,15 @@ def _metrics(sums: dict[str, np.ndarray], background: int | None) -> dict[str, n
 def mask_table(
     tally: Tally, classes: Sequence[str], ids: np.ndarray, groups: np.ndarray | None, split: str
 ) -> pd.DataFrame:
-    """One row per image: id, split, scene (its group, or itself), labeled (pixels), pixel_accuracy, miou (over the classes
-    present), ``iou_<class>``, empty where a class is not there; and of each class the pixels that are it (``true_``), that
-    were taken for it (``guessed_``), and both (``found_``), from which every metric of every set of images follows."""
+    """One row per image: id, split, scene (its group, else its id), labeled (pixels), pixel_accuracy, miou (background
+    included), and ``iou_<class>``, which is NaN for classes that the target mask lacks. The numbers of pixels of each class,
+    true (``true_<class>``), predicted (``guessed_<class>``) and both (``found_<class>``), give the metrics of any set of
+    images.
+
+    Args:
+        ids: strings [N].
+        groups: strings [N], or None.
+    """
     import pandas as pd
 
     hits = np.diagonal(tally.confusion, axis1=1, axis2=2)
@@ -274,10 +290,13 @@ def mask_table(
 
 
 def choose_examples(tally: Tally, each: int) -> tuple[np.ndarray, list[str]]:
-    """Images to show: the best, those around the median and the worst by mean IoU, of those that are labeled enough.
+    """Images to show: those with the highest, median and lowest mean IoU, among those with enough labeled pixels.
+
+    Args:
+        each: number of images of each kind.
 
     Returns:
-        int64 [G] indices, and for each best, median or worst.
+        indices, int64 [G]; and best, median or worst for each.
     """
     labeled = tally.confusion.sum((1, 2))
     miou = mean_iou(tally.confusion)
@@ -294,7 +313,7 @@ def choose_examples(tally: Tally, each: int) -> tuple[np.ndarray, list[str]]:
 
 
 def scenes_of(groups: np.ndarray | None, count: int) -> np.ndarray:
-    """The scene of each of so many images, counted from 0, int64 [N]: its group, or it alone where there are no groups."""
+    """The scene of each of ``count`` images, counted from 0, int64 [N]: its group. Without groups, each image is a scene."""
     return np.arange(count) if groups is None else np.unique(groups, return_inverse=True)[1]
 
 
@@ -306,12 +325,13 @@ def sum_by(groups: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def divide(one: Any, other: Any) -> np.ndarray:
+    """``one / other``, NaN where ``other`` is not positive."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(np.asarray(other) > 0, np.divide(one, other), np.nan)
 
 
 def defined_mean(values: np.ndarray) -> np.ndarray:
-    """The mean over the last axis of what is defined; NaN where nothing is."""
+    """The mean over the last axis, ignoring NaN; NaN where all values are."""
     return divide(np.nansum(values, axis=-1), np.isfinite(values).sum(-1))
 
 

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from petriscope.core.errors import RequestError
 from petriscope.metrics.passes import PassMetrics
 from petriscope.metrics.statistics import Sample
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # torch is imported where it is used: reading data needs the task, and no torch
     import pandas as pd
+    from torch import Tensor
 
-Batches = Iterable[tuple[np.ndarray, Tensor, Tensor]]  # indices, log-probabilities [B, K, ...], targets
+Batches = Iterable[tuple[np.ndarray, "Tensor", "Tensor"]]  # indices, log-probabilities [B, K, ...], targets
 
 
 class Labeled(Protocol):
@@ -201,6 +200,8 @@ class Task(ABC):
         return largest
 
 
-def gather(batches: Batches, of: Callable[[Tensor], Tensor] = torch.exp) -> np.ndarray:
-    """All predictions of a split in memory, float32 [N, K, ...]; ``of`` is applied to the log-probabilities."""
-    return torch.cat([of(log_p).cpu() for _, log_p, _ in batches]).numpy()
+def gather(batches: Batches) -> np.ndarray:
+    """The probabilities of all images of a split in memory, float32 [N, K, ...]."""
+    import torch
+
+    return torch.cat([log_p.exp().cpu() for _, log_p, _ in batches]).numpy()

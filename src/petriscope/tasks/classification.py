@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from petriscope.core.errors import DataError
 from petriscope.metrics.classification import full_metrics, quick_metrics
@@ -16,6 +15,7 @@ from petriscope.tasks.base import Batches, Labeled, MetricInfo, Task, gather
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import Tensor
 
 
 class Classification(Task):

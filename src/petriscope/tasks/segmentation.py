@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from petriscope.core.errors import DataError
 from petriscope.core.masks import BACKGROUND, IGNORE
@@ -29,6 +27,7 @@ from petriscope.tasks.base import Batches, Labeled, MetricInfo, Task
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import Tensor
 
 PIXELS = 2**18  # of a batch, where each has one probability per class
 COUNTS = ("true", "guessed", "found")  # columns per class in the table
@@ -144,6 +143,8 @@ class Segmentation(Task):
 
     def mark(self, predicted: np.ndarray, targets: np.ndarray, classes: int) -> np.ndarray:
         """Pixels per class in each image, as `class_counts` counts them, int64 [B, K, 3]."""
+        import torch
+
         confusion = confusion_each(torch.from_numpy(predicted), torch.from_numpy(targets), classes)
         return class_counts(confusion.numpy())
 
