@@ -77,7 +77,6 @@ def train_side_by_side(trainings: Sequence[Planned], jobs: int, quiet: bool) -> 
                     ended += child.planned.recipe.training.epochs
                     if child.process.returncode != 0:
                         failures[str(child.planned)] = _error_of(child)
-                        bar.close()
                         say(f"failed: {child.planned}: {failures[str(child.planned)]}")
                 now = ended + sum(child.epochs for child in under_way)
                 if now > bar.done and not quiet:

@@ -413,7 +413,6 @@ class Trainer:
         done, total = self._cost(self._step), self._cost(epochs * self.batches_per_epoch)
         left = (total - done) * self.at.seconds / max(done, 1)
         text += f"  {line['seconds']:.1f} s" + (f"  {duration(left)} left" if left else "")
-        self.bar.close()
         say(text)
 
     def _save(self) -> None:

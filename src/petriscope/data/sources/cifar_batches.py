@@ -1,4 +1,8 @@
-"""The ``cifar-10-batches-py`` folder: pickles, read without letting them run anything."""
+"""The ``cifar-10-batches-py`` folder.
+
+CIFAR's batches are pickles, the only ones that Petriscope reads. They are read by an unpickler that rebuilds numpy arrays and
+plain values and refuses everything else, so that a file cannot run code.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +34,10 @@ def is_batches(path: Path) -> bool:
 
 
 def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
-    """Read the batches: train [50000], test [10000], RGB of 32 x 32.
+    """Read the batches: train [50000] and test [10000], RGB images of 32 x 32.
 
     Args:
-        path: the folder; the test batch may lie there alone.
+        path: the folder; the training batches may be absent.
 
     Raises:
         DataError: a training batch is missing, or a file is not a batch.
@@ -96,12 +100,12 @@ def load_plain(path: Path) -> dict[str, Any]:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Knows what rebuilds a numpy array, and nothing else."""
+    """An unpickler that looks up only the names needed to rebuild numpy arrays."""
 
     def find_class(self, module: str, name: str) -> Any:
         admitted = _admitted()
         if (module, name) not in admitted:
-            raise DataError(f"the pickle asks for {module}.{name}, which images do not need; it was not loaded")
+            raise DataError(f"the pickle asks for {module}.{name}, which batches of images do not need; it was not loaded")
         return admitted[module, name]
 
 
