@@ -12,7 +12,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.2.0"
+from petriscope.core.version import __version__
 
 _PLACES = {
     "train": "petriscope.api",

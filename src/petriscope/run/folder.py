@@ -35,12 +35,13 @@ from petriscope.core.results import (
     read_epoch,
     read_results,
 )
+from petriscope.core.version import __version__
 from petriscope.data.imageset import Dataset
 
 if TYPE_CHECKING:
     import pandas as pd
 
-PACKAGES = ("petriscope", "torch", "timm", "numpy", "pillow", "scikit-learn")
+PACKAGES = ("torch", "timm", "numpy", "pillow", "scikit-learn")
 
 
 @dataclass(frozen=True)
@@ -258,7 +259,7 @@ def environment(dataset: Dataset) -> Environment:
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         command=_command(),
         python=platform.python_version(),
-        packages={name: _version(name) for name in PACKAGES},
+        packages={"petriscope": __version__, **{name: _version(name) for name in PACKAGES}},
         hardware=hardware(),
         data=DataInfo(
             source=dataset.source,
