@@ -1,6 +1,7 @@
-"""What a recipe reaches: several seeds, chosen on val, test read once at the end. Prints a table with mean and spread.
+"""The accuracy of recipes over several seeds: choices are made on val, and test is read once at the end. Prints a table with
+mean and standard deviation.
 
-Runs that are finished in --out are taken as they are, interrupted ones are resumed, so the command can be repeated.
+Finished runs in --out are reused and interrupted ones are resumed, so the command can be repeated.
 
     python benchmarks/accuracy.py blood/fast blood/best --data bloodmnist --seeds 0 1 2 --out runs/accuracy
 """
@@ -15,21 +16,27 @@ import numpy as np
 from common import print_table
 from petriscope import api
 from petriscope.core.recipe import load_recipe
+from petriscope.report.wording import percent
 from petriscope.run.folder import Run
 
 
 def obtain(recipe: str, data: str | None, seed: int, out: Path) -> Run:
-    """The finished run of a recipe and a seed, test evaluated."""
+    """The finished run of a recipe and a seed, with test evaluated."""
     folder = out / f"{recipe.replace('/', '-')}-seed{seed}"
     run = Run(folder)
     if not (folder / "recipe.yaml").is_file():
         source = {} if data is None else {"data": {"source": data}}
         run = api.train(load_recipe(recipe, seed=seed, **source), folder)
-    elif "training" not in run.results:
+    elif not run.finished:
         run = api.resume(folder)
-    if "test" not in run.results:
+    if run.results.test is None:
         api.evaluate(folder)
     return run
+
+
+def accuracy_of(run: Run, split: str) -> float:
+    found = run.results.split(split)
+    return float("nan") if found is None else found.value("accuracy") or 0.0
 
 
 def mean_and_spread(values: list[float]) -> str:
@@ -48,28 +55,32 @@ def main() -> None:
     for recipe in args.recipes:
         runs = [obtain(recipe, args.data, seed, args.out) for seed in args.seeds]
         for seed, run in zip(args.seeds, runs, strict=True):
-            result, training, machine = run.results, run.results["training"], run.environment["hardware"]
-            low, high = result["test"]["accuracy_ci95"]
+            result, threads = run.results, run.environment.hardware.threads
+            training, val, test = result.training, result.val, result.test
+            assert training and training.seconds and val and test
+            low, high = test.metric("accuracy").ci95 or (None, None)
             each.append(
                 (
                     recipe,
                     seed,
-                    f"{100 * result['val']['accuracy']:.2f} %",
-                    f"{100 * result['test']['accuracy']:.2f} % ({100 * low:.1f} to {100 * high:.1f})",
-                    f"{100 * result['test']['balanced_accuracy']:.2f} %",
-                    f"{training['best_epoch']} of {training['epochs']}",
-                    f"{training['seconds'] / 60:.1f} min, {machine['threads']} threads",
+                    percent(val.value("accuracy")),
+                    f"{percent(test.value('accuracy'))} ({percent(low, 1)} to {percent(high, 1)})",
+                    percent(test.value("balanced_accuracy")),
+                    f"{training.best_epoch} of {training.epochs}",
+                    f"{training.seconds / 60:.1f} min, {threads} threads",
                 )
             )
-        parts = {split: [run.results[split]["accuracy"] for run in runs] for split in ("val", "test")}
+        parts = {split: [accuracy_of(run, split) for run in runs] for split in ("val", "test")}
+        cost, test = runs[0].results.cost, runs[0].results.test
+        assert cost and test
         summary.append(
             (
                 recipe,
-                f"{runs[0].results['cost']['parameters']:,}",
-                f"{runs[0].results['cost']['multiply_adds'] / 1e6:.0f} M",
+                f"{cost.parameters:,}",
+                f"{cost.multiply_adds / 1e6:.0f} M",
                 mean_and_spread(parts["val"]),
                 mean_and_spread(parts["test"]),
-                f"{runs[0].results['test']['n']:,}",
+                f"{test.n:,}",
             )
         )
     print_table(("recipe", "seed", "val", "test (95 % interval)", "balanced, test", "kept epoch", "training"), each)

@@ -101,6 +101,7 @@ def leaks(train: np.ndarray, test: np.ndarray, count: int, seed: int) -> tuple[s
     """Test images copied into train, every other one re-encoded."""
     rng = np.random.default_rng(seed)
     source = rng.permutation(len(test))[:count]
+    count = len(source)
     copies = [encoded(test[i], "JPEG", int(rng.integers(50, 91))) if k % 2 else test[i] for k, i in enumerate(source)]
     found = find_duplicates(np.concatenate([train, np.stack(copies), test]))
     copied, original = found.group[len(train) : len(train) + count], found.group[len(train) + count :][source]

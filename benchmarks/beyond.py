@@ -1,6 +1,6 @@
-"""A run under disturbances that the stress test does not have, made by torchvision where it has them: another magnification,
-bent and slanted images, other dyes, gray, uneven light, other noise, sharpening. What is still right, what is answered at 1 %
-wanted errors, and how much of that is wrong.
+"""A run on corruptions that the stress test does not have, made by torchvision where it has them: another magnification,
+elastic and perspective distortion, other dyes, gray, uneven light, other noise, sharpening. Shown are the balanced accuracy,
+the share of images answered with at most 1 % errors allowed, and the share of wrong answers among them.
 
     python benchmarks/beyond.py RUN --images 400
 """
@@ -13,16 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common import disturbing, percent, print_table
-from petriscope.core.progress import Progress
+from common import corruption_arguments, percent, print_table
+from petriscope.core.progress import Progress, progress
+from petriscope.core.results import GuaranteeShares, GuaranteesUnderShift
 from petriscope.data import ImageSet
-from petriscope.experiments.stress_run import watch_promises
+from petriscope.experiments.evaluate import watch_guarantees
+from petriscope.metrics.passes import Share, judge_labels
 from petriscope.models.backbones import import_timm
 from petriscope.report import wording
 from petriscope.trust.guarantees import Watch
-from petriscope.trust.robustness import judge_labels
 
-import_timm()  # mends torchvision's import beside a torch for CPUs
+import_timm()  # repairs the import of torchvision beside a torch for CPUs
 from torchvision.transforms import v2  # noqa: E402
 from torchvision.transforms.v2 import functional as F  # noqa: E402
 
@@ -31,40 +32,43 @@ Change = Callable[[Tensor], Tensor]
 
 
 def main() -> None:
-    predictor, images, args = disturbing(__doc__)
-    watch = watch_promises(predictor, args.tta)
-    assert watch is not None, f"nothing was fitted on val for tta {args.tta}; petriscope calibrate RUN --tta {args.tta}"
-    progress = Progress("disturbed images", len(CHANGES) * len(images))
-    hits = np.stack([right(images, name, watch, progress) for name in CHANGES])
-    judged = judge_labels(hits, images, 1000)
-    promises = watch.metrics("none", list(CHANGES)[1:], len(images), 1000)
-    each = {"none": promises["clean"], **promises["corruptions"]}
+    predictor, images, args = corruption_arguments(__doc__)
+    watch = watch_guarantees(predictor, args.tta)
+    if watch is None:
+        raise SystemExit(f"nothing was fitted on val for tta {args.tta}; run petriscope calibrate RUN --tta {args.tta}")
+    with progress("corrupted images", len(CHANGES) * len(images)) as bar:
+        hits = np.stack([right(images, name, watch, bar) for name in CHANGES])
+    judged = judge_labels(hits, images.targets, len(images.classes), 1000)
+    shares = watch.metrics("none", list(CHANGES)[1:], len(images), 1000)
+    found = GuaranteesUnderShift.model_validate(shares)
+    each = {"none": found.clean, **found.corruptions}
     rows = [row(name, judged.mean([i]), each[name]) for i, name in enumerate(CHANGES)]
-    rows.append(row("mean of the others", judged.mean(range(1, len(CHANGES))), promises["disturbed"]))
+    rows.append(row("mean of the others", judged.mean(range(1, len(CHANGES))), found.disturbed))
     print(f"{args.split}, {len(images):,} images, tta {args.tta}")
-    print_table(("disturbance", "balanced accuracy", "answered at 1 % wanted errors", "wrong among them"), rows)
+    print_table(("corruption", "balanced accuracy", "answered at 1 % allowed errors", "wrong among them"), rows)
 
 
-def right(images: ImageSet, name: str, watch: Watch, progress: Progress) -> np.ndarray:
-    """Which images are right under a disturbance, bool [N]."""
+def right(images: ImageSet, name: str, watch: Watch, bar: Progress) -> np.ndarray:
+    """Which images are classified correctly under a corruption, bool [N]."""
     torch.manual_seed(0)
     found = []
     for start in range(0, len(images), BATCH):
         rows = np.arange(start, min(start + BATCH, len(images)))
         batch = torch.from_numpy(images.take(rows)).permute(0, 3, 1, 2).contiguous()
-        disturbed = CHANGES[name](batch).permute(0, 2, 3, 1).contiguous().numpy()
-        found.append(watch.predict(disturbed).argmax(1) == images.targets[rows])
+        corrupted = CHANGES[name](batch).permute(0, 2, 3, 1).contiguous().numpy()
+        found.append(watch.predict(corrupted).argmax(1) == images.targets[rows])
         watch.note(name, images.targets[rows])
-        progress.advance(len(rows), name)
+        bar.advance(len(rows), name)
     return np.concatenate(found)
 
 
-def row(name: str, accuracy: object, promised: dict) -> tuple[str, ...]:
-    return name, percent(accuracy), wording.percent(promised["answered"], 1), wording.percent(promised["wrong"], 1)
+def row(name: str, accuracy: Share, found: GuaranteeShares) -> tuple[str, ...]:
+    answered, wrong = (wording.percent(found.value(key), 1) for key in ("answered", "wrong"))
+    return name, percent(accuracy), answered, wrong
 
 
 def moved(change: Change) -> Change:
-    """With what lies beyond the border mirrored, as a microscope would show more of the same."""
+    """Apply a change with mirrored borders, so that no empty corners come into the image."""
 
     def on_mirrored(images: Tensor) -> Tensor:
         height, width = images.shape[2:]
@@ -80,7 +84,7 @@ def affine(scale: float = 1.0, shear: float = 0.0) -> Change:
 
 
 def random(transform: Callable[[Tensor], Tensor]) -> Change:
-    """With one draw per image."""
+    """Apply a random transform with one draw per image."""
     return lambda images: torch.stack([transform(image) for image in images])
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the data, a trainer on them, medians, a table."""
+"""What the benchmarks share: data, a trainer, interleaved timing, tables."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from petriscope.data import Dataset, ImageSet, load_dataset
 from petriscope.data.batches import Batches
 from petriscope.data.normalization import mean_and_std
 from petriscope.inference.predictor import Predictor, load_model
+from petriscope.metrics.passes import Share
 from petriscope.models import build_model
 from petriscope.report import wording
 from petriscope.run.folder import hardware, open_run
 from petriscope.training.loop import Trainer
-from petriscope.trust.robustness import Share, stratified
+from petriscope.trust.robustness import stratified
 
 
 def arguments(description: str | None, **defaults: object) -> argparse.Namespace:
@@ -31,12 +32,12 @@ def arguments(description: str | None, **defaults: object) -> argparse.Namespace
     return parser.parse_args()
 
 
-def disturbing(description: str | None) -> tuple[Predictor, ImageSet, argparse.Namespace]:
-    """A run's predictor, and the images of its data that are to be disturbed."""
+def corruption_arguments(description: str | None) -> tuple[Predictor, ImageSet, argparse.Namespace]:
+    """The predictor of a run, the images to corrupt, and the parsed arguments."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("run", type=Path)
     parser.add_argument("--split", default="test")
-    parser.add_argument("--images", type=int, help="so many, in the classes' proportions; default: all")
+    parser.add_argument("--images", type=int, help="how many, in the proportions of the classes; default: all")
     parser.add_argument("--tta", default="none")
     args = parser.parse_args()
     print_machine()
@@ -50,7 +51,7 @@ def load(source: str, size: int | None = None) -> Dataset:
 
 
 def make_trainer(recipe: Recipe, dataset: Dataset, checkpoint: Path | None = None) -> Trainer:
-    """As `petriscope train` makes it, without val."""
+    """The trainer that `petriscope train` would make, without val."""
     torch.manual_seed(0)
     train = dataset.split("train")
     model = build_model(recipe.model, len(dataset.classes), dataset.shape)
@@ -59,7 +60,7 @@ def make_trainer(recipe: Recipe, dataset: Dataset, checkpoint: Path | None = Non
 
 
 def in_turn(actions: Sequence[Callable[[], float]], rounds: int) -> list[list[float]]:
-    """Times of each action, taken A B C A B C ..., so that a drift of the machine falls on all alike."""
+    """Times of each action in seconds, taken A B C A B C ..., so that a drift of the machine affects all of them alike."""
     times: list[list[float]] = [[] for _ in actions]
     for action in actions:
         action()
@@ -76,13 +77,13 @@ def ratio(times: list[float], reference: list[float]) -> str:
 
 
 def percent(share: Share) -> str:
-    """A share and its interval, to a tenth."""
+    """A share and its interval in percent, with one decimal."""
     return f"{wording.percent(share.value, 1)} ({wording.span(share.ci95)})"
 
 
 def print_machine() -> None:
     facts = hardware()
-    print(f"{facts['processor']}, {facts['cores']} cores, {facts['threads']} threads; torch {torch.__version__}, "
+    print(f"{facts.processor}, {facts.cores} cores, {facts.threads} threads; torch {torch.__version__}, "
           f"Python {platform.python_version()}")  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What running a frozen backbone once is worth: an epoch of head-only training with features kept, and without.
+"""What running a frozen backbone only once gains: an epoch of head-only training with stored features, and without.
 
 python benchmarks/features.py --data SOURCE
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
 import torch
 
 from common import arguments, load, print_machine, print_table
@@ -23,7 +24,7 @@ from petriscope.training.loop import Trainer
 def main() -> None:
     args = arguments(__doc__, size=96, images=1024, epochs=3, model="resnet18")
     dataset = load(args.data, size=args.size)
-    train = dataset.split("train").subset(range(args.images))
+    train = dataset.split("train").subset(np.arange(args.images))
     dataset = Dataset(train=train)
     print_machine()
 
@@ -65,9 +66,9 @@ def main() -> None:
         ("", "an epoch"),
         [
             ("backbone run every epoch", f"{min(without for without, _ in pairs):.2f} s"),
-            ("features kept", f"{min(kept for _, kept in pairs):.3f} s"),
+            ("features stored", f"{min(kept for _, kept in pairs):.3f} s"),
             ("times faster (range)", f"{ratios[len(ratios) // 2]:.0f} ({ratios[0]:.0f} to {ratios[-1]:.0f})"),
-            ("taking the features, once", f"{once:.2f} s"),
+            ("computing the features, once", f"{once:.2f} s"),
         ],
     )
 

@@ -1,7 +1,7 @@
-"""A run under BloodMNIST-C's eleven corruptions as MedMNIST-C's own code makes them, not Petriscope's: cells of any side are
-brought to 224 pixels, where those corruptions are defined, disturbed, and brought to the side that the network takes.
+"""A run on the eleven corruptions of BloodMNIST-C as the code of MedMNIST-C makes them, not Petriscope's. Cells of any size are
+resized to 224 pixels, for which those corruptions are defined, corrupted, and resized to the input size of the network.
 
-It takes the medmnistc package (Di Salvo, Doerrich and Ledig, 2024, arXiv:2406.17536), which reads its own ink blots by pickle,
+It needs the medmnistc package (Di Salvo, Doerrich and Ledig, 2024, arXiv:2406.17536), which reads its ink blots with pickle,
 and ImageMagick:
 
     apt-get install libmagickwand-6.q16-6
@@ -16,12 +16,12 @@ import random
 import numpy as np
 from PIL import Image
 
-from common import disturbing, percent, print_table
-from petriscope.core.progress import Progress
+from common import corruption_arguments, percent, print_table
+from petriscope.core.progress import progress
 from petriscope.data.decode import resize
 from petriscope.inference.predictor import Predictor
+from petriscope.metrics.passes import judge_labels
 from petriscope.models.backbones import import_timm
-from petriscope.trust.robustness import judge_labels
 
 SIDE = 224
 SEVERITIES = range(5)
@@ -29,22 +29,22 @@ BATCH = 128
 
 
 def main() -> None:
-    predictor, images, args = disturbing(__doc__)
+    predictor, images, args = corruption_arguments(__doc__)
     corruptions = blood_corruptions()
     passes = [(None, 0), *((name, severity) for name in corruptions for severity in SEVERITIES)]
     hits = []
-    progress = Progress("disturbed images", len(passes) * len(images))
-    for name, severity in passes:
-        random.seed(severity)
-        np.random.seed(severity)  # noqa: NPY002  its code draws from the global generator
-        found = []
-        for start in range(0, len(images), BATCH):
-            pixels = images.images[start : start + BATCH]
-            batch = np.stack([disturbed(p, corruptions.get(name), severity, predictor) for p in pixels])
-            found.append(predictor.probabilities(batch, args.tta).argmax(1))
-            progress.advance(len(batch), name or "")
-        hits.append(np.concatenate(found) == images.targets)
-    metrics = judge_labels(np.stack(hits), images, 1000)
+    with progress("corrupted images", len(passes) * len(images)) as bar:
+        for name, severity in passes:
+            random.seed(severity)
+            np.random.seed(severity)  # noqa: NPY002  its code draws from the global generator
+            found = []
+            for start in range(0, len(images), BATCH):
+                pixels = images.images[start : start + BATCH]
+                batch = np.stack([corrupted(p, corruptions.get(name), severity, predictor) for p in pixels])
+                found.append(predictor.probabilities(batch, args.tta).argmax(1))
+                bar.advance(len(batch), name or "")
+            hits.append(np.concatenate(found) == images.targets)
+    metrics = judge_labels(np.stack(hits), images.targets, len(images.classes), 1000)
     rows = [("none", percent(metrics.mean([0])))]
     for index, name in enumerate(corruptions):
         own = [1 + index * len(SEVERITIES) + severity for severity in SEVERITIES]
@@ -57,16 +57,16 @@ def main() -> None:
 
 
 def blood_corruptions() -> dict[str, object]:
-    """MedMNIST-C's, by its names."""
-    import_timm()  # mends torchvision's import beside a torch for CPUs
-    np.fromstring = np.frombuffer  # its motion blur calls what NumPy has dropped
+    """The corruptions of MedMNIST-C by the names it gives them."""
+    import_timm()  # repairs the import of torchvision beside a torch for CPUs
+    np.fromstring = np.frombuffer  # its motion blur calls a function that NumPy has removed
     from medmnistc.corruptions.registry import CORRUPTIONS_DS
 
     return CORRUPTIONS_DS["bloodmnist"]
 
 
-def disturbed(image: np.ndarray, corruption: object | None, severity: int, predictor: Predictor) -> np.ndarray:
-    """uint8 [H, W, 3] -> uint8 [h, w, 3] of the network's size."""
+def corrupted(image: np.ndarray, corruption: object | None, severity: int, predictor: Predictor) -> np.ndarray:
+    """uint8 [H, W, 3] -> uint8 [h, w, 3] of the network's input size."""
     large = Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     out = np.asarray(large) if corruption is None else corruption.apply(large, severity)
     return resize(out, predictor.shape[:2], predictor.recipe.data.filter)

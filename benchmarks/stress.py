@@ -1,5 +1,5 @@
-"""What a stress test costs, and how much of it is the network: all corruptions and severities at 28 pixels, by the clock and in
-processor time. The network is untrained, which takes as long.
+"""What a stress test costs, and how much of that is the network: all corruptions and severities at 28 pixels, in wall-clock and
+processor time. The network is untrained, which takes the same time.
 
     python benchmarks/stress.py --model resnet18 --images 320
 """
@@ -29,7 +29,7 @@ def main() -> None:
     model = build_model(part, len(dataset.classes), dataset.shape).eval()
     recipe = load_recipe("demo").model_copy(update={"model": part})
     predictor = Predictor(
-        model, recipe, dataset.classes, dataset.shape, *mean_and_std(images), device=torch.device("cpu")
+        model, recipe, dataset.task, dataset.classes, dataset.shape, *mean_and_std(images), torch.device("cpu")
     )
     network = passed = 0.0
 
@@ -43,10 +43,10 @@ def main() -> None:
     predict(images.images[:256])
     network = passed = 0.0
     clock, processor = time.perf_counter(), time.process_time()
-    stress_test(predict, images, images=args.images, label="stress test")
+    stress_test(predict, images, count=args.images, label="stress test")
     clock, processor = time.perf_counter() - clock, time.process_time() - processor
     print_table(
-        ("model", "format", "images", "by the clock", "processor time", "of it the network", "an image"),
+        ("model", "format", "images", "wall-clock time", "processor time", "network", "per image"),
         [
             (
                 args.model,

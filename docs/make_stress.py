@@ -1,4 +1,4 @@
-"""Write docs/stress.md and its images: what every corruption of the stress test does to one drawn cell.
+"""Write docs/stress.md and its images, which show every corruption of the stress test on one drawn cell.
 
 python docs/make_stress.py
 """
@@ -23,70 +23,70 @@ SIDE, GAP, COLORS = 72, 3, 64
 
 OPENING = f"""# The stress test
 
-A test split holds images from the same microscope as those trained on. The next one may be out of focus, lit otherwise,
-stained otherwise, compressed, dirty. The stress test disturbs images in {len(CORRUPTIONS)} ways at five severities
-and tells what is still recognized.
+The images of a test split come from the same microscope as the training images. The next microscope may be out of focus or
+dirty, or have other lighting, staining or compression. The stress test corrupts images in {len(CORRUPTIONS)} ways at five
+severities and measures how many are still classified correctly.
 
-    petriscope evaluate RUN --stress                        on test, {IMAGES} images in the classes' proportions
-    petriscope evaluate RUN --stress --stress-images 50   fewer
-    petriscope evaluate RUN --split val --stress --json     metrics for scripts, under `stress`
+    petriscope evaluate RUN --stress                        # on test, {IMAGES} images in the proportions of the classes
+    petriscope evaluate RUN --stress --stress-images 50     # fewer images
+    petriscope evaluate RUN --split val --stress --json     # metrics for scripts, under the key stress
 
-Training ends with one on val, kept short (`evaluation: {{stress: auto}}`: 200 images, and as few as {FEWEST} where 20 s or a
-tenth of the training's time are not enough; `val`: {IMAGES} however long it takes; `off`: none). A report has a table of all
-metrics and one image under all corruptions.
+Training ends with a short stress test on val (`evaluation: {{stress: auto}}`: 200 images, or as few as {FEWEST} if the test would
+take longer than 20 s and a tenth of the training time; `val`: {IMAGES} images, however long it takes; `off`: none).
+The report has a table of all metrics, and one image under all corruptions.
 
 ## The metrics
 
-All are balanced accuracies, with 95 % intervals from one bootstrap over the images for all of them. [Masks](#masks) have mean
-IoU in its place.
+All are balanced accuracies. Their 95 % intervals come from one bootstrap over the images. For [masks](#masks), mean IoU takes the
+place of balanced accuracy.
 
-- **clean**: of the same images, undisturbed.
-- **mean**: over the five severities of the eleven corruptions that MedMNIST-C names for blood cells (ten for gray
-  images, which saturation does not change). `mean_all`: over all corruptions.
-- **drop**: clean less mean. **relative drop**: that, as a share of clean. MedMNIST-C and ImageNet-C divide errors by those
-  of a reference network instead; these metrics need none, and cannot be compared with theirs.
+- **clean**: the metric on the same images, not corrupted.
+- **mean**: the mean over five severities of the eleven corruptions that MedMNIST-C has for blood cells (ten for gray
+  images, which saturation does not change). `mean_all`: the mean over all corruptions.
+- **drop**: clean minus mean. **relative drop**: the drop as a share of clean. MedMNIST-C and ImageNet-C divide errors by those
+  of a reference network instead, so their metrics cannot be compared with these.
 - **worst**: the corruption with the lowest mean over severities.
-- **seen** and **unseen**: the means over corruptions that the recipe trains against, and over the others. Seen are those that
-  `corruption-mix` draws, and those that another augmentation is much like (`brightness`, `rotate`, `cutout`, ...).
-- **promises**: of what val [vouches for](trust.md), with the images as they are and over the same corruptions as the mean: the
-  share that is answered when at most 1 % errors are asked for, the share of wrong answers, and how often 95 % sets hold the true
-  class. A promise made on val is about images like val's; here is what it comes to on others.
+- **seen** and **unseen**: the means over the corruptions that the recipe trains with, and over the others. Seen are those that
+  `corruption-mix` draws, and those that resemble another augmentation of the recipe (`brightness`, `rotate`, `cutout`, ...).
+- **guarantees**: for the [guarantees fitted on val](trust.md), on the clean images and over the same corruptions as the mean: the
+  share of images answered when at most 1 % errors are allowed, the share of wrong answers, and the coverage of 95 %
+  prediction sets. A guarantee made on val holds for images like those of val; this shows what is left of it on others.
 
-Images are disturbed by a function of the seed, the corruption and the image's place in its split: the same bits whatever
-the batches, so two runs are tested on the same disturbed images. Without `--tta` there is no test-time augmentation.
+A corrupted image is a function of the seed, the corruption and the position of the image in its split. It does not depend on
+batches, so two runs are tested on the same corrupted images. Without `--tta` there is no test-time augmentation.
 
 ## Masks
 
-A model of masks is tested by the same commands. The metric is mean IoU, from one confusion matrix over all images, without
-pixels that are unlabeled and without a class called background; beside it stands the accuracy of labeled pixels. In JSON,
-`miou` and `pixel_accuracy` stand where `balanced_accuracy` and `accuracy` do, and `scenes` says how many groups of images
-(or images, where there are no groups) the bootstrap draws.
+Segmentation models are tested by the same commands. The metric is mean IoU, from one confusion matrix over all images, without
+unlabeled pixels and without a class called background. Beside it stands the accuracy of labeled pixels. In JSON,
+`miou` and `pixel_accuracy` replace `balanced_accuracy` and `accuracy`, and `scenes` is the number of groups of images
+(or of images, if there are no groups) that the bootstrap draws.
 
-Rotation and translation move the mask with the image. What they bring in at the border is unlabeled, so nothing is lost by
-the move itself; only the outlines, which are interpolated in the image and not in the mask, cost a little. Under all else,
-dirt included, the mask stays: what is covered still counts. Images are chosen in the proportions of their rarest classes.
+Rotation and translation move the mask with the image. Pixels that enter at the border are unlabeled, so the move itself
+costs nothing; outlines, which are interpolated in the image but not in the mask, cost a little. All other corruptions, dirt
+included, leave the mask as it is: covered pixels still count. Images are chosen in the proportions of their rarest classes.
 
 ## Training against it
 
-`corruption-mix` ([augmentations](augmentations.md#corruption-mix)) draws corruptions at any severity. What is named under
-`held_out` is never drawn, and shows what the network does with a disturbance nobody thought of. `blood/robust` and
-`blood96/robust` train so.
+`corruption-mix` ([augmentations](augmentations.md#corruption-mix)) draws corruptions at any severity. The corruptions listed
+under `held_out` are never drawn, so they show how the network copes with corruptions it was not trained on. `blood/robust` and
+`blood96/robust` train this way.
 
-Withstanding these 16 is not withstanding everything. A network that met all of them but three was right on 55 to 87 % of cells in
-six of eight other dyes and hues, until it was trained with `stain-jitter`, more `hue` and `scale`, and `sharpness` too.
-[`benchmarks/beyond.py`](../benchmarks/beyond.py) tests a run under 24 disturbances that are not here
-([results](results.md#under-disturbances)).
+A model that is robust to these {len(CORRUPTIONS)} is not robust to everything. A network trained with all but three of them
+had 55 to 87 % on cells in six of eight other dyes and hues, until it was also trained with `stain-jitter`, more `hue` and
+`scale`, and `sharpness`. [`benchmarks/beyond.py`](../benchmarks/beyond.py) tests a run on 24 corruptions that are not in the
+stress test ([results](results.md#under-corruptions)).
 
 ## The corruptions
 
-Each on one drawn cell of {SIDE} pixels, at severities 0 to 5. Those marked • are the eleven of MedMNIST-C (Di Salvo, Doerrich
-and Ledig, 2024, [arXiv:2406.17536](https://arxiv.org/abs/2406.17536)), by name; how they are drawn, and all levels, are
-Petriscope's own ([beside MedMNIST-C's](#beside-medmnist-cs-own-levels)). Lengths are in shorter sides of the image, so a
-severity means the same at 28 and at 224 pixels; only JPEG has blocks of 8 pixels whatever the side, and does more harm to small
-images. Written by `python docs/make_stress.py` from the code.
+Each is shown on one drawn cell of {SIDE} pixels, at severities 0 to 5. Those marked • are the eleven of MedMNIST-C (Di Salvo,
+Doerrich and Ledig, 2024, [arXiv:2406.17536](https://arxiv.org/abs/2406.17536)), by name; their implementation and all levels are
+Petriscope's own ([compared with MedMNIST-C](#beside-medmnist-cs-own-levels)). Lengths are in units of the shorter side of the
+image, so a severity means the same at 28 and at 224 pixels. JPEG is the exception: its blocks always have 8 pixels, so it
+harms small images more. This page is written from the code by `python docs/make_stress.py`.
 """
 
-# Of version 0.1.0, for blood cells: what it does, its five levels as it writes them, and in the unit used here, if it has one.
+# MedMNIST-C 0.1.0, for blood cells: what it does, its five levels as it writes them, and the same in the unit used here.
 MEDMNIST_C = {
     "pixelate": (
         "down to a share of the side, and back",
@@ -118,8 +118,8 @@ MEDMNIST_C = {
 }
 BESIDE = """## Beside MedMNIST-C's own levels
 
-MedMNIST-C's own code (version 0.1.0 of its package) disturbs images of 224 pixels. Its levels are milder than those here,
-all but JPEG's quality. [`benchmarks/medmnist_c.py`](../benchmarks/medmnist_c.py) tests a run with its code in place of
+The code of MedMNIST-C (version 0.1.0 of its package) corrupts images of 224 pixels. Its levels are milder than those here,
+except for JPEG quality. [`benchmarks/medmnist_c.py`](../benchmarks/medmnist_c.py) tests a run with that code in place of
 Petriscope's.
 
 | corruption | unit here | here | MedMNIST-C: what it does | its levels | in the unit here |
@@ -135,7 +135,7 @@ def main() -> None:
 
 
 def page() -> str:
-    """The text, from the table of corruptions and their docstrings."""
+    """The text of the page, from the table of corruptions and their docstrings."""
     lines = [OPENING]
     for kind, heading in KINDS.items():
         lines.append(f"### {heading}\n")
@@ -147,7 +147,7 @@ def page() -> str:
 
 
 def named() -> list[Corruption]:
-    """Those that MedMNIST-C names for blood cells."""
+    """The corruptions that MedMNIST-C has for blood cells."""
     return [corruption for corruption in CORRUPTIONS.values() if corruption.medmnist_c]
 
 
@@ -165,7 +165,7 @@ def section(corruption: Corruption) -> list[str]:
 
 
 def save(images: list[np.ndarray], path: Path) -> None:
-    """Side by side in one PNG of few colors."""
+    """Save images side by side in one PNG with few colors."""
     strip = np.full((SIDE, len(images) * (SIDE + GAP) - GAP, 3), 255, dtype=np.uint8)
     for place, image in enumerate(images):
         strip[:, place * (SIDE + GAP) : place * (SIDE + GAP) + SIDE] = image

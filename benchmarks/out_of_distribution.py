@@ -1,8 +1,8 @@
-"""Does a run notice images that are none of its kind? AUROC against the test split, and the share that gets no answer: blank
-images, noise, noise around the background's color, the test images with their pixels shuffled or their colors inverted,
-and images of anything else.
+"""Out-of-distribution detection of a run: AUROC against the test split, and the share of images that it abstains on. The
+images are blank, noise, noise around the color of the background, test images with shuffled pixels or inverted colors, and
+images of another source.
 
-    python benchmarks/unlike.py RUN --others cifar10
+    python benchmarks/out_of_distribution.py RUN --others cifar10
 """
 
 from __future__ import annotations
@@ -20,17 +20,15 @@ from petriscope.inference.predictor import load_model
 from petriscope.trust.robustness import stratified
 
 BATCH = 128
-MILD = 20  # levels, the standard deviation of noise around the background's color
+MILD = 20  # gray levels, standard deviation of the noise around the color of the background
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="or a model file")
     parser.add_argument("--images", type=int, default=400, help="of each kind")
-    parser.add_argument(
-        "--others", help="any source of images that are none of the run's kind; its test split is taken"
-    )
-    parser.add_argument("--data", help="another source than the run's")
+    parser.add_argument("--others", help="a source of images that the run was not made for; its test split is used")
+    parser.add_argument("--data", help="read the run's images from here")
     args = parser.parse_args()
     print_machine()
     predictor = load_model(args.run)
@@ -39,25 +37,25 @@ def main() -> None:
         data = data.model_copy(update={"source": args.data})
     test = load_dataset(data).split("test")
     plain = test.take(stratified(test.strata, args.images))
-    kinds = {"as they are": plain, **strange(plain)}
+    kinds = {"test images": plain, **out_of_distribution(plain)}
     if args.others:
         section = DataSection(source=args.others, size=predictor.shape[:2], channels=data.channels, val_fraction=0)
         kinds[args.others] = load_dataset(section).split("test").images[: args.images]
     scores = {
-        kind: np.concatenate([predictor.answer(part, "none").outlier for part in in_batches(images)])
+        kind: np.concatenate([predictor.predict(part, "none").ood for part in in_batches(images)])
         for kind, images in kinds.items()
     }
-    own = np.minimum(scores["as they are"], 1e30)
+    own = np.minimum(scores["test images"], 1e30)
     rows = []
     for kind, found in scores.items():
         truth = np.r_[np.zeros(len(own)), np.ones(len(found))]
         auroc = roc_auc_score(truth, np.r_[own, np.minimum(found, 1e30)])
-        rows.append((kind, len(found), f"{auroc:.4f}", f"{100 * (found > 1).mean():.1f} %"))
-    print_table(("images", "number", "AUROC", "no answer"), rows)
+        rows.append((kind, f"{len(found):,}", f"{auroc:.4f}", f"{100 * (found > 1).mean():.1f} %"))
+    print_table(("images", "number", "AUROC", "abstained"), rows)
 
 
-def strange(plain: np.ndarray) -> dict[str, np.ndarray]:
-    """Images of no kind, uint8 [N, H, W, C] each, made from nothing or from ``plain``."""
+def out_of_distribution(plain: np.ndarray) -> dict[str, np.ndarray]:
+    """Images that show nothing, uint8 [N, H, W, C] per kind, drawn at random or made from ``plain``."""
     rng = np.random.default_rng(0)
     n, height, width, channels = plain.shape
     border = np.concatenate([plain[:, 0], plain[:, -1], plain[:, :, 0], plain[:, :, -1]], 1)
