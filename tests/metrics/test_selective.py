@@ -7,21 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from petriscope.metrics.selective import _plan, aurc, doubt, guaranteed_threshold, risk_coverage
+from petriscope.metrics.selective import _plan, aurc, guaranteed_threshold, risk_coverage, uncertainty
 
 
 def population(n: int, seed: int, scale: float = 0.08) -> tuple[np.ndarray, np.ndarray]:
-    """Doubts, mostly small, and whether each answer is right, wrong as often as doubted."""
+    """Uncertainties, mostly small, and whether each prediction is right; the error rate is the uncertainty."""
     rng = np.random.default_rng(seed)
-    doubts = np.minimum(rng.exponential(scale, n), 0.9) * (rng.random(n) < 0.4) + rng.exponential(1e-3, n)
-    return doubts.astype(np.float32), rng.random(n) >= doubts
+    uncertainties = np.minimum(rng.exponential(scale, n), 0.9) * (rng.random(n) < 0.4) + rng.exponential(1e-3, n)
+    return uncertainties.astype(np.float32), rng.random(n) >= uncertainties
 
 
-def test_doubt_tells_apart_what_is_one_to_float32():
+def test_uncertainty_differs_where_confidence_is_1_in_float32():
     p = np.array([[1, 1e-9, 1e-12], [1, 1e-12, 1e-12]], np.float32)
-    assert doubt(p)[0] > doubt(p)[1] > 0
-    np.testing.assert_allclose(doubt(np.array([[0.2, 0.5, 0.3]])), [0.5])
-    assert doubt(np.array([[1.0]])).tolist() == [0]  # one class
+    assert uncertainty(p)[0] > uncertainty(p)[1] > 0
+    np.testing.assert_allclose(uncertainty(np.array([[0.2, 0.5, 0.3]])), [0.5])
+    assert uncertainty(np.array([[1.0]])).tolist() == [0]  # one class
 
 
 @pytest.mark.parametrize("wanted", [0.01, 0.02])
@@ -35,7 +35,7 @@ def test_the_guarantee_holds_with_its_probability(wanted):
         threshold = guaranteed_threshold(*population(1500, seed + 10), wanted, 0.05)
         if threshold is not None:
             found += 1
-            n = np.searchsorted(ordered, threshold.doubt, side="right")
+            n = np.searchsorted(ordered, threshold.uncertainty, side="right")
             broken += errors[n - 1] / n > wanted
     assert found > 250
     # 5 % of 300 is 15; 27 or more come up once in a thousand times at 5 %.
@@ -43,18 +43,18 @@ def test_the_guarantee_holds_with_its_probability(wanted):
 
 
 def test_more_errors_allowed_means_more_answers():
-    doubts, right = population(3000, 3)
-    found = [guaranteed_threshold(doubts, right, wanted) for wanted in (0.005, 0.01, 0.02, 0.1)]
+    uncertainties, right = population(3000, 3)
+    found = [guaranteed_threshold(uncertainties, right, wanted) for wanted in (0.005, 0.01, 0.02, 0.1)]
     answered = [0 if threshold is None else threshold.answered for threshold in found]
     assert answered == sorted(answered)
     assert answered[-1] == 3000
 
 
 def test_the_counts_of_a_threshold_are_right():
-    doubts, right = population(3000, 4)
-    threshold = guaranteed_threshold(doubts, right, 0.02)
+    uncertainties, right = population(3000, 4)
+    threshold = guaranteed_threshold(uncertainties, right, 0.02)
     assert threshold is not None
-    answered = doubts <= np.float32(threshold.doubt)
+    answered = uncertainties <= np.float32(threshold.uncertainty)
     assert (answered.sum(), (~right[answered]).sum()) == (threshold.answered, threshold.wrong)
     assert threshold.wrong / threshold.answered < 0.02
 
@@ -66,17 +66,17 @@ def test_too_few_images_or_too_many_errors_give_no_guarantee():
 
 
 def test_all_right_answers_all_when_there_are_enough():
-    doubts = np.linspace(0, 0.6, 5000).astype(np.float32)
-    threshold = guaranteed_threshold(doubts, np.ones(5000, bool), 0.01)
+    uncertainties = np.linspace(0, 0.6, 5000).astype(np.float32)
+    threshold = guaranteed_threshold(uncertainties, np.ones(5000, bool), 0.01)
     assert threshold is not None and threshold.answered == 5000
 
 
-def test_images_of_equal_doubt_are_answered_or_not_together():
-    doubts = np.full(4000, 0.2, np.float32)
+def test_images_of_equal_uncertainty_are_answered_together_or_not_at_all():
+    uncertainties = np.full(4000, 0.2, np.float32)
     right = np.ones(4000, bool)
     right[:400] = False
-    assert guaranteed_threshold(doubts, right, 0.05) is None
-    assert guaranteed_threshold(doubts, right, 0.15).answered == 4000
+    assert guaranteed_threshold(uncertainties, right, 0.05) is None
+    assert guaranteed_threshold(uncertainties, right, 0.15).answered == 4000
 
 
 @given(st.integers(0, 10_000), st.floats(1e-3, 0.5), st.floats(1e-3, 0.5))
@@ -96,9 +96,11 @@ def test_the_fewest_images_that_give_a_guarantee():
 
 
 @pytest.mark.parametrize("power", [0.01, 1, 100])
-def test_how_doubt_is_measured_does_not_matter(power):
-    doubts, right = population(2000, 5)
-    plain, bent = (guaranteed_threshold(values, right, 0.02) for values in (doubts, doubts.astype(float) ** power))
+def test_only_the_order_of_uncertainties_matters(power):
+    uncertainties, right = population(2000, 5)
+    plain, bent = (
+        guaranteed_threshold(values, right, 0.02) for values in (uncertainties, uncertainties.astype(float) ** power)
+    )
     assert plain is not None and bent is not None
     assert (plain.answered, plain.wrong) == (bent.answered, bent.wrong)
 
@@ -120,9 +122,9 @@ def test_the_curve_by_hand():
 
 @given(st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.5]), st.booleans()), min_size=1, max_size=40))
 def test_the_area_does_not_depend_on_the_order_of_ties(pairs):
-    doubts, right = np.array([a for a, _ in pairs]), np.array([b for _, b in pairs])
-    area, excess = aurc(doubts, right)
-    assert (area, excess) == pytest.approx(aurc(doubts[::-1], right[::-1]))
+    uncertainties, right = np.array([a for a, _ in pairs]), np.array([b for _, b in pairs])
+    area, excess = aurc(uncertainties, right)
+    assert (area, excess) == pytest.approx(aurc(uncertainties[::-1], right[::-1]))
     assert excess >= -1e-12 and 0 <= area <= 1
 
 

@@ -75,7 +75,7 @@ def without_trust(run):
 def test_what_training_fits_on_val_is_applied_everywhere(trained):
     predictor = load_model(trained.model)
     reference = predictor.trust.references["none"]
-    assert reference.temperature != 1 and len(reference.doubt) == 600
+    assert reference.temperature != 1 and len(reference.uncertainty) == 600
     with np.load(trained.recipe.data.source) as arrays:
         images = arrays["test_images"]
     found = predictor.predict(images)
@@ -92,7 +92,7 @@ def test_what_training_fits_on_val_is_applied_everywhere(trained):
 def test_predictions_on_val_are_those_of_its_evaluation(trained):
     reference = load_model(trained.model).trust.references["none"]
     rows = trained.predictions.query("split == 'val'")
-    np.testing.assert_allclose(1 - rows["confidence"], reference.doubt, atol=1e-6)
+    np.testing.assert_allclose(1 - rows["confidence"], reference.uncertainty, atol=1e-6)
     assert (rows["target"] == rows["predicted"]).tolist() == reference.right.astype(bool).tolist()
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from petriscope.metrics.selective import doubt
+from petriscope.metrics.selective import uncertainty
 from petriscope.trust.guarantees import LEVEL, MAX_ERROR, METHOD, Watch
 from petriscope.trust.state import fit_reference
 
@@ -36,7 +36,7 @@ def watch_over(reference, passes, ood=None, batch=64):
 def counted(reference, p, targets):
     """Answered, wrong and held, counted from their definitions."""
     threshold, limits = reference.threshold(MAX_ERROR), reference.limits(LEVEL, CLASSES, METHOD)
-    answered = doubt(p) <= threshold.doubt
+    answered = uncertainty(p) <= threshold.uncertainty
     wrong = p.argmax(1)[answered] != targets[answered]
     score = np.array([1 - row[k] for row, k in zip(p, targets, strict=True)])
     return answered.mean(), wrong.mean(), (score <= limits[targets] + 1e-6).mean()

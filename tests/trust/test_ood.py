@@ -10,9 +10,9 @@ from torch import nn
 from petriscope.trust.ood import (
     INSIDE_AUGMENTED,
     Detector,
-    Gauge,
+    Mahalanobis,
     fit_detector,
-    fit_gauge,
+    fit_mahalanobis,
     fit_mixture,
     image_statistics,
     observe,
@@ -30,13 +30,13 @@ def blobs(n: int, seed: int, dims: int = 6) -> tuple[np.ndarray, np.ndarray]:
 
 def test_the_distance_is_mahalanobis():
     values, targets = blobs(4000, 0)
-    gauge = fit_gauge(values, targets)
+    mahalanobis = fit_mahalanobis(values, targets)
     means = np.stack([values[targets == k].mean(0) for k in range(3)])
     within = values - means[targets]
     inverse = np.linalg.inv(within.T @ within / len(values))
     new = blobs(50, 1)[0]
     expected = np.min([np.einsum("nd,de,ne->n", new - m, inverse, new - m) for m in means], axis=0)
-    np.testing.assert_allclose(gauge.distance(new), expected, rtol=0.05)  # the covariance is shrunk a little
+    np.testing.assert_allclose(mahalanobis.distance(new), expected, rtol=0.05)  # the covariance is shrunk a little
 
 
 def test_a_mixture_of_one_is_the_mahalanobis_distance():
@@ -110,9 +110,9 @@ def test_few_images_and_many_dimensions_are_handled():
 
 def test_values_that_are_not_finite_are_out_of_distribution():
     values, targets = blobs(100, 0)
-    gauge = fit_gauge(values, targets)
-    assert gauge.distance(np.full((1, 6), np.nan))[0] == np.inf
-    assert gauge.distance(np.full((1, 6), np.inf))[0] == np.inf
+    mahalanobis = fit_mahalanobis(values, targets)
+    assert mahalanobis.distance(np.full((1, 6), np.nan))[0] == np.inf
+    assert mahalanobis.distance(np.full((1, 6), np.inf))[0] == np.inf
 
 
 def test_a_model_without_features_is_judged_by_pixels_alone():
@@ -189,6 +189,6 @@ def test_blank_images_noise_and_other_colors_are_flagged():
 
 
 def test_the_larger_of_the_two_counts():
-    gauges = [Gauge(np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32), limit) for limit in (1.0, 4.0)]
-    found = Detector(gauges[0], gauges[1], 2.0).score(np.array([[3.0], [0.0]]), np.array([[0.0], [6.0]]))
+    distances = [Mahalanobis(np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32), limit) for limit in (1.0, 4.0)]
+    found = Detector(distances[0], distances[1], 2.0).score(np.array([[3.0], [0.0]]), np.array([[0.0], [6.0]]))
     np.testing.assert_allclose(found, [9 / 2, 36 / 4 / 2])

@@ -10,7 +10,7 @@ import pytest
 from scipy.special import softmax
 
 from petriscope.metrics.conformal import METHODS
-from petriscope.metrics.selective import doubt
+from petriscope.metrics.selective import uncertainty
 from petriscope.trust.ood import Detector, fit_detector
 from petriscope.trust.state import LEVELS, MAX_ERRORS, Trust, fit_reference, trust_metrics
 from petriscope.trust.temperature import scale
@@ -45,7 +45,7 @@ def test_the_metrics_agree_with_the_thresholds():
     assert found["calibration"]["after"]["ece_equal_mass"] < found["calibration"]["before"]["ece_equal_mass"]
     assert [row["max_error"] for row in found["selective"]] == list(MAX_ERRORS)
     row = found["selective"][-1]
-    answered = (ood_scores(1500, 3) <= 1) & (doubt(p) <= reference.threshold(0.05).doubt)
+    answered = (ood_scores(1500, 3) <= 1) & (uncertainty(p) <= reference.threshold(0.05).uncertainty)
     assert (row["answered"], row["coverage"]) == (answered.sum(), answered.mean())
     assert row["wrong"] == (p.argmax(1) != targets)[answered].sum()
     assert row["error_ci95"][0] <= row["error"] <= row["error_ci95"][1]
@@ -115,8 +115,8 @@ def test_trust_survives_a_round_trip_through_json():
 
 def test_files_from_before_mixtures_are_read():
     before = trust()
-    gauge = before.detector.features
-    older = Trust(before.references, Detector(gauge, gauge))
+    mahalanobis = before.detector.features
+    older = Trust(before.references, Detector(mahalanobis, mahalanobis))
     after = Trust.from_json(json.loads(json.dumps(older.to_json())))
     new = np.random.default_rng(5).normal(size=(9, 4))
     np.testing.assert_array_equal(after.detector.score(new, new), older.detector.score(new, new))
@@ -144,7 +144,7 @@ def test_missing_and_inconsistent_arrays_are_errors(place):
     with pytest.raises(KeyError):
         Trust.from_json(facts)
     within[place[2]] = {"shape": [1, 2], "base64": base64.b64encode(bytes(8)).decode()}
-    with pytest.raises(ValueError, match="does not fit"):
+    with pytest.raises(ValueError, match="inconsistent"):
         Trust.from_json(facts)
     within[place[2]] = {**whole, "base64": whole["base64"][:-4]}
     with pytest.raises(ValueError, match=r"reshape|size"):

@@ -1,4 +1,4 @@
-"""Calibration errors: how far confidence is from accuracy."""
+"""Calibration errors: the difference between confidence and accuracy."""
 
 from __future__ import annotations
 
@@ -8,10 +8,17 @@ from petriscope.metrics.classification import BINS, calibration_error, nll_each
 
 
 def equal_mass_bins(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> dict[str, np.ndarray]:
-    """Images by confidence, in bins of as equal counts as ties allow: ``count``, mean ``confidence``, ``accuracy``.
+    """Bin images by confidence, with counts per bin as equal as ties allow. Nguyen and O'Connor, 2015, arXiv:1508.05154;
+    Nixon et al., 2019, arXiv:1904.01685.
 
-    Equal confidences share a bin, so the order of the images does not matter. Nguyen and O'Connor, 2015,
-    arXiv:1508.05154; Nixon et al., 2019, arXiv:1904.01685.
+    Images of equal confidence share a bin, so the order of the images does not matter.
+
+    Args:
+        confidence: float [N], 0 to 1.
+        correct: float or bool [N].
+
+    Returns:
+        ``count``, mean ``confidence`` and ``accuracy``, each [bins]; 0 in empty bins.
     """
     ordered = np.sort(confidence)
     edges = ordered[(np.arange(1, bins) * len(ordered)) // bins] if len(ordered) else np.zeros(bins - 1)
@@ -28,15 +35,20 @@ def equal_mass_bins(confidence: np.ndarray, correct: np.ndarray, bins: int = BIN
 def ece_equal_mass(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> float:
     """Expected calibration error over bins of equal counts.
 
-    Bins of equal width (`petriscope.metrics.classification.calibration_error`) leave nearly all images of a good
-    predictor in the last one, which then says nothing of how they differ.
+    With bins of equal width (`petriscope.metrics.classification.calibration_error`), nearly all images of a good
+    predictor fall into the last bin, which hides the differences between them.
     """
     table = equal_mass_bins(confidence, correct, bins)
     return float((table["count"] * np.abs(table["accuracy"] - table["confidence"])).sum() / len(confidence))
 
 
 def calibration_errors(probabilities: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-    """``ece_equal_mass``, ``ece``, ``nll`` and ``brier`` (0 to 2) of float [N, K] and int64 [N]."""
+    """``ece_equal_mass``, ``ece``, ``nll`` (nats) and ``brier`` (0 to 2).
+
+    Args:
+        probabilities: float [N, K].
+        targets: int64 [N].
+    """
     p = np.asarray(probabilities, dtype=np.float64)
     confidence, correct = p.max(1), (p.argmax(1) == targets).astype(float)
     return {

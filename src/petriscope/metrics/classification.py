@@ -1,5 +1,8 @@
-"""Metrics of merit from probabilities and targets, with intervals. The tests hold them against scikit-learn's and
-torchmetrics'; what the bootstrap needs a thousand times over is computed here for all resamples at once."""
+"""Classification metrics from probabilities and targets, with 95 % intervals.
+
+The bootstrap computes each metric for all resamples at once. The tests compare the metrics with those of scikit-learn and
+torchmetrics.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ import numpy as np
 from petriscope.metrics.intervals import bootstrap_weights, percentile95, wilson
 
 BINS = 15  # of confidence, for the calibration error; as in Guo et al., 2017, arXiv:1706.04599
-FLOOR = 1e-12  # of a probability, before its logarithm
+FLOOR = 1e-12  # lowest probability that a logarithm is taken of
 
 
 def quick_metrics(probabilities: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-    """What is looked at after every epoch: accuracy, balanced accuracy, macro F1, loss (negative log-likelihood).
+    """The metrics computed after every epoch: accuracy, balanced accuracy, macro F1, loss (mean negative log-likelihood).
 
     Args:
         probabilities: float [N, K].
@@ -27,12 +30,12 @@ def quick_metrics(probabilities: np.ndarray, targets: np.ndarray) -> dict[str, f
 
 
 def confusion_matrix(targets: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """Images by true class (rows) and predicted class (columns), int64 [K, K]."""
+    """Number of images by true class (rows) and predicted class (columns), int64 [K, K]."""
     return np.bincount(targets * classes + predicted, minlength=classes * classes).reshape(classes, classes)
 
 
 class WeightedConfusion:
-    """Confusion matrices of one network under many weights of the images, as the bootstrap needs them.
+    """Confusion matrices of one network under many weightings of the images, for the bootstrap.
 
     Args:
         targets, predicted: int64 [N].
@@ -41,12 +44,12 @@ class WeightedConfusion:
 
     def __init__(self, targets: np.ndarray, predicted: np.ndarray, classes: int) -> None:
         codes = targets * classes + predicted
-        self.order = np.argsort(codes, kind="stable")  # sums over runs of equal codes, since most cells are empty
+        self.order = np.argsort(codes, kind="stable")  # sum over runs of equal codes, because most cells are empty
         self.cells, self.starts = np.unique(codes[self.order], return_index=True)
         self.classes = classes
 
     def __call__(self, weights: np.ndarray) -> np.ndarray:
-        """Weights [R, N] -> true by predicted class, float64 [R, K, K]."""
+        """Weights of the images, [R, N] -> confusion matrices, true by predicted class, float64 [R, K, K]."""
         out = np.zeros((len(weights), self.classes**2))
         out[:, self.cells] = np.add.reduceat(weights[:, self.order], self.starts, axis=1)
         return out.reshape(-1, self.classes, self.classes)
@@ -58,9 +61,9 @@ def nll_each(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def from_confusion(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """Accuracy, balanced accuracy and macro F1 of [R, K, K] confusion matrices, each [R].
+    """Accuracy, balanced accuracy and macro F1 of R confusion matrices, [R, K, K]; each is an array [R].
 
-    Classes without an image are left out of the means.
+    Means are over the classes that occur in the targets.
     """
     hits = np.diagonal(confusion, axis1=1, axis2=2).astype(float)
     true, predicted = confusion.sum(2), confusion.sum(1)
@@ -76,7 +79,7 @@ def from_confusion(confusion: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def calibration_bins(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> dict[str, np.ndarray]:
-    """Images by confidence, in bins of equal width: ``count``, mean ``confidence`` and ``accuracy``, each [bins]."""
+    """Bin images by confidence, with bins of equal width: ``count``, mean ``confidence`` and ``accuracy``, each [bins]."""
     index = _bin_index(confidence, bins)
     count = np.bincount(index, minlength=bins)
     some = np.maximum(count, 1)
@@ -92,7 +95,8 @@ def _bin_index(confidence: np.ndarray, bins: int) -> np.ndarray:
 
 
 def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> float:
-    """Expected calibration error: the gap of accuracy and confidence, averaged over bins by their images."""
+    """Expected calibration error: the absolute difference between accuracy and confidence, averaged over bins weighted by
+    their counts."""
     table = calibration_bins(confidence, correct, bins)
     return float((table["count"] * np.abs(table["accuracy"] - table["confidence"])).sum() / len(confidence))
 
@@ -100,18 +104,19 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = B
 def full_metrics(
     probabilities: np.ndarray, targets: np.ndarray, classes: tuple[str, ...], resamples: int = 1000, seed: int = 0
 ) -> dict[str, Any]:
-    """All metrics of the evaluation, with 95 % intervals.
+    """All metrics of an evaluation, with 95 % intervals: Wilson's for accuracy and recall, the bootstrap for the others.
 
     Args:
-        probabilities: float [N, K], rows sum to 1.
+        probabilities: float [N, K]; rows sum to 1.
         targets: int64 [N].
         classes: K names.
-        resamples: of the bootstrap.
+        resamples: number of bootstrap resamples.
+        seed: of the bootstrap.
 
     Returns:
-        n; accuracy, balanced_accuracy, macro_precision, macro_recall, macro_f1, auc (one against the rest, macro), nll,
-        brier, ece, each with ``<name>_ci95`` [low, high]; per_class (one mapping per class); confusion (true by predicted).
-        Means are over the classes that occur. A metric that is not defined (AUC of one class) is None.
+        n; accuracy, balanced_accuracy, macro_precision, macro_recall, macro_f1, auc (one-vs-rest, macro), nll, brier,
+        ece, each with ``<name>_ci95`` [low, high]; per_class (a mapping for each class); confusion (true by predicted).
+        Means are over the classes that occur. A metric that is undefined, such as the AUC of a single class, is None.
     """
     from sklearn.metrics import precision_recall_fscore_support
 
@@ -161,7 +166,7 @@ def full_metrics(
 
 
 def class_aucs(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve of each class against the rest, [K]; NaN where it is not defined."""
+    """One-vs-rest area under the ROC curve per class, [K]; NaN where it is undefined."""
     weights = np.ones((1, len(targets)))
     return np.array(
         [_weighted_auc(probabilities[:, k], targets == k, weights)[0] for k in range(probabilities.shape[1])]
@@ -169,10 +174,11 @@ def class_aucs(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def _weighted_auc(score: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve for each row of weights [R, N]: P(score of a positive > of a negative), ties half."""
+    """Area under the ROC curve for each row of weights, [R, N] -> [R]: the probability that a positive scores higher than a
+    negative, where ties count one half."""
     order = np.argsort(score, kind="stable")
     ranked, weights = score[order], weights[:, order]
-    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])  # one group a distinct score
+    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])  # one group per distinct score
     plus = np.add.reduceat(weights * positive[order], starts, axis=1)
     minus = np.add.reduceat(weights * ~positive[order], starts, axis=1)
     below = np.cumsum(minus, 1) - minus
@@ -183,7 +189,7 @@ def _weighted_auc(score: np.ndarray, positive: np.ndarray, weights: np.ndarray) 
 def _bootstrap(
     probabilities: np.ndarray, targets: np.ndarray, nll: np.ndarray, brier: np.ndarray, resamples: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """Each metric in each resample, [resamples]."""
+    """Each metric in every resample, [resamples]."""
     n, classes = probabilities.shape
     predicted = probabilities.argmax(1)
     confidence, correct = probabilities.max(1), (predicted == targets).astype(float)

@@ -1,16 +1,16 @@
-"""Sets of classes that hold the true one as often as wanted, whatever the model.
+"""Conformal prediction sets: sets of classes that contain the true class with a wanted coverage, for any model.
 
-A score says how badly a class fits an image. If val and new images are drawn alike, the true class of a new one fits no
-worse than a quantile of val's scores with the wanted probability: Vovk et al., 2005; the sets are all classes that fit so
-well. The methods differ in the score:
+A nonconformity score measures how badly a class fits an image. If the images of val and new images are exchangeable, the
+score of a new image's true class is at most a quantile of the scores on val, with the wanted probability (Vovk et al.,
+2005). The prediction set holds all classes whose score is at most that quantile. The methods differ in the score:
 
 - ``lac``: 1 - probability; the smallest sets on average. Sadinle et al., 2019, arXiv:1609.00451.
-- ``class``: the same with a quantile for each class, so that every class is covered as often as wanted (Mondrian).
-- ``aps``: the probability of all likelier classes; larger sets where an image is harder. Romano et al., 2020,
+- ``class``: the same score with one quantile per class, so that every class has the wanted coverage (Mondrian).
+- ``aps``: the total probability of all more likely classes; sets are larger for harder images. Romano et al., 2020,
   arXiv:2006.02544.
-- ``raps``: with a penalty on unlikely classes, for smaller sets. Angelopoulos et al., 2021, arXiv:2009.14193.
+- ``raps``: aps with a penalty on unlikely classes, for smaller sets. Angelopoulos et al., 2021, arXiv:2009.14193.
 
-Coverage is what was promised over draws of val and of new images. A set may be empty: no class fits.
+Coverage is marginal: it holds on average over draws of val and of new images. A set may be empty.
 """
 
 from __future__ import annotations
@@ -21,24 +21,28 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from petriscope.metrics.selective import doubt
+from petriscope.metrics.selective import uncertainty
 
 Method = Literal["lac", "class", "aps", "raps"]
 METHODS: tuple[Method, ...] = get_args(Method)
-METHOD: Method = "class"  # of the sets that are predicted: every class is held as often as wanted, the rare ones too
-RAPS_FREE, RAPS_PENALTY = 1, 0.1  # classes that go without a penalty, and the penalty of each one after
+METHOD: Method = "class"  # used for predictions: rare classes have the wanted coverage too
+RAPS_FREE, RAPS_PENALTY = 1, 0.1  # number of classes without a penalty, and the penalty per further class
 
 
 def scores(probabilities: np.ndarray, method: Method) -> np.ndarray:
-    """How badly each class fits each image, float32 [N, K], of probabilities float [N, K].
+    """Nonconformity score of every class for every image, float32 [N, K]; higher means a worse fit.
 
-    APS and RAPS count a random part of the class's own probability, without which they cover too much. Here the draw is a
-    hash of the image's probabilities: the same answer has the same set, and the order of the images does not matter.
+    APS and RAPS add a random share of the class's own probability, without which their coverage is too high. Here the
+    random number is a hash of the image's probabilities, so that equal probabilities give equal sets and the order of the
+    images does not matter.
+
+    Args:
+        probabilities: float [N, K].
     """
     p = np.asarray(probabilities, dtype=np.float64)
     if method in ("lac", "class"):
         out = 1 - p
-        out[np.arange(len(p)), p.argmax(1)] = doubt(p)
+        out[np.arange(len(p)), p.argmax(1)] = uncertainty(p)
         return out.astype(np.float32)
     order = np.argsort(-p, axis=1, kind="stable")
     ordered = np.take_along_axis(p, order, 1)
@@ -52,36 +56,45 @@ def scores(probabilities: np.ndarray, method: Method) -> np.ndarray:
 
 
 def _uniform(probabilities: np.ndarray) -> np.ndarray:
-    """A number in [0, 1) a row, a function of the row alone, [N]."""
+    """One number in [0, 1) per row, [N]; it depends on the row alone."""
     rows = np.ascontiguousarray(np.asarray(probabilities, dtype=np.float32))
     digests = [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in rows]
     return np.array([int.from_bytes(digest, "little") / 2**64 for digest in digests])
 
 
 def quantile(values: np.ndarray, level: float) -> float:
-    """The smallest value that covers a new one with probability ``level``: of N values, the ceil((N + 1) level)-th.
+    """The smallest of N values that a new value does not exceed with probability ``level``: the ceil((N + 1) level)-th.
 
-    Infinite where N is too small to promise it.
+    Infinite if N is too small to guarantee it.
     """
     rank = math.ceil(round((len(values) + 1) * level, 9))
     return float(np.partition(values, rank - 1)[rank - 1]) if 0 < rank <= len(values) else math.inf
 
 
 def quantiles(true_scores: np.ndarray, targets: np.ndarray, classes: int, level: float, method: Method) -> np.ndarray:
-    """The largest score that is taken into a set, a class, float64 [K].
+    """The highest score that a prediction set includes, per class, float64 [K].
 
     Args:
-        true_scores: of the true classes of val, [N].
+        true_scores: scores of the true classes on val, float [N].
         targets: int64 [N].
-        level: wanted coverage, above 0, below 1.
+        classes: K.
+        level: wanted coverage, above 0 and below 1.
+
+    Raises:
+        ValueError: ``level`` is out of range.
     """
     if not 0 < level < 1:
-        raise ValueError("a level of coverage lies between 0 and 1")
+        raise ValueError(f"the coverage must be between 0 and 1, not {level}")
     if method == "class":
         return np.array([quantile(true_scores[targets == k], level) for k in range(classes)])
     return np.full(classes, quantile(true_scores, level))
 
 
 def sets(probabilities: np.ndarray, limits: np.ndarray, method: Method) -> np.ndarray:
-    """Which classes are in the set of each image, bool [N, K]; ``limits`` as `quantiles` gives them."""
+    """Which classes are in the prediction set of each image, bool [N, K].
+
+    Args:
+        probabilities: float [N, K].
+        limits: float64 [K], from `quantiles`.
+    """
     return scores(probabilities, method) <= limits

@@ -1,4 +1,4 @@
-"""Metrics of several passes over the same images, such as one per corruption, over one bootstrap for all."""
+"""Metrics of several passes over the same images, such as one per corruption. All passes share the bootstrap resamples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from petriscope.metrics.segmentation import counted_accuracy, counted_mean_iou, 
 
 @dataclass(frozen=True)
 class Share:
-    """A metric from 0 to 1 and its 95 % interval; NaN where it is not defined."""
+    """A metric from 0 to 1 and its 95 % interval; NaN where it is undefined."""
 
     value: float
     ci95: tuple[float, float]
@@ -21,13 +21,15 @@ class Share:
 
 @dataclass(frozen=True)
 class PassMetrics:
-    """The metric of every pass, the first of plain images, over one bootstrap for all.
+    """A metric of P passes over the same images; the first pass is over the undisturbed images.
 
     Args:
-        name: of the metric; ``accuracy_name``: of the accuracy beside it.
-        values: [P]; ``drawn``: those of the resamples, [R, P].
-        accuracy: of every pass, whatever the metric.
-        n, scenes: images, and what was resampled of them; None: they themselves.
+        name, accuracy_name: names of the metric and of the accuracy.
+        values: float [P], the metric of each pass.
+        drawn: float [R, P], the metric in each bootstrap resample.
+        accuracy: the accuracy of each pass, P of them.
+        n: number of images.
+        scenes: number of scenes, if the bootstrap draws scenes; None: it draws images.
     """
 
     name: str
@@ -39,7 +41,7 @@ class PassMetrics:
     scenes: int | None = None
 
     def mean(self, passes: Sequence[int], less: int | None = None) -> Share:
-        """Mean over ``passes``; with ``less``, what it lies below the metric of this pass."""
+        """The mean over ``passes``; with ``less``, the metric of the pass ``less`` minus that mean."""
         rows = list(passes)
         value, drawn = defined_mean(self.values[rows]), defined_mean(self.drawn[:, rows])
         if less is not None:
@@ -48,12 +50,19 @@ class PassMetrics:
 
 
 def judge_labels(hits: np.ndarray, labels: np.ndarray, classes: int, resamples: int) -> PassMetrics:
-    """Balanced accuracy of hits, bool [P, N], on images with labels, int64 [N]."""
+    """Balanced accuracy of P passes over the same N images.
+
+    Args:
+        hits: whether each prediction is correct, bool [P, N].
+        labels: int64 [N].
+        classes: K.
+        resamples: number of bootstrap resamples.
+    """
     n = len(labels)
     members = [member for member in np.eye(classes)[labels].T if member.any()]
 
     def balanced(weights: np.ndarray) -> np.ndarray:
-        """Of every pass under weights of the images [R, N]: [R, P]."""
+        """Balanced accuracy of every pass, [R, P], for weights of the images, [R, N]."""
         total = np.zeros((len(weights), len(hits)))
         there = np.zeros((len(weights), 1))
         for member in members:
@@ -70,19 +79,21 @@ def judge_labels(hits: np.ndarray, labels: np.ndarray, classes: int, resamples: 
 
 
 def judge_masks(counts: np.ndarray, scenes: np.ndarray, background: int | None, resamples: int) -> PassMetrics:
-    """Mean IoU of pixels counted image by image, int64 [P, N, K, 3].
+    """Mean IoU of P passes over the same N images.
 
     Args:
+        counts: pixels per pass, image and class, int64 [P, N, K, 3]; see `petriscope.metrics.segmentation.class_counts`.
         scenes: the scene of each image, counted from 0, int64 [N]; the bootstrap draws scenes.
-        background: the class that mean IoU leaves out.
+        background: the class that mean IoU leaves out; None: no class.
+        resamples: number of bootstrap resamples.
     """
     n = len(scenes)
     sums = [sum_by(scenes, each) for each in counts]
     drawn = len(sums[0])
 
     def judged(weights: np.ndarray) -> np.ndarray:
-        """Mean IoU and pixel accuracy of every pass under weights of the scenes [R, S]: [2, R, P]."""
-        # A pass at a time: the counts of all resamples of all passes would be large.
+        """Mean IoU and pixel accuracy of every pass, [2, R, P], for weights of the scenes, [R, S]."""
+        # One pass at a time, because the counts of all resamples of all passes would take much memory.
         totals = (np.tensordot(weights, each, 1) for each in sums)
         return np.stack([(counted_mean_iou(total, background), counted_accuracy(total)) for total in totals], 2)
 

@@ -1,7 +1,7 @@
-"""When to keep silent: answering only where the model is sure enough for a wanted error rate.
+"""Selective prediction: answer only images that the model is confident about, so that a wanted error rate holds.
 
-El-Yaniv and Wiener, 2010, "On the Foundations of Noise-free Selective Classification", JMLR 11:1605. The share that is
-answered is the coverage, the error among it the risk.
+The coverage is the share of images that are answered, the risk the error rate among them. El-Yaniv and Wiener, 2010, "On
+the Foundations of Noise-free Selective Classification", JMLR 11:1605.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import bdtr
 
-DELTA = 0.05  # how often the promise may be broken, over draws of val
-STARTS = (0.5, 0.7, 0.9, 1.0)  # coverages that bring a share of DELTA
-STEP = 0.01  # from one coverage tried to the next
+DELTA = 0.05  # probability that the guarantee fails, over draws of val
+STARTS = (0.5, 0.7, 0.9, 1.0)  # coverages that start with a share of DELTA
+STEP = 0.01  # between the coverages that are tested
 
 
-def doubt(probabilities: np.ndarray) -> np.ndarray:
-    """1 - confidence, [N]: the sum of all but the largest probability.
+def uncertainty(probabilities: np.ndarray) -> np.ndarray:
+    """1 - confidence, float32 [N], of probabilities, float [N, K].
 
-    Summed, not subtracted: probabilities that are 1 to float32 still differ in how far they are from it.
+    It is the sum of all probabilities but the largest. Subtraction would give 0 wherever the confidence is 1 in float32.
     """
     rest = np.array(probabilities, dtype=np.float64)
     rest[np.arange(len(rest)), rest.argmax(1)] = 0
@@ -29,55 +29,62 @@ def doubt(probabilities: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Threshold:
-    """Answer images whose doubt is at most ``doubt``.
+    """A rule for abstention: answer images whose uncertainty is at most ``uncertainty``.
 
     Args:
-        max_error: the error rate it is for.
-        doubt: largest one that is answered.
-        answered, wrong: of the images it was fitted on.
-        delta: how often a threshold so chosen breaks its promise, at most.
+        max_error: the guaranteed error rate.
+        answered, wrong: numbers of the images it was fitted on.
+        delta: upper bound of the probability that the guarantee fails.
     """
 
     max_error: float
-    doubt: float
+    uncertainty: float
     answered: int
     wrong: int
     delta: float
 
     @property
     def confidence(self) -> float:
-        return 1 - self.doubt
+        return 1 - self.uncertainty
 
 
 def guaranteed_threshold(
-    doubts: np.ndarray, right: np.ndarray, max_error: float, delta: float = DELTA
+    uncertainties: np.ndarray, right: np.ndarray, max_error: float, delta: float = DELTA
 ) -> Threshold | None:
-    """The threshold that answers most, with the error among answered images at most ``max_error`` with probability
-    ``1 - delta``; None: these images are too few, or too often wrong, to promise it for any.
+    """The threshold with the highest coverage such that, with probability ``1 - delta``, the error rate among answered
+    images is at most ``max_error``.
 
-    Learn then test: Angelopoulos et al., 2021, arXiv:2110.01052. Thresholds are tried that answer half of these images,
-    then 1 % more and so on: the binomial tail of the wrong ones among the answered tests whether the error is larger than
-    wanted. Wiens's fallback procedure (2003, Pharmaceutical Statistics 2:211) hands the level on while tests succeed, and
-    gives a share of it to later starts, where more images give the test more power. A threshold is the doubt of one
-    image, below which the others are drawn as if it had been fixed (Geifman and El-Yaniv, 2017, arXiv:1705.08500).
+    Learn then test: Angelopoulos et al., 2021, arXiv:2110.01052. The thresholds tested answer half of the images, then 1 %
+    more, and so on. Each is tested with the binomial tail probability of the errors among the answered images. Wiens's
+    fallback procedure (2003, Pharmaceutical Statistics 2:211) passes the significance level on while tests succeed, and
+    adds a share of it at later starts, where more images give the test more power. A threshold is the uncertainty of one
+    image; given it, the images below it are independent draws (Geifman and El-Yaniv, 2017, arXiv:1705.08500).
 
-    The promise holds for any number of images, if they are drawn as new ones will be and if cutting off more of the
-    doubtful never makes the rest worse.
+    The guarantee holds for any number of images if new images are drawn from the same distribution, and if a lower
+    threshold never raises the error rate.
 
     Args:
-        doubts: float [N], of images that played no part in training.
-        right: bool [N].
-        max_error: above 0, below 1.
+        uncertainties: float [N], of images that were not used in training.
+        right: whether each prediction is right, bool [N].
+        max_error, delta: above 0 and below 1.
+
+    Returns:
+        None if these images are too few, or too many predictions wrong, for any threshold.
+
+    Raises:
+        ValueError: ``max_error`` or ``delta`` is out of range.
     """
     if not 0 < max_error < 1 or not 0 < delta < 1:
-        raise ValueError("max_error and delta lie between 0 and 1")
-    order = np.argsort(doubts, kind="stable")
-    ordered = np.append(doubts[order], doubts.dtype.type(np.inf))  # in their own precision, which the answers have too
+        raise ValueError(f"max_error and delta must be between 0 and 1, not {max_error} and {delta}")
+    order = np.argsort(uncertainties, kind="stable")
+    ordered = np.append(
+        uncertainties[order], uncertainties.dtype.type(np.inf)
+    )  # keep the precision that predictions are compared in
     wrong = np.concatenate([[0], np.cumsum(~right[order])])
     found, level = None, 0.0
-    for coverage, share in _plan(len(doubts), max_error, delta):
+    for coverage, share in _plan(len(uncertainties), max_error, delta):
         level += share
-        border = ordered[math.ceil(round(coverage * len(doubts), 9))]
+        border = ordered[math.ceil(round(coverage * len(uncertainties), 9))]
         answered = int(np.searchsorted(ordered, border, side="left"))
         errors = int(wrong[answered])
         if answered and bdtr(errors, answered, max_error) <= level:
@@ -88,9 +95,9 @@ def guaranteed_threshold(
 
 
 def _plan(n: int, max_error: float, delta: float) -> list[tuple[float, float]]:
-    """Coverages to try, ascending to 1, and the level that each brings.
+    """Coverages to test, ascending to 1, and the significance level that each one adds.
 
-    Starts so early that not even answers without a mistake would pass there are left out, and the others have their share.
+    Starts at which even zero errors could not pass the test are left out; their shares go to the other starts.
     """
     starts: tuple[float, ...] = STARTS
     while len(starts) > 1 and (1 - max_error) ** (starts[0] * n) > delta / len(starts):
@@ -99,24 +106,27 @@ def _plan(n: int, max_error: float, delta: float) -> list[tuple[float, float]]:
     return [(coverage, delta / len(starts) if coverage in starts else 0.0) for coverage in steps]
 
 
-def risk_coverage(doubts: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coverage and risk when the N images are answered from the surest on, each [N].
+def risk_coverage(uncertainties: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Coverage and risk when the N images are answered in order of increasing uncertainty, each [N].
 
-    Images of equal doubt are answered together: within them, the mean over all orders.
+    Among images of equal uncertainty, the risk is the mean over all orders.
     """
-    order = np.argsort(doubts, kind="stable")
-    _, group, count = np.unique(doubts[order], return_inverse=True, return_counts=True)
+    order = np.argsort(uncertainties, kind="stable")
+    _, group, count = np.unique(uncertainties[order], return_inverse=True, return_counts=True)
     wrong = (np.bincount(group, ~right[order]) / count)[group]
-    answered = np.arange(1, len(doubts) + 1)
-    return answered / len(doubts), np.cumsum(wrong) / answered
+    answered = np.arange(1, len(uncertainties) + 1)
+    return answered / len(uncertainties), np.cumsum(wrong) / answered
 
 
-def aurc(doubts: np.ndarray, right: np.ndarray) -> tuple[float, float]:
-    """Area under the risk-coverage curve, and how much of it better ordering could take away.
+def aurc(uncertainties: np.ndarray, right: np.ndarray) -> tuple[float, float]:
+    """Area under the risk-coverage curve (AURC), and its excess over the best possible order, which has all right
+    predictions first. Geifman, Uziel and El-Yaniv, 2019, arXiv:1805.08206.
 
-    Geifman, Uziel and El-Yaniv, 2019, arXiv:1805.08206: the excess is over the order that has all right images first.
+    Args:
+        uncertainties: float [N].
+        right: bool [N].
     """
-    area = float(risk_coverage(doubts, right)[1].mean())
+    area = float(risk_coverage(uncertainties, right)[1].mean())
     answered = np.arange(1, len(right) + 1)
     best = float((np.maximum(answered - int(right.sum()), 0) / answered).mean())
     return area, area - best

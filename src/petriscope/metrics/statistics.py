@@ -1,7 +1,7 @@
-"""Is one better than the other? Paired tests over the same images, and over several seeds.
+"""Paired tests of differences between methods, over the same images and over several seeds.
 
-Two things vary: which images were drawn, and with which seed a network was trained. The bootstrap over images gives
-the first, the spread of a method's seeds the second; a difference between methods is judged against both together.
+There are two sources of variance: the draw of the images, and the seed that a network was trained with. The bootstrap over
+images estimates the first, the spread over a method's seeds the second. Tests of a difference take both into account.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from petriscope.metrics.segmentation import counted_mean_iou
 LabelMetric = Literal["accuracy", "balanced_accuracy", "macro_f1"]
 METRICS: tuple[LabelMetric, ...] = get_args(LabelMetric)
 RESAMPLES = 5000
-MOST_SEEDS = 1000  # of a method; more is no plan
-MANY = 1e9  # degrees of freedom, where several seeds came out the same
+MOST_SEEDS = 1000  # per method; more are never recommended
+MANY = 1e9  # degrees of freedom if all seeds give the same value
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A metric of S networks over the same N images, and over resamples of these images.
+    """A metric of S networks over the same N images, and over R bootstrap resamples of these images.
 
-    Two samples of one `resample` call share the resamples, so that their differences are paired.
+    Networks of one `resample` call share the resamples, so that their differences are paired.
 
     Args:
-        metric: which one; a share, 0 to 1.
-        right: whether each network was right, bool [S, N]; of masks, nothing that counts.
+        metric: its name; a share, 0 to 1.
+        right: whether each prediction is right, bool [S, N]; all False for segmentation, where it is not used.
         values: float [S].
-        draws: float [S, R].
+        draws: the metric in each resample, float [S, R].
     """
 
     metric: str
@@ -60,17 +60,17 @@ class Sample:
 
     @property
     def sd(self) -> float | None:
-        """Standard deviation over the seeds; None for a single one."""
+        """Standard deviation over the seeds; None for a single seed."""
         return float(self.values.std(ddof=1)) if len(self) > 1 else None
 
     @property
     def ci95(self) -> tuple[float, float]:
         """95 % interval of the mean over seeds, for new images and new seeds.
 
-        One network: Wilson's for accuracy, the bootstrap's percentiles for the rest: for new images, and this network.
-        Several: Wilson's with the number of images that would give the same standard error (the effective sample
-        size of survey statistics; Dean and Pagano, 2015, Journal of Survey Statistics and Methodology 3:484) and
-        Student's quantile, so that it stays within 0 and 1.
+        For one network, it covers new images only: Wilson's interval for accuracy, percentiles of the bootstrap for other
+        metrics. For several networks, it is Wilson's interval with Student's quantile and the number of images that
+        would give the same standard error (the effective sample size of survey statistics; Dean and Pagano, 2015,
+        Journal of Survey Statistics and Methodology 3:484), so that it stays within 0 and 1.
         """
         if len(self) == 1:
             if self.metric == "accuracy":
@@ -85,12 +85,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Needed:
-    """What it would take to show a difference of the size seen; None: no number of these alone would do, or none
-    that anyone would train.
+    """Sample sizes at which a difference of the observed size would be significant.
 
     Args:
-        images: with the seeds there are.
-        seeds: of each method, with the images there are.
+        images: with the present number of seeds; None: more images alone are not enough.
+        seeds: per method, with the present images; None: more seeds alone are not enough, up to `MOST_SEEDS`.
     """
 
     images: int | None
@@ -99,14 +98,15 @@ class Needed:
 
 @dataclass(frozen=True)
 class Difference:
-    """A method's metric less the baseline's.
+    """A method's metric minus the baseline's.
 
     Args:
-        value: of the means over seeds.
-        ci95: interval for new images, and for new seeds where a method has several.
-        p: two-sided, of no difference.
-        variance: what its standard error is made of.
-        images, seeds: it stands on; of seeds, the larger number.
+        value: the difference of the means over seeds.
+        ci95: 95 % interval for new images, and for new seeds if a method has several.
+        p: two-sided p-value of the hypothesis that there is no difference.
+        variance: the components of its squared standard error.
+        images: number of images.
+        seeds: number of seeds of the method that has more.
     """
 
     value: float
@@ -117,11 +117,12 @@ class Difference:
     seeds: int
 
     def needed(self, alpha: float = 0.05, power: float = 0.8) -> Needed:
-        """How many images, or seeds, show a difference of this size with this power, in a two-sided test at ``alpha``.
+        """The number of images, or of seeds, at which a two-sided test at level ``alpha`` detects a difference of this size
+        with this power.
 
-        The standard error has to fall to ``|value| / (t + z)``, t and z the quantiles of 1 - alpha / 2 and of the power.
-        For one network each and accuracy this is Connor's sample size for McNemar's test, 1987, Biometrics 43:207, with
-        the variance seen in place of the null one.
+        The standard error has to fall to ``|value| / (t + z)``, where t and z are the quantiles of 1 - alpha / 2 and of
+        the power. For accuracy and one network per method, this is Connor's sample size for McNemar's test (1987,
+        Biometrics 43:207) with the observed variance in place of the variance under the null hypothesis.
         """
         if self.value == 0:
             return Needed(None, None)
@@ -140,11 +141,11 @@ class Difference:
 
 @dataclass(frozen=True)
 class Variance:
-    """Squared standard error of a mean over seeds, or of a difference of two, by where it comes from.
+    """Components of the squared standard error of a mean over seeds, or of the difference of two such means.
 
     Args:
-        images: from the draw of images, the networks as they are; falls as 1 / images.
-        seeds: from the seeds; falls as 1 / seeds.
+        images: from the draw of images, for given networks; proportional to 1 / images.
+        seeds: from the seeds; proportional to 1 / seeds.
         shared: the part of ``images`` that all seeds have in common, which more seeds do not lower.
         freedom: degrees of freedom of the total; infinite for single networks.
     """
@@ -159,7 +160,7 @@ class Variance:
         return self.images + self.seeds
 
     def with_seeds(self, now: int, then: int) -> Variance:
-        """What it would be with ``then`` seeds where there are ``now``, more than one."""
+        """The variance with ``then`` seeds, if it was estimated with ``now`` seeds, more than one."""
         rest = (self.total - self.shared) * now / then
         freedom = self.freedom * (then - 1) / (now - 1)
         return Variance(self.shared, rest, self.shared, freedom)
@@ -169,7 +170,8 @@ class Variance:
 
 
 def _first(shows: Callable[[int], bool], start: int) -> int | None:
-    """The smallest number from ``start`` that shows it, given that all larger ones do; None: it is beyond `MOST_SEEDS`."""
+    """The smallest number from ``start`` on for which ``shows`` is true, if it stays true for all larger numbers; None: it is
+    above `MOST_SEEDS`."""
     if not shows(MOST_SEEDS):
         return None
     low, high = start, MOST_SEEDS
@@ -187,12 +189,13 @@ def resample(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Sample:
-    """A metric of P networks, and its bootstrap over images: the same resamples for all. Efron, 1979.
+    """A metric of P networks, and its bootstrap over images with the same resamples for all networks. Efron, 1979.
 
     Args:
-        predicted: class of each image by each network, int64 [P, N].
+        predicted: predicted classes, int64 [P, N].
         targets: int64 [N].
-        classes: how many there are.
+        classes: K.
+        metric: one of `METRICS`.
     """
     right = predicted == targets
     weights = bootstrap_weights(len(targets), resamples, seed)
@@ -207,11 +210,11 @@ def resample(
 
 
 def resample_miou(counts: np.ndarray, scenes: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> Sample:
-    """Mean IoU of P networks, and its bootstrap over scenes: the same resamples for all.
+    """Mean IoU of P networks, and its bootstrap over scenes with the same resamples for all networks.
 
     Args:
-        counts: pixels of each class in each image: that are it, that were taken for it, and both; [P, N, K, 3].
-        scenes: the scene of each image, [N]; images of one scene are drawn together.
+        counts: pixels per image and class, int64 [P, N, K, 3]; see `petriscope.metrics.segmentation.class_counts`.
+        scenes: the scene of each image, strings or integers [N]; images of one scene are drawn together.
     """
     networks, images = counts.shape[:2]
     _, place = np.unique(scenes, return_inverse=True)
@@ -219,22 +222,25 @@ def resample_miou(counts: np.ndarray, scenes: np.ndarray, resamples: int = RESAM
     np.add.at(sums, place, counts.swapaxes(0, 1))
     drawn = [counted_mean_iou(np.tensordot(w, sums, 1)) for w in bootstrap_weights(len(sums), resamples, seed)]
     draws = np.concatenate(drawn).T
-    # Scenes without any labeled pixel may be drawn alone; then mean IoU is not defined, of any network.
+    # Mean IoU is undefined for all networks in resamples that have no labeled pixel.
     draws = draws[:, np.isfinite(draws).all(0)]
     right = np.zeros((networks, images), dtype=bool)
     return Sample("miou", right, np.nan_to_num(counted_mean_iou(sums.sum(0))), draws)
 
 
 def difference(method: Sample, baseline: Sample) -> Difference:
-    """A method against a baseline over the same images.
+    """Compare a method with a baseline over the same images.
 
-    One network each and accuracy: p is McNemar's. Otherwise it is Student's, from the standard error of the images
-    (paired bootstrap) and of the seeds; see `Variance`. The interval is symmetric; 1 / N squared is added to its variance,
-    which is Agresti and Min's half an image in every cell (2005, Statistics in Medicine 24:729): without it, networks
-    that agree on all images would have an interval of no width.
+    For accuracy and one network each, p is McNemar's. Otherwise it is Student's, with the standard error from the images
+    (paired bootstrap) and from the seeds; see `Variance`. The interval is symmetric. 1 / N squared is added to the variance,
+    which corresponds to half an image in every cell (Agresti and Min, 2005, Statistics in Medicine 24:729); without it,
+    the interval of networks that agree on all images would have no width.
+
+    Raises:
+        ValueError: the samples differ in their metric or their images.
     """
     if method.metric != baseline.metric or method.images != baseline.images:
-        raise ValueError("the samples are not of one metric and the same images")
+        raise ValueError("a difference needs two samples of the same metric over the same images")
     value = method.mean - baseline.mean
     over_images = float((method.draws.mean(0) - baseline.draws.mean(0)).var())
     variance = _variance((method, baseline), over_images + 1 / method.images**2)
@@ -248,12 +254,13 @@ def difference(method: Sample, baseline: Sample) -> Difference:
 
 
 def _variance(samples: Sequence[Sample], over_images: float) -> Variance:
-    """Add what the seeds bring to the squared error that the draw of images brings.
+    """Add the variance from the seeds to ``over_images``, the variance from the draw of images.
 
-    A seed's metric varies by the seed itself and by what its own mistakes have to do with the images drawn. The
-    bootstrap sees the latter as well (how its seeds part from their mean), so it is taken off: the variance components
-    of a study with readers and cases, both random. Gallas, 2006, Academic Radiology 13:353. The degrees of freedom are
-    Satterthwaite's, 1946, Biometrics Bulletin 2:110. A method with one seed is taken to vary as the other does.
+    The spread over seeds contains the variance from the seeds and an interaction of seeds and images. The bootstrap over
+    images contains the same interaction (how the seeds deviate from their mean), so it is subtracted once: these are the
+    variance components of a study with random readers and random cases. Gallas, 2006, Academic Radiology 13:353. The
+    degrees of freedom are Satterthwaite's, 1946, Biometrics Bulletin 2:110. A method with one seed is assumed to vary as
+    the other method does.
     """
     several = [sample for sample in samples if len(sample) > 1]
     if not several:
@@ -276,22 +283,24 @@ def _two_sided(t: float, freedom: float) -> float:
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
-    """McNemar's test of two networks on the same images: p that they are right equally often, two-sided.
+    """Two-sided p-value of McNemar's exact test that two networks are right equally often. McNemar, 1947, Psychometrika
+    12:153.
 
-    Of the images that just one got right, each is as likely to be the one's as the other's; the binomial distribution
-    gives the rest, exactly. McNemar, 1947, Psychometrika 12:153.
+    Under the null hypothesis, each image that only one network got right is equally likely to belong to either network, so
+    that the counts are binomial.
 
     Args:
-        first, second: whether each was right, bool [N].
+        first, second: whether each prediction is right, bool [N].
     """
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     return min(1.0, 2 * float(bdtr(min(only_first, only_second), only_first + only_second, 0.5)))
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p after Holm's correction for as many tests, in the order given. Holm, 1979, Scandinavian Journal of Statistics 6:65.
+    """p-values after Holm's correction for multiple tests, in the order given. Holm, 1979, Scandinavian Journal of
+    Statistics 6:65.
 
-    The chance that any difference called shown is none stays below the level, however the tests depend on each other.
+    It controls the probability of any false positive, for any dependence between the tests.
     """
     order = sorted(range(len(p)), key=lambda i: p[i])
     out, highest = [0.0] * len(p), 0.0

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from petriscope.core.results import Calibration, ConformalRow, Evaluation, OODSummary, SelectiveRow
 from petriscope.metrics.classification import calibration_bins
-from petriscope.metrics.selective import doubt, risk_coverage
+from petriscope.metrics.selective import risk_coverage, uncertainty
 from petriscope.report import wording
 from petriscope.report.charts import Axis, dot, nice_ticks, reliability, svg, text_at
 from petriscope.trust.temperature import scale
@@ -195,7 +195,7 @@ def risk_curve(p: np.ndarray, correct: np.ndarray, rows: Sequence[SelectiveRow],
         rows: of the evaluation; see `petriscope.trust.state.trust_metrics`.
         split: train, val or test.
     """
-    coverage, risk = risk_coverage(doubt(p), correct)
+    coverage, risk = risk_coverage(uncertainty(p), correct)
     chosen = np.unique(np.linspace(0, len(risk) - 1, min(MOST_POINTS, len(risk))).round().astype(int))
     # Among the first few answers, a single mistake would set the scale of the whole chart.
     chosen = chosen[coverage[chosen] >= 0.05]

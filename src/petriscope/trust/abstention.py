@@ -1,4 +1,4 @@
-"""Selective prediction: from probabilities to an answer, or to an abstention and the reason for it."""
+"""Selective prediction: an answer for each image, or an abstention and its reasons."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from petriscope.core.errors import RequestError
 from petriscope.core.progress import say
 from petriscope.core.recipe import TTA
 from petriscope.metrics import conformal
-from petriscope.metrics.selective import Threshold, doubt
+from petriscope.metrics.selective import Threshold, uncertainty
 from petriscope.trust.state import Reference, Trust
 
 NOT_SURE = "not sure"
@@ -20,13 +20,13 @@ NO_CLASS = "(none)"
 
 @dataclass(frozen=True)
 class Abstention:
-    """When a model answers, and with what.
+    """The rules by which a model answers or abstains, and by which prediction sets are made.
 
     Args:
-        classes: names of the probabilities.
-        max_error: the wanted error rate among answers; None: every image that is in distribution is answered.
-        threshold: for that rate; None: val supports none.
-        limits: conformal scores up to which a class is in the prediction set, [K]; None: no sets are wanted.
+        classes: K names.
+        max_error: the largest error rate wanted among answers; None: every image that is in distribution is answered.
+        threshold: the threshold that guarantees ``max_error``; None: val does not support one.
+        limits: conformal scores up to which a class is in the prediction set, float64 [K]; None: no prediction sets.
     """
 
     classes: tuple[str, ...]
@@ -35,18 +35,18 @@ class Abstention:
     limits: np.ndarray | None = None
 
     def rows(self, probabilities: np.ndarray, ood: np.ndarray | None) -> list[dict[str, str]]:
-        """``answer``, ``why``, and ``set`` if wanted, for each image.
+        """One row per image: ``answer``, ``why`` (empty for an answer), and ``set`` if there are ``limits``.
 
         Args:
-            probabilities: at the temperature fitted on val, float32 [N, K].
-            ood: out-of-distribution scores, float32 [N]; above 1, the model abstains.
+            probabilities: scaled with the temperature fitted on val, float32 [N, K].
+            ood: out-of-distribution scores, float32 [N]; above 1, the model abstains. None: there is no detector.
         """
-        p, doubts = probabilities, doubt(probabilities)
+        p, uncertainties = probabilities, uncertainty(probabilities)
         far = np.zeros(len(p), bool) if ood is None else ~(ood <= 1)
         members = None if self.limits is None else conformal.sets(p, self.limits, conformal.METHOD)
         rows = []
         for i in range(len(p)):
-            why = "; ".join(self._reasons(float(doubts[i]), bool(far[i])))
+            why = "; ".join(self._reasons(float(uncertainties[i]), bool(far[i])))
             row = {"answer": NOT_SURE if why else self.classes[int(p[i].argmax())], "why": why}
             if members is not None:
                 names = [self.classes[k] for k in np.argsort(-p[i], kind="stable") if members[i, k]]
@@ -54,13 +54,15 @@ class Abstention:
             rows.append(row)
         return rows
 
-    def _reasons(self, doubtful: float, far: bool) -> list[str]:
-        reasons = ["out of distribution: unlike the images that the model was trained on"] if far else []
+    def _reasons(self, uncertainty: float, far: bool) -> list[str]:
+        reasons = ["out of distribution: not like the images that the model was trained on"] if far else []
         if self.max_error is not None:
             if self.threshold is None:
                 reasons.append(f"no confidence guarantees at most {100 * self.max_error:g} % errors")
-            elif doubtful > self.threshold.doubt:
-                reasons.append(f"confidence {_confidence(doubtful)} is below {_confidence(self.threshold.doubt)}")
+            elif uncertainty > self.threshold.uncertainty:
+                reasons.append(
+                    f"confidence {_confidence(uncertainty)} is below {_confidence(self.threshold.uncertainty)}"
+                )
         return reasons
 
 
@@ -72,14 +74,18 @@ def plan_abstention(
     set_coverage: float | None,
     quiet: bool,
 ) -> Abstention:
-    """The thresholds that give the wanted error rate and the wanted coverage of prediction sets.
+    """The thresholds for a wanted error rate and for a wanted coverage of prediction sets.
 
     Args:
         trust: what was fitted on val.
+        classes: K names.
         tta: test-time augmentation of the predictions.
+        max_error: the largest error rate wanted among answers, above 0 and below 1; None: no limit.
+        set_coverage: the wanted coverage of prediction sets, above 0 and below 1; None: no prediction sets.
+        quiet: do not print what the thresholds guarantee.
 
     Raises:
-        RequestError: they are not between 0 and 1, or nothing was fitted for this test-time augmentation.
+        RequestError: a value is out of range, or nothing was fitted for this test-time augmentation.
     """
     for name, value, example in (("max_error", max_error, 0.01), ("set_coverage", set_coverage, 0.95)):
         if value is not None and not 0 < value < 1:
@@ -113,25 +119,25 @@ def _notes(
     notes = []
     if max_error is not None and threshold is None:
         notes.append(
-            f"no confidence guarantees at most {100 * max_error:g} % errors: the {len(reference.doubt):,} images of val are "
-            "too few, or too many of them are misclassified. Nothing is answered; allow more errors, or train with a "
+            f"no confidence guarantees at most {100 * max_error:g} % errors: the {len(reference.uncertainty):,} images of val "
+            "are too few, or too many of them are misclassified. Nothing is answered; allow more errors, or train with a "
             "larger val split"
         )
     elif max_error is not None and threshold is not None:
         notes.append(
-            f"answers need a confidence of {_confidence(threshold.doubt)}: on val, {threshold.wrong:,} of "
+            f"answers need a confidence of {_confidence(threshold.uncertainty)}: on val, {threshold.wrong:,} of "
             f"{threshold.answered:,} such answers were wrong. On images like those of val, at most {100 * max_error:g} % "
             f"are wrong, with probability {100 * (1 - threshold.delta):g} %"
         )
     if limits is not None and set_coverage is not None and np.isinf(limits).any():
         names = ", ".join(name for name, limit in zip(classes, limits, strict=True) if np.isinf(limit))
         notes.append(
-            f"val has too few images of {names} for a coverage of {100 * set_coverage:g} %: they are in every prediction set"
+            f"val has too few images of {names} for a coverage of {100 * set_coverage:g} %; every prediction set contains {names}"
         )
     return notes
 
 
-def _confidence(doubtful: float) -> str:
-    """A confidence with as many digits as are needed to tell it from 100 %."""
-    digits = 1 if doubtful <= 0 else max(1, math.floor(-math.log10(100 * doubtful)) + 1)
-    return f"{100 * (1 - doubtful):.{min(digits, 12)}f} %"
+def _confidence(uncertainty: float) -> str:
+    """A confidence in percent, with enough digits to differ from 100 %."""
+    digits = 1 if uncertainty <= 0 else max(1, math.floor(-math.log10(100 * uncertainty)) + 1)
+    return f"{100 * (1 - uncertainty):.{min(digits, 12)}f} %"

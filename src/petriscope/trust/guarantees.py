@@ -1,5 +1,8 @@
-"""What the guarantees made on val come to on images that are not like those of val: how many images are answered, how many
-of the answers are wrong, and how many prediction sets hold the true class."""
+"""Whether the guarantees made on val hold on disturbed images.
+
+Three shares tell: the images that are answered, the answers that are wrong, and the prediction sets that contain the true
+class.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import numpy as np
 from petriscope.metrics.conformal import METHOD, sets
 from petriscope.metrics.intervals import bootstrap_weights, percentile95
 from petriscope.metrics.segmentation import divide
-from petriscope.metrics.selective import doubt
+from petriscope.metrics.selective import uncertainty
 from petriscope.trust.state import Reference, answered_by
 
 MAX_ERROR, LEVEL = 0.01, 0.95
@@ -19,10 +22,10 @@ METRICS = ("answered", "wrong", "held")
 
 
 class Watch:
-    """Records answers and prediction sets while images are predicted in passes over the same images in the same order.
+    """Records answers and prediction sets during passes over the same images in the same order.
 
     Args:
-        answer: uint8 [B, H, W, C] -> probabilities float32 [B, K], and out-of-distribution scores float32 [B], or None.
+        answer: uint8 [B, H, W, C] -> probabilities, float32 [B, K], and out-of-distribution scores, float32 [B] or None.
         reference: the predictions on val, from which the threshold and the limits are computed.
         classes: K.
     """
@@ -36,26 +39,28 @@ class Watch:
         self._kept: dict[str, list[np.ndarray]] = {}
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """Probabilities, remembered until `note` says what is true."""
+        """Probabilities, float32 [B, K]. They are kept for the next call of `note`."""
         self._last, self._ood = self.answer(images)
         return self._last
 
     def note(self, name: str, targets: np.ndarray) -> None:
-        """The last images belong to a pass over the corruption ``name``, and have these targets, int64 [B]."""
+        """Record the batch predicted last: its pass (the name of a corruption) and its targets, int64 [B]."""
         p = self._last
-        answered = answered_by(self.threshold, doubt(p), self._ood)
+        answered = answered_by(self.threshold, uncertainty(p), self._ood)
         wrong = answered & (p.argmax(1) != targets)
         held = sets(p, self.limits, METHOD)[np.arange(len(p)), targets]
         self._kept.setdefault(name, []).append(np.stack([answered, wrong, held], 1))
 
     def metrics(self, plain: str, names: Sequence[str], n: int, resamples: int) -> dict[str, Any]:
-        """Shares of the first ``n`` images, with 95 % intervals of the bootstrap over them: ``answered`` when at most
-        `MAX_ERROR` errors are asked for, ``wrong`` of those (None where nothing is answered), and ``held``, of the sets
-        of `LEVEL`.
+        """Shares over the first ``n`` images, with 95 % bootstrap intervals over images: ``answered`` at a wanted error rate
+        of `MAX_ERROR`; ``wrong`` among those (None if nothing is answered); and ``held``, the share of prediction sets of
+        coverage `LEVEL` that contain the true class.
 
         Args:
-            plain: name of the pass of undisturbed images.
-            names: of the corruptions that ``disturbed`` is over; ``corruptions`` has them all.
+            plain: name of the pass over undisturbed images.
+            names: corruptions that ``disturbed`` is computed over; ``corruptions`` has each one.
+            n: number of images.
+            resamples: number of bootstrap resamples.
         """
         passes = {name: np.concatenate(found) for name, found in self._kept.items()}
         passes[plain] = passes[plain][:n]
@@ -71,7 +76,7 @@ class Watch:
 
 
 def _shares(kept: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
-    """Of what `Watch.note` finds in P passes, bool [P, N, 3], under weights of the images [R, N]."""
+    """The shares of P passes, bool [P, N, 3] as `Watch.note` records them, for bootstrap weights of the images, [R, N]."""
     total = kept.sum(0, dtype=np.float64)  # [N, 3]
 
     def shares(sums: np.ndarray, images: np.ndarray) -> np.ndarray:

@@ -1,12 +1,15 @@
-"""Is an image like those that were trained on at all?
+"""Out-of-distribution detection: is an image like those that a model was trained on?
 
-A network answers whatever it is shown, and what it keeps of an image is what tells its classes apart: a blank image
-or one of a truck may fall among the cells. So an image is measured twice, by the network's features before the head,
-and by plain statistics of its pixels (color, spread, gradients), which no training has taught to ignore anything.
-Features: the Mahalanobis distance to the nearest class, with a covariance that the classes share: Lee et al., 2018,
-arXiv:1807.03888; shrunk as by Ledoit and Wolf, 2004, Journal of Multivariate Analysis 88:365. Pixels: how unlikely they
-are under a mixture of Gaussians, because augmented images have no one shape: dark ones, noisy ones, stained ones. The
-score is the larger of the two, each in units of its own limit.
+A network predicts a class for any image, and its features only keep what separates the classes: the features of a blank
+image or of a truck may lie among those of cells. So there are two distances, one of the features before the head, and one
+of simple statistics of the pixels (color, spread, gradients), which do not depend on training.
+
+- Features: the Mahalanobis distance to the nearest class mean, with a covariance shared by all classes (Lee et al., 2018,
+  arXiv:1807.03888) and shrunk (Ledoit and Wolf, 2004, Journal of Multivariate Analysis 88:365).
+- Pixels: the negative log-density under a mixture of Gaussians, because augmented images form several clusters, such as
+  dark, noisy and stained images.
+
+The score is the larger of the two, each in units of its limit.
 """
 
 from __future__ import annotations
@@ -22,19 +25,19 @@ from torch import Tensor, nn
 
 from petriscope.models.layers import head_of, watching
 
-INSIDE = 0.995  # share of val that is taken for like it
-INSIDE_AUGMENTED = 0.95  # the same of val as training augments images; higher, shuffled pixels pass for cells
-COMPONENTS, IMAGES_EACH = 16, 250  # of the mixture, at most; and images that each needs
+INSIDE = 0.995  # share of val that is in distribution by definition
+INSIDE_AUGMENTED = 0.95  # the same for augmented val images; with a higher share, shuffled pixels are not flagged
+COMPONENTS, IMAGES_EACH = 16, 250  # largest number of mixture components, and images per component
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-MOST = 256  # directions of the features that are kept, those in which the classes spread most
-SIDE = 32  # pixels per side that quantiles are read from, about
+MOST = 256  # largest number of principal directions of the features
+SIDE = 32  # approximate number of pixels per side that quantiles are computed from
 
 
 def image_statistics(images: Tensor) -> Tensor:
-    """What pixels say without a network, float32 [B, S], S 25 for color and 8 for gray.
+    """Statistics of the pixels, float32 [B, S]; S is 25 for color and 8 for gray.
 
-    Mean, standard deviation and quantiles of each channel, covariances of channels, and the logarithm of the mean
-    absolute difference between neighbors.
+    They are the mean, standard deviation and quantiles per channel, the covariances between channels, and the logarithm of
+    the mean absolute difference between neighboring pixels.
 
     Args:
         images: uint8 [B, H, W, C].
@@ -59,23 +62,26 @@ def image_statistics(images: Tensor) -> Tensor:
 
 
 class Observer:
-    """Features of images, noted as a model answers them; see `observe`."""
+    """Records the features of images during prediction; see `observe`."""
 
     def __init__(self) -> None:
         self._first: Tensor | None = None
 
     def note(self, module: nn.Module, inputs: tuple[Tensor, ...], logits: Tensor) -> None:
-        """Keep the input of the head, for the first view of a batch, which is the image itself."""
+        """Forward hook: keep the input of the head for the first view of a batch, which is the unchanged image."""
         if self._first is None and inputs:
             self._first = inputs[0].detach()
 
     def take(self, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """A batch is done, uint8 [B, H, W, C]: its features, float32 [B, D], and `image_statistics`, float32 [B, S].
+        """The features of the batch that was predicted last, float32 [B, D], and its `image_statistics`, float32 [B, S].
 
-        D is 0 for a model whose head is not one module that is called with them.
+        D is 0 for models without a single module as their head.
+
+        Args:
+            images: the batch, uint8 [B, H, W, C].
         """
         found = images.new_zeros((len(images), 0), dtype=torch.float32) if self._first is None else self._first.float()
-        # A head that flattens sees places or tokens, [B, D, H, W] or [B, T, D], which say little of kinds.
+        # The input of a head may be spatial or tokens, [B, D, H, W] or [B, T, D]; these are averaged.
         found = found.mean((2, 3)) if found.ndim == 4 else found.mean(1) if found.ndim == 3 else found
         self._first = None
         return found.flatten(1).cpu().numpy(), image_statistics(images).cpu().numpy()
@@ -83,20 +89,20 @@ class Observer:
 
 @contextmanager
 def observe(model: nn.Module) -> Iterator[Observer]:
-    """Note what the head is given while the model answers; ``take`` is called after each batch."""
+    """Record the inputs of the head while the model predicts. Call ``take`` after each batch."""
     observer = Observer()
     with watching([model.get_submodule(name) for name in head_of(model)[:1]], observer.note):
         yield observer
 
 
 @dataclass(frozen=True, eq=False)
-class Gauge:
-    """Squared Mahalanobis distance to the nearest class.
+class Mahalanobis:
+    """Squared Mahalanobis distance to the nearest class mean.
 
     Args:
         centers: whitened class means, float32 [K, R].
-        whiten: float32 [D, R]; differences of ``x @ whiten`` have the identity as their covariance.
-        limit: the distance that is the border.
+        whiten: float32 [D, R]; the covariance of ``x @ whiten`` within a class is the identity.
+        limit: the unit of `distance`.
     """
 
     centers: np.ndarray
@@ -112,13 +118,21 @@ class Gauge:
         return np.nan_to_num(near.numpy() / self.limit, nan=np.inf, posinf=np.inf)
 
 
-def fit_gauge(train: np.ndarray, targets: np.ndarray) -> Gauge:
-    """Class means and covariance from train [N, D], with targets int64 [N]; of limit 1."""
+def fit_mahalanobis(train: np.ndarray, targets: np.ndarray) -> Mahalanobis:
+    """Fit the class means and the shared covariance.
+
+    Args:
+        train: float [N, D].
+        targets: int64 [N].
+
+    Returns:
+        a distance with the limit 1.
+    """
     from sklearn.covariance import ledoit_wolf
 
     train = train.astype(np.float64)
     if not train.shape[1]:
-        return Gauge(np.zeros((1, 0), np.float32), np.zeros((0, 0), np.float32), 1.0)
+        return Mahalanobis(np.zeros((1, 0), np.float32), np.zeros((0, 0), np.float32), 1.0)
     present, index = np.unique(targets, return_inverse=True)
     means = np.stack([train[index == k].mean(0) for k in range(len(present))])
     within = train - means[index]
@@ -128,19 +142,19 @@ def fit_gauge(train: np.ndarray, targets: np.ndarray) -> Gauge:
     values, vectors = values[-MOST:], vectors[:, -MOST:]  # ascending
     values = np.maximum(values, 1e-6 * values.max() + 1e-12)
     whiten = (vectors / np.sqrt(values)) / spread[:, None]
-    return Gauge((means @ whiten).astype(np.float32), whiten.astype(np.float32), 1.0)
+    return Mahalanobis((means @ whiten).astype(np.float32), whiten.astype(np.float32), 1.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """A mixture of Gaussians: twice what a log density lies below the highest peak, which of a single Gaussian is the
-    squared Mahalanobis distance.
+    """Distance from a mixture of Gaussians: twice the difference of the log-density from that of the highest peak. For a
+    single Gaussian, this is the squared Mahalanobis distance.
 
     Args:
         centers: float32 [M, S].
         whiten: float32 [M, S, S]; ``(x - center) @ whiten`` has the identity as its covariance.
-        height: logarithm of each peak, all with the same constant left out, float32 [M].
-        limit: the distance that is the border.
+        height: log-density at each peak, up to a constant, float32 [M].
+        limit: the unit of `distance`.
     """
 
     centers: np.ndarray
@@ -156,23 +170,23 @@ class Mixture:
             for center, whiten in zip(self.centers.astype(np.float64), self.whiten.astype(np.float64), strict=True)
         ]
         logs = self.height.astype(np.float64) - np.stack(squares, 1) / 2
-        with np.errstate(invalid="ignore"):  # of what is not finite
+        with np.errstate(invalid="ignore"):  # for values that are not finite
             below = 2 * (self.height.max() - np.logaddexp.reduce(logs, 1))
         return np.nan_to_num(np.maximum(below, 0) / self.limit, nan=np.inf, posinf=np.inf)
 
 
 def fit_mixture(train: np.ndarray) -> Mixture:
-    """From train [N, S], by expectation maximization; of limit 1."""
+    """Fit a mixture to train, float [N, S], by expectation maximization; its limit is 1."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
     train = train.astype(np.float64)
     mean, spread = train.mean(0), _spread(train)
     count = min(COMPONENTS, max(1, len(train) // IMAGES_EACH))
-    # k-means, sklearn's own start, sums in the order in which its threads are done: other bits every time.
+    # k-means, the default start, sums in the order in which threads finish, so its results are not reproducible.
     mixture = GaussianMixture(count, reg_covar=1e-3, random_state=0, init_params="k-means++", max_iter=200)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # nearly fitted is good enough
+        warnings.simplefilter("ignore", ConvergenceWarning)  # an approximate fit is enough
         mixture.fit((train - mean) / spread)
     whiten = mixture.precisions_cholesky_
     height = np.log(mixture.weights_) + np.log(np.diagonal(whiten, axis1=1, axis2=2)).sum(1)
@@ -181,31 +195,37 @@ def fit_mixture(train: np.ndarray) -> Mixture:
 
 
 def _spread(values: np.ndarray) -> np.ndarray:
-    """Standard deviations. What did not vary in training (a dead unit, a gray image's hue) is given a small one, not none."""
+    """Standard deviations, [D]. Values that are constant in training, such as dead units, get a small one instead of 0."""
     spread = values.std(0)
     return np.maximum(spread, max(1e-2 * float(np.median(spread)), 1e-6))
 
 
 @dataclass(frozen=True, eq=False)
 class Detector:
-    """How unlike the training images an image is: above 1, unlike anything seen.
+    """The out-of-distribution detector. Images with a score above 1 are out of distribution.
 
     Args:
-        features, pixels: of the network's features, and of `image_statistics`.
-        limit: of the larger of the two; `score` is in its units.
+        features: distance of the network's features.
+        pixels: distance of the `image_statistics`.
+        limit: the unit of `score`, for the larger of the two distances.
     """
 
-    features: Gauge
-    pixels: Mixture | Gauge  # a gauge in model files of before there was a mixture
+    features: Mahalanobis
+    pixels: Mixture | Mahalanobis  # Mahalanobis in older model files
     limit: float = 1.0
 
     def score(self, features: np.ndarray, statistics: np.ndarray) -> np.ndarray:
-        """float [N, D] and [N, S] -> float32 [N]."""
+        """Features, float [N, D], and statistics, float [N, S] -> out-of-distribution scores, float32 [N]."""
         larger = np.maximum(self.features.distance(features), self.pixels.distance(statistics))
         return (larger / self.limit).astype(np.float32)
 
     def widened(self, features: np.ndarray, statistics: np.ndarray) -> Detector:
-        """Its limits moved out, never in, until the share `INSIDE` of these images is taken for like those seen."""
+        """A copy whose limits are raised, never lowered, until the share `INSIDE` of these images is in distribution.
+
+        Args:
+            features: float [N, D].
+            statistics: float [N, S].
+        """
 
         def reach(distance: np.ndarray) -> float:
             finite = distance[np.isfinite(distance)]
@@ -225,15 +245,22 @@ Seen = tuple[np.ndarray, np.ndarray]  # features [N, D] and statistics [N, S] of
 def fit_detector(
     train: Seen, targets: np.ndarray, val: Seen, augmented: Seen | None = None, inside: float = INSIDE
 ) -> Detector:
-    """From train images with their targets, int64 [N], and those of val, of which the share ``inside`` is taken for like
-    the training images; and, where training augments images, `INSIDE_AUGMENTED` of val ``augmented`` so."""
+    """Fit the distances on train, and their limits on val.
+
+    Args:
+        train, val: features and statistics of images.
+        targets: of the training images, int64 [N].
+        augmented: the same for augmented val images, of which the share `INSIDE_AUGMENTED` is in distribution; None:
+            training does not augment images.
+        inside: share of val that is in distribution.
+    """
 
     shares = [(val, inside)] if augmented is None else [(val, inside), (augmented, INSIDE_AUGMENTED)]
 
     def limit(distance: Callable[[Seen], np.ndarray]) -> float:
         return max(1e-12, *(float(np.quantile(distance(seen), share, method="higher")) for seen, share in shares))
 
-    features, pixels = fit_gauge(train[0], targets), fit_mixture(train[1])
+    features, pixels = fit_mahalanobis(train[0], targets), fit_mixture(train[1])
     whole = Detector(
         replace(features, limit=limit(lambda seen: features.distance(seen[0]))),
         replace(pixels, limit=limit(lambda seen: pixels.distance(seen[1]))),

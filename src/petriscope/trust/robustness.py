@@ -1,10 +1,10 @@
-"""The stress test: how much of its accuracy a network keeps where images are blurred, discolored or partly covered.
+"""The stress test: the robustness of a network to images that are blurred, discolored or partly covered.
 
-Every image is disturbed by every corruption of `petriscope.augment.corruptions` at five severities. What is looked at is
-balanced accuracy, and of masks mean IoU; a mask moves where its image is moved. The procedure is that of Hendrycks and
-Dietterich, 2019, arXiv:1903.12261, with the corruptions that MedMNIST-C names for blood cells (Di Salvo, Doerrich and
-Ledig, 2024, arXiv:2406.17536). Both relate errors to those of a reference network; here the measure is the network itself
-on the same images, undisturbed.
+Every image is disturbed by every corruption in `petriscope.augment.corruptions`, at five severities. The metric is balanced
+accuracy for classification and mean IoU for segmentation; corruptions that move an image also move its mask. The procedure
+is that of Hendrycks and Dietterich, 2019, arXiv:1903.12261, with the corruptions that MedMNIST-C uses for blood cells (Di
+Salvo, Doerrich and Ledig, 2024, arXiv:2406.17536). Both papers relate errors to those of a reference network. Here, the
+reference is the same network on the undisturbed images.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from petriscope.core.results import CorruptionResult, Metric, Robustness, WorstC
 from petriscope.data.imageset import ImageSet
 from petriscope.metrics.passes import PassMetrics, Share
 
-IMAGES = 320  # of a split, unless told otherwise
-FEWEST = 64  # below this, intervals are too wide to say anything
+IMAGES = 320  # of a split, by default
+FEWEST = 64  # with fewer images, intervals are too wide to be useful
 BATCH = 200
 SHOWN = (1, 3, 5)  # severities of the images that the report shows
-PLAIN = "identity"  # the pass of undisturbed images
+PLAIN = "identity"  # the name of the pass over undisturbed images
 
-# What ordinary augmentations teach a network of the stress test.
+# The corruptions that each augmentation trains a network against.
 _LIGHT = ("brightness-up", "brightness-down", "contrast-up", "contrast-down", "saturation")
 _PLACE = ("rotation", "translation")
 TAUGHT_BY = {
@@ -67,30 +67,31 @@ def stress_test(
     label: str | None = None,
     note: Callable[[str, np.ndarray], object] | None = None,
 ) -> Robustness | None:
-    """Disturb images in every way, and see what is still recognized.
+    """Disturb the images of a split with every corruption, and evaluate the predictions.
 
     Args:
-        predict: uint8 [B, H, W, C] -> probabilities [B, K], or of masks [B, K, H, W].
+        predict: uint8 [B, H, W, C] -> probabilities, float [B, K]; for segmentation [B, K, H, W].
         images: a split.
-        split: its name, for the record.
-        count: how many to use, in the classes' proportions, each class at least once; None: all.
-        recipe: what the network was trained by, to tell what it was trained against; None: nothing.
-        tta: what ``predict`` does, for the record.
-        seed: of all draws; an image is disturbed in the same way whatever else is tested.
-        resamples: of the bootstrap over images, or of masks over scenes.
-        seconds: time it may take; with more to do, fewer images are used.
-        label: of the progress shown; None: show none.
-        note: called with the corruption's name, `PLAIN` of none, and the targets, when ``predict`` has seen a batch.
+        split: its name, for the results.
+        count: number of images to use, in the proportions of the classes and at least one per class; None: all.
+        recipe: the recipe of the network, from which corruptions count as seen in training; None: no corruption does.
+        tta: the test-time augmentation of ``predict``, for the results.
+        seed: of all draws. How an image is disturbed does not depend on the other images.
+        resamples: number of bootstrap resamples, over images, or over scenes for segmentation.
+        seconds: time limit; fewer images are used if there is not enough time for ``count``. None: no limit.
+        label: of the progress bar; None: no progress is shown.
+        note: called after ``predict`` for each batch, with the name of the corruption (`PLAIN` for undisturbed images)
+            and the targets.
 
     Returns:
-        None where ``seconds`` are too short for 64 images, or for all where there are fewer; and where the images have
-        no labeled pixel of a class that counts.
+        None if ``seconds`` are too few for 64 images, or for all if there are fewer; or if the metric is undefined,
+        because no pixel has a label that counts.
 
     Raises:
-        RequestError: there are no images.
+        RequestError: there are no images, or the task has no stress test.
     """
     if not len(images) or (count is not None and count < 1):
-        raise RequestError("a stress test needs images: at least one")
+        raise RequestError("a stress test needs at least one image")
     task = images.task
     began = time.monotonic()
     order = stratified(images.strata, len(images) if count is None else count, seed)
@@ -126,8 +127,14 @@ def predict_corrupted(
     seed: int,
     note: Callable[[str, np.ndarray], object] | None = None,
 ) -> np.ndarray:
-    """What the task keeps of the images at ``indices`` when they are disturbed, in the order of the indices; see
-    `petriscope.tasks.base.Task.mark`."""
+    """Predict the images at ``indices``, disturbed by a corruption.
+
+    Args:
+        name, severity: of the corruption; see `petriscope.augment.corruptions.corrupt`.
+
+    Returns:
+        what `petriscope.tasks.base.Task.mark` keeps of each image, [N, ...], in the order of ``indices``.
+    """
     task, size = images.task, images.task.batch_size(BATCH, images.shape)
     found = []
     for start in range(0, len(indices), size):
@@ -144,8 +151,8 @@ def predict_corrupted(
 
 
 def stratified(targets: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
-    """Indices of ``count`` images in the classes' proportions, int64; every class comes first once, and any beginning
-    of the result is such a selection too."""
+    """Indices of ``count`` images in the proportions of the classes, int64. One image of every class comes first. The first
+    m indices are the selection of m images."""
     shuffled = np.random.default_rng(seed).permutation(len(targets))
     share = np.empty(len(targets))
     for label in np.unique(targets):
@@ -156,12 +163,12 @@ def stratified(targets: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
 
 
 def applicable(channels: int) -> list[Corruption]:
-    """The corruptions that change images of so many channels."""
+    """The corruptions that change images with so many channels."""
     return [corruption for corruption in CORRUPTIONS.values() if channels == 3 or corruption.gray]
 
 
 def trained_against(recipe: Recipe | None, channels: int = 3) -> tuple[set[str], set[str]]:
-    """Names of the corruptions that a recipe trains against, and of those that it holds out in so many words."""
+    """Names of the corruptions that a recipe trains against, and of those that it explicitly holds out."""
     seen: set[str] = set()
     held_out: set[str] = set()
     for part in recipe.augment if recipe is not None else ():

@@ -1,7 +1,8 @@
-"""What val says of a predictor, kept with it: how far its probabilities hold, and where it should keep silent.
+"""What is fitted on val and kept with a predictor: temperature, thresholds for abstention, prediction sets, and the
+out-of-distribution detector.
 
-Everything here is fitted on val, for one kind of test-time augmentation at a time, because an average over other views is
-another predictor. Val also chose the epoch in most runs, so its own promises are a little rosy; test tells.
+Each kind of test-time augmentation has its own fit, because it is a different predictor. Most runs also choose the epoch on
+val, so guarantees made on val are slightly optimistic; test shows whether they hold.
 """
 
 from __future__ import annotations
@@ -15,59 +16,61 @@ import numpy as np
 from petriscope.metrics.calibration import calibration_errors
 from petriscope.metrics.conformal import METHOD, METHODS, Method, quantiles, scores, sets
 from petriscope.metrics.intervals import wilson
-from petriscope.metrics.selective import DELTA, Threshold, aurc, doubt, guaranteed_threshold
-from petriscope.trust.ood import INSIDE, Detector, Gauge, Mixture
+from petriscope.metrics.selective import DELTA, Threshold, aurc, guaranteed_threshold, uncertainty
+from petriscope.trust.ood import INSIDE, Detector, Mahalanobis, Mixture
 from petriscope.trust.temperature import fit_temperature, scale
 
 MAX_ERRORS = (0.005, 0.01, 0.02, 0.05)
 LEVELS = (0.9, 0.95)
-SCORED: tuple[Method, ...] = ("lac", "aps", "raps")  # class has the score of lac
-ARRAYS = {"doubt": np.float32, "target": np.int64, "right": np.uint8, "ood": np.float32}
-KEYS = {"ood": "outlier"}  # of arrays in the file, where they are not called as here
+SCORED: tuple[Method, ...] = ("lac", "aps", "raps")  # the method class uses the scores of lac
+ARRAYS = {"uncertainty": np.float32, "target": np.int64, "right": np.uint8, "ood": np.float32}
+KEYS = {"uncertainty": "doubt", "ood": "outlier"}  # names of arrays in model files, where they differ
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """The images of val as a predictor answers them.
+    """The predictions on val, from which thresholds and prediction sets are computed.
 
     Args:
         temperature: see `petriscope.trust.temperature`.
-        doubt: 1 - confidence, at that temperature, float32 [N].
+        uncertainty: 1 - confidence, scaled with that temperature, float32 [N].
         target: int64 [N].
-        right: uint8 [N].
-        ood: of `petriscope.trust.ood.Detector`; above 1, unlike anything seen; float32 [N].
-        true_scores: conformal scores of the true classes, for each of `SCORED`, float32 [N].
+        right: whether the prediction is right, uint8 [N].
+        ood: out-of-distribution score, float32 [N]; see `petriscope.trust.ood.Detector`.
+        true_scores: conformal scores of the true classes, float32 [N], for each method in `SCORED`.
     """
 
     temperature: float
-    doubt: np.ndarray
+    uncertainty: np.ndarray
     target: np.ndarray
     right: np.ndarray
     ood: np.ndarray
     true_scores: dict[Method, np.ndarray]
 
     def threshold(self, max_error: float, delta: float = DELTA) -> Threshold | None:
-        """See `guaranteed_threshold`; of the images that are like those seen in training, since others get no answer."""
+        """See `guaranteed_threshold`. Only images that are in distribution count, because others are never answered."""
         inside = self.ood <= 1
-        return guaranteed_threshold(self.doubt[inside], self.right[inside].astype(bool), max_error, delta)
+        return guaranteed_threshold(self.uncertainty[inside], self.right[inside].astype(bool), max_error, delta)
 
     def limits(self, level: float, classes: int, method: Method = METHOD) -> np.ndarray:
-        """The largest conformal score that is taken into a set, a class, float64 [K]."""
+        """The highest conformal score that a prediction set includes, per class, float64 [K]."""
         return quantiles(self.true_scores["lac" if method == "class" else method], self.target, classes, level, method)
 
 
 def fit_reference(raw: np.ndarray, targets: np.ndarray, ood: np.ndarray | None = None) -> Reference:
-    """From val's probabilities as the network gives them, float [N, K], and targets, int64 [N].
+    """Fit the temperature on val, and keep what thresholds and prediction sets are computed from.
 
     Args:
-        ood: float32 [N]; None: all are like those seen.
+        raw: probabilities of the network before temperature scaling, float [N, K].
+        targets: int64 [N].
+        ood: out-of-distribution scores, float32 [N]; None: all images are in distribution.
     """
     temperature = fit_temperature(raw, targets)
     p = scale(raw, temperature)
     own = np.arange(len(targets))
     return Reference(
         temperature,
-        doubt(p),
+        uncertainty(p),
         targets,
         (p.argmax(1) == targets).astype(np.uint8),
         np.zeros(len(targets), np.float32) if ood is None else ood,
@@ -77,18 +80,18 @@ def fit_reference(raw: np.ndarray, targets: np.ndarray, ood: np.ndarray | None =
 
 @dataclass(frozen=True, eq=False)
 class Trust:
-    """References by test-time augmentation, and the detector of images unlike those trained on."""
+    """References by test-time augmentation, and the out-of-distribution detector."""
 
     references: dict[str, Reference] = field(default_factory=dict)
     detector: Detector | None = None
 
     def temperature(self, tta: str, otherwise: str) -> float:
-        """The temperature for a kind of test-time augmentation; where none was fitted, that of ``otherwise``, else 1."""
+        """The temperature for a test-time augmentation; if none was fitted, that for ``otherwise``, else 1."""
         reference = self.references.get(tta) or self.references.get(otherwise)
         return 1.0 if reference is None else reference.temperature
 
     def to_json(self) -> dict[str, Any]:
-        """What goes into a model file's metadata; arrays as base64."""
+        """The form in the metadata of a model file; arrays are base64."""
         references = {
             tta: {
                 "temperature": reference.temperature,
@@ -104,7 +107,11 @@ class Trust:
 
     @classmethod
     def from_json(cls, facts: dict[str, Any]) -> Trust:
-        """Raises KeyError, TypeError, ValueError or AttributeError where something lacks or does not fit."""
+        """The inverse of `to_json`.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: a value is missing or inconsistent.
+        """
         references = {}
         for tta, found in facts["references"].items():
             parts = {name: _unpack(found[KEYS.get(name, name)], kind) for name, kind in ARRAYS.items()}
@@ -113,37 +120,37 @@ class Trust:
                 len({values.shape for values in (*parts.values(), *scored.values())}) != 1
                 or not found["temperature"] > 0
             ):
-                raise ValueError(f"what val said of tta {tta} does not fit together")
+                raise ValueError(f"the arrays fitted on val for test-time augmentation {tta} have inconsistent shapes")
             references[tta] = Reference(float(found["temperature"]), **parts, true_scores=scored)
         if facts["detector"] is None:
             return cls(references)
         found = facts["detector"]
-        features, pixels = _gauge(found["features"]), found["pixels"]
-        measure = _mixture(pixels) if "height" in pixels else _gauge(pixels)
+        features, pixels = _mahalanobis(found["features"]), found["pixels"]
+        measure = _mixture(pixels) if "height" in pixels else _mahalanobis(pixels)
         return cls(references, Detector(features, measure, float(found["limit"])))
 
 
-def _measure(part: Gauge | Mixture) -> dict[str, Any]:
+def _measure(part: Mahalanobis | Mixture) -> dict[str, Any]:
     arrays = {each.name: getattr(part, each.name) for each in fields(part) if each.name != "limit"}
     return {"limit": part.limit, **{name: _pack(values, np.float32) for name, values in arrays.items()}}
 
 
-def _gauge(found: dict[str, Any]) -> Gauge:
+def _mahalanobis(found: dict[str, Any]) -> Mahalanobis:
     centers, whiten = (_unpack(found[name], np.float32) for name in ("centers", "whiten"))
     if centers.ndim != 2 or whiten.ndim != 2 or centers.shape[1] != whiten.shape[1]:
-        raise ValueError("the detector of unlike images does not fit together")
-    return Gauge(centers, whiten, float(found["limit"]))
+        raise ValueError("the arrays of the out-of-distribution detector have inconsistent shapes")
+    return Mahalanobis(centers, whiten, float(found["limit"]))
 
 
 def _mixture(found: dict[str, Any]) -> Mixture:
     centers, whiten, height = (_unpack(found[name], np.float32) for name in ("centers", "whiten", "height"))
     if centers.ndim != 2 or whiten.shape != (*centers.shape, centers.shape[1]) or height.shape != centers.shape[:1]:
-        raise ValueError("the detector of unlike images does not fit together")
+        raise ValueError("the arrays of the out-of-distribution detector have inconsistent shapes")
     return Mixture(centers, whiten, height, float(found["limit"]))
 
 
 def _pack(values: np.ndarray, kind: type) -> dict[str, Any]:
-    """As JSON: shape, and the bytes, little-endian, as base64."""
+    """An array as JSON: its shape, and its bytes, little-endian, as base64."""
     plain = np.ascontiguousarray(values, dtype=np.dtype(kind).newbyteorder("<"))
     return {"shape": list(values.shape), "base64": base64.b64encode(plain.tobytes()).decode("ascii")}
 
@@ -162,21 +169,23 @@ def trust_metrics(
     reference: Reference | None,
     temperature: float,
 ) -> dict[str, Any]:
-    """What is known of a predictor's trustworthiness on labeled images.
+    """Calibration, selective prediction, prediction sets and out-of-distribution detection on labeled images.
 
     Args:
-        raw, probabilities: before and after the temperature, float32 [N, K].
+        raw, probabilities: before and after temperature scaling, float32 [N, K].
         targets: int64 [N].
-        ood: float32 [N]; None: there is no detector.
-        reference: what thresholds and quantiles come from; None: nothing was fitted for these views.
+        ood: out-of-distribution scores, float32 [N]; None: there is no detector.
+        classes: K names.
+        reference: the predictions on val; None: nothing was fitted for this test-time augmentation.
+        temperature: with which ``probabilities`` were scaled.
 
     Returns:
-        ``calibration``: temperature, and `calibration_errors` ``before`` and ``after`` it; ``aurc``, ``excess_aurc``;
-        ``selective``, ``conformal``: a list a wanted error and one list per level and method, None without a reference;
-        ``ood``: share flagged, None without a detector.
+        ``calibration``: the temperature, and `calibration_errors` ``before`` and ``after`` it; ``aurc``, ``excess_aurc``;
+        ``selective``: one row per wanted error rate; ``conformal``: one row per coverage and method; both None without a
+        reference; ``ood``: the share of images flagged, None without a detector.
     """
-    doubts, right = doubt(probabilities), probabilities.argmax(1) == targets
-    area, excess = aurc(doubts, right)
+    uncertainties, right = uncertainty(probabilities), probabilities.argmax(1) == targets
+    area, excess = aurc(uncertainties, right)
     return {
         "calibration": {
             "temperature": temperature,
@@ -187,7 +196,7 @@ def trust_metrics(
         "excess_aurc": excess,
         "selective": None
         if reference is None
-        else [_selective(reference, wanted, doubts, right, ood) for wanted in MAX_ERRORS],
+        else [_selective(reference, wanted, uncertainties, right, ood) for wanted in MAX_ERRORS],
         "conformal": None
         if reference is None
         else [
@@ -206,26 +215,31 @@ def trust_metrics(
     }
 
 
-def answered_by(threshold: Threshold | None, doubts: np.ndarray, ood: np.ndarray | None) -> np.ndarray:
-    """Which images get an answer, bool [N]: none without a threshold, and none that is unlike those seen in training."""
+def answered_by(threshold: Threshold | None, uncertainties: np.ndarray, ood: np.ndarray | None) -> np.ndarray:
+    """Which images are answered, bool [N]: none without a threshold, and none that is out of distribution.
+
+    Args:
+        uncertainties: float32 [N].
+        ood: out-of-distribution scores, float32 [N]; None: there is no detector.
+    """
     if threshold is None:
-        return np.zeros(len(doubts), bool)
-    sure = doubts <= threshold.doubt
+        return np.zeros(len(uncertainties), bool)
+    sure = uncertainties <= threshold.uncertainty
     return sure if ood is None else sure & (ood <= 1)
 
 
 def _selective(
-    reference: Reference, max_error: float, doubts: np.ndarray, right: np.ndarray, ood: np.ndarray | None
+    reference: Reference, max_error: float, uncertainties: np.ndarray, right: np.ndarray, ood: np.ndarray | None
 ) -> dict[str, Any]:
     threshold = reference.threshold(max_error)
-    answered = answered_by(threshold, doubts, ood)
+    answered = answered_by(threshold, uncertainties, ood)
     n, wrong = int(answered.sum()), int((answered & ~right).sum())
     return {
         "max_error": max_error,
         "guaranteed": threshold is not None,
         "delta": DELTA,
         "threshold": threshold.confidence if threshold else None,
-        "coverage": n / len(doubts),
+        "coverage": n / len(uncertainties),
         "answered": n,
         "wrong": wrong,
         "error": wrong / n if n else None,

@@ -1,9 +1,9 @@
-"""Temperature scaling: one temperature, fitted on val, that makes probabilities match how often they are right.
+"""Temperature scaling: calibrate probabilities with a single temperature, fitted on val.
 
-Guo et al., 2017, "On Calibration of Modern Neural Networks", arXiv:1706.04599. The temperature divides the logarithm of
-the probabilities, which for a single view is the same as dividing the logits. Where test-time augmentation averages the
-probabilities of several views, it divides the logarithm of the average, and is fitted on that average. It moves no
-image to another class.
+The temperature divides the log-probabilities; for a single view, this is the same as dividing the logits. If test-time
+augmentation averages the probabilities of several views, the temperature is fitted on that average and divides its
+logarithm. The predicted classes do not change. Guo et al., 2017, "On Calibration of Modern Neural Networks",
+arXiv:1706.04599.
 """
 
 from __future__ import annotations
@@ -13,19 +13,18 @@ import math
 import numpy as np
 from scipy.special import logsumexp
 
-TINY = 1e-38  # of a probability, before its logarithm: about the smallest that float32 holds
-SHARPEST, FLATTEST = 0.02, 50.0  # temperatures looked at
+TINY = 1e-38  # lowest probability that a logarithm is taken of; about the smallest normal float32
+SHARPEST, FLATTEST = 0.02, 50.0  # range of the temperature
 
 
 def fit_temperature(probabilities: np.ndarray, targets: np.ndarray) -> float:
-    """The temperature at which the true classes are likeliest.
+    """The temperature with the highest posterior density, `SHARPEST` to `FLATTEST`; 1 if there is nothing to fit.
 
-    Between them, the images bring the likelihood and a prior brings as much as a fraction of one image: the logarithm
-    of the temperature is normal around 0 with deviation 1. Where all images are right, or all are wrong, the likelihood
-    alone would send the temperature to 0 or to infinity.
+    The prior is weak: the logarithm of the temperature is normal with mean 0 and standard deviation 1. Without a prior, the
+    temperature would go to 0 if all predictions are right, and to infinity if all are wrong.
 
     Args:
-        probabilities: float [N, K], as the network gives them.
+        probabilities: of the network, before temperature scaling, float [N, K].
         targets: int64 [N].
     """
     from scipy.optimize import minimize_scalar
@@ -39,7 +38,7 @@ def fit_temperature(probabilities: np.ndarray, targets: np.ndarray) -> float:
         sharpness = math.exp(log_sharpness)
         return float((logsumexp(sharpness * logs, axis=1) - sharpness * true).sum() + log_sharpness**2 / 2)
 
-    # The prior may add a second hollow far out: look everywhere first.
+    # The prior may add a second local minimum, so start from the best point of a grid.
     grid = np.linspace(-math.log(FLATTEST), -math.log(SHARPEST), 41)
     best = int(np.argmin([loss(value) for value in grid]))
     low, high = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
@@ -48,7 +47,8 @@ def fit_temperature(probabilities: np.ndarray, targets: np.ndarray) -> float:
 
 
 def scale(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities at a temperature, float32 [N, K]; ``scale(scale(p, t), 1 / t)`` is p again."""
+    """Scale probabilities, float [N, K, ...], with a temperature; float32 of the same shape. ``scale(scale(p, t), 1 / t)``
+    is p, up to rounding."""
     if temperature == 1:
         return np.asarray(probabilities, dtype=np.float32)
     logs = _logs(probabilities) / temperature
