@@ -1,1 +1,1 @@
-"""A trained model with all it needs to be used, and what it costs."""
+"""Prediction with trained models: predictors, test-time augmentation, fitting on val, image files, and speed."""

@@ -1,4 +1,4 @@
-"""Classes of image files: answers, abstentions and prediction sets, as a table."""
+"""Classification of image files: answers, abstentions and prediction sets, as a table."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def predict_files(
     set_coverage: float | None,
     quiet: bool,
 ) -> tuple[pd.DataFrame, Path | None]:
-    """One row per image: image, predicted, confidence, error, answer, why, set (if asked for), and one probability per
-    class (``p_<class>``). ``answer`` is the predicted class, or ``not sure`` with the reason in ``why``."""
+    """One row per image: image, predicted, confidence, error, answer, why, set (if ``set_coverage`` is given), and one
+    probability per class (``p_<class>``). ``answer`` is the predicted class, or ``not sure`` with the reasons in ``why``."""
     plan = plan_abstention(predictor.trust, predictor.classes, tta, max_error, set_coverage, quiet)
     probabilities = [f"p_{name}" for name in predictor.classes]
 

@@ -1,4 +1,4 @@
-"""Predictions for tasks that have no module of their own here: the probabilities as they are."""
+"""Predictions of image files for tasks without a module of their own: a table of probabilities."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def predict_files(
     """One row per image: image, error, and one probability per class (``p_<class>``)."""
     if max_error is not None or set_coverage is not None:
         raise RequestError(
-            f"--max-error and --set-coverage are for classification, and the task is {predictor.task.name}"
+            f"--max-error and --set-coverage need a classification model; this is a {predictor.task.name} model"
         )
     names = [f"p_{name}" for name in predictor.classes]
 

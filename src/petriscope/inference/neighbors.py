@@ -1,4 +1,4 @@
-"""The training images that a network finds most like an image, by the features its last layer reads."""
+"""The training images most similar to an image, by the cosine similarity of the features before the last layer."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ BATCH = 256
 
 @dataclass(frozen=True, eq=False)
 class Neighbors:
-    """Training images next to others.
+    """The nearest training images of M images.
 
     Args:
-        rows: in the training set, int64 [M, k], the nearest first.
-        similarity: cosine of the features, float32 [M, k].
-        among: how many training images were looked through.
+        rows: indices of training images, int64 [M, k], the nearest first.
+        similarity: cosine similarity of the features, float32 [M, k].
+        among: number of training images that were searched.
     """
 
     rows: np.ndarray
@@ -46,11 +46,13 @@ def nearest(
 
     Args:
         model: in evaluation mode.
-        images: uint8 [M, H, W, C].
-        most: training images to look through, drawn with a fixed seed; None: all.
+        normalize: uint8 [B, H, W, C] -> float32 [B, C, H, W].
+        batch: the images, uint8 [M, H, W, C].
+        k: number of neighbors.
+        most: number of training images to search, drawn with a fixed seed; None: all.
 
     Returns:
-        None for a network that does not end in a linear layer.
+        None if the network does not end in a linear layer.
     """
     layer = last_linear(model)
     if layer is None:

@@ -1,4 +1,4 @@
-"""Image files that are in no data set: found, decoded, and predicted in the way of the model's task."""
+"""Prediction of image files: find and decode them, and predict them as the model's task requires."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ CHUNK = 256  # images decoded, and in memory, at a time
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
-    """Files as they are given, and the images anywhere below folders.
+    """The given files, and all images in the given folders and their subfolders.
 
     Raises:
-        RequestError: a path does not exist, or a folder holds no image.
+        RequestError: a path does not exist, or a folder has no images.
     """
     found: list[Path] = []
     for path in paths:
@@ -57,16 +57,16 @@ def predict_files(
     """Predict image files.
 
     Args:
-        out: where predictions go: a CSV file, or for masks a folder; None: nowhere.
+        out: a CSV file; for segmentation, a folder; None: nothing is written.
         tta: test-time augmentation; None: as in the recipe.
         max_error, set_coverage: see `petriscope.trust.abstention.plan_abstention`.
 
     Returns:
-        one row per image, as `petriscope.inference.classification` or `segmentation` describe it, and the file that the
-        table belongs in; None without ``out``.
+        one row per image, see ``predict_files`` in `petriscope.inference.classification` and
+        `petriscope.inference.segmentation`; and the CSV file to write it to, None without ``out``.
 
     Raises:
-        RequestError: the task cannot do what is asked for.
+        RequestError: the task does not support an argument.
     """
     tta = tta or predictor.recipe.evaluation.tta
     room = in_room(predictor.task, "inference")
@@ -81,12 +81,12 @@ def table_of(
     chunk: int,
     quiet: bool,
 ) -> pd.DataFrame:
-    """One row per file: ``image``, ``error`` where it cannot be read, and what ``rows_of`` says of it.
+    """A table with one row per file: ``image``, ``error`` if it cannot be read, and the fields that ``rows_of`` gives.
 
     Args:
-        columns: of the table, in order.
+        columns: names of the columns, in order.
         rows_of: images, uint8 [B, H, W, C], and their paths -> the fields of each row.
-        chunk: images in memory at a time.
+        chunk: number of images in memory at a time.
     """
     import pandas as pd
 
@@ -111,7 +111,8 @@ def table_of(
 def decoded(
     predictor: Predictor, paths: Sequence[Path], chunk: int = CHUNK
 ) -> Iterator[tuple[Sequence[Path], list[np.ndarray | str]]]:
-    """Chunks of paths with their images, uint8 [H, W, C] as the model takes them, or with what is wrong with them."""
+    """Chunks of paths, each with its decoded images, uint8 [H, W, C] in the shape of the model. An image that cannot be read
+    is replaced by the error message."""
     height, width, channels = predictor.shape
     data = predictor.recipe.data
 

@@ -1,7 +1,6 @@
-"""A trained model with all it needs to be used, and the one safetensors file that it is kept in.
+"""Predictors: a trained model with everything that prediction needs, and its safetensors file.
 
-The file's metadata hold what turns an image into classes: the recipe, the task, class names, image shape, normalization,
-and what was fitted on val.
+The metadata of the file hold the recipe, the task, class names, image shape, normalization, and what was fitted on val.
 """
 
 from __future__ import annotations
@@ -33,18 +32,18 @@ from petriscope.trust.ood import observe
 from petriscope.trust.state import Trust
 from petriscope.trust.temperature import scale
 
-FORMAT = 2  # of the metadata; 1 had no task
+FORMAT = 2  # version of the metadata; version 1 had no task
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a predictor says of N images.
+    """The predictions for N images.
 
     Args:
-        raw: probabilities as the network gives them, float32 [N, K].
-        probabilities: at the temperature fitted on val, float32 [N, K].
-        ood: out-of-distribution score, float32 [N]; an image above 1 is unlike all that the model was trained on. None: the
-            model file has no detector.
+        raw: probabilities before temperature scaling, float32 [N, K].
+        probabilities: scaled with the temperature fitted on val, float32 [N, K].
+        ood: out-of-distribution score, float32 [N]; above 1, an image is out of distribution. None: the model file has no
+            detector.
     """
 
     raw: np.ndarray
@@ -54,16 +53,17 @@ class Prediction:
 
 @dataclass
 class Predictor:
-    """A trained model with all it needs to be used.
+    """A trained model with everything that prediction needs.
 
     Args:
-        model: in eval mode, on ``device``.
-        recipe: that it was trained by.
+        model: in evaluation mode, on ``device``.
+        recipe: the recipe it was trained with.
         task: of its targets.
-        classes: names of the logits.
+        classes: K names.
         shape: (height, width, channels) of the images it takes.
-        mean, std: of the training images, one value per channel, in units of the full range.
-        trust: what was fitted on val; empty for a model that has seen no val.
+        mean, std: of the training images, per channel, 0 to 1.
+        device: that predictions run on.
+        trust: what was fitted on val; empty if nothing was.
     """
 
     model: nn.Module
@@ -85,13 +85,23 @@ class Predictor:
         return choose_format(self.recipe.training.precision, self.device)
 
     def probabilities(self, images: np.ndarray, tta: TTA | None = None) -> np.ndarray:
-        """uint8 [B, H, W, C] -> float32 [B, K], at the temperature fitted on val, or of a model of masks [B, K, H, W];
-        ``tta`` None: as in the recipe."""
+        """Probabilities, scaled with the temperature fitted on val.
+
+        Args:
+            images: uint8 [B, H, W, C].
+            tta: test-time augmentation; None: as in the recipe.
+
+        Returns:
+            float32 [B, K]; for segmentation [B, K, H, W].
+
+        Raises:
+            RequestError: the images have another shape or dtype.
+        """
         tta = tta or self.recipe.evaluation.tta
         return scale(self._raw(self._batch(images), tta), self.temperature(tta))
 
     def predict(self, images: np.ndarray, tta: TTA | None = None) -> Prediction:
-        """uint8 [B, H, W, C] -> probabilities, and how unlike the training images each is."""
+        """Probabilities and out-of-distribution scores of images, uint8 [B, H, W, C]."""
         tta, batch = tta or self.recipe.evaluation.tta, self._batch(images)
         with observe(self.model) as observer:
             raw = self._raw(batch, tta)
@@ -100,7 +110,11 @@ class Predictor:
         return self.judge(raw, tta, None if detector is None else detector.score(*seen))
 
     def predict_set(self, batches: Batches, tta: TTA | None = None, label: str | None = None) -> Prediction:
-        """The same for every image of a set; ``label``: of the progress shown, None for none."""
+        """`predict` for a whole split.
+
+        Args:
+            label: of the progress bar; None: no progress is shown.
+        """
         tta, detector = tta or self.recipe.evaluation.tta, self.trust.detector
         if detector is None:
             return self.judge(self.look(batches, tta, label), tta, None)
@@ -115,9 +129,10 @@ class Predictor:
         label: str | None = None,
         note: Callable[[np.ndarray, np.ndarray], object] | None = None,
     ) -> np.ndarray:
-        """The network's own probabilities for every image of a set, float32 [N, K].
+        """Probabilities of a whole split before temperature scaling, float32 [N, K].
 
         Args:
+            label: of the progress bar; None: no progress is shown.
             note: called with the features and statistics of each batch; see `petriscope.trust.ood.Observer.take`.
         """
         size, number_format = self.recipe.evaluation.batch_size, self.number_format
@@ -131,6 +146,7 @@ class Predictor:
             return predict_set(self.model, batches, self.normalize, number_format, tta, size, label, each)
 
     def judge(self, raw: np.ndarray, tta: TTA, ood: np.ndarray | None) -> Prediction:
+        """The prediction for probabilities of the network, float32 [N, K], and out-of-distribution scores, float32 [N]."""
         return Prediction(raw, scale(raw, self.temperature(tta)), ood)
 
     def temperature(self, tta: TTA) -> float:
@@ -148,7 +164,12 @@ class Predictor:
 
 
 def save_model(path: Path, weights: dict[str, Tensor], predictor: Predictor, facts: dict[str, Any]) -> None:
-    """Write weights and metadata atomically. ``facts`` are kept as they are, for people."""
+    """Write a model file atomically.
+
+    Args:
+        weights: the state dict, which may differ from that of ``predictor.model``.
+        facts: further metadata, for information only.
+    """
     metadata = {
         "format": FORMAT,
         "recipe": predictor.recipe.model_dump(mode="json"),
@@ -163,8 +184,11 @@ def save_model(path: Path, weights: dict[str, Tensor], predictor: Predictor, fac
 
 
 def save_trust(path: Path, trust: Trust, out: Path | None = None) -> None:
-    """Put what val says into a model file, in place of what it said before; atomically. ``out``: leave the file as it is,
-    and write another."""
+    """Replace what was fitted on val in a model file, atomically.
+
+    Args:
+        out: another file to write; None: ``path`` itself.
+    """
     metadata, weights = _read(path)
     _write(out or path, weights, {**metadata, "trust": trust.to_json()})
 
@@ -182,23 +206,27 @@ def _write(path: Path, weights: dict[str, Tensor], metadata: dict[str, Any]) -> 
 
 
 def model_path(path: Path) -> Path:
-    """A model file, or the one in a run folder."""
+    """The model file at ``path``, which may be a run folder."""
     return path / "model.safetensors" if path.is_dir() else path
 
 
 def load_model(path: Path, device: str = "auto") -> Predictor:
-    """Read a model file, or the one in a run folder.
+    """Read a model file.
+
+    Args:
+        path: a model file or a run folder.
+        device: see `petriscope.core.device.choose_device`.
 
     Raises:
-        RequestError: there is none, or it is damaged, or not Petriscope's.
+        RequestError: the file does not exist, is damaged, or is no model file of this or an older version.
     """
     path = model_path(path)
     if not path.is_file():
-        raise RequestError(f"no model at {path}; a run that has finished training has one")
+        raise RequestError(f"there is no model file {path}; a run folder has one once training has finished")
     try:
         facts, weights = _read(path)
         if facts["format"] > FORMAT:
-            raise RequestError(f"{path} was written by a newer Petriscope; update this one")
+            raise RequestError(f"{path} was written by a newer version of Petriscope; update Petriscope")
         recipe = check_recipe(facts["recipe"], str(path))
         height, width, channels = facts["shape"]
         model = build_model(recipe.model, len(facts["classes"]), (height, width, channels), fresh=False)
@@ -206,7 +234,7 @@ def load_model(path: Path, device: str = "auto") -> Predictor:
         task = find_task(facts.get("task", SEGMENTATION if is_dense(model) else CLASSIFICATION))
         trust = Trust.from_json(facts["trust"]) if "trust" in facts else Trust()
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, OSError) as error:
-        raise RequestError(f"{path} is damaged or no Petriscope model: {error}") from None
+        raise RequestError(f"{path} is damaged or not a Petriscope model file: {error}") from None
     where = choose_device(device)
     return Predictor(
         lay_out(model.to(where), recipe.training.channels_last).eval(),

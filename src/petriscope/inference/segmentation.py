@@ -1,4 +1,4 @@
-"""Masks of image files: indexed PNG files, overlays, and a table."""
+"""Segmentation of image files: masks as indexed PNG files, overlays, and a table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from petriscope.inference.predictor import Predictor
 if TYPE_CHECKING:
     import pandas as pd
 
-CHUNK = 32  # images in memory at a time, each with one probability per class and pixel
+CHUNK = 32  # images in memory at a time, each with a probability per class and pixel
 
 
 def predict_files(
@@ -34,16 +34,19 @@ def predict_files(
     """Write ``NAME.png`` (an indexed mask: pixel value = class, counted from 0) and ``NAME-overlay.png`` per image.
 
     Args:
-        out: the folder, made if need be. Files of the same names in it are an error; nothing is overwritten.
+        out: the folder; it is made if it does not exist.
 
     Returns:
-        one row per image: image, mask, confidence (mean over pixels), error, and the share of the image that each class
-        takes (``share_<class>``); and ``masks.csv`` in the folder as the table's file.
+        one row per image: image, mask (the file), confidence (mean over pixels), error, and the share of pixels predicted
+        as each class (``share_<class>``); and the file to write the table to, ``masks.csv`` in the folder.
+
+    Raises:
+        RequestError: ``out`` is missing, or has files of the same names; nothing is overwritten.
     """
     if max_error is not None or set_coverage is not None:
-        raise RequestError("--max-error and --set-coverage are for classification; this model predicts masks")
+        raise RequestError("--max-error and --set-coverage need a classification model; this model predicts masks")
     if out is None:
-        raise RequestError("this model predicts masks; name the folder they are written to with --out FOLDER")
+        raise RequestError("this model predicts masks; give the folder to write them to with --out FOLDER")
     files = _file_names(paths, out)
     shares = [f"share_{name}" for name in predictor.classes]
 
@@ -62,7 +65,7 @@ def predict_files(
 
 
 def _file_names(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
-    """Where each image's mask goes; images of one name in several folders are numbered."""
+    """The file of each image's mask. Images of equal names from different folders are numbered."""
     taken: set[str] = set()
     out = {}
     for path in paths:
@@ -72,7 +75,7 @@ def _file_names(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
         taken |= {stem, f"{stem}-overlay"}
         for file in (folder / f"{stem}.png", folder / f"{stem}-overlay.png"):
             if file.exists():
-                raise RequestError(f"{file} exists; choose another --out, so that nothing is overwritten")
+                raise RequestError(f"{file} exists; choose another --out")
         out[path] = folder / f"{stem}.png"
     return out
 

@@ -1,4 +1,4 @@
-"""What a model costs: parameters, multiply-adds, images per second."""
+"""The cost of a model: parameters, multiply-adds, images per second."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from petriscope.core.results import Cost
 from petriscope.inference.predictor import Predictor
 from petriscope.models.cost import multiply_adds, parameters
 
-SMALL_BATCH = 4  # a large network takes seconds for these alone
+SMALL_BATCH = 4  # large networks take seconds for 4 images
 GROWTH = 4
 REPEATS = 3
 ENOUGH_SECONDS = 0.5
 
 
 def inference_rate(predictor: Predictor, batch: int = 256, budget: float = 3.0) -> float:
-    """Images a second, from uint8 to probabilities, without test-time augmentation: the median of repeated batches.
+    """Images per second from uint8 to probabilities, without test-time augmentation: the median over repeated batches.
 
     Args:
-        batch: images in one; fewer where so many would take too long.
-        budget: seconds that all batches but the first, a small one, may take.
+        batch: largest batch size; smaller if such a batch would take too long.
+        budget: seconds that all batches may take, except the first, which has `SMALL_BATCH` images.
     """
     size, spent, times = min(SMALL_BATCH, batch), 0.0, list[float]()
     seconds = first = _time_batch(predictor, size)
@@ -46,7 +46,7 @@ def _time_batch(predictor: Predictor, size: int) -> float:
 
 
 def cost(predictor: Predictor) -> Cost:
-    """Parameters, multiply-adds per image, bytes of the weights in fp32, images per second at inference."""
+    """Parameters, multiply-adds per image, bytes of the weights in fp32, and images per second at inference."""
     count = parameters(predictor.model)
     return Cost(
         parameters=count,

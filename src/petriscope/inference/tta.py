@@ -1,4 +1,4 @@
-"""Running a model over a set, with or without turned, mirrored and enlarged copies of each image."""
+"""Prediction of batches and splits, with or without test-time augmentation."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from petriscope.core.progress import progress
 from petriscope.core.recipe import TTA
 from petriscope.data.batches import Batches
 
-CROP = 7 / 8  # of the side
+CROP = 7 / 8  # share of the side
 
 
 def views(images: Tensor, tta: TTA) -> list[Tensor]:
-    """Copies of a batch that a class does not depend on, [B, C, H, W] each.
+    """The views of a batch that predictions are averaged over, [B, C, H, W] each.
 
     Args:
         images: [B, C, H, W].
-        tta: ``none``: the batch itself; ``mirror``: and its left-right mirror image, for images that have an up;
-            ``flips``: the 4 mirror images; ``d4``: the 8 symmetries of the square (the 4
-            mirror images where images are not square); ``crops``: the batch itself, and its corners and middle, each
-            7/8 of the side long and enlarged to the size of the whole.
+        tta: ``none``: the batch itself. ``mirror``: also its left-right mirror image, for images with a fixed top.
+            ``flips``: the 4 combinations of horizontal and vertical flips. ``d4``: the 8 symmetries of the square, or the
+            4 flips if images are not square. ``crops``: the batch itself, its four corners and its center, each 7/8 of
+            the side and enlarged to the full size.
     """
     return [view.of(images) for view in _views(tta, (images.shape[2], images.shape[3]))]
 
 
 @dataclass(frozen=True)
 class _View:
-    """One way to show a batch.
+    """One view of a batch.
 
     Args:
-        flips: dimensions that are mirrored.
-        across: whether rows and columns are swapped then.
-        box: top, left, height and width of the part that is shown; None: the whole.
+        flips: dimensions that are flipped.
+        transposed: whether rows and columns are swapped afterwards.
+        box: top, left, height and width of the crop; None: no crop.
     """
 
     flips: tuple[int, ...] = ()
-    across: bool = False
+    transposed: bool = False
     box: tuple[int, int, int, int] | None = None
 
     def of(self, images: Tensor) -> Tensor:
@@ -51,20 +51,20 @@ class _View:
             part = images[..., top : top + height, left : left + width]
             return F.interpolate(part, images.shape[2:], mode="bilinear", align_corners=False)
         out = images.flip(self.flips) if self.flips else images
-        return out.transpose(2, 3) if self.across else out
+        return out.transpose(2, 3) if self.transposed else out
 
     def put_back(self, maps: Tensor) -> Tensor:
-        """What a model says of each pixel of the view, where that pixel lies in the image; 0 where the view has none."""
+        """Map values per pixel of the view, [B, K, H, W], back to the pixels of the image; 0 outside of the view."""
         if self.box is not None:
             top, left, height, width = self.box
             part = F.interpolate(maps, (height, width), mode="bilinear", align_corners=False)
             return F.pad(part, (left, maps.shape[3] - left - width, top, maps.shape[2] - top - height))
-        out = maps.transpose(2, 3) if self.across else maps
+        out = maps.transpose(2, 3) if self.transposed else maps
         return out.flip(self.flips) if self.flips else out
 
 
 def _views(tta: TTA, size: tuple[int, int]) -> list[_View]:
-    """The views of images of a size, the plain one first."""
+    """The views of images of a size; the unchanged images come first."""
     if tta == "none":
         return [_View()]
     if tta == "mirror":
@@ -73,11 +73,15 @@ def _views(tta: TTA, size: tuple[int, int]) -> list[_View]:
         return [_View(), *(_View(box=box) for box in _boxes(*size))]
     flips: list[tuple[int, ...]] = [(), (3,), (2,), (2, 3)]
     square = size[0] == size[1]
-    return [_View(dims, across) for across in ((False, True) if tta == "d4" and square else (False,)) for dims in flips]
+    return [
+        _View(dims, transposed)
+        for transposed in ((False, True) if tta == "d4" and square else (False,))
+        for dims in flips
+    ]
 
 
 def _boxes(height: int, width: int) -> list[tuple[int, int, int, int]]:
-    """The four corners and the middle: top, left, height and width of each."""
+    """The four corners and the center: top, left, height and width of each."""
     high, wide = (max(1, round(CROP * side)) for side in (height, width))
     down, right = height - high, width - wide
     places = [(0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2)]
@@ -88,11 +92,16 @@ def _boxes(height: int, width: int) -> list[tuple[int, int, int, int]]:
 def predict_batch(
     model: nn.Module, images: Tensor, normalize: Callable[[Tensor], Tensor], number_format: Format, tta: TTA
 ) -> Tensor:
-    """Log-probabilities, float32 [B, K] or of every pixel [B, K, H, W]: of the mean probability over the views. What a
-    model says of each pixel is put back in its place first, and averaged over the views that show the pixel.
+    """Log-probabilities of a batch: the logarithm of the mean probability over the views.
+
+    Predictions per pixel are mapped back to the image first, and averaged over the views that contain the pixel.
 
     Args:
         images: uint8 [B, H, W, C] on the model's device.
+        normalize: uint8 [B, H, W, C] -> float32 [B, C, H, W].
+
+    Returns:
+        float32 [B, K]; for segmentation [B, K, H, W].
     """
     normalized = normalize(images)
     total: Tensor | float = 0.0
@@ -105,7 +114,7 @@ def predict_batch(
         probabilities = logits.float().softmax(1)
         total = total + (view.put_back(probabilities) if logits.ndim == 4 else probabilities)
     total = torch.as_tensor(total)
-    # Of the views that show a pixel, each adds 1 over its classes.
+    # Each view that contains a pixel adds probabilities with the sum 1.
     times = total.sum(1, keepdim=True) if tta == "crops" and total.ndim == 4 else len(shown)
     return (total / times).clamp_min(1e-12).log()
 
@@ -120,11 +129,14 @@ def predict_batches(
     label: str | None = None,
     each: Callable[[Tensor], object] | None = None,
 ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
-    """Go through a set in order: the indices of a batch, its log-probabilities as `predict_batch` gives them, and its
-    targets. The model is left in the mode it was in.
+    """Predict a split in order. The mode of the model (training or evaluation) is restored.
 
     Args:
-        each: called with a batch, uint8 [B, H, W, C], when it is done.
+        label: of the progress bar; None: no progress is shown.
+        each: called with each batch, uint8 [B, H, W, C], after its prediction.
+
+    Yields:
+        the indices of a batch, its log-probabilities (see `predict_batch`), and its targets.
     """
     training = model.training
     model.eval()
@@ -153,10 +165,6 @@ def predict_set(
     label: str | None = None,
     each: Callable[[Tensor], object] | None = None,
 ) -> np.ndarray:
-    """Probabilities for every image of a set, float32 [N, K]. The model is left in the mode it was in.
-
-    Args:
-        each: called with a batch, uint8 [B, H, W, C], when it is done.
-    """
+    """Probabilities of all images of a split, float32 [N, K]; see `predict_batches` for the arguments."""
     parts = predict_batches(model, batches, normalize, number_format, tta, batch_size, label, each)
     return torch.cat([log_p.exp().cpu() for _, log_p, _ in parts]).numpy()
