@@ -1,4 +1,4 @@
-"""Runs as a user has them: what a folder holds, metrics that agree with one another, errors that lose nothing."""
+"""Runs as a user has them: the files of a folder, metrics that agree with one another, errors that lose nothing."""
 
 import json
 import shutil
@@ -39,7 +39,7 @@ def images_of(npz, split):
         return arrays[f"{split}_images"], arrays[f"{split}_labels"].ravel()
 
 
-def test_a_run_folder_holds_what_it_promises(trained):
+def test_a_run_folder_has_its_files(trained):
     names = {path.name for path in trained.folder.iterdir()}
     assert names == {
         "recipe.yaml",
@@ -49,14 +49,17 @@ def test_a_run_folder_holds_what_it_promises(trained):
         "checkpoint",
         "results.json",
         "predictions.parquet",
-        "gallery.npz",
+        "gallery",
         "report.html",
     }
-    assert [line["epoch"] for line in trained.history] == [1, 2]
-    assert set(trained.results) == {"training", "cost", "val", "stress"}
-    assert set(trained.results["stress"]) == {"val"}
+    assert [line.epoch for line in trained.history] == [1, 2]
+    results = trained.results
+    assert trained.finished and results.cost is not None and set(results.evaluated) == {"val"}
+    assert set(results.stress) == {"val"}
     assert "test" not in set(trained.predictions["split"])
-    assert trained.environment["data"]["splits"]["train"]["images"] == 120
+    data = trained.environment.data
+    assert data.splits["train"].images == 120 and data.splits["train"].per_class == [60, 60]
+    assert data.task == results.task == "classification"
     assert trained.gallery["augmented"].dtype == np.uint8
     assert trained.gallery["augmented"].shape[0] == 2
 
@@ -77,17 +80,18 @@ def test_the_model_file_alone_predicts_as_the_run_did(trained, tiny_npz, tmp_pat
     with safe_open(alone, framework="pt") as handle:
         facts = json.loads(handle.metadata()["petriscope"])
     assert facts["classes"] == ["0", "1"]
+    assert facts["task"] == "classification"
     assert facts["recipe"]["name"] == "tiny"
     assert len(facts["mean"]) == len(facts["std"]) == 3
 
 
 def test_evaluate_reads_test_and_adds_it_to_the_run(trained):
     result = api.evaluate(trained.folder, quiet=True)
-    assert result["n"] == 40
-    assert trained.results["test"] == result
+    assert result.n == 40
+    assert trained.results.test == result
     table = trained.predictions
     rows = table[table["split"] == "test"]
-    assert (rows["target"] == rows["predicted"]).mean() == pytest.approx(result["accuracy"])
+    assert (rows["target"] == rows["predicted"]).mean() == pytest.approx(result.value("accuracy"))
     assert len(table) == 80
     assert "test" in (trained.folder / "report.html").read_text()
     assert api.evaluate(trained.folder, quiet=True) == result
@@ -95,10 +99,11 @@ def test_evaluate_reads_test_and_adds_it_to_the_run(trained):
 
 
 def test_evaluate_has_what_the_contract_names(trained):
-    result = api.evaluate(trained.folder, quiet=True)
-    promised = ["n", "accuracy", "accuracy_ci95", "balanced_accuracy", "macro_f1", "auc", "nll", "ece", "per_class"]
-    assert set(promised) <= set(result)
-    json.dumps(result, allow_nan=False)
+    tree = api.evaluate(trained.folder, quiet=True).as_json()
+    scalars = {"n", "accuracy", "accuracy_ci95", "balanced_accuracy", "macro_f1", "auc", "nll", "ece"}
+    assert scalars | {"per_class", "confusion", "selective", "ood"} <= set(tree)
+    assert json.loads((trained.folder / "results.json").read_text())["test"] == tree
+    json.dumps(tree, allow_nan=False)
 
 
 def test_training_never_reads_the_test_images(tiny_recipe, tiny_npz, tmp_path, monkeypatch):
@@ -110,10 +115,10 @@ def test_training_never_reads_the_test_images(tiny_recipe, tiny_npz, tmp_path, m
         return dataset
 
     first = api.train(tiny_recipe(training={"epochs": 1}), tmp_path / "a", quiet=True)
-    monkeypatch.setattr(api, "load_dataset", without_test)
+    monkeypatch.setattr("petriscope.experiments.train.load_dataset", without_test)
     second = api.train(tiny_recipe(training={"epochs": 1}), tmp_path / "b", quiet=True)
     assert first.model.read_bytes()[-1000:] == second.model.read_bytes()[-1000:]
-    assert first.results["val"] == second.results["val"]
+    assert first.results.val == second.results.val
 
 
 class TestOtherData:
@@ -133,14 +138,14 @@ class TestOtherData:
         source = self.folder(tmp_path / "pile", *images_of(tiny_npz, "test"))
         before = (trained.folder / "results.json").read_text()
         result = api.evaluate(trained.folder, str(source), quiet=True)
-        assert result["accuracy"] == expected["accuracy"]
-        assert result["nll"] == pytest.approx(expected["nll"], rel=1e-4)
+        assert result.value("accuracy") == expected.value("accuracy")
+        assert result.value("nll") == pytest.approx(expected.value("nll"), rel=1e-4)
         assert (trained.folder / "results.json").read_text() == before
 
     def test_a_test_split_alone_will_do(self, trained, tiny_npz, tmp_path):
         images, labels = images_of(tiny_npz, "test")
         np.savez(tmp_path / "only.npz", test_images=images, test_labels=labels)
-        assert api.evaluate(trained.folder, str(tmp_path / "only.npz"), quiet=True)["n"] == 40
+        assert api.evaluate(trained.folder, str(tmp_path / "only.npz"), quiet=True).n == 40
         with pytest.raises(DataError, match="no val split"):
             api.evaluate(trained.folder, str(tmp_path / "only.npz"), split="val", quiet=True)
 
@@ -148,8 +153,8 @@ class TestOtherData:
         images, labels = images_of(tiny_npz, "test")
         source = self.folder(tmp_path / "ones", images[labels == 1], labels[labels == 1])
         result = api.evaluate(trained.folder, str(source), quiet=True)
-        assert result["per_class"]["0"]["n"] == 0
-        assert result["per_class"]["1"]["n"] == 20
+        assert result.per_class["0"].n == 0
+        assert result.per_class["1"].n == 20
 
     def test_an_unknown_class_is_an_error(self, trained, tiny_npz, tmp_path):
         source = self.folder(tmp_path / "cats", *images_of(tiny_npz, "test"), names=("0", "cat"))
@@ -165,7 +170,7 @@ class TestOtherData:
         assert table["error"].notna().sum() == 1
         assert "broken.png" in table["error"].dropna().iloc[0]
         good = table[table["error"].isna()]
-        expected = api.evaluate(trained.folder, quiet=True)["accuracy"]
+        expected = api.evaluate(trained.folder, quiet=True).value("accuracy")
         assert (good["predicted"] == good["image"].str.split("/").str[-2]).mean() == pytest.approx(expected)
         assert good[["p_0", "p_1"]].sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-5)
 
@@ -241,8 +246,8 @@ def test_without_val_the_last_weights_are_kept(tiny_recipe, tiny_npz, tmp_path):
         data={"source": "digits", "val_fraction": 0.0, "size": 8}, training={"epochs": 1, "batch_size": 256}
     )
     run = api.train(recipe, tmp_path / "run", quiet=True)
-    assert run.results["training"]["kept"] == "last"
-    assert "val" not in run.results
+    assert run.results.training.kept == "last"
+    assert run.results.val is None
     assert (run.folder / "report.html").is_file()
 
 
@@ -262,49 +267,56 @@ def test_a_known_name_stays_one_where_a_folder_is_called_so(tiny_recipe, tmp_pat
         recipe = tiny_recipe(data={"source": source, "size": 12}, training={"epochs": 1})
         run = api.train(recipe, tmp_path / f"run-{source[:3]}", quiet=True)
         assert run.recipe.data.source == source
-        assert api.evaluate(run.folder, quiet=True)["n"] > 0
+        assert api.evaluate(run.folder, quiet=True).n > 0
 
 
-def test_training_ends_with_a_stress_test_of_val_unless_told_otherwise(trained, tiny_recipe, tmp_path):
-    stress = trained.results["stress"]["val"]
-    assert stress["n"] == stress["of"] == 40
-    assert stress["corruptions"]["translation"]["seen"]  # the recipe shifts images
-    assert not stress["corruptions"]["bubble"]["seen"]
+def test_training_ends_with_a_stress_test_of_val_unless_turned_off(trained, tiny_recipe, tmp_path):
+    stress = trained.results.stress["val"]
+    assert stress.n == stress.of == 40
+    assert stress.corruptions["translation"].seen  # the recipe shifts images
+    assert not stress.corruptions["bubble"].seen
     assert trained.gallery["disturbed"].shape[1:] == (4, 12, 12, 3)
-    assert "Stress test" in (trained.folder / "report.html").read_text()
     recipe = tiny_recipe(training={"epochs": 1}, evaluation={"stress": "off"})
     plain = api.train(recipe, tmp_path / "plain", quiet=True)
-    assert "stress" not in plain.results
-    assert "was not tested" in (plain.folder / "report.html").read_text()
+    assert plain.results.stress == {} and "disturbed" not in plain.gallery
+    assert (plain.folder / "report.html").is_file()
 
 
 def test_crops_are_evaluated_calibrated_and_named_on_the_page(trained):
     result = api.evaluate(trained.folder, tta="crops", quiet=True)
-    assert result["tta"] == "crops"
-    page = (trained.folder / "report.html").read_text()
-    assert "each image and five crops of it" in page and "--tta crops" in page
+    assert result.tta == trained.results.test.tta == "crops"
+    assert "--tta crops" in (trained.folder / "report.html").read_text()
     api.calibrate(trained.folder, tta="crops", quiet=True)
     assert set(load_model(trained.model).trust.references) == {"none", "crops"}
 
 
-def test_the_stress_test_says_what_promises_come_to(trained):
-    stress, val = trained.results["stress"]["val"], trained.results["val"]
-    promises = stress["promises"]
-    # All images of val are in it, so the plain ones are held as often as val says.
-    sets = next(row for row in val["conformal"] if row["method"] == "class" and row["level"] == promises["level"])
-    assert promises["clean"]["held"] == pytest.approx(sets["coverage"])
-    assert set(promises["corruptions"]) == set(stress["corruptions"])
-    assert "Sets that promise the true class" in (trained.folder / "report.html").read_text()
+def test_recalibration_writes_another_model_file(trained, tiny_npz, tmp_path):
+    before = trained.model.read_bytes()
+    result, written = api.recalibrate(trained.folder, str(tiny_npz), split="test", quiet=True)
+    assert result.n == 40 and written == trained.folder / "model-tiny.safetensors"
+    assert trained.model.read_bytes() == before
+    assert load_model(written).trust.references["none"] != load_model(trained.model).trust.references["none"]
+    with pytest.raises(RequestError, match="exists"):
+        api.recalibrate(trained.folder, str(tiny_npz), quiet=True)
+
+
+def test_the_stress_test_measures_whether_guarantees_hold(trained):
+    stress, val = trained.results.stress["val"], trained.results.val
+    guarantees = stress.guarantees
+    # All val images are in it, so the clean ones are in their sets as often as in val.
+    sets = next(row for row in val.conformal if row.method == "class" and row.level == guarantees.level)
+    assert guarantees.clean.value("held") == pytest.approx(sets.coverage)
+    assert set(guarantees.corruptions) == set(stress.corruptions)
 
 
 def test_evaluate_with_stress_adds_it_to_the_run(trained):
     result = api.evaluate(trained.folder, quiet=True, stress=True, stress_images=16)
-    assert result["stress"]["n"] == 16
-    assert result["stress"]["split"] == "test"
-    assert result["stress"]["clean"] == pytest.approx(result["balanced_accuracy"], abs=0.3)
-    assert trained.results["stress"]["test"] == result["stress"]
-    assert "stress" not in trained.results["test"]
-    assert set(trained.results["stress"]) == {"val", "test"}
+    assert result.stress.n == 16
+    assert result.stress.split == "test"
+    assert result.stress.value("clean") == pytest.approx(result.value("balanced_accuracy"), abs=0.3)
+    assert trained.results.stress["test"] == result.stress
+    assert trained.results.test.stress is None
+    assert set(trained.results.stress) == {"val", "test"}
     with pytest.raises(RequestError, match="at least one"):
         api.evaluate(trained.folder, quiet=True, stress=True, stress_images=0)
 
@@ -312,5 +324,21 @@ def test_evaluate_with_stress_adds_it_to_the_run(trained):
 def test_stress_on_another_source_leaves_the_run_alone(trained, tiny_npz):
     before = trained.results
     result = api.evaluate(trained.folder, str(tiny_npz), quiet=True, stress=True, stress_images=8)
-    assert result["stress"]["n"] == 8
+    assert result.stress.n == 8
     assert trained.results == before
+
+
+def test_predictions_go_to_a_file_if_asked(trained, tmp_path):
+    Image.fromarray(np.full((12, 12, 3), 240, np.uint8)).save(tmp_path / "a.png")
+    out = tmp_path / "table.csv"
+    table = api.predict(trained.folder, [tmp_path / "a.png"], set_coverage=0.9, out=out, quiet=True)
+    assert "set" in table
+    assert pd.read_csv(out, dtype={"predicted": str})["predicted"].tolist() == table["predicted"].tolist()
+
+
+def test_the_package_gives_the_functions_that_it_names():
+    import petriscope as p
+
+    assert all(getattr(p, name) is not None for name in p.__all__)
+    with pytest.raises(AttributeError):
+        p.nonsense  # noqa: B018

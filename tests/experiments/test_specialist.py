@@ -1,4 +1,4 @@
-"""A specialist beside a main model: the rule, the choice of it on val, and what does not fit."""
+"""A specialist joined with a main model: the rule, its choice on val, and what does not fit."""
 
 import json
 import shutil
@@ -20,6 +20,8 @@ from petriscope.experiments.specialist import SHARES, THRESHOLDS, Choice, Rule, 
 from petriscope.inference.predictor import Predictor, load_model
 from petriscope.metrics.segmentation import class_iou, mean_iou
 from petriscope.models.voting import SpecialistRule
+from petriscope.run.folder import open_run
+from petriscope.tasks import find_task
 
 SETTINGS = ("data.size=[8, 12]", "model.widths=[4, 8]", "training.precision=fp32", "evaluation.bootstrap=100")
 
@@ -91,9 +93,9 @@ def test_all_rules_are_counted_as_each_alone_would_be(index):
 
 
 class Teller(nn.Module):
-    """Gives images whose gray levels are classes the logits that a table has for them."""
+    """Looks up the logits of each pixel in a table, by its gray level."""
 
-    segments = True
+    dense = True
 
     def __init__(self, table):
         super().__init__()
@@ -103,7 +105,7 @@ class Teller(nn.Module):
         return self.table[(images[:, 0] * 255).round().long()].permute(0, 3, 1, 2)
 
 
-def told(main_table, special_table):
+def choose(main_table, special_table):
     """The choice on val between networks that answer by tables; class 2 is the specialist's."""
     masks = np.random.default_rng(0).integers(0, 3, (6, 4, 4)).astype(np.uint8)
     masks[0, 0] = IGNORE
@@ -112,7 +114,8 @@ def told(main_table, special_table):
 
     def network(table, classes):
         model = Teller(table).eval()
-        return Predictor(model, Recipe(), classes, (4, 4, 1), (0.0,), (1.0,), torch.device("cpu"))
+        task = find_task("segmentation")
+        return Predictor(model, Recipe(), task, classes, (4, 4, 1), (0.0,), (1.0,), torch.device("cpu"))
 
     main, special = network(main_table, val.classes), network(special_table, ("rest", "c"))
     return choose_rule(main, special, val, 2, "none", None)
@@ -125,23 +128,23 @@ KNOWING_NOTHING = [[0.0, 1], [0, 1], [0, 1]]
 
 
 def test_a_specialist_that_knows_more_is_heard():
-    choice = told(BLIND, KNOWING)
+    choice = choose(BLIND, KNOWING)
     assert choice.rule is not None and choice.alone == 1
     assert mean_iou(choice.main.confusion.sum(0)) < 0.6
 
 
 def test_no_rule_is_better_than_a_main_model_that_knows_all():
-    assert told(SEEING, KNOWING).rule is None
-    choice = told(SEEING, KNOWING_NOTHING)
+    assert choose(SEEING, KNOWING).rule is None
+    choice = choose(SEEING, KNOWING_NOTHING)
     assert choice.rule is None and choice.alone < 0.5
     assert mean_iou(choice.main.confusion.sum(0)) == 1
 
 
 def test_the_rule_of_the_run_is_the_best_on_val(pair, joined):
-    dataset = load_dataset(api.open_run(pair[0]).recipe.data)
+    dataset = load_dataset(open_run(pair[0]).recipe.data)
     images, masks = dataset.val.images, dataset.val.targets
     main, special = (load_model(folder).probabilities(images) for folder in pair)
-    facts = joined.results["ensemble"]["specialist"]
+    found = joined.results.ensemble.specialist
 
     def confusion(predicted):
         out = np.zeros((4, 4), int)
@@ -154,52 +157,52 @@ def test_the_rule_of_the_run_is_the_best_on_val(pair, joined):
         for share in SHARES
     }
     before = confusion(main.argmax(1))
-    assert facts["class"] == "big rock" and facts["rules_tried"] == len(tried) + 1
-    assert facts["val_miou"]["before"] == pytest.approx(mean_iou(before))
-    assert facts["val_class_iou"]["before"] == pytest.approx(class_iou(before)[3])
+    assert found.of_class == "big rock" and found.rules_tried == len(tried) + 1
+    assert found.val_miou["before"] == pytest.approx(mean_iou(before))
+    assert found.val_class_iou["before"] == pytest.approx(class_iou(before)[3])
     alone = confusion(np.where(special[:, 1] > 0.5, 3, 0))
-    assert facts["val_class_iou"]["alone"] == pytest.approx(class_iou(alone)[3])
+    assert found.val_class_iou["alone"] == pytest.approx(class_iou(alone)[3])
     assert max(tried.values()) > mean_iou(before), "a rule that gains, or this test shows nothing"
-    chosen = facts["rule"]
+    chosen = found.rule
     assert tried[chosen["threshold"], chosen["main_share"]] == pytest.approx(max(tried.values()))
     predicted, _ = by_rule(main, special[:, 1], 3, chosen["threshold"], chosen["main_share"])
-    assert facts["val_miou"]["after"] == pytest.approx(mean_iou(confusion(predicted)))
-    assert facts["val_class_iou"]["after"] == pytest.approx(class_iou(confusion(predicted))[3])
+    assert found.val_miou["after"] == pytest.approx(mean_iou(confusion(predicted)))
+    assert found.val_class_iou["after"] == pytest.approx(class_iou(confusion(predicted))[3])
     np.testing.assert_array_equal(load_model(joined.folder).probabilities(images).argmax(1), predicted)
 
 
 def test_it_is_a_run_like_any_other(pair, joined, capsys):
     from petriscope.cli import app
 
-    found = joined.results["ensemble"]
-    assert found["best_member"] == str(pair[0])
-    assert found["gain"] == pytest.approx(joined.results["val"]["miou"] - found["members"][0]["val_miou"])
+    found = joined.results.ensemble
+    assert found.best_member == str(pair[0])
+    assert found.gain == pytest.approx(joined.results.val.value("miou") - found.members[0].val_score)
     app(["evaluate", str(joined.folder), "--tta", "mirror", "--json"], standalone_mode=False)
     result = json.loads(capsys.readouterr().out)
     assert result["split"] == "test" and set(result["per_class"]) == {"soil", "bedrock", "sand", "big rock"}
     page = (joined.folder / "report.html").read_text()
-    assert f"petriscope compare {joined.folder} {pair[0]}</code>" in page
-    assert "A pixel is big rock where" in page and "big rock alone" in page and "the main model alone" in page
+    assert f"petriscope compare {joined.folder} {pair[0]}" in page
 
 
 def test_where_no_rule_gains_the_run_is_the_main_model(pair, tmp_path, monkeypatch):
-    choose = ensembling.choose_rule
-    monkeypatch.setattr(ensembling, "choose_rule", lambda *args: Choice(None, choose(*args).main, float("nan")))
+    real = ensembling.choose_rule
+    monkeypatch.setattr(ensembling, "choose_rule", lambda *args: Choice(None, real(*args).main, float("nan")))
     run = ensembling.ensemble(pair, "specialist", tmp_path / "e", quiet=True)
-    facts = run.results["ensemble"]["specialist"]
-    assert facts["rule"] == "never" and facts["val_miou"]["before"] == facts["val_miou"]["after"]
-    assert facts["val_class_iou"]["alone"] is None and not run.results["ensemble"]["members"][1]["taken"]
-    assert run.results["cost"]["parameters"] == api.open_run(pair[0]).results["cost"]["parameters"]
-    assert "has no say" in (run.folder / "report.html").read_text()
+    joined = run.results.ensemble
+    found = joined.specialist
+    assert found.rule == "never" and found.val_miou["before"] == found.val_miou["after"]
+    assert found.val_class_iou["alone"] is None and not joined.members[1].taken
+    assert run.results.cost.parameters == open_run(pair[0]).results.cost.parameters
 
 
 def test_a_rule_that_harms_the_joined_model_is_not_taken(pair, tmp_path, monkeypatch):
-    choose = ensembling.choose_rule
+    real = ensembling.choose_rule
     everything = Rule(1e-6, 0.0)  # all is big rock
-    monkeypatch.setattr(ensembling, "choose_rule", lambda *args: Choice(everything, choose(*args).main, 0.0))
+    monkeypatch.setattr(ensembling, "choose_rule", lambda *args: Choice(everything, real(*args).main, 0.0))
     run = ensembling.ensemble(pair, "specialist", tmp_path / "e", quiet=True)
-    assert run.results["ensemble"]["specialist"]["rule"] == "never"
-    assert run.results["val"]["miou"] == pytest.approx(run.results["ensemble"]["members"][0]["val_miou"])
+    joined = run.results.ensemble
+    assert joined.specialist.rule == "never"
+    assert run.results.val.value("miou") == pytest.approx(joined.members[0].val_score)
 
 
 def test_what_does_not_fit_together_is_refused_and_leaves_nothing(pair, tmp_path):
@@ -211,7 +214,7 @@ def test_what_does_not_fit_together_is_refused_and_leaves_nothing(pair, tmp_path
         ensembling.ensemble([rock, main], "specialist", out)
     with pytest.raises(RequestError, match="joins two runs"):
         ensembling.ensemble([main, rock, other], "specialist", out)
-    with pytest.raises(RequestError, match="is no specialist"):
+    with pytest.raises(RequestError, match="is not a specialist"):
         ensembling.ensemble([main, twin], "specialist", out)
     with pytest.raises(RequestError, match="trained on other data or splits"):
         ensembling.ensemble([main, other], "specialist", out)

@@ -9,6 +9,7 @@ from petriscope import api
 from petriscope.core.errors import DataError, RequestError
 from petriscope.core.masks import IGNORE
 from petriscope.core.recipe import load_recipe
+from petriscope.data import load_dataset
 from petriscope.training.build import augmented_val
 from petriscope.training.loop import Trainer
 
@@ -80,42 +81,42 @@ def test_killed_after_any_step_it_ends_bit_for_bit_the_same(variant, terrain_rec
         monkeypatch.setattr(Trainer, "train_step", steps)
         resumed = api.resume(tmp_path / f"broken{stop_at}", quiet=True)
         assert same(resumed, whole)
-        strip = lambda history: [{k: v for k, v in line.items() if "second" not in k} for line in history]  # noqa: E731
-        assert strip(resumed.history) == strip(whole.history)
+        assert [(e.train, e.val, e.lr) for e in resumed.history] == [(e.train, e.val, e.lr) for e in whole.history]
 
 
 def test_it_learns_and_keeps_the_best_by_mean_iou(terrain_recipe, tmp_path):
     run = api.train(terrain_recipe(training={"epochs": 8, "batch_size": 8}), tmp_path / "run", quiet=True)
-    values = [line["val"]["miou"] for line in run.history]
+    values = [line.val["miou"] for line in run.history]
     assert values[-1] > 1.3 * values[0]
-    training, val = run.results["training"], run.results["val"]
-    assert training["monitor"] == "miou"
-    assert training["best_epoch"] == int(np.argmax(values)) + 1
-    assert val["miou"] == pytest.approx(max(values)) == pytest.approx(training["best"])
-    assert 0 < run.history[-1]["train"]["accuracy"] < 1
-    assert run.environment["data"]["classes"] == ["soil", "bedrock", "sand", "big rock"]
+    training = run.results.training
+    assert training.monitor == "miou"
+    assert training.best_epoch == int(np.argmax(values)) + 1
+    assert run.results.val.value("miou") == pytest.approx(max(values)) == pytest.approx(training.best)
+    assert 0 < run.history[-1].train["accuracy"] < 1
+    assert run.environment.data.classes == ["soil", "bedrock", "sand", "big rock"]
+    assert run.environment.data.task == run.results.task == "segmentation"
 
 
 def test_early_stopping_and_another_monitor(terrain_recipe, tmp_path):
     settings = {"epochs": 40, "patience": 1, "monitor": "loss"}
     run = api.train(terrain_recipe(training=settings, optimizer={"lr": 0.1}), tmp_path / "run", quiet=True)
-    losses = [line["val"]["loss"] for line in run.history]
+    losses = [line.val["loss"] for line in run.history]
     assert len(losses) < 40
-    assert run.results["training"]["best_epoch"] == int(np.argmin(losses)) + 1 == len(losses) - 1
+    assert run.results.training.best_epoch == int(np.argmin(losses)) + 1 == len(losses) - 1
 
 
 def test_a_run_holds_metrics_predictions_and_examples(terrain_recipe, tmp_path):
     run = api.train(terrain_recipe(), tmp_path / "run", quiet=True)
     result = api.evaluate(run.folder, tta="flips", quiet=True)
-    assert result["split"] == "test" and result["tta"] == "flips"
+    assert result.split == "test" and result.tta == "flips"
     for key in ("miou", "pixel_accuracy", "boundary_f1"):
-        low, high = result[f"{key}_ci95"]
-        assert 0 <= low <= result[key] <= high <= 1
-    assert set(result["per_class"]) == {"soil", "bedrock", "sand", "big rock"}
-    assert run.results["test"] == result
+        low, high = result.metric(key).ci95
+        assert 0 <= low <= result.value(key) <= high <= 1
+    assert set(result.per_class) == {"soil", "bedrock", "sand", "big rock"}
+    assert run.results.test == result
     table = run.predictions
     assert set(table["split"]) == {"val", "test"}
-    assert (table["split"] == "test").sum() == result["n"]
+    assert (table["split"] == "test").sum() == result.n
     gallery = run.gallery
     for split in ("val", "test"):
         arrays = {key: gallery[f"segments_{split}_{key}"] for key in ("images", "truth", "predicted", "confidence")}
@@ -126,23 +127,20 @@ def test_a_run_holds_metrics_predictions_and_examples(terrain_recipe, tmp_path):
         assert (np.diff(gallery[f"segments_{split}_miou"]) <= 0).all()
     images, masks = gallery["augmented"], gallery["augmented_masks"]
     assert images.shape[2:] == (8, 12, 1) and masks.shape == images.shape[:-1]
-    train = api.load_dataset(run.recipe.data).train
+    train = load_dataset(run.recipe.data).train
     at = [int(np.flatnonzero((train.images == plain).all((1, 2, 3)))[0]) for plain in images[:, 0]]
     assert np.array_equal(masks[:, 0], train.targets[at])
     assert (masks[:, 1:] == IGNORE).any(), "what a shift brings in"
     page = (run.folder / "report.html").read_text()
-    assert page.count('augmented versions"') == len(images) and page.count("The masks of training image") == len(images)
-    assert "Under each row, its masks" in page
-    with np.load(run.folder / "gallery.npz") as kept:
-        older = {key: kept[key] for key in kept if key != "augmented_masks"}
-    np.savez(run.folder / "gallery.npz", **older)
-    assert "Under each row" not in api.report(run.folder).read_text(), "a run of before has no such masks"
+    assert page.count("Targets of training image") == len(images) and "Below each row" in page
+    run.write_gallery("augmented", augmented=images)
+    assert "Below each row" not in api.report(run.folder).read_text(), "older runs have no such masks"
 
 
 def test_other_data_are_evaluated_by_the_names_of_their_classes(terrain_recipe, tmp_path):
     run = api.train(terrain_recipe(), tmp_path / "run", quiet=True)
     own = api.evaluate(run.folder, quiet=True)
-    test = api.load_dataset(run.recipe.data).split("test")
+    test = load_dataset(run.recipe.data).split("test")
     stored = np.where(test.targets == IGNORE, 0, test.targets + 1).astype(np.uint8)
     names = np.array(["background", *test.classes])
     path = tmp_path / "other.npz"
@@ -152,7 +150,7 @@ def test_other_data_are_evaluated_by_the_names_of_their_classes(terrain_recipe, 
     with pytest.raises(DataError, match="background"):
         api.evaluate(run.folder, data=str(path), quiet=True)
     again = api.evaluate(run.folder, data=str(remasked(path, names)), quiet=True)
-    assert again["miou"] == own["miou"] and again["confusion"] == own["confusion"]
+    assert again.value("miou") == own.value("miou") and again.confusion == own.confusion
 
 
 def remasked(path, names):
@@ -167,18 +165,19 @@ def remasked(path, names):
 
 def test_val_may_be_augmented_with_its_masks(terrain_recipe, tmp_path):
     settings = {"augment_val": [{"name": "flip", "horizontal": 1}], "bootstrap": 100, "batch_size": 32}
-    dataset = api.load_dataset(terrain_recipe().data)
+    dataset = load_dataset(terrain_recipe().data)
     turned = augmented_val(terrain_recipe(evaluation=settings), dataset.val)
     assert np.array_equal(turned.targets, dataset.val.targets[:, :, ::-1])
     assert np.array_equal(turned.images, dataset.val.images[:, :, ::-1])
 
 
 REFUSED = {
-    "a predictor": ({"model": "simple-cnn"}, "masks: choose a model of masks"),
-    "a model of masks on labels": ({"data": {"source": "digits", "size": 16}}, "labels: choose a predictor"),
+    "a classifier": ({"model": "simple-cnn"}, "masks: choose a model that predicts one class per pixel"),
+    "a segmenter on labels": ({"data": {"source": "digits", "size": 16}}, "labels: choose a model .* per image"),
+    "another task than the data have": ({"data": {"task": "classification"}}, "task classification must be"),
     "mixup": ({"augment": ["mixup"]}, "MixUp blends images"),
-    "a monitor of labels": ({"training": {"monitor": "macro_f1"}}, "where targets are masks; known: miou"),
-    "distilling": ({"distill": {"teachers": "x"}}, "distill learns from predictors"),
+    "a monitor of labels": ({"training": {"monitor": "macro_f1"}}, "for the task segmentation; known: miou"),
+    "distilling": ({"distill": {"teachers": "x"}}, "distill works only for classification"),
 }
 
 
@@ -191,5 +190,5 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(case, terrain_recipe, t
 
 
 def test_labels_are_not_judged_by_mean_iou(tiny_recipe, tmp_path):
-    with pytest.raises(RequestError, match="where targets are labels; known: accuracy"):
+    with pytest.raises(RequestError, match="for the task classification; known: accuracy"):
         api.train(tiny_recipe(training={"monitor": "miou"}), tmp_path / "run", quiet=True)
