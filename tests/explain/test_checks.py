@@ -8,10 +8,10 @@ from scipy.stats import spearmanr
 
 from petriscope.explain import explain
 from petriscope.explain.checks import (
+    cell_ranks,
     centered_blob,
     check,
     deletion_and_insertion,
-    place_ranks,
     rank_correlation,
     shuffle_weights,
     trusted,
@@ -24,7 +24,7 @@ RNG = np.random.default_rng
 def areas(heat, images):
     predictor = corner_predictor()
     classes = np.ones(len(images), dtype=np.int64)
-    return deletion_and_insertion(predictor, images, classes, place_ranks(heat, RNG(0)))
+    return deletion_and_insertion(predictor, images, classes, cell_ranks(heat, RNG(0)))
 
 
 def test_deleting_the_corner_beats_a_random_order_and_a_blob():
@@ -51,23 +51,23 @@ def test_the_area_of_a_straight_curve_is_one_half():
             return np.stack([1 - share, share], 1)
 
     images = np.full((2, 14, 14, 1), 255, dtype=np.uint8)
-    deletion, _ = deletion_and_insertion(Fixed(), images, np.array([1, 1]), place_ranks(np.zeros((2, 14, 14)), RNG(0)))
+    deletion, _ = deletion_and_insertion(Fixed(), images, np.array([1, 1]), cell_ranks(np.zeros((2, 14, 14)), RNG(0)))
     np.testing.assert_allclose(deletion, 0.5, atol=0.02)  # a straight line from 1 to 0
 
 
 def test_cells_rank_by_their_mean_and_ties_at_random():
     heat = np.zeros((1, 14, 14))
     heat[0, 4:6, 8:10] = 1  # cell (2, 4) of the 7 x 7 grid
-    ranks = place_ranks(heat, RNG(0))
+    ranks = cell_ranks(heat, RNG(0))
     assert ranks.shape == (1, 49)
     assert sorted(ranks[0]) == list(range(49))
     assert ranks[0, 2 * 7 + 4] == 0
-    assert not np.array_equal(ranks, place_ranks(heat, RNG(1)))
+    assert not np.array_equal(ranks, cell_ranks(heat, RNG(1)))
 
 
 @pytest.mark.parametrize(("height", "width"), [(28, 28), (5, 5), (10, 30), (3, 40)])
 def test_every_cell_has_a_rank_at_any_size(height, width):
-    ranks = place_ranks(RNG(0).random((2, height, width)), RNG(0))
+    ranks = cell_ranks(RNG(0).random((2, height, width)), RNG(0))
     assert ranks.shape == (2, min(7, height) * min(7, width))
     assert all(sorted(each) == list(range(ranks.shape[1])) for each in ranks)
 

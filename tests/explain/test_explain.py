@@ -215,7 +215,7 @@ def test_windows_cover_the_image(height, width, window, step):
     [
         (some_images(2, 16), None, "auto", "uint8"),
         (some_images(2).astype(np.float32), None, "auto", "uint8"),
-        (some_images(2), np.array([0]), "auto", "one each"),
+        (some_images(2), np.array([0]), "auto", "one class per image"),
         (some_images(2), np.array([0, 3]), "auto", "3 classes"),
         (some_images(2), None, "grad-cat", "did you mean grad-cam"),
         (some_images(2), None, Part(name="occlusion", window=2), "window"),

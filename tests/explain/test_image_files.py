@@ -67,7 +67,7 @@ def test_the_command_reports_unreadable_images_and_explains_the_rest(run, images
     ("options", "words"),
     [
         ({"of": "7"}, "no class '7'"),
-        ({"method": "attention-rollout"}, "explain it by hires-cam"),
+        ({"method": "attention-rollout"}, "use hires-cam"),
         ({"method": "occlusio"}, "did you mean occlusion"),
         ({"out": "run"}, "not empty"),
     ],

@@ -110,7 +110,7 @@ def test_the_question_is_the_mean_over_the_region():
     classes = np.array([3, 0, 1])
     question = Question(torch.from_numpy(classes), torch.from_numpy(regions))
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    for found, values in ((question.score, logits), (question.belief, p)):
+    for found, values in ((question.score, logits), (question.confidence, p)):
         expected = [values[i, k][regions[i]].mean() for i, k in enumerate(classes[:2])]
         np.testing.assert_allclose(found(torch.from_numpy(logits)), [*expected, 0], rtol=1e-5)
     one = question.take(torch.tensor([1])).score(torch.from_numpy(logits[1:2]))
@@ -147,7 +147,7 @@ def test_every_segmenter_is_explained_at_its_bottleneck_and_left_unchanged(netwo
         assert maps.shape == (2, 20, 28) and np.isfinite(maps).all() and 0 <= maps.min() <= maps.max() <= 1
     assert not any(module._forward_hooks for module in model.modules())
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    with pytest.raises(RequestError, match="explain it by hires-cam"):
+    with pytest.raises(RequestError, match="use hires-cam"):
         explain(predictor, images, method="attention-rollout")
 
 

@@ -1,8 +1,10 @@
-"""Where a network looks: maps of what its answer rests on. `EXPLAINERS` lists the methods; `explain` makes the maps.
+"""Explanations: maps of the parts of an image that a prediction depends on. `EXPLAINERS` lists the methods; `explain` makes
+the maps.
 
-A method is called with the model, normalized float32 [B, C, H, W] and the `petriscope.explain.question.Question`; its
-keyword-only parameters are its options. It gives float32 [B, h, w], coarse or fine, the more the stronger; what is below 0
-counts against the class. `petriscope.explain.checks` says whether such maps can be trusted.
+A method is called with the model, normalized images, float32 [B, C, H, W], and a `petriscope.explain.question.Question`.
+Its keyword-only parameters are its options. It returns float32 [B, h, w] at any resolution; higher values are stronger
+evidence for the class, values below 0 are evidence against it. `petriscope.explain.checks` measures whether maps can be
+trusted.
 """
 
 from __future__ import annotations
@@ -34,15 +36,15 @@ EXPLAINERS = Registry(
         "occlusion": "petriscope.explain.occlusion_map:occlusion",
     },
 )
-BATCH_PIXELS = 2**20  # of a batch; the maps of all its layers are in memory
+BATCH_PIXELS = 2**20  # per batch; the feature maps of all layers are in memory
 LARGEST_BATCH = 128
 
 
 def methods_for(predictor: Predictor) -> list[str]:
-    """The methods that can be asked about this model, the one that `explain` takes by itself first.
+    """The methods that work for this model; the first is the default of `explain`.
 
-    Transformers that attend over the whole image are explained by their attention, networks with feature maps (of masks,
-    with a bottleneck of two places per side or more) by class activation maps, and occlusion asks no network how it is made.
+    Attention methods work for transformers with attention over the whole image. Class activation maps work for networks
+    with feature maps; a segmenter needs a bottleneck of at least two positions per side. Occlusion works for any network.
     """
     import torch
 
@@ -51,7 +53,7 @@ def methods_for(predictor: Predictor) -> list[str]:
 
     height, width, channels = predictor.shape
     blank = torch.zeros(1, channels, height, width, device=predictor.device)
-    with undisturbed(predictor.model) as model, torch.no_grad():
+    with frozen_in_float32(predictor.model) as model, torch.no_grad():
         if not predictor.task.dense and sees_whole_image(model, blank):
             return ["attention-rollout", "attention-gradient", "occlusion"]
         if (not predictor.task.dense or hasattr(model, "bottleneck")) and has_feature_maps(model, blank):
@@ -60,10 +62,10 @@ def methods_for(predictor: Predictor) -> list[str]:
 
 
 def chosen(predictor: Predictor, method: str | Part) -> Part:
-    """The method asked for, with its options; of ``auto``, the first of `methods_for`.
+    """The method with its options; for ``auto``, the first of `methods_for`.
 
     Raises:
-        RequestError: there is no such method, or this model has nothing that it could go by.
+        RequestError: there is no such method, or it does not work for this model.
     """
     have = methods_for(predictor)
     part = Part(name=method) if isinstance(method, str) else method
@@ -71,7 +73,7 @@ def chosen(predictor: Predictor, method: str | Part) -> Part:
     EXPLAINERS.check(part)
     if part.name not in have:
         name = predictor.recipe.model.name
-        raise RequestError(f"{part.name} finds nothing to go by in {name}; explain it by {', '.join(have)}")
+        raise RequestError(f"{part.name} does not work for {name}; use {', '.join(have)}")
     return part
 
 
@@ -82,23 +84,24 @@ def explain(
     method: str | Part = "auto",
     regions: np.ndarray | None = None,
 ) -> np.ndarray:
-    """What a predictor's answers rest on, in float32 whatever the format it predicts in.
+    """Explain predictions, in float32 regardless of the precision of the predictor.
 
     Args:
-        predictor: left as it was: weights, gradients, modes and flags.
-        images: uint8 [B, H, W, C], of the predictor's shape.
-        classes: int64 [B], the class asked about in each image; None: the one predicted, without test-time
-            augmentation; of masks, see `petriscope.explain.regions.largest_class`.
+        predictor: its weights, gradients, modes and flags are left unchanged.
+        images: uint8 [B, H, W, C], in the shape of the predictor.
+        classes: the class to explain for each image, int64 [B]; None: the predicted class, without test-time
+            augmentation. For segmentation, see `petriscope.explain.regions.largest_class`.
         method: a name in `EXPLAINERS`, a `Part` with options, or ``auto``: the first of `methods_for`.
-        regions: of a model of masks, bool [B, H, W], the pixels whose class is asked about; None: those predicted as the
+        regions: for segmentation, the pixels whose class is explained, bool [B, H, W]; None: the pixels predicted as the
             class, without test-time augmentation.
 
     Returns:
-        float32 [B, H, W] in [0, 1]: 1 where an image's answer rests on it most; all 0 where the method finds nothing in
-        favor of the class, or the region is empty.
+        float32 [B, H, W], 0 to 1; the maximum of each map is 1. A map is 0 everywhere if the method finds no evidence for
+        the class, or if the region is empty.
 
     Raises:
-        RequestError: images of another shape, an unknown class or method, or a method that this model has nothing for.
+        RequestError: the images have another shape or dtype, a class or the method is unknown, or the method does not work
+            for this model.
     """
     import torch
 
@@ -113,7 +116,7 @@ def explain(
     if regions is not None and (
         not predictor.task.dense or regions.shape != images.shape[:3] or regions.dtype != np.bool_
     ):
-        raise RequestError("regions are bool [B, H, W], of the images, for models of masks")
+        raise RequestError(f"regions must be bool {list(images.shape[:3])}, and the model a segmentation model")
     masks = (
         predicted_masks(predictor, images) if predictor.task.dense and (classes is None or regions is None) else None
     )
@@ -123,7 +126,7 @@ def explain(
         classes = predictor.probabilities(images, tta="none").argmax(1) if len(images) else np.zeros(0)
     classes = np.asarray(classes, dtype=np.int64)
     if classes.shape != (len(images),):
-        raise RequestError(f"{list(classes.shape)} classes for {len(images)} images; give one each")
+        raise RequestError(f"classes have the shape {list(classes.shape)}; give one class per image, [{len(images)}]")
     if len(classes) and not 0 <= classes.min() <= classes.max() < len(predictor.classes):
         raise RequestError(f"there are {len(predictor.classes)} classes, counted from 0; got {classes.max()}")
     if masks is not None and regions is None:
@@ -133,7 +136,7 @@ def explain(
     height, width, _ = predictor.shape
     size = max(1, min(LARGEST_BATCH, BATCH_PIXELS // (height * width)))
     out = np.zeros((len(images), height, width), dtype=np.float32)
-    with undisturbed(predictor.model) as model, torch.autocast(predictor.device.type, enabled=False):
+    with frozen_in_float32(predictor.model) as model, torch.autocast(predictor.device.type, enabled=False):
         for start in range(0, len(images), size):
             block = torch.from_numpy(np.ascontiguousarray(images[start : start + size])).to(predictor.device)
             asked = torch.from_numpy(classes[start : start + size]).to(predictor.device)
@@ -144,21 +147,21 @@ def explain(
 
 
 def _scaled(maps: Tensor, size: tuple[int, int], full: tuple[int, int]) -> Tensor:
-    """Enlarged to the images, and each map brought to [0, 1]; maps of another size cover ``full``."""
+    """Resize maps to the images, and scale each to [0, 1]. Maps of another size than the images cover ``full`` pixels."""
     import torch.nn.functional as F
 
     maps = maps.nan_to_num(0.0, 0.0, 0.0).clamp_min(0)
     if maps.shape[1:] != size:
         maps = F.interpolate(maps[:, None], full, mode="bilinear", align_corners=False)[:, 0, : size[0], : size[1]]
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    # A map that is the same all over says nothing of places; rounding must not be blown up to a pattern.
-    says = high - low > 1e-6 * high
-    return ((maps - low) / (high - low).clamp_min(1e-30) * says).clamp(0, 1)
+    # A constant map becomes 0; scaling would amplify its rounding errors.
+    varies = high - low > 1e-6 * high
+    return ((maps - low) / (high - low).clamp_min(1e-30) * varies).clamp(0, 1)
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in float32 and evaluation mode, its weights without gradients; afterwards all is as before."""
+def frozen_in_float32(model: nn.Module) -> Iterator[nn.Module]:
+    """The model in float32 and evaluation mode, without gradients of its weights. Its state is restored afterwards."""
     import torch
 
     if any(p.is_floating_point() and p.dtype != torch.float32 for p in model.parameters()):

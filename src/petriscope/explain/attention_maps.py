@@ -1,4 +1,4 @@
-"""What a vision transformer attends to: its attention, multiplied through the layers."""
+"""Attention maps of vision transformers: attention, multiplied across layers."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from petriscope.models.layers import watching
 
 
 def attention_rollout(model: nn.Module, images: Tensor, question: Question) -> Tensor:
-    """How much of each patch reaches the class token, by attention and shortcuts alone. Abnar and Zuidema, 2020,
-    arXiv:2005.00928. The same for every class.
+    """Attention rollout: how much each patch contributes to the class token through attention and residual connections.
+    It is the same for every class. Abnar and Zuidema, 2020, arXiv:2005.00928.
 
     Args:
-        model: timm's vision transformer, in evaluation mode.
+        model: a vision transformer of timm, in evaluation mode.
         images: normalized float32 [B, C, H, W].
-        question: not looked at.
+        question: not used.
 
     Returns:
         float32 [B, h, w], one value per patch.
 
     Raises:
-        RequestError: the network has no attention over the whole image.
+        RequestError: the network does not attend over the whole image in every layer.
     """
     with watched(model) as attentions, torch.no_grad():
         model(images)
@@ -36,9 +36,8 @@ def attention_rollout(model: nn.Module, images: Tensor, question: Question) -> T
 
 
 def attention_gradient(model: nn.Module, images: Tensor, question: Question) -> Tensor:
-    """As `attention_rollout`, each head's attention weighed by its gradient for the class, where that is positive.
-
-    Chefer et al., 2021, "Generic Attention-model Explainability", arXiv:2103.15679, for self-attention.
+    """As `attention_rollout`, with the attention of each head weighted by the positive part of its gradient for the class.
+    Chefer et al., 2021, "Generic Attention-model Explainability", arXiv:2103.15679, the rule for self-attention.
     """
     with watched(model) as attentions:
         logits = model(images)
@@ -52,8 +51,11 @@ def attention_gradient(model: nn.Module, images: Tensor, question: Question) -> 
 
 
 def rollout(attentions: list[Tensor]) -> Tensor:
-    """Attention of the layers, [B, heads, N, N] each, first to last -> [B, N, N]: the share of each input token (columns) in
-    each output token (rows). Rows sum to 1."""
+    """The share of each input token (columns) in each output token (rows), [B, N, N]. Rows sum to 1.
+
+    Args:
+        attentions: attention of each layer, first to last, [B, heads, N, N] each.
+    """
     eye = torch.eye(attentions[0].shape[-1], device=attentions[0].device)
     total = eye.expand(len(attentions[0]), -1, -1)
     for attention in attentions:
@@ -63,7 +65,7 @@ def rollout(attentions: list[Tensor]) -> Tensor:
 
 
 def sees_whole_image(model: nn.Module, images: Tensor) -> bool:
-    """Whether every layer of attention is over all patches of the image, so that the layers can be multiplied."""
+    """Whether every attention layer attends to all patches of the image, so that layers can be multiplied."""
     if not _modules(model):
         return False
     with watched(model) as attentions, torch.no_grad():
@@ -73,8 +75,8 @@ def sees_whole_image(model: nn.Module, images: Tensor) -> bool:
 
 @contextmanager
 def watched(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Collects each layer's attention, [B, heads, N, N], as the model runs. Fused attention never forms it, and is off
-    within."""
+    """Collect the attention of each layer, [B, heads, N, N], during a forward pass. Fused attention is switched off, because
+    it never computes the attention matrix."""
     modules = _modules(model)
     fused = [module.fused_attn for module in modules]
     seen: list[Tensor] = []
@@ -94,14 +96,14 @@ def watched(model: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def _modules(model: nn.Module) -> list[Any]:
-    """timm's attention layers."""
+    """The attention layers of a timm model."""
     return [
         m for m in model.modules() if hasattr(m, "fused_attn") and isinstance(getattr(m, "attn_drop", None), nn.Module)
     ]
 
 
 def _reason(attentions: list[Tensor], batch: int) -> str | None:
-    """Why the layers cannot be multiplied; None: they can."""
+    """Why layers cannot be multiplied; None if they can."""
     if not attentions:
         return "has no attention"
     if any(a.ndim != 4 or len(a) != batch or a.shape[-1] != a.shape[-2] for a in attentions):
@@ -112,7 +114,9 @@ def _reason(attentions: list[Tensor], batch: int) -> str | None:
 def _checked(attentions: list[Tensor], batch: int) -> list[Tensor]:
     reason = _reason(attentions, batch)
     if reason is not None:
-        raise RequestError(f"attention is explained where every layer sees the whole image; this network {reason}")
+        raise RequestError(
+            f"attention methods need attention over the whole image in every layer; this network {reason}; use occlusion"
+        )
     return attentions
 
 
@@ -121,7 +125,7 @@ def _transformer(model: nn.Module) -> Any:
 
 
 def _grid(model: nn.Module, images: Tensor, tokens: int) -> tuple[int, int] | None:
-    """Rows and columns of patches, told by the image's proportions; None where the tokens are no such grid."""
+    """Rows and columns of patches, from the proportions of the image; None if the tokens do not form such a grid."""
     count = tokens - int(getattr(_transformer(model), "num_prefix_tokens", 0))
     height, width = images.shape[2:]
     rows = max(1, round(math.sqrt(max(count, 1) * height / width)))
@@ -131,11 +135,14 @@ def _grid(model: nn.Module, images: Tensor, tokens: int) -> tuple[int, int] | No
 
 
 def _to_patches(model: nn.Module, images: Tensor, relevance: Tensor) -> Tensor:
-    """Tokens by tokens -> what the class token, or all patches where there is none, has from each patch: [B, h, w]."""
+    """Relevance between tokens, [B, N, N] -> the relevance of each patch for the class token, [B, h, w]; without a class
+    token, the mean over all patches."""
     prefix = int(getattr(_transformer(model), "num_prefix_tokens", 0))
     grid = _grid(model, images, relevance.shape[-1])
     if grid is None:
-        raise RequestError(f"the {relevance.shape[-1]} tokens of this network are no grid of patches; use occlusion")
+        raise RequestError(
+            f"the {relevance.shape[-1]} tokens of this network do not form a grid of patches; use occlusion"
+        )
     pools = prefix == 0 or getattr(_transformer(model), "global_pool", "token") == "avg"
     rows = relevance[:, prefix:].mean(1) if pools else relevance[:, 0]
     return rows[:, prefix:].reshape(-1, *grid)

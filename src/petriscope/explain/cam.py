@@ -1,7 +1,7 @@
-"""Class activation maps: the last feature maps of a convolutional network, weighed by what they do for a class.
+"""Class activation maps: the last feature maps of a convolutional network, weighted by their effect on a class.
 
-Of a model of masks, the maps are the coarsest, at the bottleneck between encoder and decoder: the last ones say where the
-class is, which the mask says already, and not what that rests on.
+For segmentation, the feature maps are the coarsest ones, at the bottleneck between encoder and decoder. The last feature
+maps would show where the class is predicted, as the mask does, and not what the prediction depends on.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from petriscope.core.errors import RequestError
 from petriscope.explain.question import Question
 from petriscope.models.layers import watching
 
-# A map of 3x3 places cannot say where in a small image; one layer earlier, before the last pooling, it can.
+# Positions per side of the feature maps. Maps of 3x3 are too coarse; those before the last pooling are used instead.
 LEAST = 4
 Least = Annotated[int, Field(ge=2)]
 
 
 def grad_cam(model: nn.Module, images: Tensor, question: Question, *, least: Least = LEAST) -> Tensor:
-    """Feature maps, each weighed by its mean gradient. Selvaraju et al., 2017, arXiv:1610.02391; of masks, Vinogradova,
-    Dibrov and Myers, 2020, arXiv:2002.11434.
+    """Grad-CAM: feature maps, each weighted by its mean gradient. Selvaraju et al., 2017, arXiv:1610.02391; for
+    segmentation, Vinogradova, Dibrov and Myers, 2020, arXiv:2002.11434.
 
     Args:
         model: in evaluation mode.
         images: normalized float32 [B, C, H, W].
-        question: the class of each image, and of masks the region.
-        least: places that the shorter side of the layer's maps has at least, where a layer has so many; not looked at
-            where there is a bottleneck.
+        question: the class of each image, and for segmentation the region.
+        least: smallest length of the shorter side of the feature maps, if a layer has such maps; not used for models with
+            a bottleneck.
 
     Returns:
         float32 [B, h, w].
@@ -41,8 +41,8 @@ def grad_cam(model: nn.Module, images: Tensor, question: Question, *, least: Lea
 
 
 def grad_cam_plus_plus(model: nn.Module, images: Tensor, question: Question, *, least: Least = LEAST) -> Tensor:
-    """Feature maps, weighed by their positive gradients, places where a map is alone more. Chattopadhyay et al., 2018,
-    arXiv:1710.11063, with the exponential of the logit as the score; see `grad_cam` for the arguments."""
+    """Grad-CAM++: feature maps, weighted by their positive gradients, with more weight on small regions. Chattopadhyay et
+    al., 2018, arXiv:1710.11063, with the exponential of the logit as the score. See `grad_cam` for the arguments."""
     maps, gradient = maps_and_gradient(model, images, question, least)
     square = gradient.square()
     below = 2 * square + maps.sum((2, 3), keepdim=True) * square * gradient
@@ -51,18 +51,19 @@ def grad_cam_plus_plus(model: nn.Module, images: Tensor, question: Question, *, 
 
 
 def hires_cam(model: nn.Module, images: Tensor, question: Question, *, least: Least = LEAST) -> Tensor:
-    """Feature maps times their gradients, place by place. Draelos and Carin, 2020, arXiv:2011.08891; of masks, Rheude et
-    al., 2024, arXiv:2409.20287.
+    """HiResCAM: feature maps times their gradients, element by element. Draelos and Carin, 2020, arXiv:2011.08891; for
+    segmentation, Rheude et al., 2024, arXiv:2409.20287.
 
-    Equal to Grad-CAM where the network averages its last maps; where it reads each place by weights of its own
-    (a fully connected layer, a maximum), Grad-CAM's mean gradient blurs what this keeps. See `grad_cam` for the arguments.
+    It is equal to Grad-CAM if the network averages its last feature maps. If the positions have different weights (a fully
+    connected layer, a maximum), the mean gradient of Grad-CAM loses detail that HiResCAM keeps. See `grad_cam` for the
+    arguments.
     """
     maps, gradient = maps_and_gradient(model, images, question, least)
     return (maps * gradient).sum(1)
 
 
 def covered(model: nn.Module, height: int, width: int) -> tuple[int, int]:
-    """The sides that feature maps cover: the image's, and what a model of masks pads it to below and to the right."""
+    """The height and width that feature maps cover: those of the image, padded at the bottom and right by segmenters."""
     multiple = int(getattr(model, "multiple", 1))
     return height + -height % multiple, width + -width % multiple
 
@@ -72,16 +73,17 @@ def has_feature_maps(model: nn.Module, images: Tensor) -> bool:
 
 
 def maps_and_gradient(model: nn.Module, images: Tensor, question: Question, least: int) -> tuple[Tensor, Tensor]:
-    """The last maps with at least ``least`` places per side, and the gradient of the classes' scores: [B, C, h, w] each.
+    """The last feature maps with at least ``least`` positions per side, and the gradients of the class scores with respect
+    to them, [B, C, h, w] each.
 
-    A network equivariant to turns (d4-resnet) needs nothing of its own: each version of a feature lies in the frame of the
-    image, the gradients weigh all of them, and the map turns with the image.
+    Networks that are equivariant to rotations (d4-resnet) need no special case: all versions of a feature are in the frame
+    of the image and are weighted by their gradients, so the map rotates with the image.
     """
     layer, last = feature_layer(model, images[:1], least)
     seen: list[Tensor] = []
 
     def cut(module: nn.Module, inputs: Any, out: Any) -> Any:
-        # The graph starts here; a copy goes on, because layers that work in place would change what is kept.
+        # The graph starts here. A clone is passed on, because in-place layers would change the maps that are kept.
         maps = out if isinstance(out, Tensor) else out[-1]
         seen[:] = [maps.detach().requires_grad_()]
         return seen[0].clone() if isinstance(out, Tensor) else [*out[:-1], seen[0].clone()]
@@ -93,17 +95,17 @@ def maps_and_gradient(model: nn.Module, images: Tensor, question: Question, leas
 
 
 def feature_layer(model: nn.Module, images: Tensor, least: int) -> tuple[nn.Module, bool]:
-    """The last layer whose maps have at least ``least`` places per side, else the one that has most; and whether its channels
-    come last. A model's own ``bottleneck``, where it has one.
+    """The last layer whose feature maps have at least ``least`` positions per side, else the one with the most; and whether
+    its channels come last. If the model has a ``bottleneck``, that layer.
 
     Raises:
-        RequestError: the network has no layer with maps.
+        RequestError: the network has no feature maps.
     """
     found = _spatial_layers(model, images)
     if not found:
         raise RequestError(
-            "this network has no feature maps of two places or more, which class activation maps are made of; use occlusion, "
-            "or attention-gradient for a transformer"
+            "class activation maps need feature maps of at least two positions per side, which this network lacks; use "
+            "occlusion, or attention-gradient for a transformer"
         )
     most = max(side for _, side, _ in found)
     layer, _, last = next(entry for entry in reversed(found) if entry[1] >= min(least, most))
@@ -111,10 +113,11 @@ def feature_layer(model: nn.Module, images: Tensor, least: int) -> tuple[nn.Modu
 
 
 def _spatial_layers(model: nn.Module, images: Tensor) -> list[tuple[nn.Module, int, bool]]:
-    """Layers that give maps, in the order they end, with the shorter side of the maps and whether channels come last.
+    """Layers with feature maps, in the order in which they finish, with the shorter side of the maps and whether channels
+    come last.
 
-    Only layers that all of what follows passes through are taken: the model's children and, of sequences, theirs; not
-    the inside of a residual block. Of a model with a ``bottleneck``, that alone.
+    Only layers that everything later depends on count: the children of the model, and those of sequential containers, but
+    not the layers inside of a residual block. For a model with a ``bottleneck``, only that.
     """
     bottleneck = getattr(model, "bottleneck", None)
     resized = getattr(model, "resize", None)  # to a square
@@ -134,7 +137,8 @@ def _spatial_layers(model: nn.Module, images: Tensor) -> list[tuple[nn.Module, i
 
 
 def _sides(out: Any, height: int, width: int) -> tuple[int, bool] | None:
-    """Maps have the proportions of the image; the order of their axes is told by that."""
+    """The shorter side of feature maps and whether channels come last; None if the output is not feature maps. Feature maps
+    are recognized by the proportions of the image."""
     if not isinstance(out, Tensor) or out.ndim != 4:
         return None
     for last in (False, True):

@@ -1,8 +1,9 @@
-"""Whether maps can be trusted: do the places they mark matter more than others, and do they depend on the weights?
+"""Checks of explanation methods: whether the parts of an image that maps mark matter more than others, and whether maps
+depend on the weights of the network.
 
-Three questions of each method, over the same images: is its order of places better than a random one; is it better than
-a blob in the middle, where most objects are; do its maps change when the network's weights are shuffled? Of masks a fourth:
-is it better than the mask itself?
+Each method has to pass three checks over the same images. Its order of cells is better than a random order. It is better
+than a centered blob, since most objects are in the center. Its maps change if the weights of the network are shuffled. For
+segmentation, it also has to be better than the predicted region itself.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
 
     from petriscope.inference.predictor import Predictor
 
-GRID = 7  # places per side that are deleted or inserted as one
-STEPS = 12  # from the whole image to nothing
-SAME = 0.5  # rank correlation with the maps of shuffled weights from which maps show the image rather than the network
+GRID = 7  # cells per side; the pixels of a cell are deleted or inserted together
+STEPS = 12  # of the deletion and insertion curves
+SAME = 0.5  # with a higher rank correlation under shuffled weights, maps do not depend on the network
 RESAMPLES = 2000
 ORDERS = {"random": "a random order", "blob": "a centered blob", "region": "the predicted region itself"}
 
@@ -41,34 +42,35 @@ def check(
     regions: np.ndarray | None = None,
     scenes: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Check methods on images, each for the class predicted; of masks, for one class of each.
+    """Check explanation methods on images, for the predicted class of each image, or for ``classes``.
 
-    Deletion and insertion (Petsiuk et al., 2018, "RISE", arXiv:1806.07421): the image's places are replaced by the
-    training images' mean color, or put back into a blurred copy, the most marked first; the area under the class's
-    probability says how much the places matter. A map's score is insertion less deletion, and so is that of a random order
-    of places and of a centered blob, from the center outward. All of them move the same squares of a 7x7 grid:
-    single pixels at random would be noise, which spoils any network's answer sooner than a covered region does. Of masks,
-    the probability is the mean over the region that was predicted as the class on the whole image. Deleting that region
-    deletes the class, so the region itself, its squares first, is held against the maps too.
+    Deletion and insertion (Petsiuk et al., 2018, "RISE", arXiv:1806.07421): the cells of the image are replaced by the mean
+    color of the training images, or inserted into a blurred copy, in the order of the map. The area under the probability
+    of the class measures how much the cells matter. The score of an order is insertion minus deletion. Maps are compared
+    with a random order and with a centered blob, from the center outward. All orders move the same cells of a 7x7 grid:
+    deleting random single pixels would add noise, which changes predictions more than a covered area does. For
+    segmentation, the probability is the mean over the region predicted as the class in the unchanged image. Deleting that
+    region deletes the class, so maps are also compared with the region itself, its cells first.
 
     Weight randomization (Adebayo et al., 2018, "Sanity Checks for Saliency Maps", arXiv:1810.03292): Spearman's
-    correlation between each map and that of the network with the entries of every weight shuffled.
+    correlation between each map and that of the network with the entries of every weight tensor shuffled.
 
     Args:
-        predictor: left as it was.
+        predictor: left unchanged.
         images: uint8 [N, H, W, C].
         methods: names in `petriscope.explain.EXPLAINERS`.
-        seed: of the random order, the shuffled weights and the bootstrap over images.
-        classes: of masks, the class asked about in each image, int64 [N].
-        regions: of masks, where it was predicted, bool [N, H, W].
-        scenes: the scene of each image, int64 [N], for the bootstrap to draw; None: images.
+        seed: of the random order, the shuffled weights and the bootstrap.
+        quiet: show no progress.
+        classes: the class explained in each image, int64 [N]; None: the predicted one. Required for segmentation.
+        regions: for segmentation, where the class was predicted, bool [N, H, W].
+        scenes: the scene of each image, int64 [N], which the bootstrap draws; None: it draws images.
 
     Returns:
-        n; ``orders``: of each method, of ``random``, of ``blob`` and of masks of ``region``: deletion, insertion, score,
-        means over the images; ``methods``: of each method, over_random, over_blob and of masks over_region (how far its
-        score is above theirs) and randomized (the correlation), each with ``_ci95``, and its verdict in words; of masks
-        also ``inside``, the share of the maps' heat that lies within the regions, and beside n ``area``, the regions'
-        share of the images.
+        ``n``. ``orders``: deletion, insertion and score, means over the images, of each method, ``random``, ``blob``, and
+        for segmentation ``region``. ``methods``: for each method, over_random, over_blob and for segmentation over_region
+        (differences of the scores) and randomized (the correlation), each with ``_ci95``; its ``verdict``, and whether it
+        is ``trusted``. For segmentation also ``inside``, the share of the maps' total within the regions, and beside n
+        ``area``, the share of the images that the regions take.
     """
     if classes is None:
         classes = predictor.probabilities(images, tta="none").argmax(1)
@@ -85,11 +87,11 @@ def check(
             if not quiet:
                 bar.advance(1)
         rng = np.random.default_rng(seed)
-        ranks = {name: place_ranks(found, rng) for name, found in maps.items()}
-        ranks["random"] = place_ranks(np.zeros_like(maps[methods[0]]), rng)
-        ranks["blob"] = place_ranks(np.repeat(centered_blob(*images.shape[1:3])[None], len(images), 0), rng)
+        ranks = {name: cell_ranks(found, rng) for name, found in maps.items()}
+        ranks["random"] = cell_ranks(np.zeros_like(maps[methods[0]]), rng)
+        ranks["blob"] = cell_ranks(np.repeat(centered_blob(*images.shape[1:3])[None], len(images), 0), rng)
         if regions is not None:
-            ranks["region"] = place_ranks(regions.astype(np.float64), rng)
+            ranks["region"] = cell_ranks(regions.astype(np.float64), rng)
         curves = {}
         for name, order in ranks.items():
             curves[name] = deletion_and_insertion(predictor, images, classes, order, regions)
@@ -117,24 +119,31 @@ def check(
     return {"n": len(images), **area, "orders": orders, "methods": found}
 
 
-def forwards(methods: Sequence[str], others: int = 2) -> int:
-    """Images that the network sees for each image checked, about; a gradient counted as two. ``others``: orders that
-    the methods are held against."""
+def forward_passes(methods: Sequence[str], others: int = 2) -> int:
+    """The approximate number of forward passes per image checked. A gradient counts as two.
+
+    Args:
+        others: number of orders that the methods are compared with.
+    """
     of_maps = sum(2 * (50 if method == "occlusion" else 3) for method in methods)
     return of_maps + 2 * (STEPS - 1) * (len(methods) + others)
 
 
 def verdict(row: dict[str, Any]) -> str:
-    """What a method's metrics say, in words."""
+    """The result of the checks of a method, in words.
+
+    Args:
+        row: the metrics of the method, see `check`.
+    """
     intervals = {other: row[f"over_{other}_ci95"] for other in ORDERS if f"over_{other}_ci95" in row}
     beaten = [other for other, (low, _) in intervals.items() if low > 0]
     lost = [other for other in intervals if other not in beaten]
-    if "random" in lost:  # the others then say nothing
+    if "random" in lost:  # the other comparisons then do not count
         beaten, lost = [], ["random"]
     better = "better than " + " and than ".join(ORDERS[other] for other in beaten)
     rest = " and ".join(f"{_below(intervals[other])} than {ORDERS[other]}" for other in lost)
     words = ", but ".join([better] * bool(beaten) + [rest] * bool(lost))
-    if not _moves(row):
+    if not _depends_on_weights(row):
         words += f"{', and' if lost else '; but'} much the same, or the reverse, with shuffled weights"
     elif lost == ["region"]:
         return f"{words}: they say no more than the mask does"
@@ -146,24 +155,30 @@ def _below(interval: Sequence[float]) -> str:
 
 
 def trusted(row: dict[str, Any]) -> bool:
+    """Whether a method passes all checks."""
     beats = all(row[f"over_{other}_ci95"][0] > 0 for other in ORDERS if f"over_{other}_ci95" in row)
-    return bool(beats and _moves(row))
+    return bool(beats and _depends_on_weights(row))
 
 
 def heat_inside(maps: np.ndarray, regions: np.ndarray) -> float:
-    """The share of the maps' heat within the regions, the mean over the maps that are not blank; [N, H, W] each."""
+    """The share of each map's total that is within its region, the mean over maps that are not blank.
+
+    Args:
+        maps: float [N, H, W].
+        regions: bool [N, H, W].
+    """
     total = maps.sum((1, 2))
     shares = (maps * regions).sum((1, 2))[total > 0] / total[total > 0]
     return float(shares.mean()) if len(shares) else 0.0
 
 
-def _moves(row: dict[str, Any]) -> bool:
-    """Whether the maps change with the weights; one that is reversed still draws the image."""
+def _depends_on_weights(row: dict[str, Any]) -> bool:
+    """Whether maps change if weights are shuffled. A reversed map has not changed."""
     return max(map(abs, row["randomized_ci95"])) < SAME
 
 
 def _mean(name: str, values: np.ndarray, seed: int, scenes: np.ndarray | None = None) -> dict[str, Any]:
-    """The mean with its interval; the bootstrap draws scenes, each with all its images."""
+    """The mean of values, [N], and its 95 % interval from a bootstrap over scenes."""
     scenes = scenes_of(scenes, len(values))
     sums, counts = np.bincount(scenes, values), np.bincount(scenes)
     draws = np.concatenate(
@@ -179,21 +194,21 @@ def deletion_and_insertion(
     ranks: np.ndarray,
     regions: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Areas under the probability of a class as places are deleted from an image, and as they are put into a blurred one.
+    """Areas under the probability of a class as cells are deleted from an image, and as they are inserted into a blurred one.
 
     Args:
         images: uint8 [N, H, W, C].
         classes: int64 [N].
-        ranks: of each place of the grid, int64 [N, places]; 0 goes first. See `place_ranks`.
-        regions: of masks, bool [N, H, W], over which the probability is averaged.
+        ranks: of each cell of the grid, int64 [N, cells]; rank 0 comes first. See `cell_ranks`.
+        regions: for segmentation, where the probability is averaged, bool [N, H, W].
 
     Returns:
-        deletion (the lower, the better the order), insertion (the higher): float [N] each, 0 to 1.
+        deletion (lower is better) and insertion (higher is better), float [N] each, 0 to 1.
     """
-    places = _places(*images.shape[1:3])
+    cells = _cells(*images.shape[1:3])
     bare = np.broadcast_to(np.round(255 * np.array(predictor.mean)).astype(np.uint8), images.shape)
     blurred = _blur(images)
-    pixel_ranks = ranks[:, places]  # [N, H, W]
+    pixel_ranks = ranks[:, cells]  # [N, H, W]
     whole, nothing, hazy = (_of_class(predictor, each, classes, regions) for each in (images, bare, blurred))
     deletion, insertion = [whole], [hazy]
     for gone in np.linspace(0, ranks.shape[1], STEPS + 1).round().astype(int)[1:-1]:
@@ -203,10 +218,11 @@ def deletion_and_insertion(
     return _area(np.stack([*deletion, nothing], 1)), _area(np.stack([*insertion, whole], 1))
 
 
-def place_ranks(maps: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """[N, H, W] -> the rank of each place of the grid by its mean, int64 [N, places]; 0 is the highest, ties by chance."""
-    places = _places(*maps.shape[1:]).ravel()
-    member = np.eye(places.max() + 1)[places]
+def cell_ranks(maps: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Rank the cells of the grid by their mean in each map, [N, H, W] -> int64 [N, cells]. Rank 0 has the highest mean; ties
+    are broken at random."""
+    cells = _cells(*maps.shape[1:]).ravel()
+    member = np.eye(cells.max() + 1)[cells]
     means = maps.reshape(len(maps), -1) @ (member / member.sum(0))
     chance = rng.random(means.shape)
     order = np.lexsort((chance, -means.round(9)), axis=1)
@@ -214,14 +230,14 @@ def place_ranks(maps: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def centered_blob(height: int, width: int) -> np.ndarray:
-    """A map that knows nothing but that objects are in the middle, float [H, W]."""
+    """A map that decreases with the distance from the center, float [H, W]."""
     y, x = ((np.arange(side) + 0.5) / side - 0.5 for side in (height, width))
     return -(y[:, None] ** 2 + x[None] ** 2)
 
 
 def shuffle_weights(model: nn.Module, seed: int) -> nn.Module:
-    """A copy whose weights have their entries shuffled, tensor by tensor: the values of a trained network, and nothing of
-    what it has learned. Norms and biases stay as they are."""
+    """A copy of the model with the entries of every weight tensor shuffled. Biases and the weights of normalization layers
+    are unchanged."""
     import torch
 
     out = copy.deepcopy(model)
@@ -235,7 +251,7 @@ def shuffle_weights(model: nn.Module, seed: int) -> nn.Module:
 
 
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Spearman's correlation of each pair of maps, [N, H, W] each -> [N]; 0 where one is the same all over."""
+    """Spearman's correlation of each pair of maps, [N, H, W] each -> [N]; 0 if one of them is constant."""
     from scipy.stats import rankdata
 
     ranks = [rankdata(maps.reshape(len(maps), -1), axis=1) for maps in (first, second)]
@@ -244,14 +260,14 @@ def rank_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.where(below > 0, (a * b).sum(1) / np.maximum(below, 1e-12), 0.0)
 
 
-def _places(height: int, width: int) -> np.ndarray:
-    """The place of the grid that each pixel is in, int64 [H, W]."""
+def _cells(height: int, width: int) -> np.ndarray:
+    """The cell of the grid that each pixel belongs to, int64 [H, W]."""
     rows, columns = (np.arange(side) * min(GRID, side) // side for side in (height, width))
     return rows[:, None] * (columns.max() + 1) + columns[None]
 
 
 def _blur(images: np.ndarray) -> np.ndarray:
-    """Images of which only broad color is left, uint8 as they are."""
+    """Strongly blurred images, uint8 [N, H, W, C]."""
     from scipy.ndimage import gaussian_filter
 
     height, width = images.shape[1:3]
@@ -259,11 +275,12 @@ def _blur(images: np.ndarray) -> np.ndarray:
 
 
 def _of_class(predictor: Predictor, images: np.ndarray, classes: np.ndarray, regions: np.ndarray | None) -> np.ndarray:
+    """The probability of each image's class, [N]; for segmentation, its mean over the region."""
     if regions is None:
         return predictor.probabilities(images, tta="none")[np.arange(len(images)), classes]
     return mean_probability(predictor, images, classes, regions)
 
 
 def _area(curves: np.ndarray) -> np.ndarray:
-    """By trapezoids, over the share of places moved."""
+    """Area under curves, [N, S] -> [N], by the trapezoidal rule."""
     return (curves[:, 1:] + curves[:, :-1]).mean(1) / 2

@@ -1,4 +1,4 @@
-"""Explanations of classifiers: what a run keeps of them, and how image files are explained."""
+"""Explanations of classification models, of a split for a run and of image files."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from petriscope.core.errors import RequestError
 from petriscope.core.recipe import Part
 from petriscope.data.imageset import ImageSet
 from petriscope.explain import explain, methods_for
-from petriscope.explain.checks import check, forwards
+from petriscope.explain.checks import check, forward_passes
 from petriscope.explain.shown import Explained
 from petriscope.inference.predictor import Predictor
 from petriscope.models.cost import multiply_adds
 
-COLUMNS: tuple[str, ...] = ()  # of the table of explained image files, beside those of every task
-RIGHT, WRONG = 12, 12  # images shown
-BUDGET = 3e11  # multiply-adds that the checks may take: a few seconds of one core
-MOST, FEWEST = 96, 16  # images checked
+COLUMNS: tuple[str, ...] = ()  # of the table of explained image files, besides those of all tasks
+RIGHT, WRONG = 12, 12  # numbers of correctly and of wrongly classified images shown
+BUDGET = 3e11  # multiply-adds for the checks, a few seconds on one core
+MOST, FEWEST = 96, 16  # number of images checked
 
 
 def explain_split(
@@ -28,19 +28,21 @@ def explain_split(
     confidence: np.ndarray,
     quiet: bool = True,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Maps of some images of a split, and the checks of the methods over others.
+    """Explain some images of a split, and check the methods on a random sample.
 
-    The checks take the multiply-adds of `BUDGET`, or as many as evaluating the split once if that is more; where that
-    is too little for 16 images, methods are left out from the last, and with the first alone, the checks.
+    The checks may take the multiply-adds of `BUDGET`, or those of evaluating the split once if that is more. If this is too
+    few for 16 images, methods are left out from the end of the list; if it is too few even for the first, nothing is
+    checked.
 
     Args:
-        predicted: int64 [N]; confidence: float [N].
+        predicted: predicted classes, int64 [N].
+        confidence: float [N].
 
     Returns:
-        arrays: ``rows`` int64 [P] of the images shown, first the right ones, then the wrong, the most confident first;
-        ``maps`` uint8 [P, 2, H, W], 255 the most, for the class predicted and for the true one.
-        facts: method, shown, check (see `petriscope.explain.checks.check`) or None, left_out (methods not checked), reason
-        (why there is no check, or no map at all).
+        arrays: ``rows``, indices of the images shown, int64 [P], correctly classified images first, then the wrong ones
+        with the most confident first; ``maps``, uint8 [P, 2, H, W] (255 is the maximum), for the predicted and for the true
+        class. Empty if the network cannot be explained.
+        facts: fields of `petriscope.core.results.Explanations`.
     """
     rows = _chosen(images.targets, predicted, confidence)
     methods = methods_for(predictor)
@@ -48,7 +50,7 @@ def explain_split(
     batch = images.take(rows)
     try:
         found = [explain(predictor, batch, classes[rows], methods[0]) for classes in (predicted, images.targets)]
-    except (RequestError, RuntimeError) as error:  # a network of timm's that is made like no other
+    except (RequestError, RuntimeError) as error:  # a timm model with an unusual structure
         return {}, {**facts, "method": None, "reason": f"{methods[0]} cannot explain this network: {error}"}
     maps = np.round(255 * np.stack(found, axis=1)).astype(np.uint8)
     kept, count = affordable(predictor, methods, len(images))
@@ -57,19 +59,21 @@ def explain_split(
         facts["check"] = check(predictor, images.take(drawn), kept, quiet=quiet)
         facts["left_out"] = methods[len(kept) :]
     else:
-        facts["reason"] = unaffordable(len(images))
+        facts["reason"] = why_unchecked(len(images))
     return {"rows": rows, "maps": maps}, facts
 
 
-def unaffordable(images: int) -> str:
-    """Why so many images are not checked."""
+def why_unchecked(images: int) -> str:
+    """The reason why the methods are not checked on a split with so many images."""
     return (
-        f"there are fewer than {FEWEST} images" if images < FEWEST else "the network is too costly for it on this split"
+        f"there are fewer than {FEWEST} images"
+        if images < FEWEST
+        else "the checks of this network are too costly for the size of the split"
     )
 
 
 def _chosen(targets: np.ndarray, predicted: np.ndarray, confidence: np.ndarray) -> np.ndarray:
-    """Right images, of every class in turn, and the most confident mistakes."""
+    """Correctly classified images, the classes in turn, and then the most confident mistakes; indices, int64 [P]."""
     right, wrong = np.flatnonzero(targets == predicted), np.flatnonzero(targets != predicted)
     turn = np.zeros(len(right), dtype=np.int64)
     for label in np.unique(targets[right]):
@@ -81,19 +85,30 @@ def _chosen(targets: np.ndarray, predicted: np.ndarray, confidence: np.ndarray) 
 
 
 def affordable(predictor: Predictor, methods: list[str], images: int, others: int = 2) -> tuple[list[str], int]:
-    """The methods to check and over how many images; none where not even one can be checked. ``others``: orders that
-    they are held against."""
+    """The methods to check, and the number of images to check them on; no methods if not even one can be checked.
+
+    Args:
+        images: number of images of the split.
+        others: number of orders that the methods are compared with.
+    """
     each = multiply_adds(predictor.model, predictor.shape)
     budget = max(BUDGET, each * images)
     for kept in (methods[:count] for count in range(len(methods), 0, -1)):
-        count = min(int(budget // (each * forwards(kept, others))), images, MOST)
+        count = min(int(budget // (each * forward_passes(kept, others))), images, MOST)
         if count >= FEWEST:
             return kept, count
     return [], 0
 
 
 def explain_images(predictor: Predictor, batch: list[np.ndarray], label: int | None, part: Part) -> Explained:
-    """For each image: its map, no mask, and the fields of its row."""
+    """Explain decoded images, uint8 [H, W, C] each.
+
+    Args:
+        label: the class to explain; None: the predicted class.
+
+    Yields:
+        for each image, its map, None for the mask, and the fields of its row.
+    """
     if not batch:
         return
     images = np.stack(batch)

@@ -1,4 +1,4 @@
-"""Explanations of image files that are in no data set."""
+"""Explanations of image files."""
 
 from __future__ import annotations
 
@@ -28,10 +28,17 @@ COLUMNS = ("image", "predicted", "confidence", "explained", "overlay", "error")
 def explain_files(
     predictor: Predictor, paths: Sequence[Path], out: Path, method: str, of: str | None, quiet: bool
 ) -> tuple[pd.DataFrame, list[Shown], Part]:
-    """Explain image files, and write an overlay of each into ``out``; see `petriscope.api.explain`.
+    """Explain image files, and write an overlay of each into the folder ``out``; see `petriscope.api.explain`.
+
+    Args:
+        method: a name in `petriscope.explain.EXPLAINERS`, or ``auto``.
+        of: the class to explain; None: the predicted class of each image.
 
     Returns:
-        one row per image; the images for a page, `MOST_ON_PAGE` at most; and the method with its options.
+        a table with one row per image; the first `MOST_ON_PAGE` images with their maps; and the method with its options.
+
+    Raises:
+        RequestError: ``out`` exists and is not empty, or the class or method is unknown.
     """
     import pandas as pd
 

@@ -1,4 +1,4 @@
-"""Occlusion: cover a part of the image, and see how much less sure the network is. Works for any network."""
+"""Occlusion: cover parts of the image, and measure how far the confidence falls. It works for any network."""
 
 from __future__ import annotations
 
@@ -18,39 +18,41 @@ BATCH_PIXELS = 2**21
 def occlusion(
     model: nn.Module, images: Tensor, question: Question, *, window: Share = 0.35, step: Share = 0.125
 ) -> Tensor:
-    """How far the log-probability of a class falls when a window over each place is filled with the training images'
-    mean color; of masks, its mean probability over the region. Zeiler and Fergus, 2014, "Visualizing and Understanding
-    Convolutional Networks", arXiv:1311.2901.
+    """Fall of the confidence when a window is covered with the mean color of the training images. Zeiler and Fergus, 2014,
+    "Visualizing and Understanding Convolutional Networks", arXiv:1311.2901.
+
+    The confidence is the log-probability of the class, and for segmentation its mean probability over the region.
 
     Args:
         model: in evaluation mode.
         images: normalized float32 [B, C, H, W].
-        question: the class of each image, and of masks the region.
-        window, step: side of the window and distance to the next, shares of the image's sides. A window much smaller
-            than the object leaves enough of it to be known by, and the maps say little.
+        question: the class of each image, and for segmentation the region.
+        window: side of the window as a share of the image's sides. If it is much smaller than the object, the rest of the
+            object is enough for the prediction, and maps show little.
+        step: distance between windows, as a share of the image's sides.
 
     Returns:
-        float32 [B, H, W], in nats, of masks a share: the mean over the windows that cover a pixel.
+        float32 [B, H, W], the mean over the windows that cover a pixel; in nats, and for segmentation 0 to 1.
     """
     count, _, height, width = images.shape
     covers = windows(height, width, window, step).to(images.device)
     size = max(1, min(BATCH, BATCH_PIXELS // (height * width)))
     total = len(covers) * count
     with torch.no_grad():
-        before = question.belief(model(images).float())
+        before = question.confidence(model(images).float())
         after = torch.empty(total, device=images.device)
         for start in range(0, total, size):
             index = torch.arange(start, min(start + size, total), device=images.device)
             image, cover = index % count, index // count
             shown = images[image] * ~covers[cover][:, None]  # 0 is the mean color
-            after[index] = question.take(image).belief(model(shown).float())
+            after[index] = question.take(image).confidence(model(shown).float())
     fall = before - after.view(len(covers), count)
     weights = covers.flatten(1).float()
     return (fall.T @ weights / weights.sum(0)).view(count, height, width)
 
 
 def windows(height: int, width: int, window: float, step: float) -> Tensor:
-    """Windows that between them cover the whole image, bool [W, height, width]."""
+    """Windows that together cover the whole image, bool [W, height, width]."""
     tall, wide = max(1, round(window * height)), max(1, round(window * width))
     out = []
     for top in _starts(height, tall, max(1, round(step * height))):
@@ -62,5 +64,5 @@ def windows(height: int, width: int, window: float, step: float) -> Tensor:
 
 
 def _starts(length: int, side: int, step: int) -> list[int]:
-    """The last window ends with the image."""
+    """First pixels of windows along a side; the last window ends at the border of the image."""
     return [*range(0, length - side, step), length - side]

@@ -1,4 +1,4 @@
-"""What is asked about images: why this class, and of a model of masks, why this class at these pixels."""
+"""What to explain: a class of each image, and for segmentation the pixels predicted as it."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """One class of each image of a batch.
+    """The class to explain for each image of a batch.
 
     Args:
         classes: int64 [B].
-        regions: bool [B, H, W], the pixels asked about; None for a model of labels.
+        regions: for segmentation, the pixels to explain, bool [B, H, W]; None for classification.
     """
 
     classes: Tensor
     regions: Tensor | None = None
 
     def score(self, logits: Tensor) -> Tensor:
-        """Logits [B, K] or [B, K, H, W] -> the class's, [B]; of masks, the mean over the region, 0 where it is empty.
+        """The logit of the class, [B], from logits [B, K] or [B, K, H, W]; for segmentation its mean over the region, 0 if the
+        region is empty.
 
-        The mean logit over a region of any shape: Vinogradova, Dibrov and Myers, 2020, arXiv:2002.11434 ("Seg-Grad-CAM"),
-        who take the sum; the map is the same up to its scale.
+        Seg-Grad-CAM (Vinogradova, Dibrov and Myers, 2020, arXiv:2002.11434) takes the sum over the region, which gives the
+        same map up to its scale.
         """
         return self._over_region(logits)
 
-    def belief(self, logits: Tensor) -> Tensor:
-        """Logits -> how sure the network is, [B]: the class's log-probability; of masks, its mean probability over the
-        region, since the logarithm would let a few lost pixels outweigh all others."""
+    def confidence(self, logits: Tensor) -> Tensor:
+        """The log-probability of the class, [B], from logits [B, K] or [B, K, H, W]; for segmentation its mean probability
+        over the region, because a mean of logarithms would be dominated by a few pixels."""
         if self.regions is None:
             return self._over_region(logits.log_softmax(1))
         return self._over_region(logits.softmax(1))

@@ -1,4 +1,4 @@
-"""Which pixels of an image are asked about, where a model gives a class to each."""
+"""Regions that explanations of segmentation models are about: the pixels predicted as a class."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from petriscope.metrics.segmentation import background_of
 if TYPE_CHECKING:
     from petriscope.inference.predictor import Predictor
 
-CHUNK_PIXELS = 2**19  # of images looked at together: each pixel has one probability per class
+CHUNK_PIXELS = 2**19  # predicted at a time; each pixel has one probability per class
 
 
 def predicted_masks(predictor: Predictor, images: np.ndarray) -> np.ndarray:
-    """uint8 [B, H, W, C] -> the class predicted for each pixel without test-time augmentation, uint8 [B, H, W]."""
+    """The predicted masks, uint8 [B, H, W], of images, uint8 [B, H, W, C], without test-time augmentation."""
     out = np.zeros(images.shape[:3], dtype=np.uint8)
     for part in _chunks(images):
         out[part] = predictor.probabilities(images[part], tta="none").argmax(1)
@@ -24,11 +24,11 @@ def predicted_masks(predictor: Predictor, images: np.ndarray) -> np.ndarray:
 
 
 def largest_class(masks: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
-    """The class that has most pixels of each mask, int64 [B]; the background only where there is nothing else.
+    """The class with the most pixels in each mask, int64 [B]. The background is chosen only if there is no other class.
 
     Args:
         masks: uint8 [B, H, W].
-        classes: their names.
+        classes: K names.
     """
     counts = np.array([np.bincount(mask.reshape(-1), minlength=len(classes)) for mask in masks], dtype=np.int64)
     counts = counts.reshape(len(masks), len(classes))
@@ -40,7 +40,8 @@ def largest_class(masks: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
 
 
 def mean_probability(predictor: Predictor, images: np.ndarray, classes: np.ndarray, regions: np.ndarray) -> np.ndarray:
-    """Of a class over a region of each image, without test-time augmentation, float64 [B]; 0 where the region is empty.
+    """Mean probability of a class over a region of each image, without test-time augmentation, float64 [B]; 0 if the region is
+    empty.
 
     Args:
         images: uint8 [B, H, W, C].

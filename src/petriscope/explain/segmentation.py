@@ -1,4 +1,4 @@
-"""Explanations of segmenters: what a run keeps of them, and how image files are explained."""
+"""Explanations of segmentation models, of a split for a run and of image files."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from petriscope.core.recipe import Part
 from petriscope.data.imageset import ImageSet
 from petriscope.explain import explain, methods_for
 from petriscope.explain.checks import ORDERS, check
-from petriscope.explain.classification import affordable, unaffordable
+from petriscope.explain.classification import affordable, why_unchecked
 from petriscope.explain.regions import largest_class, mean_probability, predicted_masks
 from petriscope.explain.shown import Explained
 from petriscope.inference.predictor import Predictor
 from petriscope.metrics.segmentation import scenes_of
 
-COLUMNS = ("share", "note")  # of the table of explained image files, beside those of every task
+COLUMNS = ("share", "note")  # of the table of explained image files, besides those of all tasks
 EACH = 3  # images per class
-LEAST = 0.01  # share of an image from which a class is asked about in the checks
+LEAST = 0.01  # smallest share of an image that a class takes in the checks
 FEWEST_SCENES = 5
 
 
 def explain_split(
     predictor: Predictor, images: ImageSet, pixels: np.ndarray, quiet: bool = True
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Maps of the images that have most of a class, and the checks of the methods over others, which cost as much as
-    those of labels may; see `petriscope.explain.classification.explained`.
+    """Explain the images with the most pixels of each class, and check the methods on a random sample. For the cost of the
+    checks, see `petriscope.explain.classification.explain_split`.
 
-    In the checks each image is asked about one class, drawn from those that take 1 % of it or more. Fewer than five
-    scenes are not checked: images of one scene are no independent witnesses.
+    In the checks, each image is explained for one class, drawn from those predicted for at least 1 % of its pixels. Nothing
+    is checked on fewer than five scenes, because images of one scene are not independent.
 
     Args:
-        pixels: predicted as each class in each image, int64 [N, K].
+        pixels: number of pixels predicted as each class, int64 [N, K].
 
     Returns:
-        arrays: ``rows`` int64 [P] of the images shown, by class, in falling order; ``classes`` int64 [P]; ``maps`` uint8
-        [P, H, W], 255 the most; ``masks`` as predicted, uint8 [P, H, W]; ``share`` of the image that is the class and its
-        mean probability there, ``confidence``, float [P].
-        facts: method, shown, check (see `petriscope.explain.checks.check`) or None, left_out (methods not checked), reason
-        (why there is no check, or no map at all).
+        arrays: ``rows``, indices of the images shown, int64 [P], per class in descending order of pixels; ``classes``, int64
+        [P]; ``maps``, uint8 [P, H, W] (255 is the maximum); ``masks``, as predicted, uint8 [P, H, W]; ``share``, the share
+        of pixels predicted as the class, and ``confidence``, its mean probability there, float [P]. Empty if the network
+        cannot be explained.
+        facts: fields of `petriscope.core.results.Explanations`.
     """
     rows, classes = _most_of_each(pixels)
     methods = methods_for(predictor)
@@ -50,7 +50,7 @@ def explain_split(
     regions = masks == classes[:, None, None]
     try:
         found = explain(predictor, batch, classes, methods[0], regions)
-    except (RequestError, RuntimeError) as error:  # a network that is made like no other
+    except (RequestError, RuntimeError) as error:  # a network with an unusual structure
         return {}, {**facts, "method": None, "reason": f"{methods[0]} cannot explain this network: {error}"}
     maps = np.round(255 * found).astype(np.uint8)
     _check_into(facts, predictor, images, pixels, methods, quiet)
@@ -59,7 +59,7 @@ def explain_split(
 
 
 def _most_of_each(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and classes of the images shown."""
+    """Indices and classes of the images shown, int64 [P] each."""
     rows: list[int] = []
     classes: list[int] = []
     for label in range(pixels.shape[1]):
@@ -81,10 +81,10 @@ def _check_into(
     scenes = scenes_of(images.groups, len(images))
     kept, count = affordable(predictor, methods, len(images), len(ORDERS))
     if not kept:
-        facts["reason"] = unaffordable(len(images))
+        facts["reason"] = why_unchecked(len(images))
         return
     if len(np.unique(scenes)) < FEWEST_SCENES:
-        facts["reason"] = f"the images are of fewer than {FEWEST_SCENES} scenes"
+        facts["reason"] = f"there are fewer than {FEWEST_SCENES} scenes"
         return
     rng = np.random.default_rng(0)
     drawn = np.sort(rng.choice(len(images), count, replace=False))
@@ -105,8 +105,15 @@ def _check_into(
 
 
 def explain_images(predictor: Predictor, batch: list[np.ndarray], label: int | None, part: Part) -> Explained:
-    """For each image: its map, None where no pixel is predicted as the class; its mask, uint8 [H, W]; and the fields of its
-    row."""
+    """Explain decoded images, uint8 [H, W, C] each.
+
+    Args:
+        label: the class to explain; None: the largest class of each predicted mask.
+
+    Yields:
+        for each image, its map (None if no pixel is predicted as the class), its mask, uint8 [H, W], and the fields of its
+        row.
+    """
     if not batch:
         return
     images = np.stack(batch)

@@ -1,4 +1,4 @@
-"""An image and its explanation, as it is shown to the user."""
+"""An image with its explanation, for pages."""
 
 from __future__ import annotations
 
@@ -37,5 +37,5 @@ class Shown:
     note: str | None = None
 
 
-# Of image files in turn: the map, the predicted mask where targets are masks, and the fields of the row.
+# For each image file: the map, the predicted mask (for segmentation), and the fields of the row.
 Explained = Iterator[tuple[np.ndarray | None, np.ndarray | None, dict[str, Any]]]
