@@ -114,7 +114,7 @@ def test_a_changed_image_is_an_error_and_a_changed_neighbor_a_warning(section: A
     folder = decide(source, tmp_path / "audit", {names[0]: ("drop", None)})
     save_image(source / names[1], some_images(1, seed=99)[0])
     (warning,) = load(source, audit=str(folder), **section).warnings
-    assert "changed since they were audited" in warning and "petriscope audit" in warning
+    assert "changed since the audit" in warning and "petriscope audit" in warning
     save_image(source / names[0], some_images(1, seed=98)[0])
     with pytest.raises(DataError, match=f"1 image changed since the audit: {names[0]}. Audit again"):
         load(source, audit=str(folder), **section)
@@ -166,13 +166,13 @@ def test_a_dropped_image_that_was_mended_is_to_be_audited_again(tmp_path: Path) 
     [
         (lambda text: text.replace("decision: drop", "decision: dorp"), "did you mean drop"),
         (lambda text: text.replace("decision: drop", "decison: drop"), "unknown key"),
-        (lambda text: text.replace("decision: drop", "decision: relabel"), "say to what, in label"),
+        (lambda text: text.replace("decision: drop", "decision: relabel"), "has no label"),
         (lambda text: text.replace("decision: drop", "decision: drop\n  decision: keep"), "stands twice"),
         (lambda text: text + "- {id: train/0, decision: keep}\n", "train/0 has two decisions"),
-        (lambda text: text.replace("decision: drop", "decision: relabel\n  label: x"), "no class"),
-        (lambda text: "[1, 2", "not readable as YAML"),
-        (lambda text: "[1, 2]", "holds no decisions"),
-        (lambda text: "[" * 10_000, "not readable as YAML"),
+        (lambda text: text.replace("decision: drop", "decision: relabel\n  label: x"), "not a class"),
+        (lambda text: "[1, 2", "not valid YAML"),
+        (lambda text: "[1, 2]", "has no decisions"),
+        (lambda text: "[" * 10_000, "not valid YAML"),
     ],
 )
 def test_a_file_that_was_edited_wrongly(change: Callable[[str], str], says: str, tmp_path: Path) -> None:

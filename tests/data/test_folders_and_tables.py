@@ -40,7 +40,7 @@ def test_odd_files_are_counted(tmp_path: Path) -> None:
     data = load(tmp_path / "data")
     assert data.fingerprint == clean.fingerprint and not clean.warnings
     (warning,) = data.warnings
-    assert "2 files that are no images" in warning and "1 images outside class folders" in warning
+    assert "2 files that are not images" in warning and "1 images outside class folders" in warning
     assert "2 links to folders" in warning
 
 
@@ -55,7 +55,7 @@ def test_no_class_folders(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no images"):
         load(tmp_path)
     save_image(tmp_path / "x.png", some_images(1)[0])
-    with pytest.raises(DataError, match=r"1 images lie in .* itself; make a folder for each class"):
+    with pytest.raises(DataError, match=r"1 images are in .* itself; make a folder for each class"):
         load(tmp_path)
 
 
@@ -96,10 +96,10 @@ def test_a_table_without_split_is_one_pile(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        ({"path": "../x.png", "label": "cat", "split": "train"}, "leaves the table's folder"),
-        ({"path": "train/cat/train_00.png", "label": "cat", "split": "train"}, "stands twice"),
+        ({"path": "../x.png", "label": "cat", "split": "train"}, "is outside the folder"),
+        ({"path": "train/cat/train_00.png", "label": "cat", "split": "train"}, "occurs twice"),
         ({"path": "x.png", "label": "", "split": "train"}, "label of row 20 .* is empty"),
-        ({"path": "x.png", "label": "cat", "split": "tset"}, "no split 'tset' .*did you mean test"),
+        ({"path": "x.png", "label": "cat", "split": "tset"}, "unknown split 'tset' .*did you mean test"),
         ({"path": "x.png", "label": "cat", "split": "train"}, r"1 image cannot be read: x\.png \(no such file\)"),
         ({"path": "x.png", "label": "emu", "split": "test"}, "no such file"),
     ],

@@ -47,7 +47,7 @@ def test_a_wrong_path_names_what_lies_beside(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"did you mean .*cells\.npz"):
         load(tmp_path / "cels.npz")
     (tmp_path / "x.txt").write_text("hello")
-    with pytest.raises(RequestError, match="no known kind"):
+    with pytest.raises(RequestError, match="unknown kind"):
         load(tmp_path / "x.txt")
 
 

@@ -184,7 +184,7 @@ class TestRefused:
     def test_a_mask_in_color(self, tmp_path: Path) -> None:
         make_mask_folders(tmp_path)
         Image.fromarray(some_images(1)[0]).save(tmp_path / "val" / "masks" / "val_01.png")
-        with pytest.raises(DataError, match="class number a pixel"):
+        with pytest.raises(DataError, match="class number per pixel"):
             load(tmp_path)
 
     def test_a_mask_that_lost_its_numbers(self, tmp_path: Path) -> None:

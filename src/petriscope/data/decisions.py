@@ -1,6 +1,6 @@
-"""What an audit decided, as a file that a person may edit, and how it is carried out when data are loaded.
+"""The decisions of an audit, in a file that a person may edit, and how they are applied when data are loaded.
 
-Nothing is deleted: a source stays as it is, and each loading of it leaves out or relabels what the file says.
+Nothing is deleted. The source stays unchanged, and images are left out or relabeled each time it is loaded.
 """
 
 from __future__ import annotations
@@ -24,21 +24,25 @@ from petriscope.data.sources.listing import ImageFile
 
 FILE = "decisions.yaml"
 MAX_BYTES = 256 * 2**20
-SHOWN = 3  # images that a message names
+SHOWN = 3  # images that a message lists
 HEAD = """\
-# What to do with the images that the audit found something about. The images themselves are not touched.
-# decision: keep, drop (leave out), review (someone should look; kept until then), or relabel (give it the class in label).
-# Change what you know better, then train with it: petriscope train RECIPE --data SOURCE --audit THIS_FILE
+# Decisions about the images that the audit has findings about. The image files are not changed.
+# decision: keep, drop (leave out), review (a person should look at it; kept until then), or relabel (to the class in label).
+# Edit the decisions, then train with them: petriscope train RECIPE --data SOURCE --audit THIS_FILE
 """
 
 Verdict = Literal["keep", "drop", "review", "relabel"]
 
 
 class Decision(Section):
-    """What to do with one image.
+    """The decision about one image.
 
-    ``label``: the class that relabel gives it. ``digest``: of its pixels as they were audited, in hex; null for an image
-    that could not be read.
+    Args:
+        id: the image's id.
+        decision: keep, drop, review or relabel.
+        label: the new class, for relabel.
+        reason: the findings that led to the decision.
+        digest: a hash of its pixels when audited, in hex; None for an image that could not be read.
     """
 
     id: str
@@ -49,7 +53,7 @@ class Decision(Section):
 
 
 class ReadAs(Section):
-    """How images were turned into pixels, on which their digests depend."""
+    """How images were converted to pixels. Their digests depend on it."""
 
     size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]  # (height, width)
     filter: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
@@ -64,9 +68,13 @@ class ReadAs(Section):
 
 
 class Decisions(Section):
-    """An audit's decisions.
+    """The decisions of an audit.
 
-    ``fingerprint``: of the source as it was audited, before splits were drawn.
+    Args:
+        source: the audited source.
+        fingerprint: of the source when audited, before splits were drawn.
+        read_as: how its images were converted to pixels.
+        decisions: one per image with findings.
     """
 
     source: str
@@ -84,23 +92,23 @@ def write_decisions(path: Path, decisions: Decisions) -> None:
 
 
 def load_decisions(path: str | Path) -> Decisions:
-    """Read ``decisions.yaml``, or that of an audit's folder.
+    """Read a ``decisions.yaml``, or the one in the folder of an audit.
 
     Raises:
-        RequestError: there is none, or it cannot be understood; the message says where.
+        RequestError: there is none, or it is not valid; the message says where.
     """
     place = Path(path).expanduser()
     place = place / FILE if place.is_dir() else place
     if not place.is_file():
         raise RequestError(f"data.audit: no decisions at {place}; give the folder of a petriscope audit, or its {FILE}")
     if place.stat().st_size > MAX_BYTES:
-        raise RequestError(f"data.audit: {place} has more than {MAX_BYTES // 2**20} MiB; are these decisions?")
+        raise RequestError(f"data.audit: {place} has more than {MAX_BYTES // 2**20} MiB; is it the {FILE} of an audit?")
     try:
         tree = yaml.load(place.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise RequestError(f"data.audit: {place} is not readable as YAML: {error}") from None
+        raise RequestError(f"data.audit: {place} is not valid YAML: {error}") from None
     if not isinstance(tree, dict):
-        raise RequestError(f"data.audit: {place} holds no decisions; it is the {FILE} of a petriscope audit")
+        raise RequestError(f"data.audit: {place} has no decisions; give the {FILE} of a petriscope audit")
     try:
         found = Decisions.model_validate(tree)
     except ValidationError as error:
@@ -110,23 +118,23 @@ def load_decisions(path: str | Path) -> Decisions:
         if entry.id in seen:
             raise RequestError(f"{place}: {entry.id} has two decisions; keep one")
         if entry.decision == "relabel" and entry.label is None:
-            raise RequestError(f"{place}: {entry.id} is to be relabeled; say to what, in label")
+            raise RequestError(f"{place}: {entry.id} is to be relabeled but has no label; set label to the new class")
         seen.add(entry.id)
     return found
 
 
 def check_decisions(decisions: Decisions, sets: Mapping[str, ImageSet], section: DataSection) -> list[str]:
-    """See that decisions are about the images that are there.
+    """Check that decisions are about the images of a source.
 
     Args:
-        decisions: of an audit.
-        sets: the source as read by ``section``, unreadable images left out, before splits are drawn.
+        decisions: the decisions of an audit.
+        sets: the source as read with ``section``, without unreadable images, before splits are drawn.
 
     Returns:
-        what the user should know, a sentence each.
+        what the user should know, one sentence each.
 
     Raises:
-        DataError: the decisions are about another source, or an image changed that is to be left out or relabeled.
+        DataError: the decisions are about another source, or an image to drop or relabel has changed.
     """
     acting = _acting(decisions)
     unreadable = {file.id for file in _unreadable_files(section, sets)}
@@ -157,8 +165,8 @@ def check_decisions(decisions: Decisions, sets: Mapping[str, ImageSet], section:
         warnings.append(f"of the audit's decisions, {_count(missing)} {are} no longer in the data: {_named(missing)}")
     if fingerprint(then, digests) != decisions.fingerprint:
         warnings.append(
-            "the data have changed since they were audited: images may be new, gone or labeled anew, and the audit "
-            f"says nothing of them. Audit again: petriscope audit {section.source}"
+            "the data have changed since the audit: images may be new, missing or relabeled, and the audit does not "
+            f"cover these changes. Audit again: petriscope audit {section.source}"
         )
     return warnings
 
@@ -166,14 +174,13 @@ def check_decisions(decisions: Decisions, sets: Mapping[str, ImageSet], section:
 def apply_decisions(
     decisions: Decisions, sets: Mapping[str, ImageSet], section: DataSection
 ) -> tuple[dict[str, ImageSet], list[Audited]]:
-    """Leave out and relabel. Splits were drawn before, so that a decision moves no other image.
+    """Drop and relabel images. Splits are drawn before, so that a decision does not move other images.
 
     Returns:
-        the splits that still have images, and what was done, in the order of the images.
+        the splits that still have images, and the images that were dropped or relabeled, in order.
 
     Raises:
-        DataError: a label that is no class; an unreadable image that is not dropped where ``section.unreadable`` is
-            ``stop``.
+        DataError: a new label is not a class; or an unreadable image is not dropped and ``section.unreadable`` is ``stop``.
     """
     acting = _acting(decisions)
     out: dict[str, ImageSet] = {}
@@ -194,7 +201,7 @@ def apply_decisions(
                 targets[index] = part.classes.index(new)
             else:
                 raise DataError(
-                    f"data.audit: {name} is to become {new!r}, which is no class; {near(new, part.classes)}"
+                    f"data.audit: {name} is to be relabeled to {new!r}, which is not a class; {near(new, part.classes)}"
                 )
             done.append(Audited(name, split, label, entry.decision, new, entry.reason))
         out[split] = replace(part, targets=targets).subset(np.flatnonzero(keep))
@@ -203,7 +210,7 @@ def apply_decisions(
 
 
 class _Loader(NoKeyTwice, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """An audit may have tens of thousands of decisions; libyaml reads them ten times as fast, where it is there."""
+    """libyaml's loader if it is available, which reads tens of thousands of decisions ten times as fast."""
 
 
 def _acting(decisions: Decisions) -> dict[str, Decision]:
@@ -211,7 +218,7 @@ def _acting(decisions: Decisions) -> dict[str, Decision]:
 
 
 def _as_audited(decisions: Decisions, sets: Mapping[str, ImageSet], section: DataSection) -> Mapping[str, ImageSet]:
-    """The images in the size and colors in which they were audited, read again if they are wanted in others."""
+    """The images with the size and channels of the audit, read again if ``sets`` have others."""
     if all(ReadAs.of(section, part) == decisions.read_as for part in sets.values()):
         return sets
     return sources.read_nonempty(section.source or "", section.model_copy(update=_fields(decisions.read_as)), [])
@@ -230,7 +237,7 @@ def _leave_out_unreadable(
             yield Audited(file.id, file.split, file.label, "drop", "", entry.reason)
         elif section.unreadable == "stop":
             raise DataError(
-                f"{file.id} cannot be read, and the audit's decisions do not drop it; mend it, drop it, or leave out "
+                f"{file.id} cannot be read, and the audit's decisions do not drop it; repair it, drop it, or leave out "
                 "all such images with --set data.unreadable=skip"
             )
 

@@ -1,4 +1,4 @@
-"""Image files to uint8 arrays: one for prediction, or thousands in parallel into one cached array."""
+"""Decode image files to uint8 arrays: a single file, or many in parallel into one cached array."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from petriscope.data import cache
 
 MAX_PIXELS = 64_000_000
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-CHUNK = 32  # images a task of a thread
-WINDOW = 16  # tasks in memory at a time, a thread
+CHUNK = 32  # images per task of a thread
+WINDOW = 16  # tasks in memory at a time, per thread
 
 Filter = Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
 Channels = Literal["auto", "gray", "rgb"]
@@ -30,12 +30,12 @@ Channels = Literal["auto", "gray", "rgb"]
 
 @dataclass(frozen=True)
 class Decoded:
-    """Some images of a list of files.
+    """The readable images of a list of files.
 
     Args:
         pixels: uint8 [M, H, W, C]; mapped from disk or in memory.
-        kept: int64 [K], the files that were readable, as indices into the list; they are also their rows in ``pixels``.
-        warnings: what the user should know, a sentence each.
+        kept: int64 [K], the indices of the readable files in the list, which are also their rows in ``pixels``.
+        warnings: what the user should know, one sentence each.
     """
 
     pixels: np.ndarray
@@ -54,19 +54,19 @@ def decode_file(
     channels: Channels = "auto",
     bits: int = 16,
 ) -> np.ndarray:
-    """Decode one image: first frame, upright (EXIF), transparent parts on white.
+    """Decode one image: its first frame, turned upright by its EXIF tag, with transparent parts on white.
 
     Args:
-        path: any format that Pillow reads, up to 64 megapixels.
+        path: a file in any format that Pillow reads, of up to 64 megapixels.
         size: (height, width) to resize to, by ``filter``.
-        channels: ``auto`` is gray for a gray image, else RGB.
+        channels: ``auto``: gray for a gray image, else RGB.
         bits: significant bits of a 16-bit gray image; its values are scaled by 255 / (2**bits - 1).
 
     Returns:
         uint8 [H, W, 1 or 3], 0..255.
 
     Raises:
-        DataError: the image cannot be read; the message names it and says why.
+        DataError: the image cannot be read. The message names it and says why.
     """
     try:
         return _decode(Path(path), size, filter, channels, bits)[0]
@@ -75,11 +75,11 @@ def decode_file(
 
 
 def decode_files(paths: Sequence[Path], names: Sequence[str], section: DataSection, source: str) -> Decoded:
-    """Decode many images to one shape, in parallel, once: a second call takes them from the cache.
+    """Decode many images to one shape, in parallel. A second call takes them from the cache.
 
     Args:
-        paths: the files; what they are called and when they were changed is part of the cache's key.
-        names: what to call each in messages.
+        paths: the files. Their names, sizes and modification times are part of the cache's key.
+        names: the name of each file in messages.
         section: size, filter, channels, bits, unreadable and memory.
         source: what the user named.
 
@@ -101,7 +101,7 @@ def decode_files(paths: Sequence[Path], names: Sequence[str], section: DataSecti
 
 
 def resize(image: np.ndarray, size: tuple[int, int], filter: Filter) -> np.ndarray:
-    """Resize uint8 [H, W, C] to ``size`` (height, width)."""
+    """Resize an image, uint8 [H, W, C], to ``size`` (height, width)."""
     if image.shape[:2] == size:
         return image
     pixels = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
@@ -110,10 +110,10 @@ def resize(image: np.ndarray, size: tuple[int, int], filter: Filter) -> np.ndarr
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(height, width) of an upright image, from its header.
+    """The (height, width) of an image when upright, from its header.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the file cannot be read.
     """
     header, reason = probe_file(path)
     if header is None:
@@ -122,33 +122,38 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def scale_16_bit(values: np.ndarray, bits: int) -> np.ndarray:
-    """uint16 values 0..2**bits-1 to uint8 0..255, rounded to the nearest.
+    """Scale uint16 values in 0..2**bits-1 to uint8 in 0..255, rounded to the nearest.
 
     Raises:
-        ValueError: a value is brighter than ``bits`` allow.
+        ValueError: a value is out of range.
     """
     top = 2**bits - 1
     if (peak := int(values.max(initial=0))) > top:
-        raise ValueError(f"its brightest pixel, {peak}, is more than data.bits={bits} allows; set data.bits higher")
+        raise ValueError(f"its brightest pixel, {peak}, is more than data.bits={bits} allows; increase data.bits")
     if int(values.min(initial=0)) < 0:
         raise ValueError("it has pixels below 0")
     return ((values.astype(np.uint32) * 255 + top // 2) // top).astype(np.uint8)
 
 
 def dim_warning(peak: int, bits: int) -> list[str]:
-    """A warning where 16-bit images use less than a sixteenth of the range that ``bits`` gives them."""
+    """A warning if 16-bit images use less than a sixteenth of their range, else none.
+
+    Args:
+        peak: the largest value in all images.
+        bits: the significant bits of a value.
+    """
     top = 2**bits - 1
     if peak >= (top + 1) / 16:
         return []
     fit = max(8, peak.bit_length())
     return [
-        f"the brightest pixel of all is {peak} of {top}, so the images come out nearly black; "
-        f"if the camera gives {fit} bits, say so with --set data.bits={fit}"
+        f"the brightest pixel has the value {peak} of {top}, so the images are nearly black; "
+        f"if the camera has {fit} bits, use --set data.bits={fit}"
     ]
 
 
 def workers() -> int:
-    """Threads to decode with: the processors that this process may use, at most 16."""
+    """The number of threads for decoding: the processors that this process may use, at most 16."""
     return min(cores(), 16)
 
 
@@ -206,7 +211,7 @@ def _decode_to_cache(key: str, paths: Sequence[Path], names: Sequence[str], sect
 def _agree(
     pool: ThreadPoolExecutor, paths: Sequence[Path], section: DataSection, warnings: list[str], bad: dict[int, str]
 ) -> tuple[tuple[int, int], Channels]:
-    """One size and one number of channels for all, from the files' headers."""
+    """Choose one size and number of channels for all images from the headers of the files."""
     sizes: Counter[tuple[int, int]] = Counter()
     gray = True
     for index, (header, reason) in enumerate(pool.map(probe_file, paths)):
@@ -235,7 +240,7 @@ def _refuse(bad: dict[int, str], names: Sequence[str], section: DataSection, cou
         return
     if section.unreadable == "stop":
         raise DataError(
-            f"{_list_bad(bad, names)}; mend or remove them, or leave them out with --set data.unreadable=skip"
+            f"{_list_bad(bad, names)}; repair or remove them, or leave them out with --set data.unreadable=skip"
         )
     if len(bad) == count:
         raise DataError(f"no image is left: {_list_bad(bad, names)}")
@@ -248,11 +253,15 @@ def _list_bad(bad: dict[int, str], names: Sequence[str]) -> str:
 
 
 def probe_file(path: Path) -> tuple[tuple[int, int, bool] | None, str]:
-    """((height, width, gray), "") from an image file's header, upright; or (None, why not)."""
+    """Read the header of an image file.
+
+    Returns:
+        ((height, width, gray), ""), the size when upright; or (None, the reason why the header cannot be read).
+    """
     try:
         with _open(path) as image:
             turned = _orientation(image) >= 5
-            if turned and image.format == "TIFF":  # newer Pillow turns these itself, older does not
+            if turned and image.format == "TIFF":  # recent versions of Pillow turn these when loading
                 image.load()
                 turned = _orientation(image) >= 5
             width, height = reversed(image.size) if turned else image.size
@@ -266,14 +275,14 @@ def probe_file(path: Path) -> tuple[tuple[int, int, bool] | None, str]:
 def _decode(
     path: Path, size: tuple[int, int] | None, filter: Filter, channels: Channels, bits: int
 ) -> tuple[np.ndarray, int | None]:
-    """The image, and its brightest value before scaling if it has 16 bits."""
+    """The image, and the largest value before scaling if it has 16 bits."""
     with _open(path) as image:
         try:
             image.load()
             orientation, gray = _orientation(image), _is_gray(image)
             peak = None
             if image.mode == "F":
-                raise ValueError("its pixels are floating-point; save it with 8 or 16 bits")
+                raise ValueError("its pixels are floating-point numbers; save it with 8 or 16 bits")
             if image.mode.startswith("I"):
                 values = np.asarray(image)
                 peak = int(values.max(initial=0))
@@ -309,7 +318,7 @@ def _open(path: Path) -> Image.Image:
 def _reason(error: Exception) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     if text.startswith("cannot identify image file"):
-        return "not an image that Pillow knows, or its start is damaged"
+        return "not an image in a format that Pillow reads, or its header is damaged"
     return text or type(error).__name__
 
 
@@ -329,7 +338,7 @@ def _flatten(image: Image.Image, mode: Literal["L", "RGB"]) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    # Asking a PNG without EXIF for it would decode the whole image.
+    # For a PNG file without EXIF data, getexif would decode the whole image.
     if "exif" in image.info or image.format == "TIFF":
         with suppress(Exception):
             return int(image.getexif().get(ExifTags.Base.Orientation, 1))

@@ -1,4 +1,4 @@
-"""Image files that cannot be read, end too soon, or are of another size than the rest."""
+"""Find image files that are unreadable, truncated, or of an unusual size."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from petriscope.core.progress import track
 from petriscope.data.decode import decode_file, probe_file, workers
 from petriscope.data.sources.listing import ImageFile
 
-ODD_FACTOR = 1.5  # of side or aspect, from the median
-ODD_SPREADS = 5.0  # robust standard deviations, where sizes vary by nature
-CUT_SHORT = "the file ends before its image does"
+ODD_FACTOR = 1.5  # of the side or the aspect ratio to the median
+ODD_SPREADS = 5.0  # robust standard deviations, for sets whose sizes vary widely
+CUT_SHORT = "the file ends before its image is complete"
 
 
 @dataclass(frozen=True)
 class FileFault:
-    """What is wrong with a file.
+    """A fault of a file.
 
     Args:
-        id: the image.
+        id: the image's id.
         finding: ``truncated``, ``unreadable`` or ``odd_size``.
-        evidence: a sentence.
-        score: 1; of an odd size, by what factor its side or aspect differs from the median.
-        readable: whether there is an image all the same.
+        evidence: a description of the fault.
+        score: 1; for an odd size, the factor by which its side or aspect ratio differs from the median.
+        readable: whether the image could be decoded nevertheless.
     """
 
     id: str
@@ -39,11 +39,11 @@ class FileFault:
 
 
 def check_files(files: Sequence[ImageFile], readable: Collection[str], *, quiet: bool = True) -> list[FileFault]:
-    """Look at every file of a source, in the order given.
+    """Check every file of a source, in the given order.
 
     Args:
-        files: of the source.
-        readable: the ids of those that were decoded.
+        files: the files of the source.
+        readable: the ids of the images that were decoded.
         quiet: show no progress.
     """
     with ThreadPoolExecutor(workers()) as pool:
@@ -58,7 +58,7 @@ def check_files(files: Sequence[ImageFile], readable: Collection[str], *, quiet:
             faults.append(FileFault(file.id, "truncated" if is_cut else "unreadable", reason, 1.0, False))
             continue
         if is_cut:
-            evidence = f"{CUT_SHORT}; what is there was read"
+            evidence = f"{CUT_SHORT}; the rest was read"
             faults.append(FileFault(file.id, "truncated", evidence, 1.0, True))
         if odd is not None:
             usual = _median_size(sizes)
@@ -68,9 +68,9 @@ def check_files(files: Sequence[ImageFile], readable: Collection[str], *, quiet:
 
 
 def is_cut_short(data: bytes) -> bool:
-    """Whether an image file's bytes stop before its format says it ends; False for formats that do not say."""
+    """Whether the bytes of an image file end before the end that its format defines; False for formats without one."""
     if data.startswith(b"\xff\xd8"):
-        # Within a scan, 0xFF is followed by 0 or a restart mark, so the end mark cannot stand there by chance.
+        # Within a scan, 0xFF is followed by 0 or a restart marker, so the end marker cannot occur by chance.
         start = data.find(b"\xff\xda")
         return start < 0 or data.find(b"\xff\xd9", start) < 0
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -86,7 +86,7 @@ def is_cut_short(data: bytes) -> bool:
 
 
 def _look(file: ImageFile) -> tuple[tuple[int, int] | None, bool]:
-    """(height, width) from the header, or None; and whether the file is cut short."""
+    """(height, width) from the header, or None; and whether the file is truncated."""
     try:
         cut = is_cut_short(file.path.read_bytes())
     except OSError:
@@ -100,7 +100,7 @@ def _why_unreadable(path: Path) -> str:
         decode_file(path)
     except DataError as error:
         return str(error).partition("cannot be read as an image: ")[2]
-    return "it became readable while the audit ran; audit again"
+    return "it became readable during the audit; audit again"
 
 
 def _median_size(sizes: Sequence[tuple[int, int] | None]) -> np.ndarray:
@@ -108,13 +108,13 @@ def _median_size(sizes: Sequence[tuple[int, int] | None]) -> np.ndarray:
 
 
 def _odd_sizes(sizes: Sequence[tuple[int, int] | None]) -> list[float | None]:
-    """By what factor each file's side or aspect is off, where that is odd; else None."""
+    """The factor by which the side or aspect ratio of each file differs from the median; None where that is not unusual."""
     known = np.array([index for index, size in enumerate(sizes) if size is not None], dtype=np.int64)
     out: list[float | None] = [None] * len(sizes)
     if not len(known):
         return out
     logs = np.log(np.array([sizes[index] for index in known], dtype=np.float64))
-    for metric in (logs.mean(1), logs[:, 0] - logs[:, 1]):  # log of the side, log of the aspect
+    for metric in (logs.mean(1), logs[:, 0] - logs[:, 1]):  # logarithms of the side and of the aspect ratio
         off = np.abs(metric - np.median(metric))
         least = max(np.log(ODD_FACTOR), ODD_SPREADS * 1.4826 * float(np.median(off)))
         for index in np.flatnonzero(off >= least):

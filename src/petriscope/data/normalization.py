@@ -8,9 +8,10 @@ from petriscope.data.imageset import ImageSet
 
 
 def mean_and_std(images: ImageSet, chunk: int = 1024) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Of each channel over all pixels, in units of the full range; a constant channel gets a deviation of 1/255.
+    """The mean and the standard deviation of each channel over all pixels, in 0..1. A constant channel gets a deviation of
+    1/255.
 
-    Exact: uint8 values are counted, so the result does not depend on the order or the chunks.
+    Pixels are counted by value, so the result is exact and does not depend on the order of the images or on ``chunk``.
     """
     channels = images.shape[2]
     counts = np.zeros((channels, 256), dtype=np.int64)

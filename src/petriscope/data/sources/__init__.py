@@ -1,4 +1,4 @@
-"""Sources of images: what the user names, to image sets. One module a kind of source."""
+"""Sources of images: read what the user names into image sets. There is one module per kind of source."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ NAMED = {
     "bloodmnist": "eight kinds of blood cell, 28 x 28 RGB, 17,092 images; downloaded once (34 MB)",
     "cifar10": "ten kinds of things, 32 x 32 RGB, 60,000 images; downloaded once (170 MB)",
     "digits": "handwritten digits, 8 x 8 gray, 1,797 images; embedded",
-    "synthetic-smear": "drawn blood cells of eight kinds, as many as wanted (synthetic-smear:COUNT); embedded",
-    "synthetic-terrain": "drawn ground with masks of four classes, as many as wanted (synthetic-terrain:COUNT); embedded",
+    "synthetic-smear": "drawn blood cells of eight kinds, any number of images (synthetic-smear:COUNT); embedded",
+    "synthetic-terrain": "drawn ground with masks of four classes, any number of images (synthetic-terrain:COUNT); embedded",
 }
 KINDS = (
     "an npz in MedMNIST's layout, a folder of class folders, a cifar-10-batches-py folder, a CSV or Parquet table "
     "with the columns path and label, an npz or a folder of images (images) and masks, or one of "
     f"{', '.join(NAMED)}"
 )
-PILE = "all"  # what the images of a source without splits are called
+PILE = "all"  # the name of the only image set of a source without splits
 DRAWN = {"synthetic-smear": "synthetic_smear", "synthetic-terrain": "synthetic_terrain"}
 TABLES = (".csv", ".parquet", ".pq")
 
@@ -34,15 +34,15 @@ def read(source: str, section: DataSection, warnings: list[str] | None = None) -
     """Read a source.
 
     Args:
-        source: the name of a known set, or a path; see `KINDS`.
-        section: how images become one array.
-        warnings: sentences that the user should know are added to it.
+        source: the name of a known data set, or a path; see `KINDS`.
+        section: how to convert the images to one array.
+        warnings: sentences for the user are added to it.
 
     Returns:
-        ``train``, ``val`` and ``test``, as many as the source has; or ``all``, one pile.
+        ``train``, ``val`` and ``test``, those that the source has; or ``all`` for a source without splits.
 
     Raises:
-        RequestError: there is no such source, or it is of no known kind.
+        RequestError: there is no such source, or it is of an unknown kind.
         DataError: its data cannot be used.
     """
     notes: list[str] = [] if warnings is None else warnings
@@ -57,14 +57,14 @@ def read(source: str, section: DataSection, warnings: list[str] | None = None) -
         sets = _read_path(source, section, notes)
     if section.group is not None and all(part.groups is None for part in sets.values()):
         raise RequestError(
-            f"data.group is {section.group!r}, but {source} has no groups: it takes a folder of images (a pattern "
-            "for paths), a table (a column), or an npz with arrays such as train_groups"
+            f"data.group is {section.group!r}, but {source} has no groups; it needs a folder of images (then it is a "
+            "pattern for paths), a table (then it is a column), or an npz with arrays such as train_groups"
         )
     return sets if section.block is None else _blocks(sets, section.block, source)
 
 
 def _blocks(sets: dict[str, ImageSet], size: int, source: str) -> dict[str, ImageSet]:
-    """Make groups of consecutive images, unless the source made them itself."""
+    """Make groups of consecutive images, unless the source has the same groups."""
     out = {}
     for split, part in sets.items():
         blocks = np.char.add(f"{split} block ", (np.arange(len(part)) // size).astype(str))
@@ -72,7 +72,7 @@ def _blocks(sets: dict[str, ImageSet], size: int, source: str) -> dict[str, Imag
             part = replace(part, groups=blocks)
         elif not _same_partition(part.groups, blocks):
             raise RequestError(
-                f"data.block is {size}, but {source} says itself which images belong together; leave it out"
+                f"data.block is {size}, but {source} defines which images belong together; remove data.block"
             )
         out[split] = part
     return out
@@ -84,10 +84,10 @@ def _same_partition(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def read_nonempty(source: str, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
-    """As `read`, in the order train, val, test, without splits that have no images.
+    """`read`, in the order train, val, test, and without empty splits.
 
     Raises:
-        DataError: nothing is left.
+        DataError: all splits are empty.
     """
     sets = read(source, section, warnings)
     sets = {name: sets[name] for name in (*SPLITS, PILE) if name in sets and len(sets[name])}
@@ -97,7 +97,7 @@ def read_nonempty(source: str, section: DataSection, warnings: list[str]) -> dic
 
 
 def list_files(source: str) -> list[ImageFile]:
-    """The files of a source that is a folder or a table of images, readable or not; of any other, none."""
+    """The files of a source that is a folder or a table of images, readable or not. Other sources have none."""
     path = Path(source).expanduser()
     if source.partition(":")[0] in NAMED:
         return []
@@ -123,7 +123,7 @@ def _read_path(source: str, section: DataSection, warnings: list[str]) -> dict[s
         return _module("npz").read(path, section, warnings)
     if path.suffix.lower() in TABLES:
         return _module("tables").read(path, section, warnings)
-    raise RequestError(f"{source} is a file of no known kind ({path.suffix or 'no suffix'}).\nA source is {KINDS}.")
+    raise RequestError(f"{source} is a file of an unknown kind ({path.suffix or 'no suffix'}).\nA source is {KINDS}.")
 
 
 def _synthetic(source: str, count: str, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
@@ -136,7 +136,7 @@ def _synthetic(source: str, count: str, section: DataSection, warnings: list[str
     elif count.isascii() and count.isdigit() and 0 < int(count) <= 10_000_000:
         sets = drawn.read(section, int(count))
     else:
-        raise RequestError(f"{source!r}: the count after {name}: is a whole number from 1 to 10,000,000")
+        raise RequestError(f"{source!r}: the count after {name}: must be a whole number from 1 to 10,000,000")
     return arrays.conform(sets, section, source, warnings)
 
 
@@ -150,5 +150,5 @@ def _near_paths(source: str, path: Path) -> str:
 
 
 def _module(name: str):  # type: ignore[no-untyped-def]
-    # Imported when used: a source should not wait for the libraries of another.
+    # Imported when used, so that a source does not wait for the libraries of another.
     return import_module(f"petriscope.data.sources.{name}")

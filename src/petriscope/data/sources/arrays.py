@@ -1,4 +1,4 @@
-"""Arrays of images, of whatever type and shape, to uint8 [N, H, W, C] as the recipe asks."""
+"""Convert arrays of images to uint8 [N, H, W, C] as the recipe asks."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def build_sets(
     warnings: list[str],
     groups: dict[str, np.ndarray] | None = None,
 ) -> dict[str, ImageSet]:
-    """Image sets from arrays, their ids ``split/index``.
+    """Make image sets from arrays. The ids of the images are ``split/index``.
 
     Args:
         pixels: split -> images, as `convert` takes them.
         targets: split -> int64 [N].
-        warnings: sentences are added to it.
+        warnings: sentences for the user are added to it.
         groups: split -> strings [N].
     """
     ready = convert(pixels, section, source, warnings)
@@ -49,7 +49,7 @@ def build_sets(
 
 
 def conform(sets: dict[str, ImageSet], section: DataSection, source: str, warnings: list[str]) -> dict[str, ImageSet]:
-    """Image sets brought to the size and channels that the recipe asks for."""
+    """Convert image sets to the size and channels that the recipe asks for."""
     ready = convert({split: part.pixels for split, part in sets.items()}, section, source, warnings)
     return {split: replace(part, pixels=ready[split]) for split, part in sets.items()}
 
@@ -57,14 +57,14 @@ def conform(sets: dict[str, ImageSet], section: DataSection, source: str, warnin
 def convert(
     pixels: dict[str, np.ndarray], section: DataSection, source: str, warnings: list[str]
 ) -> dict[str, np.ndarray]:
-    """Bring the images of all splits to one form.
+    """Convert the images of all splits to one shape and to uint8.
 
     Args:
-        pixels: split -> [N, H, W] or [N, H, W, 1 or 3], none empty: uint8 as it is, uint16 scaled by ``section.bits``,
-            floats in 0..1. Mapped arrays stay mapped.
+        pixels: split -> [N, H, W] or [N, H, W, 1 or 3], none of them empty: uint8, uint16 (scaled by
+            ``section.bits``), or floats in 0..1. Mapped arrays stay mapped.
 
     Returns:
-        split -> uint8 [N, H, W, C], the same H, W and C in all.
+        split -> uint8 [N, H, W, C], with the same H, W and C.
 
     Raises:
         DataError: another type or shape, values out of range, or shapes that differ between splits.
@@ -79,7 +79,7 @@ def convert(
     if section.size is None and len(set(sizes.values())) > 1:
         listed = ", ".join(f"{split} {height} x {width}" for split, (height, width) in sizes.items())
         raise DataError(
-            f"{source}: the images differ in size between splits ({listed}); give one with --set data.size=N"
+            f"{source}: the images differ in size between splits ({listed}); choose one with --set data.size=N"
         )
     peaks = [_check_values(array, split, source, section.bits) for split, array in pixels.items()]
     if deep := [peak for peak in peaks if peak is not None]:
@@ -98,14 +98,14 @@ def _check_form(array: np.ndarray, what: str) -> None:
 
 
 def _check_values(array: np.ndarray, split: str, source: str, bits: int) -> int | None:
-    """Check values of floats; the brightest of 16-bit images."""
+    """Check the values of floats and 16-bit integers, and return the largest of the latter."""
     if array.dtype == np.uint8:
         return None
     if array.dtype.kind == "u":
         peak = max(int(block.max()) for block in _chunks(array))
         if peak >= 2**bits:
             raise DataError(
-                f"{source}: the brightest {split} pixel is {peak}, more than data.bits={bits} allows; set it higher"
+                f"{source}: the brightest {split} pixel is {peak}, more than data.bits={bits} allows; increase it"
             )
         return peak
     low, high, start = np.inf, -np.inf, 0
@@ -113,11 +113,11 @@ def _check_values(array: np.ndarray, split: str, source: str, bits: int) -> int 
         broken = np.flatnonzero(~np.isfinite(block).all(axis=(1, 2, 3)))
         if len(broken):
             raise DataError(
-                f"{source}: {split} image {start + broken[0]} holds NaN or infinity; mend it or take it out"
+                f"{source}: {split} image {start + broken[0]} has NaN or infinite values; repair or remove it"
             )
         low, high, start = min(low, float(block.min())), max(high, float(block.max())), start + len(block)
     if low < 0 or high > 1:
-        raise DataError(f"{source}: the {split} images run from {low:g} to {high:g}; scale floats to 0 to 1")
+        raise DataError(f"{source}: the {split} images have values from {low:g} to {high:g}; scale them to 0..1")
     return None
 
 
@@ -168,5 +168,5 @@ def _to_channels(block: np.ndarray, gray: bool) -> np.ndarray:
     if not gray:
         return np.repeat(block, 3, axis=3)
     red, green, blue = np.moveaxis(block.astype(np.uint32), 3, 0)
-    # The weights and rounding of Pillow, so that a file and an array of the same image agree.
+    # The weights and the rounding of Pillow, so that a file and an array of the same image give the same pixels.
     return ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).astype(np.uint8)[..., None]

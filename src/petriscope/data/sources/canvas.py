@@ -1,4 +1,4 @@
-"""Fields over many images at once: what drawn sources are made of."""
+"""Fields over many images at once, from which the synthetic sources are drawn."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ Range = tuple[float, float]
 
 
 class Canvas:
-    """The pixel grid of n images, in image sides from the center, and how soft its edges are.
+    """The pixel grid of n images, in units of the image side from the center, and the softness of their edges.
 
     Attributes:
         y, x: float32 [1, H, 1] and [1, 1, W], pixel centers.
-        soft: float32 [n, 1, 1], the width of an edge: a pixel and the image's own blur.
+        soft: float32 [n, 1, 1], the width of an edge: one pixel and the blur of the image.
     """
 
     def __init__(self, rng: np.random.Generator, n: int, height: int, width: int) -> None:
@@ -25,14 +25,14 @@ class Canvas:
         self.soft = wide(np.hypot(1 / self.side, uniform(rng, (0.005, 0.045), n)))
 
     def texture(self, cells: int) -> np.ndarray:
-        """Smooth noise of about unit variance, float32 [n, H, W], whose blobs are 1/cells of a side wide."""
+        """Smooth noise of about unit variance, float32 [n, H, W], with blobs of 1/cells of a side."""
         down, across = spline(self.height, self.side, cells), spline(self.width, self.side, cells)
         knots = self.rng.standard_normal((self.n, down.shape[1], across.shape[1]), dtype=np.float32)
         return np.matmul(down, np.matmul(knots, across.T))
 
     def inside(self, squared: np.ndarray, radius: np.ndarray) -> np.ndarray:
-        """How much of a pixel lies inside, 0 to 1, where ``squared`` is (distance / radius)^2."""
-        # Near the edge (q - 1) / 2 * radius is the distance to it; no square root is needed elsewhere.
+        """The share of each pixel inside a shape, 0 to 1, from ``squared`` = (distance / radius)^2."""
+        # Near the edge, the distance to it is about (squared - 1) / 2 * radius, which saves a square root.
         covered = squared - 1
         covered *= -wide(radius) / 2 / self.soft
         covered += 0.5
@@ -44,12 +44,12 @@ def uniform(rng: np.random.Generator, span: Range, shape: int | tuple[int, ...])
 
 
 def wide(values: np.ndarray) -> np.ndarray:
-    """[n] as [n, 1, 1], to meet pixels."""
+    """[n] as float32 [n, 1, 1], to broadcast over pixels."""
     return np.asarray(values, dtype=np.float32)[:, None, None]
 
 
 def _centers(length: int, side: int) -> np.ndarray:
-    """Pixel centers along one axis, float32 [length], in sides from the middle."""
+    """Pixel centers along one axis, float32 [length], in units of the side from the center."""
     return ((np.arange(length) + 0.5 - length / 2) / side).astype(np.float32)
 
 

@@ -105,7 +105,9 @@ class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         admitted = _admitted()
         if (module, name) not in admitted:
-            raise DataError(f"the pickle asks for {module}.{name}, which batches of images do not need; it was not loaded")
+            raise DataError(
+                f"the pickle asks for {module}.{name}, which batches of images do not need; it was not loaded"
+            )
         return admitted[module, name]
 
 

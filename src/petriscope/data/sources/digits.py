@@ -1,4 +1,4 @@
-"""The handwritten digits that come with scikit-learn: 1,797 gray images of 8 x 8, one pile."""
+"""The handwritten digits of scikit-learn: 1,797 gray images of 8 x 8, without splits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from petriscope.data.sources.labels import name_numbers
 
 
 def read(section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
-    """One pile; the stored values 0..16 become 0..255."""
+    """Read one image set without splits; the stored values 0..16 are scaled to 0..255."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()

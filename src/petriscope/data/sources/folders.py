@@ -1,4 +1,4 @@
-"""A folder of class folders, with or without train, val and test above them."""
+"""A folder of class folders, directly in the source or in a folder per split."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "
 
 
 def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
-    """Read images from class folders; ids are their paths below ``path``, with forward slashes.
+    """Read images from class folders. Their ids are their paths below ``path``, with forward slashes.
 
     Args:
-        path: holds class folders, or the folders train, val (or valid, validation) and test that hold them. Images
-            may lie deeper in a class folder. Hidden files, links to folders and files that are no images are left
-            out.
-        section: ``group`` is a pattern searched in the id: its first group, or all of it, says what belongs together.
+        path: a folder with class folders, or with the folders train, val (or valid, validation) and test that have them.
+            Class folders may have subfolders. Hidden files, links to folders and other files are left out.
+        section: its ``group`` is a pattern that is searched in the id. Images belong together if its first group, or the
+            whole match, is the same.
 
     Raises:
         DataError: no images, an empty class folder, an unreadable image, an id that ``group`` does not match.
@@ -36,7 +36,7 @@ def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, Ima
     files, names = [file.id for file in found], [file.label for file in found]
     if odd:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(odd.items()))
-        warnings.append(f"{path} also has {kinds}; left out")
+        warnings.append(f"{path} also has {kinds}, which were left out")
 
     groups = None if section.group is None else np.array([group_of(section.group, name) for name in files])
     decoded = decode_files([file.path for file in found], files, section, str(path))
@@ -49,7 +49,7 @@ def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, Ima
 
 
 def list_files(path: Path, odd: Counter[str] | None = None) -> list[ImageFile]:
-    """The image files below ``path``, readable or not; what is left out is counted in ``odd`` by kind."""
+    """The image files below ``path``, readable or not. What is left out is counted in ``odd``, by kind."""
     odd = Counter() if odd is None else odd
     return [
         ImageFile(name, path / name, split, label)
@@ -60,12 +60,12 @@ def list_files(path: Path, odd: Counter[str] | None = None) -> list[ImageFile]:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's name ends as an image's does."""
+    """Whether a file has the suffix of an image."""
     return name.lower().endswith(SUFFIXES)
 
 
 def _split_folders(path: Path, odd: Counter[str]) -> dict[str, Path]:
-    """split -> the folder that holds its class folders; ``all`` alone where there are no split folders."""
+    """The folder with the class folders of each split; only ``all`` if there are no split folders."""
     found: dict[str, Path] = {}
     others = []
     for folder in _folders(path, odd):
@@ -89,7 +89,7 @@ def _split_folders(path: Path, odd: Counter[str]) -> dict[str, Path]:
 
 
 def _class_folders(path: Path, folder: Path, odd: Counter[str]) -> list[tuple[str, list[str]]]:
-    """(class, ids) of each class folder, in order of name."""
+    """(class, ids) of each class folder, sorted by name."""
     loose = _count_files(folder, odd)
     out = []
     for entry in _folders(folder, odd):
@@ -98,18 +98,18 @@ def _class_folders(path: Path, folder: Path, odd: Counter[str]) -> list[tuple[st
             raise DataError(f"the class folder {entry} has no images; remove it, or put images in ({_suffixes()})")
         out.append((entry.name, sorted(item.relative_to(path).as_posix() for item in below)))
     if not out:
-        where = f"{loose:,} images lie in {folder} itself" if loose else f"{folder} has no images"
-        raise DataError(f"{where}; make a folder for each class in it and put the class's images there")
+        where = f"{loose:,} images are in {folder} itself" if loose else f"{folder} has no images"
+        raise DataError(f"{where}; make a folder for each class in it, and put the images of the class there")
     return out
 
 
 def _count_files(folder: Path, odd: Counter[str]) -> int:
-    """Count files that lie where only folders belong; return how many are images."""
+    """Count the files in a folder that should have only folders; return how many are images."""
     images = 0
     for entry in _entries(folder):
         if entry.is_file() and not entry.name.startswith("."):
             images += is_image(entry.name)
-            odd["images outside class folders" if is_image(entry.name) else "files that are no images"] += 1
+            odd["images outside class folders" if is_image(entry.name) else "files that are not images"] += 1
     return images
 
 
@@ -140,7 +140,7 @@ def _images(folder: Path, odd: Counter[str]) -> list[Path]:
             if is_image(name) and not name.startswith("."):
                 out.append(Path(base) / name)
             elif not name.startswith("."):
-                odd["files that are no images"] += 1
+                odd["files that are not images"] += 1
     odd += Counter()  # drop zeros
     return out
 
@@ -154,7 +154,7 @@ def _suffixes() -> str:
 
 
 def group_of(pattern: str, name: str) -> str:
-    """What of an id the pattern says belongs together."""
+    """The group of an id: the part that matches the pattern."""
     match = re.search(pattern, name)
     if match is None:
         raise DataError(f"data.group: the pattern {pattern!r} matches nothing in {name}; every image needs a group")

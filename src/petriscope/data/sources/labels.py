@@ -1,4 +1,4 @@
-"""Labels to class indices: by number, or by name."""
+"""Convert labels, numbers or names, to class indices."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ MAX_CLASSES = 10_000
 
 
 def check_numbers(labels: np.ndarray, where: str) -> np.ndarray:
-    """Class numbers as int64 [N].
+    """Check class numbers and convert them to int64 [N].
 
     Args:
         labels: [N] or [N, 1], integers, booleans or whole floats.
-        where: what to call them in messages: ``train_labels of cells.npz``.
+        where: their name in messages, such as ``train_labels of cells.npz``.
 
     Raises:
-        DataError: several labels an image, a missing, broken or negative one, or one beyond `MAX_CLASSES`.
+        DataError: several labels per image, or a label that is missing, not a whole number, negative or above `MAX_CLASSES`.
     """
     if labels.ndim == 2 and labels.shape[1] > 1:
         raise DataError(
-            f"{where} has shape {list(labels.shape)}: {labels.shape[1]} labels an image. Several labels an image are "
-            "not supported; give one class number an image"
+            f"{where} has shape {list(labels.shape)}: {labels.shape[1]} labels per image. Several labels per image "
+            "are not supported; give one class number per image"
         )
     labels = labels.reshape(-1)
     if labels.dtype.kind == "f":
@@ -51,14 +51,14 @@ def check_numbers(labels: np.ndarray, where: str) -> np.ndarray:
 def name_numbers(
     labels: dict[str, np.ndarray], names: Sequence[str] | None, section: DataSection, where: str
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Class numbers of all splits, and the classes' names.
+    """The class numbers of all splits, and the names of the classes.
 
     Args:
         labels: split -> int64 [N].
-        names: what the source calls its classes; None: it has only numbers, which ``section.classes`` may name.
+        names: the names of the classes in the source; None if it has only numbers, which ``section.classes`` may name.
 
     Raises:
-        DataError: a label beyond the source's names.
+        DataError: a label is out of range.
         RequestError: ``section.classes`` does not fit.
     """
     count = max((int(part.max()) + 1 for part in labels.values() if len(part)), default=0)
@@ -76,7 +76,7 @@ def name_numbers(
     if section.classes is None:
         return labels, tuple(str(number) for number in range(count))
     given = len(check_names(section.classes, "data.classes"))
-    # A test split alone may lack the last classes; with training images every class has some.
+    # Val and test may lack the last classes, but every class needs training images.
     if given < count or (given > count and not set(labels) <= {"test", "val"}):
         raise RequestError(f"data.classes names {given} classes; the labels of {where} need {count} (0 to {count - 1})")
     return labels, section.classes
@@ -85,7 +85,7 @@ def name_numbers(
 def index_names(
     names: dict[str, Sequence[str]], section: DataSection, where: str
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Class indices of all splits, int64 [N], from one name per image; train's names are the classes.
+    """The class indices of all splits, int64 [N], from one name per image. The classes are the names in train.
 
     Raises:
         DataError: val or test has a class that train lacks.
@@ -94,10 +94,10 @@ def index_names(
     base = names.get("train") or names.get("all")
     classes = sort_names(set(base) if base else {name for part in names.values() for name in part})
     for split, part in names.items():
-        if strange := sort_names(set(part) - set(classes)):
+        if unknown := sort_names(set(part) - set(classes)):
             raise DataError(
-                f"{where}: {split} has the class{'es' if len(strange) > 1 else ''} {', '.join(strange)}, which train "
-                f"lacks; {near(strange[0], classes)} Rename it, or add training images of it"
+                f"{where}: {split} has the class{'es' if len(unknown) > 1 else ''} {', '.join(unknown)}, which train "
+                f"lacks; {near(unknown[0], classes)} Rename it, or add training images of it"
             )
     if section.classes is not None:
         _order(classes, section.classes, where)
@@ -107,17 +107,17 @@ def index_names(
 
 
 def sort_names(names: set[str]) -> tuple[str, ...]:
-    """Names in order; numbers by value, so that 10 comes after 9."""
+    """Sort names; if all are numbers, by value, so that 10 comes after 9."""
     if all(name.isascii() and name.isdigit() for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
 
 
 def check_names(names: Sequence[str], where: str) -> tuple[str, ...]:
-    """The names, each of which stands once.
+    """Check that no name is empty or occurs twice, and return the names.
 
     Raises:
-        RequestError: an empty name, or one that stands twice.
+        RequestError: a name is empty or occurs twice.
     """
     for name in names:
         if not name.strip():
@@ -128,7 +128,7 @@ def check_names(names: Sequence[str], where: str) -> tuple[str, ...]:
 
 
 def _order(names: Sequence[str], wanted: Sequence[str], where: str) -> np.ndarray:
-    """For each of the source's names its place in ``data.classes``."""
+    """The index of each name of the source in ``data.classes``."""
     check_names(wanted, "data.classes")
     for name in names:
         if name not in wanted:

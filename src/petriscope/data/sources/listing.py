@@ -1,4 +1,4 @@
-"""Image sets over image files that were decoded into one array: what folders and tables share."""
+"""Image sets over image files that were decoded into one array, shared by folders and tables."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from petriscope.data.imageset import ImageSet
 
 @dataclass(frozen=True)
 class ImageFile:
-    """A file of a source that is made of files.
+    """An image file of a folder or a table.
 
     Args:
-        id: the image's name, as `ImageSet.ids` has it.
-        path: where it lies.
-        split: train, val or test, or ``all``.
-        label: its class as the source says it.
+        id: the name of the image, as in `ImageSet.ids`.
+        path: of the file.
+        split: train, val, test or ``all``.
+        label: the class in the source.
     """
 
     id: str
@@ -30,7 +30,8 @@ class ImageFile:
 
 
 def rows_by_split(decoded: Decoded, splits: Sequence[str]) -> dict[str, np.ndarray]:
-    """The readable files of each split that has any: int64 indices into the list of files, in the splits' first order."""
+    """The readable files of each split that has any, as int64 indices into the list of files. Splits are in the order of their
+    first occurrence."""
     rows = {
         split: np.array([index for index in decoded.kept if splits[index] == split], dtype=np.int64)
         for split in dict.fromkeys(splits)
@@ -46,11 +47,11 @@ def sets_over(
     names: Sequence[str],
     groups: np.ndarray | None,
 ) -> dict[str, ImageSet]:
-    """An image set a split, all of them views of the same pixels.
+    """One image set per split, all of them views of the same pixels.
 
     Args:
         rows: from `rows_by_split`.
-        targets: int64 class indices of each split's rows.
+        targets: class indices, int64, of the rows of each split.
         names, groups: of all files; the names become ids.
     """
     ids = np.array(names)

@@ -15,23 +15,24 @@ from petriscope.data.sources.mask_values import build_mask_sets
 
 TRAIN, NAMES, TEST = "training_set", "training_names", "test_set"
 CLASSES = ("background", "soil", "bedrock", "sand", "big rock")
-BLOCK = 60  # neighbors in the array can show the same scene
+BLOCK = 60  # neighboring images can show the same scene
 
 
 def is_mars(names: set[str]) -> bool:
-    """Whether these are the names of the arrays."""
+    """Whether a file with arrays of these names has this layout."""
     return TRAIN in names
 
 
 def read(
     load: Callable[[str], np.ndarray], names: set[str], path: Path, section: DataSection, warnings: list[str]
 ) -> dict[str, ImageSet]:
-    """One pile, its groups blocks of ``section.block`` (default 60) images, so that a scene stays in one split.
+    """Read one image set without splits. Its groups are blocks of ``section.block`` (default 60) consecutive images, so that a
+    scene stays in one split.
 
     Args:
-        load: an array by its name.
-        names: of the arrays: ``training_set`` [N, 2, H, W] uint8, image and mask, the mask's values those of
-            `CLASSES`; optional ``training_names`` [N] strings; ``test_set`` has no masks and is left out.
+        load: gives an array by its name.
+        names: the names of the arrays: ``training_set``, uint8 [N, 2, H, W], an image and its mask with values that index
+            `CLASSES`; optionally ``training_names``, [N] strings. ``test_set`` has no masks and is left out.
 
     Raises:
         DataError: the array has another shape or type.
@@ -39,8 +40,8 @@ def read(
     pairs = load(TRAIN)
     if pairs.ndim != 4 or pairs.shape[1] != 2 or pairs.dtype != np.uint8 or not pairs.size:
         raise DataError(
-            f"{path}: {TRAIN} has type {pairs.dtype} and shape {list(pairs.shape)}; it is uint8 [N, 2, H, W], each "
-            "image and its mask"
+            f"{path}: {TRAIN} has type {pairs.dtype} and shape {list(pairs.shape)}; it must be uint8 [N, 2, H, W]: "
+            "each image and its mask"
         )
     if TEST in names:
         warnings.append(f"{TEST} of {path} has no masks and was left out; petriscope predict can segment such images")
@@ -55,7 +56,7 @@ def read(
 
 def _named(images: ImageSet, names: np.ndarray, path: Path) -> ImageSet:
     if names.shape != (len(images),) or names.dtype.kind not in "US":
-        raise DataError(f"{path}: {NAMES} has type {names.dtype} and shape {list(names.shape)}; it is [N] strings")
+        raise DataError(f"{path}: {NAMES} has type {names.dtype} and shape {list(names.shape)}; it must be [N] strings")
     ids = names.astype(str)
     # Several crops of one image share its name.
     return images if len(np.unique(ids)) < len(ids) else replace(images, ids=ids)

@@ -1,4 +1,4 @@
-"""Folders of images and of masks: ``images/`` and ``masks/`` with the same stems, with or without splits above them."""
+"""Folders ``images`` and ``masks`` whose files have the same stems, directly in the source or in a folder per split."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def is_mask_folder(path: Path) -> bool:
 
 
 def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
-    """Read images and their masks; ids are the images' paths below ``path``, with forward slashes.
+    """Read images and their masks. The ids are the images' paths below ``path``, with forward slashes.
 
     Args:
-        path: holds ``images`` and ``masks``, or the folders train, val, test that hold them. A mask has its image's
-            stem and size, one class number a pixel (an indexed or gray image without loss), 255 where unlabeled. An
-            optional ``classes.txt`` names the classes from 0, one a line.
-        section: ``group`` is a pattern searched in the id.
+        path: a folder with the folders ``images`` and ``masks``, or with the folders train, val and test that have them. A
+            mask has the stem and the size of its image and one class number per pixel, 255 if unlabeled, in an indexed or
+            gray image in a lossless format. An optional ``classes.txt`` names the classes from 0, one per line.
+        section: its ``group`` is a pattern that is searched in the id.
 
     Raises:
-        DataError: an image without a mask, a mask without an image, one of another size, a mask that is no map of
-            class numbers, an unreadable file.
+        DataError: an image without a mask, a mask without an image, a mask of another size or without class numbers, or an
+            unreadable file.
     """
     files: list[str] = []
     mask_files: list[Path] = []
@@ -73,12 +73,12 @@ def _split_folders(path: Path) -> dict[str, Path]:
 
 
 def _pairs(folder: Path) -> list[tuple[Path, Path]]:
-    """Images with their masks, in order of name."""
+    """Pairs of images and masks, sorted by name."""
     images, masks = (_by_stem(folder / name) for name in (IMAGES, MASKS))
     for stem in sorted(images.keys() - masks.keys()):
-        raise DataError(f"{images[stem]} has no mask; put {stem}.png in {folder / MASKS}, or take the image out")
+        raise DataError(f"{images[stem]} has no mask; put {stem}.png in {folder / MASKS}, or remove the image")
     for stem in sorted(masks.keys() - images.keys()):
-        raise DataError(f"{masks[stem]} has no image in {folder / IMAGES}; add it, or take the mask out")
+        raise DataError(f"{masks[stem]} has no image in {folder / IMAGES}; add it, or remove the mask")
     if not images:
         raise DataError(f"{folder / IMAGES} has no images")
     return [(images[stem], masks[stem]) for stem in sorted(images)]
@@ -86,7 +86,7 @@ def _pairs(folder: Path) -> list[tuple[Path, Path]]:
 
 def _by_stem(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
-        raise DataError(f"there is no folder {folder}; images lie in {IMAGES}, their masks in {MASKS}")
+        raise DataError(f"there is no folder {folder}; images belong in {IMAGES} and their masks in {MASKS}")
     out: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):
         if file.is_file() and is_image(file.name) and not file.name.startswith("."):
@@ -101,14 +101,12 @@ def _names(path: Path) -> list[str] | None:
         return None
     names = [line.strip() for line in (path / NAMES).read_text(encoding="utf-8").splitlines() if line.strip()]
     if not names or len(set(names)) < len(names):
-        raise DataError(
-            f"{path / NAMES} has no name, or one that stands twice; it names the classes from 0, one a line"
-        )
+        raise DataError(f"{path / NAMES} has no names or a name twice; it must name the classes from 0, one per line")
     return names
 
 
 def _read_masks(pairs: list[tuple[Path, Path]], size: tuple[int, int], split: str) -> np.ndarray:
-    """uint8 [N, *size] as stored."""
+    """The masks with their stored values, resized to ``size``, uint8 [N, *size]."""
     out = np.empty((len(pairs), *size), dtype=np.uint8)
 
     def read_one(index: int) -> None:
@@ -117,7 +115,7 @@ def _read_masks(pairs: list[tuple[Path, Path]], size: tuple[int, int], split: st
         if mask.shape != wanted:
             raise DataError(
                 f"{file} is {mask.shape[0]} x {mask.shape[1]} and its image {wanted[0]} x {wanted[1]} (height x width); "
-                "a mask has its image's size"
+                "a mask must have the size of its image"
             )
         out[index] = resize(mask[..., None], size, "nearest")[..., 0]
 
@@ -128,9 +126,9 @@ def _read_masks(pairs: list[tuple[Path, Path]], size: tuple[int, int], split: st
 
 
 def _read_mask(file: Path) -> np.ndarray:
-    """uint8 [H, W], the stored numbers: no palette is applied."""
+    """The stored numbers, uint8 [H, W]; a palette is ignored."""
     if file.suffix.lower() not in LOSSLESS:
-        raise DataError(f"{file}: {file.suffix} changes the numbers it stores; save masks as PNG")
+        raise DataError(f"{file}: {file.suffix} files do not keep exact numbers; save masks as PNG")
     try:
         with Image.open(file) as image:
             image.load()
@@ -138,9 +136,11 @@ def _read_mask(file: Path) -> np.ndarray:
     except Exception as error:  # Pillow's decoders raise many kinds on damaged files
         raise DataError(f"{file} cannot be read as a mask: {error}") from None
     if mode not in ("P", "L", "1") and not mode.startswith("I"):
-        raise DataError(f"{file} is a {mode} image; a mask holds one class number a pixel: save it indexed or gray")
+        raise DataError(
+            f"{file} is a {mode} image; a mask has one class number per pixel: save it as an indexed or gray image"
+        )
     if values.size and not 0 <= int(values.min()) <= int(values.max()) <= 255:
         raise DataError(
-            f"{file} has the value {values.max()}; masks hold class numbers from 0 to 254, and 255 for unlabeled"
+            f"{file} has the value {values.max()}; masks have class numbers from 0 to 254, and 255 for unlabeled pixels"
         )
     return values.astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Masks as they are stored to class indices a pixel, with what is unlabeled marked."""
+"""Convert stored masks to class indices per pixel, with unlabeled pixels marked."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ def build_mask_sets(
     warnings: list[str],
     groups: dict[str, np.ndarray] | None = None,
 ) -> dict[str, ImageSet]:
-    """Image sets from arrays of images and of masks, their ids ``split/index``.
+    """Make image sets from arrays of images and of masks. The ids of the images are ``split/index``.
 
     Args:
         pixels: split -> images, as `petriscope.data.sources.arrays.convert` takes them.
         masks: split -> stored masks, as `check_masks` takes them, of the images' height and width.
-        names: of the values from 0; None: the source has only numbers.
+        names: the names of the values from 0; None if the source has only numbers.
         groups: split -> strings [N].
 
     Raises:
-        DataError: masks of another type, size or range.
+        DataError: masks have another type, size or range.
     """
     checked = {split: check_masks(array, f"{split}_masks of {source}") for split, array in masks.items()}
     for split, array in checked.items():
         if array.shape != pixels[split].shape[:3]:
             raise DataError(
                 f"{source}: the {split} masks have shape {list(array.shape)} and the images "
-                f"{list(pixels[split].shape)}; a mask has its image's height and width"
+                f"{list(pixels[split].shape)}; a mask must have the height and width of its image"
             )
     targets, classes = name_values(checked, names, section, source)
     ready = convert(pixels, section, source, warnings)
@@ -57,14 +57,14 @@ def build_mask_sets(
 
 
 def check_masks(masks: np.ndarray, where: str) -> np.ndarray:
-    """Stored masks as uint8 [N, H, W].
+    """Check stored masks and convert them to uint8 [N, H, W].
 
     Args:
         masks: [N, H, W], [N, H, W, 1] or [N, 1, H, W], whole numbers from 0 to 255 (or booleans).
-        where: what to call them in messages.
+        where: their name in messages.
 
     Raises:
-        DataError: another shape or type, or a value out of range.
+        DataError: the masks have another shape or type, or a value out of range.
     """
     if masks.ndim == 4 and 1 in (masks.shape[1], masks.shape[3]):
         masks = masks[..., 0] if masks.shape[3] == 1 else masks[:, 0]
@@ -77,8 +77,8 @@ def check_masks(masks: np.ndarray, where: str) -> np.ndarray:
     for index, mask in enumerate(masks):
         if mask.size and not 0 <= mask.min() <= mask.max() <= 255:
             raise DataError(
-                f"{where}: mask {index} runs from {mask.min()} to {mask.max()}; values are class numbers from 0 to 254, "
-                "and 255 for what is unlabeled"
+                f"{where}: mask {index} has values from {mask.min()} to {mask.max()}; they must be class numbers from 0 to "
+                "254, and 255 for unlabeled pixels"
             )
     return masks.astype(np.uint8)
 
@@ -86,14 +86,14 @@ def check_masks(masks: np.ndarray, where: str) -> np.ndarray:
 def name_values(
     masks: dict[str, np.ndarray], names: Sequence[str] | None, section: DataSection, where: str
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Class indices of all splits and the names of the classes; what ``section.ignore`` says becomes `IGNORE`.
+    """The class indices of all splits and the names of the classes. The class ``section.ignore`` becomes `IGNORE`.
 
     Args:
-        masks: split -> uint8 [N, H, W] as stored; 255 is unlabeled always.
-        names: of the values from 0; None: the source has only numbers, which ``section.classes`` may name.
+        masks: split -> uint8 [N, H, W] as stored; 255 always means unlabeled.
+        names: the names of the values from 0; None if the source has only numbers, which ``section.classes`` may name.
 
     Raises:
-        DataError: a value beyond the names.
+        DataError: a value is out of range.
         RequestError: ``section.classes`` or ``section.ignore`` do not fit.
     """
     known = IGNORE if names is None else len(names)
@@ -104,7 +104,7 @@ def name_values(
             if (bad := wrong[mask]).any():
                 raise DataError(
                     f"{where}: the mask of {split} image {index} has the value {mask[bad][0]}; there are {known} classes "
-                    f"({', '.join(names or ())}), counted from 0, and 255 for what is unlabeled"
+                    f"({', '.join(names or ())}), counted from 0, and 255 means unlabeled"
                 )
     values = {split: _values(array) for split, array in masks.items()}
     if not any(len(part) for part in values.values()):
@@ -123,14 +123,14 @@ def name_values(
 
 
 def resize_masks(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Masks of another height and width, by the nearest pixel: uint8 [N, *size]."""
+    """Resize masks to (height, width) by nearest neighbor, uint8 [N, *size]."""
     if masks.shape[1:] == size:
         return np.ascontiguousarray(masks)
     return np.stack([resize(mask[..., None], size, "nearest")[..., 0] for mask in masks])
 
 
 def _values(masks: np.ndarray) -> np.ndarray:
-    """The values that occur but for `IGNORE`, int64, ascending."""
+    """The values that occur, except `IGNORE`, int64, ascending."""
     there = np.zeros(256, dtype=bool)
     for mask in masks:
         there[mask.reshape(-1)] = True
@@ -138,16 +138,16 @@ def _values(masks: np.ndarray) -> np.ndarray:
 
 
 def _ignored(classes: tuple[str, ...], named: bool, section: DataSection, where: str) -> int | None:
-    """The index of the class that ``section.ignore`` names."""
+    """The index of the class ``section.ignore``, or None."""
     wanted = section.ignore
     if wanted is None or wanted == IGNORE:
         return None
     if isinstance(wanted, int):
         if wanted >= len(classes):
-            raise RequestError(f"data.ignore is {wanted}, and {where} has {len(classes)} classes, counted from 0")
+            raise RequestError(f"data.ignore is {wanted}, but {where} has {len(classes)} classes, counted from 0")
         return wanted
     if wanted in classes:
         return classes.index(wanted)
     if wanted == BACKGROUND and not named:
-        return 0  # where values have no names, the background is 0 everywhere
+        return 0  # for values without names, the background is 0 by convention
     raise RequestError(f"data.ignore: {where} has no class {wanted!r}; {near(wanted, classes)}")

@@ -1,4 +1,4 @@
-"""npz files in MedMNIST's layout: ``{train,val,test}_images`` and ``_labels`` or ``_masks``, maybe ``classes`` and
+"""npz files in MedMNIST's layout: ``{train,val,test}_images`` and ``_labels`` or ``_masks``, and optionally ``classes`` and
 ``_groups``."""
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ KINDS = ("images", "labels", "masks", "groups")
 
 @dataclass(frozen=True)
 class _Member:
-    """An array in the zip: what its header says, checked against the zip's directory."""
+    """The header of an array in the zip file, checked against the directory of the file."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -51,12 +51,12 @@ class _Member:
 
 
 def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
-    """Read an npz.
+    """Read an npz file.
 
     Args:
-        path: its arrays: ``*_images`` [N, H, W] or [N, H, W, 1 or 3] uint8, uint16, or floats in 0..1; ``*_labels``
-            [N] or [N, 1] whole numbers from 0, or ``*_masks`` [N, H, W] uint8; optional ``classes`` [K] strings,
-            ``*_groups`` [N]. Or the arrays of `petriscope.data.sources.mars`.
+        path: a file with the arrays ``*_images`` [N, H, W] or [N, H, W, 1 or 3] uint8, uint16, or floats in 0..1; ``*_labels``
+            [N] or [N, 1] whole numbers from 0, or ``*_masks`` [N, H, W] uint8; optionally ``classes`` [K] strings and
+            ``*_groups`` [N]; or with the arrays of `petriscope.data.sources.mars`.
 
     Raises:
         DataError: the file is damaged, holds pickled objects, lacks an array, or an array is of the wrong kind.
@@ -65,7 +65,7 @@ def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, Ima
         with zipfile.ZipFile(path) as archive:
             return _read(archive, path, section, warnings)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise DataError(f"{path} is not a whole npz file: {error}; was it copied or downloaded to its end?") from None
+        raise DataError(f"{path} is not a complete npz file: {error}; copy or download it again") from None
     except (NotImplementedError, RuntimeError) as error:  # an unknown compression, a password
         raise DataError(f"{path} cannot be unpacked: {error}") from None
     except OSError as error:
@@ -87,7 +87,7 @@ def _read(archive: zipfile.ZipFile, path: Path, section: DataSection, warnings: 
             if other is not None and other.shape[:1] != count:
                 raise DataError(
                     f"{path}: {split}_images has shape {list(members[f'{split}_images'].shape)} and {split}_{kind} "
-                    f"{list(other.shape)}; their first lengths must agree"
+                    f"{list(other.shape)}; their first dimensions must agree"
                 )
         if count == (0,):
             warnings.append(f"{split}_images is empty and was left out")
@@ -123,7 +123,7 @@ def _splits(names: set[str], path: Path) -> list[str]:
     splits = [split for split in SPLITS if f"{split}_images" in names]
     masks = any(f"{split}_masks" in names for split in SPLITS)
     if masks and any(f"{split}_labels" in names for split in SPLITS):
-        raise DataError(f"{path} has labels and masks; keep one kind of target. Its arrays are {_listed(names)}")
+        raise DataError(f"{path} has labels and masks; keep one of them. Its arrays are {_listed(names)}")
     for split in SPLITS:
         for kind in ("images", "masks" if masks else "labels"):
             if f"{split}_{kind}" not in names and names & {f"{split}_{other}" for other in KINDS}:
@@ -145,10 +145,10 @@ def _listed(names: set[str]) -> str:
 def _class_names(archive: zipfile.ZipFile, path: Path) -> tuple[str, ...]:
     found = _load(archive, "classes", path)
     if found.ndim != 1 or found.dtype.kind not in "US" or len(found) > label_rules.MAX_CLASSES:
-        raise DataError(f"{path}: classes has type {found.dtype} and shape {list(found.shape)}; it is [K] of strings")
+        raise DataError(f"{path}: classes has type {found.dtype} and shape {list(found.shape)}; it must be [K] strings")
     words = found.astype(str).tolist()
     if len(set(words)) != len(words) or not all(word.strip() for word in words):
-        raise DataError(f"{path}: classes has an empty name, or one that stands twice: {', '.join(words)}")
+        raise DataError(f"{path}: classes has an empty name or a name twice: {', '.join(words)}")
     return tuple(words)
 
 
@@ -160,7 +160,8 @@ def _known_names(numbers: dict[str, np.ndarray], section: DataSection, path: Pat
 
 
 def _inspect(archive: zipfile.ZipFile, name: str, path: Path) -> _Member:
-    """Read a member's header alone. A zip of a few kilobytes can claim terabytes: nothing is unpacked before this."""
+    """Read only the header of an array. Nothing is unpacked before, because a zip file of a few kilobytes can unpack to
+    terabytes."""
     info = archive.getinfo(f"{name}.npy")
     with archive.open(info) as handle:
         try:
@@ -170,13 +171,13 @@ def _inspect(archive: zipfile.ZipFile, name: str, path: Path) -> _Member:
         start = handle.tell()
     if member.dtype.hasobject:
         raise DataError(
-            f"{path}: {name} holds Python objects, which are never unpickled here because that can run code; "
+            f"{path}: {name} holds Python objects, which are not read because unpickling them can run code; "
             "save it as a plain array of numbers (or of fixed-width strings, for classes)"
         )
     if start + member.nbytes != info.file_size:
         raise DataError(
-            f"{path}: {name} claims {member.nbytes:,} bytes ({list(member.shape)} {member.dtype}) and the file has "
-            f"{info.file_size - start:,} for it; it is damaged"
+            f"{path}: {name} is damaged: it claims {member.nbytes:,} bytes ({list(member.shape)} {member.dtype}), but the file "
+            f"has {info.file_size - start:,} bytes for it"
         )
     if not name.endswith("_images") and member.nbytes > free_memory() / 2:
         raise DataError(f"{path}: {name} claims {member.nbytes:,} bytes, more than half of the free memory")
@@ -201,7 +202,7 @@ def _load(archive: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
 
 
 def _map(archive: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
-    """Unpack a member to the cache in a stream, and map it."""
+    """Unpack an array to the cache in pieces, and map it."""
     info = archive.getinfo(f"{name}.npy")
     key = cache.make_key("member", str(path.absolute()), cache.stamp(path), name, info.file_size, info.CRC)
     if (found := cache.fetch(key, mapped=True)) is None:
@@ -209,8 +210,8 @@ def _map(archive: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
         folder.mkdir(parents=True, exist_ok=True)
         if info.file_size > (free := shutil.disk_usage(folder).free):
             raise PetriscopeError(
-                f"{path}: {name} unpacked takes {info.file_size / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free "
-                f"in {folder}; free some, or set PETRISCOPE_CACHE to a folder with space"
+                f"{path}: {name} takes {info.file_size / 2**30:.1f} GiB when unpacked, and {folder} has {free / 2**30:.1f} GiB; "
+                "free some space, or set PETRISCOPE_CACHE to a folder with more"
             )
         cache.store_stream(key, _pieces(archive, info))
         found = cache.fetch_stored(key, mapped=True)

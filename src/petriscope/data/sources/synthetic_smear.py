@@ -1,4 +1,4 @@
-"""Eight kinds of blood cell, drawn: a stained smear that needs no download.
+"""Drawn blood cells of eight kinds in a stained smear. No download is needed.
 
 A smear absorbs light: each material (red cells, cytoplasm, granules, chromatin) covers the image with a map of
 amounts, and the camera sees ``light * exp(-amounts @ absorbance)``. All lengths are relative to the image's shorter
@@ -19,13 +19,13 @@ from petriscope.data.sources.canvas import Canvas, Range, uniform, wide
 
 Color = tuple[int, int, int]
 
-LOBES = 5  # most lobes that a nucleus has
-RED_CELLS = (2, 6)  # fewest and most around the cell
+LOBES = 5  # the most lobes of a nucleus
+RED_CELLS = (2, 6)  # fewest and most around a cell
 COARSE, FINE = 24, 40  # granules along one side of an image
 STAIN_STRENGTH = (0.55, 1.25)
 # Spread of the logarithm of each channel's absorbance; green varies least, or cells would turn green.
 STAIN_HUE = np.array([0.20, 0.08, 0.20], dtype=np.float32)
-STAIN_MIX = 0.06  # spread of what one channel's absorbance takes from another's
+STAIN_MIX = 0.06  # standard deviation of the mixing between channels
 LIGHT = (0.75, 1.08)
 NOISE = (1.0, 7.0)  # standard deviation of the sensor's noise, in gray levels
 BLOCK_PIXELS = 1 << 16  # pixels drawn at once: the fields of a chunk stay in the processor's cache
@@ -33,7 +33,7 @@ BLOCK_PIXELS = 1 << 16  # pixels drawn at once: the fields of a chunk stay in th
 
 @dataclass(frozen=True)
 class Kind:
-    """What one kind of cell looks like. Ranges are (low, high), drawn uniformly for each image.
+    """The appearance of one kind of cell. Ranges are (low, high), drawn uniformly for each image.
 
     Args:
         radius: the cell, in image sides.
@@ -183,7 +183,7 @@ RED = (232, 178, 168)
 
 
 def read(section: DataSection, count: int = 6000) -> dict[str, ImageSet]:
-    """Draw the data set ``synthetic/smear``: one pile, still to be split.
+    """Draw the data set ``synthetic/smear``: without splits.
 
     Args:
         section: its size (28 by 28 where it names none) and its channels (``auto`` is RGB) are used.
@@ -223,7 +223,7 @@ def draw_smear(count: int, size: int | tuple[int, int] = 28, seed: int = 0) -> t
     for number, start in enumerate(range(0, count, chunk)):
         rng = np.random.default_rng([seed, number])
         part = slice(start, min(start + chunk, count))
-        # The whole chunk is drawn even where its end is not wanted, so that no image depends on the count.
+        # Chunks are always drawn whole, so that no image depends on the count.
         drawn = rng.permuted(np.tile(np.arange(kinds), (chunk // kinds, 1)), axis=1).reshape(-1)
         pixels = _draw_chunk(rng, drawn, height, width)
         labels[part] = drawn[: part.stop - start]
@@ -232,12 +232,12 @@ def draw_smear(count: int, size: int | tuple[int, int] = 28, seed: int = 0) -> t
 
 
 def _draw_chunk(rng: np.random.Generator, labels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Draw one image a label: uint8 [n, H, W, 3]."""
+    """Draw one image per label, uint8 [n, H, W, 3]."""
     n = len(labels)
     canvas = Canvas(rng, n, height, width)
     radius = _pick(rng, "radius", labels)
     center = uniform(rng, (-0.12, 0.12), (2, n))
-    # Bending the plane itself makes every outline of the cell irregular at once.
+    # Distorting the plane makes all outlines of the cell irregular at once.
     bend = radius * uniform(rng, (0.03, 0.10), n)
     y = canvas.y - wide(center[0]) + wide(bend) * canvas.texture(5)
     x = canvas.x - wide(center[1]) + wide(bend) * canvas.texture(5)
@@ -254,7 +254,7 @@ def _draw_chunk(rng: np.random.Generator, labels: np.ndarray, height: int, width
 
 
 def _ellipse(rng: np.random.Generator, canvas: Canvas, y: np.ndarray, x: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """The body of the cell, coverage [n, H, W] of 0 to 1: a disc pressed a little out of round."""
+    """The body of the cell, coverage [n, H, W] of 0 to 1: a slightly flattened disc."""
     stretch = uniform(rng, (0.88, 1.14), canvas.n)
     turn = uniform(rng, (0, np.pi), canvas.n)
     cos, sin = np.cos(turn) / radius, np.sin(turn) / radius
@@ -269,7 +269,7 @@ def _ellipse(rng: np.random.Generator, canvas: Canvas, y: np.ndarray, x: np.ndar
 def _nucleus(
     rng: np.random.Generator, canvas: Canvas, y: np.ndarray, x: np.ndarray, radius: np.ndarray, labels: np.ndarray
 ) -> np.ndarray:
-    """Coverage by the nucleus, [n, H, W] of 0 to 1: discs along an arc, melted into one another."""
+    """Coverage by the nucleus, [n, H, W] of 0 to 1: discs along an arc, merged smoothly."""
     n = canvas.n
     lobes = np.floor(_pick(rng, "lobes", labels, over=0.999))
     lobe, arc, step, merge = (_pick(rng, name, labels) for name in ("lobe", "arc", "step", "merge"))
@@ -280,7 +280,7 @@ def _nucleus(
     jitter = uniform(rng, (-0.05, 0.05), (2, LOBES, n))
     drawn = (index < lobes) & present
     place = (arc * np.stack([np.sin(angle), np.cos(angle)]) + jitter) * drawn
-    place -= 0.85 * place.sum(axis=1, keepdims=True) / lobes * drawn  # the nucleus as a whole lies near the center
+    place -= 0.85 * place.sum(axis=1, keepdims=True) / lobes * drawn  # the whole nucleus is near the center
     place = (place + uniform(rng, (-0.06, 0.06), (2, 1, n))) * radius
     sizes = lobe * uniform(rng, (0.88, 1.12), (LOBES, n))
 
@@ -290,7 +290,7 @@ def _nucleus(
         squared *= wide(-merge / sizes[k] ** 2)
         squared += wide(merge + np.where(drawn[k], 0, -80))
         total += np.exp(squared, out=squared)
-    # A smooth minimum of the lobes' squared distances; far from all of them the sum underflows, hence the floor.
+    # A smooth minimum of the squared distances to the lobes. Far from all of them the sum underflows, hence the floor.
     np.log(np.maximum(total, 1e-30, out=total), out=total)
     total *= wide(-1 / merge)
     total += 1
@@ -303,10 +303,10 @@ def _granules(
     """Coverage by granules, [n, H, W] of 0 to 1: the peaks of a texture, inside the cell."""
     filled = np.maximum(_pick(rng, "filled", labels), 1e-3)
     coarse = wide(_each("coarse", labels))
-    level = np.log(1 / filled - 1) / 1.702  # about the normal quantile that leaves this part above
+    level = np.log(1 / filled - 1) / 1.702  # approximately the normal quantile with this share above it
     texture = np.where(coarse > 0, canvas.texture(COARSE), canvas.texture(FINE))
     texture -= wide(level)
-    # In focus a granule still fades over a unit of the texture: it is a ball, not a disc.
+    # A granule is a ball, not a disc, so its edge fades even in focus.
     texture /= 1 + canvas.soft * (1.2 * np.where(coarse > 0, COARSE, FINE)).astype(np.float32)
     texture += 0.5
     np.clip(texture, 0, 1, out=texture)
@@ -316,7 +316,7 @@ def _granules(
 
 
 def _red_cells(rng: np.random.Generator, canvas: Canvas, center: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """Amount of red cell, [n, H, W] from 0: discs around the main cell, thinner in their middle."""
+    """Thickness of red cells, [n, H, W] from 0: discs around the main cell, thinner in the center."""
     n, most = canvas.n, RED_CELLS[1]
     wanted = rng.integers(RED_CELLS[0], most + 1, n)
     own = uniform(rng, (0.15, 0.22), n) * uniform(rng, (0.9, 1.1), (most, n))
@@ -339,7 +339,7 @@ def _red_cells(rng: np.random.Generator, canvas: Canvas, center: np.ndarray, rad
 
 
 def _absorbance(rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
-    """What a layer of each material absorbs under each image's own stain, float32 [n, 3 channels, 4 materials]."""
+    """Absorbance of each material under the stain of each image, float32 [n, 3 channels, 4 materials]."""
     n = len(labels)
     mixed = uniform(rng, (0, 1), n)[:, None]
     cytoplasm = (1 - mixed) * PALETTE["cytoplasm"][labels] + mixed * PALETTE["cytoplasm_end"][labels]
@@ -353,7 +353,7 @@ def _absorbance(rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
 
 
 def _expose(rng: np.random.Generator, canvas: Canvas, absorbed: np.ndarray) -> np.ndarray:
-    """Shine an uneven light through the smear onto a noisy sensor: uint8 [n, H, W, 3]."""
+    """The smear under uneven light, seen by a noisy sensor, uint8 [n, H, W, 3]."""
     n = canvas.n
     tint = np.array([0.94, 0.89, 0.86], dtype=np.float32)
     tint = tint * np.exp(0.05 * rng.standard_normal((n, 3), dtype=np.float32)) * uniform(rng, LIGHT, (n, 1))
@@ -371,18 +371,18 @@ def _expose(rng: np.random.Generator, canvas: Canvas, absorbed: np.ndarray) -> n
 
 
 def _each(name: str, labels: np.ndarray) -> np.ndarray:
-    """The number that each image's kind has in a field, float32 [n]."""
+    """The value of a field for the kind of each image, float32 [n]."""
     return np.array([getattr(kind, name) for kind in KINDS.values()], dtype=np.float32)[labels]
 
 
 def _pick(rng: np.random.Generator, name: str, labels: np.ndarray, over: float = 0.0) -> np.ndarray:
-    """Draw from the range that each image's kind has in a field, float32 [n]; ``over`` widens it upward."""
+    """Draw from the range of a field for the kind of each image, float32 [n]; ``over`` extends it upwards."""
     low, high = np.array([getattr(kind, name) for kind in KINDS.values()], dtype=np.float32).T
     return low[labels] + (high - low + np.float32(over))[labels] * rng.random(len(labels), dtype=np.float32)
 
 
 def _optical(*colors: Color) -> np.ndarray:
-    """What lets these colors through absorbs so much, float32 [len(colors), 3]."""
+    """The absorbance of materials that transmit these colors, float32 [len(colors), 3]."""
     return -np.log(np.array(colors, dtype=np.float32) / 255)
 
 

@@ -1,4 +1,4 @@
-"""Drawn ground of another planet, with masks: soil, bedrock, sand, big rocks, and ground that nobody labeled.
+"""Drawn ground of another planet, with masks of soil, bedrock, sand, big rocks, and unlabeled ground.
 
 Images come in scenes: those of one scene share the light, the sensor and what the ground is mostly made of, as crops of
 one photograph do, and are one group. All lengths are relative to the image's shorter side, so one description serves
@@ -18,20 +18,20 @@ from petriscope.data.sources.canvas import Canvas, Range, uniform, wide
 CLASSES = ("soil", "bedrock", "sand", "big rock")
 SCENE = 8  # images
 SIZE = (64, 128)
-LEAN = np.array([0.1, 0.3, -0.5], dtype=np.float32)  # towards soil, bedrock and sand
-SPREAD = 0.8  # of a scene's own leaning
-UNLABELED = 0.55  # level of a field of unit variance above which ground is left unlabeled
-HORIZON: Range = (-0.75, -0.2)  # above it lie hills, unlabeled
+LEAN = np.array([0.1, 0.3, -0.5], dtype=np.float32)  # offsets of the fields of soil, bedrock and sand
+SPREAD = 0.8  # standard deviation of each scene's own offsets
+UNLABELED = 0.55  # ground is unlabeled where a field of unit variance exceeds this
+HORIZON: Range = (-0.75, -0.2)  # above it are unlabeled hills
 BRIGHTNESS = np.array([118, 150, 92], dtype=np.float32)
-ROCKS = 2  # most in an image
-ROCKY = 0.35  # chance of each of them
+ROCKS = 2  # the most in an image
+ROCKY = 0.35  # the probability of each of them
 ROCK_RADIUS: Range = (0.07, 0.2)
 LIGHT: Range = (0.75, 1.2)
 NOISE: Range = (2.0, 6.0)  # standard deviation of the sensor's noise, in gray levels
 
 
 def read(section: DataSection, count: int = 1200) -> dict[str, ImageSet]:
-    """Draw the data set: one pile, its groups the scenes.
+    """Draw the data set: without splits; each group is a scene.
 
     Args:
         section: its size (64 by 128 where it names none) and its channels (``auto`` is gray) are used.
@@ -68,14 +68,14 @@ def draw_terrain(count: int, size: tuple[int, int] = SIZE, seed: int = 0) -> tup
     masks = np.empty((count, height, width), dtype=np.uint8)
     for scene, start in enumerate(range(0, count, SCENE)):
         part = slice(start, min(start + SCENE, count))
-        # The whole scene is drawn even where its end is not wanted, so that no image depends on the count.
+        # Scenes are always drawn whole, so that no image depends on the count.
         pixels, mask = _draw_scene(np.random.default_rng([seed, scene]), height, width)
         images[part, ..., 0], masks[part] = pixels[: part.stop - start], mask[: part.stop - start]
     return images, masks
 
 
 def _draw_scene(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """The images of a scene and their masks: uint8 [SCENE, H, W] both."""
+    """The images and the masks of a scene, both uint8 [SCENE, H, W]."""
     canvas = Canvas(rng, SCENE, height, width)
     lean = LEAN + SPREAD * rng.standard_normal(3, dtype=np.float32)
     fields = [canvas.texture(2) + shift for shift in lean]
@@ -85,7 +85,7 @@ def _draw_scene(rng: np.random.Generator, height: int, width: int) -> tuple[np.n
     gray = BRIGHTNESS[mask] + np.where(soil, _grains(canvas), np.where(bedrock, _slabs(canvas), _ripples(canvas)))
     unlabeled = canvas.texture(2) > UNLABELED
 
-    down, across = canvas.side // 24, canvas.side // 16  # how far shadows fall
+    down, across = canvas.side // 24, canvas.side // 16  # the length of shadows
     bend = 0.12 * canvas.texture(6)
     for _ in range(ROCKS):
         inside, lit = _rock(canvas, bend)
@@ -114,14 +114,14 @@ def _slabs(canvas: Canvas) -> np.ndarray:
 
 
 def _ripples(canvas: Canvas) -> np.ndarray:
-    """Sand: waves that the wind made."""
+    """Sand: waves made by wind."""
     angle, length = uniform(canvas.rng, (-0.5, 0.5), canvas.n), uniform(canvas.rng, (0.06, 0.14), canvas.n)
     along = wide(np.cos(angle) / length) * canvas.y + wide(np.sin(angle) / length) * canvas.x
     return 9 * np.sin(2 * np.pi * along + 1.5 * canvas.texture(3))
 
 
 def _rock(canvas: Canvas, bend: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where a rock lies, bool [n, H, W], and how the light falls on it, -1 to 1; not in every image."""
+    """The pixels of rocks, bool [n, H, W], and the light on them, -1 to 1; some images have none."""
     rng, n = canvas.rng, canvas.n
     there = rng.random(n) < ROCKY
     reach = canvas.width / canvas.side / 2

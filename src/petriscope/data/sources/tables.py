@@ -1,4 +1,4 @@
-"""CSV and Parquet tables: one row per image, with the columns path and label, maybe split and group."""
+"""CSV and Parquet tables: one row per image, with the columns path and label, and optionally split and group."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 
 def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
-    """Read the images that a table lists; ids are the paths as they stand in it.
+    """Read the images that a table lists. Their ids are the paths in it.
 
     Args:
         path: a CSV or Parquet file. Columns: ``path`` (relative to the table's folder, or absolute), ``label`` (names,
-            or numbers from 0), optional ``split`` (train, val, test), and the column that ``section.group`` names
-            (``group`` where there is one).
+            or numbers from 0), optionally ``split`` (train, val, test), and the column that ``section.group`` names
+            (default: ``group``, if there is one).
 
     Raises:
-        DataError: a column is missing, a cell is empty or wrong, a path stands twice, an image is unreadable.
+        DataError: a column is missing, a cell is empty or wrong, a path occurs twice, or an image is unreadable.
         RequestError: ``section.group`` names no column.
     """
     table = _load(path)
@@ -63,7 +63,7 @@ def _files(table: pd.DataFrame, path: Path) -> list[ImageFile]:
         first: dict[str, int] = {}
         for row, name in enumerate(files):
             if first.setdefault(name, row) != row:
-                raise DataError(f"{path}: {name} stands twice, in rows {first[name]} and {row} (counted from 0)")
+                raise DataError(f"{path}: {name} occurs twice, in rows {first[name]} and {row} (counted from 0)")
     splits = ["all"] * len(files)
     if "split" in table.columns:
         splits = [_split(name, row, path) for row, name in enumerate(_text(table, "split", path))]
@@ -76,7 +76,7 @@ def _load(path: Path) -> pd.DataFrame:
 
     try:
         if path.suffix.lower() == ".csv":
-            # As text, since a class may be called NA.
+            # As text, because a class may be called NA.
             return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
         return pd.read_parquet(path)
     except OSError as error:
@@ -108,7 +108,8 @@ def _place(name: str, row: int, path: Path) -> Path:
         return Path(name)
     if ".." in PurePosixPath(name).parts or ".." in PureWindowsPath(name).parts:
         raise DataError(
-            f"{path}: the path {name!r} in row {row} leaves the table's folder; write it without .., or absolute"
+            f"{path}: the path {name!r} in row {row} is outside the folder of the table; "
+            "write it without .., or as an absolute path"
         )
     return path.parent / name
 
@@ -116,7 +117,7 @@ def _place(name: str, row: int, path: Path) -> Path:
 def _split(name: str, row: int, path: Path) -> str:
     if name not in SPLIT_FOLDERS:
         raise DataError(
-            f"{path}: no split {name!r} (row {row}, counted from 0); {near(name, ('train', 'val', 'test'))}"
+            f"{path}: unknown split {name!r} in row {row} (counted from 0); {near(name, ('train', 'val', 'test'))}"
         )
     return SPLIT_FOLDERS[name]
 
@@ -132,7 +133,7 @@ def _groups(table: pd.DataFrame, section: DataSection, path: Path) -> np.ndarray
 
 
 def _labels(table: pd.DataFrame, path: Path) -> tuple[np.ndarray | None, list[str]]:
-    """Class numbers, or None; and the labels as text."""
+    """The class numbers, None if the labels are names; and the labels as text."""
     text = _text(table, "label", path)
     where = f"the label column of {path}"
     column = table["label"]
