@@ -1,4 +1,4 @@
-"""The errors that Petriscope raises on purpose. Each says what is wrong, where, and what to do."""
+"""The errors that Petriscope raises on purpose. Their messages say what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from difflib import get_close_matches
 
 
 class PetriscopeError(Exception):
-    """The work failed: no disk space, no network, a diverged run."""
+    """The work failed, for example for lack of disk space or network, or because training diverged."""
 
     exit_status = 1
 
 
 class RequestError(PetriscopeError):
-    """The request was wrong: an unknown recipe key, a missing file, a run folder that exists."""
+    """The request was wrong, for example an unknown key in a recipe, a missing file, or a run folder that exists."""
 
     exit_status = 2
 
 
 class DataError(RequestError):
-    """The data cannot be used as they are: an unreadable image, a label out of range."""
+    """The data cannot be used, for example because of an unreadable image or a label out of range."""
 
 
 class Interrupted(PetriscopeError):
@@ -29,7 +29,7 @@ class Interrupted(PetriscopeError):
 
 
 def near(word: str, known: Iterable[str]) -> str:
-    """Say which known names lie near an unknown one, or which there are."""
+    """A hint for an unknown name: the known names that are similar, or else all of them."""
     names = sorted(known)
     close = get_close_matches(word, names, n=3, cutoff=0.5)
     if close:

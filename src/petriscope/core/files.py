@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old or the new one, never a half."""
+"""Atomic writing: a reader sees the old file or the new one, never a part of it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from petriscope.core.errors import PetriscopeError
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; on success it is flushed to disk and takes ``path``'s place.
+    """Give a temporary path in the folder of ``path``. On success the file is flushed to disk and replaces ``path``.
 
     Raises:
-        PetriscopeError: the disk is full or may not be written.
+        PetriscopeError: the disk is full or read-only.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -38,10 +38,10 @@ def atomic(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder beside ``folder``; on success it takes that name, and on failure nothing is left.
+    """Give a temporary folder beside ``folder``. On success it is renamed to ``folder``; on failure it is removed.
 
     Raises:
-        PetriscopeError: the disk is full or may not be written.
+        PetriscopeError: the disk is full or read-only.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def number_folder(base: Path) -> Path:
-    """``base``, with a number behind it where that is taken."""
+    """``base``, with a number appended if it exists."""
     folder, number = base, 2
     while folder.exists():
         folder, number = base.with_name(f"{base.name}-{number}"), number + 1
@@ -65,12 +65,12 @@ def number_folder(base: Path) -> Path:
 
 
 def slug(label: str, otherwise: str = "run") -> str:
-    """A label as a folder may be called; ``otherwise``, where nothing of it is left."""
+    """A label as the name of a folder: other characters become hyphens. ``otherwise`` if nothing remains."""
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in label).strip(".-") or otherwise
 
 
 def make_readable(path: Path) -> None:
-    """Give a file the permissions of a new one; some libraries write files that only their owner may read."""
+    """Give a file the permissions of a new one; some libraries create files that only their owner can read."""
     path.chmod(0o666 & ~_umask())
 
 
@@ -86,9 +86,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def disk_error(error: OSError, path: Path) -> PetriscopeError:
-    """What to tell a person whose disk refused a write."""
+    """The error for a write to ``path`` that failed."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return PetriscopeError(
-            f"no space left on the disk of {path}; free some and resume: what was written before is whole"
+            f"no space left on the disk of {path}; free some space and resume. Files written before are complete"
         )
     return PetriscopeError(f"cannot write {path}: {error.strerror or error}")
