@@ -81,7 +81,7 @@ def test_a_small_window_finds_the_corner_and_padding_moves_nothing():
     marked = np.zeros((14, 14), dtype=bool)
     marked[:4, :4] = True
     assert (fine[:, marked] > 0.2).all() and (fine[:, 6:] == 0).all()
-    # Of 8 x 8 maps that cover 16 x 16 pixels the upper left 2 x 2 places are the corner: half is left at its edge.
+    # Of 8 x 8 maps that cover 16 x 16 pixels the upper left 2 x 2 positions are the corner: half is left at its edge.
     assert (coarse[:, marked] >= 0.5).all() and (coarse[:, 5:] == 0).all() and (coarse[:, :, 5:] == 0).all()
 
 

@@ -205,6 +205,18 @@ def test_loss_counts_as_lower_is_better(task):
     assert task.monitors[0] in {each.key for each in task.metrics}
 
 
+@pytest.mark.parametrize("label", [0, IGNORE])
+def test_masks_without_a_labeled_foreground_pixel_have_no_mean_iou_to_compare(label):
+    task = find_task("segmentation")
+    images = drawn(task)
+    images.targets[:] = label
+    outputs = collected(task, images, log_probabilities(images, 1.0))
+    assert evaluation(task, images, outputs).value("miou") is None
+    table = task.table(outputs, images, "val")
+    with pytest.raises(RequestError, match="no pixel"):
+        task.sample([{name: table[name].to_numpy() for name in table}], "miou")
+
+
 def test_every_task_is_tested():
     assert set(DRAW) == set(_TASKS)
 

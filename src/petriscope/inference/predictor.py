@@ -222,7 +222,7 @@ def load_model(path: Path, device: str = "auto") -> Predictor:
     """
     path = model_path(path)
     if not path.is_file():
-        raise RequestError(f"there is no model file {path}; a run folder has one once training has finished")
+        raise RequestError(f"no model at {path}; a run folder has one once training has finished")
     try:
         facts, weights = _read(path)
         if facts["format"] > FORMAT:

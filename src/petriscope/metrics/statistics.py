@@ -225,7 +225,7 @@ def resample_miou(counts: np.ndarray, scenes: np.ndarray, resamples: int = RESAM
     # Mean IoU is undefined for all networks in resamples that have no labeled pixel.
     draws = draws[:, np.isfinite(draws).all(0)]
     right = np.zeros((networks, images), dtype=bool)
-    return Sample("miou", right, np.nan_to_num(counted_mean_iou(sums.sum(0))), draws)
+    return Sample("miou", right, counted_mean_iou(sums.sum(0)), draws)
 
 
 def difference(method: Sample, baseline: Sample) -> Difference:

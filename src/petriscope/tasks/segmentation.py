@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from petriscope.core.errors import DataError
+from petriscope.core.errors import DataError, RequestError
 from petriscope.core.masks import BACKGROUND, IGNORE
 from petriscope.metrics.passes import PassMetrics, judge_masks
 from petriscope.metrics.segmentation import (
@@ -132,11 +132,21 @@ class Segmentation(Task):
         return mask_table(outputs, images.classes, images.ids, images.groups, split)
 
     def sample(self, tables: Sequence[Mapping[str, np.ndarray]], metric: str) -> Sample:
-        """Mean IoU without the background; the bootstrap draws scenes."""
+        """Mean IoU without the background; the bootstrap draws scenes.
+
+        Raises:
+            RequestError: mean IoU is undefined.
+        """
         names = [key.removeprefix("true_") for key in tables[0] if key.startswith("true_")]
         names = [name for name in names if name != BACKGROUND]
         counts = [[[table[f"{key}_{name}"] for key in COUNTS] for name in names] for table in tables]
-        return resample_miou(np.array(counts, dtype=np.int64).transpose(0, 3, 1, 2), tables[0]["scene"].astype(str))
+        scenes = tables[0]["scene"].astype(str)
+        found = resample_miou(np.array(counts, dtype=np.int64).transpose(0, 3, 1, 2), scenes)
+        if np.isnan(found.values).any():
+            raise RequestError(
+                "mean IoU cannot be compared: no pixel of these images has a label other than background"
+            )
+        return found
 
     def same_truth(self, columns: Iterable[str]) -> list[str]:
         return [column for column in columns if column == "scene" or column.startswith("true_")]
