@@ -53,7 +53,7 @@ def measure(path: str, count: int, memory: str) -> None:
             trainer.train_step(images, targets)
         return time.perf_counter() - start
 
-    epoch(open_set(2000))
+    epoch(open_set(min(2000, count)))
     before = peak_bytes()
     seconds = epoch(open_set(count))
     print(json.dumps({"seconds": seconds, "bytes": peak_bytes() - before}))
