@@ -52,7 +52,7 @@ def make_folders(folder: Path, gray: bool = False, seed: int = 0, splits: bool =
     return folder
 
 
-def make_pile(folder: Path, gray: bool = False, seed: int = 0) -> Path:
+def make_unsplit(folder: Path, gray: bool = False, seed: int = 0) -> Path:
     return make_folders(folder, gray, seed, splits=False)
 
 
@@ -140,7 +140,7 @@ MASK_MAKERS: dict[str, Callable[..., Path]] = {
 MAKERS: dict[str, Callable[..., Path]] = {
     "npz": make_npz,
     "folders": make_folders,
-    "pile": make_pile,
+    "pile": make_unsplit,
     "cifar": make_cifar,
     "csv": make_table,
     "parquet": make_parquet,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_sources import load, make_folders, make_npz, make_pile, make_table, save_image, some_images
+from small_sources import load, make_folders, make_npz, make_table, make_unsplit, save_image, some_images
 
 from petriscope.core.errors import DataError, RequestError
 from petriscope.core.recipe import DataSection
@@ -19,7 +19,7 @@ from petriscope.data.decisions import Decision, Decisions, ReadAs, load_decision
 from petriscope.data.fingerprint import fingerprint
 
 READ_AS = ReadAs(size=(8, 9), filter="bilinear", channels="rgb", bits=16)
-SOURCES = [make_npz, make_folders, make_pile, make_table]
+SOURCES = [make_npz, make_folders, make_unsplit, make_table]
 
 
 def decide(source: Path, folder: Path, wanted: dict[str, tuple[str, str | None]], **section: Any) -> Path:
@@ -80,7 +80,7 @@ def test_drop_and_relabel(make: Callable[[Path], Path], tmp_path: Path) -> None:
 
 
 def test_decisions_move_no_other_image_between_drawn_splits(tmp_path: Path) -> None:
-    source = make_pile(tmp_path / "data")
+    source = make_unsplit(tmp_path / "data")
     whole = load(source)
     for index in range(0, len(whole.split("train")), 3):
         name = whole.split("train").ids[index]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from small_sources import load, make_folders, make_pile, save_image, some_images
+from small_sources import load, make_folders, make_unsplit, save_image, some_images
 
 from petriscope.core.errors import DataError, PetriscopeError
 from petriscope.data import cache, decode
@@ -115,7 +115,7 @@ def damage(folder: Path) -> list[str]:
 
 
 def test_unreadable_images(tmp_path: Path) -> None:
-    make_pile(tmp_path / "data")
+    make_unsplit(tmp_path / "data")
     bad = damage(tmp_path / "data")
     with pytest.raises(DataError, match=r"data\.unreadable=skip") as caught:
         load(tmp_path / "data", size=8, channels="rgb")
@@ -138,7 +138,7 @@ def test_nothing_readable(tmp_path: Path) -> None:
 
 
 def test_sizes_that_differ(tmp_path: Path) -> None:
-    make_pile(tmp_path / "data")
+    make_unsplit(tmp_path / "data")
     save_image(tmp_path / "data/cat/large.png", some_images(1, side=30)[0])
     data = load(tmp_path / "data")
     assert data.shape == (8, 9, 3)
@@ -147,7 +147,7 @@ def test_sizes_that_differ(tmp_path: Path) -> None:
 
 
 def test_one_color_image_makes_all_color(tmp_path: Path) -> None:
-    make_pile(tmp_path / "data", gray=True)
+    make_unsplit(tmp_path / "data", gray=True)
     save_image(tmp_path / "data/cat/color.png", some_images(1)[0])
     assert load(tmp_path / "data").shape == (8, 9, 3)
 

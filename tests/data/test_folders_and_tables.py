@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_sources import load, make_folders, make_pile, make_table, save_image, some_images, write_table
+from small_sources import load, make_folders, make_table, make_unsplit, save_image, some_images, write_table
 
 from petriscope.core.errors import DataError
 
@@ -45,7 +45,7 @@ def test_odd_files_are_counted(tmp_path: Path) -> None:
 
 
 def test_an_empty_class_folder(tmp_path: Path) -> None:
-    make_pile(tmp_path / "data")
+    make_unsplit(tmp_path / "data")
     (tmp_path / "data/emu").mkdir()
     with pytest.raises(DataError, match=r"class folder .*emu has no images"):
         load(tmp_path / "data")

@@ -271,11 +271,11 @@ def test_leaving_out_single_classes_is_about_masks(tmp_path: Path) -> None:
 
 
 def test_splits_without_groups_keep_the_rare_classes_shares() -> None:
-    from petriscope.data.load import PILE, _draw
+    from petriscope.data.load import UNSPLIT, _draw
 
     targets = np.zeros((100, 8, 9), dtype=np.uint8)
     targets[::5, 0, 0], targets[5:, 1, 1] = 2, 1
-    drawn = _draw({PILE: small_set(targets)}, DataSection(source="x"), [])
+    drawn = _draw({UNSPLIT: small_set(targets)}, DataSection(source="x"), [])
     assert {name: int((part.strata == 2).sum()) for name, part in drawn.items()} == {"train": 14, "val": 3, "test": 3}
 
 

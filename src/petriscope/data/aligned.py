@@ -12,7 +12,7 @@ from petriscope.core.recipe import DataSection
 from petriscope.data import sources
 from petriscope.data.imageset import ImageSet
 from petriscope.data.one_vs_rest import one_vs_rest
-from petriscope.data.sources import PILE
+from petriscope.data.sources import UNSPLIT
 from petriscope.tasks import Task
 
 
@@ -37,8 +37,8 @@ def load_aligned(section: DataSection, split: str, classes: tuple[str, ...], tas
         raise RequestError(f"no data: give --data SOURCE. A source is {sources.KINDS}.")
     warnings: list[str] = []
     sets = sources.read(section.source, section, warnings)
-    if set(sets) == {PILE}:
-        images = sets[PILE]
+    if set(sets) == {UNSPLIT}:
+        images = sets[UNSPLIT]
     elif split in sets:
         images = sets[split]
     else:

@@ -14,7 +14,7 @@ from petriscope.data import sources
 from petriscope.data.fingerprint import fingerprint
 from petriscope.data.imageset import SPLITS, Dataset, ImageSet
 from petriscope.data.one_vs_rest import one_vs_rest
-from petriscope.data.sources import PILE
+from petriscope.data.sources import UNSPLIT
 from petriscope.data.splits import draw_grouped, draw_stratified
 from petriscope.tasks import find_task
 
@@ -22,7 +22,7 @@ from petriscope.tasks import find_task
 def load_dataset(section: DataSection) -> Dataset:
     """Load the data that a recipe names.
 
-    A pile is drawn into train, val and test, and val is drawn from train where the source has train and test alone.
+    A source without splits is drawn into train, val and test, and val is drawn from train where the source has only train and test.
     A missing test split stays missing, and so does one whose fraction is 0. The decisions of an audit are carried out
     when splits are drawn: an image is in the same split whatever is decided about others.
 
@@ -74,7 +74,7 @@ def load_dataset(section: DataSection) -> Dataset:
 
 def _draw(sets: dict[str, ImageSet], section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
     """Draw the splits that the source does not bring."""
-    if set(sets) in ({PILE}, {"train"}):
+    if set(sets) in ({UNSPLIT}, {"train"}):
         whole = next(iter(sets.values()))
         fractions = {"test": section.test_fraction, "val": section.val_fraction}
         given = {}

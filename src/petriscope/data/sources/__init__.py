@@ -25,7 +25,7 @@ KINDS = (
     "with the columns path and label, an npz or a folder of images (images) and masks, or one of "
     f"{', '.join(NAMED)}"
 )
-PILE = "all"  # the name of the only image set of a source without splits
+UNSPLIT = "all"  # the name of the only image set of a source without splits
 DRAWN = {"synthetic-smear": "synthetic_smear", "synthetic-terrain": "synthetic_terrain"}
 TABLES = (".csv", ".parquet", ".pq")
 
@@ -90,7 +90,7 @@ def read_nonempty(source: str, section: DataSection, warnings: list[str]) -> dic
         DataError: all splits are empty.
     """
     sets = read(source, section, warnings)
-    sets = {name: sets[name] for name in (*SPLITS, PILE) if name in sets and len(sets[name])}
+    sets = {name: sets[name] for name in (*SPLITS, UNSPLIT) if name in sets and len(sets[name])}
     if not sets:
         raise DataError(f"{source} has no images")
     return sets
