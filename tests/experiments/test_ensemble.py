@@ -1,4 +1,4 @@
-"""Ensembles: what they compute, that they are runs like any other, and what is refused."""
+"""Ensembles: what they compute, that they are runs like any other, and which requests are refused."""
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from petriscope.experiments import compare as comparing
 from petriscope.experiments import ensemble as ensembling
 from petriscope.inference.predictor import load_model
 from petriscope.metrics.classification import nll_each
+from petriscope.run.folder import open_run
 
 OF_LABELS = [method for method in ensembling.METHODS if method != "specialist"]
 
@@ -54,8 +55,8 @@ def made(drawn, tmp_path_factory):
 
 
 def raw(folder, images):
-    """What the network itself says, before the temperature."""
-    return load_model(folder).answer(images).raw.astype(np.float64)
+    """Probabilities without temperature scaling."""
+    return load_model(folder).predict(images).raw.astype(np.float64)
 
 
 def members_on(runs, images):
@@ -67,10 +68,10 @@ def test_an_ensemble_is_a_run_like_any_other(method, made, drawn):
     _, runs, arrays = drawn
     folder = made[method].folder
     result = api.evaluate(folder, quiet=True)
-    assert result["n"] == 60 and result["split"] == "test"
+    assert result.n == 60 and result.split == "test"
     predictor = load_model(folder)
     predicted = predictor.probabilities(arrays["test_images"]).argmax(1)
-    assert (predicted == arrays["test_labels"]).mean() == pytest.approx(result["accuracy"])
+    assert (predicted == arrays["test_labels"]).mean() == pytest.approx(result.value("accuracy"))
     api.evaluate(runs[0], quiet=True)
     found = comparing.compare([runs[0], folder], "test")
     assert [row.label for row in found.rows] == ["drawn", f"ensemble-{method}"]
@@ -88,7 +89,7 @@ def test_a_soft_vote_is_the_mean_of_the_probabilities(made, drawn):
 def test_a_weighted_vote_is_the_likeliest_mean_on_val(made, drawn):
     arrays = drawn[2]
     each = members_on(drawn[1], arrays["val_images"])
-    weights = np.array([row["weight"] for row in made["weighted"].results["ensemble"]["members"]])
+    weights = np.array([row.weight for row in made["weighted"].results.ensemble.members])
     assert weights.sum() == pytest.approx(1)
 
     def loss(w):
@@ -157,35 +158,35 @@ def test_a_soup_is_the_mean_of_the_weights_with_statistics_of_its_own(made, draw
 
 def test_a_greedy_soup_is_no_worse_than_its_best_member_on_val(made, drawn):
     found = made["greedy-soup"].results
-    members = found["ensemble"]["members"]
-    assert found["val"]["accuracy"] >= max(row["val_accuracy"] for row in members) - 1e-9
-    assert any(row["taken"] for row in members)
-    assert sum(row["weight"] for row in members) == pytest.approx(1)
+    members = found.ensemble.members
+    assert found.val.value("accuracy") >= max(row.val_score for row in members) - 1e-9
+    assert any(row.taken for row in members)
+    assert sum(row.weight for row in members) == pytest.approx(1)
 
 
 def test_the_gain_over_the_best_member_is_tested_on_the_same_images(made):
-    found = made["soft"].results["ensemble"]
-    best = max(found["members"], key=lambda row: row["val_accuracy"])
-    assert found["best_member"] == best["run"]
-    assert found["gain"] == pytest.approx(made["soft"].results["val"]["accuracy"] - best["val_accuracy"])
-    assert found["gain_ci95"][0] <= found["gain"] <= found["gain_ci95"][1]
-    assert 0 < found["p"] <= 1
+    found = made["soft"].results.ensemble
+    best = max(found.members, key=lambda row: row.val_score)
+    assert found.best_member == best.run
+    assert found.gain == pytest.approx(made["soft"].results.val.value("accuracy") - best.val_score)
+    assert found.gain_ci95[0] <= found.gain <= found.gain_ci95[1]
+    assert 0 < found.p <= 1
 
 
-def test_an_ensemble_is_calibrated_and_knows_unlike_images(made, drawn):
+def test_an_ensemble_is_calibrated_and_detects_images_out_of_distribution(made, drawn):
     predictor = load_model(made["soft"].folder)
     assert predictor.trust.references["none"].temperature > 0
     odd = np.zeros((4, 10, 10, 3), np.uint8)
-    assert (predictor.answer(odd).outlier > 1).all()
+    assert (predictor.predict(odd).ood > 1).all()
     assert predictor.trust.detector.features.centers.shape == (3, 9)  # log-probabilities of 3 classes by 3 members
 
 
 def test_the_cost_counts_all_members(made, drawn):
-    one = api.open_run(drawn[1][0]).results["cost"]
-    joined = made["soft"].results["cost"]
-    assert joined["parameters"] == 3 * one["parameters"]
-    assert joined["multiply_adds"] == 3 * one["multiply_adds"]
-    assert made["soup"].results["cost"]["parameters"] == one["parameters"]
+    one = open_run(drawn[1][0]).results.cost
+    joined = made["soft"].results.cost
+    assert joined.parameters == 3 * one.parameters
+    assert joined.multiply_adds == 3 * one.multiply_adds
+    assert made["soup"].results.cost.parameters == one.parameters
 
 
 def test_an_ensemble_of_ensembles_is_one(made, drawn, tmp_path):
@@ -197,9 +198,9 @@ def test_an_ensemble_of_ensembles_is_one(made, drawn, tmp_path):
 
 def test_what_does_not_fit_together_is_refused_and_leaves_nothing(drawn, tiny_recipe, tmp_path):
     _, runs, _ = drawn
-    with pytest.raises(RequestError, match="two different runs"):
+    with pytest.raises(RequestError, match="at least two different runs"):
         ensembling.ensemble([runs[0], runs[0]], out=tmp_path / "e")
-    with pytest.raises(RequestError, match="specialist joins models of masks"):
+    with pytest.raises(RequestError, match="classification models cannot be joined by specialist"):
         ensembling.ensemble(runs, "specialist", tmp_path / "e")
     with pytest.raises(RequestError, match=r"known: soft, weighted"):
         ensembling.ensemble(runs, "sof", out=tmp_path / "e")  # type: ignore[arg-type]
@@ -214,7 +215,7 @@ def test_what_does_not_fit_together_is_refused_and_leaves_nothing(drawn, tiny_re
 
 def test_a_soup_of_two_architectures_is_refused(drawn, tmp_path):
     _, runs, _ = drawn
-    tree = api.open_run(runs[0]).recipe.model_dump(mode="json")
+    tree = open_run(runs[0]).recipe.model_dump(mode="json")
     tree["model"]["widths"] = [4, 8, 12]
     tree["training"]["epochs"] = 1
     wider = api.train(load_recipe("demo", (), **tree), tmp_path / "wider", quiet=True)

@@ -1,4 +1,4 @@
-"""Trainings in processes of their own: what they leave is what trainings one after the other leave, and nobody is left behind."""
+"""Simultaneous trainings: they give the same runs as trainings one after the other, and no process is left behind."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from petriscope import api
+from petriscope.experiments import bench
 from petriscope.experiments.bench import run_suite
 from petriscope.experiments.suite import load_suite
 from petriscope.run.folder import Run
@@ -38,7 +38,7 @@ def test_two_at_a_time_leave_what_one_after_the_other_leaves(write, tmp_path, ca
     methods = {"plain": "tiny.yaml", "bad": bad, "both": both}
     suite, out = load_suite(write(methods, **{"training.epochs": 2})), tmp_path / "out"
     for name in ("train", "resume"):
-        monkeypatch.setattr(api, name, lambda *a: pytest.fail("trained in this process"))
+        monkeypatch.setattr(bench, name, lambda *a: pytest.fail("trained in this process"))
     outcome = run_suite(suite, out, quiet=True, jobs=2)
     assert list(outcome.failures) == ["bad, seed 0"] and "diverged" in outcome.failures["bad, seed 0"]
     assert "failed: bad, seed 0" in capsys.readouterr().err
@@ -50,7 +50,7 @@ def test_two_at_a_time_leave_what_one_after_the_other_leaves(write, tmp_path, ca
         load_suite(write({"plain": "tiny.yaml"}, **{"training.epochs": 2})), tmp_path / "alone", quiet=True
     )
     # Another number of threads may add in another order; the same training is the same to many digits all the same.
-    losses = [[line["train"]["loss"] for line in Run(f / "plain-seed0").history] for f in (out, tmp_path / "alone")]
+    losses = [[line.train["loss"] for line in Run(f / "plain-seed0").history] for f in (out, tmp_path / "alone")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert alone.failures == {}
 
@@ -62,19 +62,19 @@ def test_who_stops_it_stops_all_and_the_same_command_goes_on(write, tmp_path, to
     command = [sys.executable, "-m", "petriscope", "bench", str(suite), "--out", str(out), "--jobs", "2"]
     runs = [Run(out / f"{label}-seed0") for label in methods]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, **pipes, text=True, start_new_session=True) as bench:
+    with subprocess.Popen(command, **pipes, text=True, start_new_session=True) as parent:
         deadline = time.monotonic() + 120
         while not all(run.history for run in runs):
-            assert bench.poll() is None and time.monotonic() < deadline
+            assert parent.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
-        children = _children(bench.pid)
+        children = _children(parent.pid)
         assert len(children) == 2
-        (os.kill if told == "the first alone" else os.killpg)(bench.pid, signal.SIGINT)
-        _, stderr = bench.communicate(timeout=120)
-    assert bench.returncode == 130
-    assert "stopped in training" in stderr and "the same command goes on" in stderr
+        (os.kill if told == "the first alone" else os.killpg)(parent.pid, signal.SIGINT)
+        _, stderr = parent.communicate(timeout=120)
+    assert parent.returncode == 130
+    assert "stopped during training" in stderr and "the same command continues" in stderr
     assert not any(_alive(child) for child in children)
-    assert all(run.history and "training" not in run.results for run in runs)
+    assert all(run.history and not run.finished for run in runs)
 
 
 def _children(parent: int) -> list[int]:

@@ -1,22 +1,21 @@
-"""Suites: what is checked before the first training, what is trained, skipped and resumed, and what is made of it."""
+"""Suites: what is checked before the first training, what is trained, skipped and resumed, and the results."""
 
 from __future__ import annotations
 
 import json
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
-from petriscope import api, cli
-from petriscope.core.errors import DataError, PetriscopeError, RequestError
+from petriscope.core.errors import DataError, Interrupted, PetriscopeError, RequestError
+from petriscope.core.results import TrainingSummary
+from petriscope.data import load_dataset
 from petriscope.experiments import bench as benching
 from petriscope.experiments.bench import run_suite
 from petriscope.experiments.suite import load_suite, plan, suite_names
-from petriscope.run.folder import Run
-from petriscope.training.loop import Interrupted
+from petriscope.run.folder import Run, create_run
 
 TREE = {
     "about": "Two tiny networks",
@@ -46,7 +45,7 @@ def calls(monkeypatch):
     done = []
 
     def counted(name):
-        real = getattr(api, name)
+        real = getattr(benching, name)
 
         def call(first, *args, **kwargs):
             done.append((name, str(args[0] if name == "train" else first).rpartition("/")[2]))
@@ -55,7 +54,7 @@ def calls(monkeypatch):
         return call
 
     for name in ("train", "resume", "evaluate"):
-        monkeypatch.setattr(api, name, counted(name))
+        monkeypatch.setattr(benching, name, counted(name))
     return done
 
 
@@ -94,14 +93,14 @@ def test_an_ensemble_is_trained_and_compared_as_a_method(write, calls, tmp_path)
     assert [folder for _, folder in calls] == ["plain-seed0", *members[:2], "plain-seed1", *members[2:]]
     assert [row.label for row in outcome.comparison.rows] == ["plain", "both"]
     assert outcome.comparison.rows[1].seeds == (0, 1)
-    assert Run(out / "both-seed1").results["ensemble"]["method"] == "soft"
+    assert Run(out / "both-seed1").results.ensemble.method == "soft"
     assert Run(out / members[3]).recipe.model.options["hidden"] == 4
     assert list(pd.read_csv(out / "results.csv")["method"]) == ["plain", "plain", "both", "both"]
 
     calls.clear()
     assert run_suite(loaded, out, quiet=True).comparison == outcome.comparison and calls == []
     weighted = load_suite(write(methods={"plain": "tiny.yaml", "both": {**both, "ensemble": "weighted"}}))
-    with pytest.raises(RequestError, match="both-seed0 was joined by soft, and trial joins by weighted now"):
+    with pytest.raises(RequestError, match="both-seed0 was joined by soft, but trial now joins by weighted"):
         plan(weighted, out)
     larger = {**both, "of": ["tiny.yaml", {**SMALLER, "set": {"model.hidden": 6}}]}
     with pytest.raises(RequestError, match=r"both-seed0-member2 was trained .*model.hidden was 4, is 6"):
@@ -117,7 +116,7 @@ def test_an_ensemble_that_was_interrupted_is_made_of_what_is_trained(write, call
     calls.clear()
     outcome = run_suite(loaded, out, quiet=True)
     assert calls == [("resume", "both-seed0-member2")] and outcome.failures == {}
-    assert Run(out / "both-seed0").results["ensemble"]["method"] == "soft"
+    assert Run(out / "both-seed0").results.ensemble.method == "soft"
 
 
 def test_a_member_that_will_not_do_is_an_error_before_the_first_training(write, calls, tmp_path):
@@ -129,7 +128,7 @@ def test_a_member_that_will_not_do_is_an_error_before_the_first_training(write, 
 
 def test_what_was_interrupted_is_resumed_and_test_waits_for_all(write, calls, tmp_path, monkeypatch):
     loaded, out = load_suite(write(evaluate="test")), tmp_path / "out"
-    train = api.train
+    train = benching.train
 
     def stop_at_third(recipe, folder, quiet):
         if len(calls) < 2:
@@ -142,17 +141,17 @@ def test_what_was_interrupted_is_resumed_and_test_waits_for_all(write, calls, tm
         raise Interrupted("interrupted")
 
     with monkeypatch.context() as patch:
-        patch.setattr(api, "train", stop_at_third)
-        with pytest.raises(Interrupted, match=r"run 3 of 4, plain, seed 1; .*the same command goes on"):
+        patch.setattr(benching, "train", stop_at_third)
+        with pytest.raises(Interrupted, match=r"run 3 of 4, plain, seed 1; .*the same command continues"):
             run_suite(loaded, out, quiet=True)
     monkeypatch.undo()
     assert not (out / "comparison.html").exists()
-    assert "training" not in Run(out / FOLDERS[2]).results and "test" not in Run(out / FOLDERS[0]).results
+    assert not Run(out / FOLDERS[2]).finished and Run(out / FOLDERS[0]).results.test is None
 
     seen = []
     for name in ("train", "resume"):
-        real = getattr(api, name)
-        monkeypatch.setattr(api, name, lambda *a, real=real, name=name: seen.append(name) or real(*a))
+        real = getattr(benching, name)
+        monkeypatch.setattr(benching, name, lambda *a, real=real, name=name: seen.append(name) or real(*a))
     outcome = run_suite(loaded, out, quiet=True)
     assert seen == ["resume", "train"]
     assert outcome.comparison.split == "test"
@@ -164,7 +163,7 @@ def test_some_methods_alone_and_other_seeds(write, calls, tmp_path):
     assert calls == [("train", "no-dropout-seed5")]
     assert outcome.comparison.split == "val"  # test waits for plain
     notes = " ".join(outcome.comparison.notes)
-    assert "plain, seed 5" in notes and "Test was not looked at" in notes and "stands in" in notes
+    assert "plain, seed 5" in notes and "test split was not read" in notes and "the baseline here" in notes
     with pytest.raises(RequestError, match="did you mean no dropout"):
         run_suite(loaded, out, only=["no dropuot"])
 
@@ -173,19 +172,19 @@ def test_a_method_that_fails_is_reported_and_the_others_go_on(write, calls, tmp_
     def fail(loss):
         raise RuntimeError("out of memory")
 
-    real = api.train
+    real = benching.train
 
     def train(recipe, folder, quiet):
         if "no-dropout" in str(folder):
             fail(None)
         return real(recipe, folder, quiet)
 
-    monkeypatch.setattr(api, "train", train)
+    monkeypatch.setattr(benching, "train", train)
     outcome = run_suite(load_suite(write(seeds=[0])), tmp_path / "out", quiet=True)
     assert outcome.failures == {"no dropout, seed 0": "RuntimeError: out of memory"}
     assert [row.label for row in outcome.comparison.rows] == ["plain"]
     assert "Traceback" in capsys.readouterr().err
-    monkeypatch.setattr(api, "train", lambda *args: (_ for _ in ()).throw(PetriscopeError("diverged")))
+    monkeypatch.setattr(benching, "train", lambda *args: (_ for _ in ()).throw(PetriscopeError("diverged")))
     outcome = run_suite(load_suite(write(seeds=[3])), tmp_path / "out", quiet=True)
     assert outcome.comparison is None and set(outcome.failures.values()) == {"diverged"}
 
@@ -206,20 +205,19 @@ def test_a_run_of_other_settings_is_an_error_that_names_them(write, calls, tmp_p
     [
         ({"methds": {}}, "did you mean methods"),
         ({"baseline": "plian"}, "did you mean plain"),
-        ({"seeds": [1, 1]}, "each once"),
+        ({"seeds": [1, 1]}, "different whole numbers"),
         ({"seeds": []}, "one or more"),
-        ({"metric": "acuracy"}, "did you mean accuracy"),
         ({"methods": {}, "baseline": "x"}, "methods"),
         ({"methods": {"a b": "tiny.yaml", "a:b": "tiny.yaml"}, "baseline": "a b"}, "share the folder"),
         ({"methods": {"plain": {"recpie": "tiny.yaml"}}}, "did you mean recipe"),
-        ({"methods": ["tiny.yaml"]}, "a suite is a mapping with methods"),
-        ({"methods": {"plain": {}}}, "a recipe, or an ensemble"),
-        ({"methods": {"plain": {"recipe": "tiny.yaml", "of": ["tiny.yaml"]}}}, "name the ensemble"),
+        ({"methods": ["tiny.yaml"]}, "a suite is a mapping whose key methods"),
+        ({"methods": {"plain": {}}}, "either a recipe, or an ensemble"),
+        ({"methods": {"plain": {"recipe": "tiny.yaml", "of": ["tiny.yaml"]}}}, "name its method"),
         ({"methods": {"plain": {"ensemble": "sfot", "of": ["tiny.yaml", "tiny.yaml"]}}}, "did you mean soft"),
-        ({"methods": {"plain": {"ensemble": "soft", "of": ["tiny.yaml"]}}}, "two recipes or more"),
+        ({"methods": {"plain": {"ensemble": "soft", "of": ["tiny.yaml"]}}}, "at least two recipes"),
         (
             {"methods": {"plain": {"ensemble": "soft", "of": ["tiny.yaml", "tiny.yaml"], "set": {"seed": 1}}}},
-            "of its own",
+            "the set of each of them",
         ),
     ],
 )
@@ -252,6 +250,8 @@ def test_data_are_checked_before_the_first_training(write, calls, tmp_path):
     (tmp_path / "out" / "plain-seed0" / "notes.txt").write_text("mine")
     with pytest.raises(RequestError, match="exists and is not empty"):
         run_suite(load_suite(write()), tmp_path / "out", quiet=True)
+    with pytest.raises(RequestError, match="cannot be compared by acuracy; known: accuracy"):
+        run_suite(load_suite(write(metric="acuracy")), tmp_path / "new", quiet=True)
     with pytest.raises(DataError, match="no test split"):
         source = tmp_path / "no-test.npz"
         with np.load(tmp_path / "tiny.npz") as arrays:
@@ -264,9 +264,8 @@ def test_time_left_is_by_the_method_where_it_is_known(write, tmp_path):
     runs = plan(load_suite(write()), tmp_path / "out")
     assert benching._time_left(runs, runs) is None
     for planned, seconds in zip(runs[:2], (10, 30), strict=True):
-        planned.folder.mkdir(parents=True)
-        (planned.folder / "recipe.yaml").write_text(planned.recipe.to_yaml())
-        Run(planned.folder).add_results(training={"seconds": seconds})
+        run = create_run(planned.folder, planned.recipe, load_dataset(planned.recipe.data))
+        run.add_results(training=TrainingSummary(seconds=seconds))
     assert benching._time_left(runs[2:], runs) == 40
     assert benching._time_left(runs[3:], runs[:1]) == 10
 
@@ -301,56 +300,3 @@ def test_an_unknown_suite_names_the_near_ones(tmp_path):
         load_suite("blood-method")
     with pytest.raises(RequestError, match="no suite file"):
         load_suite(tmp_path / "none.yaml")
-
-
-@pytest.fixture
-def petriscope(monkeypatch, capsys, tmp_path):
-    """The command line within this process: exit status, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_settle_process", lambda: None)
-
-    def call(*args):
-        monkeypatch.setattr(sys, "argv", ["petriscope", *map(str, args)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        return (caught.value.code, *capsys.readouterr())
-
-    return call
-
-
-def test_the_command_line(write, petriscope, tmp_path):
-    bad = {"recipe": "tiny.yaml", "set": {"optimizer.lr": 1e30}}
-    path = write(seeds=[0], methods={"plain": "tiny.yaml", "bad": bad})
-    status, stdout, stderr = petriscope("bench", path, "--out", "out", "--json")
-    assert status == 1
-    assert "run 2 of 2: bad, seed 0" in stderr and "1 of 2 runs failed" in stderr and "diverged" in stderr
-    assert "Traceback" not in stderr
-    found = json.loads(stdout)
-    assert [row["label"] for row in found["comparison"]["rows"]] == ["plain"] and "bad, seed 0" in found["failures"]
-
-    status, stdout, stderr = petriscope("compare", "out/plain-seed0", "--out", "page.html")
-    assert status == 0 and stderr == "page: page.html\n"
-    assert stdout.startswith("val, 40 images") and (tmp_path / "page.html").is_file()
-    status, stdout, _ = petriscope("compare", "out/plain-seed0", "--metric", "macro_f1", "--json")
-    assert json.loads(stdout)["metric"] == "macro_f1"
-    status, stdout, _ = petriscope("bench")
-    assert status == 0 and "blood-methods" in stdout
-
-
-@pytest.mark.parametrize(
-    ("args", "says"),
-    [
-        (["compare", "/nowhere"], "no run folder"),
-        (["compare", "x", "--split", "tset"], "known: train, val, test"),
-        (["compare", "x", "--metric", "f1"], "known: accuracy"),
-        (["bench", "blood-method"], "did you mean blood-methods"),
-        (["bench", "blood-methods", "--seeds", "0,x"], "whole numbers"),
-        (["bench", "blood-methods", "--seeds", "1", "--seeds", "1"], "each once"),
-        (["bench", "blood-methods", "--split", "train"], "known: val, test"),
-        (["bench", "blood-methods", "--only", "dropuot 0.5"], "did you mean dropout 0.5"),
-    ],
-)
-def test_a_wrong_request_ends_with_2_and_leaves_nothing(petriscope, tmp_path, args, says):
-    status, stdout, stderr = petriscope(*args)
-    assert status == 2 and says in stderr and stdout == ""
-    assert not list(tmp_path.iterdir())

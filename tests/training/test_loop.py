@@ -108,10 +108,11 @@ else:
 """
 
 
+@pytest.mark.timeout(900)  # starts several processes, which takes long on a busy machine
 def test_killed_at_random_moments_it_ends_bit_for_bit_the_same(tiny_recipe, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     # every step writes a checkpoint, so kills fall within writes too
-    recipe.write_text(tiny_recipe(training={"epochs": 30}).to_yaml())
+    recipe.write_text(tiny_recipe(training={"epochs": 16}, evaluation={"stress": "off"}).to_yaml())
     whole = api.train(load_recipe(recipe), tmp_path / "whole", quiet=True)
     folder = tmp_path / "killed"
     dice = random.Random(0)
@@ -122,7 +123,7 @@ def test_killed_at_random_moments_it_ends_bit_for_bit_the_same(tiny_recipe, tmp_
             if kills < 5:
                 state = folder / "checkpoint" / "state.safetensors"
                 before = state.stat().st_mtime_ns if state.exists() else 0
-                deadline = time.monotonic() + 60
+                deadline = time.monotonic() + 200
                 # wait until it is at work, then strike at random
                 while process.poll() is None and time.monotonic() < deadline:
                     if state.exists() and state.stat().st_mtime_ns != before:
@@ -132,7 +133,7 @@ def test_killed_at_random_moments_it_ends_bit_for_bit_the_same(tiny_recipe, tmp_
                 if process.poll() is None:
                     process.send_signal(signal.SIGKILL)
                     kills += 1
-            process.wait(60)
+            process.wait(400)
         finally:
             process.kill()
         if process.returncode == 0:

@@ -37,7 +37,7 @@ def test_the_first_epochs_see_smaller_images_and_the_model_is_of_whole_ones(tiny
     recipe = tiny_recipe(model=ANY_SIZE, training={"epochs": 4, "progressive": SMALL})
     run = api.train(recipe, tmp_path / "run", quiet=True)
     assert seen == [(3, 6, 6)] * 14 + [(3, 12, 12)] * 14  # 0.7 of 4 epochs is 2; 7 batches of 16 of 120 images
-    assert run.results["val"]["accuracy"] > 0.9
+    assert run.results.val.value("accuracy") > 0.9
     assert "the first 2 epochs on images of 6 pixels" in (run.folder / "report.html").read_text()
 
 
@@ -73,24 +73,24 @@ def test_masks_are_trained_on_smaller_images_too(tmp_path):
         evaluation={"bootstrap": 100, "stress": "off"},
     )
     run = api.train(recipe, tmp_path / "run", quiet=True)
-    assert 0 <= run.results["val"]["miou"] <= 1
+    assert 0 <= run.results.val.value("miou") <= 1
 
 
 class TestRefusals:
     def test_a_size_that_is_no_smaller(self, tiny_recipe, tmp_path):
-        with pytest.raises(RequestError, match="12x12: give a smaller one"):
+        with pytest.raises(RequestError, match="12x12: give a smaller size"):
             api.train(tiny_recipe(model=ANY_SIZE, training={"progressive": {"size": 12}}), tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
     def test_a_model_of_one_size(self, tiny_recipe, tmp_path):
-        with pytest.raises(RequestError, match="one size alone, not of 6x6"):
+        with pytest.raises(RequestError, match="does not take images of 6x6"):
             api.train(tiny_recipe(training={"progressive": SMALL}), tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
     def test_teachers(self, tiny_recipe, tmp_path):
         teacher = api.train(tiny_recipe(), tmp_path / "teacher", quiet=True)
         recipe = tiny_recipe(model=ANY_SIZE, distill={"teachers": str(teacher.folder)}, training={"progressive": SMALL})
-        with pytest.raises(RequestError, match="teachers know one size"):
+        with pytest.raises(RequestError, match="teachers take images of one size"):
             api.train(recipe, tmp_path / "run")
 
 
