@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 import typer
 
 from petriscope import __version__
-from petriscope.cli.printing import print_columns, print_data, print_evaluation
+from petriscope.cli.printing import print_columns, print_data, print_evaluation, print_json
 from petriscope.core.errors import PetriscopeError, RequestError
 from petriscope.core.progress import say
 
@@ -123,7 +122,7 @@ def audit(
     )
     summary = found.summary
     if as_json:
-        sys.stdout.write(json.dumps({**summary, "out": str(folder)}) + "\n")
+        print_json({**summary, "out": str(folder)})
     else:
         print_columns([(f"{count:,}", name.replace("_", " ")) for name, count in summary["findings"].items() if count])
     if not quiet and not as_json:
@@ -200,7 +199,7 @@ def evaluate(
     more = {} if stress_images is None else {"stress_images": stress_images}
     result = api.evaluate(run, data, split, _tta(tta), device, quiet=as_json, stress=stress, **more)
     if as_json:
-        sys.stdout.write(json.dumps(result.as_json()) + "\n")
+        print_json(result.as_json())
         return
     print_evaluation(result)
     if data is not None and result.ood is not None and result.ood.share > MANY:
@@ -238,7 +237,7 @@ def calibrate(
     else:
         result, written = api.recalibrate(run, data, out, split, _tta(tta), device, quiet=as_json)
     if as_json:
-        sys.stdout.write(json.dumps(result.as_json() | ({} if written is None else {"model": str(written)})) + "\n")
+        print_json(result.as_json() | ({} if written is None else {"model": str(written)}))
         return
     print_evaluation(result)
     if written is not None:
@@ -341,7 +340,10 @@ def compare(
     found = api.compare(runs, split, against, metric)
     if out is not None:
         say(f"page: {write_comparison(found, out)}")
-    sys.stdout.write(json.dumps(found.as_dict()) + "\n" if as_json else as_text(found))
+    if as_json:
+        print_json(found.as_dict())
+    else:
+        sys.stdout.write(as_text(found))
 
 
 @app.command()
@@ -360,7 +362,7 @@ def ensemble(
 
     made = api.ensemble(runs, cast(Any, method), out, quiet=as_json)
     if as_json:
-        sys.stdout.write(json.dumps({"run": str(made.folder), **_joined(made).as_json()}) + "\n")
+        print_json({"run": str(made.folder), **_joined(made).as_json()})
     else:
         print_evaluation(_val(made))
         say(f"report: {made.folder / 'report.html'}")
@@ -397,7 +399,7 @@ def bench(
     done = api.run_suite(suites.load_suite(suite), out, data, chosen, cast(Any, split), only or (), quiet, jobs)
     if as_json:
         comparison = None if done.comparison is None else done.comparison.as_dict()
-        sys.stdout.write(json.dumps({"suite": suite, "comparison": comparison, "failures": done.failures}) + "\n")
+        print_json({"suite": suite, "comparison": comparison, "failures": done.failures})
     elif done.comparison is not None:
         from petriscope.report.compare import as_text
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from petriscope.core.progress import say
 
@@ -12,6 +13,13 @@ if TYPE_CHECKING:
     from petriscope.data import Dataset
 
 SHOWN_ERROR = 0.01  # error rate for which selective prediction is shown
+
+
+def print_json(tree: dict[str, Any]) -> None:
+    """One JSON object on stdout, with the schema version of results."""
+    from petriscope.core.results import SCHEMA_VERSION
+
+    sys.stdout.write(json.dumps({"schema_version": SCHEMA_VERSION, **tree}) + "\n")
 
 
 def print_columns(rows: list[tuple[str, str]], stream: TextIO | None = None) -> None:
