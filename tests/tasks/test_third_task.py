@@ -2,10 +2,11 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 from PIL import Image
 
 from petriscope import api, tasks
-from petriscope.core.errors import DataError
+from petriscope.core.errors import DataError, RequestError
 from petriscope.inference.predictor import load_model
 from petriscope.metrics.intervals import bootstrap_weights, percentile95
 from petriscope.tasks import MetricInfo, Task
@@ -68,3 +69,5 @@ def test_trains_evaluates_predicts_and_reports(tiny_recipe, tmp_path, monkeypatc
     Image.fromarray(np.full((12, 12, 3), 240, np.uint8)).save(tmp_path / "bright.png")
     (row,) = api.predict(run.folder, [tmp_path / "bright.png"], quiet=True).to_dict("records")
     assert row["p_1"] > row["p_0"] and row["error"] is None
+    with pytest.raises(RequestError, match="no explanations"):
+        api.explain(run.folder, [tmp_path / "bright.png"], tmp_path / "maps", quiet=True)
