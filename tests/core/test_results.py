@@ -196,7 +196,8 @@ def test_a_damaged_value_is_refused_with_file_and_key(place, value, key):
 
 
 def test_unknown_objects_of_the_same_schema_version_are_ignored():
-    tree = {"schema_version": SCHEMA_VERSION, "new": {"a": 1}, "test": {**OLD_EVALUATION, "new": {"a": 1}}}
+    new = {"new": {"a": 1}, "word": "x", "list": [{"a": 1}]}
+    tree = {"schema_version": SCHEMA_VERSION, **new, "test": {**OLD_EVALUATION, **new}}
     assert read(tree).test.value("accuracy") == 0.9
 
 

@@ -82,10 +82,10 @@ class Measured(Result):
                 known[key] = value
             elif key.endswith("_ci95"):
                 continue
-            elif isinstance(value, list):
+            elif isinstance(value, list) and _may_be_metric(key, tree, *value):
                 spans = tree.get(f"{key}_ci95") or [None] * len(value)
                 series[key] = [_metric(each, span) for each, span in zip(value, spans, strict=True)]
-            elif not isinstance(value, dict):
+            elif not isinstance(value, list) and _may_be_metric(key, tree, value):
                 metrics[key] = _metric(value, tree.get(f"{key}_ci95"))
         return {**known, "metrics": metrics, "series": series}
 
@@ -114,6 +114,11 @@ class Measured(Result):
 
 def _metric(value: Any, ci95: Any) -> dict[str, Any]:
     return {"value": value, "ci95": ci95}
+
+
+def _may_be_metric(key: str, tree: dict[str, Any], *values: Any) -> bool:
+    """Whether an unknown key is a metric: it has an interval, or holds numbers. Other unknown keys are ignored."""
+    return f"{key}_ci95" in tree or all(value is None or type(value) in (int, float) for value in values)
 
 
 # ------------------------------------------------------------------------------------------------- one split evaluated
