@@ -22,8 +22,8 @@ from petriscope.tasks import find_task
 def load_dataset(section: DataSection) -> Dataset:
     """Load the data that a recipe names.
 
-    A source without splits is drawn into train, val and test, and val is drawn from train where the source has only train and test.
-    A missing test split stays missing, and so does one whose fraction is 0. The decisions of an audit are carried out
+    A source without splits is drawn into train, val and test, and val is drawn from train where the source has only train
+    and test. A missing test split stays missing, and so does one whose fraction is 0. The decisions of an audit are carried out
     when splits are drawn: an image is in the same split whatever is decided about others.
 
     Args:

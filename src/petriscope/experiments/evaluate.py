@@ -129,7 +129,7 @@ def other_data(predictor: Predictor, data: str, split: str, quiet: bool) -> Imag
 def stress_after_training(run: Run, predictor: Predictor, val: ImageSet, trained: float, quiet: bool) -> None:
     """The stress test that the recipe asks for after training, which took ``trained`` seconds."""
     rule = predictor.recipe.evaluation.stress
-    if rule == "off" or not len(val) or not predictor.task.withstands:
+    if rule == "off" or not len(val) or not predictor.task.has_stress_test:
         return
     if rule == "auto":
         count, seconds = AUTO_IMAGES, max(AUTO_SECONDS, AUTO_SHARE * trained)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # torch is imported where it is used: reading data needs the 
     import pandas as pd
     from torch import Tensor
 
-Batches = Iterable[tuple[np.ndarray, "Tensor", "Tensor"]]  # indices, log-probabilities [B, K, ...], targets
+PredictedBatches = Iterable[tuple[np.ndarray, "Tensor", "Tensor"]]  # indices, log-probabilities [B, K, ...], targets
 
 
 class Labeled(Protocol):
@@ -68,7 +68,7 @@ class Task(ABC):
     metrics: ClassVar[tuple[MetricInfo, ...]]  # of an evaluation, the one that counts most first
     compared: ClassVar[tuple[str, ...]] = ()  # metrics that runs can be compared by; the first is the default
     calibrates: ClassVar[bool] = False  # a temperature, thresholds and prediction sets can be fitted on val
-    withstands: ClassVar[bool] = False  # the stress test knows how to judge it
+    has_stress_test: ClassVar[bool] = False  # the stress test knows how to judge it
     resampled: ClassVar[str] = ""  # what intervals and tests draw, where it is not the image: a sentence
 
     def info(self, key: str) -> MetricInfo:
@@ -143,7 +143,7 @@ class Task(ABC):
     # ------------------------------------------------------------------------------------------------- judging
 
     @abstractmethod
-    def collect(self, batches: Batches, count: int, classes: int, full: bool = False) -> Any:
+    def collect(self, batches: PredictedBatches, count: int, classes: int, full: bool = False) -> Any:
         """What is kept of a network's predictions over ``count`` images, to compute metrics from.
 
         Args:
@@ -200,7 +200,7 @@ class Task(ABC):
         return largest
 
 
-def gather(batches: Batches) -> np.ndarray:
+def gather(batches: PredictedBatches) -> np.ndarray:
     """The probabilities of all images of a split in memory, float32 [N, K, ...]."""
     import torch
 

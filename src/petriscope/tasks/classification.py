@@ -11,7 +11,7 @@ from petriscope.core.errors import DataError
 from petriscope.metrics.classification import full_metrics, quick_metrics
 from petriscope.metrics.passes import PassMetrics, judge_labels
 from petriscope.metrics.statistics import METRICS, Sample, resample
-from petriscope.tasks.base import Batches, Labeled, MetricInfo, Task, gather
+from petriscope.tasks.base import Labeled, MetricInfo, PredictedBatches, Task, gather
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +40,7 @@ class Classification(Task):
     )
     compared = METRICS
     calibrates = True
-    withstands = True
+    has_stress_test = True
 
     def accepts(self, targets: np.ndarray) -> bool:
         return targets.ndim == 1 and targets.dtype == np.int64
@@ -70,7 +70,7 @@ class Classification(Task):
         labels = targets.argmax(1) if targets.is_floating_point() else targets
         return (logits.argmax(1) == labels).sum(), logits.new_tensor(len(labels))
 
-    def collect(self, batches: Batches, count: int, classes: int, full: bool = False) -> np.ndarray:
+    def collect(self, batches: PredictedBatches, count: int, classes: int, full: bool = False) -> np.ndarray:
         return gather(batches)
 
     def quick(self, outputs: np.ndarray, images: Labeled) -> dict[str, float]:

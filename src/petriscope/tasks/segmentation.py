@@ -23,7 +23,7 @@ from petriscope.metrics.segmentation import (
     tally_masks,
 )
 from petriscope.metrics.statistics import Sample, resample_miou
-from petriscope.tasks.base import Batches, Labeled, MetricInfo, Task
+from petriscope.tasks.base import Labeled, MetricInfo, PredictedBatches, Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +53,7 @@ class Segmentation(Task):
         MetricInfo("nll", "NLL", "negative log-likelihood per labeled pixel; lower is better", False, False),
     )
     compared = ("miou",)
-    withstands = True
+    has_stress_test = True
     resampled = "Intervals and tests draw whole scenes, because images of one scene are not independent."
 
     def accepts(self, targets: np.ndarray) -> bool:
@@ -113,7 +113,7 @@ class Segmentation(Task):
     def hits(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         return (logits.argmax(1) == targets).sum(), (targets != IGNORE).sum().to(logits.dtype)
 
-    def collect(self, batches: Batches, count: int, classes: int, full: bool = False) -> Tally:
+    def collect(self, batches: PredictedBatches, count: int, classes: int, full: bool = False) -> Tally:
         """``full``: trace the outlines of the classes too."""
         return tally_masks(batches, count, classes, outlines=full)
 
