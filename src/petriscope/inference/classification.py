@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from petriscope.core.recipe import TTA
-from petriscope.inference.predict import CHUNK, table_of
+from petriscope.inference.predict import CHUNK, Wanted, table_of
 from petriscope.inference.predictor import Predictor
 from petriscope.trust.abstention import plan_abstention
 
@@ -17,28 +16,22 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def predict_files(
-    predictor: Predictor,
-    paths: Sequence[Path],
-    out: Path | None,
-    tta: TTA,
-    max_error: float | None,
-    set_coverage: float | None,
-    quiet: bool,
-) -> tuple[pd.DataFrame, Path | None]:
+def predict_files(predictor: Predictor, paths: Sequence[Path], wanted: Wanted) -> tuple[pd.DataFrame, Path | None]:
     """One row per image: image, predicted, confidence, error, answer, why, set (if ``set_coverage`` is given), and one
     probability per class (``p_<class>``). ``answer`` is the predicted class, or ``not sure`` with the reasons in ``why``."""
-    plan = plan_abstention(predictor.trust, predictor.classes, tta, max_error, set_coverage, quiet)
+    plan = plan_abstention(
+        predictor.trust, predictor.classes, wanted.tta, wanted.max_error, wanted.set_coverage, wanted.quiet
+    )
     probabilities = [f"p_{name}" for name in predictor.classes]
 
     def rows_of(images: np.ndarray, _: list[Path]) -> list[dict[str, Any]]:
-        found = predictor.predict(images, tta)
+        found = predictor.predict(images, wanted.tta)
         rows = []
         for p, answer in zip(found.probabilities, plan.rows(found.probabilities, found.ood), strict=True):
             row = {"predicted": predictor.classes[int(p.argmax())], "confidence": float(p.max()), **answer}
             rows.append({**row, **dict(zip(probabilities, map(float, p), strict=True))})
         return rows
 
-    answers = ["answer", "why"] if set_coverage is None else ["answer", "why", "set"]
+    answers = ["answer", "why"] if wanted.set_coverage is None else ["answer", "why", "set"]
     columns = ["image", "predicted", "confidence", "error", *answers, *probabilities]
-    return table_of(predictor, paths, columns, rows_of, CHUNK, quiet), out
+    return table_of(predictor, paths, columns, rows_of, CHUNK, wanted.quiet), wanted.out

@@ -9,31 +9,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from petriscope.core.errors import RequestError
-from petriscope.core.recipe import TTA
-from petriscope.inference.predict import CHUNK, table_of
+from petriscope.inference.predict import CHUNK, Wanted, table_of
 from petriscope.inference.predictor import Predictor
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def predict_files(
-    predictor: Predictor,
-    paths: Sequence[Path],
-    out: Path | None,
-    tta: TTA,
-    max_error: float | None,
-    set_coverage: float | None,
-    quiet: bool,
-) -> tuple[pd.DataFrame, Path | None]:
+def predict_files(predictor: Predictor, paths: Sequence[Path], wanted: Wanted) -> tuple[pd.DataFrame, Path | None]:
     """One row per image: image, error, and one probability per class (``p_<class>``)."""
-    if max_error is not None or set_coverage is not None:
+    if wanted.max_error is not None or wanted.set_coverage is not None:
         raise RequestError(
             f"--max-error and --set-coverage need a classification model; this is a {predictor.task.name} model"
         )
     names = [f"p_{name}" for name in predictor.classes]
 
     def rows_of(images: np.ndarray, _: list[Path]) -> list[dict[str, Any]]:
-        return [dict(zip(names, map(float, p), strict=True)) for p in predictor.probabilities(images, tta)]
+        return [dict(zip(names, map(float, p), strict=True)) for p in predictor.probabilities(images, wanted.tta)]
 
-    return table_of(predictor, paths, ["image", "error", *names], rows_of, CHUNK, quiet), out
+    return table_of(predictor, paths, ["image", "error", *names], rows_of, CHUNK, wanted.quiet), wanted.out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,17 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """How image files are to be predicted; see `predict_files`."""
+
+    out: Path | None
+    tta: TTA
+    max_error: float | None
+    set_coverage: float | None
+    quiet: bool
+
+
 def predict_files(
     predictor: Predictor,
     paths: Sequence[Path],
@@ -68,9 +80,8 @@ def predict_files(
     Raises:
         RequestError: the task does not support an argument.
     """
-    tta = tta or predictor.recipe.evaluation.tta
-    room = in_room(predictor.task, "inference")
-    return room.predict_files(predictor, paths, out, tta, max_error, set_coverage, quiet)
+    wanted = Wanted(out, tta or predictor.recipe.evaluation.tta, max_error, set_coverage, quiet)
+    return in_room(predictor.task, "inference").predict_files(predictor, paths, wanted)
 
 
 def table_of(

@@ -11,9 +11,8 @@ from PIL import Image
 
 from petriscope.core.drawing import overlay, palette, write_png
 from petriscope.core.errors import RequestError
-from petriscope.core.recipe import TTA
 from petriscope.data.decode import decode_file
-from petriscope.inference.predict import table_of
+from petriscope.inference.predict import Wanted, table_of
 from petriscope.inference.predictor import Predictor
 
 if TYPE_CHECKING:
@@ -22,15 +21,7 @@ if TYPE_CHECKING:
 CHUNK = 32  # images in memory at a time, each with a probability per class and pixel
 
 
-def predict_files(
-    predictor: Predictor,
-    paths: Sequence[Path],
-    out: Path | None,
-    tta: TTA,
-    max_error: float | None,
-    set_coverage: float | None,
-    quiet: bool,
-) -> tuple[pd.DataFrame, Path | None]:
+def predict_files(predictor: Predictor, paths: Sequence[Path], wanted: Wanted) -> tuple[pd.DataFrame, Path | None]:
     """Write ``NAME.png`` (an indexed mask: pixel value = class, counted from 0) and ``NAME-overlay.png`` per image.
 
     Args:
@@ -43,16 +34,16 @@ def predict_files(
     Raises:
         RequestError: ``out`` is missing, or has files of the same names; nothing is overwritten.
     """
-    if max_error is not None or set_coverage is not None:
+    if wanted.max_error is not None or wanted.set_coverage is not None:
         raise RequestError("--max-error and --set-coverage need a classification model; this model predicts masks")
-    if out is None:
+    if wanted.out is None:
         raise RequestError("this model predicts masks; give the folder to write them to with --out FOLDER")
-    files = _file_names(paths, out)
+    files = _file_names(paths, wanted.out)
     shares = [f"share_{name}" for name in predictor.classes]
 
     def rows_of(images: np.ndarray, paths: list[Path]) -> list[dict[str, Any]]:
         rows = []
-        for path, p in zip(paths, predictor.probabilities(images, tta), strict=True):
+        for path, p in zip(paths, predictor.probabilities(images, wanted.tta), strict=True):
             mask = p.argmax(0).astype(np.uint8)
             _write(path, files[path], mask, predictor)
             row = {"mask": str(files[path]), "confidence": float(p.max(0).mean())}
@@ -61,7 +52,7 @@ def predict_files(
         return rows
 
     columns = ["image", "mask", "confidence", "error", *shares]
-    return table_of(predictor, paths, columns, rows_of, CHUNK, quiet), out / "masks.csv"
+    return table_of(predictor, paths, columns, rows_of, CHUNK, wanted.quiet), wanted.out / "masks.csv"
 
 
 def _file_names(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
