@@ -136,7 +136,7 @@ def test_gray_and_color_splits_become_color(tmp_path: Path) -> None:
 def test_leaks_are_counted(tmp_path: Path) -> None:
     path = make_npz(tmp_path, test_images=some_images(12, seed=0)[:4], val_images=np.stack([some_images(12)[0]] * 4))
     warnings = load(path).warnings
-    assert "4 images of test are in train too; metrics on test will flatter" in warnings
+    assert "4 images of test are in train too; metrics on test will be too optimistic" in warnings
     assert any(text.startswith("4 images of val are in train") for text in warnings)
     assert not load(make_npz(tmp_path)).warnings
 
@@ -175,7 +175,7 @@ def test_groups_of_an_npz(tmp_path: Path) -> None:
     groups = {f"{split}_groups": np.arange(n) // 2 for split, n in (("train", 12), ("val", 4), ("test", 4))}
     data = load(make_npz(tmp_path, **groups))
     assert data.split("train").groups is not None
-    assert "2 groups are both in train and in test; metrics on test will flatter" in data.warnings
+    assert "2 groups are both in train and in test; metrics on test will be too optimistic" in data.warnings
     with pytest.raises(RequestError, match="no groups"):
         load("digits", group="x")
 

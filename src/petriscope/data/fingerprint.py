@@ -11,11 +11,11 @@ from petriscope.data.imageset import ImageSet
 
 
 def fingerprint(sets: Mapping[str, ImageSet], digests: Mapping[str, list[bytes]]) -> str:
-    """Equal pixels, targets, class names and splits have equal fingerprints.
+    """A hash of pixels, targets, class names and splits, in hexadecimal digits.
 
     Args:
         sets: by split.
-        digests: of each, from `ImageSet.digests`.
+        digests: of the images of each split, from `ImageSet.digests`.
     """
     out = hashlib.blake2b(digest_size=16)
     for name, part in sets.items():

@@ -1,4 +1,4 @@
-"""From what the user names to a checked Dataset: read, split, check, fingerprint."""
+"""Load a data set: read the source, draw the missing splits, check them, and hash them."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from petriscope.tasks import find_task
 def load_dataset(section: DataSection) -> Dataset:
     """Load the data that a recipe names.
 
-    A source without splits is drawn into train, val and test, and val is drawn from train where the source has only train
-    and test. A missing test split stays missing, and so does one whose fraction is 0. The decisions of an audit are carried out
-    when splits are drawn: an image is in the same split whatever is decided about others.
+    A source without splits is split into train, val and test. If it has only train and test, val is drawn from train. A
+    missing test split stays missing, and a split whose fraction is 0 is not drawn. The decisions of an audit are carried
+    out after the splits are drawn, so that an image stays in its split whatever is decided about other images.
 
     Args:
-        section: the source, and how its images become one uint8 array.
+        section: the source, and how its images are read.
 
     Returns:
-        A `Dataset`, its images uint8 [N, H, W, C] of one shape, its targets int64 [N] or masks uint8 [N, H, W], its
-        class names those of all splits; ``warnings`` says what the user should know.
+        images uint8 [N, H, W, C] of one shape, targets as their task has them, and the same class names in all splits.
+        ``warnings`` has what the user should know.
 
     Raises:
-        RequestError: no source, an unknown one, or options that do not fit it.
-        DataError: the data cannot be used as they are.
+        RequestError: there is no source, it is unknown, or an option does not fit it.
+        DataError: the data cannot be used.
         PetriscopeError: a download failed, or the disk is full.
     """
     if section.source is None:
         raise RequestError(f"no data: give --data SOURCE, or data.source in the recipe. A source is {sources.KINDS}.")
     warnings: list[str] = []
     decisions = None if section.audit is None else decided.load_decisions(section.audit)
-    # An audit's decisions may be to drop images that cannot be read.
+    # The audit may have decided to drop images that cannot be read.
     as_read = section if decisions is None else section.model_copy(update={"unreadable": "skip"})
     sets = sources.read_nonempty(section.source, as_read, warnings)
     if section.task != "auto":
@@ -58,7 +58,7 @@ def load_dataset(section: DataSection) -> Dataset:
             raise DataError(f"{section.audit} drops every image of {section.source}")
     if section.drop_single_class and "train" in sets:
         sets["train"] = _drop_single_class(sets["train"], section.source, warnings)
-    if section.only is not None:  # after splits are drawn, which are those of a model of all classes
+    if section.only is not None:  # after the splits are drawn, so that they are those of a model of all classes
         sets = {name: one_vs_rest(part, section.only, section.source) for name, part in sets.items()}
     _check(sets, section.source)
     digests = {name: part.digests() for name, part in sets.items()}
@@ -73,7 +73,7 @@ def load_dataset(section: DataSection) -> Dataset:
 
 
 def _draw(sets: dict[str, ImageSet], section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
-    """Draw the splits that the source does not bring."""
+    """Draw the splits that the source does not have."""
     if set(sets) in ({UNSPLIT}, {"train"}):
         whole = next(iter(sets.values()))
         fractions = {"test": section.test_fraction, "val": section.val_fraction}
@@ -103,17 +103,19 @@ def _draw(sets: dict[str, ImageSet], section: DataSection, warnings: list[str]) 
 
 
 def _drop_single_class(train: ImageSet, source: str, warnings: list[str]) -> ImageSet:
-    """Leave out images whose mask has one class alone: masks that were drawn in a hurry, or not at all."""
+    """Leave out images whose mask has only one class: such masks were often drawn in a hurry, or not at all."""
     several = np.flatnonzero(~train.task.single_class(train.targets))
     if not len(several):
-        raise DataError(f"{source}: every training mask has one class alone; data.drop_single_class leaves no image")
+        raise DataError(f"{source}: every training mask has only one class; data.drop_single_class leaves no image")
     if dropped := len(train) - len(several):
-        warnings.append(f"{dropped:,} of {len(train):,} training images have a mask of one class alone; left out")
+        warnings.append(
+            f"{dropped:,} of {len(train):,} training images have a mask with only one class and are left out"
+        )
     return train.subset(several)
 
 
 def _check(sets: dict[str, ImageSet], source: str) -> None:
-    """What training and evaluation count on."""
+    """Check what training and evaluation rely on."""
     first, *others = sets
     for name in others:
         if sets[name].classes != sets[first].classes:
@@ -140,7 +142,7 @@ def _check(sets: dict[str, ImageSet], source: str) -> None:
         shown = ", ".join(lacking[:10]) + (f" and {len(lacking) - 10:,} more" if len(lacking) > 10 else "")
         raise DataError(
             f"{source}: no training {train.task.counted} of the class{'es' if len(lacking) > 1 else ''} {shown}; "
-            f"add some, or take the class out of the source.{hint}"
+            f"add some, or remove the class from the source.{hint}"
         )
 
 
@@ -150,18 +152,18 @@ def _shape(part: ImageSet) -> str:
 
 
 def _leaks(sets: dict[str, ImageSet], digests: dict[str, list[bytes]]) -> list[str]:
-    """Images and groups that are in two splits."""
+    """Warnings about images and groups that are in two splits."""
     out = []
     for one, other in combinations(sets, 2):
         known = set(digests[one])
         count = sum(digest in known for digest in digests[other])
         if count:
             are = "image of {} is" if count == 1 else "images of {} are"
-            out.append(f"{count:,} {are.format(other)} in {one} too; metrics on {other} will flatter")
+            out.append(f"{count:,} {are.format(other)} in {one} too; metrics on {other} will be too optimistic")
         first, second = sets[one].groups, sets[other].groups
         if first is not None and second is not None and (shared := len(np.intersect1d(first, second))):
             out.append(
                 f"{shared:,} group{'s are' if shared > 1 else ' is'} both in {one} and in {other}; "
-                f"metrics on {other} will flatter"
+                f"metrics on {other} will be too optimistic"
             )
     return out

@@ -1,4 +1,4 @@
-"""In what order an epoch goes through the training images, and how often it sees each class."""
+"""The order of the training images in an epoch, and how often each class is drawn."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from petriscope.core.recipe import Sampler
 
 
 def epoch_order(targets: np.ndarray, sampler: Sampler, seed: int, epoch: int, size: int | None = None) -> np.ndarray:
-    """The order of one epoch, a function of its arguments alone: no state to save, none to lose.
+    """The order of the images in one epoch. It depends only on the arguments, so there is no state to save.
 
     Args:
-        targets: int64 [N], what each image counts as: its label; of a mask, its rarest class (`ImageSet.strata`).
+        targets: int64 [N], the class that each image counts as; see `ImageSet.strata`.
         sampler: ``none``: every image once. ``weighted``: N draws with replacement, every class equally likely.
             ``square-root``: likewise, but the probability of a class grows with the square root of its number of
             images, so that images of a very rare class are repeated less often (Mahajan et al., 2018,

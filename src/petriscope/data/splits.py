@@ -1,4 +1,4 @@
-"""Drawing splits: stratified by class, or with groups kept whole. Seeded, so that a recipe names its splits."""
+"""Draw splits at random from a seed: stratified by class, or with groups kept together."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ REST = "train"
 
 
 def draw_stratified(targets: np.ndarray, fractions: dict[str, float], seed: int) -> dict[str, np.ndarray]:
-    """Draw splits in which each class has the share that it has in the whole, to within one image where it can spare it.
+    """Draw splits in which each class has the same share as in the whole set, within one image if it has enough images.
 
     Args:
         targets: int64 [N], class indices.
-        fractions: share of each split but ``train``, which takes the rest; they add up to less than 1.
+        fractions: share of each split except ``train``, which gets the rest; their sum is less than 1.
         seed: of the draw.
 
     Returns:
-        For each split and ``train``: int64 indices, ascending; disjoint, together 0..N-1. Each class keeps at least
-        one image in ``train``.
+        int64 indices of each split and of ``train``, in ascending order. Every image is in exactly one, and each class has
+        at least one image in ``train``.
     """
     rng = np.random.default_rng(seed)
     counts = np.bincount(targets)
@@ -40,19 +40,19 @@ def draw_stratified(targets: np.ndarray, fractions: dict[str, float], seed: int)
 def draw_grouped(
     amounts: np.ndarray, groups: np.ndarray, fractions: dict[str, float], seed: int
 ) -> dict[str, np.ndarray]:
-    """Draw splits that never part a group, each class as near its share as the groups allow.
+    """Draw splits that keep each group together, with class shares as close to the whole set as the groups allow.
 
-    Greedy: from the largest group down, each goes where it brings the class counts nearest to what is wanted. A class
-    that then has no image in ``train`` gets its smallest group back.
+    The algorithm is greedy: groups are assigned from the largest to the smallest, each to the split where it brings the
+    class counts closest to the target. A class without an image in ``train`` then gets its smallest group back.
 
     Args:
         amounts: int64 [N, K], how much each image has of each class.
-        groups: [N], equal for images that belong together.
-        fractions: share of each split but ``train``, which takes the rest.
+        groups: [N]; images with equal values belong together.
+        fractions: share of each split except ``train``, which gets the rest.
         seed: of the draw; it orders groups of one size.
 
     Returns:
-        As `draw_stratified`; a split may be empty where there are few groups.
+        As `draw_stratified`; a split may be empty if there are few groups.
     """
     _, member = np.unique(groups, return_inverse=True)
     table = np.zeros((member.max(initial=-1) + 1, amounts.shape[1]), dtype=np.float64)  # [groups, classes]
