@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,21 @@ def test_bombs_are_refused_before_decoding(side: int, tmp_path: Path, monkeypatc
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("it was decoded"))
     with pytest.raises(DataError, match=r"bomb\.png.* more than 64 megapixels"):
         decode_file(path)
+
+
+def test_a_file_that_another_program_would_decode_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("subprocess.Popen", lambda *args, **how: pytest.fail("a program was started"))
+    path = tmp_path / "cell.png"
+    Image.new("RGB", (8, 8)).save(path, format="EPS")
+    with pytest.raises(DataError, match=r"cell\.png cannot be read as an image: not an image in a format"):
+        decode_file(path)
+
+
+def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    make_folders(tmp_path)
+    os.mkfifo(next(tmp_path.rglob("*.png")).with_name("pipe.png"))
+    with pytest.raises(DataError, match=r"pipe\.png \(not a regular file\)"):
+        load(tmp_path)
 
 
 def damage(folder: Path) -> list[str]:

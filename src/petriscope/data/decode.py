@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache as cache_result
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,30 @@ from petriscope.core.recipe import DataSection
 from petriscope.data import cache
 
 MAX_PIXELS = 64_000_000
+# Formats that Pillow decodes itself. For others it starts a program (Ghostscript for EPS), or they are no raster images.
+FORMATS = frozenset(
+    [
+        "AVIF",
+        "BMP",
+        "DDS",
+        "DIB",
+        "GIF",
+        "ICO",
+        "IM",
+        "JPEG",
+        "JPEG2000",
+        "PCX",
+        "PNG",
+        "PPM",
+        "PSD",
+        "QOI",
+        "SGI",
+        "SUN",
+        "TGA",
+        "TIFF",
+        "WEBP",
+    ]
+)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 CHUNK = 32  # images per task of a thread
 WINDOW = 16  # tasks in memory at a time, per thread
@@ -43,7 +68,7 @@ class Decoded:
     warnings: list[str]
 
 
-class _Unreadable(Exception):
+class Unreadable(Exception):
     """Why one image cannot be used."""
 
 
@@ -57,7 +82,7 @@ def decode_file(
     """Decode one image: its first frame, turned upright by its EXIF tag, with transparent parts on white.
 
     Args:
-        path: a file in any format that Pillow reads, of up to 64 megapixels.
+        path: a file in one of `FORMATS`, of up to 64 megapixels.
         size: (height, width) to resize to, by ``filter``.
         channels: ``auto``: gray for a gray image, else RGB.
         bits: significant bits of a 16-bit gray image; its values are scaled by 255 / (2**bits - 1).
@@ -70,7 +95,7 @@ def decode_file(
     """
     try:
         return _decode(Path(path), size, filter, channels, bits)[0]
-    except _Unreadable as error:
+    except Unreadable as error:
         raise DataError(f"{path} cannot be read as an image: {error}") from None
 
 
@@ -178,7 +203,7 @@ def _decode_to_cache(key: str, paths: Sequence[Path], names: Sequence[str], sect
                     continue
                 try:
                     block[index - start], top = _decode(paths[index], size, section.filter, channels, section.bits)
-                except _Unreadable as error:
+                except Unreadable as error:
                     wrong[index] = str(error)
                 else:
                     brightest = top if brightest is None else max(brightest, top or 0)
@@ -259,14 +284,14 @@ def probe_file(path: Path) -> tuple[tuple[int, int, bool] | None, str]:
         ((height, width, gray), ""), the size when upright; or (None, the reason why the header cannot be read).
     """
     try:
-        with _open(path) as image:
+        with open_image(path) as image:
             turned = _orientation(image) >= 5
             if turned and image.format == "TIFF":  # recent versions of Pillow turn these when loading
                 image.load()
                 turned = _orientation(image) >= 5
             width, height = reversed(image.size) if turned else image.size
             return (height, width, _is_gray(image)), ""
-    except _Unreadable as error:
+    except Unreadable as error:
         return None, str(error)
     except Exception as error:
         return None, _reason(error)
@@ -276,7 +301,7 @@ def _decode(
     path: Path, size: tuple[int, int] | None, filter: Filter, channels: Channels, bits: int
 ) -> tuple[np.ndarray, int | None]:
     """The image, and the largest value before scaling if it has 16 bits."""
-    with _open(path) as image:
+    with open_image(path) as image:
         try:
             image.load()
             orientation, gray = _orientation(image), _is_gray(image)
@@ -295,30 +320,43 @@ def _decode(
                 flat = flat.convert("L" if channels == "gray" else "RGB")
             array = np.asarray(flat)
         except Exception as error:  # Pillow's decoders raise many kinds on damaged files
-            raise _Unreadable(_reason(error)) from error
+            raise Unreadable(_reason(error)) from error
     array = array[..., None] if array.ndim == 2 else array
     return (resize(array, size, filter) if size else array), peak
 
 
-def _open(path: Path) -> Image.Image:
+def open_image(path: Path) -> Image.Image:
+    """Open an image file in one of `FORMATS`; its content decides which, not its name. Nothing is decoded yet.
+
+    Raises:
+        Unreadable: it is no regular file, no such image, or has more than 64 megapixels.
+    """
     try:
-        image = Image.open(path)
+        if not path.is_file():  # a named pipe would be waited for without end
+            raise Unreadable("not a regular file" if path.exists() else "no such file")
+        image = Image.open(path, formats=_formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _Unreadable(f"more than {MAX_PIXELS // 1_000_000} megapixels") from None
-    except FileNotFoundError:
-        raise _Unreadable("no such file") from None
+        raise Unreadable(f"more than {MAX_PIXELS // 1_000_000} megapixels") from None
+    except Unreadable:
+        raise
     except Exception as error:
-        raise _Unreadable(_reason(error)) from error
+        raise Unreadable(_reason(error)) from error
     if image.width * image.height > MAX_PIXELS:
         image.close()
-        raise _Unreadable(f"{image.width} x {image.height} is more than {MAX_PIXELS // 1_000_000} megapixels")
+        raise Unreadable(f"{image.width} x {image.height} is more than {MAX_PIXELS // 1_000_000} megapixels")
     return image
+
+
+@cache_result
+def _formats() -> list[str]:
+    Image.init()
+    return sorted(FORMATS & set(Image.OPEN))
 
 
 def _reason(error: Exception) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     if text.startswith("cannot identify image file"):
-        return "not an image in a format that Pillow reads, or its header is damaged"
+        return "not an image in a format that can be read, or its header is damaged"
     return text or type(error).__name__
 
 

@@ -87,6 +87,8 @@ def is_cut_short(data: bytes) -> bool:
 
 def _look(file: ImageFile) -> tuple[tuple[int, int] | None, bool]:
     """(height, width) from the header, or None; and whether the file is truncated."""
+    if not file.path.is_file():
+        return None, False
     try:
         cut = is_cut_short(file.path.read_bytes())
     except OSError:

@@ -6,12 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from petriscope.core.errors import DataError
 from petriscope.core.progress import progress
 from petriscope.core.recipe import DataSection
-from petriscope.data.decode import decode_files, image_size, resize, workers
+from petriscope.data.decode import decode_files, image_size, open_image, resize, workers
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.folders import SPLIT_FOLDERS, group_of, is_image
 from petriscope.data.sources.listing import rows_by_split, sets_over
@@ -130,7 +129,7 @@ def _read_mask(file: Path) -> np.ndarray:
     if file.suffix.lower() not in LOSSLESS:
         raise DataError(f"{file}: {file.suffix} files do not keep exact numbers; save masks as PNG")
     try:
-        with Image.open(file) as image:
+        with open_image(file) as image:
             image.load()
             mode, values = image.mode, np.asarray(image)
     except Exception as error:  # Pillow's decoders raise many kinds on damaged files
