@@ -1,14 +1,11 @@
 """The ``cifar-10-batches-py`` folder.
 
-CIFAR's batches are pickles, the only ones that Petriscope reads. They are read by an unpickler that rebuilds numpy arrays and
-plain values and refuses everything else, so that a file cannot run code.
+CIFAR's batches are pickles. They are not unpickled: `petriscope.data.sources.plain_pickle` reads the plain values and arrays of
+bytes that they are made of, and refuses everything else.
 """
 
 from __future__ import annotations
 
-import io
-import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from petriscope.core.recipe import DataSection
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.arrays import build_sets
 from petriscope.data.sources.labels import check_numbers, name_numbers
+from petriscope.data.sources.plain_pickle import PickleRefused, read_plain
 
 FOLDER = "cifar-10-batches-py"
 TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))
@@ -78,54 +76,21 @@ def _class_names(path: Path) -> tuple[str, ...] | None:
 
 
 def load_plain(path: Path) -> dict[str, Any]:
-    """Unpickle a dictionary of lists, numbers, text and numpy arrays.
+    """A dictionary of lists, numbers, text and arrays of uint8, from a pickle; see `petriscope.data.sources.plain_pickle`.
 
     Raises:
-        DataError: the file is too large, damaged, or asks for anything else.
+        DataError: the file is too large, damaged, or has anything else.
     """
     try:
         if path.stat().st_size > MAX_BYTES:
             raise DataError(f"{path} is larger than {MAX_BYTES:,} bytes; is this a batch of CIFAR-10?")
-        # latin1 is what numpy asks for to read arrays that Python 2 pickled.
-        value = _PlainUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
-    except DataError:
-        raise
+        value = read_plain(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
-    except Exception as error:  # a damaged pickle can raise any kind
+    except PickleRefused as error:
+        raise DataError(f"{path} is no batch of CIFAR-10: {error}") from None
+    except (ValueError, IndexError, KeyError, OverflowError) as error:
         raise DataError(f"{path} is damaged: {error}; unpack the archive again") from None
     if not isinstance(value, dict):
         raise DataError(f"{path} holds a {type(value).__name__}, not a dictionary; is this a batch of CIFAR-10?")
-    return {key.decode("latin1") if isinstance(key, bytes) else str(key): item for key, item in value.items()}
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """An unpickler that looks up only the names needed to rebuild numpy arrays."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        admitted = _admitted()
-        if (module, name) not in admitted:
-            raise DataError(
-                f"the pickle asks for {module}.{name}, which batches of images do not need; it was not loaded"
-            )
-        return admitted[module, name]
-
-
-def _admitted() -> dict[tuple[str, str], Callable[..., Any]]:
-    reconstruct = np.zeros(1).__reduce__()[0]
-    scalar = np.float64(0).__reduce__()[0]
-    admitted: dict[tuple[str, str], Callable[..., Any]] = {
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("_codecs", "encode"): _encode,
-    }
-    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        admitted[module, "_reconstruct"] = reconstruct  # type: ignore[assignment]
-        admitted[module, "scalar"] = scalar  # type: ignore[assignment]
-    return admitted
-
-
-def _encode(text: str, encoding: str = "latin1") -> bytes:
-    if encoding != "latin1":
-        raise DataError(f"the pickle asks for the encoding {encoding}; only latin1 is needed for images")
-    return text.encode("latin1")
+    return {key.decode("latin1") if isinstance(key, bytes) else key: item for key, item in value.items()}
