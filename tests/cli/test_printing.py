@@ -94,5 +94,5 @@ def test_a_source_is_described_by_its_classes_per_split(capsys, masks):
     assert ["images", "6x5, gray"] in found
     assert ["a", "30" if masks else "1"] in found and ["bb", "90" if masks else "3"] in found
     assert found[-1] == ["all images", "4"]
-    assert (["all pixels", "120"] in found) == masks
+    assert (["all labeled pixels", "120"] in found) == masks
     assert said.err == "warning: mind the gap\n"

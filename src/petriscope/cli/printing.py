@@ -42,12 +42,11 @@ def print_evaluation(evaluation: Evaluation) -> None:
         write = _percent if info.percent else _decimal
         low, high = metric.ci95 or (None, None)
         rows.append((info.name, f"{write(metric.value)}  ({write(low)} to {write(high)})"))
-    for name, row in evaluation.per_class.items():
-        first = task.metrics[0]
-        if "iou" in row.metrics:
-            rows.append((f"  {name}", f"IoU {_percent(row.value('iou'))}"))
-        elif first.key in row.metrics:
-            rows.append((f"  {name}", _percent(row.value(first.key))))
+    if task.per_class is not None:
+        info = task.per_class
+        rows += [
+            (f"  {name}", f"{info.name} {_percent(row.value(info.key))}") for name, row in evaluation.per_class.items()
+        ]
     print_columns(rows + _trust_rows(evaluation), sys.stderr)
     if evaluation.stress is not None:
         print_stress(evaluation.stress)

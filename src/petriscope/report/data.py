@@ -64,7 +64,7 @@ def composition(data: DataInfo, task: Task) -> Composition | None:
             amount = counts[k] if k < len(counts) else 0
             cells.append((amount, round(100 * amount / max(1, *counts), 1)))
         rows.append((label, cells))
-    return Composition(names, rows, [data.splits[name].images for name in names], _unit(task))
+    return Composition(names, rows, [data.splits[name].images for name in names], task.counted)
 
 
 def audited(run: Run, recipe: Recipe, data: DataInfo) -> Audited | None:
@@ -106,8 +106,4 @@ def imbalance(data: DataInfo, task: Task) -> str:
     ratio = max(counts) / min(counts)
     if ratio <= 1.05:
         return ""
-    return f"In train, the largest class has {ratio:.1f} times as many {_unit(task)} as the smallest."
-
-
-def _unit(task: Task) -> str:
-    return "labeled pixels" if task.dense else task.counted
+    return f"In train, the largest class has {ratio:.1f} times as many {task.counted} as the smallest."

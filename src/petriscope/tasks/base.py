@@ -66,6 +66,7 @@ class Task(ABC):
     counted: ClassVar[str] = "images"  # what classes are counted in
     monitors: ClassVar[tuple[str, ...]]  # metrics that training may watch; the first is the default
     metrics: ClassVar[tuple[MetricInfo, ...]]  # of an evaluation, the one that counts most first
+    per_class: ClassVar[MetricInfo | None] = None  # a share per class that sums up an evaluation on the terminal
     compared: ClassVar[tuple[str, ...]] = ()  # metrics that runs can be compared by; the first is the default
     calibrates: ClassVar[bool] = False  # a temperature, thresholds and prediction sets can be fitted on val
     has_stress_test: ClassVar[bool] = False  # the stress test knows how to judge it

@@ -41,7 +41,7 @@ class Segmentation(Task):
     targets_are = "uint8 [N, H, W]"
     dtype = "u1"
     dense = True
-    counted = "pixels"
+    counted = "labeled pixels"
     monitors = ("miou", "accuracy", "loss")
     metrics = (
         MetricInfo("miou", "Mean IoU", "intersection of predicted and true pixels over their union, mean over classes"),
@@ -52,6 +52,7 @@ class Segmentation(Task):
         MetricInfo("boundary_f1", "Boundary F1", "F1 of the outlines of the classes, within a pixel or so"),
         MetricInfo("nll", "NLL", "negative log-likelihood per labeled pixel; lower is better", False, False),
     )
+    per_class = MetricInfo("iou", "IoU", "intersection of predicted and true pixels over their union")
     compared = ("miou",)
     has_stress_test = True
     resampled = "Intervals and tests draw whole scenes, because images of one scene are not independent."
