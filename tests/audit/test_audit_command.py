@@ -106,7 +106,7 @@ def test_training_takes_the_decisions(leaky: Path, capsys: Any) -> None:
     command("train", "demo", "--data", leaky, "--audit", "found", "--out", "run", *options)
     assert Path("run/audited.csv").read_text().splitlines()[1].startswith('train/3,train,1,drop,,"leaks from test')
     assert "leave out 1 images and relabel 0: run/audited.csv" in capsys.readouterr().err
-    with pytest.raises(RequestError, match="--resume takes the run alone"):
+    with pytest.raises(RequestError, match="--resume cannot be combined"):
         command("train", "--resume", "run", "--audit", "found")
 
 

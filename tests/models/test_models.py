@@ -253,7 +253,7 @@ def test_a_model_is_described_with_its_options():
         ("d4-resnet", {}, (2, 2, 3), "pixels or more"),
         ("vgg", {}, (15, 28, 3), "16x16"),
         ("custom-cnn", {}, (12, 12, 3), "16 pixels"),
-        ("custom-cnn", {"widths": []}, (12, 12, 3), "there is one at least"),
+        ("custom-cnn", {"widths": []}, (12, 12, 3), "give at least one"),
         ("autoencoder", {}, (12, 12, 3), "16 pixels"),
         ("quiz-dnn", {}, (3, 3, 3), "4x4"),
         ("se-cnn", {"widths": [8], "depths": [1, 1]}, (8, 8, 3), "one of each"),

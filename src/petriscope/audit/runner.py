@@ -17,6 +17,7 @@ from petriscope.audit.joining import join
 from petriscope.core.errors import RequestError, near
 from petriscope.core.files import atomic, write_text
 from petriscope.core.recipe import DataSection
+from petriscope.core.results import SCHEMA_VERSION
 from petriscope.data import sources
 from petriscope.data.decisions import FILE, Decision, Decisions, ReadAs, write_decisions
 from petriscope.data.fingerprint import fingerprint
@@ -68,6 +69,7 @@ class Audit:
             return {name: int((table[column] == name).sum()) for name in names}
 
         return {
+            "schema_version": SCHEMA_VERSION,
             "source": self.source,
             "fingerprint": self.fingerprint,
             "n": len(self.listing),
