@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from petriscope.core.errors import RequestError, near
+from petriscope.core.yaml_text import InvalidYaml, read_yaml
 
 MAX_RECIPE_BYTES = 1_000_000
 
@@ -296,33 +297,14 @@ def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
     return list(model.model_fields)
 
 
-class NoKeyTwice:
-    """YAML lets a key stand twice and drops the first; with this before its base, a loader does not."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[attr-defined]
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)  # type: ignore[misc]
-
-
-class UniqueKeys(NoKeyTwice, yaml.SafeLoader):
-    """For what people write."""
-
-
 def _resolve(reference: str, beside: Path, chain: tuple[str, ...]) -> dict[str, Any]:
     """Read a recipe and lay it over the one it extends."""
     text, label, folder = _read(reference, beside)
     if label in chain:
         raise RequestError("recipes extend one another in a circle: " + " -> ".join((*chain, label)))
     try:
-        tree = yaml.load(text, UniqueKeys)
-    except (yaml.YAMLError, RecursionError, UnicodeError, ValueError) as error:
+        tree = read_yaml(text)
+    except InvalidYaml as error:
         raise RequestError(f"{label}: not readable as YAML: {error}") from None
     tree = {} if tree is None else tree
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
@@ -381,8 +363,8 @@ def _apply(tree: dict[str, Any], setting: str) -> None:
     if not sign or not key.strip():
         raise RequestError(f"--set takes KEY=VALUE, such as optimizer.lr=0.01; got {setting!r}")
     try:
-        value = yaml.safe_load(text) if text.strip() else None
-    except yaml.YAMLError as error:
+        value = read_yaml(text) if text.strip() else None
+    except InvalidYaml as error:
         raise RequestError(f"--set {setting}: the value is not readable as YAML: {error}") from None
     steps = [OLD_KEYS.get(step, step) for step in key.strip().split(".")]
     steps[0] = OLD_FIELDS.get(steps[0], steps[0])

@@ -16,7 +16,8 @@ from pydantic import Field, ValidationError
 
 from petriscope.core.errors import DataError, RequestError, near
 from petriscope.core.files import write_text
-from petriscope.core.recipe import DataSection, NoKeyTwice, Section, explain
+from petriscope.core.recipe import DataSection, Section, explain
+from petriscope.core.yaml_text import read_yaml
 from petriscope.data import sources
 from petriscope.data.fingerprint import fingerprint
 from petriscope.data.imageset import Audited, ImageSet
@@ -104,8 +105,8 @@ def load_decisions(path: str | Path) -> Decisions:
     if place.stat().st_size > MAX_BYTES:
         raise RequestError(f"data.audit: {place} has more than {MAX_BYTES // 2**20} MiB; is it the {FILE} of an audit?")
     try:
-        tree = yaml.load(place.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        tree = read_yaml(place.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise RequestError(f"data.audit: {place} is not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise RequestError(f"data.audit: {place} has no decisions; give the {FILE} of a petriscope audit")
@@ -207,10 +208,6 @@ def apply_decisions(
         out[split] = replace(part, targets=targets).subset(np.flatnonzero(keep))
     done += _leave_out_unreadable(acting, sets, section)
     return {split: part for split, part in out.items() if len(part)}, done
-
-
-class _Loader(NoKeyTwice, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """libyaml's loader if it is available, which reads tens of thousands of decisions ten times as fast."""
 
 
 def _acting(decisions: Decisions) -> dict[str, Decision]:

@@ -13,7 +13,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from petriscope.core.errors import RequestError, near
 from petriscope.core.files import slug
-from petriscope.core.recipe import Recipe, Section, UniqueKeys, explain, load_recipe
+from petriscope.core.recipe import Recipe, Section, explain, load_recipe
+from petriscope.core.yaml_text import InvalidYaml, read_yaml
 from petriscope.experiments.compare import settings_that_differ
 from petriscope.experiments.ensemble import Method as Joining
 from petriscope.run.folder import Run, check_free
@@ -146,8 +147,8 @@ def load_suite(reference: str | Path) -> Suite:
     else:
         raise RequestError(f"no suite {where!r}; {near(where, suite_names())} (or give a path ending in .yaml)")
     try:
-        tree = yaml.load(text, UniqueKeys)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        tree = read_yaml(text)
+    except InvalidYaml as error:
         raise RequestError(f"{where}: not readable as YAML: {error}") from None
     if not isinstance(tree, dict) or not isinstance(tree.get("methods"), dict):
         raise RequestError(f"{where}: a suite is a mapping whose key methods maps labels to recipes")
