@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from petriscope.audit.checks import all_checks, all_findings
 from petriscope.audit.findings import STRONGEST_FIRST, final_decisions, make_table
 from petriscope.audit.joining import join
 from petriscope.core.errors import RequestError, near
-from petriscope.core.files import atomic, write_text
+from petriscope.core.files import atomic, json_text, write_text
 from petriscope.core.recipe import DataSection
 from petriscope.core.results import SCHEMA_VERSION
 from petriscope.data import sources
@@ -101,7 +100,7 @@ class Audit:
         with atomic(folder / "findings.parquet") as temporary:
             self.table.to_parquet(temporary, index=False)
         write_decisions(folder / FILE, self.decisions)
-        write_text(folder / "summary.json", json.dumps(self.summary, indent=1) + "\n")
+        write_text(folder / "summary.json", json_text(self.summary, indent=1))
 
 
 def audit(

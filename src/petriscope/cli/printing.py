@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -17,9 +16,10 @@ SHOWN_ERROR = 0.01  # error rate for which selective prediction is shown
 
 def print_json(tree: dict[str, Any]) -> None:
     """One JSON object on stdout, with the schema version of results."""
+    from petriscope.core.files import json_text
     from petriscope.core.results import SCHEMA_VERSION
 
-    sys.stdout.write(json.dumps({"schema_version": SCHEMA_VERSION, **tree}) + "\n")
+    sys.stdout.write(json_text({"schema_version": SCHEMA_VERSION, **tree}))
 
 
 def print_columns(rows: list[tuple[str, str]], stream: TextIO | None = None) -> None:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import errno
+import json
+import math
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from petriscope.core.errors import PetriscopeError
+
+NAME = 100  # characters of a file name that are kept in the name of its temporary file
 
 
 @contextmanager
@@ -20,10 +26,11 @@ def atomic(path: Path) -> Iterator[Path]:
     Raises:
         PetriscopeError: the disk is full or read-only.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # The name cannot be guessed, and the file is created here or not at all: no link that lies in wait is followed.
+    temporary = path.with_name(f".{path.name[:NAME]}.{secrets.token_hex(8)}.tmp")
     try:
-        temporary.touch()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield temporary
         make_readable(temporary)
         with temporary.open("rb") as handle:
@@ -83,6 +90,19 @@ def _umask() -> int:
 def write_text(path: Path, text: str) -> None:
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def json_text(tree: Any, indent: int | None = None) -> str:
+    """Strict JSON, with a line end; numbers that JSON does not have (NaN, infinity) become null."""
+
+    def strict(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: strict(each) for key, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [strict(each) for each in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(strict(tree), indent=indent, allow_nan=False) + "\n"
 
 
 def disk_error(error: OSError, path: Path) -> PetriscopeError:

@@ -20,7 +20,7 @@ import numpy as np
 
 from petriscope.core.device import cores
 from petriscope.core.errors import RequestError
-from petriscope.core.files import atomic, new_folder, number_folder, slug, write_text
+from petriscope.core.files import atomic, json_text, new_folder, number_folder, slug, write_text
 from petriscope.core.recipe import Recipe, load_recipe
 from petriscope.core.results import (
     SCHEMA_VERSION,
@@ -168,7 +168,7 @@ class Run:
             lock.release()
 
     def write_history(self, history: list[dict[str, Any]]) -> None:
-        write_text(self.folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
+        write_text(self.folder / "metrics.jsonl", "".join(map(json_text, history)))
 
     def add_results(self, **sections: Result | Mapping[str, Result | None]) -> None:
         """Add sections of `Results`, or replace them."""
@@ -178,7 +178,7 @@ class Run:
                 kept[key] = section.as_json()
             else:
                 kept[key] = {name: None if part is None else part.as_json() for name, part in section.items()}
-        write_text(self.folder / "results.json", json.dumps(kept, indent=1) + "\n")
+        write_text(self.folder / "results.json", json_text(kept, indent=1))
 
     def add_predictions(self, split: str, table: pd.DataFrame) -> None:
         """Add the rows of a split, or replace them."""
@@ -228,7 +228,7 @@ def create_run(folder: Path, recipe: Recipe, dataset: Dataset, **facts: Any) -> 
     about = environment(dataset).model_copy(update=facts)
     with new_folder(folder) as staging:
         write_text(staging / "recipe.yaml", recipe.to_yaml())
-        write_text(staging / "environment.json", json.dumps(about.as_json(), indent=1) + "\n")
+        write_text(staging / "environment.json", json_text(about.as_json(), indent=1))
         if dataset.audited:
             _audited_table(dataset).to_csv(staging / "audited.csv", index=False)
     return Run(folder)

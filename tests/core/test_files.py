@@ -1,0 +1,64 @@
+"""Files that a reader sees whole, and JSON that every reader understands."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from petriscope.core.errors import PetriscopeError
+from petriscope.core.files import atomic, json_text, new_folder, slug, write_text
+
+VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+
+
+def refuse(word: str) -> None:
+    pytest.fail(f"{word} is no JSON")
+
+
+@given(st.recursive(VALUES, lambda tree: st.lists(tree) | st.dictionaries(st.text(), tree), max_leaves=15))
+def test_json_is_strict_and_keeps_all_finite_values(tree):
+    def expected(value):
+        if isinstance(value, dict):
+            return {key: expected(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [expected(each) for each in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    text = json_text(tree)
+    assert text.endswith("\n") and json.loads(text, parse_constant=refuse) == expected(tree)
+
+
+def test_an_interrupted_write_keeps_the_old_file(tmp_path):
+    path = tmp_path / "x"
+    write_text(path, "old")
+    with pytest.raises(RuntimeError), atomic(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_new_folder_appears_whole_or_not_at_all(tmp_path):
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "made") as staging:
+        (staging / "x").touch()
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    with new_folder(tmp_path / "made") as staging:
+        (staging / "x").touch()
+        assert not (tmp_path / "made").exists()
+    assert [path.name for path in (tmp_path / "made").iterdir()] == ["x"]
+
+
+def test_a_disk_that_refuses_is_a_sentence(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(PetriscopeError, match="cannot write"):
+        write_text(tmp_path / "file" / "below", "x")
+
+
+@given(st.text())
+def test_a_slug_is_a_file_name(label):
+    name = slug(label)
+    assert name and not set(name) & set("/\\\0 :*?") and not name.startswith(".")
