@@ -342,3 +342,17 @@ def test_the_package_gives_the_functions_that_it_names():
     assert all(getattr(p, name) is not None for name in p.__all__)
     with pytest.raises(AttributeError):
         p.nonsense  # noqa: B018
+
+
+def test_a_run_its_folder_and_text_are_the_same_to_every_function(trained, tmp_path):
+    image = tmp_path / "one.png"
+    Image.fromarray(np.full((12, 12, 3), 240, np.uint8)).save(image)
+    tables = [
+        api.predict(run, images, quiet=True)
+        for run in (trained, trained.folder, str(trained.folder))
+        for images in (image, str(image), [image])
+    ]
+    assert all(table.equals(tables[0]) for table in tables) and len(tables[0]) == 1
+    assert load_model(str(trained.folder)).classes == load_model(trained).classes
+    assert api.evaluate(trained, split="val", quiet=True) == api.evaluate(str(trained.folder), split="val", quiet=True)
+    assert api.compare([trained]).rows[0].values == api.compare([str(trained.folder)]).rows[0].values

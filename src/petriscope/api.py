@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,8 +66,8 @@ def audit(
 
 
 def predict(
-    model: str | Path,
-    images: Sequence[str | Path],
+    model: str | PathLike[str],
+    images: str | PathLike[str] | Sequence[str | PathLike[str]],
     tta: TTA | None = None,
     device: str = "auto",
     quiet: bool = False,
@@ -95,7 +96,7 @@ def predict(
         RequestError: there is no such model or image, or the model cannot give what ``max_error`` or ``set_coverage`` ask for.
     """
     predictor = load_model(Path(model), device)
-    files = find_images([Path(path) for path in images])
+    files = find_images(_paths(images))
     where = None if out is None else Path(out)
     table, path = predict_files(predictor, files, where, tta, max_error, set_coverage, quiet)
     if path is not None:
@@ -104,8 +105,8 @@ def predict(
 
 
 def explain(
-    model: str | Path,
-    images: Sequence[str | Path],
+    model: str | PathLike[str],
+    images: str | PathLike[str] | Sequence[str | PathLike[str]],
     out: str | Path,
     method: str = "auto",
     of: str | None = None,
@@ -128,7 +129,7 @@ def explain(
         over the pixels predicted as it, ``share`` their share of the image, and ``note`` the reason if an image has no such
         pixels and therefore no overlay.
     """
-    predictor, files = load_model(Path(model), device), find_images([Path(path) for path in images])
+    predictor, files = load_model(Path(model), device), find_images(_paths(images))
     table, shown, part = explain_files(predictor, files, Path(out), method, of, quiet)
     if shown:
         errors = [error for error in table["error"] if error is not None]
@@ -138,6 +139,10 @@ def explain(
     return table
 
 
-def report(folder: str | Path) -> Path:
+def report(folder: str | PathLike[str]) -> Path:
     """Write ``report.html`` again from the files in the run folder. Returns its path."""
     return write_report(open_run(folder))
+
+
+def _paths(images: str | PathLike[str] | Sequence[str | PathLike[str]]) -> list[Path]:
+    return [Path(each) for each in ([images] if isinstance(images, str | PathLike) else images)]

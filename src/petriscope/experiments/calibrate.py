@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from pathlib import Path
 
 from petriscope.core.errors import DataError, RequestError
@@ -17,7 +18,9 @@ from petriscope.report.page import write_report
 from petriscope.run.folder import open_run
 
 
-def calibrate(folder: str | Path, tta: TTA | None = None, device: str = "auto", quiet: bool = False) -> Evaluation:
+def calibrate(
+    folder: str | PathLike[str], tta: TTA | None = None, device: str = "auto", quiet: bool = False
+) -> Evaluation:
     """Refit the probabilities and thresholds of a trained run on val, and save them in its model file.
 
     Training does this for the recipe's test-time augmentation. Use this function for another augmentation, or for older
@@ -49,7 +52,7 @@ def calibrate(folder: str | Path, tta: TTA | None = None, device: str = "auto", 
 
 
 def recalibrate(
-    model: str | Path,
+    model: str | PathLike[str],
     data: str,
     out: str | Path | None = None,
     split: str = "val",
@@ -92,7 +95,7 @@ def short_name(source: str) -> str:
     return slug(stem, "audit")
 
 
-def _load(model: str | Path, device: str) -> Predictor:
+def _load(model: str | PathLike[str], device: str) -> Predictor:
     predictor = load_model(Path(model), device)
     if not predictor.task.calibrates:
         raise RequestError(f"{model} is a {predictor.task.name} model; only classification models can be calibrated")

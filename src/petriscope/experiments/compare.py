@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ SETTINGS_NAMED = 3  # settings that a label names at most
 
 
 def compare(
-    folders: Sequence[str | Path],
+    folders: Sequence[str | PathLike[str]],
     split: str | None = None,
     against: str | Path | None = None,
     metric: str | None = None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -76,7 +77,7 @@ class Joined:
 
 
 def ensemble(
-    folders: Sequence[str | Path], method: Method = "soft", out: str | Path | None = None, quiet: bool = False
+    folders: Sequence[str | PathLike[str]], method: Method = "soft", out: str | Path | None = None, quiet: bool = False
 ) -> Run:
     """Join several runs into one. Val is evaluated; test is not read.
 

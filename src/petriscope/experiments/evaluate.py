@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ AUTO_IMAGES, AUTO_SECONDS, AUTO_SHARE = 200, 20.0, 0.1
 
 
 def evaluate(
-    model: str | Path,
+    model: str | PathLike[str],
     data: str | Path | None = None,
     split: str = "test",
     tta: TTA | None = None,

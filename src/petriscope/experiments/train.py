@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from os import PathLike
 from pathlib import Path
 
 import torch
@@ -60,7 +61,7 @@ def train(recipe: Recipe, out: str | Path | None = None, quiet: bool = False) ->
         return _train_to_report(run, trainer, normalize, dataset, quiet)
 
 
-def resume(folder: str | Path, quiet: bool = False) -> Run:
+def resume(folder: str | PathLike[str], quiet: bool = False) -> Run:
     """Continue a run that was interrupted or killed. On a CPU, the final weights are bit-identical to those of a run that was
     never stopped.
 

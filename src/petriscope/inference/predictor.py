@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +211,7 @@ def model_path(path: Path) -> Path:
     return path / "model.safetensors" if path.is_dir() else path
 
 
-def load_model(path: Path, device: str = "auto") -> Predictor:
+def load_model(path: str | PathLike[str], device: str = "auto") -> Predictor:
     """Read a model file.
 
     Args:
@@ -220,7 +221,7 @@ def load_model(path: Path, device: str = "auto") -> Predictor:
     Raises:
         RequestError: the file does not exist, is damaged, or is no model file of this or an older version.
     """
-    path = model_path(path)
+    path = model_path(Path(path))
     if not path.is_file():
         raise RequestError(f"no model at {path}; a run folder has one once training has finished")
     try:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
@@ -61,6 +62,10 @@ class Run:
     """
 
     folder: Path
+
+    def __fspath__(self) -> str:
+        """A run can stand wherever its folder can: ``petriscope.evaluate(run)``."""
+        return str(self.folder)
 
     @property
     def recipe(self) -> Recipe:
@@ -202,7 +207,7 @@ class Run:
             leftover.unlink(missing_ok=True)
 
 
-def open_run(folder: str | Path) -> Run:
+def open_run(folder: str | PathLike[str]) -> Run:
     """The run in a folder.
 
     Raises:
