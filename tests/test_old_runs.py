@@ -91,4 +91,4 @@ def test_an_interrupted_training_goes_on(old_run):
     api.resume(run.folder, quiet=True)
     assert run.finished and run.results.training.epochs == run.recipe.training.epochs == len(run.history)
     assert [epoch.train for epoch in run.history[: len(before)]] == [epoch.train for epoch in before]
-    assert run.results.val.value("accuracy") > 0.8
+    assert run.results.val.value("accuracy") > 0.5

@@ -38,7 +38,7 @@ def test_a_source_of_masks_is_described_by_its_pixels(petriscope):
     status, out, _ = petriscope("data", "synthetic-terrain:32")
     assert status == 0
     pixels = next(line for line in out.splitlines() if line.startswith("all labeled pixels"))
-    assert sum(int(word.replace(",", "")) for word in pixels.split()[2:]) > 10_000
+    assert sum(int(word.replace(",", "")) for word in pixels.split()[3:]) > 10_000
     assert out.splitlines()[-1].startswith("all images")
 
 
