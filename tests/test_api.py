@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,8 @@ from safetensors import safe_open
 
 from petriscope import api
 from petriscope.core.errors import DataError, PetriscopeError, RequestError
+from petriscope.core.recipe import load_recipe
+from petriscope.data import load_dataset
 from petriscope.inference.predictor import load_model
 from petriscope.run.folder import open_run
 
@@ -356,3 +359,20 @@ def test_a_run_its_folder_and_text_are_the_same_to_every_function(trained, tmp_p
     assert load_model(str(trained.folder)).classes == load_model(trained).classes
     assert api.evaluate(trained, split="val", quiet=True) == api.evaluate(str(trained.folder), split="val", quiet=True)
     assert api.compare([trained]).rows[0].values == api.compare([str(trained.folder)]).rows[0].values
+
+
+def test_threads_that_share_a_predictor_get_their_own_answers(trained):
+    predictor = load_model(trained)
+    images = np.random.default_rng(0).integers(0, 256, (60, 12, 12, 3), dtype=np.uint8)
+    batches = [images[i : i + 1 + i % 3] for i in range(len(images))]
+    alone = [predictor.predict(batch) for batch in batches]
+    with ThreadPoolExecutor(8) as pool:
+        shared = list(pool.map(predictor.predict, batches))
+    for one, other in zip(alone, shared, strict=True):
+        np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-6)
+        np.testing.assert_allclose(one.ood, other.ood, rtol=1e-4)
+
+
+def test_a_source_can_be_named_alone(tiny_npz):
+    assert load_dataset(tiny_npz).fingerprint == load_dataset(str(tiny_npz)).fingerprint
+    assert load_recipe("demo", data={"source": tiny_npz}).data.source == str(tiny_npz)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from importlib import resources
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -77,6 +78,11 @@ class DataSection(Section):
     @property
     def height_width(self) -> tuple[int, int] | None:
         return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+    @field_validator("source", "audit", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        return fspath(value) if isinstance(value, PathLike) else value
 
     @field_validator("only", mode="before")
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import combinations
+from os import PathLike, fspath
 
 import numpy as np
 
@@ -19,15 +20,15 @@ from petriscope.data.splits import draw_grouped, draw_stratified
 from petriscope.tasks import find_task
 
 
-def load_dataset(section: DataSection) -> Dataset:
-    """Load the data that a recipe names.
+def load_dataset(section: DataSection | str | PathLike[str]) -> Dataset:
+    """Load the data that a recipe, or a source alone, names.
 
     A source without splits is split into train, val and test. If it has only train and test, val is drawn from train. A
     missing test split stays missing, and a split whose fraction is 0 is not drawn. The decisions of an audit are carried
     out after the splits are drawn, so that an image stays in its split whatever is decided about other images.
 
     Args:
-        section: the source, and how its images are read.
+        section: the source, and how its images are read; or the source alone.
 
     Returns:
         images uint8 [N, H, W, C] of one shape, targets as their task has them, and the same class names in all splits.
@@ -38,6 +39,8 @@ def load_dataset(section: DataSection) -> Dataset:
         DataError: the data cannot be used.
         PetriscopeError: a download failed, or the disk is full.
     """
+    if not isinstance(section, DataSection):
+        section = DataSection(source=fspath(section))
     if section.source is None:
         raise RequestError(f"no data: give --data SOURCE, or data.source in the recipe. A source is {sources.KINDS}.")
     warnings: list[str] = []

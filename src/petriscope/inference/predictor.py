@@ -6,6 +6,7 @@ The metadata of the file hold the recipe, the task, class names, image shape, no
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from os import PathLike
@@ -76,6 +77,8 @@ class Predictor:
     std: tuple[float, ...]
     device: torch.device
     trust: Trust = field(default_factory=Trust)
+    # Hooks and modes of the model belong to one call at a time, so that threads can share a predictor.
+    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
 
     @property
     def normalize(self) -> Normalize:
@@ -104,7 +107,7 @@ class Predictor:
     def predict(self, images: np.ndarray, tta: TTA | None = None) -> Prediction:
         """Probabilities and out-of-distribution scores of images, uint8 [B, H, W, C]."""
         tta, batch = tta or self.recipe.evaluation.tta, self._batch(images)
-        with observe(self.model) as observer:
+        with self._lock, observe(self.model) as observer:
             raw = self._raw(batch, tta)
             seen = observer.take(batch)
         detector = self.trust.detector
@@ -138,8 +141,9 @@ class Predictor:
         """
         size, number_format = self.recipe.evaluation.batch_size, self.number_format
         if note is None:
-            return predict_set(self.model, batches, self.normalize, number_format, tta, size, label)
-        with observe(self.model) as observer:
+            with self._lock:
+                return predict_set(self.model, batches, self.normalize, number_format, tta, size, label)
+        with self._lock, observe(self.model) as observer:
 
             def each(images: Tensor) -> None:
                 note(*observer.take(images))
@@ -161,7 +165,8 @@ class Predictor:
         return torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
 
     def _raw(self, batch: Tensor, tta: TTA) -> np.ndarray:
-        return predict_batch(self.model, batch, self.normalize, self.number_format, tta).exp().cpu().numpy()
+        with self._lock:
+            return predict_batch(self.model, batch, self.normalize, self.number_format, tta).exp().cpu().numpy()
 
 
 def save_model(path: Path, weights: dict[str, Tensor], predictor: Predictor, facts: dict[str, Any]) -> None:
