@@ -15,7 +15,7 @@ from torch import Tensor
 
 from common import corruption_arguments, percent, print_table
 from petriscope.core.progress import Progress, progress
-from petriscope.core.results import GuaranteeShares, GuaranteesUnderShift
+from petriscope.core.results import GuaranteeShares
 from petriscope.data import ImageSet
 from petriscope.experiments.evaluate import watch_guarantees
 from petriscope.metrics.passes import Share, judge_labels
@@ -39,8 +39,7 @@ def main() -> None:
     with progress("corrupted images", len(CHANGES) * len(images)) as bar:
         hits = np.stack([right(images, name, watch, bar) for name in CHANGES])
     judged = judge_labels(hits, images.targets, len(images.classes), 1000)
-    shares = watch.metrics("none", list(CHANGES)[1:], len(images), 1000)
-    found = GuaranteesUnderShift.model_validate(shares)
+    found = watch.metrics("none", list(CHANGES)[1:], len(images), 1000)
     each = {"none": found.clean, **found.corruptions}
     rows = [row(name, judged.mean([i]), each[name]) for i, name in enumerate(CHANGES)]
     rows.append(row("mean of the others", judged.mean(range(1, len(CHANGES))), found.disturbed))

@@ -50,17 +50,17 @@ def test_shares_agree_with_their_definitions(reference):
     )
     joined = tuple(np.concatenate(parts) for parts in zip(one, two, strict=True))
     for found, wanted in (
-        (metrics["clean"], plain),
-        (metrics["disturbed"], joined),
-        (metrics["corruptions"]["jpeg"], one),
+        (metrics.clean, plain),
+        (metrics.disturbed, joined),
+        (metrics.corruptions["jpeg"], one),
     ):
         expected = counted(reference, *wanted)
-        assert [found[name] for name in ("answered", "wrong", "held")] == pytest.approx(expected, abs=1e-9)
+        assert [found.value(name) for name in ("answered", "wrong", "held")] == pytest.approx(expected, abs=1e-9)
         for name in ("answered", "held"):
-            low, high = found[f"{name}_ci95"]
-            assert low <= found[name] <= high and high > low
-    assert metrics["disturbed"]["answered"] < metrics["clean"]["answered"]
-    assert set(metrics["corruptions"]) == {"bubble", "jpeg"}
+            low, high = found.metric(name).ci95
+            assert low <= found.value(name) <= high and high > low
+    assert metrics.disturbed.value("answered") < metrics.clean.value("answered")
+    assert set(metrics.corruptions) == {"bubble", "jpeg"}
 
 
 def test_only_images_that_every_pass_saw_count(reference):
@@ -68,7 +68,7 @@ def test_only_images_that_every_pass_saw_count(reference):
     metrics = watch_over(reference, [("identity", p, targets), ("jpeg", p[:50], targets[:50])]).metrics(
         "identity", ["jpeg"], 50, 100
     )
-    assert metrics["clean"] == metrics["disturbed"]
+    assert metrics.clean == metrics.disturbed
 
 
 def test_out_of_distribution_images_are_not_answered_but_have_a_prediction_set(reference):
@@ -77,9 +77,9 @@ def test_out_of_distribution_images_are_not_answered_but_have_a_prediction_set(r
     metrics = watch_over(reference, [("identity", p, targets), ("jpeg", p, targets)], far).metrics(
         "identity", ["jpeg"], 64, 100
     )
-    assert metrics["clean"]["answered"] == 0
-    assert metrics["clean"]["wrong"] is None and metrics["clean"]["wrong_ci95"] is None
-    assert metrics["clean"]["held"] > 0.8
+    assert metrics.clean.value("answered") == 0
+    assert metrics.clean.value("wrong") is None and metrics.clean.metric("wrong").ci95 is None
+    assert metrics.clean.value("held") > 0.8
 
 
 def test_nothing_is_answered_without_a_guarantee():
@@ -87,4 +87,4 @@ def test_nothing_is_answered_without_a_guarantee():
     reference = fit_reference(p, targets)
     assert reference.threshold(MAX_ERROR) is None
     metrics = watch_over(reference, [("identity", p, targets)]).metrics("identity", ["identity"], 30, 100)
-    assert metrics["clean"]["answered"] == 0
+    assert metrics.clean.value("answered") == 0

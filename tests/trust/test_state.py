@@ -41,16 +41,16 @@ def metrics(n_val: int = 1500, n: int = 1500):
 
 def test_the_metrics_agree_with_the_thresholds():
     reference, p, targets, found = metrics()
-    json.dumps(found, allow_nan=False)
-    assert found["calibration"]["after"]["ece_equal_mass"] < found["calibration"]["before"]["ece_equal_mass"]
-    assert [row["max_error"] for row in found["selective"]] == list(MAX_ERRORS)
-    row = found["selective"][-1]
+    json.dumps(found.as_json(), allow_nan=False)
+    assert found.calibration.after.ece_equal_mass < found.calibration.before.ece_equal_mass
+    assert [row.max_error for row in found.selective] == list(MAX_ERRORS)
+    row = found.selective[-1]
     answered = (ood_scores(1500, 3) <= 1) & (uncertainty(p) <= reference.threshold(0.05).uncertainty)
-    assert (row["answered"], row["coverage"]) == (answered.sum(), answered.mean())
-    assert row["wrong"] == (p.argmax(1) != targets)[answered].sum()
-    assert row["error_ci95"][0] <= row["error"] <= row["error_ci95"][1]
-    assert {(row["level"], row["method"]) for row in found["conformal"]} == {(a, b) for a in LEVELS for b in METHODS}
-    assert found["ood"]["flagged"] == (ood_scores(1500, 3) > 1).sum()
+    assert (row.answered, row.coverage) == (answered.sum(), answered.mean())
+    assert row.wrong == (p.argmax(1) != targets)[answered].sum()
+    assert row.error_ci95[0] <= row.error <= row.error_ci95[1]
+    assert {(row.level, row.method) for row in found.conformal} == {(a, b) for a in LEVELS for b in METHODS}
+    assert found.ood.flagged == (ood_scores(1500, 3) > 1).sum()
 
 
 def test_out_of_distribution_images_of_val_give_no_guarantee():
@@ -63,10 +63,10 @@ def test_out_of_distribution_images_of_val_give_no_guarantee():
 @pytest.mark.parametrize("n", [1, 3])
 def test_few_images_are_handled(n):
     found = metrics(n, n)[-1]
-    json.dumps(found, allow_nan=False)
-    assert all(not row["guaranteed"] for row in found["selective"])
-    assert all(row["too_few_val"] == list(CLASSES) for row in found["conformal"])  # all classes are in all sets
-    assert all(row["coverage"] == 1 for row in found["conformal"])
+    json.dumps(found.as_json(), allow_nan=False)
+    assert all(not row.guaranteed for row in found.selective)
+    assert all(row.too_few_val == list(CLASSES) for row in found.conformal)  # all classes are in all sets
+    assert all(row.coverage == 1 for row in found.conformal)
 
 
 @pytest.mark.parametrize("right", [True, False])
@@ -76,17 +76,17 @@ def test_all_right_and_all_wrong_are_handled(right):
     reference = fit_reference(raw, targets)
     p = scale(raw, reference.temperature)
     found = trust_metrics(raw, p, targets, None, CLASSES, reference, reference.temperature)
-    json.dumps(found, allow_nan=False)
-    assert found["selective"][1]["guaranteed"] == right
-    assert found["ood"] is None
+    json.dumps(found.as_json(), allow_nan=False)
+    assert found.selective[1].guaranteed == right
+    assert found.ood is None
 
 
 def test_without_a_reference_nothing_is_guaranteed():
     raw, targets = drawn(50, 0)
     found = trust_metrics(raw, raw, targets, None, CLASSES, None, 1.0)
-    assert found["selective"] is None and found["conformal"] is None
-    assert found["calibration"]["before"] == found["calibration"]["after"]
-    assert found["aurc"] >= found["excess_aurc"] >= 0
+    assert found.selective is None and found.conformal is None
+    assert found.calibration.before == found.calibration.after
+    assert found.aurc >= found.excess_aurc >= 0
 
 
 def trust() -> Trust:

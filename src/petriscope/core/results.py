@@ -194,6 +194,21 @@ class OODSummary(Result):
     share: float
 
 
+class TrustMetrics(Result):
+    """What `Evaluation` has of calibration, selective prediction, prediction sets and out-of-distribution detection.
+
+    Args:
+        aurc, excess_aurc: area under the risk-coverage curve, and how far it is above the best order of the same answers.
+    """
+
+    calibration: Calibration
+    aurc: float
+    excess_aurc: float
+    selective: list[SelectiveRow] | None
+    conformal: list[ConformalRow] | None
+    ood: OODSummary | None
+
+
 class ConfusedPair(Result):
     true: str
     predicted: str

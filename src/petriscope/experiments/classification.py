@@ -51,7 +51,7 @@ def evaluate(
         predictor.temperature(tta),
     )
     about = {"task": predictor.task.name, "split": split, "tta": tta, "source": source}
-    return Evaluation.model_validate({**about, **metrics, **trust}), known.probabilities
+    return Evaluation.model_validate({**about, **metrics, **trust.as_json()}), known.probabilities
 
 
 def record(

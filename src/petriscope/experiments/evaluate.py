@@ -11,7 +11,7 @@ import numpy as np
 from petriscope.core.errors import RequestError
 from petriscope.core.progress import say
 from petriscope.core.recipe import TTA
-from petriscope.core.results import Evaluation, GuaranteesUnderShift, Robustness
+from petriscope.core.results import Evaluation, Robustness
 from petriscope.data import Dataset, ImageSet, load_dataset
 from petriscope.data.aligned import load_aligned
 from petriscope.inference.predictor import Prediction, Predictor, load_model
@@ -176,7 +176,7 @@ def stress_split(
         return None
     if watch is not None:
         named = [name for name, corruption in tested.corruptions.items() if corruption.medmnist_c]
-        found = GuaranteesUnderShift.model_validate(watch.metrics(PLAIN, named, tested.n, resamples))
+        found = watch.metrics(PLAIN, named, tested.n, resamples)
         tested = tested.model_copy(update={"guarantees": found})
     if into is not None:
         shown, names = disturbed_images(images, int(stratified(images.strata, 1)[0]))

@@ -7,10 +7,10 @@ class.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
+from petriscope.core.results import GuaranteeShares, GuaranteesUnderShift, Metric
 from petriscope.metrics.conformal import METHOD, sets
 from petriscope.metrics.intervals import bootstrap_weights, percentile95
 from petriscope.metrics.segmentation import divide
@@ -51,7 +51,7 @@ class Watch:
         held = sets(p, self.limits, METHOD)[np.arange(len(p)), targets]
         self._kept.setdefault(name, []).append(np.stack([answered, wrong, held], 1))
 
-    def metrics(self, plain: str, names: Sequence[str], n: int, resamples: int) -> dict[str, Any]:
+    def metrics(self, plain: str, names: Sequence[str], n: int, resamples: int) -> GuaranteesUnderShift:
         """Shares over the first ``n`` images, with 95 % bootstrap intervals over images: ``answered`` at a wanted error rate
         of `MAX_ERROR`; ``wrong`` among those (None if nothing is answered); and ``held``, the share of prediction sets of
         coverage `LEVEL` that contain the true class.
@@ -66,16 +66,16 @@ class Watch:
         passes[plain] = passes[plain][:n]
         each = {name: found.reshape(-1, n, len(METRICS)) for name, found in passes.items()}
         weights = np.concatenate(list(bootstrap_weights(n, resamples)))
-        return {
-            "max_error": MAX_ERROR,
-            "level": LEVEL,
-            "clean": _shares(each[plain], weights),
-            "disturbed": _shares(np.concatenate([each[name] for name in names]), weights),
-            "corruptions": {name: _shares(found, weights) for name, found in each.items() if name != plain},
-        }
+        return GuaranteesUnderShift(
+            max_error=MAX_ERROR,
+            level=LEVEL,
+            clean=_shares(each[plain], weights),
+            disturbed=_shares(np.concatenate([each[name] for name in names]), weights),
+            corruptions={name: _shares(found, weights) for name, found in each.items() if name != plain},
+        )
 
 
-def _shares(kept: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
+def _shares(kept: np.ndarray, weights: np.ndarray) -> GuaranteeShares:
     """The shares of P passes, bool [P, N, 3] as `Watch.note` records them, for bootstrap weights of the images, [R, N]."""
     total = kept.sum(0, dtype=np.float64)  # [N, 3]
 
@@ -84,8 +84,9 @@ def _shares(kept: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
 
     values = shares(total.sum(0)[None], np.array([len(kept) * len(total)]))[0]
     drawn = shares(weights @ total, len(kept) * weights.sum(1))
-    out: dict[str, Any] = {}
+    metrics = {}
     for name, value, column in zip(METRICS, values, drawn.T, strict=True):
-        out[name] = float(value) if np.isfinite(value) else None
-        out[f"{name}_ci95"] = list(percentile95(column)) if np.isfinite(value) else None
-    return out
+        defined = bool(np.isfinite(value))
+        ci95 = percentile95(column) if defined else None
+        metrics[name] = Metric(value=float(value) if defined else None, ci95=ci95)
+    return GuaranteeShares(metrics=metrics)

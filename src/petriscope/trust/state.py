@@ -13,6 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from petriscope.core.results import (
+    Calibration,
+    CalibrationErrors,
+    ConformalRow,
+    OODSummary,
+    SelectiveRow,
+    TrustMetrics,
+)
 from petriscope.metrics.calibration import calibration_errors
 from petriscope.metrics.conformal import METHOD, METHODS, Method, quantiles, scores, sets
 from petriscope.metrics.intervals import wilson
@@ -168,7 +176,7 @@ def trust_metrics(
     classes: tuple[str, ...],
     reference: Reference | None,
     temperature: float,
-) -> dict[str, Any]:
+) -> TrustMetrics:
     """Calibration, selective prediction, prediction sets and out-of-distribution detection on labeled images.
 
     Args:
@@ -180,39 +188,31 @@ def trust_metrics(
         temperature: with which ``probabilities`` were scaled.
 
     Returns:
-        ``calibration``: the temperature, and `calibration_errors` ``before`` and ``after`` it; ``aurc``, ``excess_aurc``;
-        ``selective``: one row per wanted error rate; ``conformal``: one row per coverage and method; both None without a
-        reference; ``ood``: the share of images flagged, None without a detector.
+        ``selective`` has one row per wanted error rate and ``conformal`` one per coverage and method; both are None without a
+        reference. ``ood`` is None without a detector.
     """
     uncertainties, right = uncertainty(probabilities), probabilities.argmax(1) == targets
     area, excess = aurc(uncertainties, right)
-    return {
-        "calibration": {
-            "temperature": temperature,
-            "before": calibration_errors(raw, targets),
-            "after": calibration_errors(probabilities, targets),
-        },
-        "aurc": area,
-        "excess_aurc": excess,
-        "selective": None
-        if reference is None
-        else [_selective(reference, wanted, uncertainties, right, ood) for wanted in MAX_ERRORS],
-        "conformal": None
-        if reference is None
-        else [
-            _conformal(reference, level, method, probabilities, targets, classes)
-            for level in LEVELS
-            for method in METHODS
-        ],
-        "ood": None
-        if ood is None
-        else {
-            "inside_of_val": INSIDE,
-            "threshold": 1.0,
-            "flagged": int((~(ood <= 1)).sum()),
-            "share": float((~(ood <= 1)).mean()),
-        },
-    }
+    selective, conformal, flagged = None, None, None
+    if reference is not None:
+        selective = [_selective(reference, wanted, uncertainties, right, ood) for wanted in MAX_ERRORS]
+        pairs = [(level, method) for level in LEVELS for method in METHODS]
+        conformal = [_conformal(reference, *pair, probabilities, targets, classes) for pair in pairs]
+    if ood is not None:
+        far = ~(ood <= 1)
+        flagged = OODSummary(inside_of_val=INSIDE, threshold=1.0, flagged=int(far.sum()), share=float(far.mean()))
+    return TrustMetrics(
+        calibration=Calibration(
+            temperature=temperature,
+            before=CalibrationErrors(**calibration_errors(raw, targets)),
+            after=CalibrationErrors(**calibration_errors(probabilities, targets)),
+        ),
+        aurc=area,
+        excess_aurc=excess,
+        selective=selective,
+        conformal=conformal,
+        ood=flagged,
+    )
 
 
 def answered_by(threshold: Threshold | None, uncertainties: np.ndarray, ood: np.ndarray | None) -> np.ndarray:
@@ -230,21 +230,21 @@ def answered_by(threshold: Threshold | None, uncertainties: np.ndarray, ood: np.
 
 def _selective(
     reference: Reference, max_error: float, uncertainties: np.ndarray, right: np.ndarray, ood: np.ndarray | None
-) -> dict[str, Any]:
+) -> SelectiveRow:
     threshold = reference.threshold(max_error)
     answered = answered_by(threshold, uncertainties, ood)
     n, wrong = int(answered.sum()), int((answered & ~right).sum())
-    return {
-        "max_error": max_error,
-        "guaranteed": threshold is not None,
-        "delta": DELTA,
-        "threshold": threshold.confidence if threshold else None,
-        "coverage": n / len(uncertainties),
-        "answered": n,
-        "wrong": wrong,
-        "error": wrong / n if n else None,
-        "error_ci95": list(wilson(wrong, n)) if n else None,
-    }
+    return SelectiveRow(
+        max_error=max_error,
+        guaranteed=threshold is not None,
+        delta=DELTA,
+        threshold=threshold.confidence if threshold else None,
+        coverage=n / len(uncertainties),
+        answered=n,
+        wrong=wrong,
+        error=wrong / n if n else None,
+        error_ci95=wilson(wrong, n) if n else None,
+    )
 
 
 def _conformal(
@@ -254,22 +254,22 @@ def _conformal(
     probabilities: np.ndarray,
     targets: np.ndarray,
     classes: tuple[str, ...],
-) -> dict[str, Any]:
+) -> ConformalRow:
     limits = reference.limits(level, len(classes), method)
     members = sets(probabilities, limits, method)
     covered = members[np.arange(len(targets)), targets]
     sizes = members.sum(1)
     by_class = {name: float(covered[targets == k].mean()) for k, name in enumerate(classes) if (targets == k).any()}
     worst = min(by_class, key=lambda name: by_class[name])
-    return {
-        "level": level,
-        "method": method,
-        "coverage": float(covered.mean()),
-        "coverage_ci95": list(wilson(float(covered.sum()), len(covered))),
-        "mean_size": float(sizes.mean()),
-        "empty": float((sizes == 0).mean()),
-        "single": float((sizes == 1).mean()),
-        "worst_class": worst,
-        "worst_class_coverage": by_class[worst],
-        "too_few_val": [name for name, limit in zip(classes, limits, strict=True) if limit == np.inf],
-    }
+    return ConformalRow(
+        level=level,
+        method=method,
+        coverage=float(covered.mean()),
+        coverage_ci95=wilson(float(covered.sum()), len(covered)),
+        mean_size=float(sizes.mean()),
+        empty=float((sizes == 0).mean()),
+        single=float((sizes == 1).mean()),
+        worst_class=worst,
+        worst_class_coverage=by_class[worst],
+        too_few_val=[name for name, limit in zip(classes, limits, strict=True) if limit == np.inf],
+    )
