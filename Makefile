@@ -12,10 +12,10 @@ demo: $(VENV)/.installed
 	$(BIN)/petriscope demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n $(PROCESSES)
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal
 
 test-lowest: $(LOWEST)/.installed
-	$(LOWEST)/bin/python -m pytest -n $(PROCESSES) tests/core tests/metrics tests/data tests/run \
+	$(LOWEST)/bin/python -m pytest -n $(PROCESSES) --dist worksteal tests/core tests/metrics tests/data tests/run \
 		tests/models/test_weights.py tests/audit/test_label_errors.py tests/report/test_page.py
 	$(LOWEST)/bin/petriscope train --help > $(LOWEST)/help.txt
 
