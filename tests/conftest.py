@@ -44,7 +44,7 @@ def tiny_recipe(tiny_npz):
             "optimizer": {"name": "adamw", "lr": 0.01},
             "schedule": "one-cycle",
             "training": {"epochs": 3, "batch_size": 16, "precision": "fp32", "device": "cpu", "checkpoint_seconds": 0},
-            "evaluation": {"bootstrap": 100},
+            "evaluation": {"bootstrap": 100, "stress": "off"},  # the stress test takes longer than the training
         }
         for key, value in overrides.items():
             merges = isinstance(value, dict) and "name" not in value and isinstance(tree.get(key), dict)

@@ -30,7 +30,8 @@ def trained(tiny_recipe, tiny_npz, module_tmp):
     kept = module_tmp / "kept"
     if not kept.exists():
         shutil.copy(tiny_npz, module_tmp / "tiny.npz")
-        recipe = tiny_recipe(data={"source": str(module_tmp / "tiny.npz")}, training={"epochs": 2})
+        source = {"source": str(module_tmp / "tiny.npz")}
+        recipe = tiny_recipe(data=source, training={"epochs": 2}, evaluation={"stress": "auto"})
         api.train(recipe, kept, quiet=True)
     folder = tiny_npz.parent / "run"
     shutil.copytree(kept, folder)

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from pages import Page
+from petriscope import tasks
 from petriscope.core.recipe import Recipe
 from petriscope.core.results import Cost, EnsembleSummary, Environment, Evaluation, Metric, TrainingSummary
 from petriscope.metrics.intervals import wilson
@@ -306,7 +307,8 @@ class Counting(Classification):
         return False
 
 
-def test_a_task_without_a_module_has_a_page(tmp_path: Path) -> None:
+def test_a_task_without_a_module_has_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "_TASKS", dict(tasks._TASKS))  # the new task is gone after the test
     register(Counting())
     run = evaluate(finish_run(start_run(tmp_path / "run", task="counting"), val=False), "test")
     found = run.results.test
