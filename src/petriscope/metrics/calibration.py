@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from petriscope.metrics.classification import BINS, calibration_error, nll_each
+from petriscope.metrics.classification import BINS, bin_means, calibration_error, nll_each
 
 
 def equal_mass_bins(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> dict[str, np.ndarray]:
@@ -22,14 +22,7 @@ def equal_mass_bins(confidence: np.ndarray, correct: np.ndarray, bins: int = BIN
     """
     ordered = np.sort(confidence)
     edges = ordered[(np.arange(1, bins) * len(ordered)) // bins] if len(ordered) else np.zeros(bins - 1)
-    index = np.searchsorted(edges, confidence, side="right")
-    count = np.bincount(index, minlength=bins)
-    some = np.maximum(count, 1)
-    return {
-        "count": count,
-        "confidence": np.bincount(index, confidence, minlength=bins) / some,
-        "accuracy": np.bincount(index, correct, minlength=bins) / some,
-    }
+    return bin_means(np.searchsorted(edges, confidence, side="right"), confidence, correct, bins)
 
 
 def ece_equal_mass(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> float:

@@ -80,7 +80,11 @@ def from_confusion(confusion: np.ndarray) -> dict[str, np.ndarray]:
 
 def calibration_bins(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> dict[str, np.ndarray]:
     """Bin images by confidence, with bins of equal width: ``count``, mean ``confidence`` and ``accuracy``, each [bins]."""
-    index = _bin_index(confidence, bins)
+    return bin_means(_bin_index(confidence, bins), confidence, correct, bins)
+
+
+def bin_means(index: np.ndarray, confidence: np.ndarray, correct: np.ndarray, bins: int) -> dict[str, np.ndarray]:
+    """``count``, mean ``confidence`` and ``accuracy`` per bin, each [bins]; 0 in empty bins. ``index``: int [N], the bins."""
     count = np.bincount(index, minlength=bins)
     some = np.maximum(count, 1)
     return {
