@@ -1,9 +1,8 @@
 """The page of augmentations says what the registry says."""
 
-import importlib.util
 from pathlib import Path
 
-import pytest
+import make_augmentations as maker
 from PIL import Image
 
 from petriscope.augment import AUGMENTATIONS
@@ -11,15 +10,7 @@ from petriscope.augment import AUGMENTATIONS
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-@pytest.fixture(scope="module")
-def maker():
-    spec = importlib.util.spec_from_file_location("make_augmentations", DOCS / "make_augmentations.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_page_is_what_its_command_writes(maker):
+def test_the_page_is_what_its_command_writes():
     written = (DOCS / "augmentations.md").read_text(encoding="utf-8")
     assert written == maker.page(), "run python docs/make_augmentations.py"
 
@@ -39,7 +30,7 @@ def test_the_images_are_small():
     assert sum(path.stat().st_size for path in (DOCS / "images").glob("augment-*.png")) < 1_500_000
 
 
-def test_strips_can_be_drawn(maker, monkeypatch, tmp_path):
+def test_strips_can_be_drawn(monkeypatch, tmp_path):
     monkeypatch.setattr(maker, "DOCS", tmp_path)
     (tmp_path / "images").mkdir()
     cells, labels = maker.eight_cells()

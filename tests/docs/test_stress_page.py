@@ -1,8 +1,8 @@
 """The page of the stress test says what the code does."""
 
-import importlib.util
 from pathlib import Path
 
+import make_stress as maker
 import pytest
 from PIL import Image
 
@@ -11,20 +11,12 @@ from petriscope.augment.corruptions import CORRUPTIONS
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-@pytest.fixture(scope="module")
-def maker():
-    spec = importlib.util.spec_from_file_location("make_stress", DOCS / "make_stress.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_page_is_what_its_command_writes(maker):
+def test_the_page_is_what_its_command_writes():
     assert (DOCS / "stress.md").read_text(encoding="utf-8") == maker.page(), "run python docs/make_stress.py"
 
 
 @pytest.mark.parametrize("name", sorted(CORRUPTIONS))
-def test_every_corruption_is_told_and_shown(maker, name):
+def test_every_corruption_is_told_and_shown(name):
     section = (DOCS / "stress.md").read_text(encoding="utf-8").partition(f"**{name}**")[2].partition("\n**")[0]
     assert all(f"{level:g}" in section for level in CORRUPTIONS[name].levels)
     with Image.open(DOCS / "images" / f"stress-{name}.png") as strip:
