@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from petriscope.audit import runner
-from petriscope.core.files import new_folder, number_folder, write_text
+from petriscope.core.files import new_folder, number_folder
 from petriscope.core.recipe import TTA, DataSection
 from petriscope.experiments.bench import run_suite as run_suite
 from petriscope.experiments.calibrate import calibrate as calibrate
@@ -20,7 +20,7 @@ from petriscope.experiments.evaluate import evaluate as evaluate
 from petriscope.experiments.train import resume as resume
 from petriscope.experiments.train import train as train
 from petriscope.explain.image_files import explain_files
-from petriscope.inference.predict import find_images, predict_files
+from petriscope.inference.predict import Rows, find_images, predict_files
 from petriscope.inference.predictor import load_model
 from petriscope.report.audit import write_audit_page
 from petriscope.report.explanations import checked, write_page
@@ -95,13 +95,25 @@ def predict(
     Raises:
         RequestError: there is no such model or image, or the model cannot give what ``max_error`` or ``set_coverage`` ask for.
     """
-    predictor = load_model(Path(model), device)
-    files = find_images(_paths(images))
-    where = None if out is None else Path(out)
-    table, path = predict_files(predictor, files, where, tta, max_error, set_coverage, quiet)
-    if path is not None:
-        write_text(path, table.to_csv(index=False))
-    return table
+    import pandas as pd
+
+    found = predict_rows(model, images, tta, device, quiet, max_error, set_coverage, out)
+    return pd.DataFrame([row for rows in found for row in rows], columns=list(found.columns))
+
+
+def predict_rows(
+    model: str | PathLike[str],
+    images: str | PathLike[str] | Sequence[str | PathLike[str]],
+    tta: TTA | None = None,
+    device: str = "auto",
+    quiet: bool = False,
+    max_error: float | None = None,
+    set_coverage: float | None = None,
+    out: str | Path | None = None,
+) -> Rows:
+    """`predict` for any number of images: rows are predicted, and written to ``out``, while they are read."""
+    predictor, files = load_model(Path(model), device), find_images(_paths(images))
+    return predict_files(predictor, files, None if out is None else Path(out), tta, max_error, set_coverage, quiet)
 
 
 def explain(

@@ -271,17 +271,21 @@ def predict(
 
     _share("--max-error", max_error)
     _share("--set-coverage", set_coverage)
-    table = api.predict(run, images, _tta(tta), device, max_error=max_error, set_coverage=set_coverage, out=out)
-    if out is None:
-        sys.stdout.write(table.to_csv(index=False))
-    else:
-        say(f"{len(table):,} images in {out}")
-    failed = table["error"].notna()
-    if failed.any():
-        first = table[failed].iloc[0]
-        raise PetriscopeError(
-            f"{failed.sum():,} of {len(table):,} images could not be read, the first: {first['error']}"
-        )
+    found = api.predict_rows(run, images, _tta(tta), device, max_error=max_error, set_coverage=set_coverage, out=out)
+    write = sys.stdout.write if out is None else None
+    if write is not None:
+        write(found.csv([], header=True))
+    count, failed, first = 0, 0, ""
+    for rows in found:
+        if write is not None:
+            write(found.csv(rows))
+        errors = [row["error"] for row in rows if row["error"] is not None]
+        first = first or next(iter(errors), "")
+        count, failed = count + len(rows), failed + len(errors)
+    if out is not None:
+        say(f"{count:,} images in {out}")
+    if failed:
+        raise PetriscopeError(f"{failed:,} of {count:,} images could not be read, the first: {first}")
 
 
 @app.command()

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from petriscope.inference.predict import CHUNK, Wanted, table_of
+from petriscope.inference.predict import CHUNK, Rows, Wanted, rows_by_chunk
 from petriscope.inference.predictor import Predictor
 from petriscope.trust.abstention import plan_abstention
 
-if TYPE_CHECKING:
-    import pandas as pd
 
-
-def predict_files(predictor: Predictor, paths: Sequence[Path], wanted: Wanted) -> tuple[pd.DataFrame, Path | None]:
+def predict_files(predictor: Predictor, paths: Sequence[Path], wanted: Wanted) -> Rows:
     """One row per image: image, predicted, confidence, error, answer, why, set (if ``set_coverage`` is given), and one
     probability per class (``p_<class>``). ``answer`` is the predicted class, or ``not sure`` with the reasons in ``why``."""
     plan = plan_abstention(
@@ -34,4 +31,4 @@ def predict_files(predictor: Predictor, paths: Sequence[Path], wanted: Wanted) -
 
     answers = ["answer", "why"] if wanted.set_coverage is None else ["answer", "why", "set"]
     columns = ["image", "predicted", "confidence", "error", *answers, *probabilities]
-    return table_of(predictor, paths, columns, rows_of, CHUNK, wanted.quiet), wanted.out
+    return Rows(columns, rows_by_chunk(predictor, paths, columns, rows_of, CHUNK, wanted.quiet), wanted.out)

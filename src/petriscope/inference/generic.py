@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from petriscope.core.errors import RequestError
-from petriscope.inference.predict import CHUNK, Wanted, table_of
+from petriscope.inference.predict import CHUNK, Rows, Wanted, rows_by_chunk
 from petriscope.inference.predictor import Predictor
 
-if TYPE_CHECKING:
-    import pandas as pd
 
-
-def predict_files(predictor: Predictor, paths: Sequence[Path], wanted: Wanted) -> tuple[pd.DataFrame, Path | None]:
+def predict_files(predictor: Predictor, paths: Sequence[Path], wanted: Wanted) -> Rows:
     """One row per image: image, error, and one probability per class (``p_<class>``)."""
     if wanted.max_error is not None or wanted.set_coverage is not None:
         raise RequestError(
@@ -27,4 +24,5 @@ def predict_files(predictor: Predictor, paths: Sequence[Path], wanted: Wanted) -
     def rows_of(images: np.ndarray, _: list[Path]) -> list[dict[str, Any]]:
         return [dict(zip(names, map(float, p), strict=True)) for p in predictor.probabilities(images, wanted.tta)]
 
-    return table_of(predictor, paths, ["image", "error", *names], rows_of, CHUNK, wanted.quiet), wanted.out
+    columns = ["image", "error", *names]
+    return Rows(columns, rows_by_chunk(predictor, paths, columns, rows_of, CHUNK, wanted.quiet), wanted.out)

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from petriscope.core.errors import DataError, RequestError
+from petriscope.core.files import atomic
 from petriscope.core.progress import progress
 from petriscope.core.recipe import TTA
 from petriscope.data.decode import decode_file, workers
 from petriscope.data.sources.folders import is_image
 from petriscope.inference.predictor import Predictor
 from petriscope.tasks import in_room
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 CHUNK = 256  # images decoded, and in memory, at a time
 
@@ -47,6 +46,39 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """A table of predictions that is computed while it is read, so that memory does not grow with the number of images.
+
+    Args:
+        columns: names of the columns, in order.
+        parts: the rows of some of the images at a time, in the order of the images. Each has a value for each column.
+        out: the CSV file that the rows are written to as they are read; None: none. It appears when all are there.
+    """
+
+    columns: Sequence[str]
+    parts: Iterator[list[dict[str, Any]]]
+    out: Path | None
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        with ExitStack() as open_files:
+            write = None
+            if self.out is not None:
+                temporary = open_files.enter_context(atomic(self.out))
+                write = open_files.enter_context(temporary.open("w", encoding="utf-8", newline="")).write
+                write(self.csv([], header=True))
+            for rows in self.parts:
+                if write is not None:
+                    write(self.csv(rows))
+                yield rows
+
+    def csv(self, rows: Sequence[Mapping[str, Any]], header: bool = False) -> str:
+        """Rows as lines of CSV."""
+        import pandas as pd
+
+        return pd.DataFrame(rows, columns=list(self.columns)).to_csv(index=False, header=header)
+
+
+@dataclass(frozen=True)
 class Wanted:
     """How image files are to be predicted; see `predict_files`."""
 
@@ -65,8 +97,8 @@ def predict_files(
     max_error: float | None = None,
     set_coverage: float | None = None,
     quiet: bool = True,
-) -> tuple[pd.DataFrame, Path | None]:
-    """Predict image files.
+) -> Rows:
+    """Predict image files, while the rows are read.
 
     Args:
         out: a CSV file; for segmentation, a folder; None: nothing is written.
@@ -75,7 +107,7 @@ def predict_files(
 
     Returns:
         one row per image, see ``predict_files`` in `petriscope.inference.classification` and
-        `petriscope.inference.segmentation`; and the CSV file to write it to, None without ``out``.
+        `petriscope.inference.segmentation`.
 
     Raises:
         RequestError: the task does not support an argument.
@@ -84,29 +116,27 @@ def predict_files(
     return in_room(predictor.task, "inference").predict_files(predictor, paths, wanted)
 
 
-def table_of(
+def rows_by_chunk(
     predictor: Predictor,
     paths: Sequence[Path],
     columns: Sequence[str],
     rows_of: Callable[[np.ndarray, list[Path]], Sequence[Mapping[str, Any]]],
     chunk: int,
     quiet: bool,
-) -> pd.DataFrame:
-    """A table with one row per file: ``image``, ``error`` if it cannot be read, and the fields that ``rows_of`` gives.
+) -> Iterator[list[dict[str, Any]]]:
+    """One row per file: ``image``, ``error`` if it cannot be read, and the fields that ``rows_of`` gives.
 
     Args:
         columns: names of the columns, in order.
         rows_of: images, uint8 [B, H, W, C], and their paths -> the fields of each row.
         chunk: number of images in memory at a time.
     """
-    import pandas as pd
-
-    rows: list[dict[str, Any]] = []
     with progress("predicting", len(paths)) as bar:
         for block, images in decoded(predictor, paths, chunk):
             read = [(path, image) for path, image in zip(block, images, strict=True) if isinstance(image, np.ndarray)]
             good = [image for _, image in read]
             found = iter(rows_of(np.stack(good), [path for path, _ in read]) if good else ())
+            rows = []
             for path, image in zip(block, images, strict=True):
                 row: dict[str, Any] = {**dict.fromkeys(columns), "image": str(path)}
                 if isinstance(image, str):
@@ -114,9 +144,9 @@ def table_of(
                 else:
                     row |= next(found)
                 rows.append(row)
+            yield rows
             if not quiet:
                 bar.advance(len(block))
-    return pd.DataFrame(rows, columns=list(columns))
 
 
 def decoded(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -12,16 +12,13 @@ from PIL import Image
 from petriscope.core.drawing import overlay, palette, write_png
 from petriscope.core.errors import RequestError
 from petriscope.data.decode import decode_file
-from petriscope.inference.predict import Wanted, table_of
+from petriscope.inference.predict import Rows, Wanted, rows_by_chunk
 from petriscope.inference.predictor import Predictor
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 CHUNK = 32  # images in memory at a time, each with a probability per class and pixel
 
 
-def predict_files(predictor: Predictor, paths: Sequence[Path], wanted: Wanted) -> tuple[pd.DataFrame, Path | None]:
+def predict_files(predictor: Predictor, paths: Sequence[Path], wanted: Wanted) -> Rows:
     """Write ``NAME.png`` (an indexed mask: pixel value = class, counted from 0) and ``NAME-overlay.png`` per image.
 
     Args:
@@ -29,7 +26,7 @@ def predict_files(predictor: Predictor, paths: Sequence[Path], wanted: Wanted) -
 
     Returns:
         one row per image: image, mask (the file), confidence (mean over pixels), error, and the share of pixels predicted
-        as each class (``share_<class>``); and the file to write the table to, ``masks.csv`` in the folder.
+        as each class (``share_<class>``); they are written to ``masks.csv`` in the folder.
 
     Raises:
         RequestError: ``out`` is missing, or has files of the same names; nothing is overwritten.
@@ -52,7 +49,8 @@ def predict_files(predictor: Predictor, paths: Sequence[Path], wanted: Wanted) -
         return rows
 
     columns = ["image", "mask", "confidence", "error", *shares]
-    return table_of(predictor, paths, columns, rows_of, CHUNK, wanted.quiet), wanted.out / "masks.csv"
+    parts = rows_by_chunk(predictor, paths, columns, rows_of, CHUNK, wanted.quiet)
+    return Rows(columns, parts, wanted.out / "masks.csv")
 
 
 def _file_names(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:

@@ -1,0 +1,70 @@
+"""Image files are predicted while rows are read, so that memory does not grow with their number."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from petriscope.core.recipe import load_recipe
+from petriscope.inference import classification, predict
+from petriscope.inference.predictor import Predictor
+from petriscope.models import build_model
+from petriscope.tasks import find_task
+
+CHUNK = 3
+
+
+@pytest.fixture
+def predictor():
+    recipe = load_recipe("demo")
+    model = build_model(recipe.model, 2, (28, 28, 3)).eval()
+    task, device = find_task("classification"), torch.device("cpu")
+    return Predictor(model, recipe, task, ("a, b", '"c"'), (28, 28, 3), (0.5,) * 3, (0.2,) * 3, device)
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """Eight files, in chunks of three; a chunk has no image that can be read."""
+    monkeypatch.setattr(classification, "CHUNK", CHUNK)
+    rng = np.random.default_rng(0)
+    paths = [tmp_path / f"{index}, é.png" for index in range(8)]
+    for index, path in enumerate(paths):
+        if index < 3:
+            path.write_bytes(b"no image")
+        else:
+            Image.fromarray(rng.integers(0, 256, (28, 28, 3), dtype=np.uint8)).save(path)
+    return paths
+
+
+def test_the_file_has_the_bytes_of_the_whole_table(predictor, files, tmp_path):
+    out = tmp_path / "out" / "rows.csv"
+    rows = predict.predict_files(predictor, files, out, "none")
+    read = [row for part in rows for row in part]
+    assert [row["image"] for row in read] == [str(path) for path in files]
+    whole = pd.DataFrame(read, columns=list(rows.columns)).to_csv(index=False)
+    assert out.read_bytes() == whole.encode()
+
+
+def test_nothing_is_predicted_before_it_is_asked_for(predictor, files, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(predict, "decode_file", lambda path, *_: asked.append(path) or np.zeros((28, 28, 3), np.uint8))
+    out = tmp_path / "rows.csv"
+    parts = iter(predict.predict_files(predictor, files, out, "none"))
+    assert asked == []
+    for count in (1, 2):
+        assert len(next(parts)) == CHUNK
+        assert sorted(asked) == files[: count * CHUNK]
+        assert not out.exists()
+    assert len(next(parts)) == 2
+    assert list(parts) == [] and out.is_file()
+
+
+def test_what_was_read_in_part_leaves_nothing_behind(predictor, files, tmp_path):
+    before = sorted(tmp_path.iterdir())
+    parts = iter(predict.predict_files(predictor, files, tmp_path / "rows.csv", "none"))
+    next(parts)
+    parts.close()
+    assert sorted(tmp_path.iterdir()) == before
