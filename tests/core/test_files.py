@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from petriscope.core.errors import PetriscopeError
-from petriscope.core.files import atomic, json_text, new_folder, slug, write_text
+from petriscope.core.errors import PetriscopeError, RequestError
+from petriscope.core.files import atomic, expand_user, json_text, new_folder, slug, write_text
 
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 
@@ -62,3 +63,10 @@ def test_a_disk_that_refuses_is_a_sentence(tmp_path):
 def test_a_slug_is_a_file_name(label):
     name = slug(label)
     assert name and not set(name) & set("/\\\0 :*?") and not name.startswith(".")
+
+
+@pytest.mark.parametrize("path", ["~nobody-is-called-so/x", "~nobody-is-called-so"])
+def test_a_home_of_nobody_is_a_sentence(path):
+    with pytest.raises(RequestError, match=r"no home folder for ~nobody-is-called-so; write the path in full"):
+        expand_user(path)
+    assert expand_user("a/~b") == Path("a/~b")

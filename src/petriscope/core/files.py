@@ -14,9 +14,23 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from petriscope.core.errors import PetriscopeError
+from petriscope.core.errors import PetriscopeError, RequestError
 
 NAME = 100  # characters of a file name that are kept in the name of its temporary file
+
+
+def expand_user(path: str | os.PathLike[str]) -> Path:
+    """The path, with a leading ``~`` or ``~name`` replaced by the home folder.
+
+    Raises:
+        RequestError: there is no such user, or the user has no home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise RequestError(
+            f"{os.fspath(path)}: there is no home folder for {Path(path).parts[0]}; write the path in full"
+        ) from None
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from petriscope.core.errors import RequestError, near
+from petriscope.core.files import expand_user
 from petriscope.core.yaml_text import InvalidYaml, read_yaml
 
 MAX_RECIPE_BYTES = 1_000_000
@@ -327,7 +328,7 @@ def _resolve(reference: str, beside: Path, chain: tuple[str, ...]) -> dict[str, 
 
 
 def _read(reference: str, beside: Path) -> tuple[str, str, Path]:
-    path = Path(reference).expanduser()
+    path = expand_user(reference)
     path = path if path.is_absolute() else beside / path
     if path.suffix in (".yaml", ".yml") or path.is_file():
         if not path.is_file():

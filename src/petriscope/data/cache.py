@@ -17,7 +17,7 @@ import numpy as np
 
 from petriscope.core.device import free_memory
 from petriscope.core.errors import DataError
-from petriscope.core.files import atomic, disk_error, write_text
+from petriscope.core.files import atomic, disk_error, expand_user, write_text
 
 VERSION = 1  # raise it when decoding changes, so that old entries are no longer used
 READ_BYTES = 1 << 22
@@ -29,7 +29,7 @@ Buffer: TypeAlias = bytes | memoryview
 def cache_dir() -> Path:
     """``$PETRISCOPE_CACHE``, else ``$XDG_CACHE_HOME/petriscope``, else ``~/.cache/petriscope``."""
     if own := os.environ.get("PETRISCOPE_CACHE"):
-        return Path(own).expanduser()
+        return expand_user(own)
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "petriscope"
 

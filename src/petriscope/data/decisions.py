@@ -15,7 +15,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from petriscope.core.errors import DataError, RequestError, near
-from petriscope.core.files import write_text
+from petriscope.core.files import expand_user, write_text
 from petriscope.core.recipe import DataSection, Section, explain
 from petriscope.core.yaml_text import read_yaml
 from petriscope.data import sources
@@ -98,7 +98,7 @@ def load_decisions(path: str | Path) -> Decisions:
     Raises:
         RequestError: there is none, or it is not valid; the message says where.
     """
-    place = Path(path).expanduser()
+    place = expand_user(path)
     place = place / FILE if place.is_dir() else place
     if not place.is_file():
         raise RequestError(f"data.audit: no decisions at {place}; give the folder of a petriscope audit, or its {FILE}")

@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from petriscope.core.errors import RequestError, near
-from petriscope.core.files import slug
+from petriscope.core.files import expand_user, slug
 from petriscope.core.recipe import Recipe, Section, explain, load_recipe
 from petriscope.core.yaml_text import InvalidYaml, read_yaml
 from petriscope.experiments.compare import settings_that_differ
@@ -135,7 +135,7 @@ def load_suite(reference: str | Path) -> Suite:
     Raises:
         RequestError: there is no such suite, or a key or value is wrong; the message suggests similar names.
     """
-    path = Path(reference).expanduser()
+    path = expand_user(reference)
     where = str(reference)
     if path.suffix in (".yaml", ".yml") or path.is_file():
         if not path.is_file():
@@ -223,7 +223,7 @@ def _located(method: Method, beside: Path) -> Method:
     """The method with absolute paths of recipes."""
     recipe = method.recipe
     if recipe is not None and recipe.endswith((".yaml", ".yml")):
-        recipe = str(beside / Path(recipe).expanduser())
+        recipe = str(beside / expand_user(recipe))
     return method.model_copy(update={"recipe": recipe, "of": tuple(_located(member, beside) for member in method.of)})
 
 

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from petriscope.core.errors import PetriscopeError, RequestError
+from petriscope.core.files import expand_user
 
 PROBE_SECONDS = 5.0
 
@@ -58,7 +59,7 @@ def read_weights(path: str | Path) -> WeightFile:
     Raises:
         RequestError: there is no such file, or it is damaged.
     """
-    path = Path(path).expanduser()
+    path = expand_user(path)
     if not path.is_file():
         raise RequestError(f"model.weights: no file {path}")
     try:

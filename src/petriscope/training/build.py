@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from petriscope.augment.base import Mixing
 from petriscope.augment.pipeline import Normalize, Pipeline
 from petriscope.augment.sets import augmented_set
 from petriscope.core.errors import RequestError
+from petriscope.core.files import expand_user
 from petriscope.core.recipe import Part, Recipe
 from petriscope.core.results import Normalization
 from petriscope.data import Dataset, ImageSet
@@ -54,7 +54,7 @@ def absolute_paths(recipe: Recipe) -> Recipe:
     """The recipe with absolute paths, so that the run can be resumed from any folder."""
 
     def absolute(text: str) -> str:
-        path = Path(text).expanduser()
+        path = expand_user(text)
         return str(path.resolve()) if path.exists() else text
 
     changes: dict[str, Any] = {}
