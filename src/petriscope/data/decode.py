@@ -45,7 +45,15 @@ FORMATS = frozenset(
         "WEBP",
     ]
 )
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+# Suffixes of image files. What a file holds is decided by its content alone. Icons and files of layers, which often lie beside
+# images, are left out.
+# fmt: off
+SUFFIXES = (
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".tif", ".tiff", ".webp", ".gif", ".bmp", ".dib",
+    ".avif", ".avifs", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".pcx", ".qoi",
+    ".sgi", ".ras", ".tga",
+)
+# fmt: on
 CHUNK = 32  # images per task of a thread
 WINDOW = 16  # tasks in memory at a time, per thread
 
