@@ -29,8 +29,19 @@ def test_json_is_strict_and_keeps_all_finite_values(tree):
             return [expected(each) for each in value]
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    text = json_text(tree)
-    assert text.endswith("\n") and json.loads(text, parse_constant=refuse) == expected(tree)
+    text = json_text({"tree": tree})
+    read = json.loads(text, parse_constant=refuse)
+    assert text.endswith("\n") and read["tree"] == expected(tree)
+    assert ("not_finite" in read) == (expected(tree) != tree)
+
+
+def test_json_says_what_was_no_number():
+    read = json.loads(json_text({"val": {"miou": math.nan, "n": 2}, "span": [0.0, math.inf]}), parse_constant=refuse)
+    assert read == {
+        "val": {"miou": None, "n": 2},
+        "span": [0.0, None],
+        "not_finite": {"val.miou": "nan", "span.1": "inf"},
+    }
 
 
 def test_an_interrupted_write_keeps_the_old_file(tmp_path):

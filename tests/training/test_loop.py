@@ -1,5 +1,7 @@
 """The loop as a whole: repeatable, resumable, and doing what the recipe says."""
 
+import json
+import math
 import os
 import random
 import signal
@@ -10,6 +12,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from petriscope import api
@@ -17,6 +20,7 @@ from petriscope.core.errors import Interrupted, PetriscopeError, RequestError
 from petriscope.core.recipe import load_recipe
 from petriscope.data.sampler import epoch_order
 from petriscope.run.folder import Run, open_run
+from petriscope.tasks.classification import Classification
 from petriscope.training.checkpoints import load_checkpoint, save_checkpoint
 from petriscope.training.loop import Trainer
 
@@ -213,9 +217,80 @@ def test_a_full_disk_in_training_is_an_error_and_the_run_can_go_on(tiny_recipe, 
     assert same(weights(api.resume(tmp_path / "full", quiet=True)), weights(whole))
 
 
-def test_a_diverged_run_says_so(tiny_recipe, tmp_path):
+DIVERGES = {"name": "sgd", "lr": 1e30}
+TO_NAN, TO_INFINITY = math.nan, -math.inf
+
+
+def strict_json(folder):
+    """All JSON of a run folder, read by a reader that knows no NaN."""
+
+    def refuse(word):
+        pytest.fail(f"{word} is no JSON")
+
+    files = [path for path in folder.rglob("*") if path.suffix in (".json", ".jsonl")]
+    texts = [line for path in files for line in path.read_text().splitlines() if path.suffix == ".jsonl"]
+    texts += [path.read_text() for path in files if path.suffix == ".json"]
+    for path in folder.rglob("*.safetensors"):
+        with safe_open(path, "pt") as handle:
+            texts += handle.metadata().values()
+    return [json.loads(text, parse_constant=refuse) for text in texts]
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+@pytest.mark.parametrize("averaging", [{}, {"ema": None}, {"ema": None, "swa": 0.5}, {"keep": "last"}])
+@pytest.mark.parametrize("val", [True, False])
+def test_a_diverged_run_says_so_and_is_not_finished(epochs, averaging, val, tiny_npz, tiny_recipe, tmp_path):
+    if not val:
+        arrays = {key: array for key, array in np.load(tiny_npz).items() if not key.startswith("val")}
+        np.savez(tiny_npz, **arrays)
+    recipe = tiny_recipe(
+        data={"val_fraction": 0.2 if val else 0},
+        optimizer=DIVERGES,
+        schedule="constant",
+        training={"epochs": epochs, "batch_size": 128, **averaging},
+    )
     with pytest.raises(PetriscopeError, match=r"diverged.*optimizer\.lr"):
-        api.train(tiny_recipe(optimizer={"name": "sgd", "lr": 1e30}), tmp_path / "run", quiet=True)
+        api.train(recipe, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    assert strict_json(tmp_path / "run")
+    with pytest.raises(PetriscopeError, match="diverged"):
+        api.resume(tmp_path / "run", quiet=True)
+
+
+@pytest.mark.parametrize("value", [TO_NAN, TO_INFINITY])
+@pytest.mark.parametrize("val_fraction", [0.2, 0])
+def test_the_update_of_the_very_last_step_counts(value, val_fraction, tiny_npz, tiny_recipe, tmp_path, monkeypatch):
+    """The loss of the last step is that of the weights before it."""
+    if not val_fraction:
+        np.savez(tiny_npz, **{key: array for key, array in np.load(tiny_npz).items() if not key.startswith("val")})
+    steps = Trainer.train_step
+
+    def breaks(self, images, targets):
+        out = steps(self, images, targets)
+        if self._step + 1 == self.settings.epochs * self.batches_per_epoch:
+            next(self.averaged.parameters()).data.fill_(value)
+        return out
+
+    monkeypatch.setattr(Trainer, "train_step", breaks)
+    with pytest.raises(PetriscopeError, match="a weight is not finite in epoch 3: training diverged"):
+        api.train(tiny_recipe(data={"val_fraction": val_fraction}), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_a_metric_that_is_not_defined_is_never_best(tiny_recipe, tmp_path, monkeypatch, capsys):
+    quick = Classification.quick
+    seen = iter([math.nan, 0.5, math.nan])
+    monkeypatch.setattr(Classification, "quick", lambda self, *found: {**quick(self, *found), "accuracy": next(seen)})
+    run = api.train(tiny_recipe(), tmp_path / "run", quiet=True)
+    assert (run.results.training.best_epoch, run.results.training.best) == (2, 0.5)
+    assert [line.val["accuracy"] for line in run.history] == [None, 0.5, None]
+    assert strict_json(run.folder)
+    monkeypatch.setattr(Classification, "quick", lambda self, *found: {**quick(self, *found), "accuracy": math.nan})
+    capsys.readouterr()
+    run = api.train(tiny_recipe(), tmp_path / "never")
+    assert run.results.training.best_epoch is None and run.results.training.kept == "last"
+    said = capsys.readouterr().err
+    assert "val accuracy –" in said and "Accuracy is not defined on val in any epoch" in said
 
 
 def test_early_stopping_keeps_the_best(tiny_recipe, tmp_path):

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from petriscope import api
-from petriscope.core.errors import DataError, RequestError
+from petriscope.core.errors import DataError, PetriscopeError, RequestError
 from petriscope.core.masks import IGNORE
 from petriscope.core.recipe import load_recipe
 from petriscope.data import load_dataset
@@ -192,3 +192,35 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(case, terrain_recipe, t
 def test_labels_are_not_judged_by_mean_iou(tiny_recipe, tmp_path):
     with pytest.raises(RequestError, match="for the task classification; known: accuracy"):
         api.train(tiny_recipe(training={"monitor": "miou"}), tmp_path / "run", quiet=True)
+
+
+@pytest.mark.parametrize("val", [True, False])
+def test_a_diverged_run_says_so_and_is_not_finished(val, terrain_recipe, tmp_path):
+    recipe = terrain_recipe(
+        data={"val_fraction": 0.2 if val else 0},
+        optimizer={"name": "sgd", "lr": 1e30},
+        schedule="constant",
+        training={"epochs": 1, "batch_size": 80, "ema": None},
+    )
+    with pytest.raises(PetriscopeError, match=r"diverged.*optimizer\.lr"):
+        api.train(recipe, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_val_without_labeled_pixels_has_no_metrics_and_chooses_nothing(terrain_recipe, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (24, 8, 8, 3), dtype=np.uint8)
+    masks = (images[..., 0] > 128).astype(np.uint8)
+    unlabeled = np.full((4, 8, 8), IGNORE, np.uint8)
+    np.savez(tmp_path / "x.npz", train_images=images, train_masks=masks, val_images=images[:4], val_masks=unlabeled)
+    for monitor in ("miou", "loss"):
+        recipe = terrain_recipe(
+            data={"source": str(tmp_path / "x.npz"), "size": None}, augment=[], training={"monitor": monitor}
+        )
+        run = api.train(recipe, tmp_path / monitor)
+        assert run.finished and run.results.training.best_epoch is None
+        assert [set(line.val.values()) for line in run.history] == [{None}, {None}]
+        said = capsys.readouterr().err
+        assert "not defined on val in any epoch" in said and "nan" not in said.lower().replace("nano", "")
+        assert "nan %" not in (run.folder / "report.html").read_text()
+    assert run.results.val.value("miou") is None

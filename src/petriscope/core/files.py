@@ -107,16 +107,24 @@ def write_text(path: Path, text: str) -> None:
 
 
 def json_text(tree: Any, indent: int | None = None) -> str:
-    """Strict JSON, with a line end; numbers that JSON does not have (NaN, infinity) become null."""
+    """Strict JSON, with a line end. Numbers that JSON does not have become null; ``not_finite`` of an object then says what
+    each was, by its place: ``{"val.loss": "nan"}``."""
+    lost: dict[str, str] = {}
 
-    def strict(value: Any) -> Any:
+    def strict(value: Any, *place: str) -> Any:
         if isinstance(value, dict):
-            return {key: strict(each) for key, each in value.items()}
+            return {key: strict(each, *place, str(key)) for key, each in value.items()}
         if isinstance(value, list | tuple):
-            return [strict(each) for each in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
+            return [strict(each, *place, str(index)) for index, each in enumerate(value)]
+        if isinstance(value, float) and not math.isfinite(value):
+            lost[".".join(place)] = str(value)
+            return None
+        return value
 
-    return json.dumps(strict(tree), indent=indent, allow_nan=False) + "\n"
+    tree = strict(tree)
+    if lost and isinstance(tree, dict):
+        tree["not_finite"] = lost
+    return json.dumps(tree, indent=indent, allow_nan=False) + "\n"
 
 
 def disk_error(error: OSError, path: Path) -> PetriscopeError:

@@ -34,7 +34,7 @@ OLD_SAMPLERS = {"square-root-sampler": "square-root", "weighted-sampler": "weigh
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Part(BaseModel):

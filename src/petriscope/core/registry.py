@@ -54,7 +54,7 @@ class Registry:
             RequestError: an unknown name, an unknown option, a value out of range.
         """
         fields: dict[str, Any] = self.options(part.name)
-        schema = create_model(part.name, __config__=ConfigDict(extra="forbid"), **fields)
+        schema = create_model(part.name, __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **fields)
         try:
             checked = schema.model_validate(part.options)
         except ValidationError as error:

@@ -480,8 +480,8 @@ class Epoch(Result):
     """
 
     epoch: int
-    train: dict[str, float]
-    val: dict[str, float] | None = None
+    train: dict[str, float | None]
+    val: dict[str, float | None] | None = None
     lr: float | None = None
     seconds: float | None = None
     images_per_second: float | None = None

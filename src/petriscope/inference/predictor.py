@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from petriscope.augment.pipeline import Normalize
 from petriscope.core.device import Format, choose_device, choose_format, lay_out
 from petriscope.core.errors import RequestError
-from petriscope.core.files import atomic
+from petriscope.core.files import atomic, json_text
 from petriscope.core.recipe import TTA, Recipe, check_recipe
 from petriscope.core.results import CLASSIFICATION, SEGMENTATION
 from petriscope.data.batches import Batches
@@ -208,7 +208,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _write(path: Path, weights: dict[str, Tensor], metadata: dict[str, Any]) -> None:
     contiguous = {name: tensor.contiguous() for name, tensor in weights.items()}
     with atomic(path) as temporary:
-        save_file(contiguous, temporary, metadata={"petriscope": json.dumps(metadata)})
+        save_file(contiguous, temporary, metadata={"petriscope": json_text(metadata)})
 
 
 def model_path(path: Path) -> Path:

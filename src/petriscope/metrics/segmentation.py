@@ -121,12 +121,12 @@ def _widen(lines: Tensor, reach: float) -> Tensor:
 
 def quick_mask_metrics(tally: Tally) -> dict[str, float]:
     """The metrics computed after every epoch: accuracy of labeled pixels, mean IoU, and loss (mean negative log-likelihood
-    per labeled pixel)."""
+    per labeled pixel). NaN where no pixel is labeled."""
     total = tally.confusion.sum(0)
     return {
         "accuracy": float(pixel_accuracy(total)),
         "miou": float(mean_iou(total)),
-        "loss": float(tally.nll.sum() / max(total.sum(), 1)),
+        "loss": float(divide(tally.nll.sum(), total.sum())),
     }
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from petriscope.core.errors import PetriscopeError
-from petriscope.core.files import atomic
+from petriscope.core.files import atomic, json_text
 
 Tree = dict[str, Any]
 
@@ -30,7 +30,7 @@ def save_checkpoint(path: Path, tensors: dict[str, dict[str, Tensor]], facts: Tr
         for name, tensor in members.items()
     }
     with atomic(path) as temporary:
-        save_file(flat, temporary, metadata={"facts": json.dumps(facts)})
+        save_file(flat, temporary, metadata={"facts": json_text(facts)})
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], Tree]:

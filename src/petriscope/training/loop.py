@@ -173,7 +173,7 @@ class Trainer:
 
         Raises:
             Interrupted: Ctrl-C; the run can be resumed.
-            PetriscopeError: the loss is no longer finite.
+            PetriscopeError: training diverged: the loss, a weight or an output is not finite.
         """
         if self.checkpoint is not None and self.checkpoint.is_file():
             self._restore()
@@ -187,6 +187,9 @@ class Trainer:
                     self._run_epoch(stop)
             finally:
                 self.bar.close()
+        if self.val is not None and self.at.best is None:
+            monitor = self.task.info(self.monitor).name
+            say(f"warning: {monitor} is not defined on val in any epoch, so the weights of the last epoch are kept")
         if self.best_weights is not None:
             return self.best_weights
         return {key: value.detach().cpu().clone() for key, value in self.averaged.state_dict().items()}
@@ -324,19 +327,21 @@ class Trainer:
     def _end_epoch(self) -> None:
         loss, hits, judged, images = self._sums.tolist()
         if not math.isfinite(loss):
-            raise PetriscopeError(
-                f"the loss is not finite in epoch {self.at.epoch + 1}: training diverged. Lower optimizer.lr (now "
-                f"{self.base_rates[0]:g}), or set training.clip_grad_norm=1 or training.precision=fp32"
-            )
+            raise self._diverged("the loss")
         self._average_epochs()
+        if not _all_finite(self.averaged):
+            raise self._diverged("a weight")
         line: dict[str, Any] = {
             "epoch": self.at.epoch + 1,
             "train": {"loss": loss / images, "accuracy": hits / max(judged, 1)},
         }
         if self.val is not None:
-            line["val"] = self._evaluate(self.val)
-            self._judge(line["val"][self.monitor])
+            metrics = self._evaluate(self.val)
+            self._judge(metrics[self.monitor])
+            line["val"] = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
         else:
+            if self.at.epoch + 1 == self.settings.epochs:
+                next(self._predict(self.train))  # no other batch shows what the last update did
             self.schedule.observe(line["train"]["loss"])
         line["lr"] = self.optimizer.param_groups[0]["lr"]
         line["seconds"] = round(self.at.epoch_seconds, 3)
@@ -351,12 +356,23 @@ class Trainer:
         if last or time.monotonic() - self._last_save > self.settings.checkpoint_seconds:
             self._save()
 
+    def _diverged(self, what: str) -> PetriscopeError:
+        return PetriscopeError(
+            f"{what} is not finite in epoch {self.at.epoch + 1}: training diverged. Lower optimizer.lr (now "
+            f"{self.base_rates[0]:g}), or set training.clip_grad_norm=1 or training.precision=fp32"
+        )
+
     def _evaluate(self, val: Batches) -> dict[str, float]:
-        model = self.averaged.get_submodule(self.head)
-        size = self.recipe.evaluation.batch_size
-        predictions = predict_batches(model, val, self.normalize, self.format, batch_size=size)
-        outputs = self.task.collect(predictions, len(val.images), len(val.images.classes))
+        outputs = self.task.collect(self._predict(val), len(val.images), len(val.images.classes))
         return self.task.quick(outputs, val.images)
+
+    def _predict(self, batches: Batches) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+        """The predictions of `averaged`, batch by batch; see `predict_batches`."""
+        model, size = self.averaged.get_submodule(self.head), self.recipe.evaluation.batch_size
+        for indices, log_p, targets in predict_batches(model, batches, self.normalize, self.format, batch_size=size):
+            if log_p.isnan().any():
+                raise self._diverged("an output")
+            yield indices, log_p, targets
 
     def _average_epochs(self) -> None:
         """If the epoch is one of the last, add its weights to the mean of the last epochs' weights."""
@@ -372,6 +388,8 @@ class Trainer:
     def _judge(self, value: float) -> None:
         sign = 1 if self.task.info(self.monitor).higher_is_better else -1
         self.schedule.observe(-sign * value)
+        if math.isnan(value):
+            return
         if self.at.best is None or sign * value > sign * self.at.best:
             self.at.best, self.at.best_epoch = value, self.at.epoch + 1
             if self.settings.keep == "best":
@@ -397,9 +415,11 @@ class Trainer:
             text += f"  val {self._shown(self.at.history[-1]['val'])}"
         return text
 
-    def _shown(self, metrics: dict[str, float]) -> str:
+    def _shown(self, metrics: dict[str, float | None]) -> str:
         shown = self.task.info(self.task.monitors[0])
         value = metrics[shown.key]
+        if value is None:
+            return f"{shown.name.lower()} –"
         return f"{shown.name.lower()} " + (f"{100 * value:6.2f} %" if shown.percent else f"{value:.4f}")
 
     def _report(self, line: dict[str, Any]) -> None:
@@ -409,7 +429,8 @@ class Trainer:
         text = f"epoch {line['epoch']:>{len(str(epochs))}} of {epochs}  loss {line['train']['loss']:.4f}"
         if "val" in line:
             star = " *" if self.at.best_epoch == line["epoch"] else "  "
-            text += f"  val loss {line['val']['loss']:.4f}  val {self._shown(line['val'])}{star}"
+            loss = line["val"]["loss"]
+            text += f"  val loss {'–' if loss is None else format(loss, '.4f')}  val {self._shown(line['val'])}{star}"
         done, total = self._cost(self._step), self._cost(epochs * self.batches_per_epoch)
         left = (total - done) * self.at.seconds / max(done, 1)
         text += f"  {line['seconds']:.1f} s" + (f"  {duration(left)} left" if left else "")
@@ -453,6 +474,10 @@ class Trainer:
         self.on_epoch(self.at.history)
         if not self.quiet:
             say(f"resumed after epoch {self.at.epoch}, batch {self.at.batch} of {self.batches_per_epoch}")
+
+
+def _all_finite(model: nn.Module) -> bool:
+    return bool(torch.stack([tensor.isfinite().all() for tensor in model.state_dict().values()]).all())
 
 
 def _position(fields: dict[str, Any]) -> Position:
