@@ -241,7 +241,10 @@ def test_a_confidence_near_1_is_written_with_enough_digits():
     assert plan.rows(p, None)[0]["why"] == "confidence 99.99997 % is below 99.99998 %"
 
 
-def test_the_file_has_no_tensors_but_weights(trained):
+def test_arrays_fitted_on_val_are_tensors_beside_the_weights(trained):
+    with safe_open(trained.model, framework="pt") as handle:
+        assert {"trust/references/none/target", "trust/detector/pixels/whiten"} <= set(handle.keys())
+        assert "base64" not in handle.metadata()["petriscope"]
     assert set(read_weights(trained.model).tensors) == set(load_model(trained.model).model.state_dict())
 
 
@@ -249,7 +252,8 @@ def test_damaged_references_are_an_error(trained):
     with safe_open(trained.model, framework="pt") as handle:
         facts = json.loads(handle.metadata()["petriscope"])
         tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
-    facts["trust"]["references"]["none"]["doubt"]["base64"] = "AAAA"
+    name = facts["trust"]["references"]["none"]["doubt"]
+    tensors[name] = tensors[name][:1]
     save_file(tensors, trained.model, metadata={"petriscope": json.dumps(facts)})
     with pytest.raises(RequestError, match="damaged"):
         load_model(trained.model)

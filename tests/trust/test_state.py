@@ -99,9 +99,27 @@ def trust() -> Trust:
     return Trust(references, detector)
 
 
-def test_trust_survives_a_round_trip_through_json():
+def as_before_tensors(facts, arrays):
+    """The facts as older versions wrote them, with arrays as base64 in place of their names."""
+    if isinstance(facts, dict):
+        return {key: as_before_tensors(value, arrays) for key, value in facts.items()}
+    if isinstance(facts, str):
+        values = arrays[facts]
+        return {"shape": list(values.shape), "base64": base64.b64encode(values.tobytes()).decode()}
+    return facts
+
+
+def written(trust: Trust, older: bool = False):
+    facts, arrays = trust.to_file()
+    if older:
+        facts, arrays = as_before_tensors(facts, arrays), {}
+    return json.loads(json.dumps(facts, allow_nan=False)), arrays
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_trust_survives_a_round_trip(older):
     before = trust()
-    after = Trust.from_json(json.loads(json.dumps(before.to_json())))
+    after = Trust.from_file(*written(before, older))
     for tta, reference in before.references.items():
         assert after.temperature(tta, "") == reference.temperature
         assert after.references[tta].threshold(0.1) == reference.threshold(0.1)
@@ -117,13 +135,13 @@ def test_files_from_before_mixtures_are_read():
     before = trust()
     mahalanobis = before.detector.features
     older = Trust(before.references, Detector(mahalanobis, mahalanobis))
-    after = Trust.from_json(json.loads(json.dumps(older.to_json())))
+    after = Trust.from_file(*written(older, older=True))
     new = np.random.default_rng(5).normal(size=(9, 4))
     np.testing.assert_array_equal(after.detector.score(new, new), older.detector.score(new, new))
 
 
 def test_empty_trust_survives_a_round_trip():
-    found = Trust.from_json(Trust().to_json())
+    found = Trust.from_file(*written(Trust()))
     assert found.references == {} and found.detector is None
     assert found.temperature("none", "none") == 1
 
@@ -137,18 +155,27 @@ def test_empty_trust_survives_a_round_trip():
         ("detector", "features", "whiten"),
     ],
 )
-def test_missing_and_inconsistent_arrays_are_errors(place):
-    facts = trust().to_json()
+@pytest.mark.parametrize("older", [False, True])
+def test_missing_and_inconsistent_arrays_are_errors(place, older):
+    facts, arrays = written(trust(), older)
     within = facts[place[0]][place[1]]
     whole = within.pop(place[2])
     with pytest.raises(KeyError):
-        Trust.from_json(facts)
+        Trust.from_file(facts, arrays)
     within[place[2]] = {"shape": [1, 2], "base64": base64.b64encode(bytes(8)).decode()}
     with pytest.raises(ValueError, match="inconsistent"):
-        Trust.from_json(facts)
-    within[place[2]] = {**whole, "base64": whole["base64"][:-4]}
-    with pytest.raises(ValueError, match=r"reshape|size"):
-        Trust.from_json(facts)
+        Trust.from_file(facts, arrays)
+    within[place[2]] = whole
+    if older:
+        whole["base64"] = whole["base64"][:-4]
+    else:
+        arrays[whole] = arrays[whole].astype(np.float64)
+    with pytest.raises(ValueError, match=r"reshape|size|float64, not float32"):
+        Trust.from_file(facts, arrays)
+    if not older:
+        del arrays[whole]
+        with pytest.raises(KeyError):
+            Trust.from_file(facts, arrays)
 
 
 def test_the_temperature_of_the_recipe_stands_in_for_other_augmentations():

@@ -1,6 +1,7 @@
 """Predictors: a trained model with everything that prediction needs, and its safetensors file.
 
-The metadata of the file hold the recipe, the task, class names, image shape, normalization, and what was fitted on val.
+The metadata of the file hold the recipe, the task, class names, image shape, normalization, and what was fitted on val, whose
+arrays are tensors beside the weights.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from petriscope.models import build_model
 from petriscope.models.layers import is_dense
 from petriscope.tasks import Task, find_task
 from petriscope.trust.ood import observe
-from petriscope.trust.state import Trust
+from petriscope.trust.state import TENSORS, Trust
 from petriscope.trust.temperature import scale
 
-FORMAT = 2  # version of the metadata; version 1 had no task
+FORMAT = 3  # version 1 had no task; up to version 2, the arrays of `Trust` were in the metadata
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +178,6 @@ def save_model(path: Path, weights: dict[str, Tensor], predictor: Predictor, fac
         facts: further metadata, for information only.
     """
     metadata = {
-        "format": FORMAT,
         "recipe": predictor.recipe.model_dump(mode="json"),
         "task": predictor.task.name,
         "classes": list(predictor.classes),
@@ -186,7 +186,7 @@ def save_model(path: Path, weights: dict[str, Tensor], predictor: Predictor, fac
         "std": list(predictor.std),
         **facts,
     }
-    _write(path, weights, {**metadata, "trust": predictor.trust.to_json()})
+    _write(path, weights, metadata, predictor.trust)
 
 
 def save_trust(path: Path, trust: Trust, out: Path | None = None) -> None:
@@ -195,20 +195,30 @@ def save_trust(path: Path, trust: Trust, out: Path | None = None) -> None:
     Args:
         out: another file to write; None: ``path`` itself.
     """
-    metadata, weights = _read(path)
-    _write(out or path, weights, {**metadata, "trust": trust.to_json()})
+    metadata, weights, _ = _read(path)
+    _write(out or path, weights, metadata, trust)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], Trust]:
+    """The metadata, the weights, and what was fitted on val."""
     with safe_open(path, framework="pt") as handle:
         facts = json.loads((handle.metadata() or {})["petriscope"])
-        return facts, {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 (not a mapping)
+        if facts["format"] > FORMAT:
+            raise RequestError(f"{path} was written by a newer version of Petriscope; update Petriscope")
+        tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 (not a mapping)
+    weights = {key: tensor for key, tensor in tensors.items() if not key.startswith(TENSORS)}
+    arrays = {key: tensor.numpy() for key, tensor in tensors.items() if key.startswith(TENSORS)}
+    trust = Trust.from_file(facts["trust"], arrays) if "trust" in facts else Trust()
+    return facts, weights, trust
 
 
-def _write(path: Path, weights: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    contiguous = {name: tensor.contiguous() for name, tensor in weights.items()}
+def _write(path: Path, weights: dict[str, Tensor], metadata: dict[str, Any], trust: Trust) -> None:
+    fitted, arrays = trust.to_file()
+    tensors = {name: tensor.contiguous() for name, tensor in weights.items()}
+    tensors |= {name: torch.from_numpy(values) for name, values in arrays.items()}
+    facts = {**metadata, "format": FORMAT, "trust": fitted}
     with atomic(path) as temporary:
-        save_file(contiguous, temporary, metadata={"petriscope": json_text(metadata)})
+        save_file(tensors, temporary, metadata={"petriscope": json_text(facts)})
 
 
 def model_path(path: Path) -> Path:
@@ -230,15 +240,12 @@ def load_model(path: str | PathLike[str], device: str = "auto") -> Predictor:
     if not path.is_file():
         raise RequestError(f"no model at {path}; a run folder has one once training has finished")
     try:
-        facts, weights = _read(path)
-        if facts["format"] > FORMAT:
-            raise RequestError(f"{path} was written by a newer version of Petriscope; update Petriscope")
+        facts, weights, trust = _read(path)
         recipe = check_recipe(facts["recipe"], str(path))
         height, width, channels = facts["shape"]
         model = build_model(recipe.model, len(facts["classes"]), (height, width, channels), fresh=False)
         model.load_state_dict(weights)
         task = find_task(facts.get("task", SEGMENTATION if is_dense(model) else CLASSIFICATION))
-        trust = Trust.from_json(facts["trust"]) if "trust" in facts else Trust()
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, OSError) as error:
         raise RequestError(f"{path} is damaged or not a Petriscope model file: {error}") from None
     where = choose_device(device)

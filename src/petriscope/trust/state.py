@@ -33,6 +33,8 @@ LEVELS = (0.9, 0.95)
 SCORED: tuple[Method, ...] = ("lac", "aps", "raps")  # the method class uses the scores of lac
 ARRAYS = {"uncertainty": np.float32, "target": np.int64, "right": np.uint8, "ood": np.float32}
 KEYS = {"uncertainty": "doubt", "ood": "outlier"}  # names of arrays in model files, where they differ
+TENSORS = "trust/"  # how the names of all arrays begin in model files; no weight has a slash in its name
+Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,32 +100,66 @@ class Trust:
         reference = self.references.get(tta) or self.references.get(otherwise)
         return 1.0 if reference is None else reference.temperature
 
-    def to_json(self) -> dict[str, Any]:
-        """The form in the metadata of a model file; arrays are base64."""
-        references = {
-            tta: {
-                "temperature": reference.temperature,
-                **{KEYS.get(name, name): _pack(getattr(reference, name), kind) for name, kind in ARRAYS.items()},
-                **{method: _pack(values, np.float32) for method, values in reference.true_scores.items()},
-            }
-            for tta, reference in self.references.items()
+    def to_file(self) -> tuple[dict[str, Any], Arrays]:
+        """The form in a model file: facts for its metadata, and the arrays to which they refer by name."""
+        arrays: Arrays = {}
+
+        def keep(values: np.ndarray, kind: type, *place: str) -> str:
+            name = TENSORS + "/".join(place)
+            arrays[name] = np.array(values, dtype=kind, order="C")
+            return name
+
+        def measure(part: Mahalanobis | Mixture, name: str) -> dict[str, Any]:
+            names = [each.name for each in fields(part) if each.name != "limit"]
+            kept = {each: keep(getattr(part, each), np.float32, "detector", name, each) for each in names}
+            return {"limit": part.limit, **kept}
+
+        references = {}
+        for tta, reference in self.references.items():
+            parts = {KEYS.get(name, name): (getattr(reference, name), kind) for name, kind in ARRAYS.items()}
+            parts |= {method: (values, np.float32) for method, values in reference.true_scores.items()}
+            kept = {name: keep(*part, "references", tta, name) for name, part in parts.items()}
+            references[tta] = {"temperature": reference.temperature, **kept}
+        detector = self.detector
+        found = detector and {
+            "features": measure(detector.features, "features"),
+            "pixels": measure(detector.pixels, "pixels"),
+            "limit": detector.limit,
         }
-        if self.detector is None:
-            return {"references": references, "detector": None}
-        parts = {"features": _measure(self.detector.features), "pixels": _measure(self.detector.pixels)}
-        return {"references": references, "detector": {**parts, "limit": self.detector.limit}}
+        return {"references": references, "detector": found}, arrays
 
     @classmethod
-    def from_json(cls, facts: dict[str, Any]) -> Trust:
-        """The inverse of `to_json`.
+    def from_file(cls, facts: dict[str, Any], arrays: Arrays) -> Trust:
+        """The inverse of `to_file`. Older files have arrays as base64 within the facts.
 
         Raises:
             KeyError, TypeError, ValueError, AttributeError: a value is missing or inconsistent.
         """
+
+        def array(found: Any, kind: type = np.float32) -> np.ndarray:
+            if not isinstance(found, str):
+                return _from_base64(found, kind)
+            if arrays[found].dtype != kind:
+                raise ValueError(f"{found} is {arrays[found].dtype}, not {np.dtype(kind)}")
+            return arrays[found]
+
+        def mahalanobis(found: dict[str, Any]) -> Mahalanobis:
+            centers, whiten = array(found["centers"]), array(found["whiten"])
+            if centers.ndim != 2 or whiten.ndim != 2 or centers.shape[1] != whiten.shape[1]:
+                raise ValueError("the arrays of the out-of-distribution detector have inconsistent shapes")
+            return Mahalanobis(centers, whiten, float(found["limit"]))
+
+        def mixture(found: dict[str, Any]) -> Mixture:
+            centers, whiten, height = (array(found[name]) for name in ("centers", "whiten", "height"))
+            square = (*centers.shape, centers.shape[1])
+            if centers.ndim != 2 or whiten.shape != square or height.shape != centers.shape[:1]:
+                raise ValueError("the arrays of the out-of-distribution detector have inconsistent shapes")
+            return Mixture(centers, whiten, height, float(found["limit"]))
+
         references = {}
         for tta, found in facts["references"].items():
-            parts = {name: _unpack(found[KEYS.get(name, name)], kind) for name, kind in ARRAYS.items()}
-            scored = {method: _unpack(found[method], np.float32) for method in SCORED}
+            parts = {name: array(found[KEYS.get(name, name)], kind) for name, kind in ARRAYS.items()}
+            scored = {method: array(found[method]) for method in SCORED}
             if (
                 len({values.shape for values in (*parts.values(), *scored.values())}) != 1
                 or not found["temperature"] > 0
@@ -133,37 +169,14 @@ class Trust:
         if facts["detector"] is None:
             return cls(references)
         found = facts["detector"]
-        features, pixels = _mahalanobis(found["features"]), found["pixels"]
-        measure = _mixture(pixels) if "height" in pixels else _mahalanobis(pixels)
-        return cls(references, Detector(features, measure, float(found["limit"])))
+        measure = mixture if "height" in found["pixels"] else mahalanobis
+        return cls(
+            references, Detector(mahalanobis(found["features"]), measure(found["pixels"]), float(found["limit"]))
+        )
 
 
-def _measure(part: Mahalanobis | Mixture) -> dict[str, Any]:
-    arrays = {each.name: getattr(part, each.name) for each in fields(part) if each.name != "limit"}
-    return {"limit": part.limit, **{name: _pack(values, np.float32) for name, values in arrays.items()}}
-
-
-def _mahalanobis(found: dict[str, Any]) -> Mahalanobis:
-    centers, whiten = (_unpack(found[name], np.float32) for name in ("centers", "whiten"))
-    if centers.ndim != 2 or whiten.ndim != 2 or centers.shape[1] != whiten.shape[1]:
-        raise ValueError("the arrays of the out-of-distribution detector have inconsistent shapes")
-    return Mahalanobis(centers, whiten, float(found["limit"]))
-
-
-def _mixture(found: dict[str, Any]) -> Mixture:
-    centers, whiten, height = (_unpack(found[name], np.float32) for name in ("centers", "whiten", "height"))
-    if centers.ndim != 2 or whiten.shape != (*centers.shape, centers.shape[1]) or height.shape != centers.shape[:1]:
-        raise ValueError("the arrays of the out-of-distribution detector have inconsistent shapes")
-    return Mixture(centers, whiten, height, float(found["limit"]))
-
-
-def _pack(values: np.ndarray, kind: type) -> dict[str, Any]:
-    """An array as JSON: its shape, and its bytes, little-endian, as base64."""
-    plain = np.ascontiguousarray(values, dtype=np.dtype(kind).newbyteorder("<"))
-    return {"shape": list(values.shape), "base64": base64.b64encode(plain.tobytes()).decode("ascii")}
-
-
-def _unpack(found: dict[str, Any], kind: type) -> np.ndarray:
+def _from_base64(found: dict[str, Any], kind: type) -> np.ndarray:
+    """An array from its shape and its little-endian bytes."""
     data = np.frombuffer(base64.b64decode(found["base64"]), dtype=np.dtype(kind).newbyteorder("<"))
     return data.astype(kind).reshape(found["shape"])
 
