@@ -217,6 +217,40 @@ def test_changed_images_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(load(source).split("train")) == 11
 
 
+def test_changed_contents_are_noticed_whatever_the_times(tmp_path: Path) -> None:
+    source = make_folders(tmp_path / "data")
+    path, found = source / "train/cat/train_00.png", []
+    for value in (10, 200):
+        bitmap = save(tmp_path / "a.bmp", "RGB", (value, value, value))
+        path.write_bytes(bitmap.read_bytes())  # of one size; contents decide, not the suffix
+        os.utime(path, (1e9, 1e9))
+        found.append(load(source, size=8).split("train").images)
+    assert [(images == 200).all((1, 2, 3)).sum() for images in found] == [0, 1]
+
+
+def test_a_moved_set_is_found_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make_folders(tmp_path / "data")
+    first = load(source)
+    taken = count_decodes(monkeypatch)
+    assert load(source.rename(tmp_path / "moved")).fingerprint == first.fingerprint and taken() == 0
+
+
+def test_images_that_change_while_they_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make_folders(tmp_path / "data")
+    original = decode._decode
+
+    def decode_and_change(path: Path, *rest: Any) -> Any:
+        found = original(path, *rest)
+        if path.name == "train_00.png":
+            path.write_bytes(path.read_bytes() + b"more")
+        return found
+
+    monkeypatch.setattr(decode, "_decode", decode_and_change)
+    with pytest.raises(DataError, match=r"changed while being read, the first: train/.*train_00\.png"):
+        load(source)
+    assert not list(cache.cache_dir().glob("*.npy"))
+
+
 @pytest.mark.parametrize("suffix", [".npy", ".json"])
 @pytest.mark.parametrize("how", ["flip", "cut", "empty", "gone"])
 def test_a_damaged_cache_is_rebuilt(suffix: str, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

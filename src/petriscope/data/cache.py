@@ -18,9 +18,11 @@ import numpy as np
 from petriscope.core.device import free_memory
 from petriscope.core.errors import DataError
 from petriscope.core.files import atomic, disk_error, expand_user, write_text
+from petriscope.data import index
 
-VERSION = 1  # raise it when decoding changes, so that old entries are no longer used
+VERSION = 2  # raise it when decoding changes, so that old entries are no longer used
 READ_BYTES = 1 << 22
+BESIDE = (".json", ".sum", ".rows")  # what belongs to an entry; the last two index its checksum and the digests of its rows
 MOST_BYTES = 20 << 30  # the size of the cache; the least recently used entries are dropped beyond it
 
 Buffer: TypeAlias = bytes | memoryview
@@ -39,13 +41,10 @@ def make_key(*parts: Any) -> str:
     return hashlib.blake2b(repr((VERSION, *parts)).encode(errors="surrogateescape"), digest_size=16).hexdigest()
 
 
-def stamp(path: Path) -> tuple[int, int]:
-    """(size, modification time in ns) of a file; (-1, -1) if there is none."""
-    try:
-        status = path.stat()
-    except OSError:
-        return -1, -1
-    return status.st_size, status.st_mtime_ns
+def contents(paths: Sequence[Path], source: str) -> index.Recalled:
+    """A digest of the bytes of each file of a source. Only files that may have changed since the last call are read."""
+    place = cache_dir() / f"{make_key('index', str(Path(source).absolute()))}.index"
+    return index.recall(place, paths, index.content_digest)
 
 
 def store(
@@ -102,18 +101,28 @@ def prune(most: int, spared: Path | None = None) -> None:
     (Windows), such an entry stays.
     """
     try:
-        sizes = {path: max(stamp(path)[0], 0) for path in cache_dir().glob("*.npy")}
+        sizes = {path: _status(path)[0] for path in cache_dir().glob("*.npy")}
     except OSError:
         return
     total = sum(sizes.values())
-    for path in sorted(sizes, key=lambda path: stamp(path.with_suffix(".json"))[1]):
+    for path in sorted(sizes, key=lambda path: _status(path.with_suffix(".json"))[1]):
         if total <= most:
             return
         if path != spared:
             with suppress(OSError):
                 path.unlink()
-                path.with_suffix(".json").unlink(missing_ok=True)
+                for suffix in BESIDE:
+                    path.with_suffix(suffix).unlink(missing_ok=True)
                 total -= sizes[path]
+
+
+def _status(path: Path) -> tuple[int, int]:
+    """(size, modification time in ns) of a file; (0, 0) if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
 
 
 def fetch(key: str, mapped: bool) -> tuple[np.ndarray, dict[str, Any]] | None:
@@ -126,7 +135,8 @@ def fetch(key: str, mapped: bool) -> tuple[np.ndarray, dict[str, Any]] | None:
     try:
         noted = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         about = noted["about"]
-        if noted["checksums"] != {"array": _checksum(path), "about": zlib.crc32(about.encode())}:
+        checksum = index.recall(path.with_suffix(".sum"), [path], _checksum).values[0]
+        if noted["checksums"] != {"array": int(checksum), "about": zlib.crc32(about.encode())}:
             return None
         with suppress(OSError):  # the cache may be read-only
             os.utime(path.with_suffix(".json"))  # used now
@@ -147,6 +157,22 @@ def fetch_stored(key: str, mapped: bool) -> tuple[np.ndarray, dict[str, Any]]:
     return found
 
 
+def row_digests(array: np.memmap) -> np.ndarray:
+    """`index.row_digests` of the whole array of an entry; computed once."""
+    path, size = Path(array.filename or ""), max(array[:1].nbytes, 1)
+
+    def compute(path: Path) -> str:
+        out = []
+        with path.open("rb") as handle:
+            handle.seek(array.offset)
+            while block := handle.read(max(READ_BYTES // size, 1) * size):
+                out.append(index.row_digests(np.frombuffer(block, dtype=np.uint8).reshape(-1, size)).tobytes().hex())
+        return "".join(out)
+
+    known = index.recall(path.with_suffix(".rows"), [path], compute).values[0]
+    return np.frombuffer(bytes.fromhex(known), dtype=np.uint8).reshape(-1, 16)
+
+
 def choose_mapped(size: int, memory: str, what: str) -> bool:
     """Whether an array of ``size`` bytes is mapped from disk rather than held in memory.
 
@@ -165,9 +191,9 @@ def choose_mapped(size: int, memory: str, what: str) -> bool:
     return memory == "mapped" or (memory == "auto" and size > free / 2)
 
 
-def _checksum(path: Path) -> int:
+def _checksum(path: Path) -> str:
     value = 0
     with path.open("rb") as handle:
         while block := handle.read(READ_BYTES):
             value = zlib.crc32(block, value)
-    return value
+    return str(value)

@@ -19,6 +19,7 @@ from petriscope.core.errors import DataError
 from petriscope.core.progress import progress
 from petriscope.core.recipe import DataSection
 from petriscope.data import cache
+from petriscope.data.index import Recalled
 
 MAX_PIXELS = 64_000_000
 # Formats that Pillow decodes itself. For others it starts a program (Ghostscript for EPS), or they are no raster images.
@@ -67,11 +68,13 @@ class Decoded:
 
     Args:
         pixels: uint8 [M, H, W, C]; mapped from disk or in memory.
+        digests: uint8 [M, 16], a hash of each of them.
         kept: int64 [K], the indices of the readable files in the list, which are also their rows in ``pixels``.
         warnings: what the user should know, one sentence each.
     """
 
     pixels: np.ndarray
+    digests: np.ndarray
     kept: np.ndarray
     warnings: list[str]
 
@@ -111,7 +114,7 @@ def decode_files(paths: Sequence[Path], names: Sequence[str], section: DataSecti
     """Decode many images to one shape, in parallel. A second call takes them from the cache.
 
     Args:
-        paths: the files. Their names, sizes and modification times are part of the cache's key.
+        paths: the files. The cache knows them by their contents.
         names: the name of each file in messages.
         section: size, filter, channels, bits, unreadable and memory.
         source: what the user named.
@@ -121,16 +124,17 @@ def decode_files(paths: Sequence[Path], names: Sequence[str], section: DataSecti
         PetriscopeError: the disk of the cache is full.
     """
     options = (section.height_width, section.filter, section.channels, section.bits, section.unreadable)
-    files = tuple((name, *cache.stamp(path)) for name, path in zip(names, paths, strict=True))
-    key = cache.make_key("images", str(Path(source).absolute()), files, options)
+    contents = cache.contents(paths, source)
+    key = cache.make_key("images", tuple(zip(names, contents.values, strict=True)), options)
     found = cache.fetch(key, mapped=True)
     if found is None:
-        _decode_to_cache(key, paths, names, section)
+        _decode_to_cache(key, paths, names, section, contents)
         found = cache.fetch_stored(key, mapped=True)
     pixels, about = found
+    digests = cache.row_digests(pixels)
     if not cache.choose_mapped(pixels.nbytes, section.memory, source):
         pixels = np.array(pixels)
-    return Decoded(pixels, np.array(about["kept"], dtype=np.int64), list(about["warnings"]))
+    return Decoded(pixels, digests, np.array(about["kept"], dtype=np.int64), list(about["warnings"]))
 
 
 def resize(image: np.ndarray, size: tuple[int, int], filter: Filter) -> np.ndarray:
@@ -190,7 +194,9 @@ def workers() -> int:
     return min(cores(), 16)
 
 
-def _decode_to_cache(key: str, paths: Sequence[Path], names: Sequence[str], section: DataSection) -> None:
+def _decode_to_cache(
+    key: str, paths: Sequence[Path], names: Sequence[str], section: DataSection, contents: Recalled
+) -> None:
     warnings: list[str] = []
     bad: dict[int, str] = {}
     with ThreadPoolExecutor(workers()) as pool:
@@ -231,6 +237,11 @@ def _decode_to_cache(key: str, paths: Sequence[Path], names: Sequence[str], sect
                             peak = max(peak or 0, brightest)
                         bar.advance(len(block))
                         yield block
+            if changed := contents.changed(paths):
+                raise DataError(
+                    f"{len(changed):,} image{'s' if len(changed) > 1 else ''} changed while being read, the first: "
+                    f"{names[changed[0]]}; start again when nothing writes to them"
+                )
             _refuse(bad, names, section, len(paths))
             if bad:
                 warnings.append(f"{_list_bad(bad, names)}; left out")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import os
 from collections.abc import Sequence
@@ -13,9 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from petriscope.core.errors import DataError
+from petriscope.data.index import row_digests
 from petriscope.tasks import Task, choose_task
 
 SPLITS = ("train", "val", "test")
+CHUNK = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +32,7 @@ class ImageSet:
         groups: [N] strings; images of one group (one slide) stay together when splits are drawn.
         rows: int64 [N], the row in ``pixels`` of each image; None: row i is image i. Lets the splits of one
             mapped array be views of it.
+        known: an array and the hashes of its rows, uint8 [M, 16]; they are used as long as ``pixels`` is this array.
         task: what the targets are; None: the task whose targets look like these, see `petriscope.tasks.choose_task`.
 
     Raises:
@@ -43,6 +45,7 @@ class ImageSet:
     ids: np.ndarray
     groups: np.ndarray | None = None
     rows: np.ndarray | None = None
+    known: tuple[np.ndarray, np.ndarray] | None = None
     task: Task = None  # type: ignore[assignment]  # never None after construction
 
     def __post_init__(self) -> None:
@@ -110,13 +113,16 @@ class ImageSet:
             rows=indices if self.rows is None else self.rows[indices],
         )
 
-    def digests(self, chunk: int = 1024) -> list[bytes]:
+    def digests(self) -> list[bytes]:
         """A 16-byte hash of each image's pixels; equal images have equal hashes."""
-        out = []
-        for start in range(0, len(self), chunk):
-            block = np.ascontiguousarray(self.take(np.arange(start, min(start + chunk, len(self)))))
-            out += [hashlib.blake2b(image.data, digest_size=16).digest() for image in block]
-        return out
+        return [hashes.tobytes() for hashes in self._hashes]
+
+    @cached_property
+    def _hashes(self) -> np.ndarray:
+        if self.known is not None and self.known[0] is self.pixels:
+            return self.known[1] if self.rows is None else self.known[1][self.rows]
+        chunks = (np.arange(start, min(start + CHUNK, len(self))) for start in range(0, len(self), CHUNK))
+        return np.concatenate([np.empty((0, 16), dtype=np.uint8), *(row_digests(self.take(chunk)) for chunk in chunks)])
 
 
 def _read(pixels: np.memmap, rows: np.ndarray) -> np.ndarray:

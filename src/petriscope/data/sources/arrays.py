@@ -43,6 +43,7 @@ def build_sets(
             classes=classes,
             ids=np.array([f"{split}/{index}" for index in range(len(array))]),
             groups=None if groups is None else groups[split],
+            known=(array, cache.row_digests(array)) if isinstance(array, np.memmap) else None,
         )
         for split, array in ready.items()
     }
@@ -141,8 +142,8 @@ def _convert_one(array: np.ndarray, gray: bool, section: DataSection) -> np.ndar
             out[start : start + len(block)] = block
             start += len(block)
         return out
-    file = Path(array.filename or "")
-    key = cache.make_key("converted", str(file), cache.stamp(file), (size, section.filter, gray, section.bits))
+    entry = Path(array.filename or "").stem  # of the cache, which tells entries by what is in them
+    key = cache.make_key("converted", entry, (size, section.filter, gray, section.bits))
     if (found := cache.fetch(key, mapped=True)) is None:
         cache.store(key, shape, np.dtype(np.uint8), blocks())
         found = cache.fetch_stored(key, mapped=True)

@@ -58,6 +58,7 @@ def sets_over(
     return {
         split: ImageSet(
             pixels=decoded.pixels,
+            known=(decoded.pixels, decoded.digests),
             targets=targets[split],
             classes=classes,
             ids=ids[indices],

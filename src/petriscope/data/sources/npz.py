@@ -204,7 +204,7 @@ def _load(archive: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
 def _map(archive: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
     """Unpack an array to the cache in pieces, and map it."""
     info = archive.getinfo(f"{name}.npy")
-    key = cache.make_key("member", str(path.absolute()), cache.stamp(path), name, info.file_size, info.CRC)
+    key = cache.make_key("member", cache.contents([path], str(path)).values[0], name)
     if (found := cache.fetch(key, mapped=True)) is None:
         folder = cache.cache_dir()
         folder.mkdir(parents=True, exist_ok=True)
