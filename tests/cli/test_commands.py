@@ -1,6 +1,7 @@
 """The commands as scripts see them: exit status, stdout, stderr."""
 
 import json
+import os
 
 import pytest
 import yaml
@@ -130,3 +131,10 @@ def test_a_suite_is_trained_and_its_runs_are_compared(petriscope, tiny_recipe, t
     assert status == 0 and json.loads(out)["metric"] == "macro_f1"
     status, _, err = petriscope("compare", "out/plain-seed0", "--metric", "f1")
     assert status == 2 and "known: accuracy" in err
+
+
+@pytest.mark.parametrize("command", ["audit", "train", "evaluate", "calibrate", "ensemble", "bench", "data"])
+def test_rehash_reads_every_file_again(petriscope, command, monkeypatch):
+    monkeypatch.setenv("PETRISCOPE_REHASH", "")
+    _, _, err = petriscope(command, "nothing-of-this-name", "--rehash")
+    assert "nothing-of-this-name" in err and os.environ["PETRISCOPE_REHASH"] == "1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
@@ -33,6 +34,12 @@ RECIPE_FOLDERS = {  # in the order of the listing, with their headings
 
 MANY = 0.05  # share of out-of-distribution images above which a hint is shown; on val the share is 0.005
 
+
+def _rehash(wanted: bool) -> None:
+    if wanted:
+        os.environ["PETRISCOPE_REHASH"] = "1"  # trainings in other processes inherit it
+
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -47,6 +54,9 @@ Data = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="A run folder.")]
 RunOrModel = Annotated[str, typer.Argument(metavar="RUN", help="A run folder or a model.safetensors.")]
+Rehash = Annotated[
+    bool, typer.Option("--rehash", callback=_rehash, help="Read every file again, also those that look unchanged.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout, and nothing else.")]
 Tta = Annotated[
     str | None, typer.Option(help="Test-time augmentation: none, mirror, flips, crops or d4; default: the recipe's.")
@@ -108,6 +118,7 @@ def audit(
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    rehash: Rehash = False,
 ) -> None:
     """Find problems in a set of images, and suggest decisions. Nothing is deleted."""
     from petriscope.audit.findings import kinds_of
@@ -149,6 +160,7 @@ def train(
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Continue an interrupted run.")] = None,
     test: Annotated[bool, typer.Option("--test", help="Evaluate on test after training.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    rehash: Rehash = False,
 ) -> None:
     """Train according to a recipe, and write a run folder with the model and a report."""
     from petriscope.core.recipe import load_recipe
@@ -189,6 +201,7 @@ def evaluate(
         int | None, typer.Option(metavar="N", min=1, help="Number of images in the stress test; default: 320.")
     ] = None,
     as_json: AsJson = False,
+    rehash: Rehash = False,
 ) -> None:
     """Compute the metrics of a run on test, with 95 % intervals."""
     _among("--split", split, ("train", "val", "test"))
@@ -222,6 +235,7 @@ def calibrate(
     tta: Tta = None,
     device: Device = "auto",
     as_json: AsJson = False,
+    rehash: Rehash = False,
 ) -> None:
     """Fit probabilities and thresholds on val again, for another test-time augmentation (--tta) or for an older run.
 
@@ -356,6 +370,7 @@ def ensemble(
     method: Annotated[str, typer.Option(help="soft, weighted, stacking, soup, greedy-soup or specialist.")] = "soft",
     out: Annotated[Path | None, typer.Option(help="Run folder to make; default runs/ensemble-METHOD-seedN.")] = None,
     as_json: AsJson = False,
+    rehash: Rehash = False,
 ) -> None:
     """Join runs into one, which is evaluated, compared and used like any run. Choices are made on val.
 
@@ -389,6 +404,7 @@ def bench(
     jobs: Annotated[int, typer.Option(metavar="N", min=1, help="Simultaneous trainings, which share the cores.")] = 1,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    rehash: Rehash = False,
 ) -> None:
     """Train a suite of methods with several seeds, and compare them. After an interrupt, the same command continues."""
     _among("--split", split or "val", ("val", "test"))
@@ -439,6 +455,7 @@ def models(name: Annotated[str | None, typer.Argument(help="Show the options of 
 @app.command("data")
 def data_command(
     source: Annotated[str | None, typer.Argument(metavar="SOURCE", help="Read this source and describe it.")] = None,
+    rehash: Rehash = False,
 ) -> None:
     """List the known data sets, or describe a source."""
     from petriscope.data.sources import NAMED

@@ -22,7 +22,11 @@ from petriscope.data import index
 
 VERSION = 2  # raise it when decoding changes, so that old entries are no longer used
 READ_BYTES = 1 << 22
-BESIDE = (".json", ".sum", ".rows")  # what belongs to an entry; the last two index its checksum and the digests of its rows
+BESIDE = (
+    ".json",
+    ".sum",
+    ".rows",
+)  # what belongs to an entry; the last two index its checksum and the digests of its rows
 MOST_BYTES = 20 << 30  # the size of the cache; the least recently used entries are dropped beyond it
 
 Buffer: TypeAlias = bytes | memoryview
@@ -157,8 +161,10 @@ def fetch_stored(key: str, mapped: bool) -> tuple[np.ndarray, dict[str, Any]]:
     return found
 
 
-def row_digests(array: np.memmap) -> np.ndarray:
-    """`index.row_digests` of the whole array of an entry; computed once."""
+def row_digests(array: np.ndarray) -> np.ndarray:
+    """`index.row_digests`, which are computed once for an array that is mapped from an entry."""
+    if not isinstance(array, np.memmap):
+        return index.row_digests(array)
     path, size = Path(array.filename or ""), max(array[:1].nbytes, 1)
 
     def compute(path: Path) -> str:

@@ -100,7 +100,7 @@ def row_digests(rows: np.ndarray) -> np.ndarray:
 def _status(path: Path) -> Status | None:
     """The status of a regular file; None for any other."""
     try:
-        found = os.stat(path)
+        found = path.stat()
     except (OSError, ValueError):
         return None
     if not stat.S_ISREG(found.st_mode):
