@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from petriscope.core.errors import PetriscopeError, RequestError
-from petriscope.core.files import atomic, expand_user, json_text, new_folder, slug, write_text
+from petriscope.core.files import atomic, expand_user, json_text, new_folder, read_text, slug, user_path, write_text
 
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 
@@ -81,3 +81,42 @@ def test_a_home_of_nobody_is_a_sentence(path):
     with pytest.raises(RequestError, match=r"no home folder for ~nobody-is-called-so; write the path in full"):
         expand_user(path)
     assert expand_user("a/~b") == Path("a/~b")
+
+
+@pytest.mark.parametrize("text", ["~nobodyhere/x", "~nobodyhere", "x" * 300, "./" + "x" * 300, "a\0b", "x/" * 3000])
+def test_a_path_that_cannot_be_is_refused_in_one_short_line(text, tmp_path):
+    for beside in (None, tmp_path):
+        with pytest.raises(RequestError) as caught:
+            user_path(text, beside)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 250
+
+
+def test_a_path_of_a_user_is_found_beside_a_folder_or_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert (
+        user_path("~/x") == user_path("x", tmp_path) == user_path(tmp_path / "x", Path("elsewhere")) == tmp_path / "x"
+    )
+    (tmp_path / "file").touch()
+    assert user_path("file/x", tmp_path) == tmp_path / "file" / "x"
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ("a: é".encode("latin-1"), r"UTF-8, from byte 4 on; is it a recipe\?"),
+        ("a: é".encode("utf-16"), "UTF-8, from byte 1"),
+        (b"x" * 101, "larger than 100 bytes"),
+        (None, "cannot be read"),
+    ],
+)
+def test_what_is_no_text_is_refused(tmp_path, data, says):
+    path = tmp_path / "r.yaml"
+    path.mkdir() if data is None else path.write_bytes(data)
+    with pytest.raises(RequestError, match=says):
+        read_text(path, 100, "a recipe")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_text_is_read_without_a_byte_order_mark(tmp_path, encoding):
+    (tmp_path / "x").write_text("é", encoding=encoding)
+    assert read_text(tmp_path / "x", 100, "text") == "é"

@@ -245,3 +245,67 @@ def test_a_recipe_in_the_names_of_an_older_version_loads(tmp_path):
 def test_an_old_key_beside_its_new_one_is_refused():
     with pytest.raises(RequestError, match="unknown key 'balance'"):
         check_recipe({"balance": "oversample", "sampler": "none"})
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("training.lr=0.1", "mean optimizer.lr"),
+        ("epochs=3", "mean training.epochs"),
+        ("batchsize=3", "training.batch_size"),
+        ("training.dropout=0.5", "mean model.dropout"),
+        ("trainig.epochs=3", "mean training"),
+        ("seed=!!int ''", r"seed.*'' is no int"),
+        ("seed=!!timestamp x", "seed.*timestamp"),
+        ("seed=2001-13-45", r"seed: .*2001-13-45"),
+        ("seed=" + "9" * 5000, "seed=99.*64 bits"),
+        ("seed=&a [*a]", "seed"),
+        ("augment." + "9" * 5000 + "=1", "counted from 0"),
+        ("data.source=" + "x" * 5000 + ": [", r"data.source=x.* \.\.\.: "),
+    ],
+)
+def test_a_set_that_cannot_be_names_the_key_in_short(setting, says):
+    with pytest.raises(RequestError, match=says) as caught:
+        load_recipe("demo", [setting])
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "base", ["~nobodyhere/x", "x" * 300, "missing.yaml", "[a]", "blood/fats", "~nobodyhere", '"a\\0b"']
+)
+def test_what_a_recipe_cannot_extend_is_named_with_the_recipe(tmp_path, base):
+    path = tmp_path / "r.yaml"
+    path.write_text(f"extends: {base}\n")
+    with pytest.raises(RequestError, match=r"r\.yaml.*extends"):
+        load_recipe(path)
+
+
+def test_a_circle_through_other_spellings_of_a_path_is_refused(tmp_path):
+    (tmp_path / "a.yaml").write_text(f"extends: ../{tmp_path.name}/a.yaml\n")
+    with pytest.raises(RequestError, match="circle"):
+        load_recipe(tmp_path / "a.yaml")
+
+
+RECIPE_TEXT = load_recipe("blood/best").to_yaml()
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, len(RECIPE_TEXT)),
+            st.integers(0, 12),
+            st.text("ab0:-[]{}&*!|>%@\"'#,. \n\t~\x00é", max_size=8),
+        ),
+        max_size=6,
+    )
+)
+def test_an_edited_recipe_is_read_or_refused_by_name(tmp_path_factory, edits):
+    text = RECIPE_TEXT
+    for start, cut, put in edits:
+        text = text[:start] + put + text[start + cut :]
+    path = tmp_path_factory.getbasetemp() / "edited.yaml"
+    path.write_text(text)
+    try:
+        load_recipe(path)
+    except RequestError as error:
+        assert "edited.yaml" in str(error) or "extends" in text

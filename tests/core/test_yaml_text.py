@@ -64,3 +64,46 @@ def test_what_is_refused(text, says):
 
 def test_dates_stay_text():
     assert read_yaml("name: 2026-11-29") == {"name": "2026-11-29"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["!!int ''", "!!int x", "!!int 1.5", "!!bool x", "!!float x", "!!float ''", "!!null x", "!!timestamp x", "!!binary aGk=",
+     "!!map [a]", "!!seq {a: b}", "!!str [a]", "!!merge x", "<<: 3", "=: 1", "0x_", "a: <<"],
+)  # fmt: skip
+def test_a_value_that_is_not_what_its_tag_says_is_refused(text):
+    with pytest.raises(InvalidYaml):
+        read_yaml(text)
+
+
+@pytest.mark.parametrize(
+    "number", ["9" * 5000, "-" + "9" * 19, "0x" + "f" * 5000, "0b" + "1" * 64, str(2**63), "1:" * 50 + "0"]
+)
+def test_a_number_of_more_than_64_bits_is_refused_and_not_printed(number):
+    with pytest.raises(InvalidYaml) as caught:
+        read_yaml(f"seed: {number}")
+    assert len(str(caught.value)) < 200
+    assert read_yaml(f"[{2**63 - 1}, {-(2**63)}]") == [2**63 - 1, -(2**63)]
+
+
+@pytest.mark.parametrize("padding", ["", "# " + "x" * LONG])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 200 + "]" * 200,
+        "- " * 200 + "x",
+        "a0: &a0 [x]\n" + "\n".join(f"a{n}: &a{n} [*a{n - 1}]" for n in range(1, 200)),
+    ],
+)
+def test_nesting_has_an_end_by_text_and_by_alias(text, padding):
+    with pytest.raises(InvalidYaml, match="nested too deeply"):
+        read_yaml(f"{text}\n{padding}")
+
+
+def test_messages_say_where_in_one_line():
+    with pytest.raises(InvalidYaml, match=r"^[^\n]*line 2, column 4[^\n]*$"):
+        read_yaml("a: 1\nb: !!int x\n")
+
+
+def test_mappings_merge():
+    assert read_yaml("a: &a {x: 1}\nb: {<<: *a, y: 2}")["b"] == {"x": 1, "y": 2}

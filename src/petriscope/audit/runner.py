@@ -14,7 +14,7 @@ from petriscope.audit.checks import all_checks, all_findings
 from petriscope.audit.findings import STRONGEST_FIRST, final_decisions, make_table
 from petriscope.audit.joining import join
 from petriscope.core.errors import RequestError, near
-from petriscope.core.files import atomic, expand_user, json_text, write_text
+from petriscope.core.files import atomic, json_text, user_path, write_text
 from petriscope.core.recipe import DataSection
 from petriscope.core.results import SCHEMA_VERSION
 from petriscope.data import sources
@@ -183,8 +183,9 @@ def _extractor(features: str, seed: int, quiet: bool) -> Callable[[ImageSet], np
 
     if features == LEARNED:
         return lambda images: embeddings.learned_features(images, seed=seed, quiet=quiet)
-    if expand_user(features).exists():
-        return lambda images: embeddings.run_features(expand_user(features), images, quiet=quiet)
+    path = user_path(features)
+    if path.exists():
+        return lambda images: embeddings.run_features(path, images, quiet=quiet)
     if features.startswith("timm/") or features in MODELS.members:
         return lambda images: embeddings.backbone_features(features, images, quiet=quiet)
     raise RequestError(

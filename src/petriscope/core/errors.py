@@ -28,10 +28,29 @@ class Interrupted(PetriscopeError):
     exit_status = 130
 
 
+def shortened(text: str, length: int = 80) -> str:
+    """A text from outside as it stands in a message: cut to so many characters."""
+    return text if len(text) <= length else f"{text[: length - 4]} ..."
+
+
+def shown(value: object) -> str:
+    """A value from outside as it is quoted in a message: its ``repr``, shortened."""
+    try:
+        return shortened(repr(value))
+    except (ValueError, RecursionError):  # a whole number with more digits than Python prints, or too deep a nesting
+        return f"a value of type {type(value).__name__} too large to print"
+
+
 def near(word: str, known: Iterable[str]) -> str:
-    """A hint for an unknown name: the known names that are similar, or else all of them."""
+    """A hint for an unknown name: the known names that are similar, whatever their case, or else all of them."""
     names = sorted(known)
-    close = get_close_matches(word, names, n=3, cutoff=0.5)
+    close = similar(word, names)
     if close:
         return "did you mean " + " or ".join(close) + "?"
     return "known: " + ", ".join(names) if names else "none are known"
+
+
+def similar(word: str, known: Iterable[str]) -> list[str]:
+    """Up to three known names that are similar, the most similar first."""
+    names = {name.casefold(): name for name in known}
+    return [names[key] for key in get_close_matches(word.casefold(), names, n=3, cutoff=0.5)]

@@ -1,4 +1,5 @@
-"""Atomic writing: a reader sees the old file or the new one, never a part of it."""
+"""Files: paths and texts that come from outside, and atomic writing: a reader sees the old file or the new one, never a part
+of it."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from petriscope.core.errors import PetriscopeError, RequestError
+from petriscope.core.errors import PetriscopeError, RequestError, shown
 
 NAME = 100  # characters of a file name that are kept in the name of its temporary file
 
@@ -30,6 +31,53 @@ def expand_user(path: str | os.PathLike[str]) -> Path:
     except RuntimeError:
         raise RequestError(
             f"{os.fspath(path)}: there is no home folder for {Path(path).parts[0]}; write the path in full"
+        ) from None
+
+
+def user_path(text: str | os.PathLike[str], beside: Path | None = None) -> Path:
+    """A path that a user gave, with ``~`` expanded. There may be nothing at it, but it can be looked up.
+
+    Args:
+        beside: the folder that a relative path starts from; None: the current one.
+
+    Raises:
+        RequestError: as `expand_user`, a name that no file can have, or a folder that may not be searched.
+    """
+    path = expand_user(text)
+    path = path if beside is None else beside / path
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise RequestError(f"{shown(str(text))} cannot be looked up: {error.strerror or error}") from None
+    except ValueError as error:
+        raise RequestError(f"{shown(str(text))} is no path: {error}") from None
+    return path
+
+
+def read_text(path: Path, limit: int, what: str) -> str:
+    """The text of a file in UTF-8, without a byte order mark.
+
+    Args:
+        limit: bytes that the file may have.
+        what: it should be, for messages, such as ``a recipe``.
+
+    Raises:
+        RequestError: it may not be read, is larger than that, or is not in UTF-8.
+    """
+    try:
+        with path.open("rb") as handle:
+            data = handle.read(limit + 1)
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read: {error.strerror or error}") from None
+    if len(data) > limit:
+        raise RequestError(f"{path} is larger than {limit:,} bytes; is it {what}?")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RequestError(
+            f"{path} is not text in UTF-8, from byte {error.start + 1:,} on; is it {what}? If so, save it in UTF-8"
         ) from None
 
 

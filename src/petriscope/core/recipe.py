@@ -8,16 +8,17 @@ which are checked against the part's own signature by `petriscope.core.registry`
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from importlib import resources
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from petriscope.core.errors import RequestError, near
-from petriscope.core.files import expand_user
+from petriscope.core.errors import RequestError, near, shortened, shown, similar
+from petriscope.core.files import read_text, user_path
 from petriscope.core.yaml_text import InvalidYaml, read_yaml
 
 MAX_RECIPE_BYTES = 1_000_000
@@ -26,6 +27,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 TTA = Literal["none", "mirror", "flips", "crops", "d4"]  # test-time augmentation, by the number of views
 Sampler = Literal["none", "square-root", "weighted", "oversample"]  # see `petriscope.data.sampler`
+PART_KEYS = ("optimizer.lr", "optimizer.weight_decay", "model.dropout", "model.weights", "loss.label_smoothing")
 
 # Recipes in older run folders and model files still load: keys of the recipe, and keys at any depth of it.
 OLD_FIELDS = {"balance": "sampler"}
@@ -217,16 +219,20 @@ def load_recipe(reference: str | Path, settings: tuple[str, ...] | list[str] = (
     return check_recipe(tree, str(reference))
 
 
-def check_recipe(tree: dict[str, Any], where: str = "recipe") -> Recipe:
+def check_recipe(tree: Any, where: str = "recipe") -> Recipe:
     """Check a recipe that was read, with the names of today or of older versions.
 
     Raises:
         RequestError: a key or a value is unknown or wrong; the message names the near ones.
     """
+    if not isinstance(tree, dict):
+        raise RequestError(f"{where}: a recipe is a mapping of keys to values, such as 'seed: 1', not {shown(tree)}")
     try:
         return Recipe.model_validate(upgraded(tree))
     except ValidationError as error:
-        raise RequestError(explain(error, Recipe, where)) from None
+        raise RequestError(explain(error, Recipe, where, _keys_of_parts(tree))) from None
+    except RecursionError:
+        raise RequestError(f"{where}: it is nested too deeply") from None
 
 
 def upgraded(tree: dict[str, Any]) -> dict[str, Any]:
@@ -276,39 +282,81 @@ def recipe_names() -> list[str]:
     return sorted(names)
 
 
-def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
-    """Turn pydantic's errors into sentences: which key, what is wrong with it, what is near."""
+def explain(error: ValidationError, model: type[BaseModel], where: str, more: Iterable[str] = ()) -> str:
+    """Turn pydantic's errors into sentences: which key, what is wrong with it, what is near.
+
+    Args:
+        more: dotted keys that may be meant beside those of the model.
+    """
     lines = []
     for item in error.errors():
         path = [str(step) for step in item["loc"] if not str(step).startswith(("function-", "constrained-"))]
-        key = ".".join(path)
+        key = shortened(".".join(path))
         if item["type"] == "extra_forbidden":
-            known = _fields_at(model, path[:-1])
-            lines.append(f"{where}: unknown key {key!r}; {near(path[-1], known)}")
+            lines.append(f"{where}: unknown key {key!r}; {_near_key(path, model, more)}")
         elif item["type"] == "literal_error":
             expected = [
                 word.strip("'") for word in re.findall(r"'[^']*'", str(item.get("ctx", {}).get("expected", "")))
             ]
-            lines.append(f"{where}: {key} cannot be {item['input']!r}; {near(str(item['input']), expected)}")
+            said = shown(item["input"])
+            hint = near(said.strip("'"), expected)
+            lines.append(f"{where}: {key} cannot be {said}; {hint}")
         else:
-            lines.append(f"{where}: {key or 'recipe'}: {item['msg']} (got {item['input']!r})")
+            lines.append(f"{where}: {key or 'recipe'}: {item['msg']} (got {shown(item['input'])})")
     return "\n".join(dict.fromkeys(lines))
+
+
+def _near_key(path: list[str], model: type[BaseModel], more: Iterable[str]) -> str:
+    """A hint for an unknown key: the same name in another section, or a similar one beside it, or elsewhere."""
+    name, beside = path[-1], _fields_at(model, path[:-1])
+    elsewhere: dict[str, list[str]] = {}
+    for key in sorted({*_keys(model), *more} - {".".join(path)}):
+        elsewhere.setdefault(key.rpartition(".")[2], []).append(key)
+    if name not in elsewhere and (similar(name, beside) or not similar(name, elsewhere)):
+        return near(name, beside)
+    meant = [key for each in ([name] if name in elsewhere else similar(name, elsewhere)) for key in elsewhere[each]]
+    return "did you mean " + " or ".join(meant[:3]) + "?"
+
+
+def _keys(node: Any, before: str = "") -> Iterator[str]:
+    """The dotted keys of a schema, or of a mapping."""
+    if isinstance(node, type) and issubclass(node, BaseModel):
+        below: dict[Any, Any] = {name: _section(field.annotation) for name, field in node.model_fields.items()}
+    elif isinstance(node, dict):
+        below = node
+    else:
+        return
+    for key, each in below.items():
+        yield f"{before}{key}"
+        yield from _keys(each, f"{before}{key}.")
+
+
+def _keys_of_parts(tree: dict[str, Any]) -> list[str]:
+    """The dotted keys of the options of parts: those in a recipe, and the most usual."""
+    return [*PART_KEYS, *_keys({name: tree.get(name) for name in sorted(_PARTS)})]
+
+
+def _section(annotation: Any) -> Any:
+    """The schema of a field that is a section, or that may be None instead."""
+    inner = [each for each in get_args(annotation) if each is not type(None)]
+    return inner[0] if len(inner) == 1 else annotation
 
 
 def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
     for step in path:
         field = model.model_fields.get(step)
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+        section = None if field is None else _section(field.annotation)
+        if not (isinstance(section, type) and issubclass(section, BaseModel)):
             return []
-        model = field.annotation
+        model = section
     return list(model.model_fields)
 
 
 def _resolve(reference: str, beside: Path, chain: tuple[str, ...]) -> dict[str, Any]:
     """Read a recipe and lay it over the one it extends."""
     text, label, folder = _read(reference, beside)
-    if label in chain:
-        raise RequestError("recipes extend one another in a circle: " + " -> ".join((*chain, label)))
+    if label in chain or len(chain) > 50:
+        raise RequestError("recipes extend one another in a circle: " + " -> ".join((*chain[-3:], label)))
     try:
         tree = read_yaml(text)
     except InvalidYaml as error:
@@ -321,27 +369,23 @@ def _resolve(reference: str, beside: Path, chain: tuple[str, ...]) -> dict[str, 
     if base is None:
         return tree
     if not isinstance(base, str):
-        raise RequestError(f"{label}: extends names one recipe, not {base!r}")
-    return _merge(
-        {k: v for k, v in _resolve(base, folder, (*chain, label)).items() if k not in ("name", "about")}, tree
-    )
+        raise RequestError(f"{label}: extends names one recipe, not {shown(base)}")
+    try:
+        extended = _resolve(base, folder, (*chain, label))
+    except RequestError as error:
+        raise error if chain else RequestError(f"{label} extends {shown(base)}: {error}") from None
+    return _merge({k: v for k, v in extended.items() if k not in ("name", "about")}, tree)
 
 
 def _read(reference: str, beside: Path) -> tuple[str, str, Path]:
-    path = expand_user(reference)
-    path = path if path.is_absolute() else beside / path
+    path = user_path(reference, beside)
     if path.suffix in (".yaml", ".yml") or path.is_file():
         if not path.is_file():
             raise RequestError(f"no recipe file {path}")
-        if path.stat().st_size > MAX_RECIPE_BYTES:
-            raise RequestError(f"{path}: larger than {MAX_RECIPE_BYTES:,} bytes; is this a recipe?")
-        try:
-            return path.read_text(encoding="utf-8"), str(path), path.parent
-        except UnicodeDecodeError:
-            raise RequestError(f"{path}: not a text file in UTF-8; is this a recipe?") from None
+        return read_text(path, MAX_RECIPE_BYTES, "a recipe"), str(path), path.parent
     names = recipe_names()
     if reference not in names:
-        raise RequestError(f"no recipe {reference!r}; {near(reference, names)} (or give a path ending in .yaml)")
+        raise RequestError(f"no recipe {shown(reference)}; {near(reference, names)} (or give a path ending in .yaml)")
     shipped = resources.files("petriscope") / "recipes" / f"{reference}.yaml"
     return shipped.read_text(encoding="utf-8"), reference, beside
 
@@ -367,6 +411,7 @@ _PARTS = {name for name, field in Recipe.model_fields.items() if field.annotatio
 
 def _apply(tree: dict[str, Any], setting: str) -> None:
     key, sign, text = setting.partition("=")
+    setting = shortened(setting)
     if not sign or not key.strip():
         raise RequestError(f"--set takes KEY=VALUE, such as optimizer.lr=0.01; got {setting!r}")
     try:
@@ -376,12 +421,13 @@ def _apply(tree: dict[str, Any], setting: str) -> None:
     steps = [OLD_KEYS.get(step, step) for step in key.strip().split(".")]
     steps[0] = OLD_FIELDS.get(steps[0], steps[0])
     if steps[0] not in Recipe.model_fields:
-        raise RequestError(f"--set {setting}: unknown key {steps[0]!r}; {near(steps[0], Recipe.model_fields)}")
+        hint = _near_key([steps[0]], Recipe, _keys_of_parts(tree))
+        raise RequestError(f"--set {setting}: unknown key {shown(steps[0])}; {hint}")
     node: Any = tree
     for depth, step in enumerate(steps):
         last = depth == len(steps) - 1
         if isinstance(node, list):
-            if not step.isdecimal() or int(step) > len(node):
+            if not step.isdecimal() or len(step) > 9 or int(step) > len(node):
                 raise RequestError(
                     f"--set {setting}: {'.'.join(steps[:depth])} has {len(node)} entries, counted from 0; "
                     f"{len(node)} adds one"
@@ -406,6 +452,8 @@ def _apply(tree: dict[str, Any], setting: str) -> None:
         elif isinstance(child, list):
             child = list(child)
         else:
-            raise RequestError(f"--set {setting}: {'.'.join(steps[: depth + 1])} is {child!r} and has no keys below it")
+            raise RequestError(
+                f"--set {setting}: {'.'.join(steps[: depth + 1])} is {shown(child)} and has no keys below it"
+            )
         node[index] = child
         node = child

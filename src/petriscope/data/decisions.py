@@ -15,9 +15,9 @@ import yaml
 from pydantic import Field, ValidationError
 
 from petriscope.core.errors import DataError, RequestError, near
-from petriscope.core.files import expand_user, write_text
+from petriscope.core.files import read_text, user_path, write_text
 from petriscope.core.recipe import DataSection, Section, explain
-from petriscope.core.yaml_text import read_yaml
+from petriscope.core.yaml_text import InvalidYaml, read_yaml
 from petriscope.data import sources
 from petriscope.data.fingerprint import fingerprint
 from petriscope.data.imageset import Audited, ImageSet
@@ -98,15 +98,14 @@ def load_decisions(path: str | Path) -> Decisions:
     Raises:
         RequestError: there is none, or it is not valid; the message says where.
     """
-    place = expand_user(path)
-    place = place / FILE if place.is_dir() else place
+    place = user_path(path)
+    place = user_path(place / FILE) if place.is_dir() else place
     if not place.is_file():
         raise RequestError(f"data.audit: no decisions at {place}; give the folder of a petriscope audit, or its {FILE}")
-    if place.stat().st_size > MAX_BYTES:
-        raise RequestError(f"data.audit: {place} has more than {MAX_BYTES // 2**20} MiB; is it the {FILE} of an audit?")
+    text = read_text(place, MAX_BYTES, f"the {FILE} of an audit")
     try:
-        tree = read_yaml(place.read_text(encoding="utf-8"))
-    except ValueError as error:
+        tree = read_yaml(text)
+    except InvalidYaml as error:
         raise RequestError(f"data.audit: {place} is not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise RequestError(f"data.audit: {place} has no decisions; give the {FILE} of a petriscope audit")

@@ -6,7 +6,7 @@ from os import PathLike
 from pathlib import Path
 
 from petriscope.core.errors import DataError, RequestError
-from petriscope.core.files import expand_user, slug
+from petriscope.core.files import slug, user_path
 from petriscope.core.recipe import TTA
 from petriscope.core.results import Evaluation
 from petriscope.data import load_dataset
@@ -90,7 +90,7 @@ def recalibrate(
 
 def short_name(source: str) -> str:
     """The name of a source in a form that can be part of a file name."""
-    name = expand_user(source)
+    name = user_path(source)
     stem = source if source.partition(":")[0] in NAMED else name.resolve().name if name.is_dir() else name.stem
     return slug(stem, "audit")
 

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from petriscope.core.errors import RequestError, near
-from petriscope.core.files import expand_user, slug
-from petriscope.core.recipe import Recipe, Section, explain, load_recipe
+from petriscope.core.errors import RequestError, near, shown
+from petriscope.core.files import read_text, slug, user_path
+from petriscope.core.recipe import MAX_RECIPE_BYTES, Recipe, Section, explain, load_recipe
 from petriscope.core.yaml_text import InvalidYaml, read_yaml
 from petriscope.experiments.compare import settings_that_differ
 from petriscope.experiments.ensemble import Method as Joining
@@ -135,17 +135,17 @@ def load_suite(reference: str | Path) -> Suite:
     Raises:
         RequestError: there is no such suite, or a key or value is wrong; the message suggests similar names.
     """
-    path = expand_user(reference)
+    path = user_path(reference)
     where = str(reference)
     if path.suffix in (".yaml", ".yml") or path.is_file():
         if not path.is_file():
             raise RequestError(f"no suite file {path}")
-        text, beside, name = _text(path), path.resolve().parent, path.stem
+        text, beside, name = read_text(path, MAX_RECIPE_BYTES, "a suite"), path.resolve().parent, path.stem
     elif where in suite_names():
         text = (resources.files("petriscope") / "suites" / f"{where}.yaml").read_text(encoding="utf-8")
         beside, name = Path.cwd(), where
     else:
-        raise RequestError(f"no suite {where!r}; {near(where, suite_names())} (or give a path ending in .yaml)")
+        raise RequestError(f"no suite {shown(where)}; {near(where, suite_names())} (or give a path ending in .yaml)")
     try:
         tree = read_yaml(text)
     except InvalidYaml as error:
@@ -204,13 +204,6 @@ def _planned(suite: Suite, label: str, method: Method, seed: int, source: str | 
     return Planned(label, absolute_paths(recipe), folder)
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"{path}: not readable as text: {error}") from None
-
-
 def _method(value: Any, beside: Path, where: str) -> Method:
     try:
         method = Method.model_validate(value)
@@ -223,7 +216,7 @@ def _located(method: Method, beside: Path) -> Method:
     """The method with absolute paths of recipes."""
     recipe = method.recipe
     if recipe is not None and recipe.endswith((".yaml", ".yml")):
-        recipe = str(beside / expand_user(recipe))
+        recipe = str(user_path(recipe, beside))
     return method.model_copy(update={"recipe": recipe, "of": tuple(_located(member, beside) for member in method.of)})
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from petriscope.augment.pipeline import Normalize
 from petriscope.core.device import Format, choose_device, choose_format, lay_out
 from petriscope.core.errors import RequestError
-from petriscope.core.files import atomic, json_text
+from petriscope.core.files import atomic, json_text, user_path
 from petriscope.core.recipe import TTA, Recipe, check_recipe
 from petriscope.core.results import CLASSIFICATION, SEGMENTATION
 from petriscope.data.batches import Batches
@@ -236,7 +236,7 @@ def load_model(path: str | PathLike[str], device: str = "auto") -> Predictor:
     Raises:
         RequestError: the file does not exist, is damaged, or is no model file of this or an older version.
     """
-    path = model_path(Path(path))
+    path = model_path(user_path(path))
     if not path.is_file():
         raise RequestError(f"no model at {path}; a run folder has one once training has finished")
     try:

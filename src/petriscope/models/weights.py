@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from petriscope.core.errors import PetriscopeError, RequestError
-from petriscope.core.files import expand_user
+from petriscope.core.files import user_path
 
 PROBE_SECONDS = 5.0
 
@@ -59,7 +59,7 @@ def read_weights(path: str | Path) -> WeightFile:
     Raises:
         RequestError: there is no such file, or it is damaged.
     """
-    path = expand_user(path)
+    path = user_path(path)
     if not path.is_file():
         raise RequestError(f"model.weights: no file {path}")
     try:

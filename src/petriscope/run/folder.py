@@ -21,7 +21,7 @@ import numpy as np
 
 from petriscope.core.device import cores
 from petriscope.core.errors import RequestError
-from petriscope.core.files import atomic, json_text, new_folder, number_folder, slug, write_text
+from petriscope.core.files import atomic, json_text, new_folder, number_folder, slug, user_path, write_text
 from petriscope.core.recipe import Recipe, load_recipe
 from petriscope.core.results import (
     SCHEMA_VERSION,
@@ -213,7 +213,7 @@ def open_run(folder: str | PathLike[str]) -> Run:
     Raises:
         RequestError: there is no run there.
     """
-    run = Run(Path(folder))
+    run = Run(user_path(folder))
     if not (run.folder / "recipe.yaml").is_file() or not (run.folder / "environment.json").is_file():
         raise RequestError(f"{folder} is not a run folder: recipe.yaml or environment.json is missing")
     return run

@@ -12,7 +12,7 @@ from petriscope.augment.base import Mixing
 from petriscope.augment.pipeline import Normalize, Pipeline
 from petriscope.augment.sets import augmented_set
 from petriscope.core.errors import RequestError
-from petriscope.core.files import expand_user
+from petriscope.core.files import user_path
 from petriscope.core.recipe import Part, Recipe
 from petriscope.core.results import Normalization
 from petriscope.data import Dataset, ImageSet
@@ -54,7 +54,7 @@ def absolute_paths(recipe: Recipe) -> Recipe:
     """The recipe with absolute paths, so that the run can be resumed from any folder."""
 
     def absolute(text: str) -> str:
-        path = expand_user(text)
+        path = user_path(text)
         return str(path.resolve()) if path.exists() else text
 
     changes: dict[str, Any] = {}

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from petriscope.core.device import autocast, choose_format
 from petriscope.core.errors import RequestError
-from petriscope.core.files import expand_user
 from petriscope.core.recipe import DistillSection
 from petriscope.inference.predictor import load_model
 
@@ -29,7 +28,7 @@ class Teachers:
         self, section: DistillSection, classes: tuple[str, ...], shape: tuple[int, int, int], device: torch.device
     ) -> None:
         self.weight, self.temperature = section.weight, section.temperature
-        self.models = [load_model(expand_user(path), str(device)) for path in section.teachers]
+        self.models = [load_model(path, str(device)) for path in section.teachers]
         for path, model in zip(section.teachers, self.models, strict=True):
             if model.classes != classes:
                 raise RequestError(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from petriscope.core.errors import DataError, RequestError, near
-from petriscope.core.files import expand_user
+from petriscope.core.files import user_path
 from petriscope.core.recipe import DataSection
 from petriscope.data.imageset import SPLITS, ImageSet
 from petriscope.data.sources.listing import ImageFile
@@ -99,7 +99,7 @@ def read_nonempty(source: str, section: DataSection, warnings: list[str]) -> dic
 
 def list_files(source: str) -> list[ImageFile]:
     """The files of a source that is a folder or a table of images, readable or not. Other sources have none."""
-    path = expand_user(source)
+    path = user_path(source)
     if source.partition(":")[0] in NAMED:
         return []
     if path.is_dir():
@@ -110,7 +110,7 @@ def list_files(source: str) -> list[ImageFile]:
 
 
 def _read_path(source: str, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
-    path = expand_user(source)
+    path = user_path(source)
     if not path.exists():
         raise RequestError(f"no data source {source!r}; {_near_paths(source, path)}\nA source is {KINDS}.")
     if path.is_dir():
