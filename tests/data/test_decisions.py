@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_sources import load, make_folders, make_npz, make_table, make_unsplit, save_image, some_images
+from small_sources import MASK_MAKERS, load, make_folders, make_npz, make_table, make_unsplit, save_image, some_images
 
 from petriscope.core.errors import DataError, RequestError
 from petriscope.core.recipe import DataSection
@@ -77,6 +77,20 @@ def test_drop_and_relabel(make: Callable[[Path], Path], tmp_path: Path) -> None:
     assert all(entry.split == "train" and entry.reason == "said so" for entry in cleaned.audited)
     assert cleaned.fingerprint != whole.fingerprint
     assert not [warning for warning in cleaned.warnings if "audit" in warning]
+
+
+@pytest.mark.parametrize("make", MASK_MAKERS.values())
+def test_images_with_masks_are_dropped_and_not_relabeled(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    source = make(tmp_path / "data")
+    whole = load(source)
+    dropped = whole.split("train").ids[1]
+    cleaned = load(source, audit=str(decide(source, tmp_path / "audit", {dropped: ("drop", None)})))
+    rest = np.arange(len(whole.split("train"))) != 1
+    assert np.array_equal(cleaned.split("train").targets, whole.split("train").targets[rest])
+    assert [entry.label for entry in cleaned.audited] == [whole.classes[whole.split("train").strata[1]]]
+    for name in whole.classes:
+        with pytest.raises(DataError, match="correct the mask"):
+            load(source, audit=str(decide(source, tmp_path / "audit", {dropped: ("relabel", name)})))
 
 
 def test_decisions_move_no_other_image_between_drawn_splits(tmp_path: Path) -> None:

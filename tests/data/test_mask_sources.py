@@ -136,7 +136,7 @@ class TestRefused:
             ({"val_masks": masks(4, side=7)}, "height and width"),
             ({"val_masks": masks(4).astype(np.float32)}, "whole numbers"),
             ({"val_masks": masks(4).astype(np.int16) - 1}, "from -1"),
-            ({"val_masks": masks(4).astype(np.int16) * 2}, "to 510"),
+            ({"val_masks": masks(4).astype(np.int16) * 2}, "0, 2, 4, 510"),
             ({"val_masks": masks(3)}, "must agree"),
             ({"val_masks": None}, "no val_masks"),
             ({"val_masks": np.full((4, 8, 9), 200, dtype=np.uint8), "classes": NAMES}, "value 200"),

@@ -21,6 +21,7 @@ from petriscope.data import sources
 from petriscope.data.decisions import FILE, Decision, Decisions, ReadAs, write_decisions
 from petriscope.data.fingerprint import fingerprint
 from petriscope.data.imageset import ImageSet
+from petriscope.data.sources.mask_values import check_numbers_used
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,6 +133,7 @@ def audit(
     extract = None if features is None else _extractor(features, seed, quiet)
     warnings: list[str] = []
     sets = sources.read_nonempty(name, section, warnings)
+    check_numbers_used(sets, section)
     digests = {split: part.digests() for split, part in sets.items()}
     mark = fingerprint(sets, digests)
     images, splits = join(sets, mark)

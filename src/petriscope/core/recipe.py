@@ -25,6 +25,7 @@ MAX_RECIPE_BYTES = 1_000_000
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
+Byte = Annotated[int, Field(ge=0, le=255)]
 TTA = Literal["none", "mirror", "flips", "crops", "d4"]  # test-time augmentation, by the number of views
 Sampler = Literal["none", "square-root", "weighted", "oversample"]  # see `petriscope.data.sampler`
 PART_KEYS = ("optimizer.lr", "optimizer.weight_decay", "model.dropout", "model.weights", "loss.label_smoothing")
@@ -71,6 +72,9 @@ class DataSection(Section):
     group: str | None = None  # column of a table, or a pattern for paths, that says which images belong together
     block: Positive | None = None  # so many consecutive images belong together, where the source has no groups
     ignore: str | Annotated[int, Field(ge=0, le=255)] | None = None  # of masks: the class that says "unlabeled"
+    mask_values: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] | tuple[tuple[Byte, Byte, Byte], ...] | None = Field(
+        None, min_length=1, max_length=255
+    )  # of masks: the stored values, or colors, of the classes in order; null: class numbers
     only: str | None = None  # of masks: the class to tell from all others, which become one
     drop_single_class: bool = False  # of masks: leave out training images whose mask has one value alone
     unreadable: Literal["stop", "skip"] = "stop"
@@ -91,6 +95,13 @@ class DataSection(Section):
     @classmethod
     def _named(cls, value: Any) -> Any:
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("mask_values")
+    @classmethod
+    def _differ(cls, value: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+        if value is not None and len({*value}) < len(value):
+            raise ValueError("has a value twice; each class has its own")
+        return value
 
     @field_validator("group")
     @classmethod

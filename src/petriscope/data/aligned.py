@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from petriscope.core.errors import DataError, RequestError, near
-from petriscope.core.masks import BACKGROUND
+from petriscope.core.masks import BACKGROUND, IGNORE
 from petriscope.core.recipe import DataSection
 from petriscope.data import sources
 from petriscope.data.imageset import ImageSet
@@ -33,25 +33,28 @@ def load_aligned(section: DataSection, split: str, classes: tuple[str, ...], tas
         RequestError: no such source.
         DataError: the source has no such split, targets of another task, or a class that the model does not know.
     """
-    if section.source is None:
+    source = section.source
+    if source is None:
         raise RequestError(f"no data: give --data SOURCE. A source is {sources.KINDS}.")
     warnings: list[str] = []
-    sets = sources.read(section.source, section, warnings)
+    if task.dense and section.ignore is None and len(classes) != 2:
+        section = section.model_copy(update={"ignore": IGNORE})  # masks of 0 and 255 alone are not of two classes here
+    sets = sources.read(source, section, warnings)
     if set(sets) == {UNSPLIT}:
         images = sets[UNSPLIT]
     elif split in sets:
         images = sets[split]
     else:
-        raise DataError(f"{section.source} has no {split} split; it has: {', '.join(sets)}. Choose one with --split")
+        raise DataError(f"{source} has no {split} split; it has: {', '.join(sets)}. Choose one with --split")
     if not len(images):
-        raise DataError(f"{section.source} has no images in {split}")
+        raise DataError(f"{source} has no images in {split}")
     if section.task != "auto":
         images = replace(images, task=task)
     if images.task != task:
-        raise DataError(f"{section.source} has {images.task.about}; this model was trained on {task.about}")
+        raise DataError(f"{source} has {images.task.about}; this model was trained on {task.about}")
     if section.only in images.classes and images.classes != classes:
-        images = one_vs_rest(images, str(section.only), section.source)
-    return _align(images, classes, section.source), warnings
+        images = one_vs_rest(images, str(section.only), source)
+    return _align(images, classes, source), warnings
 
 
 def _align(images: ImageSet, classes: tuple[str, ...], source: str) -> ImageSet:

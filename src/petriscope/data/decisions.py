@@ -180,31 +180,38 @@ def apply_decisions(
         the splits that still have images, and the images that were dropped or relabeled, in order.
 
     Raises:
-        DataError: a new label is not a class; or an unreadable image is not dropped and ``section.unreadable`` is ``stop``.
+        DataError: a new label is not a class, or is for a mask; or an unreadable image is not dropped and
+            ``section.unreadable`` is ``stop``.
     """
     acting = _acting(decisions)
     out: dict[str, ImageSet] = {}
     done: list[Audited] = []
     for split, part in sets.items():
-        targets, keep = part.targets.copy(), np.ones(len(part), dtype=bool)
+        labels, keep = part.strata.copy(), np.ones(len(part), dtype=bool)
         for index, name in enumerate(part.ids.tolist()):
             entry = acting.get(name)
             if entry is None:
                 continue
-            label = part.classes[targets[index]]
+            label = part.classes[labels[index]]
             new = "" if entry.decision == "drop" else str(entry.label)
-            if new == label:
-                continue
             if entry.decision == "drop":
                 keep[index] = False
+            elif part.task.dense:
+                raise DataError(
+                    f"data.audit: {name} is to be relabeled to {new!r}, but it has a mask; correct the mask and audit "
+                    "again, or drop the image"
+                )
+            elif new == label:
+                continue
             elif new in part.classes:
-                targets[index] = part.classes.index(new)
+                labels[index] = part.classes.index(new)
             else:
                 raise DataError(
                     f"data.audit: {name} is to be relabeled to {new!r}, which is not a class; {near(new, part.classes)}"
                 )
             done.append(Audited(name, split, label, entry.decision, new, entry.reason))
-        out[split] = replace(part, targets=targets).subset(np.flatnonzero(keep))
+        kept = part if part.task.dense else replace(part, targets=labels)
+        out[split] = kept.subset(np.flatnonzero(keep))
     done += _leave_out_unreadable(acting, sets, section)
     return {split: part for split, part in out.items() if len(part)}, done
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from petriscope.core.errors import DataError
 from petriscope.core.progress import track
 from petriscope.data.decode import decode_file, probe_file, workers
 from petriscope.data.sources.listing import ImageFile
+from petriscope.data.sources.mask_files import read_mask
 
 ODD_FACTOR = 1.5  # of the side or the aspect ratio to the median
 ODD_SPREADS = 5.0  # robust standard deviations, for sets whose sizes vary widely
@@ -53,7 +53,7 @@ def check_files(files: Sequence[ImageFile], readable: Collection[str], *, quiet:
     faults = []
     for file, size, is_cut, odd in zip(files, sizes, cut, _odd_sizes(sizes), strict=True):
         if file.id not in readable:
-            reason = _why_unreadable(file.path)
+            reason = _why_unreadable(file)
             is_cut = is_cut or "truncated" in reason
             faults.append(FileFault(file.id, "truncated" if is_cut else "unreadable", reason, 1.0, False))
             continue
@@ -97,11 +97,16 @@ def _look(file: ImageFile) -> tuple[tuple[int, int] | None, bool]:
     return (None if header is None else header[:2]), cut
 
 
-def _why_unreadable(path: Path) -> str:
+def _why_unreadable(file: ImageFile) -> str:
     try:
-        decode_file(path)
+        decode_file(file.path)
     except DataError as error:
         return str(error).partition("cannot be read as an image: ")[2]
+    try:
+        if file.mask is not None:
+            read_mask(file.mask, file.path)
+    except DataError as error:
+        return str(error)
     return "it became readable during the audit; audit again"
 
 

@@ -128,7 +128,8 @@ class ImageSet:
 def _read(pixels: np.memmap, rows: np.ndarray) -> np.ndarray:
     """Rows of a mapped array, read rather than mapped: the system maps up to megabytes around every page it is asked
     for, and what is mapped counts as our memory, which so stays flat however large the file is."""
-    if not hasattr(os, "preadv") or not isinstance(pixels.base, mmap.mmap) or pixels.filename is None:
+    in_pieces = not pixels.flags.c_contiguous  # a row is not one piece of the file
+    if not hasattr(os, "preadv") or not isinstance(pixels.base, mmap.mmap) or in_pieces or pixels.filename is None:
         return np.asarray(pixels[rows])
     out = np.empty((len(rows), *pixels.shape[1:]), dtype=pixels.dtype)
     size = out[:1].nbytes

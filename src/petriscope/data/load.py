@@ -16,6 +16,7 @@ from petriscope.data.fingerprint import fingerprint
 from petriscope.data.imageset import SPLITS, Dataset, ImageSet
 from petriscope.data.one_vs_rest import one_vs_rest
 from petriscope.data.sources import UNSPLIT
+from petriscope.data.sources.mask_values import check_numbers_used
 from petriscope.data.splits import draw_grouped, draw_stratified
 from petriscope.tasks import find_task
 
@@ -48,6 +49,7 @@ def load_dataset(section: DataSection | str | PathLike[str]) -> Dataset:
     # The audit may have decided to drop images that cannot be read.
     as_read = section if decisions is None else section.model_copy(update={"unreadable": "skip"})
     sets = sources.read_nonempty(section.source, as_read, warnings)
+    check_numbers_used(sets, section)
     if section.task != "auto":
         task = find_task(section.task)
         sets = {name: replace(part, task=task) for name, part in sets.items()}

@@ -10,7 +10,7 @@ from petriscope.data.file_check import FileFault, check_files
 INFOS = (
     FindingInfo("odd_size", "The image in the file has a size or an aspect ratio unlike the others.", "quality"),
     FindingInfo("truncated", "The file ends before the image is complete.", "files", "drop"),
-    FindingInfo("unreadable", "The file cannot be read as an image.", "files", "drop"),
+    FindingInfo("unreadable", "The file cannot be read as an image, or its mask cannot be read.", "files", "drop"),
 )
 BY_NAME = {info.name: info for info in INFOS}
 

@@ -105,7 +105,7 @@ def list_files(source: str) -> list[ImageFile]:
     if path.is_dir():
         batches = _module("cifar_batches")
         is_batches = any(batches.is_batches(folder) for folder in (path, path / batches.FOLDER))
-        return [] if is_batches else _module("folders").list_files(path)
+        return [] if is_batches else _module(_folder_kind(path)).list_files(path)
     return _module("tables").list_files(path) if path.suffix.lower() in TABLES else []
 
 
@@ -118,13 +118,16 @@ def _read_path(source: str, section: DataSection, warnings: list[str]) -> dict[s
         for folder in (path, path / batches.FOLDER):
             if batches.is_batches(folder):
                 return batches.read(folder, section, warnings)
-        kind = "mask_folders" if _module("mask_folders").is_mask_folder(path) else "folders"
-        return _module(kind).read(path, section, warnings)
+        return _module(_folder_kind(path)).read(path, section, warnings)
     if path.suffix.lower() == ".npz":
         return _module("npz").read(path, section, warnings)
     if path.suffix.lower() in TABLES:
         return _module("tables").read(path, section, warnings)
     raise RequestError(f"{source} is a file of an unknown kind ({path.suffix or 'no suffix'}).\nA source is {KINDS}.")
+
+
+def _folder_kind(path: Path) -> str:
+    return "mask_folders" if _module("mask_folders").is_mask_folder(path) else "folders"
 
 
 def _synthetic(source: str, count: str, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:

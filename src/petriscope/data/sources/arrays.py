@@ -65,7 +65,7 @@ def convert(
             ``section.bits``), or floats in 0..1. Mapped arrays stay mapped.
 
     Returns:
-        split -> uint8 [N, H, W, C], with the same H, W and C.
+        split -> uint8 [N, H, W, C], with the same H, W and C, in C order.
 
     Raises:
         DataError: another type or shape, values out of range, or shapes that differ between splits.
@@ -125,7 +125,7 @@ def _check_values(array: np.ndarray, split: str, source: str, bits: int) -> int 
 def _convert_one(array: np.ndarray, gray: bool, section: DataSection) -> np.ndarray:
     size = section.height_width or (array.shape[1], array.shape[2])
     shape = (len(array), *size, 1 if gray else 3)
-    if array.dtype == np.uint8 and array.shape == shape:
+    if array.dtype == np.uint8 and array.shape == shape and array.flags.c_contiguous:
         return array
 
     def blocks() -> Iterator[np.ndarray]:

@@ -20,13 +20,21 @@ class ImageFile:
         id: the name of the image, as in `ImageSet.ids`.
         path: of the file.
         split: train, val, test or ``all``.
-        label: the class in the source.
+        label: the class in the source; empty for a mask.
+        mask: the file of its mask, if it has one or should have one.
     """
 
     id: str
     path: Path
     split: str
     label: str
+    mask: Path | None = None
+
+    @property
+    def mask_file(self) -> Path:
+        """``mask``, where there is one."""
+        assert self.mask is not None
+        return self.mask
 
 
 def rows_by_split(decoded: Decoded, splits: Sequence[str]) -> dict[str, np.ndarray]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,6 +14,118 @@ from petriscope.data.decode import resize
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.arrays import convert
 from petriscope.data.sources.labels import name_numbers
+
+MOST_UNNAMED = 64  # classes that are read without names; masks of more values are rather no class numbers
+LISTED = 16  # values that a message lists
+GRAY = 0x010101  # times a gray value: its color
+BINARY = (0, 255)
+BINARY_NAMES = ("0", "255")
+
+
+@dataclass(frozen=True)
+class ValueTable:
+    """Which stored value stands for which class.
+
+    Args:
+        values: the k-th is that of class k: a whole number, or a color as 0xRRGGBB.
+        colored: whether they are colors.
+        place: what gives them, for messages.
+    """
+
+    values: tuple[int, ...]
+    colored: bool
+    place: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The values as names of their classes."""
+        return tuple(_spell(value, self.colored) for value in self.values)
+
+    def classes_of(self, values: np.ndarray, where: str) -> np.ndarray:
+        """The class of each pixel, uint8 [...]; the number 255 means unlabeled unless it is in the table.
+
+        Args:
+            values: whole numbers [...], or colors as 0xRRGGBB.
+            where: their name in messages.
+
+        Raises:
+            DataError: a value is not in the table.
+        """
+        order = np.argsort(self.values)
+        known = np.array(self.values, dtype=np.int64)[order]
+        at = np.searchsorted(known, values).clip(max=len(known) - 1)
+        hit = known[at] == values
+        unlabeled = np.zeros_like(hit) if self.colored else ~hit & (values == IGNORE)
+        if len(strange := values[~hit & ~unlabeled]):
+            kind = "color" if self.colored else "value"
+            raise DataError(
+                f"{where} has the {kind} {_spell(int(strange[0]), self.colored)}, which is not in {self.place}; "
+                f"that has {', '.join(self.names[:LISTED])}. Add it, or correct the mask"
+            )
+        return np.where(unlabeled, IGNORE, order[at]).astype(np.uint8)
+
+
+def given_table(section: DataSection) -> ValueTable | None:
+    """The table that ``section.mask_values`` gives, if any."""
+    given = section.mask_values
+    if given is None:
+        return None
+    numbers = [value if isinstance(value, int) else value[0] << 16 | value[1] << 8 | value[2] for value in given]
+    return ValueTable(tuple(numbers), not isinstance(given[0], int), "data.mask_values")
+
+
+def refusal(values: Iterable[int], where: str, colored: bool = False) -> DataError:
+    """The error for masks whose values are no class numbers, with what to do about it."""
+    found = sorted({*values})
+    kind = "color" if colored else "value"
+    smooth = "Were they saved as JPEG, or resized smoothly? Save masks as PNG, and resize them to the nearest pixel"
+    if len(found) > MOST_UNNAMED:
+        ends = "" if colored else f" from {found[0]} to {found[-1]}"
+        named = "" if colored else ", or name them in data.classes if they are classes from 0"
+        return DataError(
+            f"{where}: the masks have {len(found):,} {kind}s or more{ends}; a mask has one class number per pixel. {smooth}. If "
+            f"the {kind}s stand for objects, save the numbers of their classes{named}"
+        )
+    listed = ", ".join(_spell(value, colored) for value in found)
+    table = ",".join(f"[{value >> 16},{value >> 8 & 255},{value & 255}]" if colored else str(value) for value in found)
+    return DataError(
+        f"{where}: the masks have {len(found)} {kind}s: {listed}. A mask has one class number per pixel, and class numbers "
+        f"count from 0 without gaps; if these are classes, list them in order: --set data.mask_values=[{table}]"
+        f"{'. ' + smooth if len(found) > LISTED else ''}"
+    )
+
+
+def check_numbers_used(sets: Mapping[str, ImageSet], section: DataSection) -> None:
+    """Check that the values of masks without names can be class numbers: from 0, without gaps, and not too many.
+
+    Args:
+        sets: all splits of a source as it was read.
+
+    Raises:
+        DataError: they cannot.
+    """
+    first = next(iter(sets.values()))
+    partial = not {"train", "all"} & sets.keys()  # val or test alone may lack classes
+    if not first.task.dense or partial or section.classes is not None or section.mask_values is not None:
+        return
+    numbers = [int(name) for name in first.classes if name.isdecimal()]
+    if len(numbers) < len(first.classes) or numbers == list(BINARY):
+        return
+    used = np.sum([part.counts for part in sets.values()], axis=0) > 0
+    if not used.all() or len(numbers) > MOST_UNNAMED:
+        unlabeled = any((part.targets == IGNORE).any() for part in sets.values())
+        found = [number for number, there in zip(numbers, used, strict=True) if there]
+        raise refusal([*found, *[IGNORE] * unlabeled], str(section.source))
+
+
+def pack(colors: np.ndarray) -> np.ndarray:
+    """Colors [..., 3] as 0xRRGGBB, int64 [...]."""
+    colors = colors.astype(np.int64)
+    return (colors[..., 0] << 16) | (colors[..., 1] << 8) | colors[..., 2]
+
+
+def _spell(value: int, colored: bool) -> str:
+    return f"#{value:06x}" if colored else str(value)
 
 
 def build_mask_sets(
@@ -29,20 +142,21 @@ def build_mask_sets(
     Args:
         pixels: split -> images, as `petriscope.data.sources.arrays.convert` takes them.
         masks: split -> stored masks, as `check_masks` takes them, of the images' height and width.
-        names: the names of the values from 0; None if the source has only numbers.
+        names: the names of the classes; None if the source has only numbers.
         groups: split -> strings [N].
 
     Raises:
         DataError: masks have another type, size or range.
     """
-    checked = {split: check_masks(array, f"{split}_masks of {source}") for split, array in masks.items()}
+    table = given_table(section)
+    checked = {split: check_masks(array, f"{split}_masks of {source}", table) for split, array in masks.items()}
     for split, array in checked.items():
         if array.shape != pixels[split].shape[:3]:
             raise DataError(
                 f"{source}: the {split} masks have shape {list(array.shape)} and the images "
                 f"{list(pixels[split].shape)}; a mask must have the height and width of its image"
             )
-    targets, classes = name_values(checked, names, section, source)
+    targets, classes = name_values(checked, names, section, source, warnings, table)
     ready = convert(pixels, section, source, warnings)
     return {
         split: ImageSet(
@@ -56,11 +170,12 @@ def build_mask_sets(
     }
 
 
-def check_masks(masks: np.ndarray, where: str) -> np.ndarray:
-    """Check stored masks and convert them to uint8 [N, H, W].
+def check_masks(masks: np.ndarray, where: str, table: ValueTable | None = None) -> np.ndarray:
+    """Check stored masks and convert them to uint8 [N, H, W]: class numbers, as stored or by the table.
 
     Args:
-        masks: [N, H, W], [N, H, W, 1] or [N, 1, H, W], whole numbers from 0 to 255 (or booleans).
+        masks: [N, H, W], [N, H, W, 1] or [N, 1, H, W], whole numbers (or booleans), from 0 to 255 if there is no table; or,
+            for a table of colors, uint8 [N, H, W, 3].
         where: their name in messages.
 
     Raises:
@@ -68,58 +183,127 @@ def check_masks(masks: np.ndarray, where: str) -> np.ndarray:
     """
     if masks.ndim == 4 and 1 in (masks.shape[1], masks.shape[3]):
         masks = masks[..., 0] if masks.shape[3] == 1 else masks[:, 0]
+    colored = table is not None and table.colored
+    if colored and masks.ndim == 4 and masks.shape[3] == 3 and masks.dtype == np.uint8:
+        return _by_table(masks, where, table)
     if masks.ndim != 3:
-        raise DataError(f"{where} have shape {list(masks.shape)}; masks are [N, H, W], one class number per pixel")
+        axis = ". If the last axis is a color, list the colors in data.mask_values; if it has a class each, save argmax(-1)"
+        raise DataError(
+            f"{where} have shape {list(masks.shape)}; masks are [N, H, W], one class number per pixel"
+            f"{axis if masks.ndim == 4 else ''}"
+        )
     if masks.dtype.kind not in "iub":
         raise DataError(f"{where} have type {masks.dtype}; masks are whole numbers from 0: save them as uint8")
+    if colored:
+        raise DataError(f"{where} have one number per pixel, and data.mask_values has colors; list the numbers there")
+    if table is not None:
+        return _by_table(masks, where, table)
     if masks.dtype == np.uint8:
         return masks
+    found: set[int] = set()
     for index, mask in enumerate(masks):
-        if mask.size and not 0 <= mask.min() <= mask.max() <= 255:
+        if mask.size and mask.min() < 0:
             raise DataError(
                 f"{where}: mask {index} has values from {mask.min()} to {mask.max()}; they must be class numbers from 0 to "
                 "254, and 255 for unlabeled pixels"
             )
+        if len(found) <= MOST_UNNAMED:
+            found.update(np.unique(mask).tolist())
+    if max(found, default=0) > IGNORE or any(mask.max(initial=0) > IGNORE for mask in masks):
+        raise refusal(found, where)
     return masks.astype(np.uint8)
 
 
+def _by_table(masks: np.ndarray, where: str, table: ValueTable | None) -> np.ndarray:
+    assert table is not None
+    out = np.empty(masks.shape[:3], dtype=np.uint8)
+    for index, mask in enumerate(masks):
+        out[index] = table.classes_of(pack(mask) if table.colored else mask, f"{where}: mask {index}")
+    return out
+
+
 def name_values(
-    masks: dict[str, np.ndarray], names: Sequence[str] | None, section: DataSection, where: str
+    masks: dict[str, np.ndarray],
+    names: Sequence[str] | None,
+    section: DataSection,
+    where: str,
+    warnings: list[str],
+    table: ValueTable | None = None,
+    ids: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """The class indices of all splits and the names of the classes. The class ``section.ignore`` becomes `IGNORE`.
 
+    Masks of the values 0 and 255 alone have two classes, unless ``section.ignore`` or the number of names says otherwise.
+
     Args:
-        masks: split -> uint8 [N, H, W] as stored; 255 always means unlabeled.
-        names: the names of the values from 0; None if the source has only numbers, which ``section.classes`` may name.
+        masks: split -> uint8 [N, H, W], class numbers; 255 means unlabeled.
+        names: the names of the classes; None if the source has only numbers, which ``section.classes`` may name.
+        warnings: sentences for the user are added to it.
+        table: what the masks were converted by, if anything.
+        ids: split -> the names of the masks in messages.
 
     Raises:
         DataError: a value is out of range.
         RequestError: ``section.classes`` or ``section.ignore`` do not fit.
     """
+
+    def called(split: str, index: int) -> str:
+        return f"{split} image {index}" if ids is None else ids[split][index]
+
+    has = {split: _presence(array) for split, array in masks.items()}
+    if table is not None:
+        given = names if names is not None else section.classes
+        if given is not None and len(given) != len(table.values):
+            raise RequestError(f"{table.place} has {len(table.values)} values, and {where} names {len(given)} classes")
+        names = table.names if given is None else given
+    elif section.ignore is None and len(names or section.classes or BINARY) == 2:
+        if _used(has).tolist() == list(BINARY):
+            warnings.append(
+                "the masks have the values 0 and 255 alone, which were read as two classes; if 255 means unlabeled, say so "
+                "with --set data.ignore=255"
+            )
+            masks = {split: array // IGNORE for split, array in masks.items()}
+            has = {split: _presence(array) for split, array in masks.items()}
+            names = BINARY_NAMES if names is None and section.classes is None else names
+        else:
+            _refuse_mixture(has, where, called)
     known = IGNORE if names is None else len(names)
-    for split, array in masks.items():
-        wrong = np.arange(256) >= known
-        wrong[IGNORE] = False
-        for index, mask in enumerate(array):
-            if (bad := wrong[mask]).any():
-                raise DataError(
-                    f"{where}: the mask of {split} image {index} has the value {mask[bad][0]}; there are {known} classes "
-                    f"({', '.join(names or ())}), counted from 0, and 255 means unlabeled"
-                )
-    values = {split: _values(array) for split, array in masks.items()}
-    if not any(len(part) for part in values.values()):
+    for split, found in has.items():
+        for index in np.flatnonzero(found[:, known:IGNORE].any(1))[:1]:
+            value = known + int(found[index, known:IGNORE].argmax())
+            raise DataError(
+                f"{where}: the mask of {called(split, index)} has the value {value}; there are {known} classes "
+                f"({', '.join(names or ())}), counted from 0, and 255 means unlabeled. Other values can be listed in "
+                "data.mask_values"
+            )
+    used = _used(has)
+    if not len(labeled := used[used != IGNORE]):
         raise DataError(f"{where}: the masks have no labeled pixel")
+    if names is None and section.classes is not None and labeled[-1] >= len(section.classes):
+        raise refusal(used.tolist(), where)
+    return _as_classes(masks, has, names, section, where)
+
+
+def _as_classes(
+    masks: dict[str, np.ndarray],
+    has: Mapping[str, np.ndarray],
+    names: Sequence[str] | None,
+    section: DataSection,
+    where: str,
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """The last step of `name_values`: the order of ``section.classes``, and ``section.ignore``."""
+    values = {split: np.flatnonzero(found[:, :IGNORE].any(0)) for split, found in has.items()}
     placed, classes = name_numbers(values, names, section, where)
-    table = np.full(256, IGNORE, dtype=np.uint8)
+    lookup = np.full(256, IGNORE, dtype=np.uint8)
     for split, part in values.items():
-        table[part] = placed[split]
+        lookup[part] = placed[split]
     ignored = _ignored(classes, named=names is not None or section.classes is not None, section=section, where=where)
     if ignored is not None:
-        shifted = np.where(table > ignored, table - 1, table)
-        table = np.where((table == ignored) | (table == IGNORE), IGNORE, shifted).astype(np.uint8)
+        shifted = np.where(lookup > ignored, lookup - 1, lookup)
+        lookup = np.where((lookup == ignored) | (lookup == IGNORE), IGNORE, shifted).astype(np.uint8)
         classes = tuple(name for index, name in enumerate(classes) if index != ignored)
-    same = np.array_equal(table[table != IGNORE], np.flatnonzero(table != IGNORE)) and ignored is None
-    return {split: array if same else table[array] for split, array in masks.items()}, classes
+    same = np.array_equal(lookup[lookup != IGNORE], np.flatnonzero(lookup != IGNORE)) and ignored is None
+    return {split: array if same else lookup[array] for split, array in masks.items()}, classes
 
 
 def resize_masks(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -129,12 +313,30 @@ def resize_masks(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.stack([resize(mask[..., None], size, "nearest")[..., 0] for mask in masks])
 
 
-def _values(masks: np.ndarray) -> np.ndarray:
-    """The values that occur, except `IGNORE`, int64, ascending."""
-    there = np.zeros(256, dtype=bool)
-    for mask in masks:
-        there[mask.reshape(-1)] = True
-    return np.flatnonzero(there[:IGNORE])
+def _presence(masks: np.ndarray) -> np.ndarray:
+    """Which values each mask has, bool [N, 256]."""
+    there = np.zeros((len(masks), 256), dtype=bool)
+    for row, mask in zip(there, masks, strict=True):
+        row[mask.reshape(-1)] = True
+    return there
+
+
+def _used(has: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The values that any mask has, ascending."""
+    return np.flatnonzero(np.any([found.any(0) for found in has.values()], axis=0))
+
+
+def _refuse_mixture(has: Mapping[str, np.ndarray], where: str, called: Callable[[str, int], str]) -> None:
+    """Refuse masks of which some have the values 0 and 255 and others 0 and 1: 255 could mean 1, or unlabeled."""
+    every = [(split, index, row) for split, found in has.items() for index, row in enumerate(found)]
+    ones = [(split, index) for split, index, row in every if row[1]]
+    tops = [(split, index) for split, index, row in every if row[IGNORE]]
+    if ones and tops and _used(has).tolist() in ([0, 1, IGNORE], [1, IGNORE]) and not {*ones} & {*tops}:
+        raise DataError(
+            f"{where}: {len(tops):,} masks have the value 255, such as that of {called(*tops[0])}, and {len(ones):,} others the "
+            f"value 1, such as that of {called(*ones[0])}. If both mean the same, save 255 as 1; if 255 means unlabeled, "
+            "say so with --set data.ignore=255"
+        )
 
 
 def _ignored(classes: tuple[str, ...], named: bool, section: DataSection, where: str) -> int | None:

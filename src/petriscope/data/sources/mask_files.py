@@ -1,0 +1,248 @@
+"""Read mask files: the number or the color of each pixel."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from petriscope.core.errors import DataError
+from petriscope.core.masks import IGNORE
+from petriscope.core.progress import progress
+from petriscope.data.decode import Unreadable, image_size, open_image, resize, workers
+from petriscope.data.sources.listing import ImageFile
+from petriscope.data.sources.mask_values import GRAY, MOST_UNNAMED, ValueTable, pack, refusal
+
+LOSSLESS = frozenset(["BMP", "DIB", "GIF", "IM", "PCX", "PNG", "PPM", "QOI", "SGI", "SUN", "TGA", "TIFF"])
+FIX = "a mask has one class number per pixel: save it as an indexed or gray image"
+
+
+@dataclass(frozen=True, eq=False)
+class StoredMask:
+    """What a mask file holds.
+
+    Args:
+        values: whole numbers [H, W] from 0: gray values, or indices of a palette; or, if ``colored``, colors as 0xRRGGBB.
+        colored: the file is in color, and some pixel is not gray.
+        palette: int64 [P], the color 0xRRGGBB of each index; None for a file without a palette.
+    """
+
+    values: np.ndarray
+    colored: bool = False
+    palette: np.ndarray | None = None
+
+    @property
+    def is_gray(self) -> bool:
+        """Whether there is a palette, and all colors used are gray."""
+        return self.palette is not None and not (self.palette[np.unique(self.values)] % GRAY).any()
+
+    @property
+    def colors(self) -> np.ndarray:
+        """int64 [H, W], 0xRRGGBB; a gray value v has the color (v, v, v)."""
+        if self.colored:
+            return self.values
+        return self.values.astype(np.int64) * GRAY if self.palette is None else self.palette[self.values]
+
+
+class MaskReader:
+    """Reads masks, and collects the values that they have, since these must fit together over all splits.
+
+    Args:
+        table: the values of the classes; None: class numbers.
+        size: (height, width) that masks are resized to, by nearest neighbor.
+    """
+
+    def __init__(self, table: ValueTable | None, size: tuple[int, int]) -> None:
+        self.table, self.size = table, size
+        self.numbers: set[int] = set()  # some of the values, where many
+        self.colors: set[int] = set()
+        self.beyond: Path | None = None  # the first file with values that are no class numbers
+        self.palette: dict[int, tuple[int, Path]] = {}  # color of an index, and the first file with it
+        self.indexed_gray: Path | None = None  # the first file whose indices have other gray values
+        self.plain: Path | None = None  # the first without a palette
+
+    def read(self, pairs: Sequence[ImageFile], split: str) -> tuple[np.ndarray, dict[int, str]]:
+        """The masks of some images, uint8 [N, *size], as class numbers; and for each that cannot be read, the reason.
+
+        Raises:
+            DataError: a value is not in the table; or an index has different colors in different files.
+        """
+        out = np.full((len(pairs), *self.size), IGNORE, dtype=np.uint8)
+        wrong: dict[int, str] = {}
+
+        def read_one(index: int) -> StoredMask | str:
+            file = pairs[index].mask_file
+            try:
+                stored = read_mask(file, pairs[index].path)
+            except DataError as error:
+                return str(error)
+            if self.table is not None:
+                numbers = self.table.classes_of(self._wanted(stored, file), str(file))
+            elif stored.colored or stored.values.max(initial=0) > IGNORE:
+                return stored
+            else:
+                numbers = stored.values.astype(np.uint8)
+            out[index] = resize(numbers[..., None], self.size, "nearest")[..., 0]
+            return stored
+
+        with ThreadPoolExecutor(workers()) as pool, progress(f"reading {split} masks", len(pairs)) as bar:
+            for index, stored in enumerate(pool.map(read_one, range(len(pairs)))):
+                bar.advance()
+                if isinstance(stored, str):
+                    wrong[index] = stored
+                elif self.table is None:
+                    self._collect(stored, pairs[index].mask_file)
+        return out, wrong
+
+    def check_values(self, source: str) -> None:
+        """Refuse values that are no class numbers.
+
+        Raises:
+            DataError: masks without a table are in color, have numbers above 255, or are partly indexed and partly gray.
+        """
+        if self.indexed_gray is not None and self.plain is not None and not self.numbers <= {0, 1}:
+            raise DataError(
+                f"{self.indexed_gray} is an indexed image, whose gray values are not its indices, and {self.plain} a gray image; "
+                "it is not clear which numbers are the classes: save all masks as gray images"
+            )
+        if self.beyond is None:
+            return
+        where = f"{source}, first in {self.beyond}"
+        if not self.colors:
+            raise refusal(self.numbers, where)
+        grays = {number * GRAY for number in self.numbers if number <= IGNORE}
+        raise refusal(self.colors | grays, where, colored=True)
+
+    def _wanted(self, stored: StoredMask, file: Path) -> np.ndarray:
+        """The numbers or the colors of a mask, whichever the table has."""
+        assert self.table is not None
+        if self.table.colored:
+            return stored.colors
+        if stored.colored:
+            raise DataError(f"{file} is in color, and {self.table.place} has numbers; list the colors there")
+        return stored.values
+
+    def _collect(self, stored: StoredMask, file: Path) -> None:
+        used = np.unique(stored.values).tolist()
+        if self.beyond is None and (stored.colored or used[-1] > IGNORE):
+            self.beyond = file
+        found = self.colors if stored.colored else self.numbers
+        if len(found) <= MOST_UNNAMED:
+            found.update(used)
+        if stored.palette is None:
+            self.plain = self.plain or file
+            return
+        if stored.is_gray:
+            self.indexed_gray = self.indexed_gray or file
+        for index in used:
+            color = int(stored.palette[index])
+            known, first = self.palette.setdefault(index, (color, file))
+            if known != color:
+                raise DataError(
+                    f"the index {index} is #{known:06x} in {first} and #{color:06x} in {file}, so it may mean different classes. "
+                    "List the colors of the classes in data.mask_values, such as [[0,0,0],[255,0,0]]; or, if the indices are "
+                    "class numbers whatever their colors, list these, such as [0,1]"
+                )
+
+
+def read_mask(file: Path, image: Path) -> StoredMask:
+    """Read a mask.
+
+    Args:
+        file: in a lossless format, with 1 to 32 bits per pixel, indexed, gray, or in color without transparency.
+        image: its image, which must have the same size.
+
+    Raises:
+        DataError: the mask cannot be used. The message names it and says why.
+    """
+    try:
+        with open_image(file) as opened:
+            _check_form(file, opened)
+            scale = _gray_step(opened)
+            opened.load()
+            found = _values(file, ImageOps.exif_transpose(opened), scale)
+            if opened.format == "GIF" and found.is_gray:  # its encoder had to make a palette
+                found = StoredMask(found.colors & 255)
+    except DataError:
+        raise
+    except Unreadable as error:
+        raise DataError(f"{file} cannot be read as a mask: {error}") from None
+    except Exception as error:  # Pillow's decoders raise many kinds on damaged files
+        raise DataError(f"{file} cannot be read as a mask: {error or type(error).__name__}") from None
+    height, width = image_size(image)
+    if found.values.shape != (height, width):
+        raise DataError(
+            f"{file} is {found.values.shape[0]} x {found.values.shape[1]} and its image {height} x {width} "
+            "(height x width); a mask must have the size of its image"
+        )
+    return found
+
+
+def _check_form(file: Path, image: Image.Image) -> None:
+    if image.format not in LOSSLESS or image.info.get("compression") == "jpeg":
+        raise DataError(
+            f"{file} is a {image.format} image, which may not keep exact numbers; save masks as PNG, with the class number "
+            "nearest to each pixel"
+        )
+    if (pages := getattr(image, "n_frames", 1)) > 1:
+        raise DataError(f"{file} has {pages} pages, and a mask has one; save one mask per file")
+    if image.mode not in ("1", "L", "P", "F", "I", "RGB", "LA", "PA", "RGBA") and not image.mode.startswith("I;16"):
+        raise DataError(f"{file} is a {image.mode} image; {FIX}")
+    if ";16" in _raw_mode(image) and not image.mode.startswith("I"):  # Pillow would drop the lower 8 bits
+        raise DataError(f"{file} has several channels of 16 bits; {FIX}")
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How the file stores its pixels, in Pillow's words."""
+    tiles = getattr(image, "tile", [])
+    options = tiles[0][3] if tiles else ""
+    return str(options[0] if isinstance(options, tuple) else options)
+
+
+def _gray_step(image: Image.Image) -> int:
+    """What Pillow multiplies gray values of 2 or 4 bits by to fill 0..255."""
+    match = re.match(r"L;([24])", _raw_mode(image))
+    return 255 // (2 ** int(match.group(1)) - 1) if match else 1
+
+
+def _values(file: Path, image: Image.Image, scale: int) -> StoredMask:
+    if image.mode == "P":
+        return _indexed(image)
+    if image.mode in ("LA", "PA", "RGBA"):
+        if np.asarray(image.getchannel("A")).min(initial=255) < 255:
+            raise DataError(
+                f"{file} has transparent pixels, and no rule says what they mean; save it without an alpha channel"
+            )
+        image = image.convert("L" if image.mode == "LA" else "RGB")
+    values = np.asarray(image)
+    if image.mode == "RGB":
+        if (values == values[..., :1]).all():
+            return StoredMask(values[..., 0])
+        return StoredMask(pack(values), colored=True)
+    if values.dtype.kind == "f":
+        if not (np.isfinite(values).all() and (values == np.rint(values)).all()):
+            raise DataError(f"{file} has pixels that are not whole numbers; {FIX}")
+        values = values.astype(np.int64)
+    if values.size and values.min() < 0:
+        raise DataError(f"{file} has the value {values.min()}; class numbers count from 0")
+    return StoredMask(values // scale if scale > 1 else values.astype(np.uint8) if image.mode == "1" else values)
+
+
+def _indexed(image: Image.Image) -> StoredMask:
+    """The indices; but the gray values where these are class numbers, since then an encoder made the palette to save space."""
+    values = np.asarray(image)
+    colors = np.array(image.getpalette("RGB")).reshape(-1, 3)
+    palette = np.zeros(256, dtype=np.int64)
+    palette[: len(colors)] = pack(colors)
+    stored = StoredMask(values, palette=palette)
+    if stored.is_gray:
+        grays = np.unique(palette[np.unique(values)] & 255)
+        labeled = grays[grays != IGNORE]
+        if np.array_equal(grays, np.unique(values)) or (len(labeled) > 1 and len(labeled) == labeled[-1] + 1):
+            return StoredMask((palette & 255)[values])
+    return stored
