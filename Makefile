@@ -1,12 +1,16 @@
 # make demo: install and run the embedded example. make test: install what the tests need and run them in two processes.
+# make fuzz: feed damaged files to the commands. make torture: kill them at a write, fill the disk, run two at once.
 # make test-lowest: run some of the tests with the lowest releases of the dependencies that pyproject.toml allows.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 LOWEST := $(VENV)-lowest
 PROCESSES ?= 2
+INPUTS ?= 1000
+KILLS ?= 50
+SEED ?= 0
 
-.PHONY: demo test test-lowest lint types wheel clean
+.PHONY: demo test fuzz torture test-lowest lint types wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/petriscope demo
@@ -18,6 +22,12 @@ test-lowest: $(LOWEST)/.installed
 	$(LOWEST)/bin/python -m pytest -n $(PROCESSES) --dist worksteal tests/core tests/metrics tests/data tests/run \
 		tests/models/test_weights.py tests/audit/test_label_errors.py tests/report/test_page.py
 	$(LOWEST)/bin/petriscope train --help > $(LOWEST)/help.txt
+
+fuzz: $(VENV)/.installed-dev
+	cd tests && OMP_NUM_THREADS=1 PYTHONPATH=.:data ../$(BIN)/python -m trials.fuzz --inputs $(INPUTS) --seed $(SEED)
+
+torture: $(VENV)/.installed-dev
+	cd tests && OMP_NUM_THREADS=1 PYTHONPATH=.:data ../$(BIN)/python -m trials.torture --kills $(KILLS) --seed $(SEED)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
