@@ -306,9 +306,7 @@ def _file(path: Path, rng: random.Random) -> None:
             path.unlink()
             os.mkfifo(path)
         case 5:
-            os.rename(
-                path, os.fsencode(path.parent) + rng.choice((b"/\xe9", b"/a\nb", b"/=x", b"/ x ", b"/.x", b"/-x"))
-            )
+            path.rename(path.with_name(os.fsdecode(rng.choice((b"\xe9", b"a\nb", b"=x", b" x ", b".x", b"-x")))))
         case 6 if others:
             shutil.copy(rng.choice(others), path)
         case _:
