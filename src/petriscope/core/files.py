@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from petriscope.core.errors import PetriscopeError, RequestError, shown
+from petriscope.core.errors import PetriscopeError, RequestError, shortened, shown
 
 NAME = 100  # characters of a file name that are kept in the name of its temporary file
 
@@ -79,6 +79,56 @@ def read_text(path: Path, limit: int, what: str) -> str:
         raise RequestError(
             f"{path} is not text in UTF-8, from byte {error.start + 1:,} on; is it {what}? If so, save it in UTF-8"
         ) from None
+
+
+@contextmanager
+def parsing(path: Path | str, remedy: str = "", kind: type[PetriscopeError] = RequestError) -> Iterator[None]:
+    """Within, whatever a parser raises about a file becomes one sentence that names the file.
+
+    Args:
+        remedy: what to do, the end of the sentence.
+        kind: of the error.
+
+    Raises:
+        PetriscopeError: of that kind; errors that Petriscope raises itself pass as they are.
+    """
+    try:
+        yield
+    except PetriscopeError:
+        raise
+    except Exception as error:  # there is no end to what libraries raise when a file is damaged
+        end = f"; {remedy}" if remedy else ""
+        raise kind(f"{path} is damaged or cannot be read: {reason(error)}{end}") from error
+
+
+def reason(error: Exception) -> str:
+    """What an error says, in one short line."""
+    if isinstance(error, KeyError):
+        return f"{shortened(str(error))} is missing"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, MemoryError):
+        return "it asks for more memory than there is"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return shortened(str(error).strip().partition("\n")[0], 200) or type(error).__name__
+
+
+def parse_json(data: str | bytes) -> dict[str, Any]:
+    """A JSON object; numbers that are not finite, which JSON does not have, are read as None.
+
+    Raises:
+        ValueError, RecursionError: it is none.
+    """
+
+    def finite(text: str) -> float | None:
+        value = float(text)
+        return value if math.isfinite(value) else None
+
+    value = json.loads(data, parse_float=finite, parse_constant=lambda name: None)
+    if not isinstance(value, dict):
+        raise ValueError("it does not contain a JSON object")
+    return value
 
 
 @contextmanager

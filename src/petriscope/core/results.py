@@ -20,7 +20,8 @@ from pydantic import (
     model_validator,
 )
 
-from petriscope.core.errors import RequestError
+from petriscope.core.errors import RequestError, shortened, shown
+from petriscope.core.files import parsing
 
 SCHEMA_VERSION = 2
 CLASSIFICATION, SEGMENTATION = "classification", "segmentation"
@@ -36,6 +37,7 @@ OLD_TARGETS = {"labels": CLASSIFICATION, "masks": SEGMENTATION}
 
 Interval = tuple[float | None, float | None]
 R = TypeVar("R", bound="Result")
+M = TypeVar("M", bound=BaseModel)
 
 
 class Result(BaseModel):
@@ -604,14 +606,24 @@ def _read(
     kind: type[R], tree: Mapping[str, Any], upgraded: Callable[[dict[str, Any]], dict[str, Any]], where: str
 ) -> R:
     version = tree.get("schema_version", 1)
-    if not isinstance(version, int) or version > SCHEMA_VERSION:
-        raise RequestError(f"{where} has schema version {version!r}; this Petriscope reads up to {SCHEMA_VERSION}")
+    if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
+        raise RequestError(f"{where} has schema version {shown(version)}; this Petriscope reads up to {SCHEMA_VERSION}")
+    with parsing(where):
+        return validated(kind, dict(tree) if version == SCHEMA_VERSION else upgraded(dict(tree)), where)
+
+
+def validated(kind: type[M], tree: Any, where: str) -> M:
+    """A part of a file as its checked type.
+
+    Raises:
+        RequestError: a value is missing or of another type; the message names the first.
+    """
     try:
-        return kind.model_validate(dict(tree) if version == SCHEMA_VERSION else upgraded(dict(tree)))
+        return kind.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the whole file"
-        raise RequestError(f"{where} is damaged: {place}: {first['msg']}") from None
+        place = shortened(".".join(map(str, first["loc"]))) or "the whole file"
+        raise RequestError(f"{where} is damaged: {place}: {first['msg']} (got {shown(first['input'])})") from None
 
 
 def _rename(tree: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from petriscope.core.errors import RequestError
+from petriscope.core.files import parsing
 from petriscope.core.recipe import Recipe
 from petriscope.metrics.statistics import Sample, difference, holm
 from petriscope.run.comparison import LEVEL, Comparison, Contrast, Row
@@ -59,7 +60,8 @@ def compare_groups(
     runs = [run for members in groups.values() for run in members]
     tables, task = _tables(runs, split), _task(runs)
     metric = compared_metric(task, metric)
-    whole = task.sample(tables, metric)
+    with parsing(f"predictions.parquet of {_few([str(run.folder) for run in runs])}", "evaluate the runs again"):
+        whole = task.sample(tables, metric)
     samples, start = {}, 0
     for label, members in groups.items():
         samples[label] = whole[start : start + len(members)]

@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import numpy as np
 
-from petriscope.core.files import write_text
-from petriscope.core.results import Evaluation, Explanations
+from petriscope.core.errors import PetriscopeError
+from petriscope.core.files import reason, write_text
+from petriscope.core.progress import say
+from petriscope.core.results import Epoch, Evaluation, Explanations, Results, TrainingSummary
 from petriscope.report import data, rendering, training
 from petriscope.report.abstention import abstention_views
-from petriscope.report.ensemble import ensemble_view
+from petriscope.report.ensemble import EnsembleView, ensemble_view
 from petriscope.report.error_groups import errors
 from petriscope.report.explanations import Maps, explanation_view
 from petriscope.report.gallery import augmented, reconstructions
 from petriscope.report.headline import Headline, before_evaluation
 from petriscope.report.metrics import in_sentence, metric_rows
 from petriscope.report.repeat import repetition
-from petriscope.report.robustness import robustness_view
-from petriscope.report.standing import alarm, notes, standing
-from petriscope.run.folder import Run
+from petriscope.report.robustness import RobustnessView, robustness_view
+from petriscope.report.standing import Statement, alarm, notes, standing
+from petriscope.run.folder import Run, read_gallery
 from petriscope.tasks import Task, find_task, in_room
 
 if TYPE_CHECKING:
     import pandas as pd
 
+T = TypeVar("T")
 FOLD_CLASSES_FROM = 16  # longer tables of classes are folded where they are not the main point
 
 
@@ -89,59 +93,115 @@ def render(run: Run) -> str:
     return rendering.render("report.html", _context(run))
 
 
+class _Damage(list[str]):
+    """What of a run cannot be shown, one sentence each."""
+
+    def read(self, otherwise: T, read: Callable[[], T]) -> T:
+        """A file of the run, or something else if it is damaged."""
+        try:
+            return read()
+        except PetriscopeError as error:
+            self.append(str(error))
+            return otherwise
+
+    def show(self, name: str, otherwise: T, show: Callable[[], T]) -> T:
+        """A part of the page, or something else if the files that it is made of do not fit together."""
+        try:
+            return show()
+        except Exception as error:  # each file may be sound, and a value in one contradict any value in another
+            self.append(
+                f"results.json and other files of the run contradict one another; left out: {name} ({reason(error)})"
+            )
+            return otherwise
+
+
 def _context(run: Run) -> dict[str, Any]:
-    """The variables of the template."""
-    recipe, environment, history, results = run.recipe, run.environment, run.history, run.results
-    predictions, gallery, folder = run.predictions, run.gallery, shlex.quote(str(run.folder))
-    task = find_task(results.task)
+    """The variables of the template. What is damaged is left out and named, except for the recipe and the environment."""
+    import pandas as pd
+
+    recipe, environment, damage = run.recipe, run.environment, _Damage()
+    described, folder = environment.data, shlex.quote(str(run.folder))
+    task = find_task(described.task)
     page = cast(TaskPage, in_room(task, "report"))
-    evaluated, described = results.evaluated, environment.data
-    rows = {split: predictions[predictions["split"] == split] for split in evaluated}
-    first = next(iter(evaluated), None)
-    robustness = robustness_view(task, results, gallery)
-    statements = standing(task, evaluated, described.splits, results.training, history, recipe, folder)
-    if robustness is not None:
-        statements.append((f"On corrupted {robustness.split} images, {robustness.metric}: {robustness.headline}.", ""))
-    ensemble = None
-    if results.ensemble is not None:
-        ensemble = ensemble_view(results.ensemble, in_sentence(task.metrics[0]), page.PAIRED_TEST)
-    overlays = page.overlays(gallery, len(described.classes))
+    unknown = Results(task=task.name, training=TrainingSummary() if run.model.is_file() else None)
+    results = damage.read(unknown, lambda: run.results)
+    history = damage.read(list[Epoch](), lambda: run.history)
+    predictions = damage.read(pd.DataFrame({"split": []}), lambda: run.predictions)
+    gallery: dict[str, np.ndarray] = {}
+    for path in run.gallery_files:
+        gallery |= damage.read(dict[str, np.ndarray](), partial(read_gallery, path))
+    rows = {split: predictions[predictions["split"] == split] for split in results.evaluated}
+
+    def view(split: str, one: Evaluation) -> Any:
+        return damage.show(split, None, lambda: page.view(task, split, one, folder, rows[split], gallery))
+
+    def explanations() -> list[Any]:
+        found = {split: one.explanations for split, one in evaluated.items() if one.explanations is not None}
+        return [
+            explanation_view(split, one, page.maps(split, one, rows[split], gallery)) for split, one in found.items()
+        ]
+
+    def headline() -> Headline:
+        first = next(iter(evaluated), None)
+        return (
+            before_evaluation(task, history, recipe) if first is None else page.headline(task, first, evaluated[first])
+        )
+
+    def stated(robustness: RobustnessView | None) -> list[Statement]:
+        said = standing(task, evaluated, described.splits, results.training, history, recipe, folder)
+        if robustness is None:
+            return said
+        return [*said, (f"On corrupted {robustness.split} images, {robustness.metric}: {robustness.headline}.", "")]
+
+    views = {split: view(split, one) for split, one in results.evaluated.items()}
+    evaluated = {split: one for split, one in results.evaluated.items() if views[split] is not None}
+    robustness = damage.show("robustness", None, lambda: robustness_view(task, results, gallery))
+    overlays: Sequence[Sequence[np.ndarray]] = ()
+    overlays = damage.show("overlays", overlays, lambda: page.overlays(gallery, len(described.classes)))
+    no_curves, no_epochs = training.Curves([], []), training.EpochTable([], [])
+    parts: dict[str, tuple[Any, Callable[[], Any]]] = {
+        "headline": (Headline("", ""), headline),
+        "standing": ([], lambda: stated(robustness)),
+        "notes": ([], lambda: notes(evaluated, recipe)),
+        "alarm": (None, lambda: alarm(task, results, described)),
+        "facts": ([], lambda: training.facts(recipe, environment, results, history)),
+        "composition": (None, lambda: data.composition(described, task)),
+        "imbalance": ("", lambda: data.imbalance(described, task)),
+        "audited": (None, lambda: data.audited(run, recipe, described)),
+        "ensemble": (None, lambda: _ensemble(task, page, results)),
+        "curves": (no_curves, lambda: training.curves(task, history, results.training, recipe)),
+        "epochs": (no_epochs, lambda: training.epoch_table(task, history)),
+        "metrics": ([], lambda: metric_rows(task, evaluated)),
+        "errors": ([], lambda: errors(evaluated, gallery)),
+        "explanations": ([], explanations),
+        "abstention": ([], lambda: abstention_views(evaluated, predictions)),
+        "reconstructions": (None, lambda: reconstructions(gallery, recipe)),
+        "augmented": ([], lambda: augmented(gallery, overlays)),
+        "cost": ([], lambda: training.cost(results.cost, results.training)),
+    }
+    shown = {name: damage.show(name, *part) for name, part in parts.items()}
+    for sentence in damage:
+        say(f"warning: {sentence}")
     return {
+        **shown,
+        "damage": damage,
         "recipe": recipe,
         "folder": folder,
         "yaml": recipe.to_yaml(),
         "finished": results.training is not None,
-        "headline": page.headline(task, first, evaluated[first])
-        if first is not None
-        else before_evaluation(task, history, recipe),
-        "standing": statements,
-        "notes": notes(evaluated, recipe),
-        "alarm": alarm(task, results, described),
         "warnings": described.warnings,
-        "facts": training.facts(recipe, environment, results, history),
-        "composition": data.composition(described, task),
         "fold_from": FOLD_CLASSES_FROM,
-        "imbalance": data.imbalance(described, task),
-        "audited": data.audited(run, recipe, described),
-        "ensemble": ensemble,
-        "curves": training.curves(task, history, results.training, recipe),
-        "epochs": training.epoch_table(task, history),
-        "views": [page.view(task, split, one, folder, rows[split], gallery) for split, one in evaluated.items()],
+        "views": [views[split] for split in evaluated],
         "task_template": page.TEMPLATE,
         "task_sections": page.SECTIONS,
         "about_metrics": page.ABOUT_METRICS,
-        "metrics": metric_rows(task, evaluated),
-        "errors": errors(evaluated, gallery),
         "robustness": robustness,
-        "explanations": [
-            explanation_view(split, one.explanations, page.maps(split, one.explanations, rows[split], gallery))
-            for split, one in evaluated.items()
-            if one.explanations is not None
-        ],
-        "abstention": abstention_views(evaluated, predictions),
-        "reconstructions": reconstructions(gallery, recipe),
-        "augmented": augmented(gallery, overlays),
-        "overlaid": len(overlays) > 0,
-        "cost": training.cost(results.cost, results.training),
         "repeat": repetition(run.folder, recipe, environment, results),
+        "overlaid": len(overlays) > 0,
     }
+
+
+def _ensemble(task: Task, page: TaskPage, results: Results) -> EnsembleView | None:
+    if results.ensemble is None:
+        return None
+    return ensemble_view(results.ensemble, in_sentence(task.metrics[0]), page.PAIRED_TEST)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import shlex
 import sys
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -15,13 +13,24 @@ from importlib import metadata
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile
+from zipfile import ZipFile
 
 import numpy as np
 
 from petriscope.core.device import cores
 from petriscope.core.errors import RequestError
-from petriscope.core.files import atomic, json_text, new_folder, number_folder, slug, user_path, write_text
+from petriscope.core.files import (
+    atomic,
+    json_text,
+    new_folder,
+    number_folder,
+    parse_json,
+    parsing,
+    read_text,
+    slug,
+    user_path,
+    write_text,
+)
 from petriscope.core.recipe import Recipe, load_recipe
 from petriscope.core.results import (
     SCHEMA_VERSION,
@@ -42,6 +51,7 @@ from petriscope.data.imageset import Dataset
 if TYPE_CHECKING:
     import pandas as pd
 
+MOST_BYTES = 2**30  # of a file in a run folder, unpacked
 PACKAGES = ("torch", "timm", "numpy", "pillow", "scikit-learn")
 
 
@@ -82,8 +92,13 @@ class Run:
         path = self.folder / "metrics.jsonl"
         if not path.is_file():
             return []
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return [read_epoch(_json_object(line, path), str(path)) for line in lines if line.strip()]
+        epochs = []
+        for number, line in enumerate(read_text(path, MOST_BYTES, "the history of a run").split("\n"), 1):
+            if line.strip():
+                where = f"line {number} of {path}"
+                with parsing(where):
+                    epochs.append(read_epoch(parse_json(line), where))
+        return epochs
 
     @property
     def results(self) -> Results:
@@ -104,10 +119,15 @@ class Run:
         path = self.folder / "predictions.parquet"
         if not path.is_file():
             return pd.DataFrame({"split": []})
-        try:
-            return pd.read_parquet(path)
-        except (OSError, ValueError) as error:
-            raise _damaged(path, error) from None
+        with parsing(path, self._evaluate_again):
+            table = pd.read_parquet(path)
+            for name in ("id", "split"):
+                table[name] = table[name].astype(str)
+            return table
+
+    @property
+    def _evaluate_again(self) -> str:
+        return f"delete it, and evaluate again: petriscope evaluate {shlex.quote(str(self.folder))}"
 
     @property
     def audited(self) -> pd.DataFrame:
@@ -117,7 +137,8 @@ class Run:
         path = self.folder / "audited.csv"
         if not path.is_file():
             return pd.DataFrame({"decision": []})
-        return pd.read_csv(path, dtype=str, keep_default_na=False)
+        with parsing(path):
+            return pd.read_csv(path, dtype=str, keep_default_na=False)
 
     @property
     def gallery(self) -> dict[str, np.ndarray]:
@@ -133,16 +154,18 @@ class Run:
         - errors and explanations, see `petriscope.experiments.classification.record` and
           `petriscope.experiments.segmentation.record`.
         """
-        files = [self.folder / "gallery.npz", *sorted((self.folder / "gallery").glob("*.npz"))]
         out: dict[str, np.ndarray] = {}
-        for path in files:
-            if path.is_file():
-                try:
-                    with np.load(path, allow_pickle=False) as arrays:
-                        out |= dict(arrays)
-                except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
-                    raise _damaged(path, error) from None
+        for path in self.gallery_files:
+            out |= read_gallery(path)
         return out
+
+    @property
+    def gallery_files(self) -> list[Path]:
+        return [
+            path
+            for path in (self.folder / "gallery.npz", *sorted((self.folder / "gallery").glob("*.npz")))
+            if path.is_file()
+        ]
 
     @property
     def checkpoint(self) -> Path:
@@ -191,9 +214,11 @@ class Run:
 
         before = self.predictions
         kept = before[before["split"] != split]
-        table = pd.concat([kept, table], ignore_index=True) if len(kept) else table
-        with atomic(self.folder / "predictions.parquet") as temporary:
-            table.to_parquet(temporary, index=False)
+        path = self.folder / "predictions.parquet"
+        with parsing(path, self._evaluate_again):  # the rows that are kept may have columns of other types
+            table = pd.concat([kept, table], ignore_index=True) if len(kept) else table
+            with atomic(path) as temporary:
+                table.to_parquet(temporary, index=False)
 
     def write_gallery(self, name: str, **arrays: np.ndarray) -> None:
         """Write ``gallery/<name>.npz``, or replace it. Without arrays, nothing is written."""
@@ -333,22 +358,20 @@ def _version(package: str) -> str | None:
         return None
 
 
+def read_gallery(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file in ``gallery/``.
+
+    Raises:
+        RequestError: it is damaged; the page can be written without it.
+    """
+    with parsing(path, "delete it, and what it shows is left out"), ZipFile(path) as members:
+        size = sum(member.file_size for member in members.infolist())
+        if size > MOST_BYTES:
+            raise ValueError(f"it unpacks to {size:,} bytes")
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+
+
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return _json_object(path.read_text(encoding="utf-8"), path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise _damaged(path, error) from None
-
-
-def _json_object(text: str, path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise _damaged(path, error) from None
-    if not isinstance(value, dict):
-        raise _damaged(path, "it does not contain a JSON object")
-    return value
-
-
-def _damaged(path: Path, error: Exception | str) -> RequestError:
-    return RequestError(f"{path} is damaged or cannot be read: {error}")
+    with parsing(path):
+        return parse_json(read_text(path, MOST_BYTES, "of a run"))
