@@ -111,8 +111,8 @@ def test_few_images_and_many_dimensions_are_handled():
 def test_values_that_are_not_finite_are_out_of_distribution():
     values, targets = blobs(100, 0)
     mahalanobis = fit_mahalanobis(values, targets)
-    assert mahalanobis.distance(np.full((1, 6), np.nan))[0] == np.inf
-    assert mahalanobis.distance(np.full((1, 6), np.inf))[0] == np.inf
+    for value in (np.nan, np.inf, -np.inf):
+        assert mahalanobis.distance(np.full((1, 6), value))[0] == np.inf
 
 
 def test_a_model_without_features_is_judged_by_pixels_alone():

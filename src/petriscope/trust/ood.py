@@ -31,6 +31,7 @@ COMPONENTS, IMAGES_EACH = 16, 250  # largest number of mixture components, and i
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 MOST = 256  # largest number of principal directions of the features
 SIDE = 32  # approximate number of pixels per side that quantiles are computed from
+LARGEST = 1e18  # magnitude of features, so that their squares in units of the smallest spread are still numbers
 
 
 def image_statistics(images: Tensor) -> Tensor:
@@ -113,9 +114,9 @@ class Mahalanobis:
         """float [N, D] -> float64 [N], in units of the limit; infinite for values that are not finite."""
         if not self.whiten.size:
             return np.zeros(len(values))
-        points = torch.from_numpy(values.astype(np.float64)) @ torch.from_numpy(self.whiten.astype(np.float64))
+        points = torch.from_numpy(_bounded(values)) @ torch.from_numpy(self.whiten.astype(np.float64))
         near = torch.cdist(points, torch.from_numpy(self.centers.astype(np.float64))).min(1).values ** 2
-        return np.nan_to_num(near.numpy() / self.limit, nan=np.inf, posinf=np.inf)
+        return _finite_only(values, near.numpy() / self.limit)
 
 
 def fit_mahalanobis(train: np.ndarray, targets: np.ndarray) -> Mahalanobis:
@@ -130,7 +131,7 @@ def fit_mahalanobis(train: np.ndarray, targets: np.ndarray) -> Mahalanobis:
     """
     from sklearn.covariance import ledoit_wolf
 
-    train = train.astype(np.float64)
+    train = _bounded(train)
     if not train.shape[1]:
         return Mahalanobis(np.zeros((1, 0), np.float32), np.zeros((0, 0), np.float32), 1.0)
     present, index = np.unique(targets, return_inverse=True)
@@ -164,15 +165,14 @@ class Mixture:
 
     def distance(self, values: np.ndarray) -> np.ndarray:
         """float [N, S] -> float64 [N], in units of the limit; infinite for values that are not finite."""
-        points = values.astype(np.float64)
+        points = _bounded(values)
         squares = [
             np.square((points - center) @ whiten).sum(1)
             for center, whiten in zip(self.centers.astype(np.float64), self.whiten.astype(np.float64), strict=True)
         ]
         logs = self.height.astype(np.float64) - np.stack(squares, 1) / 2
-        with np.errstate(invalid="ignore"):  # for values that are not finite
-            below = 2 * (self.height.max() - np.logaddexp.reduce(logs, 1))
-        return np.nan_to_num(np.maximum(below, 0) / self.limit, nan=np.inf, posinf=np.inf)
+        below = 2 * (self.height.max() - np.logaddexp.reduce(logs, 1))
+        return _finite_only(values, np.maximum(below, 0) / self.limit)
 
 
 def fit_mixture(train: np.ndarray) -> Mixture:
@@ -180,7 +180,7 @@ def fit_mixture(train: np.ndarray) -> Mixture:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
-    train = train.astype(np.float64)
+    train = _bounded(train)
     mean, spread = train.mean(0), _spread(train)
     count = min(COMPONENTS, max(1, len(train) // IMAGES_EACH))
     # k-means, the default start, sums in the order in which threads finish, so its results are not reproducible.
@@ -192,6 +192,20 @@ def fit_mixture(train: np.ndarray) -> Mixture:
     height = np.log(mixture.weights_) + np.log(np.diagonal(whiten, axis1=1, axis2=2)).sum(1)
     centers, scaled = mean + spread * mixture.means_, whiten / spread[:, None]
     return Mixture(centers.astype(np.float32), scaled.astype(np.float32), height.astype(np.float32), 1.0)
+
+
+def _bounded(values: np.ndarray) -> np.ndarray:
+    return np.nan_to_num(values.astype(np.float64), nan=LARGEST).clip(-LARGEST, LARGEST)
+
+
+def _finite_only(values: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(values).all(1), distance, np.inf)
+
+
+def _quantile(distance: np.ndarray, share: float) -> float:
+    """Of the distances that are finite; 0 if none is."""
+    finite = distance[np.isfinite(distance)]
+    return float(np.quantile(finite, share, method="higher")) if len(finite) else 0.0
 
 
 def _spread(values: np.ndarray) -> np.ndarray:
@@ -217,7 +231,8 @@ class Detector:
     def score(self, features: np.ndarray, statistics: np.ndarray) -> np.ndarray:
         """Features, float [N, D], and statistics, float [N, S] -> out-of-distribution scores, float32 [N]."""
         larger = np.maximum(self.features.distance(features), self.pixels.distance(statistics))
-        return (larger / self.limit).astype(np.float32)
+        scores = larger / self.limit
+        return np.where(np.isinf(scores), scores, np.minimum(scores, np.finfo(np.float32).max)).astype(np.float32)
 
     def widened(self, features: np.ndarray, statistics: np.ndarray) -> Detector:
         """A copy whose limits are raised, never lowered, until the share `INSIDE` of these images is in distribution.
@@ -228,8 +243,7 @@ class Detector:
         """
 
         def reach(distance: np.ndarray) -> float:
-            finite = distance[np.isfinite(distance)]
-            return max(1.0, float(np.quantile(finite, INSIDE, method="higher"))) if len(finite) else 1.0
+            return max(1.0, _quantile(distance, INSIDE))
 
         apart = Detector(
             replace(self.features, limit=self.features.limit * reach(self.features.distance(features) / self.limit)),
@@ -258,8 +272,10 @@ def fit_detector(
     shares = [(val, inside)] if augmented is None else [(val, inside), (augmented, INSIDE_AUGMENTED)]
 
     def limit(distance: Callable[[Seen], np.ndarray]) -> float:
-        return max(1e-12, *(float(np.quantile(distance(seen), share, method="higher")) for seen, share in shares))
+        return max(1e-12, *(_quantile(distance(seen), share) for seen, share in shares))
 
+    if len(targets) == 1:  # the spread of one image is that of two that are equal
+        train, targets = (np.repeat(train[0], 2, 0), np.repeat(train[1], 2, 0)), np.repeat(targets, 2)
     features, pixels = fit_mahalanobis(train[0], targets), fit_mixture(train[1])
     whole = Detector(
         replace(features, limit=limit(lambda seen: features.distance(seen[0]))),
