@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from petriscope.audit import runner
-from petriscope.core.files import new_folder, number_folder
+from petriscope.core.files import new_folder
 from petriscope.core.recipe import TTA, DataSection
 from petriscope.experiments.bench import run_suite as run_suite
 from petriscope.experiments.calibrate import calibrate as calibrate
@@ -56,10 +57,11 @@ def audit(
     Raises:
         RequestError: the source, the features or the folder cannot be used; nothing was made.
     """
-    folder = Path(out) if out is not None else number_folder(AUDITS / short_name(str(source)))
-    check_free(folder)
+    if out is not None:
+        check_free(Path(out))
+    folder = AUDITS / short_name(str(source)) if out is None else Path(out)
     found = runner.audit(source, section, labels=labels, features=features, seed=seed, quiet=quiet)
-    with new_folder(folder) as staging:
+    with new_folder(folder, numbered=out is None) as (staging, folder):
         found.write(staging)
         write_audit_page(found, staging / "report.html", folder)
     return found, folder
@@ -152,8 +154,10 @@ def explain(
 
 
 def report(folder: str | PathLike[str]) -> Path:
-    """Write ``report.html`` again from the files in the run folder. Returns its path."""
-    return write_report(open_run(folder))
+    """Write ``report.html`` again from the files in the run folder, also while the run is trained. Returns its path."""
+    run = open_run(folder)
+    with run.claimed() if run.finished else nullcontext():
+        return write_report(run)
 
 
 def _paths(images: str | PathLike[str] | Sequence[str | PathLike[str]]) -> list[Path]:

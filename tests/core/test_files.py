@@ -54,12 +54,13 @@ def test_an_interrupted_write_keeps_the_old_file(tmp_path):
 
 
 def test_a_new_folder_appears_whole_or_not_at_all(tmp_path):
-    with pytest.raises(RuntimeError), new_folder(tmp_path / "made") as staging:
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "made") as (staging, _):
         (staging / "x").touch()
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
-    with new_folder(tmp_path / "made") as staging:
+    with new_folder(tmp_path / "made") as (staging, folder):
         (staging / "x").touch()
+        assert folder == tmp_path / "made"
         assert not (tmp_path / "made").exists()
     assert [path.name for path in (tmp_path / "made").iterdir()] == ["x"]
 

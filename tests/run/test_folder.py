@@ -1,6 +1,9 @@
 """The run folder: what creation writes, what is added later, older files, and damaged ones."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,7 +20,7 @@ from petriscope.core.results import (
     TrainingSummary,
 )
 from petriscope.data.imageset import Audited, Dataset, ImageSet
-from petriscope.run.folder import Run, create_run, free_folder, open_run
+from petriscope.run.folder import Run, create_run, open_run
 
 
 def dataset(**changes):
@@ -85,9 +88,16 @@ class TestCreation:
     def test_a_free_folder_has_a_number_of_its_own(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         recipe = Recipe(name="blood/fast", seed=3)
-        first = create_run(free_folder(recipe), recipe, dataset())
-        assert str(first.folder) == "runs/blood-fast-seed3"
-        assert str(free_folder(recipe)) == "runs/blood-fast-seed3-2"
+        folders = [str(create_run(None, recipe, dataset()).folder) for _ in range(3)]
+        assert folders == ["runs/blood-fast-seed3", "runs/blood-fast-seed3-2", "runs/blood-fast-seed3-3"]
+
+    def test_at_one_moment_each_gets_a_free_folder(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        with ThreadPoolExecutor(8) as pool:
+            runs = list(pool.map(lambda _: create_run(None, Recipe(name="same"), dataset()), range(8)))
+        assert len({run.folder for run in runs}) == 8
+        assert all(run.environment.data.fingerprint == "f00d" for run in runs)
+        assert {path.name for path in Path("runs").iterdir()} == {run.folder.name for run in runs}
 
 
 class TestResults:
@@ -130,13 +140,36 @@ class TestResults:
         with run.claimed():
             pass
 
-    def test_leftovers_of_interrupted_writes_are_removed(self, run):
+    def test_who_holds_the_claim_removes_what_killed_processes_left(self, run):
         run.write_gallery("a", x=np.zeros(1))
-        kept = sorted(run.folder.rglob("*"))
-        (run.folder / ".results.json.99.tmp").write_text("{")
-        (run.folder / "gallery" / ".b.npz.99.tmp").write_text("half")
-        run.clean()
-        assert sorted(run.folder.rglob("*")) == kept
+        with run.claimed():
+            kept = sorted(run.folder.rglob("*"))
+        left = [
+            run.folder / ".results.json.0123456789abcdef.tmp",
+            run.folder / "gallery" / ".b.npz.0123456789abcdef.tmp",
+        ]
+        for path in left:
+            path.write_text("half")
+        with run.claimed():
+            assert sorted(run.folder.rglob("*")) == kept
+
+    def test_a_finished_run_is_waited_for(self, run, capsys):
+        run.add_results(training=TrainingSummary(epochs=1))
+        order = []
+
+        def second():
+            with Run(run.folder).claimed():
+                order.append("second")
+
+        with ThreadPoolExecutor(1) as pool:
+            with run.claimed():
+                waiting = pool.submit(second)
+                while "waiting for its end" not in capsys.readouterr().err:
+                    assert not waiting.done()
+                    time.sleep(0.01)
+                order.append("first")
+            waiting.result()
+        assert order == ["first", "second"]
 
 
 class TestGallery:

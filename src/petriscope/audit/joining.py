@@ -38,10 +38,9 @@ def join(sets: Mapping[str, ImageSet], mark: str) -> tuple[ImageSet, np.ndarray]
     if not any(part.mapped for part in parts):
         return over(np.concatenate([part.images for part in parts])), splits
     key = cache.make_key("joined", mark)
-    if (found := cache.fetch(key, mapped=True)) is None:
-        cache.store(key, (len(splits), *first.shape), np.dtype(np.uint8), _blocks(parts))
-        found = cache.fetch_stored(key, mapped=True)
-    return over(found[0]), splits
+    shape = len(splits), *first.shape
+    found, _ = cache.fetch_or_store(key, True, lambda: cache.store(key, shape, np.dtype(np.uint8), _blocks(parts)))
+    return over(found), splits
 
 
 def _blocks(parts: list[ImageSet]) -> Iterator[np.ndarray]:

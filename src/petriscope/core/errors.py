@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from difflib import get_close_matches
+from os import PathLike, fspath
 
 
 class PetriscopeError(Exception):
@@ -39,6 +41,11 @@ def shown(value: object) -> str:
         return shortened(repr(value))
     except (ValueError, RecursionError):  # a whole number with more digits than Python prints, or too deep a nesting
         return f"a value of type {type(value).__name__} too large to print"
+
+
+def command(*words: str | PathLike[str]) -> str:
+    """A command of Petriscope to copy from a message, quoted for a shell."""
+    return shlex.join(["petriscope", *(fspath(word) for word in words)])
 
 
 def near(word: str, known: Iterable[str]) -> str:

@@ -1,5 +1,5 @@
-"""Files: paths and texts that come from outside, and atomic writing: a reader sees the old file or the new one, never a part
-of it."""
+"""Files: paths and texts that come from outside; locks; and writing so that a reader sees the old file or the new one, never
+a part of it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,22 @@ import errno
 import json
 import math
 import os
+import re
 import secrets
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache, lru_cache
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 from petriscope.core.errors import PetriscopeError, RequestError, shortened, shown
 
-NAME = 100  # characters of a file name that are kept in the name of its temporary file
+NAME = 100  # bytes of a name that are kept in names that are made from it; a file system allows 255
+TEMPORARY = re.compile(r"\..*\.[0-9a-f]{16}\.tmp", re.DOTALL)
+OLD = 86400.0  # seconds; a temporary file that was not written to for so long belongs to no process any more
 
 
 def expand_user(path: str | os.PathLike[str]) -> Path:
@@ -138,54 +143,125 @@ def atomic(path: Path) -> Iterator[Path]:
     Raises:
         PetriscopeError: the disk is full or read-only.
     """
-    # The name cannot be guessed, and the file is created here or not at all: no link that lies in wait is followed.
-    temporary = path.with_name(f".{path.name[:NAME]}.{secrets.token_hex(8)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        yield temporary
-        make_readable(temporary)
-        with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise disk_error(error, path) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    temporary = _temporary(path)
+    with _sentences(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _sweep_once(path.parent.absolute())
+            # The file is created here or not at all: no link that lies in wait is followed.
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            yield temporary
+            make_readable(temporary)
+            with temporary.open("r+b") as handle:  # for writing, which Windows wants for fsync
+                os.fsync(handle.fileno())
+            temporary.replace(path)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder beside ``folder``. On success it is renamed to ``folder``; on failure it is removed.
+def new_folder(folder: Path, numbered: bool = False) -> Iterator[tuple[Path, Path]]:
+    """Give a temporary folder, and the folder that it is renamed to on success. On failure it is removed.
+
+    Args:
+        numbered: if ``folder`` exists, take the first of ``folder-2``, ``folder-3`` ... that no other process has.
 
     Raises:
+        RequestError: another process has made the folder meanwhile.
         PetriscopeError: the disk is full or read-only.
     """
-    try:
+    staging = _temporary(folder)
+    with _sentences(folder), ExitStack() as undo:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        _sweep_once(folder.parent.absolute())
+        if numbered:
+            folder = _claim(folder)
+            undo.callback(_remove_empty, folder)
+        undo.callback(shutil.rmtree, staging, ignore_errors=True)
+        staging.mkdir()
+        yield staging, folder
+        if os.name == "nt":
+            _remove_empty(folder)  # there, not even an empty folder is replaced
         try:
-            staging.chmod(0o777 & ~_umask())
-            yield staging
             staging.replace(folder)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-    except OSError as error:
-        raise disk_error(error, folder) from error
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                raise
+            raise RequestError(f"another process has made {folder} meanwhile; choose another --out") from None
+        undo.pop_all()
 
 
-def number_folder(base: Path) -> Path:
-    """``base``, with a number appended if it exists."""
-    folder, number = base, 2
-    while folder.exists():
-        folder, number = base.with_name(f"{base.name}-{number}"), number + 1
-    return folder
+def _claim(base: Path) -> Path:
+    """Make an empty folder: ``base``, or the first free number after it."""
+    for folder in chain([base], (base.with_name(f"{base.name}-{number}") for number in count(2))):
+        with suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+    raise AssertionError  # numbers do not end
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
+
+
+@contextmanager
+def locked(path: Path, busy: Callable[[], None]) -> Iterator[None]:
+    """Hold a lock, a file at ``path``, which one process has at a time. The system frees it when the process ends.
+
+    Args:
+        busy: called if another process has the lock; then it is waited for.
+
+    Raises:
+        PetriscopeError: the file cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path, mode=0o666 & ~_umask())
+    with _sentences(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            busy()
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def sweep(folder: Path, age: float = OLD) -> None:
+    """Remove what processes that were killed have left in a folder: temporary files and folders not written to for ``age``
+    seconds. Who holds the lock of a folder may remove all."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if TEMPORARY.fullmatch(path.name):
+                with suppress(OSError):
+                    if time.time() - path.lstat().st_mtime >= age:
+                        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+@lru_cache
+def _sweep_once(folder: Path) -> None:
+    """Of each folder that a process writes into."""
+    sweep(folder)
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside ``path`` that cannot be guessed."""
+    return path.with_name(f".{cut(path.name)}.{secrets.token_hex(8)}.tmp")
+
+
+def cut(name: str, most: int = NAME) -> str:
+    """The beginning of a name, at most so many bytes of it: names of files are limited in bytes."""
+    return name if len(raw := os.fsencode(name)) <= most else raw[:most].decode("utf-8", "ignore")
 
 
 def slug(label: str, otherwise: str = "run") -> str:
     """A label as the name of a folder: other characters become hyphens. ``otherwise`` if nothing remains."""
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in label).strip(".-") or otherwise
+    return cut("".join(c if c.isalnum() or c in "-_." else "-" for c in label).strip(".-")) or otherwise
 
 
 def make_readable(path: Path) -> None:
@@ -193,6 +269,7 @@ def make_readable(path: Path) -> None:
     path.chmod(0o666 & ~_umask())
 
 
+@cache  # reading it changes it for a moment, which threads must not see
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
@@ -200,8 +277,15 @@ def _umask() -> int:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, with line ends as they are in it."""
     with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(readable(text).encode())
+
+
+def readable(text: str) -> str:
+    """A text that every UTF-8 file and stream can hold: bytes of a file name that are not UTF-8 are written as ``\\xe9``."""
+    other = re.sub("[\ud800-\udc7f\udd00-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
+    return other.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def json_text(tree: Any, indent: int | None = None) -> str:
@@ -223,6 +307,20 @@ def json_text(tree: Any, indent: int | None = None) -> str:
     if lost and isinstance(tree, dict):
         tree["not_finite"] = lost
     return json.dumps(tree, indent=indent, allow_nan=False) + "\n"
+
+
+@contextmanager
+def _sentences(path: Path) -> Iterator[None]:
+    """Turn an error of the system while ``path`` is written into a `disk_error`."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(error, path) from error
+    except Exception as error:
+        # Libraries in Rust, such as safetensors, raise errors of their own that tell the system's error in their text.
+        if (found := re.search(r"\(os error (\d+)\)", str(error))) is None or isinstance(error, PetriscopeError):
+            raise
+        raise disk_error(OSError(int(found[1]), os.strerror(int(found[1]))), path) from error
 
 
 def disk_error(error: OSError, path: Path) -> PetriscopeError:

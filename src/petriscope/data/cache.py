@@ -7,8 +7,8 @@ import io
 import json
 import os
 import zlib
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,8 +16,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from petriscope.core.device import free_memory
-from petriscope.core.errors import DataError
-from petriscope.core.files import atomic, disk_error, expand_user, write_text
+from petriscope.core.errors import DataError, PetriscopeError, RequestError
+from petriscope.core.files import atomic, expand_user, locked, write_text
 from petriscope.data import index
 
 VERSION = 2  # raise it when decoding changes, so that old entries are no longer used
@@ -29,15 +29,24 @@ BESIDE = (
 )  # what belongs to an entry; the last two index its checksum and the digests of its rows
 MOST_BYTES = 20 << 30  # the size of the cache; the least recently used entries are dropped beyond it
 
+ADVICE = "set PETRISCOPE_CACHE to a folder that may be written"
+
 Buffer: TypeAlias = bytes | memoryview
 
 
 def cache_dir() -> Path:
-    """``$PETRISCOPE_CACHE``, else ``$XDG_CACHE_HOME/petriscope``, else ``~/.cache/petriscope``."""
+    """``$PETRISCOPE_CACHE``, else ``$XDG_CACHE_HOME/petriscope``, else ``~/.cache/petriscope``.
+
+    Raises:
+        RequestError: the user has no home folder.
+    """
     if own := os.environ.get("PETRISCOPE_CACHE"):
         return expand_user(own)
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "petriscope"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "petriscope"
+    except RuntimeError:
+        raise RequestError(f"there is no home folder to keep decoded images in; {ADVICE}") from None
 
 
 def make_key(*parts: Any) -> str:
@@ -80,10 +89,6 @@ def store_stream(key: str, pieces: Iterable[Buffer], about: dict[str, Any] | Non
         PetriscopeError: the disk is full or may not be written; nothing is left behind.
     """
     path = cache_dir() / f"{key}.npy"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise disk_error(error, path) from error
     checksum = 0
     with atomic(path) as temporary, temporary.open("wb") as handle:
         for piece in pieces:
@@ -95,14 +100,60 @@ def store_stream(key: str, pieces: Iterable[Buffer], about: dict[str, Any] | Non
     prune(MOST_BYTES, spared=path)
 
 
+def fetch_or_store(key: str, mapped: bool, store: Callable[[], None]) -> tuple[np.ndarray, dict[str, Any]]:
+    """`fetch`; if there is nothing, ``store`` first. Of several processes that want an entry one stores it, and the others wait.
+
+    Args:
+        store: calls `petriscope.data.cache.store` or `store_stream` with the key.
+
+    Raises:
+        PetriscopeError: the disk is full, or the cache may not be written.
+        DataError: the entry cannot be read back.
+    """
+    if (found := fetch(key, mapped)) is not None:
+        return found
+    try:
+        with _lock(key):
+            if (found := fetch(key, mapped)) is None:
+                store()
+                found = fetch(key, mapped)
+    except PetriscopeError as error:
+        if type(error) is PetriscopeError and isinstance(error.__cause__, OSError):
+            raise PetriscopeError(f"{error}. For another place, {ADVICE}") from error
+        raise
+    if found is None:
+        raise DataError(f"{cache_dir() / key}.npy was just written and cannot be read back unchanged; check the disk")
+    return found
+
+
+@contextmanager
+def _lock(key: str, busy: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """The lock of an entry: whoever writes or removes the entry holds it."""
+    path = cache_dir() / f".{key}.lock"
+    with locked(path, busy):
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                path.unlink()
+
+
+class _InUse(Exception):
+    pass
+
+
+def _in_use() -> None:
+    raise _InUse
+
+
 def prune(most: int, spared: Path | None = None) -> None:
     """Drop the least recently used entries until the rest take at most ``most`` bytes.
 
     Args:
         spared: an entry to keep.
 
-    A process that has mapped an entry can still read it after it is dropped. Where the system does not remove open files
-    (Windows), such an entry stays.
+    Entries that are being written stay. A process that has mapped an entry can still read it after it is dropped. Where the
+    system does not remove open files (Windows), such an entry stays.
     """
     try:
         sizes = {path: _status(path)[0] for path in cache_dir().glob("*.npy")}
@@ -113,7 +164,7 @@ def prune(most: int, spared: Path | None = None) -> None:
         if total <= most:
             return
         if path != spared:
-            with suppress(OSError):
+            with suppress(OSError, PetriscopeError, _InUse), _lock(path.stem, busy=_in_use):
                 path.unlink()
                 for suffix in BESIDE:
                     path.with_suffix(suffix).unlink(missing_ok=True)
@@ -149,18 +200,6 @@ def fetch(key: str, mapped: bool) -> tuple[np.ndarray, dict[str, Any]] | None:
         return None
 
 
-def fetch_stored(key: str, mapped: bool) -> tuple[np.ndarray, dict[str, Any]]:
-    """`fetch` of an entry that was just stored.
-
-    Raises:
-        DataError: the entry cannot be read back.
-    """
-    found = fetch(key, mapped)
-    if found is None:
-        raise DataError(f"{cache_dir() / key}.npy was just written and cannot be read back unchanged; check the disk")
-    return found
-
-
 def row_digests(array: np.ndarray) -> np.ndarray:
     """`index.row_digests`, which are computed once for an array that is mapped from an entry."""
     if not isinstance(array, np.memmap):
@@ -176,6 +215,8 @@ def row_digests(array: np.ndarray) -> np.ndarray:
         return "".join(out)
 
     known = index.recall(path.with_suffix(".rows"), [path], compute).values[0]
+    if len(known) != 32 * len(array):  # another process has dropped the entry; what is mapped stays
+        return index.row_digests(array)
     return np.frombuffer(bytes.fromhex(known), dtype=np.uint8).reshape(-1, 16)
 
 

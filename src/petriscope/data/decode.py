@@ -126,11 +126,7 @@ def decode_files(paths: Sequence[Path], names: Sequence[str], section: DataSecti
     options = (section.height_width, section.filter, section.channels, section.bits, section.unreadable)
     contents = cache.contents(paths, source)
     key = cache.make_key("images", tuple(zip(names, contents.values, strict=True)), options)
-    found = cache.fetch(key, mapped=True)
-    if found is None:
-        _decode_to_cache(key, paths, names, section, contents)
-        found = cache.fetch_stored(key, mapped=True)
-    pixels, about = found
+    pixels, about = cache.fetch_or_store(key, True, lambda: _decode_to_cache(key, paths, names, section, contents))
     digests = cache.row_digests(pixels)
     if not cache.choose_mapped(pixels.nbytes, section.memory, source):
         pixels = np.array(pixels)

@@ -135,7 +135,10 @@ def _read(pixels: np.memmap, rows: np.ndarray) -> np.ndarray:
     size = out[:1].nbytes
     handle = getattr(pixels, "handle", None)
     if handle is None:  # kept: the file may be unlinked while it is in use
-        handle = pixels.handle = Path(pixels.filename).open("rb", buffering=0)  # noqa: SIM115
+        try:
+            handle = pixels.handle = Path(pixels.filename).open("rb", buffering=0)  # noqa: SIM115
+        except OSError:  # another process has dropped it from the cache; what is mapped stays
+            return np.asarray(pixels[rows])
     for place, row in zip(out, np.where(rows < 0, rows + len(pixels), rows).tolist(), strict=True):
         if not 0 <= row < len(pixels):
             raise IndexError(f"row {row} of {len(pixels)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from petriscope.core.errors import DataError, Interrupted, PetriscopeError, RequestError, near
-from petriscope.core.files import slug, write_text
+from petriscope.core.files import locked, slug, write_text
 from petriscope.core.progress import duration, say
 from petriscope.data import load_dataset
 from petriscope.experiments.compare import Comparison, compare_groups, compared_metric
@@ -75,10 +74,21 @@ def run_suite(
     for label in only:
         if label not in suite.methods:
             raise RequestError(f"{suite.name} has no method {label!r}; {near(label, suite.methods)}")
-    runs = plan(suite, out, data, seeds)
     decisive = split or suite.evaluate
-    todo = [planned for planned in runs if not planned.finished and (not only or planned.label in only)]
-    _check_data(todo, decisive, suite.metric)
+    _check_data(_to_train(plan(suite, out, data, seeds), only), decisive, suite.metric)
+    with locked(out / ".lock", lambda: say(f"another process runs a suite in {out}; waiting for its end")):
+        return _run(suite, plan(suite, out, data, seeds), out, decisive, only, quiet, jobs)
+
+
+def _to_train(runs: Sequence[Planned], only: Sequence[str]) -> list[Planned]:
+    return [planned for planned in runs if not planned.finished and (not only or planned.label in only)]
+
+
+def _run(
+    suite: Suite, runs: Sequence[Planned], out: Path, decisive: Split, only: Sequence[str], quiet: bool, jobs: int
+) -> Outcome:
+    """Train what is not finished, and compare; see `run_suite`."""
+    todo = _to_train(runs, only)
     if not quiet:
         say(f"{suite.name}: {len(runs)} runs, {sum(p.finished for p in runs)} finished, {len(todo)} to train; in {out}")
     failures: dict[str, str] = {}
@@ -177,8 +187,6 @@ def _train(planned: Planned, quiet: bool) -> None:
             if not quiet:
                 say(str(member))
             _train(member, quiet)
-    if planned.begun:  # interrupted while its members were joined, which is quick: start again
-        shutil.rmtree(planned.folder)
     ensemble([member.folder for member in planned.members], planned.ensemble, planned.folder, quiet)
 
 

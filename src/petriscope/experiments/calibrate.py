@@ -34,21 +34,22 @@ def calibrate(
         DataError: the run's data have changed, or have no val split.
     """
     run = open_run(folder)
-    predictor = _load(folder, device)
-    dataset = load_dataset(run.recipe.data)
-    if dataset.fingerprint != run.environment.data.fingerprint:
-        raise DataError(
-            f"the data at {run.recipe.data.source} have changed since {folder} was trained; train a new run"
-        )
-    val = dataset.split("val")
-    tta = tta or predictor.recipe.evaluation.tta
-    known = fit.calibrate(predictor, dataset.train, val, tta, quiet)
-    save_trust(run.model, predictor.trust)
-    if tta != predictor.recipe.evaluation.tta:
-        return evaluate_split(predictor, val, "val", tta, str(run.recipe.data.source), quiet, known)[0]
-    evaluation, _ = evaluate_into(run, predictor, dataset, "val", tta, quiet, known)
-    write_report(run)
-    return evaluation
+    with run.claimed():
+        predictor = _load(folder, device)
+        dataset = load_dataset(run.recipe.data)
+        if dataset.fingerprint != run.environment.data.fingerprint:
+            raise DataError(
+                f"the data at {run.recipe.data.source} have changed since {folder} was trained; train a new run"
+            )
+        val = dataset.split("val")
+        tta = tta or predictor.recipe.evaluation.tta
+        known = fit.calibrate(predictor, dataset.train, val, tta, quiet)
+        save_trust(run.model, predictor.trust)
+        if tta != predictor.recipe.evaluation.tta:
+            return evaluate_split(predictor, val, "val", tta, str(run.recipe.data.source), quiet, known)[0]
+        evaluation, _ = evaluate_into(run, predictor, dataset, "val", tta, quiet, known)
+        write_report(run)
+        return evaluation
 
 
 def recalibrate(

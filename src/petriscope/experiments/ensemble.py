@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from petriscope.core.errors import DataError, RequestError
+from petriscope.core.errors import DataError, RequestError, command
+from petriscope.core.files import new_folder
 from petriscope.core.progress import say
 from petriscope.core.recipe import Part, Recipe
 from petriscope.core.results import EnsembleMember, EnsembleSummary, TrainingSummary
@@ -37,7 +38,7 @@ from petriscope.models.cost import parameters
 from petriscope.models.voting import FLOOR, Member
 from petriscope.report.page import write_report
 from petriscope.run.comparison import LEVEL
-from petriscope.run.folder import Run, check_free, create_run, free_folder, open_run
+from petriscope.run.folder import Run, begin_run, check_free, default_folder, open_run
 from petriscope.tasks import Task, in_room
 from petriscope.training.averaging import SWA
 
@@ -110,8 +111,7 @@ def ensemble(
     only = _check_fit(method, runs, members)
     tta = max((m.recipe.evaluation.tta for m in members), key=TTA_ORDER.index)
     recipe = _recipe(members, method, tta)
-    folder = Path(out) if out is not None else free_folder(recipe)
-    check_free(folder)
+    check_free(None if out is None else Path(out))
     dataset = load_dataset(runs[0].recipe.data)
     if dataset.fingerprint != _fingerprint(runs[0]):
         raise DataError(f"the data at {recipe.data.source} have changed since {runs[0].folder} was trained")
@@ -124,8 +124,22 @@ def ensemble(
         joined = _join(method, runs, members, recipe, dataset, quiet)
     else:
         joined = _join_specialist(runs, members, recipe, dataset, only, quiet)
-    predictor = joined.predictor
-    made = create_run(
+    folder = default_folder(recipe) if out is None else Path(out)
+    with new_folder(folder, numbered=out is None) as (staging, folder):
+        table = _write(staging, joined, method, runs, dataset, quiet)
+    made = Run(folder)
+    write_report(made)
+    if not quiet:
+        _tell(made, task, table)
+    return made
+
+
+def _write(
+    folder: Path, joined: Joined, method: Method, runs: Sequence[Run], dataset: Dataset, quiet: bool
+) -> EnsembleSummary:
+    """Write all of an ensemble's run folder but the report."""
+    predictor, val = joined.predictor, dataset.split("val")
+    made = begin_run(
         folder,
         predictor.recipe,
         dataset,
@@ -138,7 +152,7 @@ def ensemble(
     trained = [run.results.training for run in runs]
     seconds = sum((each.seconds or 0.0) if each is not None else 0.0 for each in trained)
     summary = TrainingSummary(seconds=round(seconds, 2), monitor=None, kept="last")
-    known = fit_after_training(predictor, dataset.train, dataset.val, quiet) if task.calibrates else None
+    known = fit_after_training(predictor, dataset.train, val, quiet) if dataset.task.calibrates else None
     save_model(made.model, state, predictor, {"environment": made.environment.as_json(), "training": summary.as_json()})
     _, outputs = evaluate_into(made, predictor, dataset, "val", None, quiet, known)
     best, before = joined.best
@@ -147,22 +161,19 @@ def ensemble(
             "method": method,
             "members": joined.members,
             "best_member": str(best.folder),
-            **_gain(task, outputs, before, dataset.val),
+            **_gain(dataset.task, outputs, before, val),
             **joined.facts,
         }
     )
     made.add_results(cost=cost(predictor), training=summary, ensemble=table)
-    write_report(made)
-    if not quiet:
-        _tell(made, task, table)
-    return made
+    return table
 
 
 def _check_fit(method: Method, runs: Sequence[Run], members: Sequence[Predictor]) -> str | None:
     """Check that runs can be joined by a method. Returns the class of the specialist, if there is one."""
     for run in runs:
         if not run.finished:
-            raise RequestError(f"{run.folder} is not finished; resume it: petriscope train --resume {run.folder}")
+            raise RequestError(f"{run.folder} is not finished; resume it: {command('train', '--resume', run.folder)}")
     task = members[0].task
     known = in_room(task, "experiments").ENSEMBLES
     if method not in known:

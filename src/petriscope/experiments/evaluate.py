@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -57,20 +58,21 @@ def evaluate(
     if stress_images is not None and stress_images < 1:
         raise RequestError("a stress test needs at least one image")
     run = open_run(model) if data is None else None
-    predictor = load_model(Path(model), device)
-    if run is not None:
-        own = own_data(run)
-        images = own.split(split)
-        evaluation, _ = evaluate_into(run, predictor, own, split, tta, quiet)
-    else:
-        images = other_data(predictor, str(data), split, quiet)
-        evaluation, _ = evaluate_split(predictor, images, split, tta, str(data), quiet)
-    if stress:
-        tested = stress_split(predictor, images, split, stress_images, tta or "none", quiet, into=run)
-        evaluation = evaluation.model_copy(update={"stress": tested})
-    if run is not None:
-        write_report(run)
-    return evaluation
+    with nullcontext() if run is None else run.claimed():
+        predictor = load_model(Path(model), device)
+        if run is not None:
+            own = own_data(run)
+            images = own.split(split)
+            evaluation, _ = evaluate_into(run, predictor, own, split, tta, quiet)
+        else:
+            images = other_data(predictor, str(data), split, quiet)
+            evaluation, _ = evaluate_split(predictor, images, split, tta, str(data), quiet)
+        if stress:
+            tested = stress_split(predictor, images, split, stress_images, tta or "none", quiet, into=run)
+            evaluation = evaluation.model_copy(update={"stress": tested})
+        if run is not None:
+            write_report(run)
+        return evaluation
 
 
 def evaluate_split(

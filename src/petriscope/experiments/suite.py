@@ -85,7 +85,8 @@ class Suite(Section):
             raise ValueError(f"the baseline {self.baseline!r} is not a method; {near(self.baseline, self.methods)}")
         folders: dict[str, str] = {}
         for label in self.methods:
-            other = folders.setdefault(slug(label), label)
+            # File systems of macOS and Windows do not tell upper from lower case.
+            other = folders.setdefault(slug(label).casefold(), label)
             if other != label:
                 raise ValueError(f"the labels {other!r} and {label!r} would share the folder {slug(label)!r}")
         return self
@@ -248,13 +249,7 @@ def _check_unchanged(suite: Suite, planned: Planned) -> None:
         check_free(planned.folder)
         return
     if planned.ensemble is not None:
-        joined = Run(planned.folder).results.ensemble
-        was = planned.ensemble if joined is None else joined.method
-        if was != planned.ensemble:
-            raise RequestError(
-                f"{planned.folder} was joined by {was}, but {suite.name} now joins by {planned.ensemble}. "
-                "Move this folder away, or choose another --out"
-            )
+        _check_ensemble(suite, planned)
         return
     pairs = settings_that_differ(Run(planned.folder).recipe, planned.recipe)
     if pairs:
@@ -262,6 +257,22 @@ def _check_unchanged(suite: Suite, planned: Planned) -> None:
         raise RequestError(
             f"{planned.folder} was trained with other settings than {suite.name} has now: {said}. "
             "Move this folder away, or choose another --out"
+        )
+
+
+def _check_ensemble(suite: Suite, planned: Planned) -> None:
+    """Check that the run where an ensemble should be is that ensemble."""
+    run, away = Run(planned.folder), "Move this folder away, or choose another --out"
+    joined = run.results.ensemble
+    if joined is None:
+        what = "is a run of its own" if not run.environment.members else "was not finished"
+        raise RequestError(f"{planned.folder} {what}, but {suite.name} has an ensemble there. {away}")
+    was = [joined.method, *(Path(member.run).name for member in joined.members)]
+    now = [planned.ensemble, *(member.folder.name for member in planned.members)]
+    if was != now:
+        raise RequestError(
+            f"{planned.folder} was joined by {was[0]} from {', '.join(was[1:])}, but {suite.name} now joins by {now[0]} "
+            f"from {', '.join(map(str, now[1:]))}. {away}"
         )
 
 

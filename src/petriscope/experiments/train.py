@@ -10,7 +10,7 @@ import torch
 
 from petriscope.augment.pipeline import Normalize
 from petriscope.core.device import choose_device
-from petriscope.core.errors import DataError, Interrupted, RequestError
+from petriscope.core.errors import DataError, Interrupted, command
 from petriscope.core.progress import duration, say
 from petriscope.core.recipe import Recipe
 from petriscope.core.results import Normalization, TrainingSummary
@@ -22,7 +22,7 @@ from petriscope.inference.predictor import Predictor, save_model
 from petriscope.inference.speed import cost
 from petriscope.models.cost import parameters
 from petriscope.report.page import write_report
-from petriscope.run.folder import Run, check_free, create_run, free_folder, open_run
+from petriscope.run.folder import Run, check_free, create_run, open_run
 from petriscope.training.build import absolute_paths, build_trainer, check_parts
 from petriscope.training.loop import Trainer
 
@@ -39,7 +39,7 @@ def train(recipe: Recipe, out: str | Path | None = None, quiet: bool = False) ->
         RequestError: the recipe, the data or the folder cannot be used; nothing was made.
         Interrupted: Ctrl-C; `resume` continues from there.
     """
-    folder = Path(out) if out is not None else free_folder(recipe)
+    folder = None if out is None else Path(out)
     check_free(folder)
     device = choose_device(recipe.training.device)
     check_parts(recipe)
@@ -63,19 +63,16 @@ def train(recipe: Recipe, out: str | Path | None = None, quiet: bool = False) ->
 
 def resume(folder: str | PathLike[str], quiet: bool = False) -> Run:
     """Continue a run that was interrupted or killed. On a CPU, the final weights are bit-identical to those of a run that was
-    never stopped.
+    never stopped. A finished run is left as it is, which is said.
 
     Raises:
-        RequestError: there is no run, it is finished, or another process is training it.
+        RequestError: there is no run, or another process is training it.
         DataError: the data have changed since the run was started.
     """
     run = open_run(folder)
     with run.claimed():
         if run.finished:
-            raise RequestError(
-                f"{folder} is finished, so there is nothing to resume; its report is {run.folder / 'report.html'}"
-            )
-        run.clean()
+            return _already_finished(run, quiet)
         recipe, environment = run.recipe, run.environment
         dataset = load_dataset(recipe.data)
         if dataset.fingerprint != environment.data.fingerprint:
@@ -100,7 +97,7 @@ def _train_to_report(run: Run, trainer: Trainer, normalize: Normalize, dataset: 
     try:
         weights = trainer.fit()
     except Interrupted:
-        raise Interrupted(f"stopped; to continue: petriscope train --resume {run.folder}") from None
+        raise Interrupted(f"stopped; to continue: {command('train', '--resume', run.folder)}") from None
     trainer.model.load_state_dict(weights)
     predictor = Predictor(
         trainer.model.eval(),
@@ -124,8 +121,20 @@ def _train_to_report(run: Run, trainer: Trainer, normalize: Normalize, dataset: 
         stress_after_training(run, predictor, dataset.val, trainer.at.seconds, quiet)
     run.add_results(cost=cost(predictor), training=summary)
     write_report(run)
+    run.finish()
     if not quiet:
         say(f"trained in {duration(trainer.at.seconds)}; report: {run.folder / 'report.html'}")
+    return run
+
+
+def _already_finished(run: Run, quiet: bool) -> Run:
+    """Do what a process did not come to that was killed when the results were written."""
+    page = run.folder / "report.html"
+    if not page.is_file():
+        write_report(run)
+    run.finish()
+    if not quiet:
+        say(f"{run.folder} is finished, so there is nothing to resume; its report is {page}")
     return run
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import platform
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -18,19 +20,21 @@ from zipfile import ZipFile
 import numpy as np
 
 from petriscope.core.device import cores
-from petriscope.core.errors import RequestError
+from petriscope.core.errors import RequestError, command
 from petriscope.core.files import (
     atomic,
     json_text,
+    locked,
     new_folder,
-    number_folder,
     parse_json,
     parsing,
     read_text,
     slug,
+    sweep,
     user_path,
     write_text,
 )
+from petriscope.core.progress import say
 from petriscope.core.recipe import Recipe, load_recipe
 from petriscope.core.results import (
     SCHEMA_VERSION,
@@ -119,15 +123,15 @@ class Run:
         path = self.folder / "predictions.parquet"
         if not path.is_file():
             return pd.DataFrame({"split": []})
-        with parsing(path, self._evaluate_again):
-            table = pd.read_parquet(path)
+        with parsing(path, self._evaluate_again), path.open("rb") as handle:
+            table = pd.read_parquet(handle)
             for name in ("id", "split"):
                 table[name] = table[name].astype(str)
             return table
 
     @property
     def _evaluate_again(self) -> str:
-        return f"delete it, and evaluate again: petriscope evaluate {shlex.quote(str(self.folder))}"
+        return f"delete it, and evaluate again: {command('evaluate', self.folder)}"
 
     @property
     def audited(self) -> pd.DataFrame:
@@ -177,23 +181,27 @@ class Run:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Hold a lock on the folder, so that only one process trains into it. The lock ends with the process.
+        """Work on the run alone: hold a lock on its folder, which ends with the process, and remove what killed processes left
+        there. A process that works on a finished run is waited for.
 
         Raises:
-            RequestError: another process holds the lock.
+            RequestError: another process is training the run.
+            PetriscopeError: the folder may not be written.
         """
-        from filelock import FileLock, Timeout
 
-        self.checkpoint.parent.mkdir(exist_ok=True)
-        lock = FileLock(self.checkpoint.parent / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise RequestError(f"another process is training {self.folder}; wait until it ends, or stop it") from None
-        try:
+        def busy() -> None:
+            if not self.finished:
+                raise RequestError(f"another process is training {self.folder}; wait until it ends, or stop it")
+            say(f"another process works on {self.folder}; waiting for its end")
+
+        with locked(self.folder / ".lock", busy):
+            for folder in (self.folder, self.checkpoint.parent, self.folder / "gallery"):
+                sweep(folder, age=0)
             yield
-        finally:
-            lock.release()
+
+    def finish(self) -> None:
+        """Remove what only an unfinished run needs. A checkpoint takes several times the space of the weights."""
+        shutil.rmtree(self.checkpoint.parent, ignore_errors=True)
 
     def write_history(self, history: list[dict[str, Any]]) -> None:
         write_text(self.folder / "metrics.jsonl", "".join(map(json_text, history)))
@@ -217,19 +225,16 @@ class Run:
         path = self.folder / "predictions.parquet"
         with parsing(path, self._evaluate_again):  # the rows that are kept may have columns of other types
             table = pd.concat([kept, table], ignore_index=True) if len(kept) else table
-            with atomic(path) as temporary:
-                table.to_parquet(temporary, index=False)
+            with atomic(path) as temporary, temporary.open("wb") as handle:
+                table.to_parquet(handle, index=False)
 
     def write_gallery(self, name: str, **arrays: np.ndarray) -> None:
         """Write ``gallery/<name>.npz``, or replace it. Without arrays, nothing is written."""
         if arrays:
-            with atomic(self.folder / "gallery" / f"{name}.npz") as temporary, temporary.open("wb") as handle:
-                np.savez_compressed(handle, **arrays)  # type: ignore[arg-type]
-
-    def clean(self) -> None:
-        """Remove the temporary files of interrupted writes."""
-        for leftover in (p for folder in (".", "checkpoint", "gallery") for p in (self.folder / folder).glob(".*.tmp")):
-            leftover.unlink(missing_ok=True)
+            packed = io.BytesIO()  # a zip file that cannot be written to its end complains when it is forgotten
+            np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]
+            with atomic(self.folder / "gallery" / f"{name}.npz") as temporary:
+                temporary.write_bytes(packed.getbuffer())
 
 
 def open_run(folder: str | PathLike[str]) -> Run:
@@ -244,10 +249,11 @@ def open_run(folder: str | PathLike[str]) -> Run:
     return run
 
 
-def create_run(folder: Path, recipe: Recipe, dataset: Dataset, **facts: Any) -> Run:
+def create_run(folder: Path | None, recipe: Recipe, dataset: Dataset, **facts: Any) -> Run:
     """Make a run folder. It appears under its name only when these files are complete.
 
     Args:
+        folder: None: `default_folder`, with a number appended if it exists.
         facts: further fields of `Environment`: device, precision, parameters, normalize, members.
 
     Raises:
@@ -255,31 +261,56 @@ def create_run(folder: Path, recipe: Recipe, dataset: Dataset, **facts: Any) -> 
         PetriscopeError: the disk is full or may not be written.
     """
     check_free(folder)
+    with new_folder(folder or default_folder(recipe), numbered=folder is None) as (staging, made):
+        begin_run(staging, recipe, dataset, **facts)
+    return Run(made)
+
+
+def begin_run(folder: Path, recipe: Recipe, dataset: Dataset, **facts: Any) -> Run:
+    """Write the first files of a run into an empty folder; see `create_run`."""
     about = environment(dataset).model_copy(update=facts)
-    with new_folder(folder) as staging:
-        write_text(staging / "recipe.yaml", recipe.to_yaml())
-        write_text(staging / "environment.json", json_text(about.as_json(), indent=1))
-        if dataset.audited:
-            _audited_table(dataset).to_csv(staging / "audited.csv", index=False)
+    write_text(folder / "recipe.yaml", recipe.to_yaml())
+    write_text(folder / "environment.json", json_text(about.as_json(), indent=1))
+    if dataset.audited:
+        _audited_table(dataset).to_csv(folder / "audited.csv", index=False)
     return Run(folder)
 
 
-def check_free(folder: Path) -> None:
-    """Check that a folder does not exist or is empty.
+def check_free(folder: Path | None) -> None:
+    """Check that a folder, if one is given, does not exist or is empty.
 
     Raises:
         RequestError: it is not empty.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        resumable = (folder / "recipe.yaml").is_file()
-        hint = f", or continue the run in it: petriscope train --resume {folder}" if resumable else ""
-        raise RequestError(f"{folder} exists and is not empty; choose another --out{hint}")
+    if folder is None:
+        return
+    try:
+        free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    except OSError as error:
+        raise RequestError(f"{folder} cannot be looked into: {error.strerror or error}") from None
+    if not free:
+        raise RequestError(f"{folder} exists and is not empty; choose another --out{_way_on(folder)}")
 
 
-def free_folder(recipe: Recipe) -> Path:
-    """``runs/<recipe>-seed<N>``, with a number appended if that folder exists."""
+def _way_on(folder: Path) -> str:
+    """How to go on with what is in a folder, if it is a run that lacks something."""
+    run = Run(folder)
+    with suppress(RequestError):
+        if not (folder / "recipe.yaml").is_file():
+            return ""
+        if run.finished:
+            lacking = not (folder / "report.html").is_file()
+            return f", or write the report of the run in it: {command('report', folder)}" if lacking else ""
+        if run.environment.members:
+            return ", or remove it: it is an ensemble that was not finished"
+        return f", or continue the run in it: {command('train', '--resume', folder)}"
+    return ""
+
+
+def default_folder(recipe: Recipe) -> Path:
+    """``runs/<recipe>-seed<N>``."""
     stem = Path(recipe.name).stem if recipe.name.endswith((".yaml", ".yml")) else recipe.name.replace("/", "-")
-    return number_folder(Path("runs") / f"{slug(stem)}-seed{recipe.seed}")
+    return Path("runs") / f"{slug(stem)}-seed{recipe.seed}"
 
 
 def environment(dataset: Dataset) -> Environment:

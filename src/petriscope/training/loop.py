@@ -272,7 +272,7 @@ class Trainer:
         augmented = (batch, targets) if self.head else self.augment(batch, targets, generator)
         images, targets = self.normalize(augmented[0]), augmented[1]
         targets = self.task.loss_targets(targets)
-        factor = self.schedule.factor(step) * self.plan.stage(self.at.epoch).lr
+        factor = self._factor(step)
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
         with autocast(self.device, self.format):
@@ -296,6 +296,10 @@ class Trainer:
         with torch.no_grad():
             hits, judged = self.task.hits(logits, targets)
             return torch.stack([loss.detach() * size, hits.to(loss.dtype), judged, loss.new_tensor(size)])
+
+    def _factor(self, step: int) -> float:
+        """What the rates of the recipe are multiplied by at a step of the current epoch."""
+        return self.schedule.factor(step) * self.plan.stage(self.at.epoch).lr
 
     def _seed(self, step: int) -> torch.Generator:
         """Seed the global generators (for dropout) from the step, and return a generator for augmentation."""
@@ -335,6 +339,7 @@ class Trainer:
             "epoch": self.at.epoch + 1,
             "train": {"loss": loss / images, "accuracy": hits / max(judged, 1)},
         }
+        rate = self.base_rates[0] * self._factor(self._step - 1)  # before the schedule learns of this epoch
         if self.val is not None:
             metrics = self._evaluate(self.val)
             self._judge(metrics[self.monitor])
@@ -343,7 +348,7 @@ class Trainer:
             if self.at.epoch + 1 == self.settings.epochs:
                 next(self._predict(self.train))  # no other batch shows what the last update did
             self.schedule.observe(line["train"]["loss"])
-        line["lr"] = self.optimizer.param_groups[0]["lr"]
+        line["lr"] = rate
         line["seconds"] = round(self.at.epoch_seconds, 3)
         line["images_per_second"] = round(images / max(self.at.epoch_seconds, 1e-9), 1)
         self.at.seconds += self.at.epoch_seconds

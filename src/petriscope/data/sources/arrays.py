@@ -144,10 +144,7 @@ def _convert_one(array: np.ndarray, gray: bool, section: DataSection) -> np.ndar
         return out
     entry = Path(array.filename or "").stem  # of the cache, which tells entries by what is in them
     key = cache.make_key("converted", entry, (size, section.filter, gray, section.bits))
-    if (found := cache.fetch(key, mapped=True)) is None:
-        cache.store(key, shape, np.dtype(np.uint8), blocks())
-        found = cache.fetch_stored(key, mapped=True)
-    return found[0]
+    return cache.fetch_or_store(key, True, lambda: cache.store(key, shape, np.dtype(np.uint8), blocks()))[0]
 
 
 def _chunks(array: np.ndarray) -> Iterator[np.ndarray]:

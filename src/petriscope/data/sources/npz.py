@@ -205,17 +205,17 @@ def _map(archive: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
     """Unpack an array to the cache in pieces, and map it."""
     info = archive.getinfo(f"{name}.npy")
     key = cache.make_key("member", cache.contents([path], str(path)).values[0], name)
-    if (found := cache.fetch(key, mapped=True)) is None:
+
+    def store() -> None:
         folder = cache.cache_dir()
-        folder.mkdir(parents=True, exist_ok=True)
         if info.file_size > (free := shutil.disk_usage(folder).free):
             raise PetriscopeError(
                 f"{path}: {name} takes {info.file_size / 2**30:.1f} GiB when unpacked, and {folder} has {free / 2**30:.1f} GiB; "
                 "free some space, or set PETRISCOPE_CACHE to a folder with more"
             )
         cache.store_stream(key, _pieces(archive, info))
-        found = cache.fetch_stored(key, mapped=True)
-    return found[0]
+
+    return cache.fetch_or_store(key, True, store)[0]
 
 
 def _pieces(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
