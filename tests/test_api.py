@@ -50,7 +50,7 @@ def test_a_run_folder_has_its_files(trained):
         "environment.json",
         "metrics.jsonl",
         "model.safetensors",
-        "checkpoint",
+        ".lock",
         "results.json",
         "predictions.parquet",
         "gallery",
@@ -76,7 +76,6 @@ def test_files_are_readable_by_others_as_the_umask_says(trained):
 def test_the_model_file_alone_predicts_as_the_run_did(trained, tiny_npz, tmp_path):
     alone = tmp_path / "elsewhere.safetensors"
     shutil.copy(trained.model, alone)
-    shutil.rmtree(trained.folder / "checkpoint")
     images, _ = images_of(tiny_npz, "val")
     probabilities = load_model(alone).probabilities(images)
     table = trained.predictions

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from petriscope.core.errors import PetriscopeError
 from petriscope.data import cache
 
 
@@ -51,3 +53,44 @@ def test_a_mapped_entry_stays_readable(folder: Path) -> None:
     cache.prune(0)
     assert not kept(folder)
     assert (found[0] == 7).all()
+
+
+def test_of_many_that_want_an_entry_one_stores_it(folder: Path) -> None:
+    stored: list[int] = []
+
+    def store() -> None:
+        stored.append(1)
+        cache.store("a", (100,), np.dtype(np.uint8), [np.full(100, 7, np.uint8)])
+
+    with ThreadPoolExecutor(10) as pool:
+        found = list(pool.map(lambda _: cache.fetch_or_store("a", True, store)[0], range(10)))
+    assert len(stored) == 1 and all((array == 7).all() for array in found)
+    assert kept(folder) == {"a"} and not list(folder.glob(".*"))
+
+
+def test_entries_are_whole_while_others_evict_them(folder: Path) -> None:
+    def want(number: int) -> bool:
+        key, value = "abc"[number % 3], number % 3
+        found, _ = cache.fetch_or_store(
+            key, True, lambda: cache.store(key, (100,), np.dtype(np.uint8), [np.full(100, value, np.uint8)])
+        )
+        cache.prune(number % 4 * 100)
+        return bool((found == value).all())
+
+    with ThreadPoolExecutor(6) as pool:
+        assert all(pool.map(want, range(60)))
+
+
+@pytest.mark.parametrize("what", ["no home", "a file in the way"])
+def test_where_nothing_can_be_kept_the_advice_is_given(
+    what: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if what == "no home":
+        monkeypatch.delenv("PETRISCOPE_CACHE")
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    else:
+        (folder / "file").touch()
+        monkeypatch.setenv("PETRISCOPE_CACHE", str(folder / "file"))
+    with pytest.raises(PetriscopeError, match="set PETRISCOPE_CACHE to a folder that may be written"):
+        cache.fetch_or_store("a", True, lambda: None)

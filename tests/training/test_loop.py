@@ -164,7 +164,7 @@ def test_killed_within_a_checkpoint_write_the_one_before_stands(tiny_recipe, tmp
     monkeypatch.setattr(checkpoints, "save_file", torn)
     with pytest.raises(RuntimeError):
         api.train(tiny_recipe(), tmp_path / "torn", quiet=True)
-    (tmp_path / "torn" / "checkpoint" / ".state.safetensors.99.tmp").write_bytes(b"half")
+    (tmp_path / "torn" / "checkpoint" / ".state.safetensors.0123456789abcdef.tmp").write_bytes(b"half")
     monkeypatch.setattr(checkpoints, "save_file", real)
     assert same(weights(api.resume(tmp_path / "torn", quiet=True)), weights(whole))
     assert not list((tmp_path / "torn").rglob("*.tmp"))
@@ -431,10 +431,19 @@ def test_one_process_at_a_time_trains_into_a_run(tiny_recipe, tmp_path, monkeypa
     assert len(run.history) == tiny_recipe().training.epochs
 
 
-def test_a_resumed_run_is_refused_when_the_data_changed_or_it_is_finished(tiny_recipe, tiny_npz, tmp_path, monkeypatch):
-    finished = api.train(tiny_recipe(), tmp_path / "finished", quiet=True)
-    with pytest.raises(PetriscopeError, match="finished"):
-        api.resume(finished.folder)
+def test_a_finished_run_is_left_as_it_is_and_lacks_nothing(tiny_recipe, tmp_path, capsys):
+    run = api.train(tiny_recipe(evaluation={"stress": "off"}), tmp_path / "run", quiet=True)
+    assert not run.checkpoint.parent.exists()
+    before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+    run.checkpoint.parent.mkdir()  # as if killed before the last things were done
+    (run.folder / "report.html").unlink()
+    assert api.resume(run.folder) == run
+    assert "nothing to resume" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()} == before
+    assert not run.checkpoint.parent.exists()
+
+
+def test_a_resumed_run_is_refused_when_the_data_changed(tiny_recipe, tiny_npz, tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "fit", lambda self: (_ for _ in ()).throw(RuntimeError("killed")))
     with pytest.raises(RuntimeError):
         api.train(tiny_recipe(), tmp_path / "run", quiet=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -187,6 +188,8 @@ def _train(planned: Planned, quiet: bool) -> None:
             if not quiet:
                 say(str(member))
             _train(member, quiet)
+    if planned.begun:  # an ensemble of which something is missing
+        shutil.rmtree(planned.folder)
     ensemble([member.folder for member in planned.members], planned.ensemble, planned.folder, quiet)
 
 

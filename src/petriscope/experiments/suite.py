@@ -261,18 +261,23 @@ def _check_unchanged(suite: Suite, planned: Planned) -> None:
 
 
 def _check_ensemble(suite: Suite, planned: Planned) -> None:
-    """Check that the run where an ensemble should be is that ensemble."""
+    """Check that the run where an ensemble should be is that ensemble, or one that was not finished."""
     run, away = Run(planned.folder), "Move this folder away, or choose another --out"
+    if not run.environment.members:
+        raise RequestError(
+            f"{planned.folder} is a run that was trained itself, but {suite.name} has an ensemble there. {away}"
+        )
     joined = run.results.ensemble
     if joined is None:
-        what = "is a run of its own" if not run.environment.members else "was not finished"
-        raise RequestError(f"{planned.folder} {what}, but {suite.name} has an ensemble there. {away}")
-    was = [joined.method, *(Path(member.run).name for member in joined.members)]
-    now = [planned.ensemble, *(member.folder.name for member in planned.members)]
+        return
+    was, now = joined.method, planned.ensemble
     if was != now:
+        raise RequestError(f"{planned.folder} was joined by {was}, but {suite.name} now joins by {now}. {away}")
+    of = [Path(member.run).name for member in joined.members]
+    if of != [member.folder.name for member in planned.members]:
         raise RequestError(
-            f"{planned.folder} was joined by {was[0]} from {', '.join(was[1:])}, but {suite.name} now joins by {now[0]} "
-            f"from {', '.join(map(str, now[1:]))}. {away}"
+            f"{planned.folder} was joined from {', '.join(of)}, but {suite.name} now joins {len(planned.members)} runs. "
+            f"{away}"
         )
 
 

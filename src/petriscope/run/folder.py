@@ -67,7 +67,7 @@ class Run:
     - ``environment.json``: versions, hardware, data and their fingerprint;
     - ``metrics.jsonl``: one line per epoch;
     - ``model.safetensors``: the model, with all that prediction needs;
-    - ``checkpoint/``: all that resuming needs;
+    - ``checkpoint/``: all that resuming needs, until the run is finished;
     - ``results.json``: training summary, cost, metrics per split;
     - ``predictions.parquet``: one row per image;
     - ``gallery/``: the images in the report;
