@@ -102,7 +102,7 @@ def test_an_ensemble_is_trained_and_compared_as_a_method(write, calls, tmp_path)
     weighted = load_suite(write(methods={"plain": "tiny.yaml", "both": {**both, "ensemble": "weighted"}}))
     with pytest.raises(RequestError, match="both-seed0 was joined by soft, but trial now joins by weighted"):
         plan(weighted, out)
-    with pytest.raises(RequestError, match="both-seed0 was joined from .*, but trial now joins 3 runs"):
+    with pytest.raises(RequestError, match=r"both-seed0 was joined from .*, but trial now joins 3 runs"):
         plan(load_suite(write(methods={"plain": "tiny.yaml", "both": {**both, "of": [*both["of"], "tiny.yaml"]}})), out)
     with pytest.raises(
         RequestError, match="plain-seed0 is a run that was trained itself, but trial has an ensemble there"
