@@ -3,6 +3,7 @@ a part of it."""
 
 from __future__ import annotations
 
+import codecs
 import errno
 import json
 import math
@@ -62,7 +63,7 @@ def user_path(text: str | os.PathLike[str], beside: Path | None = None) -> Path:
 
 
 def read_text(path: Path, limit: int, what: str) -> str:
-    """The text of a file in UTF-8, without a byte order mark.
+    """The text of a file in UTF-8, or in UTF-16 with a byte order mark; without the mark.
 
     Args:
         limit: bytes that the file may have.
@@ -73,13 +74,13 @@ def read_text(path: Path, limit: int, what: str) -> str:
     """
     try:
         with path.open("rb") as handle:
-            data = handle.read(limit + 1)
+            data = handle.read(min(limit, os.fstat(handle.fileno()).st_size) + 1)
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror or error}") from None
     if len(data) > limit:
         raise RequestError(f"{path} is larger than {limit:,} bytes; is it {what}?")
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise RequestError(
             f"{path} is not text in UTF-8, from byte {error.start + 1:,} on; is it {what}? If so, save it in UTF-8"

@@ -13,10 +13,10 @@ import numpy as np
 
 from petriscope.core.errors import DataError, RequestError
 from petriscope.core.files import atomic
-from petriscope.core.progress import progress
+from petriscope.core.progress import progress, say
 from petriscope.core.recipe import TTA
 from petriscope.data.decode import decode_file, workers
-from petriscope.data.sources.folders import is_image
+from petriscope.data.sources.walk import LeftOut, count_others, walk
 from petriscope.inference.predictor import Predictor
 from petriscope.tasks import in_room
 
@@ -32,12 +32,15 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(
-                p for p in path.rglob("*") if p.is_file() and is_image(p.name) and not p.name.startswith(".")
-            )
-            if not inside:
-                raise RequestError(f"no images in {path}")
-            found += inside
+            left_out = LeftOut()
+            tree = walk(path, left_out)
+            count_others(tree, left_out)
+            notes = left_out.sentences(path)
+            if not tree.count:
+                raise RequestError(". ".join([f"no images in {path}", *notes]))
+            found += sorted(folder.path / name for folder in tree.all() for name in folder.images)
+            for note in notes:
+                say(note)
         elif path.exists():
             found.append(path)
         else:

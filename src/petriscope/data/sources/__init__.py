@@ -11,8 +11,11 @@ import numpy as np
 from petriscope.core.errors import DataError, RequestError, near
 from petriscope.core.files import user_path
 from petriscope.core.recipe import DataSection
+from petriscope.data.decode import SUFFIXES
 from petriscope.data.imageset import SPLITS, ImageSet
-from petriscope.data.sources.listing import ImageFile
+from petriscope.data.sources.listing import TABLES, ImageFile
+from petriscope.data.sources.pairs import Pairs, find_pairs
+from petriscope.data.sources.walk import LeftOut, walk
 
 NAMED = {
     "bloodmnist": "eight kinds of blood cell, 28 x 28 RGB, 17,092 images; downloaded once (34 MB)",
@@ -26,9 +29,9 @@ KINDS = (
     "with the columns path and label, an npz or a folder of images (images) and masks, or one of "
     f"{', '.join(NAMED)}"
 )
+PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 UNSPLIT = "all"  # the name of the only image set of a source without splits
 DRAWN = {"synthetic-smear": "synthetic_smear", "synthetic-terrain": "synthetic_terrain"}
-TABLES = (".csv", ".parquet", ".pq")
 
 
 def read(source: str, section: DataSection, warnings: list[str] | None = None) -> dict[str, ImageSet]:
@@ -105,7 +108,8 @@ def list_files(source: str) -> list[ImageFile]:
     if path.is_dir():
         batches = _module("cifar_batches")
         is_batches = any(batches.is_batches(folder) for folder in (path, path / batches.FOLDER))
-        return [] if is_batches else _module(_folder_kind(path)).list_files(path)
+        found = [] if is_batches else _look(path, [])
+        return found.files if isinstance(found, Pairs) else found
     return _module("tables").list_files(path) if path.suffix.lower() in TABLES else []
 
 
@@ -118,16 +122,27 @@ def _read_path(source: str, section: DataSection, warnings: list[str]) -> dict[s
         for folder in (path, path / batches.FOLDER):
             if batches.is_batches(folder):
                 return batches.read(folder, section, warnings)
-        return _module(_folder_kind(path)).read(path, section, warnings)
+        found = _look(path, warnings)
+        kind = "mask_folders" if isinstance(found, Pairs) else "folders"
+        return _module(kind).read(path, found, section, warnings)
     if path.suffix.lower() == ".npz":
         return _module("npz").read(path, section, warnings)
     if path.suffix.lower() in TABLES:
         return _module("tables").read(path, section, warnings)
+    if path.suffix.lower() in PACKED:
+        raise RequestError(f"{source} is packed; unpack it first, and name the folder")
+    if path.suffix.lower() in SUFFIXES:
+        raise RequestError(f"{source} is a single image; name the folder that has a folder for each class")
     raise RequestError(f"{source} is a file of an unknown kind ({path.suffix or 'no suffix'}).\nA source is {KINDS}.")
 
 
-def _folder_kind(path: Path) -> str:
-    return "mask_folders" if _module("mask_folders").is_mask_folder(path) else "folders"
+def _look(path: Path, warnings: list[str]) -> Pairs | list[ImageFile]:
+    """The images of a folder, with their masks or their classes."""
+    left_out, notes = LeftOut(), list[str]()
+    tree = walk(path, left_out)
+    found = find_pairs(tree, left_out) or _module("folders").find_images(tree, left_out, notes)
+    warnings += [*notes, *left_out.sentences(path)]
+    return found
 
 
 def _synthetic(source: str, count: str, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:

@@ -2,43 +2,41 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from petriscope.core.errors import DataError
+from petriscope.core.names import tidy
 from petriscope.core.recipe import DataSection
-from petriscope.data.decode import SUFFIXES, decode_files
+from petriscope.data.decode import decode_files
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.labels import index_names
-from petriscope.data.sources.listing import ImageFile, rows_by_split, sets_over
+from petriscope.data.sources.listing import TABLES, ImageFile, groups_of, rows_by_split, sets_over
+from petriscope.data.sources.spelling import spelled, split_of
+from petriscope.data.sources.walk import Folder, LeftOut, count_others, suffix_of
 
-SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+BOXES = (".txt", ".xml", ".json")  # files that other tools write boxes and outlines to
+TABLE = "list the images in a table (CSV) with the columns path and label, and name that as the source"
+_WORD = re.compile(r"([^\W\d_]+)[ _.()-]*\d")  # the word before the number of a file
 
 
-def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
-    """Read images from class folders. Their ids are their paths below ``path``, with forward slashes.
+def read(path: Path, found: list[ImageFile], section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
+    """Read images from class folders. Their ids are their paths below the source, with forward slashes.
 
     Args:
-        path: a folder with class folders, or with the folders train, val (or valid, validation) and test that have them.
-            Class folders may have subfolders. Hidden files, links to folders and other files are left out.
+        path: the source.
+        found: its images, from `find_images`.
         section: its ``group`` is a pattern that is searched in the id. Images belong together if its first group, or the
             whole match, is the same.
 
     Raises:
-        DataError: no images, an empty class folder, an unreadable image, an id that ``group`` does not match.
+        DataError: an unreadable image, or an id that ``group`` does not match.
     """
-    odd: Counter[str] = Counter()
-    found = list_files(path, odd)
     files, names = [file.id for file in found], [file.label for file in found]
-    if odd:
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(odd.items()))
-        warnings.append(f"{path} also has {kinds}, which were left out")
-
-    groups = None if section.group is None else np.array([group_of(section.group, name) for name in files])
+    groups = groups_of(section, files)
     decoded = decode_files([file.path for file in found], files, section, str(path))
     warnings += decoded.warnings
     rows = rows_by_split(decoded, [file.split for file in found])
@@ -48,114 +46,166 @@ def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, Ima
     return sets_over(decoded, rows, targets, classes, files, groups)
 
 
-def list_files(path: Path, odd: Counter[str] | None = None) -> list[ImageFile]:
-    """The image files below ``path``, readable or not. What is left out is counted in ``odd``, by kind."""
-    odd = Counter() if odd is None else odd
-    return [
-        ImageFile(name, path / name, split, label)
-        for split, folder in _split_folders(path, odd).items()
-        for label, below in _class_folders(path, folder, odd)
-        for name in below
-    ]
+def find_images(tree: Folder, left_out: LeftOut, notes: list[str]) -> list[ImageFile]:
+    """The images of a folder with their classes and splits, readable or not.
 
+    Args:
+        tree: a folder with class folders; or with folders of splits, in any usual spelling, that have them. A single folder
+            around them is entered. Class folders may have subfolders.
+        left_out: what is left out is added to it.
+        notes: how the folder was understood, where that is not plain, is added to it; one sentence each.
 
-def is_image(name: str) -> bool:
-    """Whether a file has the suffix of an image."""
-    return name.lower().endswith(SUFFIXES)
-
-
-def _split_folders(path: Path, odd: Counter[str]) -> dict[str, Path]:
-    """The folder with the class folders of each split; only ``all`` if there are no split folders."""
-    found: dict[str, Path] = {}
-    others = []
-    for folder in _folders(path, odd):
-        split = SPLIT_FOLDERS.get(folder.name)
-        if split is None:
-            others.append(folder)
-        elif split in found:
-            raise DataError(f"{path} has both {found[split].name} and {folder.name}; keep one of them")
-        else:
-            found[split] = folder
-    if not found:
-        return {"all": path}
-    for folder in others:
-        if _images(folder, Counter()):
-            raise DataError(
-                f"{path} has split folders ({', '.join(sorted(part.name for part in found.values()))}) and, beside "
-                f"them, {folder.name} with images; move it into a split, or out of the source"
-            )
-    _count_files(path, odd)
-    return found
-
-
-def _class_folders(path: Path, folder: Path, odd: Counter[str]) -> list[tuple[str, list[str]]]:
-    """(class, ids) of each class folder, sorted by name."""
-    loose = _count_files(folder, odd)
+    Raises:
+        DataError: no images, an empty class folder, or folders that may be classes, splits or something else.
+    """
     out = []
-    for entry in _folders(folder, odd):
-        below = _images(entry, odd)
-        if not below:
-            raise DataError(f"the class folder {entry} has no images; remove it, or put images in ({_suffixes()})")
-        out.append((entry.name, sorted(item.relative_to(path).as_posix() for item in below)))
-    if not out:
-        where = f"{loose:,} images are in {folder} itself" if loose else f"{folder} has no images"
-        raise DataError(f"{where}; make a folder for each class in it, and put the images of the class there")
-    return out
-
-
-def _count_files(folder: Path, odd: Counter[str]) -> int:
-    """Count the files in a folder that should have only folders; return how many are images."""
-    images = 0
-    for entry in _entries(folder):
-        if entry.is_file() and not entry.name.startswith("."):
-            images += is_image(entry.name)
-            odd["images outside class folders" if is_image(entry.name) else "files that are not images"] += 1
-    return images
-
-
-def _folders(path: Path, odd: Counter[str]) -> list[Path]:
-    out = []
-    for entry in _entries(path):
-        if entry.is_dir() and not _hidden(entry.name):
-            if entry.is_symlink():
-                odd["links to folders"] += 1
-            else:
-                out.append(entry)
-    return out
-
-
-def _entries(path: Path) -> list[Path]:
     try:
-        return sorted(path.iterdir())
-    except OSError as error:
-        raise DataError(f"the folder {path} cannot be read: {error.strerror or error}") from None
-
-
-def _images(folder: Path, odd: Counter[str]) -> list[Path]:
-    out = []
-    for base, folders, files in os.walk(folder, followlinks=False):
-        odd["links to folders"] += sum((Path(base) / name).is_symlink() for name in folders)
-        folders[:] = [name for name in folders if not _hidden(name)]
-        for name in files:
-            if is_image(name) and not name.startswith("."):
-                out.append(Path(base) / name)
-            elif not name.startswith("."):
-                odd["files that are not images"] += 1
-    odd += Counter()  # drop zeros
+        for split, folder in _split_folders(_enter(tree, "all", notes), left_out, notes).items():
+            classes = _class_folders(folder if split == "all" else _enter(folder, split, notes), left_out, notes)
+            for part, entry in _parts(split, classes, notes):
+                files = sorted((inner.id_of(name), inner.path / name) for inner in part.all() for name in inner.images)
+                within = split if part is entry else str(split_of(part.name))
+                out += [ImageFile(name, path, within, tidy(entry.name)) for name, path in files]
+                count_others(part, left_out)
+    except DataError as error:
+        raise DataError(". ".join([str(error), *_hints(tree)])) from None
     return out
 
 
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
+def _enter(folder: Folder, split: str, notes: list[str]) -> Folder:
+    """The folder itself, or the one below it that is its only folder with images and has folders again."""
+    while len(folder.filled) == 1 and not folder.images:
+        inner = folder.filled[0]
+        if inner.images or split_of(inner.name) not in (None, split):
+            break
+        notes.append(f"{folder.path} has one folder with images, {inner.name}; what is inside {inner.name} was read")
+        folder = inner
+    return folder
 
 
-def _suffixes() -> str:
-    return " ".join(suffix[1:] for suffix in SUFFIXES)
+def _split_folders(tree: Folder, left_out: LeftOut, notes: list[str]) -> dict[str, Folder]:
+    """The folder with the class folders of each split; only ``all`` if there are no split folders."""
+    splits = {folder: split for folder in tree.folders if (split := split_of(folder.name))}
+    others = [folder for folder in tree.filled if folder not in splits]
+    words = ", ".join(folder.name for folder in splits)
+    if not any(folder.count for folder in splits):
+        return {"all": tree}
+    if not any(folder.filled for folder in splits):  # images, but no class folders
+        if not others:
+            raise DataError(
+                f"{tree.path} has the split folders {words}, but no class folders in them; splits are called train, val and "
+                f"test and have a folder for each class. If these are classes, {TABLE}"
+            )
+        notes.append(f"{tree.path}: {words} is read as a class and no split, since it has images but no class folders")
+        return {"all": tree}
+    if others:
+        raise DataError(
+            f"{tree.path} has split folders ({words}) and, beside them, {others[0].name} with images; move it into a split "
+            f"(train, val or test), or out of the source. If all of these are classes, {TABLE}"
+        )
+    out: dict[str, Folder] = {}
+    for folder, split in splits.items():
+        if split in out:
+            raise DataError(f"{tree.path} has both {out[split].name} and {folder.name}; keep one of them")
+        out[split] = folder
+    _count_loose(tree, left_out)
+    for folder in tree.folders:
+        if folder not in splits:
+            count_others(folder, left_out)
+    return out
 
 
-def group_of(pattern: str, name: str) -> str:
-    """The group of an id: the part that matches the pattern."""
-    match = re.search(pattern, name)
-    if match is None:
-        raise DataError(f"data.group: the pattern {pattern!r} matches nothing in {name}; every image needs a group")
-    return (match.group(1) or "") if match.re.groups else match.group(0)
+def _class_folders(folder: Folder, left_out: LeftOut, notes: list[str]) -> list[Folder]:
+    """The class folders in a folder, sorted by name."""
+    if not folder.filled:
+        raise DataError(_no_classes(folder))
+    for entry in folder.folders:
+        if not entry.count:
+            raise DataError(
+                f"the class folder {entry.path} has no images{_other_files(entry)}; put images in, or move it out"
+            )
+    says = [spelled(entry.name) for entry in folder.folders]
+    strange = any(each.split or each.role == "masks" for each in says) or len(says) == 1
+    if strange and all(each.split or each.role for each in says):
+        raise DataError(
+            f"{folder.path} has {', '.join(entry.name for entry in folder.folders)}, which do not look like classes; make a "
+            "folder for each class, in train, val and test if there are splits; or put images in images and their masks in "
+            f"masks. If these are classes, {TABLE}"
+        )
+    _refuse_nested(folder.folders, notes)
+    _count_loose(folder, left_out)
+    return folder.folders
+
+
+def _parts(split: str, classes: list[Folder], notes: list[str]) -> Iterator[tuple[Folder, Folder]]:
+    """The folders with the images of each class; and the class folders. They differ where the splits are in the classes."""
+    inner = [part for entry in classes for part in entry.filled]
+    if split != "all" or any(entry.images for entry in classes) or not all(split_of(part.name) for part in inner):
+        yield from zip(classes, classes, strict=True)
+        return
+    notes.append(
+        f"the splits ({', '.join(dict.fromkeys(part.name for part in inner))}) were read from the class folders"
+    )
+    for entry in classes:
+        for part in entry.filled:
+            yield part, entry
+
+
+def _count_loose(folder: Folder, left_out: LeftOut) -> None:
+    """Count the files in a folder that should have only folders."""
+    for name in folder.images:
+        left_out.add("image{s} outside class folders", folder.id_of(name))
+    count_others(replace(folder, folders=[]), left_out)
+
+
+def _refuse_nested(classes: list[Folder], notes: list[str]) -> None:
+    """Refuse a class folder that has the folders of all other classes again; say if it has one of them."""
+    names = {tidy(entry.name) for entry in classes}
+    for entry in classes:
+        inside = {tidy(part.name): part for part in entry.all() if part.count}
+        others = names - {tidy(entry.name)}
+        again = sorted(others & inside.keys())
+        if len(again) == len(others) > 1:
+            raise DataError(
+                f"{entry.path} has the class folders {', '.join(again)} again, nested in {entry.name}; keep one of the two, "
+                "and move the other out of the source"
+            )
+        notes += [
+            f"{inside[name].path} is called like a class, but its images are read as {entry.name}" for name in again
+        ]
+
+
+def _no_classes(folder: Folder) -> str:
+    if not folder.images:
+        return f"{folder.path} has no images{_other_files(folder)}"
+    text = (
+        f"{len(folder.images):,} images are in {folder.path} itself; make a folder for each class in it, and put the images "
+        "of the class there"
+    )
+    words = [match[1] for name in folder.images if (match := _WORD.match(name))]
+    if len(words) == len(folder.images) >= 2 * len({*words}) > 2:
+        return f"{text}. If their names begin with their classes, as {folder.images[0]} with {words[0]}, {TABLE}"
+    return f"{text}; or {TABLE}"
+
+
+def _hints(tree: Folder) -> list[str]:
+    """Sentences on what else is in a source that has no class folders."""
+    out = []
+    for name in tree.others:
+        if suffix_of(name) in (*TABLES, ".npz"):
+            out.append(f"If {name} lists or holds the images, name it as the source")
+            break
+    for part in tree.all():
+        boxes = not part.images and part.others and suffix_of(part.others[0]) in BOXES
+        if boxes and any(spelled(name).role == "masks" for name in part.id.split("/")):
+            kind = suffix_of(part.others[0])
+            out.append(f"{part.path} has {kind} files: boxes and outlines that other tools write are not read")
+    return out[:2]
+
+
+def _other_files(folder: Folder) -> str:
+    kinds = Counter(suffix_of(name) or "nameless" for part in folder.all() for name in part.others)
+    if not kinds:
+        return ""
+    kind, count = kinds.most_common(1)[0]
+    return f" but {count:,} {kind} files, which are not read as images"

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from petriscope.core.errors import DataError
+from petriscope.core.recipe import DataSection
 from petriscope.data.decode import Decoded
 from petriscope.data.imageset import ImageSet
+
+TABLES = (".csv", ".parquet", ".pq")
 
 
 @dataclass(frozen=True)
@@ -75,3 +80,20 @@ def sets_over(
         )
         for split, indices in rows.items()
     }
+
+
+def groups_of(section: DataSection, names: Sequence[str]) -> np.ndarray | None:
+    """The groups of images by their ids: what the pattern ``section.group`` finds in them; None without a pattern.
+
+    Raises:
+        DataError: it finds nothing in an id.
+    """
+    if section.group is None:
+        return None
+    found = [re.search(section.group, name) for name in names]
+    for name, match in zip(names, found, strict=True):
+        if match is None:
+            raise DataError(
+                f"data.group: the pattern {section.group!r} matches nothing in {name}; every image needs a group"
+            )
+    return np.array([(m.group(1) or "") if m.re.groups else m.group(0) for m in found if m is not None])

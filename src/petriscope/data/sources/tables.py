@@ -11,9 +11,9 @@ from petriscope.core.errors import DataError, RequestError, near
 from petriscope.core.recipe import DataSection
 from petriscope.data.decode import decode_files
 from petriscope.data.imageset import ImageSet
-from petriscope.data.sources.folders import SPLIT_FOLDERS
 from petriscope.data.sources.labels import check_numbers, index_names, name_numbers
 from petriscope.data.sources.listing import ImageFile, rows_by_split, sets_over
+from petriscope.data.sources.spelling import split_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,11 +115,12 @@ def _place(name: str, row: int, path: Path) -> Path:
 
 
 def _split(name: str, row: int, path: Path) -> str:
-    if name not in SPLIT_FOLDERS:
+    split = split_of(name)
+    if split is None:
         raise DataError(
             f"{path}: unknown split {name!r} in row {row} (counted from 0); {near(name, ('train', 'val', 'test'))}"
         )
-    return SPLIT_FOLDERS[name]
+    return split
 
 
 def _groups(table: pd.DataFrame, section: DataSection, path: Path) -> np.ndarray | None:

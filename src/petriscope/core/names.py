@@ -1,0 +1,31 @@
+"""Names of classes: how they are cleaned, and which of them a person may have meant as one."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+_EDGES = re.compile(r"^[\s\ufeff\u200b]+|[\s\ufeff\u200b]+$")
+_GAPS = re.compile(r"(?<=\w)[\s_-]+(?=\w)")
+
+
+def tidy(name: str) -> str:
+    """The name in composed Unicode (NFC), without white space and byte order marks around it."""
+    return _EDGES.sub("", unicodedata.normalize("NFC", name))
+
+
+def look_alike(names: Iterable[str]) -> tuple[str, str] | None:
+    """The first two different names that differ in no more than case, width, white space, hyphens or leading zeros."""
+    seen: dict[str, str] = {}
+    for name in names:
+        if seen.setdefault(_key(name), name) != name:
+            return seen[_key(name)], name
+    return None
+
+
+def _key(name: str) -> str:
+    key = unicodedata.normalize("NFKC", name).casefold()
+    key = "".join(char for char in key if unicodedata.category(char) != "Cf")
+    key = _GAPS.sub(" ", _EDGES.sub("", key))
+    return key.lstrip("0") or "0" if key.isascii() and key.isdigit() else key

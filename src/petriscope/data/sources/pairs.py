@@ -1,0 +1,187 @@
+"""Find images and their masks in a folder, in the layouts that data sets use."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from petriscope.core.errors import DataError
+from petriscope.core.names import tidy
+from petriscope.data.sources.listing import ImageFile
+from petriscope.data.sources.spelling import Role, Split, spelled, stem_of
+from petriscope.data.sources.walk import Folder, LeftOut, count_others
+
+NAMES = "classes.txt"  # the names of the classes of masks, from 0, one per line
+COLOR_TABLES = ("labelmap.txt", "class_dict.csv")  # of CVAT, and of CamVid and sets like it
+HOW = "put images in images and their masks, with the same names, in masks; or both in train, val and test"
+
+
+class _Key(NamedTuple):
+    """What the folders of images and of masks that belong together have in common."""
+
+    split: Split | None
+    rest: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Images and their masks.
+
+    Args:
+        files: the images, each with the mask that it has or should have; in the order of their splits and names.
+        alone: what is wrong with images without masks and masks without images, a sentence each.
+    """
+
+    files: list[ImageFile]
+    alone: list[str]
+
+
+Files = list[tuple[Folder, str]]  # the folder and the name of each file
+
+
+def find_pairs(tree: Folder, left_out: LeftOut) -> Pairs | None:
+    """The images of a folder with their masks; None if it has no such layout.
+
+    Folders of images and of masks may be called as usual (images, imgs, JPEGImages; masks, labels, SegmentationClass) and lie
+    above, in or beside the folders of splits. An image and its mask may also be ``X.png`` and ``X_mask.png`` in one folder.
+
+    Raises:
+        DataError: folders that cannot be told apart, or two images or masks of one name.
+    """
+    places: dict[_Key, dict[Role | None, Folder]] = {}
+    for folder in tree.all():
+        if folder.images:
+            key, role = _place(folder)
+            other = places.setdefault(key, {}).setdefault(role, folder)
+            if other is not folder and role is not None:
+                raise DataError(
+                    f"{tree.path} has the {role} {other.id} and {folder.id}, which seem to be of the same images; keep one "
+                    "of them, and move the other out of the source"
+                )
+    found = {key: files for key, part in places.items() if (files := _two_folders(part)) is not None}
+    if not found:
+        found = {key: files for key, part in places.items() if (files := _one_folder(part.get(None))) is not None}
+    if not found:
+        _refuse_strangers(tree, places)
+        return None
+    _leave_out_rest(places, found, left_out)
+    count_others(tree, left_out, (NAMES, *COLOR_TABLES))
+    if len({key.split is None for key in found}) > 1:
+        some = next(key for key in found if key.split is None)
+        raise DataError(
+            f"{tree.path} has images in split folders and {found[some][0][0][0].path} beside them; move them into a split"
+        )
+    out = Pairs([], [])
+    for split in ("train", "val", "test", None):
+        for key in sorted(key for key in found if key.split == split):
+            _match(*found[key], split or "all", out)
+    return out
+
+
+def _place(folder: Folder) -> tuple[_Key, Role | None]:
+    split: Split | None = None
+    role: Role | None = None
+    rest = []
+    for name in folder.id.split("/") if folder.id else []:
+        says = spelled(name)
+        role = says.role or role
+        if says.split and split in (None, says.split):
+            split = says.split
+        elif says.split or not says.role:
+            rest.append(tidy(name).casefold())
+    return _Key(split, tuple(rest)), role
+
+
+def _two_folders(part: dict[Role | None, Folder]) -> tuple[Files, Files] | None:
+    """The files of a folder of images and of the folder of their masks."""
+    masks, images = part.get("masks"), part.get("images", part.get(None))
+    if masks is None or images is None:
+        return None
+    return [(images, name) for name in images.images], [(masks, name) for name in masks.images]
+
+
+def _one_folder(folder: Folder | None) -> tuple[Files, Files] | None:
+    """The images and the masks in one folder, if at least half of its files are pairs."""
+    if folder is None:
+        return None
+    read = {name: stem_of(_stem(name)) for name in folder.images}
+    masks = {name: key for name, (key, role) in read.items() if role == "masks"}
+    images = {name: {_stem(name), read[name][0]} for name in folder.images if name not in masks}
+    known = {stem for stems in images.values() for stem in stems}
+    if 4 * sum(key in known for key in masks.values()) < len(folder.images) or not masks:
+        return None
+    return [(folder, name) for name in images], [(folder, name) for name in masks]
+
+
+def _refuse_strangers(tree: Folder, places: dict[_Key, dict[Role | None, Folder]]) -> None:
+    """Refuse folders of images and of masks that have nothing in common; they are no classes."""
+    images = [part["images"] for part in places.values() if "images" in part]
+    masks = [part["masks"] for part in places.values() if "masks" in part]
+    if images and masks:
+        raise DataError(
+            f"{tree.path} has images in {images[0].id} and masks in {masks[0].id}, but it is not clear which belong "
+            f"together; {HOW}"
+        )
+
+
+def _leave_out_rest(
+    places: dict[_Key, dict[Role | None, Folder]], found: dict[_Key, tuple[Files, Files]], left_out: LeftOut
+) -> None:
+    used = {folder for files in found.values() for part in files for folder, _ in part}
+    kinds: dict[Role | None, str] = {
+        "images": "image{s} without a folder of masks",
+        "masks": "mask{s} without a folder of images",
+        None: "image{s} beside those with masks",
+    }
+    for part in places.values():
+        for role, folder in part.items():
+            if folder not in used:
+                left_out.add(kinds[role], folder.id_of(folder.images[0]), len(folder.images))
+
+
+def _match(images: Files, masks: Files, split: str, out: Pairs) -> None:
+    """Find the mask of each image, by equal stems, or else by stems without words such as ``mask``."""
+    plain = _by_stem(images, _stem), _by_stem(masks, _stem)
+    one, other = plain
+    if one.keys() != other.keys():
+        bare = _by_stem(images, _bare, strict=False), _by_stem(masks, _bare, strict=False)
+        if len(bare[0]) == len(images) and len(bare[1]) == len(masks) and _common(bare) > _common(plain):
+            one, other = bare
+    image_folder, mask_folder = images[0][0].path, masks[0][0].path
+    for stem, (folder, name) in sorted(one.items()):
+        found = other.get(stem)
+        mask = mask_folder / f"{_stem(name)}.png" if found is None else mask_folder / found[1]
+        out.files.append(ImageFile(folder.id_of(name), folder.path / name, split, "", mask))
+        if found is None:
+            out.alone.append(
+                f"{folder.path / name} has no mask; put {mask.name} in {mask_folder}, or leave the image out"
+            )
+    for stem in sorted(other.keys() - one.keys()):
+        out.alone.append(
+            f"{mask_folder / other[stem][1]} has no image in {image_folder}; add it, or leave the mask out"
+        )
+
+
+def _by_stem(files: Files, key: Callable[[str], str], strict: bool = True) -> dict[str, tuple[Folder, str]]:
+    out: dict[str, tuple[Folder, str]] = {}
+    for folder, name in files:
+        stem = key(name)
+        if strict and stem in out:
+            raise DataError(f"{folder.path} has both {out[stem][1]} and {name}; their stems must differ")
+        out[stem] = folder, name
+    return out
+
+
+def _common(sides: Sequence[dict[str, tuple[Folder, str]]]) -> int:
+    return len(sides[0].keys() & sides[1].keys())
+
+
+def _stem(name: str) -> str:
+    return unicodedata.normalize("NFC", Path(name).stem)
+
+
+def _bare(name: str) -> str:
+    return stem_of(_stem(name))[0]

@@ -1,0 +1,72 @@
+"""How folders of splits, of images and of masks are called, in the spellings that data sets use."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, NamedTuple
+
+_SPLIT = "train(?:ing)?|trn|val(?:id(?:at(?:ion|e))?)?|dev(?:el(?:opment)?)?|test(?:ing)?|tst|holdout"
+_SHORT = "tr|va|ts"  # only after a role, as in imagesTr
+_IMAGES = (
+    "(?:raw|input|source|original|color|rgb)?(?:images?|imgs?)|(?:jpe?g|png|tiff?)images?|pictures?|pics?|photos?|frames?|"
+    "inputs?|originals?|tiles?|patches|leftimg8bit|rgb"
+)
+_MASKS = (
+    "(?:binary|seg|segmentation|label|gt|instance|semantic|class)?masks?|labels?|label(?:l?ed)?images?|labelmaps?|labelids|"
+    "annotations?|annots?|annos?|anns?|gts?|groundtruths?|segmentations?|segmentationclass(?:png|raw|aug)?|segs?|segmaps?|"
+    "targets?|trimaps?|gtfine|gtcoarse"
+)
+_SET = "(?:data)?(?:set|split|data)?s?"
+_YEAR = r"(?:(?:19|20)\d\d)?"
+_FOLDER = re.compile(
+    rf"(?:(?:seg|data|dataset|my)(?={_SPLIT}))?(?:(?P<before>{_SPLIT}){_YEAR})?{_SET}"
+    rf"(?:(?P<images>{_IMAGES})|(?P<masks>{_MASKS}))?(?:(?P<after>{_SPLIT}|(?<=s)(?:{_SHORT})){_YEAR})?{_SET}"
+)
+_GAP = "[ _.-]+"
+_STEM = re.compile(
+    rf"(?:{_MASKS}){_GAP}(?P<after_mask>.+)|(?P<before_mask>.+?){_GAP}(?:gtfine{_GAP}labelids|{_MASKS})|"
+    rf"(?:{_IMAGES}){_GAP}(?P<after_image>.+)|(?P<before_image>.+?){_GAP}(?:{_IMAGES})",
+    re.IGNORECASE,
+)
+
+Split = Literal["train", "val", "test"]
+Role = Literal["images", "masks"]
+
+
+class Spelled(NamedTuple):
+    """What the name of a folder says: which split it is, and whether it has images or masks; None: nothing."""
+
+    split: Split | None
+    role: Role | None
+
+
+def spelled(name: str) -> Spelled:
+    """Read the name of a folder, whatever its case and separators: ``TRAIN``, ``train_set``, ``seg_train`` and ``Training Data``
+    are train; ``train_masks`` has masks of train."""
+    found = _FOLDER.fullmatch(re.sub(r"[\W_]+", "", name.casefold()))
+    if found is None:
+        return Spelled(None, None)
+    if found["before"] and found["after"]:
+        return Spelled(None, None)
+    role: Role | None = "images" if found["images"] else "masks" if found["masks"] else None
+    return Spelled(_split(found["before"] or found["after"] or ""), role)
+
+
+def split_of(name: str) -> Split | None:
+    """The split that a folder, or a cell of a table, names; None if it names no split."""
+    found = spelled(name)
+    return None if found.role else found.split
+
+
+def stem_of(stem: str) -> tuple[str, Role | None]:
+    """The stem of a file without a word such as ``mask`` or ``image`` that a separator parts from it, and what the word says:
+    ``cell_3_mask`` is a mask of ``cell_3``."""
+    found = _STEM.fullmatch(stem)
+    if found is None:
+        return stem, None
+    mask, image = found["after_mask"] or found["before_mask"], found["after_image"] or found["before_image"]
+    return (mask, "masks") if mask else (image, "images")
+
+
+def _split(word: str) -> Split | None:
+    return {"tr": "train", "va": "val", "de": "val", "te": "test", "ts": "test", "ho": "test"}.get(word[:2])  # type: ignore[return-value]
