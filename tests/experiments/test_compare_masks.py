@@ -53,7 +53,7 @@ def test_mean_iou_decides_and_scenes_are_drawn(tmp_path):
     assert best.values == pytest.approx([run.results.val.value("miou") for run in runs[:2]])
     assert worse.contrast is not None and worse.contrast.verdict == "worse"
     assert best.others["pixel_accuracy"] is not None
-    assert any("scenes" in note for note in found.notes)
+    assert any("groups" in note for note in found.notes)
     assert "mean IoU" in as_text(found)
     json.dumps(found.as_dict())
     page = write_comparison(found, tmp_path / "page.html").read_text()

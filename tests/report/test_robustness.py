@@ -113,7 +113,7 @@ def test_masks_have_mean_iou_and_scenes():
     view = view_of(stressed(masked()), SEGMENTATION, gallery_of(masked()))
     assert view.metric == "mean IoU"
     notes = " ".join(view.notes)
-    assert "Cells show mean IoU" in notes and "over 3 scenes" in notes and "balanced accuracy" not in notes
+    assert "Cells show mean IoU" in notes and "over 3 groups" in notes and "balanced accuracy" not in notes
     rows = {row.name: row for _, rows in view.groups for row in rows}
     assert len(rows) == len(CORRUPTIONS) - 2  # gray images
     # From severity 3 on no rock is found, and half of the pixels predicted as ground are ground.

@@ -104,7 +104,7 @@ def test_the_keys_are_those_of_classification_except_for_metric_names():
     def renamed(keys):
         return {key.replace("balanced_accuracy", "miou").replace("accuracy", "pixel_accuracy") for key in keys}
 
-    assert set(masks) == renamed(plain) | {"scenes"}
+    assert set(masks) == renamed(plain) | {"scenes", "groups"}
     assert set(masks["worst"]) == renamed(plain["worst"])
     for name, row in masks["corruptions"].items():
         assert set(row) == renamed(plain["corruptions"][name])

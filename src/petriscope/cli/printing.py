@@ -30,11 +30,13 @@ def print_columns(rows: list[tuple[str, str]], stream: TextIO | None = None) -> 
 
 def print_evaluation(evaluation: Evaluation) -> None:
     """Print the metrics of a split with their intervals to stderr."""
+    from petriscope.core.results import about_groups
+    from petriscope.report.wording import images
     from petriscope.tasks import find_task
 
     task = find_task(evaluation.task)
     tta = "" if evaluation.tta == "none" else f", tta {evaluation.tta}"
-    rows = [("", f"{evaluation.split}, {evaluation.n:,} images{tta}")]
+    rows = [("", f"{evaluation.split}, {images(evaluation.n, evaluation.groups)}{tta}")]
     for info in task.metrics:
         metric = evaluation.metric(info.key)
         if metric.value is None:
@@ -48,6 +50,8 @@ def print_evaluation(evaluation: Evaluation) -> None:
             (f"  {name}", f"{info.name} {_percent(row.value(info.key))}") for name, row in evaluation.per_class.items()
         ]
     print_columns(rows + _trust_rows(evaluation), sys.stderr)
+    for sentence in about_groups(evaluation.groups):
+        say(sentence)
     if evaluation.stress is not None:
         print_stress(evaluation.stress)
 
@@ -57,7 +61,8 @@ def _trust_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
     rows = []
     for row in evaluation.selective or []:
         if row.max_error == SHOWN_ERROR:
-            words = "not guaranteed at any confidence"
+            groups = "" if evaluation.val_groups is None else f" by {evaluation.val_groups:,} groups of val"
+            words = f"not guaranteed{groups} at any confidence"
             if row.guaranteed and row.answered:
                 words = f"{_percent(row.coverage)} answered, {_percent(row.error)} of them wrong"
             elif row.guaranteed:

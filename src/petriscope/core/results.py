@@ -26,6 +26,7 @@ from petriscope.core.files import parsing
 SCHEMA_VERSION = 2
 CLASSIFICATION, SEGMENTATION = "classification", "segmentation"
 SPLITS = ("train", "val", "test")
+FEW_GROUPS = 10  # a bootstrap of fewer does not have its nominal coverage
 OLD_KEYS = {  # of schema version 1
     "pictures": "images",
     "pictures_per_second": "images_per_second",
@@ -201,6 +202,7 @@ class TrustMetrics(Result):
 
     Args:
         aurc, excess_aurc: area under the risk-coverage curve, and how far it is above the best order of the same answers.
+        val_groups: groups of images of val that thresholds and prediction sets are over; None: they are over images.
     """
 
     calibration: Calibration
@@ -209,6 +211,7 @@ class TrustMetrics(Result):
     selective: list[SelectiveRow] | None
     conformal: list[ConformalRow] | None
     ood: OODSummary | None
+    val_groups: int | None = None
 
 
 class ConfusedPair(Result):
@@ -355,6 +358,7 @@ class Robustness(Measured):
     metric_name: str = Field(alias="metric", default="balanced_accuracy")
     n: int
     of: int
+    groups: int | None = None
     scenes: int | None = None
     tta: str
     seed: int = 0
@@ -384,10 +388,11 @@ class Evaluation(Measured):
         task: the name of a `petriscope.tasks.base.Task`.
         split, tta, source: what was evaluated, and with which test-time augmentation.
         n: images.
-        scenes, pixels, outlined: where targets are masks, groups of images that intervals are over, labeled pixels, and
-            images in which classes meet.
+        groups: of images, which intervals are over; None: the images are independent.
+        scenes, pixels, outlined: where targets are masks, groups, or images if there are none; labeled pixels; and images
+            in which classes meet.
         per_class: by class name; ``confusion``: true by predicted class.
-        calibration, selective, conformal, ood: None where nothing was fitted on val.
+        calibration, selective, conformal, ood, val_groups: None where nothing was fitted on val; see `TrustMetrics`.
         errors, explanations: of a run's own data.
         stress: where the stress test was asked for too.
     """
@@ -397,6 +402,7 @@ class Evaluation(Measured):
     tta: str = "none"
     source: str = ""
     n: int
+    groups: int | None = None
     scenes: int | None = None
     pixels: int | None = None
     outlined: int | None = None
@@ -406,6 +412,7 @@ class Evaluation(Measured):
     selective: list[SelectiveRow] | None = None
     conformal: list[ConformalRow] | None = None
     ood: OODSummary | None = None
+    val_groups: int | None = None
     errors: ErrorAnalysis | None = None
     explanations: Explanations | None = None
     stress: Robustness | None = None
@@ -511,6 +518,22 @@ class Results(Result):
         """The splits that were evaluated, the one that counts most first."""
         found = {"test": self.test, "val": self.val, "train": self.train}
         return {name: evaluation for name, evaluation in found.items() if evaluation is not None and evaluation.n}
+
+
+def about_groups(groups: int | None) -> list[str]:
+    """What the number of groups of images means for intervals and tests, a sentence each.
+
+    Args:
+        groups: None: images are independent, and there is nothing to say.
+    """
+    if groups is None:
+        return []
+    if groups == 1:
+        return [
+            "All images are of one group and not independent of each other, so there are no intervals and no tests."
+        ]
+    few = f" {groups} groups are few: the intervals are rough, and tests show little." if groups < FEW_GROUPS else ""
+    return [f"Intervals and tests draw whole groups of images, because images of one group are not independent.{few}"]
 
 
 class SplitInfo(Result):

@@ -49,6 +49,7 @@ def evaluate(
         predictor.classes,
         predictor.trust.references.get(tta),
         predictor.temperature(tta),
+        images.groups,
     )
     about = {"task": predictor.task.name, "split": split, "tta": tta, "source": source}
     return Evaluation.model_validate({**about, **metrics, **trust.as_json()}), known.probabilities

@@ -13,6 +13,7 @@ import numpy as np
 from petriscope.core.errors import RequestError
 from petriscope.core.files import parsing
 from petriscope.core.recipe import Recipe
+from petriscope.core.results import about_groups
 from petriscope.metrics.statistics import Sample, difference, holm
 from petriscope.run.comparison import LEVEL, Comparison, Contrast, Row
 from petriscope.run.folder import Run, open_run
@@ -68,8 +69,8 @@ def compare_groups(
         start += len(members)
     contrasts = _contrasts(samples, baseline)
     rows = [_row(label, groups[label], split, samples[label], contrasts.get(label)) for label in groups]
-    notes = (*notes, *_notes(groups, split), *([task.resampled] if task.resampled else []))
-    return Comparison(split, len(tables[0]["id"]), metric, baseline, tuple(rows), notes, task.name)
+    notes = (*notes, *_notes(groups, split), *about_groups(whole.groups))
+    return Comparison(split, len(tables[0]["id"]), metric, baseline, tuple(rows), notes, task.name, whole.groups)
 
 
 def compared_metric(task: Task, metric: str | None) -> str:

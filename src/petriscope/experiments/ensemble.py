@@ -435,16 +435,17 @@ def _gain(task: Task, joined: Any, best: Any, val: ImageSet) -> dict[str, Any]:
     columns = [{str(name): table[name].to_numpy() for name in table} for table in tables]
     sample = task.sample(columns, task.compared[0])
     found = difference(sample[:1], sample[1:])
-    return {"gain": found.value, "gain_ci95": list(found.ci95), "p": found.p}
+    low, high = (end if np.isfinite(end) else None for end in found.ci95)
+    return {"gain": found.value, "gain_ci95": (low, high), "p": found.p}
 
 
 def _tell(made: Run, task: Task, table: EnsembleSummary) -> None:
     low, high = table.gain_ci95
+    interval = "" if low is None or high is None else f"{100 * low:+.2f} to {100 * high:+.2f}, "
     shown = "a difference" if table.p < LEVEL else "no difference shown"
     best = "the main model alone" if table.specialist is not None else "its best member"
-    assert low is not None and high is not None
     say(
         f"on val, {task.info(task.compared[0]).name.lower()} changes by {100 * table.gain:+.2f} points "
-        f"({100 * low:+.2f} to {100 * high:+.2f}, p {table.p:.2g}: {shown}) against {best}, {table.best_member}. The "
+        f"({interval}p {table.p:.2g}: {shown}) against {best}, {table.best_member}. The "
         f"ensemble was chosen on val, so judge it on test: petriscope evaluate {made.folder}"
     )

@@ -178,7 +178,9 @@ def stress_split(
         return None
     if watch is not None:
         named = [name for name, corruption in tested.corruptions.items() if corruption.medmnist_c]
-        found = watch.metrics(PLAIN, named, tested.n, resamples)
+        order = stratified(images.strata, tested.n)
+        groups = None if images.groups is None else images.groups[order]
+        found = watch.metrics(PLAIN, named, tested.n, resamples, groups)
         tested = tested.model_copy(update={"guarantees": found})
     if into is not None:
         shown, names = disturbed_images(images, int(stratified(images.strata, 1)[0]))

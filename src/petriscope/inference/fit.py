@@ -36,7 +36,7 @@ def calibrate(
     if train is not None:
         detector = _fit_detector(predictor, train, val, seen, quiet)
     ood = None if detector is None else detector.score(*seen)
-    reference = fit_reference(raw, val.targets, ood)
+    reference = fit_reference(raw, val.targets, ood, val.groups)
     predictor.trust = Trust({**predictor.trust.references, tta: reference}, detector)
     return predictor.judge(raw, tta, ood)
 

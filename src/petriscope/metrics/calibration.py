@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from petriscope.metrics.classification import BINS, bin_means, calibration_error, nll_each
+from petriscope.metrics.blocks import row_blocks
+from petriscope.metrics.classification import BINS, bin_means, brier_each, calibration_error, nll_each
 
 
 def equal_mass_bins(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> dict[str, np.ndarray]:
@@ -42,11 +43,14 @@ def calibration_errors(probabilities: np.ndarray, targets: np.ndarray) -> dict[s
         probabilities: float [N, K].
         targets: int64 [N].
     """
-    p = np.asarray(probabilities, dtype=np.float64)
-    confidence, correct = p.max(1), (p.argmax(1) == targets).astype(float)
+    confidence, correct, nll, brier = np.empty((4, len(targets)))
+    for rows in row_blocks(len(targets), 8 * probabilities.shape[1]):
+        p, true = np.asarray(probabilities[rows], dtype=np.float64), targets[rows]
+        confidence[rows], correct[rows] = p.max(1), p.argmax(1) == true
+        nll[rows], brier[rows] = nll_each(p, true), brier_each(p, true)
     return {
         "ece_equal_mass": ece_equal_mass(confidence, correct),
         "ece": calibration_error(confidence, correct),
-        "nll": float(nll_each(p, targets).mean()),
-        "brier": float(((p - np.eye(p.shape[1])[targets]) ** 2).sum(1).mean()),
+        "nll": float(nll.mean()),
+        "brier": float(brier.mean()),
     }

@@ -1,19 +1,22 @@
 """Classification metrics from probabilities and targets, with 95 % intervals.
 
-The bootstrap computes each metric for all resamples at once. The tests compare the metrics with those of scikit-learn and
-torchmetrics.
+The bootstrap computes each metric for all resamples at once, from sums over classes, so that it takes memory proportional
+to images and classes. The tests compare the metrics with those of scikit-learn and torchmetrics.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from petriscope.metrics.intervals import bootstrap_weights, percentile95, wilson
+from petriscope.metrics.blocks import row_blocks
+from petriscope.metrics.intervals import bootstrap_weights, count_groups, percentile95, proportion95
 
 BINS = 15  # of confidence, for the calibration error; as in Guo et al., 2017, arXiv:1706.04599
 FLOOR = 1e-12  # lowest probability that a logarithm is taken of
+MOST_RANKED = 2**21  # images times classes; of more, the AUC is not ranked again in every resample
 
 
 def quick_metrics(probabilities: np.ndarray, targets: np.ndarray) -> dict[str, float]:
@@ -24,8 +27,8 @@ def quick_metrics(probabilities: np.ndarray, targets: np.ndarray) -> dict[str, f
         targets: int64 [N].
     """
     classes = probabilities.shape[1]
-    confusion = confusion_matrix(targets, probabilities.argmax(1), classes)
-    metrics = {key: float(value[0]) for key, value in from_confusion(confusion[None]).items()}
+    counted = ClassCounts(targets, probabilities.argmax(1), classes)(np.ones((1, len(targets))))
+    metrics = {key: float(value[0]) for key, value in from_counts(*counted).items()}
     return {**metrics, "loss": float(nll_each(probabilities, targets).mean())}
 
 
@@ -34,8 +37,8 @@ def confusion_matrix(targets: np.ndarray, predicted: np.ndarray, classes: int) -
     return np.bincount(targets * classes + predicted, minlength=classes * classes).reshape(classes, classes)
 
 
-class WeightedConfusion:
-    """Confusion matrices of one network under many weightings of the images, for the bootstrap.
+class ClassCounts:
+    """Images per class under many weightings of the images, for the bootstrap.
 
     Args:
         targets, predicted: int64 [N].
@@ -43,16 +46,23 @@ class WeightedConfusion:
     """
 
     def __init__(self, targets: np.ndarray, predicted: np.ndarray, classes: int) -> None:
-        codes = targets * classes + predicted
-        self.order = np.argsort(codes, kind="stable")  # sum over runs of equal codes, because most cells are empty
-        self.cells, self.starts = np.unique(codes[self.order], return_index=True)
+        every, right = np.arange(len(targets)), np.flatnonzero(targets == predicted)
         self.classes = classes
+        self.parts = [self._runs(targets, every), self._runs(predicted, every), self._runs(targets[right], right)]
 
-    def __call__(self, weights: np.ndarray) -> np.ndarray:
-        """Weights of the images, [R, N] -> confusion matrices, true by predicted class, float64 [R, K, K]."""
-        out = np.zeros((len(weights), self.classes**2))
-        out[:, self.cells] = np.add.reduceat(weights[:, self.order], self.starts, axis=1)
-        return out.reshape(-1, self.classes, self.classes)
+    def __call__(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Weights of the images, [R, N] -> true, predicted and rightly predicted images, each float64 [R, K]."""
+        true, guessed, hits = (np.zeros((len(weights), self.classes)) for _ in self.parts)
+        for out, (rows, cells, starts) in zip((true, guessed, hits), self.parts, strict=True):
+            if len(rows):
+                out[:, cells] = np.add.reduceat(weights[:, rows], starts, axis=1)
+        return true, guessed, hits
+
+    @staticmethod
+    def _runs(labels: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The images in order of their labels, the labels that there are, and where the images of each begin."""
+        order = np.argsort(labels, kind="stable")
+        return rows[order], *np.unique(labels[order], return_index=True)
 
 
 def nll_each(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -60,19 +70,17 @@ def nll_each(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return -np.log(np.maximum(probabilities[np.arange(len(targets)), targets], FLOOR))
 
 
-def from_confusion(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """Accuracy, balanced accuracy and macro F1 of R confusion matrices, [R, K, K]; each is an array [R].
+def from_counts(true: np.ndarray, predicted: np.ndarray, hits: np.ndarray) -> dict[str, np.ndarray]:
+    """Accuracy, balanced accuracy and macro F1 from `ClassCounts`, [R, K]; each is an array [R].
 
     Means are over the classes that occur in the targets.
     """
-    hits = np.diagonal(confusion, axis1=1, axis2=2).astype(float)
-    true, predicted = confusion.sum(2), confusion.sum(1)
     there = true > 0
     recall = hits / np.maximum(true, 1e-12)
     f1 = 2 * hits / np.maximum(true + predicted, 1e-12)
     present = np.maximum(there.sum(1), 1)
     return {
-        "accuracy": hits.sum(1) / np.maximum(confusion.sum((1, 2)), 1e-12),
+        "accuracy": hits.sum(1) / np.maximum(true.sum(1), 1e-12),
         "balanced_accuracy": (recall * there).sum(1) / present,
         "macro_f1": (f1 * there).sum(1) / present,
     }
@@ -106,7 +114,12 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = B
 
 
 def full_metrics(
-    probabilities: np.ndarray, targets: np.ndarray, classes: tuple[str, ...], resamples: int = 1000, seed: int = 0
+    probabilities: np.ndarray,
+    targets: np.ndarray,
+    classes: tuple[str, ...],
+    resamples: int = 1000,
+    seed: int = 0,
+    index: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """All metrics of an evaluation, with 95 % intervals: Wilson's for accuracy and recall, the bootstrap for the others.
 
@@ -116,27 +129,26 @@ def full_metrics(
         classes: K names.
         resamples: number of bootstrap resamples.
         seed: of the bootstrap.
+        index: groups of the images, int64 [N], as `petriscope.metrics.intervals.group_index` has them; None: images are
+            independent.
 
     Returns:
-        n; accuracy, balanced_accuracy, macro_precision, macro_recall, macro_f1, auc (one-vs-rest, macro), nll, brier,
-        ece, each with ``<name>_ci95`` [low, high]; per_class (a mapping for each class); confusion (true by predicted).
-        Means are over the classes that occur. A metric that is undefined, such as the AUC of a single class, is None.
+        n; groups (with ``index``); accuracy, balanced_accuracy, macro_precision, macro_recall, macro_f1, auc (one-vs-rest,
+        macro), nll, brier, ece, each with ``<name>_ci95`` [low, high]; per_class (a mapping for each class); confusion (true
+        by predicted). Means are over the classes that occur. A metric that is undefined, such as the AUC of a single class,
+        is None, and so are the ends of an interval of images that are one group.
     """
     from sklearn.metrics import precision_recall_fscore_support
 
-    probabilities = np.asarray(probabilities, dtype=np.float64)
-    probabilities = probabilities / probabilities.sum(1, keepdims=True)
     n, count = probabilities.shape
-    predicted = probabilities.argmax(1)
+    sums, predicted, confidence, nll, brier = _each(probabilities, targets)
     correct = (predicted == targets).astype(float)
     confusion = confusion_matrix(targets, predicted, count)
     precision, recall, f1, support = precision_recall_fscore_support(
         targets, predicted, labels=np.arange(count), zero_division=0.0
     )
     there = support > 0
-    aucs = class_aucs(probabilities, targets)
-    nll = nll_each(probabilities, targets)
-    brier = ((probabilities - np.eye(count)[targets]) ** 2).sum(1)
+    aucs = class_aucs(probabilities, targets, sums)
     values = {
         "accuracy": float(correct.mean()),
         "balanced_accuracy": float(recall[there].mean()),
@@ -146,20 +158,28 @@ def full_metrics(
         "auc": _mean(aucs[there]),
         "nll": float(nll.mean()),
         "brier": float(brier.mean()),
-        "ece": calibration_error(probabilities.max(1), correct),
+        "ece": calibration_error(confidence, correct),
     }
-    draws = _bootstrap(probabilities, targets, nll, brier, resamples, seed)
-    out: dict[str, Any] = {"n": n}
+    draws = {key: np.empty(0) for key in values}
+    if n > 1:
+        weights = bootstrap_weights(n, resamples, seed, index=index)
+        counts, auc = ClassCounts(targets, predicted, count), _auc_drawn(probabilities, targets, sums)
+        gaps = (correct - confidence, np.eye(BINS)[_bin_index(confidence, BINS)])
+        parts = [_drawn(each, counts, auc, nll, brier, gaps) for each in weights]
+        draws = {key: np.concatenate([draws[key], *(part[key] for part in parts)]) for key in draws}
+    out: dict[str, Any] = {"n": n, **({} if index is None else {"groups": count_groups(index)})}
     for key, value in values.items():
         out[key] = value
-        low, high = wilson(float(correct.sum()), n) if key == "accuracy" else percentile95(draws[key])
+        low, high = proportion95(correct, index) if key == "accuracy" else percentile95(draws[key])
         out[f"{key}_ci95"] = [_number(low), _number(high)]
+    members = [np.flatnonzero(targets == k) for k in range(count)]
+    spans = [proportion95(correct[rows], None if index is None else index[rows]) for rows in members]
     out["per_class"] = {
         name: {
             "n": int(support[k]),
             "precision": float(precision[k]),
             "recall": float(recall[k]),
-            "recall_ci95": list(wilson(float(confusion[k, k]), int(support[k]))),
+            "recall_ci95": [_number(end) for end in spans[k]],
             "f1": float(f1[k]),
             "auc": _number(aucs[k]),
         }
@@ -169,11 +189,37 @@ def full_metrics(
     return out
 
 
-def class_aucs(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """One-vs-rest area under the ROC curve per class, [K]; NaN where it is undefined."""
+def _each(
+    probabilities: np.ndarray, targets: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Per image, from probabilities in float64 that sum to 1: what they summed to, the predicted class, its probability,
+    the negative log-likelihood, and the Brier score; each [N]."""
+    n, classes = probabilities.shape
+    sums, confidence, nll, brier = np.empty((4, n))
+    predicted = np.empty(n, dtype=np.int64)
+    for rows in row_blocks(n, 8 * classes):
+        p = np.asarray(probabilities[rows], dtype=np.float64)
+        sums[rows] = p.sum(1)
+        p = p / sums[rows, None]
+        predicted[rows], confidence[rows] = p.argmax(1), p.max(1)
+        nll[rows], brier[rows] = nll_each(p, targets[rows]), brier_each(p, targets[rows])
+    return sums, predicted, confidence, nll, brier
+
+
+def brier_each(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """The squared error of each image's probabilities, 0 to 2, [N]."""
+    return ((probabilities - (targets[:, None] == np.arange(probabilities.shape[1]))) ** 2).sum(1)
+
+
+def class_aucs(probabilities: np.ndarray, targets: np.ndarray, sums: np.ndarray | float = 1.0) -> np.ndarray:
+    """One-vs-rest area under the ROC curve per class, [K]; NaN where it is undefined.
+
+    Args:
+        sums: what the probabilities of each image are divided by, float64 [N].
+    """
     weights = np.ones((1, len(targets)))
     return np.array(
-        [_weighted_auc(probabilities[:, k], targets == k, weights)[0] for k in range(probabilities.shape[1])]
+        [_weighted_auc(probabilities[:, k] / sums, targets == k, weights)[0] for k in range(probabilities.shape[1])]
     )
 
 
@@ -190,40 +236,80 @@ def _weighted_auc(score: np.ndarray, positive: np.ndarray, weights: np.ndarray) 
         return (plus * (below + minus / 2)).sum(1) / (plus.sum(1) * minus.sum(1))
 
 
-def _bootstrap(
-    probabilities: np.ndarray, targets: np.ndarray, nll: np.ndarray, brier: np.ndarray, resamples: int, seed: int
-) -> dict[str, np.ndarray]:
-    """Each metric in every resample, [resamples]."""
+def _auc_drawn(probabilities: np.ndarray, targets: np.ndarray, sums: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """The mean AUC over classes for each row of weights, [R, N] -> [R].
+
+    Of many images and classes, it is linear in the weights: the AUC, and the influence of each image on it (Hampel, 1974,
+    Journal of the American Statistical Association 69:383), which is made of DeLong's placements (DeLong et al., 1988,
+    Biometrics 44:837). To rank all images again for every class and resample would take hours.
+    """
     n, classes = probabilities.shape
-    predicted = probabilities.argmax(1)
-    confidence, correct = probabilities.max(1), (predicted == targets).astype(float)
-    confused = WeightedConfusion(targets, predicted, classes)
-    bins = np.eye(BINS)[_bin_index(confidence, BINS)]
-    parts: list[dict[str, np.ndarray]] = []
-    for weights in bootstrap_weights(n, resamples, seed):
-        confusion = confused(weights)
-        metrics = from_confusion(confusion)
-        hits, guessed = np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(1)
-        there = confusion.sum(2) > 0
-        with np.errstate(invalid="ignore", divide="ignore"):
-            precision = np.where(there & (guessed > 0), hits / guessed, 0).sum(1) / there.sum(1)
-        aucs = np.stack([_weighted_auc(probabilities[:, k], targets == k, weights) for k in range(classes)], 1)
-        defined = np.isfinite(aucs)
+
+    def ranked(weights: np.ndarray) -> np.ndarray:
+        aucs = [_weighted_auc(probabilities[:, k] / sums, targets == k, weights) for k in range(classes)]
+        drawn = np.stack(aucs, 1)
+        defined = np.isfinite(drawn)
         with np.errstate(invalid="ignore"):
-            auc = np.where(defined, aucs, 0).sum(1) / defined.sum(1)
-        gap = (weights * (correct - confidence)) @ bins
-        parts.append(
-            {
-                **metrics,
-                "macro_recall": metrics["balanced_accuracy"],
-                "macro_precision": precision,
-                "auc": auc,
-                "nll": weights @ nll / n,
-                "brier": weights @ brier / n,
-                "ece": np.abs(gap).sum(1) / n,
-            }
-        )
-    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+            return np.where(defined, drawn, 0).sum(1) / defined.sum(1)
+
+    if n * classes <= MOST_RANKED:
+        return ranked
+    found = [auc_influence(probabilities[:, k] / sums, targets == k) for k in np.unique(targets)]
+    auc, influence = np.nan, np.zeros(n)
+    if len(found) > 1:
+        auc = float(np.mean([value for value, _ in found]))
+        for _, each in found:
+            influence += each / len(found)
+    return lambda weights: auc + weights @ influence
+
+
+def auc_influence(score: np.ndarray, positive: np.ndarray) -> tuple[float, np.ndarray]:
+    """The area under the ROC curve, and its derivative by the weight of each image, [N]; there must be both positives and
+    negatives."""
+    order = np.argsort(score, kind="stable")
+    ranked = score[order]
+    first = np.r_[True, ranked[1:] != ranked[:-1]]
+    tie = np.cumsum(first) - 1
+    plus, minus = (np.bincount(tie, kind) for kind in (positive[order], ~positive[order]))
+    positives, negatives = plus.sum(), minus.sum()
+    below = (np.cumsum(minus) - minus / 2) / negatives  # the share of the negatives that a positive there is above
+    above = 1 - (np.cumsum(plus) - plus / 2) / positives
+    auc = float((plus * below).sum() / positives)
+    influence = np.empty(len(score))
+    influence[order] = np.where(positive[order], (below[tie] - auc) / positives, (above[tie] - auc) / negatives)
+    return auc, influence
+
+
+def _drawn(
+    weights: np.ndarray,
+    counts: ClassCounts,
+    auc: Callable[[np.ndarray], np.ndarray],
+    nll: np.ndarray,
+    brier: np.ndarray,
+    gaps: tuple[np.ndarray, np.ndarray],
+) -> dict[str, np.ndarray]:
+    """Each metric in R resamples, [R].
+
+    Args:
+        weights: of the images, float64 [R, N].
+        nll, brier: of each image, [N].
+        gaps: accuracy minus confidence of each image, [N], and the bin of its confidence, one-hot [N, B].
+    """
+    true, guessed, hits = counts(weights)
+    metrics = from_counts(true, guessed, hits)
+    there, drawn = true > 0, weights.sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision = np.where(there & (guessed > 0), hits / guessed, 0).sum(1) / there.sum(1)
+    gap, bins = gaps
+    return {
+        **metrics,
+        "macro_recall": metrics["balanced_accuracy"],
+        "macro_precision": precision,
+        "auc": auc(weights),
+        "nll": weights @ nll / drawn,
+        "brier": weights @ brier / drawn,
+        "ece": np.abs((weights * gap) @ bins).sum(1) / drawn,
+    }
 
 
 def _mean(values: np.ndarray) -> float | None:

@@ -11,6 +11,11 @@ score of a new image's true class is at most a quantile of the scores on val, wi
 - ``raps``: aps with a penalty on unlikely classes, for smaller sets. Angelopoulos et al., 2021, arXiv:2009.14193.
 
 Coverage is marginal: it holds on average over draws of val and of new images. A set may be empty.
+
+Images of one group, such as the cells of one slide, are not exchangeable with those of a new group, but groups are
+exchangeable with groups. Where val has groups, every group has the same weight in the quantile, shared among its images, and
+a new group has the same weight at infinity. The coverage then holds for an image of a new group (Lee, Barber and Willett,
+2023, arXiv:2306.06342; Dunn, Wasserman and Ramdas, 2022, arXiv:1809.07441).
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from petriscope.metrics.blocks import row_blocks
 from petriscope.metrics.selective import uncertainty
 
 Method = Literal["lac", "class", "aps", "raps"]
@@ -39,6 +45,26 @@ def scores(probabilities: np.ndarray, method: Method) -> np.ndarray:
     Args:
         probabilities: float [N, K].
     """
+    out = np.empty(probabilities.shape, dtype=np.float32)
+    for rows in row_blocks(len(out), 8 * probabilities.shape[1]):
+        out[rows] = _scores(probabilities[rows], method)
+    return out
+
+
+def true_scores(probabilities: np.ndarray, targets: np.ndarray, method: Method) -> np.ndarray:
+    """The score of the true class of every image, float32 [N].
+
+    Args:
+        targets: int64 [N].
+    """
+    out = np.empty(len(targets), dtype=np.float32)
+    for rows in row_blocks(len(out), 8 * probabilities.shape[1]):
+        found = _scores(probabilities[rows], method)
+        out[rows] = found[np.arange(len(found)), targets[rows]]
+    return out
+
+
+def _scores(probabilities: np.ndarray, method: Method) -> np.ndarray:
     p = np.asarray(probabilities, dtype=np.float64)
     if method in ("lac", "class"):
         out = 1 - p
@@ -62,16 +88,33 @@ def _uniform(probabilities: np.ndarray) -> np.ndarray:
     return np.array([int.from_bytes(digest, "little") / 2**64 for digest in digests])
 
 
-def quantile(values: np.ndarray, level: float) -> float:
+def quantile(values: np.ndarray, level: float, index: np.ndarray | None = None) -> float:
     """The smallest of N values that a new value does not exceed with probability ``level``: the ceil((N + 1) level)-th.
 
-    Infinite if N is too small to guarantee it.
+    With G groups, values weigh 1 / (images of their group), and their weights have to reach (G + 1) level. Infinite if
+    there are too few values, or groups, to guarantee it.
+
+    Args:
+        index: groups of the values, int64 [N]; None: values are exchangeable.
     """
+    if index is not None and len(index):
+        _, index, sizes = np.unique(index, return_inverse=True, return_counts=True)
+        order = np.argsort(values, kind="stable")
+        reached = np.cumsum(1 / sizes[index[order]])
+        rank = int(np.searchsorted(reached, (len(sizes) + 1) * level - 1e-9))
+        return float(values[order[rank]]) if rank < len(values) else math.inf
     rank = math.ceil(round((len(values) + 1) * level, 9))
     return float(np.partition(values, rank - 1)[rank - 1]) if 0 < rank <= len(values) else math.inf
 
 
-def quantiles(true_scores: np.ndarray, targets: np.ndarray, classes: int, level: float, method: Method) -> np.ndarray:
+def quantiles(
+    true_scores: np.ndarray,
+    targets: np.ndarray,
+    classes: int,
+    level: float,
+    method: Method,
+    index: np.ndarray | None = None,
+) -> np.ndarray:
     """The highest score that a prediction set includes, per class, float64 [K].
 
     Args:
@@ -79,6 +122,8 @@ def quantiles(true_scores: np.ndarray, targets: np.ndarray, classes: int, level:
         targets: int64 [N].
         classes: K.
         level: wanted coverage, above 0 and below 1.
+        index: groups of the images, int64 [N], as `petriscope.metrics.intervals.group_index` has them; None: images are
+            exchangeable.
 
     Raises:
         ValueError: ``level`` is out of range.
@@ -86,8 +131,9 @@ def quantiles(true_scores: np.ndarray, targets: np.ndarray, classes: int, level:
     if not 0 < level < 1:
         raise ValueError(f"the coverage must be between 0 and 1, not {level}")
     if method == "class":
-        return np.array([quantile(true_scores[targets == k], level) for k in range(classes)])
-    return np.full(classes, quantile(true_scores, level))
+        members = (targets == k for k in range(classes))
+        return np.array([quantile(true_scores[m], level, None if index is None else index[m]) for m in members])
+    return np.full(classes, quantile(true_scores, level, index))
 
 
 def sets(probabilities: np.ndarray, limits: np.ndarray, method: Method) -> np.ndarray:
@@ -97,4 +143,7 @@ def sets(probabilities: np.ndarray, limits: np.ndarray, method: Method) -> np.nd
         probabilities: float [N, K].
         limits: float64 [K], from `quantiles`.
     """
-    return scores(probabilities, method) <= limits
+    out = np.empty(probabilities.shape, dtype=bool)
+    for rows in row_blocks(len(out), 8 * probabilities.shape[1]):
+        out[rows] = _scores(probabilities[rows], method) <= limits
+    return out

@@ -1,4 +1,9 @@
-"""95 % intervals: Wilson's for a proportion, the bootstrap for everything else."""
+"""95 % intervals: Wilson's for a proportion, the bootstrap for everything else.
+
+Images of one group, such as the cells of one slide, are not independent. Where there are groups, intervals are over groups:
+the bootstrap draws whole groups (Field and Welsh, 2007, Journal of the Royal Statistical Society B 69:369), and a proportion
+has the sample size that independent images would need for its standard error over groups.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +11,40 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
+from scipy.special import stdtrit
 
 Z95 = 1.959963984540054
 
 
-def wilson(hits: float, n: int, z: float = Z95) -> tuple[float, float]:
+def group_index(groups: np.ndarray | None) -> np.ndarray | None:
+    """The group of each of N images, counted from 0, int64 [N]; None if no two images share a group.
+
+    Args:
+        groups: names or numbers [N]; None: there are none.
+    """
+    if groups is None:
+        return None
+    index = np.unique(groups, return_inverse=True)[1]
+    return None if count_groups(index) == len(index) else index
+
+
+def count_groups(index: np.ndarray) -> int:
+    """The number of groups counted from 0, int64 [N]."""
+    return int(index.max(initial=-1)) + 1
+
+
+def sum_by(index: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Sums of [N, ...] over each group, float64 [G, ...].
+
+    Args:
+        index: groups counted from 0, int64 [N].
+    """
+    out = np.zeros((count_groups(index), *values.shape[1:]))
+    np.add.at(out, index, values)
+    return out
+
+
+def wilson(hits: float, n: float, z: float = Z95) -> tuple[float, float]:
     """Wilson's score interval for a proportion of ``hits`` in ``n``; (0, 1) for n = 0. Wilson, 1927, JASA 22:209.
 
     `scipy.stats.binomtest` is not used: it takes whole numbers of hits and no other quantile, and also computes an exact
@@ -24,15 +58,56 @@ def wilson(hits: float, n: int, z: float = Z95) -> tuple[float, float]:
     return max(0.0, center - reach), min(1.0, center + reach)
 
 
-def bootstrap_weights(n: int, resamples: int, seed: int = 0, chunk_bytes: int = 2**26) -> Iterator[np.ndarray]:
+def proportion95(hits: np.ndarray, index: np.ndarray | None = None) -> tuple[float, float]:
+    """The interval of a proportion of images: Wilson's.
+
+    With groups, it is Wilson's with Student's quantile and the number of independent images that would give the same
+    standard error, at most as many as there are: the effective sample size of survey statistics (Korn and Graubard, 1998,
+    Survey Methodology 24:193; Dean and Pagano, 2015, Journal of Survey Statistics and Methodology 3:484). Where all images
+    agree, groups say nothing about their spread, and each counts as one image.
+
+    Args:
+        hits: bool or 0 and 1, [N].
+        index: groups of the images, int64 [N], as `group_index` has them; None: images are independent.
+
+    Returns:
+        NaN for images of a single group.
+    """
+    total, n = float(hits.sum()), len(hits)
+    if index is None or n == 0:
+        return wilson(total, n)
+    there, index = np.unique(index, return_inverse=True)
+    groups, share = len(there), total / n
+    if groups < 2:
+        return math.nan, math.nan
+    effective = float(groups)
+    if 0 < share < 1:
+        spread = np.bincount(index, hits - share)
+        variance = groups / (groups - 1) * float((spread**2).sum()) / n**2
+        effective = max(1.0, min(share * (1 - share) / variance, n)) if variance > 0 else n
+    return wilson(share * effective, effective, float(stdtrit(groups - 1, 0.975)))
+
+
+def bootstrap_weights(
+    n: int, resamples: int, seed: int = 0, chunk_bytes: int = 2**26, index: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
     """How often each of ``n`` images is drawn in each bootstrap resample, float64 [r, n], in chunks of resamples. Efron,
-    1979."""
+    1979.
+
+    Args:
+        index: groups of the images, int64 [n], as `group_index` has them: groups are drawn, each with all of its images. A
+            single group gives no resamples. None: images are drawn.
+    """
+    units = n if index is None else count_groups(index)
+    if index is not None and units < 2:
+        return
     rng = np.random.default_rng(seed)
     rows = max(1, chunk_bytes // (8 * n))
     for start in range(0, resamples, rows):
         count = min(rows, resamples - start)
-        draws = rng.integers(0, n, size=(count, n)) + np.arange(count)[:, None] * n
-        yield np.bincount(draws.ravel(), minlength=count * n).reshape(count, n).astype(float)
+        draws = rng.integers(0, units, size=(count, units)) + np.arange(count)[:, None] * units
+        drawn = np.bincount(draws.ravel(), minlength=count * units).reshape(count, units).astype(float)
+        yield drawn if index is None else drawn[:, index]
 
 
 def percentile95(values: np.ndarray) -> tuple[float, float]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from petriscope.metrics.intervals import bootstrap_weights, percentile95, wilson
-from petriscope.metrics.segmentation import counted_accuracy, counted_mean_iou, defined_mean, sum_by
+from petriscope.metrics.intervals import bootstrap_weights, count_groups, percentile95, proportion95, sum_by
+from petriscope.metrics.segmentation import counted_accuracy, counted_mean_iou, defined_mean
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class PassMetrics:
         drawn: float [R, P], the metric in each bootstrap resample.
         accuracy: the accuracy of each pass, P of them.
         n: number of images.
-        scenes: number of scenes, if the bootstrap draws scenes; None: it draws images.
+        groups: number of groups, if the bootstrap draws groups; None: it draws images.
+        scenes: where targets are masks, number of groups, or of images if there are no groups.
     """
 
     name: str
@@ -38,6 +39,7 @@ class PassMetrics:
     drawn: np.ndarray
     accuracy: list[Share]
     n: int
+    groups: int | None = None
     scenes: int | None = None
 
     def mean(self, passes: Sequence[int], less: int | None = None) -> Share:
@@ -49,7 +51,9 @@ class PassMetrics:
         return Share(float(value), percentile95(drawn))
 
 
-def judge_labels(hits: np.ndarray, labels: np.ndarray, classes: int, resamples: int) -> PassMetrics:
+def judge_labels(
+    hits: np.ndarray, labels: np.ndarray, classes: int, resamples: int, index: np.ndarray | None = None
+) -> PassMetrics:
     """Balanced accuracy of P passes over the same N images.
 
     Args:
@@ -57,25 +61,27 @@ def judge_labels(hits: np.ndarray, labels: np.ndarray, classes: int, resamples: 
         labels: int64 [N].
         classes: K.
         resamples: number of bootstrap resamples.
+        index: groups of the images, which the bootstrap draws, int64 [N]; None: it draws images.
     """
     n = len(labels)
-    members = [member for member in np.eye(classes)[labels].T if member.any()]
+    members = [member for member in (np.flatnonzero(labels == k) for k in range(classes)) if len(member)]
 
     def balanced(weights: np.ndarray) -> np.ndarray:
         """Balanced accuracy of every pass, [R, P], for weights of the images, [R, N]."""
         total = np.zeros((len(weights), len(hits)))
         there = np.zeros((len(weights), 1))
         for member in members:
-            weight = weights * member
+            weight = weights[:, member]
             count = weight.sum(1, keepdims=True)
-            total = total + np.where(count > 0, weight @ hits.T / np.maximum(count, 1e-12), 0)
+            total = total + np.where(count > 0, weight @ hits[:, member].T / np.maximum(count, 1e-12), 0)
             there = there + (count > 0)
         return total / there
 
-    draws = [balanced(weights) for weights in bootstrap_weights(n, resamples)]
+    draws = [balanced(weights) for weights in bootstrap_weights(n, resamples, index=index)]
     drawn = np.concatenate([np.empty((0, len(hits))), *draws])
-    accuracy = [Share(float(row.mean()), wilson(float(row.sum()), n)) for row in hits]
-    return PassMetrics("balanced_accuracy", "accuracy", balanced(np.ones((1, n)))[0], drawn, accuracy, n)
+    accuracy = [Share(float(row.mean()), proportion95(row, index)) for row in hits]
+    groups = None if index is None else count_groups(index)
+    return PassMetrics("balanced_accuracy", "accuracy", balanced(np.ones((1, n)))[0], drawn, accuracy, n, groups)
 
 
 def judge_masks(counts: np.ndarray, scenes: np.ndarray, background: int | None, resamples: int) -> PassMetrics:
@@ -101,4 +107,4 @@ def judge_masks(counts: np.ndarray, scenes: np.ndarray, background: int | None, 
     draws = [judged(weights) for weights in bootstrap_weights(drawn, resamples)] if drawn > 1 else []
     spread = np.concatenate([np.empty((2, 0, len(counts))), *draws], 1)
     shares = [Share(float(value), percentile95(column)) for value, column in zip(accuracy, spread[1].T, strict=True)]
-    return PassMetrics("miou", "pixel_accuracy", miou, spread[0], shares, n, drawn)
+    return PassMetrics("miou", "pixel_accuracy", miou, spread[0], shares, n, drawn if drawn < n else None, drawn)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from petriscope.core.masks import BACKGROUND, IGNORE, border_pixels
-from petriscope.metrics.intervals import bootstrap_weights, percentile95
+from petriscope.metrics.intervals import bootstrap_weights, percentile95, sum_by
 
 if TYPE_CHECKING:  # torch is imported where it is used: reading data needs the task, and no torch
     import pandas as pd
@@ -198,11 +198,11 @@ def full_mask_metrics(
         seed: of the bootstrap.
 
     Returns:
-        n (images), scenes, pixels (labeled), outlined (images with an outline in the target mask, over which boundary_f1 is
-        the mean); miou, pixel_accuracy, boundary_f1, nll (per pixel), each with ``<name>_ci95`` [low, high]; per_class (iou
-        with iou_ci95, precision, recall, f1, pixels); confusion (pixels, true by predicted). Means are over the classes
-        that the target masks have. If a class is called background, miou leaves it out and miou_with_background includes
-        it. A metric that is undefined is None.
+        n (images), groups (where images share one), scenes, pixels (labeled), outlined (images with an outline in the target
+        mask, over which boundary_f1 is the mean); miou, pixel_accuracy, boundary_f1, nll (per pixel), each with
+        ``<name>_ci95`` [low, high]; per_class (iou with iou_ci95, precision, recall, f1, pixels); confusion (pixels, true by
+        predicted). Means are over the classes that the target masks have. If a class is called background, miou leaves it
+        out and miou_with_background includes it. A metric that is undefined is None.
     """
     background = background_of(classes)
     scenes = scenes_of(groups, len(tally))
@@ -225,6 +225,7 @@ def full_mask_metrics(
     total = sums["confusion"].sum(0)
     outlined = int(sums["traced"].sum())
     out: dict[str, Any] = {"n": len(tally), "scenes": count, "pixels": int(total.sum()), "outlined": outlined}
+    out |= {"groups": count} if count < len(tally) else {}
     for key, values in whole.items():
         if key != "iou":
             out[key] = _number(values[0])
@@ -315,13 +316,6 @@ def choose_examples(tally: Tally, each: int) -> tuple[np.ndarray, list[str]]:
 def scenes_of(groups: np.ndarray | None, count: int) -> np.ndarray:
     """The scene of each of ``count`` images, counted from 0, int64 [N]: its group. Without groups, each image is a scene."""
     return np.arange(count) if groups is None else np.unique(groups, return_inverse=True)[1]
-
-
-def sum_by(groups: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Sums of [N, ...] over each group, float64 [G, ...]."""
-    out = np.zeros((int(groups.max(initial=-1)) + 1, *values.shape[1:]))
-    np.add.at(out, groups, values)
-    return out
 
 
 def divide(one: Any, other: Any) -> np.ndarray:

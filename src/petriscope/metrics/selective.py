@@ -7,14 +7,18 @@ the Foundations of Noise-free Selective Classification", JMLR 11:1605.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import bdtr
 
+from petriscope.metrics.blocks import row_blocks
+
 DELTA = 0.05  # probability that the guarantee fails, over draws of val
 STARTS = (0.5, 0.7, 0.9, 1.0)  # coverages that start with a share of DELTA
 STEP = 0.01  # between the coverages that are tested
+DRAWS = 101  # of one image per group; odd
 
 
 def uncertainty(probabilities: np.ndarray) -> np.ndarray:
@@ -22,9 +26,12 @@ def uncertainty(probabilities: np.ndarray) -> np.ndarray:
 
     It is the sum of all probabilities but the largest. Subtraction would give 0 wherever the confidence is 1 in float32.
     """
-    rest = np.array(probabilities, dtype=np.float64)
-    rest[np.arange(len(rest)), rest.argmax(1)] = 0
-    return rest.sum(1).astype(np.float32)
+    out = np.empty(len(probabilities), dtype=np.float32)
+    for rows in row_blocks(len(out), 8 * probabilities.shape[1]):
+        rest = np.array(probabilities[rows], dtype=np.float64)
+        rest[np.arange(len(rest)), rest.argmax(1)] = 0
+        out[rows] = rest.sum(1)
+    return out
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,11 @@ class Threshold:
 
 
 def guaranteed_threshold(
-    uncertainties: np.ndarray, right: np.ndarray, max_error: float, delta: float = DELTA
+    uncertainties: np.ndarray,
+    right: np.ndarray,
+    max_error: float,
+    delta: float = DELTA,
+    index: np.ndarray | None = None,
 ) -> Threshold | None:
     """The threshold with the highest coverage such that, with probability ``1 - delta``, the error rate among answered
     images is at most ``max_error``.
@@ -63,19 +74,53 @@ def guaranteed_threshold(
     The guarantee holds for any number of images if new images are drawn from the same distribution, and if a lower
     threshold never raises the error rate.
 
+    With groups, it holds for images of new groups, each of which counts the same. Images of one group are not independent,
+    so one image of each group is drawn, `DRAWS` times (Dunn, Wasserman and Ramdas, 2022, arXiv:1809.07441). Each draw gives
+    a threshold as above, at ``delta / 2``; the result is their median. It breaks the guarantee only if at least half of them
+    do, which by Markov's inequality is at most twice as likely as that one does.
+
     Args:
         uncertainties: float [N], of images that were not used in training.
         right: whether each prediction is right, bool [N].
         max_error, delta: above 0 and below 1.
+        index: groups of the images, int64 [N], as `petriscope.metrics.intervals.group_index` has them; None: images are
+            independent.
 
     Returns:
-        None if these images are too few, or too many predictions wrong, for any threshold.
+        None if these images, or their groups, are too few, or too many predictions wrong, for any threshold.
 
     Raises:
         ValueError: ``max_error`` or ``delta`` is out of range.
     """
     if not 0 < max_error < 1 or not 0 < delta < 1:
         raise ValueError(f"max_error and delta must be between 0 and 1, not {max_error} and {delta}")
+    if index is None:
+        return _threshold(uncertainties, right, max_error, delta)
+    found = [_threshold(uncertainties[rows], right[rows], max_error, delta / 2) for rows in _one_of_each(index, DRAWS)]
+    borders = sorted(-math.inf if one is None else one.uncertainty for one in found)
+    border = borders[DRAWS // 2]
+    if border == -math.inf:
+        return None
+    answered = uncertainties <= border
+    return Threshold(max_error, border, int(answered.sum()), int((answered & ~right).sum()), delta)
+
+
+def fewest_groups(max_error: float, delta: float = DELTA) -> int:
+    """The number of groups below which no threshold guarantees ``max_error``, even if all predictions are right."""
+    return math.ceil(round(math.log(delta / 2) / math.log1p(-max_error), 9))
+
+
+def _one_of_each(index: np.ndarray, draws: int) -> Iterator[np.ndarray]:
+    """Draws of one image of each group: indices, int64 [G]."""
+    rng = np.random.default_rng(0)
+    order = np.argsort(index, kind="stable")
+    _, starts, sizes = np.unique(index[order], return_index=True, return_counts=True)
+    for _ in range(draws):
+        yield order[starts + rng.integers(0, sizes)]
+
+
+def _threshold(uncertainties: np.ndarray, right: np.ndarray, max_error: float, delta: float) -> Threshold | None:
+    """`guaranteed_threshold` of independent images."""
     order = np.argsort(uncertainties, kind="stable")
     ordered = np.append(
         uncertainties[order], uncertainties.dtype.type(np.inf)

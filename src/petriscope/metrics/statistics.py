@@ -2,6 +2,9 @@
 
 There are two sources of variance: the draw of the images, and the seed that a network was trained with. The bootstrap over
 images estimates the first, the spread over a method's seeds the second. Tests of a difference take both into account.
+
+Images of one group, such as the cells of one slide, are not independent. Where there are groups, the bootstrap draws groups,
+and tests are over groups.
 """
 
 from __future__ import annotations
@@ -14,8 +17,9 @@ from typing import Literal, get_args
 import numpy as np
 from scipy.special import bdtr, ndtri, stdtr, stdtrit
 
-from petriscope.metrics.classification import WeightedConfusion, from_confusion
-from petriscope.metrics.intervals import bootstrap_weights, percentile95, wilson
+from petriscope.metrics.blocks import row_blocks
+from petriscope.metrics.classification import ClassCounts, from_counts
+from petriscope.metrics.intervals import bootstrap_weights, count_groups, percentile95, proportion95, sum_by, wilson
 from petriscope.metrics.segmentation import counted_mean_iou
 
 LabelMetric = Literal["accuracy", "balanced_accuracy", "macro_f1"]
@@ -23,6 +27,8 @@ METRICS: tuple[LabelMetric, ...] = get_args(LabelMetric)
 RESAMPLES = 5000
 MOST_SEEDS = 1000  # per method; more are never recommended
 MANY = 1e9  # degrees of freedom if all seeds give the same value
+FLIPS = 10_000  # of the signs of groups, in a test
+MOST_EXACT = 13  # groups that differ, of which all flips are counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,16 +42,19 @@ class Sample:
         right: whether each prediction is right, bool [S, N]; all False for segmentation, where it is not used.
         values: float [S].
         draws: the metric in each resample, float [S, R].
+        index: groups of the images, int64 [N], as `petriscope.metrics.intervals.group_index` has them; None: images are
+            independent.
     """
 
     metric: str
     right: np.ndarray
     values: np.ndarray
     draws: np.ndarray
+    index: np.ndarray | None = None
 
     def __getitem__(self, networks: slice | Sequence[int]) -> Sample:
         index = networks if isinstance(networks, slice) else list(networks)
-        return Sample(self.metric, self.right[index], self.values[index], self.draws[index])
+        return Sample(self.metric, self.right[index], self.values[index], self.draws[index], self.index)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -53,6 +62,16 @@ class Sample:
     @property
     def images(self) -> int:
         return self.right.shape[1]
+
+    @property
+    def groups(self) -> int | None:
+        """The number of groups; None: images are independent."""
+        return None if self.index is None else count_groups(self.index)
+
+    @property
+    def units(self) -> int:
+        """How many independent parts there are: groups, or images."""
+        return self.images if self.groups is None else self.groups
 
     @property
     def mean(self) -> float:
@@ -67,19 +86,22 @@ class Sample:
     def ci95(self) -> tuple[float, float]:
         """95 % interval of the mean over seeds, for new images and new seeds.
 
-        For one network, it covers new images only: Wilson's interval for accuracy, percentiles of the bootstrap for other
-        metrics. For several networks, it is Wilson's interval with Student's quantile and the number of images that
-        would give the same standard error (the effective sample size of survey statistics; Dean and Pagano, 2015,
-        Journal of Survey Statistics and Methodology 3:484), so that it stays within 0 and 1.
+        NaN if the images are one group. For one network, it covers new images only: Wilson's interval for accuracy (see
+        `petriscope.metrics.intervals.proportion95`), percentiles of the bootstrap for other metrics. For several networks,
+        it is Wilson's interval with Student's quantile and the number of images that would give the same standard error
+        (the effective sample size of survey statistics; Dean and Pagano, 2015, Journal of Survey Statistics and Methodology
+        3:484), so that it stays within 0 and 1.
         """
         if len(self) == 1:
             if self.metric == "accuracy":
-                return wilson(float(self.right.sum()), self.images)
+                return proportion95(self.right[0], self.index)
             return percentile95(self.draws[0])
+        if not self.draws.size:
+            return math.nan, math.nan
         variance = _variance((self,), float(self.draws.mean(0).var()))
         most = len(self) * self.images
         effective = min(self.mean * (1 - self.mean) / variance.total, most) if variance.total > 0 else 0.0
-        effective = max(1, round(effective)) if 0 < self.mean < 1 else self.images
+        effective = max(1, round(effective)) if 0 < self.mean < 1 else self.units
         return wilson(self.mean * effective, effective, variance.quantile(0.975))
 
 
@@ -102,8 +124,8 @@ class Difference:
 
     Args:
         value: the difference of the means over seeds.
-        ci95: 95 % interval for new images, and for new seeds if a method has several.
-        p: two-sided p-value of the hypothesis that there is no difference.
+        ci95: 95 % interval for new images, and for new seeds if a method has several; NaN if the images are one group.
+        p: two-sided p-value of the hypothesis that there is no difference; 1 if the images are one group.
         variance: the components of its squared standard error.
         images: number of images.
         seeds: number of seeds of the method that has more.
@@ -136,7 +158,7 @@ class Difference:
             more = found.with_seeds(self.seeds, seeds)
             return abs(self.value) >= (more.quantile(1 - alpha / 2) + z) * math.sqrt(more.total)
 
-        return Needed(images, _first(shows, self.seeds) if math.isfinite(found.freedom) else None)
+        return Needed(images, _first(shows, self.seeds) if self.seeds > 1 else None)
 
 
 @dataclass(frozen=True)
@@ -147,7 +169,7 @@ class Variance:
         images: from the draw of images, for given networks; proportional to 1 / images.
         seeds: from the seeds; proportional to 1 / seeds.
         shared: the part of ``images`` that all seeds have in common, which more seeds do not lower.
-        freedom: degrees of freedom of the total; infinite for single networks.
+        freedom: degrees of freedom of the total; infinite for single networks over independent images.
     """
 
     images: float
@@ -188,6 +210,7 @@ def resample(
     metric: str = "accuracy",
     resamples: int = RESAMPLES,
     seed: int = 0,
+    index: np.ndarray | None = None,
 ) -> Sample:
     """A metric of P networks, and its bootstrap over images with the same resamples for all networks. Efron, 1979.
 
@@ -196,17 +219,21 @@ def resample(
         targets: int64 [N].
         classes: K.
         metric: one of `METRICS`.
+        index: groups of the images, which the bootstrap draws, int64 [N], as `petriscope.metrics.intervals.group_index` has
+            them; None: it draws images.
     """
     right = predicted == targets
-    weights = bootstrap_weights(len(targets), resamples, seed)
+    weights = bootstrap_weights(len(targets), resamples, seed, index=index)
+    none = np.empty((len(predicted), 0))
     if metric == "accuracy":
         share = right.T / len(targets)
-        return Sample(metric, right, right.mean(1), np.concatenate([w @ share for w in weights]).T)
-    cells = [WeightedConfusion(targets, row, classes) for row in predicted]
+        draws = [((w @ share).T * (len(targets) / w.sum(1))) for w in weights]
+        return Sample(metric, right, right.mean(1), np.concatenate([none, *draws], axis=1), index)
+    counts = [ClassCounts(targets, row, classes) for row in predicted]
     ones = np.ones((1, len(targets)))
-    values = np.array([from_confusion(c(ones))[metric][0] for c in cells])
-    draws = [np.stack([from_confusion(c(w))[metric] for c in cells]) for w in weights]
-    return Sample(metric, right, values, np.concatenate(draws, axis=1))
+    values = np.array([from_counts(*c(ones))[metric][0] for c in counts])
+    draws = [np.stack([from_counts(*c(w))[metric] for c in counts]) for w in weights]
+    return Sample(metric, right, values, np.concatenate([none, *draws], axis=1), index)
 
 
 def resample_miou(counts: np.ndarray, scenes: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> Sample:
@@ -218,23 +245,23 @@ def resample_miou(counts: np.ndarray, scenes: np.ndarray, resamples: int = RESAM
     """
     networks, images = counts.shape[:2]
     _, place = np.unique(scenes, return_inverse=True)
-    sums = np.zeros((place.max() + 1, networks, *counts.shape[2:]))
-    np.add.at(sums, place, counts.swapaxes(0, 1))
-    drawn = [counted_mean_iou(np.tensordot(w, sums, 1)) for w in bootstrap_weights(len(sums), resamples, seed)]
-    draws = np.concatenate(drawn).T
+    sums = sum_by(place, counts.swapaxes(0, 1))
+    weights = bootstrap_weights(len(sums), resamples, seed) if len(sums) > 1 else ()
+    drawn = [counted_mean_iou(np.tensordot(w, sums, 1)) for w in weights]
+    draws = np.concatenate([np.empty((0, networks)), *drawn]).T
     # Mean IoU is undefined for all networks in resamples that have no labeled pixel.
     draws = draws[:, np.isfinite(draws).all(0)]
     right = np.zeros((networks, images), dtype=bool)
-    return Sample("miou", right, counted_mean_iou(sums.sum(0)), draws)
+    return Sample("miou", right, counted_mean_iou(sums.sum(0)), draws, place if len(sums) < images else None)
 
 
 def difference(method: Sample, baseline: Sample) -> Difference:
     """Compare a method with a baseline over the same images.
 
-    For accuracy and one network each, p is McNemar's. Otherwise it is Student's, with the standard error from the images
-    (paired bootstrap) and from the seeds; see `Variance`. The interval is symmetric. 1 / N squared is added to the variance,
-    which corresponds to half an image in every cell (Agresti and Min, 2005, Statistics in Medicine 24:729); without it,
-    the interval of networks that agree on all images would have no width.
+    For accuracy and one network each, p is McNemar's, or with groups, that of `sign_flips`. Otherwise it is Student's, with
+    the standard error from the images or groups (paired bootstrap) and from the seeds; see `Variance`. The interval is
+    symmetric. 1 / N squared is added to the variance, which corresponds to half an image in every cell (Agresti and Min,
+    2005, Statistics in Medicine 24:729); without it, the interval of networks that agree on all images would have no width.
 
     Raises:
         ValueError: the samples differ in their metric or their images.
@@ -242,11 +269,15 @@ def difference(method: Sample, baseline: Sample) -> Difference:
     if method.metric != baseline.metric or method.images != baseline.images:
         raise ValueError("a difference needs two samples of the same metric over the same images")
     value = method.mean - baseline.mean
+    if method.units < 2:
+        nothing = Variance(math.nan, math.nan, math.nan, math.inf)
+        return Difference(value, (math.nan, math.nan), 1.0, nothing, method.images, max(len(method), len(baseline)))
     over_images = float((method.draws.mean(0) - baseline.draws.mean(0)).var())
     variance = _variance((method, baseline), over_images + 1 / method.images**2)
     reach = variance.quantile(0.975) * math.sqrt(variance.total)
     if method.metric == "accuracy" and len(method) == len(baseline) == 1:
-        p = mcnemar(method.right[0], baseline.right[0])
+        first, second = method.right[0], baseline.right[0]
+        p = mcnemar(first, second) if method.index is None else sign_flips(first, second, method.index)
     else:
         p = _two_sided(value / math.sqrt(variance.total), variance.freedom)
     low, high = max(value - reach, -1.0), min(value + reach, 1.0)
@@ -260,11 +291,15 @@ def _variance(samples: Sequence[Sample], over_images: float) -> Variance:
     images contains the same interaction (how the seeds deviate from their mean), so it is subtracted once: these are the
     variance components of a study with random readers and random cases. Gallas, 2006, Academic Radiology 13:353. The
     degrees of freedom are Satterthwaite's, 1946, Biometrics Bulletin 2:110. A method with one seed is assumed to vary as
-    the other method does.
+    the other method does. The variance over G groups has G - 1 degrees of freedom, and the bootstrap, which gives
+    (G - 1) / G of it, is corrected.
     """
     several = [sample for sample in samples if len(sample) > 1]
+    groups = samples[0].groups
+    if groups is not None:
+        over_images *= groups / (groups - 1)
     if not several:
-        return Variance(over_images, 0.0, over_images, math.inf)
+        return Variance(over_images, 0.0, over_images, math.inf if groups is None else groups - 1)
     single = len(samples) - len(several)
     spread = np.array([s.values.var(ddof=1) for s in several])
     own = np.array([(s.draws - s.values[:, None]).var(axis=0, ddof=1).mean() for s in several])
@@ -274,6 +309,8 @@ def _variance(samples: Sequence[Sample], over_images: float) -> Variance:
     shared = max(0.0, over_images - float((share * own).sum()))
     total = over_images + seeds
     parts = float(((share * spread) ** 2 / freedom).sum())
+    if groups is not None:
+        parts += over_images**2 / (groups - 1)
     return Variance(over_images, seeds, shared, total**2 / parts if parts > 0 else MANY)
 
 
@@ -294,6 +331,30 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
     """
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     return min(1.0, 2 * float(bdtr(min(only_first, only_second), only_first + only_second, 0.5)))
+
+
+def sign_flips(first: np.ndarray, second: np.ndarray, index: np.ndarray) -> float:
+    """Two-sided p-value of the hypothesis that two networks are right equally often, over groups: Fisher's permutation test
+    for pairs (1935, The Design of Experiments, section 21).
+
+    Under the null hypothesis, the networks can be exchanged in each group, which flips the sign of the group's difference.
+    All flips are counted if at most `MOST_EXACT` groups differ, else `FLIPS` of them are drawn. If every image is a group,
+    this is McNemar's test.
+
+    Args:
+        first, second: whether each prediction is right, bool [N].
+        index: groups of the images, int64 [N].
+    """
+    gains = sum_by(index, first.astype(float) - second)
+    gains = gains[gains != 0]
+    if len(gains) <= MOST_EXACT:
+        flips = np.arange(2 ** len(gains))[:, None] >> np.arange(len(gains)) & 1
+        return float((np.abs((1 - 2 * flips) @ gains) >= abs(gains.sum())).mean())
+    rng, beyond = np.random.default_rng(0), 1
+    for rows in row_blocks(FLIPS - 1, 8 * len(gains)):
+        signs = rng.choice((-1.0, 1.0), (rows.stop - rows.start, len(gains)))
+        beyond += int((np.abs(signs @ gains) >= abs(gains.sum())).sum())
+    return beyond / FLIPS
 
 
 def holm(p: Sequence[float]) -> list[float]:

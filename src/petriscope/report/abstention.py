@@ -77,8 +77,8 @@ def _view(split: str, evaluation: Evaluation, calibration: Calibration, rows: pd
     area, excess = wording.decimal(evaluation.value("aurc")), wording.decimal(evaluation.value("excess_aurc"))
     return AbstentionView(
         split=split,
-        headline=_headline(selective, split),
-        fitted=_fitted(selective, split),
+        headline=_headline(selective, split, evaluation.val_groups),
+        fitted=_fitted(selective, split, evaluation.val_groups),
         curve=curve,
         area=f"Area under the risk-coverage curve (AURC): {area}, which is {excess} more than with a perfect ranking, "
         "where all mistakes have the lowest confidence.",
@@ -124,14 +124,15 @@ def _temperature(temperature: float) -> str:
     )
 
 
-def _headline(selective: Sequence[SelectiveRow], split: str) -> str:
+def _headline(selective: Sequence[SelectiveRow], split: str, groups: int | None) -> str:
     if not selective:
         return "Nothing was fitted on val for these predictions, so no error rate can be guaranteed."
     row = next((row for row in selective if row.max_error == HEADLINE_ERROR), selective[0])
     requested = f"{100 * row.max_error:g} %"
     if not row.guaranteed:
+        images = "val images" if groups is None else wording.plural(groups, "val group")
         return (
-            f"No confidence threshold guarantees at most {requested} errors: the val images are too few, or too often "
+            f"No confidence threshold guarantees at most {requested} errors: the {images} are too few, or too often "
             "predicted incorrectly."
         )
     if not row.answered:
@@ -143,13 +144,18 @@ def _headline(selective: Sequence[SelectiveRow], split: str) -> str:
     )
 
 
-def _fitted(selective: Sequence[SelectiveRow], split: str) -> str:
+def _fitted(selective: Sequence[SelectiveRow], split: str, groups: int | None) -> str:
     if not selective:
         return ""
     share = 100 * (1 - selective[0].delta)
     guarantee = (
         f"The thresholds were fitted on val. Their guarantee holds with a probability of {share:g} % over draws of val."
     )
+    if groups is not None:
+        guarantee += (
+            f" It rests on the {wording.plural(groups, 'group')} of val and is for images of new groups, because images of "
+            "one group are not independent."
+        )
     if split == "val":
         return f"{guarantee} These are the images that they were fitted on: only test shows whether they hold."
     return f"{guarantee} The {split} images were not used to fit them."

@@ -31,7 +31,10 @@ SECTIONS = (
     ("mistakes", "Mistakes"),
     ("calibration", "Calibration"),
 )
-ABOUT_METRICS = "With 95 % intervals: Wilson's for accuracy, the bootstrap over images for the others."
+ABOUT_METRICS = (
+    "With 95 % intervals: Wilson's for accuracy, the bootstrap for the others. They are over images, or over groups where "
+    "images belong to groups."
+)
 PAIRED_TEST = "McNemar's test"
 
 MOST_CLASSES_IN_MATRIX = 60  # a larger matrix is not readable
@@ -88,6 +91,7 @@ class ClassificationView:
     """The predictions on one split.
 
     Args:
+        images: how many there are, in words.
         classes: their names.
         matrix: empty where it is missing or ``too_large``.
         confusions: the most frequent ones, in words.
@@ -100,6 +104,7 @@ class ClassificationView:
 
     split: str
     n: int
+    images: str
     classes: list[str]
     matrix: list[MatrixRow]
     too_large: bool
@@ -132,6 +137,7 @@ def view(
     return ClassificationView(
         split=split,
         n=evaluation.n,
+        images=wording.images(evaluation.n, evaluation.groups),
         classes=classes,
         matrix=_matrix(confusion, classes),
         too_large=len(classes) > MOST_CLASSES_IN_MATRIX,
@@ -154,7 +160,7 @@ def headline(task: Task, split: str, evaluation: Evaluation) -> Headline:
     tail = f" (95 % interval {interval})" if interval else ""
     total = _mistakes_total(evaluation)
     mistakes = wording.plural(total, "mistake") if total else "No mistakes"
-    rest = f"of {wording.plural(evaluation.n, f'{split} image')} classified correctly{tail}. {mistakes}."
+    rest = f"of {wording.images(evaluation.n, evaluation.groups, split)} classified correctly{tail}. {mistakes}."
     there = {name: one for name, one in evaluation.per_class.items() if one.n}
     if total and len(there) > 1:
         worst = min(there, key=lambda name: there[name].value("recall") or 0.0)

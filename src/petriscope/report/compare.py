@@ -73,13 +73,13 @@ def as_text(comparison: Comparison) -> str:
         heads += [f"minus {_cut(comparison.baseline)}, points", "p, Holm", ""]
     first = [heads]
     for row in rows:
-        cells = [row.label, str(len(row.values)), _mean_and_sd(row), wording.span(row.ci95)]
+        cells = [row.label, str(len(row.values)), _mean_and_sd(row), wording.span(row.ci95) or wording.NONE]
         if comparison.tests:
             cells += ["baseline", "", ""] if row.contrast is None else _contrast_cells(row.contrast)
         first.append(cells)
     second = [["", "parameters", "multiply-adds", "training"]]
     second += [[row.label, *(_cost(row, key, write) for key, write in _costs_in_order())] for row in rows]
-    about = f"{comparison.split}, {wording.plural(comparison.n, 'image')}"
+    about = f"{comparison.split}, {wording.images(comparison.n, comparison.groups)}"
     return "\n".join([about, "", *_aligned(first), "", *_aligned(second), "", *comparison.notes]).rstrip() + "\n"
 
 
@@ -135,7 +135,7 @@ def _points(value: float) -> str:
 
 
 def _span(ci95: tuple[float, float]) -> str:
-    return f"{_points(ci95[0])} to {_points(ci95[1])}"
+    return f"{_points(ci95[0])} to {_points(ci95[1])}" if math.isfinite(ci95[0]) else wording.NONE
 
 
 def _p(value: float) -> str:
@@ -192,6 +192,7 @@ def _context(comparison: Comparison, title: str, about: str) -> dict[str, Any]:
         "title": title or wording.plural(len(comparison.rows), "recipe") + " compared",
         "about": about,
         "comparison": comparison,
+        "images": wording.images(comparison.n, comparison.groups, comparison.split),
         "metric": _metric_name(comparison),
         "headline": _headline(comparison),
         "best": _best(comparison),
@@ -210,7 +211,7 @@ def _context(comparison: Comparison, title: str, about: str) -> dict[str, Any]:
 
 
 def _headline(comparison: Comparison) -> str:
-    images = f"{wording.plural(comparison.n, f'{comparison.split} image')}"
+    images = wording.images(comparison.n, comparison.groups, comparison.split)
     verdicts = [row.contrast.verdict for row in comparison.rows if row.contrast is not None]
     if not verdicts:
         return f"Measured on {images}."
@@ -237,7 +238,7 @@ def _best(comparison: Comparison) -> str:
 def _reach(comparison: Comparison) -> float:
     """The end of the scale of differences on both sides: the farthest end of an interval."""
     ends = [abs(end) for row in comparison.rows if row.contrast is not None for end in row.contrast.difference.ci95]
-    return max(ends, default=0.0)
+    return max(filter(math.isfinite, ends), default=0.0)
 
 
 def _view(row: Row, reach: float) -> RowView:
@@ -248,11 +249,11 @@ def _view(row: Row, reach: float) -> RowView:
         seeds=len(row.values),
         mean=row.mean,
         metric=_mean_and_sd(row),
-        interval=f"({wording.span(row.ci95)})",
+        interval=f"({wording.span(row.ci95) or wording.NONE})",
         difference=None if found is None else found.value,
         points="" if found is None else _points(found.value),
         points_interval="" if found is None else f"({_span(found.ci95)})",
-        mark="" if found is None else difference_mark(found.value, found.ci95, reach),
+        mark="" if found is None or not reach else difference_mark(found.value, found.ci95, reach),
         p=None if contrast is None else contrast.p_holm,
         p_text="" if contrast is None else _p(contrast.p_holm),
         verdict="baseline" if contrast is None else contrast.verdict,
@@ -298,7 +299,8 @@ def cost_chart(comparison: Comparison, key: str, name: str, words: str, write: C
 
     Empty if the costs are unknown or nearly the same.
     """
-    points = [(float(cost), row) for row in comparison.rows if (cost := getattr(row, key)) is not None and cost > 0]
+    rows = [row for row in comparison.rows if math.isfinite(row.ci95[0])]
+    points = [(float(cost), row) for row in rows if (cost := getattr(row, key)) is not None and cost > 0]
     unit, unit_name = _time_unit(max((cost for cost, _ in points), default=0)) if key == "seconds" else (1, "")
     points = [(cost / unit, row) for cost, row in points]
     low, high = min((cost for cost, _ in points), default=0), max((cost for cost, _ in points), default=0)

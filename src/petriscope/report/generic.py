@@ -32,13 +32,14 @@ class GenericView:
     """The metrics per class of one split.
 
     Args:
+        images: how many there are, in words.
         columns: names of the metrics.
         rows: per class its name, how much there is of it, and the metrics.
         counted: what classes are counted in; empty where they are not.
     """
 
     split: str
-    n: int
+    images: str
     counted: str
     columns: list[str]
     rows: list[tuple[str, str, list[str]]]
@@ -59,7 +60,8 @@ def view(
         for name, one in evaluation.per_class.items()
     ]
     counted = task.counted if any(amount is not None for amount in amounts.values()) else ""
-    return GenericView(split, evaluation.n, counted, [info.name for info in infos], cells)
+    images = wording.images(evaluation.n, evaluation.groups)
+    return GenericView(split, images, counted, [info.name for info in infos], cells)
 
 
 def headline(task: Task, split: str, evaluation: Evaluation) -> Headline:
@@ -69,7 +71,7 @@ def headline(task: Task, split: str, evaluation: Evaluation) -> Headline:
     tail = f" (95 % interval {interval})" if interval else ""
     return Headline(
         _write(info, metric.value),
-        f"{in_sentence(info)} on {wording.plural(evaluation.n, f'{split} image')}{tail}.",
+        f"{in_sentence(info)} on {wording.images(evaluation.n, evaluation.groups, split)}{tail}.",
     )
 
 

@@ -52,7 +52,7 @@ class TaskPage(Protocol):
 
     @property
     def PAIRED_TEST(self) -> str:
-        """The test that compares an ensemble with its members."""
+        """The test that compares an ensemble with its members on independent images."""
 
     def view(
         self,
@@ -204,4 +204,6 @@ def _context(run: Run) -> dict[str, Any]:
 def _ensemble(task: Task, page: TaskPage, results: Results) -> EnsembleView | None:
     if results.ensemble is None:
         return None
-    return ensemble_view(results.ensemble, in_sentence(task.metrics[0]), page.PAIRED_TEST)
+    grouped = results.val is not None and results.val.groups is not None
+    test = "paired test over groups" if grouped else page.PAIRED_TEST
+    return ensemble_view(results.ensemble, in_sentence(task.metrics[0]), test)

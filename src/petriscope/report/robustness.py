@@ -114,7 +114,7 @@ def _alarm(test: Robustness, metric: str) -> str:
 
 
 def _notes(split: str, test: Robustness, metric: str) -> list[str]:
-    images = wording.plural(test.n, f"{split} image")
+    images = wording.images(test.n, test.groups, split)
     drawn = "" if test.n == test.of else f", drawn from {test.of:,} in proportion to the classes"
     tta = "without test-time augmentation" if test.tta == "none" else f"with test-time augmentation {test.tta}"
     named = sum(corruption.medmnist_c for corruption in test.corruptions.values())
@@ -128,9 +128,10 @@ def _notes(split: str, test: Robustness, metric: str) -> list[str]:
     ]
     if test.scenes is not None:
         notes.append(
-            "Where a corruption moves the image, the mask moves with it. What enters from outside is not scored. "
-            f"Intervals are over {wording.plural(test.scenes, 'scene')}."
+            "Where a corruption moves the image, the mask moves with it. What enters from outside is not scored."
         )
+    if test.groups is not None:
+        notes.append(f"Intervals are over {wording.plural(test.groups, 'group')} of images.")
     seen, unseen = test.metric("seen"), test.metric("unseen")
     if seen.value is None:
         notes.append("The recipe trains against none of these corruptions.")

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 TEMPLATE = "_segmentation.html"
 SECTIONS = (("classes", "Classes"), ("confusion", "Confusion"), ("examples", "Images"))
 ABOUT_METRICS = (
-    "With 95 % intervals from the bootstrap over scenes (groups of images), because pixels of an image and images of a "
-    "scene are not independent. Unlabeled pixels are not counted."
+    "With 95 % intervals from the bootstrap over images, or over groups where images belong to groups, because pixels of an "
+    "image and images of a group are not independent. Unlabeled pixels are not counted."
 )
-PAIRED_TEST = "paired test over scenes"
+PAIRED_TEST = "paired test"
 
 RIGHT, WRONG = (214, 218, 221), (190, 62, 38)
 
@@ -82,11 +82,12 @@ class SegmentationView:
     """The predictions on one split.
 
     Args:
+        images: how many there are, in words.
         classes: their names; ``legend``: names and colors.
     """
 
     split: str
-    n: int
+    images: str
     classes: list[str]
     legend: list[tuple[str, str]]
     per_class: list[ClassRow]
@@ -105,7 +106,7 @@ def view(
     classes = list(evaluation.per_class)
     return SegmentationView(
         split=split,
-        n=evaluation.n,
+        images=wording.images(evaluation.n, evaluation.groups),
         classes=classes,
         legend=class_legend(classes),
         per_class=[_class_row(name, one) for name, one in evaluation.per_class.items()],
@@ -120,7 +121,7 @@ def headline(task: Task, split: str, evaluation: Evaluation) -> Headline:
     tail = f" (95 % interval {interval})" if interval else ""
     there = {name: one for name, one in evaluation.per_class.items() if one.pixels}
     classes = wording.plural(len(there), "class", "classes")
-    rest = f"mean IoU over {classes} on {wording.plural(evaluation.n, f'{split} image')}{tail}."
+    rest = f"mean IoU over {classes} on {wording.images(evaluation.n, evaluation.groups, split)}{tail}."
     if len(there) > 1:
         worst = min(there, key=lambda name: there[name].value("iou") or 0.0)
         iou = there[worst].metric("iou")

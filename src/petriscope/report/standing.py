@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from petriscope.core.recipe import Recipe
-from petriscope.core.results import DataInfo, Epoch, Evaluation, Results, SplitInfo, TrainingSummary
+from petriscope.core.results import DataInfo, Epoch, Evaluation, Results, SplitInfo, TrainingSummary, about_groups
 from petriscope.report import wording
 from petriscope.report.metrics import in_sentence, written
 from petriscope.tasks import Task
@@ -30,6 +30,8 @@ def notes(evaluated: Mapping[str, Evaluation], recipe: Recipe) -> list[str]:
             where = "" if len(names) == len(evaluated) else f" on {' and '.join(names)}"
             notes.append(f"Each prediction{where} is {words}.")
     for name, evaluation in evaluated.items():
+        groups = wording.images(evaluation.n, evaluation.groups, name)
+        notes += [f"{groups[0].upper()}{groups[1:]}: {sentence}" for sentence in about_groups(evaluation.groups)]
         if evaluation.source and evaluation.source != recipe.data.source:
             notes.append(
                 f"The {name} images came from {evaluation.source}, not from the source of the training images."

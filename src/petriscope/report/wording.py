@@ -64,6 +64,12 @@ def plural(number: int, one: str, many: str | None = None) -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
+def images(number: int, groups: int | None, split: str = "") -> str:
+    """``1,712 test images``, or ``1,712 test images of 12 groups``."""
+    text = plural(number, f"{split} image".lstrip())
+    return text if groups is None else f"{text} of {plural(groups, 'group')}"
+
+
 def short(value: float | None) -> str:
     """A large number with three significant digits, as ``11.2 million``."""
     if value is None or not known(value):

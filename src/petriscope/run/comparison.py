@@ -41,7 +41,7 @@ class Row:
 
     Args:
         values: the compared metric, per run.
-        ci95: interval of the mean; see `petriscope.metrics.statistics.Sample`.
+        ci95: interval of the mean, NaN if there is none; see `petriscope.metrics.statistics.Sample`.
         others: means of further metrics, by their names in ``results.json``.
         parameters, multiply_adds: of the first run.
         seconds: mean training time.
@@ -70,6 +70,7 @@ class Comparison:
         n: number of images.
         notes: what the reader should know, one sentence each.
         task: name of the task of the runs.
+        groups: number of groups of images that intervals and tests are over; None: they are over images.
     """
 
     split: str
@@ -79,6 +80,7 @@ class Comparison:
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
     task: str = CLASSIFICATION
+    groups: int | None = None
 
     @property
     def tests(self) -> int:
@@ -95,6 +97,7 @@ class Comparison:
             "task": self.task,
             "split": self.split,
             "n": self.n,
+            "groups": self.groups,
             "metric": self.metric,
             "baseline": self.baseline,
             "tests": self.tests,

@@ -70,7 +70,6 @@ class Task(ABC):
     compared: ClassVar[tuple[str, ...]] = ()  # metrics that runs can be compared by; the first is the default
     calibrates: ClassVar[bool] = False  # a temperature, thresholds and prediction sets can be fitted on val
     has_stress_test: ClassVar[bool] = False  # the stress test knows how to judge it
-    resampled: ClassVar[str] = ""  # what intervals and tests draw, where it is not the image: a sentence
 
     def info(self, key: str) -> MetricInfo:
         """How people read a metric; one that the task does not list is named after its key."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from petriscope.core.errors import DataError
 from petriscope.metrics.classification import full_metrics, quick_metrics
+from petriscope.metrics.intervals import group_index
 from petriscope.metrics.passes import PassMetrics, judge_labels
 from petriscope.metrics.statistics import METRICS, Sample, resample
 from petriscope.tasks.base import Labeled, MetricInfo, PredictedBatches, Task, gather
@@ -81,10 +82,11 @@ class Classification(Task):
         return float((outputs.argmax(1) == images.targets).mean())
 
     def judge(self, outputs: np.ndarray, images: Labeled, resamples: int) -> dict[str, Any]:
-        return full_metrics(outputs, images.targets, images.classes, resamples)
+        return full_metrics(outputs, images.targets, images.classes, resamples, index=group_index(images.groups))
 
     def table(self, outputs: np.ndarray, images: Labeled, split: str) -> pd.DataFrame:
-        """id, split, target, predicted, confidence, and one probability per class (``p_<class>``)."""
+        """id, split, group (if there are groups), target, predicted, confidence, and one probability per class
+        (``p_<class>``)."""
         import pandas as pd
 
         names = np.array(images.classes)
@@ -92,6 +94,7 @@ class Classification(Task):
         columns: dict[str, Any] = {
             "id": images.ids.astype(object),
             "split": split,
+            **({} if images.groups is None else {"group": images.groups.astype(object)}),
             "target": names[images.targets].astype(object),
             "predicted": names[predicted].astype(object),
             "confidence": outputs.max(1),
@@ -102,11 +105,14 @@ class Classification(Task):
         names = sorted({str(name) for table in tables for key in ("target", "predicted") for name in set(table[key])})
         codes = {name: code for code, name in enumerate(names)}
         predicted = np.array([[codes[str(name)] for name in table["predicted"]] for table in tables])
-        return resample(predicted, np.array([codes[str(name)] for name in tables[0]["target"]]), len(names), metric)
+        targets = np.array([codes[str(name)] for name in tables[0]["target"]])
+        # Runs of older versions do not say what groups their images are in.
+        groups = next((table["group"].astype(str) for table in tables if "group" in table), None)
+        return resample(predicted, targets, len(names), metric, index=group_index(groups))
 
     def mark(self, predicted: np.ndarray, targets: np.ndarray, classes: int) -> np.ndarray:
         """Whether each image is right, bool [B]."""
         return predicted == targets
 
     def judge_passes(self, marks: np.ndarray, images: Labeled, resamples: int) -> PassMetrics:
-        return judge_labels(marks, images.targets, len(images.classes), resamples)
+        return judge_labels(marks, images.targets, len(images.classes), resamples, group_index(images.groups))

@@ -55,7 +55,6 @@ class Segmentation(Task):
     per_class = MetricInfo("iou", "IoU", "intersection of predicted and true pixels over their union")
     compared = ("miou",)
     has_stress_test = True
-    resampled = "Intervals and tests draw whole scenes, because images of one scene are not independent."
 
     def accepts(self, targets: np.ndarray) -> bool:
         return targets.ndim == 3

@@ -11,7 +11,7 @@ from petriscope.core.errors import RequestError
 from petriscope.core.progress import say
 from petriscope.core.recipe import TTA
 from petriscope.metrics import conformal
-from petriscope.metrics.selective import Threshold, uncertainty
+from petriscope.metrics.selective import Threshold, fewest_groups, uncertainty
 from petriscope.trust.state import Reference, Trust
 
 NOT_SURE = "not sure"
@@ -119,22 +119,42 @@ def _notes(
     notes = []
     if max_error is not None and threshold is None:
         notes.append(
-            f"no confidence guarantees at most {100 * max_error:g} % errors: the {len(reference.uncertainty):,} images of val "
-            "are too few, or too many of them are misclassified. Nothing is answered; allow more errors, or train with a "
-            "larger val split"
+            f"no confidence guarantees at most {100 * max_error:g} % errors: {_too_few(reference, max_error)}. Nothing is "
+            "answered; allow more errors, or train with a larger val split"
         )
     elif max_error is not None and threshold is not None:
         notes.append(
             f"answers need a confidence of {_confidence(threshold.uncertainty)}: on val, {threshold.wrong:,} of "
-            f"{threshold.answered:,} such answers were wrong. On images like those of val, at most {100 * max_error:g} % "
+            f"{threshold.answered:,} such answers were wrong. {_population(reference)}, at most {100 * max_error:g} % "
             f"are wrong, with probability {100 * (1 - threshold.delta):g} %"
         )
     if limits is not None and set_coverage is not None and np.isinf(limits).any():
         names = ", ".join(name for name, limit in zip(classes, limits, strict=True) if np.isinf(limit))
         notes.append(
-            f"val has too few images of {names} for a coverage of {100 * set_coverage:g} %; every prediction set contains {names}"
+            f"val has too few {'images' if reference.groups is None else 'groups'} of {names} for a coverage of "
+            f"{100 * set_coverage:g} %; every prediction set contains {names}"
         )
     return notes
+
+
+def _too_few(reference: Reference, max_error: float) -> str:
+    """Why val supports no threshold."""
+    if reference.groups is None:
+        return f"the {len(reference.uncertainty):,} images of val are too few, or too many of them are misclassified"
+    needed = fewest_groups(max_error)
+    if reference.groups < needed:
+        return (
+            f"{reference.groups:,} group{'' if reference.groups == 1 else 's'} of images in val, and images of one group are "
+            f"not independent: an error rate of {100 * max_error:g} % cannot be guaranteed from fewer than {needed:,} groups"
+        )
+    return f"too many images of the {reference.groups:,} groups of val are misclassified"
+
+
+def _population(reference: Reference) -> str:
+    """What a guarantee is about."""
+    if reference.groups is None:
+        return "On images like those of val"
+    return f"On images of new groups like the {reference.groups:,} of val"
 
 
 def _confidence(uncertainty: float) -> str:

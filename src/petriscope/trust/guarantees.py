@@ -12,13 +12,14 @@ import numpy as np
 
 from petriscope.core.results import GuaranteeShares, GuaranteesUnderShift, Metric
 from petriscope.metrics.conformal import METHOD, sets
-from petriscope.metrics.intervals import bootstrap_weights, percentile95
+from petriscope.metrics.intervals import bootstrap_weights, group_index, percentile95
 from petriscope.metrics.segmentation import divide
 from petriscope.metrics.selective import uncertainty
 from petriscope.trust.state import Reference, answered_by
 
 MAX_ERROR, LEVEL = 0.01, 0.95
 METRICS = ("answered", "wrong", "held")
+ALL = ""  # the sum over passes; no pass has an empty name
 
 
 class Watch:
@@ -51,42 +52,57 @@ class Watch:
         held = sets(p, self.limits, METHOD)[np.arange(len(p)), targets]
         self._kept.setdefault(name, []).append(np.stack([answered, wrong, held], 1))
 
-    def metrics(self, plain: str, names: Sequence[str], n: int, resamples: int) -> GuaranteesUnderShift:
-        """Shares over the first ``n`` images, with 95 % bootstrap intervals over images: ``answered`` at a wanted error rate
-        of `MAX_ERROR`; ``wrong`` among those (None if nothing is answered); and ``held``, the share of prediction sets of
-        coverage `LEVEL` that contain the true class.
+    def metrics(
+        self, plain: str, names: Sequence[str], n: int, resamples: int, groups: np.ndarray | None = None
+    ) -> GuaranteesUnderShift:
+        """Shares over the first ``n`` images, with 95 % bootstrap intervals over images or groups: ``answered`` at a wanted
+        error rate of `MAX_ERROR`; ``wrong`` among those (None if nothing is answered); and ``held``, the share of prediction
+        sets of coverage `LEVEL` that contain the true class.
 
         Args:
             plain: name of the pass over undisturbed images.
             names: corruptions that ``disturbed`` is computed over; ``corruptions`` has each one.
             n: number of images.
             resamples: number of bootstrap resamples.
+            groups: names of the groups of images, [N]; None: images are independent.
         """
         passes = {name: np.concatenate(found) for name, found in self._kept.items()}
         passes[plain] = passes[plain][:n]
         each = {name: found.reshape(-1, n, len(METRICS)) for name, found in passes.items()}
-        weights = np.concatenate(list(bootstrap_weights(n, resamples)))
+        totals = {name: found.sum(0, dtype=np.float64) for name, found in each.items()}
+        totals[ALL] = sum((totals[name] for name in names), np.zeros((n, len(METRICS))))
+        drawn = {name: [np.empty((0, len(METRICS) + 1))] for name in totals}
+        for weights in bootstrap_weights(n, resamples, index=group_index(groups)):
+            for name, total in totals.items():
+                drawn[name].append(np.concatenate([weights @ total, weights.sum(1, keepdims=True)], 1))
+
+        def shares(name: str, passes: int) -> GuaranteeShares:
+            return _shares(totals[name], np.concatenate(drawn[name]), passes)
+
         return GuaranteesUnderShift(
             max_error=MAX_ERROR,
             level=LEVEL,
-            clean=_shares(each[plain], weights),
-            disturbed=_shares(np.concatenate([each[name] for name in names]), weights),
-            corruptions={name: _shares(found, weights) for name, found in each.items() if name != plain},
+            clean=shares(plain, len(each[plain])),
+            disturbed=shares(ALL, sum(len(each[name]) for name in names)),
+            corruptions={name: shares(name, len(found)) for name, found in each.items() if name != plain},
         )
 
 
-def _shares(kept: np.ndarray, weights: np.ndarray) -> GuaranteeShares:
-    """The shares of P passes, bool [P, N, 3] as `Watch.note` records them, for bootstrap weights of the images, [R, N]."""
-    total = kept.sum(0, dtype=np.float64)  # [N, 3]
+def _shares(total: np.ndarray, drawn: np.ndarray, passes: int) -> GuaranteeShares:
+    """The shares of P passes.
+
+    Args:
+        total: sums over the passes of what `Watch.note` records, float64 [N, 3].
+        drawn: sums of these over the images of each bootstrap resample, and the number of images drawn, float64 [R, 4].
+    """
 
     def shares(sums: np.ndarray, images: np.ndarray) -> np.ndarray:
         return np.stack([sums[:, 0] / images, divide(sums[:, 1], sums[:, 0]), sums[:, 2] / images], 1)
 
-    values = shares(total.sum(0)[None], np.array([len(kept) * len(total)]))[0]
-    drawn = shares(weights @ total, len(kept) * weights.sum(1))
+    values = shares(total.sum(0)[None], np.array([passes * len(total)]))[0]
     metrics = {}
-    for name, value, column in zip(METRICS, values, drawn.T, strict=True):
+    for name, value, column in zip(METRICS, values, shares(drawn[:, :3], passes * drawn[:, 3]).T, strict=True):
         defined = bool(np.isfinite(value))
-        ci95 = percentile95(column) if defined else None
+        ci95 = percentile95(column) if defined and len(drawn) else None
         metrics[name] = Metric(value=float(value) if defined else None, ci95=ci95)
     return GuaranteeShares(metrics=metrics)

@@ -77,7 +77,7 @@ def stress_test(
         recipe: the recipe of the network, from which corruptions count as seen in training; None: no corruption does.
         tta: the test-time augmentation of ``predict``, for the results.
         seed: of all draws. How an image is disturbed does not depend on the other images.
-        resamples: number of bootstrap resamples, over images, or over scenes for segmentation.
+        resamples: number of bootstrap resamples, over images, or over groups where there are any.
         seconds: time limit; fewer images are used if there is not enough time for ``count``. None: no limit.
         label: of the progress bar; None: no progress is shown.
         note: called after ``predict`` for each batch, with the name of the corruption (`PLAIN` for undisturbed images)
@@ -245,7 +245,7 @@ def _summary(
         worst=WorstCorruption(name=worst, metrics={metrics.name: _metric(means[worst])}),
         corruptions={c.name: corruption(c) for c in tested},
         seconds=round(seconds, 2),
-        **({} if metrics.scenes is None else {"scenes": metrics.scenes}),
+        **{key: value for key in ("groups", "scenes") if (value := getattr(metrics, key)) is not None},
     )
 
 

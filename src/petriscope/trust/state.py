@@ -17,13 +17,14 @@ from petriscope.core.results import (
     Calibration,
     CalibrationErrors,
     ConformalRow,
+    Interval,
     OODSummary,
     SelectiveRow,
     TrustMetrics,
 )
 from petriscope.metrics.calibration import calibration_errors
-from petriscope.metrics.conformal import METHOD, METHODS, Method, quantiles, scores, sets
-from petriscope.metrics.intervals import wilson
+from petriscope.metrics.conformal import METHOD, METHODS, Method, quantiles, sets, true_scores
+from petriscope.metrics.intervals import group_index, proportion95
 from petriscope.metrics.selective import DELTA, Threshold, aurc, guaranteed_threshold, uncertainty
 from petriscope.trust.ood import INSIDE, Detector, Mahalanobis, Mixture
 from petriscope.trust.temperature import fit_temperature, scale
@@ -48,6 +49,8 @@ class Reference:
         right: whether the prediction is right, uint8 [N].
         ood: out-of-distribution score, float32 [N]; see `petriscope.trust.ood.Detector`.
         true_scores: conformal scores of the true classes, float32 [N], for each method in `SCORED`.
+        index: groups of the images, int64 [N], as `petriscope.metrics.intervals.group_index` has them; None: images are
+            independent.
     """
 
     temperature: float
@@ -56,35 +59,46 @@ class Reference:
     right: np.ndarray
     ood: np.ndarray
     true_scores: dict[Method, np.ndarray]
+    index: np.ndarray | None = None
+
+    @property
+    def groups(self) -> int | None:
+        """The number of groups; None: images are independent."""
+        return None if self.index is None else len(np.unique(self.index))
 
     def threshold(self, max_error: float, delta: float = DELTA) -> Threshold | None:
         """See `guaranteed_threshold`. Only images that are in distribution count, because others are never answered."""
         inside = self.ood <= 1
-        return guaranteed_threshold(self.uncertainty[inside], self.right[inside].astype(bool), max_error, delta)
+        index = None if self.index is None else self.index[inside]
+        return guaranteed_threshold(self.uncertainty[inside], self.right[inside].astype(bool), max_error, delta, index)
 
     def limits(self, level: float, classes: int, method: Method = METHOD) -> np.ndarray:
         """The highest conformal score that a prediction set includes, per class, float64 [K]."""
-        return quantiles(self.true_scores["lac" if method == "class" else method], self.target, classes, level, method)
+        found = self.true_scores["lac" if method == "class" else method]
+        return quantiles(found, self.target, classes, level, method, self.index)
 
 
-def fit_reference(raw: np.ndarray, targets: np.ndarray, ood: np.ndarray | None = None) -> Reference:
+def fit_reference(
+    raw: np.ndarray, targets: np.ndarray, ood: np.ndarray | None = None, groups: np.ndarray | None = None
+) -> Reference:
     """Fit the temperature on val, and keep what thresholds and prediction sets are computed from.
 
     Args:
         raw: probabilities of the network before temperature scaling, float [N, K].
         targets: int64 [N].
         ood: out-of-distribution scores, float32 [N]; None: all images are in distribution.
+        groups: names of the groups of images, [N]; None: images are independent.
     """
     temperature = fit_temperature(raw, targets)
     p = scale(raw, temperature)
-    own = np.arange(len(targets))
     return Reference(
         temperature,
         uncertainty(p),
         targets,
         (p.argmax(1) == targets).astype(np.uint8),
         np.zeros(len(targets), np.float32) if ood is None else ood,
-        {method: scores(p, method)[own, targets] for method in SCORED},
+        {method: true_scores(p, targets, method) for method in SCORED},
+        group_index(groups),
     )
 
 
@@ -118,6 +132,7 @@ class Trust:
         for tta, reference in self.references.items():
             parts = {KEYS.get(name, name): (getattr(reference, name), kind) for name, kind in ARRAYS.items()}
             parts |= {method: (values, np.float32) for method, values in reference.true_scores.items()}
+            parts |= {} if reference.index is None else {"group": (reference.index, np.int64)}
             kept = {name: keep(*part, "references", tta, name) for name, part in parts.items()}
             references[tta] = {"temperature": reference.temperature, **kept}
         detector = self.detector
@@ -160,6 +175,7 @@ class Trust:
         for tta, found in facts["references"].items():
             parts = {name: array(found[KEYS.get(name, name)], kind) for name, kind in ARRAYS.items()}
             scored = {method: array(found[method]) for method in SCORED}
+            parts |= {"index": array(found["group"], np.int64)} if "group" in found else {}
             if (
                 len({values.shape for values in (*parts.values(), *scored.values())}) != 1
                 or not found["temperature"] > 0
@@ -189,6 +205,7 @@ def trust_metrics(
     classes: tuple[str, ...],
     reference: Reference | None,
     temperature: float,
+    groups: np.ndarray | None = None,
 ) -> TrustMetrics:
     """Calibration, selective prediction, prediction sets and out-of-distribution detection on labeled images.
 
@@ -199,6 +216,7 @@ def trust_metrics(
         classes: K names.
         reference: the predictions on val; None: nothing was fitted for this test-time augmentation.
         temperature: with which ``probabilities`` were scaled.
+        groups: names of the groups of images, [N]; None: images are independent.
 
     Returns:
         ``selective`` has one row per wanted error rate and ``conformal`` one per coverage and method; both are None without a
@@ -206,11 +224,12 @@ def trust_metrics(
     """
     uncertainties, right = uncertainty(probabilities), probabilities.argmax(1) == targets
     area, excess = aurc(uncertainties, right)
+    index = group_index(groups)
     selective, conformal, flagged = None, None, None
     if reference is not None:
-        selective = [_selective(reference, wanted, uncertainties, right, ood) for wanted in MAX_ERRORS]
+        selective = [_selective(reference, wanted, uncertainties, right, ood, index) for wanted in MAX_ERRORS]
         pairs = [(level, method) for level in LEVELS for method in METHODS]
-        conformal = [_conformal(reference, *pair, probabilities, targets, classes) for pair in pairs]
+        conformal = [_conformal(reference, *pair, probabilities, targets, classes, index) for pair in pairs]
     if ood is not None:
         far = ~(ood <= 1)
         flagged = OODSummary(inside_of_val=INSIDE, threshold=1.0, flagged=int(far.sum()), share=float(far.mean()))
@@ -225,6 +244,7 @@ def trust_metrics(
         selective=selective,
         conformal=conformal,
         ood=flagged,
+        **({} if reference is None or reference.groups is None else {"val_groups": reference.groups}),
     )
 
 
@@ -242,7 +262,12 @@ def answered_by(threshold: Threshold | None, uncertainties: np.ndarray, ood: np.
 
 
 def _selective(
-    reference: Reference, max_error: float, uncertainties: np.ndarray, right: np.ndarray, ood: np.ndarray | None
+    reference: Reference,
+    max_error: float,
+    uncertainties: np.ndarray,
+    right: np.ndarray,
+    ood: np.ndarray | None,
+    index: np.ndarray | None,
 ) -> SelectiveRow:
     threshold = reference.threshold(max_error)
     answered = answered_by(threshold, uncertainties, ood)
@@ -256,7 +281,7 @@ def _selective(
         answered=n,
         wrong=wrong,
         error=wrong / n if n else None,
-        error_ci95=wilson(wrong, n) if n else None,
+        error_ci95=_interval(~right[answered], None if index is None else index[answered]) if n else None,
     )
 
 
@@ -267,6 +292,7 @@ def _conformal(
     probabilities: np.ndarray,
     targets: np.ndarray,
     classes: tuple[str, ...],
+    index: np.ndarray | None,
 ) -> ConformalRow:
     limits = reference.limits(level, len(classes), method)
     members = sets(probabilities, limits, method)
@@ -278,7 +304,7 @@ def _conformal(
         level=level,
         method=method,
         coverage=float(covered.mean()),
-        coverage_ci95=wilson(float(covered.sum()), len(covered)),
+        coverage_ci95=_interval(covered, index),
         mean_size=float(sizes.mean()),
         empty=float((sizes == 0).mean()),
         single=float((sizes == 1).mean()),
@@ -286,3 +312,8 @@ def _conformal(
         worst_class_coverage=by_class[worst],
         too_few_val=[name for name, limit in zip(classes, limits, strict=True) if limit == np.inf],
     )
+
+
+def _interval(hits: np.ndarray, index: np.ndarray | None) -> Interval:
+    low, high = proportion95(hits, index)
+    return (low, high) if np.isfinite(low) else (None, None)

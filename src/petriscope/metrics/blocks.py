@@ -1,0 +1,14 @@
+"""Arrays with a value per image and class, in blocks of images, so that what is computed from them takes little memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+BLOCK_BYTES = 2**25
+
+
+def row_blocks(rows: int, row_bytes: int) -> Iterator[slice]:
+    """Slices of ``rows`` rows, in order, each of about `BLOCK_BYTES`. There is one even if there are no rows."""
+    size = max(1, BLOCK_BYTES // max(1, row_bytes))
+    for start in range(0, max(rows, 1), size):
+        yield slice(start, min(start + size, rows))
