@@ -50,12 +50,12 @@ def load(source: str, size: int | None = None) -> Dataset:
     return load_dataset(DataSection(source=source, size=size))
 
 
-def make_trainer(recipe: Recipe, dataset: Dataset, checkpoint: Path | None = None) -> Trainer:
+def make_trainer(recipe: Recipe, dataset: Dataset, checkpoint: Path | None = None, device: str = "cpu") -> Trainer:
     """The trainer that `petriscope train` would make, without val."""
     torch.manual_seed(0)
     train = dataset.split("train")
-    model = build_model(recipe.model, len(dataset.classes), dataset.shape)
-    batches = Batches(train, torch.device("cpu"), recipe.data.memory)
+    model = build_model(recipe.model, len(dataset.classes), dataset.shape).to(device)
+    batches = Batches(train, torch.device(device), recipe.data.memory)
     return Trainer(model, recipe, batches, None, Normalize(*mean_and_std(train)), checkpoint, quiet=True)
 
 
@@ -84,7 +84,7 @@ def percent(share: Share) -> str:
 def print_machine() -> None:
     facts = hardware()
     print(f"{facts.processor}, {facts.cores} cores, {facts.threads} threads; torch {torch.__version__}, "
-          f"Python {platform.python_version()}")  # fmt: skip
+          f"Python {platform.python_version()}" + (f"; {facts.gpu}" if facts.gpu else ""))  # fmt: skip
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
