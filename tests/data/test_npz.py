@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_sources import load, make_mask_npz, make_npz, some_images
+from hypothesis import given
+from hypothesis import strategies as st
+from small_sources import COUNTS, load, make_mars, make_mask_npz, make_npz, some_images
 
 from petriscope.core.errors import DataError, PetriscopeError, RequestError
+from petriscope.core.recipe import DataSection
 from petriscope.data import cache
-from petriscope.data.sources import npz
+from petriscope.data.sources import npz, npz_file
 
 
 class Trap:
@@ -92,14 +95,209 @@ def test_damaged_files(tmp_path: Path) -> None:
         load(path)
 
 
+def zipped(members: dict[str, bytes], packed: int = zipfile.ZIP_DEFLATED) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", packed) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return out.getvalue()
+
+
 def replace_member(path: Path, name: str, content: bytes) -> Path:
     with zipfile.ZipFile(path) as old:
         members = {info.filename: old.read(info) for info in old.infolist()}
-    members[name] = content
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
-        for member, data in members.items():
-            new.writestr(member, data)
+    path.write_bytes(zipped({**members, name: content}))
     return path
+
+
+HEADER_TOKENS = (
+    b"'", b"(", b")", b",", b"{", b":", b"0", b"-", b"\0", b"\xe9", b"9" * 30, b"|O", b"<U3", b"<M8[ns]", b"<c16", b">u2", b"V3",
+    b"'descr'", b"('a',)", b"[('a','u1')]", b"(2,)u1", b"True", b"None", b"[" * 300, b"1e9", b"lambda:0", b"12L",
+)  # fmt: skip
+
+
+def mutated(content: bytes, rng: np.random.Generator) -> bytes:
+    """A few bytes flipped, replaced, cut out or put in, half of them near the end, where a zip file has its directory."""
+    data = bytearray(content)
+    for _ in range(rng.integers(1, 4)):
+        at = int(rng.integers(max(len(data) - 600, 0) if rng.random() < 0.5 else 0, len(data)))
+        odd, count = rng.bytes(int(rng.integers(1, 20))), int(rng.integers(1, 20))
+        keep = int(rng.integers(5))
+        if keep == 0:
+            data[at] ^= 1 << int(rng.integers(8))
+        elif keep == 1 and at:
+            del data[at:]
+        else:
+            data[at : at + (0, count, len(odd))[keep - 2]] = b"" if keep == 3 else odd
+    return bytes(data)
+
+
+@pytest.fixture(scope="module")
+def wholes(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, dict[str, bytes]]]:
+    """One file of each layout, and its members."""
+    folder = tmp_path_factory.mktemp("wholes")
+    groups = {f"{split}_groups": np.array([f"g{index % 3}" for index in range(n)]) for split, n in COUNTS.items()}
+    names = np.array(["cat", "d\xf6g"])
+    files = [
+        make_npz(folder / "a", classes=names, **groups),
+        make_mask_npz(folder / "b"),
+        make_mars(folder / "c", count=6),
+    ]
+    out = []
+    for path in files:
+        with zipfile.ZipFile(path) as archive:
+            out.append((path, {info.filename: archive.read(info) for info in archive.infolist()}))
+    return out
+
+
+def read(path: Path, said: list[str], memory: Any = "resident") -> dict[str, Any]:
+    """What a file holds, in a form that can be compared."""
+    sets = npz.read(path, DataSection(source=str(path), memory=memory), said)
+    arrays = {split: (part.images.tobytes(), part.targets.tobytes()) for split, part in sets.items()}
+    names = {split: (part.classes, part.ids.tolist(), np.asarray(part.groups).tolist()) for split, part in sets.items()}
+    return {split: (arrays[split], names[split]) for split in sets}
+
+
+@pytest.mark.parametrize("packed", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damaged_bytes_are_refused_or_change_nothing_in_silence(packed: int, wholes: Any, tmp_path: Path) -> None:
+    rng = np.random.default_rng(packed)
+    path = tmp_path / "x.npz"
+    for original, members in wholes:
+        expected = read(original, [])
+        content = zipped(members, packed)
+        path.write_bytes(content)
+        assert read(path, []) == expected
+        for number in range(40):
+            path.write_bytes(mutated(content, rng))
+            said: list[str] = []
+            try:
+                found = read(path, said, "mapped" if number % 8 == 0 else "resident")
+            except DataError as error:
+                assert str(path) in str(error)
+            else:
+                assert said or found == expected
+
+
+def test_damaged_headers_are_refused(wholes: Any, tmp_path: Path) -> None:
+    """The checksums of the zip file are right, so only the header itself tells."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "x.npz"
+    for _, members in wholes:
+        for _ in range(100):
+            name = rng.choice([*members])
+            data = bytearray(members[name])
+            token = HEADER_TOKENS[rng.integers(len(HEADER_TOKENS))]
+            at = int(rng.integers(128))
+            data[at : at + int(rng.integers(12))] = token
+            path.write_bytes(zipped({**members, name: bytes(data)}, zipfile.ZIP_STORED))
+            try:
+                read(path, [])
+            except DataError as error:
+                assert str(path) in str(error)
+
+
+@pytest.mark.parametrize("name", ["images", "labels", "masks", "groups", "classes"])
+@pytest.mark.parametrize(
+    "kind", ["?", "i1", ">u4", "u8", "f2", ">f4", "f8", "g", "c8", "M8[s]", "m8[ns]", "S3", "U2", "V2", "i4,f4"]
+)
+def test_every_type_is_read_or_refused(name: str, kind: str, tmp_path: Path) -> None:
+    make = make_mask_npz if name == "masks" else make_npz
+    whole = make(tmp_path / "whole")
+    with np.load(whole) as arrays:
+        key = name if name == "classes" else f"train_{name}"
+        old = arrays[key] if key in arrays.files else np.arange(2 if name == "classes" else 12)
+    new = np.zeros(old.shape, kind) if kind in ("V2", "i4,f4", "M8[s]", "m8[ns]") else (old % 2).astype(kind)
+    groups = {f"{split}_groups": np.arange(4) for split in ("val", "test")} if name == "groups" else {}
+    source = make(tmp_path / "x", **{key: new}, **groups)
+    try:
+        found = npz.read(source, DataSection(source=str(source)), [])["train"]
+    except DataError as error:
+        assert str(source) in str(error) and key in str(error).replace("the train ", "train_")
+    else:
+        expected = (old % 2).reshape(old.shape[0], *old.shape[2 if name == "labels" else 1 :])
+        if name in ("labels", "masks"):
+            assert np.array_equal(found.targets, expected.astype(np.uint8))
+        if name == "groups":
+            assert [int(float(group == "True") if kind == "?" else group) for group in found.groups] == [
+                0,
+                1,
+            ] * 6
+
+
+@given(
+    labels=st.lists(st.integers(0, 4), min_size=12, max_size=12),
+    kind=st.sampled_from(["u1", "<i8", "f4", "?"]),
+    seed=st.integers(0, 99),
+)
+def test_one_hot_labels_are_read_and_several_labels_are_not(
+    labels: list[int], kind: str, seed: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("set")
+    rest = {f"{split}_{each}": None for split in ("val", "test") for each in ("images", "labels")}
+    labels[:5] = range(5)
+    one_hot = np.eye(5)[labels].astype(kind)
+    section = DataSection(source="x")
+    said: list[str] = []
+    found = npz.read(make_npz(folder, train_labels=one_hot, **rest), section, said)["train"]
+    assert found.targets.tolist() == labels and any("one-hot" in each for each in said)
+    row, column = divmod(seed % 60, 5)
+    one_hot[row, column] = 1 - one_hot[row, column]
+    with pytest.raises(DataError, match="not one-hot"):
+        npz.read(make_npz(folder, train_labels=one_hot, **rest), section, [])
+
+
+class TestNames:
+    @pytest.mark.parametrize("name", ["classes", "train_groups"])
+    def test_bytes_are_utf_8_or_refused(self, name: str, tmp_path: Path) -> None:
+        groups = {f"{split}_groups": np.array(["g"] * count) for split, count in COUNTS.items()}
+        count = 2 if name == "classes" else 12
+        for encoding in ("utf-8", "latin-1"):
+            names = np.array([f"caf\xe9 {index}".encode(encoding) for index in range(count)])
+            source = make_npz(tmp_path / encoding, **{**groups, name: names})
+            if encoding == "utf-8":
+                data = load(source)
+                assert (data.classes if name == "classes" else data.split("train").groups)[1] == "caf\xe9 1"
+            else:
+                with pytest.raises(DataError, match=f"{name} has a name that is not UTF-8"):
+                    load(source)
+
+    def test_what_is_not_read_is_said(self, tmp_path: Path) -> None:
+        groups = {"train_groups": np.arange(12)}
+        data = load(make_npz(tmp_path, notes=np.zeros(3), **groups))
+        assert any("also has notes" in each for each in data.warnings)
+        assert any("no val_groups" in each for each in data.warnings) and data.split("train").groups is None
+
+
+class TestForeign:
+    def test_an_array_twice(self, tmp_path: Path) -> None:
+        path = make_npz(tmp_path)
+        with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("train_labels.npy", archive.read("val_labels.npy"))
+        with pytest.raises(DataError, match="train_labels twice"):
+            load(path)
+
+    @pytest.mark.parametrize("suffix", [".npy", ".npz"])
+    def test_an_npy_file(self, suffix: str, tmp_path: Path) -> None:
+        np.save(tmp_path / "x.npy", some_images(4))
+        with pytest.raises(DataError, match="one array"):
+            load((tmp_path / "x.npy").rename(tmp_path / f"y{suffix}"))
+
+    def test_a_password(self, tmp_path: Path) -> None:
+        path = make_npz(tmp_path)
+        data = bytearray(path.read_bytes())
+        for mark, offset in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+            at = -1
+            while (at := data.find(mark, at + 1)) >= 0:
+                data[at + offset] |= 1
+        path.write_bytes(data)
+        with pytest.raises(DataError, match="encrypted"):
+            load(path)
+
+    def test_a_file_of_python_2(self, tmp_path: Path) -> None:
+        path = make_npz(tmp_path)
+        old = b"{'descr': '|u1', 'fortran_order': False, 'shape': (12L, 1L), }".ljust(117) + b"\n"
+        labels = b"\x93NUMPY\1\0" + len(old).to_bytes(2, "little") + old + bytes([0, 1] * 6)
+        assert load(replace_member(path, "train_labels.npy", labels)).split("train").targets.tolist() == [0, 1] * 6
 
 
 def test_a_header_that_lies(tmp_path: Path) -> None:
@@ -116,7 +314,7 @@ def test_a_header_that_lies(tmp_path: Path) -> None:
 def test_more_than_the_memory_or_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_npz(tmp_path)
     monkeypatch.setattr(cache, "free_memory", lambda: 4000)
-    monkeypatch.setattr(npz, "free_memory", lambda: 4000)
+    monkeypatch.setattr(npz_file, "free_memory", lambda: 4000)
     with pytest.raises(DataError, match=r"data\.memory=mapped"):
         load(path, memory="resident")
     assert load(path, memory="auto").split("train").mapped

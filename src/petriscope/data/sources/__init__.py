@@ -125,7 +125,9 @@ def _read_path(source: str, section: DataSection, warnings: list[str]) -> dict[s
         found = _look(path, warnings)
         kind = "mask_folders" if isinstance(found, Pairs) else "folders"
         return _module(kind).read(path, found, section, warnings)
-    if path.suffix.lower() == ".npz":
+    if not path.is_file():  # a named pipe would be waited for without end
+        raise RequestError(f"{source} is neither a file nor a folder.\nA source is {KINDS}.")
+    if path.suffix.lower() in (".npz", ".npy"):
         return _module("npz").read(path, section, warnings)
     if path.suffix.lower() in TABLES:
         return _module("tables").read(path, section, warnings)

@@ -12,21 +12,28 @@ from petriscope.core.recipe import DataSection
 MAX_CLASSES = 10_000
 
 
-def check_numbers(labels: np.ndarray, where: str) -> np.ndarray:
+def check_numbers(labels: np.ndarray, where: str, warnings: list[str] | None = None) -> np.ndarray:
     """Check class numbers and convert them to int64 [N].
 
     Args:
-        labels: [N] or [N, 1], integers, booleans or whole floats.
+        labels: [N] or [N, 1], integers, booleans or whole floats; or one-hot [N, K], a single 1 among zeros in each row.
         where: their name in messages, such as ``train_labels of cells.npz``.
+        warnings: sentences for the user are added to it.
 
     Raises:
         DataError: several labels per image, or a label that is missing, not a whole number, negative or above `MAX_CLASSES`.
     """
-    if labels.ndim == 2 and labels.shape[1] > 1:
-        raise DataError(
-            f"{where} has shape {list(labels.shape)}: {labels.shape[1]} labels per image. Several labels per image "
-            "are not supported; give one class number per image"
-        )
+    if labels.ndim > 2 or labels.ndim == 0:
+        raise DataError(f"{where} has shape {list(labels.shape)}; labels are [N], one class number per image")
+    if labels.ndim == 2 and labels.shape[1] != 1:
+        if not _is_one_hot(labels):
+            raise DataError(
+                f"{where} has shape {list(labels.shape)}: {labels.shape[1]} labels per image, which are not one-hot. Several "
+                "labels per image are not supported; give one class number per image, such as argmax(1) of probabilities"
+            )
+        if warnings is not None:
+            warnings.append(f"{where} is one-hot; the class numbers 0 to {labels.shape[1] - 1} were read from it")
+        labels = labels.argmax(1)
     labels = labels.reshape(-1)
     if labels.dtype.kind == "f":
         broken = np.flatnonzero(~np.isfinite(labels))
@@ -46,6 +53,12 @@ def check_numbers(labels: np.ndarray, where: str) -> np.ndarray:
                 f"{where}: label {labels[at[0]]} of image {at[0]} is out of range ({why}); classes count from 0"
             )
     return labels.astype(np.int64)
+
+
+def _is_one_hot(labels: np.ndarray) -> bool:
+    if labels.dtype.kind not in "iubf" or not labels.size:
+        return False
+    return bool(((labels == 0) | (labels == 1)).all() and ((labels == 1).sum(1) == 1).all())
 
 
 def name_numbers(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +10,7 @@ from petriscope.core.errors import DataError
 from petriscope.core.recipe import DataSection
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.mask_values import build_mask_sets
+from petriscope.data.sources.npz_file import NpzFile
 
 TRAIN, NAMES, TEST = "training_set", "training_names", "test_set"
 CLASSES = ("background", "soil", "bedrock", "sand", "big rock")
@@ -23,21 +22,19 @@ def is_mars(names: set[str]) -> bool:
     return TRAIN in names
 
 
-def read(
-    load: Callable[[str], np.ndarray], names: set[str], path: Path, section: DataSection, warnings: list[str]
-) -> dict[str, ImageSet]:
+def read(archive: NpzFile, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
     """Read one image set without splits. Its groups are blocks of ``section.block`` (default 60) consecutive images, so that a
     scene stays in one split.
 
     Args:
-        load: gives an array by its name.
-        names: the names of the arrays: ``training_set``, uint8 [N, 2, H, W], an image and its mask with values that index
-            `CLASSES`; optionally ``training_names``, [N] strings. ``test_set`` has no masks and is left out.
+        archive: with the array ``training_set``, uint8 [N, 2, H, W], an image and its mask with values that index `CLASSES`;
+            and optionally ``training_names``, [N] strings. ``test_set`` has no masks and is left out.
 
     Raises:
         DataError: the array has another shape or type.
     """
-    pairs = load(TRAIN)
+    path, names = archive.path, archive.names
+    pairs = archive.load(TRAIN)
     if pairs.ndim != 4 or pairs.shape[1] != 2 or pairs.dtype != np.uint8 or not pairs.size:
         raise DataError(
             f"{path}: {TRAIN} has type {pairs.dtype} and shape {list(pairs.shape)}; it must be uint8 [N, 2, H, W]: "
@@ -45,18 +42,23 @@ def read(
         )
     if TEST in names:
         warnings.append(f"{TEST} of {path} has no masks and was left out; petriscope predict can segment such images")
+    if unused := sorted(names - {TRAIN, NAMES, TEST}) + archive.others:
+        warnings.append(f"{path} also has {', '.join(unused[:12])}, which are not read")
     block = section.block or BLOCK
     groups = {"all": np.array([f"block {index // block}" for index in range(len(pairs))])}
     pixels, masks = {"all": np.ascontiguousarray(pairs[:, 0])}, {"all": pairs[:, 1]}
     sets = build_mask_sets(pixels, masks, CLASSES, section, str(path), warnings, groups)
     if NAMES in names:
-        sets["all"] = _named(sets["all"], load(NAMES), path)
+        sets["all"] = _named(sets["all"], archive)
     return sets
 
 
-def _named(images: ImageSet, names: np.ndarray, path: Path) -> ImageSet:
-    if names.shape != (len(images),) or names.dtype.kind not in "US":
-        raise DataError(f"{path}: {NAMES} has type {names.dtype} and shape {list(names.shape)}; it must be [N] strings")
-    ids = names.astype(str)
+def _named(images: ImageSet, archive: NpzFile) -> ImageSet:
+    found = archive.inspect(NAMES)
+    if found.shape != (len(images),) or found.dtype.kind not in "US":
+        raise DataError(
+            f"{archive.path}: {NAMES} has type {found.dtype} and shape {list(found.shape)}; it must be [N] strings"
+        )
+    ids = archive.texts(NAMES)
     # Several crops of one image share its name.
     return images if len(np.unique(ids)) < len(ids) else replace(images, ids=ids)

@@ -3,19 +3,11 @@
 
 from __future__ import annotations
 
-import math
-import shutil
-import zipfile
-import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
-from petriscope.core.device import free_memory
-from petriscope.core.errors import DataError, PetriscopeError, near
+from petriscope.core.errors import DataError, near
 from petriscope.core.recipe import DataSection
 from petriscope.data import cache
 from petriscope.data.imageset import SPLITS, ImageSet
@@ -23,6 +15,7 @@ from petriscope.data.sources import labels as label_rules
 from petriscope.data.sources import mars
 from petriscope.data.sources.arrays import build_sets
 from petriscope.data.sources.mask_values import build_mask_sets
+from petriscope.data.sources.npz_file import NpzFile
 
 BLOOD_CELLS = (
     "basophil",
@@ -34,20 +27,7 @@ BLOOD_CELLS = (
     "neutrophil",
     "platelet",
 )
-COPY_BYTES = 1 << 22
 KINDS = ("images", "labels", "masks", "groups")
-
-
-@dataclass(frozen=True)
-class _Member:
-    """The header of an array in the zip file, checked against the directory of the file."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
 
 
 def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
@@ -61,25 +41,19 @@ def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, Ima
     Raises:
         DataError: the file is damaged, holds pickled objects, lacks an array, or an array is of the wrong kind.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return _read(archive, path, section, warnings)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise DataError(f"{path} is not a complete npz file: {error}; copy or download it again") from None
-    except (NotImplementedError, RuntimeError) as error:  # an unknown compression, a password
-        raise DataError(f"{path} cannot be unpacked: {error}") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+    with NpzFile(path) as archive:
+        return _read(archive, path, section, warnings)
 
 
-def _read(archive: zipfile.ZipFile, path: Path, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
-    names = {info.filename.removesuffix(".npy") for info in archive.infolist() if info.filename.endswith(".npy")}
+def _read(archive: NpzFile, path: Path, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
+    names = archive.names
     if mars.is_mars(names):
-        for name in sorted(names & {mars.TRAIN, mars.NAMES}):
-            _inspect(archive, name, path)
-        return mars.read(lambda name: _load(archive, name, path), names, path, section, warnings)
+        return mars.read(archive, section, warnings)
     splits = _splits(names, path)
-    members = {name: _inspect(archive, name, path) for name in _wanted(splits, names)}
+    wanted = _wanted(splits, names)
+    if unused := sorted(names - {*wanted}) + archive.others:
+        warnings.append(f"{path} also has {_listed({*unused})}, which are not read")
+    members = {name: archive.inspect(name) for name in wanted}
     for split in list(splits):
         count = members[f"{split}_images"].shape[:1]
         for kind in KINDS[1:]:
@@ -95,22 +69,20 @@ def _read(archive: zipfile.ZipFile, path: Path, section: DataSection, warnings: 
     if not splits:
         raise DataError(f"{path} has no images: its *_images arrays are empty")
 
-    groups = None
-    if all(f"{split}_groups" in names for split in splits):
-        groups = {split: _load(archive, f"{split}_groups", path).reshape(-1).astype(str) for split in splits}
+    groups = _groups(archive, splits, path, warnings)
     size = sum(members[f"{split}_images"].nbytes for split in splits)
     mapped = cache.choose_mapped(size, section.memory, f"{path} unpacked")
-    load = _map if mapped else _load
-    pixels = {split: load(archive, f"{split}_images", path) for split in splits}
+    load = archive.map if mapped else archive.load
+    pixels = {split: load(f"{split}_images") for split in splits}
+    named = _class_names(archive, path) if "classes" in names else None
     if f"{splits[0]}_masks" in names:
-        masks = {split: _load(archive, f"{split}_masks", path) for split in splits}
-        named = _class_names(archive, path) if "classes" in names else None
+        masks = {split: archive.load(f"{split}_masks") for split in splits}
         return build_mask_sets(pixels, masks, named, section, str(path), warnings, groups)
     numbers = {
-        split: label_rules.check_numbers(_load(archive, f"{split}_labels", path), f"{split}_labels of {path}")
+        split: label_rules.check_numbers(archive.load(f"{split}_labels"), f"{split}_labels of {path}", warnings)
         for split in splits
     }
-    named = _class_names(archive, path) if "classes" in names else _known_names(numbers, section, path)
+    named = named or _known_names(numbers, section, path)
     targets, classes = label_rules.name_numbers(numbers, named, section, str(path))
     return build_sets(pixels, targets, classes, section, str(path), warnings, groups)
 
@@ -142,11 +114,28 @@ def _listed(names: set[str]) -> str:
     return ", ".join(sorted(names)[:12]) or "none"
 
 
-def _class_names(archive: zipfile.ZipFile, path: Path) -> tuple[str, ...]:
-    found = _load(archive, "classes", path)
-    if found.ndim != 1 or found.dtype.kind not in "US" or len(found) > label_rules.MAX_CLASSES:
+def _groups(archive: NpzFile, splits: list[str], path: Path, warnings: list[str]) -> dict[str, np.ndarray] | None:
+    """The group of each image, strings [N]; None unless all splits have groups."""
+    given = [split for split in splits if f"{split}_groups" in archive.names]
+    if len(given) < len(splits):
+        if given:
+            lacking = next(split for split in splits if split not in given)
+            warnings.append(f"{path} has no {lacking}_groups, so {given[0]}_groups is not used")
+        return None
+    groups = {split: archive.texts(f"{split}_groups") for split in splits}
+    for split, array in groups.items():
+        if array.ndim != 1 and array.shape[1:] != (1,):
+            raise DataError(
+                f"{path}: {split}_groups has shape {list(array.shape)}; it must be [N], one group per image"
+            )
+    return {split: array.reshape(-1) for split, array in groups.items()}
+
+
+def _class_names(archive: NpzFile, path: Path) -> tuple[str, ...]:
+    found = archive.inspect("classes")
+    if len(found.shape) != 1 or found.dtype.kind not in "US" or found.shape[0] > label_rules.MAX_CLASSES:
         raise DataError(f"{path}: classes has type {found.dtype} and shape {list(found.shape)}; it must be [K] strings")
-    words = found.astype(str).tolist()
+    words = archive.texts("classes").tolist()
     if len(set(words)) != len(words) or not all(word.strip() for word in words):
         raise DataError(f"{path}: classes has an empty name or a name twice: {', '.join(words)}")
     return tuple(words)
@@ -157,68 +146,3 @@ def _known_names(numbers: dict[str, np.ndarray], section: DataSection, path: Pat
     if path.stem.lower().startswith("bloodmnist") and count == len(BLOOD_CELLS) and section.classes is None:
         return BLOOD_CELLS
     return None
-
-
-def _inspect(archive: zipfile.ZipFile, name: str, path: Path) -> _Member:
-    """Read only the header of an array. Nothing is unpacked before, because a zip file of a few kilobytes can unpack to
-    terabytes."""
-    info = archive.getinfo(f"{name}.npy")
-    with archive.open(info) as handle:
-        try:
-            member = _header(handle)
-        except (ValueError, SyntaxError, TypeError) as error:
-            raise DataError(f"{path}: the array {name} is damaged: {error}") from None
-        start = handle.tell()
-    if member.dtype.hasobject:
-        raise DataError(
-            f"{path}: {name} holds Python objects, which are not read because unpickling them can run code; "
-            "save it as a plain array of numbers (or of fixed-width strings, for classes)"
-        )
-    if start + member.nbytes != info.file_size:
-        raise DataError(
-            f"{path}: {name} is damaged: it claims {member.nbytes:,} bytes ({list(member.shape)} {member.dtype}), but the file "
-            f"has {info.file_size - start:,} bytes for it"
-        )
-    if not name.endswith("_images") and member.nbytes > free_memory() / 2:
-        raise DataError(f"{path}: {name} claims {member.nbytes:,} bytes, more than half of the free memory")
-    return member
-
-
-def _header(handle: IO[bytes]) -> _Member:
-    version = np.lib.format.read_magic(handle)
-    reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = reader(handle)
-    if any(length < 0 for length in shape):
-        raise ValueError(f"it has the shape {list(shape)}")
-    return _Member(shape, dtype)
-
-
-def _load(archive: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
-    try:
-        with archive.open(f"{name}.npy") as handle:
-            return np.lib.format.read_array(handle, allow_pickle=False)
-    except (ValueError, MemoryError) as error:
-        raise DataError(f"{path}: the array {name} cannot be read: {error}") from None
-
-
-def _map(archive: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
-    """Unpack an array to the cache in pieces, and map it."""
-    info = archive.getinfo(f"{name}.npy")
-    key = cache.make_key("member", cache.contents([path], str(path)).values[0], name)
-
-    def store() -> None:
-        folder = cache.cache_dir()
-        if info.file_size > (free := shutil.disk_usage(folder).free):
-            raise PetriscopeError(
-                f"{path}: {name} takes {info.file_size / 2**30:.1f} GiB when unpacked, and {folder} has {free / 2**30:.1f} GiB; "
-                "free some space, or set PETRISCOPE_CACHE to a folder with more"
-            )
-        cache.store_stream(key, _pieces(archive, info))
-
-    return cache.fetch_or_store(key, True, store)[0]
-
-
-def _pieces(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
-    with archive.open(info) as handle:
-        while piece := handle.read(COPY_BYTES):
-            yield piece
