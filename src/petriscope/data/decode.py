@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings as library_warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,33 +20,21 @@ from petriscope.core.errors import DataError
 from petriscope.core.progress import progress
 from petriscope.core.recipe import DataSection
 from petriscope.data import cache
+from petriscope.data.contents import Content, Contents, peak_of
 from petriscope.data.index import Recalled
+from petriscope.data.stored import REMEDY, Stored, describe_tiff, look, read_16_bit
 
+# What Pillow says of metadata that it does not understand is of no use to a user; what it cannot read, it raises.
+library_warnings.filterwarnings("ignore", module=r"PIL\.")
 MAX_PIXELS = 64_000_000
+MAX_BYTES = 1 << 30  # of a file: twice what so many pixels take
+BRIGHT = 0.01  # share of the pixels of an image that may be brighter than data.bits allows
 # Formats that Pillow decodes itself. For others it starts a program (Ghostscript for EPS), or they are no raster images.
-FORMATS = frozenset(
-    [
-        "AVIF",
-        "BMP",
-        "DDS",
-        "DIB",
-        "GIF",
-        "ICO",
-        "IM",
-        "JPEG",
-        "JPEG2000",
-        "PCX",
-        "PNG",
-        "PPM",
-        "PSD",
-        "QOI",
-        "SGI",
-        "SUN",
-        "TGA",
-        "TIFF",
-        "WEBP",
-    ]
-)
+# fmt: off
+FORMATS = frozenset([
+    "AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "PSD", "QOI", "SGI", "SUN", "TGA", "TIFF", "WEBP",
+])
+# fmt: on
 # Suffixes of image files. What a file holds is decided by its content alone. Icons and files of layers, which often lie beside
 # images, are left out.
 # fmt: off
@@ -90,13 +79,13 @@ def decode_file(
     channels: Channels = "auto",
     bits: int = 16,
 ) -> np.ndarray:
-    """Decode one image: its first frame, turned upright by its EXIF tag, with transparent parts on white.
+    """Decode one image: its first page or frame, turned upright by its EXIF tag, with transparent parts on white.
 
     Args:
         path: a file in one of `FORMATS`, of up to 64 megapixels.
         size: (height, width) to resize to, by ``filter``.
         channels: ``auto``: gray for a gray image, else RGB.
-        bits: significant bits of a 16-bit gray image; its values are scaled by 255 / (2**bits - 1).
+        bits: significant bits of a 16-bit image; its values are scaled by 255 / (2**bits - 1).
 
     Returns:
         uint8 [H, W, 1 or 3], 0..255.
@@ -104,8 +93,19 @@ def decode_file(
     Raises:
         DataError: the image cannot be read. The message names it and says why.
     """
+    return decode_with_content(path, size, filter, channels, bits)[0]
+
+
+def decode_with_content(
+    path: Path | str,
+    size: tuple[int, int] | None = None,
+    filter: Filter = "bilinear",
+    channels: Channels = "auto",
+    bits: int = 16,
+) -> tuple[np.ndarray, Content]:
+    """`decode_file`, and what the file holds beside what was taken from it."""
     try:
-        return _decode(Path(path), size, filter, channels, bits)[0]
+        return _decode(Path(path), size, filter, channels, bits)
     except Unreadable as error:
         raise DataError(f"{path} cannot be read as an image: {error}") from None
 
@@ -155,34 +155,23 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def scale_16_bit(values: np.ndarray, bits: int) -> np.ndarray:
-    """Scale uint16 values in 0..2**bits-1 to uint8 in 0..255, rounded to the nearest.
+    """Scale values in 0..2**bits-1 to uint8 in 0..255, rounded to the nearest; larger ones become 255."""
+    top = 2**bits - 1
+    return ((np.minimum(values, top).astype(np.uint32) * 255 + top // 2) // top).astype(np.uint8)
+
+
+def too_bright(values: np.ndarray, bits: int) -> bool:
+    """Whether values are brighter than so many bits allow. A few of them, such as hot pixels, are clipped.
 
     Raises:
-        ValueError: a value is out of range.
+        ValueError: there are more than a few.
     """
-    top = 2**bits - 1
-    if (peak := int(values.max(initial=0))) > top:
-        raise ValueError(f"its brightest pixel, {peak}, is more than data.bits={bits} allows; increase data.bits")
-    if int(values.min(initial=0)) < 0:
-        raise ValueError("it has pixels below 0")
-    return ((values.astype(np.uint32) * 255 + top // 2) // top).astype(np.uint8)
-
-
-def dim_warning(peak: int, bits: int) -> list[str]:
-    """A warning if 16-bit images use less than a sixteenth of their range, else none.
-
-    Args:
-        peak: the largest value in all images.
-        bits: the significant bits of a value.
-    """
-    top = 2**bits - 1
-    if peak >= (top + 1) / 16:
-        return []
-    fit = max(8, peak.bit_length())
-    return [
-        f"the brightest pixel has the value {peak} of {top}, so the images are nearly black; "
-        f"if the camera has {fit} bits, use --set data.bits={fit}"
-    ]
+    count = int(np.count_nonzero(values > 2**bits - 1))
+    if count > max(1, BRIGHT * values.size):
+        raise ValueError(
+            f"its brightest pixel, {values.max()}, is more than data.bits={bits} allows; increase data.bits"
+        )
+    return count > 0
 
 
 def workers() -> int:
@@ -201,36 +190,35 @@ def _decode_to_cache(
             size, channels = _agree(pool, paths, section, warnings, bad)
         _refuse(bad, names, section, len(paths))
         depth = 1 if channels == "gray" else 3
-        peak: int | None = None
+        held = Contents(section.bits)
 
-        def decode(start: int) -> tuple[np.ndarray, dict[int, str], int | None]:
+        def decode(start: int) -> tuple[np.ndarray, dict[int, str], dict[int, Content]]:
             stop = min(start + CHUNK, len(paths))
             block = np.zeros((stop - start, *size, depth), dtype=np.uint8)
             wrong: dict[int, str] = {}
-            brightest: int | None = None
+            found: dict[int, Content] = {}
             for index in range(start, stop):
                 if index in bad:
                     continue
                 try:
-                    block[index - start], top = _decode(paths[index], size, section.filter, channels, section.bits)
+                    block[index - start], found[index] = _decode(
+                        paths[index], size, section.filter, channels, section.bits
+                    )
                 except Unreadable as error:
                     wrong[index] = str(error)
-                else:
-                    brightest = top if brightest is None else max(brightest, top or 0)
-            return block, wrong, brightest
+            return block, wrong, found
 
         about: dict[str, object] = {}
 
         def blocks() -> Iterator[np.ndarray]:
-            nonlocal peak
             span = CHUNK * WINDOW * workers()
             with progress("decoding", len(paths)) as bar:
                 for first in range(0, len(paths), span):
                     starts = range(first, min(first + span, len(paths)), CHUNK)
-                    for block, wrong, brightest in pool.map(decode, starts):
+                    for block, wrong, found in pool.map(decode, starts):
                         bad.update(wrong)
-                        if brightest is not None:
-                            peak = max(peak or 0, brightest)
+                        for index, content in found.items():
+                            held.add(names[index], content)
                         bar.advance(len(block))
                         yield block
             if changed := contents.changed(paths):
@@ -241,8 +229,7 @@ def _decode_to_cache(
             _refuse(bad, names, section, len(paths))
             if bad:
                 warnings.append(f"{_list_bad(bad, names)}; left out")
-            if peak is not None:
-                warnings.extend(dim_warning(peak, section.bits))
+            warnings.extend(held.warnings())
             about.update(kept=[i for i in range(len(paths)) if i not in bad], warnings=warnings)
 
         cache.store(key, (len(paths), *size, depth), np.dtype(np.uint8), blocks(), about)
@@ -314,21 +301,29 @@ def probe_file(path: Path) -> tuple[tuple[int, int, bool] | None, str]:
 
 def _decode(
     path: Path, size: tuple[int, int] | None, filter: Filter, channels: Channels, bits: int
-) -> tuple[np.ndarray, int | None]:
-    """The image, and the largest value before scaling if it has 16 bits."""
+) -> tuple[np.ndarray, Content]:
     with open_image(path) as image:
         try:
+            stored = look(image)
+            if stored.refused:
+                raise ValueError(stored.refused)
             image.load()
-            orientation, gray = _orientation(image), _is_gray(image)
-            peak = None
-            if image.mode == "F":
-                raise ValueError("its pixels are floating-point numbers; save it with 8 or 16 bits")
-            if image.mode.startswith("I"):
-                values = np.asarray(image)
-                peak = int(values.max(initial=0))
-                flat = Image.fromarray(scale_16_bit(values, bits))
-            else:
-                flat = _flatten(image, "L" if gray else "RGB")
+            orientation = _orientation(image)
+            deep = _deep(path, image, stored)
+            notes = {"pages": stored.pages} if stored.pages > 1 else {}
+            if stored.channels > len(image.getbands()):
+                notes["channels"] = stored.channels
+            if deep is not None:
+                notes |= {"bright": 1} if too_bright(deep[0], bits) else {}
+                image = _eight_bit(image.mode, *deep, bits)
+            elif stored.bits > 8:
+                if bits < 16:
+                    raise ValueError(
+                        f"only the upper 8 of its {stored.bits} bits are read, so data.bits={bits} does not apply"
+                    )
+                notes["bits"] = stored.bits
+            flat, clear = _flatten(image, "L" if _is_gray(image) else "RGB")
+            notes |= {"transparent": 1} if clear else {}
             if orientation in _UPRIGHT:
                 flat = flat.transpose(_UPRIGHT[orientation])
             if channels != "auto":
@@ -336,26 +331,68 @@ def _decode(
             array = np.asarray(flat)
         except Exception as error:  # Pillow's decoders raise many kinds on damaged files
             raise Unreadable(_reason(error)) from error
+    content = Content(peak_of(array), 8, notes) if deep is None else Content(peak_of(deep[0]), 16, notes)
     array = array[..., None] if array.ndim == 2 else array
-    return (resize(array, size, filter) if size else array), peak
+    return (resize(array, size, filter) if size else array), content
+
+
+def _deep(path: Path, image: Image.Image, stored: Stored) -> tuple[np.ndarray, np.ndarray | None] | None:
+    """The colors of an image with more than 8 bits per channel, unsigned [H, W] or [H, W, 3 or 4 (CMYK)], and its opacity,
+    uint8 [H, W] or None; None for any other image, and where they cannot be had.
+
+    Raises:
+        ValueError: a value does not fit into 16 bits.
+    """
+    opacity = None
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        low, high = int(values.min(initial=0)), int(values.max(initial=0))
+        if low < 0 or high > 65535:
+            raise ValueError(f"its pixels are whole numbers from {low} to {high} ({stored.bits} bits); {REMEDY}")
+        values = 65535 - values if stored.inverted else values
+    elif stored.bits == 16:
+        with open_image(path) as again:
+            found = read_16_bit(image, again)
+        if found is None:
+            return None
+        values = found
+        if image.mode == "RGBA":
+            values, opacity = values[..., :3], (values[..., 3] >> 8).astype(np.uint8)
+    else:
+        return None
+    if (
+        key := image.info.get("transparency")
+    ) is not None and image.format == "PNG":  # the one color that is transparent
+        opacity = np.where((values.reshape(*values.shape[:2], -1) == key).all(2), 0, 255).astype(np.uint8)
+    return values, opacity
+
+
+def _eight_bit(mode: str, colors: np.ndarray, opacity: np.ndarray | None, bits: int) -> Image.Image:
+    mode = "L" if colors.ndim == 2 else "CMYK" if mode == "CMYK" else "RGB"
+    out = Image.frombytes(mode, (colors.shape[1], colors.shape[0]), scale_16_bit(colors, bits).tobytes())
+    if opacity is not None:
+        out.putalpha(Image.fromarray(opacity))
+    return out
 
 
 def open_image(path: Path) -> Image.Image:
     """Open an image file in one of `FORMATS`; its content decides which, not its name. Nothing is decoded yet.
 
     Raises:
-        Unreadable: it is no regular file, no such image, or has more than 64 megapixels.
+        Unreadable: it is no regular file, no such image, or has more than 64 megapixels or a gibibyte.
     """
     try:
         if not path.is_file():  # a named pipe would be waited for without end
             raise Unreadable("not a regular file" if path.exists() else "no such file")
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise Unreadable(f"its {size:,} bytes are more than {MAX_BYTES >> 30} GiB")
         image = Image.open(path, formats=_formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise Unreadable(f"more than {MAX_PIXELS // 1_000_000} megapixels") from None
     except Unreadable:
         raise
     except Exception as error:
-        raise Unreadable(_reason(error)) from error
+        raise Unreadable(describe_tiff(path) or _reason(error)) from error
     if image.width * image.height > MAX_PIXELS:
         image.close()
         raise Unreadable(f"{image.width} x {image.height} is more than {MAX_PIXELS // 1_000_000} megapixels")
@@ -382,12 +419,14 @@ def _is_gray(image: Image.Image) -> bool:
     return image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
 
 
-def _flatten(image: Image.Image, mode: Literal["L", "RGB"]) -> Image.Image:
+def _flatten(image: Image.Image, mode: Literal["L", "RGB"]) -> tuple[Image.Image, bool]:
+    """The image on white, and whether the white can be seen."""
     if not (image.has_transparency_data or image.mode in ("La", "RGBa")):
-        return image.convert(mode)
+        return image.convert(mode), False
     white = Image.new("RGBA", image.size, "white")
-    white.alpha_composite(image.convert("LA").convert("RGBA") if image.mode == "La" else image.convert("RGBA"))
-    return white.convert(mode)
+    image = image.convert("LA").convert("RGBA") if image.mode == "La" else image.convert("RGBA")
+    white.alpha_composite(image)
+    return white.convert(mode), bool(np.asarray(image.getchannel("A")).min(initial=255) < 255)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -12,10 +12,12 @@ import numpy as np
 from petriscope.core.errors import DataError
 from petriscope.core.recipe import DataSection
 from petriscope.data import cache
-from petriscope.data.decode import dim_warning, resize, scale_16_bit, workers
+from petriscope.data.contents import Content, Contents, peak_of
+from petriscope.data.decode import resize, scale_16_bit, too_bright, workers
 from petriscope.data.imageset import ImageSet
 
 CHUNK = 1024
+SOME = 1000  # images of a split whose brightness is looked at
 
 
 def build_sets(
@@ -82,9 +84,10 @@ def convert(
         raise DataError(
             f"{source}: the images differ in size between splits ({listed}); choose one with --set data.size=N"
         )
-    peaks = [_check_values(array, split, source, section.bits) for split, array in pixels.items()]
-    if deep := [peak for peak in peaks if peak is not None]:
-        warnings += dim_warning(max(deep), section.bits)
+    held = Contents(section.bits)
+    for split, array in pixels.items():
+        _check_values(array, split, source, held)
+    warnings += held.warnings()
     return {split: _convert_one(array, gray, section) for split, array in pixels.items()}
 
 
@@ -98,17 +101,26 @@ def _check_form(array: np.ndarray, what: str) -> None:
         raise DataError(f"{what} have type {array.dtype}; save them as uint8, uint16, or floats in 0 to 1")
 
 
-def _check_values(array: np.ndarray, split: str, source: str, bits: int) -> int | None:
-    """Check the values of floats and 16-bit integers, and return the largest of the latter."""
+def _check_values(array: np.ndarray, split: str, source: str, held: Contents) -> None:
+    """Check the values of floats and 16-bit integers, and note how bright some of the images are."""
+    _check_range(array, split, source, held)
+    for index in np.unique(np.linspace(0, len(array) - 1, SOME).astype(int)):
+        image = np.asarray(array[index])
+        peak = peak_of(_to_uint8(image, 8) if image.dtype.kind == "f" else image)
+        held.add(f"{split}/{index}", Content(peak, 16 if array.dtype.itemsize == 2 and array.dtype.kind == "u" else 8))
+
+
+def _check_range(array: np.ndarray, split: str, source: str, held: Contents) -> None:
     if array.dtype == np.uint8:
-        return None
+        return
     if array.dtype.kind == "u":
-        peak = max(int(block.max()) for block in _chunks(array))
-        if peak >= 2**bits:
-            raise DataError(
-                f"{source}: the brightest {split} pixel is {peak}, more than data.bits={bits} allows; increase it"
-            )
-        return peak
+        for index, image in enumerate(image for block in _chunks(array) for image in block):
+            try:
+                if too_bright(image, held.bits):
+                    held.note(f"{split}/{index}", {"bright": 1})
+            except ValueError as error:
+                raise DataError(f"{source}: {split} image {index}: {error}") from None
+        return
     low, high, start = np.inf, -np.inf, 0
     for block in _chunks(array):
         broken = np.flatnonzero(~np.isfinite(block).all(axis=(1, 2, 3)))
@@ -119,7 +131,6 @@ def _check_values(array: np.ndarray, split: str, source: str, bits: int) -> int 
         low, high, start = min(low, float(block.min())), max(high, float(block.max())), start + len(block)
     if low < 0 or high > 1:
         raise DataError(f"{source}: the {split} images have values from {low:g} to {high:g}; scale them to 0..1")
-    return None
 
 
 def _convert_one(array: np.ndarray, gray: bool, section: DataSection) -> np.ndarray:

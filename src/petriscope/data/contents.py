@@ -1,0 +1,104 @@
+"""What many images hold beside what was taken from them, and how bright they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+NOTES = {
+    "pages": "{amount} pages or frames, of which the first is taken",
+    "channels": "{amount} channels, of which only those of color and transparency are taken",
+    "transparent": "transparent pixels, which are shown on white",
+    "bits": "{amount} bits per channel, of which the upper 8 are taken",
+    "bright": "pixels brighter than data.bits={bits} allows, which are taken as white",
+}
+HOT = 0.001  # share of the pixels of an image that say nothing of its brightness; at least one
+ODD = 0.01  # share of the images that say nothing of the brightness of a set
+SAMPLE = 1 << 13  # pixels of an image that are looked at
+DARK = 16  # images that use less than this part of their range are nearly black
+
+
+@dataclass(frozen=True)
+class Content:
+    """What one image holds.
+
+    Args:
+        peak: its brightness, as `peak_of` has it.
+        bits: 16 if ``peak`` is of values with 16 bits, else 8.
+        notes: kinds of `NOTES`, with their amounts.
+    """
+
+    peak: int
+    bits: int
+    notes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class _Seen:
+    first: str
+    count: int = 0
+    low: int = 1 << 62
+    high: int = 0
+
+
+class Contents:
+    """Collects what images hold.
+
+    Args:
+        bits: ``data.bits``.
+    """
+
+    def __init__(self, bits: int) -> None:
+        self.bits = bits
+        self.seen: dict[str, _Seen] = {}
+        self.peaks: dict[int, list[int]] = {8: [], 16: []}
+
+    def add(self, name: str, content: Content) -> None:
+        self.peaks[content.bits].append(content.peak)
+        self.note(name, content.notes)
+
+    def note(self, name: str, notes: Mapping[str, int]) -> None:
+        for kind, amount in notes.items():
+            seen = self.seen.setdefault(kind, _Seen(name))
+            seen.count += 1
+            seen.low, seen.high = min(seen.low, amount), max(seen.high, amount)
+
+    def warnings(self) -> list[str]:
+        """One sentence for each kind of note, with its count and the first image, and one if the images are nearly black."""
+        return [*self._noted(), *dim_warning(self.peaks[16], self.bits), *dim_warning(self.peaks[8], 8)]
+
+    def _noted(self) -> Iterator[str]:
+        for kind, words in NOTES.items():
+            if seen := self.seen.get(kind):
+                amount = f"{seen.low:,}" if seen.low == seen.high else f"{seen.low:,} to {seen.high:,}"
+                have = "1 image has" if seen.count == 1 else f"{seen.count:,} images have"
+                yield f"{have} {words.format(amount=amount, bits=self.bits)}, such as {seen.first}"
+
+
+def peak_of(image: np.ndarray) -> int:
+    """The brightness of an image, unsigned [H, W, ...]: its brightest value but for a thousandth of all, so that a hot pixel
+    hides nothing."""
+    step = max(int((image.shape[0] * image.shape[1] / SAMPLE) ** 0.5), 1)
+    counts = np.bincount(image[::step, ::step].reshape(-1))
+    total = int(counts.sum())
+    hot = min(max(int(HOT * total), 1), total - 1)
+    return len(counts) - 1 - int(np.searchsorted(np.cumsum(counts[::-1]), hot, side="right"))
+
+
+def dim_warning(peaks: list[int], bits: int) -> list[str]:
+    """A warning if images use less than a sixteenth of their range, else none.
+
+    Args:
+        peaks: of each image. A hundredth of them, the brightest, are not regarded.
+        bits: the significant bits of a value.
+    """
+    if not peaks:
+        return []
+    peak = int(np.quantile(peaks, 1 - ODD, method="lower"))
+    if peak >= 2**bits / DARK:
+        return []
+    fit = max(8, peak.bit_length())
+    remedy = f"if the camera has {fit} bits, use --set data.bits={fit}" if bits > 8 else "scale them to 0..255"
+    return [f"the brightest pixels have the value {peak} of {2**bits - 1}, so the images are nearly black; {remedy}"]
