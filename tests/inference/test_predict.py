@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from petriscope.core.recipe import load_recipe
+from petriscope.data.contents import Content
 from petriscope.inference import classification, predict
 from petriscope.inference.predictor import Predictor
 from petriscope.models import build_model
@@ -50,7 +51,8 @@ def test_the_file_has_the_bytes_of_the_whole_table(predictor, files, tmp_path):
 
 def test_nothing_is_predicted_before_it_is_asked_for(predictor, files, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(predict, "decode_file", lambda path, *_: asked.append(path) or np.zeros((28, 28, 3), np.uint8))
+    found = np.zeros((28, 28, 3), np.uint8), Content(200, 8)
+    monkeypatch.setattr(predict, "decode_with_content", lambda path, *_: asked.append(path) or found)
     out = tmp_path / "rows.csv"
     parts = iter(predict.predict_files(predictor, files, out, "none"))
     assert asked == []
@@ -68,3 +70,12 @@ def test_what_was_read_in_part_leaves_nothing_behind(predictor, files, tmp_path)
     next(parts)
     parts.close()
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_what_the_files_hold_beside_the_images_is_said(predictor, files, capsys):
+    frames = [Image.new("RGB", (9, 8), (value, 200, 0)) for value in (10, 20, 30)]
+    for path in files[3:5]:
+        frames[0].save(path, format="TIFF", save_all=True, append_images=frames[1:])
+    list(predict.predict_files(predictor, files, None, "none"))
+    said = capsys.readouterr().err
+    assert f"warning: 2 images have 3 pages or frames, of which the first is taken, such as {files[3]}" in said

@@ -132,7 +132,7 @@ def _bits(image: Image.Image) -> int:
 def _one(tags: TiffImagePlugin.ImageFileDirectory_v2, tag: int, otherwise: int) -> int:
     """The largest value of a tag."""
     value = tags.get(tag, otherwise)
-    return int(max(value) if isinstance(value, tuple) and value else value or otherwise)
+    return int(max(value, default=otherwise) if isinstance(value, tuple) else value)
 
 
 def _not_whole(bits: int) -> str:

@@ -15,7 +15,8 @@ from petriscope.core.errors import DataError, RequestError
 from petriscope.core.files import atomic
 from petriscope.core.progress import progress, say
 from petriscope.core.recipe import TTA
-from petriscope.data.decode import decode_file, workers
+from petriscope.data.contents import Content, Contents
+from petriscope.data.decode import decode_with_content, workers
 from petriscope.data.sources.walk import LeftOut, count_others, walk
 from petriscope.inference.predictor import Predictor
 from petriscope.tasks import in_room
@@ -156,17 +157,27 @@ def decoded(
     predictor: Predictor, paths: Sequence[Path], chunk: int = CHUNK
 ) -> Iterator[tuple[Sequence[Path], list[np.ndarray | str]]]:
     """Chunks of paths, each with its decoded images, uint8 [H, W, C] in the shape of the model. An image that cannot be read
-    is replaced by the error message."""
+    is replaced by the error message. At the end, what the files hold beside these images is said."""
     height, width, channels = predictor.shape
     data = predictor.recipe.data
+    held = Contents(data.bits)
 
-    def attempt(path: Path) -> np.ndarray | str:
+    def attempt(path: Path) -> tuple[np.ndarray | str, Content | None]:
         try:
-            return decode_file(path, (height, width), data.filter, "gray" if channels == 1 else "rgb", data.bits)
+            return decode_with_content(
+                path, (height, width), data.filter, "gray" if channels == 1 else "rgb", data.bits
+            )
         except DataError as error:
-            return str(error)
+            return str(error), None
 
     with ThreadPoolExecutor(workers()) as pool:
         for start in range(0, len(paths), chunk):
             block = paths[start : start + chunk]
-            yield block, list(pool.map(attempt, block))
+            images = []
+            for path, (image, content) in zip(block, pool.map(attempt, block), strict=True):
+                images.append(image)
+                if content is not None:
+                    held.add(str(path), content)
+            yield block, images
+    for warning in held.warnings():
+        say(f"warning: {warning}")
