@@ -85,7 +85,7 @@ def test_damaged_files(tmp_path: Path) -> None:
     path = tmp_path / "bad.npz"
     for content in (b"", b"hello", whole[: len(whole) // 2], whole[:-10]):
         path.write_bytes(content)
-        with pytest.raises(DataError, match="not a complete npz"):
+        with pytest.raises(DataError, match="is damaged or cannot be read"):
             load(path)
     middle = len(whole) // 4
     path.write_bytes(

@@ -1,10 +1,13 @@
 """A segmentation model through the API: stress test, masks of image files, explanations, and requests it refuses."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from petriscope import api
@@ -12,6 +15,7 @@ from petriscope.core.drawing import class_colors
 from petriscope.core.errors import RequestError
 from petriscope.core.recipe import load_recipe
 from petriscope.experiments import ensemble as ensembling
+from petriscope.inference import segmentation
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +70,19 @@ def test_an_unreadable_image_has_an_error_and_the_rest_their_masks(run, images, 
     assert pd.isna(table.loc[str(images / "c.png"), "mask"])
     assert "cannot be read" in table.loc[str(images / "c.png"), "error"]
     assert (tmp_path / "masks" / "b.png").is_file() and not (tmp_path / "masks" / "c.png").exists()
+
+
+@given(
+    stems=st.lists(
+        st.sampled_from(["a", "A", "a-2", "a-overlay", "ä" * 120, "ä" * 127, "a" * 251, "a" * 250 + "B"]), min_size=1
+    )
+)
+def test_masks_have_names_of_their_own_that_file_systems_allow(stems, tmp_path):
+    paths = [Path(f"{index}/{stem}.jpg") for index, stem in enumerate(stems)]
+    files = segmentation._file_names(paths, tmp_path)
+    written = [name for file in files.values() for name in (file.name, file.with_stem(f"{file.stem}-overlay").name)]
+    assert len({name.casefold() for name in written}) == 2 * len(paths)
+    assert max(len(name.encode()) for name in written) <= 255
 
 
 def test_nothing_is_overwritten_and_equal_names_are_told_apart(run, images, tmp_path):

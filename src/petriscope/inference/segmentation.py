@@ -11,10 +11,12 @@ from PIL import Image
 
 from petriscope.core.drawing import overlay, palette, write_png
 from petriscope.core.errors import RequestError
+from petriscope.core.files import cut
 from petriscope.data.decode import decode_file
 from petriscope.inference.predict import Rows, Wanted, rows_by_chunk
 from petriscope.inference.predictor import Predictor
 
+MOST_BYTES = 255 - len("-overlay.png")  # of the name of an image that becomes the name of a file
 CHUNK = 32  # images in memory at a time, each with a probability per class and pixel
 
 
@@ -54,14 +56,16 @@ def predict_files(predictor: Predictor, paths: Sequence[Path], wanted: Wanted) -
 
 
 def _file_names(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
-    """The file of each image's mask. Images of equal names from different folders are numbered."""
+    """The file of each image's mask. Images of equal names from different folders are numbered, as are those whose names
+    differ in case alone or are equal when cut to the length that file systems allow."""
     taken: set[str] = set()
     out = {}
     for path in paths:
-        stem, number = path.stem, 2
-        while stem in taken or f"{stem}-overlay" in taken:
-            stem, number = f"{path.stem}-{number}", number + 1
-        taken |= {stem, f"{stem}-overlay"}
+        stem, number = cut(path.stem, MOST_BYTES), 2
+        while {stem.casefold(), f"{stem}-overlay".casefold()} & taken:
+            end = f"-{number}"
+            stem, number = cut(path.stem, MOST_BYTES - len(end)) + end, number + 1
+        taken |= {stem.casefold(), f"{stem}-overlay".casefold()}
         for file in (folder / f"{stem}.png", folder / f"{stem}-overlay.png"):
             if file.exists():
                 raise RequestError(f"{file} exists; choose another --out")

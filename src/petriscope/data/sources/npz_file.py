@@ -8,7 +8,7 @@ import re
 import shutil
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -17,6 +17,7 @@ import numpy as np
 
 from petriscope.core.device import free_memory
 from petriscope.core.errors import DataError, PetriscopeError
+from petriscope.core.files import parsing
 from petriscope.data import cache
 
 PIECE_BYTES = 1 << 22
@@ -211,23 +212,9 @@ class NpzFile:
             if left:
                 raise DataError(f"{self.path}: the array {name} is damaged: it is shorter or longer than it claims")
 
-    @contextmanager
-    def _reading(self, name: str = "") -> Iterator[None]:
-        """Turn whatever the libraries raise on a damaged file into one sentence."""
-        what = f"{self.path}: the array {name}" if name else f"{self.path}"
-        try:
-            yield
-        except PetriscopeError:
-            raise
-        except (NotImplementedError, RuntimeError) as error:  # an unknown compression, a password
-            raise DataError(f"{what} cannot be unpacked: {error}") from None
-        except OSError as error:
-            if error.filename is not None:
-                raise DataError(f"{self.path} cannot be read: {error.strerror}") from None
-            raise DataError(f"{what} is damaged: {error}; copy or download it again") from None  # of bz2
-        except Exception as error:
-            kind = "is damaged" if name else "is not a complete npz file"
-            raise DataError(f"{what} {kind}: {error or type(error).__name__}; copy or download it again") from None
+    def _reading(self, name: str = "") -> AbstractContextManager[None]:
+        place = f"{self.path}: the array {name}" if name else self.path
+        return parsing(place, "copy or download it again", DataError)
 
 
 def _header(handle: IO[bytes]) -> tuple[str, int]:
