@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 from small_sources import load, make_mask_npz, make_mask_pile, masks, save_image, some_images
 
 from petriscope.audit import audit
@@ -218,6 +219,29 @@ def test_a_mask_of_several_pages(tmp_path: Path) -> None:
     folder = make_set(tmp_path / "set", pages, ".tif", save_all=True, append_images=pages[:2])
     with pytest.raises(DataError, match="3 pages"):
         load(folder)
+
+
+def test_numbers_of_objects_are_not_taken_for_classes_in_silence(tmp_path: Path) -> None:
+    def warned(tops: list[int], folder: Path) -> bool:
+        stored = np.stack([np.arange(72, dtype=np.uint8).reshape(8, 9) % (top + 1) for top in tops])
+        return any("numbers of objects" in warning for warning in load(make_set(folder, stored)).warnings)
+
+    assert warned([*range(7), 6, 6, 6, 6, 6], tmp_path / "objects")
+    assert not warned([3] * 12, tmp_path / "classes")
+
+
+def test_masks_of_images_that_are_turned_are_pointed_at(tmp_path: Path) -> None:
+    folder = make_set(tmp_path / "set", numbers())
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    for file in (folder / "images").iterdir():
+        with Image.open(file) as image:
+            image.save(file, exif=exif)
+    assert any(re.search("12 images are turned.*i00", warning) for warning in load(folder).warnings)
+    for file, mask in zip(sorted((folder / "masks").iterdir()), numbers(), strict=True):
+        Image.fromarray(np.ascontiguousarray(mask[::-1, ::-1])).save(file, exif=exif)
+    data = load(folder)
+    assert np.array_equal(whole(data), numbers()) and not any("turned" in warning for warning in data.warnings)
 
 
 class TestBinary:

@@ -311,6 +311,12 @@ def test_a_header_that_lies(tmp_path: Path) -> None:
         load(replace_member(path, "train_images.npy", b"nonsense"))
 
 
+def test_what_unpacks_to_a_thousand_times_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(npz_file, "BOMB_BYTES", 1 << 20)
+    with pytest.raises(DataError, match=r"unpacks from [\d,]+ to 2,100,000 bytes"):
+        load(make_npz(tmp_path, train_images=np.zeros((12, 500, 350), np.uint8)))
+
+
 def test_more_than_the_memory_or_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_npz(tmp_path)
     monkeypatch.setattr(cache, "free_memory", lambda: 4000)

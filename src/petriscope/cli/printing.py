@@ -110,6 +110,9 @@ def print_data(dataset: Dataset) -> None:
     ]
     if task.counted != "images":
         rows.append((f"all {task.counted}", line(len(classes))))
+    if task.dense:
+        left = [f"{len(part) * height * width - int(part.counts.sum()):>{wide},}" for part in splits.values()]
+        rows.append(("unlabeled pixels", "  ".join(left)))
     print_columns([*rows, ("all images", line(len(classes) + 1))])
     for warning in dataset.warnings:
         say(f"warning: {warning}")

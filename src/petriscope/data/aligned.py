@@ -37,7 +37,7 @@ def load_aligned(section: DataSection, split: str, classes: tuple[str, ...], tas
     if source is None:
         raise RequestError(f"no data: give --data SOURCE. A source is {sources.KINDS}.")
     warnings: list[str] = []
-    if task.dense and section.ignore is None and len(classes) != 2:
+    if task.dense and section.ignore is None and (len(classes) != 2 or section.only is not None):
         section = section.model_copy(update={"ignore": IGNORE})  # masks of 0 and 255 alone are not of two classes here
     sets = sources.read(source, section, warnings)
     if set(sets) == {UNSPLIT}:

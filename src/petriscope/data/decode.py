@@ -287,10 +287,10 @@ def probe_file(path: Path) -> tuple[tuple[int, int, bool] | None, str]:
     """
     try:
         with open_image(path) as image:
-            turned = _orientation(image) >= 5
+            turned = orientation_of(image) >= 5
             if turned and image.format == "TIFF":  # recent versions of Pillow turn these when loading
                 image.load()
-                turned = _orientation(image) >= 5
+                turned = orientation_of(image) >= 5
             width, height = reversed(image.size) if turned else image.size
             return (height, width, _is_gray(image)), ""
     except Unreadable as error:
@@ -308,7 +308,7 @@ def _decode(
             if stored.refused:
                 raise ValueError(stored.refused)
             image.load()
-            orientation = _orientation(image)
+            orientation = orientation_of(image)
             deep = _deep(path, image, stored)
             notes = {"pages": stored.pages} if stored.pages > 1 else {}
             if stored.channels > len(image.getbands()):
@@ -429,7 +429,8 @@ def _flatten(image: Image.Image, mode: Literal["L", "RGB"]) -> tuple[Image.Image
     return white.convert(mode), bool(np.asarray(image.getchannel("A")).min(initial=255) < 255)
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
+    """The orientation that the EXIF tag of an image gives, 1 (upright) to 8."""
     # For a PNG file without EXIF data, getexif would decode the whole image.
     if "exif" in image.info or image.format == "TIFF":
         with suppress(Exception):

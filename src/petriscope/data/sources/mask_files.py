@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,10 @@ from PIL import Image, ImageOps
 from petriscope.core.errors import DataError
 from petriscope.core.masks import IGNORE
 from petriscope.core.progress import progress
-from petriscope.data.decode import Unreadable, image_size, open_image, resize, workers
+from petriscope.data.decode import Unreadable, image_size, open_image, orientation_of, resize, workers
 from petriscope.data.sources.listing import ImageFile
 from petriscope.data.sources.mask_values import GRAY, MOST_UNNAMED, ValueTable, pack, refusal
+from petriscope.data.stored import look
 
 LOSSLESS = frozenset(["BMP", "DIB", "GIF", "IM", "PCX", "PNG", "PPM", "QOI", "SGI", "SUN", "TGA", "TIFF"])
 FIX = "a mask has one class number per pixel: save it as an indexed or gray image"
@@ -30,11 +31,13 @@ class StoredMask:
         values: whole numbers [H, W] from 0: gray values, or indices of a palette; or, if ``colored``, colors as 0xRRGGBB.
         colored: the file is in color, and some pixel is not gray.
         palette: int64 [P], the color 0xRRGGBB of each index; None for a file without a palette.
+        turned: the EXIF tag of the image turns it, and its mask has no such tag.
     """
 
     values: np.ndarray
     colored: bool = False
     palette: np.ndarray | None = None
+    turned: bool = False
 
     @property
     def is_gray(self) -> bool:
@@ -65,6 +68,7 @@ class MaskReader:
         self.palette: dict[int, tuple[int, Path]] = {}  # color of an index, and the first file with it
         self.indexed_gray: Path | None = None  # the first file whose indices have other gray values
         self.plain: Path | None = None  # the first without a palette
+        self.turned: list[Path] = []  # images that are turned upright, and their masks are not
 
     def read(self, pairs: Sequence[ImageFile], split: str) -> tuple[np.ndarray, dict[int, str]]:
         """The masks of some images, uint8 [N, *size], as class numbers; and for each that cannot be read, the reason.
@@ -95,16 +99,25 @@ class MaskReader:
                 bar.advance()
                 if isinstance(stored, str):
                     wrong[index] = stored
-                elif self.table is None:
+                    continue
+                if stored.turned:
+                    self.turned.append(pairs[index].path)
+                if self.table is None:
                     self._collect(stored, pairs[index].mask_file)
         return out, wrong
 
-    def check_values(self, source: str) -> None:
-        """Refuse values that are no class numbers.
+    def check(self, source: str, warnings: list[str]) -> None:
+        """Refuse values that are no class numbers, and warn of masks that may not lie on their images.
 
         Raises:
             DataError: masks without a table are in color, have numbers above 255, or are partly indexed and partly gray.
         """
+        if self.turned:
+            have = "1 image is" if len(self.turned) == 1 else f"{len(self.turned):,} images are"
+            warnings.append(
+                f"{have} turned upright by the EXIF tag, such as {self.turned[0]}, and the mask has no such tag; it is taken as "
+                "drawn on the upright image. Look at one of them"
+            )
         if self.indexed_gray is not None and self.plain is not None and not self.numbers <= {0, 1}:
             raise DataError(
                 f"{self.indexed_gray} is an indexed image, whose gray values are not its indices, and {self.plain} a gray image; "
@@ -163,7 +176,7 @@ def read_mask(file: Path, image: Path) -> StoredMask:
     try:
         with open_image(file) as opened:
             _check_form(file, opened)
-            scale = _gray_step(opened)
+            scale, tagged = _gray_step(opened), orientation_of(opened) > 1
             opened.load()
             found = _values(file, ImageOps.exif_transpose(opened), scale)
             if opened.format == "GIF" and found.is_gray:  # its encoder had to make a palette
@@ -180,21 +193,24 @@ def read_mask(file: Path, image: Path) -> StoredMask:
             f"{file} is {found.values.shape[0]} x {found.values.shape[1]} and its image {height} x {width} "
             "(height x width); a mask must have the size of its image"
         )
-    return found
+    with open_image(image) as shown:
+        return replace(found, turned=orientation_of(shown) > 1 and not tagged)
 
 
 def _check_form(file: Path, image: Image.Image) -> None:
+    stored = look(image)
     if image.format not in LOSSLESS or image.info.get("compression") == "jpeg":
         raise DataError(
             f"{file} is a {image.format} image, which may not keep exact numbers; save masks as PNG, with the class number "
             "nearest to each pixel"
         )
-    if (pages := getattr(image, "n_frames", 1)) > 1:
-        raise DataError(f"{file} has {pages} pages, and a mask has one; save one mask per file")
-    if image.mode not in ("1", "L", "P", "F", "I", "RGB", "LA", "PA", "RGBA") and not image.mode.startswith("I;16"):
+    if stored.pages > 1:
+        raise DataError(f"{file} has {stored.pages} pages, and a mask has one; save one mask per file")
+    whole = image.mode == "I" or image.mode.startswith("I;16")
+    if image.mode not in ("1", "L", "P", "F", "RGB", "LA", "PA", "RGBA") and not whole:
         raise DataError(f"{file} is a {image.mode} image; {FIX}")
-    if ";16" in _raw_mode(image) and not image.mode.startswith("I"):  # Pillow would drop the lower 8 bits
-        raise DataError(f"{file} has several channels of 16 bits; {FIX}")
+    if stored.inverted or (stored.refused and image.mode != "F") or (stored.bits == 16 and not whole):
+        raise DataError(f"{file} stores its pixels in a form from which class numbers cannot be told; {FIX}")
 
 
 def _raw_mode(image: Image.Image) -> str:

@@ -71,7 +71,7 @@ def read(path: Path, pairs: Pairs, section: DataSection, warnings: list[str]) ->
         _refuse(bad, section, warnings)
     if not rows:
         raise DataError(f"{path}: no mask can be read: {bad[0]}")
-    reader.check_values(str(path))
+    reader.check(str(path), warnings)
     ids = {split: [files[row] for row in indices.tolist()] for split, indices in rows.items()}
     targets, classes = name_values(masks, names, section, str(path), warnings, table, ids)
     return sets_over(decoded, rows, targets, classes, files, groups)

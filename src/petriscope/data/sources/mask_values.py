@@ -16,6 +16,7 @@ from petriscope.data.sources.arrays import convert
 from petriscope.data.sources.labels import name_numbers
 
 MOST_UNNAMED = 64  # classes that are read without names; masks of more values are rather no class numbers
+MOST_BY_CHANCE = 5  # different numbers of classes, each without gaps from 1; class numbers rarely are so
 LISTED = 16  # values that a message lists
 GRAY = 0x010101  # times a gray value: its color
 BINARY = (0, 255)
@@ -276,6 +277,11 @@ def name_values(
                 f"({', '.join(names or ())}), counted from 0, and 255 means unlabeled. Other values can be listed in "
                 "data.mask_values"
             )
+    if names is None and section.classes is None and _count_objects(has):
+        warnings.append(
+            "in every mask the values count from 1 without gaps, to another number in each; if they are numbers of objects, "
+            "save the classes of the objects instead"
+        )
     used = _used(has)
     if not len(labeled := used[used != IGNORE]):
         raise DataError(f"{where}: the masks have no labeled pixel")
@@ -324,6 +330,14 @@ def _presence(masks: np.ndarray) -> np.ndarray:
 def _used(has: Mapping[str, np.ndarray]) -> np.ndarray:
     """The values that any mask has, ascending."""
     return np.flatnonzero(np.any([found.any(0) for found in has.values()], axis=0))
+
+
+def _count_objects(has: Mapping[str, np.ndarray]) -> bool:
+    """Whether values look like numbers of objects, which start anew in each mask."""
+    rows = np.concatenate([found[:, 1:IGNORE] for found in has.values()])
+    tops = rows.sum(1)
+    gapless = rows.cumsum(1)[np.arange(len(rows)), np.maximum(tops, 1) - 1] == tops
+    return bool(gapless.all()) and len({*tops.tolist()}) >= MOST_BY_CHANCE
 
 
 def _refuse_mixture(has: Mapping[str, np.ndarray], where: str, called: Callable[[str, int], str]) -> None:

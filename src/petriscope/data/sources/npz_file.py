@@ -23,6 +23,7 @@ from petriscope.data import cache
 PIECE_BYTES = 1 << 22
 MAX_HEADER = 10_000
 MAX_AXES = 4
+BOMB_BYTES, BOMB_RATIO = 1 << 30, 800  # what unpacks to more than both is no image data
 END_BYTES = 22  # of a zip file: its end record, if it has no comment
 NPY = b"\x93NUMPY"
 TYPE = re.compile(r"[<>|=]?[biufcSUVmM]\d+(\[\w+\])?")  # of an array whose elements are single values
@@ -129,6 +130,11 @@ class NpzFile:
             raise DataError(
                 f"{self.path}: {name} is damaged: it claims {member.nbytes:,} bytes ({list(shape)} {dtype}), but the file "
                 f"has {info.file_size - start:,} bytes for it"
+            )
+        if member.nbytes > BOMB_BYTES and member.nbytes > BOMB_RATIO * info.compress_size:
+            raise DataError(
+                f"{self.path}: {name} unpacks from {info.compress_size:,} to {member.nbytes:,} bytes, which no images do; save "
+                "it without compression if it is meant to be so"
             )
         return member
 
