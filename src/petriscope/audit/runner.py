@@ -17,6 +17,7 @@ from petriscope.core.errors import RequestError, near
 from petriscope.core.files import atomic, json_text, user_path, write_text
 from petriscope.core.recipe import DataSection
 from petriscope.core.results import SCHEMA_VERSION
+from petriscope.core.tables import csv_text
 from petriscope.data import sources
 from petriscope.data.decisions import FILE, Decision, Decisions, ReadAs, write_decisions
 from petriscope.data.fingerprint import fingerprint
@@ -96,10 +97,9 @@ class Audit:
 
     def write(self, folder: Path) -> None:
         """Write ``findings.csv``, ``findings.parquet``, ``decisions.yaml`` and ``summary.json`` into a folder."""
-        with atomic(folder / "findings.csv") as temporary:
-            self.table.to_csv(temporary, index=False)
-        with atomic(folder / "findings.parquet") as temporary:
-            self.table.to_parquet(temporary, index=False)
+        write_text(folder / "findings.csv", csv_text(self.table))
+        with atomic(folder / "findings.parquet") as temporary, temporary.open("wb") as handle:
+            self.table.to_parquet(handle, index=False)
         write_decisions(folder / FILE, self.decisions)
         write_text(folder / "summary.json", json_text(self.summary, indent=1))
 

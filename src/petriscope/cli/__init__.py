@@ -2,24 +2,52 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
 from petriscope.cli.commands import app
 from petriscope.core.errors import PetriscopeError, RequestError
+from petriscope.core.progress import say
 
 OLD_OPTIONS = {"--sets": "--set-coverage", "--figure": "--metric", "--stress-pictures": "--stress-images"}
 
 
 def main() -> None:
     """Run the command line. Exit status: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted."""
+    _settle_streams()
     _settle_process()
     try:
         _check_options(sys.argv[1:])
         app()
     except PetriscopeError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(error.exit_status)
+        _end(str(error), error.exit_status)
+    except OSError as error:
+        _end(f"{error.filename or 'the system'}: {error.strerror or error}", PetriscopeError.exit_status)
+
+
+def _end(message: str, status: int) -> None:
+    say(f"error: {message}")
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:  # what is left in the buffer would be an error again when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)
+
+
+def _settle_streams() -> None:
+    """Make the standard streams fit to write to, whatever the shell, the service or the terminal gave."""
+    # If one is closed, the next file that is opened gets its number, and what libraries print would go into that file.
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
+    # Results in files and pipes are in UTF-8 everywhere; a terminal shows what it can.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace", encoding=None if stream.isatty() else "utf-8")
 
 
 def _check_options(words: list[str]) -> None:

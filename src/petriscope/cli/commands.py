@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
 from petriscope import __version__
-from petriscope.cli.printing import print_columns, print_data, print_evaluation, print_json
+from petriscope.cli.printing import deliver, print_columns, print_data, print_evaluation, print_json
 from petriscope.core.errors import PetriscopeError, RequestError
 from petriscope.core.progress import say
 
@@ -65,7 +64,7 @@ Tta = Annotated[
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        sys.stdout.write(f"petriscope {__version__}\n")
+        deliver(f"petriscope {__version__}\n")
         raise typer.Exit
 
 
@@ -286,7 +285,7 @@ def predict(
     _share("--max-error", max_error)
     _share("--set-coverage", set_coverage)
     found = api.predict_rows(run, images, _tta(tta), device, max_error=max_error, set_coverage=set_coverage, out=out)
-    write = sys.stdout.write if out is None else None
+    write = deliver if out is None else None
     if write is not None:
         write(found.csv([], header=True))
     count, failed, first = 0, 0, ""
@@ -322,7 +321,7 @@ def explain(
     table = api.explain(run, images, out, method, class_, device)
     failed = table["error"].notna()
     if not failed.all():
-        sys.stdout.write(f"{out / 'index.html'}\n")
+        deliver(f"{out / 'index.html'}\n")
     if failed.any():
         raise PetriscopeError(
             f"{failed.sum():,} of {len(table):,} images could not be read, the first: {table[failed].iloc[0]['error']}"
@@ -334,7 +333,7 @@ def report(run: RunFolder) -> None:
     """Write the report.html of a run again."""
     from petriscope import api
 
-    sys.stdout.write(f"{api.report(run)}\n")
+    deliver(f"{api.report(run)}\n")
 
 
 @app.command()
@@ -361,7 +360,7 @@ def compare(
     if as_json:
         print_json(found.as_dict())
     else:
-        sys.stdout.write(as_text(found))
+        deliver(as_text(found))
 
 
 @app.command()
@@ -423,7 +422,7 @@ def bench(
     elif done.comparison is not None:
         from petriscope.report.compare import as_text
 
-        sys.stdout.write(as_text(done.comparison))
+        deliver(as_text(done.comparison))
         say(f"page: {done.page}; metrics of every run: {done.table}")
     if done.failures:
         said = "\n".join(f"  {run}: {message}" for run, message in done.failures.items())
@@ -436,10 +435,10 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Show this recipe wi
     from petriscope.core.recipe import load_recipe, recipe_names
 
     if name is not None:
-        sys.stdout.write(load_recipe(name).to_yaml())
+        deliver(load_recipe(name).to_yaml())
         return
     for folder, heading in RECIPE_FOLDERS.items():
-        sys.stdout.write(f"{heading}\n")
+        deliver(f"{heading}\n")
         names = [known for known in recipe_names() if known.rpartition("/")[0] == folder]
         print_columns([(f"  {known}", load_recipe(known).about) for known in names])
 
@@ -449,7 +448,7 @@ def models(name: Annotated[str | None, typer.Argument(help="Show the options of 
     """List the models, or show the options of one."""
     from petriscope.models.describe import describe_model, model_table
 
-    sys.stdout.write((model_table() if name is None else describe_model(name)) + "\n")
+    deliver((model_table() if name is None else describe_model(name)) + "\n")
 
 
 @app.command("data")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import sys
-from typing import TYPE_CHECKING, Any, TextIO
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+from petriscope.core.errors import PetriscopeError
+from petriscope.core.files import readable
 from petriscope.core.progress import say
 
 if TYPE_CHECKING:
@@ -19,13 +23,33 @@ def print_json(tree: dict[str, Any]) -> None:
     from petriscope.core.files import json_text
     from petriscope.core.results import SCHEMA_VERSION
 
-    sys.stdout.write(json_text({"schema_version": SCHEMA_VERSION, **tree}))
+    deliver(json_text({"schema_version": SCHEMA_VERSION, **tree}))
 
 
-def print_columns(rows: list[tuple[str, str]], stream: TextIO | None = None) -> None:
+def deliver(text: str) -> None:
+    """Write a result to stdout.
+
+    Raises:
+        PetriscopeError: it cannot be written.
+    """
+    try:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, "it is closed")
+        sys.stdout.write(readable(text))
+        sys.stdout.flush()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise PetriscopeError(f"the result cannot be written to the standard output: {why}") from None
+
+
+def print_columns(rows: list[tuple[str, str]], write: Callable[[str], None] = deliver) -> None:
+    """Write rows of two cells as lines, to stdout unless another function writes."""
     width = max((len(first) for first, _ in rows), default=0)
-    for first, second in rows:
-        (stream or sys.stdout).write(f"{first:<{width}}  {second}".rstrip() + "\n")
+    write("".join(f"{first:<{width}}  {second}".rstrip() + "\n" for first, second in rows))
+
+
+def _tell(text: str) -> None:
+    say(text.removesuffix("\n"))
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
@@ -49,7 +73,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
         rows += [
             (f"  {name}", f"{info.name} {_percent(row.value(info.key))}") for name, row in evaluation.per_class.items()
         ]
-    print_columns(rows + _trust_rows(evaluation), sys.stderr)
+    print_columns(rows + _trust_rows(evaluation), _tell)
     for sentence in about_groups(evaluation.groups):
         say(sentence)
     if evaluation.stress is not None:
@@ -82,7 +106,7 @@ def print_stress(tested: Robustness) -> None:
         known = "trained against" if row.seen else "held out" if row.held_out else ""
         cells = " ".join(f"{_share(metric.value):>5}" for metric in row.series.get(name, ()))
         rows.append((corruption, f"{cells}  {_share(row.value('mean')):>5}  {known}"))
-    print_columns(rows, sys.stderr)
+    print_columns(rows, _tell)
     say(
         f"clean {_share(tested.value('clean'))} %, mean over corruptions {_share(tested.value('mean'))} %, "
         f"worst {_share(tested.worst.value(name))} % ({tested.worst.name})"

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
+from petriscope.core.files import readable
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
@@ -22,12 +24,23 @@ _display: RichProgress | None = None  # what is on the terminal: all bars that a
 
 
 def say(text: str) -> None:
-    """Write a line for people to stderr, above the bars if any are shown."""
-    if _display is not None:
-        _display.console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
-        return
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    """Write a line for people to stderr, above the bars if any are shown. Work goes on where nobody can read it."""
+    with _lost():
+        if _display is not None:
+            _display.console.print(readable(text), markup=False, highlight=False, emoji=False, soft_wrap=True)
+        elif sys.stderr is not None:
+            sys.stderr.write(readable(text) + "\n")
+            sys.stderr.flush()
+
+
+@contextmanager
+def _lost() -> Iterator[None]:
+    """Pass over errors of a terminal that was closed, or of a full disk under stderr."""
+    global _display
+    try:
+        yield
+    except (OSError, ValueError):
+        _display = None
 
 
 def duration(seconds: float) -> str:
@@ -76,18 +89,20 @@ class Progress:
             parts.append(f"{duration(self._seconds_left(now))} left")
         text = "  ".join([*parts, note] if note else parts)
         if self._terminal:
-            self._show(text)
+            with _lost():
+                self._show(text)
         else:
             say(f"{self.label}  {text}")
 
     def close(self) -> None:
         """Take the bar off the terminal."""
         global _display
-        if self._bar is not None and _display is not None:
-            _display.remove_task(self._bar)
-            if not _display.tasks:
-                _display.stop()
-                _display = None
+        with _lost():
+            if self._bar is not None and _display is not None:
+                _display.remove_task(self._bar)
+                if not _display.tasks:
+                    _display.stop()
+                    _display = None
         self._bar = None
 
     def _seconds_left(self, now: float) -> float:
@@ -106,7 +121,7 @@ class Progress:
 
 
 def _is_terminal() -> bool:
-    return sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+    return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
 def _new_display() -> RichProgress:

@@ -13,6 +13,7 @@ from pathlib import Path
 from petriscope.core.errors import DataError, Interrupted, PetriscopeError, RequestError, near
 from petriscope.core.files import locked, slug, write_text
 from petriscope.core.progress import duration, say
+from petriscope.core.tables import csv_text
 from petriscope.data import load_dataset
 from petriscope.experiments.compare import Comparison, compare_groups, compared_metric
 from petriscope.experiments.ensemble import ensemble
@@ -250,4 +251,4 @@ def _results(groups: Mapping[str, Sequence[Run]]) -> str:
                         "folder": run.folder.name,
                     }
                 )
-    return pd.DataFrame(rows).to_csv(index=False)
+    return csv_text(pd.DataFrame(rows))

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from petriscope.core.errors import DataError, RequestError
-from petriscope.core.files import atomic
+from petriscope.core.files import atomic, readable
 from petriscope.core.progress import progress, say
 from petriscope.core.recipe import TTA
+from petriscope.core.tables import csv_text
 from petriscope.data.contents import Content, Contents
 from petriscope.data.decode import decode_with_content, workers
 from petriscope.data.sources.walk import LeftOut, count_others, walk
@@ -79,7 +80,7 @@ class Rows:
         """Rows as lines of CSV."""
         import pandas as pd
 
-        return pd.DataFrame(rows, columns=list(self.columns)).to_csv(index=False, header=header)
+        return csv_text(pd.DataFrame(rows, columns=list(self.columns)), header)
 
 
 @dataclass(frozen=True)
@@ -147,10 +148,15 @@ def rows_by_chunk(
                     row["error"] = image
                 else:
                     row |= next(found)
-                rows.append(row)
+                rows.append(readable_row(row))
             yield rows
             if not quiet:
                 bar.advance(len(block))
+
+
+def readable_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of a table, in which names of files that are not UTF-8 are spelled so that they are."""
+    return {key: readable(value) if isinstance(value, str) else value for key, value in row.items()}
 
 
 def decoded(

@@ -49,6 +49,7 @@ from petriscope.core.results import (
     read_epoch,
     read_results,
 )
+from petriscope.core.tables import csv_text, read_csv
 from petriscope.core.version import __version__
 from petriscope.data.imageset import Dataset
 
@@ -142,7 +143,7 @@ class Run:
         if not path.is_file():
             return pd.DataFrame({"decision": []})
         with parsing(path):
-            return pd.read_csv(path, dtype=str, keep_default_na=False)
+            return read_csv(path)
 
     @property
     def gallery(self) -> dict[str, np.ndarray]:
@@ -272,7 +273,7 @@ def begin_run(folder: Path, recipe: Recipe, dataset: Dataset, **facts: Any) -> R
     write_text(folder / "recipe.yaml", recipe.to_yaml())
     write_text(folder / "environment.json", json_text(about.as_json(), indent=1))
     if dataset.audited:
-        _audited_table(dataset).to_csv(folder / "audited.csv", index=False)
+        write_text(folder / "audited.csv", csv_text(_audited_table(dataset)))
     return Run(folder)
 
 

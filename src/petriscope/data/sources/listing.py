@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from petriscope.core.errors import DataError
+from petriscope.core.files import readable
 from petriscope.core.recipe import DataSection
 from petriscope.data.decode import Decoded
 from petriscope.data.imageset import ImageSet
@@ -34,6 +35,11 @@ class ImageFile:
     split: str
     label: str
     mask: Path | None = None
+
+    def __post_init__(self) -> None:
+        # What is made of a source goes into files in UTF-8; the path alone keeps bytes that are not.
+        object.__setattr__(self, "id", readable(self.id))
+        object.__setattr__(self, "label", readable(self.label))
 
     @property
     def mask_file(self) -> Path:
