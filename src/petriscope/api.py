@@ -143,13 +143,15 @@ def explain(
         over the pixels predicted as it, ``share`` their share of the image, and ``note`` the reason if an image has no such
         pixels and therefore no overlay.
     """
+    check_free(Path(out))
     predictor, files = load_model(Path(model), device), find_images(_paths(images))
-    table, shown, part = explain_files(predictor, files, Path(out), method, of, quiet)
-    if shown:
-        errors = [error for error in table["error"] if error is not None]
-        check = checked(part.name, open_run(model).results) if Path(model).is_dir() else None
-        total, name = len(table) - len(errors), predictor.recipe.name
-        write_page(Path(out) / "index.html", shown, part.name, name, total, errors, check, predictor.classes)
+    with new_folder(Path(out)) as (staging, folder):
+        table, shown, part = explain_files(predictor, files, staging, folder, method, of, quiet)
+        if shown:
+            errors = [error for error in table["error"] if error is not None]
+            check = checked(part.name, open_run(model).results) if Path(model).is_dir() else None
+            total, name = len(table) - len(errors), predictor.recipe.name
+            write_page(staging / "index.html", shown, part.name, name, total, errors, check, predictor.classes)
     return table
 
 

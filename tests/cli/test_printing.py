@@ -21,7 +21,7 @@ def test_columns_are_aligned():
     out = io.StringIO()
     print_columns([("a", "1"), ("longer", "2"), ("empty", "")], out.write)
     assert out.getvalue() == "a       1\nlonger  2\nempty\n"
-    print_columns([], out)
+    print_columns([], out.write)
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(folder: Path, numbered: bool = False) -> Iterator[tuple[Path, Path]]:
-    """Give a temporary folder, and the folder that it is renamed to on success. On failure it is removed.
+    """Give a temporary folder, and the folder that it is renamed to on success. On failure, or if it is empty, it is removed.
 
     Args:
         numbered: if ``folder`` exists, take the first of ``folder-2``, ``folder-3`` ... that no other process has.
@@ -182,6 +182,8 @@ def new_folder(folder: Path, numbered: bool = False) -> Iterator[tuple[Path, Pat
         undo.callback(shutil.rmtree, staging, ignore_errors=True)
         staging.mkdir()
         yield staging, folder
+        if not any(staging.iterdir()):
+            return
         if os.name == "nt":
             _remove_empty(folder)  # there, not even an empty folder is replaced
         try:
@@ -191,6 +193,24 @@ def new_folder(folder: Path, numbered: bool = False) -> Iterator[tuple[Path, Pat
                 raise
             raise RequestError(f"another process has made {folder} meanwhile; choose another --out") from None
         undo.pop_all()
+
+
+@contextmanager
+def more_files(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder. On success its files are moved into ``folder``, which is made if it does not exist, in the order
+    in which they were written.
+
+    Raises:
+        PetriscopeError: the disk is full or read-only.
+    """
+    if not folder.exists():
+        with new_folder(folder) as (staging, _):
+            yield staging
+        return
+    with new_folder(folder / "new") as (staging, _), _sentences(folder):
+        yield staging
+        for path in sorted(staging.iterdir(), key=lambda path: path.stat().st_mtime_ns):
+            path.replace(folder / path.name)
 
 
 def _claim(base: Path) -> Path:
@@ -257,7 +277,10 @@ def _temporary(path: Path) -> Path:
 
 def cut(name: str, most: int = NAME) -> str:
     """The beginning of a name, at most so many bytes of it: names of files are limited in bytes."""
-    return name if len(raw := os.fsencode(name)) <= most else raw[:most].decode("utf-8", "ignore")
+    name = name[:most]
+    while len(name.encode("utf-8", "surrogatepass")) > most:
+        name = name[:-1]
+    return name
 
 
 def slug(label: str, otherwise: str = "run") -> str:

@@ -10,11 +10,12 @@ import numpy as np
 
 from petriscope.core.drawing import enlarged_overlay, write_png
 from petriscope.core.errors import RequestError, near
+from petriscope.core.files import cut
 from petriscope.core.progress import progress
 from petriscope.core.recipe import Part
 from petriscope.explain import chosen
 from petriscope.explain.shown import Shown
-from petriscope.inference.predict import CHUNK, decoded
+from petriscope.inference.predict import CHUNK, decoded, readable_row
 from petriscope.inference.predictor import Predictor
 from petriscope.tasks import in_room
 
@@ -26,11 +27,12 @@ COLUMNS = ("image", "predicted", "confidence", "explained", "overlay", "error")
 
 
 def explain_files(
-    predictor: Predictor, paths: Sequence[Path], out: Path, method: str, of: str | None, quiet: bool
+    predictor: Predictor, paths: Sequence[Path], into: Path, out: Path, method: str, of: str | None, quiet: bool
 ) -> tuple[pd.DataFrame, list[Shown], Part]:
-    """Explain image files, and write an overlay of each into the folder ``out``; see `petriscope.api.explain`.
+    """Explain image files, and write an overlay of each into a folder; see `petriscope.api.explain`.
 
     Args:
+        into: the folder; it is called ``out`` when all is written.
         method: a name in `petriscope.explain.EXPLAINERS`, or ``auto``.
         of: the class to explain; None: the predicted class of each image.
 
@@ -38,12 +40,10 @@ def explain_files(
         a table with one row per image; the first `MOST_ON_PAGE` images with their maps; and the method with its options.
 
     Raises:
-        RequestError: ``out`` exists and is not empty, or the class or method is unknown.
+        RequestError: the class or method is unknown.
     """
     import pandas as pd
 
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RequestError(f"{out} exists and is not empty; choose another --out")
     if of is not None and of not in predictor.classes:
         raise RequestError(f"this model has no class {of!r}; {near(of, predictor.classes)}")
     part, room = chosen(predictor, method), in_room(predictor.task, "explain")
@@ -65,12 +65,12 @@ def explain_files(
                     row |= facts
                     if heat is not None:
                         region = None if mask is None else mask == predictor.classes.index(row["explained"])
-                        file = out / f"{len(rows) + 1:05d}-{path.stem[:60]}.png"
-                        row["overlay"] = str(file)
-                        write_png(file, enlarged_overlay(image, heat, region))
+                        name = f"{len(rows) + 1:05d}-{cut(path.stem)}.png"
+                        row["overlay"] = str(out / name)
+                        write_png(into / name, enlarged_overlay(image, heat, region))
                     if len(shown) < MOST_ON_PAGE:
                         shown.append(Shown(image, heat, str(path), mask=mask, **facts))
-                rows.append(row)
+                rows.append(readable_row(row))
                 if not quiet:
                     bar.advance(1)
     return pd.DataFrame(rows, columns=list(columns)), shown, part

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ from PIL import Image
 
 from petriscope.core.drawing import overlay, palette, write_png
 from petriscope.core.errors import RequestError
-from petriscope.core.files import cut
+from petriscope.core.files import cut, more_files
 from petriscope.data.decode import decode_file
 from petriscope.inference.predict import Rows, Wanted, rows_by_chunk
 from petriscope.inference.predictor import Predictor
 
+TABLE = "masks.csv"
 MOST_BYTES = 255 - len("-overlay.png")  # of the name of an image that becomes the name of a file
 CHUNK = 32  # images in memory at a time, each with a probability per class and pixel
 
@@ -32,32 +34,40 @@ def predict_files(predictor: Predictor, paths: Sequence[Path], wanted: Wanted) -
 
     Raises:
         RequestError: ``out`` is missing, or has files of the same names; nothing is overwritten.
+        PetriscopeError: the disk is full or read-only; then nothing is in ``out``.
     """
     if wanted.max_error is not None or wanted.set_coverage is not None:
         raise RequestError("--max-error and --set-coverage need a classification model; this model predicts masks")
     if wanted.out is None:
         raise RequestError("this model predicts masks; give the folder to write them to with --out FOLDER")
-    files = _file_names(paths, wanted.out)
+    out = wanted.out
+    names = _file_names(paths, out)
     shares = [f"share_{name}" for name in predictor.classes]
 
-    def rows_of(images: np.ndarray, paths: list[Path]) -> list[dict[str, Any]]:
+    def rows_of(images: np.ndarray, paths: list[Path], into: Path) -> list[dict[str, Any]]:
         rows = []
         for path, p in zip(paths, predictor.probabilities(images, wanted.tta), strict=True):
             mask = p.argmax(0).astype(np.uint8)
-            _write(path, files[path], mask, predictor)
-            row = {"mask": str(files[path]), "confidence": float(p.max(0).mean())}
+            _write(path, into / names[path], mask, predictor)
+            row = {"mask": str(out / names[path]), "confidence": float(p.max(0).mean())}
             found = np.bincount(mask.reshape(-1), minlength=len(shares)) / mask.size
             rows.append({**row, **dict(zip(shares, map(float, found), strict=True))})
         return rows
 
     columns = ["image", "mask", "confidence", "error", *shares]
-    parts = rows_by_chunk(predictor, paths, columns, rows_of, CHUNK, wanted.quiet)
-    return Rows(columns, parts, wanted.out / "masks.csv")
+
+    def parts() -> Iterator[list[dict[str, Any]]]:
+        with more_files(out) as into:
+            rows = rows_by_chunk(predictor, paths, columns, partial(rows_of, into=into), CHUNK, wanted.quiet)
+            yield from Rows(columns, rows, into / TABLE)
+
+    return Rows(columns, parts(), None)
 
 
-def _file_names(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
-    """The file of each image's mask. Images of equal names from different folders are numbered, as are those whose names
+def _file_names(paths: Sequence[Path], folder: Path) -> dict[Path, str]:
+    """The name of each image's mask. Images of equal names from different folders are numbered, as are those whose names
     differ in case alone or are equal when cut to the length that file systems allow."""
+    _check_absent(folder / TABLE)
     taken: set[str] = set()
     out = {}
     for path in paths:
@@ -66,11 +76,17 @@ def _file_names(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
             end = f"-{number}"
             stem, number = cut(path.stem, MOST_BYTES - len(end)) + end, number + 1
         taken |= {stem.casefold(), f"{stem}-overlay".casefold()}
-        for file in (folder / f"{stem}.png", folder / f"{stem}-overlay.png"):
-            if file.exists():
-                raise RequestError(f"{file} exists; choose another --out")
-        out[path] = folder / f"{stem}.png"
+        for name in (f"{stem}.png", f"{stem}-overlay.png"):
+            _check_absent(folder / name)
+        out[path] = f"{stem}.png"
     return out
+
+
+def _check_absent(file: Path) -> None:
+    if file.exists():
+        raise RequestError(
+            f"{file} exists; choose another --out, or remove it if it is what an interrupted predict left there"
+        )
 
 
 def _write(path: Path, file: Path, mask: np.ndarray, predictor: Predictor) -> None:
