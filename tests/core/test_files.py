@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from petriscope.core.errors import PetriscopeError, RequestError
-from petriscope.core.files import atomic, expand_user, json_text, new_folder, read_text, slug, user_path, write_text
+from petriscope.core.files import (
+    atomic,
+    expand_user,
+    json_text,
+    more_files,
+    new_folder,
+    read_text,
+    slug,
+    user_path,
+    write_text,
+)
 
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 
@@ -121,3 +132,49 @@ def test_what_is_no_text_is_refused(tmp_path, data, says):
 def test_text_is_read_without_a_byte_order_mark(tmp_path, encoding):
     (tmp_path / "x").write_text("é", encoding=encoding)
     assert read_text(tmp_path / "x", 100, "text") == "é"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_more_files_come_into_a_folder_all_or_none(tmp_path, there):
+    folder = tmp_path / "folder"
+    if there:
+        folder.mkdir()
+        (folder / "old").touch()
+    with pytest.raises(RuntimeError), more_files(folder) as staging:
+        (staging / "new").touch()
+        raise RuntimeError
+    assert list(tmp_path.rglob("*")) == ([folder, folder / "old"] if there else [])
+    with more_files(folder) as staging:
+        (staging / "new").touch()
+    assert {path.name for path in tmp_path.rglob("*")} == {"folder", "new", *(["old"] if there else [])}
+
+
+def test_only_old_temporary_files_are_swept_and_nothing_else(tmp_path):
+    names = [".x.0123456789abcdef.tmp", ".x.tmp", "x.0123456789abcdef.tmp", ".lock", ".folder.fedcba9876543210.tmp"]
+    for when in ("old", "new"):
+        for name in names:
+            path = tmp_path / when / name
+            (path / "below").mkdir(parents=True) if "folder" in name else (
+                path.parent.mkdir(exist_ok=True),
+                path.touch(),
+            )
+        if when == "old":
+            for path in (tmp_path / when).iterdir():
+                os.utime(path, (0, 0))
+        write_text(tmp_path / when / "written", "x")
+    assert {path.name for path in (tmp_path / "old").iterdir()} == {".x.tmp", names[2], ".lock", "written"}
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {*names, "written"}
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), RuntimeError("Error: No space left on device (os error 28)")]
+)
+def test_a_full_disk_is_a_sentence_whatever_library_meets_it(tmp_path, error):
+    with pytest.raises(PetriscopeError, match="no space left on the disk"), atomic(tmp_path / "x"):
+        raise error
+    assert not list(tmp_path.iterdir())
+
+
+def test_text_of_any_kind_is_written(tmp_path):
+    write_text(tmp_path / "x", "caf\udce9 \ud800 ä\r\n")
+    assert (tmp_path / "x").read_bytes() == "caf\\xe9 \\ud800 ä\r\n".encode()
