@@ -150,7 +150,9 @@ def test_recalibrating_gives_guarantees_for_images_from_elsewhere(trained, elsew
     metrics, model = api.recalibrate(trained.folder, elsewhere, quiet=True)
     assert model == trained.folder / "model-elsewhere.safetensors" and metrics.split == "val"
     assert trained.model.read_bytes() == before and trained.results == own
-    fitted = api.evaluate(model, data=elsewhere, quiet=True)
+    with pytest.raises(DataError, match="fitted on 600"):
+        api.evaluate(model, data=elsewhere, quiet=True)
+    fitted = api.evaluate(model, data=elsewhere, quiet=True, keep_seen=True)
     assert fitted.value("accuracy") == uncalibrated.value("accuracy") and fitted.ood.share <= 0.01
     row = next(row for row in fitted.selective if row.max_error == 0.05)
     assert row.coverage > 0.9 and row.error <= 0.05
@@ -264,8 +266,10 @@ def test_damaged_references_are_an_error(trained):
 
 
 def test_trust_in_a_model_file_can_be_replaced(trained):
-    before = load_model(trained.model).model.state_dict()
-    save_trust(trained.model, Trust())
+    predictor = load_model(trained.model)
+    before = predictor.model.state_dict()
+    predictor.trust = Trust()
+    save_trust(trained.model, predictor)
     after = load_model(trained.model)
     assert after.trust.references == {}
     assert all(torch.equal(tensor, after.model.state_dict()[name]) for name, tensor in before.items())

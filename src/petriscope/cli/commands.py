@@ -56,6 +56,7 @@ RunOrModel = Annotated[str, typer.Argument(metavar="RUN", help="A run folder or 
 Rehash = Annotated[
     bool, typer.Option("--rehash", callback=_rehash, help="Read every file again, also those that look unchanged.")
 ]
+KeepSeen = Annotated[bool, typer.Option("--keep-seen", help="Keep images that the model was trained or fitted on.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout, and nothing else.")]
 Tta = Annotated[
     str | None, typer.Option(help="Test-time augmentation: none, mirror, flips, crops or d4; default: the recipe's.")
@@ -165,13 +166,14 @@ def train(
     from petriscope.core.recipe import load_recipe
 
     if resume is not None:
-        if recipe is not None or data is not None or set_ or seed is not None or out is not None or audit is not None:
+        if recipe is not None or set_ or seed is not None or out is not None or audit is not None:
             raise RequestError(
-                "--resume cannot be combined with a recipe or its options: they are stored in the run folder"
+                "--resume cannot be combined with a recipe or its options: they are stored in the run folder; --data says "
+                "where its data are now"
             )
         from petriscope import api
 
-        run = api.resume(resume, quiet)
+        run = api.resume(resume, quiet, data)
     else:
         if recipe is None:
             raise RequestError("name a recipe (for a list: petriscope recipes), or a run with --resume")
@@ -199,17 +201,24 @@ def evaluate(
     stress_images: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Number of images in the stress test; default: 320.")
     ] = None,
+    keep_seen: KeepSeen = False,
     as_json: AsJson = False,
     rehash: Rehash = False,
 ) -> None:
-    """Compute the metrics of a run on test, with 95 % intervals."""
+    """Compute the metrics of a run on test, with 95 % intervals.
+
+    With --data, on images from elsewhere; images that the model has seen are left out. If the run's own data have moved,
+    --data says where they are.
+    """
     _among("--split", split, ("train", "val", "test"))
     if stress_images is not None and not stress:
         raise RequestError("--stress-images needs --stress")
     from petriscope import api
 
-    more = {} if stress_images is None else {"stress_images": stress_images}
-    result = api.evaluate(run, data, split, _tta(tta), device, quiet=as_json, stress=stress, **more)
+    more: dict[str, Any] = {} if stress_images is None else {"stress_images": stress_images}
+    result = api.evaluate(
+        run, data, split, _tta(tta), device, quiet=as_json, stress=stress, keep_seen=keep_seen, **more
+    )
     if as_json:
         print_json(result.as_json())
         return
@@ -233,6 +242,7 @@ def calibrate(
     ] = None,
     tta: Tta = None,
     device: Device = "auto",
+    keep_seen: KeepSeen = False,
     as_json: AsJson = False,
     rehash: Rehash = False,
 ) -> None:
@@ -248,7 +258,7 @@ def calibrate(
     if data is None:
         written, result = None, api.calibrate(run, _tta(tta), device, quiet=as_json)
     else:
-        result, written = api.recalibrate(run, data, out, split, _tta(tta), device, quiet=as_json)
+        result, written = api.recalibrate(run, data, out, split, _tta(tta), device, quiet=as_json, keep_seen=keep_seen)
     if as_json:
         print_json(result.as_json() | ({} if written is None else {"model": str(written)}))
         return

@@ -24,6 +24,10 @@ class DataError(RequestError):
     """The data cannot be used, for example because of an unreadable image or a label out of range."""
 
 
+class MissingSource(RequestError):
+    """There is no source of data of that name or path."""
+
+
 class Interrupted(PetriscopeError):
     """Ctrl-C, or a request to end; what was done is kept."""
 

@@ -381,6 +381,15 @@ class Robustness(Measured):
         return {**Measured._gather.__func__(cls, tree), "metric": name}
 
 
+class SeenImages(Result):
+    """How many of the images the model learned from (``train``) or was fitted on (``val``), and how many of them the
+    metrics leave out."""
+
+    train: int
+    val: int
+    left_out: int
+
+
 class Evaluation(Measured):
     """One split evaluated.
 
@@ -388,6 +397,7 @@ class Evaluation(Measured):
         task: the name of a `petriscope.tasks.base.Task`.
         split, tta, source: what was evaluated, and with which test-time augmentation.
         n: images.
+        seen: images that the model has seen; None where that is unknown.
         groups: of images, which intervals are over; None: the images are independent.
         scenes, pixels, outlined: where targets are masks, groups, or images if there are none; labeled pixels; and images
             in which classes meet.
@@ -403,6 +413,7 @@ class Evaluation(Measured):
     source: str = ""
     n: int
     groups: int | None = None
+    seen: SeenImages | None = None
     scenes: int | None = None
     pixels: int | None = None
     outlined: int | None = None

@@ -54,10 +54,11 @@ def load_aligned(section: DataSection, split: str, classes: tuple[str, ...], tas
         raise DataError(f"{source} has {images.task.about}; this model was trained on {task.about}")
     if section.only in images.classes and images.classes != classes:
         images = one_vs_rest(images, str(section.only), source)
-    return _align(images, classes, source), warnings
+    return align(images, classes, source), warnings
 
 
-def _align(images: ImageSet, classes: tuple[str, ...], source: str) -> ImageSet:
+def align(images: ImageSet, classes: tuple[str, ...], source: str) -> ImageSet:
+    """The same images with targets that index ``classes``; see `load_aligned`."""
     if images.classes == classes:
         return images
     numbered = all(name.isdigit() for name in images.classes)

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from petriscope.core.errors import DataError
 from petriscope.data.index import row_digests
+from petriscope.data.membership import Exposure, Membership
 from petriscope.tasks import Task, choose_task
 
 SPLITS = ("train", "val", "test")
@@ -117,6 +119,14 @@ class ImageSet:
         """A 16-byte hash of each image's pixels; equal images have equal hashes."""
         return [hashes.tobytes() for hashes in self._hashes]
 
+    def hashed(self) -> ImageSet:
+        """The same images with their digests known, so that subsets do not compute them again."""
+        if self.known is not None and self.known[0] is self.pixels:
+            return self
+        hashes = np.zeros((len(self.pixels), 16), dtype=np.uint8)
+        hashes[slice(None) if self.rows is None else self.rows] = self._hashes
+        return replace(self, known=(self.pixels, hashes))
+
     @cached_property
     def _hashes(self) -> np.ndarray:
         if self.known is not None and self.known[0] is self.pixels:
@@ -178,6 +188,9 @@ class Dataset:
         fingerprint: a hash of all pixels, targets and class names: equal data, equal fingerprint.
         warnings: what the user should know about the data, a sentence each.
         audited: what an audit's decisions left out or relabeled.
+        membership: the split of every image of the source, also of those that are left out of their split; None: that of
+            the image sets.
+        drawn: the names of the splits that were drawn at random; the others are the source's.
     """
 
     train: ImageSet | None = None
@@ -187,6 +200,8 @@ class Dataset:
     fingerprint: str = ""
     warnings: tuple[str, ...] = field(default=())
     audited: tuple[Audited, ...] = field(default=())
+    membership: Membership | None = None
+    drawn: tuple[str, ...] = field(default=())
 
     @property
     def splits(self) -> dict[str, ImageSet]:
@@ -202,6 +217,17 @@ class Dataset:
             have = ", ".join(f"{key} ({len(part):,})" for key, part in self.splits.items())
             raise DataError(f"{self.source} has no {name} split; it has: {have}")
         return self.splits[name]
+
+    def with_split(self, name: str, images: ImageSet) -> Dataset:
+        """The same data set with other images in a split."""
+        parts: dict[str, Any] = {name: images}
+        return replace(self, **parts)
+
+    @property
+    def exposure(self) -> Exposure:
+        """What a model that is trained on train and fitted on val has seen."""
+        train, val = (frozenset(() if part is None else part.digests()) for part in (self.train, self.val))
+        return Exposure(train, val)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 from os import PathLike, fspath
@@ -12,9 +13,12 @@ from petriscope.core.errors import DataError, RequestError
 from petriscope.core.recipe import DataSection
 from petriscope.data import decisions as decided
 from petriscope.data import sources
+from petriscope.data.aligned import align
 from petriscope.data.fingerprint import fingerprint
 from petriscope.data.imageset import SPLITS, Dataset, ImageSet
+from petriscope.data.membership import Change, Membership
 from petriscope.data.one_vs_rest import one_vs_rest
+from petriscope.data.recognition import match, membership_of
 from petriscope.data.sources import UNSPLIT
 from petriscope.data.sources.mask_values import check_numbers_used
 from petriscope.data.splits import draw_grouped, draw_stratified
@@ -40,45 +44,109 @@ def load_dataset(section: DataSection | str | PathLike[str]) -> Dataset:
         DataError: the data cannot be used.
         PetriscopeError: a download failed, or the disk is full.
     """
+    section = _section(section)
+    warnings: list[str] = []
+    sets, decisions = _read(section, warnings)
+    drawn, names = _draw(sets, section, warnings)
+    sets, audited = _prepare(drawn, section, decisions, warnings)
+    _check_train(sets, section.source)
+    return _dataset(sets, section, warnings, audited=audited, membership=membership_of(drawn, sets), drawn=names)
+
+
+def recall_dataset(section: DataSection, known: Membership, classes: Sequence[str]) -> tuple[Dataset, Change]:
+    """Load the images that a run had, in the splits and the order in which the run had them. They are recognized by their
+    content, so the files may have other names or places. Other images of the source are left out.
+
+    Args:
+        section: the source, and how the run read its images.
+        known: the splits of the run.
+        classes: the classes of the run, which the source's are aligned with by name.
+
+    Returns:
+        the images that are still there, and how the source differs. The fingerprint is that of the run if all images are
+        there, with their targets. Splits without images are missing.
+
+    Raises:
+        RequestError, DataError, PetriscopeError: as `load_dataset`, or no image of the run is there.
+    """
+    warnings: list[str] = []
+    sets, decisions = _read(section, warnings)
+    found, _, change = match(known, sets)
+    sets, audited = _prepare(found, section, decisions, warnings) if found else ({}, ())
+    if not sets:
+        raise DataError(f"none of the {len(known.ids):,} images of the run is in {section.source}")
+    sets = {name: align(part, tuple(classes), str(section.source)) for name, part in sets.items()}
+    return _dataset(sets, section, warnings, audited=audited, membership=known), change
+
+
+def _section(section: DataSection | str | PathLike[str]) -> DataSection:
     if not isinstance(section, DataSection):
         section = DataSection(source=fspath(section))
     if section.source is None:
         raise RequestError(f"no data: give --data SOURCE, or data.source in the recipe. A source is {sources.KINDS}.")
-    warnings: list[str] = []
+    return section
+
+
+def _read(section: DataSection, warnings: list[str]) -> tuple[dict[str, ImageSet], decided.Decisions | None]:
+    """The image sets of a source, before splits are drawn, and the decisions of an audit about them."""
     decisions = None if section.audit is None else decided.load_decisions(section.audit)
     # The audit may have decided to drop images that cannot be read.
     as_read = section if decisions is None else section.model_copy(update={"unreadable": "skip"})
-    sets = sources.read_nonempty(section.source, as_read, warnings)
+    sets = sources.read_nonempty(str(section.source), as_read, warnings)
     check_numbers_used(sets, section)
     if section.task != "auto":
         task = find_task(section.task)
         sets = {name: replace(part, task=task) for name, part in sets.items()}
+    sets = {name: part.hashed() for name, part in sets.items()}
     if decisions is not None:
         warnings += decided.check_decisions(decisions, sets, as_read)
-    sets = _draw(sets, section, warnings)
+    return sets, decisions
+
+
+def _prepare(
+    sets: dict[str, ImageSet], section: DataSection, decisions: decided.Decisions | None, warnings: list[str]
+) -> tuple[dict[str, ImageSet], Sequence[decided.Audited]]:
+    """Carry out what the recipe and the decisions ask for once every image is in its split."""
+    source = str(section.source)
     audited: list[decided.Audited] = []
     if decisions is not None:
         sets, audited = decided.apply_decisions(decisions, sets, section)
         if not sets:
-            raise DataError(f"{section.audit} drops every image of {section.source}")
+            raise DataError(f"{section.audit} drops every image of {source}")
     if section.drop_single_class and "train" in sets:
-        sets["train"] = _drop_single_class(sets["train"], section.source, warnings)
+        sets = {**sets, "train": _drop_single_class(sets["train"], source, warnings)}
     if section.only is not None:  # after the splits are drawn, so that they are those of a model of all classes
-        sets = {name: one_vs_rest(part, section.only, section.source) for name, part in sets.items()}
-    _check(sets, section.source)
+        sets = {name: one_vs_rest(part, section.only, source) for name, part in sets.items()}
+    _check_agreement(sets, source)
+    return sets, audited
+
+
+def _dataset(
+    sets: dict[str, ImageSet],
+    section: DataSection,
+    warnings: Sequence[str],
+    audited: Sequence[decided.Audited],
+    membership: Membership,
+    drawn: tuple[str, ...] = (),
+) -> Dataset:
     digests = {name: part.digests() for name, part in sets.items()}
-    warnings += _leaks(sets, digests)
     return Dataset(
-        **sets,
-        source=section.source,
+        train=sets.get("train"),
+        val=sets.get("val"),
+        test=sets.get("test"),
+        source=str(section.source),
         fingerprint=fingerprint(sets, digests),
-        warnings=tuple(dict.fromkeys(warnings)),
+        warnings=tuple(dict.fromkeys([*warnings, *_leaks(sets, digests)])),
         audited=tuple(audited),
+        membership=membership,
+        drawn=drawn,
     )
 
 
-def _draw(sets: dict[str, ImageSet], section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
-    """Draw the splits that the source does not have."""
+def _draw(
+    sets: dict[str, ImageSet], section: DataSection, warnings: list[str]
+) -> tuple[dict[str, ImageSet], tuple[str, ...]]:
+    """Draw the splits that the source does not have. Returns all splits, and the names of those that were drawn."""
     if set(sets) in ({UNSPLIT}, {"train"}):
         whole = next(iter(sets.values()))
         fractions = {"test": section.test_fraction, "val": section.val_fraction}
@@ -88,7 +156,7 @@ def _draw(sets: dict[str, ImageSet], section: DataSection, warnings: list[str]) 
         fractions = {"val": section.val_fraction}
         given = {"test": sets["test"]}
     else:
-        return sets
+        return sets, ()
     fractions = {name: fraction for name, fraction in fractions.items() if fraction > 0}
     if sum(fractions.values()) >= 1:
         raise RequestError(
@@ -104,7 +172,7 @@ def _draw(sets: dict[str, ImageSet], section: DataSection, warnings: list[str]) 
             unit = "images" if whole.groups is None else "groups"
             warnings.append(f"too few {unit} to draw a {name} split of {fractions[name]:g}; there is none")
     parts = {name: whole.subset(indices) for name, indices in drawn.items() if len(indices)} | given
-    return {name: parts[name] for name in SPLITS if name in parts}
+    return {name: parts[name] for name in SPLITS if name in parts}, tuple(drawn)
 
 
 def _drop_single_class(train: ImageSet, source: str, warnings: list[str]) -> ImageSet:
@@ -119,8 +187,8 @@ def _drop_single_class(train: ImageSet, source: str, warnings: list[str]) -> Ima
     return train.subset(several)
 
 
-def _check(sets: dict[str, ImageSet], source: str) -> None:
-    """Check what training and evaluation rely on."""
+def _check_agreement(sets: dict[str, ImageSet], source: str) -> None:
+    """Check that the splits have the same classes, task and shape."""
     first, *others = sets
     for name in others:
         if sets[name].classes != sets[first].classes:
@@ -136,6 +204,10 @@ def _check(sets: dict[str, ImageSet], source: str) -> None:
                 f"{source}: {first} images are {_shape(sets[first])}, {name} images {_shape(sets[name])}; "
                 "give one size with --set data.size=N"
             )
+
+
+def _check_train(sets: dict[str, ImageSet], source: str | None) -> None:
+    """Check that there are two classes or more, and training images of each."""
     if "train" not in sets:
         return
     train = sets["train"]

@@ -5,17 +5,18 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 
-from petriscope.core.errors import DataError, RequestError
+from petriscope.core.errors import RequestError
 from petriscope.core.files import slug, user_path
 from petriscope.core.recipe import TTA
 from petriscope.core.results import Evaluation
-from petriscope.data import load_dataset
+from petriscope.data.membership import Exposure
 from petriscope.data.sources import NAMED
-from petriscope.experiments.evaluate import evaluate_into, evaluate_split, other_data
+from petriscope.experiments.evaluate import evaluate_into, evaluate_split
+from petriscope.experiments.own_data import choose_images, exposure_of, whole_data
 from petriscope.inference import fit
 from petriscope.inference.predictor import Predictor, load_model, model_path, save_trust
 from petriscope.report.page import write_report
-from petriscope.run.folder import open_run
+from petriscope.run.folder import is_run, open_run
 
 
 def calibrate(
@@ -36,15 +37,11 @@ def calibrate(
     run = open_run(folder)
     with run.claimed():
         predictor = _load(folder, device)
-        dataset = load_dataset(run.recipe.data)
-        if dataset.fingerprint != run.environment.data.fingerprint:
-            raise DataError(
-                f"the data at {run.recipe.data.source} have changed since {folder} was trained; train a new run"
-            )
+        dataset = whole_data(run, purpose="calibrate")
         val = dataset.split("val")
         tta = tta or predictor.recipe.evaluation.tta
         known = fit.calibrate(predictor, dataset.train, val, tta, quiet)
-        save_trust(run.model, predictor.trust)
+        save_trust(run.model, predictor)
         if tta != predictor.recipe.evaluation.tta:
             return evaluate_split(predictor, val, "val", tta, str(run.recipe.data.source), quiet, known)[0]
         evaluation, _ = evaluate_into(run, predictor, dataset, "val", tta, quiet, known)
@@ -60,6 +57,7 @@ def recalibrate(
     tta: TTA | None = None,
     device: str = "auto",
     quiet: bool = False,
+    keep_seen: bool = False,
 ) -> tuple[Evaluation, Path]:
     """Fit a model's probabilities, thresholds and out-of-distribution limits on labeled images from elsewhere, such as
     another microscope. Write a model file whose guarantees hold for such images; the weights and the run do not change.
@@ -70,6 +68,7 @@ def recalibrate(
         out: the model file to write; default: ``model-<data>.safetensors`` beside the model.
         split: the split of ``data`` to use.
         tta: test-time augmentation; None: fit both the recipe's and none.
+        keep_seen: keep images that the model has seen, see `petriscope.evaluate`.
 
     Returns:
         the evaluation of these images, which is not evidence because the model was fitted on them; and the file.
@@ -83,10 +82,15 @@ def recalibrate(
     out = Path(out) if out is not None else path.with_name(f"model-{short_name(data)}.safetensors")
     if out.exists():
         raise RequestError(f"{out} exists; choose another --out")
-    images = other_data(predictor, data, split, quiet)
+    run = open_run(model) if is_run(model) else None
+    chosen = choose_images(predictor, run, data, split, keep_seen, quiet, to_fit=True)
+    images = chosen.images
     known = fit.recalibrate(predictor, images, tta, quiet)
-    save_trust(path, predictor.trust, out)
-    return evaluate_split(predictor, images, split, tta, data, quiet, known)[0], out
+    if (exposure := exposure_of(predictor, run)) is not None:
+        predictor.exposure = exposure | Exposure(val=frozenset(images.digests()))
+    save_trust(path, predictor, out)
+    evaluation, _ = evaluate_split(predictor, images, split, tta, data, quiet, known)
+    return evaluation.model_copy(update={"seen": chosen.seen}), out
 
 
 def short_name(source: str) -> str:

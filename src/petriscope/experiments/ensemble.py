@@ -8,6 +8,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,10 +23,12 @@ from petriscope.core.files import new_folder
 from petriscope.core.progress import say
 from petriscope.core.recipe import Part, Recipe
 from petriscope.core.results import EnsembleMember, EnsembleSummary, TrainingSummary
-from petriscope.data import Dataset, ImageSet, load_dataset
+from petriscope.data import Dataset, ImageSet
 from petriscope.data.batches import Batches
+from petriscope.data.membership import Exposure
 from petriscope.experiments.evaluate import evaluate_into
 from petriscope.experiments.generic import Seen
+from petriscope.experiments.own_data import whole_data
 from petriscope.experiments.specialist import SHARES, THRESHOLDS, check_pair, choose_rule, fingerprint_of
 from petriscope.inference.fit import fit_after_training
 from petriscope.inference.predictor import Predictor, load_model, save_model
@@ -112,9 +116,7 @@ def ensemble(
     tta = max((m.recipe.evaluation.tta for m in members), key=TTA_ORDER.index)
     recipe = _recipe(members, method, tta)
     check_free(None if out is None else Path(out))
-    dataset = load_dataset(runs[0].recipe.data)
-    if dataset.fingerprint != _fingerprint(runs[0]):
-        raise DataError(f"the data at {recipe.data.source} have changed since {runs[0].folder} was trained")
+    dataset = whole_data(runs[0], purpose="join its runs")
     if only is not None and fingerprint_of(dataset, only) != _fingerprint(runs[1]):
         raise _other_data(runs[1], runs[0])
     if dataset.val is None:
@@ -124,6 +126,8 @@ def ensemble(
         joined = _join(method, runs, members, recipe, dataset, quiet)
     else:
         joined = _join_specialist(runs, members, recipe, dataset, only, quiet)
+    seen = (member.exposure or Exposure() for member in members)
+    joined.predictor.exposure = reduce(or_, seen, dataset.exposure)
     folder = default_folder(recipe) if out is None else Path(out)
     with new_folder(folder, numbered=out is None) as (staging, folder):
         table = _write(staging, joined, method, runs, dataset, quiet)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 
 from petriscope.core.errors import RequestError
-from petriscope.core.progress import say
 from petriscope.core.recipe import TTA
-from petriscope.core.results import Evaluation, Robustness
-from petriscope.data import Dataset, ImageSet, load_dataset
-from petriscope.data.aligned import load_aligned
+from petriscope.core.results import Evaluation, Robustness, SeenImages
+from petriscope.data import Dataset, ImageSet
+from petriscope.experiments.own_data import choose_images
 from petriscope.inference.predictor import Prediction, Predictor, load_model
 from petriscope.report.page import write_report
-from petriscope.run.folder import Run, open_run
+from petriscope.run.folder import Run, is_run, open_run
 from petriscope.tasks import in_room
 from petriscope.trust.guarantees import Watch
 from petriscope.trust.robustness import IMAGES, PLAIN, disturbed_images, stratified, stress_test
@@ -35,18 +34,22 @@ def evaluate(
     quiet: bool = False,
     stress: bool = False,
     stress_images: int | None = IMAGES,
+    keep_seen: bool = False,
 ) -> Evaluation:
     """Metrics of a model on a split, with 95 % intervals.
 
     Args:
         model: a run folder; with ``data``, also a model file.
         data: another source; a source without splits is evaluated as a whole. None: the run's own data, and metrics,
-            predictions and report are saved in the run folder.
+            predictions and report are saved in the run folder. A source that holds the run's own data, whatever its
+            place, stands for them.
         split: train, val or test.
         tta: test-time augmentation; None: the recipe's.
         stress: run the stress test too, see `petriscope.trust.robustness`. It uses no test-time augmentation unless
             ``tta`` is given.
         stress_images: number of images of the split in the stress test; None: all.
+        keep_seen: keep images that the model learned from or was fitted on. They are recognized by their content, and left
+            out unless they are the run's own train or val split, by name.
 
     Returns:
         the evaluation. Probabilities are scaled with the temperature that was fitted on val.
@@ -57,18 +60,22 @@ def evaluate(
     """
     if stress_images is not None and stress_images < 1:
         raise RequestError("a stress test needs at least one image")
-    run = open_run(model) if data is None else None
-    with nullcontext() if run is None else run.claimed():
+    run = open_run(model) if data is None or is_run(model) else None
+    with ExitStack() as claims:
+        if run is not None and data is None:
+            claims.enter_context(run.claimed())
         predictor = load_model(Path(model), device)
-        if run is not None:
-            own = own_data(run)
-            images = own.split(split)
-            evaluation, _ = evaluate_into(run, predictor, own, split, tta, quiet)
+        chosen = choose_images(predictor, run, None if data is None else str(data), split, keep_seen, quiet)
+        if data is not None:
+            run = None if chosen.own is None else run
+            claims.enter_context(nullcontext() if run is None else run.claimed())
+        if run is not None and chosen.own is not None:
+            evaluation, _ = evaluate_into(run, predictor, chosen.own, split, tta, quiet, seen=chosen.seen)
         else:
-            images = other_data(predictor, str(data), split, quiet)
-            evaluation, _ = evaluate_split(predictor, images, split, tta, str(data), quiet)
+            evaluation, _ = evaluate_split(predictor, chosen.images, split, tta, str(data), quiet)
+            evaluation = evaluation.model_copy(update={"seen": chosen.seen})
         if stress:
-            tested = stress_split(predictor, images, split, stress_images, tta or "none", quiet, into=run)
+            tested = stress_split(predictor, chosen.images, split, stress_images, tta or "none", quiet, into=run)
             evaluation = evaluation.model_copy(update={"stress": tested})
         if run is not None:
             write_report(run)
@@ -101,32 +108,19 @@ def evaluate_into(
     tta: TTA | None = None,
     quiet: bool = False,
     known: Prediction | None = None,
+    seen: SeenImages | None = None,
 ) -> tuple[Evaluation, Any]:
-    """The same for a split of the run's own data; metrics, predictions and images are saved in the run."""
+    """The same for a split of the run's own data; metrics, predictions and images are saved in the run.
+
+    Args:
+        seen: how many of the images the model has seen, if that was counted.
+    """
     images, source = dataset.split(split), str(run.recipe.data.source)
     evaluation, outputs = evaluate_split(predictor, images, split, tta, source, quiet, known)
+    if seen is not None:
+        evaluation = evaluation.model_copy(update={"seen": seen})
     room = in_room(predictor.task, "experiments")
     return room.record(run, predictor, dataset, split, evaluation, outputs, quiet), outputs
-
-
-def own_data(run: Run) -> Dataset:
-    """The data of a run, with a warning if they have changed since training."""
-    dataset = load_dataset(run.recipe.data)
-    if dataset.fingerprint != run.environment.data.fingerprint:
-        say(f"warning: the data at {run.recipe.data.source} have changed since this run was trained")
-    return dataset
-
-
-def other_data(predictor: Predictor, data: str, split: str, quiet: bool) -> ImageSet:
-    """A split of another source, with the image shape and the classes of the model."""
-    height, width, channels = predictor.shape
-    section = predictor.recipe.data.model_copy(
-        update={"source": data, "size": (height, width), "channels": "gray" if channels == 1 else "rgb", "audit": None}
-    )
-    images, warnings = load_aligned(section, split, predictor.classes, predictor.task)
-    for warning in () if quiet else warnings:
-        say(f"warning: {warning}")
-    return images
 
 
 def stress_after_training(run: Run, predictor: Predictor, val: ImageSet, trained: float, quiet: bool) -> None:

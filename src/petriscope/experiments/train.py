@@ -10,12 +10,13 @@ import torch
 
 from petriscope.augment.pipeline import Normalize
 from petriscope.core.device import choose_device
-from petriscope.core.errors import DataError, Interrupted, command
+from petriscope.core.errors import Interrupted, command
 from petriscope.core.progress import duration, say
 from petriscope.core.recipe import Recipe
 from petriscope.core.results import Normalization, TrainingSummary
 from petriscope.data import Dataset, load_dataset
 from petriscope.experiments.evaluate import evaluate_into, stress_after_training
+from petriscope.experiments.own_data import whole_data
 from petriscope.experiments.samples import augmented, reconstructions
 from petriscope.inference.fit import fit_after_training
 from petriscope.inference.predictor import Predictor, save_model
@@ -61,9 +62,12 @@ def train(recipe: Recipe, out: str | Path | None = None, quiet: bool = False) ->
         return _train_to_report(run, trainer, normalize, dataset, quiet)
 
 
-def resume(folder: str | PathLike[str], quiet: bool = False) -> Run:
+def resume(folder: str | PathLike[str], quiet: bool = False, data: str | Path | None = None) -> Run:
     """Continue a run that was interrupted or killed. On a CPU, the final weights are bit-identical to those of a run that was
     never stopped. A finished run is left as it is, which is said.
+
+    Args:
+        data: where the data of the run are now; None: where the recipe says.
 
     Raises:
         RequestError: there is no run, or another process is training it.
@@ -74,11 +78,7 @@ def resume(folder: str | PathLike[str], quiet: bool = False) -> Run:
         if run.finished:
             return _already_finished(run, quiet)
         recipe, environment = run.recipe, run.environment
-        dataset = load_dataset(recipe.data)
-        if dataset.fingerprint != environment.data.fingerprint:
-            raise DataError(
-                f"the data at {recipe.data.source} have changed since {folder} was started; train a new run"
-            )
+        dataset = whole_data(run, None if data is None else str(data), "go on")
         threads = environment.hardware.threads
         if threads != torch.get_num_threads() and not quiet:
             say(
@@ -108,6 +108,7 @@ def _train_to_report(run: Run, trainer: Trainer, normalize: Normalize, dataset: 
         normalize.mean,
         normalize.std,
         trainer.device,
+        exposure=dataset.exposure,
     )
     known = None
     if dataset.val is not None and dataset.task.calibrates:

@@ -1,7 +1,7 @@
 """Predictors: a trained model with everything that prediction needs, and its safetensors file.
 
 The metadata of the file hold the recipe, the task, class names, image shape, normalization, and what was fitted on val, whose
-arrays are tensors beside the weights.
+arrays are tensors beside the weights. So are the digests of the images that the model has seen.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from petriscope.core.files import atomic, json_text, user_path
 from petriscope.core.recipe import TTA, Recipe, check_recipe
 from petriscope.core.results import CLASSIFICATION, SEGMENTATION
 from petriscope.data.batches import Batches
+from petriscope.data.membership import Exposure
 from petriscope.inference.tta import predict_batch, predict_set
 from petriscope.models import build_model
 from petriscope.models.layers import is_dense
@@ -36,6 +37,7 @@ from petriscope.trust.state import TENSORS, Trust
 from petriscope.trust.temperature import scale
 
 FORMAT = 3  # version 1 had no task; up to version 2, the arrays of `Trust` were in the metadata
+SEEN = "seen/"  # how the names of the tensors of `Exposure` begin
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +69,7 @@ class Predictor:
         mean, std: of the training images, per channel, 0 to 1.
         device: that predictions run on.
         trust: what was fitted on val; empty if nothing was.
+        exposure: the images that it has seen; None for a model file of an older version, which did not record them.
     """
 
     model: nn.Module
@@ -78,6 +81,7 @@ class Predictor:
     std: tuple[float, ...]
     device: torch.device
     trust: Trust = field(default_factory=Trust)
+    exposure: Exposure | None = None
     # Hooks and modes of the model belong to one call at a time, so that threads can share a predictor.
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
 
@@ -186,34 +190,37 @@ def save_model(path: Path, weights: dict[str, Tensor], predictor: Predictor, fac
         "std": list(predictor.std),
         **facts,
     }
-    _write(path, weights, metadata, predictor.trust)
+    _write(path, weights, metadata, predictor)
 
 
-def save_trust(path: Path, trust: Trust, out: Path | None = None) -> None:
-    """Replace what was fitted on val in a model file, atomically.
+def save_trust(path: Path, predictor: Predictor, out: Path | None = None) -> None:
+    """Replace what was fitted on val in a model file, and the images that it was fitted on, atomically.
 
     Args:
         out: another file to write; None: ``path`` itself.
     """
-    metadata, weights, _ = _read(path)
-    _write(out or path, weights, metadata, trust)
+    metadata, weights, *_ = _read(path)
+    _write(out or path, weights, metadata, predictor)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], Trust]:
-    """The metadata, the weights, and what was fitted on val."""
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], Trust, Exposure | None]:
+    """The metadata, the weights, what was fitted on val, and the images that the model has seen."""
     with safe_open(path, framework="pt") as handle:
         facts = json.loads((handle.metadata() or {})["petriscope"])
         if facts["format"] > FORMAT:
             raise RequestError(f"{path} was written by a newer version of Petriscope; update Petriscope")
         tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 (not a mapping)
-    weights = {key: tensor for key, tensor in tensors.items() if not key.startswith(TENSORS)}
-    arrays = {key: tensor.numpy() for key, tensor in tensors.items() if key.startswith(TENSORS)}
-    trust = Trust.from_file(facts["trust"], arrays) if "trust" in facts else Trust()
-    return facts, weights, trust
+    fitted = {key: tensor.numpy() for key, tensor in tensors.items() if key.startswith(TENSORS)}
+    seen = {key.removeprefix(SEEN): tensor.numpy() for key, tensor in tensors.items() if key.startswith(SEEN)}
+    weights = {key: tensor for key, tensor in tensors.items() if not key.startswith((TENSORS, SEEN))}
+    trust = Trust.from_file(facts["trust"], fitted) if "trust" in facts else Trust()
+    return facts, weights, trust, Exposure.from_arrays(seen) if seen else None
 
 
-def _write(path: Path, weights: dict[str, Tensor], metadata: dict[str, Any], trust: Trust) -> None:
-    fitted, arrays = trust.to_file()
+def _write(path: Path, weights: dict[str, Tensor], metadata: dict[str, Any], predictor: Predictor) -> None:
+    fitted, arrays = predictor.trust.to_file()
+    if predictor.exposure is not None:
+        arrays = {**arrays, **{f"{SEEN}{role}": array for role, array in predictor.exposure.arrays().items()}}
     tensors = {name: tensor.contiguous() for name, tensor in weights.items()}
     tensors |= {name: torch.from_numpy(values) for name, values in arrays.items()}
     facts = {**metadata, "format": FORMAT, "trust": fitted}
@@ -240,7 +247,7 @@ def load_model(path: str | PathLike[str], device: str = "auto") -> Predictor:
     if not path.is_file():
         raise RequestError(f"no model at {path}; a run folder has one once training has finished")
     try:
-        facts, weights, trust = _read(path)
+        facts, weights, trust, exposure = _read(path)
         recipe = check_recipe(facts["recipe"], str(path))
         height, width, channels = facts["shape"]
         model = build_model(recipe.model, len(facts["classes"]), (height, width, channels), fresh=False)
@@ -259,4 +266,5 @@ def load_model(path: str | PathLike[str], device: str = "auto") -> Predictor:
         tuple(facts["std"]),
         where,
         trust,
+        exposure,
     )

@@ -65,7 +65,7 @@ def read_weights(path: str | Path) -> WeightFile:
     try:
         with safe_open(path, framework="pt") as handle:
             facts = json.loads((handle.metadata() or {}).get("petriscope", "{}"))
-            # A name with a slash is of what was fitted on val, not of a weight.
+            # A name with a slash is of what was fitted on val or of the images that were seen, not of a weight.
             names = [key for key in handle.keys() if not (facts and "/" in key)]  # noqa: SIM118 (not a mapping)
             tensors = {key: handle.get_tensor(key) for key in names}
         statistics = (tuple(facts["mean"]), tuple(facts["std"])) if facts else None

@@ -36,6 +36,16 @@ def notes(evaluated: Mapping[str, Evaluation], recipe: Recipe) -> list[str]:
             notes.append(
                 f"The {name} images came from {evaluation.source}, not from the source of the training images."
             )
+        if (seen := evaluation.seen) is not None and seen.left_out:
+            notes.append(
+                f"{wording.plural(seen.left_out, f'{name} image')} {'is' if seen.left_out == 1 else 'are'} left out, because "
+                "the model learned from the same image or was fitted on it."
+            )
+        elif seen is not None and name == "test" and seen.train + seen.val:
+            notes.append(
+                f"The model learned from {seen.train:,} of the test images and was fitted on {seen.val:,}: metrics on test "
+                "are too optimistic."
+            )
         if name == "train":
             notes.append("The model was trained on the train images: metrics on train say nothing about new images.")
     return notes

@@ -52,6 +52,8 @@ from petriscope.core.results import (
 from petriscope.core.tables import csv_text, read_csv
 from petriscope.core.version import __version__
 from petriscope.data.imageset import Dataset
+from petriscope.data.membership import Membership
+from petriscope.data.recognition import membership_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,6 +68,7 @@ class Run:
 
     - ``recipe.yaml``: the resolved recipe;
     - ``environment.json``: versions, hardware, data and their fingerprint;
+    - ``splits.parquet``: the split, id and content digest of every image; not in runs of older versions;
     - ``metrics.jsonl``: one line per epoch;
     - ``model.safetensors``: the model, with all that prediction needs;
     - ``checkpoint/``: all that resuming needs, until the run is finished;
@@ -133,6 +136,17 @@ class Run:
     @property
     def _evaluate_again(self) -> str:
         return f"delete it, and evaluate again: {command('evaluate', self.folder)}"
+
+    @property
+    def membership(self) -> Membership | None:
+        """Which image is in which split; None for a run of an older version, which did not record it."""
+        path = self.folder / "splits.parquet"
+        if not path.is_file():
+            return None
+        with parsing(
+            path, "delete it, and what the model has seen is found out from the data if they have not changed"
+        ):
+            return Membership.read(path)
 
     @property
     def audited(self) -> pd.DataFrame:
@@ -229,6 +243,10 @@ class Run:
             with atomic(path) as temporary, temporary.open("wb") as handle:
                 table.to_parquet(handle, index=False)
 
+    def write_membership(self, membership: Membership) -> None:
+        with atomic(self.folder / "splits.parquet") as temporary:
+            membership.write(temporary)
+
     def write_gallery(self, name: str, **arrays: np.ndarray) -> None:
         """Write ``gallery/<name>.npz``, or replace it. Without arrays, nothing is written."""
         if arrays:
@@ -245,9 +263,14 @@ def open_run(folder: str | PathLike[str]) -> Run:
         RequestError: there is no run there.
     """
     run = Run(user_path(folder))
-    if not (run.folder / "recipe.yaml").is_file() or not (run.folder / "environment.json").is_file():
+    if not is_run(run.folder):
         raise RequestError(f"{folder} is not a run folder: recipe.yaml or environment.json is missing")
     return run
+
+
+def is_run(path: str | PathLike[str]) -> bool:
+    """Whether a path is a run folder."""
+    return all((user_path(path) / name).is_file() for name in ("recipe.yaml", "environment.json"))
 
 
 def create_run(folder: Path | None, recipe: Recipe, dataset: Dataset, **facts: Any) -> Run:
@@ -272,6 +295,7 @@ def begin_run(folder: Path, recipe: Recipe, dataset: Dataset, **facts: Any) -> R
     about = environment(dataset).model_copy(update=facts)
     write_text(folder / "recipe.yaml", recipe.to_yaml())
     write_text(folder / "environment.json", json_text(about.as_json(), indent=1))
+    (dataset.membership or membership_of(dataset.splits)).write(folder / "splits.parquet")
     if dataset.audited:
         write_text(folder / "audited.csv", csv_text(_audited_table(dataset)))
     return Run(folder)

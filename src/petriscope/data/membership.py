@@ -1,0 +1,159 @@
+"""Which images a run had in which split, and which of them its model learned from: by content, so that images are
+recognized wherever they lie and whatever they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from petriscope.core.results import SPLITS
+
+DIGEST = 16  # bytes of the hash of an image
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """The images that a model has seen, as digests; see `ImageSet.digests`.
+
+    Args:
+        train: it learned from them.
+        val: it was chosen by them, or its temperature and thresholds were fitted on them.
+    """
+
+    train: frozenset[bytes] = frozenset()
+    val: frozenset[bytes] = frozenset()
+
+    def __or__(self, other: Exposure) -> Exposure:
+        return Exposure(self.train | other.train, self.val | other.val)
+
+    def roles(self, digests: Iterable[bytes]) -> np.ndarray:
+        """``train``, ``val`` or an empty string for each image, [N] strings."""
+        return np.array(
+            ["train" if each in self.train else "val" if each in self.val else "" for each in digests], dtype=np.str_
+        )
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The digests of each role, uint8 [N, 16], sorted."""
+        return {"train": pack(sorted(self.train)), "val": pack(sorted(self.val))}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Exposure:
+        """
+        Raises:
+            KeyError, ValueError: an array is missing, or of another type or shape.
+        """
+        for role in ("train", "val"):
+            if arrays[role].dtype != np.uint8 or arrays[role].shape[1:] != (DIGEST,):
+                raise ValueError(f"digests of {role} must be uint8 [N, {DIGEST}]")
+        return cls(frozenset(unpack(arrays["train"])), frozenset(unpack(arrays["val"])))
+
+
+@dataclass(frozen=True)
+class Change:
+    """How a source differs from what it was when a run was trained.
+
+    Args:
+        new: ids of the images that the run did not have.
+        changed: ids of the images that have other pixels now.
+        relabeled: ids of the images that have another label or mask now.
+        gone: ids of the images that are no longer there.
+    """
+
+    new: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    relabeled: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        kinds = (
+            (self.new, "image is new", "images are new"),
+            (self.changed, "image has changed", "images have changed"),
+            (self.relabeled, "image has another label or mask", "images have another label or mask"),
+            (self.gone, "image is gone", "images are gone"),
+        )
+        return ", ".join(
+            f"{len(ids):,} {one if len(ids) == 1 else many} ({'' if len(ids) == 1 else 'the first: '}{ids[0]})"
+            for ids, one, many in kinds
+            if ids
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Membership:
+    """The split of every image of a run.
+
+    Args:
+        splits: train, val or test, [N] strings.
+        ids: as `ImageSet.ids`.
+        digests: of the pixels, in the form that the run decoded them to.
+        targets: the class of each image, or a hash of its mask, [N] strings.
+        groups: as `ImageSet.groups`.
+        used: bool [N]; False: the decisions of an audit or ``data.drop_single_class`` left the image out of its split.
+    """
+
+    splits: np.ndarray
+    ids: np.ndarray
+    digests: list[bytes]
+    targets: np.ndarray
+    groups: np.ndarray | None
+    used: np.ndarray
+
+    @property
+    def exposure(self) -> Exposure:
+        """What a model that was trained on train and fitted on val has seen."""
+
+        def of(split: str) -> frozenset[bytes]:
+            rows = np.flatnonzero((self.splits == split) & self.used)
+            return frozenset(self.digests[row] for row in rows)
+
+        return Exposure(of("train"), of("val"))
+
+    def write(self, path: Path) -> None:
+        """Write a Parquet table with a row per image: split, id, digest (hexadecimal), target, used, and group if there are
+        any."""
+        import pandas as pd
+
+        # A name that is not UTF-8 cannot be stored as it is; the image is recognized by its content.
+        ids = [name.encode("utf-8", "backslashreplace").decode() for name in self.ids.tolist()]
+        columns = {"split": self.splits, "id": ids, "digest": [each.hex() for each in self.digests], "used": self.used}
+        columns["target"] = self.targets
+        if self.groups is not None:
+            columns["group"] = self.groups
+        with path.open("wb") as handle:
+            pd.DataFrame(columns).to_parquet(handle, index=False, compression="zstd")
+
+    @classmethod
+    def read(cls, path: Path) -> Membership:
+        """Read what `write` wrote.
+
+        Raises:
+            OSError, ValueError, KeyError: it is damaged.
+        """
+        import pandas as pd
+
+        with path.open("rb") as handle:
+            table = pd.read_parquet(handle)
+        digests = [bytes.fromhex(each) for each in table["digest"]]
+        if not set(table["split"]) <= set(SPLITS) or any(len(each) != DIGEST for each in digests):
+            raise ValueError("it has unknown splits or digests")
+        return cls(
+            table["split"].to_numpy(np.str_),
+            table["id"].to_numpy(np.str_),
+            digests,
+            table["target"].to_numpy(np.str_),
+            table["group"].to_numpy(np.str_) if "group" in table else None,
+            table["used"].to_numpy(bool),
+        )
+
+
+def pack(digests: Sequence[bytes]) -> np.ndarray:
+    """Digests as one array, uint8 [N, 16]."""
+    return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, DIGEST).copy()
+
+
+def unpack(array: np.ndarray) -> list[bytes]:
+    """The digests in an array, uint8 [N, 16]."""
+    return [row.tobytes() for row in array]

@@ -1,0 +1,249 @@
+"""The data of a run, wherever they are now, and the images that its model has seen."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+
+from petriscope.core.errors import DataError, MissingSource, RequestError
+from petriscope.core.progress import say
+from petriscope.core.recipe import DataSection
+from petriscope.core.results import SeenImages
+from petriscope.data import Dataset, ImageSet, load_dataset
+from petriscope.data.aligned import load_aligned
+from petriscope.data.load import recall_dataset
+from petriscope.data.membership import Change, Exposure
+from petriscope.inference.predictor import Predictor
+from petriscope.run.folder import Run
+
+UNKNOWN = "the model file has no record of the images that it was trained on, so it cannot be checked"
+
+
+@dataclass(frozen=True)
+class OwnData:
+    """The images of a run that are there, in the splits of the run.
+
+    Args:
+        dataset: without images that the run did not have.
+        same: all images of the run are there, with their targets.
+        change: how the source differs; None: the run has no record of its images.
+    """
+
+    dataset: Dataset
+    same: bool
+    change: Change | None = None
+
+    @property
+    def differences(self) -> str:
+        """What has changed, as a sentence without its end; empty if nothing has."""
+        return str(self.change or "") or ("" if self.same else "images, targets or splits differ")
+
+
+def find_data(run: Run, source: str | None = None) -> OwnData:
+    """Load the data of a run.
+
+    Args:
+        source: where they are now; None: where the recipe says.
+
+    Raises:
+        RequestError: there is no such source.
+        DataError: no image of the run is there.
+    """
+    section, about, known = run.recipe.data, run.environment.data, run.membership
+    if source is not None:
+        section = section_elsewhere(section, source, about.shape)
+    try:
+        if known is not None:
+            dataset, change = recall_dataset(section, known, about.classes)
+            return OwnData(dataset, dataset.fingerprint == about.fingerprint, change)
+        dataset = load_dataset(section)
+    except MissingSource as error:
+        hint = "" if source is not None else f"\nIf the data of {run.folder} have moved, name their place with --data."
+        raise RequestError(f"{error}{hint}") from None
+    return OwnData(dataset, dataset.fingerprint == about.fingerprint)
+
+
+def section_elsewhere(section: DataSection, source: str, shape: tuple[int, int, int] | None) -> DataSection:
+    """How images of another source are read, so that they have the shape (height, width, channels) of a model."""
+    if shape is None:
+        return section.model_copy(update={"source": source})
+    height, width, channels = shape
+    form = {"size": (height, width), "channels": "gray" if channels == 1 else "rgb"}
+    return section.model_copy(update={"source": source, **form})
+
+
+def same_data(run: Run, source: str) -> Dataset | None:
+    """The data of a run, if they are what a source holds: its images and targets, and no others. Else None."""
+    try:
+        found = find_data(run, source)
+    except RequestError:
+        return None
+    return found.dataset if found.same and not found.differences else None
+
+
+def whole_data(run: Run, source: str | None = None, purpose: str = "continue") -> Dataset:
+    """The data of a run, all of them, as they were. New images of the source are left out, which is said.
+
+    Args:
+        purpose: what they are for, for the message.
+
+    Raises:
+        RequestError: there is no such source.
+        DataError: images of the run are missing or changed.
+    """
+    found = find_data(run, source)
+    place = source or run.recipe.data.source
+    if not found.same:
+        raise DataError(
+            f"the data at {place} have changed since {run.folder} was started: {found.differences}; restore them to "
+            f"{purpose}, or train a new run"
+        )
+    if found.differences:
+        say(
+            f"note: the data at {place} have changed since {run.folder} was started: {found.differences}; they are left out"
+        )
+    return found.dataset
+
+
+def own_split(run: Run, split: str) -> Dataset:
+    """The data of a run with at least one split as it was: of its images those that are still there, which is said. A run of
+    an older version gets a record of its images. The caller has claimed the run.
+
+    Raises:
+        RequestError: the source is missing.
+        DataError: the run has no such split, nothing is left of it, or it cannot be told which images were in it.
+    """
+    found, source = find_data(run), run.recipe.data.source
+    had = run.environment.data.splits
+    if found.same and not found.differences:
+        found.dataset.split(split)
+        if found.change is None and found.dataset.membership is not None:  # of an older version
+            run.write_membership(found.dataset.membership)
+        return found.dataset
+    what = f"the data at {source} have changed since {run.folder} was trained: {found.differences}"
+    sizes = {name: len(part) for name, part in found.dataset.splits.items()}
+    if found.change is None and split in found.dataset.drawn and sizes != {name: had[name].images for name in had}:
+        raise DataError(
+            f"{what}. The run has no record of its splits, so its {split} images cannot be told from the others; train a "
+            f"new run, or evaluate images that are new with --data"
+        )
+    if split in had and split not in found.dataset.splits:
+        raise DataError(f"{what}. None of its {had[split].images:,} {split} images is left")
+    left = len(found.dataset.split(split))
+    if found.change is None:
+        say(f"warning: {what}; it cannot be checked whether the model learned from images of {split}")
+    else:
+        say(f"warning: {what}. Evaluated are the {left:,} images that were {split} then and are still the same")
+    return found.dataset
+
+
+def other_data(predictor: Predictor, data: str, split: str, quiet: bool) -> ImageSet:
+    """A split of another source, with the image shape and the classes of the model."""
+    section = section_elsewhere(predictor.recipe.data, data, predictor.shape).model_copy(update={"audit": None})
+    images, warnings = load_aligned(section, split, predictor.classes, predictor.task)
+    for warning in () if quiet else warnings:
+        say(f"warning: {warning}")
+    return images
+
+
+def exposure_of(predictor: Predictor, run: Run | None) -> Exposure | None:
+    """The images that a model has seen; None if that is unknown. For a run of an older version, it follows from the data if
+    they have not changed."""
+    if predictor.exposure is not None or run is None:
+        return predictor.exposure
+    if (known := run.membership) is not None:
+        return known.exposure
+    with suppress(RequestError):
+        found = find_data(run)
+        return found.dataset.exposure if found.same else None
+    return None
+
+
+def leave_out_seen(
+    images: ImageSet, exposure: Exposure | None, where: str, keep: bool, only_train: bool = False
+) -> tuple[ImageSet, SeenImages | None]:
+    """Leave out the images that a model has seen, and say how many there are.
+
+    Args:
+        exposure: of the model; None: unknown, which is said.
+        where: the source of the images, for the message.
+        keep: keep them all the same.
+        only_train: leave out only those that it learned from.
+
+    Returns:
+        the images that are left, and how many the model has seen; None if that is unknown.
+
+    Raises:
+        DataError: no image is left.
+    """
+    if exposure is None:
+        say(f"note: {UNKNOWN} whether the model learned from images of {where}")
+        return images, None
+    roles = exposure.roles(images.digests())
+    train, val = (int((roles == role).sum()) for role in ("train", "val"))
+    if not train + val:
+        return images, SeenImages(train=0, val=0, left_out=0)
+    words = [f"learned from {train:,}"] * bool(train) + [f"was fitted on {val:,} (val)"] * bool(val)
+    first = images.ids[np.flatnonzero(roles != "")[0]]
+    what = f"of the {len(images):,} images of {where}, the model {' and '.join(words)}, the first: {first}"
+    out = np.isin(roles, ("train",) if only_train else ("train", "val")) & (not keep)
+    if out.all():
+        raise DataError(f"{what}; none is left. To keep the images that the model has seen: --keep-seen")
+    if not out.any():
+        say(f"warning: {what}; they are kept, so metrics are too optimistic")
+    else:
+        say(f"warning: {what}; {out.sum():,} are left out. To keep them: --keep-seen")
+        images = images.subset(np.flatnonzero(~out))
+    return images, SeenImages(train=train, val=val, left_out=int(out.sum()))
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Images for an evaluation or a calibration.
+
+    Args:
+        images: without those that the model has seen.
+        own: the data of the run with these images as their split; None: the images are from elsewhere.
+        seen: how many the model has seen; None: unknown.
+    """
+
+    images: ImageSet
+    own: Dataset | None
+    seen: SeenImages | None
+
+
+def choose_images(
+    predictor: Predictor,
+    run: Run | None,
+    data: str | None,
+    split: str,
+    keep: bool,
+    quiet: bool,
+    to_fit: bool = False,
+) -> Chosen:
+    """A split of a source, without the images that a model has seen. The run's own train and val are taken as they are.
+
+    Args:
+        run: of the model; None: there is only a model file.
+        data: the source; None: the run's own. A source that holds the run's own data stands for them.
+        keep: keep images that the model has seen.
+        to_fit: the model is to be fitted on the images, so those of val may be among them; else it is evaluated on them.
+
+    Raises:
+        RequestError: there is no such source.
+        DataError: the images cannot be used, or the model has seen all of them.
+    """
+    own = None if run is None else own_split(run, split) if data is None else same_data(run, data)
+    images = other_data(predictor, str(data), split, quiet) if own is None else own.split(split)
+    exposure = exposure_of(predictor, run)
+    seen: SeenImages | None
+    if own is not None and (split == "val" or (split == "train" and not to_fit)):
+        words = "learned from" if split == "train" else "was chosen by and fitted on"
+        say(f"note: the model {words} the {split} images, so metrics on them are no evidence for new images")
+        seen = SeenImages.model_validate({"train": 0, "val": 0, split: len(images), "left_out": 0})
+    else:
+        where = str(data or predictor.recipe.data.source) + ("" if own is None else f" ({split})")
+        images, seen = leave_out_seen(images, exposure, where, keep, only_train=to_fit)
+    return Chosen(images, None if own is None else own.with_split(split, images), seen)
