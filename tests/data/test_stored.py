@@ -252,3 +252,26 @@ def test_contents_decide_and_not_the_suffix(mode: str, name: str, tmp_path: Path
         except (OSError, ValueError):  # the format does not have the mode
             continue
         assert decode_file(tmp_path / name).shape[:2] == (4, 5)
+
+
+def test_colors_that_a_model_of_gray_images_does_not_see(tmp_path: Path) -> None:
+    color, grayish = some_images(1)[0], np.repeat(some_images(1, gray=True)[0], 3, axis=2)
+    for name, image, notes in (("a.png", color, {"color": 3}), ("b.png", grayish, {}), ("c.jpg", grayish, {})):
+        Image.fromarray(image).save(tmp_path / name)
+        assert decode.decode_with_content(tmp_path / name, channels="gray")[1].notes == notes
+        assert not decode.decode_with_content(tmp_path / name)[1].notes
+    assert not load(make_unsplit(tmp_path / "data"), channels="gray").warnings  # as asked
+
+
+def test_bits_that_do_nothing_are_said(tmp_path: Path) -> None:
+    (said,) = load(make_unsplit(tmp_path / "data"), bits=12).warnings
+    assert said == "data.bits=12 is for images stored with 16 bits, and there are none"
+
+
+def test_a_damaged_second_page_costs_nothing(tmp_path: Path) -> None:
+    first, second = (Image.fromarray(image) for image in some_images(2))
+    first.save(tmp_path / "a.tif", save_all=True, append_images=[second])
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    for end in range(len(data) - 1, len(data) // 2, -7):
+        path = put(tmp_path, bytes(data[:end]), "b.tif")
+        assert np.array_equal(decode_file(path), np.asarray(first))

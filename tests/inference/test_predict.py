@@ -78,4 +78,5 @@ def test_what_the_files_hold_beside_the_images_is_said(predictor, files, capsys)
         frames[0].save(path, format="TIFF", save_all=True, append_images=frames[1:])
     list(predict.predict_files(predictor, files, None, "none"))
     said = capsys.readouterr().err
+    assert "turned into gray" not in said
     assert f"warning: 2 images have 3 pages or frames, of which the first is taken, such as {files[3]}" in said

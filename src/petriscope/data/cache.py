@@ -22,11 +22,8 @@ from petriscope.data import index
 
 VERSION = 2  # raise it when decoding changes, so that old entries are no longer used
 READ_BYTES = 1 << 22
-BESIDE = (
-    ".json",
-    ".sum",
-    ".rows",
-)  # what belongs to an entry; the last two index its checksum and the digests of its rows
+# What belongs to an entry. The last two index its checksum and the digests of its rows.
+BESIDE = (".json", ".sum", ".rows")
 MOST_BYTES = 20 << 30  # the size of the cache; the least recently used entries are dropped beyond it
 
 ADVICE = "set PETRISCOPE_CACHE to a folder that may be written"

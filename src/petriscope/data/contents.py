@@ -12,6 +12,7 @@ NOTES = {
     "channels": "{amount} channels, of which only those of color and transparency are taken",
     "transparent": "transparent pixels, which are shown on white",
     "bits": "{amount} bits per channel, of which the upper 8 are taken",
+    "color": "colors, which are turned into gray",
     "bright": "pixels brighter than data.bits={bits} allows, which are taken as white",
 }
 HOT = 0.001  # share of the pixels of an image that say nothing of its brightness; at least one
@@ -48,10 +49,11 @@ class Contents:
 
     Args:
         bits: ``data.bits``.
+        gray: whether ``data.channels`` asks for gray, so that lost colors are no news.
     """
 
-    def __init__(self, bits: int) -> None:
-        self.bits = bits
+    def __init__(self, bits: int, gray: bool = False) -> None:
+        self.bits, self.gray = bits, gray
         self.seen: dict[str, _Seen] = {}
         self.peaks: dict[int, list[int]] = {8: [], 16: []}
 
@@ -61,13 +63,18 @@ class Contents:
 
     def note(self, name: str, notes: Mapping[str, int]) -> None:
         for kind, amount in notes.items():
+            if kind == "color" and self.gray:
+                continue
             seen = self.seen.setdefault(kind, _Seen(name))
             seen.count += 1
             seen.low, seen.high = min(seen.low, amount), max(seen.high, amount)
 
     def warnings(self) -> list[str]:
-        """One sentence for each kind of note, with its count and the first image, and one if the images are nearly black."""
-        return [*self._noted(), *dim_warning(self.peaks[16], self.bits), *dim_warning(self.peaks[8], 8)]
+        """One sentence for each kind of note, with its count and the first image; one if the images are nearly black, and one
+        if ``data.bits`` does nothing."""
+        idle = self.bits < 16 and self.peaks[8] and not self.peaks[16]
+        said = [f"data.bits={self.bits} is for images stored with 16 bits, and there are none"] if idle else []
+        return [*self._noted(), *said, *dim_warning(self.peaks[16], self.bits), *dim_warning(self.peaks[8], 8)]
 
     def _noted(self) -> Iterator[str]:
         for kind, words in NOTES.items():

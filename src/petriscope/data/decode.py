@@ -28,6 +28,7 @@ from petriscope.data.stored import REMEDY, Stored, describe_tiff, look, read_16_
 library_warnings.filterwarnings("ignore", module=r"PIL\.")
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 1 << 30  # of a file: twice what so many pixels take
+GRAYISH = 8  # how far the channels of a gray image that is stored in color may differ, as in JPEG
 BRIGHT = 0.01  # share of the pixels of an image that may be brighter than data.bits allows
 # Formats that Pillow decodes itself. For others it starts a program (Ghostscript for EPS), or they are no raster images.
 # fmt: off
@@ -190,7 +191,7 @@ def _decode_to_cache(
             size, channels = _agree(pool, paths, section, warnings, bad)
         _refuse(bad, names, section, len(paths))
         depth = 1 if channels == "gray" else 3
-        held = Contents(section.bits)
+        held = Contents(section.bits, section.channels == "gray")
 
         def decode(start: int) -> tuple[np.ndarray, dict[int, str], dict[int, Content]]:
             stop = min(start + CHUNK, len(paths))
@@ -326,6 +327,12 @@ def _decode(
             notes |= {"transparent": 1} if clear else {}
             if orientation in _UPRIGHT:
                 flat = flat.transpose(_UPRIGHT[orientation])
+            if (
+                channels == "gray"
+                and flat.mode == "RGB"
+                and int(np.ptp(np.asarray(flat), axis=2).max(initial=0)) > GRAYISH
+            ):
+                notes["color"] = 3
             if channels != "auto":
                 flat = flat.convert("L" if channels == "gray" else "RGB")
             array = np.asarray(flat)

@@ -10,7 +10,7 @@ import numpy as np
 
 from petriscope.core.errors import DataError
 from petriscope.core.progress import track
-from petriscope.data.decode import decode_file, probe_file, workers
+from petriscope.data.decode import MAX_BYTES, decode_file, probe_file, workers
 from petriscope.data.sources.listing import ImageFile
 from petriscope.data.sources.mask_files import read_mask
 
@@ -87,9 +87,9 @@ def is_cut_short(data: bytes) -> bool:
 
 def _look(file: ImageFile) -> tuple[tuple[int, int] | None, bool]:
     """(height, width) from the header, or None; and whether the file is truncated."""
-    if not file.path.is_file():
-        return None, False
     try:
+        if not file.path.is_file() or file.path.stat().st_size > MAX_BYTES:
+            return None, False
         cut = is_cut_short(file.path.read_bytes())
     except OSError:
         return None, False

@@ -41,10 +41,7 @@ class Stored:
 
 def look(image: Image.Image) -> Stored:
     """What is stored in an image that was opened and not yet loaded."""
-    pages = 1
-    if image.format in PAGED:
-        with suppress(Exception):  # the first page may be whole if those behind it are not
-            pages = max(int(getattr(image, "n_frames", 1)), 1)
+    pages = _pages(image)
     bands = len(image.getbands())
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return _look_tiff(image, pages)
@@ -90,6 +87,16 @@ def describe_tiff(path: Path) -> str:
             "read; save it with 1 channel (gray) or 3 (RGB) of 8 or 16 bits"
         )
     return ""
+
+
+def _pages(image: Image.Image) -> int:
+    if image.format not in PAGED:
+        return 1
+    try:
+        return max(int(getattr(image, "n_frames", 1)), 1)
+    except Exception:  # the first page may be whole if those behind it are not
+        image.seek(0)
+        return 1
 
 
 def _look_tiff(image: TiffImagePlugin.TiffImageFile, pages: int) -> Stored:

@@ -166,7 +166,7 @@ def decoded(
     is replaced by the error message. At the end, what the files hold beside these images is said."""
     height, width, channels = predictor.shape
     data = predictor.recipe.data
-    held = Contents(data.bits)
+    held = Contents(data.bits, data.channels == "gray")
 
     def attempt(path: Path) -> tuple[np.ndarray | str, Content | None]:
         try:
