@@ -4,8 +4,8 @@ import pytest
 import torch
 from augmenting import CLASSES, augmented, labels, plain, run, some_images, with_targets
 
-from devices import check_same_kind, on_every_device
-from petriscope.augment import AUGMENTATIONS
+from devices import check_same_kind, on_every_device, queued
+from petriscope.augment import AUGMENTATIONS, crop_around, noise_and_blur, occlusion
 from petriscope.augment.base import Color, Geometric, Mixing, Pixelwise, Policy
 from petriscope.augment.pipeline import Pipeline, drawn
 from petriscope.core.errors import RequestError
@@ -51,17 +51,6 @@ COLOR_GRAY = {"noise", "random-erasing", "corruption-mix", "stain-jitter"}
 MASKS_ALONE = {"copy-paste", "crop-around"}  # tests/augment/test_moved_masks.py has them
 every = pytest.mark.parametrize("name", sorted(CASES.keys() - MASKS_ALONE))
 channels_of = pytest.mark.parametrize("channels", [1, 3])
-
-
-# Operations that cannot run on `meta`, and options of which that is true.
-NEEDS_VALUES = {
-    "noise": "torch has no random generator on meta",
-    "crop-around": "a crop is drawn around a pixel that is read from the mask",
-}
-WITHOUT_VALUES = {
-    "random-erasing": {"fill": "mean"},  # noise needs a random generator, see above
-    "corruption-mix": {"held_out": ("pixelate",)},  # see test_corruptions.py
-}
 
 
 def strong(name, **options):
@@ -255,10 +244,11 @@ def test_nothing_gives_the_bytes_back():
 @on_every_device
 @pytest.mark.parametrize("dense", [False, True])
 @pytest.mark.parametrize("name", sorted(CASES))
-def test_it_runs_on_every_device(name, dense, device):
-    if device == "meta" and name in NEEDS_VALUES:
-        pytest.skip(NEEDS_VALUES[name])
-    operation = strong(name, **WITHOUT_VALUES.get(name, {}))
+def test_it_runs_on_every_device_and_waits_for_none(name, dense, device, monkeypatch):
+    if device == "meta":  # torch has no random generator on meta
+        for module in (crop_around, noise_and_blur, occlusion):
+            monkeypatch.setattr(module, "elsewhere", lambda device, generator: None)
+    operation = strong(name)
     if not getattr(operation, "for_masks" if dense else "for_labels", True):
         pytest.skip("not for such targets")
     images = some_images(8, 16, 24)
@@ -268,3 +258,7 @@ def test_it_runs_on_every_device(name, dense, device):
     found = pipeline(images.to(device), targets.to(device), torch.Generator().manual_seed(0))
     for there, here in zip(found, expected, strict=True):
         check_same_kind(there, here, device)
+    images, targets = images.to(device), targets.to(device)
+    if device != "cpu":
+        with queued(device):
+            pipeline(images, targets, torch.Generator().manual_seed(0))

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from devices import check_same_kind, on_every_device
+from devices import check_same_kind, on_every_device, queued
 from petriscope.augment.corruption_mix import CorruptionMix
 from petriscope.augment.corruptions import CORRUPTIONS, SEVERITIES, corrupt, corrupt_masks
 from petriscope.augment.corruptions.digital import jpeg
@@ -42,13 +42,15 @@ def halves(count=8, size=(24, 32)):
 
 @every
 @on_every_device
-def test_it_runs_on_every_device(name, device):
-    if device == "meta" and name == "pixelate":
-        pytest.skip("the number of cells is read from the levels")
+def test_it_runs_on_every_device_and_waits_for_none(name, device):
     images, masks = halves()
     indices = torch.arange(len(images))
     check_same_kind(corrupt(images.to(device), name, 3, indices), images, device)
     check_same_kind(corrupt_masks(masks.to(device), name, 3, indices), masks, device)
+    images, masks = images.to(device), masks.to(device)
+    with queued(device):
+        corrupt(images, name, 4, indices)
+        corrupt_masks(masks, name, 4, indices)
 
 
 @every

@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, jaccard_score, precision_score, recall_score
 
+from devices import check_same_kind, on_every_device, queued
+from petriscope.core.device import widest
 from petriscope.core.masks import IGNORE
 from petriscope.data.imageset import ImageSet
 from petriscope.inference.tta import predict_batch, predict_batches
@@ -18,7 +20,9 @@ from petriscope.metrics.segmentation import (
     Tally,
     boundary_f1_each,
     choose_examples,
+    confusion_each,
     full_mask_metrics,
+    loss_each,
     mask_table,
     outlines_each,
     quick_mask_metrics,
@@ -274,3 +278,24 @@ def test_a_model_is_left_in_the_mode_it_was_in():
     parts = list(predict_batches(model, Batches(images, torch.device("cpu")), normalize, "fp32", batch_size=2))
     assert model.training and [len(indices) for indices, _, _ in parts] == [2, 2, 1]
     assert all(targets.dtype == torch.uint8 and targets.shape[1:] == (4, 4) for _, _, targets in parts)
+
+
+@on_every_device
+def test_counts_run_on_every_device_and_wait_for_none(device):
+    log_p = torch.randn(3, 4, 6, 7, generator=torch.Generator().manual_seed(0)).log_softmax(1)
+    masks = (torch.arange(3 * 6 * 7) % 5).to(torch.uint8).view(3, 6, 7)
+    masks[masks == 4] = IGNORE
+    counts = [confusion_each, outlines_each]
+    expected = [count(log_p.argmax(1), masks, 4) for count in counts]
+    loss = loss_each(log_p, masks)
+    log_p, masks = log_p.to(device), masks.to(device)
+    with queued(device):
+        found = [count(log_p.argmax(1), masks, 4) for count in counts]
+        there = loss_each(log_p, masks)
+    assert there.device.type == device and there.dtype == widest(there.device)
+    for each, same in zip(found, expected, strict=True):
+        check_same_kind(each, same, device)
+        if device != "meta":
+            assert torch.equal(each.cpu(), same)
+    if device != "meta":
+        torch.testing.assert_close(there.cpu().double(), loss)

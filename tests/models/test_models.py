@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from devices import check_same_kind, on_every_device
+from devices import check_same_kind, on_every_device, queued
 from petriscope.core.errors import RequestError
 from petriscope.core.recipe import Part
 from petriscope.models import MODELS, build_model
@@ -119,12 +119,16 @@ def test_forward_and_backward_in_gray_and_rgb(name, channels):
 
 @every
 @on_every_device
-def test_it_runs_on_every_device(name, device):
+def test_it_runs_on_every_device_and_waits_for_none(name, device):
     model = make(name).eval()
     with torch.no_grad():
         expected = model(batch())
-        found = model.to(device)(batch().to(device))
+        images = batch().to(device)
+        found = model.to(device)(images)
     check_same_kind(found, expected, device)
+    if device != "cpu":
+        with queued(device):
+            model.train()(images).sum().backward()
     if device != "meta":
         torch.testing.assert_close(found.cpu(), expected, atol=1e-2, rtol=1e-2)  # GPUs multiply in TF32
 

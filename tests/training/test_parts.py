@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from devices import check_same_kind, on_every_device
+from devices import check_same_kind, on_every_device, queued
 from petriscope.core.errors import PetriscopeError, RequestError
 from petriscope.core.recipe import Part
 from petriscope.training.averaging import EMA
@@ -28,7 +28,7 @@ class TestLosses:
     @pytest.mark.parametrize("name", sorted(LOSSES.members))
     @pytest.mark.parametrize("shares", [False, True])
     @on_every_device
-    def test_it_runs_on_every_device(self, name, shares, device):
+    def test_it_runs_on_every_device_and_waits_for_none(self, name, shares, device):
         if shares and name == "lovasz":
             pytest.skip("shares of classes have no IoU")
         options = {"terms": ["focal", "dice"]} if name == "sum" else {}
@@ -36,8 +36,12 @@ class TestLosses:
         generator = torch.Generator().manual_seed(0)
         logits = torch.randn(18 if name == "consistency" else 6, 3, generator=generator)
         targets = torch.rand(6, 3, generator=generator).softmax(1) if shares else torch.arange(6) % 3
-        expected, found = loss(logits, targets), loss.to(device)(logits.to(device), targets.to(device))
+        expected = loss(logits, targets)
+        there, targets = logits.to(device).requires_grad_(), targets.to(device)
+        found = loss.to(device)(there, targets)
         check_same_kind(found, expected, device)
+        with queued(device):
+            loss(there, targets).backward()
         if device != "meta":
             torch.testing.assert_close(found.cpu(), expected)
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from petriscope import api
 from petriscope.core.errors import RequestError
@@ -11,6 +10,7 @@ from petriscope.core.recipe import FinetuneSection, Part
 from petriscope.inference.predictor import load_model
 from petriscope.models import build_model
 from petriscope.models.layers import head_of, only_head_of, ordered_layers
+from petriscope.models.weights import read_weights
 from petriscope.training.finetune import Plan, trained
 from petriscope.training.loop import Trainer
 from petriscope.training.optimizers import OPTIMIZERS
@@ -126,7 +126,7 @@ class TestPlan:
 
 
 def weights(run):
-    return load_file(run.model)
+    return read_weights(run.model).tensors
 
 
 def test_only_what_the_recipe_names_is_trained(tiny_recipe, tmp_path):

@@ -10,6 +10,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from petriscope.core.device import upload
+
 Probability = Annotated[float, Field(ge=0, le=1)]
 Magnitude = Annotated[float, Field(ge=0)]
 Classes = Annotated[tuple[Annotated[int, Field(ge=0, lt=255)], ...], Field(min_length=1)]
@@ -34,7 +36,7 @@ class Aimed:
     for_labels = False
 
     def matrices(self, masks: Tensor, generator: torch.Generator) -> Tensor:
-        """Masks, uint8 [B, H, W] -> maps from output to input coordinates, float32 [B, 3, 3], on the CPU."""
+        """Masks, uint8 [B, H, W] -> maps from output to input coordinates, float32 [B, 3, 3], on the masks' device."""
         raise NotImplementedError
 
 
@@ -155,12 +157,12 @@ def change_some(
     out = images.clone() if out is None else out
     rows = falls.nonzero().squeeze(1)
     if len(rows):
-        here = rows.to(images.device)
-        changed = change(images.index_select(0, here), *(values[rows].to(images.device) for values in per_image))
+        here = upload(rows, images.device)
+        changed = change(images.index_select(0, here), *(upload(values[rows], images.device) for values in per_image))
         out.index_copy_(0, here, changed)
     return out
 
 
-def identity(batch: int) -> Tensor:
-    """float32 [B, 3, 3]."""
-    return torch.eye(3).repeat(batch, 1, 1)
+def identity(batch: int, device: torch.device | None = None) -> Tensor:
+    """float32 [B, 3, 3]; on the CPU unless a device is given."""
+    return torch.eye(3, device=device).repeat(batch, 1, 1)

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from petriscope.augment.base import Color, Magnitude, Probability, chosen, constant, uniform
+from petriscope.core.device import upload
 from petriscope.core.drawing import BT601
 
 YIQ = (BT601, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
@@ -65,7 +66,7 @@ class Hue(Color):
         angle = uniform(batch, -self.amount, self.amount, generator) * chosen(batch, self.p, generator) * (2 * math.pi)
         if channels == 1:
             return _matrix(mean.new_ones(batch, 1, 1))
-        angle = angle.to(mean.device)
+        angle = upload(angle, mean.device)
         turn = _identity(mean).repeat(batch, 1, 1)
         turn[:, 1, 1] = turn[:, 2, 2] = angle.cos()
         turn[:, 1, 2], turn[:, 2, 1] = -angle.sin(), angle.sin()
@@ -95,7 +96,7 @@ def saturation(mean: Tensor, factor: Tensor) -> Tensor:
 def _factor(mean: Tensor, amount: Magnitude, p: Probability, generator: torch.Generator) -> Tensor:
     """One factor per image, float32 [B], on the device of ``mean``."""
     batch = len(mean)
-    return (1 + uniform(batch, -amount, amount, generator) * chosen(batch, p, generator)).to(mean.device)
+    return upload(1 + uniform(batch, -amount, amount, generator) * chosen(batch, p, generator), mean.device)
 
 
 def _identity(mean: Tensor) -> Tensor:

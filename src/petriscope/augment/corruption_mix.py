@@ -10,6 +10,7 @@ from torch import Tensor
 
 from petriscope.augment.base import Pixelwise, Probability, chosen, in_order, uniform
 from petriscope.augment.corruptions import CORRUPTIONS, Corruption
+from petriscope.core.device import upload
 from petriscope.core.errors import near
 
 Severity = Annotated[float, Field(ge=0, le=5)]
@@ -73,8 +74,8 @@ class CorruptionMix(Pixelwise):
         for place, corruption in enumerate(pool):
             rows = (falls & (which == place)).nonzero().squeeze(1)
             if len(rows):
-                here = rows.to(images.device)
+                here = upload(rows, images.device)
                 some = images.index_select(0, here).contiguous()
-                changed = corruption(some.clamp(0, 1), severity[rows], keys[rows].to(images.device))
+                changed = corruption(some.clamp(0, 1), severity[rows], upload(keys[rows], images.device))
                 out.index_copy_(0, here, changed)
         return out

@@ -19,6 +19,7 @@ from petriscope.augment.base import (
     of_classes,
     uniform,
 )
+from petriscope.core.device import upload
 
 Side = Annotated[float, Field(gt=0, le=1)]
 
@@ -47,12 +48,12 @@ class CropAround(Aimed):
         falls = chosen(batch, self.p, generator)
         side = uniform(batch, *self.side, generator)
         place = torch.rand(batch, 2, generator=generator) - 0.5  # of the pixel in the window, in sides of it
+        falls, side, place = (upload(t, masks.device) for t in (falls, side, place))
         wanted = of_classes(masks, self.classes).flatten(1)
         lots = torch.rand(wanted.shape, generator=elsewhere(masks.device, generator), device=masks.device)
         best, pixel = (lots + 1).mul_(wanted).max(1)
-        falls &= (best > 0).cpu()
-        pixel = pixel.cpu()
-        out = identity(batch)
+        falls = falls & (best > 0)
+        out = identity(batch, masks.device)
         for axis, (length, at) in enumerate(((width, pixel % width), (height, pixel // width))):
             free = (1 - side) * length / 2
             center = at + 0.5 - length / 2 + place[:, axis] * side * length

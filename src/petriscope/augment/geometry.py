@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from petriscope.augment.base import Geometric, Magnitude, Probability, chosen, constant, identity, uniform
+from petriscope.core.device import upload
 
 
 class Flip(Geometric):
@@ -157,13 +158,13 @@ def gather(images: Tensor, matrices: Tensor, outside: int | None = None) -> Tens
             _sources(m[:, 1, 0], m[:, 1, 2], width, height) * width,
         ]
         plain = [np.where(turned[:, None], c, p) for c, p in zip(crossed, plain, strict=True)]
-    by_y, by_x = (torch.from_numpy(table).to(images.device) for table in plain)
+    by_y, by_x = (upload(torch.from_numpy(table), images.device) for table in plain)
     out_of_frame = None if outside is None else _beyond(matrices, height, width)
     by_y += torch.arange(batch, device=images.device)[:, None] * (height * width)
     index = by_y[:, :, None] + by_x[:, None, :]
     moved = images.reshape(-1, channels).index_select(0, index.flatten()).view(batch, height, width, channels)
     if outside is not None and out_of_frame is not None:
-        moved.masked_fill_(out_of_frame[..., None].to(images.device), outside)
+        moved.masked_fill_(upload(out_of_frame[..., None], images.device), outside)
     return moved
 
 
@@ -204,7 +205,7 @@ def resample(
         matrices: [B, 3, 3], as `Geometric.matrices` gives them.
     """
     height, width = images.shape[2:]
-    m = matrices.to(images.device)
+    m = upload(matrices, images.device)
     # grid_sample counts coordinates in half sides
     half = constant((width / 2, height / 2), images.device)
     theta = torch.cat([m[:, :2, :2] * half[None, None, :] / half[None, :, None], m[:, :2, 2:] / half[None, :, None]], 2)

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from petriscope.augment.base import Classes, Mixing, Probability, chosen, of_classes
+from petriscope.core.device import upload
 
 Alpha = Annotated[float, Field(ge=0)]
 
@@ -32,7 +33,7 @@ class MixUp(Mixing):
         self, images: Tensor, targets: Tensor, generator: torch.Generator, dense: bool
     ) -> tuple[Tensor, Tensor]:
         share, partner = _draw(len(images), self.alpha, self.p, generator)
-        share, partner = share.to(images.device), partner.to(images.device)
+        share, partner = upload(share, images.device), upload(partner, images.device)
         mixed = torch.lerp(images[partner], images, share[:, None, None, None])
         return mixed, torch.lerp(targets[partner], targets, share[:, None])
 
@@ -61,7 +62,7 @@ class CutMix(Mixing):
         rows, columns = _span(side, height, generator), _span(side, width, generator)
         pasted = rows[:, :, None] * columns[:, None, :]
         kept = 1 - pasted.flatten(1).mean(1)
-        partner, pasted, kept = (t.to(images.device) for t in (partner, pasted, kept))
+        partner, pasted, kept = (upload(t, images.device) for t in (partner, pasted, kept))
         # the lerp of 0 and 1 is exact, and ten times as fast as torch.where on a broadcast condition
         mixed = torch.lerp(images, images[partner], pasted[:, None])
         if dense:
@@ -91,8 +92,8 @@ class CopyPaste(Mixing):
     def __call__(
         self, images: Tensor, targets: Tensor, generator: torch.Generator, dense: bool
     ) -> tuple[Tensor, Tensor]:
-        falls = chosen(len(images), self.p, generator).to(images.device)
-        which = torch.rand(len(images), generator=generator).to(images.device)
+        falls = upload(chosen(len(images), self.p, generator), images.device)
+        which = upload(torch.rand(len(images), generator=generator), images.device)
         pasted = of_classes(targets, self.classes)
         # The holder of a drawn number is found by counting, because reading which images hold something would wait for
         # the device. Without any holder the partner is the last image, of which nothing is pasted.

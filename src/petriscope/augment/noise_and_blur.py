@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from petriscope.augment.base import Magnitude, Pixelwise, Probability, chosen, elsewhere, uniform
+from petriscope.core.device import upload
 
 
 class Noise(Pixelwise):
@@ -24,7 +25,7 @@ class Noise(Pixelwise):
         std = uniform(batch, 0, self.std, generator) * chosen(batch, self.p, generator)
         there = elsewhere(images.device, generator)
         noise = torch.randn(images.shape, generator=there, device=images.device)
-        return torch.addcmul(images, noise, std.to(images.device)[:, None, None, None])
+        return torch.addcmul(images, noise, upload(std, images.device)[:, None, None, None])
 
 
 class Blur(Pixelwise):
@@ -36,7 +37,7 @@ class Blur(Pixelwise):
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         batch = len(images)
         sigma = uniform(batch, 0, self.sigma, generator) * chosen(batch, self.p, generator)
-        return gaussian_blur(images, sigma.to(images.device), reach=math.ceil(3 * self.sigma))
+        return gaussian_blur(images, upload(sigma, images.device), reach=math.ceil(3 * self.sigma))
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, reach: int) -> Tensor:

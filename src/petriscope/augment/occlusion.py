@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from petriscope.augment.base import Pixelwise, Probability, change_some, chosen, elsewhere, in_order, uniform
+from petriscope.core.device import upload
 
 Fill = Literal["mean", "noise", "zero"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -178,14 +179,14 @@ def cover(images: Tensor, covered: Tensor, fill: Fill, generator: torch.Generato
         fill: the image's mean color, noise (uniform and independent), or zero.
     """
     # The lerp of 0 and 1 is exact, and ten times as fast as torch.where on a broadcast condition.
-    there = covered.to(images.device)[:, None]
+    there = upload(covered, images.device)[:, None]
     if fill == "zero":
         return images * (1 - there)
     if fill == "mean":
         return torch.lerp(images, images.mean((2, 3), keepdim=True), there)
     falls = covered.flatten(1).any(1)
     noise = elsewhere(images.device, generator)
-    there = there[falls.to(images.device)]
+    there = there.index_select(0, upload(falls.nonzero().squeeze(1), images.device))
 
     def covered_with_noise(some: Tensor) -> Tensor:
         return torch.lerp(some, torch.rand(some.shape, generator=noise, device=some.device), there)

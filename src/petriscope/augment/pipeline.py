@@ -23,6 +23,7 @@ from petriscope.augment.base import (
 )
 from petriscope.augment.color import apply_color, compose, mapped, unchanged
 from petriscope.augment.geometry import gather, is_exact, resample
+from petriscope.core.device import upload
 from petriscope.core.errors import RequestError
 from petriscope.core.masks import IGNORE
 from petriscope.core.recipe import Part
@@ -119,10 +120,12 @@ class Pipeline:
         matrices = product(geometric, len(images), (images.shape[1], images.shape[2]), generator)
         for aim in operations:
             if isinstance(aim, Aimed) and masks is not None:
-                matrices = aim.matrices(masks, generator) @ matrices
-        # Images with exact maps are moved by index, and only the others are resampled.
-        exact = is_exact(matrices, (images.shape[1], images.shape[2]))
-        moves = torch.where(exact[:, None, None], matrices, torch.eye(3))
+                matrices = aim.matrices(masks, generator) @ upload(matrices, masks.device)
+        # Images with exact maps are moved by index, and only the others are resampled. Maps that depend on masks on a GPU
+        # are not read, which would wait for it.
+        known = matrices.device.type == "cpu"
+        exact = is_exact(matrices, (images.shape[1], images.shape[2])) if known else torch.zeros(len(images)).bool()
+        moves = torch.where(exact[:, None, None], matrices, torch.eye(3)) if known else torch.eye(3)
         if (moves != torch.eye(3)).any():
             images = gather(images, moves)
             masks = None if masks is None else gather(masks[..., None], moves, IGNORE)[..., 0]
@@ -186,7 +189,7 @@ def resample_rows(pixels: Tensor, matrices: Tensor, rows: Tensor) -> Tensor:
         return pixels
     if len(rows) == len(pixels):
         return resample(pixels, matrices)
-    here = rows.to(pixels.device)
+    here = upload(rows, pixels.device)
     return pixels.index_copy_(0, here, resample(pixels.index_select(0, here), matrices[rows]))
 
 
@@ -194,9 +197,10 @@ def _resample_masks(masks: Tensor, matrices: Tensor, rows: Tensor) -> Tensor:
     """Masks, uint8 [B, H, W], resampled at ``rows`` by nearest neighbor; `IGNORE` where a pixel comes from outside."""
     if len(rows) == 0:
         return masks
-    here = rows.to(masks.device)
-    chosen = masks.index_select(0, here)[:, None].float()
-    moved = resample(chosen, matrices[rows], "nearest", IGNORE)[:, 0].to(masks.dtype)
+    if len(rows) == len(masks):
+        return resample(masks[:, None].float(), matrices, "nearest", IGNORE)[:, 0].to(masks.dtype)
+    here = upload(rows, masks.device)
+    moved = _resample_masks(masks.index_select(0, here), matrices[rows], torch.arange(len(rows)))
     return masks.index_copy(0, here, moved)
 
 

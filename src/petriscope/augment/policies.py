@@ -33,6 +33,7 @@ from petriscope.augment.base import (
 )
 from petriscope.augment.color import brightness, compose, contrast, mapped, saturation, unchanged
 from petriscope.augment.pipeline import apply_pixels, product, resample_rows
+from petriscope.core.device import upload
 
 STRONGEST = 30  # of the papers' scale of magnitudes
 
@@ -167,8 +168,8 @@ class AugMix(Pixelwise):
         matrices = product([op for op in drawn if isinstance(op, Geometric)], copies, (shape[2], shape[3]), generator)
         moved = (matrices != torch.eye(3)).any(2).any(1).nonzero().squeeze(1)
         chains = apply_pixels(resample_rows(chains, matrices, moved), drawn, generator)
-        blend = weights.to(images.device)[:, None, :] @ chains.view(batch, self.width, -1)
-        return torch.lerp(images, blend.view(shape), share.to(images.device))
+        blend = upload(weights, images.device)[:, None, :] @ chains.view(batch, self.width, -1)
+        return torch.lerp(images, blend.view(shape), upload(share, images.device))
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,7 @@ class _Colors(Color):
     def matrices(self, mean: Tensor, generator: torch.Generator) -> Tensor:
         nothing = total = unchanged(mean)
         changes = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
-        factors = {name: (1 + self.drawn.amount_of(name)).to(mean.device) for name in changes}
+        factors = {name: upload(1 + self.drawn.amount_of(name), mean.device) for name in changes}
         for place in range(self.drawn.kind.shape[1]):
             moved = mapped(mean, total)
             # Two of the three do nothing, so what the three add to nothing is what the third one adds.

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Literal
 from petriscope.core.errors import RequestError
 
 if TYPE_CHECKING:  # torch is imported where it is used: reading data needs cores and memory, and no torch
+    import numpy as np
     import torch
-    from torch import nn
+    from torch import Tensor, nn
 
 Format = Literal["fp32", "bf16", "fp16"]
 
+NO_DOUBLES = {"mps"}  # types of devices without float64
 MMAP_MAX, TRIM_THRESHOLD = -4, -1  # of glibc's mallopt
 
 
@@ -75,6 +77,27 @@ def autocast(device: torch.device, number_format: Format) -> torch.autocast:
 
     dtype = torch.float16 if number_format == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype=dtype, enabled=number_format != "fp32")
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """The most precise float that a device has."""
+    import torch
+
+    return torch.float32 if device.type in NO_DOUBLES else torch.float64
+
+
+def tensor_of(array: np.ndarray) -> Tensor:
+    """An array as a tensor of the same memory; a copy if it is not contiguous, or may not be written, as torch wants it."""
+    import numpy as np
+    import torch
+
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device. The copy is queued, and neither waits for what was queued before; on MPS, where the tensor
+    could be freed too early, it is not queued."""
+    return tensor.to(device, non_blocking=device.type != "mps")
 
 
 def lay_out(model: nn.Module, channels_last: bool) -> nn.Module:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from petriscope.core.device import tensor_of
 from petriscope.core.files import atomic
 from petriscope.core.masks import IGNORE, border_pixels
 
@@ -107,7 +108,7 @@ def resize_images(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize images, uint8 [N, H, W, C], to (height, width), bilinear with antialiasing."""
     import torch
 
-    planes = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
+    planes = tensor_of(images).permute(0, 3, 1, 2).float()
     out = torch.nn.functional.interpolate(planes, size, mode="bilinear", align_corners=False, antialias=True)
     return out.round_().clamp_(0, 255).permute(0, 2, 3, 1).byte().contiguous().numpy()
 

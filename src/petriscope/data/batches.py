@@ -1,7 +1,8 @@
-"""Batches on the device: an index into a resident tensor, or a read from a mapped file one batch ahead."""
+"""Batches on the device: an index into a resident tensor, or a read one batch ahead."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
@@ -10,37 +11,58 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from petriscope.core.device import free_memory, tensor_of, upload
 from petriscope.data.imageset import ImageSet
+
+SHARE = 0.5  # of a device's free memory, for images; models and their activations need the rest
+CHUNK = 1024  # images that are copied to a device at a time
 
 
 class Batches:
     """The images of an image set, ready to be taken by the batch.
 
     Args:
-        images: the set; kept on ``device`` as uint8 unless it is mapped from disk.
+        images: the set.
         device: where batches go.
-        memory: ``auto`` keeps a mapped set on disk and all else resident; ``resident`` reads a mapped set into memory.
+        memory: ``resident``: the whole set is kept on ``device``, as uint8. ``auto``: so is a set that fits into half of the
+            free memory of a GPU, wherever it comes from; on the CPU, all but a set that is mapped from disk. ``mapped``: as
+            ``auto`` on the CPU, and nothing is kept on a GPU. What is not kept is read by the batch.
     """
 
     def __init__(
         self, images: ImageSet, device: torch.device, memory: Literal["auto", "resident", "mapped"] = "auto"
     ) -> None:
         self.images, self.device = images, device
-        self.mapped = images.mapped and memory != "resident"
-        self.targets = torch.from_numpy(images.targets).to(device)
-        if not self.mapped:
-            self._resident = torch.from_numpy(np.ascontiguousarray(images.images)).to(device)
+        self.targets = tensor_of(images.targets).to(device)
+        self._resident = self._copied() if memory == "resident" or self._fits(memory) else None
+
+    def _fits(self, memory: str) -> bool:
+        if self.device.type == "cpu":
+            return not self.images.mapped
+        size = len(self.images) * math.prod(self.images.shape)
+        return memory == "auto" and size <= SHARE * free_memory(self.device)
+
+    def _copied(self) -> Tensor:
+        if self.device.type == "cpu":
+            return tensor_of(self.images.images)
+        out = torch.empty((len(self.images), *self.images.shape), dtype=torch.uint8, device=self.device)
+        for start in range(0, len(out), CHUNK):
+            part = out[start : start + CHUNK]
+            part.copy_(tensor_of(self.images.take(np.arange(start, start + len(part)))))
+        return out
 
     def take(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         """uint8 [B, H, W, C] at ``indices``, with int64 [B], or masks uint8 [B, H, W]."""
-        if self.mapped:
-            return self._from_disk(indices)
-        index = torch.from_numpy(indices).to(self.device)
-        return self._resident.index_select(0, index), self.targets.index_select(0, index)
+        index = upload(tensor_of(indices), self.device)
+        if self._resident is None:
+            images = upload(tensor_of(self.images.take(indices)), self.device)
+        else:
+            images = self._resident.index_select(0, index)
+        return images, self.targets.index_select(0, index)
 
     def iterate(self, batches: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches in turn; from disk, each is read while the one before is used."""
-        if not self.mapped:
+        """The batches in turn. If the set is not kept on the device, each is read while the one before is used."""
+        if self._resident is not None:
             yield from map(self.take, batches)
             return
         with ThreadPoolExecutor(1) as reader:
@@ -52,8 +74,3 @@ class Batches:
                 ahead = following
             if ahead is not None:
                 yield ahead.result()
-
-    def _from_disk(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        images = torch.from_numpy(np.ascontiguousarray(self.images.take(indices)))
-        index = torch.from_numpy(indices)
-        return images.to(self.device), self.targets[index.to(self.device)]

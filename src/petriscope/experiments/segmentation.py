@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from petriscope.core.device import widest
 from petriscope.core.masks import IGNORE
 from petriscope.core.recipe import TTA
 from petriscope.core.results import Evaluation, Explanations
@@ -82,7 +83,7 @@ def see(predictor: Predictor, val: ImageSet, tta: TTA, label: str | None) -> See
     def watched() -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
         for indices, log_p, masks in mask_predictions(predictor, val, tta, label):
             truth = torch.where(masks == IGNORE, 0, masks).long()
-            p = log_p.gather(1, truth[:, None]).double().exp().flatten(1).cpu().numpy()
+            p = log_p.gather(1, truth[:, None]).to(widest(log_p.device)).exp().flatten(1).cpu().double().numpy()
             of_truth.extend(row[places[index]] for index, row in zip(indices.tolist(), p, strict=True))
             yield indices, log_p, masks
 

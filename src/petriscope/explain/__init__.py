@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from petriscope.core.device import tensor_of
 from petriscope.core.errors import RequestError
 from petriscope.core.recipe import Part
 from petriscope.core.registry import Registry
@@ -138,9 +139,9 @@ def explain(
     out = np.zeros((len(images), height, width), dtype=np.float32)
     with frozen_in_float32(predictor.model) as model, torch.autocast(predictor.device.type, enabled=False):
         for start in range(0, len(images), size):
-            block = torch.from_numpy(np.ascontiguousarray(images[start : start + size])).to(predictor.device)
-            asked = torch.from_numpy(classes[start : start + size]).to(predictor.device)
-            where = None if regions is None else torch.from_numpy(regions[start : start + size]).to(predictor.device)
+            block = tensor_of(images[start : start + size]).to(predictor.device)
+            asked = tensor_of(classes[start : start + size]).to(predictor.device)
+            where = None if regions is None else tensor_of(regions[start : start + size]).to(predictor.device)
             raw = function(model, predictor.normalize(block), Question(asked, where), **options).detach().float()
             out[start : start + size] = _scaled(raw, (height, width), covered(model, height, width)).cpu().numpy()
     return out

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from petriscope.core.device import Format, autocast
+from petriscope.core.device import Format, autocast, tensor_of
 from petriscope.core.progress import progress
 from petriscope.data.imageset import ImageSet
 from petriscope.models.layers import last_linear, watching
@@ -68,7 +68,7 @@ def nearest(
 
     def directions(images: np.ndarray) -> Tensor:
         with autocast(device, number_format):
-            model(normalize(torch.from_numpy(np.ascontiguousarray(images)).to(device)))
+            model(normalize(tensor_of(images).to(device)))
         return nn.functional.normalize(seen[0].float().flatten(1), dim=1)
 
     with (

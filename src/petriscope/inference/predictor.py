@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from petriscope.augment.pipeline import Normalize
-from petriscope.core.device import Format, choose_device, choose_format, lay_out
+from petriscope.core.device import Format, choose_device, choose_format, lay_out, tensor_of
 from petriscope.core.errors import RequestError
 from petriscope.core.files import atomic, json_text, user_path
 from petriscope.core.recipe import TTA, Recipe, check_recipe
@@ -167,7 +167,7 @@ class Predictor:
             raise RequestError(
                 f"this model takes uint8 [B, {', '.join(map(str, self.shape))}], not {images.dtype} {list(images.shape)}"
             )
-        return torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+        return tensor_of(images).to(self.device)
 
     def _raw(self, batch: Tensor, tta: TTA) -> np.ndarray:
         with self._lock:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from petriscope.core.device import widest
 from petriscope.core.masks import BACKGROUND, IGNORE, border_pixels
 from petriscope.metrics.intervals import bootstrap_weights, percentile95, sum_by
 
@@ -54,17 +55,13 @@ def tally_masks(
         classes: K.
         outlines: whether to trace the outlines of the classes too.
     """
-    import torch
-
     confusion = np.zeros((count, classes, classes), dtype=np.int64)
     nll = np.zeros(count)
     lines = np.zeros((count, classes, 4), dtype=np.int64)
     for indices, log_p, masks in predictions:
         predicted = log_p.argmax(1)
         confusion[indices] = confusion_each(predicted, masks, classes).cpu().numpy()
-        labeled = masks != IGNORE
-        true_log_p = log_p.gather(1, torch.where(labeled, masks, 0).long()[:, None])[:, 0]
-        nll[indices] = -(true_log_p * labeled).sum((1, 2), dtype=torch.float64).cpu().numpy()
+        nll[indices] = loss_each(log_p, masks).cpu().numpy()
         if outlines:
             lines[indices] = outlines_each(predicted, masks, classes).cpu().numpy()
     return Tally(confusion, nll, lines)
@@ -81,8 +78,25 @@ def confusion_each(predicted: Tensor, masks: Tensor, classes: int) -> Tensor:
 
     labeled = masks != IGNORE
     first = torch.arange(len(masks), device=masks.device)[:, None, None] * classes
-    cells = ((first + masks) * classes + predicted)[labeled]
-    return torch.bincount(cells, minlength=len(masks) * classes * classes).view(-1, classes, classes)
+    beyond = len(masks) * classes * classes  # the cell of what is not labeled
+    cells = torch.where(labeled, (first + masks) * classes + predicted, beyond).flatten()
+    counts = torch.zeros(beyond + 1, dtype=torch.int64, device=masks.device)
+    counts.scatter_add_(0, cells, torch.ones_like(cells[:1]).expand_as(cells))
+    return counts[:beyond].view(-1, classes, classes)
+
+
+def loss_each(log_p: Tensor, masks: Tensor) -> Tensor:
+    """The negative log-likelihood summed over the labeled pixels of each image, in nats, float [B].
+
+    Args:
+        log_p: log-probabilities, float32 [B, K, H, W].
+        masks: uint8 [B, H, W].
+    """
+    import torch
+
+    labeled = masks != IGNORE
+    true_log_p = log_p.gather(1, torch.where(labeled, masks, 0).long()[:, None])[:, 0]
+    return -(true_log_p * labeled).sum((1, 2), dtype=widest(log_p.device))
 
 
 def outlines_each(predicted: Tensor, masks: Tensor, classes: int) -> Tensor:

@@ -69,7 +69,7 @@ class Classification(Task):
     def hits(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         # Of a mixed image, the class that it has most of counts.
         labels = targets.argmax(1) if targets.is_floating_point() else targets
-        return (logits.argmax(1) == labels).sum(), logits.new_tensor(len(labels))
+        return (logits.argmax(1) == labels).sum(), logits.new_full((), len(labels))
 
     def collect(self, batches: PredictedBatches, count: int, classes: int, full: bool = False) -> np.ndarray:
         return gather(batches)

@@ -26,7 +26,7 @@ class FeatureBatches(Batches):
 
     def __init__(self, batches: Batches, features: Tensor) -> None:
         self.images, self.device, self.targets = batches.images, batches.device, batches.targets
-        self.mapped, self._resident = False, features
+        self._resident = features
 
 
 @torch.no_grad()

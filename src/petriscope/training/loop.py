@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from petriscope.augment.pipeline import Normalize, Pipeline, check_targets
-from petriscope.core.device import autocast, choose_format, lay_out
+from petriscope.core.device import autocast, choose_format, lay_out, widest
 from petriscope.core.errors import Interrupted, PetriscopeError, RequestError
 from petriscope.core.progress import Progress, duration, say
 from petriscope.core.recipe import Recipe
@@ -240,7 +240,7 @@ class Trainer:
         if not self.quiet and self.at.batch == 0:
             self._say_stage()
         batches = self.epoch_batches(self.at.epoch)[self.at.batch :]
-        sums = self._sums.to(self.device, torch.float32 if self.device.type == "mps" else torch.float64)
+        sums = self._sums.to(self.device, widest(self.device))
         started = time.monotonic()
         spent_before = self.at.epoch_seconds
         for images, targets in self.train.iterate(batches):
@@ -295,7 +295,7 @@ class Trainer:
             self.ema.update(step)
         with torch.no_grad():
             hits, judged = self.task.hits(logits, targets)
-            return torch.stack([loss.detach() * size, hits.to(loss.dtype), judged, loss.new_tensor(size)])
+            return torch.stack([loss.detach() * size, hits.to(loss.dtype), judged, loss.new_full((), size)])
 
     def _factor(self, step: int) -> float:
         """What the rates of the recipe are multiplied by at a step of the current epoch."""

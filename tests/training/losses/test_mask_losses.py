@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from devices import check_same_kind, on_every_device
+from devices import check_same_kind, on_every_device, queued
 from petriscope.core.errors import RequestError
 from petriscope.core.masks import IGNORE
 from petriscope.core.recipe import Part
@@ -113,12 +113,13 @@ class TestContract:
 
     @every
     @on_every_device
-    def test_it_runs_on_every_device(self, part, device):
+    def test_it_runs_on_every_device_and_waits_for_none(self, part, device):
         logits, masks = draw()
         expected = build(part)(logits, masks)
-        there = logits.to(device).requires_grad_()
-        loss = build(part).to(device)(there, masks.to(device))
-        loss.backward()
+        there, masks, loss_of = logits.to(device).requires_grad_(), masks.to(device), build(part).to(device)
+        with queued(device):
+            loss = loss_of(there, masks)
+            loss.backward()
         check_same_kind(loss, expected, device)
         check_same_kind(there.grad, logits, device)
         if device != "meta":

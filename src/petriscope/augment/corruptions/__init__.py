@@ -19,6 +19,7 @@ from petriscope.augment.base import constant
 from petriscope.augment.corruptions import blur, cover, digital, light, place
 from petriscope.augment.corruptions.draws import Draws, image_keys
 from petriscope.augment.geometry import resample
+from petriscope.core.device import upload
 from petriscope.core.errors import RequestError, near
 from petriscope.core.masks import IGNORE
 
@@ -70,18 +71,20 @@ class Corruption:
         Returns:
             float32 [B, C, H, W] in [0, 1], on the images' device.
         """
-        changed = self.carry_out(images, self.level(severity).to(images.device), Draws(keys)).clamp(0, 1)
+        changed = self.carry_out(images, upload(self.level(severity), images.device), Draws(keys)).clamp(0, 1)
         still = severity <= 0
-        return torch.where(still.to(images.device)[:, None, None, None], images, changed) if still.any() else changed
+        return (
+            torch.where(upload(still, images.device)[:, None, None, None], images, changed) if still.any() else changed
+        )
 
     def follow(self, masks: Tensor, severity: Tensor, keys: Tensor) -> Tensor:
         """Move masks as `__call__` moves their images; uint8 [B, H, W], `IGNORE` where something comes in from
         outside."""
         if self.moves is None:
             return masks
-        matrices = self.moves(self.level(severity).to(masks.device), masks.shape, Draws(keys))
+        matrices = self.moves(upload(self.level(severity), masks.device), masks.shape, Draws(keys))
         moved = resample(masks[:, None].float(), matrices, "nearest", IGNORE)[:, 0].to(torch.uint8)
-        return torch.where((severity <= 0).to(masks.device)[:, None, None], masks, moved)
+        return torch.where(upload(severity <= 0, masks.device)[:, None, None], masks, moved)
 
 
 CORRUPTIONS: dict[str, Corruption] = {
@@ -189,4 +192,4 @@ def corrupt_masks(masks: Tensor, name: str, severity: float, indices: Tensor, se
 
 def _drawn(images: Tensor, name: str, severity: float, indices: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """The severity of each image, on the CPU, and its key, [B] both."""
-    return torch.full((len(images),), float(severity)), image_keys(indices.to(images.device), name, seed)
+    return torch.full((len(images),), float(severity)), image_keys(upload(indices, images.device), name, seed)

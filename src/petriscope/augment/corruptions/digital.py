@@ -40,7 +40,9 @@ def _cells(length: int, width: Tensor) -> Tensor:
     """The means along one axis as a matrix, [B, 1, length, length]."""
     count = (length / width).round().clamp(1, length)
     width = (length / count)[:, None, None]
-    cell = torch.arange(int(count.max()), device=width.device) * width
+    # Reading the largest count from a GPU would wait for it. Cells beyond the last one share nothing with any pixel.
+    most = int(count.max()) if count.device.type == "cpu" else length
+    cell = torch.arange(most, device=width.device) * width
     pixel = torch.arange(length, device=width.device)[:, None].float()
     shared = (torch.minimum(pixel + 1, cell + width) - torch.maximum(pixel, cell)).clamp_min(0)
     return (shared @ shared.transpose(1, 2) / width)[:, None]

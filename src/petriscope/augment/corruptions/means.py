@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+
+from petriscope.core.device import widest
 
 
 def steady_mean(images: Tensor, dims: tuple[int, ...], keepdim: bool = False) -> Tensor:
@@ -11,5 +12,4 @@ def steady_mean(images: Tensor, dims: tuple[int, ...], keepdim: bool = False) ->
 
     Summed in double precision, so that it is the same however many cores share the sum; Apple's GPUs have no doubles.
     """
-    wide = torch.float32 if images.device.type == "mps" else torch.float64
-    return images.to(wide).mean(dims, keepdim=keepdim).float()
+    return images.to(widest(images.device)).mean(dims, keepdim=keepdim).float()
