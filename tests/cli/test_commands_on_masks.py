@@ -1,8 +1,10 @@
 """The commands on masks: what scripts get, and what people read."""
 
 import json
+import re
 
 import numpy as np
+import pytest
 from PIL import Image
 
 SMALL = ("data.size=[8,12]", "model.widths=[4,8]", "training.epochs=1", "evaluation.bootstrap=100")
@@ -40,6 +42,21 @@ def test_a_source_of_masks_is_described_by_its_pixels(petriscope):
     pixels = next(line for line in out.splitlines() if line.startswith("all labeled pixels"))
     assert sum(int(word.replace(",", "")) for word in pixels.split()[3:]) > 10_000
     assert out.splitlines()[-1].startswith("all images")
+
+
+@pytest.mark.parametrize("values", [[0, 100, 200], [1, 2, 3], [0, 70000], [[0, 0, 0], [255, 0, 0], [9, 8, 7]]])
+def test_what_a_message_about_masks_says_to_set_mends_it(values, petriscope, tmp_path):
+    rng = np.random.default_rng(0)
+    for index in range(8):
+        stored = np.array(values)[rng.integers(0, len(values), (8, 12))]
+        mask = Image.fromarray(stored.astype(np.int32) if stored.ndim == 2 else stored.astype(np.uint8))
+        for name, image in (("images", Image.new("L", (12, 8), 20 * index + 40)), ("masks", mask)):
+            (tmp_path / name).mkdir(exist_ok=True)
+            image.save(tmp_path / name / f"{index}.tif")
+    status, _, err = petriscope("data", tmp_path)
+    assert status == 2
+    status, out, _ = petriscope("data", tmp_path, "--set", re.search(r"--set (data\.mask_values=\S+\])", err).group(1))
+    assert status == 0 and next(line for line in out.splitlines() if "labeled pixels" in line).split()[3] == "576"
 
 
 def test_wrong_requests_exit_with_2(petriscope, tmp_path):

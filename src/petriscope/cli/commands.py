@@ -464,6 +464,10 @@ def models(name: Annotated[str | None, typer.Argument(help="Show the options of 
 @app.command("data")
 def data_command(
     source: Annotated[str | None, typer.Argument(metavar="SOURCE", help="Read this source and describe it.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="data.KEY=VALUE", help="How to read the source; can be repeated."),
+    ] = None,
     rehash: Rehash = False,
 ) -> None:
     """List the known data sets, or describe a source."""
@@ -472,10 +476,10 @@ def data_command(
     if source is None:
         print_columns(list(NAMED.items()))
         return
-    from petriscope.core.recipe import DataSection
+    from petriscope.core.recipe import data_section
     from petriscope.data import load_dataset
 
-    print_data(load_dataset(DataSection(source=source)))
+    print_data(load_dataset(data_section(source, set_ or [])))
 
 
 def _next_steps(run: Run, test: bool, quiet: bool) -> None:
