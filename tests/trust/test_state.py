@@ -119,7 +119,7 @@ def written(trust: Trust, older: bool = False):
 @pytest.mark.parametrize("older", [False, True])
 def test_trust_survives_a_round_trip(older):
     before = trust()
-    after = Trust.from_file(*written(before, older))
+    after = Trust.from_file(*written(before, older), 3)
     for tta, reference in before.references.items():
         assert after.temperature(tta, "") == reference.temperature
         assert after.references[tta].threshold(0.1) == reference.threshold(0.1)
@@ -135,13 +135,13 @@ def test_files_from_before_mixtures_are_read():
     before = trust()
     mahalanobis = before.detector.features
     older = Trust(before.references, Detector(mahalanobis, mahalanobis))
-    after = Trust.from_file(*written(older, older=True))
+    after = Trust.from_file(*written(older, older=True), 3)
     new = np.random.default_rng(5).normal(size=(9, 4))
     np.testing.assert_array_equal(after.detector.score(new, new), older.detector.score(new, new))
 
 
 def test_empty_trust_survives_a_round_trip():
-    found = Trust.from_file(*written(Trust()))
+    found = Trust.from_file(*written(Trust()), 3)
     assert found.references == {} and found.detector is None
     assert found.temperature("none", "none") == 1
 
@@ -161,21 +161,21 @@ def test_missing_and_inconsistent_arrays_are_errors(place, older):
     within = facts[place[0]][place[1]]
     whole = within.pop(place[2])
     with pytest.raises(KeyError):
-        Trust.from_file(facts, arrays)
+        Trust.from_file(facts, arrays, 3)
     within[place[2]] = {"shape": [1, 2], "base64": base64.b64encode(bytes(8)).decode()}
     with pytest.raises(ValueError, match="inconsistent"):
-        Trust.from_file(facts, arrays)
+        Trust.from_file(facts, arrays, 3)
     within[place[2]] = whole
     if older:
         whole["base64"] = whole["base64"][:-4]
     else:
         arrays[whole] = arrays[whole].astype(np.float64)
     with pytest.raises(ValueError, match=r"reshape|size|float64, not float32"):
-        Trust.from_file(facts, arrays)
+        Trust.from_file(facts, arrays, 3)
     if not older:
         del arrays[whole]
         with pytest.raises(KeyError):
-            Trust.from_file(facts, arrays)
+            Trust.from_file(facts, arrays, 3)
 
 
 def test_the_temperature_of_the_recipe_stands_in_for_other_augmentations():

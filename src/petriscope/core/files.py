@@ -96,14 +96,14 @@ def parsing(path: Path | str, remedy: str = "", kind: type[PetriscopeError] = Re
         kind: of the error.
 
     Raises:
-        PetriscopeError: of that kind; errors that Petriscope raises itself pass as they are.
+        PetriscopeError: of that kind; errors that Petriscope raises itself stay what they are, and name the file too.
     """
+    end = f"; {remedy}" if remedy else ""
     try:
         yield
-    except PetriscopeError:
-        raise
+    except PetriscopeError as error:
+        raise error if str(path) in str(error) else type(error)(f"{path}: {error}{end}") from error
     except Exception as error:  # there is no end to what libraries raise when a file is damaged
-        end = f"; {remedy}" if remedy else ""
         raise kind(f"{path} is damaged or cannot be read: {reason(error)}{end}") from error
 
 

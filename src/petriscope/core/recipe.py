@@ -22,6 +22,7 @@ from petriscope.core.files import read_text, user_path
 from petriscope.core.yaml_text import InvalidYaml, read_yaml
 
 MAX_RECIPE_BYTES = 1_000_000
+MOST_PIXELS = 65_536  # of a side of an image
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]

@@ -6,35 +6,39 @@ arrays are tensors beside the weights. So are the digests of the images that the
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from petriscope.augment.pipeline import Normalize
 from petriscope.core.device import Format, choose_device, choose_format, lay_out, tensor_of
 from petriscope.core.errors import RequestError
-from petriscope.core.files import atomic, json_text, user_path
-from petriscope.core.recipe import TTA, Recipe, check_recipe
-from petriscope.core.results import CLASSIFICATION, SEGMENTATION
+from petriscope.core.files import atomic, json_text, parse_json, parsing, user_path
+from petriscope.core.recipe import MOST_PIXELS, TTA, Recipe, check_recipe
+from petriscope.core.results import CLASSIFICATION, SEGMENTATION, validated
 from petriscope.data.batches import Batches
 from petriscope.data.membership import Exposure
 from petriscope.inference.tta import predict_batch, predict_set
 from petriscope.models import build_model
 from petriscope.models.layers import is_dense
+from petriscope.models.weights import differences, not_finite
 from petriscope.tasks import Task, find_task
 from petriscope.trust.ood import observe
 from petriscope.trust.state import TENSORS, Trust
 from petriscope.trust.temperature import scale
+
+Side = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
+Channels = Annotated[int, Field(ge=1, le=64)]
 
 FORMAT = 3  # version 1 had no task; up to version 2, the arrays of `Trust` were in the metadata
 SEEN = "seen/"  # how the names of the tensors of `Exposure` begin
@@ -199,22 +203,55 @@ def save_trust(path: Path, predictor: Predictor, out: Path | None = None) -> Non
     Args:
         out: another file to write; None: ``path`` itself.
     """
-    metadata, weights, *_ = _read(path)
-    _write(out or path, weights, metadata, predictor)
+    facts, weights, *_ = _read(path)
+    _write(out or path, weights, facts.model_dump(mode="json", exclude_unset=True), predictor)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], Trust, Exposure | None]:
-    """The metadata, the weights, what was fitted on val, and the images that the model has seen."""
-    with safe_open(path, framework="pt") as handle:
-        facts = json.loads((handle.metadata() or {})["petriscope"])
-        if facts["format"] > FORMAT:
+class Facts(BaseModel):
+    """The metadata of a model file: what is needed to build and use the model.
+
+    Args:
+        task: None in files of format 1.
+        trust: what was fitted on val; see `petriscope.trust.state.Trust.from_file`.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    format: Annotated[int, Field(ge=1)]
+    recipe: dict[str, Any]
+    task: str | None = None
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    shape: tuple[Side, Side, Channels]
+    mean: tuple[float, ...]
+    std: tuple[Annotated[float, Field(gt=0)], ...]
+    trust: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _of_one_shape(self) -> Facts:
+        if not len(self.mean) == len(self.std) == self.shape[2]:
+            raise ValueError(f"mean and std must have one value for each of the {self.shape[2]} channels")
+        return self
+
+
+def _read(path: Path) -> tuple[Facts, dict[str, Tensor], Trust, Exposure | None]:
+    """The metadata, the weights, what was fitted on val, and the images that the model has seen.
+
+    Raises:
+        RequestError: the file is damaged, or is no model file of this or an older version.
+    """
+    with parsing(path, "give a run folder, or the model.safetensors of one"), safe_open(path, framework="pt") as handle:
+        tree = parse_json((handle.metadata() or {})["petriscope"])
+        if isinstance(version := tree.get("format"), int) and version > FORMAT:
             raise RequestError(f"{path} was written by a newer version of Petriscope; update Petriscope")
+        facts = validated(Facts, tree, str(path))
         tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 (not a mapping)
-    fitted = {key: tensor.numpy() for key, tensor in tensors.items() if key.startswith(TENSORS)}
-    seen = {key.removeprefix(SEEN): tensor.numpy() for key, tensor in tensors.items() if key.startswith(SEEN)}
-    weights = {key: tensor for key, tensor in tensors.items() if not key.startswith((TENSORS, SEEN))}
-    trust = Trust.from_file(facts["trust"], fitted) if "trust" in facts else Trust()
-    return facts, weights, trust, Exposure.from_arrays(seen) if seen else None
+        fitted = {key: tensor.numpy() for key, tensor in tensors.items() if key.startswith(TENSORS)}
+        seen = {key.removeprefix(SEEN): tensor.numpy() for key, tensor in tensors.items() if key.startswith(SEEN)}
+        weights = {key: tensor for key, tensor in tensors.items() if not key.startswith((TENSORS, SEEN))}
+        trust = Trust() if facts.trust is None else Trust.from_file(facts.trust, fitted, len(facts.classes))
+        exposure = Exposure.from_arrays(seen) if seen else None
+        if bad := not_finite(weights):
+            raise RequestError(f"{path} is damaged: {bad} has numbers that are not finite")
+    return facts, weights, trust, exposure
 
 
 def _write(path: Path, weights: dict[str, Tensor], metadata: dict[str, Any], predictor: Predictor) -> None:
@@ -246,25 +283,36 @@ def load_model(path: str | PathLike[str], device: str = "auto") -> Predictor:
     path = model_path(user_path(path))
     if not path.is_file():
         raise RequestError(f"no model at {path}; a run folder has one once training has finished")
-    try:
-        facts, weights, trust, exposure = _read(path)
-        recipe = check_recipe(facts["recipe"], str(path))
-        height, width, channels = facts["shape"]
-        model = build_model(recipe.model, len(facts["classes"]), (height, width, channels), fresh=False)
-        model.load_state_dict(weights)
-        task = find_task(facts.get("task", SEGMENTATION if is_dense(model) else CLASSIFICATION))
-    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, OSError) as error:
-        raise RequestError(f"{path} is damaged or not a Petriscope model file: {error}") from None
+    facts, weights, trust, exposure = _read(path)
+    with parsing(path):
+        recipe = check_recipe(facts.recipe, str(path))
+        model = _build(recipe, facts, weights)
+        task = find_task(facts.task or (SEGMENTATION if is_dense(model) else CLASSIFICATION))
     where = choose_device(device)
     return Predictor(
         lay_out(model.to(where), recipe.training.channels_last).eval(),
         recipe,
         task,
-        tuple(facts["classes"]),
-        (height, width, channels),
-        tuple(facts["mean"]),
-        tuple(facts["std"]),
+        facts.classes,
+        facts.shape,
+        facts.mean,
+        facts.std,
         where,
         trust,
         exposure,
     )
+
+
+def _build(recipe: Recipe, facts: Facts, weights: dict[str, Tensor]) -> nn.Module:
+    """The model of a file.
+
+    Raises:
+        ValueError: the weights are not those of the recipe's model.
+    """
+    with torch.device("meta"):  # the recipe may ask for any number of weights; here they take no memory
+        described = build_model(recipe.model, len(facts.classes), facts.shape, fresh=False)
+    if wrong := differences(described.state_dict(), weights):
+        raise ValueError(f"its weights do not fit its recipe; {wrong}")
+    model = build_model(recipe.model, len(facts.classes), facts.shape, fresh=False)
+    model.load_state_dict(weights)
+    return model

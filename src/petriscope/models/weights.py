@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import torch
 from pydantic import AfterValidator
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
-from petriscope.core.errors import PetriscopeError, RequestError
-from petriscope.core.files import user_path
+from petriscope.core.errors import PetriscopeError, RequestError, shortened
+from petriscope.core.files import parse_json, parsing, user_path
+from petriscope.core.results import Normalization, validated
 
 PROBE_SECONDS = 5.0
 
@@ -62,16 +63,62 @@ def read_weights(path: str | Path) -> WeightFile:
     path = user_path(path)
     if not path.is_file():
         raise RequestError(f"model.weights: no file {path}")
-    try:
+    with parsing(path, "model.weights takes a .safetensors file of weights"):
         with safe_open(path, framework="pt") as handle:
-            facts = json.loads((handle.metadata() or {}).get("petriscope", "{}"))
+            facts = parse_json((handle.metadata() or {}).get("petriscope", "{}"))
             # A name with a slash is of what was fitted on val or of the images that were seen, not of a weight.
             names = [key for key in handle.keys() if not (facts and "/" in key)]  # noqa: SIM118 (not a mapping)
             tensors = {key: handle.get_tensor(key) for key in names}
-        statistics = (tuple(facts["mean"]), tuple(facts["std"])) if facts else None
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        raise RequestError(f"model.weights: {path} cannot be read as safetensors: {error}") from None
+        statistics = None
+        if facts:
+            found = validated(Normalization, facts, str(path))
+            statistics = found.mean, found.std
+        if bad := not_finite(tensors):
+            raise RequestError(f"model.weights: {path} has numbers that are not finite in {bad}")
     return WeightFile(path, tensors, statistics)
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str:
+    """The name of the first tensor with numbers that are not finite; empty if there is none."""
+    # A sum is finite only if all terms are, unless it overflows; looking at each number takes much longer.
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor.sum()) and not torch.isfinite(tensor).all():
+            return name
+    return ""
+
+
+def differences(
+    own: Mapping[str, Tensor], given: Mapping[str, Tensor], optional: Callable[[str], bool] = lambda name: False
+) -> str:
+    """How tensors differ from those of a model, in words; empty if they fit it.
+
+    Args:
+        own: the state of the model, which may be on the device ``meta``.
+        given: the tensors for it.
+        optional: whether they may lack one, by its name.
+    """
+    both = [name for name in given if name in own]
+    misshapen = [
+        f"{name} {list(given[name].shape)} where the model has {list(own[name].shape)}"
+        for name in both
+        if own[name].shape != given[name].shape
+    ]
+    mistyped = [
+        f"{name} {given[name].dtype} where the model has {own[name].dtype}"
+        for name in both
+        if own[name].is_floating_point() and not given[name].is_floating_point()
+    ]
+    found = {
+        "missing": [name for name in own if name not in given and not optional(name)],
+        "unexpected": [name for name in given if name not in own],
+        "of another shape": misshapen,
+        "of another type": mistyped,
+    }
+    return "; ".join(
+        f"{what}: {shortened(', '.join(names[:3]), 200)}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        for what, names in found.items()
+        if names
+    )
 
 
 def load_weights(
@@ -102,24 +149,12 @@ def load_weights(
     heads = {name for name in [*own, *given] if of_head(name)}
     if not all(name in own and name in given and own[name].shape == given[name].shape for name in heads):
         given = {name: tensor for name, tensor in given.items() if not of_head(name)}
-    missing = [
-        name
-        for name in own
-        if name not in given and not of_head(name) and not optional(name) and not name.endswith("num_batches_tracked")
-    ]
-    unexpected = [name for name in given if name not in own]
-    misshapen = [
-        f"{name} {list(given[name].shape)} where the model has {list(own[name].shape)}"
-        for name in given
-        if name in own and own[name].shape != given[name].shape
-    ]
-    wrong = [
-        f"{what}: {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
-        if names
-    ]
-    if wrong:
-        raise RequestError(f"model.weights: {file.path} does not fit this model; " + "; ".join(wrong))
+
+    def may_lack(name: str) -> bool:
+        return of_head(name) or optional(name) or name.endswith("num_batches_tracked")
+
+    if wrong := differences(own, given, may_lack):
+        raise RequestError(f"model.weights: {file.path} does not fit this model; {wrong}")
     model.load_state_dict(given, strict=False)
 
 

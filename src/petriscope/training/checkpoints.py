@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from petriscope.core.errors import PetriscopeError
-from petriscope.core.files import atomic, json_text
+from petriscope.core.files import atomic, json_text, parse_json, parsing
+from petriscope.models.weights import differences
 
 Tree = dict[str, Any]
 
@@ -40,15 +41,28 @@ def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], Tree]:
         PetriscopeError: the file is damaged.
     """
     tensors: dict[str, dict[str, Tensor]] = {}
-    try:
-        with safe_open(path, framework="pt") as handle:
-            facts = json.loads(handle.metadata()["facts"])
-            for key in handle.keys():  # noqa: SIM118 (not a mapping)
-                group, _, name = key.partition("/")
-                tensors.setdefault(group, {})[name] = handle.get_tensor(key)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise PetriscopeError(f"{path} is damaged ({error}); delete it to train this run from the start") from None
+    with restoring(path), safe_open(path, framework="pt") as handle:
+        facts = parse_json((handle.metadata() or {})["facts"])
+        for key in handle.keys():  # noqa: SIM118 (not a mapping)
+            group, _, name = key.partition("/")
+            tensors.setdefault(group, {})[name] = handle.get_tensor(key)
     return tensors, facts
+
+
+def restoring(path: Path) -> AbstractContextManager[None]:
+    """Within, a checkpoint that is damaged, or of another model, is a `PetriscopeError` that says what to do."""
+    return parsing(path, "delete it to train this run from the start", PetriscopeError)
+
+
+def fitting(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a checkpoint, which must be those of this model.
+
+    Raises:
+        ValueError: they are of another model.
+    """
+    if wrong := differences(model.state_dict(), tensors):
+        raise ValueError(f"its weights do not fit the model of recipe.yaml; {wrong}")
+    return tensors
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], Tree]:
@@ -71,6 +85,10 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
     for key, value in {**tensors, **rest}.items():
         number, _, name = key.partition(".")
         weight = weights[int(number)]
+        if isinstance(value, Tensor) and value.ndim and value.shape != weight.shape:
+            raise ValueError(
+                f"{key} of the optimizer has the shape {list(value.shape)}, its weight {list(weight.shape)}"
+            )
         if isinstance(value, Tensor) and value.shape == weight.shape:
             value = torch.empty_like(weight, dtype=value.dtype, requires_grad=False).copy_(value)
         state.setdefault(int(number), {})[name] = value

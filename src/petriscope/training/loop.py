@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field, TypeAdapter
 from torch import Tensor, nn
 
 from petriscope.augment.pipeline import Normalize, Pipeline, check_targets
@@ -27,13 +28,20 @@ from petriscope.core.device import autocast, choose_format, lay_out, widest
 from petriscope.core.errors import Interrupted, PetriscopeError, RequestError
 from petriscope.core.progress import Progress, duration, say
 from petriscope.core.recipe import Recipe
-from petriscope.core.results import OLD_KEYS
+from petriscope.core.results import OLD_KEYS, read_epoch
 from petriscope.data.batches import Batches
 from petriscope.data.sampler import epoch_order
 from petriscope.inference.tta import predict_batches
 from petriscope.models.layers import is_dense, only_head_of
 from petriscope.training.averaging import EMA, SWA
-from petriscope.training.checkpoints import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+from petriscope.training.checkpoints import (
+    fitting,
+    load_checkpoint,
+    optimizer_tensors,
+    restore_optimizer,
+    restoring,
+    save_checkpoint,
+)
 from petriscope.training.distillation import Teachers
 from petriscope.training.finetune import Plan
 from petriscope.training.frozen import FeatureBatches, frozen_features
@@ -49,14 +57,14 @@ SWA_BATCHES = 64  # batches from which the batch norm statistics of averaged wei
 class Position:
     """The position of a training, in plain JSON values."""
 
-    epoch: int = 0  # epochs done
-    batch: int = 0  # batches done in the current epoch
+    epoch: Annotated[int, Field(ge=0)] = 0  # epochs done
+    batch: Annotated[int, Field(ge=0)] = 0  # batches done in the current epoch
     seconds: float = 0.0  # spent training, over all sessions
     epoch_seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     best: float | None = None
     best_epoch: int | None = None  # counted from 1
-    averaged: int = 0  # epochs in the mean of the last epochs' weights
+    averaged: Annotated[int, Field(ge=0)] = 0  # epochs in the mean of the last epochs' weights
 
 
 class Trainer:
@@ -464,18 +472,19 @@ class Trainer:
     def _restore(self) -> None:
         assert self.checkpoint is not None
         groups, facts = load_checkpoint(self.checkpoint)
-        self.model.load_state_dict(groups["model"])
-        restore_optimizer(self.optimizer, groups.get("optimizer", {}), facts["optimizer"])
-        if self.ema:
-            self.ema.model.load_state_dict(groups["ema"])
-        if self.swa:
-            self.swa.model.load_state_dict(groups["swa"])
-        self.best_weights = groups.get("best")
-        self._sums = groups["sums"]["epoch"]
-        self.schedule.restore(facts["schedule"])
-        if facts["scaler"]:
-            self.scaler.load_state_dict(facts["scaler"])
-        self.at = _position(facts["position"])
+        with restoring(self.checkpoint):
+            self.model.load_state_dict(fitting(self.model, groups["model"]))
+            restore_optimizer(self.optimizer, groups.get("optimizer", {}), facts["optimizer"])
+            if self.ema:
+                self.ema.model.load_state_dict(fitting(self.ema.model, groups["ema"]))
+            if self.swa:
+                self.swa.model.load_state_dict(fitting(self.swa.model, groups["swa"]))
+            self.at = _position(facts["position"])
+            self.best_weights = fitting(self.averaged, groups["best"]) if "best" in groups else None
+            self._sums = groups["sums"]["epoch"].double().reshape(4)
+            self.schedule.restore(facts["schedule"])
+            if facts["scaler"]:
+                self.scaler.load_state_dict(facts["scaler"])
         self.on_epoch(self.at.history)
         if not self.quiet:
             say(f"resumed after epoch {self.at.epoch}, batch {self.at.batch} of {self.batches_per_epoch}")
@@ -488,7 +497,9 @@ def _all_finite(model: nn.Module) -> bool:
 def _position(fields: dict[str, Any]) -> Position:
     """The position in a checkpoint. Older versions used other keys in the history."""
     history = [{OLD_KEYS.get(key, key): value for key, value in line.items()} for line in fields["history"]]
-    return Position(**{**fields, "history": history})
+    for line in history:
+        read_epoch(line, "the history in the checkpoint")
+    return TypeAdapter(Position).validate_python({**fields, "history": history})
 
 
 @contextmanager

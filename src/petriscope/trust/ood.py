@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from petriscope.core.errors import RequestError
 from petriscope.models.layers import head_of, watching
 
 INSIDE = 0.995  # share of val that is in distribution by definition
@@ -230,6 +231,12 @@ class Detector:
 
     def score(self, features: np.ndarray, statistics: np.ndarray) -> np.ndarray:
         """Features, float [N, D], and statistics, float [N, S] -> out-of-distribution scores, float32 [N]."""
+        for part, values in ((self.features, features), (self.pixels, statistics)):
+            if part.whiten.size and part.whiten.shape[-2] != values.shape[1]:
+                raise RequestError(
+                    f"the out-of-distribution detector of this model takes {part.whiten.shape[-2]} values of an image, not "
+                    f"{values.shape[1]}; the model file is damaged"
+                )
         larger = np.maximum(self.features.distance(features), self.pixels.distance(statistics))
         scores = larger / self.limit
         return np.where(np.isinf(scores), scores, np.minimum(scores, np.finfo(np.float32).max)).astype(np.float32)

@@ -72,6 +72,17 @@ class Reference:
         index = None if self.index is None else self.index[inside]
         return guaranteed_threshold(self.uncertainty[inside], self.right[inside].astype(bool), max_error, delta, index)
 
+    def sound(self, classes: int) -> bool:
+        """Whether the arrays are of one length and hold what they should for a model of so many classes."""
+        values = [self.uncertainty, self.target, self.right, self.ood, *self.true_scores.values()]
+        values += [] if self.index is None else [self.index]
+        return (
+            all(each.ndim == 1 and len(each) == len(self.target) for each in values)
+            and bool(((self.target >= 0) & (self.target < classes)).all() and (self.right <= 1).all())
+            and (self.index is None or bool((self.index >= 0).all()))
+            and not any(np.isnan(each).any() for each in values)
+        )
+
     def limits(self, level: float, classes: int, method: Method = METHOD) -> np.ndarray:
         """The highest conformal score that a prediction set includes, per class, float64 [K]."""
         found = self.true_scores["lac" if method == "class" else method]
@@ -144,8 +155,8 @@ class Trust:
         return {"references": references, "detector": found}, arrays
 
     @classmethod
-    def from_file(cls, facts: dict[str, Any], arrays: Arrays) -> Trust:
-        """The inverse of `to_file`. Older files have arrays as base64 within the facts.
+    def from_file(cls, facts: dict[str, Any], arrays: Arrays, classes: int) -> Trust:
+        """The inverse of `to_file` for a model of so many classes. Older files have arrays as base64 within the facts.
 
         Raises:
             KeyError, TypeError, ValueError, AttributeError: a value is missing or inconsistent.
@@ -158,37 +169,51 @@ class Trust:
                 raise ValueError(f"{found} is {arrays[found].dtype}, not {np.dtype(kind)}")
             return arrays[found]
 
+        def finite(found: Any) -> np.ndarray:
+            values = array(found)
+            if not np.isfinite(values).all():
+                raise ValueError("the out-of-distribution detector has numbers that are not finite")
+            return values
+
         def mahalanobis(found: dict[str, Any]) -> Mahalanobis:
-            centers, whiten = array(found["centers"]), array(found["whiten"])
+            centers, whiten = finite(found["centers"]), finite(found["whiten"])
             if centers.ndim != 2 or whiten.ndim != 2 or centers.shape[1] != whiten.shape[1]:
                 raise ValueError("the arrays of the out-of-distribution detector have inconsistent shapes")
-            return Mahalanobis(centers, whiten, float(found["limit"]))
+            return Mahalanobis(centers, whiten, _positive(found["limit"]))
 
         def mixture(found: dict[str, Any]) -> Mixture:
-            centers, whiten, height = (array(found[name]) for name in ("centers", "whiten", "height"))
+            centers, whiten, height = (finite(found[name]) for name in ("centers", "whiten", "height"))
             square = (*centers.shape, centers.shape[1])
             if centers.ndim != 2 or whiten.shape != square or height.shape != centers.shape[:1]:
                 raise ValueError("the arrays of the out-of-distribution detector have inconsistent shapes")
-            return Mixture(centers, whiten, height, float(found["limit"]))
+            return Mixture(centers, whiten, height, _positive(found["limit"]))
 
         references = {}
         for tta, found in facts["references"].items():
             parts = {name: array(found[KEYS.get(name, name)], kind) for name, kind in ARRAYS.items()}
             scored = {method: array(found[method]) for method in SCORED}
             parts |= {"index": array(found["group"], np.int64)} if "group" in found else {}
-            if (
-                len({values.shape for values in (*parts.values(), *scored.values())}) != 1
-                or not found["temperature"] > 0
-            ):
-                raise ValueError(f"the arrays fitted on val for test-time augmentation {tta} have inconsistent shapes")
-            references[tta] = Reference(float(found["temperature"]), **parts, true_scores=scored)
+            references[tta] = Reference(_positive(found["temperature"]), **parts, true_scores=scored)
+            if not references[tta].sound(classes):
+                raise ValueError(f"the arrays fitted on val for test-time augmentation {tta} are inconsistent")
         if facts["detector"] is None:
             return cls(references)
         found = facts["detector"]
         measure = mixture if "height" in found["pixels"] else mahalanobis
         return cls(
-            references, Detector(mahalanobis(found["features"]), measure(found["pixels"]), float(found["limit"]))
+            references, Detector(mahalanobis(found["features"]), measure(found["pixels"]), _positive(found["limit"]))
         )
+
+
+def _positive(value: Any) -> float:
+    """A positive, finite number.
+
+    Raises:
+        TypeError, ValueError: it is none.
+    """
+    if not 0 < float(value) < np.inf:
+        raise ValueError(f"{value!r} is no positive number")
+    return float(value)
 
 
 def _from_base64(found: dict[str, Any], kind: type) -> np.ndarray:
