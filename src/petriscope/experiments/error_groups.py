@@ -8,7 +8,7 @@ import numpy as np
 
 from petriscope.core.drawing import BT709
 from petriscope.data.imageset import ImageSet
-from petriscope.metrics.intervals import wilson
+from petriscope.metrics.intervals import group_index, proportion95
 from petriscope.metrics.statistics import holm
 
 PAIRS = 5  # the most confused pairs of classes
@@ -50,7 +50,8 @@ def accuracy_by_group(images: ImageSet, predicted: np.ndarray) -> list[dict[str,
     Each group is tested against the rest twice: over all images (Fisher's exact test) and within classes (Cochran, 1954,
     Biometrics 10:417; Mantel and Haenszel, 1959). The second test is needed because a group with many images of a
     difficult class has a low accuracy even if brightness or stain plays no role. Both tests are corrected for the number
-    of groups (Holm).
+    of groups (Holm). Where the source has groups of its own, such as slides, intervals and tests are over these; see
+    `score_test`.
 
     Args:
         images: the images and their true classes.
@@ -58,8 +59,7 @@ def accuracy_by_group(images: ImageSet, predicted: np.ndarray) -> list[dict[str,
 
     Returns:
         one mapping per attribute: name, about, groups. A group has name, low and high (range of the attribute; None for
-        stains), color (mean RGB; only for stains), n, accuracy, ci95 (Wilson), rest (accuracy of the other images), p,
-        p_within. Empty for fewer than 60 images.
+        stains), color (mean RGB; only for stains), n, accuracy, ci95, rest (accuracy of the other images), p, p_within. Empty for fewer than 60 images.
     """
     if len(images) < FEWEST:
         return []
@@ -73,13 +73,19 @@ def accuracy_by_group(images: ImageSet, predicted: np.ndarray) -> list[dict[str,
     ]
     if color.shape[1] == 3:
         attributes.append(_by_stain(color))
-    right = predicted == images.targets
+    right, index = predicted == images.targets, group_index(images.groups)
     groups = [(group, group.pop("member")) for attribute in attributes for group in attribute["groups"]]
-    plain = holm([_fisher(right, member) for _, member in groups])
-    within = holm([cochran_mantel_haenszel(right, member, images.targets) for _, member in groups])
-    for (group, member), p, p_within in zip(groups, plain, within, strict=True):
+    members = [member for _, member in groups]
+    if index is None:
+        plain = [_fisher(right, member) for member in members]
+        within = [cochran_mantel_haenszel(right, member, images.targets) for member in members]
+    else:
+        plain = [score_test(right, member, np.zeros_like(images.targets), index) for member in members]
+        within = [score_test(right, member, images.targets, index) for member in members]
+    for (group, member), p, p_within in zip(groups, holm(plain), holm(within), strict=True):
         n, hits = int(member.sum()), int(right[member].sum())
-        group |= {"n": n, "accuracy": hits / n, "ci95": list(wilson(hits, n))}
+        low, high = proportion95(right[member], None if index is None else index[member])
+        group |= {"n": n, "accuracy": hits / n, "ci95": [low, high] if np.isfinite(low) else [None, None]}
         group |= {"rest": float(right[~member].mean()) if n < len(right) else None, "p": p, "p_within": p_within}
     return [attribute for attribute in attributes if len(attribute["groups"]) > 1]
 
@@ -141,6 +147,28 @@ def cochran_mantel_haenszel(right: np.ndarray, member: np.ndarray, strata: np.nd
         excess += (here & member & right).sum() - inside * hits / n
         variance += inside * (n - inside) * hits * (n - hits) / (n * n * (n - 1))
     return float(chdtrc(1, max(abs(excess) - 0.5, 0) ** 2 / variance)) if variance > 0 else 1.0
+
+
+def score_test(right: np.ndarray, member: np.ndarray, strata: np.ndarray, index: np.ndarray) -> float:
+    """p-value of the hypothesis that membership makes no difference within strata: the score test of
+    `cochran_mantel_haenszel`, with the variance over groups of images that are not independent (Liang and Zeger, 1986,
+    Biometrika 73:13), and Student's distribution. 1 for a single group.
+
+    Args:
+        right, member: bool [N].
+        strata: int64 [N].
+        index: groups of the images, int64 [N].
+    """
+    from scipy.special import stdtr
+
+    _, places, sizes = np.unique(strata, return_inverse=True, return_counts=True)
+    ahead, inside = (values - (np.bincount(places, values) / sizes)[places] for values in (right, member))
+    scores = np.bincount(index, ahead * inside)
+    groups, variance = len(scores), float((scores**2).sum())
+    if groups < 2 or variance == 0:
+        return 1.0
+    t = abs(float(scores.sum())) / np.sqrt(variance * groups / (groups - 1))
+    return float(2 * stdtr(groups - 1, -t))
 
 
 def _fisher(right: np.ndarray, member: np.ndarray) -> float:

@@ -1,10 +1,11 @@
-"""Arrays with a value per image and class, in blocks of images, so that what is computed from them takes little memory."""
+"""Arrays with a value per image and class, in blocks of images, so that what is computed from them takes little memory and
+stays in the processor's cache."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-BLOCK_BYTES = 2**25
+BLOCK_BYTES = 2**19
 
 
 def row_blocks(rows: int, row_bytes: int) -> Iterator[slice]:

@@ -16,7 +16,7 @@ from petriscope.metrics.intervals import bootstrap_weights, count_groups, percen
 
 BINS = 15  # of confidence, for the calibration error; as in Guo et al., 2017, arXiv:1706.04599
 FLOOR = 1e-12  # lowest probability that a logarithm is taken of
-MOST_RANKED = 2**21  # images times classes; of more, the AUC is not ranked again in every resample
+MOST_RANKED = 2**20  # images times classes; of more, the AUC is not ranked again in every resample
 
 
 def quick_metrics(probabilities: np.ndarray, targets: np.ndarray) -> dict[str, float]:
@@ -225,15 +225,21 @@ def class_aucs(probabilities: np.ndarray, targets: np.ndarray, sums: np.ndarray 
 
 def _weighted_auc(score: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Area under the ROC curve for each row of weights, [R, N] -> [R]: the probability that a positive scores higher than a
-    negative, where ties count one half."""
+    negative, where ties count one half.
+
+    Weights are whole numbers. Each positive counts all that it scores higher than, and the positives among these, which are
+    half of the pairs of positives, are subtracted.
+    """
     order = np.argsort(score, kind="stable")
-    ranked, weights = score[order], weights[:, order]
-    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])  # one group per distinct score
-    plus = np.add.reduceat(weights * positive[order], starts, axis=1)
-    minus = np.add.reduceat(weights * ~positive[order], starts, axis=1)
-    below = np.cumsum(minus, 1) - minus
+    ranked, places = score[order], np.flatnonzero(positive[order])
+    first, last = (np.searchsorted(ranked, ranked[places], side) for side in ("left", "right"))
+    reached = np.cumsum(weights[:, order], 1)
+    total = reached[:, -1]
+    below = np.where(first > 0, reached[:, first - 1], 0) + reached[:, last - 1]
+    own = weights[:, order[places]]
+    plus = own.sum(1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (plus * (below + minus / 2)).sum(1) / (plus.sum(1) * minus.sum(1))
+        return ((own * below).sum(1) - plus**2) / 2 / (plus * (total - plus))
 
 
 def _auc_drawn(probabilities: np.ndarray, targets: np.ndarray, sums: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

@@ -13,6 +13,8 @@ import math
 import numpy as np
 from scipy.special import logsumexp
 
+from petriscope.metrics.blocks import row_blocks
+
 TINY = 1e-38  # lowest probability that a logarithm is taken of; about the smallest normal float32
 SHARPEST, FLATTEST = 0.02, 50.0  # range of the temperature
 
@@ -31,12 +33,13 @@ def fit_temperature(probabilities: np.ndarray, targets: np.ndarray) -> float:
 
     if len(targets) == 0 or probabilities.shape[1] < 2:
         return 1.0
-    logs = _logs(probabilities)
-    true = logs[np.arange(len(targets)), targets]
+    true, whole = _logs(probabilities[np.arange(len(targets)), targets]), np.empty(len(targets))
 
     def loss(log_sharpness: float) -> float:
         sharpness = math.exp(log_sharpness)
-        return float((logsumexp(sharpness * logs, axis=1) - sharpness * true).sum() + log_sharpness**2 / 2)
+        for rows in row_blocks(len(targets), 8 * probabilities.shape[1]):
+            whole[rows] = logsumexp(sharpness * _logs(probabilities[rows]), axis=1)
+        return float((whole - sharpness * true).sum() + log_sharpness**2 / 2)
 
     # The prior may add a second local minimum, so start from the best point of a grid.
     grid = np.linspace(-math.log(FLATTEST), -math.log(SHARPEST), 41)
@@ -51,8 +54,11 @@ def scale(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     is p, up to rounding."""
     if temperature == 1:
         return np.asarray(probabilities, dtype=np.float32)
-    logs = _logs(probabilities) / temperature
-    return np.exp(logs - logsumexp(logs, axis=1, keepdims=True)).astype(np.float32)
+    out = np.empty(np.shape(probabilities), dtype=np.float32)
+    for rows in row_blocks(len(out), 8 * math.prod(out.shape[1:])):
+        logs = _logs(probabilities[rows]) / temperature
+        out[rows] = np.exp(logs - logsumexp(logs, axis=1, keepdims=True))
+    return out
 
 
 def _logs(probabilities: np.ndarray) -> np.ndarray:
