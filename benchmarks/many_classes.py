@@ -89,10 +89,8 @@ def main() -> None:
             return run
 
         runs = [step("run folder", lambda: record(1, scaled))]
-        del p, reference, about
         page = step("report", lambda: write_report(runs[0]))
         runs.append(record(2, draw(targets, args.classes, 2)))
-        del scaled
         for metric in ("accuracy", "macro_f1"):
             found = step(f"comparison of two, {metric}", lambda metric=metric: compare(runs, "test", metric=metric))
         write_comparison(found, Path(folder) / "comparison.html")

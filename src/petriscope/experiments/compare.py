@@ -268,7 +268,7 @@ def _tables(runs: Sequence[Run], split: str) -> list[dict[str, np.ndarray]]:
 def _table(run: Run, split: str) -> dict[str, np.ndarray]:
     """A run's predictions on a split, sorted by image."""
     _check_finished(run)
-    rows = run.predictions
+    rows = run.read_predictions(_task([run]).compares)
     rows = rows[rows["split"] == split]
     if not len(rows):
         raise RequestError(

@@ -59,7 +59,8 @@ def accuracy_by_group(images: ImageSet, predicted: np.ndarray) -> list[dict[str,
 
     Returns:
         one mapping per attribute: name, about, groups. A group has name, low and high (range of the attribute; None for
-        stains), color (mean RGB; only for stains), n, accuracy, ci95, rest (accuracy of the other images), p, p_within. Empty for fewer than 60 images.
+        stains), color (mean RGB; only for stains), n, accuracy, ci95, rest (accuracy of the other images), p, p_within.
+        Empty for fewer than 60 images.
     """
     if len(images) < FEWEST:
         return []

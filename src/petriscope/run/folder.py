@@ -7,7 +7,7 @@ import platform
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -122,13 +122,18 @@ class Run:
     def predictions(self) -> pd.DataFrame:
         """One row per evaluated image. Classification: id, split, target, predicted, confidence, and one probability per
         class (``p_<class>``). Segmentation: see `petriscope.metrics.segmentation.mask_table`."""
+        return self.read_predictions(lambda _: True)
+
+    def read_predictions(self, wanted: Callable[[str], bool]) -> pd.DataFrame:
+        """The columns of `predictions` whose names are ``wanted``. Others, which may be one per class, are not read."""
         import pandas as pd
+        from pyarrow.parquet import read_schema
 
         path = self.folder / "predictions.parquet"
         if not path.is_file():
             return pd.DataFrame({"split": []})
         with parsing(path, self._evaluate_again), path.open("rb") as handle:
-            table = pd.read_parquet(handle)
+            table = pd.read_parquet(handle, columns=[name for name in read_schema(handle).names if wanted(name)])
             for name in ("id", "split"):
                 table[name] = table[name].astype(str)
             return table

@@ -177,6 +177,10 @@ class Task(ABC):
         """
         raise RequestError(f"runs of the task {self.name} cannot be compared yet")
 
+    def compares(self, column: str) -> bool:
+        """Whether `sample` needs a column of `table`, beside id and split."""
+        return True
+
     def same_truth(self, columns: Iterable[str]) -> list[str]:
         """The columns of `table` that hold targets, which runs compared must share."""
         return [column for column in columns if column == "target"]

@@ -101,6 +101,9 @@ class Classification(Task):
         }
         return pd.DataFrame({**columns, **{f"p_{name}": outputs[:, k] for k, name in enumerate(names)}})
 
+    def compares(self, column: str) -> bool:
+        return not column.startswith("p_")
+
     def sample(self, tables: Sequence[Mapping[str, np.ndarray]], metric: str) -> Sample:
         names = sorted({str(name) for table in tables for key in ("target", "predicted") for name in set(table[key])})
         codes = {name: code for code, name in enumerate(names)}
