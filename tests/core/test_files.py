@@ -116,7 +116,7 @@ def test_a_path_of_a_user_is_found_beside_a_folder_or_at_home(tmp_path, monkeypa
     ("data", "says"),
     [
         ("a: é".encode("latin-1"), r"UTF-8, from byte 4 on; is it a recipe\?"),
-        ("a: é".encode("utf-16"), "UTF-8, from byte 1"),
+        ("a: é".encode("utf-16")[:-1], "UTF-8, from byte"),
         (b"x" * 101, "larger than 100 bytes"),
         (None, "cannot be read"),
     ],
@@ -128,7 +128,7 @@ def test_what_is_no_text_is_refused(tmp_path, data, says):
         read_text(path, 100, "a recipe")
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_text_is_read_without_a_byte_order_mark(tmp_path, encoding):
     (tmp_path / "x").write_text("é", encoding=encoding)
     assert read_text(tmp_path / "x", 100, "text") == "é"

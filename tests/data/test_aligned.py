@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
-from small_sources import make_folders, make_mask_npz, make_npz
+from small_sources import make_folders, make_mask_npz, make_npz, save_image, some_images, write_table
 
 from petriscope.core.errors import DataError, RequestError
 from petriscope.core.recipe import DataSection
@@ -50,3 +51,25 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
         load_aligned(section(source, task="segmentation"), "test", ("0", "1"), MASKS)
     with pytest.raises(RequestError, match="no data"):
         load_aligned(DataSection(), "test", ("0", "1"), LABELS)
+
+
+@pytest.mark.parametrize(
+    "names", [("1", "2", "3", "4"), ("0", "90", "180", "270"), ("2", "1", "0", "10"), ("a", "²", "10", "é")]
+)
+@pytest.mark.parametrize("kind", ["folders", "csv"])
+def test_names_are_names_whatever_they_are_written_with(names: tuple[str, ...], kind: str, tmp_path: Path) -> None:
+    rows = []
+    for number, name in enumerate(names[:3]):
+        save_image(tmp_path / f"set/{name}/{number}.png", some_images(1, seed=number)[0])
+        rows.append({"path": f"set/{name}/{number}.png", "label": unicodedata.normalize("NFD", name)})
+    source = tmp_path / "set" if kind == "folders" else write_table(tmp_path / "t.csv", rows)
+    if kind == "csv" and {*names[:3]} == {"0", "1", "2"}:
+        return  # numbers from 0, which are not names
+    images, warnings = load_aligned(section(source), "test", names, LABELS)
+    assert [names[label] for label in images.targets] == [name.split("/")[-2] for name in images.ids] and not warnings
+
+
+def test_numbers_as_places_among_other_numbers_are_said(tmp_path: Path) -> None:
+    images, warnings = load_aligned(section(make_npz(tmp_path)), "val", ("1", "2", "10"), LABELS)
+    assert set(images.targets) == {0, 1}
+    assert any("count from 0 and were read so: 0 as 1, 1 as 2" in text for text in warnings)

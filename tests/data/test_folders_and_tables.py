@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from small_sources import load, make_folders, make_table, make_unsplit, save_image, some_images, write_table
 
-from petriscope.core.errors import DataError
+from petriscope.core.errors import DataError, RequestError
 
 
 def test_ids_are_paths_below_the_source(tmp_path: Path) -> None:
@@ -128,5 +128,5 @@ def test_wrong_tables(tmp_path: Path) -> None:
         load(write_table(tmp_path / "t.csv", [{"path": "x", "label": -5}]))
     for name in ("t.csv", "t.parquet"):
         (tmp_path / name).write_bytes(b"\xff\xfe\0" * 9)
-        with pytest.raises(DataError, match="cannot be read"):
+        with pytest.raises(RequestError, match=r"cannot be read|not text in UTF-8"):
             load(tmp_path / name)

@@ -74,7 +74,7 @@ def read_text(path: Path, limit: int, what: str) -> str:
     """
     try:
         with path.open("rb") as handle:
-            data = handle.read(min(limit, os.fstat(handle.fileno()).st_size) + 1)
+            data = handle.read(min(limit, os.fstat(handle.fileno()).st_size or limit) + 1)
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror or error}") from None
     if len(data) > limit:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from petriscope.core.errors import RequestError, near, shortened, shown, similar
 from petriscope.core.files import read_text, user_path
+from petriscope.core.names import tidy
 from petriscope.core.yaml_text import InvalidYaml, read_yaml
 
 MAX_RECIPE_BYTES = 1_000_000
@@ -91,6 +92,13 @@ class DataSection(Section):
     @classmethod
     def _as_text(cls, value: Any) -> Any:
         return fspath(value) if isinstance(value, PathLike) else value
+
+    @field_validator("classes", "ignore", "only", mode="after")
+    @classmethod
+    def _tidied(cls, value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(tidy, value))
+        return tidy(value) if isinstance(value, str) else value
 
     @field_validator("only", mode="before")
     @classmethod

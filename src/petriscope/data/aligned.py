@@ -8,12 +8,15 @@ import numpy as np
 
 from petriscope.core.errors import DataError, RequestError, near
 from petriscope.core.masks import BACKGROUND, IGNORE
+from petriscope.core.names import tidy
 from petriscope.core.recipe import DataSection
 from petriscope.data import sources
 from petriscope.data.imageset import ImageSet
 from petriscope.data.one_vs_rest import one_vs_rest
 from petriscope.data.sources import UNSPLIT
 from petriscope.tasks import Task
+
+SHOWN = 5  # classes that a sentence lists
 
 
 def load_aligned(section: DataSection, split: str, classes: tuple[str, ...], task: Task) -> tuple[ImageSet, list[str]]:
@@ -22,8 +25,8 @@ def load_aligned(section: DataSection, split: str, classes: tuple[str, ...], tas
     Args:
         section: the source, and the size and channels that the model takes.
         split: train, val or test; a source without splits is taken whole.
-        classes: the model's. The source's classes are found among them by name; numbers stand for themselves. The
-            source need not have all of them.
+        classes: the model's. The source's classes are found among them by name, or by number if the source has no names.
+            The source need not have all of them.
         task: the model's.
 
     Returns:
@@ -54,28 +57,45 @@ def load_aligned(section: DataSection, split: str, classes: tuple[str, ...], tas
         raise DataError(f"{source} has {images.task.about}; this model was trained on {task.about}")
     if section.only in images.classes and images.classes != classes:
         images = one_vs_rest(images, str(section.only), source)
-    return align(images, classes, source), warnings
+    return align(images, classes, source, warnings), warnings
 
 
-def align(images: ImageSet, classes: tuple[str, ...], source: str) -> ImageSet:
-    """The same images with targets that index ``classes``; see `load_aligned`."""
+def align(images: ImageSet, classes: tuple[str, ...], source: str, warnings: list[str]) -> ImageSet:
+    """The same images with targets that index ``classes``; see `load_aligned`. Sentences for the user are added to
+    ``warnings``."""
     if images.classes == classes:
         return images
-    numbered = all(name.isdigit() for name in images.classes)
+    place = _by_name if images.named else _by_number
     table = np.zeros(len(images.classes), dtype=np.int64)
-    for label in np.flatnonzero(images.counts):
-        name = images.classes[label]
-        # A class of masks that is ignored takes its number out of the count.
-        number = (int(label) if images.task.dense else int(name)) if numbered else -1
-        if 0 <= number < len(classes):
-            table[label] = number
-        elif numbered:
-            raise DataError(f"{source} has the class {name}; the model knows {len(classes)} classes, counted from 0")
-        elif name in classes:
-            table[label] = classes.index(name)
-        else:
-            hint = " To leave unlabeled ground out, train with --set data.ignore=NAME." if name == BACKGROUND else ""
-            raise DataError(
-                f"{source} has the class {name!r}, which the model does not know; {near(name, classes)}{hint}"
-            )
-    return replace(images, targets=images.task.relabel(images.targets, table), classes=classes)
+    for label in np.flatnonzero(images.counts).tolist():
+        table[label] = place(images, label, classes, source)
+    unlike = [f"{label} as {classes[table[label]]}" for label in np.flatnonzero(images.counts) if not images.named]
+    if unlike and all(name.isascii() and name.isdigit() for name in classes) and classes != _numbers(len(classes)):
+        warnings.append(
+            f"{source} has numbers for classes, which count from 0 and were read so: {', '.join(unlike[:SHOWN])}; the model's "
+            "classes are called by other numbers"
+        )
+    return replace(images, targets=images.task.relabel(images.targets, table), classes=classes, named=True)
+
+
+def _by_name(images: ImageSet, label: int, classes: tuple[str, ...], source: str) -> int:
+    name = images.classes[label]
+    if name in classes:
+        return classes.index(name)
+    tidied = [tidy(known) for known in classes]  # older models have names as they were written
+    if tidy(name) in tidied:
+        return tidied.index(tidy(name))
+    hint = " To leave unlabeled ground out, train with --set data.ignore=NAME." if name == BACKGROUND else ""
+    raise DataError(f"{source} has the class {name!r}, which the model does not know; {near(name, classes)}{hint}")
+
+
+def _by_number(images: ImageSet, label: int, classes: tuple[str, ...], source: str) -> int:
+    # A class of masks that is ignored takes its number out of the count.
+    number = label if images.task.dense else int(images.classes[label])
+    if number >= len(classes):
+        raise DataError(f"{source} has the class {number}; the model knows {len(classes)} classes, counted from 0")
+    return number
+
+
+def _numbers(count: int) -> tuple[str, ...]:
+    return tuple(map(str, range(count)))

@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 
 from petriscope.core.errors import DataError, RequestError, near
 from petriscope.core.files import read_text, user_path, write_text
+from petriscope.core.names import tidy
 from petriscope.core.recipe import DataSection, Section, explain
 from petriscope.core.yaml_text import InvalidYaml, read_yaml
 from petriscope.data import sources
@@ -193,7 +194,7 @@ def apply_decisions(
             if entry is None:
                 continue
             label = part.classes[labels[index]]
-            new = "" if entry.decision == "drop" else str(entry.label)
+            new = "" if entry.decision == "drop" else tidy(str(entry.label))
             if entry.decision == "drop":
                 keep[index] = False
             elif part.task.dense:

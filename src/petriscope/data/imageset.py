@@ -35,6 +35,7 @@ class ImageSet:
         rows: int64 [N], the row in ``pixels`` of each image; None: row i is image i. Lets the splits of one
             mapped array be views of it.
         known: an array and the hashes of its rows, uint8 [M, 16]; they are used as long as ``pixels`` is this array.
+        named: whether the source names its classes; else it has numbers, and ``classes`` are the numbers from 0.
         task: what the targets are; None: the task whose targets look like these, see `petriscope.tasks.choose_task`.
 
     Raises:
@@ -48,6 +49,7 @@ class ImageSet:
     groups: np.ndarray | None = None
     rows: np.ndarray | None = None
     known: tuple[np.ndarray, np.ndarray] | None = None
+    named: bool = True
     task: Task = None  # type: ignore[assignment]  # never None after construction
 
     def __post_init__(self) -> None:

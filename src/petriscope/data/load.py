@@ -75,7 +75,7 @@ def recall_dataset(section: DataSection, known: Membership, classes: Sequence[st
     sets, audited = _prepare(found, section, decisions, warnings) if found else ({}, ())
     if not sets:
         raise DataError(f"none of the {len(known.ids):,} images of the run is in {section.source}")
-    sets = {name: align(part, tuple(classes), str(section.source)) for name, part in sets.items()}
+    sets = {name: align(part, tuple(classes), str(section.source), warnings) for name, part in sets.items()}
     return _dataset(sets, section, warnings, audited=audited, membership=known), change
 
 
@@ -214,8 +214,7 @@ def _check_train(sets: dict[str, ImageSet], source: str | None) -> None:
     if len(train.classes) < 2:
         raise DataError(f"{source} has only one class, {train.classes[0]}; a model needs two or more")
     if lacking := [train.classes[label] for label in np.flatnonzero(train.counts == 0)]:
-        numbered = all(name.isdigit() for name in train.classes)
-        hint = " Labels count from 0." if numbered and lacking[0] == "0" else ""
+        hint = " Labels count from 0." if not train.named and lacking[0] == "0" else ""
         shown = ", ".join(lacking[:10]) + (f" and {len(lacking) - 10:,} more" if len(lacking) > 10 else "")
         raise DataError(
             f"{source}: no training {train.task.counted} of the class{'es' if len(lacking) > 1 else ''} {shown}; "

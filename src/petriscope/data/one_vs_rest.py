@@ -24,4 +24,4 @@ def one_vs_rest(images: ImageSet, name: str, source: str) -> ImageSet:
             "give it another name in data.classes"
         )
     targets = images.task.one_vs_rest(images.targets, images.classes.index(name))
-    return replace(images, targets=targets, classes=(REST, name))
+    return replace(images, targets=targets, classes=(REST, name), named=True)

@@ -28,6 +28,7 @@ def build_sets(
     source: str,
     warnings: list[str],
     groups: dict[str, np.ndarray] | None = None,
+    named: bool = True,
 ) -> dict[str, ImageSet]:
     """Make image sets from arrays. The ids of the images are ``split/index``.
 
@@ -36,6 +37,7 @@ def build_sets(
         targets: split -> int64 [N].
         warnings: sentences for the user are added to it.
         groups: split -> strings [N].
+        named: whether the classes have names in the source or in the recipe.
     """
     ready = convert(pixels, section, source, warnings)
     return {
@@ -45,6 +47,7 @@ def build_sets(
             classes=classes,
             ids=np.array([f"{split}/{index}" for index in range(len(array))]),
             groups=None if groups is None else groups[split],
+            named=named,
             known=(array, cache.row_digests(array)) if isinstance(array, np.memmap) else None,
         )
         for split, array in ready.items()

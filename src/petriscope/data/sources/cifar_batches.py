@@ -49,8 +49,10 @@ def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, Ima
             batches = [_read_batch(path / name) for name in files]
             pixels[split] = np.concatenate([images for images, _ in batches])
             numbers[split] = np.concatenate([labels for _, labels in batches])
-    targets, classes = name_numbers(numbers, _class_names(path), section, str(path))
-    return build_sets(pixels, targets, classes, section, str(path), warnings)
+    names = _class_names(path)
+    targets, classes = name_numbers(numbers, names, section, str(path))
+    named = names is not None or section.classes is not None
+    return build_sets(pixels, targets, classes, section, str(path), warnings, named=named)
 
 
 def _read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:

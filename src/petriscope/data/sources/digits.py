@@ -17,4 +17,4 @@ def read(section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
     digits = load_digits()
     pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     labels, classes = name_numbers({"all": digits.target.astype(np.int64)}, None, section, "digits")
-    return build_sets({"all": pixels}, labels, classes, section, "digits", warnings)
+    return build_sets({"all": pixels}, labels, classes, section, "digits", warnings, named=section.classes is not None)

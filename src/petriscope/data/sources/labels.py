@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 from petriscope.core.errors import DataError, RequestError, near
+from petriscope.core.names import look_alike, tidy
 from petriscope.core.recipe import DataSection
 
 MAX_CLASSES = 10_000
@@ -76,6 +78,8 @@ def name_numbers(
     """
     count = max((int(part.max()) + 1 for part in labels.values() if len(part)), default=0)
     if names is not None:
+        names = check_names(names, where)
+        _check_alike(names, section, where)
         for split, part in labels.items():
             if len(at := np.flatnonzero(part >= len(names))):
                 raise DataError(
@@ -98,14 +102,20 @@ def name_numbers(
 def index_names(
     names: dict[str, Sequence[str]], section: DataSection, where: str
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """The class indices of all splits, int64 [N], from one name per image. The classes are the names in train.
+    """The class indices of all splits, int64 [N], from one name per image. The classes are the names in train, as
+    `petriscope.core.names.tidy` writes them.
 
     Raises:
-        DataError: val or test has a class that train lacks.
+        DataError: val or test has a class that train lacks; two names look alike; or there are more than `MAX_CLASSES`.
         RequestError: ``section.classes`` lacks a class of the source.
     """
+    names = {split: [tidy(name) for name in part] for split, part in names.items()}
+    every = {name for part in names.values() for name in part}
+    if len(every) > MAX_CLASSES:
+        raise DataError(f"{where} has {len(every):,} different labels; at most {MAX_CLASSES:,} classes are allowed")
+    _check_alike(sort_names(every), section, where)
     base = names.get("train") or names.get("all")
-    classes = sort_names(set(base) if base else {name for part in names.values() for name in part})
+    classes = sort_names(set(base) if base else every)
     for split, part in names.items():
         if unknown := sort_names(set(part) - set(classes)):
             raise DataError(
@@ -121,23 +131,32 @@ def index_names(
 
 def sort_names(names: set[str]) -> tuple[str, ...]:
     """Sort names; if all are numbers, by value, so that 10 comes after 9."""
-    if all(name.isascii() and name.isdigit() for name in names):
-        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    if all(name.isascii() and name.isdigit() for name in names):  # int() refuses numbers of thousands of digits
+        return tuple(sorted(names, key=lambda name: (len(name.lstrip("0")), name.lstrip("0"), name)))
     return tuple(sorted(names))
 
 
 def check_names(names: Sequence[str], where: str) -> tuple[str, ...]:
-    """Check that no name is empty or occurs twice, and return the names.
+    """Check that no name is empty or occurs twice, and return the names as `petriscope.core.names.tidy` writes them.
 
     Raises:
         RequestError: a name is empty or occurs twice.
     """
-    for name in names:
-        if not name.strip():
-            raise RequestError(f"{where} has an empty class name")
-        if list(names).count(name) > 1:
-            raise RequestError(f"{where} has the class {name!r} twice")
-    return tuple(names)
+    out = tuple(map(tidy, names))
+    if "" in out:
+        raise RequestError(f"{where} has an empty class name")
+    if twice := [name for name, count in Counter(out).items() if count > 1]:
+        raise RequestError(f"{where} has the class {twice[0]!r} twice")
+    return out
+
+
+def _check_alike(names: Sequence[str], section: DataSection, where: str) -> None:
+    """Refuse names that a person may have meant as one, unless ``data.classes`` lists what the classes are."""
+    if section.classes is None and (pair := look_alike(names)) is not None:
+        raise DataError(
+            f"{where} has the classes {pair[0]!r} and {pair[1]!r}, which look alike; spell them alike if they are one "
+            "class, or else list all classes in data.classes"
+        )
 
 
 def _order(names: Sequence[str], wanted: Sequence[str], where: str) -> np.ndarray:

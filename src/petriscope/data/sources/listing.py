@@ -65,6 +65,7 @@ def sets_over(
     classes: tuple[str, ...],
     names: Sequence[str],
     groups: np.ndarray | None,
+    named: bool = True,
 ) -> dict[str, ImageSet]:
     """One image set per split, all of them views of the same pixels.
 
@@ -72,6 +73,7 @@ def sets_over(
         rows: from `rows_by_split`.
         targets: class indices, int64, of the rows of each split.
         names, groups: of all files; the names become ids.
+        named: whether the classes have names in the source or in the recipe.
     """
     ids = np.array(names)
     return {
@@ -83,6 +85,7 @@ def sets_over(
             ids=ids[indices],
             groups=None if groups is None else groups[indices],
             rows=indices,
+            named=named,
         )
         for split, indices in rows.items()
     }

@@ -17,7 +17,7 @@ from petriscope.data.decode import decode_files
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.listing import groups_of, rows_by_split, sets_over
 from petriscope.data.sources.mask_files import MaskReader
-from petriscope.data.sources.mask_values import ValueTable, given_table, name_values, pack
+from petriscope.data.sources.mask_values import ValueTable, given_table, have_names, name_values, pack
 from petriscope.data.sources.pairs import COLOR_TABLES, NAMES, Pairs
 
 MAX_BYTES = 2**20  # of a file of names
@@ -74,7 +74,7 @@ def read(path: Path, pairs: Pairs, section: DataSection, warnings: list[str]) ->
     reader.check(str(path), warnings)
     ids = {split: [files[row] for row in indices.tolist()] for split, indices in rows.items()}
     targets, classes = name_values(masks, names, section, str(path), warnings, table, ids)
-    return sets_over(decoded, rows, targets, classes, files, groups)
+    return sets_over(decoded, rows, targets, classes, files, groups, have_names(names, table, section))
 
 
 def _homes(path: Path, files: Sequence[str]) -> list[Path]:

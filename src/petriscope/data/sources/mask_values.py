@@ -75,6 +75,11 @@ def given_table(section: DataSection) -> ValueTable | None:
     return ValueTable(tuple(numbers), not isinstance(given[0], int), "data.mask_values")
 
 
+def have_names(names: Sequence[str] | None, table: ValueTable | None, section: DataSection) -> bool:
+    """Whether the classes of masks have names, in the source or in the recipe."""
+    return names is not None or table is not None or section.classes is not None
+
+
 def refusal(values: Iterable[int], where: str, colored: bool = False) -> DataError:
     """The error for masks whose values are no class numbers, with what to do about it."""
     found = sorted({*values})
@@ -158,6 +163,7 @@ def build_mask_sets(
                 f"{list(pixels[split].shape)}; a mask must have the height and width of its image"
             )
     targets, classes = name_values(checked, names, section, source, warnings, table)
+    named = have_names(names, table, section)
     ready = convert(pixels, section, source, warnings)
     return {
         split: ImageSet(
@@ -166,6 +172,7 @@ def build_mask_sets(
             classes=classes,
             ids=np.array([f"{split}/{index}" for index in range(len(array))]),
             groups=None if groups is None else groups[split],
+            named=named,
         )
         for split, array in ready.items()
     }

@@ -84,7 +84,8 @@ def _read(archive: NpzFile, path: Path, section: DataSection, warnings: list[str
     }
     named = named or _known_names(numbers, section, path)
     targets, classes = label_rules.name_numbers(numbers, named, section, str(path))
-    return build_sets(pixels, targets, classes, section, str(path), warnings, groups)
+    has_names = named is not None or section.classes is not None
+    return build_sets(pixels, targets, classes, section, str(path), warnings, groups, has_names)
 
 
 def _splits(names: set[str], path: Path) -> list[str]:

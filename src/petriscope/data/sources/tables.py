@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import re
+import unicodedata
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from petriscope.core.errors import DataError, RequestError, near
+from petriscope.core.errors import DataError, RequestError, near, shortened, shown
+from petriscope.core.files import read_text
+from petriscope.core.names import tidy
 from petriscope.core.recipe import DataSection
-from petriscope.data.decode import decode_files
+from petriscope.data.decode import SUFFIXES, decode_files
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.labels import check_numbers, index_names, name_numbers
 from petriscope.data.sources.listing import ImageFile, rows_by_split, sets_over
@@ -18,25 +25,37 @@ from petriscope.data.sources.spelling import split_of
 if TYPE_CHECKING:
     import pandas as pd
 
+MAX_BYTES = 2**30  # of a CSV file
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+# What other tools call the columns path and label, in lower case and without separators.
+CALLED = {
+    "path": re.compile("(?:image|img)?(?:file)?(?:path|name)|(?:image|img)(?:file)?|file"),
+    "label": re.compile("class(?:name|label)?|labelname|category|target"),
+    "split": re.compile("split"),
+}
+_WHOLE = re.compile(r"-?[0-9]+")
+_WHOLE_FLOAT = re.compile(r"(-?[0-9]+)\.0*")
+
 
 def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
-    """Read the images that a table lists. Their ids are the paths in it.
+    """Read the images that a table lists. Their ids are the paths in it, with forward slashes.
 
     Args:
-        path: a CSV or Parquet file. Columns: ``path`` (relative to the table's folder, or absolute), ``label`` (names,
-            or numbers from 0), optionally ``split`` (train, val, test), and the column that ``section.group`` names
-            (default: ``group``, if there is one).
+        path: a Parquet file; or a CSV file in UTF-8 (or UTF-16 with a byte order mark), with commas, semicolons, tabs or bars.
+            Columns: ``path`` (relative to the table's folder, or absolute), ``label``, optionally ``split`` (train, val,
+            test), and the column that ``section.group`` names (default: ``group``, if there is one). Labels are names, also
+            if they are written with digits; only whole numbers that run from 0 without a gap, or index ``section.classes``,
+            are class numbers.
 
     Raises:
         DataError: a column is missing, a cell is empty or wrong, a path occurs twice, or an image is unreadable.
         RequestError: ``section.group`` names no column.
     """
-    table = _load(path)
+    table = _load(path, warnings)
     found = _files(table, path)
     files = [file.id for file in found]
     groups = _groups(table, section, path)
-    numbers, names = _labels(table, path)
-
+    numbers = _numbers([file.label for file in found], section, path)
     decoded = decode_files([file.path for file in found], files, section, str(path))
     warnings += decoded.warnings
     rows = rows_by_split(decoded, [file.split for file in found])
@@ -44,45 +63,122 @@ def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, Ima
         targets, classes = name_numbers({s: numbers[indices] for s, indices in rows.items()}, None, section, str(path))
     else:
         targets, classes = index_names(
-            {s: [names[row] for row in indices] for s, indices in rows.items()}, section, str(path)
+            {s: [found[row].label for row in indices] for s, indices in rows.items()}, section, str(path)
         )
-    return sets_over(decoded, rows, targets, classes, files, groups)
+    named = numbers is None or section.classes is not None
+    return sets_over(decoded, rows, targets, classes, files, groups, named)
 
 
 def list_files(path: Path) -> list[ImageFile]:
     """The image files that the table at ``path`` lists, readable or not."""
-    return _files(_load(path), path)
+    return _files(_load(path, []), path)
 
 
 def _files(table: pd.DataFrame, path: Path) -> list[ImageFile]:
-    if not len(table):
-        raise DataError(f"{path} has no rows")
-    files = _text(table, "path", path)
-    places = [_place(name, row, path) for row, name in enumerate(files)]
-    if len(set(files)) < len(files):
-        first: dict[str, int] = {}
-        for row, name in enumerate(files):
-            if first.setdefault(name, row) != row:
-                raise DataError(f"{path}: {name} occurs twice, in rows {first[name]} and {row} (counted from 0)")
-    splits = ["all"] * len(files)
+    places = [_place(name, row, path) for row, name in enumerate(_text(table, "path", path))]
+    labels = _labels(table, path)
+    splits = ["all"] * len(places)
     if "split" in table.columns:
         splits = [_split(name, row, path) for row, name in enumerate(_text(table, "split", path))]
-    labels = _text(table, "label", path)
-    return [ImageFile(*file) for file in zip(files, places, splits, labels, strict=True)]
+    first: dict[Path, int] = {}
+    for row, (name, place) in enumerate(places):
+        if (other := first.setdefault(place.absolute(), row)) != row:
+            said = "" if labels[other] == labels[row] else f" with the labels {labels[other]!r} and {labels[row]!r},"
+            raise DataError(
+                f"{path}: {name} occurs twice,{said} in rows {other} and {row} (counted from 0); keep one of them"
+            )
+    return [ImageFile(*place, split, label) for place, split, label in zip(places, splits, labels, strict=True)]
 
 
-def _load(path: Path) -> pd.DataFrame:
+def _load(path: Path, warnings: list[str]) -> pd.DataFrame:
+    """The table, with the columns path and label by these names."""
     import pandas as pd
 
+    if path.suffix.lower() == ".csv":
+        table = _read_csv(path)
+    else:
+        try:
+            table = pd.read_parquet(path)
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+        except Exception as error:  # the parser raises many kinds on damaged files
+            raise DataError(f"{path} cannot be read as a table: {error}") from None
+    table.columns = _rename([tidy(str(column)) for column in table.columns], table, path, warnings)
+    if not len(table):
+        raise DataError(f"{path} has no rows")
+    return table
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """All cells as text, because a class may be called NA or 007."""
+    import pandas as pd
+
+    text = read_text(path, MAX_BYTES, "a table of images")
+    first = next((line for line in io.StringIO(text) if line.strip()), "")
+    separator = max(SEPARATORS, key=lambda each: _known(first, each))
+    header: list[str] = []
+    cells: list[list[str]] = []
     try:
-        if path.suffix.lower() == ".csv":
-            # As text, because a class may be called NA.
-            return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        return pd.read_parquet(path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
-    except Exception as error:  # the parsers raise many kinds on damaged files
-        raise DataError(f"{path} cannot be read as a table: {error}") from None
+        for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True):
+            if not header:
+                header = row
+            elif any(row):
+                if any(row[len(header) :]):
+                    raise DataError(
+                        f"{path}: row {len(cells)} (counted from 0) has {len(row)} cells, and the header {len(header)}, parted "
+                        f"by {SEPARATORS[separator]}; write a cell that has the separator in it in double quotes"
+                    )
+                cells.append([*row, *[""] * len(header)][: len(header)])
+    except csv.Error as error:
+        raise DataError(f"{path} cannot be read as a table: {error}, in row {len(cells)} (counted from 0)") from None
+    return pd.DataFrame(cells, columns=header, dtype=object)
+
+
+def _known(header: str, separator: str) -> tuple[int, int]:
+    """How many of the columns path and label a header has if it is separated so, and how many columns."""
+    names = next(csv.reader([header], delimiter=separator), [])
+    return sum(any(_is_called(tidy(name), wanted) for name in names) for wanted in CALLED), len(names)
+
+
+def _is_called(name: str, wanted: str) -> bool:
+    key = re.sub(r"[\W_]+", "", name.casefold())
+    return key == wanted or CALLED[wanted].fullmatch(key) is not None
+
+
+def _rename(columns: list[str], table: pd.DataFrame, path: Path, warnings: list[str]) -> list[str]:
+    """The names of the columns, with the usual other names of path, label and split replaced."""
+    out = list(columns)
+    for wanted in CALLED:
+        if wanted in columns:
+            continue
+        called = [name for name in columns if _is_called(name, wanted)]
+        if len(called) > 1:
+            raise DataError(
+                f"{path} has the columns {' and '.join(called)}, each of which may be the {wanted}; rename one to {wanted}"
+            )
+        if called:
+            out[columns.index(called[0])] = wanted
+            warnings.append(f"{path}: the column {called[0]} was read as {wanted}")
+    if not {"path", "label"} & {*out} and any(name.lower().endswith(SUFFIXES) for name in columns):
+        raise DataError(
+            f"{path} has no header: its first row is {shown(', '.join(columns))}; put the names of the columns before it, "
+            "such as path,label"
+        )
+    if "split" not in out:
+        parts = [
+            index
+            for index in range(len(out))
+            if out[index] not in ("path", "label") and _has_splits(table.iloc[:, index])
+        ]
+        if len(parts) == 1:
+            warnings.append(f"{path}: the column {out[parts[0]]} was read as split")
+            out[parts[0]] = "split"
+    return out
+
+
+def _has_splits(column: pd.Series) -> bool:
+    splits = {split_of(value) for value in {str(value) for value in column}}
+    return "train" in splits and len(splits) > 1 and None not in splits
 
 
 def _column(table: pd.DataFrame, name: str, path: Path) -> pd.Series:
@@ -91,27 +187,53 @@ def _column(table: pd.DataFrame, name: str, path: Path) -> pd.Series:
         raise DataError(
             f"{path} has no column {name!r}; {near(name, columns)} A table needs the columns path and label"
         )
+    if columns.count(name) > 1:
+        raise DataError(f"{path} has the column {name} twice; rename one of them")
     return table[name]
 
 
 def _text(table: pd.DataFrame, name: str, path: Path) -> list[str]:
     column = _column(table, name, path)
-    out = [str(value) for value in column]
-    for row, (value, missing) in enumerate(zip(out, column.isna(), strict=True)):
-        if missing or not value.strip():
+    out = []
+    for row, (value, missing) in enumerate(zip(column, np.asarray(column.isna()), strict=True)):
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", "replace")
+        if not isinstance(value, str) and np.ndim(value):
+            raise DataError(
+                f"{path}: the cell {name} of row {row} (counted from 0) has several values; it must have one"
+            )
+        if missing or not (text := tidy(str(value))):
             raise DataError(f"{path}: the cell {name} of row {row} (counted from 0) is empty")
+        out.append(text)
     return out
 
 
-def _place(name: str, row: int, path: Path) -> Path:
-    if Path(name).is_absolute():
-        return Path(name)
-    if ".." in PurePosixPath(name).parts or ".." in PureWindowsPath(name).parts:
+def _place(name: str, row: int, path: Path) -> tuple[str, Path]:
+    """The id of an image and its file."""
+    if "\0" in name:
+        raise DataError(f"{path}: the path {shown(name)} in row {row} (counted from 0) has a NUL character")
+    if not Path(name).is_absolute() and ".." in (*PurePosixPath(name).parts, *PureWindowsPath(name).parts):
         raise DataError(
             f"{path}: the path {name!r} in row {row} is outside the folder of the table; "
             "write it without .., or as an absolute path"
         )
-    return path.parent / name
+    found = next((each for each in _spellings(name) if _is_file(path.parent / each)), name)
+    return PurePosixPath(found).as_posix(), path.parent / found
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
+
+
+def _spellings(name: str) -> Sequence[str]:
+    """A path as it is; and with slashes in place of backslashes, and with accents in the other forms of Unicode."""
+    if name.isascii() and "\\" not in name:
+        return ()
+    slashed = dict.fromkeys((name, name.replace("\\", "/")))
+    return [unicodedata.normalize(form, each) for form in ("NFC", "NFD") for each in slashed]
 
 
 def _split(name: str, row: int, path: Path) -> str:
@@ -133,18 +255,29 @@ def _groups(table: pd.DataFrame, section: DataSection, path: Path) -> np.ndarray
     return None
 
 
-def _labels(table: pd.DataFrame, path: Path) -> tuple[np.ndarray | None, list[str]]:
-    """The class numbers, None if the labels are names; and the labels as text."""
+def _labels(table: pd.DataFrame, path: Path) -> list[str]:
+    """The labels as text. Whole numbers have no decimals, whether the column has text or floats."""
+    column = _column(table, "label", path)
+    if column.dtype.kind == "f" and not column.isna().any():
+        return [str(number) for number in check_numbers(column.to_numpy(), f"the label column of {path}").tolist()]
     text = _text(table, "label", path)
-    where = f"the label column of {path}"
-    column = table["label"]
-    if column.dtype.kind in "iufb":
-        return check_numbers(column.to_numpy(), where), text
-    if all(_is_number(value) for value in text):
-        return check_numbers(np.array([max(min(int(value), 2**62), -(2**62)) for value in text]), where), text
-    return None, text
+    if all(_WHOLE.fullmatch(value) or _WHOLE_FLOAT.fullmatch(value) for value in text):
+        return [_WHOLE_FLOAT.sub(r"\1", value) for value in text]
+    return text
 
 
-def _is_number(text: str) -> bool:
-    digits = text.removeprefix("-")
-    return digits.isascii() and digits.isdigit()
+def _numbers(labels: list[str], section: DataSection, path: Path) -> np.ndarray | None:
+    """The labels as class numbers, int64 [N]; None if they are names."""
+    if not all(_WHOLE.fullmatch(label) for label in labels):
+        return None
+    for row, label in enumerate(labels):
+        if label.startswith("-"):
+            raise DataError(
+                f"the label column of {path}: label {shortened(label)} of image {row} is negative; write names, or numbers "
+                "from 0"
+            )
+    found = {*labels}
+    counted = set(map(str, range(len(found))))
+    if section.classes is not None and not found & {*section.classes}:
+        counted = set(map(str, range(len(section.classes))))
+    return np.array([int(label) for label in labels]) if found <= counted else None

@@ -1,0 +1,173 @@
+"""Tables as spreadsheets and other tools write them; labels that are names, and those that are numbers."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_sources import load, save_image, some_images, write_table
+
+from petriscope.core.errors import DataError, RequestError
+from petriscope.data import Dataset
+from petriscope.data.sources.labels import sort_names
+
+NAMES = ("cat", "dog", "fox")
+
+
+@pytest.fixture(scope="module")
+def shots(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tables")
+    for number, pixels in enumerate(some_images(12)):
+        save_image(folder / f"shots/é{number}.png", pixels)
+    return folder
+
+
+def rows(labels: tuple[object, ...] = NAMES) -> list[tuple[str, object]]:
+    return [(f"shots/é{number}.png", labels[number % len(labels)]) for number in range(12)]
+
+
+def counts(data: Dataset) -> dict[str, int]:
+    return dict(zip(data.classes, sum(part.counts for part in data.splits.values()).tolist(), strict=True))
+
+
+def table(shots: Path, text: str, encoding: str = "utf-8") -> Path:
+    (shots / "t.csv").write_bytes(text.encode(encoding))
+    return shots / "t.csv"
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    "header", ["path label", "image class", "Filename Label", "file_path category", "extra Image.Path target"]
+)
+def test_any_dialect(separator: str, encoding: str, end: str, header: str, shots: Path) -> None:
+    columns = header.split()
+    extra = ["a, b;c\td|e"] if len(columns) > 2 else []
+    lines = [columns, *([*(f'"{cell}"' for cell in extra), path, f" {label} "] for path, label in rows())]
+    data = load(table(shots, end.join(map(separator.join, lines)) + end + end, encoding))
+    assert counts(data) == dict.fromkeys(NAMES, 4)
+    told = [name for name in columns if name not in ("extra", "path", "label")]
+    assert all(any(f"the column {name} was read as" in text for text in data.warnings) for name in told)
+
+
+@pytest.mark.parametrize(
+    "spell",
+    [
+        lambda name: name.replace("/", "\\"),
+        lambda name: f"./{name}",
+        lambda name: name.replace("/", "//"),
+        lambda name: unicodedata.normalize("NFD", name),
+    ],
+)
+def test_any_spelling_of_a_path(spell, shots: Path) -> None:
+    data = load(table(shots, "path,label\n" + "".join(f"{spell(path)},{label}\n" for path, label in rows())))
+    assert counts(data) == dict.fromkeys(NAMES, 4)
+    assert {name for part in data.splits.values() for name in part.ids} == {path for path, _ in rows()}
+
+
+@pytest.mark.parametrize(
+    "labels", [("007", "008", "010"), (10, 20, 50), (1, 2, 3), (0, 90, 180), ("x", "2", "10"), (99999, 0, 5)]
+)
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_numbers_that_do_not_count_from_0_are_names(labels: tuple[object, ...], kind: str, shots: Path) -> None:
+    data = load(write_table(shots / f"t.{kind}", [{"path": path, "label": label} for path, label in rows(labels)]))
+    assert counts(data) == dict.fromkeys(sort_names({*map(str, labels)}), 4)
+    assert all(part.named for part in data.splits.values())
+
+
+@pytest.mark.parametrize(
+    "labels", [(0, 1, 2), ("0", "1", "2"), ("0.0", "1.0", "2.0"), (0.0, 1.0, 2.0), ("0", "1.00", "2.")]
+)
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_numbers_that_count_from_0_are_class_numbers(labels: tuple[object, ...], kind: str, shots: Path) -> None:
+    path = write_table(shots / f"t.{kind}", [{"path": path, "label": label} for path, label in rows(labels)])
+    data = load(path)
+    assert counts(data) == dict.fromkeys("012", 4) and not any(part.named for part in data.splits.values())
+    assert load(path, classes=("c", "b", "a")).classes == ("c", "b", "a")
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_truth_values_are_names(kind: str, shots: Path) -> None:
+    path = write_table(shots / f"t.{kind}", [{"path": path, "label": label} for path, label in rows((True, False))])
+    assert counts(load(path)) == {"False": 6, "True": 6}
+
+
+@pytest.mark.parametrize(("one", "other"), [("cat", "cat "), ("né", "ne\u0301"), ("cat", "\ufeffcat")])
+def test_names_that_differ_in_nothing_that_shows_are_one_class(one: str, other: str, shots: Path) -> None:
+    lines = "".join(f"{path},{label}\n" for path, label in rows((one, "dog", other)))
+    assert counts(load(table(shots, f"path,label\n{lines}"))) == {one: 8, "dog": 4}
+
+
+@pytest.mark.parametrize(("one", "other"), [("cat", "CAT"), ("red cell", "red_cell"), ("7", "007"), ("A", "a")])
+def test_names_that_look_alike_are_refused_unless_listed(one: str, other: str, shots: Path) -> None:
+    path = table(shots, "path,label\n" + "".join(f"{path},{label}\n" for path, label in rows((one, other))))
+    with pytest.raises(DataError) as said:
+        load(path)
+    assert repr(one) in str(said.value) and repr(other) in str(said.value)
+    assert load(path, classes=(one, other)).classes == (one, other)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{rows}", "has no header: its first row is .*shots/é0.png"),
+        (
+            "path,label\n{rows}./shots/é0.png,dog\n",
+            "é0.png occurs twice, with the labels 'cat' and 'dog', in rows 0 and 12",
+        ),
+        ("path,label\n{rows}{rows}", "é0.png occurs twice, in rows 0 and 12"),
+        ("file,image,label\nx,y,z\n", "columns file and image, each of which may be the path; rename one"),
+        ("path,label,label\nx,y,z\n", "has the column label twice"),
+        ("path,label\nx,y,z\n", "row 0 .* has 3 cells, and the header 2, parted by commas"),
+        ("path,label\nx,\n", "label of row 0 .* is empty"),
+        ("path,label\nx\n", "label of row 0 .* is empty"),
+        ("path,label\na\0.png,x\n", "row 0 .* has a NUL character"),
+        ('path,label\n"a.png,x\n', "cannot be read as a table"),
+        ("", "no column|no rows"),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_said(text: str, says: str, shots: Path) -> None:
+    listed = "".join(f"{path},{label}\n" for path, label in rows())
+    with pytest.raises(DataError, match=says):
+        load(table(shots, text.replace("{rows}", listed)))
+
+
+def test_other_encodings_are_said(shots: Path) -> None:
+    with pytest.raises(RequestError, match=r"not text in UTF-8.* save it in UTF-8"):
+        load(table(shots, "path,label\nx.png,né\n", "cp1252"))
+
+
+def test_a_column_of_splits_is_read(shots: Path) -> None:
+    text = "".join(
+        f"{path},{label},{['Train', 'Valid', 'Testing'][number % 2]}\n" for number, (path, label) in enumerate(rows())
+    )
+    data = load(table(shots, f"path,label,Subset\n{text}"))
+    assert {name: len(part) for name, part in data.splits.items()} == {"train": 6, "val": 6}
+    assert any("the column Subset was read as split" in said for said in data.warnings)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sets(st.integers(0, 10**30).map(str) | st.integers(0, 99).map("{:04}".format) | st.just("9" * 5000)))
+def test_numbers_are_sorted_by_value(names: set[str]) -> None:
+    values = [name.lstrip("0").rjust(5000, "0") for name in sort_names(names)]
+    assert values == sorted(values)
+
+
+def test_strange_cells_of_parquet_are_refused(tmp_path: Path) -> None:
+    frames = {
+        "several values": pd.DataFrame({"path": ["a", "b"], "label": [[1, 2], [3]]}),
+        "empty": pd.DataFrame({"path": ["a", "b"], "label": [None, "x"]}),
+        "NaN|nan|empty": pd.DataFrame({"path": ["a", "b"], "label": [0.0, np.nan]}),
+        "not a whole number": pd.DataFrame({"path": ["a", "b"], "label": [0.5, 1.0]}),
+        "NUL": pd.DataFrame({"path": ["a\0.png", "b"], "label": ["x", "y"]}),
+    }
+    for says, frame in frames.items():
+        frame.to_parquet(tmp_path / "t.parquet")
+        with pytest.raises(DataError, match=says):
+            load(tmp_path / "t.parquet")
