@@ -17,6 +17,7 @@ from petriscope.core.errors import DataError
 from petriscope.data import decode
 from petriscope.data.contents import HOT, dim_warning, peak_of
 from petriscope.data.decode import decode_file
+from petriscope.data.stored import look
 
 RNG = np.random.default_rng(0)
 quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -173,6 +174,15 @@ def test_bits_that_are_not_read_are_said_and_not_scaled(tmp_path: Path) -> None:
             decode_file(tmp_path / name, bits=12)
 
 
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_bits_of_jpeg_2000(bits: int, tmp_path: Path) -> None:
+    Image.fromarray(some_images(1, side=16)[0]).save(tmp_path / "a.jp2")
+    data = bytearray((tmp_path / "a.jp2").read_bytes())
+    data[data.index(b"\xff\x4f\xff\x51") + 42] = bits - 1  # of the first channel
+    with decode.open_image(put(tmp_path, bytes(data), "a.jp2")) as image:
+        assert look(image).bits == bits
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_hot_pixel_hides_nothing_and_hinders_nothing(channels: int, tmp_path: Path) -> None:
     source = tmp_path / "data"
@@ -268,6 +278,7 @@ def test_bits_that_do_nothing_are_said(tmp_path: Path) -> None:
     assert said == "data.bits=12 is for images stored with 16 bits, and there are none"
 
 
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")  # the tests undo the filter of petriscope.data.decode
 def test_a_damaged_second_page_costs_nothing(tmp_path: Path) -> None:
     first, second = (Image.fromarray(image) for image in some_images(2))
     first.save(tmp_path / "a.tif", save_all=True, append_images=[second])

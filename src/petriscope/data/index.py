@@ -25,6 +25,7 @@ REHASH = "PETRISCOPE_REHASH"  # environment variable; unless it is empty or 0, a
 SETTLED = 2_000_000_000  # ns; the clocks of file systems tick at most every two seconds
 READ_BYTES = 1 << 20
 THREADS = 16
+CHUNK = 32  # files per task of a thread
 
 Status: TypeAlias = tuple[int, int, int, int]  # size, modification time in ns, change time in ns, inode
 
@@ -67,9 +68,11 @@ def recall(index: Path, paths: Sequence[Path], read: Callable[[Path], str]) -> R
         if status is not None and not trusted:
             missing.append(place)
     if missing:
+        parts = [missing[start : start + CHUNK] for start in range(0, len(missing), CHUNK)]
         with ThreadPoolExecutor(min(cores(), THREADS)) as pool:
-            found = pool.map(lambda place: _attempt(read, paths[place]), missing)
-            for place, value in zip(missing, track(found, "reading", len(missing), "files"), strict=True):
+            found = pool.map(lambda places: [_attempt(read, paths[place]) for place in places], parts)
+            each = (value for part in found for value in part)
+            for place, value in zip(missing, track(each, "reading", len(missing), "files"), strict=True):
                 values[place] = value
         again = {*missing}
         entries = {
