@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 
 from petriscope.metrics.calibration import calibration_errors, ece_equal_mass, equal_mass_bins
+from petriscope.metrics.classification import calibration_error, calibration_error_if_calibrated
 
 
 def test_equal_mass_bins_have_equal_counts():
@@ -41,3 +42,23 @@ def test_brier_by_hand():
     found = calibration_errors(np.array([[0.75, 0.25]]), np.array([1]))
     assert found["brier"] == pytest.approx(0.75**2 * 2)
     assert found["ece"] == pytest.approx(0.75)
+
+
+def test_ece_is_in_its_band_if_calibrated_and_above_it_if_overconfident():
+    rng = np.random.default_rng(1)
+    honest, sure = [], []
+    for _ in range(60):
+        confidence = rng.uniform(0.4, 1, 150)
+        low, high = calibration_error_if_calibrated(confidence, 200)
+        assert 0 < low < high < 1
+        right = rng.random(150) < confidence
+        wrong_more_often = rng.random(150) < confidence - 0.25
+        honest.append(low <= calibration_error(confidence, right) <= high)
+        sure.append(calibration_error(confidence, wrong_more_often) > high)
+    assert 0.85 < np.mean(honest) < 1 and np.mean(sure) > 0.95
+
+
+@pytest.mark.parametrize("confidence", [[1.0], [0.5], [1.0] * 30, [1 / 3] * 30])
+def test_the_band_of_ece_of_few_and_of_certain_predictions(confidence):
+    low, high = calibration_error_if_calibrated(np.array(confidence), 100, chunk_bytes=500)
+    assert 0 <= low <= high < 1 and (high == 0) == (confidence[0] == 1)

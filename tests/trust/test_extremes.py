@@ -71,7 +71,7 @@ def test_metrics_of_labels(predicted, truth):
     assert np.isfinite(scaled).all() and scaled.max() <= 1
     plain(trust_metrics(raw, scaled, targets, None, ("a", "b", "c"), reference, reference.temperature).as_json())
     facts, arrays = Trust({"none": reference}).to_file()
-    again = Trust.from_file(plain(facts), arrays)
+    again = Trust.from_file(plain(facts), arrays, 3)
     assert again.temperature("none", "none") == reference.temperature
 
 
@@ -140,7 +140,7 @@ def test_the_detector_of_what_is_out_of_distribution(features, pixels, n):
     detector = fit_detector(values, np.arange(n) % 3, values)
     facts, arrays = Trust({}, detector).to_file()
     assert all(np.isfinite(array).all() for array in arrays.values())
-    again = Trust.from_file(plain(facts), arrays).detector
+    again = Trust.from_file(plain(facts), arrays, 3).detector
     for other in FEATURES.values():
         for seen in ((other, FEATURES["ordinary"]), (FEATURES["ordinary"], other)):
             if seen[0].shape[1] != FEATURES[features].shape[1] or not seen[1].shape[1]:

@@ -63,11 +63,12 @@ def print_evaluation(evaluation: Evaluation) -> None:
     rows = [("", f"{evaluation.split}, {images(evaluation.n, evaluation.groups)}{tta}")]
     for info in task.metrics:
         metric = evaluation.metric(info.key)
-        if metric.value is None:
+        if info.key not in evaluation.metrics:
             continue
         write = _percent if info.percent else _decimal
         low, high = metric.ci95 or (None, None)
-        rows.append((info.name, f"{write(metric.value)}  ({write(low)} to {write(high)})"))
+        interval = "" if low is None or high is None else f"  ({write(low)} to {write(high)})"
+        rows.append((info.name, f"{write(metric.value)}{interval}"))
     if task.per_class is not None:
         info = task.per_class
         rows += [

@@ -402,6 +402,8 @@ class Evaluation(Measured):
         scenes, pixels, outlined: where targets are masks, groups, or images if there are none; labeled pixels; and images
             in which classes meet.
         per_class: by class name; ``confusion``: true by predicted class.
+        ece_if_calibrated: where the ECE of a perfectly calibrated model would be, 95 times in 100.
+        undefined: why a metric, or all intervals (``ci95``), are None.
         calibration, selective, conformal, ood, val_groups: None where nothing was fitted on val; see `TrustMetrics`.
         errors, explanations: of a run's own data.
         stress: where the stress test was asked for too.
@@ -419,6 +421,8 @@ class Evaluation(Measured):
     outlined: int | None = None
     per_class: dict[str, ClassMetrics] = Field(default_factory=dict)
     confusion: list[list[int]] | None = None
+    ece_if_calibrated: Interval | None = None
+    undefined: dict[str, str] = Field(default_factory=dict)
     calibration: Calibration | None = None
     selective: list[SelectiveRow] | None = None
     conformal: list[ConformalRow] | None = None
@@ -427,6 +431,13 @@ class Evaluation(Measured):
     errors: ErrorAnalysis | None = None
     explanations: Explanations | None = None
     stress: Robustness | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, tree: Any) -> Any:
+        # Older versions wrote percentiles of the bootstrap for the ECE, which need not hold it.
+        known = {key: value for key, value in tree.items() if key != "ece_ci95"} if isinstance(tree, dict) else tree
+        return Measured._gather.__func__(cls, known)
 
 
 # --------------------------------------------------------------------------------------------------- a run as a whole

@@ -22,6 +22,9 @@ if TYPE_CHECKING:  # torch is imported where it is used: reading data needs the 
     from torch import Tensor
 
 TOLERANCE = 0.0075  # share of the diagonal by which outlines may differ
+MISSING = {
+    "boundary_f1": "no image has an outline in its mask"
+}  # why a metric is undefined although pixels have labels
 JUDGED = 0.1  # an example has at least this share of the largest number of labeled pixels
 
 
@@ -216,7 +219,7 @@ def full_mask_metrics(
         mask, over which boundary_f1 is the mean); miou, pixel_accuracy, boundary_f1, nll (per pixel), each with
         ``<name>_ci95`` [low, high]; per_class (iou with iou_ci95, precision, recall, f1, pixels); confusion (pixels, true by
         predicted). Means are over the classes that the target masks have. If a class is called background, miou leaves it
-        out and miou_with_background includes it. A metric that is undefined is None.
+        out and miou_with_background includes it. A metric that is undefined is None; ``undefined`` says why.
     """
     background = background_of(classes)
     scenes = scenes_of(groups, len(tally))
@@ -244,6 +247,13 @@ def full_mask_metrics(
         if key != "iou":
             out[key] = _number(values[0])
             out[f"{key}_ci95"] = _interval(spread.get(key))
+    out["undefined"] = {
+        key: "no pixel has a label" if not total.sum() else MISSING.get(key, "no pixel has a label that counts")
+        for key, values in whole.items()
+        if key != "iou" and not np.isfinite(values[0])
+    }
+    if count == 1:
+        out["undefined"]["ci95"] = "there is one group of images, or one image"
     hits, true, predicted = np.diagonal(total), total.sum(1), total.sum(0)
     out["per_class"] = {
         name: {

@@ -296,8 +296,9 @@ def _calibration_summary(rows: pd.DataFrame, evaluation: Evaluation) -> str:
     verdict = "well calibrated on average"
     if abs(gap) >= 0.05:
         verdict = f"{abs(gap):.1f} points {'overconfident' if gap > 0 else 'underconfident'} on average"
-    ece = evaluation.metric("ece")
+    ece, band = wording.percent(evaluation.value("ece")), wording.span(evaluation.ece_if_calibrated)
+    would = f"; for a perfectly calibrated model and so many images it would be {band} %" if band else ""
     return (
         f"Mean confidence is {wording.percent(confidence)} at an accuracy of {wording.percent(accuracy)}: the model is "
-        f"{verdict}. Expected calibration error: {wording.percent_with_interval(ece.value, ece.ci95)}."
+        f"{verdict}. Expected calibration error: {ece}{would}."
     )

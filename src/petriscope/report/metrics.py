@@ -20,11 +20,11 @@ class MetricRow:
 
 
 def metric_rows(task: Task, evaluated: Mapping[str, Evaluation]) -> list[MetricRow]:
-    """The table of all metrics of a task; metrics that no split has are left out."""
+    """The table of all metrics of a task; a metric that is not defined is a dash."""
     rows = []
     for info in task.metrics:
         found = [evaluation.metric(info.key) for evaluation in evaluated.values()]
-        if any(metric.value is not None for metric in found):
+        if any(info.key in evaluation.metrics for evaluation in evaluated.values()):
             rows.append(MetricRow(info.name, info.meaning, [_cell(info, metric) for metric in found]))
     return rows
 
