@@ -47,6 +47,7 @@ def tiff(
     photometric: int | None = None,
     extra: tuple[int, ...] = (),
     depth: int = 1,
+    orientation: int = 1,
 ) -> bytes:
     """A TIFF file of any type of numbers.
 
@@ -58,6 +59,7 @@ def tiff(
         photometric: None: RGB for three channels or more, else gray; 0 is gray whose 0 is white, 5 is CMYK.
         extra: what the channels beyond color are: 0 unspecified, 1 premultiplied alpha, 2 alpha.
         depth: number of slices that the file claims to have.
+        orientation: how the image is turned, 1 to 8 as in EXIF.
     """
     height, width, channels = image.shape
     planes = list(image.transpose(2, 0, 1)) if planar else [image]
@@ -71,6 +73,7 @@ def tiff(
         258: ("H", [8 * image.dtype.itemsize] * channels),
         259: ("H", [8 if packed else 1]),
         262: ("H", [photometric]),
+        274: ("H", [orientation]),
         273: ("I", [0] * len(data)),
         277: ("H", [channels]),
         278: ("I", [height]),

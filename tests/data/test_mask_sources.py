@@ -275,7 +275,7 @@ def test_splits_without_groups_keep_the_rare_classes_shares() -> None:
 
     targets = np.zeros((100, 8, 9), dtype=np.uint8)
     targets[::5, 0, 0], targets[5:, 1, 1] = 2, 1
-    drawn = _draw({UNSPLIT: small_set(targets)}, DataSection(source="x"), [])
+    drawn, _ = _draw({UNSPLIT: small_set(targets)}, DataSection(source="x"), [])
     assert {name: int((part.strata == 2).sum()) for name, part in drawn.items()} == {"train": 14, "val": 3, "test": 3}
 
 

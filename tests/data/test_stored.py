@@ -122,6 +122,24 @@ def test_numbers_that_are_not_read_are_named(values: np.ndarray, says: str, orde
 
 
 @pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_turned_tiff_images(order: str, packed: bool, channels: int, dtype: type, tmp_path: Path) -> None:
+    values = RNG.integers(0, np.iinfo(dtype).max, (9, 7, channels)).astype(dtype)
+    upright = values if dtype == np.uint8 else scaled(values, 16)
+    for orientation, expected in (
+        (1, upright),
+        (3, upright[::-1, ::-1]),
+        (6, np.rot90(upright, -1)),
+        (8, np.rot90(upright)),
+    ):
+        path = put(tmp_path, tiff(values, order, packed, orientation=orientation))
+        assert np.array_equal(decode_file(path), expected)
+        assert decode.image_size(path) == expected.shape[:2]
+
+
+@pytest.mark.parametrize("order", "<>")
 def test_planes(order: str, tmp_path: Path) -> None:
     eight = RNG.integers(0, 256, (5, 6, 3), dtype=np.uint8)
     assert np.array_equal(decode_file(put(tmp_path, tiff(eight, order, planar=True))), eight)
@@ -156,10 +174,12 @@ def test_dropped_channels_slices_and_transparency_are_said(tmp_path: Path) -> No
     put(source / "cat", tiff(image, depth=9), "z9.tif")
     Image.new("RGBA", (9, 8), (200, 0, 0, 90)).save(source / "dog/clear.png")
     Image.new("RGBA", (9, 8), (200, 0, 0, 255)).save(source / "dog/solid.png")
+    Image.new("RGBA", (9, 8), (200, 0, 0, 0)).save(source / "dog/blank.png")
     assert warned(source) == [
         "1 image has 9 pages or frames, of which the first is taken, such as cat/z9.tif",
         "1 image has 5 channels, of which only those of color and transparency are taken, such as cat/z5.tif",
         "1 image has transparent pixels, which are shown on white, such as dog/clear.png",
+        "1 image has transparent pixels alone, so that nothing but white is left, such as dog/blank.png",
     ]
 
 

@@ -11,6 +11,7 @@ NOTES = {
     "pages": "{amount} pages or frames, of which the first is taken",
     "channels": "{amount} channels, of which only those of color and transparency are taken",
     "transparent": "transparent pixels, which are shown on white",
+    "blank": "transparent pixels alone, so that nothing but white is left",
     "bits": "{amount} bits per channel, of which the upper 8 are taken",
     "color": "colors, which are turned into gray",
     "bright": "pixels brighter than data.bits={bits} allows, which are taken as white",

@@ -323,8 +323,9 @@ def _decode(
                         f"only the upper 8 of its {stored.bits} bits are read, so data.bits={bits} does not apply"
                     )
                 notes["bits"] = stored.bits
-            flat, clear = _flatten(image, "L" if _is_gray(image) else "RGB")
-            notes |= {"transparent": 1} if clear else {}
+            flat, opacity = _flatten(image, "L" if _is_gray(image) else "RGB")
+            if opacity[0] < 255:
+                notes["transparent" if opacity[1] else "blank"] = 1
             if orientation in _UPRIGHT:
                 flat = flat.transpose(_UPRIGHT[orientation])
             if (
@@ -400,6 +401,9 @@ def open_image(path: Path) -> Image.Image:
         raise
     except Exception as error:
         raise Unreadable(describe_tiff(path) or _reason(error)) from error
+    # Or else Pillow would map some files into memory: it takes the sides of turned TIFF images for one another there, and a
+    # file that is cut meanwhile would end the process.
+    image.filename = ""
     if image.width * image.height > MAX_PIXELS:
         image.close()
         raise Unreadable(f"{image.width} x {image.height} is more than {MAX_PIXELS // 1_000_000} megapixels")
@@ -426,14 +430,15 @@ def _is_gray(image: Image.Image) -> bool:
     return image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
 
 
-def _flatten(image: Image.Image, mode: Literal["L", "RGB"]) -> tuple[Image.Image, bool]:
-    """The image on white, and whether the white can be seen."""
+def _flatten(image: Image.Image, mode: Literal["L", "RGB"]) -> tuple[Image.Image, tuple[int, int]]:
+    """The image on white, and the opacity of its least and most opaque pixel, 0..255."""
     if not (image.has_transparency_data or image.mode in ("La", "RGBa")):
-        return image.convert(mode), False
+        return image.convert(mode), (255, 255)
     white = Image.new("RGBA", image.size, "white")
     image = image.convert("LA").convert("RGBA") if image.mode == "La" else image.convert("RGBA")
     white.alpha_composite(image)
-    return white.convert(mode), bool(np.asarray(image.getchannel("A")).min(initial=255) < 255)
+    opacity = np.asarray(image.getchannel("A"))
+    return white.convert(mode), (int(opacity.min()), int(opacity.max()))
 
 
 def orientation_of(image: Image.Image) -> int:

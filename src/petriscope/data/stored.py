@@ -126,9 +126,11 @@ def _bits(image: Image.Image) -> int:
     if codec.startswith("ppm"):
         return max(int(rest[0]).bit_length(), 8)
     header = b""
-    if image.format in ("JPEG2000", "AVIF"):
-        with Path(image.filename).open("rb") as handle:  # type: ignore[attr-defined]
-            header = handle.read(HEADER_BYTES)
+    if image.format in ("JPEG2000", "AVIF") and (handle := getattr(image, "fp", None)) is not None:
+        place = handle.tell()
+        handle.seek(0)
+        header = handle.read(HEADER_BYTES)
+        handle.seek(place)
     if (start := header.find(b"\xff\x4f\xff\x51")) >= 0 and len(header) > start + 42:  # the size segment of JPEG 2000
         return max((header[start + 42] & 0x7F) + 1, 8)
     if (start := header.find(b"av1C")) >= 0 and len(header) > start + 6:
