@@ -20,7 +20,10 @@ from small_sources import load, make_mask_npz, make_mask_pile, masks, save_image
 from petriscope.audit import audit
 from petriscope.core.errors import DataError, RequestError
 from petriscope.core.masks import IGNORE
+from petriscope.core.recipe import DataSection
 from petriscope.data import Dataset
+from petriscope.data.aligned import load_aligned
+from petriscope.tasks import find_task
 
 COLORS = np.array([[0, 0, 0], [255, 0, 0], [0, 128, 255]], dtype=np.uint8)
 COUNT = 12
@@ -143,6 +146,12 @@ class TestColors:
         data = load(folder)
         assert np.array_equal(whole(data), numbers(False)) and data.classes == ("ground", "roof", "sky")
 
+    def test_the_index_255_is_unlabeled_whatever_its_color(self, tmp_path: Path) -> None:
+        colors = np.full((256, 3), (224, 224, 192), dtype=np.uint8)
+        colors[:3] = COLORS
+        folder = make_set(tmp_path / "set", [indexed(mask, colors) for mask in numbers()])
+        assert np.array_equal(whole(load(folder, mask_values=self.TABLE)), numbers())
+
     def test_without_a_table_the_colors_are_named(self, tmp_path: Path) -> None:
         folder = make_set(tmp_path / "set", [Image.fromarray(COLORS[mask]) for mask in numbers(False)])
         with pytest.raises(DataError, match=r"3 colors.*mask_values=\[\[0,0,0\],\[0,128,255\],\[255,0,0\]\]"):
@@ -256,6 +265,14 @@ class TestBinary:
         folder = make_set(tmp_path / "set", (numbers(False) > 0).astype(np.uint8) * 255)
         with pytest.raises(DataError, match="only one class"):
             load(folder, ignore=255)
+
+    def test_a_model_of_more_classes_is_told_that_255_is_unlabeled(self, tmp_path: Path) -> None:
+        stored = (numbers(False) > 0).astype(np.uint8) * 255
+        section = DataSection(source=str(make_set(tmp_path / "set", stored)))
+        for classes, unlabeled in ((("a", "b"), 0), (("a", "b", "c"), (stored == 255).sum())):
+            images, said = load_aligned(section, "test", classes, find_task("segmentation"))[:2]
+            assert (images.targets == IGNORE).sum() == unlabeled
+            assert any("0 and 255 alone" in each for each in said)
 
     def test_files_of_both_kinds_are_not_mixed_in_silence(self, tmp_path: Path) -> None:
         stored = (numbers(False) > 0).astype(np.uint8)

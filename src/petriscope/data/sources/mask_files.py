@@ -86,7 +86,8 @@ class MaskReader:
             except DataError as error:
                 return str(error)
             if self.table is not None:
-                numbers = self.table.classes_of(self._wanted(stored, file), str(file))
+                wanted, unlabeled = self._wanted(stored, file)
+                numbers = self.table.classes_of(wanted, unlabeled, str(file))
             elif stored.colored or stored.values.max(initial=0) > IGNORE:
                 return stored
             else:
@@ -131,14 +132,16 @@ class MaskReader:
         grays = {number * GRAY for number in self.numbers if number <= IGNORE}
         raise refusal(self.colors | grays, where, colored=True)
 
-    def _wanted(self, stored: StoredMask, file: Path) -> np.ndarray:
-        """The numbers or the colors of a mask, whichever the table has."""
+    def _wanted(self, stored: StoredMask, file: Path) -> tuple[np.ndarray, np.ndarray]:
+        """The numbers or the colors of a mask, whichever the table has; and where it is unlabeled: where its number or index
+        is 255."""
         assert self.table is not None
         if self.table.colored:
-            return stored.colors
+            indexed = stored.palette is not None
+            return stored.colors, (stored.values == IGNORE) if indexed else np.zeros(stored.values.shape, dtype=bool)
         if stored.colored:
             raise DataError(f"{file} is in color, and {self.table.place} has numbers; list the colors there")
-        return stored.values
+        return stored.values, stored.values == IGNORE
 
     def _collect(self, stored: StoredMask, file: Path) -> None:
         used = np.unique(stored.values).tolist()

@@ -42,11 +42,12 @@ class ValueTable:
         """The values as names of their classes."""
         return tuple(_spell(value, self.colored) for value in self.values)
 
-    def classes_of(self, values: np.ndarray, where: str) -> np.ndarray:
-        """The class of each pixel, uint8 [...]; the number 255 means unlabeled unless it is in the table.
+    def classes_of(self, values: np.ndarray, unlabeled: np.ndarray, where: str) -> np.ndarray:
+        """The class of each pixel, uint8 [...].
 
         Args:
             values: whole numbers [...], or colors as 0xRRGGBB.
+            unlabeled: bool [...]; such pixels become `IGNORE` unless their value is in the table.
             where: their name in messages.
 
         Raises:
@@ -56,14 +57,13 @@ class ValueTable:
         known = np.array(self.values, dtype=np.int64)[order]
         at = np.searchsorted(known, values).clip(max=len(known) - 1)
         hit = known[at] == values
-        unlabeled = np.zeros_like(hit) if self.colored else ~hit & (values == IGNORE)
         if len(strange := values[~hit & ~unlabeled]):
             kind = "color" if self.colored else "value"
             raise DataError(
                 f"{where} has the {kind} {_spell(int(strange[0]), self.colored)}, which is not in {self.place}; "
                 f"that has {', '.join(self.names[:LISTED])}. Add it, or correct the mask"
             )
-        return np.where(unlabeled, IGNORE, order[at]).astype(np.uint8)
+        return np.where(hit, order[at], IGNORE).astype(np.uint8)
 
 
 def given_table(section: DataSection) -> ValueTable | None:
@@ -226,7 +226,9 @@ def _by_table(masks: np.ndarray, where: str, table: ValueTable | None) -> np.nda
     assert table is not None
     out = np.empty(masks.shape[:3], dtype=np.uint8)
     for index, mask in enumerate(masks):
-        out[index] = table.classes_of(pack(mask) if table.colored else mask, f"{where}: mask {index}")
+        values = pack(mask) if table.colored else mask
+        unlabeled = np.zeros(values.shape, dtype=bool) if table.colored else values == IGNORE
+        out[index] = table.classes_of(values, unlabeled, f"{where}: mask {index}")
     return out
 
 
@@ -275,6 +277,10 @@ def name_values(
             names = BINARY_NAMES if names is None and section.classes is None else names
         else:
             _refuse_mixture(has, where, called)
+    if _used(has).tolist() == list(BINARY):
+        warnings.append(
+            "the masks have the values 0 and 255 alone, and 255 was read as unlabeled, so there is one class alone"
+        )
     known = IGNORE if names is None else len(names)
     for split, found in has.items():
         for index in np.flatnonzero(found[:, known:IGNORE].any(1))[:1]:
