@@ -3,8 +3,12 @@
 The layers of the rooms and their imports are checked by import-linter, in ``make lint``.
 """
 
+import sys
 from collections import defaultdict
+from importlib import import_module
+from inspect import isclass, isfunction
 from pathlib import Path
+from pkgutil import walk_packages
 
 import petriscope
 
@@ -27,3 +31,12 @@ def test_files_of_one_name_belong_together():
         name: sorted(found) for name, found in rooms.items() if len(found - {"report"}) > 1 and name not in ANYWHERE
     }
     assert not shared
+
+
+def test_public_names_are_functions_and_classes_whatever_was_imported():
+    for module in walk_packages(petriscope.__path__, "petriscope."):
+        if not module.name.endswith("__main__"):
+            import_module(module.name)
+    for name in set(petriscope.__all__) - {"__version__"}:
+        assert isfunction(getattr(petriscope, name)) or isclass(getattr(petriscope, name)), name
+    assert petriscope.report.page is sys.modules["petriscope.report.page"], "modules are still found"

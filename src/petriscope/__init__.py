@@ -9,18 +9,22 @@ Heavy packages are imported only when they are used.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from petriscope.core.version import __version__
 
 _PLACES = {
+    "audit": "petriscope.api",
     "train": "petriscope.api",
     "resume": "petriscope.api",
     "evaluate": "petriscope.api",
     "calibrate": "petriscope.api",
     "recalibrate": "petriscope.api",
     "predict": "petriscope.api",
+    "explain": "petriscope.api",
     "report": "petriscope.api",
     "compare": "petriscope.api",
     "ensemble": "petriscope.api",
@@ -43,10 +47,12 @@ __all__ = ["__version__", *_PLACES]
 
 if TYPE_CHECKING:
     from petriscope.api import (
+        audit,
         calibrate,
         compare,
         ensemble,
         evaluate,
+        explain,
         predict,
         recalibrate,
         report,
@@ -62,10 +68,25 @@ if TYPE_CHECKING:
     from petriscope.run.folder import Run, open_run
 
 
+class _Package(ModuleType):
+    """Keeps the public names: when a subpackage is imported that is called like a function, the function stays."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _PLACES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module 'petriscope' has no attribute {name!r}")
     value = getattr(import_module(_PLACES[name]), name)
+    if (room := sys.modules.get(f"{__name__}.{name}")) is not None:
+        for each in getattr(room, "__all__", ()):
+            getattr(room, each)  # names that the room imports on demand
+        value.__dict__ = vars(room)  # petriscope.audit is the function, and petriscope.audit.Audit is still found
     globals()[name] = value
     return value
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import nullcontext
 from os import PathLike
 from pathlib import Path
@@ -21,15 +21,21 @@ from petriscope.experiments.evaluate import evaluate as evaluate
 from petriscope.experiments.train import resume as resume
 from petriscope.experiments.train import train as train
 from petriscope.explain.image_files import explain_files
+from petriscope.inference.given import as_files
 from petriscope.inference.predict import Rows, find_images, predict_files
-from petriscope.inference.predictor import load_model
+from petriscope.inference.predictor import Predictor, load_model
 from petriscope.report.audit import write_audit_page
 from petriscope.report.explanations import checked, write_page
 from petriscope.report.page import write_report
-from petriscope.run.folder import check_free, open_run
+from petriscope.run.folder import check_free, is_run, open_run
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from PIL.Image import Image
+
+    Model = str | PathLike[str] | Predictor
+    Images = str | PathLike[str] | np.ndarray | Image | bytes
 
 AUDITS = Path("audits")
 
@@ -68,8 +74,8 @@ def audit(
 
 
 def predict(
-    model: str | PathLike[str],
-    images: str | PathLike[str] | Sequence[str | PathLike[str]],
+    model: Model,
+    images: Images | Iterable[Images],
     tta: TTA | None = None,
     device: str = "auto",
     quiet: bool = False,
@@ -80,8 +86,9 @@ def predict(
     """Predict the classes of image files, or their masks.
 
     Args:
-        model: a run folder, or a model file.
-        images: image files, or folders of them.
+        model: a run folder, a model file, or a predictor that was loaded from one.
+        images: image files or folders of them; uint8 arrays [H, W], [H, W, C] or [N, H, W, C]; PIL images; the bytes of image
+            files; or a list of these. What has no path is called ``image-0``, ``image-1`` ... in the order given.
         tta: test-time augmentation; None: the recipe's.
         max_error: the largest error rate allowed among answers, such as 0.01; None: abstain only on images that are out of
             distribution.
@@ -104,8 +111,8 @@ def predict(
 
 
 def predict_rows(
-    model: str | PathLike[str],
-    images: str | PathLike[str] | Sequence[str | PathLike[str]],
+    model: Model,
+    images: Images | Iterable[Images],
     tta: TTA | None = None,
     device: str = "auto",
     quiet: bool = False,
@@ -114,13 +121,13 @@ def predict_rows(
     out: str | Path | None = None,
 ) -> Rows:
     """`predict` for any number of images: rows are predicted, and written to ``out``, while they are read."""
-    predictor, files = load_model(Path(model), device), find_images(_paths(images))
+    predictor, files = _predictor(model, device), find_images(as_files(images))
     return predict_files(predictor, files, None if out is None else Path(out), tta, max_error, set_coverage, quiet)
 
 
 def explain(
-    model: str | PathLike[str],
-    images: str | PathLike[str] | Sequence[str | PathLike[str]],
+    model: Model,
+    images: Images | Iterable[Images],
     out: str | Path,
     method: str = "auto",
     of: str | None = None,
@@ -130,8 +137,9 @@ def explain(
     """Explain the predictions for image files: write an overlay per image and a page of all into the folder ``out``.
 
     Args:
-        model: a run folder, or a model file.
-        images: image files, or folders of them.
+        model: a run folder, a model file, or a predictor that was loaded from one.
+        images: image files or folders of them; uint8 arrays [H, W], [H, W, C] or [N, H, W, C]; PIL images; the bytes of image
+            files; or a list of these. What has no path is called ``image-0``, ``image-1`` ... in the order given.
         out: a folder that does not exist or is empty.
         method: a name in `petriscope.explain.EXPLAINERS`, or ``auto``.
         of: the class to explain; None: the predicted class of each image, or for segmentation the class with the most
@@ -144,12 +152,14 @@ def explain(
         pixels and therefore no overlay.
     """
     check_free(Path(out))
-    predictor, files = load_model(Path(model), device), find_images(_paths(images))
+    predictor, files = _predictor(model, device), find_images(as_files(images))
     with new_folder(Path(out)) as (staging, folder):
         table, shown, part = explain_files(predictor, files, staging, folder, method, of, quiet)
         if shown:
             errors = [error for error in table["error"] if error is not None]
-            check = checked(part.name, open_run(model).results) if Path(model).is_dir() else None
+            check = None
+            if not isinstance(model, Predictor) and is_run(model):
+                check = checked(part.name, open_run(model).results)
             total, name = len(table) - len(errors), predictor.recipe.name
             write_page(staging / "index.html", shown, part.name, name, total, errors, check, predictor.classes)
     return table
@@ -162,5 +172,5 @@ def report(folder: str | PathLike[str]) -> Path:
         return write_report(run)
 
 
-def _paths(images: str | PathLike[str] | Sequence[str | PathLike[str]]) -> list[Path]:
-    return [Path(each) for each in ([images] if isinstance(images, str | PathLike) else images)]
+def _predictor(model: Model, device: str) -> Predictor:
+    return model if isinstance(model, Predictor) else load_model(model, device)

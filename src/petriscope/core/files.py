@@ -30,8 +30,10 @@ def expand_user(path: str | os.PathLike[str]) -> Path:
     """The path, with a leading ``~`` or ``~name`` replaced by the home folder.
 
     Raises:
-        RequestError: there is no such user, or the user has no home folder.
+        RequestError: there is no such user, the user has no home folder, or it is no path at all.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise RequestError(f"a path is text or a Path, not {type(path).__name__}")
     try:
         return Path(path).expanduser()
     except RuntimeError:

@@ -21,6 +21,7 @@ from petriscope.core.progress import progress
 from petriscope.core.recipe import DataSection
 from petriscope.data import cache
 from petriscope.data.contents import Content, Contents, peak_of
+from petriscope.data.in_memory import AnyFile, InMemory
 from petriscope.data.index import Recalled
 from petriscope.data.stored import REMEDY, Stored, describe_tiff, look, read_16_bit
 
@@ -74,7 +75,7 @@ class Unreadable(Exception):
 
 
 def decode_file(
-    path: Path | str,
+    path: AnyFile | str,
     size: tuple[int, int] | None = None,
     filter: Filter = "bilinear",
     channels: Channels = "auto",
@@ -83,7 +84,7 @@ def decode_file(
     """Decode one image: its first page or frame, turned upright by its EXIF tag, with transparent parts on white.
 
     Args:
-        path: a file in one of `FORMATS`, of up to 64 megapixels.
+        path: a file in one of `FORMATS`, of up to 64 megapixels, also in memory.
         size: (height, width) to resize to, by ``filter``.
         channels: ``auto``: gray for a gray image, else RGB.
         bits: significant bits of a 16-bit image; its values are scaled by 255 / (2**bits - 1).
@@ -98,7 +99,7 @@ def decode_file(
 
 
 def decode_with_content(
-    path: Path | str,
+    path: AnyFile | str,
     size: tuple[int, int] | None = None,
     filter: Filter = "bilinear",
     channels: Channels = "auto",
@@ -106,7 +107,7 @@ def decode_with_content(
 ) -> tuple[np.ndarray, Content]:
     """`decode_file`, and what the file holds beside what was taken from it."""
     try:
-        return _decode(Path(path), size, filter, channels, bits)
+        return _decode(Path(path) if isinstance(path, str) else path, size, filter, channels, bits)
     except Unreadable as error:
         raise DataError(f"{path} cannot be read as an image: {error}") from None
 
@@ -301,7 +302,7 @@ def probe_file(path: Path) -> tuple[tuple[int, int, bool] | None, str]:
 
 
 def _decode(
-    path: Path, size: tuple[int, int] | None, filter: Filter, channels: Channels, bits: int
+    path: AnyFile, size: tuple[int, int] | None, filter: Filter, channels: Channels, bits: int
 ) -> tuple[np.ndarray, Content]:
     with open_image(path) as image:
         try:
@@ -344,7 +345,7 @@ def _decode(
     return (resize(array, size, filter) if size else array), content
 
 
-def _deep(path: Path, image: Image.Image, stored: Stored) -> tuple[np.ndarray, np.ndarray | None] | None:
+def _deep(path: AnyFile, image: Image.Image, stored: Stored) -> tuple[np.ndarray, np.ndarray | None] | None:
     """The colors of an image with more than 8 bits per channel, unsigned [H, W] or [H, W, 3 or 4 (CMYK)], and its opacity,
     uint8 [H, W] or None; None for any other image, and where they cannot be had.
 
@@ -383,18 +384,21 @@ def _eight_bit(mode: str, colors: np.ndarray, opacity: np.ndarray | None, bits: 
     return out
 
 
-def open_image(path: Path) -> Image.Image:
+def open_image(path: AnyFile) -> Image.Image:
     """Open an image file in one of `FORMATS`; its content decides which, not its name. Nothing is decoded yet.
 
     Raises:
         Unreadable: it is no regular file, no such image, or has more than 64 megapixels or a gibibyte.
     """
     try:
-        if not path.is_file():  # a named pipe would be waited for without end
-            raise Unreadable("not a regular file" if path.exists() else "no such file")
-        if (size := path.stat().st_size) > MAX_BYTES:
-            raise Unreadable(f"its {size:,} bytes are more than {MAX_BYTES >> 30} GiB")
-        image = Image.open(path, formats=_formats())
+        if isinstance(path, InMemory):
+            image = Image.open(path.open(), formats=_formats())
+        else:
+            if not path.is_file():  # a named pipe would be waited for without end
+                raise Unreadable("not a regular file" if path.exists() else "no such file")
+            if (size := path.stat().st_size) > MAX_BYTES:
+                raise Unreadable(f"its {size:,} bytes are more than {MAX_BYTES >> 30} GiB")
+            image = Image.open(path, formats=_formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise Unreadable(f"more than {MAX_PIXELS // 1_000_000} megapixels") from None
     except Unreadable:

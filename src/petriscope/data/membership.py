@@ -12,6 +12,7 @@ import numpy as np
 from petriscope.core.results import SPLITS
 
 DIGEST = 16  # bytes of the hash of an image
+UNKNOWN = "the model file has no record of the images that it was trained on, so it cannot be checked"
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,12 @@ class Exposure:
         return np.array(
             ["train" if each in self.train else "val" if each in self.val else "" for each in digests], dtype=np.str_
         )
+
+    @staticmethod
+    def sentence(train: int, val: int, first: str) -> str:
+        """How many images the model has seen; there is at least one."""
+        words = [f"learned from {train:,}"] * bool(train) + [f"was fitted on {val:,} (val)"] * bool(val)
+        return f"the model {' and '.join(words)}, the first: {first}"
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The digests of each role, uint8 [N, 16], sorted."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
+
+from petriscope.data.in_memory import AnyFile
 
 PAGED = ("TIFF", "GIF", "WEBP", "PNG", "MPO", "AVIF")  # the layers of a PSD file are no pages
 REMEDY = "scale them to 0..255 and save it with 8 bits, or to 0..65535 with 16"
@@ -71,7 +72,7 @@ def read_16_bit(image: Image.Image, again: Image.Image) -> np.ndarray | None:
     return np.asarray(image).astype(np.uint16) << 8 | np.asarray(again)
 
 
-def describe_tiff(path: Path) -> str:
+def describe_tiff(path: AnyFile) -> str:
     """A description of a TIFF file whose pixels Pillow does not know; empty for any other file."""
     with suppress(Exception), path.open("rb") as handle:
         header = handle.read(8)

@@ -101,7 +101,7 @@ def short_name(source: str) -> str:
 
 
 def _load(model: str | PathLike[str], device: str) -> Predictor:
-    predictor = load_model(Path(model), device)
+    predictor = load_model(model, device)
     if not predictor.task.calibrates:
         raise RequestError(f"{model} is a {predictor.task.name} model; only classification models can be calibrated")
     return predictor

@@ -64,7 +64,7 @@ def evaluate(
     with ExitStack() as claims:
         if run is not None and data is None:
             claims.enter_context(run.claimed())
-        predictor = load_model(Path(model), device)
+        predictor = load_model(model, device)
         chosen = choose_images(predictor, run, None if data is None else str(data), split, keep_seen, quiet)
         if data is not None:
             run = None if chosen.own is None else run

@@ -14,11 +14,9 @@ from petriscope.core.results import SeenImages
 from petriscope.data import Dataset, ImageSet, load_dataset
 from petriscope.data.aligned import load_aligned
 from petriscope.data.load import recall_dataset
-from petriscope.data.membership import Change, Exposure
+from petriscope.data.membership import UNKNOWN, Change, Exposure
 from petriscope.inference.predictor import Predictor
 from petriscope.run.folder import Run
-
-UNKNOWN = "the model file has no record of the images that it was trained on, so it cannot be checked"
 
 
 @dataclass(frozen=True)
@@ -185,9 +183,8 @@ def leave_out_seen(
     train, val = (int((roles == role).sum()) for role in ("train", "val"))
     if not train + val:
         return images, SeenImages(train=0, val=0, left_out=0)
-    words = [f"learned from {train:,}"] * bool(train) + [f"was fitted on {val:,} (val)"] * bool(val)
     first = images.ids[np.flatnonzero(roles != "")[0]]
-    what = f"of the {len(images):,} images of {where}, the model {' and '.join(words)}, the first: {first}"
+    what = f"of the {len(images):,} images of {where}, {exposure.sentence(train, val, first)}"
     out = np.isin(roles, ("train",) if only_train else ("train", "val")) & (not keep)
     if out.all():
         raise DataError(f"{what}; none is left. To keep the images that the model has seen: --keep-seen")
@@ -240,8 +237,9 @@ def choose_images(
     exposure = exposure_of(predictor, run)
     seen: SeenImages | None
     if own is not None and (split == "val" or (split == "train" and not to_fit)):
-        words = "learned from" if split == "train" else "was chosen by and fitted on"
-        say(f"note: the model {words} the {split} images, so metrics on them are no evidence for new images")
+        if not quiet and not to_fit:
+            words = "learned from" if split == "train" else "was chosen by and fitted on"
+            say(f"note: the model {words} the {split} images, so metrics on them are no evidence for new images")
         seen = SeenImages.model_validate({"train": 0, "val": 0, split: len(images), "left_out": 0})
     else:
         where = str(data or predictor.recipe.data.source) + ("" if own is None else f" ({split})")

@@ -13,6 +13,7 @@ from petriscope.core.errors import RequestError, near
 from petriscope.core.files import cut
 from petriscope.core.progress import progress
 from petriscope.core.recipe import Part
+from petriscope.data.in_memory import AnyFile
 from petriscope.explain import chosen
 from petriscope.explain.shown import Shown
 from petriscope.inference.predict import CHUNK, decoded, readable_row
@@ -27,7 +28,7 @@ COLUMNS = ("image", "predicted", "confidence", "explained", "overlay", "error")
 
 
 def explain_files(
-    predictor: Predictor, paths: Sequence[Path], into: Path, out: Path, method: str, of: str | None, quiet: bool
+    predictor: Predictor, paths: Sequence[AnyFile], into: Path, out: Path, method: str, of: str | None, quiet: bool
 ) -> tuple[pd.DataFrame, list[Shown], Part]:
     """Explain image files, and write an overlay of each into a folder; see `petriscope.api.explain`.
 

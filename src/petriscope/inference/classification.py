@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from petriscope.data.in_memory import AnyFile
 from petriscope.inference.predict import CHUNK, Rows, Wanted, rows_by_chunk
 from petriscope.inference.predictor import Predictor
 from petriscope.trust.abstention import plan_abstention
 
 
-def predict_files(predictor: Predictor, paths: Sequence[Path], wanted: Wanted) -> Rows:
+def predict_files(predictor: Predictor, paths: Sequence[AnyFile], wanted: Wanted) -> Rows:
     """One row per image: image, predicted, confidence, error, answer, why, set (if ``set_coverage`` is given), and one
     probability per class (``p_<class>``). ``answer`` is the predicted class, or ``not sure`` with the reasons in ``why``."""
     plan = plan_abstention(
@@ -21,7 +21,7 @@ def predict_files(predictor: Predictor, paths: Sequence[Path], wanted: Wanted) -
     )
     probabilities = [f"p_{name}" for name in predictor.classes]
 
-    def rows_of(images: np.ndarray, _: list[Path]) -> list[dict[str, Any]]:
+    def rows_of(images: np.ndarray, _: list[AnyFile]) -> list[dict[str, Any]]:
         found = predictor.predict(images, wanted.tta)
         rows = []
         for p, answer in zip(found.probabilities, plan.rows(found.probabilities, found.ood), strict=True):

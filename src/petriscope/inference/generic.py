@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from petriscope.core.errors import RequestError
+from petriscope.data.in_memory import AnyFile
 from petriscope.inference.predict import CHUNK, Rows, Wanted, rows_by_chunk
 from petriscope.inference.predictor import Predictor
 
 
-def predict_files(predictor: Predictor, paths: Sequence[Path], wanted: Wanted) -> Rows:
+def predict_files(predictor: Predictor, paths: Sequence[AnyFile], wanted: Wanted) -> Rows:
     """One row per image: image, error, and one probability per class (``p_<class>``)."""
     if wanted.max_error is not None or wanted.set_coverage is not None:
         raise RequestError(
@@ -21,7 +21,7 @@ def predict_files(predictor: Predictor, paths: Sequence[Path], wanted: Wanted) -
         )
     names = [f"p_{name}" for name in predictor.classes]
 
-    def rows_of(images: np.ndarray, _: list[Path]) -> list[dict[str, Any]]:
+    def rows_of(images: np.ndarray, _: list[AnyFile]) -> list[dict[str, Any]]:
         return [dict(zip(names, map(float, p), strict=True)) for p in predictor.probabilities(images, wanted.tta)]
 
     columns = ["image", "error", *names]

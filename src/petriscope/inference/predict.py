@@ -18,6 +18,9 @@ from petriscope.core.recipe import TTA
 from petriscope.core.tables import csv_text
 from petriscope.data.contents import Content, Contents
 from petriscope.data.decode import decode_with_content, workers
+from petriscope.data.in_memory import AnyFile, InMemory
+from petriscope.data.index import row_digests
+from petriscope.data.membership import UNKNOWN, Exposure
 from petriscope.data.sources.walk import LeftOut, count_others, walk
 from petriscope.inference.predictor import Predictor
 from petriscope.tasks import in_room
@@ -25,15 +28,17 @@ from petriscope.tasks import in_room
 CHUNK = 256  # images decoded, and in memory, at a time
 
 
-def find_images(paths: Sequence[Path]) -> list[Path]:
+def find_images(paths: Sequence[AnyFile]) -> list[AnyFile]:
     """The given files, and all images in the given folders and their subfolders.
 
     Raises:
         RequestError: a path does not exist, or a folder has no images.
     """
-    found: list[Path] = []
+    found: list[AnyFile] = []
     for path in paths:
-        if path.is_dir():
+        if isinstance(path, InMemory):
+            found.append(path)
+        elif path.is_dir():
             left_out = LeftOut()
             tree = walk(path, left_out)
             count_others(tree, left_out)
@@ -96,7 +101,7 @@ class Wanted:
 
 def predict_files(
     predictor: Predictor,
-    paths: Sequence[Path],
+    paths: Sequence[AnyFile],
     out: Path | None = None,
     tta: TTA | None = None,
     max_error: float | None = None,
@@ -123,9 +128,9 @@ def predict_files(
 
 def rows_by_chunk(
     predictor: Predictor,
-    paths: Sequence[Path],
+    paths: Sequence[AnyFile],
     columns: Sequence[str],
-    rows_of: Callable[[np.ndarray, list[Path]], Sequence[Mapping[str, Any]]],
+    rows_of: Callable[[np.ndarray, list[AnyFile]], Sequence[Mapping[str, Any]]],
     chunk: int,
     quiet: bool,
 ) -> Iterator[list[dict[str, Any]]]:
@@ -136,10 +141,12 @@ def rows_by_chunk(
         rows_of: images, uint8 [B, H, W, C], and their paths -> the fields of each row.
         chunk: number of images in memory at a time.
     """
+    seen = _Seen(predictor.exposure)
     with progress("predicting", len(paths)) as bar:
         for block, images in decoded(predictor, paths, chunk):
             read = [(path, image) for path, image in zip(block, images, strict=True) if isinstance(image, np.ndarray)]
             good = [image for _, image in read]
+            seen.note([path for path, _ in read], good)
             found = iter(rows_of(np.stack(good), [path for path, _ in read]) if good else ())
             rows = []
             for path, image in zip(block, images, strict=True):
@@ -152,6 +159,34 @@ def rows_by_chunk(
             yield rows
             if not quiet:
                 bar.advance(len(block))
+    seen.tell()
+
+
+class _Seen:
+    """Counts the images that a model has seen in its training."""
+
+    def __init__(self, exposure: Exposure | None) -> None:
+        self.exposure = exposure
+        self.counts = {"": 0, "train": 0, "val": 0}
+        self.first: AnyFile | None = None
+
+    def note(self, paths: Sequence[AnyFile], images: Sequence[np.ndarray]) -> None:
+        if self.exposure is None or not images:
+            return
+        for path, role in zip(paths, self.exposure.roles(map(bytes, row_digests(np.stack(images)))), strict=True):
+            self.counts[role] += 1
+            if role and self.first is None:
+                self.first = path
+
+    def tell(self) -> None:
+        if self.exposure is None:
+            say(f"note: {UNKNOWN} whether the model learned from these images")
+        elif self.first is not None:
+            what = self.exposure.sentence(self.counts["train"], self.counts["val"], str(self.first))
+            say(
+                f"warning: of the {sum(self.counts.values()):,} images, {what}; how right and how certain it is on them says "
+                "nothing about new images"
+            )
 
 
 def readable_row(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,15 +195,15 @@ def readable_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def decoded(
-    predictor: Predictor, paths: Sequence[Path], chunk: int = CHUNK
-) -> Iterator[tuple[Sequence[Path], list[np.ndarray | str]]]:
+    predictor: Predictor, paths: Sequence[AnyFile], chunk: int = CHUNK
+) -> Iterator[tuple[Sequence[AnyFile], list[np.ndarray | str]]]:
     """Chunks of paths, each with its decoded images, uint8 [H, W, C] in the shape of the model. An image that cannot be read
     is replaced by the error message. At the end, what the files hold beside these images is said."""
     height, width, channels = predictor.shape
     data = predictor.recipe.data
     held = Contents(data.bits, data.channels == "gray")
 
-    def attempt(path: Path) -> tuple[np.ndarray | str, Content | None]:
+    def attempt(path: AnyFile) -> tuple[np.ndarray | str, Content | None]:
         try:
             return decode_with_content(
                 path, (height, width), data.filter, "gray" if channels == 1 else "rgb", data.bits

@@ -14,6 +14,7 @@ from petriscope.core.drawing import overlay, palette, write_png
 from petriscope.core.errors import RequestError
 from petriscope.core.files import cut, more_files
 from petriscope.data.decode import decode_file
+from petriscope.data.in_memory import AnyFile
 from petriscope.inference.predict import Rows, Wanted, rows_by_chunk
 from petriscope.inference.predictor import Predictor
 
@@ -22,7 +23,7 @@ MOST_BYTES = 255 - len("-overlay.png")  # of the name of an image that becomes t
 CHUNK = 32  # images in memory at a time, each with a probability per class and pixel
 
 
-def predict_files(predictor: Predictor, paths: Sequence[Path], wanted: Wanted) -> Rows:
+def predict_files(predictor: Predictor, paths: Sequence[AnyFile], wanted: Wanted) -> Rows:
     """Write ``NAME.png`` (an indexed mask: pixel value = class, counted from 0) and ``NAME-overlay.png`` per image.
 
     Args:
@@ -44,7 +45,7 @@ def predict_files(predictor: Predictor, paths: Sequence[Path], wanted: Wanted) -
     names = _file_names(paths, out)
     shares = [f"share_{name}" for name in predictor.classes]
 
-    def rows_of(images: np.ndarray, paths: list[Path], into: Path) -> list[dict[str, Any]]:
+    def rows_of(images: np.ndarray, paths: list[AnyFile], into: Path) -> list[dict[str, Any]]:
         rows = []
         for path, p in zip(paths, predictor.probabilities(images, wanted.tta), strict=True):
             mask = p.argmax(0).astype(np.uint8)
@@ -64,7 +65,7 @@ def predict_files(predictor: Predictor, paths: Sequence[Path], wanted: Wanted) -
     return Rows(columns, parts(), None)
 
 
-def _file_names(paths: Sequence[Path], folder: Path) -> dict[Path, str]:
+def _file_names(paths: Sequence[AnyFile], folder: Path) -> dict[AnyFile, str]:
     """The name of each image's mask. Images of equal names from different folders are numbered, as are those whose names
     differ in case alone or are equal when cut to the length that file systems allow."""
     _check_absent(folder / TABLE)
@@ -89,7 +90,7 @@ def _check_absent(file: Path) -> None:
         )
 
 
-def _write(path: Path, file: Path, mask: np.ndarray, predictor: Predictor) -> None:
+def _write(path: AnyFile, file: Path, mask: np.ndarray, predictor: Predictor) -> None:
     pixels = decode_file(path, None, predictor.recipe.data.filter, "rgb", predictor.recipe.data.bits)
     height, width = pixels.shape[:2]
     full = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
