@@ -7,7 +7,8 @@ import os
 import sys
 
 from petriscope.cli.commands import app
-from petriscope.core.errors import PetriscopeError, RequestError
+from petriscope.core.device import SMALLER, is_out_of_memory
+from petriscope.core.errors import PetriscopeError, RequestError, shortened
 from petriscope.core.progress import say
 
 OLD_OPTIONS = {"--sets": "--set-coverage", "--figure": "--metric", "--stress-pictures": "--stress-images"}
@@ -22,6 +23,10 @@ def main() -> None:
         app()
     except PetriscopeError as error:
         _end(str(error), error.exit_status)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        _end(f"the memory was not enough ({shortened(str(error), 160)}); {SMALLER}", PetriscopeError.exit_status)
     except OSError as error:
         _end(f"{error.filename or 'the system'}: {error.strerror or error}", PetriscopeError.exit_status)
 

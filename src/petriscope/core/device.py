@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from petriscope.core.errors import RequestError
+from petriscope.core.errors import PetriscopeError, RequestError, shortened
 
 if TYPE_CHECKING:  # torch is imported where it is used: reading data needs cores and memory, and no torch
     import numpy as np
@@ -17,6 +20,7 @@ if TYPE_CHECKING:  # torch is imported where it is used: reading data needs core
 
 Format = Literal["fp32", "bf16", "fp16"]
 
+SMALLER = "lower data.size or training.batch_size, such as --set data.size=64 or --set training.batch_size=16"
 NO_DOUBLES = {"mps"}  # types of devices without float64
 MMAP_MAX, TRIM_THRESHOLD = -4, -1  # of glibc's mallopt
 
@@ -139,7 +143,50 @@ def free_memory(device: torch.device | None = None) -> int:
         free = min(free, max(limit - used, 0))
     except (OSError, ValueError):
         pass
-    return free
+    return min(free, _own_limit())
+
+
+def _own_limit() -> int:
+    """Bytes that a limit on the address space of this process leaves (``ulimit -v``)."""
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        used = pages * os.sysconf("SC_PAGE_SIZE")
+    except (ImportError, OSError, ValueError, AttributeError):
+        return 2**63
+    return 2**63 if limit == resource.RLIM_INFINITY else max(limit - used, 0)
+
+
+def gib(size: float) -> str:
+    """A number of bytes for people, such as ``1.2 GiB``."""
+    return f"{size / 2**30:,.1f} GiB"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of the machine or of a device was not enough."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    words = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED", "Cannot allocate memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
+
+
+@contextmanager
+def enough_memory(remedy: str = SMALLER) -> Iterator[None]:
+    """Within, or in a function that is decorated with it, lack of memory is an error that says what to do.
+
+    Raises:
+        PetriscopeError: the memory was not enough.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise PetriscopeError(f"the memory was not enough ({shortened(str(error).strip(), 160)}); {remedy}") from error
 
 
 def keep_freed_memory() -> bool:

@@ -26,7 +26,8 @@ MAX_RECIPE_BYTES = 1_000_000
 MOST_PIXELS = 65_536  # of a side of an image
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=1_000_000)]
+Pixels = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
 Byte = Annotated[int, Field(ge=0, le=255)]
 TTA = Literal["none", "mirror", "flips", "crops", "d4"]  # test-time augmentation, by the number of views
 Sampler = Literal["none", "square-root", "weighted", "oversample"]  # see `petriscope.data.sampler`
@@ -63,14 +64,14 @@ class DataSection(Section):
 
     source: str | None = None
     task: str = "auto"  # what targets are: classification or segmentation; auto: as the source has them
-    size: Positive | tuple[Positive, Positive] | None = None  # (height, width); one number is a square
+    size: Pixels | tuple[Pixels, Pixels] | None = None  # (height, width); one number is a square
     filter: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"] = "bilinear"
     channels: Literal["auto", "gray", "rgb"] = "auto"
     bits: Annotated[int, Field(ge=8, le=16)] = 16  # significant bits of images stored with 16
     classes: tuple[str, ...] | None = None  # names, where the source brings only numbers
     val_fraction: Fraction = 0.15
     test_fraction: Fraction = 0.15
-    split_seed: Annotated[int, Field(ge=0)] = 0
+    split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     group: str | None = None  # column of a table, or a pattern for paths, that says which images belong together
     block: Positive | None = None  # so many consecutive images belong together, where the source has no groups
     ignore: str | Annotated[int, Field(ge=0, le=255)] | None = None  # of masks: the class that says "unlabeled"
@@ -125,7 +126,7 @@ class DataSection(Section):
 class ProgressiveSection(Section):
     """Smaller images in the first epochs: see `petriscope.training.progressive`."""
 
-    size: Positive  # pixels of the shorter side
+    size: Pixels  # of the shorter side
     share: Annotated[float, Field(gt=0, lt=1)] = 0.5  # of the epochs
 
     def epochs(self, total: int) -> int:
@@ -142,17 +143,19 @@ class TrainingSection(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: bool = True
     compile: bool = False
-    images_per_epoch: Positive | None = None  # null: every image once, or as the sampler says
+    images_per_epoch: Annotated[int, Field(ge=1, le=20_000_000)] | None = (
+        None  # null: every image once, or as the sampler says
+    )
     ema: Annotated[float, Field(gt=0, lt=1)] | None = 0.998  # decay a step; null: no averaging
     swa: Annotated[float, Field(gt=0, lt=1)] | None = None  # share of the epochs, the last, whose weights are averaged
     progressive: ProgressiveSection | None = None  # null: all epochs on images of their own size
-    l1: Annotated[float, Field(ge=0)] = 0.0
-    l2: Annotated[float, Field(ge=0)] = 0.0
-    clip_grad_norm: Annotated[float, Field(gt=0)] | None = None
+    l1: Annotated[float, Field(ge=0, le=1e9)] = 0.0
+    l2: Annotated[float, Field(ge=0, le=1e9)] = 0.0
+    clip_grad_norm: Annotated[float, Field(gt=0, le=1e9)] | None = None
     monitor: str = "auto"  # a metric that the task watches after every epoch, or loss; auto: its first
     keep: Literal["best", "last"] = "best"
     patience: Positive | None = None  # epochs without a better monitored metric before training stops
-    checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
+    checkpoint_seconds: Annotated[float, Field(ge=0, le=1e9)] = 60.0
 
 
 class StageSection(Section):
@@ -160,7 +163,7 @@ class StageSection(Section):
 
     epoch: Positive  # from this one on, counted from 0
     train: str
-    lr: Annotated[float, Field(gt=0)] = 1.0  # factor on the rate
+    lr: Annotated[float, Field(gt=0, le=1e9)] = 1.0  # factor on the rate
 
 
 class FinetuneSection(Section):
@@ -177,7 +180,7 @@ class DistillSection(Section):
 
     teachers: Annotated[tuple[str, ...], Field(min_length=1)]  # runs, or model files; the mean of their answers
     weight: Annotated[float, Field(gt=0, le=1)] = 0.5  # of the teachers; the labels have the rest
-    temperature: Annotated[float, Field(gt=0)] = 2.0
+    temperature: Annotated[float, Field(gt=0, le=1e6)] = 2.0
 
     @field_validator("teachers", mode="before")
     @classmethod

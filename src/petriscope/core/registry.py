@@ -14,8 +14,11 @@ from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, ValidationError, create_model
 
-from petriscope.core.errors import RequestError, near
+from petriscope.core.errors import RequestError, near, shown
 from petriscope.core.recipe import Part, explain
+
+MOST = 1_000_000  # of a whole number among the options of a part
+LONGEST = 10_000  # entries of a list among them
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,24 @@ class Registry:
             checked = schema.model_validate(part.options)
         except ValidationError as error:
             raise RequestError(explain(error, schema, where or f"{self.kind} {part.name}")) from None
-        return {key: getattr(checked, key) for key in type(checked).model_fields}
+        values = {key: getattr(checked, key) for key in type(checked).model_fields}
+        for key, value in values.items():
+            if not _within_bounds(value):
+                raise RequestError(
+                    f"{where or f'{self.kind} {part.name}'}: {key} cannot be {shown(value)}: whole numbers lie within "
+                    f"{MOST:,}, and lists have at most {LONGEST:,} entries"
+                )
+        return values
 
     def build(self, part: Part, *context: Any) -> Any:
         """Make the part: ``context`` goes to its positional parameters, its options to the keyword-only ones."""
         return self.find(part.name)(*context, **self.check(part))
+
+
+def _within_bounds(value: Any) -> bool:
+    """Whether an option is of a size that something can be built from, whatever part it is of."""
+    if isinstance(value, int):
+        return abs(value) <= MOST
+    if isinstance(value, tuple | list):
+        return len(value) <= LONGEST and all(map(_within_bounds, value))
+    return True

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
+import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,7 +17,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from petriscope.core.device import free_memory
+from petriscope.core.device import free_memory, gib
 from petriscope.core.errors import DataError, PetriscopeError, RequestError
 from petriscope.core.files import atomic, expand_user, locked, write_text
 from petriscope.data import index
@@ -215,6 +217,28 @@ def row_digests(array: np.ndarray) -> np.ndarray:
     if len(known) != 32 * len(array):  # another process has dropped the entry; what is mapped stays
         return index.row_digests(array)
     return np.frombuffer(bytes.fromhex(known), dtype=np.uint8).reshape(-1, 16)
+
+
+def check_room(shape: tuple[int, int, int, int], mapped: bool) -> None:
+    """Check that images find room in memory, or on the disk of the cache if they are mapped from it.
+
+    Args:
+        shape: of the array of all images, [N, H, W, C] uint8.
+
+    Raises:
+        DataError: they do not; the message names ``data.size``.
+    """
+    folder = cache_dir()
+    while mapped and not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    free, size = shutil.disk_usage(folder).free if mapped else free_memory(), math.prod(shape)
+    if size > free:
+        count, height, width, _ = shape
+        where = f"on the disk of {folder}" if mapped else "of memory"
+        raise DataError(
+            f"{count:,} images of {height} x {width} pixels take {gib(size)}, and {gib(free)} {where} are free; make them "
+            "smaller with --set data.size=N"
+        )
 
 
 def choose_mapped(size: int, memory: str, what: str) -> bool:

@@ -192,6 +192,7 @@ def _decode_to_cache(
             size, channels = _agree(pool, paths, section, warnings, bad)
         _refuse(bad, names, section, len(paths))
         depth = 1 if channels == "gray" else 3
+        cache.check_room((len(paths), *size, depth), mapped=True)
         held = Contents(section.bits, section.channels == "gray")
 
         def decode(start: int) -> tuple[np.ndarray, dict[int, str], dict[int, Content]]:

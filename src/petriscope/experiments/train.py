@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from petriscope.augment.pipeline import Normalize
-from petriscope.core.device import choose_device
+from petriscope.core.device import choose_device, enough_memory, gib
 from petriscope.core.errors import Interrupted, command
 from petriscope.core.progress import duration, say
 from petriscope.core.recipe import Recipe
@@ -24,10 +24,11 @@ from petriscope.inference.speed import cost
 from petriscope.models.cost import parameters
 from petriscope.report.page import write_report
 from petriscope.run.folder import Run, check_free, create_run, open_run
-from petriscope.training.build import absolute_paths, build_trainer, check_parts
+from petriscope.training.build import absolute_paths, build_trainer, check_memory, check_parts
 from petriscope.training.loop import Trainer
 
 
+@enough_memory()
 def train(recipe: Recipe, out: str | Path | None = None, quiet: bool = False) -> Run:
     """Train according to a recipe, and write a run folder with a report. Val is evaluated; test is not read.
 
@@ -46,6 +47,7 @@ def train(recipe: Recipe, out: str | Path | None = None, quiet: bool = False) ->
     check_parts(recipe)
     dataset = load_dataset(recipe.data)
     recipe = absolute_paths(recipe)
+    needed = check_memory(recipe, dataset, device)
     trainer, normalize = build_trainer(recipe, dataset, device, quiet)
     run = create_run(
         folder,
@@ -58,10 +60,11 @@ def train(recipe: Recipe, out: str | Path | None = None, quiet: bool = False) ->
     )
     with run.claimed():
         if not quiet:
-            _introduce(run, recipe, dataset)
+            _introduce(run, recipe, dataset, needed)
         return _train_to_report(run, trainer, normalize, dataset, quiet)
 
 
+@enough_memory()
 def resume(folder: str | PathLike[str], quiet: bool = False, data: str | Path | None = None) -> Run:
     """Continue a run that was interrupted or killed. On a CPU, the final weights are bit-identical to those of a run that was
     never stopped. A finished run is left as it is, which is said.
@@ -153,7 +156,7 @@ def _summary(trainer: Trainer) -> TrainingSummary:
     )
 
 
-def _introduce(run: Run, recipe: Recipe, dataset: Dataset) -> None:
+def _introduce(run: Run, recipe: Recipe, dataset: Dataset, needed: int) -> None:
     about = run.environment
     height, width, channels = dataset.shape
     sizes = ", ".join(f"{name} {len(part):,}" for name, part in dataset.splits.items())
@@ -161,7 +164,10 @@ def _introduce(run: Run, recipe: Recipe, dataset: Dataset) -> None:
         f"{recipe.name} on {recipe.data.source}: {sizes} images, {height}x{width}x{channels}, {len(dataset.classes)} classes, "
         f"{dataset.task.name}"
     )
-    say(f"{recipe.model.name}, {about.parameters:,} parameters, {about.device}, {about.precision}; run in {run.folder}")
+    takes = "" if needed < 2**30 else f", up to {gib(needed)} of memory a batch (data.size, training.batch_size)"
+    say(
+        f"{recipe.model.name}, {about.parameters:,} parameters, {about.device}, {about.precision}{takes}; run in {run.folder}"
+    )
     if dataset.audited:
         dropped = sum(entry.decision == "drop" for entry in dataset.audited)
         say(

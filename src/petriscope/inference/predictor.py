@@ -29,7 +29,7 @@ from petriscope.core.results import CLASSIFICATION, SEGMENTATION, validated
 from petriscope.data.batches import Batches
 from petriscope.data.membership import Exposure
 from petriscope.inference.tta import predict_batch, predict_set
-from petriscope.models import build_model
+from petriscope.models import build_model, sketch_model
 from petriscope.models.layers import is_dense
 from petriscope.models.weights import differences, not_finite
 from petriscope.tasks import Task, find_task
@@ -309,9 +309,8 @@ def _build(recipe: Recipe, facts: Facts, weights: dict[str, Tensor]) -> nn.Modul
     Raises:
         ValueError: the weights are not those of the recipe's model.
     """
-    with torch.device("meta"):  # the recipe may ask for any number of weights; here they take no memory
-        described = build_model(recipe.model, len(facts.classes), facts.shape, fresh=False)
-    if wrong := differences(described.state_dict(), weights):
+    sketch = sketch_model(recipe.model, len(facts.classes), facts.shape)  # the recipe may ask for any number of weights
+    if wrong := differences(sketch.state_dict(), weights):
         raise ValueError(f"its weights do not fit its recipe; {wrong}")
     model = build_model(recipe.model, len(facts.classes), facts.shape, fresh=False)
     model.load_state_dict(weights)

@@ -18,7 +18,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from petriscope.core.errors import RequestError
+from petriscope.core.device import is_out_of_memory
+from petriscope.core.errors import RequestError, shown
 from petriscope.core.recipe import Part
 from petriscope.core.registry import Registry
 
@@ -98,6 +99,29 @@ def build_model(part: Part, classes: int, shape: tuple[int, int, int], fresh: bo
     return model
 
 
+def sketch_model(part: Part, classes: int, shape: tuple[int, int, int]) -> nn.Module:
+    """The same model on the device ``meta``: its parameters have shapes and take no memory.
+
+    Raises:
+        RequestError: an unknown name or option, or more weights than can be counted.
+    """
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return build_model(part, classes, shape, fresh=False)
+    except RuntimeError as error:
+        raise RequestError(
+            f"{part.name} cannot be built with {sized_options(part)} ({str(error).partition(chr(10))[0]}); lower them"
+        ) from None
+
+
+def sized_options(part: Part) -> str:
+    """The options of a model that decide its size, for messages: its numbers and lists."""
+    sizes = {key: value for key, value in part.options.items() if isinstance(value, int | list | tuple)}
+    return ", ".join(f"model.{key}={shown(value)}" for key, value in sizes.items()) or f"model={part.name}"
+
+
 def _try(model: nn.Module, name: str, shape: tuple[int, int, int]) -> None:
     """Run one blank image through the model, so that an unsupported image size is found before training starts."""
     import torch
@@ -109,6 +133,8 @@ def _try(model: nn.Module, name: str, shape: tuple[int, int, int]) -> None:
         with torch.no_grad():
             model(torch.zeros(1, channels, height, width, device=device))
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
         known = "model.resize=224 or " if "resize" in MODELS.options(name) else ""
         reason = str(error).partition("\n")[0]
         raise RequestError(

@@ -23,7 +23,7 @@ from petriscope.models.drop_path import drop_path
 
 ORDER = 8  # of D4
 Width = Annotated[int, Field(ge=8, multiple_of=8)]
-Depth = Annotated[int, Field(ge=1)]
+Depth = Annotated[int, Field(ge=1, le=100)]
 
 
 def act(element: int, maps: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from petriscope.models.attention import SE
 from petriscope.models.drop_path import drop_path
 
 Width = Annotated[int, Field(ge=1)]
-Depth = Annotated[int, Field(ge=1)]
+Depth = Annotated[int, Field(ge=1, le=100)]
 REDUCTION = 4  # of squeeze and excitation; the paper's 16 would leave 2 hidden units of 32 channels
 
 

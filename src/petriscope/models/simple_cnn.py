@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from petriscope.core.errors import RequestError
 from petriscope.models.attention import Attention, attention_layers
 
+Width = Annotated[int, Field(ge=1)]
+
 
 class SimpleCNN(nn.Module):
     """Three blocks of 3x3 convolution, optional norm, ReLU and 2x2 max pooling; then a hidden layer and the logits.
@@ -34,7 +36,7 @@ class SimpleCNN(nn.Module):
         *,
         norm: Literal["none", "batch", "layer"] = "none",
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
-        widths: tuple[int, int, int] = (32, 64, 128),
+        widths: tuple[Width, Width, Width] = (32, 64, 128),
         hidden: Annotated[int, Field(ge=1)] = 128,
         attention: Attention = "none",
     ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from petriscope.augment import AUGMENTATIONS
 from petriscope.augment.base import Mixing
 from petriscope.augment.pipeline import Normalize, Pipeline
 from petriscope.augment.sets import augmented_set
+from petriscope.core.device import choose_format, free_memory, gib
 from petriscope.core.errors import RequestError
 from petriscope.core.files import user_path
 from petriscope.core.recipe import Part, Recipe
@@ -19,7 +21,9 @@ from petriscope.data import Dataset, ImageSet
 from petriscope.data.batches import Batches
 from petriscope.data.normalization import mean_and_std
 from petriscope.data.sources import NAMED
-from petriscope.models import MODELS, build_model
+from petriscope.models import MODELS, build_model, sized_options, sketch_model
+from petriscope.models.cost import memory, parameters
+from petriscope.training.finetune import Plan
 from petriscope.training.loop import Trainer
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -72,6 +76,53 @@ def absolute_paths(recipe: Recipe) -> Recipe:
         teachers = tuple(map(absolute, recipe.distill.teachers))
         changes["distill"] = recipe.distill.model_copy(update={"teachers": teachers})
     return recipe.model_copy(update=changes)
+
+
+def check_memory(recipe: Recipe, dataset: Dataset, device: torch.device) -> int:
+    """Check, before anything is built, that the memory is enough for a training step and for a batch of predictions.
+
+    Returns:
+        the bytes that these take, roughly; 0 for a model that cannot tell.
+
+    Raises:
+        RequestError: the memory is not enough; the message names what to lower.
+    """
+    from petriscope.training.losses import views_of
+
+    sketch, options = sketch_model(recipe.model, len(dataset.classes), dataset.shape), sized_options(recipe.model)
+    free, count = free_memory(device), parameters(sketch)
+    if 4 * count > free:
+        raise RequestError(
+            f"{recipe.model.name} with {options} has {count:.3g} weights, which take {gib(4 * count)}; {gib(free)} of memory "
+            "are free. Lower these options"
+        )
+    plan = Plan(sketch, recipe.finetune, recipe.training.epochs)
+    plan.freeze(plan.ever)
+    try:
+        found = memory(sketch, dataset.shape)
+    except (RuntimeError, ValueError, NotImplementedError, IndexError, AssertionError):
+        return 0  # images that the model cannot take are refused when it is built
+    train, settings = dataset.split("train"), recipe.training
+    batch = min(settings.batch_size, settings.images_per_epoch or len(train)) * (1 + views_of(recipe.loss))
+    judged = min(recipe.evaluation.batch_size, len(dataset.val) if dataset.val is not None else 1)
+    step, prediction = found.step * batch + 3 * found.trained, found.prediction * judged
+    needed = found.weights + max(step, prediction)
+    exact = choose_format(settings.precision, device) == "fp32"
+    if needed > (free if exact else 2 * free):  # other formats take half of it
+        height, width, _ = dataset.shape
+        key, size = ("training", batch) if step >= prediction else ("evaluation", judged)
+        side, fewer = _fitting(min(height, width), free / needed), max(int(size * free / needed), 1)
+        raise RequestError(
+            f"a {'step of training' if key == 'training' else 'batch of predictions'} takes about {gib(needed)}: {size:,} images "
+            f"of {height}x{width} in {recipe.model.name} with {options}; {gib(free)} of memory are free. Lower the size or the "
+            f"batches, such as --set data.size={side} or --set {key}.batch_size={fewer}"
+        )
+    return needed
+
+
+def _fitting(side: int, share: float) -> int:
+    """A shorter side, a power of two, at which images take at most that share of their memory."""
+    return 1 << max(int(math.log2(side * math.sqrt(share))), 3)
 
 
 def build_trainer(

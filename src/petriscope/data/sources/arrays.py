@@ -150,6 +150,7 @@ def _convert_one(array: np.ndarray, gray: bool, section: DataSection) -> np.ndar
                     block = np.stack(list(pool.map(lambda image: resize(image, size, section.filter), block)))
                 yield block
 
+    cache.check_room(shape, mapped=isinstance(array, np.memmap))
     if not isinstance(array, np.memmap):
         out, start = np.empty(shape, dtype=np.uint8), 0
         for block in blocks():
