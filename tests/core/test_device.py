@@ -10,6 +10,7 @@ import pytest
 
 glibc = pytest.mark.skipif(sys.platform != "linux" or not hasattr(os, "confstr"), reason="glibc's malloc alone")
 
+FEWEST = 40  # page faults in ten passes, of which huge pages need four each
 PROGRAM = """
 import resource, sys
 import numpy as np
@@ -38,8 +39,9 @@ def run(how: str, **environment: str) -> tuple[str, int]:
 def test_memory_that_was_touched_is_not_cleared_again() -> None:
     (_, as_is), (said, kept) = run("as it is"), run("kept")
     assert said == "True"
-    assert kept < 100
-    assert as_is == 0 or kept < as_is
+    if as_is < FEWEST:
+        pytest.skip("this system gives memory that was freed back without clearing it, so there is nothing to save")
+    assert kept < as_is / 10
 
 
 @glibc

@@ -161,7 +161,7 @@ def test_a_clear_difference_is_shown_and_a_small_one_says_what_it_needs():
     near = resample(np.concatenate([good, np.roll(good, 1, axis=0)[:1]]), targets, 3, resamples=500)
     needed = difference(near[:1], near[1:2]).needed()
     assert needed.seeds is None
-    assert needed.images is None or needed.images > 800
+    assert needed.images is not None and needed.images > 800
 
 
 @given(st.integers(1, 60), st.integers(0, 60), st.integers(100, 400))
