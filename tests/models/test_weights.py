@@ -182,6 +182,7 @@ class TestHub:
 
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
         monkeypatch.setattr(weights, "reachable", lambda address: False)
+        import_timm()  # which takes seconds of its own
         start = time.monotonic()
         with pytest.raises(PetriscopeError, match=r"model\.safetensors from .*resnet10t.* model\.weights=PATH\.safet"):
             make(weights="pretrained")
@@ -206,10 +207,54 @@ class TestHub:
         path, state = published
         asked = []
         monkeypatch.setattr(
-            huggingface_hub, "try_to_load_from_cache", lambda *names: asked.append(names) or path, raising=False
+            huggingface_hub,
+            "try_to_load_from_cache",
+            lambda *names, revision: asked.append(names) or path,
+            raising=False,
         )
         assert_taken_over(make(weights="pretrained"), state, besides=HEAD)
         assert asked == [("timm/resnet10t.c3_in1k", "model.safetensors")]
+
+    def test_a_file_is_taken_at_its_first_revision_and_checked(self, monkeypatch, tmp_path):
+        import huggingface_hub
+
+        hub, asked = {"main": b"weights", "abc": b"weights"}, []
+
+        def cached(repository, filename, revision):
+            path = tmp_path / "hub" / "snapshots" / "abc" / filename
+            return str(path) if path.exists() else None
+
+        def download(repository, filename, revision):
+            asked.append(revision)
+            path = tmp_path / "hub" / "snapshots" / "abc" / filename
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(hub[revision or "main"])
+            return str(path)
+
+        monkeypatch.setenv("PETRISCOPE_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", cached, raising=False)
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", download, raising=False)
+        monkeypatch.setattr(weights, "reachable", lambda address: True)
+
+        def fetch():
+            return weights.from_hub("timm/net", "model.safetensors", "timm/net")
+
+        first = fetch()
+        assert fetch() == first and asked == [None]
+        first.unlink()
+        hub["main"] = b"other weights"  # the hub has moved on
+        assert fetch().read_bytes() == b"weights" and asked == [None, "abc"]
+        first.write_bytes(b"forged")
+        with pytest.raises(PetriscopeError, match=r"timm/net.*is not the file that was used before.*SHA-256"):
+            fetch()
+        first.unlink()
+        hub["abc"] = b"forged too"
+        with pytest.raises(PetriscopeError, match="SHA-256"):
+            fetch()
+        (record,) = (tmp_path / "cache" / "hub").iterdir()
+        record.write_text("{")
+        with pytest.raises(PetriscopeError, match="delete it to record"):
+            fetch()
 
     def test_the_small_stem_has_no_pretrained_weights(self):
         with pytest.raises(RequestError, match=r"model\.stem=imagenet"):

@@ -272,7 +272,9 @@ def test_the_update_of_the_very_last_step_counts(value, val_fraction, tiny_npz, 
         return out
 
     monkeypatch.setattr(Trainer, "train_step", breaks)
-    with pytest.raises(PetriscopeError, match="a weight is not finite in epoch 3: training diverged"):
+    with pytest.raises(
+        PetriscopeError, match=r"the weight features\.0\.weight is not finite in epoch 3: training diverged"
+    ):
         api.train(tiny_recipe(data={"val_fraction": val_fraction}), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run" / "model.safetensors").exists()
 

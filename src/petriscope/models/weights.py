@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import urllib.error
 import urllib.request
@@ -16,8 +17,10 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from petriscope.core.errors import PetriscopeError, RequestError, shortened
-from petriscope.core.files import parse_json, parsing, user_path
+from petriscope.core.files import json_text, parse_json, parsing, slug, user_path, write_text
+from petriscope.core.progress import say
 from petriscope.core.results import Normalization, validated
+from petriscope.data.cache import cache_dir
 
 PROBE_SECONDS = 5.0
 
@@ -159,20 +162,27 @@ def load_weights(
 
 
 def from_hub(repository: str, filename: str, label: str) -> Path:
-    """The path of a file on timm's hub, downloaded on first use.
+    """The path of a file on a hub, downloaded on first use.
+
+    Its revision and its SHA-256 are recorded then, in Petriscope's cache. Later uses take this revision, and refuse a file
+    that is another one.
 
     Args:
         repository, filename: on the hub.
         label: of the model, for the message.
 
     Raises:
-        PetriscopeError: it is not in the cache, and the hub cannot be reached within seconds.
+        PetriscopeError: it is not in the cache, and the hub cannot be reached within seconds; or it is not the file that
+            was recorded.
     """
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 
-    cached = try_to_load_from_cache(repository, filename)
+    record = cache_dir() / "hub" / f"{slug(f'{repository}--{filename}')}.json"
+    noted = _recorded(record)
+    revision = noted.get("revision") or None
+    cached = try_to_load_from_cache(repository, filename, revision=revision)
     if isinstance(cached, str):
-        return Path(cached)
+        return _checked(Path(cached), noted, record, label)
     page = f"{constants.ENDPOINT}/{repository}"
     advice = (
         f"download {filename} from {page} where there is a network and set model.weights=PATH.safetensors, "
@@ -183,9 +193,37 @@ def from_hub(repository: str, filename: str, label: str) -> Path:
             f"{label}: the pretrained weights are not on this machine, and the hub cannot be reached; {advice}"
         )
     try:
-        return Path(hf_hub_download(repository, filename))
+        path = Path(hf_hub_download(repository, filename, revision=revision))
     except Exception as error:  # the hub's client raises its own errors and those of its HTTP library
         raise PetriscopeError(f"{label}: downloading the pretrained weights failed ({error}); {advice}") from None
+    return _checked(path, noted, record, label)
+
+
+def _recorded(record: Path) -> dict[str, str]:
+    if not record.is_file():
+        return {}
+    with parsing(record, "delete it to record the weights anew"):
+        noted = parse_json(record.read_bytes())
+        return {key: str(noted[key]) for key in ("revision", "sha256")}
+
+
+def _checked(path: Path, noted: dict[str, str], record: Path, label: str) -> Path:
+    """The path, if its content is what was recorded; on first use, it is recorded."""
+    with path.open("rb") as handle:
+        found = hashlib.file_digest(handle, "sha256").hexdigest()
+    if noted and noted["sha256"] != found:
+        raise PetriscopeError(
+            f"{label}: {path} is not the file that was used before: its SHA-256 is {found}, and {noted['sha256']} is recorded "
+            f"in {record}. Delete the file to download that one again, or the record to trust this one"
+        )
+    if not noted:
+        folders = path.parts
+        revision = folders[folders.index("snapshots") + 1] if "snapshots" in folders[:-2] else ""
+        try:
+            write_text(record, json_text({"revision": revision, "sha256": found}))
+        except PetriscopeError as error:
+            say(f"warning: the weights of {label} are used, but not recorded to be checked later: {error}")
+    return path
 
 
 def reachable(address: str) -> bool:

@@ -33,6 +33,7 @@ from petriscope.data.batches import Batches
 from petriscope.data.sampler import epoch_order
 from petriscope.inference.tta import predict_batches
 from petriscope.models.layers import is_dense, only_head_of
+from petriscope.models.weights import not_finite
 from petriscope.training.averaging import EMA, SWA
 from petriscope.training.checkpoints import (
     fitting,
@@ -341,8 +342,8 @@ class Trainer:
         if not math.isfinite(loss):
             raise self._diverged("the loss")
         self._average_epochs()
-        if not _all_finite(self.averaged):
-            raise self._diverged("a weight")
+        if bad := not_finite(self.averaged.state_dict()):
+            raise self._diverged(f"the weight {bad}")
         line: dict[str, Any] = {
             "epoch": self.at.epoch + 1,
             "train": {"loss": loss / images, "accuracy": hits / max(judged, 1)},
@@ -488,10 +489,6 @@ class Trainer:
         self.on_epoch(self.at.history)
         if not self.quiet:
             say(f"resumed after epoch {self.at.epoch}, batch {self.at.batch} of {self.batches_per_epoch}")
-
-
-def _all_finite(model: nn.Module) -> bool:
-    return bool(torch.stack([tensor.isfinite().all() for tensor in model.state_dict().values()]).all())
 
 
 def _position(fields: dict[str, Any]) -> Position:
