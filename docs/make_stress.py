@@ -60,7 +60,8 @@ batches, so two runs are tested on the same corrupted images. Without `--tta` th
 Segmentation models are tested by the same commands. The metric is mean IoU, from one confusion matrix over all images, without
 unlabeled pixels and without a class called background. Beside it stands the accuracy of labeled pixels. In JSON,
 `miou` and `pixel_accuracy` replace `balanced_accuracy` and `accuracy`, and `scenes` is the number of groups of images
-(or of images, if there are no groups) that the bootstrap draws.
+(or of images, if there are no groups) that the bootstrap draws. For labels and masks,
+`groups` is the number of groups, if there are any.
 
 Rotation and translation move the mask with the image. Pixels that enter at the border are unlabeled, so the move itself
 costs nothing; outlines, which are interpolated in the image but not in the mask, cost a little. All other corruptions, dirt

@@ -1,5 +1,7 @@
 """Every metric against a second implementation, every interval against its nominal coverage."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from sklearn import metrics as sk
 
 from petriscope.inference.tta import views
 from petriscope.metrics.classification import (
+    auc_influence,
     calibration_bins,
     calibration_error,
     class_aucs,
@@ -17,7 +20,10 @@ from petriscope.metrics.classification import (
     quick_metrics,
 )
 from petriscope.metrics.intervals import bootstrap_weights, percentile95, wilson
+from petriscope.metrics.passes import judge_labels
+from petriscope.metrics.statistics import resample
 from petriscope.models.backbones import import_timm
+from petriscope.trust.state import fit_reference, trust_metrics
 
 NAMES = tuple("abcde")
 
@@ -150,3 +156,47 @@ class TestViews:
         assert len(views(torch.zeros(1, 1, 4, 4), "flips")) == 4
         assert len(views(torch.zeros(1, 1, 4, 4), "mirror")) == 2
         assert len(views(torch.zeros(1, 1, 4, 4), "none")) == 1
+
+
+@pytest.mark.parametrize("index", [None, np.arange(600) // 10])
+def test_the_interval_of_the_auc_is_the_same_where_it_is_linear_in_the_weights(index, monkeypatch):
+    probabilities, targets = sample(600, skill=1.0)
+    probabilities = np.round(probabilities, 2)  # with ties
+    exact = full_metrics(probabilities, targets, NAMES, index=index)
+    monkeypatch.setattr("petriscope.metrics.classification.MOST_RANKED", 0)
+    linear = full_metrics(probabilities, targets, NAMES, index=index)
+    assert linear["auc"] == exact["auc"]
+    assert linear["auc_ci95"] == pytest.approx(exact["auc_ci95"], abs=0.05 * np.ptp(exact["auc_ci95"]))
+    assert {**linear, "auc_ci95": 0} == {**exact, "auc_ci95": 0}
+
+
+def test_the_influence_of_an_image_is_the_change_of_the_auc_by_its_weight():
+    probabilities, targets = sample(80)
+    score, positive = np.round(probabilities[:, 0], 1), targets == 0
+    auc, influence = auc_influence(score, positive)
+    assert auc == pytest.approx(sk.roc_auc_score(positive, score)) and influence.sum() == pytest.approx(0, abs=1e-12)
+    for image in range(0, 80, 7):
+        weights = np.ones(80)
+        weights[image] += 1e-6
+        changed = sk.roc_auc_score(positive, score, sample_weight=weights)
+        assert (changed - auc) / 1e-6 == pytest.approx(influence[image], abs=1e-5)
+
+
+def test_memory_is_proportional_to_classes():
+    """A confusion matrix per resample would take 64 MB."""
+    images, classes = 500, 400
+    rng = np.random.default_rng(0)
+    targets, p = rng.integers(0, classes, images), rng.random((images, classes), dtype=np.float32)
+    p /= p.sum(1, keepdims=True)
+    predicted = rng.integers(0, classes, (2, images))
+    full_metrics(p[:2], targets[:2], ("",) * classes, 1)  # imports what is imported at the first call
+    tracemalloc.start()
+    full_metrics(p, targets, tuple(map(str, range(classes))), 50)
+    resample(predicted, targets, classes, "macro_f1", 50)
+    judge_labels(predicted == targets, targets, classes, 50)
+    reference = fit_reference(p, targets)
+    trust_metrics(p, p, targets, None, tuple(map(str, range(classes))), reference, 1.0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    confusion = 8 * 6 * classes**2  # as an array, and as lists of numbers
+    assert peak < confusion + 4 * p.nbytes

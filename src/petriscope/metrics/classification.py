@@ -91,6 +91,19 @@ def calibration_bins(confidence: np.ndarray, correct: np.ndarray, bins: int = BI
     return bin_means(_bin_index(confidence, bins), confidence, correct, bins)
 
 
+def bin_spans(
+    confidence: np.ndarray, correct: np.ndarray, index: np.ndarray | None = None
+) -> list[tuple[float, float]]:
+    """The 95 % interval of the accuracy in each bin of `calibration_bins`.
+
+    Args:
+        index: groups of the images, int64 [N]; None: images are independent.
+    """
+    bins = _bin_index(confidence, BINS)
+    members = (bins == each for each in range(BINS))
+    return [proportion95(correct[m], None if index is None else index[m]) for m in members]
+
+
 def bin_means(index: np.ndarray, confidence: np.ndarray, correct: np.ndarray, bins: int) -> dict[str, np.ndarray]:
     """``count``, mean ``confidence`` and ``accuracy`` per bin, each [bins]; 0 in empty bins. ``index``: int [N], the bins."""
     count = np.bincount(index, minlength=bins)

@@ -10,10 +10,10 @@ import numpy as np
 from markupsafe import Markup
 
 from petriscope.core.results import Calibration, ConformalRow, Evaluation, OODSummary, SelectiveRow
-from petriscope.metrics.classification import calibration_bins
 from petriscope.metrics.selective import risk_coverage, uncertainty
 from petriscope.report import wording
 from petriscope.report.charts import Axis, dot, nice_ticks, reliability, svg, text_at
+from petriscope.report.metrics import groups_of
 from petriscope.trust.temperature import scale
 
 if TYPE_CHECKING:
@@ -72,8 +72,9 @@ def _view(split: str, evaluation: Evaluation, calibration: Calibration, rows: pd
     curve = before = after = None
     if len(p):
         curve = risk_curve(p, correct, selective, split)
-        before = _reliability(scale(p, 1 / calibration.temperature), correct, f"{split}, before temperature scaling")
-        after = _reliability(p, correct, f"{split}, after temperature scaling")
+        raw, right, index = scale(p, 1 / calibration.temperature).max(1), correct.astype(float), groups_of(rows)
+        before = reliability(raw.astype(float), right, f"{split}, before temperature scaling", index)
+        after = reliability(p.max(1).astype(float), right, f"{split}, after temperature scaling", index)
     area, excess = wording.decimal(evaluation.value("aurc")), wording.decimal(evaluation.value("excess_aurc"))
     return AbstentionView(
         split=split,
@@ -98,10 +99,6 @@ def _probabilities(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     if not columns or not {"target", "predicted"} <= set(rows.columns):
         return np.zeros((0, 0), np.float32), np.zeros(0, bool)
     return rows[columns].to_numpy(dtype=np.float32), (rows["target"] == rows["predicted"]).to_numpy(dtype=bool)
-
-
-def _reliability(p: np.ndarray, correct: np.ndarray, name: str) -> Markup:
-    return reliability(calibration_bins(p.max(1).astype(float), correct.astype(float)), name)
 
 
 def _calibration_rows(calibration: Calibration) -> list[tuple[str, str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -12,7 +12,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from petriscope.core.drawing import class_colors
-from petriscope.metrics.intervals import wilson
+from petriscope.metrics.classification import bin_spans, calibration_bins
 
 LARGEST = 256  # pixels per side that an image keeps in the page
 ENLARGE_TO = 112  # pixels per side that small images are shown at, about
@@ -200,14 +200,16 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     return out
 
 
-def reliability(bins: Mapping[str, np.ndarray], name: str) -> Markup:
+def reliability(confidence: np.ndarray, correct: np.ndarray, name: str, index: np.ndarray | None = None) -> Markup:
     """Accuracy by confidence, with 95 % intervals, over a histogram of the confidence.
 
     Args:
-        bins: as `petriscope.metrics.classification.calibration_bins` gives them.
+        confidence, correct: float [N].
         name: the split.
+        index: groups of the images, int64 [N]; None: images are independent.
     """
-    count, confidence, accuracy = bins["count"], bins["confidence"], bins["accuracy"]
+    bins, spans = calibration_bins(confidence, correct), bin_spans(confidence, correct, index)
+    count, means, accuracy = bins["count"], bins["confidence"], bins["accuracy"]
     left, right, size, base, tall = 54, 14, 300, 318, 64
     x, y = Axis(0, 1, left, left + size), Axis(0, 1, base, base - size)
     parts = []
@@ -216,22 +218,23 @@ def reliability(bins: Mapping[str, np.ndarray], name: str) -> Markup:
         parts.append(text_at(left - 6, y(tick) + 3.5, f"{100 * tick:.0f} %", "end"))
     parts.append(f'<path class="diagonal" d="M{x(0):.1f} {y(0):.1f}L{x(1):.1f} {y(1):.1f}"/>')
     parts.append(text_at(x(0.985), y(0.02), "dashed: confidence equals accuracy", "end"))
-    filled = [(int(n), float(c), float(a)) for n, c, a in zip(count, confidence, accuracy, strict=True) if n]
+    whole = zip(count.tolist(), means.tolist(), accuracy.tolist(), spans, strict=True)
+    filled = [(n, c, a, span) for n, c, a, span in whole if n]
     parts += [_bin_mark(x, y, *values) for values in filled]
     parts.append(_rotated_text(11, base - size / 2, "accuracy"))
     parts.append(_histogram(count, x, base + 22, tall))
     bottom = base + 22 + tall
     parts += [text_at(x(t), bottom + 14, f"{100 * t:.0f} %") for t in (0, 0.25, 0.5, 0.75, 1)]
     parts.append(text_at(x(0.5), bottom + 29, "confidence"))
-    bins_in_words = "; ".join(f"{n} at {100 * c:.0f} % confidence: accuracy {100 * a:.0f} %" for n, c, a in filled)
+    bins_in_words = "; ".join(f"{n} at {100 * c:.0f} % confidence: accuracy {100 * a:.0f} %" for n, c, a, _ in filled)
     return svg(f"Accuracy by confidence on {name}. {bins_in_words}", left + size + right, bottom + 34, parts)
 
 
-def _bin_mark(x: Axis, y: Axis, n: int, confidence: float, accuracy: float) -> str:
-    low, high = wilson(accuracy * n, n)
+def _bin_mark(x: Axis, y: Axis, n: int, confidence: float, accuracy: float, span: tuple[float, float]) -> str:
+    low, high = span
     at, radius = x(confidence), 2.6 + min(2.4, 0.8 * math.log10(n))
     tip = f"{n:,} images, mean confidence {100 * confidence:.1f} %, accuracy {100 * accuracy:.1f} %"
-    whisker = f'<path class="whisker" d="M{at:.1f} {y(low):.1f}V{y(high):.1f}"/>'
+    whisker = f'<path class="whisker" d="M{at:.1f} {y(low):.1f}V{y(high):.1f}"/>' if math.isfinite(low) else ""
     return whisker + dot(at, y(accuracy), radius, "dot-b", tip)
 
 

@@ -13,11 +13,11 @@ import numpy as np
 
 from petriscope.core.drawing import heat_overlay
 from petriscope.core.results import ClassMetrics, Evaluation, Explanations
-from petriscope.metrics.classification import calibration_bins
 from petriscope.report import wording
 from petriscope.report.charts import Thumbnail, interval_mark, reliability, thumbnail
 from petriscope.report.explanations import Card, CardGroup, Maps
 from petriscope.report.headline import Headline
+from petriscope.report.metrics import groups_of
 from petriscope.tasks import Task
 
 if TYPE_CHECKING:
@@ -285,7 +285,7 @@ def _calibration(rows: pd.DataFrame, split: str) -> Markup | None:
     if not len(rows) or not set(rows.columns) >= COLUMNS:
         return None
     correct = (rows["target"] == rows["predicted"]).to_numpy().astype(float)
-    return reliability(calibration_bins(rows["confidence"].to_numpy(dtype=float), correct), split)
+    return reliability(rows["confidence"].to_numpy(dtype=float), correct, split, groups_of(rows))
 
 
 def _calibration_summary(rows: pd.DataFrame, evaluation: Evaluation) -> str:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from petriscope.core.results import Evaluation, Metric
+from petriscope.metrics.intervals import group_index
 from petriscope.report import wording
 from petriscope.tasks import MetricInfo, Task
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -17,6 +23,11 @@ class MetricRow:
     name: str
     meaning: str
     cells: list[tuple[str, str]]
+
+
+def groups_of(rows: pd.DataFrame) -> np.ndarray | None:
+    """The groups of the images in a table of predictions, as `petriscope.metrics.intervals.group_index` has them."""
+    return group_index(rows["group"].to_numpy()) if "group" in rows else None
 
 
 def metric_rows(task: Task, evaluated: Mapping[str, Evaluation]) -> list[MetricRow]:
