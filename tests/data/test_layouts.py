@@ -247,9 +247,10 @@ def test_links_to_folders_are_followed_but_not_in_circles(tmp_path: Path) -> Non
     ("files", "says"),
     [
         (("x/1.heic", "y/2.heic"), "has no images but 2 .heic files"),
-        (("cat/1.png", "dog/1.dcm"), "class folder .*dog has no images but 1 .dcm files"),
+        (("cat/1.png", "dog/1.dcm"), "class folder .*dog has no images but 1 .dcm file, not read"),
         (("train/images/1.png", "train/labels/1.txt"), "labels has .txt files: boxes and outlines"),
         (("images/val/1.png", "labels/val/1.txt"), "labels/val has .txt files|labels has .txt files: boxes"),
+        (("train/1.png", "train/_classes.csv"), "If train/_classes.csv lists or holds the images, name it"),
         (("images/1.png", "labels.csv"), "If labels.csv lists or holds the images, name it"),
         (("cat_1.png", "cat_2.png", "dog_1.png", "dog_2.png"), "begin with their classes.*table .CSV"),
     ],
@@ -268,3 +269,15 @@ def test_a_deep_tree_is_refused(tmp_path: Path) -> None:
     (tmp_path / "/".join("x" * 60)).mkdir(parents=True)
     with pytest.raises(DataError, match="nested more than 50 folders deep"):
         walk(tmp_path, LeftOut())
+
+
+def test_folders_around_pairs_of_files_are_said_to_be_no_classes(tmp_path: Path) -> None:
+    for number in range(8):
+        put_pair(tmp_path, f"{'ab'[number % 2]}/{number}.png", f"{'ab'[number % 2]}/{number}_mask.png", number)
+    data = load(tmp_path)
+    assert data.task.dense and any("a/0.png and a/0_mask.png; folders are no classes" in text for text in data.warnings)
+
+
+def test_a_class_may_be_called_like_masks(tmp_path: Path) -> None:
+    put(tmp_path, *(f"{name}/{number}.png" for name in ("target", "other") for number in range(6)), "logo.png")
+    assert load(tmp_path).classes == ("other", "target")

@@ -40,11 +40,14 @@ def table(shots: Path, text: str, encoding: str = "utf-8") -> Path:
     return shots / "t.csv"
 
 
-@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
-@pytest.mark.parametrize(
-    "header", ["path label", "image class", "Filename Label", "file_path category", "extra Image.Path target"]
+@settings(max_examples=40, deadline=None)
+@given(
+    separator=st.sampled_from(",;\t|"),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+    end=st.sampled_from(["\n", "\r\n", "\r"]),
+    header=st.sampled_from(
+        ["path label", "image class", "Filename Label", "file_path category", "extra Image.Path target"]
+    ),
 )
 def test_any_dialect(separator: str, encoding: str, end: str, header: str, shots: Path) -> None:
     columns = header.split()

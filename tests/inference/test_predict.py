@@ -8,9 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
+from petriscope.core.errors import RequestError
 from petriscope.core.recipe import load_recipe
 from petriscope.data.contents import Content
 from petriscope.inference import classification, predict
+from petriscope.inference.predict import find_images
 from petriscope.inference.predictor import Predictor
 from petriscope.models import build_model
 from petriscope.tasks import find_task
@@ -80,3 +82,17 @@ def test_what_the_files_hold_beside_the_images_is_said(predictor, files, capsys)
     said = capsys.readouterr().err
     assert "turned into gray" not in said
     assert f"warning: 2 images have 3 pages or frames, of which the first is taken, such as {files[3]}" in said
+
+
+def test_folders_are_walked_as_for_training(files, tmp_path, capsys):
+    for name in ("@eaDir/x.png", ".h/x.png", "deeper/.x.png", "deeper/x.heic", "deeper/y.jfif"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "deeper/up").symlink_to(tmp_path)
+    assert find_images([tmp_path]) == sorted([*files, tmp_path / "deeper/y.jfif"])
+    said = capsys.readouterr().err
+    assert "2 hidden or system folders (.h)" in said and "1 .heic file (deeper/x.heic)" in said
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/a.dcm").touch()
+    with pytest.raises(RequestError, match=r"no images in .*empty. .*left out 1 .dcm file \(a.dcm\)"):
+        find_images([tmp_path / "empty"])

@@ -30,6 +30,7 @@ KINDS = (
     f"{', '.join(NAMED)}"
 )
 PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 UNSPLIT = "all"  # the name of the only image set of a source without splits
 DRAWN = {"synthetic-smear": "synthetic_smear", "synthetic-terrain": "synthetic_terrain"}
 
@@ -50,6 +51,10 @@ def read(source: str, section: DataSection, warnings: list[str] | None = None) -
         DataError: its data cannot be used.
     """
     notes: list[str] = [] if warnings is None else warnings
+    if source.partition(":")[0] in NAMED and Path(source).exists():
+        notes.append(
+            f"{source} is the known data set of that name, not the file or folder; to read that, write ./{source}"
+        )
     name, _, count = source.partition(":")
     if source in ("bloodmnist", "cifar10"):
         sets = _module("known").read(source, section, notes)
@@ -133,6 +138,8 @@ def _read_path(source: str, section: DataSection, warnings: list[str]) -> dict[s
         return _module("tables").read(path, section, warnings)
     if path.suffix.lower() in PACKED:
         raise RequestError(f"{source} is packed; unpack it first, and name the folder")
+    if path.suffix.lower() in SHEETS:
+        raise RequestError(f"{source} is a spreadsheet; save it as CSV in UTF-8")
     if path.suffix.lower() in SUFFIXES:
         raise RequestError(f"{source} is a single image; name the folder that has a folder for each class")
     raise RequestError(f"{source} is a file of an unknown kind ({path.suffix or 'no suffix'}).\nA source is {KINDS}.")
@@ -142,7 +149,7 @@ def _look(path: Path, warnings: list[str]) -> Pairs | list[ImageFile]:
     """The images of a folder, with their masks or their classes."""
     left_out, notes = LeftOut(), list[str]()
     tree = walk(path, left_out)
-    found = find_pairs(tree, left_out) or _module("folders").find_images(tree, left_out, notes)
+    found = find_pairs(tree, left_out, notes) or _module("folders").find_images(tree, left_out, notes)
     warnings += [*notes, *left_out.sentences(path)]
     return found
 

@@ -191,10 +191,9 @@ def _no_classes(folder: Folder) -> str:
 def _hints(tree: Folder) -> list[str]:
     """Sentences on what else is in a source that has no class folders."""
     out = []
-    for name in tree.others:
-        if suffix_of(name) in (*TABLES, ".npz"):
-            out.append(f"If {name} lists or holds the images, name it as the source")
-            break
+    tables = (part.id_of(name) for part in tree.all() for name in part.others if suffix_of(name) in (*TABLES, ".npz"))
+    if table := next(tables, None):
+        out.append(f"If {table} lists or holds the images, name it as the source")
     for part in tree.all():
         boxes = not part.images and part.others and suffix_of(part.others[0]) in BOXES
         if boxes and any(spelled(name).role == "masks" for name in part.id.split("/")):
@@ -208,4 +207,6 @@ def _other_files(folder: Folder) -> str:
     if not kinds:
         return ""
     kind, count = kinds.most_common(1)[0]
-    return f" but {count:,} {kind} files, which are not read as images"
+    return (
+        f" but {count:,} {kind} file{'' if count == 1 else 's'}, not read as {'an image' if count == 1 else 'images'}"
+    )

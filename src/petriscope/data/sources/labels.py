@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from petriscope.core.errors import DataError, RequestError, near
+from petriscope.core.errors import DataError, RequestError, near, shown
 from petriscope.core.names import look_alike, tidy
 from petriscope.core.recipe import DataSection
 
 MAX_CLASSES = 10_000
+MAX_NAME = 255  # characters of a class name
 
 
 def check_numbers(labels: np.ndarray, where: str, warnings: list[str] | None = None) -> np.ndarray:
@@ -111,6 +112,7 @@ def index_names(
     """
     names = {split: [tidy(name) for name in part] for split, part in names.items()}
     every = {name for part in names.values() for name in part}
+    _check_length(every, where)
     if len(every) > MAX_CLASSES:
         raise DataError(f"{where} has {len(every):,} different labels; at most {MAX_CLASSES:,} classes are allowed")
     _check_alike(sort_names(every), section, where)
@@ -145,9 +147,17 @@ def check_names(names: Sequence[str], where: str) -> tuple[str, ...]:
     out = tuple(map(tidy, names))
     if "" in out:
         raise RequestError(f"{where} has an empty class name")
+    _check_length(out, where)
     if twice := [name for name, count in Counter(out).items() if count > 1]:
         raise RequestError(f"{where} has the class {twice[0]!r} twice")
     return out
+
+
+def _check_length(names: Iterable[str], where: str) -> None:
+    if long := [name for name in names if len(name) > MAX_NAME]:
+        raise DataError(
+            f"{where} has a class name of {len(long[0]):,} characters, {shown(long[0])}; at most {MAX_NAME} are allowed"
+        )
 
 
 def _check_alike(names: Sequence[str], section: DataSection, where: str) -> None:

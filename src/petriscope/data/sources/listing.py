@@ -15,7 +15,8 @@ from petriscope.core.recipe import DataSection
 from petriscope.data.decode import Decoded
 from petriscope.data.imageset import ImageSet
 
-TABLES = (".csv", ".parquet", ".pq")
+TEXT_TABLES = (".csv", ".tsv")
+TABLES = (*TEXT_TABLES, ".parquet", ".pq")
 
 
 @dataclass(frozen=True)

@@ -112,10 +112,10 @@ def check_numbers_used(sets: Mapping[str, ImageSet], section: DataSection) -> No
     """
     first = next(iter(sets.values()))
     partial = not {"train", "all"} & sets.keys()  # val or test alone may lack classes
-    if not first.task.dense or partial or section.classes is not None or section.mask_values is not None:
+    if not first.task.dense or partial or first.named:
         return
-    numbers = [int(name) for name in first.classes if name.isdecimal()]
-    if len(numbers) < len(first.classes) or numbers == list(BINARY):
+    numbers = [int(name) for name in first.classes]
+    if numbers == list(BINARY):
         return
     used = np.sum([part.counts for part in sets.values()], axis=0) > 0
     if not used.all() or len(numbers) > MOST_UNNAMED:

@@ -42,11 +42,16 @@ class Pairs:
 Files = list[tuple[Folder, str]]  # the folder and the name of each file
 
 
-def find_pairs(tree: Folder, left_out: LeftOut) -> Pairs | None:
+def find_pairs(tree: Folder, left_out: LeftOut, notes: list[str]) -> Pairs | None:
     """The images of a folder with their masks; None if it has no such layout.
 
     Folders of images and of masks may be called as usual (images, imgs, JPEGImages; masks, labels, SegmentationClass) and lie
     above, in or beside the folders of splits. An image and its mask may also be ``X.png`` and ``X_mask.png`` in one folder.
+
+    Args:
+        tree: the folder.
+        left_out: what is left out is added to it.
+        notes: how the folder was understood, where that is not plain, is added to it; one sentence each.
 
     Raises:
         DataError: folders that cannot be told apart, or two images or masks of one name.
@@ -64,6 +69,7 @@ def find_pairs(tree: Folder, left_out: LeftOut) -> Pairs | None:
     found = {key: files for key, part in places.items() if (files := _two_folders(part)) is not None}
     if not found:
         found = {key: files for key, part in places.items() if (files := _one_folder(part.get(None))) is not None}
+        notes += [_told_apart(tree, files) for files in list(found.values())[:1]]
     if not found:
         _refuse_strangers(tree, places)
         return None
@@ -100,7 +106,11 @@ def _two_folders(part: dict[Role | None, Folder]) -> tuple[Files, Files] | None:
     masks, images = part.get("masks"), part.get("images", part.get(None))
     if masks is None or images is None:
         return None
-    return [(images, name) for name in images.images], [(masks, name) for name in masks.images]
+    files = [(images, name) for name in images.images], [(masks, name) for name in masks.images]
+    common = _common([_by_stem(side, _bare, strict=False) for side in files])
+    if "images" not in part and 2 * common < len(files[1]):
+        return None  # a class that is called like masks, beside an image or two
+    return files
 
 
 def _one_folder(folder: Folder | None) -> tuple[Files, Files] | None:
@@ -114,6 +124,11 @@ def _one_folder(folder: Folder | None) -> tuple[Files, Files] | None:
     if 4 * sum(key in known for key in masks.values()) < len(folder.images) or not masks:
         return None
     return [(folder, name) for name in images], [(folder, name) for name in masks]
+
+
+def _told_apart(tree: Folder, files: tuple[Files, Files]) -> str:
+    (image, mask) = (part[0][0].id_of(part[0][1]) for part in files)
+    return f"{tree.path}: images and masks were told apart by their names, such as {image} and {mask}; folders are no classes"
 
 
 def _refuse_strangers(tree: Folder, places: dict[_Key, dict[Role | None, Folder]]) -> None:

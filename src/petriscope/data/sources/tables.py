@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from petriscope.core.recipe import DataSection
 from petriscope.data.decode import SUFFIXES, decode_files
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.labels import check_numbers, index_names, name_numbers
-from petriscope.data.sources.listing import ImageFile, rows_by_split, sets_over
+from petriscope.data.sources.listing import TEXT_TABLES, ImageFile, rows_by_split, sets_over
 from petriscope.data.sources.spelling import split_of
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _load(path: Path, warnings: list[str]) -> pd.DataFrame:
     """The table, with the columns path and label by these names."""
     import pandas as pd
 
-    if path.suffix.lower() == ".csv":
+    if path.suffix.lower() in TEXT_TABLES:
         table = _read_csv(path)
     else:
         try:
@@ -114,7 +114,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     text = read_text(path, MAX_BYTES, "a table of images")
-    first = next((line for line in io.StringIO(text) if line.strip()), "")
+    first = next((line for line in io.StringIO(text, newline=None) if line.strip()), "")
     separator = max(SEPARATORS, key=lambda each: _known(first, each))
     header: list[str] = []
     cells: list[list[str]] = []
@@ -168,7 +168,7 @@ def _rename(columns: list[str], table: pd.DataFrame, path: Path, warnings: list[
         parts = [
             index
             for index in range(len(out))
-            if out[index] not in ("path", "label") and _has_splits(table.iloc[:, index])
+            if out[index] not in ("path", "label") and _has_splits(_cells(table.iloc[:, index], path))
         ]
         if len(parts) == 1:
             warnings.append(f"{path}: the column {out[parts[0]]} was read as split")
@@ -176,8 +176,8 @@ def _rename(columns: list[str], table: pd.DataFrame, path: Path, warnings: list[
     return out
 
 
-def _has_splits(column: pd.Series) -> bool:
-    splits = {split_of(value) for value in {str(value) for value in column}}
+def _has_splits(cells: Sequence[Any]) -> bool:
+    splits = {split_of(value) for value in {str(value) for value in cells}}
     return "train" in splits and len(splits) > 1 and None not in splits
 
 
@@ -192,10 +192,17 @@ def _column(table: pd.DataFrame, name: str, path: Path) -> pd.Series:
     return table[name]
 
 
+def _cells(column: pd.Series, path: Path) -> list[Any]:
+    try:
+        return column.tolist()
+    except Exception as error:  # text that is not UTF-8, as several kinds
+        raise DataError(f"{path}: the column {column.name} cannot be read: {error}") from None
+
+
 def _text(table: pd.DataFrame, name: str, path: Path) -> list[str]:
     column = _column(table, name, path)
     out = []
-    for row, (value, missing) in enumerate(zip(column, np.asarray(column.isna()), strict=True)):
+    for row, (value, missing) in enumerate(zip(_cells(column, path), np.asarray(column.isna()), strict=True)):
         if isinstance(value, bytes):
             value = value.decode("utf-8", "replace")
         if not isinstance(value, str) and np.ndim(value):
