@@ -274,6 +274,12 @@ class TestBinary:
             assert (images.targets == IGNORE).sum() == unlabeled
             assert any("0 and 255 alone" in each for each in said)
 
+    @pytest.mark.parametrize("ignore", [0, "background"])
+    def test_where_the_ground_is_left_out_no_class_is_left(self, ignore: str | int, tmp_path: Path) -> None:
+        folder = make_set(tmp_path / "set", (numbers(False) > 0).astype(np.uint8) * 255)
+        with pytest.raises(DataError, match=r"class 0 alone, which data\.ignore leaves out"):
+            load(folder, ignore=ignore)
+
     def test_files_of_both_kinds_are_not_mixed_in_silence(self, tmp_path: Path) -> None:
         stored = (numbers(False) > 0).astype(np.uint8)
         stored[::2] *= 255

@@ -35,5 +35,5 @@ def findings_of_files(listing: Listing, faults: Iterable[FileFault]) -> Iterator
             fault.evidence,
             fault.score,
             decision="review" if fault.readable else "drop",
-            reason=info.words if fault.readable else f"{info.words}: the file has no usable image",
+            reason=info.words if fault.readable else f"{info.words}: the image or its mask cannot be used",
         )

@@ -260,46 +260,36 @@ def name_values(
     def called(split: str, index: int) -> str:
         return f"{split} image {index}" if ids is None else ids[split][index]
 
-    has = {split: _presence(array) for split, array in masks.items()}
     if table is not None:
         given = names if names is not None else section.classes
         if given is not None and len(given) != len(table.values):
             raise RequestError(f"{table.place} has {len(table.values)} values, and {where} names {len(given)} classes")
         names = table.names if given is None else given
-    elif section.ignore is None and len(names or section.classes or BINARY) == 2:
+    has = {split: _presence(array) for split, array in masks.items()}
+    if table is None and section.ignore is None and len(names or section.classes or BINARY) == 2:
+        _refuse_mixture(has, where, called)
         if _used(has).tolist() == list(BINARY):
+            masks = {split: array // IGNORE for split, array in masks.items()}
+            has = {split: _presence(array) for split, array in masks.items()}
+            names = BINARY_NAMES if names is None and section.classes is None else names
             warnings.append(
                 "the masks have the values 0 and 255 alone, which were read as two classes; if 255 means unlabeled, say so "
                 "with --set data.ignore=255"
             )
-            masks = {split: array // IGNORE for split, array in masks.items()}
-            has = {split: _presence(array) for split, array in masks.items()}
-            names = BINARY_NAMES if names is None and section.classes is None else names
-        else:
-            _refuse_mixture(has, where, called)
-    if _used(has).tolist() == list(BINARY):
-        warnings.append(
-            "the masks have the values 0 and 255 alone, and 255 was read as unlabeled, so there is one class alone"
-        )
-    known = IGNORE if names is None else len(names)
-    for split, found in has.items():
-        for index in np.flatnonzero(found[:, known:IGNORE].any(1))[:1]:
-            value = known + int(found[index, known:IGNORE].argmax())
-            raise DataError(
-                f"{where}: the mask of {called(split, index)} has the value {value}; there are {known} classes "
-                f"({', '.join(names or ())}), counted from 0, and 255 means unlabeled. Other values can be listed in "
-                "data.mask_values"
-            )
+    _check_known(has, names, where, called)
+    used = _used(has)
+    labeled = used[used != IGNORE]
+    if not len(labeled):
+        raise DataError(f"{where}: the masks have no labeled pixel")
+    if names is None and section.classes is not None and labeled[-1] >= len(section.classes):
+        raise refusal(used.tolist(), where)
+    if used.tolist() == list(BINARY):
+        warnings.append("the masks have the values 0 and 255 alone, and 255 was read as unlabeled: one class is left")
     if names is None and section.classes is None and _count_objects(has):
         warnings.append(
             "in every mask the values count from 1 without gaps, to another number in each; if they are numbers of objects, "
             "save the classes of the objects instead"
         )
-    used = _used(has)
-    if not len(labeled := used[used != IGNORE]):
-        raise DataError(f"{where}: the masks have no labeled pixel")
-    if names is None and section.classes is not None and labeled[-1] >= len(section.classes):
-        raise refusal(used.tolist(), where)
     return _as_classes(masks, has, names, section, where)
 
 
@@ -310,7 +300,11 @@ def _as_classes(
     section: DataSection,
     where: str,
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """The last step of `name_values`: the order of ``section.classes``, and ``section.ignore``."""
+    """The last step of `name_values`: the order of ``section.classes``, and ``section.ignore``.
+
+    Raises:
+        DataError: no class is left.
+    """
     values = {split: np.flatnonzero(found[:, :IGNORE].any(0)) for split, found in has.items()}
     placed, classes = name_numbers(values, names, section, where)
     lookup = np.full(256, IGNORE, dtype=np.uint8)
@@ -320,6 +314,8 @@ def _as_classes(
     if ignored is not None:
         shifted = np.where(lookup > ignored, lookup - 1, lookup)
         lookup = np.where((lookup == ignored) | (lookup == IGNORE), IGNORE, shifted).astype(np.uint8)
+        if len(classes) == 1:
+            raise DataError(f"{where}: the masks have the class {classes[0]} alone, which data.ignore leaves out")
         classes = tuple(name for index, name in enumerate(classes) if index != ignored)
     same = np.array_equal(lookup[lookup != IGNORE], np.flatnonzero(lookup != IGNORE)) and ignored is None
     return {split: array if same else lookup[array] for split, array in masks.items()}, classes
@@ -343,6 +339,20 @@ def _presence(masks: np.ndarray) -> np.ndarray:
 def _used(has: Mapping[str, np.ndarray]) -> np.ndarray:
     """The values that any mask has, ascending."""
     return np.flatnonzero(np.any([found.any(0) for found in has.values()], axis=0))
+
+
+def _check_known(
+    has: Mapping[str, np.ndarray], names: Sequence[str] | None, where: str, called: Callable[[str, int], str]
+) -> None:
+    known = IGNORE if names is None else len(names)
+    for split, found in has.items():
+        for index in np.flatnonzero(found[:, known:IGNORE].any(1))[:1]:
+            value = known + int(found[index, known:IGNORE].argmax())
+            raise DataError(
+                f"{where}: the mask of {called(split, index)} has the value {value}; there are {known} classes "
+                f"({', '.join(names or ())}), counted from 0, and 255 means unlabeled. Other values can be listed in "
+                "data.mask_values"
+            )
 
 
 def _count_objects(has: Mapping[str, np.ndarray]) -> bool:
