@@ -10,7 +10,7 @@ import typer
 
 from petriscope import __version__
 from petriscope.cli.printing import deliver, print_columns, print_data, print_evaluation, print_json
-from petriscope.core.errors import PetriscopeError, RequestError
+from petriscope.core.errors import PetriscopeError, RequestError, command
 from petriscope.core.progress import say
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def audit(
             say(f"note: {note}")
         counts = ", ".join(f"{word} {count:,}" for word, count in summary["decisions"].items())
         say(f"of {summary['n']:,} images: {counts}; report: {folder / 'report.html'}")
-        say(f"to train with these decisions: petriscope train RECIPE --data {source} --audit {folder}")
+        say(f"to train with these decisions: {command('train', 'RECIPE', '--data', source, '--audit', folder)}")
     if failing := [f"{name} {summary['findings'][name]:,}" for name in wanted if summary["findings"][name]]:
         raise PetriscopeError(f"the audit has findings named by --fail-on: {', '.join(failing)}; see {folder}")
 
@@ -226,7 +226,7 @@ def evaluate(
     if data is not None and result.ood is not None and result.ood.share > MANY:
         say(
             "many of these images are out of distribution, and the model abstains on them; for guarantees on such images, "
-            f"calibrate the model on labeled ones: petriscope calibrate {run} --data SOURCE"
+            f"calibrate the model on labeled ones: {command('calibrate', run, '--data', 'SOURCE')}"
         )
 
 
@@ -491,7 +491,7 @@ def _next_steps(run: Run, test: bool, quiet: bool) -> None:
     elif val is not None and not quiet:
         print_evaluation(val)
         if "test" in run.environment.data.splits:
-            say(f"test was not read; evaluate on it when all choices are made: petriscope evaluate {run.folder}")
+            say(f"test was not read; evaluate on it when all choices are made: {command('evaluate', run.folder)}")
 
 
 def _joined(run: Run) -> EnsembleSummary:

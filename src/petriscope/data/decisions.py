@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 from pydantic import Field, ValidationError
 
-from petriscope.core.errors import DataError, RequestError, near
+from petriscope.core.errors import DataError, RequestError, command, near
 from petriscope.core.files import read_text, user_path, write_text
 from petriscope.core.names import tidy
 from petriscope.core.recipe import DataSection, Section, explain
@@ -157,8 +157,8 @@ def check_decisions(decisions: Decisions, sets: Mapping[str, ImageSet], section:
     changed += [name for name, entry in acting.items() if name in unreadable and entry.digest is not None]
     if changed:
         raise DataError(
-            f"data.audit: {_count(changed)} changed since the audit: {_named(changed)}. Audit again: petriscope audit "
-            f"{section.source}"
+            f"data.audit: {_count(changed)} changed since the audit: {_named(changed)}. Audit again: "
+            f"{command('audit', section.source or 'SOURCE')}"
         )
     warnings = []
     if missing:
@@ -167,7 +167,7 @@ def check_decisions(decisions: Decisions, sets: Mapping[str, ImageSet], section:
     if fingerprint(then, digests) != decisions.fingerprint:
         warnings.append(
             "the data have changed since the audit: images may be new, missing or relabeled, and the audit does not "
-            f"cover these changes. Audit again: petriscope audit {section.source}"
+            f"cover these changes. Audit again: {command('audit', section.source or 'SOURCE')}"
         )
     return warnings
 

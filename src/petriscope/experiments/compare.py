@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from petriscope.core.errors import RequestError
+from petriscope.core.errors import RequestError, command
 from petriscope.core.files import parsing
 from petriscope.core.recipe import Recipe
 from petriscope.core.results import about_groups
@@ -176,7 +176,7 @@ def _few(words: Sequence[str], most: int = 6) -> str:
 
 def _check_finished(run: Run) -> None:
     if not run.finished:
-        raise RequestError(f"{run.folder} is not finished; resume it: petriscope train --resume {run.folder}")
+        raise RequestError(f"{run.folder} is not finished; resume it: {command('train', '--resume', run.folder)}")
 
 
 def _group(runs: Sequence[Run], split: str) -> dict[str, list[Run]]:
@@ -257,7 +257,7 @@ def _tables(runs: Sequence[Run], split: str) -> list[dict[str, np.ndarray]]:
             raise RequestError(
                 f"{run.folder} was evaluated on other {split} images than {runs[0].folder}: {shared:,} of "
                 f"{len(first['id']):,} are the same. Only runs with the same data and splits can be compared. If the data "
-                f"have changed since, evaluate again: petriscope evaluate {run.folder}{_flag(split)}"
+                f"have changed since, evaluate again: {_evaluate(run, split)}"
             )
         same = task.same_truth(first)
         if any(not np.array_equal(table.get(key, ()), first[key]) for key in same):
@@ -271,12 +271,10 @@ def _table(run: Run, split: str) -> dict[str, np.ndarray]:
     rows = run.read_predictions(_task([run]).compares)
     rows = rows[rows["split"] == split]
     if not len(rows):
-        raise RequestError(
-            f"{run.folder} has no predictions on {split}; add them: petriscope evaluate {run.folder}{_flag(split)}"
-        )
+        raise RequestError(f"{run.folder} has no predictions on {split}; add them: {_evaluate(run, split)}")
     rows = rows.sort_values("id", kind="stable")
     return {str(column): rows[column].to_numpy() for column in rows}
 
 
-def _flag(split: str) -> str:
-    return "" if split == "test" else f" --split {split}"
+def _evaluate(run: Run, split: str) -> str:
+    return command("evaluate", run.folder, *([] if split == "test" else ["--split", split]))

@@ -451,5 +451,5 @@ def _tell(made: Run, task: Task, table: EnsembleSummary) -> None:
     say(
         f"on val, {task.info(task.compared[0]).name.lower()} changes by {100 * table.gain:+.2f} points "
         f"({interval}p {table.p:.2g}: {shown}) against {best}, {table.best_member}. The "
-        f"ensemble was chosen on val, so judge it on test: petriscope evaluate {made.folder}"
+        f"ensemble was chosen on val, so judge it on test: {command('evaluate', made.folder)}"
     )

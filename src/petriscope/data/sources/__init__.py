@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from petriscope.core.errors import DataError, MissingSource, RequestError, near
+from petriscope.core.errors import DataError, MissingSource, RequestError, near, shown
 from petriscope.core.files import user_path
 from petriscope.core.recipe import DataSection
 from petriscope.data.decode import SUFFIXES
@@ -121,7 +121,10 @@ def list_files(source: str) -> list[ImageFile]:
 def _read_path(source: str, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
     path = user_path(source)
     if not path.exists():
-        raise MissingSource(f"no data source {source!r}; {_near_paths(source, path)}\nA source is {KINDS}.")
+        looked = "" if path.is_absolute() else f", looked for from the current folder, {Path.cwd()}"
+        raise MissingSource(
+            f"no data source {shown(source)}{looked}; {_near_paths(source, path)}\nA source is {KINDS}."
+        )
     if path.is_dir():
         batches = _module("cifar_batches")
         for folder in (path, path / batches.FOLDER):
