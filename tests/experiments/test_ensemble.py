@@ -144,6 +144,27 @@ def test_stacking_of_two_classes_keeps_their_order():
     assert (logits.argmax(1).numpy() == targets).mean() > 0.9
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("p", ["certain", "all wrong", "all equal", "huge logits"])
+def test_stacking_of_extreme_predictions(p):
+    rng, targets = np.random.default_rng(0), np.arange(60) % 3
+    right = np.eye(3)[targets]
+    each = {"certain": right, "all wrong": right[:, [1, 2, 0]], "all equal": np.full((60, 3), 1 / 3)}
+    each["huge logits"] = np.eye(3)[rng.integers(0, 3, 60)]
+    stack = torch.nn.Linear(6, 3)
+    ensembling._fit_stack(stack, np.stack([each[p], rng.dirichlet(np.ones(3), 60)]), targets)
+    assert stack.weight.isfinite().all() and stack.bias.isfinite().all()
+
+
+def test_what_val_cannot_fit_is_refused():
+    p = np.full((1, 8, 3), 1 / 3)
+    for targets in (np.zeros(8, int), np.array([0] * 7 + [1])):
+        with pytest.raises(RequestError, match="stacking needs val images of two classes"):
+            ensembling._fit_stack(torch.nn.Linear(3, 3), p, targets)
+    with pytest.raises(RequestError, match="no pixel has a label"):
+        ensembling.vote_weights(np.empty((2, 0)))
+
+
 def test_a_soup_is_the_mean_of_the_weights_with_statistics_of_its_own(made, drawn):
     soup = load_model(made["soup"].folder).model.state_dict()
     each = [load_model(run).model.state_dict() for run in drawn[1]]

@@ -350,7 +350,12 @@ def vote_weights(of_truth: np.ndarray) -> np.ndarray:
 
     Args:
         of_truth: the probability that each of M networks gives to the true class of each of N images or pixels, [M, N].
+
+    Raises:
+        RequestError: N is 0.
     """
+    if not of_truth.size:
+        raise RequestError("weights are fitted on val, where no pixel has a label; join the runs with --method soft")
     of_truth = np.maximum(of_truth, 1e-12)
     weights = np.full(len(of_truth), 1 / len(of_truth))
     for _ in range(EM_STEPS):
@@ -367,8 +372,8 @@ def _fit_stack(stack: nn.Module, each: np.ndarray, targets: np.ndarray) -> None:
     features = np.log(np.maximum(np.concatenate(list(each), axis=1), FLOOR))
     classes, counts = np.unique(targets, return_counts=True)
     folds = min(FOLDS, int(counts.min()))
-    if folds < 2:
-        raise RequestError("stacking needs at least two val images of every class")
+    if folds < 2 or len(classes) < 2:
+        raise RequestError("stacking needs val images of two classes, and at least two of every class that val has")
     scores = []
     for inverse in PENALTIES:
         score = 0.0
