@@ -46,6 +46,7 @@ SUFFIXES = (
     ".sgi", ".ras", ".tga",
 )
 # fmt: on
+LOOKED_UP = 1 << 20  # values at a time
 CHUNK = 32  # images per task of a thread
 WINDOW = 16  # tasks in memory at a time, per thread
 
@@ -157,9 +158,20 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def scale_16_bit(values: np.ndarray, bits: int) -> np.ndarray:
-    """Scale values in 0..2**bits-1 to uint8 in 0..255, rounded to the nearest; larger ones become 255."""
+    """Scale values in 0..2**bits-1 to uint8 in 0..255, rounded to the nearest; larger ones, up to 65535, become 255."""
+    table = _scale(bits)
+    flat, out = values.reshape(-1), np.empty(values.shape, dtype=np.uint8)
+    for start in range(0, flat.size, LOOKED_UP):
+        out.reshape(-1)[start : start + LOOKED_UP] = table[flat[start : start + LOOKED_UP]]
+    return out
+
+
+@cache_result
+def _scale(bits: int) -> np.ndarray:
+    """The value with 8 bits of each with 16, uint8 [65536]."""
     top = 2**bits - 1
-    return ((np.minimum(values, top).astype(np.uint32) * 255 + top // 2) // top).astype(np.uint8)
+    values = np.minimum(np.arange(1 << 16), top)
+    return ((values * 255 + top // 2) // top).astype(np.uint8)
 
 
 def too_bright(values: np.ndarray, bits: int) -> bool:

@@ -69,7 +69,10 @@ def read_16_bit(image: Image.Image, again: Image.Image) -> np.ndarray | None:
     if not tiles:
         return None
     again.tile = tiles  # type: ignore[attr-defined]
-    return np.asarray(image).astype(np.uint16) << 8 | np.asarray(again)
+    values = np.asarray(image).astype(np.uint16)
+    values <<= 8
+    values |= np.asarray(again)
+    return values
 
 
 def describe_tiff(path: AnyFile) -> str:
