@@ -24,6 +24,7 @@ SPLITS = {
         "trn",
         "train_set",
         "seg_train",
+        "1_train",
         "Training Data",
         "train2017",
         "data-train",
@@ -48,7 +49,7 @@ def put_pair(folder: Path, image: str, mask: str, seed: int = 0) -> None:
 
 @pytest.mark.parametrize(("split", "name"), [(split, name) for split, names in SPLITS.items() for name in names])
 def test_splits_are_known_in_all_spellings(split: str, name: str) -> None:
-    assert split_of(name) == split == spelled(f"{name} images").split
+    assert split_of(name) == split == spelled(f"{name} images").split == split_of(f"{name} images")
     assert spelled(f"masks_{name}").role == "masks" or spelled(f"{name}_masks").role == "masks"
 
 
@@ -112,6 +113,8 @@ def test_a_class_may_be_called_like_a_split(name: str, tmp_path: Path) -> None:
         ("images",),
         ("Train Images", "Test Images"),
         ("masks", "val"),
+        ("train_224", "test_224"),
+        ("cats_train", "cats_test", "dogs_train", "dogs_test"),
     ],
 )
 def test_splits_and_masks_are_never_classes(names: tuple[str, ...], tmp_path: Path) -> None:
@@ -251,6 +254,8 @@ def test_links_to_folders_are_followed_but_not_in_circles(tmp_path: Path) -> Non
         (("train/images/1.png", "train/labels/1.txt"), "labels has .txt files: boxes and outlines"),
         (("images/val/1.png", "labels/val/1.txt"), "labels/val has .txt files|labels has .txt files: boxes"),
         (("train/1.png", "train/_classes.csv"), "If train/_classes.csv lists or holds the images, name it"),
+        (("a.png", "a.json", "b.png", "b.json"), "has .json files: boxes and outlines"),
+        (("all.zip",), "has no images but 1 .zip file, to be unpacked first"),
         (("images/1.png", "labels.csv"), "If labels.csv lists or holds the images, name it"),
         (("cat_1.png", "cat_2.png", "dog_1.png", "dog_2.png"), "begin with their classes.*table .CSV"),
     ],

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from small_sources import load, save_image, some_images, write_table
 
 from petriscope.core.errors import DataError, RequestError
+from petriscope.core.tables import csv_text
 from petriscope.data import Dataset
 from petriscope.data.sources.labels import sort_names
 
@@ -174,3 +175,8 @@ def test_strange_cells_of_parquet_are_refused(tmp_path: Path) -> None:
         frame.to_parquet(tmp_path / "t.parquet")
         with pytest.raises(DataError, match=says):
             load(tmp_path / "t.parquet")
+
+
+def test_cells_that_were_kept_from_spreadsheets_are_read_as_they_were(shots: Path) -> None:
+    frame = pd.DataFrame(rows(("=1+1", "-x", "'@")), columns=["path", "label"])
+    assert set(load(table(shots, csv_text(frame))).classes) == {"=1+1", "-x", "'@"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _EDGES = re.compile(r"^[\s\ufeff\u200b]+|[\s\ufeff\u200b]+$")
 _GAPS = re.compile(r"(?<=\w)[\s_-]+(?=\w)")
@@ -13,6 +13,14 @@ _GAPS = re.compile(r"(?<=\w)[\s_-]+(?=\w)")
 def tidy(name: str) -> str:
     """The name in composed Unicode (NFC), without white space and byte order marks around it."""
     return _EDGES.sub("", unicodedata.normalize("NFC", name))
+
+
+def place_of(name: str, names: Sequence[str]) -> int | None:
+    """The index of a name among names that may not be tidy, as those of older models; None if it is not there."""
+    if name in names:
+        return names.index(name)
+    tidied = list(map(tidy, names))
+    return tidied.index(tidy(name)) if tidy(name) in tidied else None
 
 
 def look_alike(names: Iterable[str]) -> tuple[str, str] | None:

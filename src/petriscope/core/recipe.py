@@ -68,7 +68,7 @@ class DataSection(Section):
     filter: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"] = "bilinear"
     channels: Literal["auto", "gray", "rgb"] = "auto"
     bits: Annotated[int, Field(ge=8, le=16)] = 16  # significant bits of images stored with 16
-    classes: tuple[str, ...] | None = None  # names, where the source brings only numbers
+    classes: tuple[str, ...] | None = None  # names, where the source brings only numbers; or its names in another order
     val_fraction: Fraction = 0.15
     test_fraction: Fraction = 0.15
     split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -101,9 +101,11 @@ class DataSection(Section):
             return tuple(map(tidy, value))
         return tidy(value) if isinstance(value, str) else value
 
-    @field_validator("only", mode="before")
+    @field_validator("only", "classes", mode="before")
     @classmethod
     def _named(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return tuple(map(cls._named, value))
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
     @field_validator("mask_values")

@@ -28,12 +28,13 @@ def read_csv(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-    return table.rename(columns=_plain).map(_plain)
+    return table.rename(columns=plain).map(plain)
 
 
 def _escaped(cell: Any) -> Any:
     return f"'{cell}" if isinstance(cell, str) and FORMULA.match(cell) and not NUMBER.fullmatch(cell) else cell
 
 
-def _plain(cell: str) -> str:
+def plain(cell: str) -> str:
+    """A cell as it was before `csv_text` wrote it."""
     return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell

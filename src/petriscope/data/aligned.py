@@ -8,7 +8,7 @@ import numpy as np
 
 from petriscope.core.errors import DataError, RequestError, near
 from petriscope.core.masks import BACKGROUND, IGNORE
-from petriscope.core.names import tidy
+from petriscope.core.names import place_of
 from petriscope.core.recipe import DataSection
 from petriscope.data import sources
 from petriscope.data.imageset import ImageSet
@@ -80,11 +80,8 @@ def align(images: ImageSet, classes: tuple[str, ...], source: str, warnings: lis
 
 def _by_name(images: ImageSet, label: int, classes: tuple[str, ...], source: str) -> int:
     name = images.classes[label]
-    if name in classes:
-        return classes.index(name)
-    tidied = [tidy(known) for known in classes]  # older models have names as they were written
-    if tidy(name) in tidied:
-        return tidied.index(tidy(name))
+    if (place := place_of(name, classes)) is not None:
+        return place
     hint = " To leave unlabeled ground out, train with --set data.ignore=NAME." if name == BACKGROUND else ""
     raise DataError(f"{source} has the class {name!r}, which the model does not know; {near(name, classes)}{hint}")
 

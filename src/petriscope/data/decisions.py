@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from petriscope.core.errors import DataError, RequestError, command, near
 from petriscope.core.files import read_text, user_path, write_text
@@ -52,6 +52,11 @@ class Decision(Section):
     label: str | None = None
     reason: str = ""
     digest: str | None = None
+
+    @field_validator("label", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 class ReadAs(Section):

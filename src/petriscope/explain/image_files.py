@@ -11,6 +11,7 @@ import numpy as np
 from petriscope.core.drawing import enlarged_overlay, write_png
 from petriscope.core.errors import RequestError, near
 from petriscope.core.files import cut
+from petriscope.core.names import place_of
 from petriscope.core.progress import progress
 from petriscope.core.recipe import Part
 from petriscope.data.in_memory import AnyFile
@@ -45,11 +46,11 @@ def explain_files(
     """
     import pandas as pd
 
-    if of is not None and of not in predictor.classes:
+    label = None if of is None else place_of(of, predictor.classes)
+    if of is not None and label is None:
         raise RequestError(f"this model has no class {of!r}; {near(of, predictor.classes)}")
     part, room = chosen(predictor, method), in_room(predictor.task, "explain")
     columns = (*COLUMNS, *room.COLUMNS)
-    label = None if of is None else predictor.classes.index(of)
     rows: list[dict[str, Any]] = []
     shown: list[Shown] = []
     with progress("explaining", len(paths)) as bar:

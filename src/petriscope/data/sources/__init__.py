@@ -13,7 +13,7 @@ from petriscope.core.files import user_path
 from petriscope.core.recipe import DataSection
 from petriscope.data.decode import SUFFIXES
 from petriscope.data.imageset import SPLITS, ImageSet
-from petriscope.data.sources.listing import TABLES, ImageFile
+from petriscope.data.sources.listing import PACKED, TABLES, ImageFile
 from petriscope.data.sources.pairs import Pairs, find_pairs
 from petriscope.data.sources.walk import LeftOut, walk
 
@@ -29,7 +29,6 @@ KINDS = (
     "with the columns path and label, an npz or a folder of images (images) and masks, or one of "
     f"{', '.join(NAMED)}"
 )
-PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 UNSPLIT = "all"  # the name of the only image set of a source without splits
 DRAWN = {"synthetic-smear": "synthetic_smear", "synthetic-terrain": "synthetic_terrain"}

@@ -14,8 +14,8 @@ from petriscope.core.recipe import DataSection
 from petriscope.data.decode import decode_files
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.labels import index_names
-from petriscope.data.sources.listing import TABLES, ImageFile, groups_of, rows_by_split, sets_over
-from petriscope.data.sources.spelling import spelled, split_of
+from petriscope.data.sources.listing import PACKED, TABLES, ImageFile, groups_of, rows_by_split, sets_over
+from petriscope.data.sources.spelling import spelled, split_in, split_of
 from petriscope.data.sources.walk import Folder, LeftOut, count_others, suffix_of
 
 BOXES = (".txt", ".xml", ".json")  # files that other tools write boxes and outlines to
@@ -126,7 +126,8 @@ def _class_folders(folder: Folder, left_out: LeftOut, notes: list[str]) -> list[
             )
     says = [spelled(entry.name) for entry in folder.folders]
     strange = any(each.split or each.role == "masks" for each in says) or len(says) == 1
-    if strange and all(each.split or each.role for each in says):
+    splits = {split_in(entry.name) for entry in folder.folders}
+    if (strange and all(each.split or each.role for each in says)) or (len(splits) > 1 and None not in splits):
         raise DataError(
             f"{folder.path} has {', '.join(entry.name for entry in folder.folders)}, which do not look like classes; make a "
             "folder for each class, in train, val and test if there are splits; or put images in images and their masks in "
@@ -195,10 +196,13 @@ def _hints(tree: Folder) -> list[str]:
     if table := next(tables, None):
         out.append(f"If {table} lists or holds the images, name it as the source")
     for part in tree.all():
-        boxes = not part.images and part.others and suffix_of(part.others[0]) in BOXES
-        if boxes and any(spelled(name).role == "masks" for name in part.id.split("/")):
-            kind = suffix_of(part.others[0])
-            out.append(f"{part.path} has {kind} files: boxes and outlines that other tools write are not read")
+        stems = {Path(name).stem for name in part.images}
+        labels = any(spelled(name).role == "masks" for name in part.id.split("/"))
+        for name in part.others:
+            if suffix_of(name) in BOXES and (Path(name).stem in stems or (labels and not stems)):
+                kind = suffix_of(name)
+                out.append(f"{part.path} has {kind} files: boxes and outlines that other tools write are not read")
+                break
     return out[:2]
 
 
@@ -207,6 +211,8 @@ def _other_files(folder: Folder) -> str:
     if not kinds:
         return ""
     kind, count = kinds.most_common(1)[0]
+    if kind in PACKED:
+        return f" but {count:,} {kind} file{'' if count == 1 else 's'}, to be unpacked first"
     return (
         f" but {count:,} {kind} file{'' if count == 1 else 's'}, not read as {'an image' if count == 1 else 'images'}"
     )

@@ -15,6 +15,7 @@ from petriscope.core.recipe import DataSection
 from petriscope.data.decode import Decoded
 from petriscope.data.imageset import ImageSet
 
+PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 TEXT_TABLES = (".csv", ".tsv")
 TABLES = (*TEXT_TABLES, ".parquet", ".pq")
 

@@ -19,7 +19,7 @@ _MASKS = (
 _SET = "(?:data)?(?:set|split|data)?s?"
 _YEAR = r"(?:(?:19|20)\d\d)?"
 _FOLDER = re.compile(
-    rf"(?:(?:seg|data|dataset|my)(?={_SPLIT}))?(?:(?P<before>{_SPLIT}){_YEAR})?{_SET}"
+    rf"(?:(?:seg|data|dataset|my|\d{{1,2}})(?={_SPLIT}))?(?:(?P<before>{_SPLIT}){_YEAR})?{_SET}"
     rf"(?:(?P<images>{_IMAGES})|(?P<masks>{_MASKS}))?(?:(?P<after>{_SPLIT}|(?<=s)(?:{_SHORT})){_YEAR})?{_SET}"
 )
 _GAP = "[ _.-]+"
@@ -53,9 +53,15 @@ def spelled(name: str) -> Spelled:
 
 
 def split_of(name: str) -> Split | None:
-    """The split that a folder, or a cell of a table, names; None if it names no split."""
+    """The split that a folder of class folders, or a cell of a table, names; None if it names no split."""
     found = spelled(name)
-    return None if found.role else found.split
+    return None if found.role == "masks" else found.split
+
+
+def split_in(name: str) -> Split | None:
+    """The split that a part of a name says, as in ``cats_train`` and ``test-224``; None if there is none, or more than one."""
+    found = {split for word in re.split(r"[\W\d_]+", name) if (split := spelled(word).split)}
+    return found.pop() if len(found) == 1 else None
 
 
 def stem_of(stem: str) -> tuple[str, Role | None]:

@@ -16,6 +16,7 @@ from petriscope.core.errors import DataError, RequestError, near, shortened, sho
 from petriscope.core.files import read_text
 from petriscope.core.names import tidy
 from petriscope.core.recipe import DataSection
+from petriscope.core.tables import plain
 from petriscope.data.decode import SUFFIXES, decode_files
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.labels import check_numbers, index_names, name_numbers
@@ -119,7 +120,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
     header: list[str] = []
     cells: list[list[str]] = []
     try:
-        for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True):
+        for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True):
             if not header:
                 header = row
             elif any(row):
@@ -128,7 +129,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
                         f"{path}: row {len(cells)} (counted from 0) has {len(row)} cells, and the header {len(header)}, parted "
                         f"by {SEPARATORS[separator]}; write a cell that has the separator in it in double quotes"
                     )
-                cells.append([*row, *[""] * len(header)][: len(header)])
+                cells.append([*map(plain, row), *[""] * len(header)][: len(header)])
     except csv.Error as error:
         raise DataError(f"{path} cannot be read as a table: {error}, in row {len(cells)} (counted from 0)") from None
     return pd.DataFrame(cells, columns=header, dtype=object)
@@ -136,7 +137,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
 
 def _known(header: str, separator: str) -> tuple[int, int]:
     """How many of the columns path and label a header has if it is separated so, and how many columns."""
-    names = next(csv.reader([header], delimiter=separator), [])
+    names = next(csv.reader([header], delimiter=separator, skipinitialspace=True), [])
     return sum(any(_is_called(tidy(name), wanted) for name in names) for wanted in CALLED), len(names)
 
 

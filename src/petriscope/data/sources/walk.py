@@ -30,6 +30,9 @@ SYSTEM = frozenset(
         "recycler",
         "system volume information",
         "temporary items",
+        "thumbnails",
+        "_thumbnails",
+        "_thumbs",
     ]
 )
 SYSTEM_FILES = frozenset(["desktop.ini", "ehthumbs.db", "icon\r", "thumbs.db"])
