@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_sources import MAKERS, load, make_folders, make_npz, make_unsplit, save_image, some_images
 
-from petriscope.core.errors import DataError
+from petriscope.core.errors import DataError, RequestError
 from petriscope.core.recipe import DataSection
 from petriscope.data.imageset import ImageSet
 from petriscope.data.load import recall_dataset
@@ -158,3 +158,75 @@ def test_a_record_of_many_images_is_compact(tmp_path: Path) -> None:
     known.write(tmp_path / "splits.parquet")
     assert (tmp_path / "splits.parquet").stat().st_size < 40 * count
     assert Membership.read(tmp_path / "splits.parquet").digests == digests
+
+
+class TestGrown:
+    """A data set that has grown, loaded with the splits of an earlier run."""
+
+    @pytest.fixture(params=["pile", "folders", "mask pile", "mask folders"])
+    def before(self, request, tmp_path: Path):
+        folder = tmp_path / "data"
+        source = MAKERS[request.param](folder)
+        before = load(source)
+        (tmp_path / "run").mkdir()
+        before.membership.write(tmp_path / "run" / "splits.parquet")
+        return source, before, tmp_path / "run"
+
+    def grow(self, source: Path, count: int) -> None:
+        """Double the images, with other pixels."""
+        rng = np.random.default_rng(1)
+        files = [path for path in sorted(source.rglob("*.png")) if "masks" not in path.parts]
+        for path in files[:count]:
+            twin = path.with_name(f"0{path.name}")
+            save_image(twin, rng.integers(0, 256, (8, 9, 3), dtype=np.uint8))
+            if "images" in path.parts:
+                mask = Path(str(path).replace("/images/", "/masks/"))
+                shutil.copy(mask, mask.with_name(f"0{mask.name}"))
+
+    def test_known_images_stay_and_new_ones_are_drawn(self, before) -> None:
+        source, old, run = before
+        self.grow(source, 12)
+        now = load(source, splits=run)
+        for name, part in old.splits.items():
+            assert set(part.digests()) <= set(now.splits[name].digests())
+        assert sum(map(len, now.splits.values())) == 32
+        assert any("12 images are new" in warning for warning in now.warnings)
+        assert load(source, splits=run).fingerprint == now.fingerprint
+
+    def test_without_growth_nothing_changes(self, before) -> None:
+        source, old, run = before
+        now = load(source, splits=run)
+        assert now.fingerprint == old.fingerprint and now.warnings == old.warnings
+
+    def test_copies_and_changed_images_stay_with_the_originals(self, tmp_path: Path) -> None:
+        folder = make_unsplit(tmp_path / "data")
+        old = load(folder)
+        (tmp_path / "run").mkdir()
+        old.membership.write(tmp_path / "run" / "splits.parquet")
+        test = [folder / name for name in old.split("test").ids]
+        shutil.copy(test[0], test[0].with_name("copy.png"))
+        save_image(test[1], some_images(1, seed=3)[0])
+        now = load(folder, splits=tmp_path / "run")
+        assert len(now.split("test")) == len(old.split("test")) + 1
+
+    def test_images_of_a_known_group_go_to_its_split(self, tmp_path: Path) -> None:
+        for number, pixels in enumerate(some_images(48)):
+            save_image(tmp_path / "data" / f"c{number % 2}" / f"slide{number // 4}_{number}.png", pixels)
+        group = r"(slide\d+)_"
+        old = load(tmp_path / "data", group=group, val_fraction=0.2, test_fraction=0.2)
+        (tmp_path / "run").mkdir()
+        old.membership.write(tmp_path / "run" / "splits.parquet")
+        for number, pixels in enumerate(some_images(24, seed=4)):
+            save_image(tmp_path / "data" / f"c{number % 2}" / f"slide{number // 2}_new{number}.png", pixels)
+        now = load(tmp_path / "data", group=group, splits=tmp_path / "run")
+        assert not [warning for warning in now.warnings if "groups" in warning]
+        assert {name: set(part.groups) for name, part in now.splits.items()} == {
+            name: set(part.groups) for name, part in old.splits.items()
+        }
+
+    def test_no_record_is_an_error(self, tmp_path: Path) -> None:
+        with pytest.raises(RequestError, match=r"data\.splits: no splits at"):
+            load(make_npz(tmp_path), splits=tmp_path)
+        (tmp_path / "splits.parquet").write_bytes(b"nothing")
+        with pytest.raises(RequestError, match="damaged"):
+            load(make_npz(tmp_path), splits=tmp_path)

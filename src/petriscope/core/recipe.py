@@ -72,6 +72,7 @@ class DataSection(Section):
     val_fraction: Fraction = 0.15
     test_fraction: Fraction = 0.15
     split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    splits: str | None = None  # a run whose images keep their splits; only images that it did not have are drawn
     group: str | None = None  # column of a table, or a pattern for paths, that says which images belong together
     block: Positive | None = None  # so many consecutive images belong together, where the source has no groups
     ignore: str | Annotated[int, Field(ge=0, le=255)] | None = None  # of masks: the class that says "unlabeled"
@@ -89,7 +90,7 @@ class DataSection(Section):
     def height_width(self) -> tuple[int, int] | None:
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
-    @field_validator("source", "audit", mode="before")
+    @field_validator("source", "audit", "splits", mode="before")
     @classmethod
     def _as_text(cls, value: Any) -> Any:
         return fspath(value) if isinstance(value, PathLike) else value

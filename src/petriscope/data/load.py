@@ -10,15 +10,16 @@ from os import PathLike, fspath
 import numpy as np
 
 from petriscope.core.errors import DataError, RequestError
+from petriscope.core.files import parsing, user_path
 from petriscope.core.recipe import DataSection
 from petriscope.data import decisions as decided
 from petriscope.data import sources
 from petriscope.data.aligned import align
 from petriscope.data.fingerprint import fingerprint
 from petriscope.data.imageset import SPLITS, Dataset, ImageSet
-from petriscope.data.membership import Change, Membership
+from petriscope.data.membership import FILE, Change, Membership
 from petriscope.data.one_vs_rest import one_vs_rest
-from petriscope.data.recognition import match, membership_of
+from petriscope.data.recognition import follow, join_sets, match, membership_of
 from petriscope.data.sources import UNSPLIT
 from petriscope.data.sources.mask_values import check_numbers_used
 from petriscope.data.splits import draw_grouped, draw_stratified
@@ -30,7 +31,8 @@ def load_dataset(section: DataSection | str | PathLike[str]) -> Dataset:
 
     A source without splits is split into train, val and test. If it has only train and test, val is drawn from train. A
     missing test split stays missing, and a split whose fraction is 0 is not drawn. The decisions of an audit are carried
-    out after the splits are drawn, so that an image stays in its split whatever is decided about other images.
+    out after the splits are drawn, so that an image stays in its split whatever is decided about other images. With
+    ``section.splits``, images that the named run had stay in its splits, and the others are drawn as if they were alone.
 
     Args:
         section: the source, and how its images are read; or the source alone.
@@ -47,7 +49,7 @@ def load_dataset(section: DataSection | str | PathLike[str]) -> Dataset:
     section = _section(section)
     warnings: list[str] = []
     sets, decisions = _read(section, warnings)
-    drawn, names = _draw(sets, section, warnings)
+    drawn, names = (_draw if section.splits is None else _extend)(sets, section, warnings)
     sets, audited = _prepare(drawn, section, decisions, warnings)
     _check_train(sets, section.source)
     return _dataset(sets, section, warnings, audited=audited, membership=membership_of(drawn, sets), drawn=names)
@@ -143,18 +145,61 @@ def _dataset(
     )
 
 
-def _draw(
+def _extend(
     sets: dict[str, ImageSet], section: DataSection, warnings: list[str]
 ) -> tuple[dict[str, ImageSet], tuple[str, ...]]:
-    """Draw the splits that the source does not have. Returns all splits, and the names of those that were drawn."""
-    if set(sets) in ({UNSPLIT}, {"train"}):
+    """`_draw` for the images that a run did not have. Copies of an image that it had, another version of one, and images of
+    its groups go where these are."""
+    known = _read_splits(str(section.splits))
+    found, rest, change = match(known, sets)
+    parts = {split: [found[split]] if split in found else [] for split in SPLITS}
+    new: dict[str, ImageSet] = {}
+    for name, part in rest.items():
+        splits = follow(known, part, change)
+        for split in SPLITS:
+            if len(rows := np.flatnonzero(splits == split)):
+                parts[split].append(part.subset(rows))
+        if len(rows := np.flatnonzero(splits == "")):
+            new[name] = part.subset(rows)
+    shares, drawn = _draw(new, section, [], set(sets)) if new else ({}, ())
+    for split, part in shares.items():
+        parts[split].append(part)
+    sizes = {split: sum(map(len, pieces)) - len(found.get(split, ())) for split, pieces in parts.items()}
+    if str(change):
+        where = ", ".join(f"{count:,} in {split}" for split, count in sizes.items() if count)
+        warnings.append(f"since {section.splits}, {change}; new and changed images: {where or 'none'}")
+    return {split: join_sets(pieces) for split, pieces in parts.items() if pieces}, drawn
+
+
+def _read_splits(run: str) -> Membership:
+    path = user_path(run)
+    path = path / FILE if path.is_dir() else path
+    if not path.is_file():
+        raise RequestError(f"data.splits: no splits at {path}; give the folder of a run that has a {FILE}")
+    with parsing(path):
+        return Membership.read(path)
+
+
+def _draw(
+    sets: dict[str, ImageSet], section: DataSection, warnings: list[str], names: set[str] | None = None
+) -> tuple[dict[str, ImageSet], tuple[str, ...]]:
+    """Draw the splits that the source does not have.
+
+    Args:
+        names: of the source's splits; None: those of ``sets``.
+
+    Returns:
+        all splits, and the names of those that were drawn.
+    """
+    names = names or set(sets)
+    if names in ({UNSPLIT}, {"train"}):
         whole = next(iter(sets.values()))
         fractions = {"test": section.test_fraction, "val": section.val_fraction}
         given = {}
-    elif set(sets) == {"train", "test"}:
+    elif names == {"train", "test"} and "train" in sets:
         whole = sets["train"]
         fractions = {"val": section.val_fraction}
-        given = {"test": sets["test"]}
+        given = {name: part for name, part in sets.items() if name == "test"}
     else:
         return sets, ()
     fractions = {name: fraction for name, fraction in fractions.items() if fraction > 0}

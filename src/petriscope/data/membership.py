@@ -11,6 +11,7 @@ import numpy as np
 
 from petriscope.core.results import SPLITS
 
+FILE = "splits.parquet"
 DIGEST = 16  # bytes of the hash of an image
 UNKNOWN = "the model file has no record of the images that it was trained on, so it cannot be checked"
 

@@ -78,6 +78,21 @@ def match(known: Membership, sets: Mapping[str, ImageSet]) -> tuple[dict[str, Im
     return found, others, change
 
 
+def follow(known: Membership, images: ImageSet, change: Change) -> np.ndarray:
+    """The splits of images that a run did not have, but that belong with images that it had: copies, changed versions, and
+    images of one group. [N] strings, empty for the others."""
+    by_digest = dict(zip(known.digests, known.splits.tolist(), strict=True))
+    by_id = dict(zip(known.ids.tolist(), known.splits.tolist(), strict=True))
+    by_group = {} if known.groups is None else dict(zip(known.groups.tolist(), known.splits.tolist(), strict=True))
+    changed = set(change.changed)
+    groups = [""] * len(images) if images.groups is None else images.groups.tolist()
+    out = []
+    for digest, name, group in zip(images.digests(), images.ids.tolist(), groups, strict=True):
+        split = by_group.get(group) or by_digest.get(digest) or (by_id[name] if name in changed else "")
+        out.append(split)
+    return np.array(out, dtype=np.str_)
+
+
 def _target_names(part: ImageSet) -> list[str]:
     """The class of each image, or a hash of its mask."""
     if part.task.dense:

@@ -52,6 +52,7 @@ from petriscope.core.results import (
 from petriscope.core.tables import csv_text, read_csv
 from petriscope.core.version import __version__
 from petriscope.data.imageset import Dataset
+from petriscope.data.membership import FILE as SPLITS_FILE
 from petriscope.data.membership import Membership
 from petriscope.data.recognition import membership_of
 
@@ -145,7 +146,7 @@ class Run:
     @property
     def membership(self) -> Membership | None:
         """Which image is in which split; None for a run of an older version, which did not record it."""
-        path = self.folder / "splits.parquet"
+        path = self.folder / SPLITS_FILE
         if not path.is_file():
             return None
         with parsing(
@@ -249,7 +250,7 @@ class Run:
                 table.to_parquet(handle, index=False)
 
     def write_membership(self, membership: Membership) -> None:
-        with atomic(self.folder / "splits.parquet") as temporary:
+        with atomic(self.folder / SPLITS_FILE) as temporary:
             membership.write(temporary)
 
     def write_gallery(self, name: str, **arrays: np.ndarray) -> None:
@@ -300,7 +301,7 @@ def begin_run(folder: Path, recipe: Recipe, dataset: Dataset, **facts: Any) -> R
     about = environment(dataset).model_copy(update=facts)
     write_text(folder / "recipe.yaml", recipe.to_yaml())
     write_text(folder / "environment.json", json_text(about.as_json(), indent=1))
-    (dataset.membership or membership_of(dataset.splits)).write(folder / "splits.parquet")
+    (dataset.membership or membership_of(dataset.splits)).write(folder / SPLITS_FILE)
     if dataset.audited:
         write_text(folder / "audited.csv", csv_text(_audited_table(dataset)))
     return Run(folder)

@@ -66,9 +66,9 @@ def absolute_paths(recipe: Recipe) -> Recipe:
         known = recipe.data.source.partition(":")[0] in NAMED  # even if a folder has the same name
         source = recipe.data.source if known else absolute(recipe.data.source)
         changes["data"] = recipe.data.model_copy(update={"source": source})
-    if recipe.data.audit is not None:
-        data = changes.get("data", recipe.data)
-        changes["data"] = data.model_copy(update={"audit": absolute(recipe.data.audit)})
+    for key in ("audit", "splits"):
+        if (place := getattr(recipe.data, key)) is not None:
+            changes["data"] = changes.get("data", recipe.data).model_copy(update={key: absolute(place)})
     if "weights" in recipe.model.options:
         options = recipe.model.options
         changes["model"] = Part(name=recipe.model.name, **{**options, "weights": absolute(str(options["weights"]))})
