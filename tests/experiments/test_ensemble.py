@@ -78,6 +78,7 @@ def test_an_ensemble_is_a_run_like_any_other(method, made, drawn):
     page = (folder / "report.html").read_text()
     assert f"ensemble-{method}" in page
     assert "No epoch is done yet" not in page
+    assert predictor.exposure == load_model(runs[0]).exposure and len(predictor.exposure.train) == 150
 
 
 def test_a_soft_vote_is_the_mean_of_the_probabilities(made, drawn):

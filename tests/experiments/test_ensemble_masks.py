@@ -68,6 +68,16 @@ def test_an_ensemble_is_a_run_like_any_other(method, made, runs, dataset):
     assert "ean IoU" in page and "McNemar" not in page
 
 
+def test_masks_of_images_that_a_member_has_seen_are_left_out(made, dataset, tmp_path):
+    """Whatever the masks are now: images are recognized by their pixels."""
+    parts = {"train": 5, "val": 2, "test": 3}
+    images = np.concatenate([dataset.split(name).images[:count] for name, count in parts.items()])
+    masks = np.concatenate([dataset.split(name).targets[:count] for name, count in parts.items()])[:, ::-1]
+    np.savez(tmp_path / "a.npz", test_images=images[..., 0], test_masks=masks, classes=np.array(dataset.classes))
+    found = api.evaluate(made["soft"].folder, tmp_path / "a.npz", quiet=True)
+    assert found.n == 3 and found.seen.as_json() == {"train": 5, "val": 2, "left_out": 7}
+
+
 def test_masks_of_files_are_written(made, dataset, tmp_path):
     Image.fromarray(dataset.test.images[0, ..., 0]).save(tmp_path / "a.png")
     api.predict(made["soft"].folder, [tmp_path / "a.png"], quiet=True, out=tmp_path / "masks")

@@ -145,6 +145,51 @@ def test_copies_of_training_images_in_test_are_no_evidence(tmp_path, capsys):
     assert "metrics on test are too optimistic" in (run.folder / "report.html").read_text()
 
 
+def test_runs_are_compared_on_the_images_that_none_of_them_has_seen(tmp_path, capsys):
+    images, labels = noise(60, 2), np.arange(60) % 2
+    images[50:53] = images[:3]
+    cuts = {"train": slice(0, 40), "val": slice(40, 50), "test": slice(50, 60)}
+    arrays = {f"{name}_images": images[cut] for name, cut in cuts.items()}
+    np.savez(tmp_path / "a.npz", **arrays, **{f"{name}_labels": labels[cut] for name, cut in cuts.items()})
+    first = api.train(recipe(tmp_path / "a.npz"), tmp_path / "first", quiet=True)
+    second = open_run(shutil.copytree(first.folder, tmp_path / "second"))
+    settings = second.folder / "recipe.yaml"
+    settings.write_text(settings.read_text().replace("seed: 0", "seed: 1", 1))
+    runs = [first, second]
+    for run, keep in zip(runs, (False, True), strict=True):
+        assert api.evaluate(run, quiet=True, keep_seen=keep).n == 7 + 3 * keep
+    found = api.compare(runs, "test")
+    assert found.n == 7 and any("has seen" in note for note in found.notes)
+    table = runs[0].predictions
+    table.query("split != 'test' or id != 'test/9'").to_parquet(runs[0].folder / "predictions.parquet")
+    with pytest.raises(RequestError, match="other test images"):
+        api.compare(runs, "test")
+
+
+@pytest.mark.parametrize("way", ["teacher", "weights"])
+def test_what_a_model_began_with_has_been_seen_too(way, run, tmp_path):
+    test = pile(tmp_path / "next", seed=8, each=6)
+    for path in files(run, "train"):
+        if path.stem < "04":
+            shutil.copy(path, test / path.parent.name / f"x{path.name}")
+    for path in list(test.rglob("*.png")):
+        target = tmp_path / "split" / ("test" if path.stem.startswith("x") else "train") / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+    save(tmp_path / "split" / "test" / "a" / "new.png", noise(1, 9)[0])
+    more = {"distill": {"teachers": [str(run.folder)]}} if way == "teacher" else {}
+    settings = recipe(tmp_path / "split", val_fraction=0.0)
+    tree = settings.model_dump(mode="json") | more
+    if way == "weights":
+        tree["model"] = {"name": "autoencoder", "widths": [4, 8], "hidden": 8}
+        own = run.recipe.model_dump(mode="json") | {"model": tree["model"]}
+        first = api.train(load_recipe("demo", (), **own), tmp_path / "first", quiet=True)
+        tree["model"] = {**tree["model"], "weights": str(first.model)}
+    second = api.train(load_recipe("demo", (), **tree), tmp_path / "second", quiet=True)
+    found = api.evaluate(second, quiet=True)
+    assert found.n == 1 and found.seen.train > 0
+
+
 def test_a_grown_source_keeps_its_splits(run, tmp_path, capsys):
     own = api.evaluate(run, quiet=True)
     for number, pixels in enumerate(noise(4, 3)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,8 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _notes(groups: Mapping[str, Sequence[Run]], split: str) -> list[str]:
     notes = []
+    if any(_left_out(run, split) for members in groups.values() for run in members):
+        notes.append("Images that a model has seen in its training are left out.")
     if split == "val":
         notes.append("Training chooses on val, so results on val are better than on new images.")
     if split == "train":
@@ -249,7 +252,7 @@ def _labeled(groups: Sequence[list[Run]], split: str) -> dict[str, list[Run]]:
 
 def _tables(runs: Sequence[Run], split: str) -> list[dict[str, np.ndarray]]:
     """The predictions of the runs, which must be for the same images with the same targets."""
-    tables, task = [_table(run, split) for run in runs], _task(runs)
+    tables, task = _unseen(runs, [_table(run, split) for run in runs], split), _task(runs)
     first = tables[0]
     for run, table in zip(runs[1:], tables[1:], strict=True):
         if not np.array_equal(table["id"], first["id"]):
@@ -263,6 +266,22 @@ def _tables(runs: Sequence[Run], split: str) -> list[dict[str, np.ndarray]]:
         if any(not np.array_equal(table.get(key, ()), first[key]) for key in same):
             raise RequestError(f"{run.folder} and {runs[0].folder} have different targets for the same {split} images")
     return tables
+
+
+def _unseen(runs: Sequence[Run], tables: list[dict[str, np.ndarray]], split: str) -> list[dict[str, np.ndarray]]:
+    """Only the images that no model has seen, where runs differ by the images that were left out for this reason."""
+    union = reduce(np.union1d, [table["id"] for table in tables])
+    if any(len(union) - len(table["id"]) > _left_out(run, split) for run, table in zip(runs, tables, strict=True)):
+        return tables
+    shared = reduce(np.intersect1d, [table["id"] for table in tables])
+    kept = [np.isin(table["id"], shared) for table in tables]
+    return [{key: values[rows] for key, values in table.items()} for table, rows in zip(tables, kept, strict=True)]
+
+
+def _left_out(run: Run, split: str) -> int:
+    """How many images of the split the run's metrics leave out because its model has seen them."""
+    found = run.results.split(split)
+    return found.seen.left_out if found is not None and found.seen is not None else 0
 
 
 def _table(run: Run, split: str) -> dict[str, np.ndarray]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import statistics
+from functools import reduce
+from operator import or_
 from os import PathLike
 from pathlib import Path
 
@@ -15,11 +17,12 @@ from petriscope.core.progress import duration, say
 from petriscope.core.recipe import Recipe
 from petriscope.core.results import Normalization, TrainingSummary
 from petriscope.data import Dataset, load_dataset
+from petriscope.data.membership import Exposure
 from petriscope.experiments.evaluate import evaluate_into, stress_after_training
 from petriscope.experiments.own_data import whole_data
 from petriscope.experiments.samples import augmented, reconstructions
 from petriscope.inference.fit import fit_after_training
-from petriscope.inference.predictor import Predictor, save_model
+from petriscope.inference.predictor import Predictor, read_exposure, save_model
 from petriscope.inference.speed import cost
 from petriscope.models.cost import parameters
 from petriscope.report.page import write_report
@@ -111,7 +114,7 @@ def _train_to_report(run: Run, trainer: Trainer, normalize: Normalize, dataset: 
         normalize.mean,
         normalize.std,
         trainer.device,
-        exposure=dataset.exposure,
+        exposure=_exposure(run.recipe, dataset),
     )
     known = None
     if dataset.val is not None and dataset.task.calibrates:
@@ -129,6 +132,13 @@ def _train_to_report(run: Run, trainer: Trainer, normalize: Normalize, dataset: 
     if not quiet:
         say(f"trained in {duration(trainer.at.seconds)}; report: {run.folder / 'report.html'}")
     return run
+
+
+def _exposure(recipe: Recipe, dataset: Dataset) -> Exposure:
+    """The images that a model has seen: its own, and those of its teachers and of the model that its first weights are of."""
+    teachers = () if recipe.distill is None else recipe.distill.teachers
+    others = map(read_exposure, (*teachers, str(recipe.model.options.get("weights", "none"))))
+    return reduce(or_, filter(None, others), dataset.exposure)
 
 
 def _already_finished(run: Run, quiet: bool) -> Run:

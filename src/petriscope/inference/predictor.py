@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -268,6 +269,13 @@ def _write(path: Path, weights: dict[str, Tensor], metadata: dict[str, Any], pre
 def model_path(path: Path) -> Path:
     """The model file at ``path``, which may be a run folder."""
     return path / "model.safetensors" if path.is_dir() else path
+
+
+def read_exposure(path: str | PathLike[str]) -> Exposure | None:
+    """The images that the model in a file has seen; None if it is no model file of this version."""
+    with suppress(RequestError), parsing(str(path)), safe_open(model_path(user_path(path)), framework="np") as handle:
+        return Exposure.from_arrays({role: handle.get_tensor(f"{SEEN}{role}") for role in ("train", "val")})
+    return None
 
 
 def load_model(path: str | PathLike[str], device: str = "auto") -> Predictor:
