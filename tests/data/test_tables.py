@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_sources import load, save_image, some_images, write_table
 
+from petriscope.core.csv_tables import csv_text
 from petriscope.core.errors import DataError, RequestError
-from petriscope.core.tables import csv_text
 from petriscope.data import Dataset
 from petriscope.data.sources.labels import sort_names
 

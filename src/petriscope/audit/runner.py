@@ -13,11 +13,11 @@ from petriscope.audit.base import Context, Finding, Listing
 from petriscope.audit.checks import all_checks, all_findings
 from petriscope.audit.findings import STRONGEST_FIRST, final_decisions, make_table
 from petriscope.audit.joining import join
+from petriscope.core.csv_tables import csv_text
 from petriscope.core.errors import RequestError, near
 from petriscope.core.files import atomic, json_text, user_path, write_text
 from petriscope.core.recipe import DataSection
 from petriscope.core.results import SCHEMA_VERSION
-from petriscope.core.tables import csv_text
 from petriscope.data import sources
 from petriscope.data.decisions import FILE, Decision, Decisions, ReadAs, write_decisions
 from petriscope.data.fingerprint import fingerprint

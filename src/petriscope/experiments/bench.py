@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from petriscope.core.csv_tables import csv_text
 from petriscope.core.errors import DataError, Interrupted, PetriscopeError, RequestError, near
 from petriscope.core.files import locked, slug, write_text
 from petriscope.core.progress import duration, say
-from petriscope.core.tables import csv_text
 from petriscope.data import load_dataset
 from petriscope.experiments.compare import Comparison, compare_groups, compared_metric
 from petriscope.experiments.ensemble import ensemble

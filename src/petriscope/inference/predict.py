@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from petriscope.core.csv_tables import csv_text
 from petriscope.core.errors import DataError, RequestError
 from petriscope.core.files import atomic, readable
 from petriscope.core.progress import progress, say
 from petriscope.core.recipe import TTA
-from petriscope.core.tables import csv_text
 from petriscope.data.contents import Content, Contents
 from petriscope.data.decode import decode_with_content, workers
 from petriscope.data.in_memory import AnyFile, InMemory

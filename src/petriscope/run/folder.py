@@ -19,6 +19,7 @@ from zipfile import ZipFile
 
 import numpy as np
 
+from petriscope.core.csv_tables import csv_text, read_csv
 from petriscope.core.device import cores
 from petriscope.core.errors import RequestError, command
 from petriscope.core.files import (
@@ -49,7 +50,6 @@ from petriscope.core.results import (
     read_epoch,
     read_results,
 )
-from petriscope.core.tables import csv_text, read_csv
 from petriscope.core.version import __version__
 from petriscope.data.imageset import Dataset
 from petriscope.data.membership import FILE as SPLITS_FILE

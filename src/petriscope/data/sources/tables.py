@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from petriscope.core.csv_tables import plain
 from petriscope.core.errors import DataError, RequestError, near, shortened, shown
 from petriscope.core.files import read_text
 from petriscope.core.names import tidy
 from petriscope.core.recipe import DataSection
-from petriscope.core.tables import plain
 from petriscope.data.decode import SUFFIXES, decode_files
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.labels import check_numbers, index_names, name_numbers

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from petriscope.core.tables import csv_text, read_csv
+from petriscope.core.csv_tables import csv_text, read_csv
 
 STARTS = st.sampled_from(["", "=", "+", "-", "@", "\t", "'", "''", "'=", "-1"])
 TEXTS = st.builds(str.__add__, STARTS, st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=5))
