@@ -51,7 +51,7 @@ class TestCreation:
         )
         assert about.data.splits["train"].images == 5 and about.data.splits["train"].per_class == [3, 2]
         assert about.data.audited == {}
-        assert sorted(path.name for path in run.folder.iterdir()) == ["environment.json", "recipe.yaml"]
+        assert sorted(path.name for path in run.folder.iterdir()) == ["environment.json", "recipe.yaml", "splits.parquet"]
 
     def test_masks_are_counted_by_pixels(self, tmp_path):
         masks = np.zeros((2, 4, 5), np.uint8)

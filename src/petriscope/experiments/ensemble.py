@@ -131,8 +131,8 @@ def ensemble(
     folder = default_folder(recipe) if out is None else Path(out)
     with new_folder(folder, numbered=out is None) as (staging, folder):
         table = _write(staging, joined, method, runs, dataset, quiet)
+        write_report(Run(staging), folder)
     made = Run(folder)
-    write_report(made)
     if not quiet:
         _tell(made, task, table)
     return made

@@ -81,16 +81,20 @@ class TaskPage(Protocol):
         """The explanations of a split."""
 
 
-def write_report(run: Run) -> Path:
-    """Write ``report.html`` into the run folder and return its path."""
+def write_report(run: Run, folder: Path | None = None) -> Path:
+    """Write ``report.html`` into the run folder and return its path.
+
+    Args:
+        folder: the run folder as the page calls it, if it will be renamed.
+    """
     path = run.folder / "report.html"
-    write_text(path, render(run))
+    write_text(path, render(run, folder))
     return path
 
 
-def render(run: Run) -> str:
+def render(run: Run, folder: Path | None = None) -> str:
     """The page as one string of HTML that refers to nothing outside itself."""
-    return rendering.render("report.html", _context(run))
+    return rendering.render("report.html", _context(run, run.folder if folder is None else folder))
 
 
 class _Damage(list[str]):
@@ -115,12 +119,12 @@ class _Damage(list[str]):
             return otherwise
 
 
-def _context(run: Run) -> dict[str, Any]:
+def _context(run: Run, place: Path) -> dict[str, Any]:
     """The variables of the template. What is damaged is left out and named, except for the recipe and the environment."""
     import pandas as pd
 
     recipe, environment, damage = run.recipe, run.environment, _Damage()
-    described, folder = environment.data, shlex.quote(str(run.folder))
+    described, folder = environment.data, shlex.quote(str(place))
     task = find_task(described.task)
     page = cast(TaskPage, in_room(task, "report"))
     unknown = Results(task=task.name, training=TrainingSummary() if run.model.is_file() else None)
@@ -196,7 +200,7 @@ def _context(run: Run) -> dict[str, Any]:
         "task_sections": page.SECTIONS,
         "about_metrics": page.ABOUT_METRICS,
         "robustness": robustness,
-        "repeat": repetition(run.folder, recipe, environment, results),
+        "repeat": repetition(place, recipe, environment, results),
         "overlaid": len(overlays) > 0,
     }
 
