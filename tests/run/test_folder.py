@@ -51,7 +51,11 @@ class TestCreation:
         )
         assert about.data.splits["train"].images == 5 and about.data.splits["train"].per_class == [3, 2]
         assert about.data.audited == {}
-        assert sorted(path.name for path in run.folder.iterdir()) == ["environment.json", "recipe.yaml", "splits.parquet"]
+        assert sorted(path.name for path in run.folder.iterdir()) == [
+            "environment.json",
+            "recipe.yaml",
+            "splits.parquet",
+        ]
 
     def test_masks_are_counted_by_pixels(self, tmp_path):
         masks = np.zeros((2, 4, 5), np.uint8)
@@ -298,3 +302,12 @@ class TestDamage:
         path.write_bytes(path.read_bytes()[:40])
         with pytest.raises(RequestError, match=r"augmented\.npz"):
             _ = run.gallery
+
+
+@pytest.mark.parametrize("what", ["source", "folder"])
+def test_names_that_no_file_of_a_run_can_hold_are_refused_and_leave_nothing(tmp_path, what):
+    name = "caf\udce9"
+    recipe = Recipe.model_validate({"data": {"source": name if what == "source" else "somewhere"}})
+    with pytest.raises(RequestError, match="is not UTF-8"):
+        create_run(tmp_path / (name if what == "folder" else "run"), recipe, dataset())
+    assert not list(tmp_path.iterdir())

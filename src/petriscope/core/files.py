@@ -342,6 +342,8 @@ def _sentences(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise disk_error(error, path) from error
+    except UnicodeEncodeError as error:
+        raise PetriscopeError(f"cannot write {path}: the locale has no such names; set LC_ALL=C.UTF-8") from error
     except Exception as error:
         # Libraries in Rust, such as safetensors, raise errors of their own that tell the system's error in their text.
         if (found := re.search(r"\(os error (\d+)\)", str(error))) is None or isinstance(error, PetriscopeError):

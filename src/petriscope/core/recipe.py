@@ -7,6 +7,7 @@ which are checked against the part's own signature by `petriscope.core.registry`
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from importlib import resources
@@ -18,7 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from petriscope.core.errors import RequestError, near, shortened, shown, similar
-from petriscope.core.files import read_text, user_path
+from petriscope.core.files import read_text, readable, user_path
 from petriscope.core.names import tidy
 from petriscope.core.yaml_text import InvalidYaml, read_yaml
 
@@ -223,7 +224,15 @@ class Recipe(Section):
     evaluation: EvaluationSection = EvaluationSection()
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        """The recipe with all its keys.
+
+        Raises:
+            RequestError: a name in it is not UTF-8, such as that of a folder from another system.
+        """
+        tree = self.model_dump(mode="json")
+        if found := re.search('"([^"]*[\ud800-\udfff][^"]*)"', json.dumps(tree, ensure_ascii=False)):
+            raise RequestError(f"the name {readable(found[1])} is not UTF-8, so no recipe can hold it; rename it")
+        return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
 def load_recipe(reference: str | Path, settings: tuple[str, ...] | list[str] = (), **overrides: Any) -> Recipe:

@@ -15,7 +15,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from petriscope.core.errors import DataError, RequestError, command, near
-from petriscope.core.files import read_text, user_path, write_text
+from petriscope.core.files import read_text, readable, user_path, write_text
 from petriscope.core.names import tidy
 from petriscope.core.recipe import DataSection, Section, explain
 from petriscope.core.yaml_text import InvalidYaml, read_yaml
@@ -91,7 +91,7 @@ class Decisions(Section):
 
 
 def write_decisions(path: Path, decisions: Decisions) -> None:
-    tree = decisions.model_dump(mode="json")
+    tree = {**decisions.model_dump(mode="json"), "source": readable(decisions.source)}
     tree["decisions"] = [{key: value for key, value in entry.items() if value} for entry in tree["decisions"]]
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     text = yaml.dump(tree, Dumper=dumper, sort_keys=False, allow_unicode=True, width=1000)

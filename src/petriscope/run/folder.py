@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import platform
 import shlex
 import shutil
@@ -311,10 +312,14 @@ def check_free(folder: Path | None) -> None:
     """Check that a folder, if one is given, does not exist or is empty.
 
     Raises:
-        RequestError: it is not empty.
+        RequestError: it is not empty, or its name is not UTF-8, which libraries that write models need.
     """
     if folder is None:
         return
+    try:
+        os.fsencode(folder).decode()
+    except UnicodeError:
+        raise RequestError(f"the name {folder} is not UTF-8; choose another --out") from None
     try:
         free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     except OSError as error:
