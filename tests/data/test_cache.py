@@ -46,6 +46,17 @@ def test_a_new_entry_makes_room_and_stays(folder: Path, monkeypatch: pytest.Monk
     assert cache.fetch("b", mapped=False) is not None
 
 
+def test_indexes_of_sources_count_too(folder: Path) -> None:
+    (folder / "source.index").write_bytes(bytes(1000))
+    os.utime(folder / "source.index", (1, 1))
+    put("a", 2, folder)
+    size = (folder / "a.npy").stat().st_size
+    cache.prune(size + 1000)
+    assert (folder / "source.index").exists()
+    cache.prune(size)
+    assert not (folder / "source.index").exists() and kept(folder) == {"a"}
+
+
 def test_a_mapped_entry_stays_readable(folder: Path) -> None:
     put("a", 7, folder)
     found = cache.fetch("a", mapped=True)

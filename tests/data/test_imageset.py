@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from petriscope.core.errors import DataError
-from petriscope.data.fingerprint import image_digests
 from petriscope.data.imageset import ImageSet
 from petriscope.tasks import find_task
 
@@ -75,6 +74,6 @@ def test_counts_are_of_images_or_of_labeled_pixels():
 def test_digests_are_of_the_pixels_of_each_image(path):
     rows = np.array([3, 7, 3, 49])
     mapped, held = image_set(np.load(path, mmap_mode="r"), rows), image_set(PIXELS[rows])
-    digests = image_digests(mapped)
-    assert digests == image_digests(held) and all(len(digest) == 32 for digest in digests)
+    digests = mapped.digests()
+    assert digests == held.digests() and all(len(digest) == 16 for digest in digests)
     assert digests[0] == digests[2] and len(set(digests)) == 3

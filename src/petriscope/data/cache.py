@@ -155,11 +155,11 @@ def prune(most: int, spared: Path | None = None) -> None:
     system does not remove open files (Windows), such an entry stays.
     """
     try:
-        sizes = {path: _status(path)[0] for path in cache_dir().glob("*.npy")}
+        sizes = {path: _status(path)[0] for kind in ("*.npy", "*.index") for path in cache_dir().glob(kind)}
     except OSError:
         return
     total = sum(sizes.values())
-    for path in sorted(sizes, key=lambda path: _status(path.with_suffix(".json"))[1]):
+    for path in sorted(sizes, key=lambda path: max(_status(path.with_suffix(end))[1] for end in (".json", ".index"))):
         if total <= most:
             return
         if path != spared:

@@ -1,4 +1,4 @@
-"""Hashes of images, and one hash of all that is in a data set."""
+"""One hash of all that is in a data set."""
 
 from __future__ import annotations
 
@@ -23,8 +23,3 @@ def fingerprint(sets: Mapping[str, ImageSet], digests: Mapping[str, list[bytes]]
         out.update(b"".join(digests[name]))
         out.update(np.ascontiguousarray(part.targets, dtype=part.task.dtype).data)
     return out.hexdigest()
-
-
-def image_digests(images: ImageSet) -> list[str]:
-    """A hash of each image's pixels, in 32 hexadecimal digits; equal images have equal digests, whatever their files."""
-    return [digest.hex() for digest in images.digests()]
