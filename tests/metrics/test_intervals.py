@@ -22,3 +22,8 @@ def test_the_bootstrap_draws_as_many_as_there_are_whatever_the_chunks():
     assert whole.shape == (50, 7) and (whole.sum(1) == 7).all()
     np.testing.assert_array_equal(whole, np.concatenate(list(bootstrap_weights(7, 50, seed=3, chunk_bytes=8 * 7 * 50))))
     assert len(list(bootstrap_weights(7, 50, chunk_bytes=8 * 7 * 10))) == 5
+
+
+@pytest.mark.parametrize("index", [None, np.zeros(5, int)])
+def test_a_single_image_or_group_has_no_resamples(index):
+    assert list(bootstrap_weights(1 if index is None else 5, 10, index=index)) == []

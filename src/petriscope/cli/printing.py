@@ -75,7 +75,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
             (f"  {name}", f"{info.name} {_percent(row.value(info.key))}") for name, row in evaluation.per_class.items()
         ]
     print_columns(rows + _trust_rows(evaluation), _tell)
-    for sentence in about_groups(evaluation.groups):
+    for sentence in about_groups(evaluation.n, evaluation.groups):
         say(sentence)
     if evaluation.stress is not None:
         print_stress(evaluation.stress)

@@ -542,14 +542,14 @@ class Results(Result):
         return {name: evaluation for name, evaluation in found.items() if evaluation is not None and evaluation.n}
 
 
-def about_groups(groups: int | None) -> list[str]:
+def about_groups(images: int, groups: int | None) -> list[str]:
     """What the number of groups of images means for intervals and tests, a sentence each.
 
     Args:
-        groups: None: images are independent, and there is nothing to say.
+        groups: None: images are independent, and there is nothing to say unless there is only one.
     """
     if groups is None:
-        return []
+        return ["One image is too few for intervals from resampling, and for tests."] if images == 1 else []
     if groups == 1:
         return [
             "All images are of one group and not independent of each other, so there are no intervals and no tests."

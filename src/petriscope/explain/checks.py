@@ -182,7 +182,10 @@ def _mean(name: str, values: np.ndarray, seed: int, scenes: np.ndarray | None = 
     scenes = scenes_of(scenes, len(values))
     sums, counts = np.bincount(scenes, values), np.bincount(scenes)
     draws = np.concatenate(
-        [weights @ sums / (weights @ counts) for weights in bootstrap_weights(len(sums), RESAMPLES, seed)]
+        [
+            np.empty(0),
+            *(weights @ sums / (weights @ counts) for weights in bootstrap_weights(len(sums), RESAMPLES, seed)),
+        ]
     )
     return {name: float(values.mean()), f"{name}_ci95": list(percentile95(draws))}
 

@@ -193,12 +193,10 @@ def full_metrics(
         "nll": float(nll.mean()),
         "brier": float(brier.mean()),
     }
-    draws = {key: np.empty(0) for key in values}
-    if n > 1:
-        weights = bootstrap_weights(n, resamples, seed, index=index)
-        counts, auc = ClassCounts(targets, predicted, count), _auc_drawn(probabilities, targets, sums)
-        parts = [_drawn(each, counts, auc, nll, brier) for each in weights]
-        draws = {key: np.concatenate([draws[key], *(part[key] for part in parts)]) for key in draws}
+    weights = bootstrap_weights(n, resamples, seed, index=index)
+    counts, auc = ClassCounts(targets, predicted, count), _auc_drawn(probabilities, targets, sums)
+    parts = [_drawn(each, counts, auc, nll, brier) for each in weights]
+    draws = {key: np.concatenate([np.empty(0), *(part[key] for part in parts)]) for key in values}
     out: dict[str, Any] = {"n": n, **({} if index is None else {"groups": count_groups(index)})}
     for key, value in values.items():
         out[key] = value
@@ -298,12 +296,12 @@ def _auc_drawn(probabilities: np.ndarray, targets: np.ndarray, sums: np.ndarray)
 
     if n * classes <= MOST_RANKED:
         return ranked
-    found = [auc_influence(probabilities[:, k] / sums, targets == k) for k in np.unique(targets)]
-    auc, influence = np.nan, np.zeros(n)
-    if len(found) > 1:
-        auc = float(np.mean([value for value, _ in found]))
-        for _, each in found:
-            influence += each / len(found)
+    there = np.unique(targets)
+    auc, influence = (0.0 if len(there) > 1 else np.nan), np.zeros(n)
+    for k in there if len(there) > 1 else ():
+        value, each = auc_influence(probabilities[:, k] / sums, targets == k)
+        auc += value / len(there)
+        influence += each / len(there)
     return lambda weights: auc + weights @ influence
 
 

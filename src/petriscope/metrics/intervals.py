@@ -92,14 +92,14 @@ def bootstrap_weights(
     n: int, resamples: int, seed: int = 0, chunk_bytes: int = 2**26, index: np.ndarray | None = None
 ) -> Iterator[np.ndarray]:
     """How often each of ``n`` images is drawn in each bootstrap resample, float64 [r, n], in chunks of resamples. Efron,
-    1979.
+    1979. Of a single image or group there are no resamples.
 
     Args:
-        index: groups of the images, int64 [n], as `group_index` has them: groups are drawn, each with all of its images. A
-            single group gives no resamples. None: images are drawn.
+        index: groups of the images, int64 [n], as `group_index` has them: groups are drawn, each with all of its images.
+            None: images are drawn.
     """
     units = n if index is None else count_groups(index)
-    if index is not None and units < 2:
+    if units < 2:
         return
     rng = np.random.default_rng(seed)
     rows = max(1, chunk_bytes // (8 * n))

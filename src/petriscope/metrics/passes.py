@@ -104,7 +104,7 @@ def judge_masks(counts: np.ndarray, scenes: np.ndarray, background: int | None, 
         return np.stack([(counted_mean_iou(total, background), counted_accuracy(total)) for total in totals], 2)
 
     miou, accuracy = judged(np.ones((1, drawn)))[:, 0]
-    draws = [judged(weights) for weights in bootstrap_weights(drawn, resamples)] if drawn > 1 else []
+    draws = [judged(weights) for weights in bootstrap_weights(drawn, resamples)]
     spread = np.concatenate([np.empty((2, 0, len(counts))), *draws], 1)
     shares = [Share(float(value), percentile95(column)) for value, column in zip(accuracy, spread[1].T, strict=True)]
     return PassMetrics("miou", "pixel_accuracy", miou, spread[0], shares, n, drawn if drawn < n else None, drawn)

@@ -234,7 +234,7 @@ def full_mask_metrics(
     count = len(sums["nll"])
     whole = _metrics({key: values.sum(0)[None] for key, values in sums.items()}, background)
     draws: list[dict[str, np.ndarray]] = []
-    for weights in bootstrap_weights(count, resamples, seed) if count > 1 else ():
+    for weights in bootstrap_weights(count, resamples, seed):
         drawn = {key: np.tensordot(weights, values, 1) for key, values in sums.items()}
         draws.append(_metrics(drawn, background))
     spread = {key: np.concatenate([draw[key] for draw in draws]) for key in whole} if draws else {}

@@ -246,8 +246,7 @@ def resample_miou(counts: np.ndarray, scenes: np.ndarray, resamples: int = RESAM
     networks, images = counts.shape[:2]
     _, place = np.unique(scenes, return_inverse=True)
     sums = sum_by(place, counts.swapaxes(0, 1))
-    weights = bootstrap_weights(len(sums), resamples, seed) if len(sums) > 1 else ()
-    drawn = [counted_mean_iou(np.tensordot(w, sums, 1)) for w in weights]
+    drawn = [counted_mean_iou(np.tensordot(w, sums, 1)) for w in bootstrap_weights(len(sums), resamples, seed)]
     draws = np.concatenate([np.empty((0, networks)), *drawn]).T
     # Mean IoU is undefined for all networks in resamples that have no labeled pixel.
     draws = draws[:, np.isfinite(draws).all(0)]

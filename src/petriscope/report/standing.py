@@ -31,7 +31,9 @@ def notes(evaluated: Mapping[str, Evaluation], recipe: Recipe) -> list[str]:
             notes.append(f"Each prediction{where} is {words}.")
     for name, evaluation in evaluated.items():
         groups = wording.images(evaluation.n, evaluation.groups, name)
-        notes += [f"{groups[0].upper()}{groups[1:]}: {sentence}" for sentence in about_groups(evaluation.groups)]
+        notes += [
+            f"{groups[0].upper()}{groups[1:]}: {sentence}" for sentence in about_groups(evaluation.n, evaluation.groups)
+        ]
         if evaluation.source and evaluation.source != recipe.data.source:
             notes.append(
                 f"The {name} images came from {evaluation.source}, not from the source of the training images."
