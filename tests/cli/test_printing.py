@@ -8,6 +8,9 @@ import pytest
 from petriscope.cli.printing import print_columns, print_data, print_evaluation, print_stress
 from petriscope.core.results import Evaluation, Robustness
 from petriscope.data import Dataset, ImageSet
+from petriscope.metrics.classification import full_metrics
+from petriscope.report.metrics import metric_rows
+from petriscope.tasks import find_task
 
 ROW = {"max_error": 0.01, "delta": 0.05, "threshold": 0.9, "error_ci95": None}
 
@@ -47,6 +50,16 @@ def test_metrics_have_their_names_intervals_and_units(capsys, row, says):
     assert ["NLL", "0.2500"] in found and ["AUC", "–"] in found
     assert next(line[1] for line in found if line[0] == "At most 1 % errors").startswith(says)
     assert ["Out of distribution", "5.00 %"] in found
+
+
+def test_a_metric_that_is_not_defined_is_a_dash_with_its_reason(capsys):
+    images = np.eye(2)[[1, 1, 1]]
+    found = full_metrics(images, np.array([1, 1, 1]), ("a", "b"), 100)
+    evaluation = Evaluation.model_validate({"split": "val", **found})
+    print_evaluation(evaluation)
+    assert ["AUC", "–", "(all images are of one class)"] in lines(capsys.readouterr().err)
+    (row,) = [row for row in metric_rows(find_task("classification"), {"val": evaluation}) if row.name == "AUC"]
+    assert row.cells == [("–", "(all images are of one class)")]
 
 
 def test_masks_have_a_row_per_class(capsys):

@@ -67,8 +67,10 @@ def print_evaluation(evaluation: Evaluation) -> None:
             continue
         write = _percent if info.percent else _decimal
         low, high = metric.ci95 or (None, None)
-        interval = "" if low is None or high is None else f"  ({write(low)} to {write(high)})"
-        rows.append((info.name, f"{write(metric.value)}{interval}"))
+        more = evaluation.undefined.get(info.key, "")
+        if low is not None and high is not None:
+            more = f"{write(low)} to {write(high)}"
+        rows.append((info.name, f"{write(metric.value)}  ({more})" if more else write(metric.value)))
     if task.per_class is not None:
         info = task.per_class
         rows += [

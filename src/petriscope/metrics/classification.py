@@ -205,9 +205,11 @@ def full_metrics(
     out["ece"] = calibration_error(confidence, correct)
     if index is None:
         out["ece_if_calibrated"] = list(calibration_error_if_calibrated(confidence, resamples, seed))
-    out["undefined"] = {"auc": "all images are of one class"} if values["auc"] is None else {}
+    undefined = {"auc": "all images are of one class"} if values["auc"] is None else {}
     if n == 1 or out.get("groups") == 1:
-        out["undefined"]["ci95"] = f"there is one {'image' if n == 1 else 'group of images'}"
+        undefined["ci95"] = f"there is one {'image' if n == 1 else 'group of images'}"
+    if undefined:
+        out["undefined"] = undefined
     members = [np.flatnonzero(targets == k) for k in range(count)]
     spans = [proportion95(correct[rows], None if index is None else index[rows]) for rows in members]
     out["per_class"] = {

@@ -247,13 +247,15 @@ def full_mask_metrics(
         if key != "iou":
             out[key] = _number(values[0])
             out[f"{key}_ci95"] = _interval(spread.get(key))
-    out["undefined"] = {
+    undefined = {
         key: "no pixel has a label" if not total.sum() else MISSING.get(key, "no pixel has a label that counts")
         for key, values in whole.items()
         if key != "iou" and not np.isfinite(values[0])
     }
     if count == 1:
-        out["undefined"]["ci95"] = "there is one group of images, or one image"
+        undefined["ci95"] = "there is one group of images, or one image"
+    if undefined:
+        out["undefined"] = undefined
     hits, true, predicted = np.diagonal(total), total.sum(1), total.sum(0)
     out["per_class"] = {
         name: {

@@ -36,7 +36,11 @@ def metric_rows(task: Task, evaluated: Mapping[str, Evaluation]) -> list[MetricR
     for info in task.metrics:
         found = [evaluation.metric(info.key) for evaluation in evaluated.values()]
         if any(info.key in evaluation.metrics for evaluation in evaluated.values()):
-            rows.append(MetricRow(info.name, info.meaning, [_cell(info, metric) for metric in found]))
+            cells = [
+                (wording.NONE, f"({why})") if (why := evaluation.undefined.get(info.key)) else _cell(info, metric)
+                for evaluation, metric in zip(evaluated.values(), found, strict=True)
+            ]
+            rows.append(MetricRow(info.name, info.meaning, cells))
     return rows
 
 
