@@ -1,5 +1,7 @@
 """Ensembles: what they compute, that they are runs like any other, and which requests are refused."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -209,6 +211,14 @@ def test_the_cost_counts_all_members(made, drawn):
     assert joined.parameters == 3 * one.parameters
     assert joined.multiply_adds == 3 * one.multiply_adds
     assert made["soup"].results.cost.parameters == one.parameters
+
+
+def test_runs_whose_data_have_moved_are_joined(drawn, tmp_path):
+    source, runs, _ = drawn
+    moved = tmp_path / "moved.npz"
+    shutil.copy(source, moved)
+    run = ensembling.ensemble(runs[:2], "soft", tmp_path / "joined", quiet=True, data=moved)
+    assert run.recipe.data.source == str(moved) and run.results.val.n == 90
 
 
 def test_an_ensemble_of_ensembles_is_one(made, drawn, tmp_path):

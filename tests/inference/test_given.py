@@ -12,13 +12,14 @@ from hypothesis import given
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
-from petriscope import explain, load_model, predict
+import petriscope
+from petriscope import explain, predict
 from petriscope.core.errors import DataError, RequestError
 from petriscope.core.recipe import load_recipe
 from petriscope.data.decode import decode_file
 from petriscope.data.membership import Exposure
 from petriscope.inference.given import as_files
-from petriscope.inference.predictor import Predictor
+from petriscope.inference.predictor import Predictor, save_model
 from petriscope.models import build_model
 from petriscope.tasks import find_task
 
@@ -163,12 +164,38 @@ def test_a_damaged_pil_image_is_an_error(folder):
         as_files(["new/a.png", Image.open(BytesIO(whole[: len(whole) // 2]))])
 
 
-@pytest.mark.parametrize(
-    "call", [load_model, lambda model: predict(model, "new"), lambda model: explain(model, "new", "o")]
-)
-def test_what_is_no_model_is_refused_by_name(call, folder):
-    with pytest.raises(RequestError, match="not int"):
-        call(3)
+CALLS = {
+    "load_model": petriscope.load_model,
+    "predict": lambda wrong: petriscope.predict(wrong, "new"),
+    "explain": lambda wrong: petriscope.explain(wrong, "new", "out"),
+    "evaluate": petriscope.evaluate,
+    "evaluate data": lambda wrong: petriscope.evaluate("model.safetensors", wrong),
+    "calibrate": petriscope.calibrate,
+    "recalibrate": lambda wrong: petriscope.recalibrate(wrong, "new"),
+    "recalibrate data": lambda wrong: petriscope.recalibrate("run", wrong),
+    "open_run": petriscope.open_run,
+    "report": petriscope.report,
+    "resume": petriscope.resume,
+    "train": petriscope.train,
+    "load_dataset": petriscope.load_dataset,
+    "compare": lambda wrong: petriscope.compare([wrong]),
+    "ensemble": lambda wrong: petriscope.ensemble([wrong, wrong]),
+}
+
+
+@pytest.mark.parametrize("wrong", [3, 2.5, np.zeros((2, 2)), object()], ids=["int", "float", "ndarray", "object"])
+@pytest.mark.parametrize("call", CALLS)
+def test_what_is_no_path_is_refused_by_name(call, wrong, predictor, folder):
+    save_model(Path("model.safetensors"), predictor.model.state_dict(), predictor, {})
+    with pytest.raises(RequestError, match=f"not {type(wrong).__name__}"):
+        CALLS[call](wrong)
+
+
+@pytest.mark.parametrize("call", [petriscope.compare, petriscope.ensemble])
+@pytest.mark.parametrize("form", [str, Path])
+def test_one_folder_is_not_taken_for_its_letters(call, form, folder):
+    with pytest.raises(RequestError, match="new is not a run folder"):
+        call(form("new"))
 
 
 def test_images_in_memory_are_explained(predictor, folder):
@@ -183,7 +210,7 @@ def test_images_that_the_model_has_seen_are_counted(predictor, folder, capsys):
 
     seen = replace(predictor, exposure=Exposure(val=frozenset(map(bytes, row_digests(pixels()[None])))))
     predict(seen, [255 - pixels(), pixels(), "new"], quiet=True)
-    assert "of the 3 images, the model was fitted on 2 (val), the first: image-1" in capsys.readouterr().err
+    assert "of 3 images, the model was fitted on 2 (val), the first: image-1" in capsys.readouterr().err
     predict(seen, 255 - pixels(), quiet=True)
     assert not capsys.readouterr().err
     predict(replace(predictor, exposure=None), "new", quiet=True)

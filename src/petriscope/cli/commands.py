@@ -378,6 +378,9 @@ def ensemble(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders, two or more.")],
     method: Annotated[str, typer.Option(help="soft, weighted, stacking, soup, greedy-soup or specialist.")] = "soft",
     out: Annotated[Path | None, typer.Option(help="Run folder to make; default runs/ensemble-METHOD-seedN.")] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="Where the data of the runs are now, if they have moved.")
+    ] = None,
     as_json: AsJson = False,
     rehash: Rehash = False,
 ) -> None:
@@ -388,7 +391,7 @@ def ensemble(
     """
     from petriscope import api
 
-    made = api.ensemble(runs, cast(Any, method), out, quiet=as_json)
+    made = api.ensemble(runs, cast(Any, method), out, quiet=as_json, data=data)
     if as_json:
         print_json({"run": str(made.folder), **_joined(made).as_json()})
     else:

@@ -12,7 +12,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache, lru_cache
 from itertools import chain, count
@@ -26,19 +26,29 @@ TEMPORARY = re.compile(r"\..*\.[0-9a-f]{16}\.tmp", re.DOTALL)
 OLD = 86400.0  # seconds; a temporary file that was not written to for so long belongs to no process any more
 
 
+def path_text(path: str | os.PathLike[str]) -> str:
+    """The text of a path, or of another name of a source or a recipe, that a caller gave.
+
+    Raises:
+        RequestError: it is something else.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise RequestError(f"a path is text or a Path, not {type(path).__name__}")
+    return os.fspath(path)
+
+
 def expand_user(path: str | os.PathLike[str]) -> Path:
     """The path, with a leading ``~`` or ``~name`` replaced by the home folder.
 
     Raises:
         RequestError: there is no such user, the user has no home folder, or it is no path at all.
     """
-    if not isinstance(path, str | os.PathLike):
-        raise RequestError(f"a path is text or a Path, not {type(path).__name__}")
+    path = path_text(path)
     try:
         return Path(path).expanduser()
     except RuntimeError:
         raise RequestError(
-            f"{os.fspath(path)}: there is no home folder for {Path(path).parts[0]}; write the path in full"
+            f"{path}: there is no home folder for {Path(path).parts[0]}; write the path in full"
         ) from None
 
 
@@ -62,6 +72,12 @@ def user_path(text: str | os.PathLike[str], beside: Path | None = None) -> Path:
     except ValueError as error:
         raise RequestError(f"{shown(str(text))} is no path: {error}") from None
     return path
+
+
+def user_paths(given: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """`user_path` of one path or of several, each once."""
+    each = [given] if isinstance(given, str | os.PathLike) else given
+    return list(dict.fromkeys(user_path(path) for path in each))
 
 
 def read_text(path: Path, limit: int, what: str) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
-from os import PathLike, fspath
+from os import PathLike
 
 import numpy as np
 
 from petriscope.core.errors import DataError, RequestError
-from petriscope.core.files import parsing, user_path
+from petriscope.core.files import parsing, path_text, user_path
 from petriscope.core.recipe import DataSection
 from petriscope.data import decisions as decided
 from petriscope.data import sources
@@ -83,7 +83,7 @@ def recall_dataset(section: DataSection, known: Membership, classes: Sequence[st
 
 def _section(section: DataSection | str | PathLike[str]) -> DataSection:
     if not isinstance(section, DataSection):
-        section = DataSection(source=fspath(section))
+        section = DataSection(source=path_text(section))
     if section.source is None:
         raise RequestError(f"no data: give --data SOURCE, or data.source in the recipe. A source is {sources.KINDS}.")
     return section

@@ -6,7 +6,7 @@ from os import PathLike
 from pathlib import Path
 
 from petriscope.core.errors import RequestError
-from petriscope.core.files import slug, user_path
+from petriscope.core.files import path_text, slug, user_path
 from petriscope.core.recipe import TTA
 from petriscope.core.results import Evaluation
 from petriscope.data.membership import Exposure
@@ -51,7 +51,7 @@ def calibrate(
 
 def recalibrate(
     model: str | PathLike[str],
-    data: str,
+    data: str | PathLike[str],
     out: str | Path | None = None,
     split: str = "val",
     tta: TTA | None = None,
@@ -77,7 +77,7 @@ def recalibrate(
         RequestError: the task has nothing to calibrate, or ``out`` exists.
         DataError: the images or their labels cannot be used.
     """
-    path = model_path(Path(model))
+    data, path = path_text(data), model_path(user_path(model))
     predictor = _load(model, device)
     out = Path(out) if out is not None else path.with_name(f"model-{short_name(data)}.safetensors")
     if out.exists():

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from petriscope.core.errors import RequestError, command
-from petriscope.core.files import parsing
+from petriscope.core.files import parsing, user_path, user_paths
 from petriscope.core.recipe import Recipe
 from petriscope.core.results import about_groups
 from petriscope.metrics.statistics import Sample, difference, holm
@@ -42,7 +42,7 @@ def compare(
     """
     if not folders:
         raise RequestError("name the runs to compare")
-    paths = [Path(folder) for folder in (*([] if against is None else [against]), *folders)]
+    paths = [*([] if against is None else [user_path(against)]), *user_paths(folders)]
     runs = [open_run(path) for path in {path.resolve(): path for path in paths}.values()]
     for run in runs:
         _check_finished(run)

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from petriscope.core.errors import DataError, RequestError, command
-from petriscope.core.files import new_folder
+from petriscope.core.files import new_folder, path_text, user_paths
 from petriscope.core.progress import say
 from petriscope.core.recipe import Part, Recipe
 from petriscope.core.results import EnsembleMember, EnsembleSummary, TrainingSummary
@@ -45,6 +45,7 @@ from petriscope.run.comparison import LEVEL
 from petriscope.run.folder import Run, begin_run, check_free, default_folder, open_run
 from petriscope.tasks import Task, in_room
 from petriscope.training.averaging import SWA
+from petriscope.training.build import absolute_paths
 
 Method = Literal["soft", "weighted", "stacking", "soup", "greedy-soup", "specialist"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -82,7 +83,11 @@ class Joined:
 
 
 def ensemble(
-    folders: Sequence[str | PathLike[str]], method: Method = "soft", out: str | Path | None = None, quiet: bool = False
+    folders: Sequence[str | PathLike[str]],
+    method: Method = "soft",
+    out: str | Path | None = None,
+    quiet: bool = False,
+    data: str | PathLike[str] | None = None,
 ) -> Run:
     """Join several runs into one. Val is evaluated; test is not read.
 
@@ -100,6 +105,7 @@ def ensemble(
             - ``specialist``: a main run, and a run that was trained with ``data.only`` on one of its classes, joined by the
               rule that is best on val; segmentation only.
         out: the folder to make; default ``runs/ensemble-<method>-seed<N>``.
+        data: where the data of the runs are now; None: where the recipe of the first says.
 
     Raises:
         RequestError: a run is missing or unfinished, or the runs do not fit together.
@@ -107,7 +113,7 @@ def ensemble(
     """
     if method not in METHODS:
         raise RequestError(f"no ensemble method {method!r}; known: {', '.join(METHODS)}")
-    runs = [open_run(folder) for folder in dict.fromkeys(Path(folder) for folder in folders)]
+    runs = [open_run(folder) for folder in user_paths(folders)]
     if len(runs) < 2:
         raise RequestError("an ensemble needs at least two different runs")
     members = [load_model(run.model) for run in runs]
@@ -115,8 +121,11 @@ def ensemble(
     only = _check_fit(method, runs, members)
     tta = max((m.recipe.evaluation.tta for m in members), key=TTA_ORDER.index)
     recipe = _recipe(members, method, tta)
+    if data is not None:
+        moved = recipe.data.model_copy(update={"source": path_text(data)})
+        recipe = absolute_paths(recipe.model_copy(update={"data": moved}))
     check_free(None if out is None else Path(out))
-    dataset = whole_data(runs[0], purpose="join its runs")
+    dataset = whole_data(runs[0], None if data is None else recipe.data.source, "join its runs")
     if only is not None and fingerprint_of(dataset, only) != _fingerprint(runs[1]):
         raise _other_data(runs[1], runs[0])
     if dataset.val is None:

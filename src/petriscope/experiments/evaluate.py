@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from petriscope.core.errors import RequestError
+from petriscope.core.files import path_text
 from petriscope.core.recipe import TTA
 from petriscope.core.results import Evaluation, Robustness, SeenImages
 from petriscope.data import Dataset, ImageSet
@@ -65,7 +66,8 @@ def evaluate(
         if run is not None and data is None:
             claims.enter_context(run.claimed())
         predictor = load_model(model, device)
-        chosen = choose_images(predictor, run, None if data is None else str(data), split, keep_seen, quiet)
+        source = None if data is None else path_text(data)
+        chosen = choose_images(predictor, run, source, split, keep_seen, quiet)
         if data is not None:
             run = None if chosen.own is None else run
             claims.enter_context(nullcontext() if run is None else run.claimed())

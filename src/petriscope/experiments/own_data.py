@@ -14,7 +14,7 @@ from petriscope.core.results import SeenImages
 from petriscope.data import Dataset, ImageSet, load_dataset
 from petriscope.data.aligned import load_aligned
 from petriscope.data.load import recall_dataset
-from petriscope.data.membership import UNKNOWN, Change, Exposure
+from petriscope.data.membership import UNKNOWN, Change, Exposure, Membership
 from petriscope.inference.predictor import Predictor
 from petriscope.run.folder import Run
 
@@ -49,7 +49,11 @@ def find_data(run: Run, source: str | None = None) -> OwnData:
         RequestError: there is no such source.
         DataError: no image of the run is there.
     """
-    section, about, known = run.recipe.data, run.environment.data, run.membership
+    return _find(run, source, run.membership)
+
+
+def _find(run: Run, source: str | None, known: Membership | None) -> OwnData:
+    section, about = run.recipe.data, run.environment.data
     if source is not None:
         section = section_elsewhere(section, source, about.shape)
     try:
@@ -74,8 +78,9 @@ def section_elsewhere(section: DataSection, source: str, shape: tuple[int, int, 
 
 def same_data(run: Run, source: str) -> Dataset | None:
     """The data of a run, if they are what a source holds: its images and targets, and no others. Else None."""
+    known = run.membership  # where it is damaged, that is an error: nobody can tell then
     try:
-        found = find_data(run, source)
+        found = _find(run, source, known)
     except RequestError:
         return None
     return found.dataset if found.same and not found.differences else None
@@ -184,7 +189,7 @@ def leave_out_seen(
     if not train + val:
         return images, SeenImages(train=0, val=0, left_out=0)
     first = images.ids[np.flatnonzero(roles != "")[0]]
-    what = f"of the {len(images):,} images of {where}, {exposure.sentence(train, val, first)}"
+    what = f"of {len(images):,} image{'s' * (len(images) > 1)} of {where}, {exposure.sentence(train, val, first)}"
     out = np.isin(roles, ("train",) if only_train else ("train", "val")) & (not keep)
     if out.all():
         raise DataError(f"{what}; none is left. To keep the images that the model has seen: --keep-seen")

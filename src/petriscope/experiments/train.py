@@ -13,8 +13,9 @@ import torch
 from petriscope.augment.pipeline import Normalize
 from petriscope.core.device import choose_device, enough_memory, gib
 from petriscope.core.errors import Interrupted, command
+from petriscope.core.files import path_text
 from petriscope.core.progress import duration, say
-from petriscope.core.recipe import Recipe
+from petriscope.core.recipe import Recipe, load_recipe
 from petriscope.core.results import Normalization, TrainingSummary
 from petriscope.data import Dataset, load_dataset
 from petriscope.data.membership import Exposure
@@ -32,11 +33,11 @@ from petriscope.training.loop import Trainer
 
 
 @enough_memory()
-def train(recipe: Recipe, out: str | Path | None = None, quiet: bool = False) -> Run:
+def train(recipe: Recipe | str | PathLike[str], out: str | Path | None = None, quiet: bool = False) -> Run:
     """Train according to a recipe, and write a run folder with a report. Val is evaluated; test is not read.
 
     Args:
-        recipe: see `petriscope.core.recipe.load_recipe`.
+        recipe: see `petriscope.core.recipe.load_recipe`; or the name or file of one.
         out: the folder to make; default ``runs/<recipe>-seed<N>``.
         quiet: show no progress.
 
@@ -44,6 +45,8 @@ def train(recipe: Recipe, out: str | Path | None = None, quiet: bool = False) ->
         RequestError: the recipe, the data or the folder cannot be used; nothing was made.
         Interrupted: Ctrl-C; `resume` continues from there.
     """
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(path_text(recipe))
     folder = None if out is None else Path(out)
     check_free(folder)
     device = choose_device(recipe.training.device)
@@ -84,7 +87,7 @@ def resume(folder: str | PathLike[str], quiet: bool = False, data: str | Path | 
         if run.finished:
             return _already_finished(run, quiet)
         recipe, environment = run.recipe, run.environment
-        dataset = whole_data(run, None if data is None else str(data), "go on")
+        dataset = whole_data(run, None if data is None else path_text(data), "go on")
         threads = environment.hardware.threads
         if threads != torch.get_num_threads() and not quiet:
             say(

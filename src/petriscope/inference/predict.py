@@ -183,9 +183,10 @@ class _Seen:
             say(f"note: {UNKNOWN} whether the model learned from these images")
         elif self.first is not None:
             what = self.exposure.sentence(self.counts["train"], self.counts["val"], str(self.first))
+            count = sum(self.counts.values())
             say(
-                f"warning: of the {sum(self.counts.values()):,} images, {what}; how right and how certain it is on them says "
-                "nothing about new images"
+                f"warning: of {count:,} image{'s' * (count > 1)}, {what}; how right and how certain it is on them says nothing "
+                "about new images"
             )
 
 
