@@ -13,7 +13,7 @@ from small_sources import load, make_folders, make_mask_folders, save_image, sav
 
 from petriscope.core.errors import DataError
 from petriscope.data.sources import list_files
-from petriscope.data.sources.spelling import spelled, split_of, stem_of
+from petriscope.data.sources.spelling import bare_stem, spelled, split_of
 from petriscope.data.sources.walk import LeftOut, walk
 
 SPLITS = {
@@ -62,7 +62,7 @@ def test_other_names_say_nothing(name: str) -> None:
 @given(st.text(max_size=30))
 def test_any_name_can_be_read(name: str) -> None:
     split_of(name)
-    assert stem_of(name)[0] or not name
+    assert bare_stem(name)[0] or not name
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -95,6 +95,13 @@ def test_splits_in_class_folders(tmp_path: Path) -> None:
     assert data.classes == ("cat", "dog") and set(data.splits) == {"train", "test"}
     assert all(name.split("/")[1] == "test" for name in data.split("test").ids)
     assert any("splits (test, train) were read from the class folders" in text for text in data.warnings)
+
+
+def test_folders_that_are_called_like_splits_in_some_classes_are_said(tmp_path: Path) -> None:
+    data = load(put(tmp_path, *(f"{kind}/{number}.png" for kind in ("cat", "dog", "dog/test") for number in range(4))))
+    assert any(
+        "dog/test is called like a split, but its images are read as of its class" in text for text in data.warnings
+    )
 
 
 @pytest.mark.parametrize("name", ["train", "test", "dev", "Training"])
@@ -153,6 +160,8 @@ def test_class_folders_nested_in_themselves(tmp_path: Path) -> None:
     ("image", "mask"),
     [
         ("{split}/images/{n}.png", "{split}/masks/{n}.png"),
+        ("{split}/src/{n}.png", "{split}/gt/{n}.png"),
+        ("raw/{split}/{n}.png", "Segmented/{split}/{n}.png"),
         ("images/{split}/{n}.png", "masks/{split}/{n}.png"),
         ("{split}/img/{n}.jpg", "{split}/mask/{n}.png"),
         ("imgs/{split}/{n}.png", "labels/{split}/{n}.png"),
@@ -284,5 +293,15 @@ def test_folders_around_pairs_of_files_are_said_to_be_no_classes(tmp_path: Path)
 
 
 def test_a_class_may_be_called_like_masks(tmp_path: Path) -> None:
-    put(tmp_path, *(f"{name}/{number}.png" for name in ("target", "other") for number in range(6)), "logo.png")
+    put(tmp_path, *(f"{name}/{name}{number}.png" for name in ("target", "other") for number in range(6)), "logo.png")
     assert load(tmp_path).classes == ("other", "target")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("bilder", "Masks"), ("Images", "masken"), ("x", "ground_truth"), ("img", "y")]
+)
+def test_folders_that_may_be_images_and_masks_are_asked_about(one: str, other: str, tmp_path: Path) -> None:
+    put(tmp_path, *(f"{name}/{number}.png" for name in (one, other) for number in range(6)))
+    with pytest.raises(DataError, match="with files of the same names: images and masks, or classes") as said:
+        load(tmp_path)
+    assert one in str(said.value) and other in str(said.value)

@@ -15,8 +15,8 @@ from petriscope.data.decode import decode_files
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.labels import index_names
 from petriscope.data.sources.listing import PACKED, TABLES, ImageFile, groups_of, rows_by_split, sets_over
-from petriscope.data.sources.spelling import spelled, split_in, split_of
-from petriscope.data.sources.walk import Folder, LeftOut, count_others, suffix_of
+from petriscope.data.sources.spelling import bare_stem, spelled, split_in, split_of
+from petriscope.data.sources.walk import Folder, LeftOut, count_others, stem_of, suffix_of
 
 BOXES = (".txt", ".xml", ".json")  # files that other tools write boxes and outlines to
 TABLE = "list the images in a table (CSV) with the columns path and label, and name that as the source"
@@ -133,6 +133,7 @@ def _class_folders(folder: Folder, left_out: LeftOut, notes: list[str]) -> list[
             "folder for each class, in train, val and test if there are splits; or put images in images and their masks in "
             f"masks. If these are classes, {TABLE}"
         )
+    _refuse_twins(folder)
     _refuse_nested(folder.folders, notes)
     _count_loose(folder, left_out)
     return folder.folders
@@ -141,7 +142,9 @@ def _class_folders(folder: Folder, left_out: LeftOut, notes: list[str]) -> list[
 def _parts(split: str, classes: list[Folder], notes: list[str]) -> Iterator[tuple[Folder, Folder]]:
     """The folders with the images of each class; and the class folders. They differ where the splits are in the classes."""
     inner = [part for entry in classes for part in entry.filled]
-    if split != "all" or any(entry.images for entry in classes) or not all(split_of(part.name) for part in inner):
+    named = [part for part in inner if split_of(part.name)]
+    if split != "all" or any(entry.images for entry in classes) or len(named) < len(inner):
+        notes += [f"{part.path} is called like a split, but its images are read as of its class" for part in named[:1]]
         yield from zip(classes, classes, strict=True)
         return
     notes.append(
@@ -157,6 +160,21 @@ def _count_loose(folder: Folder, left_out: LeftOut) -> None:
     for name in folder.images:
         left_out.add("image{s} outside class folders", folder.id_of(name))
     count_others(replace(folder, folders=[]), left_out)
+
+
+def _refuse_twins(folder: Folder) -> None:
+    """Refuse a folder that is called like masks, or like images, and whose files have the names of another's."""
+    stems = {
+        entry: {bare_stem(stem_of(name))[0] for part in entry.all() for name in part.images} for entry in folder.folders
+    }
+    for entry in folder.folders:
+        if spelled(entry.name).role == "masks" or re.search("image|img", entry.name, re.IGNORECASE):
+            for other in folder.folders:
+                if other is not entry and stems[other] == stems[entry]:
+                    raise DataError(
+                        f"{folder.path} has {entry.name} and {other.name} with files of the same names: images and masks, or "
+                        f"classes? Call them images and masks; if they are classes, {TABLE}"
+                    )
 
 
 def _refuse_nested(classes: list[Folder], notes: list[str]) -> None:

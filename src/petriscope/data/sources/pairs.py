@@ -5,14 +5,13 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 from petriscope.core.errors import DataError
 from petriscope.core.names import tidy
 from petriscope.data.sources.listing import ImageFile
-from petriscope.data.sources.spelling import Role, Split, spelled, stem_of
-from petriscope.data.sources.walk import Folder, LeftOut, count_others
+from petriscope.data.sources.spelling import Role, Split, bare_stem, spelled
+from petriscope.data.sources.walk import Folder, LeftOut, count_others, stem_of
 
 NAMES = "classes.txt"  # the names of the classes of masks, from 0, one per line
 COLOR_TABLES = ("labelmap.txt", "class_dict.csv")  # of CVAT, and of CamVid and sets like it
@@ -117,7 +116,7 @@ def _one_folder(folder: Folder | None) -> tuple[Files, Files] | None:
     """The images and the masks in one folder, if at least half of its files are pairs."""
     if folder is None:
         return None
-    read = {name: stem_of(_stem(name)) for name in folder.images}
+    read = {name: bare_stem(_stem(name)) for name in folder.images}
     masks = {name: key for name, (key, role) in read.items() if role == "masks"}
     images = {name: {_stem(name), read[name][0]} for name in folder.images if name not in masks}
     known = {stem for stems in images.values() for stem in stems}
@@ -171,13 +170,9 @@ def _match(images: Files, masks: Files, split: str, out: Pairs) -> None:
         mask = mask_folder / f"{_stem(name)}.png" if found is None else mask_folder / found[1]
         out.files.append(ImageFile(folder.id_of(name), folder.path / name, split, "", mask))
         if found is None:
-            out.alone.append(
-                f"{folder.path / name} has no mask; put {mask.name} in {mask_folder}, or leave the image out"
-            )
+            out.alone.append(f"{folder.path / name} has no mask; put {mask.name} in {mask_folder}")
     for stem in sorted(other.keys() - one.keys()):
-        out.alone.append(
-            f"{mask_folder / other[stem][1]} has no image in {image_folder}; add it, or leave the mask out"
-        )
+        out.alone.append(f"{mask_folder / other[stem][1]} has no image in {image_folder}; add it")
 
 
 def _by_stem(files: Files, key: Callable[[str], str], strict: bool = True) -> dict[str, tuple[Folder, str]]:
@@ -195,8 +190,8 @@ def _common(sides: Sequence[dict[str, tuple[Folder, str]]]) -> int:
 
 
 def _stem(name: str) -> str:
-    return unicodedata.normalize("NFC", Path(name).stem)
+    return unicodedata.normalize("NFC", stem_of(name))
 
 
 def _bare(name: str) -> str:
-    return stem_of(_stem(name))[0]
+    return bare_stem(_stem(name))[0]

@@ -8,12 +8,12 @@ from typing import Literal, NamedTuple
 _SPLIT = "train(?:ing)?|trn|val(?:id(?:at(?:ion|e))?)?|dev(?:el(?:opment)?)?|test(?:ing)?|tst|holdout"
 _SHORT = "tr|va|ts"  # only after a role, as in imagesTr
 _IMAGES = (
-    "(?:raw|input|source|original|color|rgb)?(?:images?|imgs?)|(?:jpe?g|png|tiff?)images?|pictures?|pics?|photos?|frames?|"
+    "(?:raw|input|source|original|color|rgb)?(?:images?|imgs?)|(?:jpe?g|png|tiff?)images?|pictures?|pics?|photos?|frames?|raws?|src|sources?|origs?|"
     "inputs?|originals?|tiles?|patches|leftimg8bit|rgb"
 )
 _MASKS = (
     "(?:binary|seg|segmentation|label|gt|instance|semantic|class)?masks?|labels?|label(?:l?ed)?images?|labelmaps?|labelids|"
-    "annotations?|annots?|annos?|anns?|gts?|groundtruths?|segmentations?|segmentationclass(?:png|raw|aug)?|segs?|segmaps?|"
+    "annotations?|annots?|annos?|anns?|gts?|groundtruths?|segmentations?|segmentationclass(?:png|raw|aug)?|segs?|segmaps?|segmented(?:images?)?|"
     "targets?|trimaps?|gtfine|gtcoarse"
 )
 _SET = "(?:data)?(?:set|split|data)?s?"
@@ -64,7 +64,7 @@ def split_in(name: str) -> Split | None:
     return found.pop() if len(found) == 1 else None
 
 
-def stem_of(stem: str) -> tuple[str, Role | None]:
+def bare_stem(stem: str) -> tuple[str, Role | None]:
     """The stem of a file without a word such as ``mask`` or ``image`` that a separator parts from it, and what the word says:
     ``cell_3_mask`` is a mask of ``cell_3``."""
     found = _STEM.fullmatch(stem)

@@ -114,7 +114,13 @@ class Folder:
 
 def suffix_of(name: str) -> str:
     """The suffix of a file in lower case, with its dot; empty if it has none."""
-    return Path(name).suffix.lower()
+    return name[len(stem_of(name)) :].lower()
+
+
+def stem_of(name: str) -> str:
+    """The name of a file without its suffix. A path for each of many files would take longer than to find them."""
+    dot = name.rfind(".")
+    return name[:dot] if 0 < dot < len(name) - 1 else name
 
 
 def walk(source: Path, left_out: LeftOut) -> Folder:
