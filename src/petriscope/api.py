@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from petriscope.audit import runner
+from petriscope.core.device import enough_memory
 from petriscope.core.files import new_folder
 from petriscope.core.recipe import TTA, DataSection
 from petriscope.experiments.bench import run_suite as run_suite
@@ -73,6 +74,7 @@ def audit(
     return found, folder
 
 
+@enough_memory()
 def predict(
     model: Model,
     images: Images | Iterable[Images],
@@ -125,6 +127,7 @@ def predict_rows(
     return predict_files(predictor, files, None if out is None else Path(out), tta, max_error, set_coverage, quiet)
 
 
+@enough_memory()
 def explain(
     model: Model,
     images: Images | Iterable[Images],

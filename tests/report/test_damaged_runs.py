@@ -128,3 +128,11 @@ def test_numbers_that_json_does_not_have_are_no_values(run):
     tree["val"]["accuracy"], tree["val"]["macro_f1"] = float("nan"), float("-inf")
     path.write_text(json.dumps(tree).replace("-Infinity", "-1e999"))
     assert run.results.val.value("accuracy") is None and run.results.val.value("macro_f1") is None
+
+
+def test_a_text_in_the_predictions_that_is_none_is_named(run):
+    run.add_predictions("test", pd.DataFrame({"id": ["image-of-a-cell"], "split": ["test"]}))
+    path = run.folder / "predictions.parquet"
+    path.write_bytes(path.read_bytes().replace(b"image-of-a-cell", b"image-\xff\xfe-a-cell"))
+    with pytest.raises(PetriscopeError, match=r"predictions\.parquet .*evaluate again"):
+        _ = run.predictions

@@ -35,7 +35,7 @@ class Registry:
 
     def find(self, name: str) -> Callable[..., Any]:
         if name not in self.members:
-            raise RequestError(f"no {self.kind} {name!r}; {near(name, self.members)}")
+            raise RequestError(f"no {self.kind} {shown(name)}; {near(name, self.members)}")
         module, _, attribute = self.members[name].partition(":")
         return getattr(import_module(module), attribute)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 
+from petriscope.core.device import enough_memory
 from petriscope.core.errors import RequestError
 from petriscope.core.files import path_text, slug, user_path
 from petriscope.core.recipe import TTA
@@ -19,6 +20,7 @@ from petriscope.report.page import write_report
 from petriscope.run.folder import is_run, open_run
 
 
+@enough_memory()
 def calibrate(
     folder: str | PathLike[str], tta: TTA | None = None, device: str = "auto", quiet: bool = False
 ) -> Evaluation:
@@ -49,6 +51,7 @@ def calibrate(
         return evaluation
 
 
+@enough_memory()
 def recalibrate(
     model: str | PathLike[str],
     data: str | PathLike[str],

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from petriscope.core.device import enough_memory
 from petriscope.core.errors import DataError, RequestError, command
 from petriscope.core.files import new_folder, path_text, user_paths
 from petriscope.core.progress import say
@@ -82,6 +83,7 @@ class Joined:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
+@enough_memory()
 def ensemble(
     folders: Sequence[str | PathLike[str]],
     method: Method = "soft",

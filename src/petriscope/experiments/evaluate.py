@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from petriscope.core.device import enough_memory
 from petriscope.core.errors import RequestError
 from petriscope.core.files import path_text
 from petriscope.core.recipe import TTA
@@ -26,6 +27,7 @@ from petriscope.trust.robustness import IMAGES, PLAIN, disturbed_images, stratif
 AUTO_IMAGES, AUTO_SECONDS, AUTO_SHARE = 200, 20.0, 0.1
 
 
+@enough_memory()
 def evaluate(
     model: str | PathLike[str],
     data: str | Path | None = None,

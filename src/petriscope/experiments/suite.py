@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from petriscope.core.errors import RequestError, near, shown
+from petriscope.core.errors import RequestError, near, shortened, shown
 from petriscope.core.files import read_text, slug, user_path
 from petriscope.core.recipe import MAX_RECIPE_BYTES, Recipe, Section, explain, load_recipe
 from petriscope.core.yaml_text import InvalidYaml, read_yaml
@@ -153,6 +153,8 @@ def load_suite(reference: str | Path) -> Suite:
         raise RequestError(f"{where}: not readable as YAML: {error}") from None
     if not isinstance(tree, dict) or not isinstance(tree.get("methods"), dict):
         raise RequestError(f"{where}: a suite is a mapping whose key methods maps labels to recipes")
+    if len({str(label) for label in tree["methods"]}) < len(tree["methods"]):
+        raise RequestError(f"{where}: two methods have the same label; labels that are numbers count as text")
     methods = {str(label): _method(value, beside, f"{where}: {label}") for label, value in tree["methods"].items()}
     first = next(iter(methods), "")
     try:
@@ -201,7 +203,7 @@ def _planned(suite: Suite, label: str, method: Method, seed: int, source: str | 
         recipe = load_recipe(method.recipe, settings, name=f"{suite.name}: {label}", seed=seed, **overrides)
         check_parts(recipe)
     except RequestError as error:
-        raise RequestError(f"{suite.name}: {label}: {error}") from None
+        raise RequestError(f"{shortened(suite.name)}: {shortened(label)}: {error}") from None
     return Planned(label, absolute_paths(recipe), folder)
 
 

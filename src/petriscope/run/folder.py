@@ -138,6 +138,9 @@ class Run:
             table = pd.read_parquet(handle, columns=[name for name in read_schema(handle).names if wanted(name)])
             for name in ("id", "split"):
                 table[name] = table[name].astype(str)
+            for name in table.columns:  # Arrow would find out only later that a text is none
+                if not pd.api.types.is_numeric_dtype(table[name]):
+                    table[name] = table[name].astype(object)
             return table
 
     @property
