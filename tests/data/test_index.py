@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from petriscope.core.errors import DataError
 from petriscope.data import index
 
 
@@ -141,7 +142,8 @@ def test_files_that_cannot_be_read(files: list[Path]) -> None:
 
 def test_a_change_while_reading_is_noticed(files: list[Path]) -> None:
     found = index.recall(files[0].with_name("index"), files, index.content_digest)
-    assert found.changed(files) == []
+    found.check_unchanged(files, list("abcd"))
     overwrite(files[3], b"longer than before")
     files[1].unlink()
-    assert found.changed(files) == [1, 3]
+    with pytest.raises(DataError, match="2 files changed while being read, the first: b;"):
+        found.check_unchanged(files, list("abcd"))

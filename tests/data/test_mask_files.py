@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import struct
 import zlib
@@ -352,3 +353,46 @@ class TestAlone:
         found.write(tmp_path / "audit")
         data = load(folder, audit=str(tmp_path / "audit"))
         assert {entry.id for entry in data.audited} >= {*bad["id"]}
+
+
+def again(source: Path, **options: Any) -> Any:
+    """What a set is read as, or why it is refused."""
+    try:
+        data = load(source, **options)
+    except DataError as error:
+        return str(error)
+    return data.fingerprint, data.warnings, data.classes
+
+
+@pytest.mark.parametrize("options", [{}, {"mask_values": [1, 0, 2, 255]}, {"unreadable": "skip"}])
+@pytest.mark.parametrize("kind", ["gray", "indexed", "palettes that disagree", "color", "damaged", "above 255"])
+def test_masks_from_the_cache_are_those_read(
+    kind: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = numbers(unlabeled=False)
+    files = [indexed(mask) for mask in stored] if kind.startswith(("indexed", "palettes")) else stored
+    source = make_set(tmp_path / "data", files)
+    some = sorted(source.rglob("*.png"))[-1]  # of the masks
+    if kind == "palettes that disagree":
+        indexed(stored[0], COLORS[::-1].copy()).save(some)
+    elif kind == "color":
+        Image.fromarray(np.arange(stored[0].size * 3, dtype=np.uint8).reshape(*stored[0].shape, 3)).save(some)
+    elif kind == "damaged":
+        some.write_bytes(some.read_bytes()[:60])
+    elif kind == "above 255":
+        Image.fromarray(stored[0].astype(np.uint16) + 300).save(some)
+    first = again(source, **options)
+    if "mask_values" not in options:  # values that are not in the table end the reading, and nothing is kept
+        monkeypatch.setattr("petriscope.data.sources.mask_files.read_mask", lambda *_: pytest.fail("it was read again"))
+    assert again(source, **options) == first
+
+
+def test_a_changed_mask_is_noticed_whatever_its_times(tmp_path: Path) -> None:
+    source = make_set(tmp_path / "data", numbers())
+    some = sorted(source.rglob("*.png"))[-1]
+    found = []
+    for value in (0, 1):
+        Image.fromarray(np.full(numbers()[0].shape, value, np.uint8)).save(some, format="BMP")
+        os.utime(some, (1e9, 1e9))
+        found.append(load(source).fingerprint)
+    assert found[0] != found[1]

@@ -61,12 +61,14 @@ class Decoded:
     Args:
         pixels: uint8 [M, H, W, C]; mapped from disk or in memory.
         digests: uint8 [M, 16], a hash of each of them.
+        contents: a digest of the bytes of each file of the list.
         kept: int64 [K], the indices of the readable files in the list, which are also their rows in ``pixels``.
         warnings: what the user should know, one sentence each.
     """
 
     pixels: np.ndarray
     digests: np.ndarray
+    contents: list[str]
     kept: np.ndarray
     warnings: list[str]
 
@@ -133,7 +135,7 @@ def decode_files(paths: Sequence[Path], names: Sequence[str], section: DataSecti
     digests = cache.row_digests(pixels)
     if not cache.choose_mapped(pixels.nbytes, section.memory, source):
         pixels = np.array(pixels)
-    return Decoded(pixels, digests, np.array(about["kept"], dtype=np.int64), list(about["warnings"]))
+    return Decoded(pixels, digests, contents.values, np.array(about["kept"], dtype=np.int64), list(about["warnings"]))
 
 
 def resize(image: np.ndarray, size: tuple[int, int], filter: Filter) -> np.ndarray:
@@ -236,11 +238,7 @@ def _decode_to_cache(
                             held.add(names[index], content)
                         bar.advance(len(block))
                         yield block
-            if changed := contents.changed(paths):
-                raise DataError(
-                    f"{len(changed):,} image{'s' if len(changed) > 1 else ''} changed while being read, the first: "
-                    f"{names[changed[0]]}; start again when nothing writes to them"
-                )
+            contents.check_unchanged(paths, names)
             _refuse(bad, names, section, len(paths))
             if bad:
                 warnings.append(f"{_list_bad(bad, names)}; left out")

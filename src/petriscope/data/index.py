@@ -17,7 +17,7 @@ from typing import TypeAlias
 import numpy as np
 
 from petriscope.core.device import cores
-from petriscope.core.errors import PetriscopeError
+from petriscope.core.errors import DataError, PetriscopeError
 from petriscope.core.files import write_text
 from petriscope.core.progress import track
 
@@ -42,9 +42,17 @@ class Recalled:
     values: list[str]
     statuses: list[Status | None]
 
-    def changed(self, paths: Sequence[Path]) -> list[int]:
-        """The indices of the files that have changed since."""
-        return [place for place, path in enumerate(paths) if _status(path) != self.statuses[place]]
+    def check_unchanged(self, paths: Sequence[Path], names: Sequence[str]) -> None:
+        """Refuse files that have changed since.
+
+        Raises:
+            DataError: the message has the name of the first.
+        """
+        if changed := [place for place, path in enumerate(paths) if _status(path) != self.statuses[place]]:
+            raise DataError(
+                f"{len(changed):,} file{'s' if len(changed) > 1 else ''} changed while being read, the first: "
+                f"{names[changed[0]]}; start again when nothing writes to them"
+            )
 
 
 def recall(index: Path, paths: Sequence[Path], read: Callable[[Path], str]) -> Recalled:

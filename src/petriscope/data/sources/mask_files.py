@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from petriscope.core.errors import DataError
 from petriscope.core.masks import IGNORE
-from petriscope.core.progress import progress
+from petriscope.core.progress import track
+from petriscope.data import cache
 from petriscope.data.decode import Unreadable, image_size, open_image, orientation_of, resize, workers
 from petriscope.data.sources.listing import ImageFile
 from petriscope.data.sources.mask_values import GRAY, MOST_UNNAMED, ValueTable, pack, refusal
 from petriscope.data.stored import look
 
 LOSSLESS = frozenset(["BMP", "DIB", "GIF", "IM", "PCX", "PNG", "PPM", "QOI", "SGI", "SUN", "TGA", "TIFF"])
+MANY = 1000  # values of a mask that are kept; an indexed image has 256 at most
 FIX = "a mask has one class number per pixel: save it as an indexed or gray image"
 
 
@@ -52,6 +55,32 @@ class StoredMask:
         return self.values.astype(np.int64) * GRAY if self.palette is None else self.palette[self.values]
 
 
+@dataclass(frozen=True)
+class _Values:
+    """The values that a mask has, as far as they must fit to those of other masks.
+
+    Args:
+        used: in rising order; only the first and the last where there are many.
+        colored, turned: as of `StoredMask`.
+        palette: the color of each; None for a file without a palette.
+        gray: `StoredMask.is_gray`.
+    """
+
+    used: list[int]
+    colored: bool
+    palette: list[int] | None
+    gray: bool
+    turned: bool
+
+    @classmethod
+    def of(cls, stored: StoredMask) -> _Values:
+        used = np.unique(stored.values).tolist()
+        palette = None if stored.palette is None else stored.palette[used].tolist()
+        if len(used) > MANY:
+            used = [*used[: MANY - 1], used[-1]]
+        return cls(used, stored.colored, palette, stored.is_gray, stored.turned)
+
+
 class MaskReader:
     """Reads masks, and collects the values that they have, since these must fit together over all splits.
 
@@ -70,16 +99,42 @@ class MaskReader:
         self.plain: Path | None = None  # the first without a palette
         self.turned: list[Path] = []  # images that are turned upright, and their masks are not
 
-    def read(self, pairs: Sequence[ImageFile], split: str) -> tuple[np.ndarray, dict[int, str]]:
-        """The masks of some images, uint8 [N, *size], as class numbers; and for each that cannot be read, the reason.
+    def read(self, pairs: Sequence[ImageFile], split: str, images: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
+        """The masks of some images, uint8 [N, *size], as class numbers; and for each that cannot be read, the reason. A second
+        call takes them from the cache.
+
+        Args:
+            images: digests of the files of the images.
 
         Raises:
             DataError: a value is not in the table; or an index has different colors in different files.
         """
-        out = np.full((len(pairs), *self.size), IGNORE, dtype=np.uint8)
-        wrong: dict[int, str] = {}
+        files = [pair.mask_file for pair in pairs]
+        contents = cache.contents(files, f"{files[0]} and the other {split} masks")
+        known = tuple(zip(map(str, files), contents.values, images, strict=True))
+        key = cache.make_key("masks", known, self.table, self.size)
+        about: dict[str, list[str | dict[str, Any]]] = {}
 
-        def read_one(index: int) -> StoredMask | str:
+        def blocks() -> Iterator[np.ndarray]:
+            masks, about["found"] = self._read(pairs, split)
+            contents.check_unchanged(files, list(map(str, files)))
+            yield masks
+
+        def store() -> None:
+            cache.store(key, (len(pairs), *self.size), np.dtype(np.uint8), blocks(), about)
+
+        masks, noted = cache.fetch_or_store(key, False, store)
+        wrong = {index: found for index, found in enumerate(noted["found"]) if isinstance(found, str)}
+        for pair, found in zip(pairs, noted["found"], strict=True):
+            if not isinstance(found, str):
+                self._collect(_Values(**found), pair)
+        return masks, wrong
+
+    def _read(self, pairs: Sequence[ImageFile], split: str) -> tuple[np.ndarray, list[str | dict[str, Any]]]:
+        """The masks, and of each what `_collect` takes, or why it cannot be read."""
+        out = np.full((len(pairs), *self.size), IGNORE, dtype=np.uint8)
+
+        def read_one(index: int) -> str | dict[str, Any]:
             file = pairs[index].mask_file
             try:
                 stored = read_mask(file, pairs[index].path)
@@ -89,23 +144,15 @@ class MaskReader:
                 wanted, unlabeled = self._wanted(stored, file)
                 numbers = self.table.classes_of(wanted, unlabeled, str(file))
             elif stored.colored or stored.values.max(initial=0) > IGNORE:
-                return stored
+                return asdict(_Values.of(stored))
             else:
                 numbers = stored.values.astype(np.uint8)
             out[index] = resize(numbers[..., None], self.size, "nearest")[..., 0]
-            return stored
+            return asdict(_Values.of(stored))
 
-        with ThreadPoolExecutor(workers()) as pool, progress(f"reading {split} masks", len(pairs)) as bar:
-            for index, stored in enumerate(pool.map(read_one, range(len(pairs)))):
-                bar.advance()
-                if isinstance(stored, str):
-                    wrong[index] = stored
-                    continue
-                if stored.turned:
-                    self.turned.append(pairs[index].path)
-                if self.table is None:
-                    self._collect(stored, pairs[index].mask_file)
-        return out, wrong
+        with ThreadPoolExecutor(workers()) as pool:
+            read = track(pool.map(read_one, range(len(pairs))), f"reading {split} masks", len(pairs))
+            return out, list(read)
 
     def check(self, source: str, warnings: list[str]) -> None:
         """Refuse values that are no class numbers, and warn of masks that may not lie on their images.
@@ -143,20 +190,23 @@ class MaskReader:
             raise DataError(f"{file} is in color, and {self.table.place} has numbers; list the colors there")
         return stored.values, stored.values == IGNORE
 
-    def _collect(self, stored: StoredMask, file: Path) -> None:
-        used = np.unique(stored.values).tolist()
-        if self.beyond is None and (stored.colored or used[-1] > IGNORE):
+    def _collect(self, found: _Values, pair: ImageFile) -> None:
+        file = pair.mask_file
+        if found.turned:
+            self.turned.append(pair.path)
+        if self.table is not None:
+            return
+        if self.beyond is None and (found.colored or found.used[-1] > IGNORE):
             self.beyond = file
-        found = self.colors if stored.colored else self.numbers
-        if len(found) <= MOST_UNNAMED:
-            found.update(used)
-        if stored.palette is None:
+        values = self.colors if found.colored else self.numbers
+        if len(values) <= MOST_UNNAMED:
+            values.update(found.used)
+        if found.palette is None:
             self.plain = self.plain or file
             return
-        if stored.is_gray:
+        if found.gray:
             self.indexed_gray = self.indexed_gray or file
-        for index in used:
-            color = int(stored.palette[index])
+        for index, color in zip(found.used, found.palette, strict=True):
             known, first = self.palette.setdefault(index, (color, file))
             if known != color:
                 raise DataError(

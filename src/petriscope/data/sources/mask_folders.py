@@ -60,7 +60,8 @@ def read(path: Path, pairs: Pairs, section: DataSection, warnings: list[str]) ->
     rows = rows_by_split(decoded, [pair.split for pair in found])
     masks, bad = {}, []
     for split, indices in list(rows.items()):
-        array, wrong = reader.read([found[row] for row in indices.tolist()], split)
+        some = indices.tolist()
+        array, wrong = reader.read([found[row] for row in some], split, [decoded.contents[row] for row in some])
         good = np.array([index for index in range(len(indices)) if index not in wrong], dtype=np.int64)
         bad += [wrong[index] for index in sorted(wrong)]
         if len(good):
