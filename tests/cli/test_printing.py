@@ -1,6 +1,11 @@
 """What people read: columns of metrics, of the stress test, and of a source."""
 
 import io
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,3 +113,30 @@ def test_a_source_is_described_by_its_classes_per_split(capsys, masks):
     assert found[-1] == ["all images", "4"]
     assert (["all labeled pixels", "120"] in found) == masks
     assert said.err == "warning: mind the gap\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+@pytest.mark.parametrize(
+    ("streams", "status", "says"),
+    [
+        (">&-", 1, "error: "),
+        (">/dev/full", 1, "No space left on device"),
+        ("2>&-", 0, ""),
+        ("2>/dev/full", 0, ""),
+        ("<&- >&- 2>&-", 1, ""),
+    ],
+)
+def test_a_result_that_is_not_delivered_is_an_error(streams, status, says):
+    words = shlex.join([sys.executable, "-m", "petriscope", "--version"])
+    done = subprocess.run(["sh", "-c", f"{words} {streams}"], capture_output=True, text=True, check=False)
+    assert done.returncode == status and says in done.stderr and "Traceback" not in done.stderr
+
+
+def test_names_and_signs_that_a_stream_has_not_are_spelled():
+    words = [
+        sys.executable,
+        "-c",
+        "from petriscope.cli import _settle_streams; _settle_streams(); print('\\xe9 \\udce9')",
+    ]
+    done = subprocess.run(words, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=True)
+    assert done.stdout.decode().split() == ["é", "\\udce9"]

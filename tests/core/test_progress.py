@@ -116,3 +116,19 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_lines(clock: Clock, monkeyp
         clock.now += 3
         bar.advance()
     assert terminal.getvalue() == "counting  1 of 10 images  27 s left\n"
+
+
+@pytest.mark.parametrize("gone", [OSError(5, "Input/output error"), ValueError("I/O operation on closed file"), None])
+def test_work_goes_on_where_the_display_is_lost(monkeypatch, gone):
+    class Gone(io.StringIO):
+        def isatty(self):
+            return True
+
+        def write(self, text):
+            raise gone
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", Gone() if gone else None)
+    monkeypatch.setattr("petriscope.core.progress.SHOW_AFTER", 0)
+    assert list(track(range(3), "label")) == [0, 1, 2]
+    say("after it")

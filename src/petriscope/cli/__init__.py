@@ -28,14 +28,13 @@ def main() -> None:
             raise
         _end(f"the memory was not enough ({shortened(str(error), 160)}); {SMALLER}", PetriscopeError.exit_status)
     except OSError as error:
-        _end(f"{error.filename or 'the system'}: {error.strerror or error}", PetriscopeError.exit_status)
+        _end(f"{error.filename or 'the system says'}: {error.strerror or error}", PetriscopeError.exit_status)
 
 
 def _end(message: str, status: int) -> None:
     say(f"error: {message}")
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except OSError:  # what is left in the buffer would be an error again when Python ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
@@ -47,6 +46,8 @@ def _settle_streams() -> None:
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(number)
+    if sys.stdout is None:  # a result that goes nowhere is an error, for all who write one
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")
     if sys.stderr is None:
         sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
     # Results in files and pipes are in UTF-8 everywhere; a terminal shows what it can.
