@@ -111,30 +111,37 @@ def fetch_or_store(key: str, mapped: bool, store: Callable[[], None]) -> tuple[n
     """
     if (found := fetch(key, mapped)) is not None:
         return found
-    try:
-        with _lock(key):
-            if (found := fetch(key, mapped)) is None:
-                store()
-                found = fetch(key, mapped)
-    except PetriscopeError as error:
-        if type(error) is PetriscopeError and isinstance(error.__cause__, OSError):
-            raise PetriscopeError(f"{error}. For another place, {ADVICE}") from error
-        raise
+    with lock(key):
+        if (found := fetch(key, mapped)) is None:
+            store()
+            found = fetch(key, mapped)
     if found is None:
         raise DataError(f"{cache_dir() / key}.npy was just written and cannot be read back unchanged; check the disk")
     return found
 
 
 @contextmanager
-def _lock(key: str, busy: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """The lock of an entry: whoever writes or removes the entry holds it."""
+def lock(key: str, busy: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold the lock of an entry, which whoever writes or removes it needs.
+
+    Args:
+        busy: called if another process has the lock; then it is waited for.
+
+    Raises:
+        PetriscopeError: the cache may not be written, or an error of the disk within; the message says where else to write.
+    """
     path = cache_dir() / f".{key}.lock"
-    with locked(path, busy):
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                path.unlink()
+    try:
+        with locked(path, busy):
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    path.unlink()
+    except PetriscopeError as error:
+        if type(error) is PetriscopeError and isinstance(error.__cause__, OSError):
+            raise PetriscopeError(f"{error}. For another place, {ADVICE}") from error
+        raise
 
 
 class _InUse(Exception):
@@ -163,7 +170,7 @@ def prune(most: int, spared: Path | None = None) -> None:
         if total <= most:
             return
         if path != spared:
-            with suppress(OSError, PetriscopeError, _InUse), _lock(path.stem, busy=_in_use):
+            with suppress(OSError, PetriscopeError, _InUse), lock(path.stem, busy=_in_use):
                 path.unlink()
                 for suffix in BESIDE:
                     path.with_suffix(suffix).unlink(missing_ok=True)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from petriscope.core.errors import PetriscopeError
-from petriscope.core.files import atomic, disk_error, make_readable, write_text
-from petriscope.core.progress import Progress, progress
+from petriscope.core.files import atomic, disk_error, write_text
+from petriscope.core.progress import Progress, progress, say
 from petriscope.core.recipe import DataSection
-from petriscope.data.cache import cache_dir
+from petriscope.data.cache import cache_dir, lock
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources import cifar_batches, npz
 
@@ -67,30 +67,40 @@ def obtain(download: Download) -> Path:
     Raises:
         PetriscopeError: no network, a full disk, or a file with another checksum.
     """
+    path = download.path
+    if not _is_whole(path, download):
+        with lock(download.file, lambda: say(f"another process downloads {download.name}; waiting for its end")):
+            if not _is_whole(path, download):
+                with atomic(path) as temporary:
+                    _fetch(download, temporary)
+    return path
+
+
+def _is_whole(path: Path, download: Download) -> bool:
+    try:
+        return _md5(path) == download.md5
+    except OSError:
+        return False
+
+
+def _fetch(download: Download, path: Path) -> None:
     import pooch
     from requests import RequestException
 
-    pooch.get_logger().setLevel("WARNING")
-    path = download.path
     try:
         with progress(f"downloading {download.name}", 0, "MiB") as bar:
-            downloader = pooch.HTTPDownloader(
+            pooch.HTTPDownloader(
                 progressbar=_Bar(bar), chunk_size=READ_BYTES, timeout=TIMEOUT, headers={"User-Agent": "petriscope"}
-            )
-            pooch.retrieve(download.url, f"md5:{download.md5}", download.file, path.parent, downloader=downloader)
-        make_readable(path)  # pooch leaves a file that only its owner may read
+            )(download.url, str(path), None)
     except RequestException as error:
         raise PetriscopeError(
             f"cannot download {download.name} from {download.url}: {_reason(error)}. {_advice(download)}"
         ) from None
-    except ValueError:
+    if not _is_whole(path, download):
         raise PetriscopeError(
             f"{download.url} sent a file for {download.name} whose md5 is not {download.md5}; it was removed. "
             f"{_advice(download)}"
-        ) from None
-    except OSError as error:
-        raise disk_error(error, path) from error
-    return path
+        )
 
 
 def obtain_cifar() -> Path:
