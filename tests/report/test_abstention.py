@@ -29,12 +29,12 @@ def view_of(selective: list[dict[str, Any]] | None, predictions: pd.DataFrame | 
     calibration = {"temperature": 2.0, "before": ERRORS, "after": ERRORS}
     tree = {"split": "test", "n": 40, "calibration": calibration, "selective": selective, "aurc": 0.1}
     table = pd.DataFrame({"split": []}) if predictions is None else predictions
-    (view,) = abstention_views({"test": Evaluation.model_validate({**tree, "excess_aurc": 0.05})}, table)
+    (view,) = abstention_views({"test": Evaluation.model_validate({**tree, "excess_aurc": 0.05})}, {"test": table})
     return view
 
 
 def test_nothing_is_said_about_a_model_that_was_not_calibrated():
-    assert abstention_views({"test": Evaluation(split="test", n=40)}, pd.DataFrame({"split": []})) == []
+    assert abstention_views({"test": Evaluation(split="test", n=40)}, {}) == []
 
 
 def test_the_headline_is_about_one_percent_where_that_was_asked_for():

@@ -10,6 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 from petriscope.core.results import Calibration, ConformalRow, Evaluation, OODSummary, SelectiveRow
+from petriscope.metrics.blocks import row_blocks
 from petriscope.metrics.selective import risk_coverage, uncertainty
 from petriscope.report import wording
 from petriscope.report.charts import Axis, dot, nice_ticks, reliability, svg, text_at
@@ -57,10 +58,14 @@ class AbstentionView:
     after: Markup | None
 
 
-def abstention_views(evaluated: Mapping[str, Evaluation], predictions: pd.DataFrame) -> list[AbstentionView]:
-    """A view for each split with predictions of a calibrated model."""
+def abstention_views(evaluated: Mapping[str, Evaluation], rows: Mapping[str, pd.DataFrame]) -> list[AbstentionView]:
+    """A view for each split with predictions of a calibrated model.
+
+    Args:
+        rows: the predictions, by split.
+    """
     return [
-        _view(split, evaluation, evaluation.calibration, predictions[predictions["split"] == split])
+        _view(split, evaluation, evaluation.calibration, rows[split])
         for split, evaluation in evaluated.items()
         if evaluation.calibration is not None
     ]
@@ -72,7 +77,9 @@ def _view(split: str, evaluation: Evaluation, calibration: Calibration, rows: pd
     curve = before = after = None
     if len(p):
         curve = risk_curve(p, correct, selective, split)
-        raw, right, index = scale(p, 1 / calibration.temperature).max(1), correct.astype(float), groups_of(rows)
+        right, index = correct.astype(float), groups_of(rows)
+        blocks = row_blocks(len(p), 8 * p.shape[1])
+        raw = np.concatenate([scale(p[some], 1 / calibration.temperature).max(1) for some in blocks])
         before = reliability(raw.astype(float), right, f"{split}, before temperature scaling", index)
         after = reliability(p.max(1).astype(float), right, f"{split}, after temperature scaling", index)
     area, excess = wording.decimal(evaluation.value("aurc")), wording.decimal(evaluation.value("excess_aurc"))

@@ -135,6 +135,7 @@ def _context(run: Run, place: Path) -> dict[str, Any]:
     for path in run.gallery_files:
         gallery |= damage.read(dict[str, np.ndarray](), partial(read_gallery, path))
     rows = {split: predictions[predictions["split"] == split] for split in results.evaluated}
+    del predictions  # with a column per class, it may be large
 
     def view(split: str, one: Evaluation) -> Any:
         return damage.show(split, None, lambda: page.view(task, split, one, folder, rows[split], gallery))
@@ -178,7 +179,7 @@ def _context(run: Run, place: Path) -> dict[str, Any]:
         "metrics": ([], lambda: metric_rows(task, evaluated)),
         "errors": ([], lambda: errors(evaluated, gallery)),
         "explanations": ([], explanations),
-        "abstention": ([], lambda: abstention_views(evaluated, predictions)),
+        "abstention": ([], lambda: abstention_views(evaluated, rows)),
         "reconstructions": (None, lambda: reconstructions(gallery, recipe)),
         "augmented": ([], lambda: augmented(gallery, overlays)),
         "cost": ([], lambda: training.cost(results.cost, results.training)),

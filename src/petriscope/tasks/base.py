@@ -106,7 +106,7 @@ class Task(ABC):
         """The class that each image counts as where classes are to be balanced, int64 [N]."""
 
     def split_amounts(self, targets: np.ndarray, classes: int) -> np.ndarray:
-        """What is shared out evenly where groups are drawn into splits, int64 [N, A]."""
+        """What is shared out evenly where groups are drawn into splits, whole numbers [N, A]."""
         return self.amounts(targets, classes)
 
     def loss_counts(self, targets: np.ndarray, classes: int) -> np.ndarray:

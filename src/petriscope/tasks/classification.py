@@ -57,6 +57,9 @@ class Classification(Task):
     def amounts(self, targets: np.ndarray, classes: int) -> np.ndarray:
         return np.eye(classes, dtype=np.int64)[targets]
 
+    def split_amounts(self, targets: np.ndarray, classes: int) -> np.ndarray:
+        return np.eye(classes, dtype=np.uint8)[targets]
+
     def strata(self, targets: np.ndarray, classes: int) -> np.ndarray:
         return targets
 

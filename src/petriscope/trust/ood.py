@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from petriscope.core.errors import RequestError
+from petriscope.metrics.blocks import row_blocks
 from petriscope.models.layers import head_of, watching
 
 INSIDE = 0.995  # share of val that is in distribution by definition
@@ -32,6 +33,7 @@ COMPONENTS, IMAGES_EACH = 16, 250  # largest number of mixture components, and i
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 MOST = 256  # largest number of principal directions of the features
 SIDE = 32  # approximate number of pixels per side that quantiles are computed from
+DISTANCE_BYTES = 2**26  # of distances to all classes at a time
 LARGEST = 1e18  # magnitude of features, so that their squares in units of the smallest spread are still numbers
 
 
@@ -116,8 +118,10 @@ class Mahalanobis:
         if not self.whiten.size:
             return np.zeros(len(values))
         points = torch.from_numpy(_bounded(values)) @ torch.from_numpy(self.whiten.astype(np.float64))
-        near = torch.cdist(points, torch.from_numpy(self.centers.astype(np.float64))).min(1).values ** 2
-        return _finite_only(values, near.numpy() / self.limit)
+        centers, near = torch.from_numpy(self.centers.astype(np.float64)), np.empty(len(values))
+        for rows in row_blocks(len(values), 8 * len(centers), DISTANCE_BYTES):
+            near[rows] = torch.cdist(points[rows], centers).min(1).values.numpy() ** 2
+        return _finite_only(values, near / self.limit)
 
 
 def fit_mahalanobis(train: np.ndarray, targets: np.ndarray) -> Mahalanobis:
