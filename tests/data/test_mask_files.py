@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import struct
@@ -21,7 +22,7 @@ from small_sources import load, make_mask_npz, make_mask_pile, masks, save_image
 from petriscope.audit import audit
 from petriscope.core.errors import DataError, RequestError
 from petriscope.core.masks import IGNORE
-from petriscope.core.recipe import DataSection
+from petriscope.core.recipe import DataSection, data_section
 from petriscope.data import Dataset
 from petriscope.data.aligned import load_aligned
 from petriscope.tasks import find_task
@@ -173,6 +174,14 @@ class TestColors:
         assert np.array_equal(load(source, mask_values=self.TABLE).split("train").targets, masks(12) % 3)
         with pytest.raises(DataError, match=r"data\.mask_values"):
             load(source)
+
+
+@pytest.mark.parametrize(
+    "value", ["abc", 5, [], [1, 1], [-1], [0.5], [True], [0, [1, 2, 3]], [[1, 2]], [[300, 0, 0]], {"a": 1}]
+)
+def test_a_table_that_is_none(value: Any) -> None:
+    with pytest.raises(RequestError, match=r"^--set: data\.mask_values: it must list a number per class[^\n]*$"):
+        data_section("x", [f"data.mask_values={json.dumps(value)}"])
 
 
 def test_palettes_that_disagree(tmp_path: Path) -> None:

@@ -29,7 +29,6 @@ MOST_PIXELS = 65_536  # of a side of an image
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]
 Pixels = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
-Byte = Annotated[int, Field(ge=0, le=255)]
 TTA = Literal["none", "mirror", "flips", "crops", "d4"]  # test-time augmentation, by the number of views
 Sampler = Literal["none", "square-root", "weighted", "oversample"]  # see `petriscope.data.sampler`
 PART_KEYS = ("optimizer.lr", "optimizer.weight_decay", "model.dropout", "model.weights", "loss.label_smoothing")
@@ -77,9 +76,8 @@ class DataSection(Section):
     group: str | None = None  # column of a table, or a pattern for paths, that says which images belong together
     block: Positive | None = None  # so many consecutive images belong together, where the source has no groups
     ignore: str | Annotated[int, Field(ge=0, le=255)] | None = None  # of masks: the class that says "unlabeled"
-    mask_values: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] | tuple[tuple[Byte, Byte, Byte], ...] | None = Field(
-        None, min_length=1, max_length=255
-    )  # of masks: the stored values, or colors, of the classes in order; null: class numbers
+    # of masks: the stored values, or colors, of the classes in order; null: class numbers
+    mask_values: tuple[int, ...] | tuple[tuple[int, int, int], ...] | None = None
     only: str | None = None  # of masks: the class to tell from all others, which become one
     drop_single_class: bool = False  # of masks: leave out training images whose mask has one value alone
     unreadable: Literal["stop", "skip"] = "stop"
@@ -110,12 +108,25 @@ class DataSection(Section):
             return tuple(map(cls._named, value))
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
-    @field_validator("mask_values")
+    @field_validator("mask_values", mode="before")
     @classmethod
-    def _differ(cls, value: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
-        if value is not None and len({*value}) < len(value):
-            raise ValueError("has a value twice; each class has its own")
-        return value
+    def _are_values(cls, value: Any) -> Any:
+        def whole(number: Any, most: int) -> bool:
+            return type(number) is int and 0 <= number <= most
+
+        if value is None:
+            return None
+        if isinstance(value, list | tuple) and 0 < len(value) <= 255:
+            out = tuple(tuple(each) if isinstance(each, list | tuple) else each for each in value)
+            numbers = all(whole(each, 2**32 - 1) for each in out)
+            colors = all(
+                isinstance(each, tuple) and len(each) == 3 and all(whole(c, 255) for c in each) for each in out
+            )
+            if (numbers or colors) and len({*out}) == len(out):
+                return out
+        raise ValueError(
+            "it must list a number per class, such as [0, 255], or a color per class, such as [[0, 0, 0], [255, 0, 0]], each once"
+        )
 
     @field_validator("group")
     @classmethod
@@ -337,7 +348,8 @@ def explain(error: ValidationError, model: type[BaseModel], where: str, more: It
             hint = near(said.strip("'"), expected)
             lines.append(f"{where}: {key} cannot be {said}; {hint}")
         else:
-            lines.append(f"{where}: {key or 'recipe'}: {item['msg']} (got {shown(item['input'])})")
+            what = item["msg"].removeprefix("Value error, ")
+            lines.append(f"{where}: {key or 'recipe'}: {what} (got {shown(item['input'])})")
     return "\n".join(dict.fromkeys(lines))
 
 
