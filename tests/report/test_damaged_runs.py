@@ -101,6 +101,7 @@ def test_the_page_of_a_sound_run_warns_of_nothing(run, capsys):
         {"id": [None], "split": ["val"], "target": [3], "predicted": [3], "confidence": [0.5]},
     ],
 )
+@pytest.mark.filterwarnings("error")
 def test_predictions_of_another_kind_cost_only_what_needs_them(run, table):
     pd.DataFrame(table).to_parquet(run.folder / "predictions.parquet")
     assert "<html" in render(run)

@@ -254,6 +254,11 @@ def _tables(runs: Sequence[Run], split: str) -> list[dict[str, np.ndarray]]:
     """The predictions of the runs, which must be for the same images with the same targets."""
     tables, task = _unseen(runs, [_table(run, split) for run in runs], split), _task(runs)
     first = tables[0]
+    if not len(first["id"]):
+        raise RequestError(
+            f"{_few([str(run.folder) for run in runs])}: no predictions on {split} are left to compare, because the runs share "
+            "no image that none of them has seen"
+        )
     for run, table in zip(runs[1:], tables[1:], strict=True):
         if not np.array_equal(table["id"], first["id"]):
             shared = len(set(table["id"]) & set(first["id"]))
