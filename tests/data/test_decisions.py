@@ -245,3 +245,14 @@ def test_thousands_of_decisions_are_applied_to_the_right_images(tmp_path: Path) 
     folder = decide(path, tmp_path / "audit", {f"train/{index}": ("drop", None) for index in gone})
     kept = load(path, audit=str(folder), val_fraction=0.0).split("train").ids.tolist()
     assert kept == [f"train/{index}" for index in range(count) if index not in gone]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "- a", "decisions: 3", "&a [*a]", "[" * 5000, "source: !!int ''", "read_as: {size: [1e999, 8]}", "a: \x00"],
+)
+def test_a_text_that_is_no_decisions_is_named_with_the_file(tmp_path, text):
+    path = tmp_path / "decisions.yaml"
+    path.write_text(text)
+    with pytest.raises(RequestError, match=r"decisions\.yaml"):
+        load_decisions(tmp_path)

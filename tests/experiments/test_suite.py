@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from petriscope.core.errors import DataError, Interrupted, PetriscopeError, RequestError
 from petriscope.core.results import TrainingSummary
@@ -306,3 +308,40 @@ def test_an_unknown_suite_names_the_near_ones(tmp_path):
         load_suite("blood-method")
     with pytest.raises(RequestError, match="no suite file"):
         load_suite(tmp_path / "none.yaml")
+
+
+TOKENS = [
+    "!!int ''",
+    "~nobody/x",
+    "&a [*a]",
+    "[",
+    "9" * 5000,
+    ".inf",
+    "- ",
+    "null",
+    "\x00",
+    "x" * 300,
+    "{}",
+    "!!binary aGk=",
+]
+TEXT = (
+    "seeds: [0, 1]\nbaseline: a\nset: {training.epochs: 2}\nmethods:\n  a: demo\n  b: {recipe: demo, set: {seed: 3}}\n"
+)
+
+
+@settings(max_examples=40)
+@given(st.integers(0, len(TEXT)), st.integers(0, 12), st.sampled_from(TOKENS))
+def test_an_edited_suite_is_read_or_refused_in_short(tmp_path_factory, start, cut, token):
+    path = tmp_path_factory.getbasetemp() / "edited.yaml"
+    path.write_text(TEXT[:start] + token + TEXT[start + cut :])
+    try:
+        load_suite(path)
+    except RequestError as error:
+        assert len(str(error)) < 2000
+
+
+def test_labels_that_are_one_as_text_are_refused(tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text("methods:\n  1: demo\n  '1': demo\n")
+    with pytest.raises(RequestError, match="same label"):
+        load_suite(path)

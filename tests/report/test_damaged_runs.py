@@ -131,6 +131,12 @@ def test_numbers_that_json_does_not_have_are_no_values(run):
     assert run.results.val.value("accuracy") is None and run.results.val.value("macro_f1") is None
 
 
+def test_predictions_without_an_id_are_named(run):
+    pd.DataFrame({"id": [None], "split": ["val"]}).to_parquet(run.folder / "predictions.parquet")
+    with pytest.raises(PetriscopeError, match=r"predictions\.parquet .*rows without id.*evaluate again"):
+        _ = run.predictions
+
+
 def test_a_text_in_the_predictions_that_is_none_is_named(run):
     run.add_predictions("test", pd.DataFrame({"id": ["image-of-a-cell"], "split": ["test"]}))
     path = run.folder / "predictions.parquet"

@@ -137,6 +137,8 @@ class Run:
         with parsing(path, self._evaluate_again), path.open("rb") as handle:
             table = pd.read_parquet(handle, columns=[name for name in read_schema(handle).names if wanted(name)])
             for name in ("id", "split"):
+                if table[name].isna().any():
+                    raise ValueError(f"rows without {name}")
                 table[name] = table[name].astype(str)
             for name in table.columns:  # Arrow would find out only later that a text is none
                 if not pd.api.types.is_numeric_dtype(table[name]):
