@@ -84,7 +84,11 @@ def _files(table: pd.DataFrame, path: Path) -> list[ImageFile]:
     first: dict[Path, int] = {}
     for row, (name, place) in enumerate(places):
         if (other := first.setdefault(place.absolute(), row)) != row:
-            said = "" if labels[other] == labels[row] else f" with the labels {labels[other]!r} and {labels[row]!r},"
+            said = (
+                ""
+                if labels[other] == labels[row]
+                else f" with the labels {shown(labels[other])} and {shown(labels[row])},"
+            )
             raise DataError(
                 f"{path}: {name} occurs twice,{said} in rows {other} and {row} (counted from 0); keep one of them"
             )
