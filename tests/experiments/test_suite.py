@@ -120,10 +120,12 @@ def test_an_ensemble_that_was_interrupted_is_made_of_what_is_trained(write, call
     loaded, out = load_suite(write(methods={"both": both}, baseline="both", seeds=[0])), tmp_path / "out"
     run_suite(loaded, out, quiet=True)
     (out / "both-seed0" / "results.json").unlink()
+    (out / "both-seed0-member1" / "report.html").unlink()
     (out / "both-seed0-member2" / "results.json").unlink()
     calls.clear()
     outcome = run_suite(loaded, out, quiet=True)
-    assert calls == [("resume", "both-seed0-member2")] and outcome.failures == {}
+    assert calls == [("resume", "both-seed0-member1"), ("resume", "both-seed0-member2")] and outcome.failures == {}
+    assert (out / "both-seed0-member1" / "report.html").is_file()
     assert Run(out / "both-seed0").results.ensemble.method == "soft"
 
 

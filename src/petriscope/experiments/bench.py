@@ -178,8 +178,8 @@ def _train_all(todo: Sequence[Planned], runs: Sequence[Planned], quiet: bool) ->
 
 def _train(planned: Planned, quiet: bool) -> None:
     """Train or resume a run. For an ensemble, train its unfinished members first, then join them."""
-    if planned.ensemble is None:
-        if planned.begun:
+    if planned.ensemble is None or (planned.begun and Run(planned.folder).finished):
+        if planned.begun:  # if it is finished, it lacks its report
             resume(planned.folder, quiet)
         else:
             train(planned.recipe, planned.folder, quiet)

@@ -118,7 +118,7 @@ class Planned:
 
     @property
     def finished(self) -> bool:
-        return self.begun and Run(self.folder).finished
+        return self.begun and Run(self.folder).finished and (self.folder / "report.html").is_file()
 
     def __str__(self) -> str:
         return f"{self.label}, seed {self.recipe.seed}"

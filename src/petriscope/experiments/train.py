@@ -130,8 +130,8 @@ def _train_to_report(run: Run, trainer: Trainer, normalize: Normalize, dataset: 
         evaluate_into(run, predictor, dataset, "val", None, quiet, known)
         stress_after_training(run, predictor, dataset.val, trainer.at.seconds, quiet)
     run.add_results(cost=cost(predictor), training=summary)
-    write_report(run)
     run.finish()
+    write_report(run)
     if not quiet:
         say(f"trained in {duration(trainer.at.seconds)}; report: {run.folder / 'report.html'}")
     return run
