@@ -57,6 +57,15 @@ def test_a_matrix_that_does_not_fit_is_left_out(confusion):
     assert view_of(evaluation(confusion=confusion), {}).matrix == []
 
 
+def test_many_classes_have_no_matrix_but_words():
+    names = [f"class {k}" for k in range(70)]
+    confusion = np.diag(np.full(70, 100))
+    confusion[3, 5] = 25
+    found = view_of(evaluation(per_class={name: {"pixels": 100} for name in names}, confusion=confusion.tolist()), {})
+    assert found.matrix == []
+    assert found.confusions == ["class 3 predicted as class 5: 25 of 125 (20.0 %)"]
+
+
 def test_examples_need_images_and_masks_alone():
     masks = np.zeros((2, 6, 8), dtype=np.uint8)
     gallery = {"segments_val_images": np.zeros((2, 6, 8, 1), dtype=np.uint8), "segments_val_predicted": masks}

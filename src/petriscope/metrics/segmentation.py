@@ -225,7 +225,7 @@ def full_mask_metrics(
     scenes = scenes_of(groups, len(tally))
     edges = boundary_f1_each(tally.outlines)
     parts = {
-        "confusion": tally.confusion,
+        "counts": class_counts(tally.confusion),
         "nll": tally.nll,
         "edges": np.nan_to_num(edges),
         "traced": np.isfinite(edges).astype(np.float64),
@@ -239,7 +239,7 @@ def full_mask_metrics(
         draws.append(_metrics(drawn, background))
     spread = {key: np.concatenate([draw[key] for draw in draws]) for key in whole} if draws else {}
 
-    total = sums["confusion"].sum(0)
+    total = tally.confusion.sum(0)
     outlined = int(sums["traced"].sum())
     out: dict[str, Any] = {"n": len(tally), "scenes": count, "pixels": int(total.sum()), "outlined": outlined}
     out |= {"groups": count} if count < len(tally) else {}
@@ -274,15 +274,15 @@ def full_mask_metrics(
 
 def _metrics(sums: dict[str, np.ndarray], background: int | None) -> dict[str, np.ndarray]:
     """Each metric for R sums over images, [R]; and ``iou``, [R, K]."""
-    confusion = sums["confusion"]
-    out = {"miou": mean_iou(confusion, background)}
+    counts = sums["counts"]
+    out = {"miou": counted_mean_iou(counts, background)}
     if background is not None:
-        out["miou_with_background"] = mean_iou(confusion)
+        out["miou_with_background"] = counted_mean_iou(counts)
     return out | {
-        "pixel_accuracy": pixel_accuracy(confusion),
+        "pixel_accuracy": counted_accuracy(counts),
         "boundary_f1": divide(sums["edges"], sums["traced"]),
-        "nll": divide(sums["nll"], confusion.sum((1, 2))),
-        "iou": class_iou(confusion),
+        "nll": divide(sums["nll"], counts[..., 0].sum(1)),
+        "iou": counted_iou(counts),
     }
 
 

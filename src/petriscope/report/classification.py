@@ -17,7 +17,7 @@ from petriscope.report import wording
 from petriscope.report.charts import Thumbnail, interval_mark, reliability, thumbnail
 from petriscope.report.explanations import Card, CardGroup, Maps
 from petriscope.report.headline import Headline
-from petriscope.report.metrics import groups_of
+from petriscope.report.metrics import MOST_CLASSES_IN_MATRIX, confusions, groups_of
 from petriscope.tasks import Task
 
 if TYPE_CHECKING:
@@ -37,8 +37,6 @@ ABOUT_METRICS = (
 )
 PAIRED_TEST = "McNemar's test"
 
-MOST_CLASSES_IN_MATRIX = 60  # a larger matrix is not readable
-CONFUSIONS_NAMED = 5
 MISTAKES_SHOWN, MISTAKES_OPEN = 48, 12  # those beyond the first are folded
 COLUMNS = {"id", "target", "predicted", "confidence"}  # of predictions
 
@@ -141,7 +139,7 @@ def view(
         classes=classes,
         matrix=_matrix(confusion, classes),
         too_large=len(classes) > MOST_CLASSES_IN_MATRIX,
-        confusions=_confusions(confusion, classes),
+        confusions=confusions(confusion, classes),
         per_class=[_class_row(name, one, start) for name, one in evaluation.per_class.items()],
         scale_start=wording.percent(start, 0),
         mistakes=mistakes[:MISTAKES_OPEN],
@@ -225,19 +223,6 @@ def _matrix(confusion: np.ndarray, classes: Sequence[str]) -> list[MatrixRow]:
             shade = rate if i == j else rate**0.5
             cells.append(Cell(count, wording.percent(rate, 1), round(shade, 3), i == j))
         out.append(MatrixRow(classes[i], cells, total))
-    return out
-
-
-def _confusions(confusion: np.ndarray, classes: Sequence[str]) -> list[str]:
-    off = confusion.copy()
-    np.fill_diagonal(off, 0)
-    out = []
-    for index in np.argsort(-off, axis=None, kind="stable")[:CONFUSIONS_NAMED]:
-        i, j = np.unravel_index(index, off.shape)
-        if count := off[i, j]:
-            total = confusion[i].sum()
-            share = wording.percent(count / total, 1)
-            out.append(f"{classes[i]} predicted as {classes[j]}: {count:,} of {total:,} ({share})")
     return out
 
 

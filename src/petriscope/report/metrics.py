@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from petriscope.core.results import Evaluation, Metric
 from petriscope.metrics.intervals import group_index
@@ -12,8 +14,10 @@ from petriscope.report import wording
 from petriscope.tasks import MetricInfo, Task
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
+
+MOST_CLASSES_IN_MATRIX = 60  # a larger matrix is not readable
+CONFUSIONS_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,20 @@ class MetricRow:
 def groups_of(rows: pd.DataFrame) -> np.ndarray | None:
     """The groups of the images in a table of predictions, as `petriscope.metrics.intervals.group_index` has them."""
     return group_index(rows["group"].to_numpy()) if "group" in rows else None
+
+
+def confusions(confusion: np.ndarray, classes: Sequence[str]) -> list[str]:
+    """The most frequent mistakes in a confusion matrix, int64 [K, K], a sentence each."""
+    off = confusion.copy()
+    np.fill_diagonal(off, 0)
+    out = []
+    for index in np.argsort(-off, axis=None, kind="stable")[:CONFUSIONS_NAMED]:
+        i, j = np.unravel_index(index, off.shape)
+        if count := off[i, j]:
+            total = confusion[i].sum()
+            share = wording.percent(count / total, 1)
+            out.append(f"{classes[i]} predicted as {classes[j]}: {count:,} of {total:,} ({share})")
+    return out
 
 
 def metric_rows(task: Task, evaluated: Mapping[str, Evaluation]) -> list[MetricRow]:

@@ -19,6 +19,7 @@ from petriscope.report import wording
 from petriscope.report.charts import Thumbnail, class_legend, interval_mark, thumbnail
 from petriscope.report.explanations import Card, CardGroup, Maps, make_card, method_name
 from petriscope.report.headline import Headline
+from petriscope.report.metrics import MOST_CLASSES_IN_MATRIX, confusions
 from petriscope.tasks import Task
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class SegmentationView:
 
     Args:
         images: how many there are, in words.
+        matrix: empty where it is missing or too large; ``confusions``: the most frequent ones, in words.
         classes: their names; ``legend``: names and colors.
     """
 
@@ -92,6 +94,7 @@ class SegmentationView:
     legend: list[tuple[str, str]]
     per_class: list[ClassRow]
     matrix: list[MatrixRow]
+    confusions: list[str]
     examples: list[Example]
 
 
@@ -104,13 +107,15 @@ def view(
     gallery: Mapping[str, np.ndarray],
 ) -> SegmentationView:
     classes = list(evaluation.per_class)
+    confusion = np.array(evaluation.confusion or np.zeros((0, 0)), dtype=np.int64)
     return SegmentationView(
         split=split,
         images=wording.images(evaluation.n, evaluation.groups),
         classes=classes,
         legend=class_legend(classes),
         per_class=[_class_row(name, one) for name, one in evaluation.per_class.items()],
-        matrix=_matrix(evaluation, classes),
+        matrix=_matrix(confusion, classes),
+        confusions=confusions(confusion, classes),
         examples=_examples(split, len(classes), gallery),
     )
 
@@ -169,9 +174,8 @@ def _class_row(name: str, one: ClassMetrics) -> ClassRow:
     )
 
 
-def _matrix(evaluation: Evaluation, classes: Sequence[str]) -> list[MatrixRow]:
-    confusion = np.array(evaluation.confusion or np.zeros((0, 0)), dtype=np.int64)
-    if confusion.shape != (len(classes),) * 2:
+def _matrix(confusion: np.ndarray, classes: Sequence[str]) -> list[MatrixRow]:
+    if confusion.shape != (len(classes),) * 2 or len(classes) > MOST_CLASSES_IN_MATRIX:
         return []
     out = []
     for i, counts in enumerate(confusion):
