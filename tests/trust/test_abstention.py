@@ -125,8 +125,9 @@ def test_an_older_model_file_predicts_as_before_and_can_be_calibrated(trained, s
     with pytest.raises(RequestError, match="petriscope calibrate"):
         api.predict(run.folder, [some_images], max_error=0.1, quiet=True)
     assert api.evaluate(run.folder, quiet=True).conformal is None
-    api.calibrate(run.folder, quiet=True)
-    assert run.model.read_bytes() == weights
+    for _ in range(2):
+        api.calibrate(run.folder, quiet=True)
+        assert run.model.read_bytes() == weights
 
 
 @pytest.fixture

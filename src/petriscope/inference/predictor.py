@@ -261,7 +261,9 @@ def _write(path: Path, weights: dict[str, Tensor], metadata: dict[str, Any], pre
         arrays = {**arrays, **{f"{SEEN}{role}": array for role, array in predictor.exposure.arrays().items()}}
     tensors = {name: tensor.contiguous() for name, tensor in weights.items()}
     tensors |= {name: torch.from_numpy(values) for name, values in arrays.items()}
-    facts = {**metadata, "format": FORMAT, "trust": fitted}
+    # In the same order when a file is written again, so that equal files have equal bytes.
+    rest = {key: value for key, value in metadata.items() if key not in ("format", "trust")}
+    facts = {"format": FORMAT, **rest, "trust": fitted}
     with atomic(path) as temporary:
         save_file(tensors, temporary, metadata={"petriscope": json_text(facts)})
 
