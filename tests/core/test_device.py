@@ -1,4 +1,4 @@
-"""Freed memory is kept where glibc can be told so."""
+"""Freed memory is kept where glibc can be told so; devices that are not there are refused."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from petriscope.core.device import choose_device
+from petriscope.core.errors import RequestError
 
 glibc = pytest.mark.skipif(sys.platform != "linux" or not hasattr(os, "confstr"), reason="glibc's malloc alone")
 
@@ -48,3 +52,12 @@ def test_memory_that_was_touched_is_not_cleared_again() -> None:
 @pytest.mark.parametrize("own", [{"MALLOC_ARENA_MAX": "2"}, {"GLIBC_TUNABLES": "glibc.malloc.arena_max=2"}])
 def test_the_users_own_settings_stand(own: dict[str, str]) -> None:
     assert run("kept", **own)[0] == "False"
+
+
+@pytest.mark.parametrize("name", ["cuda:2", "cuda:99", "gpu", "cuda:x", "", "meta", "cpu:\0", "x" * 300])
+def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(RequestError, match="device"):
+        choose_device(name)
+    assert choose_device("cuda:1").index == 1

@@ -52,6 +52,8 @@ def _find_device(name: str) -> torch.device:
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(device.type, False):
         raise RequestError(f"this machine or this build of torch has no {device.type} device; use training.device=auto")
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise RequestError(f"there is no device {name}; this machine has {count}, counted from cuda:0")
     return device
 
 
