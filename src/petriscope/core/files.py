@@ -247,7 +247,8 @@ def _remove_empty(folder: Path) -> None:
 
 @contextmanager
 def locked(path: Path, busy: Callable[[], None]) -> Iterator[None]:
-    """Hold a lock, a file at ``path``, which one process has at a time. The system frees it when the process ends.
+    """Hold a lock, a file at ``path``, which one process has at a time. The system frees it when the process ends. Where the file
+    system has no locks, as some network drives, none is held.
 
     Args:
         busy: called if another process has the lock; then it is waited for.
@@ -265,6 +266,9 @@ def locked(path: Path, busy: Callable[[], None]) -> Iterator[None]:
         except Timeout:
             busy()
             lock.acquire()
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP):
+                raise
     try:
         yield
     finally:

@@ -83,17 +83,22 @@ def recalibrate(
     data, path = path_text(data), model_path(user_path(model))
     predictor = _load(model, device)
     out = Path(out) if out is not None else path.with_name(f"model-{short_name(data)}.safetensors")
-    if out.exists():
-        raise RequestError(f"{out} exists; choose another --out")
+    _check_absent(out)
     run = open_run(model) if is_run(model) else None
     chosen = choose_images(predictor, run, data, split, keep_seen, quiet, to_fit=True)
     images = chosen.images
     known = fit.recalibrate(predictor, images, tta, quiet)
     if (exposure := exposure_of(predictor, run)) is not None:
         predictor.exposure = exposure | Exposure(val=frozenset(images.digests()))
+    _check_absent(out)  # another process may have written it meanwhile
     save_trust(path, predictor, out)
     evaluation, _ = evaluate_split(predictor, images, split, tta, data, quiet, known)
     return evaluation.model_copy(update={"seen": chosen.seen}), out
+
+
+def _check_absent(out: Path) -> None:
+    if out.exists():
+        raise RequestError(f"{out} exists; choose another --out")
 
 
 def short_name(source: str) -> str:
