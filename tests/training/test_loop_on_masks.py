@@ -215,7 +215,9 @@ def test_val_without_labeled_pixels_has_no_metrics_and_chooses_nothing(terrain_r
     np.savez(tmp_path / "x.npz", train_images=images, train_masks=masks, val_images=images[:4], val_masks=unlabeled)
     for monitor in ("miou", "loss"):
         recipe = terrain_recipe(
-            data={"source": str(tmp_path / "x.npz"), "size": None}, augment=[], training={"monitor": monitor}
+            data={"source": str(tmp_path / "x.npz"), "size": None, "ignore": IGNORE},
+            augment=[],
+            training={"monitor": monitor},
         )
         run = api.train(recipe, tmp_path / monitor)
         assert run.finished and run.results.training.best_epoch is None
