@@ -25,7 +25,7 @@ def run(tmp_path) -> Run:
 def refused(run: Run, says: str) -> None:
     before = run.checkpoint.read_bytes()
     with pytest.raises(
-        PetriscopeError, match=rf"state\.safetensors .*{says}.*; delete it to train this run from the start"
+        PetriscopeError, match=rf"state\.safetensors[ :].*{says}.*; delete it to train this run from the start"
     ):
         api.resume(run.folder, quiet=True)
     assert run.checkpoint.read_bytes() == before
