@@ -27,7 +27,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from trials.lab import Outcome, leftovers, run, warm_up
+from trials.lab import Outcome, counted, leftovers, run, warm_up
 from trials.mutations import NUMBERS, TEXTS, VALUES, mutate
 from trials.samples import SAMPLES, prepare
 
@@ -160,9 +160,9 @@ def one(number: int, seed: int, kinds: dict[str, Path], scratch: Path) -> tuple[
 
 
 def _work(numbers: range, seed: int, kinds: dict[str, Path], scratch: Path, to: Path) -> None:
-    """Try these inputs and write a line of JSON per problem, and one with the count."""
+    """Try these inputs and write a line of JSON per problem."""
     with to.open("w", encoding="utf-8") as file:
-        for number in numbers:
+        for number in counted(numbers, "inputs of a worker"):
             found, _ = one(number, seed, kinds, scratch)
             if found:
                 file.write(json.dumps(found.__dict__) + "\n")

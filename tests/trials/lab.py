@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -160,6 +160,18 @@ class Started:
 
 def run(words: list[str], folder: Path, seconds: float = 10.0, before: Callable[[], None] | None = None) -> Outcome:
     return Started(words, folder, before).wait(seconds)
+
+
+def counted(numbers: Sequence[int], what: str) -> Iterator[int]:
+    """The numbers, with a line on stderr every 15 s that says how many are done and how long the rest will take."""
+    began = said = time.monotonic()
+    for done, number in enumerate(numbers):
+        now = time.monotonic()
+        if done and now - said > 15:
+            said = now
+            left = (now - began) / done * (len(numbers) - done)
+            sys.stderr.write(f"{done:,} of {len(numbers):,} {what}, about {left / 60:.0f} min left\n")
+        yield number
 
 
 def leftovers(folder: Path) -> list[str]:

@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 from small_sources import make_unsplit
 
-from trials.lab import LEFTOVER, Outcome, Started, leftovers, run, warm_up
+from trials.lab import LEFTOVER, Outcome, Started, counted, leftovers, run, warm_up
 from trials.samples import must, prepare
 
 CALLS = ("fsync", "replace", "rename", "mkdir", "unlink", "rmdir")  # of os; opening a file to write it is one more
@@ -352,7 +352,7 @@ def _work(asked: argparse.Namespace, job: int, home: Path, to: Path) -> None:
     torture = Torture(home)
     with to.open("w", encoding="utf-8") as file:
         for kind, share in SHARES.items():
-            for number in range(job, asked.kills // share, asked.jobs):
+            for number in counted(range(job, asked.kills // share, asked.jobs), f"trials ({kind}) of a worker"):
                 name, problem = one(torture, kind, number, asked.seed, home / "scratch")
                 if problem:
                     file.write(json.dumps([kind, number, name, problem]) + "\n")
