@@ -72,6 +72,18 @@ def test_other_masks_of_the_same_images_are_refused(tmp_path):
         compare([run.folder for run in runs], "val")
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
+def test_numbers_of_pixels_that_are_none_are_refused(tmp_path, value):
+    run = make_run(tmp_path / "a", 0, 0.9)
+    table = run.predictions
+    column = next(name for name in table if name.startswith("true_sand"))
+    table[column] = table[column].astype(float)
+    table.loc[3, column] = value
+    table.to_parquet(run.folder / "predictions.parquet")
+    with pytest.raises(RequestError, match=r"predictions\.parquet .*numbers of pixels"):
+        compare([run.folder], "val")
+
+
 def test_metrics_follow_from_the_table(tmp_path):
     run = make_run(tmp_path / "a", 0, 0.7)
     table: pd.DataFrame = run.predictions

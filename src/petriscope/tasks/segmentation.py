@@ -136,12 +136,17 @@ class Segmentation(Task):
 
         Raises:
             RequestError: mean IoU is undefined.
+            ValueError: the tables do not have numbers of pixels.
         """
         names = [key.removeprefix("true_") for key in tables[0] if key.startswith("true_")]
         names = [name for name in names if name != BACKGROUND]
-        counts = [[[table[f"{key}_{name}"] for key in COUNTS] for name in names] for table in tables]
+        counts = np.array(
+            [[[table[f"{key}_{name}"] for key in COUNTS] for name in names] for table in tables], dtype=float
+        )
+        if not (np.isfinite(counts) & (counts >= 0)).all():
+            raise ValueError("numbers of pixels are missing or negative")
         scenes = tables[0]["scene"].astype(str)
-        found = resample_miou(np.array(counts, dtype=np.int64).transpose(0, 3, 1, 2), scenes)
+        found = resample_miou(counts.astype(np.int64).transpose(0, 3, 1, 2), scenes)
         if np.isnan(found.values).any():
             raise RequestError(
                 "mean IoU cannot be compared: no pixel of these images has a label other than background"
