@@ -85,10 +85,12 @@ def print_evaluation(evaluation: Evaluation) -> None:
 
 def _trust_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
     """Rows on how many images are answered with at most 1 % errors, and how many are out of distribution."""
+    from petriscope.report.wording import plural
+
     rows = []
     for row in evaluation.selective or []:
         if row.max_error == SHOWN_ERROR:
-            groups = "" if evaluation.val_groups is None else f" by {evaluation.val_groups:,} groups of val"
+            groups = "" if evaluation.val_groups is None else f" by {plural(evaluation.val_groups, 'group')} of val"
             words = f"not guaranteed{groups} at any confidence"
             if row.guaranteed and row.answered:
                 words = f"{_percent(row.coverage)} answered, {_percent(row.error)} of them wrong"

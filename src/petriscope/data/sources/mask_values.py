@@ -95,8 +95,9 @@ def refusal(values: Iterable[int], where: str, colored: bool = False) -> DataErr
     listed = ", ".join(_spell(value, colored) for value in found)
     table = ",".join(f"[{value >> 16},{value >> 8 & 255},{value & 255}]" if colored else str(value) for value in found)
     return DataError(
-        f"{where}: the masks have {len(found)} {kind}s: {listed}. A mask has one class number per pixel, and class numbers "
-        f"count from 0 without gaps; if these are classes, list them in order: --set data.mask_values=[{table}]"
+        f"{where}: the masks have {len(found)} {kind}{'s' * (len(found) > 1)}: {listed}. A mask has one class number per "
+        f"pixel, and class numbers count from 0 without gaps; if these are classes, list them in order: --set "
+        f"data.mask_values=[{table}]"
         f"{'. ' + smooth if len(found) > LISTED else ''}"
     )
 
