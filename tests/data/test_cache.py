@@ -77,6 +77,7 @@ def test_of_many_that_want_an_entry_one_stores_it(folder: Path) -> None:
         found = list(pool.map(lambda _: cache.fetch_or_store("a", True, store)[0], range(10)))
     assert len(stored) == 1 and all((array == 7).all() for array in found)
     assert kept(folder) == {"a"} and not list(folder.glob(".*"))
+    assert [path.name for path in (folder / "locks").iterdir()] == ["a.lock"]
 
 
 def test_entries_are_whole_while_others_evict_them(folder: Path) -> None:

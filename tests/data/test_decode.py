@@ -275,7 +275,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(PetriscopeError, match="no space left"):
         load(source)
-    assert not list(cache.cache_dir().iterdir())
+    assert [path.name for path in cache.cache_dir().iterdir()] == ["locks"]
 
 
 def test_a_cache_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

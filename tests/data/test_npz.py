@@ -324,7 +324,7 @@ def test_more_than_the_memory_or_the_disk(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(DataError, match=r"data\.memory=mapped"):
         load(path, memory="resident")
     assert load(path, memory="auto").split("train").mapped
-    for file in cache.cache_dir().iterdir():
+    for file in cache.cache_dir().glob("*.*"):
         file.unlink()
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 10}))
     with pytest.raises(PetriscopeError, match="PETRISCOPE_CACHE"):

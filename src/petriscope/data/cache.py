@@ -130,14 +130,10 @@ def lock(key: str, busy: Callable[[], None] = lambda: None) -> Iterator[None]:
     Raises:
         PetriscopeError: the cache may not be written, or an error of the disk within; the message says where else to write.
     """
-    path = cache_dir() / f".{key}.lock"
     try:
-        with locked(path, busy):
-            try:
-                yield
-            finally:
-                with suppress(OSError):
-                    path.unlink()
+        # The file stays: if it were removed, a process that waits for it and one that makes it anew could both hold the lock.
+        with locked(cache_dir() / "locks" / f"{key}.lock", busy):
+            yield
     except PetriscopeError as error:
         if type(error) is PetriscopeError and isinstance(error.__cause__, OSError):
             raise PetriscopeError(f"{error}. For another place, {ADVICE}") from error
