@@ -19,15 +19,15 @@ import shutil
 import sys
 import tempfile
 import time
-import traceback
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from trials.lab import Outcome, counted, leftovers, run, warm_up
+from trials.lab import Outcome, counted, in_workers, leftovers, run, warm_up
 from trials.mutations import NUMBERS, TEXTS, VALUES, mutate
 from trials.samples import SAMPLES, prepare
 
@@ -159,14 +159,12 @@ def one(number: int, seed: int, kinds: dict[str, Path], scratch: Path) -> tuple[
     return (Found(number, kind, way, shlex.join(words), problem) if problem else None), outcome
 
 
-def _work(numbers: range, seed: int, kinds: dict[str, Path], scratch: Path, to: Path) -> None:
-    """Try these inputs and write a line of JSON per problem."""
-    with to.open("w", encoding="utf-8") as file:
-        for number in counted(numbers, "inputs of a worker"):
-            found, _ = one(number, seed, kinds, scratch)
-            if found:
-                file.write(json.dumps(found.__dict__) + "\n")
-                file.flush()
+def _work(numbers: range, seed: int, kinds: dict[str, Path], scratch: Path) -> Iterator[dict[str, Any]]:
+    """Try these inputs. Yields the fields of `Found` of each problem."""
+    for number in counted(numbers, "inputs of a worker"):
+        found, _ = one(number, seed, kinds, scratch)
+        if found:
+            yield asdict(found)
 
 
 def main() -> int:
@@ -195,24 +193,10 @@ def main() -> int:
 
 
 def _share_out(asked: argparse.Namespace, kinds: dict[str, Path], home: Path) -> list[Found]:
-    workers = {}
-    for job in range(asked.jobs):
-        to = home / f"found-{job}.jsonl"
-        pid = os.fork()
-        if not pid:
-            try:
-                _work(range(job, asked.inputs, asked.jobs), asked.seed, kinds, home / f"scratch-{job}", to)
-                os._exit(0)
-            except BaseException:
-                traceback.print_exc()
-                os._exit(1)
-        workers[pid] = to
-    found = []
-    for pid, to in workers.items():
-        if os.waitpid(pid, 0)[1]:
-            raise RuntimeError("a worker of the fuzzer failed; what it printed is above")
-        found += [Found(**json.loads(line)) for line in to.read_text("utf-8").splitlines()]
-    return sorted(found, key=lambda each: each.number)
+    def work(job: int) -> Iterator[dict[str, Any]]:
+        return _work(range(job, asked.inputs, asked.jobs), asked.seed, kinds, home / f"scratch-{job}")
+
+    return sorted((Found(**each) for each in in_workers(asked.jobs, home, work)), key=lambda each: each.number)
 
 
 def _report(found: list[Found], asked: argparse.Namespace, seconds: float) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import json
 import os
 import pkgutil
 import re
@@ -16,9 +17,10 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -172,6 +174,35 @@ def counted(numbers: Sequence[int], what: str) -> Iterator[int]:
             left = (now - began) / done * (len(numbers) - done)
             sys.stderr.write(f"{done:,} of {len(numbers):,} {what}, about {left / 60:.0f} min left\n")
         yield number
+
+
+def in_workers(jobs: int, folder: Path, work: Callable[[int], Iterable[Any]]) -> list[Any]:
+    """What ``work`` gives for each of the numbers below ``jobs``, as JSON has it; each in a process of its own.
+
+    Raises:
+        RuntimeError: a worker failed.
+    """
+    workers = {}
+    for job in range(jobs):
+        to = folder / f"found-{job}.jsonl"
+        pid = os.fork()
+        if not pid:
+            try:
+                with to.open("w", encoding="utf-8") as file:
+                    for found in work(job):
+                        file.write(json.dumps(found) + "\n")
+                        file.flush()
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+        workers[pid] = to
+    out = []
+    for pid, to in workers.items():
+        if os.waitpid(pid, 0)[1]:
+            raise RuntimeError("a worker failed; what it printed is above")
+        out += [json.loads(line) for line in to.read_text("utf-8").splitlines()]
+    return out
 
 
 def leftovers(folder: Path) -> list[str]:

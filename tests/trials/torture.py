@@ -23,9 +23,8 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from typing import Any
 import numpy as np
 from small_sources import make_unsplit
 
-from trials.lab import LEFTOVER, Outcome, Started, counted, leftovers, run, warm_up
+from trials.lab import LEFTOVER, Outcome, Started, counted, in_workers, leftovers, run, warm_up
 from trials.samples import must, prepare
 
 CALLS = ("fsync", "replace", "rename", "mkdir", "unlink", "rmdir")  # of os; opening a file to write it is one more
@@ -348,15 +347,15 @@ def one(torture: Torture, kind: str, number: int, seed: int, folder: Path) -> tu
     return KINDS[kind](torture, random.Random(f"{seed} {kind} {number}"), folder)
 
 
-def _work(asked: argparse.Namespace, job: int, home: Path, to: Path) -> None:
+def _work(asked: argparse.Namespace, job: int, home: Path) -> Iterator[list[Any]]:
+    """Do a worker's trials. Yields kind, number, what was done and what was wrong of each that failed."""
+    home.mkdir()
     torture = Torture(home)
-    with to.open("w", encoding="utf-8") as file:
-        for kind, share in SHARES.items():
-            for number in counted(range(job, asked.kills // share, asked.jobs), f"trials ({kind}) of a worker"):
-                name, problem = one(torture, kind, number, asked.seed, home / "scratch")
-                if problem:
-                    file.write(json.dumps([kind, number, name, problem]) + "\n")
-                    file.flush()
+    for kind, share in SHARES.items():
+        for number in counted(range(job, asked.kills // share, asked.jobs), f"trials ({kind}) of a worker"):
+            name, problem = one(torture, kind, number, asked.seed, home / "scratch")
+            if problem:
+                yield [kind, number, name, problem]
 
 
 def main() -> int:
@@ -380,30 +379,8 @@ def main() -> int:
             print(*found, sep="\n")
             return int(bool(found[1]))
         began = time.monotonic()
-        found_all = _share_out(asked, home)
+        found_all = sorted(in_workers(asked.jobs, home, lambda job: _work(asked, job, home / str(job))))
         return _report(found_all, asked, time.monotonic() - began)
-
-
-def _share_out(asked: argparse.Namespace, home: Path) -> list[list[Any]]:
-    workers = {}
-    for job in range(asked.jobs):
-        place = home / str(job)
-        place.mkdir()
-        pid = os.fork()
-        if not pid:
-            try:
-                _work(asked, job, place, place / "found.jsonl")
-                os._exit(0)
-            except BaseException:
-                traceback.print_exc()
-                os._exit(1)
-        workers[pid] = place / "found.jsonl"
-    found = []
-    for pid, to in workers.items():
-        if os.waitpid(pid, 0)[1]:
-            raise RuntimeError("a worker failed; what it printed is above")
-        found += [json.loads(line) for line in to.read_text("utf-8").splitlines()]
-    return sorted(found)
 
 
 def _report(found: list[list[Any]], asked: argparse.Namespace, seconds: float) -> int:
