@@ -13,13 +13,29 @@ import numpy as np
 import torch
 from PIL import Image
 
+from petriscope.augment import AUGMENTATIONS
 from petriscope.augment.corruptions import CORRUPTIONS, SEVERITIES, Corruption, corrupt
+from petriscope.augment.corruptions.together import STRONGEST
+from petriscope.augment.families import FAMILIES, MEMBERS
 from petriscope.data.sources.synthetic_smear import draw_smear
 from petriscope.report.robustness import KINDS
-from petriscope.trust.robustness import FEWEST, IMAGES
+from petriscope.trust.robustness import FEWEST, IMAGES, PARTS
 
 DOCS = Path(__file__).parent
 SIDE, GAP, COLORS = 72, 3, 64
+
+
+def family_table() -> str:
+    def listed(names: list[str]) -> str:
+        return ", ".join(f"`{name}`" for name in names)
+
+    rows = ["| family | corruptions | augmentations |", "|---|---|---|"]
+    for family in FAMILIES:
+        corruptions = [name for name in CORRUPTIONS if name in MEMBERS[family]]
+        operations = [name for name in AUGMENTATIONS.members if name in MEMBERS[family]]
+        rows.append(f"| {family} | {listed(corruptions)} | {listed(operations)} |")
+    return "\n".join(rows)
+
 
 OPENING = f"""# The stress test
 
@@ -48,6 +64,9 @@ place of balanced accuracy.
 - **worst**: the corruption with the lowest mean over severities.
 - **seen** and **unseen**: the means over the corruptions that the recipe trains with, and over the others. Seen are those that
   `corruption-mix` draws, and those that resemble another augmentation of the recipe (`brightness`, `rotate`, `cutout`, ...).
+- **together**: two or three corruptions at once ({PARTS} passes of two and {PARTS} of three; `two_at_once`, `three_at_once`),
+  drawn for each image from different [families](#families), at severities 1 to {STRONGEST}. They are applied in the order in
+  which such disturbances arise: on the slide, in the light and the optics, on the sensor, in the file.
 - **guarantees**: for the [guarantees fitted on val](trust.md), on the clean images and over the same corruptions as the mean: the
   share of images answered when at most 1 % errors are allowed, the share of wrong answers, and the coverage of 95 %
   prediction sets. A guarantee made on val holds for images like those of val; this shows what is left of it on others.
@@ -77,6 +96,29 @@ A model that is robust to these {len(CORRUPTIONS)} is not robust to everything. 
 had 55 to 87 % on cells in six of eight other dyes and hues, until it was also trained with `stain-jitter`, more `hue` and
 `scale`, and `sharpness`. [`benchmarks/beyond.py`](../benchmarks/beyond.py) tests a run on 24 corruptions that are not in the
 stress test ([results](results.md#under-corruptions)).
+
+## Families
+
+Every corruption, and every operation of augmentation, belongs to one family (`augment/families.py`):
+
+{family_table()}
+
+Operations that imitate no disturbance, such as `mixup`, are in none. A network that trains without a family, and is measured on
+it, shows what to expect of disturbances that nobody thought of. Policies such as `corruption-mix` have the option `left_out`
+for that, and in Python there is all of it:
+
+```python
+from petriscope.augment.families import recipe_without
+from petriscope.trust.left_out import left_out_test
+
+run = petriscope.train(recipe_without(recipe, "blur"))
+predictor = petriscope.load_model(run.model)
+found = left_out_test(lambda images: predictor.probabilities(images, "none"), val, "blur")
+print(found.metric("alone"), found.metric("together"))
+```
+
+**alone** is the mean over the corruptions of the family at five severities, **together** that of two or three at once, one of
+the family and the others of other families.
 
 ## The corruptions
 

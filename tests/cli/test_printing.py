@@ -97,7 +97,9 @@ def test_the_stress_test_is_a_table_by_severity(capsys):
     assert "stress test, 8 of 40 images; balanced accuracy in %" in text
     assert ["defocus", "60.0", "40.0", "50.0", "trained against"] in lines(text)
     assert ["gray", "80.0", "–", "70.0", "held out"] in lines(text)
-    assert "clean 95.0 %" in text and "worst 40.0 % (defocus)" in text
+    assert "clean 95.0 %" in text and "worst 40.0 % (defocus)" in text and "at once" not in text
+    print_stress(Robustness.model_validate({**tree, "together": 0.6, "two_at_once": 0.7, "three_at_once": 0.5}))
+    assert "two corruptions at once 70.0 %, three 50.0 %" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("masks", [False, True])

@@ -95,6 +95,16 @@ def test_cells_are_shaded_by_the_share_that_is_lost():
     assert "factor 0.34: 50.00 %" in rows["brightness down"].cells[4].tip
 
 
+def test_several_at_once_are_told_where_they_were_tested():
+    test = stressed(labeled())
+    said = " ".join(view_of(test).notes)
+    assert f"at once, of different kinds and up to severity 3, it is {100 * test.value('together'):.2f} %" in said
+    older = test.model_copy(
+        update={"metrics": {k: m for k, m in test.metrics.items() if "at_once" not in k and k != "together"}}
+    )
+    assert "at once" not in " ".join(view_of(older).notes)
+
+
 def test_a_large_drop_is_an_alarm():
     test = stressed(labeled())
     assert "30.0 points of balanced accuracy" in view_of(changed(test, drop=0.3)).alarm

@@ -3,36 +3,19 @@
 import numpy as np
 import pytest
 
+from brightness import always_dark, by_mean, image_set
 from petriscope.augment.corruptions import CORRUPTIONS, SEVERITIES
 from petriscope.core.errors import RequestError
 from petriscope.core.recipe import Recipe, load_recipe
-from petriscope.data.imageset import ImageSet
-from petriscope.trust.robustness import disturbed_images, stratified, stress_test, trained_against
-
-DARK, BRIGHT = 60, 200
-
-
-def image_set(count=60, channels=3, side=12, shares=(0.5, 0.5)):
-    """Evenly dark and evenly bright images, with a little noise."""
-    rng = np.random.default_rng(0)
-    targets = np.repeat([0, 1], [round(count * share) for share in shares])
-    pixels = np.where(targets, BRIGHT, DARK)[:, None, None, None] + rng.integers(-8, 9, (count, side, side, channels))
-    return ImageSet(pixels.astype(np.uint8), targets, ("dark", "bright"), np.array([str(i) for i in range(count)]))
-
-
-def by_mean(threshold):
-    """A predictor that calls an image bright above a mean of ``threshold``."""
-
-    def predict(images):
-        bright = images.mean((1, 2, 3)) > threshold
-        return np.stack([~bright, bright], 1).astype(np.float32)
-
-    return predict
-
-
-def always_dark(images):
-    """Always the first class."""
-    return np.tile([1.0, 0.0], (len(images), 1)).astype(np.float32)
+from petriscope.trust.robustness import (
+    AT_ONCE,
+    PARTS,
+    TOGETHER,
+    disturbed_images,
+    stratified,
+    stress_test,
+    trained_against,
+)
 
 
 def test_a_predictor_by_brightness_fails_only_when_brightness_changes():
@@ -97,14 +80,14 @@ def test_every_image_is_seen_once_per_pass():
         return always_dark(images)
 
     stress_test(predict, image_set(), count=50, resamples=100)
-    assert sum(seen) == 50 * (1 + len(SEVERITIES) * len(CORRUPTIONS))
+    assert sum(seen) == 50 * (1 + len(SEVERITIES) * len(CORRUPTIONS) + len(AT_ONCE) * PARTS)
 
 
 def test_too_little_time_gives_fewer_images_or_nothing(monkeypatch):
-    clock = iter(float(10 * i) for i in range(10_000))  # the clean pass takes 10 s: the whole would take 810
+    clock = iter(float(10 * i) for i in range(10_000))  # the clean pass takes 10 s: the whole would take 850
     monkeypatch.setattr("petriscope.trust.robustness.time.monotonic", lambda: next(clock))
     images = image_set(200)
-    assert stress_test(by_mean(130), images, seconds=405, resamples=100).n == 100
+    assert stress_test(by_mean(130), images, seconds=425, resamples=100).n == 100
     assert stress_test(by_mean(130), images, seconds=100, resamples=100) is None
     assert stress_test(by_mean(130), images, seconds=10_000, resamples=100).n == 200
 
@@ -150,6 +133,27 @@ def test_corruptions_trained_against_are_averaged_apart():
     assert {name for name, row in rows.items() if row["seen"]} == {"brightness-up", "brightness-down"}
     assert test["seen"] == pytest.approx(0.85)
     assert test["unseen"] == pytest.approx(np.mean([row["mean"] for row in rows.values() if not row["seen"]]))
+
+
+def test_two_and_three_at_once_are_harder_and_change_no_other_metric():
+    noted = []
+    test = stress_test(by_mean(130), image_set(), resamples=100, note=lambda name, targets: noted.append(name))
+    assert noted.count(TOGETHER) == len(AT_ONCE) * PARTS
+    assert 0.5 < test.value("three_at_once") < test.value("two_at_once") < 1
+    assert test.value("together") == pytest.approx((test.value("two_at_once") + test.value("three_at_once")) / 2)
+    assert all(test.metric(key).ci95 is not None for key in (TOGETHER, *AT_ONCE.values()))
+    assert test.value("mean_all") == pytest.approx(np.mean([row.value("mean") for row in test.corruptions.values()]))
+
+
+def test_families_that_policies_leave_out_are_held_out():
+    mix = {"name": "corruption-mix", "left_out": ["blur", "tone"]}
+    seen, held_out = trained_against(Recipe(augment=(mix,)))
+    blur = {"defocus-blur", "motion-blur"}
+    tone = {"brightness-up", "brightness-down", "contrast-up", "contrast-down"}
+    assert held_out == blur | tone
+    assert not seen & held_out
+    drawn = trained_against(Recipe(augment=({"name": "rand-augment", "left_out": ["tone"]},)))[0]
+    assert drawn == {"saturation", "rotation", "translation"}
 
 
 def test_one_image_under_all_corruptions():

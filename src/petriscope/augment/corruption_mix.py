@@ -10,8 +10,9 @@ from torch import Tensor
 
 from petriscope.augment.base import Pixelwise, Probability, chosen, in_order, uniform
 from petriscope.augment.corruptions import CORRUPTIONS, Corruption
+from petriscope.augment.families import Family, kept
 from petriscope.core.device import upload
-from petriscope.core.errors import near
+from petriscope.core.errors import RequestError, near
 
 Severity = Annotated[float, Field(ge=0, le=5)]
 
@@ -36,6 +37,7 @@ class CorruptionMix(Pixelwise):
     Args:
         severity: least and greatest; uniform between them.
         held_out: corruptions that are never drawn, to measure in the stress test how robustness carries over to them.
+        left_out: families whose corruptions are never drawn; see `petriscope.augment.families`.
         again: share of the corrupted images that are corrupted a second time.
     """
 
@@ -44,18 +46,23 @@ class CorruptionMix(Pixelwise):
         *,
         severity: Severities = (0.0, 5.0),
         held_out: Names = (),
+        left_out: tuple[Family, ...] = (),
         again: Probability = 0.0,
         p: Probability = 0.5,
     ) -> None:
-        self.severity, self.held_out, self.again, self.p = severity, held_out, again, p
+        still = [name for name, corruption in CORRUPTIONS.items() if not corruption.moves and name not in held_out]
+        self.names = kept(still, left_out, "corruption-mix")
+        self.severity, self.held_out, self.left_out, self.again, self.p = severity, held_out, left_out, again, p
 
     def pool(self, channels: int) -> list[Corruption]:
         """The corruptions to draw from, for images of so many channels."""
-        return [
-            corruption
-            for corruption in CORRUPTIONS.values()
-            if not corruption.moves and corruption.name not in self.held_out and (channels == 3 or corruption.gray)
-        ]
+        there = [CORRUPTIONS[name] for name in self.names]
+        pool = [corruption for corruption in there if channels == 3 or corruption.gray]
+        if not pool:
+            raise RequestError(
+                f"corruption-mix draws only {' and '.join(self.names)}, which change no gray images: hold out others"
+            )
+        return pool
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         falls = chosen(len(images), self.p, generator)

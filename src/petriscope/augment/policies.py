@@ -32,6 +32,7 @@ from petriscope.augment.base import (
     uniform,
 )
 from petriscope.augment.color import brightness, compose, contrast, mapped, saturation, unchanged
+from petriscope.augment.families import Family, kept
 from petriscope.augment.pipeline import apply_pixels, product, resample_rows
 from petriscope.core.device import upload
 
@@ -85,6 +86,10 @@ AUG_MIX: Menu = {
 }
 
 
+def _menu_without(menu: Menu, left_out: tuple[Family, ...], policy: str) -> Menu:
+    return {name: menu[name] for name in kept(menu, left_out, policy)}
+
+
 class RandAugment(Policy):
     """Apply operations drawn from a list of 14, for each image with replacement, all with the same magnitude and each in
     a random direction. Cubuk et al., 2020, arXiv:1909.13719.
@@ -92,6 +97,7 @@ class RandAugment(Policy):
     Args:
         operations: number of operations per image.
         magnitude: on the paper's scale, 0 to 30.
+        left_out: families of which nothing is drawn; see `petriscope.augment.families`.
         p: share of the images that are augmented.
     """
 
@@ -100,27 +106,33 @@ class RandAugment(Policy):
         *,
         operations: Annotated[int, Field(ge=0, le=14)] = 2,
         magnitude: Annotated[float, Field(ge=0, le=STRONGEST)] = 9.0,
+        left_out: tuple[Family, ...] = (),
         p: Probability = 1.0,
     ) -> None:
+        self.menu = _menu_without(RAND_AUGMENT, left_out, "rand-augment")
         self.operations, self.magnitude, self.p = operations, magnitude, p
 
     def draw(self, batch: int, generator: torch.Generator) -> list[Operation]:
         there = chosen(batch, self.p, generator)[:, None].expand(batch, self.operations)
         strength = torch.full((batch, self.operations), self.magnitude / STRONGEST)
-        return Drawn.of(RAND_AUGMENT, there, strength, generator).operations()
+        return Drawn.of(self.menu, there, strength, generator).operations()
 
 
 class TrivialAugment(Policy):
     """Apply one operation from a list of 14 with a magnitude from none to very strong, both drawn for each image. Müller
-    and Hutter, 2021, arXiv:2103.10158, with the wide augmentation space."""
+    and Hutter, 2021, arXiv:2103.10158, with the wide augmentation space.
 
-    def __init__(self, *, p: Probability = 1.0) -> None:
-        self.p = p
+    Args:
+        left_out: families of which nothing is drawn; see `petriscope.augment.families`.
+    """
+
+    def __init__(self, *, left_out: tuple[Family, ...] = (), p: Probability = 1.0) -> None:
+        self.menu, self.p = _menu_without(TRIVIAL_AUGMENT, left_out, "trivial-augment"), p
 
     def draw(self, batch: int, generator: torch.Generator) -> list[Operation]:
         there = chosen(batch, self.p, generator)[:, None]
         strength = torch.randint(0, STRONGEST + 1, (batch, 1), generator=generator) / STRONGEST
-        return Drawn.of(TRIVIAL_AUGMENT, there, strength, generator).operations()
+        return Drawn.of(self.menu, there, strength, generator).operations()
 
 
 class AugMix(Pixelwise):
@@ -132,6 +144,7 @@ class AugMix(Pixelwise):
         depth: largest number of operations per copy; the number is drawn from [1, depth].
         severity: greatest magnitude, 0 to 10.
         alpha: the weights are drawn from Dirichlet(alpha, ...), the image's own share from Beta(alpha, alpha).
+        left_out: families of which nothing is drawn; see `petriscope.augment.families`.
         p: share of the images that are augmented.
     """
 
@@ -145,8 +158,10 @@ class AugMix(Pixelwise):
         depth: Annotated[int, Field(ge=1, le=8)] = 3,
         severity: Annotated[float, Field(ge=0, le=10)] = 3.0,
         alpha: Annotated[float, Field(gt=0)] = 1.0,
+        left_out: tuple[Family, ...] = (),
         p: Probability = 1.0,
     ) -> None:
+        self.menu = _menu_without(AUG_MIX, left_out, "aug-mix")
         self.width, self.depth, self.severity, self.alpha, self.p = width, depth, severity, alpha, p
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -158,7 +173,7 @@ class AugMix(Pixelwise):
         there = torch.arange(self.depth) < torch.randint(1, self.depth + 1, (copies, 1), generator=generator)
         top = self.severity / 10
         strength = uniform(copies * self.depth, min(0.01, top), top, generator).view(copies, self.depth)
-        drawn = Drawn.of(AUG_MIX, there, strength, generator).operations()
+        drawn = Drawn.of(self.menu, there, strength, generator).operations()
         seed = int(torch.randint(2**31, (), generator=generator))  # torch draws no Beta from a generator of one's own
         rng = np.random.default_rng(seed)
         weights = torch.from_numpy(rng.dirichlet([self.alpha] * self.width, batch).astype(np.float32))

@@ -116,6 +116,9 @@ def print_stress(tested: Robustness) -> None:
         f"clean {_share(tested.value('clean'))} %, mean over corruptions {_share(tested.value('mean'))} %, "
         f"worst {_share(tested.worst.value(name))} % ({tested.worst.name})"
     )
+    if "together" in tested.metrics:  # which older tests lack
+        two, three = _share(tested.value("two_at_once")), _share(tested.value("three_at_once"))
+        say(f"two corruptions at once {two} %, three {three} %")
 
 
 def print_data(dataset: Dataset) -> None:

@@ -350,8 +350,9 @@ class GuaranteesUnderShift(Result):
 class Robustness(Measured):
     """The stress test of a split; see `petriscope.trust.robustness.stress_test`.
 
-    Its metrics: ``clean``, ``mean``, ``mean_all``, ``drop``, ``relative_drop``, ``seen``, ``unseen``, and the accuracy
-    of clean images under its own name.
+    Its metrics: ``clean``, ``mean``, ``mean_all``, ``drop``, ``relative_drop``, ``seen``, ``unseen``, ``together``,
+    ``two_at_once``, ``three_at_once``, and the accuracy of clean images under its own name. Older files lack those of
+    several corruptions at once.
     """
 
     split: str
@@ -379,6 +380,21 @@ class Robustness(Measured):
         # ``metric`` names what is looked at; a method has that name already.
         name = tree.pop("metric", tree.pop("metric_name", "balanced_accuracy"))
         return {**Measured._gather.__func__(cls, tree), "metric": name}
+
+
+class LeftOut(Measured):
+    """The metrics on one family of disturbances; see `petriscope.trust.left_out.left_out_test`.
+
+    Its metrics: ``clean``; ``alone``, the mean over the family's corruptions and severities, and each corruption by its
+    name; ``together``, ``two_at_once`` and ``three_at_once``, where one of several is of the family.
+    """
+
+    family: str
+    metric_name: str
+    n: int
+    of: int
+    groups: int | None = None
+    seed: int = 0
 
 
 class SeenImages(Result):

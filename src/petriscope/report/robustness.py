@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from petriscope.augment.corruptions.together import STRONGEST
 from petriscope.core.results import CorruptionResult, GuaranteesUnderShift, Metric, Results, Robustness
 from petriscope.report import wording
 from petriscope.report.charts import Thumbnail, thumbnail
@@ -126,6 +127,12 @@ def _notes(split: str, test: Robustness, metric: str) -> list[str]:
         "which MedMNIST-C names for blood cells. Their levels are Petriscope's own. It is "
         f"{drop} below the clean metric: {wording.percent(test.value('relative_drop'), 1)} of the metric is lost.",
     ]
+    if (together := test.metrics.get("together")) is not None:  # which older tests lack
+        notes.append(
+            f"Under two or three corruptions at once, of different kinds and up to severity {STRONGEST}, it is "
+            f"{_written(together)}: {_written(test.metric('two_at_once'))} under two, "
+            f"{_written(test.metric('three_at_once'))} under three."
+        )
     if test.scenes is not None:
         notes.append(
             "Where a corruption moves the image, the mask moves with it. What enters from outside is not scored."

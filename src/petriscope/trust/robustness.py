@@ -4,20 +4,23 @@ Every image is disturbed by every corruption in `petriscope.augment.corruptions`
 accuracy for classification and mean IoU for segmentation; corruptions that move an image also move its mask. The procedure
 is that of Hendrycks and Dietterich, 2019, arXiv:1903.12261, with the corruptions that MedMNIST-C uses for blood cells (Di
 Salvo, Doerrich and Ledig, 2024, arXiv:2406.17536). Both papers relate errors to those of a reference network. Here, the
-reference is the same network on the undisturbed images.
+reference is the same network on the undisturbed images. A few passes have two or three corruptions at once.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from petriscope.augment import AUGMENTATIONS
 from petriscope.augment.corruption_mix import CorruptionMix
 from petriscope.augment.corruptions import CORRUPTIONS, SEVERITIES, Corruption, corrupt, corrupt_masks
+from petriscope.augment.corruptions.together import Together, draw_together
+from petriscope.augment.families import Family, family_of
 from petriscope.core.errors import RequestError
 from petriscope.core.progress import progress
 from petriscope.core.recipe import Recipe
@@ -30,6 +33,9 @@ FEWEST = 64  # with fewer images, intervals are too wide to be useful
 BATCH = 200
 SHOWN = (1, 3, 5)  # severities of the images that the report shows
 PLAIN = "identity"  # the name of the pass over undisturbed images
+TOGETHER = "together"  # the name of the passes with several corruptions at once
+AT_ONCE = {2: "two_at_once", 3: "three_at_once"}  # how many, and the metric
+PARTS = 2  # passes of each number
 
 # The corruptions that each augmentation trains a network against.
 _LIGHT = ("brightness-up", "brightness-down", "contrast-up", "contrast-down", "saturation")
@@ -80,8 +86,8 @@ def stress_test(
         resamples: number of bootstrap resamples, over images, or over groups where there are any.
         seconds: time limit; fewer images are used if there is not enough time for ``count``. None: no limit.
         label: of the progress bar; None: no progress is shown.
-        note: called after ``predict`` for each batch, with the name of the corruption (`PLAIN` for undisturbed images)
-            and the targets.
+        note: called after ``predict`` for each batch, with the name of the corruption (`PLAIN` for undisturbed images,
+            `TOGETHER` for several corruptions at once) and the targets.
 
     Returns:
         None if ``seconds`` are too few for 64 images, or for all if there are fewer; or if the metric is undefined,
@@ -96,9 +102,10 @@ def stress_test(
     began = time.monotonic()
     order = stratified(images.strata, len(images) if count is None else count, seed)
     tested = applicable(images.shape[2])
+    count_of_passes = len(tested) * len(SEVERITIES) + len(AT_ONCE) * PARTS
     passes = [predict_corrupted(predict, images, order, PLAIN, 0, seed, note)]
     if seconds is not None:
-        estimate = (time.monotonic() - began) * (1 + len(tested) * len(SEVERITIES))
+        estimate = (time.monotonic() - began) * (1 + count_of_passes)
         if estimate > seconds:
             fit = int(len(order) * seconds / estimate)
             if fit < min(FEWEST, len(order)):
@@ -107,12 +114,17 @@ def stress_test(
     clean = task.judge_passes(passes[0][None], images.subset(order), 0)
     if np.isnan(clean.values[0]):
         return None
-    with progress(label or "", len(tested) * len(SEVERITIES) * len(order)) as bar:
+    with progress(label or "", count_of_passes * len(order)) as bar:
         for corruption in tested:
             for severity in SEVERITIES:
                 passes.append(predict_corrupted(predict, images, order, corruption.name, severity, seed, note))
                 if label:
                     bar.advance(len(order), corruption.name)
+        for number in AT_ONCE:
+            for part in range(PARTS):
+                passes.append(predict_together(predict, images, order, number, tested, seed=seed, part=part, note=note))
+                if label:
+                    bar.advance(len(order), AT_ONCE[number].replace("_", " "))
     took = time.monotonic() - began
     metrics = task.judge_passes(np.stack(passes), images.subset(order), resamples)
     return _summary(metrics, tested, recipe, split, len(images), images.shape[2], tta, seed, took)
@@ -135,18 +147,62 @@ def predict_corrupted(
     Returns:
         what `petriscope.tasks.base.Task.mark` keeps of each image, [N, ...], in the order of ``indices``.
     """
+
+    def disturb(batch: Tensor, masks: Tensor | None, at: Tensor) -> tuple[Tensor, Tensor | None]:
+        moved = None if masks is None else corrupt_masks(masks, name, severity, at, seed)
+        return corrupt(batch, name, severity, at, seed), moved
+
+    return _predict_disturbed(predict, images, indices, disturb, name, note)
+
+
+def predict_together(
+    predict: Callable[[np.ndarray], np.ndarray],
+    images: ImageSet,
+    indices: np.ndarray,
+    number: int,
+    pool: Sequence[Corruption],
+    family: Family | None = None,
+    seed: int = 0,
+    part: int = 0,
+    note: Callable[[str, np.ndarray], object] | None = None,
+) -> np.ndarray:
+    """Predict the images at ``indices``, each under ``number`` corruptions at once.
+
+    Args:
+        pool, family, seed, part: as of `petriscope.augment.corruptions.together.draw_together`.
+
+    Returns:
+        as of `predict_corrupted`.
+    """
+
+    def disturb(batch: Tensor, masks: Tensor | None, at: Tensor) -> tuple[Tensor, Tensor | None]:
+        drawn: Together = draw_together(at, number, pool, family=family, seed=seed, part=part)
+        return drawn.images(batch), None if masks is None else drawn.masks(masks)
+
+    return _predict_disturbed(predict, images, indices, disturb, TOGETHER, note)
+
+
+def _predict_disturbed(
+    predict: Callable[[np.ndarray], np.ndarray],
+    images: ImageSet,
+    indices: np.ndarray,
+    disturb: Callable[[Tensor, Tensor | None, Tensor], tuple[Tensor, Tensor | None]],
+    name: str,
+    note: Callable[[str, np.ndarray], object] | None,
+) -> np.ndarray:
+    """``disturb`` takes and gives images, uint8 [B, H, W, C], and masks, uint8 [B, H, W], or None for labels; it also takes
+    the places of the images in their set, int64 [B]."""
     task, size = images.task, images.task.batch_size(BATCH, images.shape)
     found = []
     for start in range(0, len(indices), size):
         some = indices[start : start + size]
-        at, targets = torch.from_numpy(some), images.targets[some]
-        disturbed = corrupt(torch.from_numpy(images.take(some)), name, severity, at, seed)
+        targets = images.targets[some]
+        masks = torch.from_numpy(targets) if task.dense else None
+        disturbed, moved = disturb(torch.from_numpy(images.take(some)), masks, torch.from_numpy(some))
         predicted = predict(disturbed.numpy()).argmax(1)
         if note is not None:
             note(name, targets)
-        if task.dense:
-            targets = corrupt_masks(torch.from_numpy(targets), name, severity, at, seed).numpy()
-        found.append(task.mark(predicted, targets, len(images.classes)))
+        found.append(task.mark(predicted, targets if moved is None else moved.numpy(), len(images.classes)))
     return np.concatenate(found)
 
 
@@ -172,12 +228,14 @@ def trained_against(recipe: Recipe | None, channels: int = 3) -> tuple[set[str],
     seen: set[str] = set()
     held_out: set[str] = set()
     for part in recipe.augment if recipe is not None else ():
-        seen.update(TAUGHT_BY.get(part.name, ()))
+        if part.name in TAUGHT_BY:
+            gone = AUGMENTATIONS.check(part).get("left_out", ())
+            seen.update(name for name in TAUGHT_BY[part.name] if family_of(name) not in gone)
         if part.name == "corruption-mix":
             mix = AUGMENTATIONS.build(part)
             assert isinstance(mix, CorruptionMix)
             seen.update(corruption.name for corruption in mix.pool(channels))
-            held_out.update(mix.held_out)
+            held_out.update(mix.held_out, (name for name in CORRUPTIONS if family_of(name) in mix.left_out))
     return seen, held_out - seen
 
 
@@ -202,13 +260,15 @@ def _summary(
 ) -> Robustness:
     seen, held_out = trained_against(recipe, channels)
     passes = {c.name: [1 + len(SEVERITIES) * k + s for s in range(len(SEVERITIES))] for k, c in enumerate(tested)}
+    alone = 1 + len(SEVERITIES) * len(tested)
+    at_once = {key: range(alone + k * PARTS, alone + (k + 1) * PARTS) for k, key in enumerate(AT_ONCE.values())}
 
     def over(names: list[str]) -> Metric:
-        return _metric(metrics.mean([row for name in names for row in passes[name]])) if names else Metric(value=None)
+        return as_metric(metrics.mean([row for name in names for row in passes[name]])) if names else Metric(value=None)
 
     def corruption(c: Corruption) -> CorruptionResult:
         rows = passes[c.name]
-        accuracy = tuple(_metric(metrics.accuracy[row]) for row in rows)
+        accuracy = tuple(as_metric(metrics.accuracy[row]) for row in rows)
         return CorruptionResult(
             kind=c.kind,
             unit=c.unit,
@@ -216,8 +276,8 @@ def _summary(
             medmnist_c=c.medmnist_c,
             seen=c.name in seen,
             held_out=c.name in held_out,
-            metrics={"mean": _metric(metrics.mean(rows))},
-            series={metrics.name: tuple(_metric(metrics.mean([r])) for r in rows), metrics.accuracy_name: accuracy},
+            metrics={"mean": as_metric(metrics.mean(rows))},
+            series={metrics.name: tuple(as_metric(metrics.mean([r])) for r in rows), metrics.accuracy_name: accuracy},
         )
 
     named = [row for c in tested if c.medmnist_c for row in passes[c.name]]
@@ -233,23 +293,26 @@ def _summary(
         seed=seed,
         severities=list(SEVERITIES),
         metrics={
-            "clean": _metric(clean),
-            f"clean_{metrics.accuracy_name}": _metric(metrics.accuracy[0]),
-            "mean": _metric(metrics.mean(named)),
-            "mean_all": _metric(metrics.mean(range(1, len(metrics.values)))),
-            "drop": _metric(drop),
+            "clean": as_metric(clean),
+            f"clean_{metrics.accuracy_name}": as_metric(metrics.accuracy[0]),
+            "mean": as_metric(metrics.mean(named)),
+            "mean_all": as_metric(metrics.mean(range(1, alone))),
+            "drop": as_metric(drop),
             "relative_drop": Metric(value=_number(drop.value / max(clean.value, 1e-12))),
             "seen": over([c.name for c in tested if c.name in seen]),
             "unseen": over([c.name for c in tested if c.name not in seen]),
+            TOGETHER: as_metric(metrics.mean(range(alone, len(metrics.values)))),
+            **{key: as_metric(metrics.mean(rows)) for key, rows in at_once.items()},
         },
-        worst=WorstCorruption(name=worst, metrics={metrics.name: _metric(means[worst])}),
+        worst=WorstCorruption(name=worst, metrics={metrics.name: as_metric(means[worst])}),
         corruptions={c.name: corruption(c) for c in tested},
         seconds=round(seconds, 2),
         **{key: value for key in ("groups", "scenes") if (value := getattr(metrics, key)) is not None},
     )
 
 
-def _metric(share: Share) -> Metric:
+def as_metric(share: Share) -> Metric:
+    """A share for a result, with None where it is undefined."""
     low, high = share.ci95
     return Metric(value=_number(share.value), ci95=(_number(low), _number(high)))
 
