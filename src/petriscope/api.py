@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from petriscope.audit import runner
 from petriscope.core.device import enough_memory
 from petriscope.core.files import new_folder
+from petriscope.core.progress import say
 from petriscope.core.recipe import TTA, DataSection
 from petriscope.experiments.bench import run_suite as run_suite
 from petriscope.experiments.calibrate import calibrate as calibrate
@@ -29,6 +30,7 @@ from petriscope.report.audit import write_audit_page
 from petriscope.report.explanations import checked, write_page
 from petriscope.report.page import write_report
 from petriscope.run.folder import check_free, is_run, open_run
+from petriscope.trust.prior import Names, Shares, parse_prior
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,6 +86,8 @@ def predict(
     max_error: float | None = None,
     set_coverage: float | None = None,
     out: str | Path | None = None,
+    classes: Names | None = None,
+    prior: Shares | None = None,
 ) -> pd.DataFrame:
     """Predict the classes of image files, or their masks.
 
@@ -96,19 +100,23 @@ def predict(
             distribution.
         set_coverage: how often a prediction set should contain the true class, such as 0.95; None: no sets.
         out: classification: a CSV file to write, or None. Segmentation: a folder for the masks and ``masks.csv``; required.
+        classes: names of the classes that occur among these images, two or more; the others get probability 0. None: all do.
+        prior: the share of each class among these images, such as ``{"a": 0.7, "b": 0.3}``; classes without one do not occur.
+            None: the shares are those of val. See `petriscope.trust.prior`.
 
     Returns:
-        one row per image. Classification: image, predicted, confidence, error, answer, why, set (if asked for), and one
-        probability per class (``p_<class>``). ``answer`` is the predicted class, or ``not sure`` with the reason in
-        ``why``. An image that cannot be read has an error, and neither prediction nor answer. Segmentation: see
-        `petriscope.inference.segmentation.predict_files`.
+        one row per image. Classification: image, predicted, confidence, error, answer, why, set (if asked for), assumed (if
+        ``classes`` or ``prior`` is given), and one probability per class (``p_<class>``). ``answer`` is the predicted class,
+        or ``not sure`` with the reason in ``why``. An image that cannot be read has an error, and neither prediction nor
+        answer. Segmentation: see `petriscope.inference.segmentation.predict_files`.
 
     Raises:
-        RequestError: there is no such model or image, or the model cannot give what ``max_error`` or ``set_coverage`` ask for.
+        RequestError: there is no such model or image, or the model cannot give what ``max_error``, ``set_coverage``,
+            ``classes`` or ``prior`` ask for.
     """
     import pandas as pd
 
-    found = predict_rows(model, images, tta, device, quiet, max_error, set_coverage, out)
+    found = predict_rows(model, images, tta, device, quiet, max_error, set_coverage, out, classes, prior)
     return pd.DataFrame([row for rows in found for row in rows], columns=list(found.columns))
 
 
@@ -121,9 +129,15 @@ def predict_rows(
     max_error: float | None = None,
     set_coverage: float | None = None,
     out: str | Path | None = None,
+    classes: Names | None = None,
+    prior: Shares | None = None,
 ) -> Rows:
     """`predict` for any number of images: rows are predicted, and written to ``out``, while they are read."""
     predictor, files = _predictor(model, device), find_images(as_files(images))
+    known = parse_prior(predictor.classes, classes, prior)
+    predictor = predictor.under(known)
+    if known is not None and not quiet:
+        say(f"note: {known.sentence()}")
     return predict_files(predictor, files, None if out is None else Path(out), tta, max_error, set_coverage, quiet)
 
 

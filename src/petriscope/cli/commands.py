@@ -58,6 +58,18 @@ Rehash = Annotated[
 ]
 KeepSeen = Annotated[bool, typer.Option("--keep-seen", help="Keep images that the model was trained or fitted on.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout, and nothing else.")]
+Classes = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME,...", help="Only these classes occur among the images; can be repeated, for names with commas."
+    ),
+]
+Prior = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=SHARE,...", help="The share of each class that occurs among the images; can be repeated."
+    ),
+]
 Tta = Annotated[
     str | None, typer.Option(help="Test-time augmentation: none, mirror, flips, crops or d4; default: the recipe's.")
 ]
@@ -202,13 +214,15 @@ def evaluate(
         int | None, typer.Option(metavar="N", min=1, help="Number of images in the stress test; default: 320.")
     ] = None,
     keep_seen: KeepSeen = False,
+    classes: Classes = None,
+    prior: Prior = None,
     as_json: AsJson = False,
     rehash: Rehash = False,
 ) -> None:
     """Compute the metrics of a run on test, with 95 % intervals.
 
     With --data, on images from elsewhere; images that the model has seen are left out. If the run's own data have moved,
-    --data says where they are.
+    --data says where they are. With --classes or --prior, metrics and guarantees are for these classes, and nothing is saved.
     """
     _among("--split", split, ("train", "val", "test"))
     if stress_images is not None and not stress:
@@ -216,6 +230,7 @@ def evaluate(
     from petriscope import api
 
     more: dict[str, Any] = {} if stress_images is None else {"stress_images": stress_images}
+    more |= {"classes": classes, "prior": prior}
     result = api.evaluate(
         run, data, split, _tta(tta), device, quiet=as_json, stress=stress, keep_seen=keep_seen, **more
     )
@@ -285,6 +300,8 @@ def predict(
         float | None,
         typer.Option(metavar="SHARE", help="Add prediction sets that contain the true class this often, such as 0.95."),
     ] = None,
+    classes: Classes = None,
+    prior: Prior = None,
 ) -> None:
     """Predict the classes of images, as CSV with an answer or the reason to abstain.
 
@@ -294,7 +311,8 @@ def predict(
 
     _share("--max-error", max_error)
     _share("--set-coverage", set_coverage)
-    found = api.predict_rows(run, images, _tta(tta), device, max_error=max_error, set_coverage=set_coverage, out=out)
+    asked: dict[str, Any] = {"max_error": max_error, "set_coverage": set_coverage, "classes": classes, "prior": prior}
+    found = api.predict_rows(run, images, _tta(tta), device, out=out, **asked)
     write = deliver if out is None else None
     if write is not None:
         write(found.csv([], header=True))

@@ -12,7 +12,7 @@ from petriscope.core.files import readable
 from petriscope.core.progress import say
 
 if TYPE_CHECKING:
-    from petriscope.core.results import Evaluation, Robustness
+    from petriscope.core.results import ClassPrior, Evaluation, Robustness
     from petriscope.data import Dataset
 
 SHOWN_ERROR = 0.01  # error rate for which selective prediction is shown
@@ -61,6 +61,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
     task = find_task(evaluation.task)
     tta = "" if evaluation.tta == "none" else f", tta {evaluation.tta}"
     rows = [("", f"{evaluation.split}, {images(evaluation.n, evaluation.groups)}{tta}")]
+    rows += [] if evaluation.prior is None else [("Classes", _about_classes(evaluation.prior))]
     for info in task.metrics:
         metric = evaluation.metric(info.key)
         if info.key not in evaluation.metrics:
@@ -81,6 +82,13 @@ def print_evaluation(evaluation: Evaluation) -> None:
         say(sentence)
     if evaluation.stress is not None:
         print_stress(evaluation.stress)
+
+
+def _about_classes(prior: ClassPrior) -> str:
+    """Which classes occur, or their shares."""
+    if prior.shares is None:
+        return f"only {', '.join(prior.classes)}"
+    return ", ".join(f"{name} {_percent(prior.shares[name])}" for name in prior.classes) + ", no others"
 
 
 def _trust_rows(evaluation: Evaluation) -> list[tuple[str, str]]:

@@ -406,6 +406,22 @@ class SeenImages(Result):
     left_out: int
 
 
+class ClassPrior(Result):
+    """What was known about the classes where a model was evaluated; see `petriscope.trust.prior.Prior`.
+
+    Args:
+        classes: those that occur.
+        shares: of each class of the model; None: only the classes were known.
+        implied: the shares that the probabilities imply before they are reweighted; None where they are not needed.
+        excluded_images: evaluated images of classes that do not occur; all of them count as misclassified.
+    """
+
+    classes: list[str]
+    shares: dict[str, float] | None = None
+    implied: dict[str, float] | None = None
+    excluded_images: int = 0
+
+
 class Evaluation(Measured):
     """One split evaluated.
 
@@ -414,6 +430,7 @@ class Evaluation(Measured):
         split, tta, source: what was evaluated, and with which test-time augmentation.
         n: images.
         seen: images that the model has seen; None where that is unknown.
+        prior: which classes occur, or their shares, if that was given; probabilities and guarantees are for it.
         groups: of images, which intervals are over; None: the images are independent.
         scenes, pixels, outlined: where targets are masks, groups, or images if there are none; labeled pixels; and images
             in which classes meet.
@@ -432,6 +449,7 @@ class Evaluation(Measured):
     n: int
     groups: int | None = None
     seen: SeenImages | None = None
+    prior: ClassPrior | None = None
     scenes: int | None = None
     pixels: int | None = None
     outlined: int | None = None

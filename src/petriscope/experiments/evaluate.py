@@ -5,15 +5,16 @@ from __future__ import annotations
 from contextlib import ExitStack, nullcontext
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from petriscope.core.device import enough_memory
 from petriscope.core.errors import RequestError
 from petriscope.core.files import path_text
+from petriscope.core.progress import say
 from petriscope.core.recipe import TTA
-from petriscope.core.results import Evaluation, Robustness, SeenImages
+from petriscope.core.results import ClassPrior, Evaluation, Robustness, SeenImages
 from petriscope.data import Dataset, ImageSet
 from petriscope.experiments.own_data import choose_images
 from petriscope.inference.predictor import Prediction, Predictor, load_model
@@ -21,6 +22,7 @@ from petriscope.report.page import write_report
 from petriscope.run.folder import Run, is_run, open_run
 from petriscope.tasks import in_room
 from petriscope.trust.guarantees import Watch
+from petriscope.trust.prior import Names, Prior, Shares, parse_prior
 from petriscope.trust.robustness import IMAGES, PLAIN, disturbed_images, stratified, stress_test
 
 # The automatic stress test after training: images, and its time limit, the larger of seconds and a share of the training.
@@ -38,6 +40,8 @@ def evaluate(
     stress: bool = False,
     stress_images: int | None = IMAGES,
     keep_seen: bool = False,
+    classes: Names | None = None,
+    prior: Shares | None = None,
 ) -> Evaluation:
     """Metrics of a model on a split, with 95 % intervals.
 
@@ -53,6 +57,8 @@ def evaluate(
         stress_images: number of images of the split in the stress test; None: all.
         keep_seen: keep images that the model learned from or was fitted on. They are recognized by their content, and left
             out unless they are the run's own train or val split, by name.
+        classes, prior: which classes occur among the images, or the share of each, see `petriscope.predict`. Images of other
+            classes stay and count as misclassified. Nothing is saved in the run folder then.
 
     Returns:
         the evaluation. Probabilities are scaled with the temperature that was fitted on val.
@@ -68,22 +74,48 @@ def evaluate(
         if run is not None and data is None:
             claims.enter_context(run.claimed())
         predictor = load_model(model, device)
+        known = parse_prior(predictor.classes, classes, prior)
+        predictor = predictor.under(known)
         source = None if data is None else path_text(data)
         chosen = choose_images(predictor, run, source, split, keep_seen, quiet)
-        if data is not None:
-            run = None if chosen.own is None else run
+        own = None if known is not None else chosen.own  # else the metrics of a run would be for these classes
+        if known is not None and chosen.own is not None:
+            say("note: metrics for given classes or shares are not saved in the run, which keeps those without")
+        if data is not None or own is None:
+            run = None if own is None else run
             claims.enter_context(nullcontext() if run is None else run.claimed())
-        if run is not None and chosen.own is not None:
-            evaluation, _ = evaluate_into(run, predictor, chosen.own, split, tta, quiet, seen=chosen.seen)
+        if run is not None and own is not None:
+            evaluation, _ = evaluate_into(run, predictor, own, split, tta, quiet, seen=chosen.seen)
         else:
-            evaluation, _ = evaluate_split(predictor, chosen.images, split, tta, str(data), quiet)
+            source = source or str(predictor.recipe.data.source)
+            evaluation, _ = evaluate_split(predictor, chosen.images, split, tta, source, quiet)
             evaluation = evaluation.model_copy(update={"seen": chosen.seen})
+        if known is not None:
+            about = _about_classes(predictor, known, chosen.images, evaluation)
+            evaluation = evaluation.model_copy(update={"prior": about})
         if stress:
             tested = stress_split(predictor, chosen.images, split, stress_images, tta or "none", quiet, into=run)
             evaluation = evaluation.model_copy(update={"stress": tested})
         if run is not None:
             write_report(run)
         return evaluation
+
+
+def _about_classes(predictor: Predictor, prior: Prior, images: ImageSet, evaluation: Evaluation) -> ClassPrior:
+    """What the metrics assume about the classes. Images that contradict it are counted, and the first is named."""
+    others = np.flatnonzero(~prior.occurs[images.targets])
+    if len(others):
+        names = ", ".join(predictor.classes[k] for k in np.unique(images.targets[others]))
+        say(
+            f"warning: {len(others):,} of {len(images):,} images are of classes that do not occur ({names}; first: "
+            f"{images.ids[others[0]]}); they count as misclassified"
+        )
+    tta = cast(TTA, evaluation.tta)
+    fitted = predictor.trust.reweighting
+    if fitted is not None and tta in fitted.plain.references and tta not in predictor.trust.references:
+        lack = fitted.plain.references[tta].lacks(len(predictor.classes))
+        say(f"note: thresholds and prediction sets for these classes are left out: {lack}")
+    return prior.record(predictor.trust.implied(tta, predictor.recipe.evaluation.tta), len(others))
 
 
 def evaluate_split(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from petriscope.core.progress import say
 from petriscope.data.in_memory import AnyFile
 from petriscope.inference.predict import CHUNK, Rows, Wanted, rows_by_chunk
 from petriscope.inference.predictor import Predictor
@@ -14,21 +15,53 @@ from petriscope.trust.abstention import plan_abstention
 
 
 def predict_files(predictor: Predictor, paths: Sequence[AnyFile], wanted: Wanted) -> Rows:
-    """One row per image: image, predicted, confidence, error, answer, why, set (if ``set_coverage`` is given), and one
-    probability per class (``p_<class>``). ``answer`` is the predicted class, or ``not sure`` with the reasons in ``why``."""
+    """One row per image: image, predicted, confidence, error, answer, why, set (if ``set_coverage`` is given), assumed (what
+    was said about the classes, if anything), and one probability per class (``p_<class>``). ``answer`` is the predicted class,
+    or ``not sure`` with the reasons in ``why``."""
     plan = plan_abstention(
         predictor.trust, predictor.classes, wanted.tta, wanted.max_error, wanted.set_coverage, wanted.quiet
     )
     probabilities = [f"p_{name}" for name in predictor.classes]
+    reweighting, outside = predictor.trust.reweighting, _Outside()
+    assumed = {} if reweighting is None else {"assumed": reweighting.prior.cell()}
 
-    def rows_of(images: np.ndarray, _: list[AnyFile]) -> list[dict[str, Any]]:
+    def rows_of(images: np.ndarray, paths: list[AnyFile]) -> list[dict[str, Any]]:
         found = predictor.predict(images, wanted.tta)
+        if found.outside is not None:
+            outside.note(paths, found.outside)
         rows = []
         for p, answer in zip(found.probabilities, plan.rows(found.probabilities, found.ood), strict=True):
-            row = {"predicted": predictor.classes[int(p.argmax())], "confidence": float(p.max()), **answer}
+            row = {"predicted": predictor.classes[int(p.argmax())], "confidence": float(p.max()), **answer, **assumed}
             rows.append({**row, **dict(zip(probabilities, map(float, p), strict=True))})
         return rows
 
     answers = ["answer", "why"] if wanted.set_coverage is None else ["answer", "why", "set"]
-    columns = ["image", "predicted", "confidence", "error", *answers, *probabilities]
-    return Rows(columns, rows_by_chunk(predictor, paths, columns, rows_of, CHUNK, wanted.quiet), wanted.out)
+    columns = ["image", "predicted", "confidence", "error", *answers, *assumed, *probabilities]
+
+    def parts() -> Iterator[list[dict[str, Any]]]:
+        yield from rows_by_chunk(predictor, paths, columns, rows_of, CHUNK, wanted.quiet)
+        outside.tell()
+
+    return Rows(columns, parts(), wanted.out)
+
+
+class _Outside:
+    """Counts the images that look like classes which do not occur."""
+
+    def __init__(self) -> None:
+        self.images, self.count = 0, 0
+        self.first: AnyFile | None = None
+
+    def note(self, paths: Sequence[AnyFile], outside: np.ndarray) -> None:
+        """``outside``: the probability of those classes before they were excluded, float32 [B]."""
+        rows = np.flatnonzero(outside > 0.5)
+        self.images, self.count = self.images + len(paths), self.count + len(rows)
+        if self.first is None and len(rows):
+            self.first = paths[rows[0]]
+
+    def tell(self) -> None:
+        if self.count:
+            say(
+                f"warning: of {self.images:,} images, {self.count:,} look like classes that do not occur (first: {self.first}): "
+                "the model gave these more than half of its probability. They were divided among the others all the same"
+            )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,6 +35,7 @@ from petriscope.models.layers import is_dense
 from petriscope.models.weights import differences, not_finite
 from petriscope.tasks import Task, find_task
 from petriscope.trust.ood import observe
+from petriscope.trust.prior import Prior
 from petriscope.trust.state import TENSORS, Trust
 from petriscope.trust.temperature import scale
 
@@ -50,15 +51,18 @@ class Prediction:
     """The predictions for N images.
 
     Args:
-        raw: probabilities before temperature scaling, float32 [N, K].
+        raw: probabilities before temperature scaling, float32 [N, K]. What is known about the classes that occur is in both.
         probabilities: scaled with the temperature fitted on val, float32 [N, K].
         ood: out-of-distribution score, float32 [N]; above 1, an image is out of distribution. None: the model file has no
             detector.
+        outside: the probability that the model gave to classes that do not occur, before it was set to 0, float32 [N]; None:
+            nothing was said about the classes.
     """
 
     raw: np.ndarray
     probabilities: np.ndarray
     ood: np.ndarray | None
+    outside: np.ndarray | None = None
 
 
 @dataclass
@@ -90,6 +94,20 @@ class Predictor:
     # Hooks and modes of the model belong to one call at a time, so that threads can share a predictor.
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
 
+    def under(self, prior: Prior | None) -> Predictor:
+        """The same model where other classes occur, or with other shares; its probabilities, thresholds and prediction sets
+        are for these. None: nothing is known.
+
+        Raises:
+            RequestError: the task does not support it, or the model file lacks what it needs; see
+                `petriscope.trust.state.Trust.under`.
+        """
+        if prior is None:
+            return self
+        if not self.task.calibrates:
+            raise RequestError(f"classes and prior need a classification model; this is a {self.task.name} model")
+        return replace(self, trust=self.trust.under(prior))
+
     @property
     def normalize(self) -> Normalize:
         return Normalize(self.mean, self.std)
@@ -112,7 +130,7 @@ class Predictor:
             RequestError: the images have another shape or dtype.
         """
         tta = tta or self.recipe.evaluation.tta
-        return scale(self._raw(self._batch(images), tta), self.temperature(tta))
+        return self._reweighted(scale(self._raw(self._batch(images), tta), self.temperature(tta)), tta)
 
     def predict(self, images: np.ndarray, tta: TTA | None = None) -> Prediction:
         """Probabilities and out-of-distribution scores of images, uint8 [B, H, W, C]."""
@@ -162,7 +180,14 @@ class Predictor:
 
     def judge(self, raw: np.ndarray, tta: TTA, ood: np.ndarray | None) -> Prediction:
         """The prediction for probabilities of the network, float32 [N, K], and out-of-distribution scores, float32 [N]."""
-        return Prediction(raw, scale(raw, self.temperature(tta)), ood)
+        p = scale(raw, self.temperature(tta))
+        if self.trust.reweighting is None:
+            return Prediction(raw, p, ood)
+        outside = p[:, ~self.trust.reweighting.prior.occurs].sum(1)
+        return Prediction(self._reweighted(raw, tta), self._reweighted(p, tta), ood, outside)
+
+    def _reweighted(self, probabilities: np.ndarray, tta: TTA) -> np.ndarray:
+        return self.trust.reweight(probabilities, tta, self.recipe.evaluation.tta)
 
     def temperature(self, tta: TTA) -> float:
         return self.trust.temperature(tta, self.recipe.evaluation.tta)

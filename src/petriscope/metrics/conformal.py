@@ -16,6 +16,9 @@ Images of one group, such as the cells of one slide, are not exchangeable with t
 exchangeable with groups. Where val has groups, every group has the same weight in the quantile, shared among its images, and
 a new group has the same weight at infinity. The coverage then holds for an image of a new group (Lee, Barber and Willett,
 2023, arXiv:2306.06342; Dunn, Wasserman and Ramdas, 2022, arXiv:1809.07441).
+
+Where the shares of the classes are others than on val, images weigh in proportion to new share / share on val of their class
+(Podkopaev and Ramdas, 2021, arXiv:2103.03323). The method ``class`` needs no weights.
 """
 
 from __future__ import annotations
@@ -88,7 +91,13 @@ def _uniform(probabilities: np.ndarray) -> np.ndarray:
     return np.array([int.from_bytes(digest, "little") / 2**64 for digest in digests])
 
 
-def quantile(values: np.ndarray, level: float, index: np.ndarray | None = None) -> float:
+def quantile(
+    values: np.ndarray,
+    level: float,
+    index: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
+    new: float = 1.0,
+) -> float:
     """The smallest of N values that a new value does not exceed with probability ``level``: the ceil((N + 1) level)-th.
 
     With G groups, values weigh 1 / (images of their group), and their weights have to reach (G + 1) level. Infinite if
@@ -96,12 +105,16 @@ def quantile(values: np.ndarray, level: float, index: np.ndarray | None = None) 
 
     Args:
         index: groups of the values, int64 [N]; None: values are exchangeable.
+        weights: how likely each value is where the new one comes from, relative to here, float [N]; ``new``: the same for
+            the new value. None: all the same.
     """
-    if index is not None and len(index):
-        _, index, sizes = np.unique(index, return_inverse=True, return_counts=True)
+    if len(values) and (index is not None or weights is not None):
+        each = np.ones(len(values)) if weights is None else weights
+        if index is not None:
+            _, index, sizes = np.unique(index, return_inverse=True, return_counts=True)
+            each = each / sizes[index]
         order = np.argsort(values, kind="stable")
-        reached = np.cumsum(1 / sizes[index[order]])
-        rank = int(np.searchsorted(reached, (len(sizes) + 1) * level - 1e-9))
+        rank = int(np.searchsorted(np.cumsum(each[order]), (each.sum() + new) * level - 1e-9))
         return float(values[order[rank]]) if rank < len(values) else math.inf
     rank = math.ceil(round((len(values) + 1) * level, 9))
     return float(np.partition(values, rank - 1)[rank - 1]) if 0 < rank <= len(values) else math.inf
@@ -114,6 +127,7 @@ def quantiles(
     level: float,
     method: Method,
     index: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
 ) -> np.ndarray:
     """The highest score that a prediction set includes, per class, float64 [K].
 
@@ -124,6 +138,7 @@ def quantiles(
         level: wanted coverage, above 0 and below 1.
         index: groups of the images, int64 [N], as `petriscope.metrics.intervals.group_index` has them; None: images are
             exchangeable.
+        weights: share of each class among new images, relative to its share on val, float64 [K]; None: the same shares.
 
     Raises:
         ValueError: ``level`` is out of range.
@@ -133,6 +148,9 @@ def quantiles(
     if method == "class":
         members = (targets == k for k in range(classes))
         return np.array([quantile(true_scores[m], level, None if index is None else index[m]) for m in members])
+    if weights is not None:
+        each = weights[targets]
+        return np.array([quantile(true_scores, level, index, each, float(own)) for own in weights])
     return np.full(classes, quantile(true_scores, level, index))
 
 

@@ -61,6 +61,7 @@ def guaranteed_threshold(
     max_error: float,
     delta: float = DELTA,
     index: np.ndarray | None = None,
+    accept: np.ndarray | None = None,
 ) -> Threshold | None:
     """The threshold with the highest coverage such that, with probability ``1 - delta``, the error rate among answered
     images is at most ``max_error``.
@@ -79,12 +80,16 @@ def guaranteed_threshold(
     a threshold as above, at ``delta / 2``; the result is their median. It breaks the guarantee only if at least half of them
     do, which by Markov's inequality is at most twice as likely as that one does.
 
+    Where the new images have other shares of the classes, ``accept`` makes the images a sample of those (rejection sampling).
+    With groups, the one image of each group is accepted or not, because it is the mix over groups that has to be right.
+
     Args:
         uncertainties: float [N], of images that were not used in training.
         right: whether each prediction is right, bool [N].
         max_error, delta: above 0 and below 1.
         index: groups of the images, int64 [N], as `petriscope.metrics.intervals.group_index` has them; None: images are
             independent.
+        accept: the probability with which each image is used, float [N], 0 to 1; None: all are.
 
     Returns:
         None if these images, or their groups, are too few, or too many predictions wrong, for any threshold.
@@ -95,8 +100,12 @@ def guaranteed_threshold(
     if not 0 < max_error < 1 or not 0 < delta < 1:
         raise ValueError(f"max_error and delta must be between 0 and 1, not {max_error} and {delta}")
     if index is None:
+        if accept is not None:
+            rows = np.flatnonzero(np.random.default_rng(0).random(len(accept)) < accept)
+            uncertainties, right = uncertainties[rows], right[rows]
         return _threshold(uncertainties, right, max_error, delta)
-    found = [_threshold(uncertainties[rows], right[rows], max_error, delta / 2) for rows in _one_of_each(index, DRAWS)]
+    draws = _one_of_each(index, DRAWS, accept)
+    found = [_threshold(uncertainties[rows], right[rows], max_error, delta / 2) for rows in draws]
     borders = sorted(-math.inf if one is None else one.uncertainty for one in found)
     border = borders[DRAWS // 2]
     if border == -math.inf:
@@ -110,13 +119,14 @@ def fewest_groups(max_error: float, delta: float = DELTA) -> int:
     return math.ceil(round(math.log(delta / 2) / math.log1p(-max_error), 9))
 
 
-def _one_of_each(index: np.ndarray, draws: int) -> Iterator[np.ndarray]:
-    """Draws of one image of each group: indices, int64 [G]."""
+def _one_of_each(index: np.ndarray, draws: int, accept: np.ndarray | None) -> Iterator[np.ndarray]:
+    """Draws of one image of each group: indices, int64 [G], or fewer where not all are accepted."""
     rng = np.random.default_rng(0)
     order = np.argsort(index, kind="stable")
     _, starts, sizes = np.unique(index[order], return_index=True, return_counts=True)
     for _ in range(draws):
-        yield order[starts + rng.integers(0, sizes)]
+        rows = order[starts + rng.integers(0, sizes)]
+        yield rows if accept is None else rows[rng.random(len(rows)) < accept[rows]]
 
 
 def _threshold(uncertainties: np.ndarray, right: np.ndarray, max_error: float, delta: float) -> Threshold | None:

@@ -93,6 +93,9 @@ def plan_abstention(
     if max_error is None and set_coverage is None:
         return Abstention(classes)
     reference = trust.references.get(tta)
+    if reference is None and trust.reweighting is not None and tta in trust.reweighting.plain.references:
+        lack = trust.reweighting.plain.references[tta].lacks(len(classes))
+        raise RequestError(f"thresholds and prediction sets for the classes that occur: {lack}")
     if reference is None:
         fitted = ", ".join(trust.references) or "none"
         raise RequestError(
@@ -117,6 +120,10 @@ def _notes(
     reference: Reference,
 ) -> list[str]:
     notes = []
+    if reference.occurs is not None and threshold is not None:
+        absent = reference.occurs & (np.bincount(reference.target, minlength=len(classes)) == 0)
+        if lacking := [name for name, there in zip(classes, absent, strict=True) if there]:
+            notes.append(f"val has no image of {', '.join(lacking)}, so no guarantee holds for images of it")
     if max_error is not None and threshold is None:
         notes.append(
             f"no confidence guarantees at most {100 * max_error:g} % errors: {_too_few(reference, max_error)}. Nothing is "
@@ -124,12 +131,12 @@ def _notes(
         )
     elif max_error is not None and threshold is not None:
         notes.append(
-            f"answers need a confidence of {_confidence(threshold.uncertainty)}: on val, {threshold.wrong:,} of "
+            f"answers need a confidence of {_confidence(threshold.uncertainty)}: {_sample(reference)}, {threshold.wrong:,} of "
             f"{threshold.answered:,} such answers were wrong. {_population(reference)}, at most {100 * max_error:g} % "
             f"are wrong, with probability {100 * (1 - threshold.delta):g} %"
         )
-    if limits is not None and set_coverage is not None and np.isinf(limits).any():
-        names = ", ".join(name for name, limit in zip(classes, limits, strict=True) if np.isinf(limit))
+    if limits is not None and set_coverage is not None and (limits == np.inf).any():
+        names = ", ".join(name for name, limit in zip(classes, limits, strict=True) if limit == np.inf)
         notes.append(
             f"val has too few {'images' if reference.groups is None else 'groups'} of {names} for a coverage of "
             f"{100 * set_coverage:g} %; every prediction set contains {names}"
@@ -139,22 +146,36 @@ def _notes(
 
 def _too_few(reference: Reference, max_error: float) -> str:
     """Why val supports no threshold."""
+    n, which = reference.size, _which(reference)
     if reference.groups is None:
-        return f"the {len(reference.uncertainty):,} images of val are too few, or too many of them are misclassified"
+        return f"the {n:,} images of val{which} are too few, or too many of them are misclassified"
     needed = fewest_groups(max_error)
-    if reference.groups < needed:
+    if n < needed:
         return (
-            f"{reference.groups:,} group{'' if reference.groups == 1 else 's'} of images in val, and images of one group are "
+            f"{n:,} group{'' if n == 1 else 's'} of images{which} in val, and images of one group are "
             f"not independent: an error rate of {100 * max_error:g} % cannot be guaranteed from fewer than {needed:,} groups"
         )
-    return f"too many images of the {reference.groups:,} groups of val are misclassified"
+    return f"too many images of the {n:,} groups of val{which} are misclassified"
 
 
 def _population(reference: Reference) -> str:
     """What a guarantee is about."""
     if reference.groups is None:
-        return "On images like those of val"
-    return f"On images of new groups like the {reference.groups:,} of val"
+        return f"On images{_which(reference)} like those of val"
+    return f"On images{_which(reference)} of new groups like the {reference.groups:,} of val"
+
+
+def _sample(reference: Reference) -> str:
+    """What a threshold was tested on. One that is a median over draws is counted on all images."""
+    if reference.weights is None or reference.groups is not None:
+        return f"on val{'' if reference.occurs is None else ', images of these classes'}"
+    return f"on about {reference.size:,} images drawn from val{_which(reference)}"
+
+
+def _which(reference: Reference) -> str:
+    if reference.weights is not None:
+        return " with these class shares"
+    return "" if reference.occurs is None else " of these classes"
 
 
 def _confidence(uncertainty: float) -> str:

@@ -8,11 +8,12 @@ val, so guarantees made on val are slightly optimistic; test shows whether they 
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 
+from petriscope.core.errors import RequestError
 from petriscope.core.results import (
     Calibration,
     CalibrationErrors,
@@ -27,6 +28,7 @@ from petriscope.metrics.conformal import METHOD, METHODS, Method, quantiles, set
 from petriscope.metrics.intervals import group_index, proportion95
 from petriscope.metrics.selective import DELTA, Threshold, aurc, guaranteed_threshold, uncertainty
 from petriscope.trust.ood import INSIDE, Detector, Mahalanobis, Mixture
+from petriscope.trust.prior import Prior, implied_shares, reweight
 from petriscope.trust.temperature import fit_temperature, scale
 
 MAX_ERRORS = (0.005, 0.01, 0.02, 0.05)
@@ -35,6 +37,7 @@ SCORED: tuple[Method, ...] = ("lac", "aps", "raps")  # the method class uses the
 ARRAYS = {"uncertainty": np.float32, "target": np.int64, "right": np.uint8, "ood": np.float32}
 KEYS = {"uncertainty": "doubt", "ood": "outlier"}  # names of arrays in model files, where they differ
 TENSORS = "trust/"  # how the names of all arrays begin in model files; no weight has a slash in its name
+MOST_KEPT = 4_000_000  # probabilities of val that a model file keeps
 Arrays = dict[str, np.ndarray]
 
 
@@ -51,6 +54,10 @@ class Reference:
         true_scores: conformal scores of the true classes, float32 [N], for each method in `SCORED`.
         index: groups of the images, int64 [N], as `petriscope.metrics.intervals.group_index` has them; None: images are
             independent.
+        raw: probabilities before temperature scaling, float32 [N, K], from which references for other class shares are made;
+            None: more than `MOST_KEPT`, or from a file of an older version, which did not keep them.
+        occurs: the classes that occur where predictions are made, bool [K]; None: all. The images are of these classes.
+        weights: the share of each class there, relative to its share among the images, float64 [K]; None: the same shares.
     """
 
     temperature: float
@@ -60,6 +67,9 @@ class Reference:
     ood: np.ndarray
     true_scores: dict[Method, np.ndarray]
     index: np.ndarray | None = None
+    raw: np.ndarray | None = None
+    occurs: np.ndarray | None = None
+    weights: np.ndarray | None = None
 
     @property
     def groups(self) -> int | None:
@@ -70,12 +80,69 @@ class Reference:
         """See `guaranteed_threshold`. Only images that are in distribution count, because others are never answered."""
         inside = self.ood <= 1
         index = None if self.index is None else self.index[inside]
-        return guaranteed_threshold(self.uncertainty[inside], self.right[inside].astype(bool), max_error, delta, index)
+        accept = None if self._accept is None else self._accept[inside]
+        right = self.right[inside].astype(bool)
+        return guaranteed_threshold(self.uncertainty[inside], right, max_error, delta, index, accept)
+
+    @property
+    def _accept(self) -> np.ndarray | None:
+        """The probabilities of a rejection sampling that gives the class shares, float64 [N]."""
+        return None if self.weights is None else (self.weights / self.weights.max())[self.target]
+
+    @property
+    def size(self) -> int:
+        """The number of images, or of groups, that thresholds are from. With ``weights`` it is that expected of the
+        sampling."""
+        if self._accept is None:
+            return len(self.target) if self.groups is None else self.groups
+        return round(float((self._accept * _each(self.index, len(self.target))).sum()))
+
+    def under(self, prior: Prior, factors: np.ndarray) -> Reference | None:
+        """The reference for images of other class shares, whose classes look as they do on val. Images of classes that do not
+        occur are left out.
+
+        Args:
+            factors: float64 [K], by which probabilities are reweighted.
+
+        Returns:
+            None without ``raw``.
+        """
+        if self.raw is None:
+            return None
+        rows = np.flatnonzero(prior.occurs[self.target])
+        target, index = self.target[rows], None if self.index is None else group_index(self.index[rows])
+        weights = None
+        if prior.shares is not None:
+            here = np.bincount(target, _each(index, len(rows)), minlength=len(factors))
+            weights = np.divide(prior.shares, here / here.sum(), out=np.zeros(len(here)), where=here > 0)
+        found = _reference(self.raw[rows], target, self.temperature, self.ood[rows], index, factors)
+        return replace(found, occurs=prior.occurs, weights=weights)
+
+    def implied(self) -> np.ndarray | None:
+        """The class shares that the probabilities imply, float64 [K], see `implied_shares`; None without ``raw``."""
+        return None if self.raw is None else implied_shares(scale(self.raw, self.temperature), self.target)
+
+    def lacks(self, classes: int) -> str:
+        """Why there is no ``raw``, and what to do, without the period."""
+        if len(self.target) * classes > MOST_KEPT:
+            return (
+                f"the model file does not have the probabilities of val, because {len(self.target):,} images of {classes:,} "
+                "classes are too many to keep"
+            )
+        return (
+            "the model file is of an older version, and does not have the probabilities of val; petriscope calibrate RUN "
+            "adds them"
+        )
 
     def sound(self, classes: int) -> bool:
         """Whether the arrays are of one length and hold what they should for a model of so many classes."""
         values = [self.uncertainty, self.target, self.right, self.ood, *self.true_scores.values()]
         values += [] if self.index is None else [self.index]
+        raw = self.raw
+        if raw is not None and not (
+            raw.shape == (len(self.target), classes) and bool(((raw >= 0) & (raw <= 1.01)).all())
+        ):
+            return False
         return (
             all(each.ndim == 1 and len(each) == len(self.target) for each in values)
             and bool(((self.target >= 0) & (self.target < classes)).all() and (self.right <= 1).all())
@@ -86,7 +153,8 @@ class Reference:
     def limits(self, level: float, classes: int, method: Method = METHOD) -> np.ndarray:
         """The highest conformal score that a prediction set includes, per class, float64 [K]."""
         found = self.true_scores["lac" if method == "class" else method]
-        return quantiles(found, self.target, classes, level, method, self.index)
+        out = quantiles(found, self.target, classes, level, method, self.index, self.weights)
+        return out if self.occurs is None else np.where(self.occurs, out, -np.inf)
 
 
 def fit_reference(
@@ -101,7 +169,20 @@ def fit_reference(
         groups: names of the groups of images, [N]; None: images are independent.
     """
     temperature = fit_temperature(raw, targets)
+    found = _reference(raw, targets, temperature, ood, group_index(groups))
+    return replace(found, raw=np.asarray(raw, dtype=np.float32)) if raw.size <= MOST_KEPT else found
+
+
+def _reference(
+    raw: np.ndarray,
+    targets: np.ndarray,
+    temperature: float,
+    ood: np.ndarray | None,
+    index: np.ndarray | None,
+    factors: np.ndarray | None = None,
+) -> Reference:
     p = scale(raw, temperature)
+    p = p if factors is None else reweight(p, factors)
     return Reference(
         temperature,
         uncertainty(p),
@@ -109,24 +190,106 @@ def fit_reference(
         (p.argmax(1) == targets).astype(np.uint8),
         np.zeros(len(targets), np.float32) if ood is None else ood,
         {method: true_scores(p, targets, method) for method in SCORED},
-        group_index(groups),
+        index,
     )
+
+
+def _each(index: np.ndarray | None, n: int) -> np.ndarray:
+    """What each of N images counts, float64 [N], if groups count the same."""
+    return np.ones(n) if index is None or not n else 1 / np.bincount(index)[index]
+
+
+@dataclass(frozen=True, eq=False)
+class Reweighting:
+    """What a request says about the classes, and what follows for probabilities.
+
+    Args:
+        plain: what was fitted on val, without it.
+        implied: the class shares that probabilities imply, float64 [K], by test-time augmentation; empty if only the classes
+            are known.
+    """
+
+    prior: Prior
+    plain: Trust
+    implied: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
 class Trust:
-    """References by test-time augmentation, and the out-of-distribution detector."""
+    """References by test-time augmentation, and the out-of-distribution detector.
+
+    Args:
+        reweighting: set by `under`, for one request; the references are then those for its classes.
+    """
 
     references: dict[str, Reference] = field(default_factory=dict)
     detector: Detector | None = None
+    reweighting: Reweighting | None = None
+
+    def under(self, prior: Prior) -> Trust:
+        """The same where other classes occur, or with other shares. References without the probabilities of val are left out.
+        The detector is the same.
+
+        Raises:
+            RequestError: shares are given, and there is nothing to measure those by that the probabilities imply, or no
+                image of a class in val.
+        """
+        plain = self if self.reweighting is None else self.reweighting.plain
+        implied: dict[str, np.ndarray] = {}
+        if prior.shares is not None:
+            if not plain.references:
+                raise RequestError("prior needs a model with predictions on val, and the model file has none")
+            for tta, reference in plain.references.items():
+                if (found := reference.implied()) is None:
+                    raise RequestError(f"prior: {reference.lacks(len(prior.classes))}")
+                absent = prior.occurs & (np.bincount(reference.target, minlength=len(prior.classes)) == 0)
+                if absent.any():
+                    raise RequestError(
+                        f"prior: val has no image of {prior.classes[int(absent.argmax())]}, so nothing is known about its "
+                        "probabilities; name the classes that occur with classes"
+                    )
+                implied[tta] = found
+        references = {
+            tta: made
+            for tta, reference in plain.references.items()
+            if (made := reference.under(prior, prior.factors(implied.get(tta)))) is not None
+        }
+        return Trust(references, plain.detector, Reweighting(prior, plain, implied))
+
+    def implied(self, tta: str, otherwise: str) -> np.ndarray | None:
+        """The class shares that the probabilities imply before they are reweighted, float64 [K], as for `temperature`; None
+        if they are not reweighted by shares.
+
+        Raises:
+            RequestError: they were measured for neither test-time augmentation.
+        """
+        if self.reweighting is None or self.reweighting.prior.shares is None:
+            return None
+        found = self.reweighting.implied.get(tta, self.reweighting.implied.get(otherwise))
+        if found is None:
+            raise RequestError(
+                f"prior: the model file has no predictions on val for test-time augmentation {tta}; petriscope calibrate RUN "
+                f"--tta {tta} adds them to a run that has a val split"
+            )
+        return found
+
+    def reweight(self, probabilities: np.ndarray, tta: str, otherwise: str) -> np.ndarray:
+        """Probabilities, float [N, K], for the classes that occur; the same if nothing is said about them."""
+        if self.reweighting is None:
+            return probabilities
+        return reweight(probabilities, self.reweighting.prior.factors(self.implied(tta, otherwise)))
 
     def temperature(self, tta: str, otherwise: str) -> float:
         """The temperature for a test-time augmentation; if none was fitted, that for ``otherwise``, else 1."""
-        reference = self.references.get(tta) or self.references.get(otherwise)
+        references = self.references if self.reweighting is None else self.reweighting.plain.references
+        reference = references.get(tta) or references.get(otherwise)
         return 1.0 if reference is None else reference.temperature
 
     def to_file(self) -> tuple[dict[str, Any], Arrays]:
-        """The form in a model file: facts for its metadata, and the arrays to which they refer by name."""
+        """The form in a model file: facts for its metadata, and the arrays to which they refer by name. What a request says
+        about the classes is not part of it."""
+        if self.reweighting is not None:
+            return self.reweighting.plain.to_file()
         arrays: Arrays = {}
 
         def keep(values: np.ndarray, kind: type, *place: str) -> str:
@@ -144,6 +307,7 @@ class Trust:
             parts = {KEYS.get(name, name): (getattr(reference, name), kind) for name, kind in ARRAYS.items()}
             parts |= {method: (values, np.float32) for method, values in reference.true_scores.items()}
             parts |= {} if reference.index is None else {"group": (reference.index, np.int64)}
+            parts |= {} if reference.raw is None else {"probabilities": (reference.raw, np.float32)}
             kept = {name: keep(*part, "references", tta, name) for name, part in parts.items()}
             references[tta] = {"temperature": reference.temperature, **kept}
         detector = self.detector
@@ -193,6 +357,7 @@ class Trust:
             parts = {name: array(found[KEYS.get(name, name)], kind) for name, kind in ARRAYS.items()}
             scored = {method: array(found[method]) for method in SCORED}
             parts |= {"index": array(found["group"], np.int64)} if "group" in found else {}
+            parts |= {"raw": array(found["probabilities"])} if "probabilities" in found else {}
             references[tta] = Reference(_positive(found["temperature"]), **parts, true_scores=scored)
             if not references[tta].sound(classes):
                 raise ValueError(f"the arrays fitted on val for test-time augmentation {tta} are inconsistent")

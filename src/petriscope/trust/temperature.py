@@ -33,12 +33,12 @@ def fit_temperature(probabilities: np.ndarray, targets: np.ndarray) -> float:
 
     if len(targets) == 0 or probabilities.shape[1] < 2:
         return 1.0
-    true, whole = _logs(probabilities[np.arange(len(targets)), targets]), np.empty(len(targets))
+    true, whole = log_probabilities(probabilities[np.arange(len(targets)), targets]), np.empty(len(targets))
 
     def loss(log_sharpness: float) -> float:
         sharpness = math.exp(log_sharpness)
         for rows in row_blocks(len(targets), 8 * probabilities.shape[1]):
-            whole[rows] = logsumexp(sharpness * _logs(probabilities[rows]), axis=1)
+            whole[rows] = logsumexp(sharpness * log_probabilities(probabilities[rows]), axis=1)
         return float((whole - sharpness * true).sum() + log_sharpness**2 / 2)
 
     # The prior may add a second local minimum, so start from the best point of a grid.
@@ -56,10 +56,11 @@ def scale(probabilities: np.ndarray, temperature: float) -> np.ndarray:
         return np.asarray(probabilities, dtype=np.float32)
     out = np.empty(np.shape(probabilities), dtype=np.float32)
     for rows in row_blocks(len(out), 8 * math.prod(out.shape[1:])):
-        logs = _logs(probabilities[rows]) / temperature
+        logs = log_probabilities(probabilities[rows]) / temperature
         out[rows] = np.exp(logs - logsumexp(logs, axis=1, keepdims=True))
     return out
 
 
-def _logs(probabilities: np.ndarray) -> np.ndarray:
+def log_probabilities(probabilities: np.ndarray) -> np.ndarray:
+    """Logarithms, float64, of probabilities of any shape, of which those below `TINY` count as that."""
     return np.log(np.maximum(np.asarray(probabilities, dtype=np.float64), TINY))
