@@ -31,7 +31,7 @@ def join(sets: Mapping[str, ImageSet], mark: str) -> tuple[ImageSet, np.ndarray]
     def over(pixels: np.ndarray, rows: np.ndarray | None = None) -> ImageSet:
         targets = np.concatenate([part.targets for part in parts])
         ids = np.concatenate([part.ids for part in parts])
-        return ImageSet(pixels, targets, first.classes, ids, groups, rows)
+        return ImageSet(pixels, targets, first.classes, ids, groups, rows=rows)
 
     if all(part.pixels is first.pixels and part.rows is not None for part in parts):
         return over(first.pixels, np.concatenate([np.asarray(part.rows) for part in parts])), splits

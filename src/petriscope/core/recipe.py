@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from importlib import resources
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -25,6 +25,7 @@ from petriscope.core.yaml_text import InvalidYaml, read_yaml
 
 MAX_RECIPE_BYTES = 1_000_000
 MOST_PIXELS = 65_536  # of a side of an image
+MOST_NAME = 100  # characters of the name of a domain
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -59,10 +60,36 @@ class Part(BaseModel):
         return dict(self.__pydantic_extra__ or {})
 
 
+class SourceSection(Section):
+    """One of several sources: ``{source: PATH, weight: 2}``, or just the path."""
+
+    source: str
+    weight: Annotated[float, Field(gt=0, le=1e6)] = (
+        1.0  # how often an image is drawn, relative to one of another source
+    )
+    group: str | None = None  # as `DataSection.group`, which is used where this is null
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_path(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: fspath(each) if isinstance(each, PathLike) else each for key, each in value.items()}
+        return {"source": fspath(value) if isinstance(value, PathLike) else value}
+
+    @field_validator("group")
+    @classmethod
+    def _compiles(cls, value: str | None) -> str | None:
+        return _pattern(value)
+
+
 class DataSection(Section):
     """Where the images are, and how they become one uint8 array."""
 
     source: str | None = None
+    sources: Annotated[dict[str, SourceSection], Field(min_length=1)] | None = (
+        None  # several, by the names of their domains
+    )
+    leave_out: str | None = None  # a domain that is test as a whole; train and val are of the others
     task: str = "auto"  # what targets are: classification or segmentation; auto: as the source has them
     size: Pixels | tuple[Pixels, Pixels] | None = None  # (height, width); one number is a square
     filter: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"] = "bilinear"
@@ -88,6 +115,34 @@ class DataSection(Section):
     @property
     def height_width(self) -> tuple[int, int] | None:
         return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+    @property
+    def origin(self) -> str:
+        """The source, or the domains and their sources, in words; empty if there is none."""
+        if self.sources is None:
+            return self.source or ""
+        return ", ".join(f"{name}={each.source}" for name, each in self.sources.items())
+
+    @property
+    def by_domain(self) -> dict[str, DataSection]:
+        """How each of several sources is read, by the names of their domains, in the order of these: the order in which a
+        recipe lists them makes no difference."""
+        return {
+            name: self.model_copy(
+                update={"source": each.source, "sources": None, "group": each.group or self.group, "leave_out": None}
+            )
+            for name, each in sorted((self.sources or {}).items())
+        }
+
+    def moved(self, place: str) -> DataSection:
+        """The same data in another place: a source; or, where there are several, ``DOMAIN=SOURCE,...`` for those that have
+        moved."""
+        words = place.split(",") if self.sources is not None else []
+        named = dict(word.strip().split("=", 1) for word in words if "=" in word)
+        if self.sources is None or len(named) < len(words) or not named.keys() <= self.sources.keys():
+            return self.model_copy(update={"source": place, "sources": None})
+        moved = {name: self.sources[name].model_copy(update={"source": named[name]}) for name in named}
+        return self.model_copy(update={"sources": {**self.sources, **moved}})
 
     @field_validator("source", "audit", "splits", mode="before")
     @classmethod
@@ -131,11 +186,50 @@ class DataSection(Section):
     @field_validator("group")
     @classmethod
     def _compiles(cls, value: str | None) -> str | None:
-        try:
-            re.compile(value or "")
-        except re.error as error:
-            raise ValueError(f"{value!r} is no regular expression: {error}") from None
-        return value
+        return _pattern(value)
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _name_domains(cls, value: Any) -> Any:
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            raise ValueError("it maps the name of each domain to its source, such as {blood: cells/, bccd: other.csv}")
+        out = {}
+        for key, each in value.items():
+            name = tidy(str(key))
+            if not name or len(name) > MOST_NAME or re.search("[/=,]", name):
+                raise ValueError(f"the domain {shown(key)} must have a name without / = and commas")
+            if name in out:
+                raise ValueError(f"the domain {shown(name)} is there twice")
+            out[name] = each
+        return out
+
+    @field_validator("leave_out", mode="before")
+    @classmethod
+    def _is_text(cls, value: Any) -> Any:
+        return tidy(str(value)) if isinstance(value, (str, int)) and not isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _has_one_kind_of_source(self) -> DataSection:
+        if self.sources is not None:
+            if self.source is not None:
+                raise ValueError(
+                    f"there are both data.source, {shown(self.source)}, and data.sources; keep one, and set the other to null"
+                )
+            if self.audit is not None:
+                raise ValueError("the decisions of an audit are about one data.source, and there are data.sources")
+            if self.leave_out is not None and self.leave_out not in self.sources:
+                raise ValueError(f"data.leave_out is no domain of data.sources; {near(self.leave_out, self.sources)}")
+        return self
+
+
+def _pattern(value: str | None) -> str | None:
+    try:
+        re.compile(value or "")
+    except re.error as error:
+        raise ValueError(f"{value!r} is no regular expression: {error}") from None
+    return value
 
 
 class ProgressiveSection(Section):
@@ -390,9 +484,15 @@ def _section(annotation: Any) -> Any:
 
 
 def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
-    for step in path:
+    steps = iter(path)
+    for step in steps:
         field = model.model_fields.get(step)
         section = None if field is None else _section(field.annotation)
+        if get_origin(section) is Annotated:
+            section = get_args(section)[0]
+        if get_origin(section) is dict:  # of sections by name
+            next(steps, None)
+            section = get_args(section)[1]
         if not (isinstance(section, type) and issubclass(section, BaseModel)):
             return []
         model = section

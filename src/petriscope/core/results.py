@@ -26,6 +26,7 @@ from petriscope.core.files import parsing
 SCHEMA_VERSION = 2
 CLASSIFICATION, SEGMENTATION = "classification", "segmentation"
 SPLITS = ("train", "val", "test")
+FEW_IMAGES = 10  # a part of a split with fewer is not named as the worst
 FEW_GROUPS = 10  # a bootstrap of fewer does not have its nominal coverage
 OLD_KEYS = {  # of schema version 1
     "pictures": "images",
@@ -422,6 +423,36 @@ class ClassPrior(Result):
     excluded_images: int = 0
 
 
+class Subset(Measured):
+    """The images that have one value in a column, judged on their own; see `petriscope.tasks.base.Task.judge_subset`.
+
+    Args:
+        name: the value.
+        n: images.
+        groups: of images, which the intervals are over; None: they are over images.
+    """
+
+    name: str
+    n: int
+    groups: int | None = None
+
+
+class Breakdown(Result):
+    """An evaluation by the values of a column, such as the scanner.
+
+    Args:
+        rows: per value, the worst first by the task's first metric.
+        empty: images whose value is empty, which are in no row.
+        worst: the value with the worst metric among those with enough images; None where there are not two values.
+        within: every value is one group of images, so that intervals are over the images of the group.
+    """
+
+    rows: tuple[Subset, ...]
+    empty: int = 0
+    worst: str | None = None
+    within: bool = False
+
+
 class Evaluation(Measured):
     """One split evaluated.
 
@@ -438,6 +469,7 @@ class Evaluation(Measured):
         ece_if_calibrated: where the ECE of a perfectly calibrated model would be, 95 times in 100.
         undefined: why a metric, or all intervals (``ci95``), are None.
         calibration, selective, conformal, ood, val_groups: None where nothing was fitted on val; see `TrustMetrics`.
+        by: the same images by the values of a column; ``domain``, where images are of domains, and what was asked for.
         errors, explanations: of a run's own data.
         stress: where the stress test was asked for too.
     """
@@ -462,6 +494,7 @@ class Evaluation(Measured):
     conformal: list[ConformalRow] | None = None
     ood: OODSummary | None = None
     val_groups: int | None = None
+    by: dict[str, Breakdown] = Field(default_factory=dict)
     errors: ErrorAnalysis | None = None
     explanations: Explanations | None = None
     stress: Robustness | None = None
@@ -606,6 +639,7 @@ class DataInfo(Result):
     classes: list[str] = Field(default_factory=list)
     shape: tuple[int, int, int] | None = None
     splits: dict[str, SplitInfo] = Field(default_factory=dict)
+    domains: dict[str, dict[str, int]] = Field(default_factory=dict)  # images of each domain by split
     warnings: list[str] = Field(default_factory=list)
     audited: dict[str, dict[str, int]] = Field(default_factory=dict)
 

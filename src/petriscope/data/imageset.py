@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +32,8 @@ class ImageSet:
         classes: class names; ``targets`` index it.
         ids: a name per image, [N] strings: the path below the source, or ``split/index``.
         groups: [N] strings; images of one group (one slide) stay together when splits are drawn.
+        columns: what else the source says of each image, such as its scanner or its day: by name, [N] strings, empty where
+            it says nothing. The column ``domain`` says where an image is from, see `domains`.
         rows: int64 [N], the row in ``pixels`` of each image; None: row i is image i. Lets the splits of one
             mapped array be views of it.
         known: an array and the hashes of its rows, uint8 [M, 16]; they are used as long as ``pixels`` is this array.
@@ -47,6 +49,7 @@ class ImageSet:
     classes: tuple[str, ...]
     ids: np.ndarray
     groups: np.ndarray | None = None
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     rows: np.ndarray | None = None
     known: tuple[np.ndarray, np.ndarray] | None = None
     named: bool = True
@@ -64,8 +67,8 @@ class ImageSet:
                 f"targets of the task {self.task.name} must be {self.task.targets_are}, not {self.targets.dtype} "
                 f"{list(self.targets.shape)}"
             )
-        for name in ("ids", "groups", "rows"):
-            array = getattr(self, name)
+        arrays = {"ids": self.ids, "groups": self.groups, "rows": self.rows, **self.columns}
+        for name, array in arrays.items():
             if array is not None and len(array) != len(self):
                 raise DataError(f"{len(array)} {name} for {len(self)} images")
         if self.rows is None and len(self.pixels) != len(self):
@@ -84,6 +87,15 @@ class ImageSet:
     @property
     def mapped(self) -> bool:
         return isinstance(self.pixels, np.memmap)
+
+    @property
+    def domains(self) -> np.ndarray | None:
+        """Where each image is from: the source among several, or the column ``domain`` of a table, [N] strings."""
+        return self.columns.get("domain")
+
+    def with_column(self, name: str, values: np.ndarray) -> ImageSet:
+        """The same images with one more column, [N] strings, or another one."""
+        return replace(self, columns={**self.columns, name: values})
 
     @property
     def images(self) -> np.ndarray:
@@ -114,6 +126,7 @@ class ImageSet:
             targets=self.targets[indices],
             ids=self.ids[indices],
             groups=None if self.groups is None else self.groups[indices],
+            columns={name: values[indices] for name, values in self.columns.items()},
             rows=indices if self.rows is None else self.rows[indices],
         )
 

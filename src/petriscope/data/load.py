@@ -1,8 +1,9 @@
-"""Load a data set: read the source, draw the missing splits, check them, and hash them."""
+"""Load a data set: read its sources, draw the missing splits, check them, and hash them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from os import PathLike
@@ -13,7 +14,7 @@ from petriscope.core.errors import DataError, RequestError
 from petriscope.core.files import parsing, path_text, user_path
 from petriscope.core.recipe import DataSection
 from petriscope.data import decisions as decided
-from petriscope.data import sources
+from petriscope.data import domains, sources
 from petriscope.data.aligned import align
 from petriscope.data.fingerprint import fingerprint
 from petriscope.data.imageset import SPLITS, Dataset, ImageSet
@@ -34,8 +35,11 @@ def load_dataset(section: DataSection | str | PathLike[str]) -> Dataset:
     out after the splits are drawn, so that an image stays in its split whatever is decided about other images. With
     ``section.splits``, images that the named run had stay in its splits, and the others are drawn as if they were alone.
 
+    Each of several ``section.sources`` is split as if it were alone. Then their classes are matched by name, and the splits
+    of all are joined. With ``section.leave_out``, all images of a domain are test, and train and val are of the others.
+
     Args:
-        section: the source, and how its images are read; or the source alone.
+        section: the source, or the sources, and how images are read; or the source alone.
 
     Returns:
         images uint8 [N, H, W, C] of one shape, targets as their task has them, and the same class names in all splits.
@@ -48,10 +52,15 @@ def load_dataset(section: DataSection | str | PathLike[str]) -> Dataset:
     """
     section = _section(section)
     warnings: list[str] = []
-    sets, decisions = _read(section, warnings)
-    drawn, names = (_draw if section.splits is None else _extend)(sets, section, warnings)
+    if section.sources is None:
+        sets, decisions = _read(section, warnings)
+        drawn, names = _split(sets, section, warnings)
+    else:
+        drawn, names, decisions = *_split_domains(_read_domains(section, warnings), section, warnings), None
+    if section.leave_out is not None:
+        drawn = domains.leave_out(drawn, section.leave_out, section.origin)
     sets, audited = _prepare(drawn, section, decisions, warnings)
-    _check_train(sets, section.source)
+    _check_train(sets, section.origin)
     return _dataset(sets, section, warnings, audited=audited, membership=membership_of(drawn, sets), drawn=names)
 
 
@@ -72,21 +81,37 @@ def recall_dataset(section: DataSection, known: Membership, classes: Sequence[st
         RequestError, DataError, PetriscopeError: as `load_dataset`, or no image of the run is there.
     """
     warnings: list[str] = []
-    sets, decisions = _read(section, warnings)
+    decisions = None
+    if section.sources is None:
+        sets, decisions = _read(section, warnings)
+    else:
+        parts = _read_domains(section, warnings)
+        every = domains.common_classes(parts, warnings)
+        sets = {
+            f"{name}/{split}": domains.as_domain(part, name, every)
+            for name, its in parts.items()
+            for split, part in its.items()
+        }
     found, _, change = match(known, sets)
     sets, audited = _prepare(found, section, decisions, warnings) if found else ({}, ())
     if not sets:
-        raise DataError(f"none of the {len(known.ids):,} images of the run is in {section.source}")
-    sets = {name: align(part, tuple(classes), str(section.source), warnings) for name, part in sets.items()}
+        raise DataError(f"none of the {len(known.ids):,} images of the run is in {section.origin}")
+    sets = {name: align(part, tuple(classes), section.origin, warnings) for name, part in sets.items()}
     return _dataset(sets, section, warnings, audited=audited, membership=known), change
 
 
 def _section(section: DataSection | str | PathLike[str]) -> DataSection:
     if not isinstance(section, DataSection):
         section = DataSection(source=path_text(section))
-    if section.source is None:
+    if section.source is None and section.sources is None:
         raise RequestError(f"no data: give --data SOURCE, or data.source in the recipe. A source is {sources.KINDS}.")
     return section
+
+
+def _read_domains(section: DataSection, warnings: list[str]) -> dict[str, dict[str, ImageSet]]:
+    """The image sets of each of several sources, before splits are drawn, as views of one array."""
+    parts = {name: _read(one, warnings)[0] for name, one in section.by_domain.items()}
+    return domains.share_pixels(parts, section.memory)
 
 
 def _read(section: DataSection, warnings: list[str]) -> tuple[dict[str, ImageSet], decided.Decisions | None]:
@@ -109,12 +134,14 @@ def _prepare(
     sets: dict[str, ImageSet], section: DataSection, decisions: decided.Decisions | None, warnings: list[str]
 ) -> tuple[dict[str, ImageSet], Sequence[decided.Audited]]:
     """Carry out what the recipe and the decisions ask for once every image is in its split."""
-    source = str(section.source)
+    source = section.origin
     audited: list[decided.Audited] = []
     if decisions is not None:
         sets, audited = decided.apply_decisions(decisions, sets, section)
         if not sets:
             raise DataError(f"{section.audit} drops every image of {source}")
+    if section.leave_out is not None:
+        sets = domains.only_left_out(sets, section.leave_out, warnings)
     if section.drop_single_class and "train" in sets:
         sets = {**sets, "train": _drop_single_class(sets["train"], source, warnings)}
     if section.only is not None:  # after the splits are drawn, so that they are those of a model of all classes
@@ -136,7 +163,7 @@ def _dataset(
         train=sets.get("train"),
         val=sets.get("val"),
         test=sets.get("test"),
-        source=str(section.source),
+        source=section.origin,
         fingerprint=fingerprint(sets, digests),
         warnings=tuple(dict.fromkeys([*warnings, *_leaks(sets, digests)])),
         audited=tuple(audited),
@@ -145,12 +172,62 @@ def _dataset(
     )
 
 
-def _extend(
+def _split(
     sets: dict[str, ImageSet], section: DataSection, warnings: list[str]
 ) -> tuple[dict[str, ImageSet], tuple[str, ...]]:
+    """The splits of a source, and the names of those that were drawn."""
+    if section.splits is None:
+        return _draw(sets, section, warnings)
+    splits, drawn, change, sizes = _extend(sets, section, _read_splits(section.splits))
+    warnings += _grown(section.splits, change, sizes)
+    return splits, drawn
+
+
+def _split_domains(
+    parts: Mapping[str, dict[str, ImageSet]], section: DataSection, warnings: list[str]
+) -> tuple[dict[str, ImageSet], tuple[str, ...]]:
+    """The same for several sources, each of which is split as if it were alone."""
+    known = None if section.splits is None else _read_splits(section.splits)
+    split: dict[str, dict[str, ImageSet]] = {}
+    drawn: dict[str, tuple[str, ...]] = {}
+    changes: dict[str, Change] = {}
+    sizes: Counter[str] = Counter()
+    for name, sets in parts.items():
+        notes: list[str] = []
+        if known is None:
+            split[name], drawn[name] = _draw(sets, section, notes)
+        else:
+            split[name], drawn[name], changes[name], more = _extend(sets, section, known.of_domain(name))
+            sizes.update(more)
+        warnings += [f"{name}: {note}" for note in notes]
+    warnings += domains.splits_of_domains({name: set(sets) for name, sets in parts.items()}, drawn)
+    if known is not None:
+        warnings += _grown(str(section.splits), domains.join_changes(changes, known), sizes)
+    classes = domains.common_classes(parts, warnings)
+    joined = {}
+    for each in SPLITS:
+        if some := [domains.as_domain(sets[each], name, classes) for name, sets in split.items() if each in sets]:
+            joined[each] = domains.join_domains(some)
+    return joined, tuple(each for each in SPLITS if any(each in names for names in drawn.values()))
+
+
+def _grown(run: str, change: Change, sizes: Mapping[str, int]) -> list[str]:
+    if not str(change):
+        return []
+    where = ", ".join(f"{count:,} in {split}" for split, count in sizes.items() if count)
+    return [f"since {run}, {change}; new and changed images: {where or 'none'}"]
+
+
+def _extend(
+    sets: dict[str, ImageSet], section: DataSection, known: Membership
+) -> tuple[dict[str, ImageSet], tuple[str, ...], Change, dict[str, int]]:
     """`_draw` for the images that a run did not have. Copies of an image that it had, another version of one, and images of
-    its groups go where these are."""
-    known = _read_splits(str(section.splits))
+    its groups go where these are.
+
+    Returns:
+        all splits, the names of those that were drawn, how the source differs, and how many images of each split the run
+        did not have there.
+    """
     found, rest, change = match(known, sets)
     parts = {split: [found[split]] if split in found else [] for split in SPLITS}
     new: dict[str, ImageSet] = {}
@@ -165,10 +242,7 @@ def _extend(
     for split, part in shares.items():
         parts[split].append(part)
     sizes = {split: sum(map(len, pieces)) - len(found.get(split, ())) for split, pieces in parts.items()}
-    if str(change):
-        where = ", ".join(f"{count:,} in {split}" for split, count in sizes.items() if count)
-        warnings.append(f"since {section.splits}, {change}; new and changed images: {where or 'none'}")
-    return {split: join_sets(pieces) for split, pieces in parts.items() if pieces}, drawn
+    return {split: join_sets(pieces) for split, pieces in parts.items() if pieces}, drawn, change, sizes
 
 
 def _read_splits(run: str) -> Membership:

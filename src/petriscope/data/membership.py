@@ -99,7 +99,9 @@ class Membership:
         digests: of the pixels, in the form that the run decoded them to.
         targets: the class of each image, or a hash of its mask, [N] strings.
         groups: as `ImageSet.groups`.
-        used: bool [N]; False: the decisions of an audit or ``data.drop_single_class`` left the image out of its split.
+        used: bool [N]; False: the decisions of an audit or ``data.drop_single_class`` left the image out of its split, or
+            ``data.leave_out`` an image of another domain out of test.
+        domains: as `ImageSet.domains`.
     """
 
     splits: np.ndarray
@@ -108,6 +110,7 @@ class Membership:
     targets: np.ndarray
     groups: np.ndarray | None
     used: np.ndarray
+    domains: np.ndarray | None = None
 
     @property
     def exposure(self) -> Exposure:
@@ -119,9 +122,27 @@ class Membership:
 
         return Exposure(of("train"), of("val"))
 
+    def of_domain(self, name: str) -> Membership:
+        """The images of one of several sources, called as the source calls them; all images, where none is of it."""
+        if self.domains is None or name not in self.domains:
+            return self
+        rows = np.flatnonzero(self.domains == name)
+
+        def bare(names: np.ndarray) -> np.ndarray:
+            return np.array([each.removeprefix(f"{name}/") for each in names[rows].tolist()], dtype=np.str_)
+
+        return Membership(
+            self.splits[rows],
+            bare(self.ids),
+            [self.digests[row] for row in rows.tolist()],
+            self.targets[rows],
+            None if self.groups is None else bare(self.groups),
+            self.used[rows],
+        )
+
     def write(self, path: Path) -> None:
-        """Write a Parquet table with a row per image: split, id, digest (hexadecimal), target, used, and group if there are
-        any."""
+        """Write a Parquet table with a row per image: split, id, digest (hexadecimal), target, used, and group and domain if
+        there are any."""
         import pandas as pd
 
         # A name that is not UTF-8 cannot be stored as it is; the image is recognized by its content.
@@ -130,6 +151,8 @@ class Membership:
         columns["target"] = self.targets
         if self.groups is not None:
             columns["group"] = self.groups
+        if self.domains is not None:
+            columns["domain"] = self.domains
         with path.open("wb") as handle:
             pd.DataFrame(columns).to_parquet(handle, index=False, compression="zstd")
 
@@ -154,6 +177,7 @@ class Membership:
             table["target"].to_numpy(np.str_),
             table["group"].to_numpy(np.str_) if "group" in table else None,
             table["used"].to_numpy(bool),
+            table["domain"].to_numpy(np.str_) if "domain" in table else None,
         )
 
 

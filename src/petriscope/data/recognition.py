@@ -24,6 +24,7 @@ def membership_of(drawn: Mapping[str, ImageSet], used: Mapping[str, ImageSet] | 
     """
     kept = {name: set((used or drawn)[name].ids.tolist()) if name in (used or drawn) else set() for name in drawn}
     groups = [part.groups for part in drawn.values()]
+    domains = [part.domains for part in drawn.values()]
     return Membership(
         np.concatenate([np.full(len(part), name) for name, part in drawn.items()]),
         np.concatenate([part.ids.astype(np.str_) for part in drawn.values()]),
@@ -31,6 +32,7 @@ def membership_of(drawn: Mapping[str, ImageSet], used: Mapping[str, ImageSet] | 
         np.array([name for part in drawn.values() for name in _target_names(part)], dtype=np.str_),
         None if any(each is None for each in groups) else np.concatenate([np.asarray(g, np.str_) for g in groups]),
         np.array([name in kept[split] for split, part in drawn.items() for name in part.ids.tolist()], dtype=bool),
+        None if any(each is None for each in domains) else np.concatenate([np.asarray(d, np.str_) for d in domains]),
     )
 
 
@@ -42,8 +44,8 @@ def match(known: Membership, sets: Mapping[str, ImageSet]) -> tuple[dict[str, Im
         sets: of the source, before its splits are drawn.
 
     Returns:
-        the images of the run that are there, in the run's splits and order; the others, as the source has them; and
-        how the source differs.
+        the images of the run that are there, in the run's splits and order and with its domains; the others, as the
+        source has them; and how the source differs.
     """
     ids = [name for part in sets.values() for name in part.ids.tolist()]
     digests = [digest for part in sets.values() for digest in part.digests()]
@@ -51,9 +53,11 @@ def match(known: Membership, sets: Mapping[str, ImageSet]) -> tuple[dict[str, Im
     bounds = np.cumsum([0, *map(len, sets.values())])
     found = {}
     for split in SPLITS:
-        rows = place[(known.splits == split) & (place != NEW)]
-        if len(rows):
-            found[split] = _gather(list(sets.values()), bounds, rows)
+        there = (known.splits == split) & (place != NEW)
+        if there.any():
+            found[split] = _gather(list(sets.values()), bounds, place[there])
+            if known.domains is not None:
+                found[split] = found[split].with_column("domain", known.domains[there].astype(object))
     rest = np.ones(len(ids), dtype=bool)
     rest[place[place != NEW]] = False
     others = {
@@ -63,8 +67,8 @@ def match(known: Membership, sets: Mapping[str, ImageSet]) -> tuple[dict[str, Im
     }
     new = [ids[row] for row in np.flatnonzero(rest)]
     missing = known.ids[place == NEW].tolist()
-    there = set(new)
-    changed = [name for name in missing if name in there]
+    unknown = set(new)
+    changed = [name for name in missing if name in unknown]
     replaced = set(changed)
     targets = np.array([name for part in sets.values() for name in _target_names(part)], dtype=np.str_)
     matched = place != NEW
@@ -143,7 +147,7 @@ def join_sets(parts: Sequence[ImageSet]) -> ImageSet:
     if len(parts) == 1:
         return first
     views = all(part.pixels is first.pixels and part.rows is not None for part in parts)
-    groups = [part.groups for part in parts]
+    groups, columns = [part.groups for part in parts], dict.fromkeys(name for part in parts for name in part.columns)
     return replace(
         first,
         pixels=first.pixels if views else np.concatenate([part.images for part in parts]),
@@ -153,5 +157,10 @@ def join_sets(parts: Sequence[ImageSet]) -> ImageSet:
         groups=None
         if any(each is None for each in groups)
         else np.concatenate([np.asarray(g, np.str_) for g in groups]),
-        known=None,
+        columns={name: np.concatenate([_column(part, name) for part in parts]) for name in columns},
+        known=first.known if views and all(part.known is first.known for part in parts) else None,
     )
+
+
+def _column(part: ImageSet, name: str) -> np.ndarray:
+    return part.columns[name].astype(object) if name in part.columns else np.full(len(part), "", dtype=object)

@@ -1,4 +1,4 @@
-"""The order of the training images in an epoch, and how often each class is drawn."""
+"""The order of the training images in an epoch, and how often each class and each domain is drawn."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ import numpy as np
 from petriscope.core.recipe import Sampler
 
 
-def epoch_order(targets: np.ndarray, sampler: Sampler, seed: int, epoch: int, size: int | None = None) -> np.ndarray:
+def epoch_order(
+    targets: np.ndarray,
+    sampler: Sampler,
+    seed: int,
+    epoch: int,
+    size: int | None = None,
+    weights: np.ndarray | None = None,
+) -> np.ndarray:
     """The order of the images in one epoch. It depends only on the arguments, so there is no state to save.
 
     Args:
@@ -20,20 +27,41 @@ def epoch_order(targets: np.ndarray, sampler: Sampler, seed: int, epoch: int, si
         size: number of images in the epoch; None: as above. Images (with ``oversample``, those of each class, which
             then have equal shares) are repeated as often as needed or left out at random; none is drawn twice before
             all were drawn once.
+        weights: how often each image is drawn relative to the others, above 0, float64 [N]; None: all alike. Classes are
+            drawn as without weights (with ``square-root``, a class counts the weights of its images in place of their
+            number), and the images of a class, or with ``none`` all images, in proportion to their weights. ``none`` and
+            ``oversample`` draw no image of a weight twice before all of this weight were drawn once. M stays the same, so
+            images of low weight are not in every epoch.
 
     Returns:
         int64 [M], indices into ``targets``. M is ``size`` (with ``oversample`` rounded down to a multiple of the number
         of classes); without a size it is N, or more with ``oversample``.
     """
     rng = np.random.default_rng([seed, 1, epoch])
+    weights = np.ones(len(targets)) if weights is None else weights
     if sampler in ("weighted", "square-root"):
-        weight = np.bincount(targets)[targets] ** (-1.0 if sampler == "weighted" else -0.5)
-        return rng.choice(len(targets), size=size or len(targets), p=weight / weight.sum())
+        amounts = np.bincount(targets, weights)
+        chance = weights * amounts[targets] ** (-1.0 if sampler == "weighted" else -0.5)
+        return rng.choice(len(targets), size=size or len(targets), p=chance / chance.sum())
     if sampler == "none":
-        return rng.permutation(_repeat(np.arange(len(targets)), size or len(targets), rng))
+        return rng.permutation(_in_proportion(np.arange(len(targets)), size or len(targets), weights, rng))
     members = [np.flatnonzero(targets == label) for label in np.unique(targets)]
     each = max(map(len, members)) if size is None else max(1, size // len(members))
-    return rng.permutation(np.concatenate([_repeat(part, each, rng) for part in members]))
+    return rng.permutation(np.concatenate([_in_proportion(part, each, weights[part], rng) for part in members]))
+
+
+def _in_proportion(members: np.ndarray, size: int, weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """``size`` of the members, those of each weight in proportion to it and to their number.
+
+    Args:
+        weights: of the members, float64 [n].
+    """
+    levels, place = np.unique(weights, return_inverse=True)
+    exact = size * levels * np.bincount(place) / weights.sum()
+    counts = np.floor(exact).astype(np.int64)
+    largest = np.argsort(counts - exact, kind="stable")[: size - int(counts.sum())]  # remainders are rounded up
+    counts[largest] += 1
+    return np.concatenate([_repeat(members[place == level], count, rng) for level, count in enumerate(counts.tolist())])
 
 
 def _repeat(members: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:

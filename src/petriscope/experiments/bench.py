@@ -148,7 +148,7 @@ def _check_data(todo: Sequence[Planned], split: Split, metric: str | None) -> No
         for planned in members:
             if planned.begun and Run(planned.folder).environment.data.fingerprint != dataset.fingerprint:
                 raise DataError(
-                    f"the data at {planned.recipe.data.source} have changed since {planned.folder} was started; move "
+                    f"the data at {planned.recipe.data.origin} have changed since {planned.folder} was started; move "
                     "this folder away, or choose another --out"
                 )
 

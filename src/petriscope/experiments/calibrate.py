@@ -45,7 +45,7 @@ def calibrate(
         known = fit.calibrate(predictor, dataset.train, val, tta, quiet)
         save_trust(run.model, predictor)
         if tta != predictor.recipe.evaluation.tta:
-            return evaluate_split(predictor, val, "val", tta, str(run.recipe.data.source), quiet, known)[0]
+            return evaluate_split(predictor, val, "val", tta, run.recipe.data.origin, quiet, known)[0]
         evaluation, _ = evaluate_into(run, predictor, dataset, "val", tta, quiet, known)
         write_report(run)
         return evaluation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from os import PathLike
@@ -20,6 +21,7 @@ from petriscope.run.comparison import LEVEL, Comparison, Contrast, Row
 from petriscope.run.folder import Run, open_run
 from petriscope.tasks import Task, find_task
 
+SOURCE = re.compile(r"data\.(source|sources\..*\.source)")  # keys of places, where the same data may be in others
 SETTINGS_NAMED = 3  # settings that a label names at most
 
 
@@ -202,11 +204,13 @@ def _key(run: Run, split: str) -> str:
     identity = _identity(run.recipe)
     # The same data may be stored in different places.
     identity["data"]["source"] = _fingerprint(run)
+    for each in (identity["data"]["sources"] or {}).values():
+        each["source"] = ""
     return json.dumps([identity, _tta(run, split)], sort_keys=True)
 
 
 def _fingerprint(run: Run) -> str:
-    return run.environment.data.fingerprint or str(run.recipe.data.source)
+    return run.environment.data.fingerprint or run.recipe.data.origin
 
 
 def _tta(run: Run, split: str) -> str:
@@ -238,7 +242,7 @@ def _labeled(groups: Sequence[list[Run]], split: str) -> dict[str, list[Run]]:
         if first is not run:
             pairs = settings_that_differ(first.recipe, run.recipe)
             if _fingerprint(first) == _fingerprint(run):
-                pairs.pop("data.source", None)
+                pairs = {key: pair for key, pair in pairs.items() if not SOURCE.fullmatch(key)}
             words = [f"{key}={'default' if value is None else value}" for key, (_, value) in pairs.items()]
             if _tta(first, split) != _tta(run, split):
                 words.append(f"tta={_tta(run, split)}")

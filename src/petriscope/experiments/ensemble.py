@@ -124,14 +124,13 @@ def ensemble(
     tta = max((m.recipe.evaluation.tta for m in members), key=TTA_ORDER.index)
     recipe = _recipe(members, method, tta)
     if data is not None:
-        moved = recipe.data.model_copy(update={"source": path_text(data)})
-        recipe = absolute_paths(recipe.model_copy(update={"data": moved}))
+        recipe = absolute_paths(recipe.model_copy(update={"data": recipe.data.moved(path_text(data))}))
     check_free(None if out is None else Path(out))
-    dataset = whole_data(runs[0], None if data is None else recipe.data.source, "join its runs")
+    dataset = whole_data(runs[0], None if data is None else path_text(data), "join its runs")
     if only is not None and fingerprint_of(dataset, only) != _fingerprint(runs[1]):
         raise _other_data(runs[1], runs[0])
     if dataset.val is None:
-        raise DataError(f"{recipe.data.source} has no val split, which an ensemble needs")
+        raise DataError(f"{recipe.data.origin} has no val split, which an ensemble needs")
 
     if only is None:
         joined = _join(method, runs, members, recipe, dataset, quiet)

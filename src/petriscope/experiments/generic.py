@@ -67,6 +67,10 @@ def record(
     run: Run, predictor: Predictor, dataset: Dataset, split: str, evaluation: Evaluation, outputs: Any, quiet: bool
 ) -> Evaluation:
     """Save an evaluated split of the run's own data in the run: metrics and predictions."""
-    run.add_predictions(split, predictor.task.table(outputs, dataset.split(split), split))
+    images = dataset.split(split)
+    table = predictor.task.table(outputs, images, split)
+    if images.domains is not None:
+        table.insert(2, "domain", images.domains.astype(object))
+    run.add_predictions(split, table)
     run.add_results(**{split: evaluation})
     return evaluation

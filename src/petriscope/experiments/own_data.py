@@ -69,11 +69,12 @@ def _find(run: Run, source: str | None, known: Membership | None) -> OwnData:
 
 def section_elsewhere(section: DataSection, source: str, shape: tuple[int, int, int] | None) -> DataSection:
     """How images of another source are read, so that they have the shape (height, width, channels) of a model."""
+    section = section.moved(source)
     if shape is None:
-        return section.model_copy(update={"source": source})
+        return section
     height, width, channels = shape
     form = {"size": (height, width), "channels": "gray" if channels == 1 else "rgb"}
-    return section.model_copy(update={"source": source, **form})
+    return section.model_copy(update=form)
 
 
 def same_data(run: Run, source: str) -> Dataset | None:
@@ -97,7 +98,7 @@ def whole_data(run: Run, source: str | None = None, purpose: str = "continue") -
         DataError: images of the run are missing or changed.
     """
     found = find_data(run, source)
-    place = source or run.recipe.data.source
+    place = source or run.recipe.data.origin
     if not found.same:
         raise DataError(
             f"the data at {place} have changed since {run.folder} was started: {found.differences}; restore them to "
@@ -118,7 +119,7 @@ def own_split(run: Run, split: str) -> Dataset:
         RequestError: the source is missing.
         DataError: the run has no such split, nothing is left of it, or it cannot be told which images were in it.
     """
-    found, source = find_data(run), run.recipe.data.source
+    found, source = find_data(run), run.recipe.data.origin
     had = run.environment.data.splits
     if found.same and not found.differences:
         found.dataset.split(split)
@@ -247,6 +248,6 @@ def choose_images(
             say(f"note: the model {words} the {split} images, so metrics on them are no evidence for new images")
         seen = SeenImages.model_validate({"train": 0, "val": 0, split: len(images), "left_out": 0})
     else:
-        where = str(data or predictor.recipe.data.source) + ("" if own is None else f" ({split})")
+        where = str(data or predictor.recipe.data.origin) + ("" if own is None else f" ({split})")
         images, seen = leave_out_seen(images, exposure, where, keep, only_train=to_fit)
     return Chosen(images, None if own is None else own.with_split(split, images), seen)

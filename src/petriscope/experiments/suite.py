@@ -232,7 +232,7 @@ def _setting(key: str, value: Any) -> str:
 
 def _check_one_source(suite: Suite, runs: Sequence[Planned]) -> None:
     """Methods can be compared only on the same images."""
-    keys = ("source", "val_fraction", "test_fraction", "split_seed", "group", "block", "ignore")
+    keys = ("origin", "leave_out", "val_fraction", "test_fraction", "split_seed", "group", "block", "ignore")
     first, *others = (training for planned in runs for training in planned.trainings)
     for planned in others:
         for key in keys:

@@ -174,7 +174,7 @@ def _introduce(run: Run, recipe: Recipe, dataset: Dataset, needed: int) -> None:
     height, width, channels = dataset.shape
     sizes = ", ".join(f"{name} {len(part):,}" for name, part in dataset.splits.items())
     say(
-        f"{recipe.name} on {recipe.data.source}: {sizes} images, {height}x{width}x{channels}, {len(dataset.classes)} classes, "
+        f"{recipe.name} on {recipe.data.origin}: {sizes} images, {height}x{width}x{channels}, {len(dataset.classes)} classes, "
         f"{dataset.task.name}"
     )
     takes = "" if needed < 2**30 else f", up to {gib(needed)} of memory a batch (data.size, training.batch_size)"

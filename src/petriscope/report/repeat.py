@@ -28,7 +28,7 @@ def repetition(folder: Path, recipe: Recipe, environment: Environment, results: 
     if results.ensemble is not None:
         members = " ".join(shlex.quote(member.run) for member in results.ensemble.members)
         train = f"petriscope ensemble {members} --method {results.ensemble.method}"
-    elif recipe.data.source is None and source:
+    elif not recipe.data.origin and source:
         train += f" --data {shlex.quote(source)}"
     tta = None if results.test is None else results.test.tta
     flag = f" --tta {tta}" if tta in ("none", *TTA_WORDS) and tta != recipe.evaluation.tta else ""

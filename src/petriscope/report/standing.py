@@ -34,7 +34,7 @@ def notes(evaluated: Mapping[str, Evaluation], recipe: Recipe) -> list[str]:
         notes += [
             f"{groups[0].upper()}{groups[1:]}: {sentence}" for sentence in about_groups(evaluation.n, evaluation.groups)
         ]
-        if evaluation.source and evaluation.source != recipe.data.source:
+        if evaluation.source and evaluation.source != recipe.data.origin:
             notes.append(
                 f"The {name} images came from {evaluation.source}, not from the source of the training images."
             )
@@ -121,5 +121,5 @@ def alarm(task: Task, results: Results, data: DataInfo) -> Statement | None:
     return (
         f"The {in_sentence(info)} on test is {gap} below that on val, and their intervals do not overlap: this is more "
         "than chance. The splits may differ in origin, or val may contain copies of training images. To look for them:",
-        f"petriscope audit {shlex.quote(data.source or 'SOURCE')}",
+        f"petriscope audit {'SOURCE' if data.domains or not data.source else shlex.quote(data.source)}",
     )

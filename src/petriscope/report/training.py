@@ -46,7 +46,9 @@ def facts(
     each_epoch = "" if per_epoch is None else f", {wording.plural(per_epoch, 'image')} per epoch"
     on_val = f"{_parts(augment_val)}, during training; the final metrics are of plain images" if augment_val else ""
     facts = [
-        ("Data", environment.data.source or recipe.data.source or wording.NONE),
+        ("Data", environment.data.source or recipe.data.origin or wording.NONE),
+        ("Domains", _domains(recipe, environment)),
+        ("Left out", "" if recipe.data.leave_out is None else f"the domain {recipe.data.leave_out}, which is test"),
         ("Images", f"{shape[0]} × {shape[1]} pixels, {'gray' if shape[2] == 1 else 'color'}" if shape else ""),
         ("Normalization", wording.normalization(recipe.data.normalize, recipe.model, environment.normalize)),
         ("Model", wording.part(Part(name=recipe.model.name, **options))),
@@ -71,6 +73,16 @@ def facts(
     if results.ensemble is not None:
         facts = [("Model", recipe.about), *(fact for fact in facts if fact[0] in OF_ENSEMBLES)]
     return [(name, value) for name, value in facts if value]
+
+
+def _domains(recipe: Recipe, environment: Environment) -> str:
+    """How many images of each domain are in which split, and how often they are drawn where that differs."""
+    sources, words = recipe.data.sources or {}, []
+    weighted = len({each.weight for each in sources.values()}) > 1
+    for name, sizes in environment.data.domains.items():
+        weight = f", weight {sources[name].weight:g}" if weighted and name in sources else ""
+        words.append(f"{name} ({', '.join(f'{split} {count:,}' for split, count in sizes.items())}{weight})")
+    return ", ".join(words)
 
 
 def _parts(parts: Sequence[Part]) -> str:

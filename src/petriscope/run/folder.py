@@ -8,6 +8,7 @@ import platform
 import shlex
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -373,6 +374,7 @@ def environment(dataset: Dataset) -> Environment:
                 name: SplitInfo(images=len(part), per_class=part.counts.tolist())
                 for name, part in dataset.splits.items()
             },
+            domains=_domain_counts(dataset),
             warnings=list(dataset.warnings),
             audited=_audited_counts(dataset),
         ),
@@ -392,6 +394,15 @@ def _audited_counts(dataset: Dataset) -> dict[str, dict[str, int]]:
     for entry in dataset.audited:
         splits = counts.setdefault(entry.decision, {})
         splits[entry.split] = splits.get(entry.split, 0) + 1
+    return counts
+
+
+def _domain_counts(dataset: Dataset) -> dict[str, dict[str, int]]:
+    """Images of each domain by split; empty where images have no domains."""
+    counts: dict[str, dict[str, int]] = {}
+    for split, part in dataset.splits.items():
+        for name, count in sorted(Counter([] if part.domains is None else part.domains.tolist()).items()):
+            counts.setdefault(name, {})[split] = count
     return counts
 
 

@@ -61,14 +61,18 @@ def absolute_paths(recipe: Recipe) -> Recipe:
         path = user_path(text)
         return str(path.resolve()) if path.exists() else text
 
+    def place(source: str) -> str:
+        return source if source.partition(":")[0] in NAMED else absolute(source)  # even if a folder has the same name
+
     changes: dict[str, Any] = {}
     if recipe.data.source is not None:
-        known = recipe.data.source.partition(":")[0] in NAMED  # even if a folder has the same name
-        source = recipe.data.source if known else absolute(recipe.data.source)
-        changes["data"] = recipe.data.model_copy(update={"source": source})
+        changes["data"] = recipe.data.model_copy(update={"source": place(recipe.data.source)})
+    if recipe.data.sources is not None:
+        places = {k: each.model_copy(update={"source": place(each.source)}) for k, each in recipe.data.sources.items()}
+        changes["data"] = recipe.data.model_copy(update={"sources": places})
     for key in ("audit", "splits"):
-        if (place := getattr(recipe.data, key)) is not None:
-            changes["data"] = changes.get("data", recipe.data).model_copy(update={key: absolute(place)})
+        if (text := getattr(recipe.data, key)) is not None:
+            changes["data"] = changes.get("data", recipe.data).model_copy(update={key: absolute(text)})
     if "weights" in recipe.model.options:
         options = recipe.model.options
         changes["model"] = Part(name=recipe.model.name, **{**options, "weights": absolute(str(options["weights"]))})

@@ -30,6 +30,7 @@ from petriscope.core.progress import Progress, duration, say
 from petriscope.core.recipe import Recipe
 from petriscope.core.results import OLD_KEYS, read_epoch
 from petriscope.data.batches import Batches
+from petriscope.data.domains import draw_weights
 from petriscope.data.sampler import epoch_order
 from petriscope.inference.tta import predict_batches
 from petriscope.models.layers import is_dense, only_head_of
@@ -113,6 +114,7 @@ class Trainer:
         )
         check_targets((*self.augment.operations, *self.augment.viewing), self.task.dense)
         self.strata = train.images.strata
+        self.weights = draw_weights(recipe.data, train.images)
         self.loss: nn.Module = LOSSES.build(
             recipe.loss, self.task.loss_counts(train.images.targets, len(train.images.classes))
         ).to(self.device)
@@ -239,7 +241,8 @@ class Trainer:
     def epoch_batches(self, epoch: int) -> list[np.ndarray]:
         """The indices of each batch. A short last batch is dropped; since every epoch has another order, no image is lost."""
         size, settings = self.settings.batch_size, self.settings
-        order = epoch_order(self.strata, self.recipe.sampler, self.recipe.seed, epoch, settings.images_per_epoch)
+        recipe, count = self.recipe, settings.images_per_epoch
+        order = epoch_order(self.strata, recipe.sampler, recipe.seed, epoch, count, self.weights)
         if len(order) <= size:
             return [order]
         return [order[i : i + size] for i in range(0, len(order) - size + 1, size)]

@@ -14,7 +14,15 @@ from petriscope.core.recipe import DataSection
 from petriscope.data.decode import decode_files
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.labels import index_names
-from petriscope.data.sources.listing import PACKED, TABLES, ImageFile, groups_of, rows_by_split, sets_over
+from petriscope.data.sources.listing import (
+    PACKED,
+    TABLES,
+    ImageFile,
+    folder_column,
+    groups_of,
+    rows_by_split,
+    sets_over,
+)
 from petriscope.data.sources.spelling import bare_stem, spelled, split_in, split_of
 from petriscope.data.sources.walk import Folder, LeftOut, count_others, stem_of, suffix_of
 
@@ -43,7 +51,7 @@ def read(path: Path, found: list[ImageFile], section: DataSection, warnings: lis
     targets, classes = index_names(
         {split: [names[index] for index in indices] for split, indices in rows.items()}, section, str(path)
     )
-    return sets_over(decoded, rows, targets, classes, files, groups)
+    return sets_over(decoded, rows, targets, classes, files, groups, columns=folder_column(files))
 
 
 def find_images(tree: Folder, left_out: LeftOut, notes: list[str]) -> list[ImageFile]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -68,13 +68,14 @@ def sets_over(
     names: Sequence[str],
     groups: np.ndarray | None,
     named: bool = True,
+    columns: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, ImageSet]:
     """One image set per split, all of them views of the same pixels.
 
     Args:
         rows: from `rows_by_split`.
         targets: class indices, int64, of the rows of each split.
-        names, groups: of all files; the names become ids.
+        names, groups, columns: of all files; the names become ids.
         named: whether the classes have names in the source or in the recipe.
     """
     ids = np.array(names)
@@ -86,11 +87,23 @@ def sets_over(
             classes=classes,
             ids=ids[indices],
             groups=None if groups is None else groups[indices],
+            columns={name: values[indices] for name, values in (columns or {}).items()},
             rows=indices,
             named=named,
         )
         for split, indices in rows.items()
     }
+
+
+def as_column(values: Iterable[str]) -> np.ndarray:
+    """Values of a column, object [N]: equal values are one string in memory, since most columns have few."""
+    known: dict[str, str] = {}
+    return np.array([known.setdefault(value, value) for value in values], dtype=object)
+
+
+def folder_column(names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The column that images in folders have: the folder that each lies in, as in its id."""
+    return {"folder": as_column(str(PurePosixPath(name).parent) for name in names)}
 
 
 def groups_of(section: DataSection, names: Sequence[str]) -> np.ndarray | None:

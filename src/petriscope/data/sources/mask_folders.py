@@ -15,7 +15,7 @@ from petriscope.core.names import tidy
 from petriscope.core.recipe import DataSection
 from petriscope.data.decode import decode_files
 from petriscope.data.imageset import ImageSet
-from petriscope.data.sources.listing import groups_of, rows_by_split, sets_over
+from petriscope.data.sources.listing import folder_column, groups_of, rows_by_split, sets_over
 from petriscope.data.sources.mask_files import MaskReader
 from petriscope.data.sources.mask_values import ValueTable, given_table, have_names, name_values, pack
 from petriscope.data.sources.pairs import COLOR_TABLES, NAMES, Pairs
@@ -75,7 +75,8 @@ def read(path: Path, pairs: Pairs, section: DataSection, warnings: list[str]) ->
     reader.check(str(path), warnings)
     ids = {split: [files[row] for row in indices.tolist()] for split, indices in rows.items()}
     targets, classes = name_values(masks, names, section, str(path), warnings, table, ids)
-    return sets_over(decoded, rows, targets, classes, files, groups, have_names(names, table, section))
+    named = have_names(names, table, section)
+    return sets_over(decoded, rows, targets, classes, files, groups, named, folder_column(files))
 
 
 def _homes(path: Path, files: Sequence[str]) -> list[Path]:

@@ -1,4 +1,4 @@
-"""CSV and Parquet tables: one row per image, with the columns path and label, and optionally split and group."""
+"""CSV and Parquet tables: one row per image, with the columns path and label, and optionally split, group and any others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from petriscope.core.recipe import DataSection
 from petriscope.data.decode import SUFFIXES, decode_files
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.labels import check_numbers, index_names, name_numbers
-from petriscope.data.sources.listing import TEXT_TABLES, ImageFile, rows_by_split, sets_over
+from petriscope.data.sources.listing import TEXT_TABLES, ImageFile, as_column, rows_by_split, sets_over
 from petriscope.data.sources.spelling import split_of
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, Ima
             Columns: ``path`` (relative to the table's folder, or absolute), ``label``, optionally ``split`` (train, val,
             test), and the column that ``section.group`` names (default: ``group``, if there is one). Labels are names, also
             if they are written with digits; only whole numbers that run from 0 without a gap, or index ``section.classes``,
-            are class numbers.
+            are class numbers. All other columns, such as scanner or day, become `ImageSet.columns`.
 
     Raises:
         DataError: a column is missing, a cell is empty or wrong, a path occurs twice, or an image is unreadable.
@@ -67,7 +67,7 @@ def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, Ima
             {s: [found[row].label for row in indices] for s, indices in rows.items()}, section, str(path)
         )
     named = numbers is None or section.classes is not None
-    return sets_over(decoded, rows, targets, classes, files, groups, named)
+    return sets_over(decoded, rows, targets, classes, files, groups, named, _other_columns(table, path))
 
 
 def list_files(path: Path) -> list[ImageFile]:
@@ -267,15 +267,43 @@ def _groups(table: pd.DataFrame, section: DataSection, path: Path) -> np.ndarray
     return None
 
 
+def _other_columns(table: pd.DataFrame, path: Path) -> dict[str, np.ndarray]:
+    """The columns that say something else of the images, as text; empty cells are empty text. Columns that
+    cannot be read, those of lists, and those whose name another column has are left out."""
+    names = [str(column) for column in table.columns]
+    out = {}
+    for place, name in enumerate(names):
+        if name in ("path", "label", "split", "group", "") or names.count(name) > 1:
+            continue
+        column = table.iloc[:, place]
+        try:
+            cells, missing = _cells(column, path), np.asarray(column.isna())
+        except DataError:  # the images can be used without it
+            continue
+        if any(np.ndim(value) for value in cells if not isinstance(value, (str, bytes))):
+            continue
+        text = ["" if empty else _as_text(value) for value, empty in zip(cells, missing, strict=True)]
+        out[name] = as_column(_without_decimals(text))
+    return out
+
+
+def _as_text(value: Any) -> str:
+    return tidy(value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))
+
+
+def _without_decimals(text: list[str]) -> list[str]:
+    """Whole numbers without decimals, where all are whole numbers: a column of them with empty cells is often one of floats."""
+    if all(not value or _WHOLE.fullmatch(value) or _WHOLE_FLOAT.fullmatch(value) for value in text):
+        return [_WHOLE_FLOAT.sub(r"\1", value) for value in text]
+    return text
+
+
 def _labels(table: pd.DataFrame, path: Path) -> list[str]:
     """The labels as text. Whole numbers have no decimals, whether the column has text or floats."""
     column = _column(table, "label", path)
     if column.dtype.kind == "f" and not column.isna().any():
         return [str(number) for number in check_numbers(column.to_numpy(), f"the label column of {path}").tolist()]
-    text = _text(table, "label", path)
-    if all(_WHOLE.fullmatch(value) or _WHOLE_FLOAT.fullmatch(value) for value in text):
-        return [_WHOLE_FLOAT.sub(r"\1", value) for value in text]
-    return text
+    return _without_decimals(_text(table, "label", path))
 
 
 def _numbers(labels: list[str], section: DataSection, path: Path) -> np.ndarray | None:

@@ -1,0 +1,259 @@
+"""Several sources in one data set, each a domain: images of other microscopes, sites or stains."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from petriscope.core.errors import DataError, RequestError, near
+from petriscope.core.names import look_alike
+from petriscope.core.recipe import DataSection
+from petriscope.data import cache
+from petriscope.data.aligned import align
+from petriscope.data.imageset import CHUNK, ImageSet
+from petriscope.data.membership import Change, Membership, pack
+from petriscope.data.recognition import join_sets
+from petriscope.data.sources.labels import sort_names
+
+DOMAIN = "domain"
+NAMED = 5  # classes that a sentence lists
+
+Parts = Mapping[str, Mapping[str, ImageSet]]  # the image sets of each domain, by split
+
+
+def share_pixels(parts: Parts, memory: str) -> dict[str, dict[str, ImageSet]]:
+    """The same image sets as views of one array, in memory or mapped from the cache.
+
+    Args:
+        memory: as ``data.memory``. Images that are mapped from disk stay so.
+
+    Raises:
+        DataError: the domains have images of different shapes, or there is no room for all images.
+    """
+    shapes = {name: next(iter(sets.values())).shape for name, sets in parts.items()}
+    _check_shapes(shapes)
+    every = [part for sets in parts.values() for part in sets.values()]
+    if all(part.pixels is every[0].pixels and part.rows is not None for part in every):
+        return {name: dict(sets) for name, sets in parts.items()}
+    shape = (sum(map(len, every)), *every[0].shape)
+    hashes = np.concatenate([pack(part.digests()) for part in every])
+    mapped = any(part.mapped for part in every) or cache.choose_mapped(
+        int(np.prod(shape)), memory, "all sources together"
+    )
+    cache.check_room(shape, mapped)
+    if mapped:
+        key = cache.make_key("domains", shape, hashlib.blake2b(hashes.tobytes(), digest_size=16).hexdigest())
+        pixels, _ = cache.fetch_or_store(key, True, lambda: cache.store(key, shape, np.dtype(np.uint8), _chunks(every)))
+    else:
+        pixels, start = np.empty(shape, dtype=np.uint8), 0
+        for chunk in _chunks(every):
+            pixels[start : start + len(chunk)] = chunk
+            start += len(chunk)
+    known, first = (pixels, hashes), 0
+    out: dict[str, dict[str, ImageSet]] = {}
+    for name, sets in parts.items():
+        out[name] = {}
+        for split, part in sets.items():
+            rows = np.arange(first, first + len(part))
+            out[name][split] = replace(part, pixels=pixels, rows=rows, known=known)
+            first += len(part)
+    return out
+
+
+def _chunks(parts: Sequence[ImageSet]) -> Iterator[np.ndarray]:
+    for part in parts:
+        for start in range(0, len(part), CHUNK):
+            yield part.take(np.arange(start, min(start + CHUNK, len(part))))
+
+
+def _check_shapes(shapes: Mapping[str, tuple[int, int, int]]) -> None:
+    listed = ", ".join(f"{name} {h} x {w} {'gray' if c == 1 else 'RGB'}" for name, (h, w, c) in shapes.items())
+    if len({shape[:2] for shape in shapes.values()}) > 1:
+        raise DataError(f"the images of the domains differ in size ({listed}); give one with --set data.size=N")
+    if len(set(shapes.values())) > 1:
+        raise DataError(f"the images of the domains differ in channels ({listed}); choose with --set data.channels=rgb")
+
+
+def common_classes(parts: Parts, warnings: list[str]) -> tuple[str, ...]:
+    """The classes of all domains together, by name: in the order of the domains where all have the same, else sorted. What
+    some domains lack is said.
+
+    Raises:
+        DataError: some have names and some numbers, or labels and masks, or two names look alike.
+    """
+    firsts = {name: next(iter(sets.values())) for name, sets in parts.items()}
+    kinds = {name: part.task.about for name, part in firsts.items()}
+    if len(set(kinds.values())) > 1:
+        listed = ", ".join(f"{name} {about}" for name, about in kinds.items())
+        raise DataError(f"the targets must be of one kind in all domains, not {listed}")
+    unnamed = [name for name, part in firsts.items() if not part.named]
+    if unnamed and len(unnamed) < len(firsts):
+        raise DataError(
+            f"the source of the domain {unnamed[0]} has numbers for classes, and others have names; name the numbers with "
+            "data.classes"
+        )
+    sets_of = {name: part.classes for name, part in firsts.items()}
+    there = list(dict.fromkeys(sets_of.values()))
+    if len(there) == 1:
+        return there[0]
+    if unnamed:
+        return max(there, key=len)  # numbers from 0
+    classes = sort_names({name for each in there for name in each})
+    if (pair := look_alike(classes)) is not None:
+        homes = [next(name for name, each in sets_of.items() if one in each) for one in pair]
+        raise DataError(
+            f"the domains {homes[0]} and {homes[1]} have the classes {pair[0]!r} and {pair[1]!r}, which look alike; spell them "
+            "alike in both sources"
+        )
+    for name, sets in parts.items():
+        counts = sum(part.counts for part in sets.values())
+        alone = [
+            f"{label} ({count:,} {firsts[name].task.counted})"
+            for label, count in zip(sets_of[name], np.asarray(counts).tolist(), strict=True)
+            if count and all(label not in each for other, each in sets_of.items() if other != name)
+        ]
+        if alone and len(sets_of) > 1:
+            more = f" and {len(alone) - NAMED:,} more" if len(alone) > NAMED else ""
+            warnings.append(f"only the domain {name} has {', '.join(alone[:NAMED])}{more}")
+    return classes
+
+
+def as_domain(part: ImageSet, name: str, classes: tuple[str, ...]) -> ImageSet:
+    """Images as those of a domain: with its name, and before their ids and groups so that these differ between domains, and
+    with targets that index the classes of all domains."""
+    groups = part.groups
+    marked = replace(
+        part.with_column(DOMAIN, np.full(len(part), name, dtype=object)),
+        ids=_marked(part.ids, name),
+        groups=None if groups is None else _marked(groups, name),
+    )
+    return replace(align(marked, classes, f"the domain {name}", []), named=part.named)
+
+
+def _marked(names: np.ndarray, domain: str) -> np.ndarray:
+    return np.array([f"{domain}/{name}" for name in names.tolist()], dtype=np.str_)
+
+
+def join_domains(parts: Sequence[ImageSet]) -> ImageSet:
+    """Images of several domains as one set. If some are in groups, those of other domains are groups of their own."""
+    if any(part.groups is not None for part in parts):
+        parts = [part if part.groups is not None else replace(part, groups=part.ids.astype(np.str_)) for part in parts]
+    return join_sets(parts)
+
+
+def splits_of_domains(had: Mapping[str, set[str]], drawn: Mapping[str, Sequence[str]]) -> list[str]:
+    """What is to be said of where the splits are from, where domains differ in that.
+
+    Args:
+        had: the splits of each source.
+        drawn: those that were drawn for each.
+    """
+    words = {}
+    for name, splits in had.items():
+        own = [split for split in ("train", "val", "test") if split in splits and split not in drawn[name]]
+        new = [split for split in ("train", "val", "test") if split in drawn[name]]
+        parts = [f"{' and '.join(own)} as the source has them"] * bool(own) + [f"{' and '.join(new)} drawn"] * bool(new)
+        words[name] = ", ".join(parts)
+    if len(set(words.values())) < 2:
+        return []
+    return ["splits: " + "; ".join(f"{name}: {text}" for name, text in words.items())]
+
+
+def join_changes(changes: Mapping[str, Change], known: Membership) -> Change:
+    """How several sources differ from what a run had, from how each differs from what the run had of its domain."""
+    own = {name for name in changes if known.domains is not None and name in known.domains}
+
+    def names(kind: str) -> tuple[str, ...]:
+        return tuple(f"{name}/{each}" for name, change in changes.items() for each in getattr(change, kind))
+
+    if own:
+        gone = tuple(f"{name}/{each}" for name in changes if name in own for each in changes[name].gone)
+    else:  # each source was compared with all images of the run
+        first, *others = changes.values()
+        gone = tuple(each for each in first.gone if all(each in {*change.gone} for change in others))
+    return Change(new=names("new"), changed=names("changed"), relabeled=names("relabeled"), gone=gone)
+
+
+def leave_out(sets: Mapping[str, ImageSet], domain: str, source: str) -> dict[str, ImageSet]:
+    """The same images, with all of a domain in test. Images of other domains stay in their splits, also in test, so that
+    they are in the same as without a domain left out; `only_left_out` drops them there.
+
+    Raises:
+        RequestError: the images have no domains, or not this one.
+        DataError: no image is left for train.
+    """
+    known = {name for part in sets.values() for name in ([] if part.domains is None else set(part.domains.tolist()))}
+    if not known:
+        raise RequestError(
+            f"data.leave_out is {domain!r}, but the images of {source} have no domains; name several sources in data.sources, "
+            "or give a table the column domain"
+        )
+    if domain not in known:
+        raise RequestError(f"data.leave_out: there is no domain {domain!r}; {near(domain, known)}")
+    moved, out = [], {}
+    for split, part in sets.items():
+        inside = _is_in(part, domain)
+        if split == "test" or inside.any():
+            moved.append(part if split == "test" else part.subset(np.flatnonzero(inside)))
+        if split != "test" and not inside.all():
+            out[split] = part.subset(np.flatnonzero(~inside))
+    if "train" not in out:
+        raise DataError(f"data.leave_out: no training image is of another domain than {domain}")
+    return {**out, "test": join_domains(moved)}
+
+
+def only_left_out(sets: Mapping[str, ImageSet], domain: str, warnings: list[str]) -> dict[str, ImageSet]:
+    """The splits to use after `leave_out`: of test, the images of the domain whose class the training images have. What is
+    left out is said."""
+    if "test" not in sets:
+        return dict(sets)
+    test = sets["test"]
+    inside = _is_in(test, domain)
+    if others := int((~inside).sum()):
+        warnings.append(
+            f"data.leave_out: test is the domain {domain}; {others:,} test image{'s' * (others > 1)} of other domains "
+            f"{'are' if others > 1 else 'is'} not used"
+        )
+    out = {**sets, "test": test.subset(np.flatnonzero(inside))}
+    train = sets.get("train")
+    if train is None or test.task.dense or (train.counts > 0).all():
+        return {name: part for name, part in out.items() if len(part)}
+    taught = np.flatnonzero(train.counts > 0)
+    names = tuple(train.classes[label] for label in taught.tolist())
+    table = np.zeros(len(train.classes), dtype=np.int64)
+    table[taught] = np.arange(len(taught))
+    for split, part in out.items():
+        known = np.isin(part.strata, taught)
+        if gone := int((~known).sum()):
+            lacking = sort_names({part.classes[label] for label in set(part.strata[~known].tolist())})
+            warnings.append(
+                f"data.leave_out: {gone:,} image{'s' * (gone > 1)} of {split} {'are' if gone > 1 else 'is'} left out, because "
+                f"the other domains have no training image of {', '.join(lacking[:NAMED])}"
+            )
+            part = part.subset(np.flatnonzero(known))
+        out[split] = replace(part, targets=part.task.relabel(part.targets, table), classes=names)
+    return {name: part for name, part in out.items() if len(part)}
+
+
+def _is_in(part: ImageSet, domain: str) -> np.ndarray:
+    return np.zeros(len(part), dtype=bool) if part.domains is None else part.domains == domain
+
+
+def draw_weights(section: DataSection, images: ImageSet) -> np.ndarray | None:
+    """How often each training image is drawn, relative to the others, float64 [N]; None: all alike.
+
+    Raises:
+        DataError: an image is of a domain that ``section.sources`` does not have.
+    """
+    if section.sources is None or images.domains is None:
+        return None
+    weights = {name: each.weight for name, each in section.sources.items()}
+    domains = images.domains.tolist()
+    if unknown := set(domains) - weights.keys():
+        raise DataError(f"there are images of the domain {min(unknown)}, which data.sources does not have")
+    if len(set(weights.values())) == 1:
+        return None
+    return np.array([weights[name] for name in domains])
