@@ -213,6 +213,12 @@ def evaluate(
     stress_images: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Number of images in the stress test; default: 320.")
     ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="Also by the values of this column: scanner, day, domain, group, folder ..."
+        ),
+    ] = None,
     keep_seen: KeepSeen = False,
     classes: Classes = None,
     prior: Prior = None,
@@ -232,7 +238,7 @@ def evaluate(
     more: dict[str, Any] = {} if stress_images is None else {"stress_images": stress_images}
     more |= {"classes": classes, "prior": prior}
     result = api.evaluate(
-        run, data, split, _tta(tta), device, quiet=as_json, stress=stress, keep_seen=keep_seen, **more
+        run, data, split, _tta(tta), device, quiet=as_json, stress=stress, keep_seen=keep_seen, by=by, **more
     )
     if as_json:
         print_json(result.as_json())

@@ -80,6 +80,8 @@ def print_evaluation(evaluation: Evaluation) -> None:
     print_columns(rows + _trust_rows(evaluation), _tell)
     for sentence in about_groups(evaluation.n, evaluation.groups):
         say(sentence)
+    for column in evaluation.by:
+        print_breakdown(evaluation, column)
     if evaluation.stress is not None:
         print_stress(evaluation.stress)
 
@@ -89,6 +91,21 @@ def _about_classes(prior: ClassPrior) -> str:
     if prior.shares is None:
         return f"only {', '.join(prior.classes)}"
     return ", ".join(f"{name} {_percent(prior.shares[name])}" for name in prior.classes) + ", no others"
+
+
+def print_breakdown(evaluation: Evaluation, column: str) -> None:
+    """Print the metrics of each value of a column, the worst first, to stderr."""
+    from petriscope.report.breakdown import breakdown_view
+    from petriscope.tasks import find_task
+
+    view = breakdown_view(find_task(evaluation.task), evaluation.split, column, evaluation.by[column])
+    table = [[column, "images", *view.metrics], *([row.name, row.images, *row.cells] for row in view.rows)]
+    widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
+    say("")
+    for line in table:
+        say("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+    for sentence in view.sentences:
+        say(sentence)
 
 
 def _trust_rows(evaluation: Evaluation) -> list[tuple[str, str]]:

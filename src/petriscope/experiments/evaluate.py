@@ -16,6 +16,7 @@ from petriscope.core.progress import say
 from petriscope.core.recipe import TTA
 from petriscope.core.results import ClassPrior, Evaluation, Robustness, SeenImages
 from petriscope.data import Dataset, ImageSet
+from petriscope.experiments.breakdown import DOMAIN, break_down, check_column
 from petriscope.experiments.own_data import choose_images
 from petriscope.inference.predictor import Prediction, Predictor, load_model
 from petriscope.report.page import write_report
@@ -42,6 +43,7 @@ def evaluate(
     keep_seen: bool = False,
     classes: Names | None = None,
     prior: Shares | None = None,
+    by: str | None = None,
 ) -> Evaluation:
     """Metrics of a model on a split, with 95 % intervals.
 
@@ -59,6 +61,7 @@ def evaluate(
             out unless they are the run's own train or val split, by name.
         classes, prior: which classes occur among the images, or the share of each, see `petriscope.predict`. Images of other
             classes stay and count as misclassified. Nothing is saved in the run folder then.
+        by: a column of the images, such as ``scanner``; the metrics are also given for each of its values.
 
     Returns:
         the evaluation. Probabilities are scaled with the temperature that was fitted on val.
@@ -85,10 +88,10 @@ def evaluate(
             run = None if own is None else run
             claims.enter_context(nullcontext() if run is None else run.claimed())
         if run is not None and own is not None:
-            evaluation, _ = evaluate_into(run, predictor, own, split, tta, quiet, seen=chosen.seen)
+            evaluation, _ = evaluate_into(run, predictor, own, split, tta, quiet, seen=chosen.seen, by=by)
         else:
-            source = source or str(predictor.recipe.data.source)
-            evaluation, _ = evaluate_split(predictor, chosen.images, split, tta, source, quiet)
+            source = source or predictor.recipe.data.origin
+            evaluation, _ = evaluate_split(predictor, chosen.images, split, tta, source, quiet, by=by)
             evaluation = evaluation.model_copy(update={"seen": chosen.seen})
         if known is not None:
             about = _about_classes(predictor, known, chosen.images, evaluation)
@@ -126,14 +129,28 @@ def evaluate_split(
     source: str,
     quiet: bool,
     known: Prediction | None = None,
+    by: str | None = None,
 ) -> tuple[Evaluation, Any]:
     """The metrics of a split, and the outputs that they were computed from; see `petriscope.tasks.base.Task.collect`.
 
     Args:
         known: the predictions for these images, if they were computed before.
+        by: a column by whose values they are judged too, as they always are by their domains.
+
+    Raises:
+        RequestError: the images have no such column.
     """
-    room = in_room(predictor.task, "experiments")
-    return room.evaluate(predictor, images, split, tta or predictor.recipe.evaluation.tta, source, quiet, known)
+    columns = [DOMAIN] * (images.domains is not None and predictor.task.judges_subsets)
+    if by is not None:
+        check_column(images, by)
+        columns = [*dict.fromkeys([*columns, by])]
+    room, recipe = in_room(predictor.task, "experiments"), predictor.recipe
+    evaluation, outputs = room.evaluate(predictor, images, split, tta or recipe.evaluation.tta, source, quiet, known)
+    if columns:
+        resamples = recipe.evaluation.bootstrap
+        found = {column: break_down(predictor.task, outputs, images, column, resamples) for column in columns}
+        evaluation = evaluation.model_copy(update={"by": found})
+    return evaluation, outputs
 
 
 def evaluate_into(
@@ -145,14 +162,15 @@ def evaluate_into(
     quiet: bool = False,
     known: Prediction | None = None,
     seen: SeenImages | None = None,
+    by: str | None = None,
 ) -> tuple[Evaluation, Any]:
     """The same for a split of the run's own data; metrics, predictions and images are saved in the run.
 
     Args:
         seen: how many of the images the model has seen, if that was counted.
     """
-    images, source = dataset.split(split), str(run.recipe.data.source)
-    evaluation, outputs = evaluate_split(predictor, images, split, tta, source, quiet, known)
+    images, source = dataset.split(split), run.recipe.data.origin
+    evaluation, outputs = evaluate_split(predictor, images, split, tta, source, quiet, known, by)
     if seen is not None:
         evaluation = evaluation.model_copy(update={"seen": seen})
     room = in_room(predictor.task, "experiments")

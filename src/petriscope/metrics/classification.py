@@ -227,6 +227,21 @@ def full_metrics(
     return out
 
 
+def subset_metrics(probabilities: np.ndarray, targets: np.ndarray, index: np.ndarray | None = None) -> dict[str, Any]:
+    """A few metrics of some of the images of an evaluation: n; groups (with ``index``); accuracy and ``accuracy_ci95``, as
+    `full_metrics` has them; balanced_accuracy and macro_f1.
+
+    Args:
+        probabilities, targets, index: as for `full_metrics`.
+    """
+    predicted, n = probabilities.argmax(1), len(targets)
+    counted = ClassCounts(targets, predicted, probabilities.shape[1])(np.ones((1, n)))
+    spans = proportion95((predicted == targets).astype(float), index)
+    values = {key: float(value[0]) for key, value in from_counts(*counted).items()}
+    groups = {} if index is None else {"groups": count_groups(index)}
+    return {"n": n, **groups, **values, "accuracy_ci95": [_number(end) for end in spans]}
+
+
 def _each(
     probabilities: np.ndarray, targets: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -46,6 +46,10 @@ class Tally:
     def __len__(self) -> int:
         return len(self.confusion)
 
+    def take(self, rows: np.ndarray) -> Tally:
+        """The counts of some of the images."""
+        return Tally(self.confusion[rows], self.nll[rows], self.outlines[rows])
+
 
 def tally_masks(
     predictions: Iterable[tuple[np.ndarray, Tensor, Tensor]], count: int, classes: int, outlines: bool = False

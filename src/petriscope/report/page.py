@@ -16,6 +16,7 @@ from petriscope.core.progress import say
 from petriscope.core.results import Epoch, Evaluation, Explanations, Results, TrainingSummary
 from petriscope.report import data, rendering, training
 from petriscope.report.abstention import abstention_views
+from petriscope.report.breakdown import breakdown_views
 from petriscope.report.ensemble import EnsembleView, ensemble_view
 from petriscope.report.error_groups import errors
 from petriscope.report.explanations import Maps, explanation_view
@@ -177,6 +178,7 @@ def _context(run: Run, place: Path) -> dict[str, Any]:
         "curves": (no_curves, lambda: training.curves(task, history, results.training, recipe)),
         "epochs": (no_epochs, lambda: training.epoch_table(task, history)),
         "metrics": ([], lambda: metric_rows(task, evaluated)),
+        "breakdowns": ([], lambda: breakdown_views(task, evaluated)),
         "errors": ([], lambda: errors(evaluated, gallery)),
         "explanations": ([], explanations),
         "abstention": ([], lambda: abstention_views(evaluated, rows)),

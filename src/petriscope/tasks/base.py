@@ -70,6 +70,7 @@ class Task(ABC):
     compared: ClassVar[tuple[str, ...]] = ()  # metrics that runs can be compared by; the first is the default
     calibrates: ClassVar[bool] = False  # a temperature, thresholds and prediction sets can be fitted on val
     has_stress_test: ClassVar[bool] = False  # the stress test knows how to judge it
+    judges_subsets: ClassVar[bool] = False  # some of the images of a split can be judged on their own
 
     def info(self, key: str) -> MetricInfo:
         """How people read a metric; one that the task does not list is named after its key."""
@@ -162,6 +163,19 @@ class Task(ABC):
     def judge(self, outputs: Any, images: Labeled, resamples: int) -> dict[str, Any]:
         """All metrics of an evaluation as `petriscope.core.results.Evaluation` reads them: ``n``; each metric, and its
         interval as ``<name>_ci95``; ``per_class``; ``confusion``."""
+
+    def judge_subset(
+        self, outputs: Any, images: Labeled, rows: np.ndarray, groups: np.ndarray | None, resamples: int
+    ) -> dict[str, Any]:
+        """A few metrics of some of the images, as `petriscope.core.results.Subset` reads them: ``n``; ``groups``, where
+        intervals are over groups; and each metric, with the first of `metrics` and its interval among them.
+
+        Args:
+            outputs, images: of the whole split.
+            rows: the images, int64 [n], at least one.
+            groups: the groups of these, strings [n]; None: intervals are over images.
+        """
+        raise RequestError(f"results of the task {self.name} cannot be given by a column")
 
     @abstractmethod
     def table(self, outputs: Any, images: Labeled, split: str) -> pd.DataFrame:

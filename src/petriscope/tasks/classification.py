@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from petriscope.core.errors import DataError
-from petriscope.metrics.classification import full_metrics, quick_metrics
+from petriscope.metrics.classification import full_metrics, quick_metrics, subset_metrics
 from petriscope.metrics.intervals import group_index
 from petriscope.metrics.passes import PassMetrics, judge_labels
 from petriscope.metrics.statistics import METRICS, Sample, resample
@@ -42,6 +42,7 @@ class Classification(Task):
     compared = METRICS
     calibrates = True
     has_stress_test = True
+    judges_subsets = True
 
     def accepts(self, targets: np.ndarray) -> bool:
         return targets.ndim == 1 and targets.dtype == np.int64
@@ -86,6 +87,12 @@ class Classification(Task):
 
     def judge(self, outputs: np.ndarray, images: Labeled, resamples: int) -> dict[str, Any]:
         return full_metrics(outputs, images.targets, images.classes, resamples, index=group_index(images.groups))
+
+    def judge_subset(
+        self, outputs: np.ndarray, images: Labeled, rows: np.ndarray, groups: np.ndarray | None, resamples: int
+    ) -> dict[str, Any]:
+        """Accuracy with its interval, balanced accuracy and macro F1."""
+        return subset_metrics(outputs[rows], images.targets[rows], group_index(groups))
 
     def table(self, outputs: np.ndarray, images: Labeled, split: str) -> pd.DataFrame:
         """id, split, group (if there are groups), target, predicted, confidence, and one probability per class

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 PIXELS = 2**18  # of a batch, where each has one probability per class
 COUNTS = ("true", "guessed", "found")  # columns per class in the table
+OF_SUBSETS = ("n", "groups", "miou", "miou_with_background", "pixel_accuracy")
 
 
 class Segmentation(Task):
@@ -55,6 +56,7 @@ class Segmentation(Task):
     per_class = MetricInfo("iou", "IoU", "intersection of predicted and true pixels over their union")
     compared = ("miou",)
     has_stress_test = True
+    judges_subsets = True
 
     def accepts(self, targets: np.ndarray) -> bool:
         return targets.ndim == 3
@@ -126,6 +128,13 @@ class Segmentation(Task):
 
     def judge(self, outputs: Tally, images: Labeled, resamples: int) -> dict[str, Any]:
         return full_mask_metrics(outputs, images.classes, images.groups, resamples)
+
+    def judge_subset(
+        self, outputs: Tally, images: Labeled, rows: np.ndarray, groups: np.ndarray | None, resamples: int
+    ) -> dict[str, Any]:
+        """Mean IoU and pixel accuracy with their intervals."""
+        found = full_mask_metrics(outputs.take(rows), images.classes, groups, resamples)
+        return {key: value for key, value in found.items() if key.removesuffix("_ci95") in OF_SUBSETS}
 
     def table(self, outputs: Tally, images: Labeled, split: str) -> pd.DataFrame:
         """See `petriscope.metrics.segmentation.mask_table`."""
