@@ -140,7 +140,8 @@ def evaluate_split(
     Raises:
         RequestError: the images have no such column.
     """
-    columns = [DOMAIN] * (images.domains is not None and predictor.task.judges_subsets)
+    has_domains = images.domains is not None and bool((images.domains != "").any())
+    columns = [DOMAIN] * (has_domains and predictor.task.judges_subsets)
     if by is not None:
         check_column(images, by)
         columns = [*dict.fromkeys([*columns, by])]
