@@ -8,7 +8,9 @@ The operations: from uint8 images to floats of 0 to 1, 128 at once. kornia draws
 except that its RandAugment draws the operations once a batch. torchvision draws once a call, so it is called for each
 image, as a data set's transform would be; its CutMix draws one rectangle a batch, which is less work.
 
-    python benchmarks/augment.py [--data SOURCE] [--threads 2]
+Each augmentation by itself: every one that labels allow, on all images, the rest of its options as they are.
+
+    python benchmarks/augment.py [--data SOURCE] [--threads 2] [--only step,others,each]
 
 kornia is compared where it is installed: `pip install --no-deps kornia kornia_rs` (its dependencies would move torch).
 """
@@ -26,6 +28,7 @@ import torch
 from torch import Tensor
 
 from common import arguments, in_turn, load, make_trainer, print_machine, print_table, ratio
+from petriscope.augment import AUGMENTATIONS
 from petriscope.augment.pipeline import Pipeline
 from petriscope.core.device import autocast
 from petriscope.core.recipe import Part, load_recipe
@@ -51,11 +54,12 @@ Operations = dict[str, Callable[[Tensor, Tensor], object]]
 
 
 def main() -> None:
-    args = arguments(__doc__, threads=torch.get_num_threads(), steps=4, rounds=9)
+    args = arguments(__doc__, threads=torch.get_num_threads(), steps=4, rounds=9, only="step,others,each")
     torch.set_num_threads(args.threads)
     print_machine()
-    within_a_step(args)
-    against_others(args)
+    for name, part in {"step": within_a_step, "others": against_others, "each": each_by_itself}.items():
+        if name in args.only.split(","):
+            part(args)
 
 
 def within_a_step(args: argparse.Namespace) -> None:
@@ -117,6 +121,26 @@ def against_others(args: argparse.Namespace) -> None:
     print(f"\nImages a second, batches of {BATCH}\n")
     header = ("operations", "size", "petriscope", "kornia", "ours / kornia", "torchvision v2", "ours / torchvision")
     print_table(header, rows)
+
+
+def each_by_itself(args: argparse.Namespace) -> None:
+    images = torch.randint(0, 256, (BATCH, 96, 96, 3), dtype=torch.uint8)
+    labels = torch.arange(BATCH) % CLASSES
+    names = [name for name in AUGMENTATIONS.members if getattr(AUGMENTATIONS.find(name), "for_labels", True)]
+    actions = []
+    for name in names:
+        always = {"p": 1} if "p" in AUGMENTATIONS.options(name) else {}
+        pipeline, generator = (
+            Pipeline.from_recipe([Part(name=name, **always)], CLASSES),
+            torch.Generator().manual_seed(0),
+        )
+        actions.append(timed(lambda p=pipeline, g=generator: p(images, labels, g)))
+    rows = [
+        (name, f"{1000 * statistics.median(times):.0f} ms")
+        for name, times in zip(names, in_turn(actions, args.rounds), strict=True)
+    ]
+    print(f"\n{BATCH} images of 96x96, in a pipeline of its own\n")
+    print_table(("augmentation", "time"), rows)
 
 
 def timed(action: Callable[[], object]) -> Callable[[], float]:

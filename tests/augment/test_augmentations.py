@@ -5,7 +5,7 @@ import torch
 from augmenting import CLASSES, augmented, labels, plain, run, some_images, with_targets
 
 from devices import check_same_kind, on_every_device, queued
-from petriscope.augment import AUGMENTATIONS, crop_around, noise_and_blur, occlusion
+from petriscope.augment import AUGMENTATIONS, crop_around, noise_and_blur, occlusion, pattern
 from petriscope.augment.base import Color, Geometric, Mixing, Pixelwise, Policy
 from petriscope.augment.pipeline import Pipeline, drawn
 from petriscope.core.errors import RequestError
@@ -27,6 +27,10 @@ CASES = {
     "stain-jitter": ({"amount": 0.8, "p": 1}, {"amount": 0}),
     "noise": ({"std": 0.2}, {"std": 0}),
     "blur": ({"sigma": 2}, {"sigma": 0}),
+    "amplitude-mix": ({"share": (1, 1)}, {"share": (0, 0)}),
+    "spectrum-jitter": ({"amount": 3}, {"amount": 0}),
+    "random-convolution": ({"share": (1, 1), "repeats": 2}, {"share": (0, 0)}),
+    "pattern-mix": ({"amount": 1}, {"amount": 0}),
     "posterize": ({"bits": 1}, {"bits": 8}),
     "solarize": ({"threshold": 0}, {"threshold": 1}),
     "invert": ({}, {"p": 0}),
@@ -36,9 +40,11 @@ CASES = {
     "cutout": ({"fraction": 0.5}, {"fraction": 0}),
     "random-erasing": ({"area": (0.3, 0.5)}, {"area": (0, 0)}),
     "coarse-dropout": ({"fraction": (0.2, 0.5)}, {"holes": 0}),
+    "hide-patches": ({"share": (0.4, 0.6)}, {"share": (0, 0)}),
     "grid-mask": ({"ratio": 0.4, "degrees": 45}, {"ratio": 1}),
     "disc-mask": ({"radius": (0.2, 0.4)}, {"radius": (1, 1)}),
     "corruption-mix": ({"severity": (3, 5), "p": 1}, {"severity": (0, 0)}),
+    "wide-mix": ({"p": 1}, {"p": 0}),
     "rand-augment": ({"magnitude": 20}, {"operations": 0}),
     "trivial-augment": ({}, {"p": 0}),
     "aug-mix": ({"severity": 10}, {"p": 0}),
@@ -47,7 +53,16 @@ CASES = {
     "copy-paste": ({"classes": (1,)}, {"classes": (1,), "p": 0}),
     "crop-around": ({"classes": (1,), "p": 1}, {"classes": (1,), "side": (1, 1)}),
 }
-COLOR_GRAY = {"noise", "random-erasing", "corruption-mix", "stain-jitter"}
+COLOR_GRAY = {
+    "noise",
+    "random-erasing",
+    "corruption-mix",
+    "wide-mix",
+    "stain-jitter",
+    "random-convolution",
+    "pattern-mix",
+}
+BETWEEN_IMAGES = {"amplitude-mix"}  # does nothing between equal images
 MASKS_ALONE = {"copy-paste", "crop-around"}  # tests/augment/test_moved_masks.py has them
 every = pytest.mark.parametrize("name", sorted(CASES.keys() - MASKS_ALONE))
 channels_of = pytest.mark.parametrize("channels", [1, 3])
@@ -109,7 +124,7 @@ def test_each_image_has_its_own_draw(name):
         _, shares = with_targets([Part(name=name, **CASES[name][0])], some_images(64), labels(64))
         assert len(torch.unique(shares.amax(1))) > 10  # equal images mix into themselves; their shares tell
         return
-    images = some_images(1).repeat(64, 1, 1, 1)
+    images = some_images(64) if name in BETWEEN_IMAGES else some_images(1).repeat(64, 1, 1, 1)
     out = run(name, images, **CASES[name][0])
     assert len(torch.unique(out.flatten(1), dim=0)) > 1
 
@@ -246,7 +261,7 @@ def test_nothing_gives_the_bytes_back():
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_it_runs_on_every_device_and_waits_for_none(name, dense, device, monkeypatch):
     if device == "meta":  # torch has no random generator on meta
-        for module in (crop_around, noise_and_blur, occlusion):
+        for module in (crop_around, noise_and_blur, occlusion, pattern):
             monkeypatch.setattr(module, "elsewhere", lambda device, generator: None)
     operation = strong(name)
     if not getattr(operation, "for_masks" if dense else "for_labels", True):

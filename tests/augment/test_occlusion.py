@@ -123,3 +123,25 @@ def test_disc_mask_keeps_a_disc_of_the_radius():
 def test_a_range_that_is_none_is_refused(part):
     with pytest.raises(RequestError, match=part["name"]):
         AUGMENTATIONS.build(Part(**part))
+
+
+@pytest.mark.parametrize("size", [(24, 24), (24, 40)])
+def test_hidden_patches_are_whole_squares_of_the_share(size):
+    images = torch.full((300, *size, 1), 255, dtype=torch.uint8)
+    hidden = holes("hide-patches", images, patches=(6, 6), share=(0.25, 0.25), p=1)
+    assert float(hidden.float().mean()) == pytest.approx(0.25, abs=0.02)
+    cells = hidden.unflatten(1, (-1, 4)).unflatten(3, (-1, 4)).float().mean((2, 4))
+    assert ((cells == 0) | (cells == 1)).all()
+    assert len(torch.unique(cells.flatten(1), dim=0)) > 250
+
+
+def test_patches_have_different_sizes_and_a_full_share_hides_all():
+    hidden = holes("hide-patches", patches=(2, 10), share=(0.5, 0.5), p=1)
+    borders = (hidden[:, 1:] != hidden[:, :-1]).flatten(1).sum(1).float()
+    assert borders.max() > 3 * borders.min()
+    assert holes("hide-patches", share=(1, 1), p=1).all()
+
+
+def test_more_patches_than_pixels_are_single_pixels():
+    images = torch.full((50, 5, 7, 1), 255, dtype=torch.uint8)
+    assert 0.3 < holes("hide-patches", images, patches=(64, 64), share=(0.5, 0.5), p=1).float().mean() < 0.7

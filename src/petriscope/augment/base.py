@@ -56,12 +56,10 @@ class Color:
 class Pixelwise:
     """Changes the images in any other way: noise, blur, a covered square.
 
-    ``for_masks``: whether it may be used with masks, which it leaves unchanged. ``makes_views``: whether it can make the
-    views that a loss compares with the image.
+    ``for_masks``: whether it may be used with masks, which it leaves unchanged.
     """
 
     for_masks = True
-    makes_views = False
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """float32 [B, C, H, W] in [0, 1] -> the same shape and dtype. Results may leave [0, 1]; the pipeline clamps them."""

@@ -17,7 +17,7 @@ from petriscope.core.recipe import Part, Recipe
 # In the order in which they arise: on the slide, in the light, in the optics, on the sensor, in the file.
 Family = Literal["geometry", "color", "occlusion", "tone", "blur", "noise", "compression"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
-GENERAL = "general"  # of operations that imitate no disturbance: they are never left out
+GENERAL = "general"  # of operations that imitate no single disturbance: they are never left out
 
 # Corruptions first, then operations, which recipes name or policies draw. One name means one thing in all of them.
 MEMBERS: dict[str, tuple[str, ...]] = {
@@ -29,16 +29,16 @@ MEMBERS: dict[str, tuple[str, ...]] = {
     "color": ("saturation", "color-cast", "hue", "stain-jitter"),
     "occlusion": (
         *("stain-deposit", "bubble", "occlusion"),
-        *("cutout", "random-erasing", "coarse-dropout", "grid-mask", "disc-mask"),
+        *("cutout", "random-erasing", "coarse-dropout", "hide-patches", "grid-mask", "disc-mask"),
     ),
     "tone": (
         *("brightness-up", "brightness-down", "contrast-up", "contrast-down"),
         *("brightness", "contrast", "posterize", "solarize", "invert", "equalize", "auto-contrast"),
     ),
-    "blur": ("defocus-blur", "motion-blur", "blur", "sharpness"),
+    "blur": ("defocus-blur", "motion-blur", "blur", "sharpness", "spectrum-jitter"),
     "noise": ("gaussian-noise", "noise"),
     "compression": ("pixelate", "jpeg"),
-    GENERAL: ("identity", "mixup", "cutmix", "copy-paste"),
+    GENERAL: ("identity", "amplitude-mix", "random-convolution", "pattern-mix", "mixup", "cutmix", "copy-paste"),
 }
 _FAMILY_OF = {name: family for family, names in MEMBERS.items() for name in names}
 
@@ -96,8 +96,14 @@ def recipe_without(recipe: Recipe, family: Family) -> Recipe:
     """A recipe that trains, and chooses on val, without a family of disturbances.
 
     Raises:
-        RequestError: as of `parts_without`.
+        RequestError: as of `parts_without`; or nothing is left that makes the views of loss consistency.
     """
-    evaluation = recipe.evaluation
+    augment, evaluation, loss = parts_without(recipe.augment, family), recipe.evaluation, recipe.loss
+    if gone := {part.name for part in recipe.augment} - {part.name for part in augment}:
+        by = loss.options.get("by", ())
+        if by and not (left := [name for name in by if name not in gone]):
+            raise RequestError(f"without the family {family}, nothing makes the views of loss {loss.name}")
+        if by:
+            loss = Part(name=loss.name, **{**loss.options, "by": left})
     chosen_on = evaluation.model_copy(update={"augment_val": parts_without(evaluation.augment_val, family)})
-    return recipe.model_copy(update={"augment": parts_without(recipe.augment, family), "evaluation": chosen_on})
+    return recipe.model_copy(update={"augment": augment, "loss": loss, "evaluation": chosen_on})

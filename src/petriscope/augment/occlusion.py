@@ -1,4 +1,4 @@
-"""Cover part of an image: squares, rectangles, a grid, or everything outside a disc."""
+"""Cover part of an image: squares, rectangles, patches, a grid, or everything outside a disc."""
 
 from __future__ import annotations
 
@@ -102,6 +102,43 @@ class CoarseDropout(Pixelwise):
 
         rows, columns = spans(height), spans(width)
         return cover(images, (rows.transpose(1, 2) @ columns).clamp_max_(1), self.fill, generator)
+
+
+class HidePatches(Pixelwise):
+    """Divide the image into square patches, and cover each with the same probability. Singh and Lee, 2017, arXiv:1704.04232.
+
+    Args:
+        patches: least and greatest number of patches along the shorter side; whole numbers are drawn.
+        share: least and greatest probability that a patch is covered.
+        fill: as in cutout.
+    """
+
+    def __init__(
+        self,
+        *,
+        patches: Annotated[
+            tuple[Annotated[int, Field(ge=1, le=64)], Annotated[int, Field(ge=1, le=64)]], AfterValidator(in_order)
+        ] = (4, 12),
+        share: Shares = (0.1, 0.5),
+        fill: Fill = "mean",
+        p: Probability = 0.5,
+    ) -> None:
+        self.patches, self.share, self.fill, self.p = patches, share, fill, p
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        batch, _, height, width = images.shape
+        number = torch.randint(self.patches[0], self.patches[1] + 1, (batch,), generator=generator)
+        share = uniform(batch, *self.share, generator) * chosen(batch, self.p, generator)
+
+        def place(length: int) -> Tensor:
+            """The patch that each pixel along an axis is in, int64 [B, length]."""
+            return torch.arange(length) * number[:, None] // min(height, width)
+
+        rows, columns = place(height), place(width)
+        lots = torch.rand(batch, int(rows.max()) + 1, int(columns.max()) + 1, generator=generator)
+        hidden = (lots < share[:, None, None]).float()
+        hidden = hidden.gather(1, rows[:, :, None].expand(-1, -1, hidden.shape[2]))
+        return cover(images, hidden.gather(2, columns[:, None, :].expand(-1, height, -1)), self.fill, generator)
 
 
 class GridMask(Pixelwise):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +55,22 @@ class Normalize:
         return torch.addcmul(bias[:, None, None], images, scale[:, None, None])
 
 
+@dataclass(frozen=True)
+class Views:
+    """Further views of each image, which a loss compares with the image.
+
+    Args:
+        count: of views of each image.
+        by: names of the augmentations that make them; these do not change the image itself.
+    """
+
+    count: int = 0
+    by: tuple[str, ...] = ()
+
+
+NO_VIEWS = Views()
+
+
 class Pipeline:
     """The augmentations of a recipe. Geometry is applied first, then color, then the other operations in the order of
     the recipe, and mixing last. The operations that a policy draws are sorted in by their kinds.
@@ -61,31 +78,51 @@ class Pipeline:
     Args:
         operations: any augmentations, also none.
         classes: number of classes; needed to mix labels.
-        views: number of views that AugMix makes of each image after all other operations; the image itself is then not
-            changed by AugMix.
+        views: number of views made of each image after all operations.
+        viewing: the operations that make them; they do not change the image itself.
         dense: whether targets are masks, which move with their images.
 
     Raises:
-        RequestError: ``views`` without exactly one AugMix; several operations that aim at a place in a mask.
+        RequestError: several operations that aim at a place in a mask; an operation that cannot make views.
     """
 
     def __init__(
-        self, operations: Sequence[Augmentation] = (), classes: int = 0, views: int = 0, *, dense: bool = False
+        self,
+        operations: Sequence[Augmentation] = (),
+        classes: int = 0,
+        views: int = 0,
+        viewing: Sequence[Augmentation] = (),
+        *,
+        dense: bool = False,
     ) -> None:
-        self.viewing = tuple(op for op in operations if views and isinstance(op, Pixelwise) and op.makes_views)
-        if views and len(self.viewing) != 1:
-            raise RequestError(
-                "loss consistency compares images with the views that aug-mix makes: list aug-mix once under augment"
-            )
         if sum(isinstance(op, Aimed) for op in operations) > 1:
             raise RequestError("an image can be cropped around one place only: list crop-around once under augment")
-        self.operations = tuple(op for op in operations if op not in self.viewing)
+        for op in viewing:
+            if isinstance(op, Aimed | Mixing):
+                raise RequestError(
+                    f"{type(op).__name__} cannot make the views that loss consistency compares: they show one image each"
+                )
+        self.operations, self.viewing = tuple(operations), tuple(viewing)
         self.classes, self.views, self.dense = classes, views, dense
         self.exact = not views and all(isinstance(op, Geometric) and op.exact for op in operations)
 
     @classmethod
-    def from_recipe(cls, parts: Sequence[Part], classes: int = 0, views: int = 0, *, dense: bool = False) -> Pipeline:
-        return cls([AUGMENTATIONS.build(part) for part in parts], classes, views, dense=dense)
+    def from_recipe(
+        cls, parts: Sequence[Part], classes: int = 0, views: Views = NO_VIEWS, *, dense: bool = False
+    ) -> Pipeline:
+        """
+        Raises:
+            RequestError: a part is wrong, or one that makes views is not listed once; and as of the class.
+        """
+        by = views.by if views.count else ()
+        for name in by:
+            if [part.name for part in parts].count(name) != 1:
+                raise RequestError(
+                    f"loss consistency compares images with the views that {name} makes: list {name} once under augment"
+                )
+        built = [(part.name in by, AUGMENTATIONS.build(part)) for part in parts]
+        viewing = [operation for makes, operation in built if makes]
+        return cls([op for makes, op in built if not makes], classes, views.count, viewing, dense=dense)
 
     @property
     def varies(self) -> bool:
@@ -145,7 +182,8 @@ class Pipeline:
         for mix in mixing:
             pixels, targets = mix(pixels, targets, generator, self.dense)
         if self.views:
-            pixels = torch.cat([pixels, *(apply_pixels(pixels, self.viewing, generator) for _ in range(self.views))])
+            seen = [move_and_change(pixels, self.viewing, generator) for _ in range(self.views)]
+            pixels = torch.cat([pixels, *seen])
         return pixels, targets
 
 
@@ -202,6 +240,16 @@ def _resample_masks(masks: Tensor, matrices: Tensor, rows: Tensor) -> Tensor:
     here = upload(rows, masks.device)
     moved = _resample_masks(masks.index_select(0, here), matrices[rows], torch.arange(len(rows)))
     return masks.index_copy(0, here, moved)
+
+
+def move_and_change(pixels: Tensor, operations: Sequence[Augmentation], generator: torch.Generator) -> Tensor:
+    """Apply all operations but those that aim or mix, to images that are floats already: float32 [B, C, H, W] in [0, 1] -> a
+    tensor of its own."""
+    operations = drawn(operations, len(pixels), generator)
+    geometric = [op for op in operations if isinstance(op, Geometric)]
+    matrices = product(geometric, len(pixels), (pixels.shape[2], pixels.shape[3]), generator)
+    moved = (matrices != torch.eye(3)).any(2).any(1).nonzero().squeeze(1)
+    return apply_pixels(resample_rows(pixels.clone(), matrices, moved), operations, generator)
 
 
 def apply_pixels(pixels: Tensor, operations: Sequence[Operation], generator: torch.Generator) -> Tensor:

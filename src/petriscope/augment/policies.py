@@ -33,7 +33,7 @@ from petriscope.augment.base import (
 )
 from petriscope.augment.color import brightness, compose, contrast, mapped, saturation, unchanged
 from petriscope.augment.families import Family, kept
-from petriscope.augment.pipeline import apply_pixels, product, resample_rows
+from petriscope.augment.pipeline import move_and_change
 from petriscope.core.device import upload
 
 STRONGEST = 30  # of the papers' scale of magnitudes
@@ -149,7 +149,6 @@ class AugMix(Pixelwise):
     """
 
     for_masks = False
-    makes_views = True
 
     def __init__(
         self,
@@ -168,23 +167,38 @@ class AugMix(Pixelwise):
         return change_some(images, chosen(len(images), self.p, generator), lambda rows: self._mixed(rows, generator))
 
     def _mixed(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        batch, shape = len(images), images.shape
+        batch = len(images)
         copies = batch * self.width
         there = torch.arange(self.depth) < torch.randint(1, self.depth + 1, (copies, 1), generator=generator)
         top = self.severity / 10
         strength = uniform(copies * self.depth, min(0.01, top), top, generator).view(copies, self.depth)
         drawn = Drawn.of(self.menu, there, strength, generator).operations()
-        seed = int(torch.randint(2**31, (), generator=generator))  # torch draws no Beta from a generator of one's own
-        rng = np.random.default_rng(seed)
-        weights = torch.from_numpy(rng.dirichlet([self.alpha] * self.width, batch).astype(np.float32))
-        share = torch.from_numpy(rng.beta(self.alpha, self.alpha, (batch, 1, 1, 1)).astype(np.float32))
+        chains = move_and_change(images.repeat_interleave(self.width, 0), drawn, generator)
+        weights, share = blend_weights(batch, self.width, self.alpha, generator)
+        return blended(images, chains, weights, share)
 
-        chains = images.repeat_interleave(self.width, 0)
-        matrices = product([op for op in drawn if isinstance(op, Geometric)], copies, (shape[2], shape[3]), generator)
-        moved = (matrices != torch.eye(3)).any(2).any(1).nonzero().squeeze(1)
-        chains = apply_pixels(resample_rows(chains, matrices, moved), drawn, generator)
-        blend = upload(weights, images.device)[:, None, :] @ chains.view(batch, self.width, -1)
-        return torch.lerp(images, blend.view(shape), upload(share, images.device))
+
+def blend_weights(batch: int, width: int, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """How much each copy of an image counts, from Dirichlet(alpha, ...), float32 [B, width]; and the share of the copies in
+    the result, from Beta(alpha, alpha), float32 [B]."""
+    seed = int(torch.randint(2**31, (), generator=generator))  # torch draws no Beta from a generator of one's own
+    rng = np.random.default_rng(seed)
+    weights = rng.dirichlet([alpha] * width, batch).astype(np.float32)
+    return torch.from_numpy(weights), torch.from_numpy(rng.beta(alpha, alpha, batch).astype(np.float32))
+
+
+def blended(images: Tensor, copies: Tensor, weights: Tensor, share: Tensor) -> Tensor:
+    """Mix images with the weighted mean of their copies.
+
+    Args:
+        images: float32 [B, C, H, W].
+        copies: float32 [B * width, C, H, W], those of one image side by side.
+        weights: float32 [B, width], on the CPU; they add up to 1.
+        share: of the copies, float32 [B], on the CPU.
+    """
+    batch, width = weights.shape
+    blend = upload(weights, images.device)[:, None, :] @ copies.reshape(batch, width, -1)
+    return torch.lerp(images, blend.view(images.shape), upload(share, images.device)[:, None, None, None])
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def check_memory(recipe: Recipe, dataset: Dataset, device: torch.device) -> int:
     except (RuntimeError, ValueError, NotImplementedError, IndexError, AssertionError):
         return 0  # images that the model cannot take are refused when it is built
     train, settings = dataset.split("train"), recipe.training
-    batch = min(settings.batch_size, settings.images_per_epoch or len(train)) * (1 + views_of(recipe.loss))
+    batch = min(settings.batch_size, settings.images_per_epoch or len(train)) * (1 + views_of(recipe.loss).count)
     judged = min(recipe.evaluation.batch_size, len(dataset.val) if dataset.val is not None else 1)
     step, prediction = found.step * batch + 3 * found.trained, found.prediction * judged
     needed = found.weights + max(step, prediction)

@@ -113,6 +113,8 @@ class Trainer:
             recipe.augment, len(train.images.classes), views_of(recipe.loss), dense=self.task.dense
         )
         check_targets((*self.augment.operations, *self.augment.viewing), self.task.dense)
+        if self.augment.views and self.task.dense:
+            raise RequestError(f"loss consistency works only for classification, but the targets are {self.task.about}")
         self.strata = train.images.strata
         self.weights = draw_weights(recipe.data, train.images)
         self.loss: nn.Module = LOSSES.build(

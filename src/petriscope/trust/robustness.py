@@ -50,9 +50,13 @@ TAUGHT_BY = {
     "stain-jitter": ("color-cast", "saturation"),
     "noise": ("gaussian-noise",),
     "blur": ("defocus-blur",),
+    "spectrum-jitter": ("defocus-blur",),
     "rotate": ("rotation",),
     "translate": ("translation",),
-    **dict.fromkeys(("cutout", "random-erasing", "coarse-dropout", "grid-mask", "disc-mask"), ("occlusion",)),
+    **dict.fromkeys(
+        ("cutout", "random-erasing", "coarse-dropout", "hide-patches", "grid-mask", "disc-mask"), ("occlusion",)
+    ),
+    "wide-mix": tuple(name for name, corruption in CORRUPTIONS.items() if not corruption.moves),
     "rand-augment": (*_LIGHT, *_PLACE),
     "trivial-augment": (*_LIGHT, *_PLACE),
     "aug-mix": ("contrast-up", *_PLACE),

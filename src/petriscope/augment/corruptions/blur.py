@@ -16,21 +16,21 @@ BORDER = 0.2  # mirrored pixels around an image, in shorter sides: more than the
 def defocus_blur(images: Tensor, radius: Tensor, draws: Draws) -> Tensor:
     """Mean over a disc of radius ``radius``, in units of the shorter side: the image of a point out of focus."""
     pixels = radius * min(images.shape[2:])
-    down, across, padding = _frequencies(images)
+    down, across, padding = frequencies(images)
     turn = 2 * math.pi * pixels[:, None, None] * (down**2 + across**2).sqrt()
     spectrum = torch.where(turn < 1e-3, 1.0, 2 * torch.special.bessel_j1(turn) / turn.clamp_min(1e-3))
-    return _filtered(images, spectrum, padding)
+    return filtered(images, spectrum, padding)
 
 
 def motion_blur(images: Tensor, length: Tensor, draws: Draws) -> Tensor:
     """Mean along a line of length ``length``, in units of the shorter side, at a random angle."""
     pixels = length * min(images.shape[2:])
     angle = draws.uniform(1, 1) * math.pi
-    down, across, padding = _frequencies(images)
-    return _filtered(images, torch.sinc(pixels[:, None, None] * (down * angle.sin() + across * angle.cos())), padding)
+    down, across, padding = frequencies(images)
+    return filtered(images, torch.sinc(pixels[:, None, None] * (down * angle.sin() + across * angle.cos())), padding)
 
 
-def _frequencies(images: Tensor) -> tuple[Tensor, Tensor, int]:
+def frequencies(images: Tensor) -> tuple[Tensor, Tensor, int]:
     """Cycles per pixel down and across, [H', 1] and [1, W'], for images with a mirrored border of width ``padding``."""
     height, width = images.shape[2:]
     side = min(height, width)
@@ -40,7 +40,7 @@ def _frequencies(images: Tensor) -> tuple[Tensor, Tensor, int]:
     return down, across, padding
 
 
-def _filtered(images: Tensor, spectrum: Tensor, padding: int) -> Tensor:
+def filtered(images: Tensor, spectrum: Tensor, padding: int) -> Tensor:
     """Multiply the spectra of images by ``spectrum``, [B, H', W'], the same for all channels."""
     height, width = images.shape[2:]
     padded = F.pad(images, (padding,) * 4, mode="reflect")

@@ -5,6 +5,7 @@ logits are float [B, K, H, W] and targets int64 [B, H, W]. Pixels that are `petr
 left out, and a batch without any labeled pixel has loss 0.
 """
 
+from petriscope.augment.pipeline import NO_VIEWS, Views
 from petriscope.core.recipe import Part
 from petriscope.core.registry import Registry
 
@@ -23,10 +24,13 @@ LOSSES = Registry(
 )
 
 
-def views_of(part: Part) -> int:
-    """How many augmented views of each image a loss compares with the image; 0 for most losses.
+def views_of(part: Part) -> Views:
+    """The augmented views of each image that a loss compares with the image; most losses have none.
 
     With V views the loss is given logits [(1 + V) B, K], those of the images first, then those of their first views, and
     so on. Targets [B] are those of the images.
     """
-    return int(LOSSES.check(part).get("views", 0)) if part.name == "consistency" else 0
+    if part.name != "consistency":
+        return NO_VIEWS
+    options = LOSSES.check(part)
+    return Views(options["views"], options["by"])

@@ -23,7 +23,7 @@ def _checked(terms: tuple[Term, ...]) -> tuple[Term, ...]:
     if not terms:
         raise ValueError("names one loss at least")
     for position, term in enumerate(terms):
-        if views_of(term):
+        if views_of(term).count:
             raise ValueError(
                 f"{term.name} cannot be a term of a sum; give it the sum as its own loss: of: {{name: sum, terms: ...}}"
             )
