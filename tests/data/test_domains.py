@@ -153,6 +153,8 @@ def test_a_domain_left_out_is_test_and_the_others_stay_where_they_are(
         after.classes,
     )
     assert recalled.fingerprint == after.fingerprint and not str(change)
+    for split, part in after.splits.items():
+        assert part.groups is not None and np.array_equal(recalled.split(split).groups, part.groups)
 
 
 def test_classes_that_only_the_domain_left_out_has_cannot_be_tested(tmp_path: Path) -> None:
@@ -299,11 +301,21 @@ def test_wrong_sections_are_refused_in_a_sentence(data: dict[str, object], messa
 
 def test_sources_in_a_recipe(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("data: {sources: {2021: cells/, other: {source: more.csv, weight: 2}}}")
-    recipe = load_recipe(tmp_path / "base.yaml", ["data.sources.other.weight=3", "data.sources.third=digits"])
+    settings = ["data.sources.other.weight=3", "data.sources.third=digits", "data.sources.2021.weight=2"]
+    recipe = load_recipe(tmp_path / "base.yaml", settings)
     assert {name: (each.source, each.weight) for name, each in recipe.data.sources.items()} == {
-        "2021": ("cells/", 1.0),
+        "2021": ("cells/", 2.0),
         "other": ("more.csv", 3.0),
         "third": ("digits", 1.0),
     }
     (tmp_path / "again.yaml").write_text(recipe.to_yaml())
     assert load_recipe(tmp_path / "again.yaml") == recipe
+    (tmp_path / "more.yaml").write_text("{extends: base.yaml, data: {sources: {2021: {weight: 5}, 2022: new/}}}")
+    more = load_recipe(tmp_path / "more.yaml", ["data.sources.2022.weight=7"]).data.sources
+    assert {name: (each.source, each.weight) for name, each in more.items()} == {
+        "2021": ("cells/", 5.0),
+        "other": ("more.csv", 2.0),
+        "2022": ("new/", 7.0),
+    }
+    empty = load_recipe("demo", ["data.source=null", "data.sources.2021=digits"])
+    assert empty.data.by_domain["2021"].source == "digits"

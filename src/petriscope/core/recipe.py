@@ -37,6 +37,7 @@ PART_KEYS = ("optimizer.lr", "optimizer.weight_decay", "model.dropout", "model.w
 # Recipes in older run folders and model files still load: keys of the recipe, and keys at any depth of it.
 OLD_FIELDS = {"balance": "sampler"}
 OLD_KEYS = {"pictures_per_epoch": "images_per_epoch", "per_picture": "per_image"}
+SOURCES = ["data", "sources"]  # whose keys are the names of domains, also if these are numbers
 OLD_SAMPLERS = {"square-root-sampler": "square-root", "weighted-sampler": "weighted"}
 
 
@@ -383,6 +384,11 @@ def upgraded(tree: dict[str, Any]) -> dict[str, Any]:
     tree = _with_keys(_with_old_keys_renamed(tree), OLD_FIELDS)
     if isinstance(name := tree.get("sampler"), str):
         tree["sampler"] = OLD_SAMPLERS.get(name, name)
+    data = tree.get("data")
+    if isinstance(data, dict) and isinstance(several := data.get("sources"), dict):
+        # In the long form, in which recipes and settings merge.
+        several = {str(key): {"source": each} if isinstance(each, str) else each for key, each in several.items()}
+        tree["data"] = {**data, "sources": several}
     return tree
 
 
@@ -588,12 +594,13 @@ def _apply(tree: dict[str, Any], setting: str) -> None:
             node[index] = value
             return
         child = node[index] if isinstance(node, list) else node.get(index)
-        if isinstance(child, str):  # a part written as its bare name
-            child = {"name": child}
+        domain = steps[:depth] == SOURCES
+        if isinstance(child, str):  # a part written as its bare name, or a source as its place
+            child = {"source" if domain else "name": child}
         elif child is None and depth == 0 and step in _PARTS:
             child = {"name": Recipe.model_fields[step].default.name}
         elif child is None:
-            child = [] if steps[depth + 1].isdecimal() else {}
+            child = [] if steps[depth + 1].isdecimal() and steps[: depth + 1] != SOURCES else {}
         elif isinstance(child, dict):
             child = dict(child)
         elif isinstance(child, list):

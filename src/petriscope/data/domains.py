@@ -121,27 +121,28 @@ def common_classes(parts: Parts, warnings: list[str]) -> tuple[str, ...]:
     return classes
 
 
-def as_domain(part: ImageSet, name: str, classes: tuple[str, ...]) -> ImageSet:
+def as_domain(part: ImageSet, name: str, classes: tuple[str, ...], grouped: bool) -> ImageSet:
     """Images as those of a domain: with its name, and before their ids and groups so that these differ between domains, and
-    with targets that index the classes of all domains."""
-    groups = part.groups
+    with targets that index the classes of all domains.
+
+    Args:
+        grouped: some images of the data set are in groups, so that images without are groups of their own.
+    """
+    ids = _marked(part.ids, name)
+    groups = ids if part.groups is None else _marked(part.groups, name)
     marked = replace(
-        part.with_column(DOMAIN, np.full(len(part), name, dtype=object)),
-        ids=_marked(part.ids, name),
-        groups=None if groups is None else _marked(groups, name),
+        part.with_column(DOMAIN, np.full(len(part), name, dtype=object)), ids=ids, groups=groups if grouped else None
     )
     return replace(align(marked, classes, f"the domain {name}", []), named=part.named)
 
 
+def have_groups(parts: Parts) -> bool:
+    """Whether some images are in groups."""
+    return any(part.groups is not None for sets in parts.values() for part in sets.values())
+
+
 def _marked(names: np.ndarray, domain: str) -> np.ndarray:
     return np.array([f"{domain}/{name}" for name in names.tolist()], dtype=np.str_)
-
-
-def join_domains(parts: Sequence[ImageSet]) -> ImageSet:
-    """Images of several domains as one set. If some are in groups, those of other domains are groups of their own."""
-    if any(part.groups is not None for part in parts):
-        parts = [part if part.groups is not None else replace(part, groups=part.ids.astype(np.str_)) for part in parts]
-    return join_sets(parts)
 
 
 def splits_of_domains(had: Mapping[str, set[str]], drawn: Mapping[str, Sequence[str]]) -> list[str]:
@@ -202,7 +203,7 @@ def leave_out(sets: Mapping[str, ImageSet], domain: str, source: str) -> dict[st
             out[split] = part.subset(np.flatnonzero(~inside))
     if "train" not in out:
         raise DataError(f"data.leave_out: no training image is of another domain than {domain}")
-    return {**out, "test": join_domains(moved)}
+    return {**out, "test": join_sets(moved)}
 
 
 def only_left_out(sets: Mapping[str, ImageSet], domain: str, warnings: list[str]) -> dict[str, ImageSet]:

@@ -86,9 +86,9 @@ def recall_dataset(section: DataSection, known: Membership, classes: Sequence[st
         sets, decisions = _read(section, warnings)
     else:
         parts = _read_domains(section, warnings)
-        every = domains.common_classes(parts, warnings)
+        every, grouped = domains.common_classes(parts, warnings), domains.have_groups(parts)
         sets = {
-            f"{name}/{split}": domains.as_domain(part, name, every)
+            f"{name}/{split}": domains.as_domain(part, name, every, grouped)
             for name, its in parts.items()
             for split, part in its.items()
         }
@@ -203,11 +203,13 @@ def _split_domains(
     warnings += domains.splits_of_domains({name: set(sets) for name, sets in parts.items()}, drawn)
     if known is not None:
         warnings += _grown(str(section.splits), domains.join_changes(changes, known), sizes)
-    classes = domains.common_classes(parts, warnings)
+    classes, grouped = domains.common_classes(parts, warnings), domains.have_groups(parts)
     joined = {}
     for each in SPLITS:
-        if some := [domains.as_domain(sets[each], name, classes) for name, sets in split.items() if each in sets]:
-            joined[each] = domains.join_domains(some)
+        if some := [
+            domains.as_domain(sets[each], name, classes, grouped) for name, sets in split.items() if each in sets
+        ]:
+            joined[each] = join_sets(some)
     return joined, tuple(each for each in SPLITS if any(each in names for names in drawn.values()))
 
 
