@@ -57,3 +57,16 @@ def test_the_detector_ignores_mixing_augmentations(drawn):
     plain, mixed = calibrated(drawn), calibrated(drawn, {"name": "mixup"})
     images = drawn.test.images
     np.testing.assert_array_equal(plain.predict(images, "none").ood, mixed.predict(images, "none").ood)
+
+
+def test_what_is_standardized_does_not_make_an_image_out_of_distribution(drawn):
+    tint = np.array([0.4, 0.6, 1.0])  # of a light that no image here has
+    tinted = (drawn.test.images * tint).round().astype(np.uint8)
+    plain = calibrated(drawn)
+    section = plain.recipe.data.model_copy(update={"standardize": ("background",)})
+    plain.recipe = plain.recipe.model_copy(update={"data": section})
+    calibrate(plain, drawn.train, drawn.val, "none", quiet=True)
+    assert flagged(plain, tinted) < 0.05
+    assert flagged(calibrated(drawn), tinted) > 2 * flagged(plain, tinted)
+    one, other = plain.predict(drawn.test.images, "none").raw, plain.predict(tinted, "none").raw
+    assert np.abs(one - other).mean() < 0.01

@@ -24,10 +24,11 @@ from petriscope.augment.base import (
 )
 from petriscope.augment.color import apply_color, compose, mapped, unchanged
 from petriscope.augment.geometry import gather, is_exact, resample
+from petriscope.augment.standardize import Standardize
 from petriscope.core.device import upload
 from petriscope.core.errors import RequestError
 from petriscope.core.masks import IGNORE
-from petriscope.core.recipe import Part
+from petriscope.core.recipe import Part, Standard
 
 
 class Normalize:
@@ -35,12 +36,16 @@ class Normalize:
 
     Args:
         mean, std: one value per channel, in units of the full range.
+        standard: what is standardized before.
     """
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, mean: Sequence[float], std: Sequence[float], standard: Sequence[Standard] = ()) -> None:
         self.mean, self.std = tuple(mean), tuple(std)
+        self.standardize = Standardize(standard)
 
     def __call__(self, images: Tensor) -> Tensor:
+        if self.standardize:
+            images = self.standardize(to_float(images) if images.dtype == torch.uint8 else images)
         full = 255.0 if images.dtype == torch.uint8 else 1.0
         std = constant(self.std, images.device)
         scale = 1 / (std * full)

@@ -31,6 +31,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]
 Pixels = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
 TTA = Literal["none", "mirror", "flips", "crops", "d4"]  # test-time augmentation, by the number of views
+Standard = Literal["background", "stain"]  # see `petriscope.augment.standardize`
 Sampler = Literal["none", "square-root", "weighted", "oversample"]  # see `petriscope.data.sampler`
 PART_KEYS = ("optimizer.lr", "optimizer.weight_decay", "model.dropout", "model.weights", "loss.label_smoothing")
 
@@ -111,6 +112,7 @@ class DataSection(Section):
     unreadable: Literal["stop", "skip"] = "stop"
     audit: str | None = None  # folder of an audit, or its decisions.yaml: what to leave out and to relabel
     memory: Literal["auto", "resident", "mapped"] = "auto"
+    standardize: tuple[Standard, ...] = ()  # what is made alike for images of all microscopes, before normalization
     normalize: Literal["auto", "train", "imagenet"] = "auto"  # auto: what the model's weights expect, else train's own
 
     @property

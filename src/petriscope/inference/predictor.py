@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from petriscope.augment.pipeline import Normalize
+from petriscope.augment.pipeline import Normalize, to_bytes, to_float
 from petriscope.core.device import Format, choose_device, choose_format, lay_out, tensor_of
 from petriscope.core.errors import RequestError
 from petriscope.core.files import atomic, json_text, parse_json, parsing, user_path
@@ -110,7 +110,7 @@ class Predictor:
 
     @property
     def normalize(self) -> Normalize:
-        return Normalize(self.mean, self.std)
+        return Normalize(self.mean, self.std, self.recipe.data.standardize)
 
     @property
     def number_format(self) -> Format:
@@ -137,7 +137,7 @@ class Predictor:
         tta, batch = tta or self.recipe.evaluation.tta, self._batch(images)
         with self._lock, observe(self.model) as observer:
             raw = self._raw(batch, tta)
-            seen = observer.take(batch)
+            seen = observer.take(self._as_seen(batch))
         detector = self.trust.detector
         return self.judge(raw, tta, None if detector is None else detector.score(*seen))
 
@@ -174,7 +174,7 @@ class Predictor:
         with self._lock, observe(self.model) as observer:
 
             def each(images: Tensor) -> None:
-                note(*observer.take(images))
+                note(*observer.take(self._as_seen(images)))
 
             return predict_set(self.model, batches, self.normalize, number_format, tta, size, label, each)
 
@@ -198,6 +198,12 @@ class Predictor:
                 f"this model takes uint8 [B, {', '.join(map(str, self.shape))}], not {images.dtype} {list(images.shape)}"
             )
         return tensor_of(images).to(self.device)
+
+    def _as_seen(self, batch: Tensor) -> Tensor:
+        """Images as they are when they have been standardized, uint8 [B, H, W, C] -> the same. What is standardized does not
+        make an image out of distribution."""
+        standardize = self.normalize.standardize
+        return to_bytes(standardize(to_float(batch))) if standardize else batch
 
     def _raw(self, batch: Tensor, tta: TTA) -> np.ndarray:
         with self._lock:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from petriscope.core.errors import RequestError
 from petriscope.models.heads import SEMLP
 from petriscope.models.layers import head_of
+from petriscope.models.norms import Norm, with_norm
 from petriscope.models.weights import Statistics, WeightFile, from_hub, load_weights, read_weights
 
 Head = Literal["linear", "se-mlp"]
@@ -25,6 +26,8 @@ Side = Annotated[int, Field(ge=8, le=2048)]
 OPTIONS = """\
     weights: ``none``; ``pretrained``: timm's, from its hub; or the path of a .safetensors file, timm's or Petriscope's.
         A head of other classes is left out. What the weights were trained with is in the model's ``expects``.
+    norm: ``group`` replaces the batch norms of networks that have them, so that an image is normalized by itself; not with
+        published weights, which are of batch norms.
     drop_rate: dropout before the logits; of ``se-mlp``, after each dense layer.
     drop_path_rate: stochastic depth: Huang et al., 2016, arXiv:1603.09382.
     head: ``linear``: the network's own; ``se-mlp``: squeeze and excitation on its feature maps, global average pooling,
@@ -101,6 +104,7 @@ def make_backbone(
     size: tuple[int, int],
     *,
     weights: str,
+    norm: Norm,
     drop_rate: float,
     drop_path_rate: float,
     head: Head,
@@ -116,7 +120,7 @@ def make_backbone(
         name: timm's, with or without the tag of its weights.
         channels, classes: of the input and the output.
         size: (height, width).
-        weights, drop_rate, drop_path_rate, head, hidden, resize: the options of `OPTIONS`.
+        weights, norm, drop_rate, drop_path_rate, head, hidden, resize: the options of `OPTIONS`.
         adapt: changes the network before weights are loaded.
         optional: says of a parameter's name whether weights may be without it.
         more: for timm's ``create_model``.
@@ -125,6 +129,8 @@ def make_backbone(
         timm's own module if no more is needed, else a `Backbone`. It has ``expects``: the mean and std its weights were
         trained with, one value per channel, or None.
     """
+    if norm == "group" and weights == "pretrained":
+        raise RequestError(f"the pretrained weights of {name} are of batch norms; set model.norm=batch")
     timm = import_timm()
     if drop_rate and head == "linear":
         more["drop_rate"] = drop_rate
@@ -140,6 +146,7 @@ def make_backbone(
         ) from None
     _check_patches(name, network, (resize, resize) if resize else size)
     adapt(network)
+    with_norm(network, norm)
     before = set(network.state_dict())
     config = network.pretrained_cfg
     classifier = SEMLP(_behead(network), classes, hidden, drop_rate) if head == "se-mlp" else None

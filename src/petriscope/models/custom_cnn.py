@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from petriscope.core.errors import RequestError
 from petriscope.models.conv_block import ConvBlock
+from petriscope.models.norms import Norm
 
 Width = Annotated[int, Field(ge=1)]
 
 
 class CustomCNN(nn.Module):
-    """Stages of 3x3 convolution, batch norm, ReLU and 2x2 max pooling; global average pooling, dropout, the logits.
+    """Stages of 3x3 convolution, norm, ReLU and 2x2 max pooling; global average pooling, dropout, the logits.
 
     Batch norm: Ioffe and Szegedy, 2015, arXiv:1502.03167; global average pooling: Lin et al., 2014, arXiv:1312.4400.
 
@@ -22,6 +23,7 @@ class CustomCNN(nn.Module):
         channels, classes: of the input and the output.
         size: (height, width); each stage halves it, so 16 at least for four.
         widths: channels of each stage.
+        norm: after each convolution: ``batch``; or ``group``, which does not depend on other images.
         dropout: before the logits.
     """
 
@@ -32,6 +34,7 @@ class CustomCNN(nn.Module):
         size: tuple[int, int],
         *,
         widths: tuple[Width, ...] = (32, 64, 128, 256),
+        norm: Norm = "batch",
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.35,
     ) -> None:
         super().__init__()
@@ -41,7 +44,9 @@ class CustomCNN(nn.Module):
                 f"least one, and no more than the sides can be halved ({len(widths)} need {2 ** len(widths)} pixels)"
             )
         inputs = [channels, *widths]
-        self.blocks = nn.Sequential(*(ConvBlock(i, out, pool=True) for i, out in zip(inputs, widths, strict=False)))
+        self.blocks = nn.Sequential(
+            *(ConvBlock(i, out, pool=True, norm=norm) for i, out in zip(inputs, widths, strict=False))
+        )
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(widths[-1], classes)
 

@@ -10,6 +10,7 @@ from torch import nn
 from petriscope.core.errors import RequestError
 from petriscope.models.attention import Attention, attention_layers
 from petriscope.models.backbones import OPTIONS, Chance, Head, Side, Width, make_backbone
+from petriscope.models.norms import Norm
 from petriscope.models.weights import Weights
 
 Stem = Literal["small", "imagenet"]
@@ -30,6 +31,7 @@ def _resnet(depth: int) -> Callable[..., nn.Module]:
         stem: Stem = "small",
         attention: Attention = "none",
         weights: Weights = "none",
+        norm: Norm = "batch",
         drop_rate: Chance = 0.0,
         drop_path_rate: Chance = 0.0,
         head: Head = "linear",
@@ -49,6 +51,7 @@ def _resnet(depth: int) -> Callable[..., nn.Module]:
             classes,
             size,
             weights=weights,
+            norm=norm,
             drop_rate=drop_rate,
             drop_path_rate=drop_path_rate,
             head=head,

@@ -13,6 +13,8 @@ from petriscope.models.activations import Activation
 from petriscope.models.activations import activation as make
 from petriscope.models.attention import SE
 from petriscope.models.drop_path import drop_path
+from petriscope.models.norms import Norm
+from petriscope.models.norms import norm as make_norm
 
 Width = Annotated[int, Field(ge=1)]
 Depth = Annotated[int, Field(ge=1, le=100)]
@@ -20,24 +22,24 @@ REDUCTION = 4  # of squeeze and excitation; the paper's 16 would leave 2 hidden 
 
 
 class SEBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm, gated, beside a shortcut.
+    """Two 3x3 convolutions with norms, gated, beside a shortcut.
 
     A shortcut that halves the sides takes means of 2x2, which drops no pixel, unlike a 1x1 convolution of stride 2: He
     et al., 2019, "Bag of Tricks for Image Classification with Convolutional Neural Networks", arXiv:1812.01187.
     """
 
-    def __init__(self, channels: int, out: int, down: bool, act: Activation, drop: float) -> None:
+    def __init__(self, channels: int, out: int, down: bool, act: Activation, drop: float, kind: Norm) -> None:
         super().__init__()
         self.drop = drop
         self.conv1 = nn.Conv2d(channels, out, 3, 2 if down else 1, 1, bias=False)
-        self.norm1, self.act1 = nn.BatchNorm2d(out), make(act)
+        self.norm1, self.act1 = make_norm(kind, out), make(act)
         self.conv2 = nn.Conv2d(out, out, 3, padding=1, bias=False)
-        self.norm2, self.se = nn.BatchNorm2d(out), SE(out, REDUCTION)
+        self.norm2, self.se = make_norm(kind, out), SE(out, REDUCTION)
         self.shortcut = nn.Sequential()
         if down:
             self.shortcut.append(nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False))
         if channels != out:
-            self.shortcut.extend([nn.Conv2d(channels, out, 1, bias=False), nn.BatchNorm2d(out)])
+            self.shortcut.extend([nn.Conv2d(channels, out, 1, bias=False), make_norm(kind, out)])
         self.act2 = make(act)
         nn.init.zeros_(self.norm2.weight)  # a block starts as its shortcut: Goyal et al., 2017, arXiv:1706.02677
 
@@ -57,6 +59,7 @@ class SECNN(nn.Module):
         widths: channels of each stage; the sides halve between stages.
         depths: blocks of each stage.
         pool: also halve the sides after the first convolution; right for images of 64 pixels, false for 32 and below.
+        norm: after each convolution: ``batch``, or ``group``, which does not depend on the other images.
         activation: after each convolution and each sum.
         dropout: before the logits.
         drop_path: chance that the change of the last block is left out for an image; for earlier blocks linearly less.
@@ -71,6 +74,7 @@ class SECNN(nn.Module):
         widths: tuple[Width, ...] = (32, 64, 128),
         depths: tuple[Depth, ...] = (2, 2, 1),
         pool: bool = True,
+        norm: Norm = "batch",
         activation: Activation = "relu",
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0,
@@ -82,7 +86,7 @@ class SECNN(nn.Module):
             raise RequestError(f"se-cnn cannot pool images of {size[0]}x{size[1]}; set model.pool=false")
         self.stem = nn.Sequential(
             nn.Conv2d(channels, widths[0], 3, padding=1, bias=False),
-            nn.BatchNorm2d(widths[0]),
+            make_norm(norm, widths[0]),
             make(activation),
             *([nn.MaxPool2d(2)] if pool else []),
         )
@@ -91,7 +95,7 @@ class SECNN(nn.Module):
         for stage, (out, depth) in enumerate(zip(widths, depths, strict=True)):
             for position in range(depth):
                 down = stage > 0 and position == 0
-                blocks.append(SEBlock(before, out, down, activation, drop_path * (len(blocks) + 1) / total))
+                blocks.append(SEBlock(before, out, down, activation, drop_path * (len(blocks) + 1) / total, norm))
                 before = out
         self.blocks = nn.Sequential(*blocks)
         self.dropout = nn.Dropout(dropout)

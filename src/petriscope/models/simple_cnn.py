@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from petriscope.core.errors import RequestError
 from petriscope.models.attention import Attention, attention_layers
+from petriscope.models.norms import norm as make_norm
 
 Width = Annotated[int, Field(ge=1)]
 
@@ -21,7 +22,7 @@ class SimpleCNN(nn.Module):
     Args:
         channels, classes: of the input and the output.
         size: (height, width); 8 at least, since three poolings divide it by 8.
-        norm: after each convolution: ``batch``; ``layer``, over channels and space; or none.
+        norm: after each convolution: ``batch``; ``group``; ``layer``, over channels and space; or none.
         dropout: before each fully connected layer.
         widths: channels of the three convolutions.
         hidden: units of the hidden layer.
@@ -34,7 +35,7 @@ class SimpleCNN(nn.Module):
         classes: int,
         size: tuple[int, int],
         *,
-        norm: Literal["none", "batch", "layer"] = "none",
+        norm: Literal["none", "batch", "group", "layer"] = "none",
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         widths: tuple[Width, Width, Width] = (32, 64, 128),
         hidden: Annotated[int, Field(ge=1)] = 128,
@@ -49,10 +50,10 @@ class SimpleCNN(nn.Module):
         height, width = size
         for out in widths:
             layers.append(nn.Conv2d(channels, out, 3, padding=1, bias=norm == "none"))
-            if norm == "batch":
-                layers.append(nn.BatchNorm2d(out))
-            elif norm == "layer":
+            if norm == "layer":
                 layers.append(nn.LayerNorm([out, height, width]))
+            elif norm != "none":
+                layers.append(make_norm(norm, out))
             # ReLU before or after pooling gives the same numbers; after, it has a quarter of the work.
             layers += [nn.MaxPool2d(2), nn.ReLU(), *attention_layers(attention, out)]
             channels, height, width = out, height // 2, width // 2

@@ -8,6 +8,7 @@ from torch import nn
 
 from petriscope.core.errors import RequestError, near
 from petriscope.models.backbones import OPTIONS, Chance, Head, Side, Width, import_timm, make_backbone
+from petriscope.models.norms import Norm
 from petriscope.models.weights import Weights
 
 
@@ -26,6 +27,7 @@ def backbone(name: str, about: str, side: int | None = None) -> Callable[..., nn
         size: tuple[int, int],
         *,
         weights: Weights = "none",
+        norm: Norm = "batch",
         drop_rate: Chance = 0.0,
         drop_path_rate: Chance = 0.0,
         head: Head = "linear",
@@ -38,6 +40,7 @@ def backbone(name: str, about: str, side: int | None = None) -> Callable[..., nn
             classes,
             size,
             weights=weights,
+            norm=norm,
             drop_rate=drop_rate,
             drop_path_rate=drop_path_rate,
             head=head,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ import torch
 
 from petriscope.augment import AUGMENTATIONS
 from petriscope.augment.base import Mixing
-from petriscope.augment.pipeline import Normalize, Pipeline
+from petriscope.augment.pipeline import Normalize, Pipeline, to_bytes, to_float
 from petriscope.augment.sets import augmented_set
+from petriscope.augment.standardize import Standardize
 from petriscope.core.device import choose_format, free_memory, gib
 from petriscope.core.errors import RequestError
 from petriscope.core.files import user_path
@@ -146,7 +148,11 @@ def build_trainer(
     torch.manual_seed(int(np.random.SeedSequence([recipe.seed, 0]).generate_state(1)[0]))
     fresh = started is None
     model = build_model(recipe.model, len(dataset.classes), dataset.shape, fresh).to(device)
-    normalize = _normalize(recipe, model, train_set) if started is None else Normalize(started.mean, started.std)
+    normalize = (
+        _normalize(recipe, model, train_set)
+        if started is None
+        else Normalize(started.mean, started.std, recipe.data.standardize)
+    )
     memory = recipe.data.memory
     val = None
     if dataset.val is not None:
@@ -160,10 +166,20 @@ def _normalize(recipe: Recipe, model: torch.nn.Module, train_set: ImageSet) -> N
     if rule == "imagenet":
         expects = IMAGENET
     if rule == "train" or expects is None:
-        return Normalize(*mean_and_std(train_set))
+        return Normalize(*mean_and_std(train_set, _standardized(recipe)), recipe.data.standardize)
     channels = train_set.shape[2]
     mean, std = (values if len(values) == channels else (float(np.mean(values)),) * channels for values in expects)
-    return Normalize(mean, std)
+    return Normalize(mean, std, recipe.data.standardize)
+
+
+def _standardized(recipe: Recipe) -> Callable[[np.ndarray], np.ndarray]:
+    """uint8 [B, H, W, C] -> the same, standardized as the recipe asks for."""
+    standardize = Standardize(recipe.data.standardize)
+
+    def change(images: np.ndarray) -> np.ndarray:
+        return to_bytes(standardize(to_float(torch.from_numpy(images)))).numpy() if standardize else images
+
+    return change
 
 
 def augmented_val(recipe: Recipe, val: ImageSet) -> ImageSet:

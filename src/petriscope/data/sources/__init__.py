@@ -22,6 +22,7 @@ NAMED = {
     "cifar10": "ten kinds of things, 32 x 32 RGB, 60,000 images; downloaded once (170 MB)",
     "digits": "handwritten digits, 8 x 8 gray, 1,797 images; embedded",
     "synthetic-smear": "drawn blood cells of eight kinds, any number of images (synthetic-smear:COUNT); embedded",
+    "synthetic-smear-other": "the same kinds of cell under another drawn microscope: fainter, larger, in bluish light; embedded",
     "synthetic-terrain": "drawn ground with masks of four classes, any number of images (synthetic-terrain:COUNT); embedded",
 }
 KINDS = (
@@ -31,7 +32,11 @@ KINDS = (
 )
 SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 UNSPLIT = "all"  # the name of the only image set of a source without splits
-DRAWN = {"synthetic-smear": "synthetic_smear", "synthetic-terrain": "synthetic_terrain"}
+DRAWN = {
+    "synthetic-smear": ("synthetic_smear", "read"),
+    "synthetic-smear-other": ("synthetic_smear", "read_other"),
+    "synthetic-terrain": ("synthetic_terrain", "read"),
+}
 
 
 def read(source: str, section: DataSection, warnings: list[str] | None = None) -> dict[str, ImageSet]:
@@ -160,11 +165,12 @@ def _synthetic(source: str, count: str, section: DataSection, warnings: list[str
     from petriscope.data.sources import arrays
 
     name = source.partition(":")[0]
-    drawn = _module(DRAWN[name])
+    module, function = DRAWN[name]
+    draw = getattr(_module(module), function)
     if source == name:
-        sets = drawn.read(section)
+        sets = draw(section)
     elif count.isascii() and count.isdigit() and 0 < int(count) <= 10_000_000:
-        sets = drawn.read(section, int(count))
+        sets = draw(section, int(count))
     else:
         raise RequestError(f"{source!r}: the count after {name}: must be a whole number from 1 to 10,000,000")
     return arrays.conform(sets, section, source, warnings)

@@ -12,17 +12,23 @@ Range = tuple[float, float]
 class Canvas:
     """The pixel grid of n images, in units of the image side from the center, and the softness of their edges.
 
+    Args:
+        zoom: how much larger than in these units all is drawn, except for textures.
+        blur: factor on the blur of the images.
+
     Attributes:
         y, x: float32 [1, H, 1] and [1, 1, W], pixel centers.
         soft: float32 [n, 1, 1], the width of an edge: one pixel and the blur of the image.
     """
 
-    def __init__(self, rng: np.random.Generator, n: int, height: int, width: int) -> None:
+    def __init__(
+        self, rng: np.random.Generator, n: int, height: int, width: int, zoom: float = 1.0, blur: float = 1.0
+    ) -> None:
         self.rng, self.n, self.height, self.width = rng, n, height, width
         self.side = min(height, width)
-        self.y = _centers(height, self.side)[None, :, None]
-        self.x = _centers(width, self.side)[None, None, :]
-        self.soft = wide(np.hypot(1 / self.side, uniform(rng, (0.005, 0.045), n)))
+        self.y = _centers(height, self.side)[None, :, None] / np.float32(zoom)
+        self.x = _centers(width, self.side)[None, None, :] / np.float32(zoom)
+        self.soft = wide(np.hypot(1 / self.side, np.float32(blur) * uniform(rng, (0.005, 0.045), n)) / zoom)
 
     def texture(self, cells: int) -> np.ndarray:
         """Smooth noise of about unit variance, float32 [n, H, W], with blobs of 1/cells of a side."""

@@ -22,13 +22,38 @@ Color = tuple[int, int, int]
 LOBES = 5  # the most lobes of a nucleus
 RED_CELLS = (2, 6)  # fewest and most around a cell
 COARSE, FINE = 24, 40  # granules along one side of an image
-STAIN_STRENGTH = (0.55, 1.25)
 # Spread of the logarithm of each channel's absorbance; green varies least, or cells would turn green.
 STAIN_HUE = np.array([0.20, 0.08, 0.20], dtype=np.float32)
 STAIN_MIX = 0.06  # standard deviation of the mixing between channels
-LIGHT = (0.75, 1.08)
 NOISE = (1.0, 7.0)  # standard deviation of the sensor's noise, in gray levels
 BLOCK_PIXELS = 1 << 16  # pixels drawn at once: the fields of a chunk stay in the processor's cache
+
+
+@dataclass(frozen=True)
+class Microscope:
+    """How a laboratory stains and photographs its smears. Ranges are (low, high), drawn uniformly for each image.
+
+    Args:
+        stain: factor on the absorbance of all materials.
+        dyes: further factors on it for red, green and blue.
+        light: brightness of the background.
+        tint: its red, green and blue.
+        zoom: how much larger cells appear.
+        blur: factor on the softness of edges.
+    """
+
+    stain: Range = (0.55, 1.25)
+    dyes: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    light: Range = (0.75, 1.08)
+    tint: tuple[float, float, float] = (0.94, 0.89, 0.86)
+    zoom: float = 1.0
+    blur: float = 1.0
+
+
+HOME = Microscope()
+OTHER = Microscope(
+    stain=(0.35, 0.6), dyes=(1.25, 0.9, 0.5), light=(0.7, 0.85), tint=(0.80, 0.84, 0.95), zoom=1.35, blur=1.6
+)
 
 
 @dataclass(frozen=True)
@@ -183,20 +208,31 @@ RED = (232, 178, 168)
 
 
 def read(section: DataSection, count: int = 6000) -> dict[str, ImageSet]:
-    """Draw the data set ``synthetic/smear``: without splits.
+    """Draw the data set ``synthetic-smear``: without splits.
 
     Args:
         section: its size (28 by 28 where it names none) and its channels (``auto`` is RGB) are used.
         count: images to draw.
     """
-    images, labels = draw_smear(count, section.height_width or 28)
+    return _read(section, draw_smear(count, section.height_width or 28))
+
+
+def read_other(section: DataSection, count: int = 600) -> dict[str, ImageSet]:
+    """`read` for ``synthetic-smear-other``: other cells under another microscope."""
+    return _read(section, draw_smear(count, section.height_width or 28, seed=1, microscope=OTHER))
+
+
+def _read(section: DataSection, drawn: tuple[np.ndarray, np.ndarray]) -> dict[str, ImageSet]:
+    images, labels = drawn
     if section.channels == "gray":
         images = np.rint(images @ np.array(BT601, dtype=np.float32)).astype(np.uint8)[..., None]
-    ids = np.array([f"cell/{index:06d}" for index in range(count)], dtype=str)
+    ids = np.array([f"cell/{index:06d}" for index in range(len(images))], dtype=str)
     return {"all": ImageSet(images, labels, CLASSES, ids)}
 
 
-def draw_smear(count: int, size: int | tuple[int, int] = 28, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def draw_smear(
+    count: int, size: int | tuple[int, int] = 28, seed: int = 0, microscope: Microscope = HOME
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw images of blood cells, one cell near the center of each.
 
     Image i depends on ``seed``, i and ``size`` alone: a larger count only adds images. Each eight in a row hold
@@ -206,6 +242,7 @@ def draw_smear(count: int, size: int | tuple[int, int] = 28, seed: int = 0) -> t
         count: number of images N.
         size: height and width in pixels; one number is a square.
         seed: from 0.
+        microscope: that the images are of; it changes no draw.
 
     Returns:
         uint8 [N, H, W, 3] images, and int64 [N] labels that index `CLASSES`.
@@ -225,16 +262,18 @@ def draw_smear(count: int, size: int | tuple[int, int] = 28, seed: int = 0) -> t
         part = slice(start, min(start + chunk, count))
         # Chunks are always drawn whole, so that no image depends on the count.
         drawn = rng.permuted(np.tile(np.arange(kinds), (chunk // kinds, 1)), axis=1).reshape(-1)
-        pixels = _draw_chunk(rng, drawn, height, width)
+        pixels = _draw_chunk(rng, drawn, height, width, microscope)
         labels[part] = drawn[: part.stop - start]
         images[part] = pixels[: part.stop - start]
     return images, labels
 
 
-def _draw_chunk(rng: np.random.Generator, labels: np.ndarray, height: int, width: int) -> np.ndarray:
+def _draw_chunk(
+    rng: np.random.Generator, labels: np.ndarray, height: int, width: int, microscope: Microscope
+) -> np.ndarray:
     """Draw one image per label, uint8 [n, H, W, 3]."""
     n = len(labels)
-    canvas = Canvas(rng, n, height, width)
+    canvas = Canvas(rng, n, height, width, microscope.zoom, microscope.blur)
     radius = _pick(rng, "radius", labels)
     center = uniform(rng, (-0.12, 0.12), (2, n))
     # Distorting the plane makes all outlines of the cell irregular at once.
@@ -249,8 +288,8 @@ def _draw_chunk(rng: np.random.Generator, labels: np.ndarray, height: int, width
     cell *= 1 - 0.7 * nucleus
     nucleus *= 1 + 0.13 * canvas.texture(18)  # clumps of chromatin
     amounts = np.stack([red, cell, granules, nucleus], axis=1).reshape(n, 4, height * width)
-    absorbed = np.matmul(_absorbance(rng, labels), amounts).reshape(n, 3, height, width)
-    return _expose(rng, canvas, absorbed)
+    absorbed = np.matmul(_absorbance(rng, labels, microscope), amounts).reshape(n, 3, height, width)
+    return _expose(rng, canvas, absorbed, microscope)
 
 
 def _ellipse(rng: np.random.Generator, canvas: Canvas, y: np.ndarray, x: np.ndarray, radius: np.ndarray) -> np.ndarray:
@@ -338,7 +377,7 @@ def _red_cells(rng: np.random.Generator, canvas: Canvas, center: np.ndarray, rad
     return out
 
 
-def _absorbance(rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
+def _absorbance(rng: np.random.Generator, labels: np.ndarray, microscope: Microscope) -> np.ndarray:
     """Absorbance of each material under the stain of each image, float32 [n, 3 channels, 4 materials]."""
     n = len(labels)
     mixed = uniform(rng, (0, 1), n)[:, None]
@@ -348,15 +387,15 @@ def _absorbance(rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
     layers = layers * uniform(rng, (0.8, 1.25), (n, 1, 4))
     hue = np.eye(3, dtype=np.float32) * np.exp(STAIN_HUE * rng.standard_normal((n, 3), dtype=np.float32))[:, :, None]
     hue += STAIN_MIX * rng.standard_normal((n, 3, 3), dtype=np.float32)
-    strength = uniform(rng, STAIN_STRENGTH, (n, 1, 1))
+    strength = uniform(rng, microscope.stain, (n, 1, 1)) * np.array(microscope.dyes, dtype=np.float32)[:, None]
     return np.matmul(hue * strength, layers).astype(np.float32)
 
 
-def _expose(rng: np.random.Generator, canvas: Canvas, absorbed: np.ndarray) -> np.ndarray:
+def _expose(rng: np.random.Generator, canvas: Canvas, absorbed: np.ndarray, microscope: Microscope) -> np.ndarray:
     """The smear under uneven light, seen by a noisy sensor, uint8 [n, H, W, 3]."""
     n = canvas.n
-    tint = np.array([0.94, 0.89, 0.86], dtype=np.float32)
-    tint = tint * np.exp(0.05 * rng.standard_normal((n, 3), dtype=np.float32)) * uniform(rng, LIGHT, (n, 1))
+    tint = np.array(microscope.tint, dtype=np.float32)
+    tint = tint * np.exp(0.05 * rng.standard_normal((n, 3), dtype=np.float32)) * uniform(rng, microscope.light, (n, 1))
     slope = uniform(rng, (-0.2, 0.2), (2, n))
     light = wide(slope[0]) * canvas.y + wide(slope[1]) * canvas.x + 0.04 * canvas.texture(3)
     np.maximum(absorbed, 0, out=absorbed)

@@ -1,0 +1,92 @@
+"""Background and stain made alike, image by image."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from petriscope.augment.appearance import background, darkest, measure
+from petriscope.augment.pipeline import Normalize, to_float
+from petriscope.augment.standardize import STAIN, Standardize
+from petriscope.data.sources.synthetic_smear import HOME, OTHER, draw_smear
+
+CELLS = to_float(torch.from_numpy(draw_smear(16, 48)[0]))
+LIGHTS = st.tuples(*[st.floats(0.5, 1.0)] * 3)
+
+
+def apart(one: Tensor, other: Tensor) -> float:
+    return (one - other).abs().mean().item()
+
+
+@given(light=LIGHTS)
+def test_the_color_of_the_light_does_not_matter(light: tuple[float, float, float]) -> None:
+    standardize = Standardize(["background"])
+    tinted = CELLS * torch.tensor(light)[:, None, None]
+    torch.testing.assert_close(standardize(tinted), standardize(CELLS), atol=1e-5, rtol=1e-4)
+
+
+@given(light=LIGHTS, gain=st.tuples(*[st.floats(0.8, 1.2)] * 3))
+def test_neither_light_nor_the_strength_of_the_stain_matter(
+    light: tuple[float, float, float], gain: tuple[float, float, float]
+) -> None:
+    standardize = Standardize(["background", "stain"])
+    stained = CELLS.clamp_min(0.05) ** torch.tensor(gain)[:, None, None] * torch.tensor(light)[:, None, None]
+    assert apart(standardize(stained), standardize(CELLS.clamp_min(0.05))) < 0.01
+    assert apart(stained, CELLS) > 2 * apart(standardize(stained), standardize(CELLS))
+
+
+def test_the_background_becomes_white_and_the_darkest_stain_as_strong_as_said() -> None:
+    out = Standardize(["background", "stain"])(CELLS)
+    assert out.shape == CELLS.shape
+    assert 0 <= out.min() <= out.max() <= 1
+    light = background(out)
+    assert (light > 0.9).all()
+    inside = (darkest(CELLS, background(CELLS)) > STAIN / 4).all(1)  # the others need a larger factor than is allowed
+    assert inside.sum() > 8
+    assert darkest(out, light)[inside].median().item() == pytest.approx(STAIN, rel=0.15)
+
+
+def test_stain_alone_keeps_the_color_of_the_background() -> None:
+    out = Standardize(["stain"])(CELLS)
+    assert apart(background(out), background(CELLS)) < 0.02
+    assert apart(background(Standardize(["background"])(CELLS)), background(CELLS)) > 0.05
+
+
+def test_two_microscopes_look_more_alike_afterwards() -> None:
+    home, other = (to_float(torch.from_numpy(draw_smear(200, 48, microscope=each)[0])) for each in (HOME, OTHER))
+
+    def gap(standardize: Standardize) -> float:
+        one, two = (standardize(part).mean((0, 2, 3)) for part in (home, other))
+        return (one - two).abs().max().item()
+
+    assert gap(Standardize(["background", "stain"])) < gap(Standardize(["background"])) < gap(Standardize())
+
+
+@pytest.mark.parametrize("what", [[], ["background"], ["stain"], ["background", "stain"]])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_an_image_of_one_color_stays_one(what: list[str], channels: int, value: float) -> None:
+    out = Standardize(what)(torch.full((2, channels, 5, 7), value))  # type: ignore[arg-type]
+    assert out.isfinite().all()
+    assert (out.amax((2, 3)) - out.amin((2, 3))).max() < 1e-6
+
+
+def test_normalizing_standardizes_bytes_as_it_does_floats() -> None:
+    normalize = Normalize((0.5,) * 3, (0.25,) * 3, ["background", "stain"])
+    images = torch.from_numpy(draw_smear(8, 32)[0])
+    torch.testing.assert_close(normalize(images), normalize(to_float(images)))
+    plain = Normalize((0.5,) * 3, (0.25,) * 3)
+    assert apart(normalize(images), plain(images)) > 0.1
+
+
+def test_the_second_microscope_shows_the_same_cells_otherwise() -> None:
+    (one, labels), (two, again) = draw_smear(64, 48), draw_smear(64, 48, microscope=OTHER)
+    np.testing.assert_array_equal(labels, again)
+    home, other = measure(torch.from_numpy(one)), measure(torch.from_numpy(two))
+    assert (other.size > home.size).float().mean() > 0.75
+    assert (other.stain < home.stain).float().mean() > 0.9
+    assert (other.background[:, 2] > other.background[:, 0]).float().mean() > 0.9
