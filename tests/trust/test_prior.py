@@ -108,6 +108,8 @@ def test_shares_are_named_in_texts_or_a_mapping(given):
         (None, {"a": 1, "b": None}, "the share of b must be a number from 0"),
         (None, "a=0.5,x=0.5", "prior: the model has no class 'x'"),
         (None, "a=0.5,a=0.5", "prior: a is named twice"),
+        (None, "a=1e308,b=1e308", "prior: the sum of the shares is too large"),
+        (None, "a=1e300,b=1e-300", "prior: only a occurs"),
         ("a,b", "a=0.5,b=0.5", "give either classes or prior"),
     ],
 )
@@ -356,6 +358,13 @@ def test_old_files_restrict_probabilities_but_have_no_thresholds():
         old.under(prior_of(THERE))
     with pytest.raises(RequestError, match="prior needs a model with predictions on val"):
         Trust().under(prior_of(THERE))
+
+
+def test_a_test_time_augmentation_that_was_not_fitted_uses_what_the_recipe_has():
+    under = Trust({"d4": val(300, 0)}).under(prior_of(THERE))
+    np.testing.assert_array_equal(under.implied("mirror", "d4"), under.implied("d4", "none"))
+    with pytest.raises(RequestError, match="no predictions on val for test-time augmentation mirror"):
+        under.implied("mirror", "none")
 
 
 def test_a_large_val_is_not_kept(monkeypatch):

@@ -122,7 +122,7 @@ def parse_prior(model: tuple[str, ...], classes: Names | None = None, prior: Sha
         return None
     if classes is not None and prior is not None:
         raise RequestError("give either classes or prior; prior names the classes that occur, too")
-    occurs, shares = np.zeros(len(model), bool), np.zeros(len(model))
+    shares = np.zeros(len(model))
     named: set[int] = set()
     found = ((name, 1.0) for name in _names(classes, model)) if classes is not None else _shares(prior or (), model)
     option = "classes" if classes is not None else "prior"
@@ -133,12 +133,16 @@ def parse_prior(model: tuple[str, ...], classes: Names | None = None, prior: Sha
         if place in named:
             raise RequestError(f"{option}: {model[place]} is named twice")
         named.add(place)
-        occurs[place], shares[place] = share > 0, share
+        shares[place] = share
+    total = sum(shares.tolist())
+    if math.isinf(total):
+        raise RequestError("prior: the sum of the shares is too large a number")
+    shares = shares / total if total else shares
+    occurs = shares > 0
     if occurs.sum() < 2:
         only = f"only {model[int(occurs.argmax())]} occurs" if occurs.any() else "no class occurs"
         raise RequestError(f"{option}: {only}, so there is nothing to predict; name two classes or more")
-    total = float(shares.sum())
-    return Prior(model, occurs, None if classes is not None else shares / total, 1.0 if classes is not None else total)
+    return Prior(model, occurs) if classes is not None else Prior(model, occurs, shares, total)
 
 
 def _names(given: Names, model: tuple[str, ...]) -> Iterator[str]:
