@@ -63,5 +63,5 @@ class _Outside:
         if self.count:
             say(
                 f"warning: of {self.images:,} images, {self.count:,} look like classes that do not occur (first: {self.first}): "
-                "the model gave these more than half of its probability. They were divided among the others all the same"
+                "the model gave these more than half of its probability, which was divided among the others all the same"
             )
