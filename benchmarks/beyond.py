@@ -1,19 +1,21 @@
 """A run on corruptions that the stress test does not have, made by torchvision where it has them: another magnification,
 elastic and perspective distortion, other dyes, gray, uneven light, other noise, sharpening. Shown are the balanced accuracy,
-the share of images answered with at most 1 % errors allowed, and the share of wrong answers among them.
+the share of images answered with at most 1 % errors allowed, and the share of wrong answers among them. With ``--together``
+there are two and three at once as well, drawn for each image. ``--without`` leaves out corruptions that the run was trained on.
 
     python benchmarks/beyond.py RUN --images 400
+    python benchmarks/beyond.py RUN --images 400 --together --without equalized "3 bits"
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from common import corruption_arguments, percent, print_table
+from common import corruption_arguments, corruption_parser, percent, print_table
 from petriscope.core.progress import Progress, progress
 from petriscope.core.results import GuaranteeShares
 from petriscope.data import ImageSet
@@ -29,36 +31,63 @@ from torchvision.transforms.v2 import functional as F  # noqa: E402
 
 BATCH = 128
 Change = Callable[[Tensor], Tensor]
+Numbered = Callable[[Tensor, np.ndarray], Tensor]  # also takes the places of the images in their set
 
 
 def main() -> None:
-    predictor, images, args = corruption_arguments(__doc__)
+    parser = corruption_parser(__doc__)
+    parser.add_argument("--together", action="store_true", help="two and three at once, besides")
+    parser.add_argument("--without", nargs="+", default=[], choices=list(CHANGES)[1:], metavar="CORRUPTION")
+    predictor, images, args = corruption_arguments(parser)
+    changes = {name: each_image(change) for name, change in CHANGES.items() if name not in args.without}
+    if args.together:
+        changes |= {f"{count} at once": at_once(count, list(changes)[1:]) for count in (2, 3)}
     watch = watch_guarantees(predictor, args.tta)
     if watch is None:
         raise SystemExit(f"nothing was fitted on val for tta {args.tta}; run petriscope calibrate RUN --tta {args.tta}")
-    with progress("corrupted images", len(CHANGES) * len(images)) as bar:
-        hits = np.stack([right(images, name, watch, bar) for name in CHANGES])
+    with progress("corrupted images", len(changes) * len(images)) as bar:
+        hits = np.stack([right(images, name, changes[name], watch, bar) for name in changes])
     judged = judge_labels(hits, images.targets, len(images.classes), 1000)
-    found = watch.metrics("none", list(CHANGES)[1:], len(images), 1000)
+    alone = [name for name in changes if name in CHANGES][1:]
+    found = watch.metrics("none", alone, len(images), 1000)
     each = {"none": found.clean, **found.corruptions}
-    rows = [row(name, judged.mean([i]), each[name]) for i, name in enumerate(CHANGES)]
-    rows.append(row("mean of the others", judged.mean(range(1, len(CHANGES))), found.disturbed))
+    rows = [row(name, judged.mean([i]), each[name]) for i, name in enumerate(changes)]
+    rows.insert(1 + len(alone), row("mean of the others", judged.mean(range(1, 1 + len(alone))), found.disturbed))
     print(f"{args.split}, {len(images):,} images, tta {args.tta}")
     print_table(("corruption", "balanced accuracy", "answered at 1 % allowed errors", "wrong among them"), rows)
 
 
-def right(images: ImageSet, name: str, watch: Watch, bar: Progress) -> np.ndarray:
+def right(images: ImageSet, name: str, change: Numbered, watch: Watch, bar: Progress) -> np.ndarray:
     """Which images are classified correctly under a corruption, bool [N]."""
     torch.manual_seed(0)
     found = []
     for start in range(0, len(images), BATCH):
         rows = np.arange(start, min(start + BATCH, len(images)))
         batch = torch.from_numpy(images.take(rows)).permute(0, 3, 1, 2).contiguous()
-        corrupted = CHANGES[name](batch).permute(0, 2, 3, 1).contiguous().numpy()
+        corrupted = change(batch, rows).permute(0, 2, 3, 1).contiguous().numpy()
         found.append(watch.predict(corrupted).argmax(1) == images.targets[rows])
         watch.note(name, images.targets[rows])
         bar.advance(len(rows), name)
     return np.concatenate(found)
+
+
+def each_image(change: Change) -> Numbered:
+    return lambda images, places: change(images)
+
+
+def at_once(count: int, names: Sequence[str]) -> Numbered:
+    """So many different changes one after another, drawn for each image by its place in the set."""
+
+    def changed(images: Tensor, places: np.ndarray) -> Tensor:
+        drawn = [np.random.default_rng([count, place]).permutation(len(names))[:count] for place in places]
+        images = images.clone()
+        for step in np.array(drawn).T:
+            for which in np.unique(step):
+                rows = torch.from_numpy(np.flatnonzero(step == which))
+                images[rows] = CHANGES[names[which]](images[rows])
+        return images
+
+    return changed
 
 
 def row(name: str, accuracy: Share, found: GuaranteeShares) -> tuple[str, ...]:

@@ -32,13 +32,18 @@ def arguments(description: str | None, **defaults: object) -> argparse.Namespace
     return parser.parse_args()
 
 
-def corruption_arguments(description: str | None) -> tuple[Predictor, ImageSet, argparse.Namespace]:
-    """The predictor of a run, the images to corrupt, and the parsed arguments."""
+def corruption_parser(description: str | None) -> argparse.ArgumentParser:
+    """For a run and the images to corrupt."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("run", type=Path)
     parser.add_argument("--split", default="test")
     parser.add_argument("--images", type=int, help="how many, in the proportions of the classes; default: all")
     parser.add_argument("--tta", default="none")
+    return parser
+
+
+def corruption_arguments(parser: argparse.ArgumentParser) -> tuple[Predictor, ImageSet, argparse.Namespace]:
+    """The predictor of the run, the images to corrupt, and the parsed arguments."""
     args = parser.parse_args()
     print_machine()
     run = open_run(args.run)

@@ -16,7 +16,7 @@ import random
 import numpy as np
 from PIL import Image
 
-from common import corruption_arguments, percent, print_table
+from common import corruption_arguments, corruption_parser, percent, print_table
 from petriscope.core.progress import progress
 from petriscope.data.decode import resize
 from petriscope.inference.predictor import Predictor
@@ -29,7 +29,7 @@ BATCH = 128
 
 
 def main() -> None:
-    predictor, images, args = corruption_arguments(__doc__)
+    predictor, images, args = corruption_arguments(corruption_parser(__doc__))
     corruptions = blood_corruptions()
     passes = [(None, 0), *((name, severity) for name in corruptions for severity in SEVERITIES)]
     hits = []

@@ -43,13 +43,13 @@ is augmented (`p: 1`) and that `mixup` has `alpha: 1`. `python docs/make_augment
 
 {", ".join(CLASSES).capitalize()}.
 
-Each image of a batch has its own random draw, and a seed gives the same draws on every machine. The geometric operations
-of a recipe are multiplied into one map per image. Images whose map is exact (mirroring, quarter turns, shifts by whole
-pixels) are moved by index and keep their values; the others are resampled once. The color operations become one map per
-image too. Stain, noise, blur, spectrum, tone and occlusion follow in the order of the recipe, and mixing comes last. Images are mirrored
-at their border. Masks move with their images, and pixels from outside the image are unlabeled in them. `mixup` and `aug-mix`
-do not support masks; `copy-paste` and `crop-around` need them. In their strips below, the mask is the nucleus of the first
-cell, which is pasted, and the nucleus of each cell, around which it is cropped.
+Each image of a batch has its own random draw, and a seed gives the same draws on every machine. The geometric operations of
+a recipe are multiplied into one map per image. Images whose map is exact (mirroring, quarter turns, shifts by whole pixels)
+are moved by index and keep their values; the others are resampled once. The color operations become one map per image too.
+Stain, noise, blur, spectrum, tone and occlusion follow in the order of the recipe, and mixing comes last. Images are
+mirrored at their border. Masks move with their images, and pixels from outside the image are unlabeled in them. `mixup` and
+`aug-mix` do not support masks; `copy-paste` and `crop-around` need them. In their strips below, the mask is the nucleus of
+the first cell, which is pasted, and the nucleus of each cell, around which it is cropped.
 
 Some operations of other libraries are combinations here: random crop with padding is `translate`; shift-scale-rotate is
 `translate` with `whole_pixels: false`, `scale` and `rotate`, which are still resampled once.

@@ -118,7 +118,8 @@ print(found.metric("alone"), found.metric("together"))
 ```
 
 **alone** is the mean over the corruptions of the family at five severities, **together** that of two or three at once, one of
-the family and the others of other families.
+the family and the others of other families. [`benchmarks/left_out.py`](../benchmarks/left_out.py) trains the variants of a suite
+without each family, several at a time, goes on where it was stopped, and prints what each variant keeps.
 
 ## The corruptions
 

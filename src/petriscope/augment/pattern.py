@@ -27,7 +27,7 @@ class PatternMix(Pixelwise):
     def __init__(
         self,
         *,
-        amount: Magnitude = 0.4,
+        amount: Magnitude = 0.3,
         steepness: Annotated[tuple[Steepness, Steepness], AfterValidator(in_order)] = (1.0, 4.0),
         p: Probability = 0.5,
     ) -> None:
