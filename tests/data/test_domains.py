@@ -87,7 +87,7 @@ def test_images_targets_and_groups_stay_those_of_their_source(three: dict[str, s
                 assert mine.groups.tolist() == [f"{name}/{group}" for group in part.groups]
     plain = both.train.subset(np.flatnonzero(both.train.domains == "plain"))
     assert plain.groups.tolist() == plain.ids.tolist(), "images without groups are independent of one another"
-    assert any("own: train and val and test as the source has them" in warning for warning in both.warnings)
+    assert any("own: train, val and test as the source has them" in warning for warning in both.warnings)
 
 
 def test_mapped_images_stay_mapped(three: dict[str, str]) -> None:

@@ -13,7 +13,7 @@ from petriscope.core.names import look_alike
 from petriscope.core.recipe import DataSection
 from petriscope.data import cache
 from petriscope.data.aligned import align
-from petriscope.data.imageset import CHUNK, ImageSet
+from petriscope.data.imageset import CHUNK, SPLITS, ImageSet
 from petriscope.data.membership import Change, Membership, pack
 from petriscope.data.recognition import join_sets
 from petriscope.data.sources.labels import sort_names
@@ -154,13 +154,17 @@ def splits_of_domains(had: Mapping[str, set[str]], drawn: Mapping[str, Sequence[
     """
     words = {}
     for name, splits in had.items():
-        own = [split for split in ("train", "val", "test") if split in splits and split not in drawn[name]]
-        new = [split for split in ("train", "val", "test") if split in drawn[name]]
-        parts = [f"{' and '.join(own)} as the source has them"] * bool(own) + [f"{' and '.join(new)} drawn"] * bool(new)
+        own = [split for split in SPLITS if split in splits and split not in drawn[name]]
+        new = [split for split in SPLITS if split in drawn[name]]
+        parts = [f"{_listed(own)} as the source has them"] * bool(own) + [f"{_listed(new)} drawn"] * bool(new)
         words[name] = ", ".join(parts)
     if len(set(words.values())) < 2:
         return []
     return ["splits: " + "; ".join(f"{name}: {text}" for name, text in words.items())]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def join_changes(changes: Mapping[str, Change], known: Membership) -> Change:
