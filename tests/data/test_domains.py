@@ -169,6 +169,17 @@ def test_classes_that_only_the_domain_left_out_has_cannot_be_tested(tmp_path: Pa
     assert load(several, leave_out="few").classes == ("a", "b", "c")
 
 
+def test_two_drawn_microscopes() -> None:
+    dataset = load(
+        {"here": "synthetic-smear:40", "there": "synthetic-smear-other:24"},
+        size=12,
+        leave_out="there",
+        val_fraction=0.2,
+    )
+    assert {*dataset.train.domains} == {*dataset.val.domains} == {"here"} and {*dataset.test.domains} == {"there"}
+    assert len(dataset.test) == 24
+
+
 def test_a_table_may_have_a_column_of_domains(tmp_path: Path) -> None:
     make_folders(tmp_path / "data")
     files = sorted(path.relative_to(tmp_path / "data").as_posix() for path in (tmp_path / "data").rglob("*.png"))

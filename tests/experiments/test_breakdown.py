@@ -68,6 +68,10 @@ def test_the_worst_needs_enough_images_and_another_value() -> None:
     outputs = np.eye(3, dtype=np.float32)[np.where(right, images.targets, (images.targets + 1) % 3)]
     found = break_down(CLASSIFICATION, outputs, images, "scanner", 100)
     assert [row.name for row in found.rows] == ["few", "bad", "good"] and found.worst == "bad"
+    only = np.arange(23)
+    assert break_down(CLASSIFICATION, outputs[only], images.subset(only), "scanner", 100).worst == "few", (
+        "one has enough"
+    )
     assert break_down(CLASSIFICATION, outputs[3:23], images.subset(np.arange(3, 23)), "scanner", 100).worst is None
 
 
@@ -141,7 +145,7 @@ def test_from_a_table_to_the_report(table, tiny_recipe, capsys):
         assert {row.name for row in found.rows} == (values or {f"note test {index}" for index in range(40)})
         assert run.results.test.by["domain"] is not None
     page = (run.folder / "report.html").read_text()
-    assert "Test by note" in page and "too few to be named as the worst" in page
+    assert "Test by note" in page and "Worst by note" in page
     with pytest.raises(RequestError, match="no column 'site'"):
         api.evaluate(run, by="site", quiet=True)
     assert run.results.test.by["note"], "a wrong column loses nothing"

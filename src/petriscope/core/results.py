@@ -26,7 +26,7 @@ from petriscope.core.files import parsing
 SCHEMA_VERSION = 2
 CLASSIFICATION, SEGMENTATION = "classification", "segmentation"
 SPLITS = ("train", "val", "test")
-FEW_IMAGES = 10  # a part of a split with fewer is not named as the worst
+FEW_IMAGES = 10  # a part of a split with fewer is not named as the worst, unless all but one have
 FEW_GROUPS = 10  # a bootstrap of fewer does not have its nominal coverage
 OLD_KEYS = {  # of schema version 1
     "pictures": "images",
@@ -443,7 +443,8 @@ class Breakdown(Result):
     Args:
         rows: per value, the worst first by the task's first metric.
         empty: images whose value is empty, which are in no row.
-        worst: the value with the worst metric among those with enough images; None where there are not two values.
+        worst: the value with the worst metric, among those with enough images if two have; None where there are not two
+            values.
         within: every value is one group of images, so that intervals are over the images of the group.
     """
 

@@ -76,11 +76,13 @@ def break_down(task: Task, outputs: Any, images: ImageSet, column: str, resample
         return math.inf if value is None else value
 
     judged.sort(key=score)
-    named = [row.name for row in judged if row.n >= FEW_IMAGES and math.isfinite(score(row))]
+    defined = [row for row in judged if math.isfinite(score(row))]
+    enough = [row for row in defined if row.n >= FEW_IMAGES]
+    named = enough if len(enough) > 1 else defined
     return Breakdown(
         rows=tuple(judged),
         empty=int((values == "").sum()),
-        worst=named[0] if len(named) > 1 else None,
+        worst=named[0].name if len(named) > 1 else None,
         within=within,
     )
 

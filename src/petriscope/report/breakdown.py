@@ -88,7 +88,8 @@ def _sentences(task: Task, column: str, found: Breakdown) -> list[str]:
         )
     elif len(found.rows) == 1:
         out.append(f"All of these images have the same {column}, {found.rows[0].name}.")
-    if len(found.rows) > 1 and (few := sum(row.n < FEW_IMAGES for row in found.rows)):
+    few = sum(row.n < FEW_IMAGES for row in found.rows)
+    if few and worst is not None and worst.n >= FEW_IMAGES:
         have = "has" if few == 1 else "have"
         out.append(
             f"{wording.plural(few, 'value')} {have} fewer than {FEW_IMAGES} images, too few to be named as the worst."
