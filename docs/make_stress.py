@@ -67,7 +67,8 @@ place of balanced accuracy.
 - **together**: two or three corruptions at once ({PARTS} passes of two and {PARTS} of three; `two_at_once`, `three_at_once`),
   drawn for each image from different [families](#families), at severities 1 to {STRONGEST}. They are applied in the order in
   which such disturbances arise: on the slide, in the light and the optics, on the sensor, in the file.
-- **guarantees**: for the [guarantees fitted on val](trust.md), on the clean images and over the same corruptions as the mean: the
+- **guarantees**: for the [guarantees fitted on val](trust.md), on the clean images, over the same corruptions as the mean, and
+  under several at once (`together`): the
   share of images answered when at most 1 % errors are allowed, the share of wrong answers, and the coverage of 95 %
   prediction sets. A guarantee made on val holds for images like those of val; this shows what is left of it on others.
 

@@ -313,6 +313,9 @@ def test_the_stress_test_measures_whether_guarantees_hold(trained):
     sets = next(row for row in val.conformal if row.method == "class" and row.level == guarantees.level)
     assert guarantees.clean.value("held") == pytest.approx(sets.coverage)
     assert set(guarantees.corruptions) == set(stress.corruptions)
+    assert 0 <= guarantees.together.value("answered") <= 1 and 0 < guarantees.together.value("held") <= 1
+    said = (trained.folder / "report.html").read_text(encoding="utf-8")
+    assert "at once, of different kinds" in said and "of the sets contain the true class" in said
 
 
 def test_evaluate_with_stress_adds_it_to_the_run(trained):

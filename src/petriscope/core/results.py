@@ -339,13 +339,18 @@ class GuaranteeShares(Measured):
 
 
 class GuaranteesUnderShift(Result):
-    """What the guarantees made on val come to on disturbed images; see `petriscope.trust.guarantees`."""
+    """What the guarantees made on val come to on disturbed images; see `petriscope.trust.guarantees`.
+
+    Args:
+        together: under several corruptions at once; None in older files.
+    """
 
     max_error: float
     level: float
     clean: GuaranteeShares
     disturbed: GuaranteeShares
     corruptions: dict[str, GuaranteeShares] = Field(default_factory=dict)
+    together: GuaranteeShares | None = None
 
 
 class Robustness(Measured):

@@ -24,7 +24,7 @@ from petriscope.run.folder import Run, is_run, open_run
 from petriscope.tasks import in_room
 from petriscope.trust.guarantees import Watch
 from petriscope.trust.prior import Names, Prior, Shares, parse_prior
-from petriscope.trust.robustness import IMAGES, PLAIN, disturbed_images, stratified, stress_test
+from petriscope.trust.robustness import IMAGES, PLAIN, TOGETHER, disturbed_images, stratified, stress_test
 
 # The automatic stress test after training: images, and its time limit, the larger of seconds and a share of the training.
 AUTO_IMAGES, AUTO_SECONDS, AUTO_SHARE = 200, 20.0, 0.1
@@ -230,6 +230,8 @@ def stress_split(
         order = stratified(images.strata, tested.n)
         groups = None if images.groups is None else images.groups[order]
         found = watch.metrics(PLAIN, named, tested.n, resamples, groups)
+        alone = {name: shares for name, shares in found.corruptions.items() if name != TOGETHER}
+        found = found.model_copy(update={"corruptions": alone, "together": found.corruptions[TOGETHER]})
         tested = tested.model_copy(update={"guarantees": found})
     if into is not None:
         shown, names = disturbed_images(images, int(stratified(images.strata, 1)[0]))

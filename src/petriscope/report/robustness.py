@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from petriscope.augment.corruptions.together import STRONGEST
-from petriscope.core.results import CorruptionResult, GuaranteesUnderShift, Metric, Results, Robustness
+from petriscope.core.results import CorruptionResult, GuaranteeShares, GuaranteesUnderShift, Metric, Results, Robustness
 from petriscope.report import wording
 from petriscope.report.charts import Thumbnail, thumbnail
 from petriscope.report.metrics import in_sentence
@@ -161,7 +161,18 @@ def _guarantees(found: GuaranteesUnderShift) -> str:
         f"incorrectly, and {wording.percent(disturbed.value('answered'), 1)} under the corruptions marked •, "
         f"{_written(disturbed.metric('wrong'))} of these incorrectly. Prediction sets with a guaranteed coverage of "
         f"{100 * found.level:g} % contain the true class for {_written(clean.metric('held'))} of the clean images and for "
-        f"{_written(disturbed.metric('held'))} of the corrupted ones. The guarantees hold only for images like those of val."
+        f"{_written(disturbed.metric('held'))} of the corrupted ones.{_several(found.together)} The guarantees hold only for "
+        "images like those of val."
+    )
+
+
+def _several(found: GuaranteeShares | None) -> str:
+    if found is None:  # as in older tests
+        return ""
+    return (
+        f" Under two or three corruptions at once, {wording.percent(found.value('answered'), 1)} are answered, "
+        f"{_written(found.metric('wrong'))} of these incorrectly, and {_written(found.metric('held'))} of the sets contain the "
+        "true class."
     )
 
 
