@@ -25,6 +25,7 @@ CASES = {
     "saturation": ({"amount": 0.9}, {"amount": 0}),
     "hue": ({"amount": 0.3}, {"amount": 0}),
     "stain-jitter": ({"amount": 0.8, "p": 1}, {"amount": 0}),
+    "absorbance-jitter": ({"span": (0.2, 0.5), "p": 1}, {"span": (1, 1), "p": 1}),
     "noise": ({"std": 0.2}, {"std": 0}),
     "blur": ({"sigma": 2}, {"sigma": 0}),
     "amplitude-mix": ({"share": (1, 1)}, {"share": (0, 0)}),
@@ -59,6 +60,7 @@ COLOR_GRAY = {
     "corruption-mix",
     "wide-mix",
     "stain-jitter",
+    "absorbance-jitter",
     "random-convolution",
     "pattern-mix",
 }

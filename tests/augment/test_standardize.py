@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from petriscope.augment.appearance import background, darkest, measure
-from petriscope.augment.pipeline import Normalize, to_float
+from petriscope.augment.pipeline import Normalize, to_bytes, to_float
 from petriscope.augment.standardize import STAIN, Standardize
 from petriscope.data.sources.synthetic_smear import HOME, OTHER, draw_smear
 
@@ -29,14 +31,17 @@ def test_the_color_of_the_light_does_not_matter(light: tuple[float, float, float
     torch.testing.assert_close(standardize(tinted), standardize(CELLS), atol=1e-5, rtol=1e-4)
 
 
-@given(light=LIGHTS, gain=st.tuples(*[st.floats(0.8, 1.2)] * 3))
-def test_neither_light_nor_the_strength_of_the_stain_matter(
-    light: tuple[float, float, float], gain: tuple[float, float, float]
-) -> None:
+@given(light=LIGHTS, gain=st.floats(0.8, 1.2))
+def test_neither_light_nor_the_strength_of_the_stain_matter(light: tuple[float, float, float], gain: float) -> None:
     standardize = Standardize(["background", "stain"])
-    stained = CELLS.clamp_min(0.05) ** torch.tensor(gain)[:, None, None] * torch.tensor(light)[:, None, None]
-    assert apart(standardize(stained), standardize(CELLS.clamp_min(0.05))) < 0.01
-    assert apart(stained, CELLS) > 2 * apart(standardize(stained), standardize(CELLS))
+    plain = CELLS.clamp_min(0.05)
+    stained = background(CELLS)[:, :, None, None] * (plain / background(CELLS)[:, :, None, None]) ** gain
+    stained = stained * torch.tensor(light)[:, None, None]
+    enough = (
+        darkest(stained, background(stained)).amax(1) > STAIN / 2.5
+    )  # the others need a larger factor than is allowed
+    assert enough.sum() > 8
+    assert apart(standardize(stained)[enough], standardize(plain)[enough]) < 0.01
 
 
 def test_the_background_becomes_white_and_the_darkest_stain_as_strong_as_said() -> None:
@@ -45,9 +50,9 @@ def test_the_background_becomes_white_and_the_darkest_stain_as_strong_as_said() 
     assert 0 <= out.min() <= out.max() <= 1
     light = background(out)
     assert (light > 0.9).all()
-    inside = (darkest(CELLS, background(CELLS)) > STAIN / 4).all(1)  # the others need a larger factor than is allowed
+    inside = darkest(CELLS, background(CELLS)).amax(1) > STAIN / 2.5  # the others need a larger factor than is allowed
     assert inside.sum() > 8
-    assert darkest(out, light)[inside].median().item() == pytest.approx(STAIN, rel=0.15)
+    assert darkest(out, light).amax(1)[inside].median().item() == pytest.approx(STAIN, rel=0.15)
 
 
 def test_stain_alone_keeps_the_color_of_the_background() -> None:
@@ -59,11 +64,15 @@ def test_stain_alone_keeps_the_color_of_the_background() -> None:
 def test_two_microscopes_look_more_alike_afterwards() -> None:
     home, other = (to_float(torch.from_numpy(draw_smear(200, 48, microscope=each)[0])) for each in (HOME, OTHER))
 
-    def gap(standardize: Standardize) -> float:
-        one, two = (standardize(part).mean((0, 2, 3)) for part in (home, other))
-        return (one - two).abs().max().item()
+    def gaps(standardize: Standardize) -> tuple[float, float]:
+        """Of the background and of the stain."""
+        one, two = (measure(to_bytes(standardize(part))) for part in (home, other))
+        light = (one.background.mean(0) - two.background.mean(0)).abs().max().item()
+        return light, abs(math.log(one.stain.nanmedian() / two.stain.nanmedian()))
 
-    assert gap(Standardize(["background", "stain"])) < gap(Standardize(["background"])) < gap(Standardize())
+    plain, white, both = (gaps(Standardize(what)) for what in ([], ["background"], ["background", "stain"]))
+    assert white[0] < plain[0] / 5
+    assert both[0] < plain[0] / 5 and both[1] < plain[1] / 2
 
 
 @pytest.mark.parametrize("what", [[], ["background"], ["stain"], ["background", "stain"]])

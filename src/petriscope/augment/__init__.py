@@ -21,6 +21,7 @@ AUGMENTATIONS = Registry(
         "saturation": "petriscope.augment.color:Saturation",
         "hue": "petriscope.augment.color:Hue",
         "stain-jitter": "petriscope.augment.stain:StainJitter",
+        "absorbance-jitter": "petriscope.augment.stain:AbsorbanceJitter",
         "noise": "petriscope.augment.noise_and_blur:Noise",
         "blur": "petriscope.augment.noise_and_blur:Blur",
         "amplitude-mix": "petriscope.augment.frequency:AmplitudeMix",

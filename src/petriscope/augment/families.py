@@ -26,7 +26,7 @@ MEMBERS: dict[str, tuple[str, ...]] = {
         *("flip", "quarter-turn", "translate", "rotate", "scale", "shear", "crop-around"),
         *("shear-x", "shear-y", "translate-x", "translate-y"),
     ),
-    "color": ("saturation", "color-cast", "hue", "stain-jitter"),
+    "color": ("saturation", "color-cast", "hue", "stain-jitter", "absorbance-jitter"),
     "occlusion": (
         *("stain-deposit", "bubble", "occlusion"),
         *("cutout", "random-erasing", "coarse-dropout", "hide-patches", "grid-mask", "disc-mask"),

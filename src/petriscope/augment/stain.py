@@ -1,15 +1,18 @@
-"""Stain jitter: the same cells with more or less stain, or with another balance of the dyes."""
+"""The same cells with more or less stain, with another balance of the dyes, or seen by another camera."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from petriscope.augment.base import Pixelwise, Probability, change_some, chosen
+from petriscope.augment.appearance import LEAST, background
+from petriscope.augment.base import Pixelwise, Probability, change_some, chosen, in_order, uniform
 
+Factor = Annotated[float, Field(ge=0, le=10)]
+Factors = Annotated[tuple[Factor, Factor], AfterValidator(in_order)]
 DYES = {
     "giemsa": ((0.835, 0.514, 0.196), (0.093, 0.954, 0.283)),  # methylene blue, eosin
     "he": ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11)),  # hematoxylin, eosin
@@ -48,6 +51,30 @@ class StainJitter(Pixelwise):
         else:
             maps = (torch.linalg.inv(self.dyes) @ (factors[:, :, None] * self.dyes)).mT
         return change_some(images, chosen(len(images), self.p, generator), stain, maps)
+
+
+class AbsorbanceJitter(Pixelwise):
+    """Multiply the optical density of each channel by its own factor. Cameras and lamps differ in the colors that their red,
+    green and blue stand for, and so in how much of a dye each channel sees. The background keeps its color.
+
+    Args:
+        span: least and greatest factor; uniform and independent per channel.
+    """
+
+    def __init__(self, *, span: Factors = (0.3, 1.5), p: Probability = 0.5) -> None:
+        self.span, self.p = span, p
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        batch, channels = images.shape[:2]
+        factors = uniform(batch * channels, *self.span, generator).view(batch, channels)
+        return change_some(images, chosen(batch, self.p, generator), absorb, factors)
+
+
+def absorb(images: Tensor, factors: Tensor) -> Tensor:
+    """Multiply the optical densities of images, float32 [B, C, H, W] in [0, 1], by factors, [B, C]. Black stays black."""
+    light = background(images).clamp_min(LEAST).log()[:, :, None, None]
+    density = light - images.clamp_min(LEAST).log()
+    return images * ((1 - factors[:, :, None, None]) * density).exp()
 
 
 def stain(images: Tensor, maps: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ from torch import Tensor
 from petriscope.augment.appearance import FAINT, LEAST, background, darkest
 from petriscope.core.recipe import Standard
 
-STAIN = 1.5  # optical density that the most stained parts get in each channel
-GAINS = (0.4, 4.0)  # smallest and largest factor on optical densities, so that noise is not made into stain
+STAIN = 1.5  # optical density that the most stained parts get in the channel where it is largest
+GAINS = (0.4, 3.0)  # smallest and largest factor on optical densities, so that noise is not made into stain
 DARK = 0.2  # background that is brightened fully; a darker one, of an image without light, is brightened by the same factor
 
 
@@ -19,8 +19,8 @@ class Standardize:
     """Standardize the background and the stain of images; see `Standard`.
 
     ``background``: colors are divided by that of the background, so that it becomes white (white balance by a known white,
-    after von Kries, 1902). ``stain``: optical densities are scaled per channel, so that those of the most stained parts
-    become `STAIN`; Macenko et al., 2009, "A method for normalizing histology slides for quantitative analysis", scale
+    after von Kries, 1902). ``stain``: optical densities are scaled, by one factor per image, so that the most stained
+    parts have `STAIN`; Macenko et al., 2009, "A method for normalizing histology slides for quantitative analysis", scale
     amounts of stains in the same way. What is not standardized keeps its value.
 
     Args:
@@ -41,6 +41,8 @@ class Standardize:
         factor = light.clamp_min(DARK)[:, :, None, None]
         out = (x / factor).clamp_max(1)
         if self.stain:
-            gain = (STAIN / darkest(x, light).clamp_min(FAINT)).clamp(*GAINS)[:, :, None, None]
+            # Not per channel: in one where nothing is dark, that would turn noise into stain.
+            most = darkest(x, light).amax(1).clamp_min(FAINT)
+            gain = (STAIN / most).clamp(*GAINS)[:, None, None, None]
             out = torch.exp(out.clamp_min(LEAST).log() * gain)
         return out if self.background else out * factor
