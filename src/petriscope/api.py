@@ -88,6 +88,7 @@ def predict(
     out: str | Path | None = None,
     classes: Names | None = None,
     prior: Shares | None = None,
+    without_guarantee: bool = False,
 ) -> pd.DataFrame:
     """Predict the classes of image files, or their masks.
 
@@ -103,6 +104,9 @@ def predict(
         classes: names of the classes that occur among these images, two or more; the others get probability 0. None: all do.
         prior: the share of each class among these images, such as ``{"a": 0.7, "b": 0.3}``; classes without one do not occur.
             None: the shares are those of val. See `petriscope.trust.prior`.
+        without_guarantee: with ``max_error`` or ``set_coverage``, the images are compared with those of val as a set, and if
+            they are shown not to be like them, nothing is answered, which is said. True: answer all the same, without any
+            claim about errors or coverage.
 
     Returns:
         one row per image. Classification: image, predicted, confidence, error, answer, why, set (if asked for), assumed (if
@@ -116,7 +120,9 @@ def predict(
     """
     import pandas as pd
 
-    found = predict_rows(model, images, tta, device, quiet, max_error, set_coverage, out, classes, prior)
+    found = predict_rows(
+        model, images, tta, device, quiet, max_error, set_coverage, out, classes, prior, without_guarantee
+    )
     return pd.DataFrame([row for rows in found for row in rows], columns=list(found.columns))
 
 
@@ -131,6 +137,7 @@ def predict_rows(
     out: str | Path | None = None,
     classes: Names | None = None,
     prior: Shares | None = None,
+    without_guarantee: bool = False,
 ) -> Rows:
     """`predict` for any number of images: rows are predicted, and written to ``out``, while they are read."""
     predictor, files = _predictor(model, device), find_images(as_files(images))
@@ -138,7 +145,8 @@ def predict_rows(
     predictor = predictor.under(known)
     if known is not None and not quiet:
         say(f"note: {known.sentence()}")
-    return predict_files(predictor, files, None if out is None else Path(out), tta, max_error, set_coverage, quiet)
+    place = None if out is None else Path(out)
+    return predict_files(predictor, files, place, tta, max_error, set_coverage, quiet, without_guarantee)
 
 
 @enough_memory()

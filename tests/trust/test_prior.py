@@ -351,9 +351,9 @@ def test_old_files_restrict_probabilities_but_have_no_thresholds():
     under = old.under(prior_of(None, np.array([True, True, False])))
     assert under.temperature("none", "none") == 1.5
     np.testing.assert_allclose(under.reweight(np.full((1, 3), 1 / 3), "none", "none"), [[0.5, 0.5, 0]])
-    assert plan_abstention(under, CLASSES, "none", None, None, True).max_error is None
+    assert plan_abstention(under, CLASSES, "none", None, None).max_error is None
     with pytest.raises(RequestError, match=r"older version.*calibrate RUN adds them"):
-        plan_abstention(under, CLASSES, "none", 0.1, None, True)
+        plan_abstention(under, CLASSES, "none", 0.1, None)
     with pytest.raises(RequestError, match="prior: the model file is of an older version"):
         old.under(prior_of(THERE))
     with pytest.raises(RequestError, match="prior needs a model with predictions on val"):
@@ -385,17 +385,17 @@ def test_shares_of_a_class_that_val_does_not_have_are_refused():
     trust.under(prior_of(np.array([0.5, 0.5, 0])))
 
 
-def test_what_a_guarantee_is_about_is_said(capsys):
+def test_what_a_guarantee_is_about_is_said():
     trust = Trust({"none": val(2000, 0)})
-    plan_abstention(trust.under(prior_of(None, np.array([True, True, False]))), CLASSES, "none", 0.1, 0.9, False)
-    said = capsys.readouterr().err
+    said = "; ".join(
+        plan_abstention(trust.under(prior_of(None, np.array([True, True, False]))), CLASSES, "none", 0.1, 0.9).notes
+    )
     assert "on val, images of these classes" in said and "On images of these classes like those of val" in said
-    plan_abstention(trust.under(prior_of(THERE)), CLASSES, "none", 0.2, None, False)
-    said = capsys.readouterr().err
+    said = "; ".join(plan_abstention(trust.under(prior_of(THERE)), CLASSES, "none", 0.2, None).notes)
     assert "images drawn from val with these class shares" in said and "On images with these class shares like" in said
-    plan_abstention(trust.under(prior_of(THERE)), CLASSES, "none", 0.001, None, False)
-    assert "images of val with these class shares are too few" in capsys.readouterr().err
+    said = "; ".join(plan_abstention(trust.under(prior_of(THERE)), CLASSES, "none", 0.001, None).notes)
+    assert "images of val with these class shares are too few" in said
     p, targets = drawn(300, np.array([0.5, 0.5, 0]), np.random.default_rng(0), HERE)
     lacking = Trust({"none": fit_reference(p, targets)}).under(prior_of(None, np.array([True, True, True])))
-    plan_abstention(lacking, CLASSES, "none", 0.3, None, False)
-    assert "val has no image of c, so no guarantee holds for images of it" in capsys.readouterr().err
+    said = "; ".join(plan_abstention(lacking, CLASSES, "none", 0.3, None).notes)
+    assert "val has no image of c, so no guarantee holds for images of it" in said

@@ -308,8 +308,15 @@ def predict(
     ] = None,
     classes: Classes = None,
     prior: Prior = None,
+    without_guarantee: Annotated[
+        bool,
+        typer.Option("--without-guarantee", help="Answer also where guarantees are withdrawn, without any claim."),
+    ] = False,
 ) -> None:
     """Predict the classes of images, as CSV with an answer or the reason to abstain.
+
+    With --max-error or --set-coverage, the images are first compared with val, as a set. If they are shown not to be like
+    them, the guarantees are withdrawn and nothing is answered.
 
     For segmentation, write a mask as indexed PNG and an overlay per image, and the table masks.csv.
     """
@@ -317,7 +324,12 @@ def predict(
 
     _share("--max-error", max_error)
     _share("--set-coverage", set_coverage)
+    if without_guarantee and max_error is None and set_coverage is None:
+        raise RequestError(
+            "--without-guarantee needs --max-error or --set-coverage: without them, nothing is guaranteed"
+        )
     asked: dict[str, Any] = {"max_error": max_error, "set_coverage": set_coverage, "classes": classes, "prior": prior}
+    asked["without_guarantee"] = without_guarantee
     found = api.predict_rows(run, images, _tta(tta), device, out=out, **asked)
     write = deliver if out is None else None
     if write is not None:

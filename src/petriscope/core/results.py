@@ -198,6 +198,57 @@ class OODSummary(Result):
     share: float
 
 
+class Difference(Result):
+    """How a measure of images differs from that of val; see `petriscope.trust.shift.MEASURES`.
+
+    Args:
+        val, here: medians, one per channel or one.
+        deviations: the difference in standard deviations of val, with its sign; of channels, the largest.
+    """
+
+    measure: str
+    val: list[float]
+    here: list[float]
+    deviations: float
+
+
+class ClassShare(Result):
+    """The share of images that are predicted as a class, of val and of other images."""
+
+    name: str
+    val: float
+    here: float
+
+
+class ShiftTest(Result):
+    """Whether images are drawn like those of val; see `petriscope.trust.shift`.
+
+    Args:
+        n: images that were compared, of ``of`` images; ``val``: images of val that they were compared with.
+        level: guarantees are withdrawn where ``p`` is at most this.
+        not_tested: why there was no test; None: there was one.
+        p: the p-value; ``p_features``, ``p_ood``, ``p_uncertainty``: by one statistic alone.
+        withdrawn: whether guarantees made on val are withdrawn for these images.
+        differs: the measures that differ most first.
+        p_class_mix: of a test of the shares of predicted classes; ``class_mix``: the three that differ most if they do. They
+            are no reason to withdraw guarantees.
+    """
+
+    n: int
+    of: int
+    val: int
+    level: float
+    not_tested: str | None = None
+    p: float | None = None
+    p_features: float | None = None
+    p_ood: float | None = None
+    p_uncertainty: float | None = None
+    withdrawn: bool = False
+    differs: list[Difference] = Field(default_factory=list)
+    p_class_mix: float | None = None
+    class_mix: list[ClassShare] = Field(default_factory=list)
+
+
 class TrustMetrics(Result):
     """What `Evaluation` has of calibration, selective prediction, prediction sets and out-of-distribution detection.
 
@@ -476,6 +527,8 @@ class Evaluation(Measured):
         undefined: why a metric, or all intervals (``ci95``), are None.
         calibration, selective, conformal, ood, val_groups: None where nothing was fitted on val; see `TrustMetrics`.
         by: the same images by the values of a column; ``domain``, where images are of domains, and what was asked for.
+        shift: whether the images are drawn like those of val; None where that was not asked. Where it says that guarantees
+            are withdrawn, ``selective`` and ``conformal`` are what they would have come to.
         errors, explanations: of a run's own data.
         stress: where the stress test was asked for too.
     """
@@ -501,6 +554,7 @@ class Evaluation(Measured):
     ood: OODSummary | None = None
     val_groups: int | None = None
     by: dict[str, Breakdown] = Field(default_factory=dict)
+    shift: ShiftTest | None = None
     errors: ErrorAnalysis | None = None
     explanations: Explanations | None = None
     stress: Robustness | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,36 +12,42 @@ from petriscope.core.progress import say
 from petriscope.data.in_memory import AnyFile
 from petriscope.inference.predict import CHUNK, Rows, Wanted, rows_by_chunk
 from petriscope.inference.predictor import Predictor
-from petriscope.trust.abstention import plan_abstention
+from petriscope.inference.shift import compare_files
+from petriscope.trust.abstention import Abstention, plan_abstention
+from petriscope.trust.verdict import verdict
 
 
 def predict_files(predictor: Predictor, paths: Sequence[AnyFile], wanted: Wanted) -> Rows:
     """One row per image: image, predicted, confidence, error, answer, why, set (if ``set_coverage`` is given), assumed (what
     was said about the classes, if anything), and one probability per class (``p_<class>``). ``answer`` is the predicted class,
-    or ``not sure`` with the reasons in ``why``."""
-    plan = plan_abstention(
-        predictor.trust, predictor.classes, wanted.tta, wanted.max_error, wanted.set_coverage, wanted.quiet
-    )
+    or ``not sure`` with the reasons in ``why``.
+
+    If something is to be guaranteed, the images are compared with val before the first row.
+    """
+    plan = plan_abstention(predictor.trust, predictor.classes, wanted.tta, wanted.max_error, wanted.set_coverage)
     probabilities = [f"p_{name}" for name in predictor.classes]
     reweighting, outside = predictor.trust.reweighting, _Outside()
     assumed = {} if reweighting is None else {"assumed": reweighting.prior.cell()}
 
-    def rows_of(images: np.ndarray, paths: list[AnyFile]) -> list[dict[str, Any]]:
+    def rows_of(images: np.ndarray, paths: list[AnyFile], rules: Abstention) -> list[dict[str, Any]]:
         found = predictor.predict(images, wanted.tta)
         if found.outside is not None:
             outside.note(paths, found.outside)
         rows = []
-        for p, answer in zip(found.probabilities, plan.rows(found.probabilities, found.ood), strict=True):
+        for p, answer in zip(found.probabilities, rules.rows(found.probabilities, found.ood), strict=True):
             row = {"predicted": predictor.classes[int(p.argmax())], "confidence": float(p.max()), **answer, **assumed}
             rows.append({**row, **dict(zip(probabilities, map(float, p), strict=True))})
         return rows
 
+    def parts() -> Iterator[list[dict[str, Any]]]:
+        rules = plan
+        if wanted.max_error is not None or wanted.set_coverage is not None:
+            rules = _checked(predictor, paths, wanted, plan)
+        yield from rows_by_chunk(predictor, paths, columns, partial(rows_of, rules=rules), CHUNK, wanted.quiet)
+        outside.tell()
+
     answers = ["answer", "why"] if wanted.set_coverage is None else ["answer", "why", "set"]
     columns = ["image", "predicted", "confidence", "error", *answers, *assumed, *probabilities]
-
-    def parts() -> Iterator[list[dict[str, Any]]]:
-        yield from rows_by_chunk(predictor, paths, columns, rows_of, CHUNK, wanted.quiet)
-        outside.tell()
 
     return Rows(columns, parts(), wanted.out)
 
@@ -65,3 +72,17 @@ class _Outside:
                 f"warning: of {self.images:,} images, {self.count:,} look like classes that do not occur (first: {self.first}): "
                 "the model gave these more than half of its probability, which was divided among the others all the same"
             )
+
+
+def _checked(predictor: Predictor, paths: Sequence[AnyFile], wanted: Wanted, plan: Abstention) -> Abstention:
+    """The rules for these images. That guarantees are withdrawn is always said, anything else unless ``wanted.quiet``."""
+    test = compare_files(predictor, paths, wanted.quiet).test
+    given = predictor.trust.reweighting is not None
+    said = verdict(test, asked=wanted.without_guarantee, mix_given=given)
+    if test.withdrawn:
+        plan = plan.without_guarantee(answer=wanted.without_guarantee)
+    for sentence in said if test.withdrawn or not wanted.quiet else ():
+        say(sentence)
+    for sentence in () if wanted.quiet else plan.notes:
+        say(sentence)
+    return plan

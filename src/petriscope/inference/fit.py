@@ -1,9 +1,10 @@
-"""Fits what a model keeps besides its weights: the temperature, the predictions on val, and the out-of-distribution
-detector."""
+"""Fits what a model keeps besides its weights: the temperature, the predictions on val, the out-of-distribution detector, and
+what images of val are like."""
 
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from petriscope.augment import AUGMENTATIONS
 from petriscope.augment.base import Mixing
@@ -13,15 +14,17 @@ from petriscope.data.imageset import ImageSet
 from petriscope.inference.predictor import Prediction, Predictor
 from petriscope.inference.tta import TTA
 from petriscope.trust.ood import Detector, Seen, fit_detector
+from petriscope.trust.shift import MOST_OF_VAL, Likeness, appearance_of, fit_likeness
 from petriscope.trust.state import Trust, fit_reference
 
 DETECTOR_IMAGES = 2500  # per split, at most; more images hardly change the detector
+CHUNK = 256  # images that are measured at a time
 
 
 def calibrate(
     predictor: Predictor, train: ImageSet | None, val: ImageSet, tta: TTA | None = None, quiet: bool = False
 ) -> Prediction:
-    """Fit temperature, thresholds and prediction sets on val, and store them in ``predictor.trust``.
+    """Fit temperature, thresholds and prediction sets on val, and store them in ``predictor.trust``, with what val is like.
 
     Args:
         train: the training images, to fit the out-of-distribution detector on; None: the detector does not change.
@@ -37,7 +40,8 @@ def calibrate(
         detector = _fit_detector(predictor, train, val, seen, quiet)
     ood = None if detector is None else detector.score(*seen)
     reference = fit_reference(raw, val.targets, ood, val.groups)
-    predictor.trust = Trust({**predictor.trust.references, tta: reference}, detector)
+    likeness = _fit_likeness(predictor, val, tta, raw, seen, detector)
+    predictor.trust = Trust({**predictor.trust.references, tta: reference}, detector, likeness=likeness)
     return predictor.judge(raw, tta, ood)
 
 
@@ -91,11 +95,35 @@ def _fit_detector(predictor: Predictor, train: ImageSet, val: ImageSet, seen: Se
     return fit_detector(_joined([plain, augmented]), np.tile(part.targets, 2), seen, harder)
 
 
+def _fit_likeness(
+    predictor: Predictor, val: ImageSet, tta: TTA, raw: np.ndarray, seen: Seen, detector: Detector | None
+) -> Likeness:
+    """What images of val are like, without test-time augmentation.
+
+    Args:
+        raw: probabilities of all of val under ``tta``; ``seen``: what the detector needs of them.
+    """
+    rows = sample_rows(len(val), MOST_OF_VAL)
+    part = val.subset(rows)
+    if tta == "none":
+        raw, seen = raw[rows], (seen[0][rows], seen[1][rows])
+    else:
+        raw, seen = _look(predictor, part, "none", None)
+    ood = None if detector is None else detector.score(*seen)
+    starts = range(0, len(part), CHUNK)
+    chunks = (part.take(np.arange(start, min(start + CHUNK, len(part)))) for start in starts)
+    appearance = np.concatenate([appearance_of(torch.from_numpy(chunk)) for chunk in chunks])
+    return fit_likeness(raw, seen[0], ood, appearance, part.targets, part.groups, detector)
+
+
 def _sample(images: ImageSet) -> ImageSet:
-    rows = np.arange(len(images))
-    if len(rows) > DETECTOR_IMAGES:
-        rows = np.sort(np.random.default_rng(0).permutation(len(rows))[:DETECTOR_IMAGES])
-    return images.subset(rows)
+    return images.subset(sample_rows(len(images), DETECTOR_IMAGES))
+
+
+def sample_rows(count: int, most: int) -> np.ndarray:
+    """At most so many of ``count`` rows, drawn at random but always the same, in order, int64."""
+    rows = np.arange(count)
+    return rows if count <= most else np.sort(np.random.default_rng(0).permutation(count)[:most])
 
 
 def _look(predictor: Predictor, images: ImageSet, tta: TTA, label: str | None) -> tuple[np.ndarray, Seen]:

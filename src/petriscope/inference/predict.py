@@ -97,6 +97,7 @@ class Wanted:
     max_error: float | None
     set_coverage: float | None
     quiet: bool
+    without_guarantee: bool = False
 
 
 def predict_files(
@@ -107,13 +108,16 @@ def predict_files(
     max_error: float | None = None,
     set_coverage: float | None = None,
     quiet: bool = True,
+    without_guarantee: bool = False,
 ) -> Rows:
     """Predict image files, while the rows are read.
 
     Args:
         out: a CSV file; for segmentation, a folder; None: nothing is written.
         tta: test-time augmentation; None: as in the recipe.
-        max_error, set_coverage: see `petriscope.trust.abstention.plan_abstention`.
+        max_error, set_coverage: see `petriscope.trust.abstention.plan_abstention`. If one is given, the images are first
+            compared with those of val. Where they are shown not to be like them, nothing is answered.
+        without_guarantee: answer them all the same, without any claim.
 
     Returns:
         one row per image, see ``predict_files`` in `petriscope.inference.classification` and
@@ -122,7 +126,7 @@ def predict_files(
     Raises:
         RequestError: the task does not support an argument.
     """
-    wanted = Wanted(out, tta or predictor.recipe.evaluation.tta, max_error, set_coverage, quiet)
+    wanted = Wanted(out, tta or predictor.recipe.evaluation.tta, max_error, set_coverage, quiet, without_guarantee)
     return in_room(predictor.task, "inference").predict_files(predictor, paths, wanted)
 
 
@@ -196,10 +200,14 @@ def readable_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def decoded(
-    predictor: Predictor, paths: Sequence[AnyFile], chunk: int = CHUNK
+    predictor: Predictor, paths: Sequence[AnyFile], chunk: int = CHUNK, tell: bool = True
 ) -> Iterator[tuple[Sequence[AnyFile], list[np.ndarray | str]]]:
     """Chunks of paths, each with its decoded images, uint8 [H, W, C] in the shape of the model. An image that cannot be read
-    is replaced by the error message. At the end, what the files hold beside these images is said."""
+    is replaced by the error message.
+
+    Args:
+        tell: at the end, say what the files hold beside these images.
+    """
     height, width, channels = predictor.shape
     data = predictor.recipe.data
     held = Contents(data.bits, data.channels == "gray")
@@ -221,5 +229,5 @@ def decoded(
                 if content is not None:
                     held.add(str(path), content)
             yield block, images
-    for warning in held.warnings():
+    for warning in held.warnings() if tell else ():
         say(f"warning: {warning}")

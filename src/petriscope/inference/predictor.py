@@ -34,8 +34,9 @@ from petriscope.models import build_model, sketch_model
 from petriscope.models.layers import is_dense
 from petriscope.models.weights import differences, not_finite
 from petriscope.tasks import Task, find_task
-from petriscope.trust.ood import observe
+from petriscope.trust.ood import Seen, observe
 from petriscope.trust.prior import Prior
+from petriscope.trust.shift import Likeness, Traits, appearance_of
 from petriscope.trust.state import TENSORS, Trust
 from petriscope.trust.temperature import scale
 
@@ -135,11 +136,14 @@ class Predictor:
     def predict(self, images: np.ndarray, tta: TTA | None = None) -> Prediction:
         """Probabilities and out-of-distribution scores of images, uint8 [B, H, W, C]."""
         tta, batch = tta or self.recipe.evaluation.tta, self._batch(images)
-        with self._lock, observe(self.model) as observer:
-            raw = self._raw(batch, tta)
-            seen = observer.take(self._as_seen(batch))
-        detector = self.trust.detector
-        return self.judge(raw, tta, None if detector is None else detector.score(*seen))
+        raw, seen = self._observed(batch, tta)
+        return self.judge(raw, tta, self._ood(seen))
+
+    def traits(self, images: np.ndarray, likeness: Likeness) -> Traits:
+        """What is compared of images, uint8 [B, H, W, C], with what those of val are like."""
+        batch = self._batch(images)
+        raw, seen = self._observed(batch, "none")
+        return likeness.see(raw, seen[0], self._ood(seen), appearance_of(batch))
 
     def predict_set(self, batches: Batches, tta: TTA | None = None, label: str | None = None) -> Prediction:
         """`predict` for a whole split.
@@ -204,6 +208,14 @@ class Predictor:
         make an image out of distribution."""
         standardize = self.normalize.standardize
         return to_bytes(standardize(to_float(batch))) if standardize else batch
+
+    def _observed(self, batch: Tensor, tta: TTA) -> tuple[np.ndarray, Seen]:
+        """Probabilities before temperature scaling, and what the out-of-distribution detector needs."""
+        with self._lock, observe(self.model) as observer:
+            return self._raw(batch, tta), observer.take(self._as_seen(batch))
+
+    def _ood(self, seen: Seen) -> np.ndarray | None:
+        return None if self.trust.detector is None else self.trust.detector.score(*seen)
 
     def _raw(self, batch: Tensor, tta: TTA) -> np.ndarray:
         with self._lock:

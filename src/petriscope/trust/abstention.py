@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from petriscope.core.errors import RequestError
-from petriscope.core.progress import say
 from petriscope.core.recipe import TTA
 from petriscope.metrics import conformal
 from petriscope.metrics.selective import Threshold, fewest_groups, uncertainty
 from petriscope.trust.state import Reference, Trust
+from petriscope.trust.verdict import WITHDRAWN
 
 NOT_SURE = "not sure"
+UNCLAIMED = "answered without guarantee: these images are not like those that it was fitted on"
 NO_CLASS = "(none)"
 
 
@@ -27,15 +28,29 @@ class Abstention:
         max_error: the largest error rate wanted among answers; None: every image that is in distribution is answered.
         threshold: the threshold that guarantees ``max_error``; None: val does not support one.
         limits: conformal scores up to which a class is in the prediction set, float64 [K]; None: no prediction sets.
+        notes: what the thresholds guarantee, a sentence each.
+        withdrawn: the guarantees do not hold for these images, so nothing is answered, and all classes are in all sets.
+        unclaimed: the guarantees do not hold, and images are answered all the same.
     """
 
     classes: tuple[str, ...]
     max_error: float | None = None
     threshold: Threshold | None = None
     limits: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
+    withdrawn: bool = False
+    unclaimed: bool = False
+
+    def without_guarantee(self, answer: bool) -> Abstention:
+        """The rules for images that guarantees do not hold for: abstain, or answer all the same."""
+        if answer:
+            return replace(self, notes=(), unclaimed=True)
+        limits = None if self.limits is None else np.full_like(self.limits, np.inf)
+        return replace(self, notes=(), limits=limits, withdrawn=True)
 
     def rows(self, probabilities: np.ndarray, ood: np.ndarray | None) -> list[dict[str, str]]:
-        """One row per image: ``answer``, ``why`` (empty for an answer), and ``set`` if there are ``limits``.
+        """One row per image: ``answer``, ``why`` (empty for an answer, unless nothing is claimed about it), and ``set`` if
+        there are ``limits``.
 
         Args:
             probabilities: scaled with the temperature fitted on val, float32 [N, K].
@@ -47,7 +62,8 @@ class Abstention:
         rows = []
         for i in range(len(p)):
             why = "; ".join(self._reasons(float(uncertainties[i]), bool(far[i])))
-            row = {"answer": NOT_SURE if why else self.classes[int(p[i].argmax())], "why": why}
+            answer = NOT_SURE if why else self.classes[int(p[i].argmax())]
+            row = {"answer": answer, "why": why or (UNCLAIMED if self.unclaimed else "")}
             if members is not None:
                 names = [self.classes[k] for k in np.argsort(-p[i], kind="stable") if members[i, k]]
                 row["set"] = "; ".join(names) or NO_CLASS
@@ -55,7 +71,8 @@ class Abstention:
         return rows
 
     def _reasons(self, uncertainty: float, far: bool) -> list[str]:
-        reasons = ["out of distribution: not like the images that the model was trained on"] if far else []
+        reasons = [WITHDRAWN] if self.withdrawn else []
+        reasons += ["out of distribution: not like the images that the model was trained on"] if far else []
         if self.max_error is not None:
             if self.threshold is None:
                 reasons.append(f"no confidence guarantees at most {100 * self.max_error:g} % errors")
@@ -72,7 +89,6 @@ def plan_abstention(
     tta: TTA,
     max_error: float | None,
     set_coverage: float | None,
-    quiet: bool,
 ) -> Abstention:
     """The thresholds for a wanted error rate and for a wanted coverage of prediction sets.
 
@@ -82,7 +98,6 @@ def plan_abstention(
         tta: test-time augmentation of the predictions.
         max_error: the largest error rate wanted among answers, above 0 and below 1; None: no limit.
         set_coverage: the wanted coverage of prediction sets, above 0 and below 1; None: no prediction sets.
-        quiet: do not print what the thresholds guarantee.
 
     Raises:
         RequestError: a value is out of range, or nothing was fitted for this test-time augmentation.
@@ -105,10 +120,8 @@ def plan_abstention(
         )
     threshold = None if max_error is None else reference.threshold(max_error)
     limits = None if set_coverage is None else reference.limits(set_coverage, len(classes), conformal.METHOD)
-    if not quiet:
-        for sentence in _notes(classes, max_error, threshold, set_coverage, limits, reference):
-            say(sentence)
-    return Abstention(classes, max_error, threshold, limits)
+    notes = _notes(classes, max_error, threshold, set_coverage, limits, reference)
+    return Abstention(classes, max_error, threshold, limits, tuple(notes))
 
 
 def _notes(

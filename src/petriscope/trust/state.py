@@ -29,6 +29,7 @@ from petriscope.metrics.intervals import group_index, proportion95
 from petriscope.metrics.selective import DELTA, Threshold, aurc, guaranteed_threshold, uncertainty
 from petriscope.trust.ood import INSIDE, Detector, Mahalanobis, Mixture
 from petriscope.trust.prior import Prior, implied_shares, reweight
+from petriscope.trust.shift import KINDS, Likeness
 from petriscope.trust.temperature import fit_temperature, scale
 
 MAX_ERRORS = (0.005, 0.01, 0.02, 0.05)
@@ -220,15 +221,17 @@ class Trust:
 
     Args:
         reweighting: set by `under`, for one request; the references are then those for its classes.
+        likeness: what images of val are like; None in a file of an older version.
     """
 
     references: dict[str, Reference] = field(default_factory=dict)
     detector: Detector | None = None
     reweighting: Reweighting | None = None
+    likeness: Likeness | None = None
 
     def under(self, prior: Prior) -> Trust:
         """The same where other classes occur, or with other shares. References without the probabilities of val are left out.
-        The detector is the same.
+        The detector is the same, and so is what images of val are like.
 
         Raises:
             RequestError: shares are given, and there is nothing to measure those by that the probabilities imply, or no
@@ -254,7 +257,7 @@ class Trust:
             for tta, reference in plain.references.items()
             if (made := reference.under(prior, prior.factors(implied.get(tta)))) is not None
         }
-        return Trust(references, plain.detector, Reweighting(prior, plain, implied))
+        return Trust(references, plain.detector, Reweighting(prior, plain, implied), plain.likeness)
 
     def implied(self, tta: str, otherwise: str) -> np.ndarray | None:
         """The class shares that the probabilities imply before they are reweighted, float64 [K], as for `temperature`; None
@@ -316,7 +319,12 @@ class Trust:
             "pixels": measure(detector.pixels, "pixels"),
             "limit": detector.limit,
         }
-        return {"references": references, "detector": found}, arrays
+        facts: dict[str, Any] = {"references": references, "detector": found}
+        if self.likeness is not None:
+            facts["likeness"] = {
+                name: keep(values, KINDS[name], "likeness", name) for name, values in self.likeness.arrays()
+            }
+        return facts, arrays
 
     @classmethod
     def from_file(cls, facts: dict[str, Any], arrays: Arrays, classes: int) -> Trust:
@@ -361,13 +369,17 @@ class Trust:
             references[tta] = Reference(_positive(found["temperature"]), **parts, true_scores=scored)
             if not references[tta].sound(classes):
                 raise ValueError(f"the arrays fitted on val for test-time augmentation {tta} are inconsistent")
+        likeness = None
+        if (found := facts.get("likeness")) is not None:
+            likeness = Likeness.of({name: array(place, KINDS[name]) for name, place in found.items() if name in KINDS})
+            if not likeness.sound(classes):
+                raise ValueError("the arrays that say what images of val are like are inconsistent")
         if facts["detector"] is None:
-            return cls(references)
+            return cls(references, likeness=likeness)
         found = facts["detector"]
         measure = mixture if "height" in found["pixels"] else mahalanobis
-        return cls(
-            references, Detector(mahalanobis(found["features"]), measure(found["pixels"]), _positive(found["limit"]))
-        )
+        detector = Detector(mahalanobis(found["features"]), measure(found["pixels"]), _positive(found["limit"]))
+        return cls(references, detector, likeness=likeness)
 
 
 def _positive(value: Any) -> float:

@@ -1,0 +1,94 @@
+"""What a comparison with val says, in sentences for the terminal and for pages."""
+
+from __future__ import annotations
+
+from petriscope.core.errors import command
+from petriscope.core.results import Difference, ShiftTest
+
+REMARKABLE = 0.5  # standard deviations from which a measure is named
+NAMED = 3  # measures, at most
+WITHDRAWN = "guarantee withdrawn: these images are not like those that it was fitted on"
+
+
+def remedy(model: str = "RUN", data: str = "NEW") -> str:
+    """The command that makes guarantees hold for images from elsewhere."""
+    return command("calibrate", model, "--data", data)
+
+
+def verdict(
+    test: ShiftTest, model: str = "RUN", data: str = "NEW", asked: bool = False, mix_given: bool = False
+) -> list[str]:
+    """What a test means for guarantees, the most important sentence first; empty if there is nothing to say.
+
+    Args:
+        model, data: as the command that closes the gap names them.
+        asked: answers were asked for even without a guarantee.
+        mix_given: the classes, or their shares, were given, and guarantees are for these.
+    """
+    if test.not_tested is not None:
+        return [
+            f"note: whether these images are like those the guarantees were fitted on was not tested: {test.not_tested}. Each "
+            "image is judged by its out-of-distribution score alone"
+        ]
+    out = []
+    if test.withdrawn:
+        kept = (
+            "Answers are given all the same, as requested; nothing is claimed about how many of them are wrong, or how often "
+            "prediction sets contain the true class"
+            if asked
+            else "Nothing is answered"
+        )
+        out = [
+            f"GUARANTEES WITHDRAWN: these images are not like those the guarantees were fitted on: {differences(test)}. {kept}",
+            f"compared: {compared(test)}",
+            f"to close the gap with labeled images from there: {remedy(model, data)}",
+        ]
+    if test.class_mix and not mix_given:
+        out.append(
+            f"note: another mix of classes than val: {class_mix(test)}. This alone withdraws nothing; an error rate is "
+            "guaranteed for the mix in val, and --prior says what another one is"
+        )
+    return out
+
+
+def differences(test: ShiftTest) -> str:
+    """What differs most, with figures."""
+    named = [each for each in test.differs if abs(each.deviations) >= REMARKABLE][:NAMED]
+    if named:
+        return "; ".join(map(difference, named))
+    seen = ", ".join(each.measure for each in test.differs)
+    what = f"in nothing that is measured ({seen}) by much, but " if seen else ""
+    return f"they differ {what}in {' and '.join(_significant(test)) or 'several small ways'}"
+
+
+def difference(each: Difference) -> str:
+    """One difference, such as ``stain 0.31 instead of 0.52 (2.1 standard deviations less)``."""
+    more = "more" if each.deviations > 0 else "less"
+    return (
+        f"{each.measure} {measured(each.here)} instead of {measured(each.val)} "
+        f"({abs(each.deviations):.1f} standard deviations {more})"
+    )
+
+
+def measured(values: list[float]) -> str:
+    """The value of a measure: a color as its channels from 0 to 255, anything else with two digits."""
+    if len(values) > 1 or abs(values[0]) >= 10:
+        return "/".join(f"{value:.0f}" for value in values)
+    return f"{values[0]:.2f}"
+
+
+def compared(test: ShiftTest) -> str:
+    """How many images were compared, and the result."""
+    drawn = f"{test.n:,} images" if test.n == test.of else f"{test.n:,} of {test.of:,} images, drawn at random,"
+    p = "" if test.p is None else f"p = {test.p:.4f}, and p up to {test.level:g} withdraws guarantees"
+    return f"{drawn} with {test.val:,} of val in features, out-of-distribution scores and uncertainty; {p}"
+
+
+def class_mix(test: ShiftTest) -> str:
+    """The classes whose shares differ most."""
+    return ", ".join(f"{100 * each.here:.0f} % {each.name} ({100 * each.val:.0f} % in val)" for each in test.class_mix)
+
+
+def _significant(test: ShiftTest) -> list[str]:
+    parts = {"features": test.p_features, "out-of-distribution scores": test.p_ood, "uncertainty": test.p_uncertainty}
+    return [name for name, p in parts.items() if p is not None and p <= test.level]

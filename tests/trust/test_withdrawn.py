@@ -1,0 +1,185 @@
+"""Guarantees are withdrawn where images are not like those of val: from a trained run to what predict, evaluate and the report
+say."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from petriscope import api, cli
+from petriscope.core.errors import RequestError
+from petriscope.inference import shift
+from petriscope.inference.predictor import load_model
+from petriscope.run.folder import open_run
+from petriscope.trust.abstention import NOT_SURE, UNCLAIMED
+from petriscope.trust.verdict import WITHDRAWN
+
+LOUD = "GUARANTEES WITHDRAWN: these images are not like those the guarantees were fitted on:"
+
+
+def blobs(n, seed, light=0):
+    """Dark discs on a bright ground, large and small: two classes. ``light``: is taken from the ground."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % 2
+    y, x = np.mgrid[:16, :16] - 7.5
+    inside = (x**2 + y**2)[None] < (rng.normal(3, 0.2, n) + 3 * labels)[:, None, None] ** 2
+    level = np.where(inside, rng.normal(90, 5, n)[:, None, None], rng.normal(215, 4, n)[:, None, None] - light)
+    images = level[..., None] + rng.normal(0, 6, (n, 16, 16, 3))
+    return images.clip(0, 255).astype(np.uint8), labels
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    return tmp_path_factory.mktemp("withdrawn")
+
+
+@pytest.fixture
+def run(tiny_recipe, tmp_path, kept):
+    """A run with 500 images of val, trained once for all tests."""
+    if not (kept / "run").exists():
+        arrays = {}
+        for seed, (split, count) in enumerate((("train", 160), ("val", 500), ("test", 60))):
+            images, labels = blobs(count, seed)
+            arrays |= {f"{split}_images": images, f"{split}_labels": labels[:, None].astype(np.uint8)}
+        np.savez(kept / "data.npz", **arrays)
+        recipe = tiny_recipe(data={"source": str(kept / "data.npz")}, augment=["flip"], training={"epochs": 6})
+        api.train(recipe, kept / "run", quiet=True)
+    shutil.copytree(kept / "run", tmp_path / "run")
+    return open_run(tmp_path / "run")
+
+
+ASKED = {"max_error": 0.05, "set_coverage": 0.9}
+
+
+def test_images_like_val_are_answered(run, capsys):
+    table = api.predict(run, blobs(60, 7)[0], **ASKED)
+    assert (table["answer"] != NOT_SURE).mean() > 0.9
+    said = capsys.readouterr().err
+    assert LOUD not in said and "answers need a confidence of" in said
+
+
+def test_other_images_are_not_answered_and_it_is_said_first(run, capsys):
+    table = api.predict(run, blobs(60, 7, light=25)[0], **ASKED)
+    assert (table["answer"] == NOT_SURE).all() and table["why"].str.startswith(WITHDRAWN).all()
+    assert {frozenset(each.split("; ")) for each in table["set"]} == {frozenset("01")}
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith(f"{LOUD} background color 1") and "standard deviations less" in said[0]
+    assert "petriscope calibrate RUN --data NEW" in said[2]
+    assert not any("answers need a confidence" in line for line in said)
+
+
+def test_an_explicit_wish_answers_them_without_any_claim(run, capsys):
+    table = api.predict(run, blobs(60, 7, light=12)[0], **ASKED, without_guarantee=True)
+    answered = table["answer"] != NOT_SURE
+    assert answered.mean() > 0.5 and (table.loc[answered, "why"] == UNCLAIMED).all()
+    said = capsys.readouterr().err
+    assert said.startswith(LOUD) and "nothing is claimed" in said and "are wrong, with probability" not in said
+
+
+def test_quiet_calls_are_told_too(run, capsys):
+    api.predict(run, blobs(60, 7, light=25)[0], **ASKED, quiet=True)
+    assert LOUD in capsys.readouterr().err
+    api.predict(run, blobs(5, 7, light=25)[0], **ASKED, quiet=True)
+    assert capsys.readouterr().err == ""
+
+
+def test_few_images_are_judged_one_by_one(run, capsys):
+    table = api.predict(run, blobs(5, 7)[0], **ASKED)
+    assert (table["answer"] != NOT_SURE).any()
+    assert "was not tested: 5 images are too few; 20 are needed" in capsys.readouterr().err
+
+
+def test_nothing_is_compared_where_nothing_is_guaranteed(run, monkeypatch):
+    monkeypatch.setattr("petriscope.inference.classification.compare_files", None)
+    assert len(api.predict(run, blobs(30, 7, light=25)[0], quiet=True)) == 30
+
+
+def test_images_that_were_learned_are_not_compared(run, capsys):
+    with np.load(run.recipe.data.source) as arrays:
+        known = arrays["train_images"][:40]
+    api.predict(run, known, **ASKED)
+    assert "the model has learned from all of them" in capsys.readouterr().err
+    api.predict(run, [*known, *blobs(60, 7, light=25)[0]], **ASKED)
+    assert LOUD in capsys.readouterr().err
+
+
+def test_a_sample_of_many_files_is_compared_and_unreadable_ones_are_left_out(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(shift, "MOST", 40)
+    monkeypatch.setattr(shift, "CHUNK", 16)
+    for i, image in enumerate(blobs(70, 7, light=25)[0]):
+        Image.fromarray(image).save(tmp_path / f"{i:02}.png")
+        (tmp_path / f"{i:02}b.png").write_bytes(b"no image")
+    paths = sorted(tmp_path.glob("*.png"))
+    found = shift.compare_files(load_model(run), paths, quiet=True)
+    assert found.test.withdrawn and 20 <= found.test.n < 40 and found.test.of == 140
+    assert found.shown.shape[1:] == (16, 16, 3) and 0 < len(found.shown) == len(found.classes) <= shift.SHOWN
+
+
+def test_the_command_line(run, tmp_path, capsys, monkeypatch):
+    (tmp_path / "new").mkdir()
+    for i, image in enumerate(blobs(30, 7, light=25)[0]):
+        Image.fromarray(image).save(tmp_path / "new" / f"{i}.png")
+    words = ["petriscope", "predict", str(run.folder), str(tmp_path / "new")]
+
+    def call(*more: str) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", [*words, *more])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code, capsys.readouterr().err
+
+    out = tmp_path / "rows.csv"
+    status, said = call("--max-error", "0.05", "--out", str(out))
+    assert status == 0 and said.startswith(LOUD)
+    assert (pd.read_csv(out)["answer"] == NOT_SURE).all()
+    status, said = call("--max-error", "0.05", "--without-guarantee", "--out", str(out))
+    assert status == 0 and said.startswith(LOUD) and "as requested" in said
+    status, said = call("--without-guarantee")
+    assert status == 2 and "needs --max-error or --set-coverage" in said
+
+
+def older(run) -> None:
+    """Remove from a model file what images of val are like."""
+    with safe_open(run.model, framework="pt") as handle:
+        facts = json.loads(handle.metadata()["petriscope"])
+        tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
+    del facts["trust"]["likeness"]
+    tensors = {key: value for key, value in tensors.items() if not key.startswith("trust/likeness/")}
+    save_file(tensors, run.model, metadata={"petriscope": json.dumps(facts)})
+
+
+def test_older_files_say_that_nothing_was_tested_and_calibrate_adds_it(run, capsys):
+    older(run)
+    table = api.predict(run, blobs(60, 7)[0], **ASKED)
+    assert (table["answer"] != NOT_SURE).any()
+    assert re.search(r"was not tested: .*older version.*petriscope calibrate RUN adds", capsys.readouterr().err)
+    api.calibrate(run, quiet=True)
+    api.predict(run, blobs(60, 7, light=25)[0], **ASKED)
+    assert LOUD in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["points", "target", "appearance"])
+def test_damaged_arrays_are_an_error(run, name):
+    with safe_open(run.model, framework="pt") as handle:
+        metadata, tensors = handle.metadata(), {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
+    tensors[f"trust/likeness/{name}"] = tensors[f"trust/likeness/{name}"][:-1]
+    save_file(tensors, run.model, metadata=metadata)
+    with pytest.raises(RequestError, match="damaged"):
+        load_model(run)
+
+
+def test_calibrated_elsewhere_images_from_there_are_like_those_of_val(run, tmp_path, capsys):
+    images, labels = blobs(400, 11, light=25)
+    np.savez(tmp_path / "there.npz", val_images=images, val_labels=labels[:, None])
+    _, model = api.recalibrate(run, str(tmp_path / "there.npz"), quiet=True)
+    table = api.predict(model, blobs(60, 7, light=25)[0], **ASKED)
+    assert LOUD not in capsys.readouterr().err and (table["answer"] != NOT_SURE).mean() > 0.5
+    api.predict(model, blobs(60, 7)[0], **ASKED)
+    assert LOUD in capsys.readouterr().err
