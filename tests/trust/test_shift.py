@@ -15,7 +15,7 @@ from petriscope.core.results import Difference, ShiftTest
 from petriscope.trust import shift
 from petriscope.trust.ood import fit_detector
 from petriscope.trust.shift import FEWEST, Likeness, Traits, appearance_of, compare, directions, fit_likeness
-from petriscope.trust.verdict import difference, verdict
+from petriscope.trust.verdict import UNCLAIMED, difference, verdict
 
 K, D = 4, 12
 CLASSES = ("a", "b", "c", "d")
@@ -142,13 +142,13 @@ def test_what_differs_most_is_named_with_figures(detector):
     new = seen(detector, val, 60, 3, moved=3)
     found = compare(val, new, CLASSES)
     assert found.withdrawn and [each.measure for each in found.differs[:2]] == ["sharpness", "stain"]
-    said = verdict(found, "runs/x", "new images", asked=False)
+    said = verdict(found, "runs/x", "new images")
     assert said[0].startswith(
         "GUARANTEES WITHDRAWN: these images are not like those the guarantees were fitted on: sharpness 0.6"
     )
     assert "instead of 0.30" in said[0] and "Nothing is answered" in said[0]
     assert said[2].endswith("petriscope calibrate runs/x --data 'new images'")
-    assert "nothing is claimed" in verdict(found, asked=True)[0]
+    assert "nothing is claimed" in verdict(found, then=UNCLAIMED)[0]
 
 
 def test_measures_that_do_not_exist_are_not_named(detector):

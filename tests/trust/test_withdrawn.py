@@ -183,3 +183,62 @@ def test_calibrated_elsewhere_images_from_there_are_like_those_of_val(run, tmp_p
     assert LOUD not in capsys.readouterr().err and (table["answer"] != NOT_SURE).mean() > 0.5
     api.predict(model, blobs(60, 7)[0], **ASKED)
     assert LOUD in capsys.readouterr().err
+
+
+@pytest.fixture
+def there(tmp_path):
+    """Labeled images of another microscope."""
+    images, labels = blobs(80, 12, light=25)
+    np.savez(tmp_path / "there.npz", test_images=images, test_labels=labels[:, None])
+    return str(tmp_path / "there.npz")
+
+
+def test_evaluate_says_first_that_guarantees_are_withdrawn(run, there, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["petriscope", "evaluate", str(run.folder), "--data", there])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 0 and said.startswith(LOUD)
+    assert f"--data {there}" in said and "withdrawn; it would have been: " in said
+    found = api.evaluate(run, there, quiet=True)
+    assert found.shift.withdrawn and found.shift.n == 80 and found.selective is not None
+    assert found.shift.differs[0].measure == "background color"
+    tree = json.loads(json.dumps(found.as_json(), allow_nan=False))
+    assert tree["shift"]["withdrawn"] is True and tree["shift"]["p"] < 0.01
+
+
+def test_a_test_split_like_val_keeps_its_guarantees_and_the_page_says_so(run):
+    found = api.evaluate(run, quiet=True)
+    assert not found.shift.withdrawn and found.shift.p > 0.01
+    assert run.results.test.shift == found.shift
+    page = (run.folder / "report.html").read_text(encoding="utf-8")
+    assert 'id="shift"' in page and "may be drawn like those of val" in page and "Guarantees are withdrawn" not in page
+    assert run.results.val.shift is None
+    assert api.evaluate(run, split="val", quiet=True).shift is None
+
+
+def test_a_test_split_unlike_val_is_shown_beside_val(tiny_recipe, tmp_path):
+    arrays = {}
+    for seed, (split, count, light) in enumerate((("train", 160, 0), ("val", 300, 0), ("test", 60, 25))):
+        images, labels = blobs(count, seed, light)
+        arrays |= {f"{split}_images": images, f"{split}_labels": labels[:, None].astype(np.uint8)}
+    np.savez(tmp_path / "data.npz", **arrays)
+    run = api.train(tiny_recipe(data={"source": str(tmp_path / "data.npz")}), tmp_path / "run", quiet=True)
+    assert api.evaluate(run, quiet=True).shift.withdrawn
+    gallery = run.gallery
+    assert gallery["shift_test"].shape == (6, 16, 16, 3) and gallery["sample_val"].shape == (12, 16, 16, 3)
+    for sample in (True, False):
+        if not sample:
+            (run.folder / "gallery/val-sample.npz").unlink()
+            api.report(run)
+        page = (run.folder / "report.html").read_text(encoding="utf-8")
+        assert page.count("Guarantees are withdrawn") == 2 and "background color" in page
+        section = page[page.index('<section id="shift">') :].partition("</section>")[0]
+        assert section.count("<img ") == (12 if sample else 6) and "petriscope calibrate" in section
+    api.evaluate(run, quiet=True)  # as for a run of an older version, which has no sample of val
+    assert "sample_val" in run.gallery
+
+
+def test_masks_are_not_compared(run, monkeypatch):
+    monkeypatch.setattr("petriscope.tasks.classification.Classification.calibrates", False)
+    assert api.evaluate(run, quiet=True).shift is None

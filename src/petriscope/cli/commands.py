@@ -229,6 +229,7 @@ def evaluate(
 
     With --data, on images from elsewhere; images that the model has seen are left out. If the run's own data have moved,
     --data says where they are. With --classes or --prior, metrics and guarantees are for these classes, and nothing is saved.
+    The images are compared with val, and guarantees are withdrawn where they are shown not to be like them.
     """
     _among("--split", split, ("train", "val", "test"))
     if stress_images is not None and not stress:
@@ -243,8 +244,9 @@ def evaluate(
     if as_json:
         print_json(result.as_json())
         return
-    print_evaluation(result)
-    if data is not None and result.ood is not None and result.ood.share > MANY:
+    print_evaluation(result, run, data or "NEW")
+    withdrawn = result.shift is not None and result.shift.withdrawn
+    if data is not None and not withdrawn and result.ood is not None and result.ood.share > MANY:
         say(
             "many of these images are out of distribution, and the model abstains on them; for guarantees on such images, "
             f"calibrate the model on labeled ones: {command('calibrate', run, '--data', 'SOURCE')}"

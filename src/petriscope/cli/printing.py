@@ -52,12 +52,20 @@ def _tell(text: str) -> None:
     say(text.removesuffix("\n"))
 
 
-def print_evaluation(evaluation: Evaluation) -> None:
-    """Print the metrics of a split with their intervals to stderr."""
+def print_evaluation(evaluation: Evaluation, model: str = "RUN", data: str = "NEW") -> None:
+    """Print the metrics of a split with their intervals to stderr. That guarantees are withdrawn comes first.
+
+    Args:
+        model, data: as the command that closes the gap names them.
+    """
     from petriscope.core.results import about_groups
     from petriscope.report.wording import images
     from petriscope.tasks import find_task
+    from petriscope.trust.verdict import WOULD_BE, verdict
 
+    if evaluation.shift is not None:
+        for sentence in verdict(evaluation.shift, model, data, WOULD_BE, evaluation.prior is not None):
+            say(sentence)
     task = find_task(evaluation.task)
     tta = "" if evaluation.tta == "none" else f", tta {evaluation.tta}"
     rows = [("", f"{evaluation.split}, {images(evaluation.n, evaluation.groups)}{tta}")]
@@ -121,6 +129,8 @@ def _trust_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
                 words = f"{_percent(row.coverage)} answered, {_percent(row.error)} of them wrong"
             elif row.guaranteed:
                 words = "nothing answered"
+            if row.guaranteed and evaluation.shift is not None and evaluation.shift.withdrawn:
+                words = f"withdrawn; it would have been: {words}"
             rows.append((f"At most {100 * SHOWN_ERROR:g} % errors", words))
     if evaluation.ood is not None:
         rows.append(("Out of distribution", _percent(evaluation.ood.share)))

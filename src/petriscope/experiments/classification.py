@@ -11,6 +11,7 @@ from petriscope.core.results import ErrorAnalysis, Evaluation, Explanations
 from petriscope.data.batches import Batches
 from petriscope.data.imageset import Dataset, ImageSet
 from petriscope.experiments import generic
+from petriscope.experiments.beside_val import keep_sample
 from petriscope.experiments.error_groups import accuracy_by_group, confused_pairs
 from petriscope.experiments.generic import Seen
 from petriscope.experiments.thumbnails import shrink_images, sides
@@ -69,9 +70,11 @@ def record(
     The gallery gets these uint8 arrays: ``mistakes_<split>`` [M, H, W, C], the most confident mistakes;
     ``confused_<split>`` [P, H, W, C], examples of the most confused pairs of classes; ``neighbors_<split>``
     [M, 1 + k, H, W, C], mistakes, each followed by its nearest training images; ``explained_<split>`` [P, H, W, C] and
-    ``explained_<split>_maps`` [P, 2, H, W].
+    ``explained_<split>_maps`` [P, 2, H, W]. Of val it gets a sample, see `petriscope.experiments.beside_val`.
     """
     images = dataset.split(split)
+    if split == "val":
+        keep_sample(run, images)
     generic.record(run, predictor, dataset, split, evaluation, outputs, quiet)
     predicted, confidence = outputs.argmax(1), outputs.max(1)
     wrong = np.flatnonzero(images.targets != predicted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
 from os import PathLike
 from pathlib import Path
@@ -14,11 +15,13 @@ from petriscope.core.errors import RequestError
 from petriscope.core.files import path_text
 from petriscope.core.progress import say
 from petriscope.core.recipe import TTA
-from petriscope.core.results import ClassPrior, Evaluation, Robustness, SeenImages
+from petriscope.core.results import ClassPrior, Evaluation, Robustness
 from petriscope.data import Dataset, ImageSet
+from petriscope.experiments.beside_val import keep_compared
 from petriscope.experiments.breakdown import DOMAIN, break_down, check_column
 from petriscope.experiments.own_data import choose_images
 from petriscope.inference.predictor import Prediction, Predictor, load_model
+from petriscope.inference.shift import compare_images
 from petriscope.report.page import write_report
 from petriscope.run.folder import Run, is_run, open_run
 from petriscope.tasks import in_room
@@ -64,7 +67,8 @@ def evaluate(
         by: a column of the images, such as ``scanner``; the metrics are also given for each of its values.
 
     Returns:
-        the evaluation. Probabilities are scaled with the temperature that was fitted on val.
+        the evaluation. Probabilities are scaled with the temperature that was fitted on val. ``shift`` says whether the images
+        are like those of val, unless they are the run's own train or val split.
 
     Raises:
         RequestError: there is no such run or model, or the request does not fit it.
@@ -87,12 +91,19 @@ def evaluate(
         if data is not None or own is None:
             run = None if own is None else run
             claims.enter_context(nullcontext() if run is None else run.claimed())
+        guaranteed = predictor.task.calibrates and bool(predictor.trust.references)
+        compared = None
+        if guaranteed and (chosen.own is None or split == "test"):
+            compared = compare_images(predictor, chosen.images, quiet)
+        facts = {"seen": chosen.seen, "shift": None if compared is None else compared.test}
         if run is not None and own is not None:
-            evaluation, _ = evaluate_into(run, predictor, own, split, tta, quiet, seen=chosen.seen, by=by)
+            evaluation, _ = evaluate_into(run, predictor, own, split, tta, quiet, by=by, facts=facts)
+            if compared is not None:
+                keep_compared(run, own, split, compared)
         else:
             source = source or predictor.recipe.data.origin
             evaluation, _ = evaluate_split(predictor, chosen.images, split, tta, source, quiet, by=by)
-            evaluation = evaluation.model_copy(update={"seen": chosen.seen})
+            evaluation = evaluation.model_copy(update=facts)
         if known is not None:
             about = _about_classes(predictor, known, chosen.images, evaluation)
             evaluation = evaluation.model_copy(update={"prior": about})
@@ -162,18 +173,17 @@ def evaluate_into(
     tta: TTA | None = None,
     quiet: bool = False,
     known: Prediction | None = None,
-    seen: SeenImages | None = None,
     by: str | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> tuple[Evaluation, Any]:
     """The same for a split of the run's own data; metrics, predictions and images are saved in the run.
 
     Args:
-        seen: how many of the images the model has seen, if that was counted.
+        facts: further fields of the evaluation.
     """
     images, source = dataset.split(split), run.recipe.data.origin
     evaluation, outputs = evaluate_split(predictor, images, split, tta, source, quiet, known, by)
-    if seen is not None:
-        evaluation = evaluation.model_copy(update={"seen": seen})
+    evaluation = evaluation.model_copy(update=facts)
     room = in_room(predictor.task, "experiments")
     return room.record(run, predictor, dataset, split, evaluation, outputs, quiet), outputs
 

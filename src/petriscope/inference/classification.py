@@ -14,7 +14,7 @@ from petriscope.inference.predict import CHUNK, Rows, Wanted, rows_by_chunk
 from petriscope.inference.predictor import Predictor
 from petriscope.inference.shift import compare_files
 from petriscope.trust.abstention import Abstention, plan_abstention
-from petriscope.trust.verdict import verdict
+from petriscope.trust.verdict import NOTHING, UNCLAIMED, verdict
 
 
 def predict_files(predictor: Predictor, paths: Sequence[AnyFile], wanted: Wanted) -> Rows:
@@ -78,7 +78,7 @@ def _checked(predictor: Predictor, paths: Sequence[AnyFile], wanted: Wanted, pla
     """The rules for these images. That guarantees are withdrawn is always said, anything else unless ``wanted.quiet``."""
     test = compare_files(predictor, paths, wanted.quiet).test
     given = predictor.trust.reweighting is not None
-    said = verdict(test, asked=wanted.without_guarantee, mix_given=given)
+    said = verdict(test, then=UNCLAIMED if wanted.without_guarantee else NOTHING, mix_given=given)
     if test.withdrawn:
         plan = plan.without_guarantee(answer=wanted.without_guarantee)
     for sentence in said if test.withdrawn or not wanted.quiet else ():

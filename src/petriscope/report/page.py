@@ -25,6 +25,7 @@ from petriscope.report.headline import Headline, before_evaluation
 from petriscope.report.metrics import in_sentence, metric_rows
 from petriscope.report.repeat import repetition
 from petriscope.report.robustness import RobustnessView, robustness_view
+from petriscope.report.shift import shift_views
 from petriscope.report.standing import Statement, alarm, notes, standing
 from petriscope.run.folder import Run, read_gallery
 from petriscope.tasks import Task, find_task, in_room
@@ -181,6 +182,7 @@ def _context(run: Run, place: Path) -> dict[str, Any]:
         "breakdowns": ([], lambda: breakdown_views(task, evaluated)),
         "errors": ([], lambda: errors(evaluated, gallery)),
         "explanations": ([], explanations),
+        "shift": ([], lambda: shift_views(evaluated, gallery, described.classes, str(place))),
         "abstention": ([], lambda: abstention_views(evaluated, rows)),
         "reconstructions": (None, lambda: reconstructions(gallery, recipe)),
         "augmented": ([], lambda: augmented(gallery, overlays)),

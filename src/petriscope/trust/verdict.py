@@ -7,6 +7,12 @@ from petriscope.core.results import Difference, ShiftTest
 
 REMARKABLE = 0.5  # standard deviations from which a measure is named
 NAMED = 3  # measures, at most
+NOTHING = "Nothing is answered"
+UNCLAIMED = (
+    "Answers are given all the same, as requested; nothing is claimed about how many of them are wrong, or how often prediction "
+    "sets contain the true class"
+)
+WOULD_BE = "Error rates and coverages are given as they would have come out; predict answers nothing"
 WITHDRAWN = "guarantee withdrawn: these images are not like those that it was fitted on"
 
 
@@ -16,13 +22,13 @@ def remedy(model: str = "RUN", data: str = "NEW") -> str:
 
 
 def verdict(
-    test: ShiftTest, model: str = "RUN", data: str = "NEW", asked: bool = False, mix_given: bool = False
+    test: ShiftTest, model: str = "RUN", data: str = "NEW", then: str = NOTHING, mix_given: bool = False
 ) -> list[str]:
     """What a test means for guarantees, the most important sentence first; empty if there is nothing to say.
 
     Args:
         model, data: as the command that closes the gap names them.
-        asked: answers were asked for even without a guarantee.
+        then: what follows where guarantees are withdrawn, as a sentence.
         mix_given: the classes, or their shares, were given, and guarantees are for these.
     """
     if test.not_tested is not None:
@@ -32,14 +38,8 @@ def verdict(
         ]
     out = []
     if test.withdrawn:
-        kept = (
-            "Answers are given all the same, as requested; nothing is claimed about how many of them are wrong, or how often "
-            "prediction sets contain the true class"
-            if asked
-            else "Nothing is answered"
-        )
         out = [
-            f"GUARANTEES WITHDRAWN: these images are not like those the guarantees were fitted on: {differences(test)}. {kept}",
+            f"GUARANTEES WITHDRAWN: these images are not like those the guarantees were fitted on: {differences(test)}. {then}",
             f"compared: {compared(test)}",
             f"to close the gap with labeled images from there: {remedy(model, data)}",
         ]

@@ -1,0 +1,34 @@
+"""Images of val that reports show beside images that are not like them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from petriscope.data.imageset import Dataset, ImageSet
+from petriscope.experiments.thumbnails import shrink_images
+from petriscope.inference.shift import SHOWN, Compared
+from petriscope.run.folder import Run
+
+MOST = 48  # images of val that are kept
+SAMPLE = "val-sample"  # the file in the gallery
+
+
+def keep_sample(run: Run, val: ImageSet) -> None:
+    """Keep some images of val for later, when the data may be elsewhere: ``sample_val``, uint8 [P, H, W, C], and their classes,
+    ``sample_val_classes``, int64 [P]. They are the first of each class, then the second, and so on, at most `SHOWN` each."""
+    place = np.zeros(len(val), np.int64)
+    for label in np.unique(val.strata):
+        members = np.flatnonzero(val.strata == label)
+        place[members] = np.arange(len(members))
+    chosen = np.lexsort((val.strata, place))[:MOST]
+    chosen = chosen[place[chosen] < SHOWN]
+    run.write_gallery(SAMPLE, sample_val=shrink_images(val.take(chosen)), sample_val_classes=val.strata[chosen])
+
+
+def keep_compared(run: Run, dataset: Dataset, split: str, compared: Compared) -> None:
+    """Keep images of a comparison with val: ``shift_<split>``, uint8 [P, H, W, C], and the classes that they are predicted
+    as, ``shift_<split>_classes``, int64 [P]. A run of an older version gets its sample of val too."""
+    if dataset.val is not None and not (run.folder / "gallery" / f"{SAMPLE}.npz").is_file():
+        keep_sample(run, dataset.val)
+    shown = {f"shift_{split}": shrink_images(compared.shown), f"shift_{split}_classes": compared.classes}
+    run.write_gallery(f"{split}-shift", **shown)

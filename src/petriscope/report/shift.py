@@ -1,0 +1,109 @@
+"""The section on images that are compared with those of val."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from petriscope.core.results import Evaluation, ShiftTest
+from petriscope.report import wording
+from petriscope.report.charts import Thumbnail, thumbnail
+from petriscope.trust.verdict import class_mix, compared, differences, measured, remedy
+
+SHOWN = 6  # images of each side
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An image, and the class that it is predicted as, or of val: that it is of."""
+
+    image: Thumbnail
+    name: str
+
+
+@dataclass(frozen=True)
+class ShiftView:
+    """A comparison of a split with val.
+
+    Args:
+        withdrawn: whether guarantees are withdrawn.
+        alarm: in a sentence, if they are; ``remedy``: the command that closes the gap.
+        result: the result in a sentence; ``mix``: that of the test of the class mix, if there is something to say.
+        rows: measure, median of the split, of val, and the difference in standard deviations.
+        here, val: images of the split and of val, of the same classes where val has them.
+    """
+
+    split: str
+    withdrawn: bool
+    alarm: str
+    remedy: str
+    result: str
+    mix: str
+    rows: list[list[str]]
+    here: list[Shown]
+    val: list[Shown]
+
+
+def shift_views(
+    evaluated: Mapping[str, Evaluation], gallery: Mapping[str, np.ndarray], classes: Sequence[str], folder: str
+) -> list[ShiftView]:
+    """A view of each split that was compared with val.
+
+    Args:
+        classes: their names.
+        folder: of the run, for a command.
+    """
+    tests = {split: one.shift for split, one in evaluated.items() if one.shift is not None}
+    return [_view(split, test, gallery, classes, folder) for split, test in tests.items()]
+
+
+def _view(
+    split: str, test: ShiftTest, gallery: Mapping[str, np.ndarray], classes: Sequence[str], folder: str
+) -> ShiftView:
+    here, val = _images(split, gallery, classes) if test.withdrawn else ([], [])
+    return ShiftView(
+        split=split,
+        withdrawn=test.withdrawn,
+        alarm=f"The {split} images are not like those of val, on which guarantees are fitted: {differences(test)}."
+        if test.withdrawn
+        else "",
+        remedy=remedy(folder),
+        result=_result(split, test),
+        mix=f"The mix of predicted classes is not that of val: {class_mix(test)}. This alone withdraws no guarantee."
+        if test.class_mix
+        else "",
+        rows=[
+            [each.measure, measured(each.here), measured(each.val), f"{each.deviations:+.1f}"] for each in test.differs
+        ],
+        here=here,
+        val=val,
+    )
+
+
+def _result(split: str, test: ShiftTest) -> str:
+    if test.not_tested is not None:
+        return f"Whether the {split} images are like those of val was not tested: {test.not_tested}."
+    found = "are not drawn like those of val" if test.withdrawn else "may be drawn like those of val"
+    return f"The {split} images {found}. Compared are {compared(test)}."
+
+
+def _images(split: str, gallery: Mapping[str, np.ndarray], classes: Sequence[str]) -> tuple[list[Shown], list[Shown]]:
+    """Images of the split, and of val as many, each of the class that the other is predicted as, where there is one left."""
+    shown, predicted = gallery.get(f"shift_{split}"), gallery.get(f"shift_{split}_classes")
+    sample, of = gallery.get("sample_val"), gallery.get("sample_val_classes")
+    here = [] if shown is None or predicted is None else _shown(shown[:SHOWN], predicted, classes)
+    if sample is None or of is None or predicted is None:
+        return here, []
+    left = list(range(len(sample)))
+    rows = []
+    for label in predicted[:SHOWN]:
+        if left:
+            rows.append(left.pop(next((i for i, row in enumerate(left) if of[row] == label), 0)))
+    return here, _shown(sample[rows], of[rows], classes)
+
+
+def _shown(images: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> list[Shown]:
+    pairs = zip(images, labels[: len(images)], strict=True)
+    return [Shown(thumbnail(image), wording.glue(classes[int(label)])) for image, label in pairs]
