@@ -14,6 +14,7 @@ from petriscope.core.files import new_folder
 from petriscope.core.progress import say
 from petriscope.core.recipe import TTA, DataSection
 from petriscope.experiments.bench import run_suite as run_suite
+from petriscope.experiments.beside_val import write_compared
 from petriscope.experiments.calibrate import calibrate as calibrate
 from petriscope.experiments.calibrate import recalibrate as recalibrate
 from petriscope.experiments.calibrate import short_name
@@ -26,6 +27,7 @@ from petriscope.explain.image_files import explain_files
 from petriscope.inference.given import as_files
 from petriscope.inference.predict import Rows, find_images, predict_files
 from petriscope.inference.predictor import Predictor, load_model
+from petriscope.inference.shift import Compared
 from petriscope.report.audit import write_audit_page
 from petriscope.report.explanations import checked, write_page
 from petriscope.report.page import write_report
@@ -105,8 +107,8 @@ def predict(
         prior: the share of each class among these images, such as ``{"a": 0.7, "b": 0.3}``; classes without one do not occur.
             None: the shares are those of val. See `petriscope.trust.prior`.
         without_guarantee: with ``max_error`` or ``set_coverage``, the images are compared with those of val as a set, and if
-            they are shown not to be like them, nothing is answered, which is said. True: answer all the same, without any
-            claim about errors or coverage.
+            they are shown not to be like them, nothing is answered, which is said; with ``out``, a page beside the file shows
+            some of them beside some of val. True: answer all the same, without any claim about errors or coverage.
 
     Returns:
         one row per image. Classification: image, predicted, confidence, error, answer, why, set (if asked for), assumed (if
@@ -146,7 +148,14 @@ def predict_rows(
     if known is not None and not quiet:
         say(f"note: {known.sentence()}")
     place = None if out is None else Path(out)
-    return predict_files(predictor, files, place, tta, max_error, set_coverage, quiet, without_guarantee)
+
+    def show(compared: Compared) -> None:
+        if place is not None:
+            named = "RUN" if isinstance(model, Predictor) else str(model)
+            source = str(files[0].parent) if isinstance(files[0], Path) else "NEW"
+            write_compared(place.with_name(f"{place.stem}-shift.html"), compared, predictor.classes, named, source)
+
+    return predict_files(predictor, files, place, tta, max_error, set_coverage, quiet, without_guarantee, show)
 
 
 @enough_memory()

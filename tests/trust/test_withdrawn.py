@@ -139,6 +139,8 @@ def test_the_command_line(run, tmp_path, capsys, monkeypatch):
     status, said = call("--max-error", "0.05", "--out", str(out))
     assert status == 0 and said.startswith(LOUD)
     assert (pd.read_csv(out)["answer"] == NOT_SURE).all()
+    page = (tmp_path / "rows-shift.html").read_text(encoding="utf-8")
+    assert page.count("<img ") == 12 and "background color" in page and "rows-shift.html" in said
     status, said = call("--max-error", "0.05", "--without-guarantee", "--out", str(out))
     assert status == 0 and said.startswith(LOUD) and "as requested" in said
     status, said = call("--without-guarantee")
@@ -200,7 +202,9 @@ def test_evaluate_says_first_that_guarantees_are_withdrawn(run, there, monkeypat
     said = capsys.readouterr().err
     assert ended.value.code == 0 and said.startswith(LOUD)
     assert f"--data {there}" in said and "withdrawn; it would have been: " in said
-    found = api.evaluate(run, there, quiet=True)
+    page = (run.folder / "shift-there.html").read_text(encoding="utf-8")
+    assert page.count("<img ") == 12 and f"petriscope calibrate {run.folder} --data {there}" in page
+    found = api.evaluate(run.model, there, quiet=True)
     assert found.shift.withdrawn and found.shift.n == 80 and found.selective is not None
     assert found.shift.differs[0].measure == "background color"
     tree = json.loads(json.dumps(found.as_json(), allow_nan=False))

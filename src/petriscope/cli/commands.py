@@ -244,7 +244,7 @@ def evaluate(
     if as_json:
         print_json(result.as_json())
         return
-    print_evaluation(result, run, data or "NEW")
+    print_evaluation(result)
     withdrawn = result.shift is not None and result.shift.withdrawn
     if data is not None and not withdrawn and result.ood is not None and result.ood.share > MANY:
         say(

@@ -52,20 +52,12 @@ def _tell(text: str) -> None:
     say(text.removesuffix("\n"))
 
 
-def print_evaluation(evaluation: Evaluation, model: str = "RUN", data: str = "NEW") -> None:
-    """Print the metrics of a split with their intervals to stderr. That guarantees are withdrawn comes first.
-
-    Args:
-        model, data: as the command that closes the gap names them.
-    """
+def print_evaluation(evaluation: Evaluation) -> None:
+    """Print the metrics of a split with their intervals to stderr."""
     from petriscope.core.results import about_groups
     from petriscope.report.wording import images
     from petriscope.tasks import find_task
-    from petriscope.trust.verdict import WOULD_BE, verdict
 
-    if evaluation.shift is not None:
-        for sentence in verdict(evaluation.shift, model, data, WOULD_BE, evaluation.prior is not None):
-            say(sentence)
     task = find_task(evaluation.task)
     tta = "" if evaluation.tta == "none" else f", tta {evaluation.tta}"
     rows = [("", f"{evaluation.split}, {images(evaluation.n, evaluation.groups)}{tta}")]

@@ -1,13 +1,17 @@
-"""Images of val that reports show beside images that are not like them."""
+"""Images of val that pages show beside images that are not like them."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
+from petriscope.core.progress import say
 from petriscope.data.imageset import Dataset, ImageSet
 from petriscope.experiments.thumbnails import shrink_images
 from petriscope.inference.shift import SHOWN, Compared
-from petriscope.run.folder import Run
+from petriscope.report.shift import write_page
+from petriscope.run.folder import Run, is_run, open_run, read_gallery
 
 MOST = 48  # images of val that are kept
 SAMPLE = "val-sample"  # the file in the gallery
@@ -32,3 +36,17 @@ def keep_compared(run: Run, dataset: Dataset, split: str, compared: Compared) ->
         keep_sample(run, dataset.val)
     shown = {f"shift_{split}": shrink_images(compared.shown), f"shift_{split}_classes": compared.classes}
     run.write_gallery(f"{split}-shift", **shown)
+
+
+def write_compared(path: Path, compared: Compared, classes: tuple[str, ...], model: str, source: str) -> None:
+    """Write a page of images from elsewhere beside those of val, and say where it is.
+
+    Args:
+        model: a run folder, whose sample of val is shown, or a model file, which has none.
+        source: of the images, as people name it.
+    """
+    gallery: dict[str, np.ndarray] = {}
+    if is_run(model) and (sample := open_run(model).folder / "gallery" / f"{SAMPLE}.npz").is_file():
+        gallery = read_gallery(sample)
+    write_page(path, compared.test, shrink_images(compared.shown), compared.classes, gallery, classes, model, source)
+    say(f"six of these images{' beside six of val' if gallery else ''}, and what differs: {path}")

@@ -12,12 +12,12 @@ import numpy as np
 
 from petriscope.core.device import enough_memory
 from petriscope.core.errors import RequestError
-from petriscope.core.files import path_text
+from petriscope.core.files import path_text, slug
 from petriscope.core.progress import say
 from petriscope.core.recipe import TTA
 from petriscope.core.results import ClassPrior, Evaluation, Robustness
 from petriscope.data import Dataset, ImageSet
-from petriscope.experiments.beside_val import keep_compared
+from petriscope.experiments.beside_val import keep_compared, write_compared
 from petriscope.experiments.breakdown import DOMAIN, break_down, check_column
 from petriscope.experiments.own_data import choose_images
 from petriscope.inference.predictor import Prediction, Predictor, load_model
@@ -28,6 +28,7 @@ from petriscope.tasks import in_room
 from petriscope.trust.guarantees import Watch
 from petriscope.trust.prior import Names, Prior, Shares, parse_prior
 from petriscope.trust.robustness import IMAGES, PLAIN, TOGETHER, disturbed_images, stratified, stress_test
+from petriscope.trust.verdict import WOULD_BE, verdict
 
 # The automatic stress test after training: images, and its time limit, the larger of seconds and a share of the training.
 AUTO_IMAGES, AUTO_SECONDS, AUTO_SHARE = 200, 20.0, 0.1
@@ -68,7 +69,8 @@ def evaluate(
 
     Returns:
         the evaluation. Probabilities are scaled with the temperature that was fitted on val. ``shift`` says whether the images
-        are like those of val, unless they are the run's own train or val split.
+        are like those of val, unless they are the run's own train or val split. That guarantees are withdrawn is said
+        even if ``quiet``.
 
     Raises:
         RequestError: there is no such run or model, or the request does not fit it.
@@ -95,6 +97,9 @@ def evaluate(
         compared = None
         if guaranteed and (chosen.own is None or split == "test"):
             compared = compare_images(predictor, chosen.images, quiet)
+            for sentence in verdict(compared.test, path_text(model), source or "NEW", WOULD_BE, known is not None):
+                if compared.test.withdrawn or not quiet:
+                    say(sentence)
         facts = {"seen": chosen.seen, "shift": None if compared is None else compared.test}
         if run is not None and own is not None:
             evaluation, _ = evaluate_into(run, predictor, own, split, tta, quiet, by=by, facts=facts)
@@ -104,6 +109,9 @@ def evaluate(
             source = source or predictor.recipe.data.origin
             evaluation, _ = evaluate_split(predictor, chosen.images, split, tta, source, quiet, by=by)
             evaluation = evaluation.model_copy(update=facts)
+            if compared is not None and compared.test.withdrawn and is_run(model) and data is not None:
+                page = open_run(model).folder / f"shift-{slug(Path(source).stem, 'data')}.html"
+                write_compared(page, compared, predictor.classes, str(model), source)
         if known is not None:
             about = _about_classes(predictor, known, chosen.images, evaluation)
             evaluation = evaluation.model_copy(update={"prior": about})

@@ -76,13 +76,16 @@ class _Outside:
 
 def _checked(predictor: Predictor, paths: Sequence[AnyFile], wanted: Wanted, plan: Abstention) -> Abstention:
     """The rules for these images. That guarantees are withdrawn is always said, anything else unless ``wanted.quiet``."""
-    test = compare_files(predictor, paths, wanted.quiet).test
+    compared = compare_files(predictor, paths, wanted.quiet)
+    test = compared.test
     given = predictor.trust.reweighting is not None
     said = verdict(test, then=UNCLAIMED if wanted.without_guarantee else NOTHING, mix_given=given)
     if test.withdrawn:
         plan = plan.without_guarantee(answer=wanted.without_guarantee)
     for sentence in said if test.withdrawn or not wanted.quiet else ():
         say(sentence)
+    if test.withdrawn and wanted.withdrawn is not None:
+        wanted.withdrawn(compared)
     for sentence in () if wanted.quiet else plan.notes:
         say(sentence)
     return plan

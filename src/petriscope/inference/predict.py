@@ -98,6 +98,7 @@ class Wanted:
     set_coverage: float | None
     quiet: bool
     without_guarantee: bool = False
+    withdrawn: Callable[[Any], object] | None = None
 
 
 def predict_files(
@@ -109,6 +110,7 @@ def predict_files(
     set_coverage: float | None = None,
     quiet: bool = True,
     without_guarantee: bool = False,
+    withdrawn: Callable[[Any], object] | None = None,
 ) -> Rows:
     """Predict image files, while the rows are read.
 
@@ -118,6 +120,7 @@ def predict_files(
         max_error, set_coverage: see `petriscope.trust.abstention.plan_abstention`. If one is given, the images are first
             compared with those of val. Where they are shown not to be like them, nothing is answered.
         without_guarantee: answer them all the same, without any claim.
+        withdrawn: called with the comparison, a `petriscope.inference.shift.Compared`, where guarantees are withdrawn.
 
     Returns:
         one row per image, see ``predict_files`` in `petriscope.inference.classification` and
@@ -126,7 +129,9 @@ def predict_files(
     Raises:
         RequestError: the task does not support an argument.
     """
-    wanted = Wanted(out, tta or predictor.recipe.evaluation.tta, max_error, set_coverage, quiet, without_guarantee)
+    wanted = Wanted(
+        out, tta or predictor.recipe.evaluation.tta, max_error, set_coverage, quiet, without_guarantee, withdrawn
+    )
     return in_room(predictor.task, "inference").predict_files(predictor, paths, wanted)
 
 

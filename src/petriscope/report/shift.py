@@ -1,14 +1,16 @@
-"""The section on images that are compared with those of val."""
+"""The section, or the page, on images that are compared with those of val."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from petriscope.core.files import write_text
 from petriscope.core.results import Evaluation, ShiftTest
-from petriscope.report import wording
+from petriscope.report import rendering, wording
 from petriscope.report.charts import Thumbnail, thumbnail
 from petriscope.trust.verdict import class_mix, compared, differences, measured, remedy
 
@@ -21,6 +23,29 @@ class Shown:
 
     image: Thumbnail
     name: str
+
+
+def write_page(
+    path: Path,
+    test: ShiftTest,
+    shown: np.ndarray,
+    predicted: np.ndarray,
+    gallery: Mapping[str, np.ndarray],
+    classes: Sequence[str],
+    model: str,
+    source: str,
+) -> None:
+    """Write one self-contained page of images from elsewhere beside those of val.
+
+    Args:
+        shown: images, uint8 [P, H, W, C], and the classes that they are ``predicted`` as, int64 [P].
+        gallery: of the run, for the sample of val; may be empty.
+        classes: their names.
+        model, source: as commands name the model and the images.
+    """
+    known = {**gallery, "shift_": shown, "shift__classes": predicted}
+    view = _view("", test, known, classes, model, source)
+    write_text(path, rendering.render("shift.html", {"shift": [view], "source": source, "model": model}))
 
 
 @dataclass(frozen=True)
@@ -60,17 +85,23 @@ def shift_views(
 
 
 def _view(
-    split: str, test: ShiftTest, gallery: Mapping[str, np.ndarray], classes: Sequence[str], folder: str
+    split: str,
+    test: ShiftTest,
+    gallery: Mapping[str, np.ndarray],
+    classes: Sequence[str],
+    folder: str,
+    source: str = "NEW",
 ) -> ShiftView:
+    these = f"The {split} images" if split else "These images"
     here, val = _images(split, gallery, classes) if test.withdrawn else ([], [])
     return ShiftView(
         split=split,
         withdrawn=test.withdrawn,
-        alarm=f"The {split} images are not like those of val, on which guarantees are fitted: {differences(test)}."
+        alarm=f"{these} are not like those of val, on which guarantees are fitted: {differences(test)}."
         if test.withdrawn
         else "",
-        remedy=remedy(folder),
-        result=_result(split, test),
+        remedy=remedy(folder, source),
+        result=_result(these, test),
         mix=f"The mix of predicted classes is not that of val: {class_mix(test)}. This alone withdraws no guarantee."
         if test.class_mix
         else "",
@@ -82,11 +113,11 @@ def _view(
     )
 
 
-def _result(split: str, test: ShiftTest) -> str:
+def _result(these: str, test: ShiftTest) -> str:
     if test.not_tested is not None:
-        return f"Whether the {split} images are like those of val was not tested: {test.not_tested}."
+        return f"{these} were not tested for being like those of val: {test.not_tested}."
     found = "are not drawn like those of val" if test.withdrawn else "may be drawn like those of val"
-    return f"The {split} images {found}. Compared are {compared(test)}."
+    return f"{these} {found}. Compared are {compared(test)}."
 
 
 def _images(split: str, gallery: Mapping[str, np.ndarray], classes: Sequence[str]) -> tuple[list[Shown], list[Shown]]:
