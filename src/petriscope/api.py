@@ -25,9 +25,9 @@ from petriscope.experiments.train import resume as resume
 from petriscope.experiments.train import train as train
 from petriscope.explain.image_files import explain_files
 from petriscope.inference.given import as_files
+from petriscope.inference.likeness import Compared
 from petriscope.inference.predict import Rows, find_images, predict_files
 from petriscope.inference.predictor import Predictor, load_model
-from petriscope.inference.shift import Compared
 from petriscope.report.audit import write_audit_page
 from petriscope.report.explanations import checked, write_page
 from petriscope.report.page import write_report

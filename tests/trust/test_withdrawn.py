@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from petriscope import api, cli
 from petriscope.core.errors import RequestError
-from petriscope.inference import shift
+from petriscope.inference import likeness
 from petriscope.inference.predictor import load_model
 from petriscope.run.folder import open_run
 from petriscope.trust.abstention import NOT_SURE, UNCLAIMED
@@ -71,7 +71,7 @@ def test_other_images_are_not_answered_and_it_is_said_first(run, capsys):
     assert (table["answer"] == NOT_SURE).all() and table["why"].str.startswith(WITHDRAWN).all()
     assert {frozenset(each.split("; ")) for each in table["set"]} == {frozenset("01")}
     said = capsys.readouterr().err.splitlines()
-    assert said[0].startswith(f"{LOUD} background color 1") and "standard deviations less" in said[0]
+    assert said[0].startswith(f"{LOUD} background color 1") and "standard deviations)" in said[0]
     assert "petriscope calibrate RUN --data NEW" in said[2]
     assert not any("answers need a confidence" in line for line in said)
 
@@ -112,15 +112,15 @@ def test_images_that_were_learned_are_not_compared(run, capsys):
 
 
 def test_a_sample_of_many_files_is_compared_and_unreadable_ones_are_left_out(run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(shift, "MOST", 40)
-    monkeypatch.setattr(shift, "CHUNK", 16)
+    monkeypatch.setattr(likeness, "MOST", 40)
+    monkeypatch.setattr(likeness, "CHUNK", 16)
     for i, image in enumerate(blobs(70, 7, light=25)[0]):
         Image.fromarray(image).save(tmp_path / f"{i:02}.png")
         (tmp_path / f"{i:02}b.png").write_bytes(b"no image")
     paths = sorted(tmp_path.glob("*.png"))
-    found = shift.compare_files(load_model(run), paths, quiet=True)
+    found = likeness.compare_files(load_model(run), paths, quiet=True)
     assert found.test.withdrawn and 20 <= found.test.n < 40 and found.test.of == 140
-    assert found.shown.shape[1:] == (16, 16, 3) and 0 < len(found.shown) == len(found.classes) <= shift.SHOWN
+    assert found.shown.shape[1:] == (16, 16, 3) and 0 < len(found.shown) == len(found.classes) <= likeness.SHOWN
 
 
 def test_the_command_line(run, tmp_path, capsys, monkeypatch):

@@ -9,7 +9,7 @@ import numpy as np
 from petriscope.core.progress import say
 from petriscope.data.imageset import Dataset, ImageSet
 from petriscope.experiments.thumbnails import shrink_images
-from petriscope.inference.shift import SHOWN, Compared
+from petriscope.inference.likeness import SHOWN, Compared
 from petriscope.report.shift import write_page
 from petriscope.run.folder import Run, is_run, open_run, read_gallery
 

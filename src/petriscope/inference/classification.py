@@ -10,9 +10,9 @@ import numpy as np
 
 from petriscope.core.progress import say
 from petriscope.data.in_memory import AnyFile
+from petriscope.inference.likeness import compare_files
 from petriscope.inference.predict import CHUNK, Rows, Wanted, rows_by_chunk
 from petriscope.inference.predictor import Predictor
-from petriscope.inference.shift import compare_files
 from petriscope.trust.abstention import Abstention, plan_abstention
 from petriscope.trust.verdict import NOTHING, UNCLAIMED, verdict
 

@@ -120,7 +120,7 @@ def predict_files(
         max_error, set_coverage: see `petriscope.trust.abstention.plan_abstention`. If one is given, the images are first
             compared with those of val. Where they are shown not to be like them, nothing is answered.
         without_guarantee: answer them all the same, without any claim.
-        withdrawn: called with the comparison, a `petriscope.inference.shift.Compared`, where guarantees are withdrawn.
+        withdrawn: called with the comparison, a `petriscope.inference.likeness.Compared`, where guarantees are withdrawn.
 
     Returns:
         one row per image, see ``predict_files`` in `petriscope.inference.classification` and

@@ -103,7 +103,7 @@ def _view(
         remedy=remedy(folder, source),
         result=_result(these, test),
         mix=f"The mix of predicted classes is not that of val: {class_mix(test)}. This alone withdraws no guarantee."
-        if test.class_mix
+        if test.class_mix and not test.withdrawn
         else "",
         rows=[
             [each.measure, measured(each.here), measured(each.val), f"{each.deviations:+.1f}"] for each in test.differs

@@ -7,6 +7,7 @@ from petriscope.core.results import Difference, ShiftTest
 
 REMARKABLE = 0.5  # standard deviations from which a measure is named
 NAMED = 3  # measures, at most
+FAR = 20  # standard deviations, of which it does not matter how many
 NOTHING = "Nothing is answered"
 UNCLAIMED = (
     "Answers are given all the same, as requested; nothing is claimed about how many of them are wrong, or how often prediction "
@@ -43,7 +44,7 @@ def verdict(
             f"compared: {compared(test)}",
             f"to close the gap with labeled images from there: {remedy(model, data)}",
         ]
-    if test.class_mix and not mix_given:
+    if test.class_mix and not mix_given and not test.withdrawn:  # what is predicted of other images says little
         out.append(
             f"note: another mix of classes than val: {class_mix(test)}. This alone withdraws nothing; an error rate is "
             "guaranteed for the mix in val, and --prior says what another one is"
@@ -63,11 +64,10 @@ def differences(test: ShiftTest) -> str:
 
 def difference(each: Difference) -> str:
     """One difference, such as ``stain 0.31 instead of 0.52 (2.1 standard deviations less)``."""
-    more = "more" if each.deviations > 0 else "less"
-    return (
-        f"{each.measure} {measured(each.here)} instead of {measured(each.val)} "
-        f"({abs(each.deviations):.1f} standard deviations {more})"
-    )
+    reach = abs(each.deviations)
+    apart = f"{reach:.1f}" if reach < FAR else f"over {FAR}"
+    more = "" if len(each.here) > 1 else " more" if each.deviations > 0 else " less"  # a color is neither
+    return f"{each.measure} {measured(each.here)} instead of {measured(each.val)} ({apart} standard deviations{more})"
 
 
 def measured(values: list[float]) -> str:
