@@ -347,3 +347,19 @@ def test_labels_that_are_one_as_text_are_refused(tmp_path):
     path.write_text("methods:\n  1: demo\n  '1': demo\n")
     with pytest.raises(RequestError, match="same label"):
         load_suite(path)
+
+
+def test_further_settings_are_for_the_methods_that_do_not_have_them(write, tmp_path):
+    suite = load_suite(write()).with_settings(["model.dropout=0.4", "training.epochs=2"])
+    planned = {each.label: each.recipe for each in plan(suite, tmp_path / "out")}
+    assert planned["plain"].model.options["dropout"] == 0.4 and planned["no dropout"].model.options["dropout"] == 0.0
+    assert {recipe.training.epochs for recipe in planned.values()} == {2}
+    with pytest.raises(RequestError, match="takes KEY=VALUE"):
+        suite.with_settings(["epochs"])
+
+
+def test_weights_of_the_transfer_suite_are_for_the_methods_that_start_from_some(tmp_path):
+    suite = load_suite("blood96-transfer").with_settings(["model.weights=lite0.safetensors"])
+    weights = {each.label: each.recipe.model.options["weights"] for each in plan(suite, tmp_path / "out")}
+    assert {label for label, value in weights.items() if value == "none"} == {"scratch", "scratch, 64 px"}
+    assert {value for label, value in weights.items() if "scratch" not in label} == {"lite0.safetensors"}

@@ -23,6 +23,7 @@ RECIPE_FOLDERS = {  # in the order of the listing, with their headings
     "blood-methods": "BloodMNIST at 28 px, methods compared: norms, dropout, decay, transfer (petriscope bench blood-methods)",
     "blood64": "Efficient architectures for BloodMNIST at 64 px, with and without attention (petriscope bench blood64)",
     "blood96": "Blood cells at 96 px, trained for robustness to disturbed images",
+    "blood96-transfer": "Blood cells at 96 px: what ImageNet weights bring (petriscope bench blood96-transfer)",
     "blood96-mobilenet": "Blood cells at 96 px with MobileNetV3",
     "blood96-convnext": "Blood cells at 96 px with ConvNeXt",
     "cifar10": "CIFAR-10: QuizDNN and ResNet-18 (petriscope bench quiz-dnn)",
@@ -451,6 +452,12 @@ def bench(
     only: Annotated[
         list[str] | None, typer.Option(metavar="LABEL", help="Train only this method now; can be repeated.")
     ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change a setting of all methods that do not set it themselves."
+        ),
+    ] = None,
     jobs: Annotated[int, typer.Option(metavar="N", min=1, help="Simultaneous trainings, which share the cores.")] = 1,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
@@ -466,7 +473,8 @@ def bench(
         return
     from petriscope import api
 
-    done = api.run_suite(suites.load_suite(suite), out, data, chosen, cast(Any, split), only or (), quiet, jobs)
+    chosen_suite = suites.load_suite(suite).with_settings(set_ or [])
+    done = api.run_suite(chosen_suite, out, data, chosen, cast(Any, split), only or (), quiet, jobs)
     if as_json:
         comparison = None if done.comparison is None else done.comparison.as_dict()
         print_json({"suite": suite, "comparison": comparison, "failures": done.failures})

@@ -564,16 +564,25 @@ def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
 _PARTS = {name for name, field in Recipe.model_fields.items() if field.annotation is Part}
 
 
-def _apply(tree: dict[str, Any], setting: str) -> None:
+def read_setting(setting: str) -> tuple[str, Any]:
+    """The key and the value of ``KEY=VALUE``, the value YAML.
+
+    Raises:
+        RequestError: it is no setting.
+    """
     key, sign, text = setting.partition("=")
-    setting = shortened(setting)
     if not sign or not key.strip():
-        raise RequestError(f"--set takes KEY=VALUE, such as optimizer.lr=0.01; got {setting!r}")
+        raise RequestError(f"--set takes KEY=VALUE, such as optimizer.lr=0.01; got {shortened(setting)!r}")
     try:
-        value = read_yaml(text) if text.strip() else None
+        return key.strip(), read_yaml(text) if text.strip() else None
     except InvalidYaml as error:
-        raise RequestError(f"--set {setting}: the value is not readable as YAML: {error}") from None
-    steps = [OLD_KEYS.get(step, step) for step in key.strip().split(".")]
+        raise RequestError(f"--set {shortened(setting)}: the value is not readable as YAML: {error}") from None
+
+
+def _apply(tree: dict[str, Any], setting: str) -> None:
+    key, value = read_setting(setting)
+    setting = shortened(setting)
+    steps = [OLD_KEYS.get(step, step) for step in key.split(".")]
     steps[0] = OLD_FIELDS.get(steps[0], steps[0])
     if steps[0] not in Recipe.model_fields:
         hint = _near_key([steps[0]], Recipe, _keys_of_parts(tree))

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from petriscope.core.errors import RequestError, near, shortened, shown
 from petriscope.core.files import read_text, slug, user_path
-from petriscope.core.recipe import MAX_RECIPE_BYTES, Recipe, Section, explain, load_recipe
+from petriscope.core.recipe import MAX_RECIPE_BYTES, Recipe, Section, explain, load_recipe, read_setting
 from petriscope.core.yaml_text import InvalidYaml, read_yaml
 from petriscope.experiments.compare import settings_that_differ
 from petriscope.experiments.ensemble import Method as Joining
@@ -73,6 +73,14 @@ class Suite(Section):
     evaluate: Split = "val"
     set: dict[str, Any] = Field(default_factory=dict)
     methods: Annotated[dict[str, Method], Field(min_length=1)]
+
+    def with_settings(self, settings: Sequence[str]) -> Suite:
+        """The suite with more settings for all recipes, ``KEY=VALUE`` strings. A method's own ``set`` takes precedence.
+
+        Raises:
+            RequestError: a text is no setting.
+        """
+        return self.model_copy(update={"set": {**self.set, **dict(map(read_setting, settings))}})
 
     @field_validator("seeds")
     @classmethod
