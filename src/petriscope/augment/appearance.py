@@ -69,11 +69,6 @@ def optical_density(x: Tensor, light: Tensor) -> Tensor:
     return (light.clamp_min(LEAST).log()[:, :, None, None] - x.clamp_min(LEAST).log()).clamp_min(0)
 
 
-def darkest(x: Tensor, light: Tensor) -> Tensor:
-    """The optical density of the most stained parts per channel, float32 [B, C]; arguments as in `optical_density`."""
-    return _quantile(optical_density(_cells(x), light), DARKEST)
-
-
 def _cells(x: Tensor) -> Tensor:
     """Means over cells, about `SIDE` per side, so that noise does not count as brightness: [B, C, H, W] -> [B, C, h, w]."""
     step = max(1, min(x.shape[2:]) // SIDE)
