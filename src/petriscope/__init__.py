@@ -22,6 +22,7 @@ _PLACES = {
     "resume": "petriscope.api",
     "evaluate": "petriscope.api",
     "calibrate": "petriscope.api",
+    "adapt": "petriscope.api",
     "recalibrate": "petriscope.api",
     "predict": "petriscope.api",
     "explain": "petriscope.api",
@@ -47,6 +48,7 @@ __all__ = ["__version__", *_PLACES]
 
 if TYPE_CHECKING:
     from petriscope.api import (
+        adapt,
         audit,
         calibrate,
         compare,

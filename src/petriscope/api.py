@@ -13,6 +13,7 @@ from petriscope.core.device import enough_memory
 from petriscope.core.files import new_folder
 from petriscope.core.progress import say
 from petriscope.core.recipe import TTA, DataSection
+from petriscope.experiments.adapt import adapt as adapt
 from petriscope.experiments.bench import run_suite as run_suite
 from petriscope.experiments.beside_val import write_compared
 from petriscope.experiments.calibrate import calibrate as calibrate

@@ -292,6 +292,43 @@ def calibrate(
 
 
 @app.command()
+def adapt(
+    run: RunFolder,
+    data: Annotated[
+        str, typer.Option(metavar="SOURCE", help="Labeled images from another place: a folder per class, or a table.")
+    ],
+    split: Annotated[
+        str, typer.Option(help="The split of the source to learn from: train, val or test, if it has splits.")
+    ] = "train",
+    out: Annotated[Path | None, typer.Option(help="Run folder to make; default runs/RUN-SOURCE-seedN.")] = None,
+    home: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="Where the data of the run are now, if they have moved.")
+    ] = None,
+    classes: Classes = None,
+    prior: Prior = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of folds and training.")] = 0,
+    device: Device = "auto",
+    as_json: AsJson = False,
+    rehash: Rehash = False,
+) -> None:
+    """Adapt a run to another place, such as another microscope, with labeled images from there.
+
+    The result is a run. How it was adapted was chosen by cross-validation on the labeled images, and its thresholds are fitted
+    on images that were held out.
+    """
+    _among("--split", split, ("train", "val", "test"))
+    from petriscope import api
+
+    made = api.adapt(run, data, out, split, home, classes, prior, seed, device, quiet=as_json)
+    if as_json:
+        found = made.results.adaptation
+        assert found is not None
+        print_json({"run": str(made.folder), **found.as_json()})
+        return
+    say(f"report: {made.folder / 'report.html'}; to predict: {command('predict', made.folder, 'IMAGES')}")
+
+
+@app.command()
 def predict(
     run: RunOrModel,
     images: Annotated[list[str], typer.Argument(help="Image files, or folders of them.")],

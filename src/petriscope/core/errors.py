@@ -28,6 +28,10 @@ class MissingSource(RequestError):
     """There is no source of data of that name or path."""
 
 
+class Diverged(PetriscopeError):
+    """Training led to numbers that are not finite."""
+
+
 class Interrupted(PetriscopeError):
     """Ctrl-C, or a request to end; what was done is kept."""
 

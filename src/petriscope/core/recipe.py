@@ -70,6 +70,8 @@ class SourceSection(Section):
         1.0  # how often an image is drawn, relative to one of another source
     )
     group: str | None = None  # as `DataSection.group`, which is used where this is null
+    split: Literal["train", "val", "test"] | None = None  # the only one that is used of a source that has splits
+    prefix: bool = True  # ids and groups begin with the name of the domain
 
     @model_validator(mode="before")
     @classmethod

@@ -629,6 +629,52 @@ class EnsembleSummary(Result):
     specialist: Specialist | None = None
 
 
+class TriedSetting(Result):
+    """A way of adapting, and its metrics on the images that were held out; see `petriscope.training.adaptation`."""
+
+    setting: str
+    accuracy: float
+    nll: float
+
+
+class Adaptation(Result):
+    """How a run was adapted to another place, and what that changed.
+
+    Args:
+        base: the run that was adapted.
+        source, split, domain: the labeled images of the place, and what their domain is called.
+        home: where the data of the base were, if not where its recipe says.
+        labeled, unlabeled: images that it was adapted to.
+        held_out: labeled images that were held out in turn, in ``folds`` parts.
+        setting: how, in words.
+        tried: what was compared by cross-validation, the best first.
+        before, after: metrics on the images that were held out, of the base and of networks that did not learn from them.
+        home_before, home_after: accuracy on val of the base, of whose images there are ``home_n``; None without val.
+        prior: what was said about the classes that occur.
+        suggested: images that were suggested to be labeled next, ``looked_at`` how many.
+    """
+
+    base: str
+    source: str
+    split: str = "train"
+    domain: str
+    home: str | None = None
+    labeled: int = 0
+    unlabeled: int = 0
+    held_out: int = 0
+    folds: int = 0
+    setting: str = ""
+    tried: list[TriedSetting] = Field(default_factory=list)
+    before: Evaluation
+    after: Evaluation
+    home_before: Metric | None = None
+    home_after: Metric | None = None
+    home_n: int = 0
+    prior: ClassPrior | None = None
+    suggested: int = 0
+    looked_at: int = 0
+
+
 class Epoch(Result):
     """One line of ``metrics.jsonl``.
 
@@ -653,6 +699,7 @@ class Results(Result):
     training: TrainingSummary | None = None
     cost: Cost | None = None
     ensemble: EnsembleSummary | None = None
+    adaptation: Adaptation | None = None
     train: Evaluation | None = None
     val: Evaluation | None = None
     test: Evaluation | None = None

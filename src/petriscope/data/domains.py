@@ -121,15 +121,16 @@ def common_classes(parts: Parts, warnings: list[str]) -> tuple[str, ...]:
     return classes
 
 
-def as_domain(part: ImageSet, name: str, classes: tuple[str, ...], grouped: bool) -> ImageSet:
+def as_domain(part: ImageSet, name: str, classes: tuple[str, ...], grouped: bool, prefix: bool = True) -> ImageSet:
     """Images as those of a domain: with its name, and before their ids and groups so that these differ between domains, and
     with targets that index the classes of all domains.
 
     Args:
         grouped: some images of the data set are in groups, so that images without are groups of their own.
+        prefix: False: ids and groups stay as they are.
     """
-    ids = _marked(part.ids, name)
-    groups = ids if part.groups is None else _marked(part.groups, name)
+    ids = _marked(part.ids, name) if prefix else part.ids
+    groups = ids if part.groups is None else _marked(part.groups, name) if prefix else part.groups
     marked = replace(
         part.with_column(DOMAIN, np.full(len(part), name, dtype=object)), ids=ids, groups=groups if grouped else None
     )

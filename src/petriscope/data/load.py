@@ -87,8 +87,9 @@ def recall_dataset(section: DataSection, known: Membership, classes: Sequence[st
     else:
         parts = _read_domains(section, warnings)
         every, grouped = domains.common_classes(parts, warnings), domains.have_groups(parts)
+        prefixed = {name: each.prefix for name, each in (section.sources or {}).items()}
         sets = {
-            f"{name}/{split}": domains.as_domain(part, name, every, grouped)
+            f"{name}/{split}": domains.as_domain(part, name, every, grouped, prefixed[name])
             for name, its in parts.items()
             for split, part in its.items()
         }
@@ -110,8 +111,20 @@ def _section(section: DataSection | str | PathLike[str]) -> DataSection:
 
 def _read_domains(section: DataSection, warnings: list[str]) -> dict[str, dict[str, ImageSet]]:
     """The image sets of each of several sources, before splits are drawn, as views of one array."""
-    parts = {name: _read(one, warnings)[0] for name, one in section.by_domain.items()}
+    wanted = {name: each.split for name, each in (section.sources or {}).items()}
+    parts = {
+        name: _only(_read(one, warnings)[0], wanted[name], str(one.source)) for name, one in section.by_domain.items()
+    }
     return domains.share_pixels(parts, section.memory)
+
+
+def _only(sets: dict[str, ImageSet], split: str | None, source: str) -> dict[str, ImageSet]:
+    """One split of those that a source has; all if none is asked for, or if it has no splits."""
+    if split is None or set(sets) == {UNSPLIT}:
+        return sets
+    if split not in sets:
+        raise DataError(f"{source} has no {split} split; it has: {', '.join(sets)}")
+    return {split: sets[split]}
 
 
 def _read(section: DataSection, warnings: list[str]) -> tuple[dict[str, ImageSet], decided.Decisions | None]:
@@ -204,10 +217,13 @@ def _split_domains(
     if known is not None:
         warnings += _grown(str(section.splits), domains.join_changes(changes, known), sizes)
     classes, grouped = domains.common_classes(parts, warnings), domains.have_groups(parts)
+    prefixed = {name: each.prefix for name, each in (section.sources or {}).items()}
     joined = {}
     for each in SPLITS:
         if some := [
-            domains.as_domain(sets[each], name, classes, grouped) for name, sets in split.items() if each in sets
+            domains.as_domain(sets[each], name, classes, grouped, prefixed[name])
+            for name, sets in split.items()
+            if each in sets
         ]:
             joined[each] = join_sets(some)
     return joined, tuple(each for each in SPLITS if any(each in names for names in drawn.values()))

@@ -6,7 +6,7 @@ from os import PathLike
 from pathlib import Path
 
 from petriscope.core.device import enough_memory
-from petriscope.core.errors import RequestError
+from petriscope.core.errors import RequestError, command
 from petriscope.core.files import path_text, slug, user_path
 from petriscope.core.recipe import TTA
 from petriscope.core.results import Evaluation
@@ -33,12 +33,17 @@ def calibrate(
         the evaluation of val; it is also saved in the run folder if ``tta`` is the recipe's.
 
     Raises:
-        RequestError: the task has nothing to calibrate.
+        RequestError: the task has nothing to calibrate, or the run is adapted to another place.
         DataError: the run's data have changed, or have no val split.
     """
     run = open_run(folder)
     with run.claimed():
         predictor = _load(folder, device)
+        if (adapted := run.results.adaptation) is not None:
+            raise RequestError(
+                f"{run.folder} is adapted to {adapted.source}: its thresholds are fitted on held-out images from there, and val "
+                f"is of {adapted.base}. For another place: {command('calibrate', run.folder, '--data', 'SOURCE')}"
+            )
         dataset = whole_data(run, purpose="calibrate")
         val = dataset.split("val")
         tta = tta or predictor.recipe.evaluation.tta

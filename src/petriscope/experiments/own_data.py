@@ -39,20 +39,21 @@ class OwnData:
         return str(self.change or "") or ("" if self.same else "images, targets or splits differ")
 
 
-def find_data(run: Run, source: str | None = None) -> OwnData:
+def find_data(run: Run, source: str | None = None, option: str = "--data") -> OwnData:
     """Load the data of a run.
 
     Args:
         source: where they are now; None: where the recipe says.
+        option: of the command that says where they are, for the message.
 
     Raises:
         RequestError: there is no such source.
         DataError: no image of the run is there.
     """
-    return _find(run, source, run.membership)
+    return _find(run, source, run.membership, option)
 
 
-def _find(run: Run, source: str | None, known: Membership | None) -> OwnData:
+def _find(run: Run, source: str | None, known: Membership | None, option: str = "--data") -> OwnData:
     section, about = run.recipe.data, run.environment.data
     if source is not None:
         section = section_elsewhere(section, source, about.shape)
@@ -62,7 +63,9 @@ def _find(run: Run, source: str | None, known: Membership | None) -> OwnData:
             return OwnData(dataset, dataset.fingerprint == about.fingerprint, change)
         dataset = load_dataset(section)
     except MissingSource as error:
-        hint = "" if source is not None else f"\nIf the data of {run.folder} have moved, name their place with --data."
+        hint = (
+            "" if source is not None else f"\nIf the data of {run.folder} have moved, name their place with {option}."
+        )
         raise RequestError(f"{error}{hint}") from None
     return OwnData(dataset, dataset.fingerprint == about.fingerprint)
 
@@ -87,17 +90,18 @@ def same_data(run: Run, source: str) -> Dataset | None:
     return found.dataset if found.same and not found.differences else None
 
 
-def whole_data(run: Run, source: str | None = None, purpose: str = "continue") -> Dataset:
+def whole_data(run: Run, source: str | None = None, purpose: str = "continue", option: str = "--data") -> Dataset:
     """The data of a run, all of them, as they were. New images of the source are left out, which is said.
 
     Args:
         purpose: what they are for, for the message.
+        option: see `find_data`.
 
     Raises:
         RequestError: there is no such source.
         DataError: images of the run are missing or changed.
     """
-    found = find_data(run, source)
+    found = find_data(run, source, option)
     place = source or run.recipe.data.origin
     if not found.same:
         raise DataError(

@@ -3,6 +3,8 @@ what images of val are like."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 
@@ -15,7 +17,7 @@ from petriscope.inference.predictor import Prediction, Predictor
 from petriscope.inference.tta import TTA
 from petriscope.trust.ood import Detector, Seen, fit_detector
 from petriscope.trust.shift import MOST_OF_VAL, Likeness, appearance_of, fit_likeness
-from petriscope.trust.state import Trust, fit_reference
+from petriscope.trust.state import Reference, Trust, fit_reference
 
 DETECTOR_IMAGES = 2500  # per split, at most; more images hardly change the detector
 CHUNK = 256  # images that are measured at a time
@@ -74,6 +76,49 @@ def recalibrate(predictor: Predictor, images: ImageSet, tta: TTA | None = None, 
     return calibrate(predictor, None, images, tta, quiet)
 
 
+def fit_on_held_out(
+    predictor: Predictor,
+    train: ImageSet,
+    val: ImageSet | None,
+    images: ImageSet,
+    raw: Mapping[TTA, np.ndarray],
+    unlabeled: ImageSet | None = None,
+    quiet: bool = False,
+) -> Prediction:
+    """`calibrate` on images of another place that the network was adapted to, from predictions that were made without them.
+
+    Args:
+        train, val: what the detector is fitted on; without val, that of before is used.
+        images: of the other place.
+        raw: for each test-time augmentation, ``none`` among them, probabilities before temperature scaling of networks that
+            did not learn from ``images``, float32 [N, K].
+        unlabeled: more images of that place. The limits of the detector are raised until ``images`` and these are in
+            distribution.
+
+    Returns:
+        the predictions for ``images`` with the first test-time augmentation of ``raw``.
+    """
+    tell = None if quiet else "computing features"
+    detector, ood = predictor.trust.detector, None
+    if val is not None:
+        detector = _fit_detector(predictor, train, val, _look(predictor, val, "none", tell)[1], quiet)
+    seen = _look(predictor, images, "none", tell)[1]
+    if detector is not None:
+        more = [] if unlabeled is None or not len(unlabeled) else [_look(predictor, unlabeled, "none", tell)[1]]
+        detector = detector.widened(*_joined([seen, *more]))
+        ood = detector.score(*seen)
+    references: dict[str, Reference] = {
+        tta: fit_reference(each, images.targets, ood, images.groups) for tta, each in raw.items()
+    }
+    # Features and scores of images that the network learned from are not like those of others, so they are not compared.
+    rows = sample_rows(len(images), MOST_OF_VAL)
+    part, p = images.subset(rows), raw["none"][rows]
+    likeness = fit_likeness(p, seen[0][rows], None, _appearances(part), part.targets, part.groups, None)
+    predictor.trust = Trust(references, detector, likeness=likeness)
+    first = next(iter(raw))
+    return predictor.judge(raw[first], first, ood)
+
+
 def _fit_detector(predictor: Predictor, train: ImageSet, val: ImageSet, seen: Seen, quiet: bool) -> Detector:
     """Fit the detector on unchanged and on augmented images, because a network is trained to predict augmented images too.
 
@@ -110,10 +155,14 @@ def _fit_likeness(
     else:
         raw, seen = _look(predictor, part, "none", None)
     ood = None if detector is None else detector.score(*seen)
-    starts = range(0, len(part), CHUNK)
-    chunks = (part.take(np.arange(start, min(start + CHUNK, len(part)))) for start in starts)
-    appearance = np.concatenate([appearance_of(torch.from_numpy(chunk)) for chunk in chunks])
-    return fit_likeness(raw, seen[0], ood, appearance, part.targets, part.groups, detector)
+    return fit_likeness(raw, seen[0], ood, _appearances(part), part.targets, part.groups, detector)
+
+
+def _appearances(images: ImageSet) -> np.ndarray:
+    """`appearance_of` all images of a set."""
+    starts = range(0, len(images), CHUNK)
+    chunks = (images.take(np.arange(start, min(start + CHUNK, len(images)))) for start in starts)
+    return np.concatenate([appearance_of(torch.from_numpy(chunk)) for chunk in chunks])
 
 
 def _sample(images: ImageSet) -> ImageSet:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MOST_POINTS = 400  # of the curve
+VAL = "val"
 HEADLINE_ERROR = 0.01  # the requested error rate that the headline is about
 METHODS = {
     "lac": "LAC: all classes above one threshold",
@@ -36,6 +37,7 @@ class AbstentionView:
 
     Args:
         fitted: on which images the thresholds were fitted.
+        own: whether they are those of the split.
         curve: risk by coverage; None without predictions.
         area: under that curve, in a sentence.
         selective, sets: rows of the two tables.
@@ -47,6 +49,7 @@ class AbstentionView:
     split: str
     headline: str
     fitted: str
+    own: bool
     curve: Markup | None
     area: str
     selective: list[list[str]]
@@ -58,20 +61,25 @@ class AbstentionView:
     after: Markup | None
 
 
-def abstention_views(evaluated: Mapping[str, Evaluation], rows: Mapping[str, pd.DataFrame]) -> list[AbstentionView]:
+def abstention_views(
+    evaluated: Mapping[str, Evaluation], rows: Mapping[str, pd.DataFrame], reference: str = VAL
+) -> list[AbstentionView]:
     """A view for each split with predictions of a calibrated model.
 
     Args:
         rows: the predictions, by split.
+        reference: what temperature and thresholds were fitted on.
     """
     return [
-        _view(split, evaluation, evaluation.calibration, rows[split])
+        _view(split, evaluation, evaluation.calibration, rows[split], reference)
         for split, evaluation in evaluated.items()
         if evaluation.calibration is not None
     ]
 
 
-def _view(split: str, evaluation: Evaluation, calibration: Calibration, rows: pd.DataFrame) -> AbstentionView:
+def _view(
+    split: str, evaluation: Evaluation, calibration: Calibration, rows: pd.DataFrame, reference: str
+) -> AbstentionView:
     p, correct = _probabilities(rows)
     selective = evaluation.selective or []
     curve = before = after = None
@@ -85,8 +93,9 @@ def _view(split: str, evaluation: Evaluation, calibration: Calibration, rows: pd
     area, excess = wording.decimal(evaluation.value("aurc")), wording.decimal(evaluation.value("excess_aurc"))
     return AbstentionView(
         split=split,
-        headline=_headline(selective, split, evaluation.val_groups),
-        fitted=_fitted(selective, split, evaluation.val_groups),
+        headline=_headline(selective, split, evaluation.val_groups, reference),
+        fitted=_fitted(selective, split, evaluation.val_groups, reference),
+        own=split == reference,
         curve=curve,
         area=f"Area under the risk-coverage curve (AURC): {area}, which is {excess} more than with a perfect ranking, "
         "where all mistakes have the lowest confidence.",
@@ -94,7 +103,7 @@ def _view(split: str, evaluation: Evaluation, calibration: Calibration, rows: pd
         sets=[_set_row(row) for row in evaluation.conformal or []],
         ood=_ood(evaluation.ood, split),
         calibration=_calibration_rows(calibration),
-        temperature=_temperature(calibration.temperature),
+        temperature=_temperature(calibration.temperature, reference),
         before=before,
         after=after,
     )
@@ -118,23 +127,24 @@ def _calibration_rows(calibration: Calibration) -> list[tuple[str, str, str]]:
     ]
 
 
-def _temperature(temperature: float) -> str:
+def _temperature(temperature: float, reference: str) -> str:
     if temperature == 1:
         return "No temperature was fitted: the probabilities are those of the network."
     change = "less" if temperature > 1 else "more"
     return (
-        f"The logits are divided by the temperature {temperature:.3g}, which was fitted on val. This makes the model {change} "
-        "confident and does not change any predicted class."
+        f"The logits are divided by the temperature {temperature:.3g}, which was fitted on {reference}. This makes the model "
+        f"{change} confident and does not change any predicted class."
     )
 
 
-def _headline(selective: Sequence[SelectiveRow], split: str, groups: int | None) -> str:
+def _headline(selective: Sequence[SelectiveRow], split: str, groups: int | None, reference: str) -> str:
     if not selective:
-        return "Nothing was fitted on val for these predictions, so no error rate can be guaranteed."
+        return f"Nothing was fitted on {reference} for these predictions, so no error rate can be guaranteed."
     row = next((row for row in selective if row.max_error == HEADLINE_ERROR), selective[0])
     requested = f"{100 * row.max_error:g} %"
     if not row.guaranteed:
-        images = "val images" if groups is None else wording.plural(groups, "val group")
+        images = reference if reference != VAL else "val images"
+        images = images if groups is None else f"{wording.plural(groups, 'group')} of {reference}"
         return (
             f"No confidence threshold guarantees at most {requested} errors: the {images} are too few, or too often "
             "predicted incorrectly."
@@ -148,18 +158,21 @@ def _headline(selective: Sequence[SelectiveRow], split: str, groups: int | None)
     )
 
 
-def _fitted(selective: Sequence[SelectiveRow], split: str, groups: int | None) -> str:
+def _fitted(selective: Sequence[SelectiveRow], split: str, groups: int | None, reference: str) -> str:
     if not selective:
         return ""
     share = 100 * (1 - selective[0].delta)
     guarantee = (
-        f"The thresholds were fitted on val. Their guarantee holds with a probability of {share:g} % over draws of val."
+        f"The thresholds were fitted on {reference}. Their guarantee holds with a probability of {share:g} % over draws of "
+        f"{reference if reference == VAL else 'such images'}."
     )
     if groups is not None:
         guarantee += (
-            f" It rests on the {wording.plural(groups, 'group')} of val and is for images of new groups, because images of "
-            "one group are not independent."
+            f" It rests on the {wording.plural(groups, 'group')} of {reference} and is for images of new groups, because images "
+            "of one group are not independent."
         )
+    if reference != VAL:
+        return f"{guarantee} The {split} images are from elsewhere, and nothing is guaranteed for such images."
     if split == "val":
         return f"{guarantee} These are the images that they were fitted on: only test shows whether they hold."
     return f"{guarantee} The {split} images were not used to fit them."

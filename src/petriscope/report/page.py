@@ -16,6 +16,7 @@ from petriscope.core.progress import say
 from petriscope.core.results import Epoch, Evaluation, Explanations, Results, TrainingSummary
 from petriscope.report import data, rendering, training
 from petriscope.report.abstention import abstention_views
+from petriscope.report.adaptation import adaptation_view, fitted_on
 from petriscope.report.breakdown import breakdown_views
 from petriscope.report.ensemble import EnsembleView, ensemble_view
 from petriscope.report.error_groups import errors
@@ -26,7 +27,7 @@ from petriscope.report.metrics import in_sentence, metric_rows
 from petriscope.report.repeat import repetition
 from petriscope.report.robustness import RobustnessView, robustness_view
 from petriscope.report.shift import shift_views
-from petriscope.report.standing import Statement, alarm, notes, standing
+from petriscope.report.standing import Statement, alarm, notes, standing, standing_of_adapted
 from petriscope.run.folder import Run, read_gallery
 from petriscope.tasks import Task, find_task, in_room
 
@@ -148,14 +149,22 @@ def _context(run: Run, place: Path) -> dict[str, Any]:
             explanation_view(split, one, page.maps(split, one, rows[split], gallery)) for split, one in found.items()
         ]
 
+    adapted = results.adaptation
+
     def headline() -> Headline:
+        if adapted is not None:
+            return page.headline(task, f"held-out {adapted.domain}", adapted.after)
         first = next(iter(evaluated), None)
         return (
             before_evaluation(task, history, recipe) if first is None else page.headline(task, first, evaluated[first])
         )
 
     def stated(robustness: RobustnessView | None) -> list[Statement]:
-        said = standing(task, evaluated, described.splits, results.training, history, recipe, folder)
+        said = (
+            standing(task, evaluated, described.splits, results.training, history, recipe, folder)
+            if adapted is None
+            else standing_of_adapted(task, evaluated, described.splits, adapted, folder)
+        )
         if robustness is None:
             return said
         return [*said, (f"On corrupted {robustness.split} images, {robustness.metric}: {robustness.headline}.", "")]
@@ -176,6 +185,7 @@ def _context(run: Run, place: Path) -> dict[str, Any]:
         "imbalance": ("", lambda: data.imbalance(described, task)),
         "audited": (None, lambda: data.audited(run, recipe, described)),
         "ensemble": (None, lambda: _ensemble(task, page, results)),
+        "adaptation": (None, lambda: None if adapted is None else adaptation_view(task, adapted)),
         "curves": (no_curves, lambda: training.curves(task, history, results.training, recipe)),
         "epochs": (no_epochs, lambda: training.epoch_table(task, history)),
         "metrics": ([], lambda: metric_rows(task, evaluated)),
@@ -183,7 +193,7 @@ def _context(run: Run, place: Path) -> dict[str, Any]:
         "errors": ([], lambda: errors(evaluated, gallery)),
         "explanations": ([], explanations),
         "shift": ([], lambda: shift_views(evaluated, gallery, described.classes, str(place))),
-        "abstention": ([], lambda: abstention_views(evaluated, rows)),
+        "abstention": ([], lambda: abstention_views(evaluated, rows, "val" if adapted is None else fitted_on(adapted))),
         "reconstructions": (None, lambda: reconstructions(gallery, recipe)),
         "augmented": ([], lambda: augmented(gallery, overlays)),
         "cost": ([], lambda: training.cost(results.cost, results.training)),

@@ -9,6 +9,7 @@ from pathlib import Path
 from petriscope.core.recipe import Recipe
 from petriscope.core.results import Environment, Hardware, Results
 from petriscope.report import wording
+from petriscope.report.adaptation import repeated
 from petriscope.report.standing import TTA_WORDS
 
 
@@ -28,6 +29,8 @@ def repetition(folder: Path, recipe: Recipe, environment: Environment, results: 
     if results.ensemble is not None:
         members = " ".join(shlex.quote(member.run) for member in results.ensemble.members)
         train = f"petriscope ensemble {members} --method {results.ensemble.method}"
+    elif results.adaptation is not None:
+        train = repeated(results.adaptation, recipe.seed)
     elif not recipe.data.origin and source:
         train += f" --data {shlex.quote(source)}"
     tta = None if results.test is None else results.test.tta

@@ -6,8 +6,18 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from petriscope.core.recipe import Recipe
-from petriscope.core.results import DataInfo, Epoch, Evaluation, Results, SplitInfo, TrainingSummary, about_groups
+from petriscope.core.results import (
+    Adaptation,
+    DataInfo,
+    Epoch,
+    Evaluation,
+    Results,
+    SplitInfo,
+    TrainingSummary,
+    about_groups,
+)
 from petriscope.report import wording
+from petriscope.report.adaptation import at_home, at_place
 from petriscope.report.metrics import in_sentence, written
 from petriscope.tasks import Task
 
@@ -97,6 +107,32 @@ def standing(
             "To evaluate other labeled images:"
         )
         out.append((sentence, f"petriscope evaluate {folder} --data SOURCE"))
+    return out
+
+
+def standing_of_adapted(
+    task: Task, evaluated: Mapping[str, Evaluation], splits: Mapping[str, SplitInfo], adapted: Adaptation, folder: str
+) -> list[Statement]:
+    """The same for a run that was adapted to another place, where its headline is from. Its val and test are of the old one.
+
+    Args:
+        folder: of the run, quoted for a command.
+    """
+    out = [(sentence, "") for sentence in (at_place(adapted), *at_home(adapted))]
+    out.append(
+        (
+            f"How to adapt was chosen on these images among {len(adapted.tried)} settings, so the accuracy after adapting is "
+            "slightly optimistic. To evaluate other labeled images from there:",
+            f"petriscope evaluate {folder} --data SOURCE",
+        )
+    )
+    info = task.metrics[0]
+    if "test" in evaluated:
+        metric = written(info, evaluated["test"].metric(info.key))
+        out.append((f"On the test images of {adapted.base}, {in_sentence(info)} is {metric}.", ""))
+    elif "test" in splits:
+        size = wording.plural(splits["test"].images, "test image")
+        out.append((f"The {size} of {adapted.base} have not been evaluated yet:", f"petriscope evaluate {folder}"))
     return out
 
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from petriscope.augment.pipeline import Normalize, Pipeline, check_targets
 from petriscope.core.device import autocast, choose_format, lay_out, widest
-from petriscope.core.errors import Interrupted, PetriscopeError, RequestError
+from petriscope.core.errors import Diverged, Interrupted, RequestError
 from petriscope.core.progress import Progress, duration, say
 from petriscope.core.recipe import Recipe
 from petriscope.core.results import OLD_KEYS, read_epoch
@@ -186,7 +186,7 @@ class Trainer:
 
         Raises:
             Interrupted: Ctrl-C; the run can be resumed.
-            PetriscopeError: training diverged: the loss, a weight or an output is not finite.
+            Diverged: the loss, a weight or an output is not finite.
         """
         if self.checkpoint is not None and self.checkpoint.is_file():
             self._restore()
@@ -375,8 +375,8 @@ class Trainer:
         if last or time.monotonic() - self._last_save > self.settings.checkpoint_seconds:
             self._save()
 
-    def _diverged(self, what: str) -> PetriscopeError:
-        return PetriscopeError(
+    def _diverged(self, what: str) -> Diverged:
+        return Diverged(
             f"{what} is not finite in epoch {self.at.epoch + 1}: training diverged. Lower optimizer.lr (now "
             f"{self.base_rates[0]:g}), or set training.clip_grad_norm=1 or training.precision=fp32"
         )

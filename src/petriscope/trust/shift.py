@@ -66,7 +66,7 @@ class Traits:
 
     Args:
         points: features in the directions of a `Likeness`, float32 [N, R]; R may be 0.
-        ood: out-of-distribution scores, float32 [N]; 0 without a detector.
+        ood: out-of-distribution scores, float32 [N]; 0 where they are not compared, such as without a detector.
         uncertainty: 1 - confidence before temperature scaling, float32 [N].
         predicted: class, int64 [N].
         appearance: color of the background per channel (0 to 255), stain, size and sharpness as
@@ -117,7 +117,7 @@ class Likeness:
     def see(self, raw: np.ndarray, features: np.ndarray, ood: np.ndarray | None, appearance: np.ndarray) -> Traits:
         """The traits of B images, from probabilities before temperature scaling, float32 [B, K], features, float32 [B, D],
         out-of-distribution scores, float32 [B], and `appearance_of`."""
-        return _traits(self.project, raw, features, ood, appearance)
+        return _traits(self.project, raw, features, ood if self.traits.ood.any() else None, appearance)
 
     def arrays(self) -> list[tuple[str, np.ndarray]]:
         """All arrays by name, for a model file."""
@@ -166,8 +166,9 @@ def fit_likeness(
     """Keep what images of val are like.
 
     Args:
-        raw, features, ood, appearance: as in `Likeness.see`, of M images of val, at most `MOST_OF_VAL`.
+        raw, features, appearance: as in `Likeness.see`, of M images of val, at most `MOST_OF_VAL`.
         targets: int64 [M].
+        ood: None: scores are not compared.
         groups: names of the groups of these images, [M]; None: images are independent.
         detector: of the model; its features are compared. None: features are not compared.
     """

@@ -32,7 +32,7 @@ from petriscope.trust.prior import Prior, implied_shares, reweight
 from petriscope.trust.shift import KINDS, Likeness
 from petriscope.trust.temperature import fit_temperature, scale
 
-MAX_ERRORS = (0.005, 0.01, 0.02, 0.05)
+MAX_ERRORS = (0.005, 0.01, 0.02, 0.05, 0.1)
 LEVELS = (0.9, 0.95)
 SCORED: tuple[Method, ...] = ("lac", "aps", "raps")  # the method class uses the scores of lac
 ARRAYS = {"uncertainty": np.float32, "target": np.int64, "right": np.uint8, "ood": np.float32}

@@ -1,0 +1,336 @@
+"""Adapt a trained run to another place, such as another microscope, with a few labeled images from there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+
+from petriscope.core.device import enough_memory
+from petriscope.core.errors import DataError, Interrupted, RequestError
+from petriscope.core.files import new_folder, path_text, slug
+from petriscope.core.progress import progress, say
+from petriscope.core.recipe import TTA, Recipe, SourceSection
+from petriscope.core.results import Adaptation, Metric, Normalization, TrainingSummary, TriedSetting
+from petriscope.data import Dataset, ImageSet
+from petriscope.data.fingerprint import fingerprint
+from petriscope.data.membership import UNKNOWN, Exposure
+from petriscope.data.recognition import join_sets
+from petriscope.experiments.calibrate import short_name
+from petriscope.experiments.evaluate import evaluate_into, evaluate_split
+from petriscope.experiments.own_data import exposure_of, other_data, section_elsewhere, whole_data
+from petriscope.experiments.samples import augmented, reconstructions
+from petriscope.inference.fit import fit_on_held_out
+from petriscope.inference.predictor import Predictor, load_model, save_model
+from petriscope.inference.speed import cost
+from petriscope.models.cost import parameters
+from petriscope.report.adaptation import at_home, at_place
+from petriscope.report.page import write_report
+from petriscope.run.folder import Run, begin_run, check_free, open_run
+from petriscope.training.adaptation import (
+    HOME,
+    NEVER,
+    SETTINGS,
+    CrossValidated,
+    as_old,
+    cross_validate,
+    folds_of,
+    joined,
+    tune,
+    units_of,
+    with_domain,
+    with_setting,
+)
+from petriscope.training.build import absolute_paths
+from petriscope.training.loop import Trainer
+from petriscope.trust.prior import Names, Prior, Shares, parse_prior
+
+MONITORED = "accuracy"
+COSTS = 0.01  # accuracy at home that an adaptation may cost without a warning
+FEWEST = 10  # labeled images; fewer say nothing about whether it helps
+NAMED = 5  # classes that a sentence lists
+
+
+@dataclass(frozen=True)
+class Place:
+    """The new place.
+
+    Args:
+        source, split: its labeled images, and the split of the source that they are, if it has splits.
+        name: of its domain.
+        labeled: the images.
+        folds: see `petriscope.training.adaptation.folds_of`.
+        prior: what is known about the classes there.
+    """
+
+    source: str
+    split: str
+    name: str
+    labeled: ImageSet
+    folds: np.ndarray
+    prior: Prior | None
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """An adapted predictor, and how it was made.
+
+    Args:
+        predictor: with the recipe of the adaptation.
+        trainer: None if the network stays as it is.
+        dataset: the images of both places: train has them all, val and test are those of the old place.
+        tried: all settings, the best first.
+    """
+
+    predictor: Predictor
+    trainer: Trainer | None
+    dataset: Dataset
+    tried: list[CrossValidated]
+
+
+@enough_memory()
+def adapt(
+    model: str | PathLike[str],
+    data: str | PathLike[str],
+    out: str | Path | None = None,
+    split: str = "train",
+    home: str | PathLike[str] | None = None,
+    classes: Names | None = None,
+    prior: Shares | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    quiet: bool = False,
+) -> Run:
+    """Adapt a run to a place by labeled images from there. The run itself does not change.
+
+    The network is trained on with images of both places; how is chosen by cross-validation on the new images. The temperature,
+    the thresholds and the prediction sets are then fitted on the predictions for new images that were held out.
+
+    Args:
+        model: a run folder.
+        data: the source of the labeled images; a source without splits is used as a whole.
+        out: the folder to make; default ``runs/<run>-<data>-seed<N>``.
+        split: the split of ``data`` to use.
+        home: where the run's own data are now; None: where its recipe says.
+        classes, prior: which classes occur at the place, or the share of each, see `petriscope.predict`. The cross-validated
+            metrics are for these; the adapted run predicts all classes unless it is told so again.
+        seed: of folds and training.
+
+    Returns:
+        the adapted run. Its train split are the images of both places, val and test those of the old one. Its results have
+        the cross-validated metrics at the new place, and val as evidence of what the adaptation costs at the old one.
+
+    Raises:
+        RequestError: there is no such run, it is no classifier, or the folder exists.
+        DataError: the images cannot be used: too few, or of classes that the run does not know.
+        Interrupted: Ctrl-C; nothing is left.
+    """
+    run, source = open_run(model), path_text(data)
+    base = _load(run, device)
+    known = parse_prior(base.classes, classes, prior)
+    base.under(known)  # refused before anything is loaded
+    name = _domain(source, run.recipe)
+    recipe = base.recipe.model_copy(update={"name": f"{run.folder.resolve().name}-{name}", "seed": seed})
+    folder = Path("runs") / f"{slug(recipe.name)}-seed{seed}" if out is None else Path(out)
+    check_free(None if out is None else folder)
+    place = _place(base, run, source, split, name, known, seed, quiet)
+    elsewhere = None if home is None else path_text(home)
+    old = whole_data(run, elsewhere, "rehearse its images", "--home")
+    section = run.recipe.data if elsewhere is None else section_elsewhere(run.recipe.data, elsewhere, base.shape)
+    base.recipe = recipe.model_copy(update={"data": section})
+    try:
+        made = _choose(base, old, place, quiet)
+        with new_folder(folder, numbered=out is None) as (staging, folder):
+            summary = _write(staging, made, base, run, elsewhere, old, place, quiet)
+            write_report(Run(staging), folder)
+    except Interrupted:
+        raise Interrupted("stopped; nothing was written") from None
+    if not quiet:
+        _tell(summary)
+    return Run(folder)
+
+
+def _load(run: Run, device: str) -> Predictor:
+    if run.results.ensemble is not None:
+        raise RequestError(f"{run.folder} is an ensemble; adapt a member of it, or the members and join them again")
+    base = load_model(run, device)
+    if not base.task.calibrates:
+        raise RequestError(f"{run.folder} is a {base.task.name} model; only classification models can be adapted")
+    if not run.finished:
+        raise RequestError(f"{run.folder} is not finished")
+    return base
+
+
+def _domain(source: str, recipe: Recipe) -> str:
+    """A name for the new place that no domain has yet."""
+    taken, first = {HOME, *(recipe.data.sources or {})}, short_name(source)
+    return next(name for name in [first, *(f"{first}-{number}" for number in range(2, 1000))] if name not in taken)
+
+
+def _place(
+    base: Predictor, run: Run, source: str, split: str, name: str, known: Prior | None, seed: int, quiet: bool
+) -> Place:
+    """Load the labeled images of the new place, and say what they cannot show."""
+    images = _without_own(other_data(base, source, split, quiet), base, run, source)
+    if known is not None and len(others := np.flatnonzero(~known.occurs[images.targets])):
+        raise DataError(
+            f"{len(others):,} of {len(images):,} labeled images are of classes that are said not to occur, the first: "
+            f"{images.ids[others[0]]} ({base.classes[images.targets[others[0]]]}); name their classes too, or leave them out"
+        )
+    units = units_of(images)
+    if (count := len(np.unique(units))) < FEWEST:
+        what = "labeled images" if images.groups is None else "groups of labeled images"
+        raise DataError(
+            f"{source} has {count} {what} to adapt to, too few to tell whether it helps: label at least {FEWEST}, better 50 or "
+            "100"
+        )
+    folds = folds_of(images.targets, units, seed)
+    alone = [base.classes[each] for each in np.unique(images.targets[folds == NEVER])]
+    unit = "image" if images.groups is None else "group of images"
+    if (folds == NEVER).all():
+        raise DataError(
+            f"{source} has one {unit} of each class; label more, so that some can be held out to tell whether it helps"
+        )
+    if alone:
+        say(
+            f"note: {source} has one {unit} of {_listed(alone)}; the model learns from it, but nothing says how well it does on "
+            "others"
+        )
+    there = np.ones(len(base.classes), bool) if known is None else known.occurs
+    if missing := [base.classes[each] for each in np.flatnonzero(there & (images.counts == 0))]:
+        say(
+            f"note: {source} has no image of {_listed(missing)}; nothing says how well the model does on such images there. If "
+            "these classes do not occur there, name those that do with --classes"
+        )
+    return Place(source, split, name, images, folds, known)
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def _without_own(images: ImageSet, base: Predictor, run: Run, source: str) -> ImageSet:
+    """The images without those of the run's own splits, which say nothing about another place."""
+    exposure, known = exposure_of(base, run), run.membership
+    if exposure is None:
+        say(f"note: {UNKNOWN} whether the model learned from images of {source}")
+    roles = (exposure or Exposure()).roles(images.digests()).astype(object)
+    tested = set() if known is None else {known.digests[row] for row in np.flatnonzero(known.splits == "test")}
+    roles[[each in tested and not role for each, role in zip(images.digests(), roles, strict=True)]] = "test"
+    own = np.flatnonzero(roles != "")
+    if not len(own):
+        return images
+    counts = ", ".join(
+        f"{split} {(roles == split).sum():,}" for split in ("train", "val", "test") if split in roles[own]
+    )
+    what = (
+        f"of {len(images):,} images of {source}, {len(own):,} are images of {run.folder} ({counts}; the first: "
+        f"{images.ids[own[0]]})"
+    )
+    if len(own) == len(images):
+        raise DataError(f"{what}; give images from another place")
+    say(f"warning: {what}; they are left out")
+    return images.subset(np.flatnonzero(roles == ""))
+
+
+def _choose(base: Predictor, old: Dataset, place: Place, quiet: bool) -> Adapted:
+    """Choose a setting by cross-validation, and adapt with it to all labeled images."""
+    section = base.recipe.data
+    home, new = joined(old.split("train"), place.labeled, place.name, section)
+    ttas: list[TTA] = list(dict.fromkeys([base.recipe.evaluation.tta, "none"]))
+    occurs = None if place.prior is None else place.prior.occurs
+    trainings = len(np.unique(place.folds[place.folds != NEVER])) * len(SETTINGS) + 1
+    with progress("adapting", trainings, "trainings") as bar:
+
+        def advance() -> None:
+            if not quiet:
+                bar.advance()
+
+        found = cross_validate(base, home, new, place.name, place.folds, ttas, SETTINGS, advance)
+        tried = sorted(found, key=lambda each: each.judge(place.labeled.targets, occurs)[1])
+        images = join_sets([home, new])
+        where = SourceSection(source=place.source, split=place.split)
+        recipe = with_setting(absolute_paths(with_domain(base.recipe, images, place.name, where)), tried[0].setting)
+        if tried[0].setting.epochs:
+            predictor, trainer = tune(base, recipe, images)
+        else:
+            predictor, trainer = replace(base, recipe=recipe), None
+        advance()
+    val, test = (
+        None if part is None else as_old(part, section, images.groups is not None) for part in (old.val, old.test)
+    )
+    dataset = Dataset(images, val, test, source=recipe.data.origin)
+    hashed = fingerprint(dataset.splits, {name: part.digests() for name, part in dataset.splits.items()})
+    dataset = replace(dataset, fingerprint=hashed)
+    return Adapted(predictor, trainer, dataset, tried)
+
+
+def _write(
+    folder: Path, made: Adapted, base: Predictor, run: Run, home: str | None, old: Dataset, place: Place, quiet: bool
+) -> Adaptation:
+    """Write all of the run folder but the report."""
+    predictor, best, dataset = made.predictor, made.tried[0], made.dataset
+    judged = place.labeled.subset(best.held_out)
+    raw = {tta: each[best.held_out] for tta, each in best.raw.items()}
+    outcome = fit_on_held_out(predictor, dataset.split("train"), dataset.val, judged, raw, quiet=quiet)
+    learned = Exposure(train=frozenset(place.labeled.digests()))
+    predictor.exposure = (exposure_of(base, run) or Exposure()) | old.exposure | learned
+    begun = begin_run(
+        folder,
+        predictor.recipe,
+        dataset,
+        device=str(predictor.device),
+        precision=predictor.number_format,
+        parameters=parameters(predictor.model),
+        normalize=Normalization(mean=predictor.mean, std=predictor.std),
+    )
+    summary = TrainingSummary(epochs=best.setting.epochs)
+    if made.trainer is not None:
+        begun.write_history(made.trainer.at.history)
+        begun.write_gallery("augmented", **augmented(made.trainer, dataset))
+        summary = summary.model_copy(update={"seconds": round(made.trainer.at.seconds, 2)})
+    begun.write_gallery("reconstructions", **reconstructions(predictor, dataset))
+    weights = {key: value.detach().cpu() for key, value in predictor.model.state_dict().items()}
+    facts = {"environment": begun.environment.as_json(), "training": summary.as_json()}
+    save_model(begun.model, weights, predictor, facts)
+    begun.add_results(cost=cost(predictor), training=summary)
+    tta, under = predictor.recipe.evaluation.tta, predictor.under(place.prior)
+    words = f"held-out {place.name}"
+    before, _ = evaluate_split(base.under(place.prior), judged, words, tta, place.source, quiet)
+    known = under.judge(outcome.raw, tta, outcome.ood)
+    after, _ = evaluate_split(under, judged, words, tta, place.source, quiet, known)
+    cost_at_home: dict[str, Metric] = {}
+    if old.val is not None:
+        plain, _ = evaluate_split(base, old.val, "val", tta, base.recipe.data.origin, quiet)
+        own, _ = evaluate_into(begun, predictor, dataset, "val", tta, quiet)
+        cost_at_home = {"home_before": plain.metric(MONITORED), "home_after": own.metric(MONITORED)}
+    occurs = None if place.prior is None else place.prior.occurs
+    tried = [(each.setting, *each.judge(place.labeled.targets, occurs)) for each in made.tried]
+    result = Adaptation(
+        base=str(run.folder),
+        source=place.source,
+        split=place.split,
+        domain=place.name,
+        home=home,
+        labeled=len(place.labeled),
+        held_out=len(judged),
+        folds=len(np.unique(place.folds[place.folds != NEVER])),
+        setting=str(best.setting),
+        tried=[TriedSetting(setting=str(setting), accuracy=right, nll=nll) for setting, right, nll in tried],
+        before=before,
+        after=after,
+        home_n=0 if old.val is None else len(old.val),
+        prior=None if place.prior is None else place.prior.record(),
+        **cost_at_home,
+    )
+    begun.add_results(adaptation=result)
+    return result
+
+
+def _tell(found: Adaptation) -> None:
+    """Say what the adaptation changed, and what it costs."""
+    for sentence in [at_place(found), *at_home(found)]:
+        say(sentence)

@@ -1,0 +1,286 @@
+"""Adapt a trained network to labeled images of another place, such as another microscope, without unlearning the old ones.
+
+The network is trained on from its weights. On average, half of a batch are images of the new place, and half are rehearsed: they
+are of those that it learned from (Robins, 1995, "Catastrophic forgetting, rehearsal and pseudorehearsal", Connection Science
+7:123). Batch norm sees both. How long, at which rate, and which parts of the network are trained is chosen by cross-validation
+on the images of the new place. So is whether to train at all.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from petriscope.core.errors import Diverged
+from petriscope.core.progress import say
+from petriscope.core.recipe import TTA, DataSection, FinetuneSection, Part, Recipe, SourceSection
+from petriscope.data.batches import Batches
+from petriscope.data.domains import as_domain, share_pixels
+from petriscope.data.imageset import ImageSet
+from petriscope.data.recognition import join_sets
+from petriscope.inference.predictor import Predictor
+from petriscope.metrics.classification import nll_each
+from petriscope.training.loop import Trainer
+from petriscope.trust.temperature import fit_temperature, scale
+
+FOLDS = 5
+BATCH, STEPS = 32, 30  # images per step, and steps per epoch of an adaptation
+SHARE = 0.5  # of a batch that is of the new place, on average
+HOME = "home"  # the domain of the images that a network learned from, if they have none
+NEVER = -1  # the fold of images that are never held out
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way of adapting.
+
+    Args:
+        train: the parts of the network that are trained, as ``finetune.train`` names them.
+        lr: the learning rate.
+        epochs: of `STEPS` steps; 0: the network stays as it is.
+    """
+
+    train: str
+    lr: float
+    epochs: int
+
+    def __str__(self) -> str:
+        if not self.epochs:
+            return "the network as it is"
+        return f"{self.train}, rate {self.lr:g}, {self.epochs * STEPS} steps"
+
+
+AS_IS = Setting("none", 0.0, 0)
+SETTINGS = (Setting("all", 1e-3, 6), Setting("all", 3e-4, 2), Setting("head", 1e-3, 2))
+
+
+def folds_of(targets: np.ndarray, units: np.ndarray, seed: int, folds: int = FOLDS) -> np.ndarray:
+    """The fold that holds out each image, int64 [N]; `NEVER` for the images of a class that only one unit has: a network that
+    did not learn from them would not know the class.
+
+    Args:
+        targets: int64 [N].
+        units: what stays together, such as the group of each image, [N] of any kind. Classes are spread evenly over the folds,
+            where a unit counts as its most frequent class.
+    """
+    rng = np.random.default_rng([seed, 3])
+    names, member = np.unique(units, return_inverse=True)
+    label = np.zeros(len(names), dtype=np.int64)
+    for unit in range(len(names)):
+        label[unit] = np.bincount(targets[member == unit]).argmax()
+    order = rng.permutation(len(names))
+    order = order[np.argsort(label[order], kind="stable")]
+    fold = np.empty(len(names), dtype=np.int64)
+    fold[order] = np.arange(len(names)) % folds
+    out = fold[member]
+    for each in np.unique(targets):
+        if len(np.unique(member[targets == each])) == 1:
+            out[targets == each] = NEVER
+    return out
+
+
+def units_of(images: ImageSet) -> np.ndarray:
+    """What stays together when images are held out, [N]: their groups, or else equal images."""
+    return np.array(images.digests()) if images.groups is None else images.groups
+
+
+def joined(home: ImageSet, new: ImageSet, name: str, section: DataSection) -> tuple[ImageSet, ImageSet]:
+    """Images of the old and the new place, each as images of a domain. They share one array of pixels, and those of the old
+    place keep their domains if they are of several sources.
+
+    Args:
+        name: of the new domain.
+        section: how those of the old place were read.
+    """
+    parts = share_pixels({HOME: {"train": home}, name: {"train": new}}, section.memory)
+    old, added = parts[HOME]["train"], parts[name]["train"]
+    grouped = home.groups is not None or new.groups is not None
+    return as_old(old, section, grouped), as_domain(added, name, home.classes, grouped)
+
+
+def as_old(images: ImageSet, section: DataSection, grouped: bool) -> ImageSet:
+    """Images of the old place as those of domains, called as before; ``grouped``: some images are in groups, see `as_domain`."""
+    if section.sources is None or images.domains is None:
+        return as_domain(images, HOME, images.classes, grouped, prefix=False)
+    return replace(images, groups=images.ids) if grouped and images.groups is None else images
+
+
+def with_domain(recipe: Recipe, images: ImageSet, name: str, source: SourceSection) -> Recipe:
+    """The recipe with one more source, whose images are drawn `SHARE` of the time.
+
+    Args:
+        recipe: with which the network was trained.
+        images: all training images, see `joined`.
+        name: of the domain.
+        source: of its images; the weight is computed here.
+    """
+    assert images.domains is not None
+    before = recipe.data.sources or {HOME: SourceSection(source=recipe.data.source or "", prefix=False)}
+    domains = images.domains.tolist()
+    rest = sum(before[domain].weight for domain in domains if domain != name)
+    weight = SHARE / (1 - SHARE) * rest / domains.count(name)
+    height, width, channels = images.shape
+    changes = {
+        "source": None,
+        "sources": {**before, name: source.model_copy(update={"weight": weight})},
+        "audit": None,
+        "splits": None,
+        "leave_out": None,
+        "size": (height, width),
+        "channels": "gray" if channels == 1 else "rgb",
+    }
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=changes)})
+
+
+def with_setting(recipe: Recipe, setting: Setting) -> Recipe:
+    """The recipe of an adaptation: as the network was trained, but shorter and from its weights."""
+    if not setting.epochs:
+        return recipe
+    changes = {
+        "epochs": setting.epochs,
+        "batch_size": BATCH,
+        "images_per_epoch": BATCH * STEPS,
+        "ema": 0.95,
+        "swa": None,
+        "progressive": None,
+        "keep": "last",
+        "patience": None,
+        "compile": False,
+    }
+    return recipe.model_copy(
+        update={
+            "sampler": "none",
+            "distill": None,
+            "finetune": FinetuneSection(train=setting.train),
+            "optimizer": Part(name="adamw", lr=setting.lr, weight_decay=0.05),
+            "schedule": Part(name="constant"),
+            "training": recipe.training.model_copy(update=changes),
+        }
+    )
+
+
+def tune(
+    predictor: Predictor,
+    recipe: Recipe,
+    images: ImageSet,
+    after_epoch: Callable[[Predictor], object] = lambda _: None,
+) -> tuple[Predictor, Trainer]:
+    """Train the network of a predictor on. The predictor itself does not change.
+
+    Args:
+        recipe: see `with_setting`.
+        images: see `joined`.
+        after_epoch: called with the predictor so far after each epoch.
+
+    Returns:
+        the predictor, and the trainer that made it, with its history.
+
+    Raises:
+        Diverged: the rate is too high for this network.
+    """
+    network = copy.deepcopy(predictor.model)
+    batches = Batches(images, predictor.device, recipe.data.memory)
+    trainer = Trainer(network, recipe, batches, None, predictor.normalize, quiet=True)
+
+    def note(_: list[dict[str, Any]]) -> None:
+        after_epoch(replace(predictor, model=trainer.averaged.eval()))
+
+    trainer.on_epoch = note
+    network.load_state_dict(trainer.fit())
+    return replace(predictor, model=network.eval(), recipe=recipe), trainer
+
+
+Outputs = dict[TTA, np.ndarray]  # probabilities before temperature scaling, float32 [N, K]
+
+
+@dataclass(frozen=True, eq=False)
+class CrossValidated:
+    """The predictions of a setting for images that were held out.
+
+    Args:
+        setting: with the number of epochs after which the network predicts.
+        raw: NaN for images that are never held out.
+    """
+
+    setting: Setting
+    raw: Outputs
+
+    @property
+    def held_out(self) -> np.ndarray:
+        """Which images were held out, int64 [M]."""
+        return np.flatnonzero(np.isfinite(next(iter(self.raw.values()))).all(1))
+
+    def judge(self, targets: np.ndarray, occurs: np.ndarray | None = None) -> tuple[float, float]:
+        """Accuracy and mean negative log-likelihood of the images that were held out, for the first test-time augmentation. The
+        likelihood is that after a temperature, which is fitted on them, because one will be fitted in any case.
+
+        Args:
+            targets: int64 [N].
+            occurs: which classes occur, bool [K]; None: all.
+        """
+        rows = self.held_out
+        raw, right = next(iter(self.raw.values()))[rows], targets[rows]
+        if occurs is not None:
+            raw = raw * occurs
+            raw = raw / np.maximum(raw.sum(1, keepdims=True), 1e-12)
+        scaled = scale(raw, fit_temperature(raw, right))
+        return float((raw.argmax(1) == right).mean()), float(nll_each(scaled, right).mean())
+
+
+def cross_validate(
+    predictor: Predictor,
+    old: ImageSet,
+    new: ImageSet,
+    name: str,
+    folds: np.ndarray,
+    ttas: Sequence[TTA],
+    settings: Sequence[Setting] = SETTINGS,
+    advance: Callable[[], object] = lambda: None,
+) -> list[CrossValidated]:
+    """Predict each image of the new place with networks that were adapted without it.
+
+    Args:
+        predictor: its recipe has the seed of the trainings.
+        old, new: see `joined`; ``name``: of the new domain.
+        folds: of the new images, see `folds_of`.
+        ttas: kinds of test-time augmentation to predict with.
+        advance: called after each training.
+
+    Returns:
+        one for the network as it is, and one for each setting and each number of epochs up to its own. A setting with which
+        training diverges is left out, which is said.
+    """
+    empty = np.full((len(new), len(new.classes)), np.nan, dtype=np.float32)
+    plain: Outputs = {tta: empty.copy() for tta in ttas}
+    _keep(plain, np.flatnonzero(folds != NEVER), new, predictor)
+    found = [CrossValidated(AS_IS, plain)]
+    for setting in settings:
+        steps: list[Outputs] = [{tta: empty.copy() for tta in ttas} for _ in range(setting.epochs)]
+        try:
+            for fold in np.unique(folds[folds != NEVER]):
+                held = np.flatnonzero(folds == fold)
+                rest = join_sets([old, new.subset(np.flatnonzero(folds != fold))])
+                recipe = with_setting(with_domain(predictor.recipe, rest, name, SourceSection(source="")), setting)
+                tune(predictor, recipe, rest, partial(_keep_next, iter(steps), held, new))
+                advance()
+        except Diverged as error:
+            say(f"note: {setting}: left out, because training diverged ({error})")
+            continue
+        found += [CrossValidated(replace(setting, epochs=done + 1), raw) for done, raw in enumerate(steps)]
+    return found
+
+
+def _keep_next(left: Iterator[Outputs], held: np.ndarray, new: ImageSet, so_far: Predictor) -> None:
+    _keep(next(left), held, new, so_far)
+
+
+def _keep(outputs: Outputs, held: np.ndarray, new: ImageSet, predictor: Predictor) -> None:
+    """Predict the images that are held out."""
+    batches = Batches(new.subset(held), predictor.device, predictor.recipe.data.memory)
+    for tta, raw in outputs.items():
+        raw[held] = predictor.look(batches, tta)
