@@ -32,6 +32,7 @@ RECIPE_FOLDERS = {  # in the order of the listing, with their headings
     "synthetic-terrain": "Synthetic terrain with masks, built in",
 }
 
+OTHER = "synthetic-smear-other"  # the second microscope of the demo
 MANY = 0.05  # share of out-of-distribution images above which a hint is shown; on val the share is 0.005
 
 
@@ -93,13 +94,18 @@ def options(
 
 @app.command()
 def demo(out: Annotated[Path | None, typer.Option(help="Run folder to make.")] = None) -> None:
-    """Run the built-in example: train, evaluate and report on synthetic blood cells."""
+    """Run the built-in example: train, evaluate and report on synthetic blood cells, and adapt to another microscope."""
     from petriscope import api
     from petriscope.core.recipe import load_recipe
 
     run = api.train(load_recipe("demo"), out)
     print_evaluation(api.evaluate(run.folder))
-    say(f"report with test metrics: {run.folder / 'report.html'}")
+    say(f"report with test metrics: {run.folder / 'report.html'}\n\nThe same kinds of cell under another microscope:")
+    print_evaluation(api.evaluate(run.folder, OTHER))
+    say("\nAdapted with 100 labeled cells from there:")
+    adapted = api.adapt(run.folder, f"{OTHER}:100", run.folder.with_name(f"{run.folder.name}-adapted"))
+    print_evaluation(api.evaluate(adapted.folder, OTHER))
+    say(f"its report: {adapted.folder / 'report.html'}")
 
 
 @app.command()
