@@ -168,7 +168,7 @@ def test_recalibrating_gives_guarantees_for_images_from_elsewhere(trained, elsew
 
 
 def test_evaluating_images_from_elsewhere_hints_at_calibration(trained, elsewhere, capsys, monkeypatch):
-    hint = "GUARANTEES WITHDRAWN(.*\n)*.*petriscope calibrate .*run --data .*elsewhere.npz"
+    hint = "GUARANTEES WITHDRAWN(.*\n)*.*petriscope adapt .*run --data .*elsewhere.npz"
     for source, hinted in ((elsewhere, True), (trained.recipe.data.source, False)):
         monkeypatch.setattr("sys.argv", ["petriscope", "evaluate", str(trained.folder), "--data", source])
         with pytest.raises(SystemExit) as ended:

@@ -147,7 +147,7 @@ def test_what_differs_most_is_named_with_figures(detector):
         "GUARANTEES WITHDRAWN: these images are not like those the guarantees were fitted on: sharpness 0.6"
     )
     assert "instead of 0.30" in said[0] and "Nothing is answered" in said[0]
-    assert said[2].endswith("petriscope calibrate runs/x --data 'new images'")
+    assert said[2].endswith("petriscope adapt runs/x --data 'new images'")
     assert "nothing is claimed" in verdict(found, then=UNCLAIMED)[0]
 
 

@@ -72,7 +72,7 @@ def test_other_images_are_not_answered_and_it_is_said_first(run, capsys):
     assert {frozenset(each.split("; ")) for each in table["set"]} == {frozenset("01")}
     said = capsys.readouterr().err.splitlines()
     assert said[0].startswith(f"{LOUD} background color 1") and "standard deviations)" in said[0]
-    assert "petriscope calibrate RUN --data NEW" in said[2]
+    assert "petriscope adapt RUN --data NEW" in said[2]
     assert not any("answers need a confidence" in line for line in said)
 
 
@@ -203,7 +203,7 @@ def test_evaluate_says_first_that_guarantees_are_withdrawn(run, there, monkeypat
     assert ended.value.code == 0 and said.startswith(LOUD)
     assert f"--data {there}" in said and "withdrawn; it would have been: " in said
     page = (run.folder / "shift-there.html").read_text(encoding="utf-8")
-    assert page.count("<img ") == 12 and f"petriscope calibrate {run.folder} --data {there}" in page
+    assert page.count("<img ") == 12 and f"petriscope adapt {run.folder} --data {there}" in page
     found = api.evaluate(run.model, there, quiet=True)
     assert found.shift.withdrawn and found.shift.n == 80 and found.selective is not None
     assert found.shift.differs[0].measure == "background color"
@@ -238,7 +238,7 @@ def test_a_test_split_unlike_val_is_shown_beside_val(tiny_recipe, tmp_path):
         page = (run.folder / "report.html").read_text(encoding="utf-8")
         assert page.count("Guarantees are withdrawn") == 2 and "background color" in page
         section = page[page.index('<section id="shift">') :].partition("</section>")[0]
-        assert section.count("<img ") == (12 if sample else 6) and "petriscope calibrate" in section
+        assert section.count("<img ") == (12 if sample else 6) and "petriscope adapt" in section
     api.evaluate(run, quiet=True)  # as for a run of an older version, which has no sample of val
     assert "sample_val" in run.gallery
 

@@ -18,8 +18,8 @@ WITHDRAWN = "guarantee withdrawn: these images are not like those that it was fi
 
 
 def remedy(model: str = "RUN", data: str = "NEW") -> str:
-    """The command that makes guarantees hold for images from elsewhere."""
-    return command("calibrate", model, "--data", data)
+    """The command that makes guarantees hold for images from elsewhere. A model file alone has no images to rehearse."""
+    return command("calibrate" if model.endswith(".safetensors") else "adapt", model, "--data", data)
 
 
 def verdict(
