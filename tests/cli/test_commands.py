@@ -110,6 +110,9 @@ def test_lists(petriscope):
     described = petriscope("data", "digits")[1]
     assert "8x8, gray" in described
     assert "1,797" in petriscope("data")[1]
+    status, out, err = petriscope("data", "digits", "--like", "digits")
+    assert status == 0 and "sharpness" in out and "+0.0" in out and "medians, and the quartiles" in err
+    assert petriscope("data", "--like", "digits")[0] == 2
     assert "blood-methods" in petriscope("bench")[1]
 
 
@@ -133,7 +136,7 @@ def test_a_suite_is_trained_and_its_runs_are_compared(petriscope, tiny_recipe, t
     assert status == 2 and "known: accuracy" in err
 
 
-@pytest.mark.parametrize("command", ["audit", "train", "evaluate", "calibrate", "ensemble", "bench", "data"])
+@pytest.mark.parametrize("command", ["audit", "train", "evaluate", "calibrate", "adapt", "ensemble", "bench", "data"])
 def test_rehash_reads_every_file_again(petriscope, command, monkeypatch):
     monkeypatch.setenv("PETRISCOPE_REHASH", "")
     _, _, err = petriscope(command, "nothing-of-this-name", "--rehash")

@@ -17,7 +17,9 @@ from pages import Page
 from petriscope import api
 from petriscope.core.errors import DataError, Interrupted, RequestError
 from petriscope.core.recipe import load_recipe
+from petriscope.data.index import row_digests
 from petriscope.experiments import adapt as module
+from petriscope.experiments import unlabeled
 from petriscope.inference.predictor import load_model
 from petriscope.run.folder import open_run
 from petriscope.training import adaptation
@@ -344,6 +346,82 @@ def test_ctrl_c_leaves_nothing(kept, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+# -------------------------------------------------------------------------------------------------- images without labels
+
+
+def test_images_to_label_next(kept, tmp_path, capsys):
+    """Labeled images, copies and damaged files are no suggestions; the labels of a source are not looked at."""
+    more = tmp_path / "more"
+    images, labels = drawn(30, 100, elsewhere=True)
+    pile(more / "deep" / "deeper", images, labels)
+    shutil.copytree(kept / "new", more / "labeled")
+    shutil.copy(next((more / "deep").rglob("*.png")), more / "copy.png")
+    (more / "damaged.png").write_bytes(b"none")
+    run = api.adapt(kept / "run", kept / "new", tmp_path / "made", quiet=True, unlabeled=more, suggest=7)
+    said = capsys.readouterr().err
+    assert "of 77 images" in said and "1 cannot be read and are left out (the first: " in said
+    assert "46 are labeled or seen already, or copies, and left out" in said
+    table = pd.read_csv(run.folder / "suggested.csv")
+    assert list(table.columns) == ["image", "rank", "predicted", "confidence"]
+    assert table["rank"].tolist() == list(range(1, 8)) and table["image"].nunique() == 7
+    assert table["image"].str.contains("labeled").sum() == 0 and set(table["predicted"]) <= set(NAMES)
+    assert table["confidence"].between(1 / 3 - 1e-3, 1).all()
+    found = run.results.adaptation
+    assert (found.unlabeled, found.suggested) == (30, 7)
+    text = (run.folder / "report.html").read_text()
+    assert "suggested.csv has 7 images" in text and "also fitted to 30 images from there without labels" in text
+    plain = api.adapt(kept / "run", kept / "new", tmp_path / "plain", quiet=True)
+    detectors = [load_model(each.model).trust.detector for each in (plain, run)]
+    p = load_model(run.model).predict(images)
+    assert np.mean(p.ood <= 1) >= 0.95 and detectors[1].limit >= detectors[0].limit
+    assert not (plain.folder / "suggested.csv").exists()
+
+
+def test_unlabeled_images_of_any_source(kept, tmp_path, capsys, monkeypatch):
+    predictor = load_model(kept / "run" / "model.safetensors")
+    found = unlabeled.load_unlabeled(predictor, str(kept / "test.npz"), (), True)
+    assert len(found.images) == found.of == 150 and found.images.shape == (SIDE, SIDE, 3)
+    rows = [{"path": f"left/{number:03}.png", "label": "unheard of"} for number in range(0, 45, 3)]
+    pd.DataFrame(rows).to_csv(kept / "new" / "table.csv", index=False)
+    assert len(unlabeled.load_unlabeled(predictor, str(kept / "new" / "table.csv"), (), True).images) == 15
+    (kept / "new" / "table.csv").unlink()
+    monkeypatch.setattr(unlabeled, "MOST", 20)
+    capsys.readouterr()
+    some = unlabeled.load_unlabeled(predictor, str(kept / "new"), (), True)
+    assert len(some.images) == 20 and some.of == 45
+    assert "note: of 45 images of" in (said := capsys.readouterr().err) and "20 were drawn at random" in said
+    assert (
+        some.images.ids.tolist() == unlabeled.load_unlabeled(predictor, str(kept / "new"), (), True).images.ids.tolist()
+    )
+    with pytest.raises(DataError, match=r"none of the 300 images of .* is new"):
+        with np.load(kept / "home.npz") as arrays:
+            known = [row.tobytes() for row in row_digests(arrays["test_images"])]
+        monkeypatch.setattr(unlabeled, "MOST", 4000)
+        unlabeled.load_unlabeled(predictor, str(kept / "home.npz"), known, True)
+
+
+def test_what_is_asked_of_unlabeled_images_is_checked(kept, tmp_path):
+    new, out = kept / "new", tmp_path / "made"
+    for data, more, words in (
+        (None, {"unlabeled": new}, "adapting needs labeled images: name their source with --data"),
+        (new, {"suggest": 3}, "--suggest chooses among images without labels: name them with --unlabeled"),
+        (new, {"suggest": -1}, "cannot be -1"),
+        (new, {"unlabeled": tmp_path / "none"}, "no data source"),
+        (new, {"unlabeled": new}, "none of the 45 images of .*new is new and readable"),
+    ):
+        with pytest.raises(RequestError, match=words):
+            api.adapt(kept / "run", data, out, quiet=True, **more)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_like_those_of_val_get_a_note(kept, tmp_path, capsys):
+    pile(tmp_path / "new", *drawn(30, 110))
+    run = api.adapt(kept / "run", tmp_path / "new", tmp_path / "made", quiet=True)
+    assert "are not shown to differ from val of" in capsys.readouterr().err
+    assert "Its images are not shown to differ from val" in (run.folder / "report.html").read_text()
+    assert run.results.adaptation.shift.withdrawn is False
+
+
 # ------------------------------------------------------------------------------------------------------------ the command
 
 
@@ -363,6 +441,15 @@ def test_the_command(kept, tmp_path, monkeypatch, capsys):
     status, out, err = call("adapt", kept / "run", "--data", kept / "new", "--out", "made", "--seed", 3)
     assert status == 0 and out == ""
     assert "accuracy on 45 labeled images that were held out in turn is" in err and "report: made/report.html" in err
+    more = pile(tmp_path / "more", *drawn(12, 120, elsewhere=True))
+    status, out, err = call(
+        *("adapt", kept / "run", "--data", kept / "new", "--unlabelled", more, "--suggest", 5, "--out", "other")
+    )
+    assert (
+        status == 0
+        and "images to label next: other/suggested.csv" in err
+        and (tmp_path / "other/suggested.csv").exists()
+    )
     status, out, err = call("adapt", kept / "run", "--data", kept / "new", "--json")
     tree = json.loads(out)
     assert status == 0 and tree["run"] == "runs/run-new-seed0" and tree["labeled"] == 45

@@ -32,7 +32,7 @@ from trials.mutations import NUMBERS, TEXTS, VALUES, mutate
 from trials.samples import SAMPLES, prepare
 
 SECONDS = 10.0
-SLOW = ("train", "bench", "evaluate", "calibrate", "ensemble")  # commands that take a second; tried less often
+SLOW = ("train", "bench", "evaluate", "calibrate", "ensemble", "adapt")  # commands that take a second; tried less often
 OPTIONS = "options"  # the kind of input that is a command line
 LINES = (
     "train recipe.yaml --quiet --out new",
@@ -46,6 +46,8 @@ LINES = (
     "data set/cells.npz",
     "bench suite.yaml --quiet",
     "ensemble run run",
+    "adapt run --data other --out new",
+    "data set/cells.npz --like run",
     "recipes",
     "models",
 )

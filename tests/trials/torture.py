@@ -30,8 +30,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from small_sources import make_unsplit
+from small_sources import make_npz, make_unsplit
 
+from petriscope.training import adaptation
 from trials.lab import LEFTOVER, Outcome, Started, counted, in_workers, leftovers, run, warm_up
 from trials.samples import must, prepare
 
@@ -61,6 +62,7 @@ WORKS = (
     Work("run", "evaluate run --split train"),
     Work("run", "evaluate run --split val --tta flips"),
     Work("run", "calibrate run --tta d4"),
+    Work("run", "adapt run --data elsewhere/cells.npz --unlabeled images --suggest 2 --out new"),
     Work("run", "report run"),
     Work("run", "predict run images --out answers.csv"),
     Work("run", "explain run images --out maps --method occlusion"),
@@ -218,6 +220,8 @@ class Torture:
         self.home = home
         self.valid = prepare(home / "valid", list(NAMES))
         make_unsplit(self.valid["run"] / "images")
+        make_npz(self.valid["run"] / "elsewhere", seed=9)
+        adaptation.STEPS = 1
         self.undisturbed: dict[Work, tuple[dict[str, Any], int]] = {}
 
     def expected(self, work: Work) -> tuple[dict[str, Any], int]:

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 import typer
 
 from petriscope import __version__
-from petriscope.cli.printing import deliver, print_columns, print_data, print_evaluation, print_json
+from petriscope.cli.printing import (
+    deliver,
+    print_columns,
+    print_data,
+    print_evaluation,
+    print_json,
+    print_side_by_side,
+)
 from petriscope.core.errors import PetriscopeError, RequestError, command
 from petriscope.core.progress import say
 
@@ -301,8 +308,26 @@ def calibrate(
 def adapt(
     run: RunFolder,
     data: Annotated[
-        str, typer.Option(metavar="SOURCE", help="Labeled images from another place: a folder per class, or a table.")
-    ],
+        str | None,
+        typer.Option(metavar="SOURCE", help="Labeled images from another place: a folder per class, a table ..."),
+    ] = None,
+    unlabeled: Annotated[
+        str | None,
+        typer.Option(
+            "--unlabeled",
+            "--unlabelled",
+            metavar="SOURCE",
+            help="More images from there, without labels: limits of what is out of distribution are fitted to them too.",
+        ),
+    ] = None,
+    suggest: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Write suggested.csv: N of the unlabeled images to label next, the most useful first.",
+        ),
+    ] = 0,
     split: Annotated[
         str, typer.Option(help="The split of the source to learn from: train, val or test, if it has splits.")
     ] = "train",
@@ -317,7 +342,7 @@ def adapt(
     as_json: AsJson = False,
     rehash: Rehash = False,
 ) -> None:
-    """Adapt a run to another place, such as another microscope, with labeled images from there.
+    """Adapt a run to another place, such as another microscope, with a few labeled images from there.
 
     The result is a run. How it was adapted was chosen by cross-validation on the labeled images, and its thresholds are fitted
     on images that were held out.
@@ -325,12 +350,15 @@ def adapt(
     _among("--split", split, ("train", "val", "test"))
     from petriscope import api
 
-    made = api.adapt(run, data, out, split, home, classes, prior, seed, device, quiet=as_json)
+    more: dict[str, Any] = {"unlabeled": unlabeled, "suggest": suggest}
+    made = api.adapt(run, data, out, split, home, classes, prior, seed, device, quiet=as_json, **more)
     if as_json:
         found = made.results.adaptation
         assert found is not None
         print_json({"run": str(made.folder), **found.as_json()})
         return
+    if suggest:
+        say(f"images to label next: {made.folder / 'suggested.csv'}")
     say(f"report: {made.folder / 'report.html'}; to predict: {command('predict', made.folder, 'IMAGES')}")
 
 
@@ -556,6 +584,12 @@ def models(name: Annotated[str | None, typer.Argument(help="Show the options of 
 @app.command("data")
 def data_command(
     source: Annotated[str | None, typer.Argument(metavar="SOURCE", help="Read this source and describe it.")] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN", help="Show what its images look like beside those of this run, or of another source."
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="data.KEY=VALUE", help="How to read the source; can be repeated."),
@@ -566,9 +600,17 @@ def data_command(
     from petriscope.data.sources import NAMED
 
     if source is None:
+        if like is not None:
+            raise RequestError("--like needs a source to compare with it")
         print_columns(list(NAMED.items()))
         return
     from petriscope.core.recipe import data_section
+
+    if like is not None:
+        from petriscope.experiments.side_by_side import side_by_side
+
+        print_side_by_side(side_by_side(source, like, data_section(source, set_ or [])))
+        return
     from petriscope.data import load_dataset
 
     print_data(load_dataset(data_section(source, set_ or [])))

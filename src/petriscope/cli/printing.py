@@ -14,6 +14,7 @@ from petriscope.core.progress import say
 if TYPE_CHECKING:
     from petriscope.core.results import ClassPrior, Evaluation, Robustness
     from petriscope.data import Dataset
+    from petriscope.experiments.side_by_side import SideBySide, Spread
 
 SHOWN_ERROR = 0.01  # error rate for which selective prediction is shown
 
@@ -175,6 +176,33 @@ def print_data(dataset: Dataset) -> None:
     print_columns([*rows, ("all images", line(len(classes) + 1))])
     for warning in dataset.warnings:
         say(f"warning: {warning}")
+
+
+def print_side_by_side(found: SideBySide) -> None:
+    """Print what two sets of images look like: medians and quartiles, and how far the first is from the second."""
+    table = [
+        ("", *found.names, "difference"),
+        ("images measured", *(f"{size:,}" for size in found.sizes), ""),
+        *((row.measure, _spread(row.first), _spread(row.second), _apart(row.deviations)) for row in found.rows),
+    ]
+    widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
+    lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in table)
+    deliver("\n".join(lines) + "\n")
+    say(
+        "medians, and the quartiles around them; background from 0 to 255, stain as optical density, size as a share of the "
+        "shorter side; difference of the medians in standard deviations of the second"
+    )
+
+
+def _spread(found: Spread) -> str:
+    if found.median is None or found.low is None or found.high is None:
+        return "–"
+    digits = 0 if found.median >= 10 else 3
+    return f"{found.median:.{digits}f} ({found.low:.{digits}f} to {found.high:.{digits}f})"
+
+
+def _apart(deviations: float | None) -> str:
+    return "–" if deviations is None else f"{deviations:+.1f}"
 
 
 def _percent(value: float | None) -> str:

@@ -651,7 +651,8 @@ class Adaptation(Result):
         before, after: metrics on the images that were held out, of the base and of networks that did not learn from them.
         home_before, home_after: accuracy on val of the base, of whose images there are ``home_n``; None without val.
         prior: what was said about the classes that occur.
-        suggested: images that were suggested to be labeled next, ``looked_at`` how many.
+        suggested: images among those without labels that it would be most useful to label next.
+        shift: how the labeled images differ from val of the base.
     """
 
     base: str
@@ -672,7 +673,7 @@ class Adaptation(Result):
     home_n: int = 0
     prior: ClassPrior | None = None
     suggested: int = 0
-    looked_at: int = 0
+    shift: ShiftTest | None = None
 
 
 class Epoch(Result):

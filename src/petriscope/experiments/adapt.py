@@ -13,7 +13,7 @@ from petriscope.core.errors import DataError, Interrupted, RequestError
 from petriscope.core.files import new_folder, path_text, slug
 from petriscope.core.progress import progress, say
 from petriscope.core.recipe import TTA, Recipe, SourceSection
-from petriscope.core.results import Adaptation, Metric, Normalization, TrainingSummary, TriedSetting
+from petriscope.core.results import Adaptation, Metric, Normalization, ShiftTest, TrainingSummary, TriedSetting
 from petriscope.data import Dataset, ImageSet
 from petriscope.data.fingerprint import fingerprint
 from petriscope.data.membership import UNKNOWN, Exposure
@@ -22,7 +22,9 @@ from petriscope.experiments.calibrate import short_name
 from petriscope.experiments.evaluate import evaluate_into, evaluate_split
 from petriscope.experiments.own_data import exposure_of, other_data, section_elsewhere, whole_data
 from petriscope.experiments.samples import augmented, reconstructions
+from petriscope.experiments.unlabeled import Unlabeled, load_unlabeled, write_suggestions
 from petriscope.inference.fit import fit_on_held_out
+from petriscope.inference.likeness import compare_images
 from petriscope.inference.predictor import Predictor, load_model, save_model
 from petriscope.inference.speed import cost
 from petriscope.models.cost import parameters
@@ -51,6 +53,7 @@ MONITORED = "accuracy"
 COSTS = 0.01  # accuracy at home that an adaptation may cost without a warning
 FEWEST = 10  # labeled images; fewer say nothing about whether it helps
 NAMED = 5  # classes that a sentence lists
+SUGGESTED = "suggested.csv"
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ class Place:
         labeled: the images.
         folds: see `petriscope.training.adaptation.folds_of`.
         prior: what is known about the classes there.
+        unlabeled: more images, without labels; None: none were given.
+        shift: how the labeled images differ from val of the run.
     """
 
     source: str
@@ -71,6 +76,8 @@ class Place:
     labeled: ImageSet
     folds: np.ndarray
     prior: Prior | None
+    unlabeled: Unlabeled | None
+    shift: ShiftTest
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,7 @@ class Adapted:
 @enough_memory()
 def adapt(
     model: str | PathLike[str],
-    data: str | PathLike[str],
+    data: str | PathLike[str] | None = None,
     out: str | Path | None = None,
     split: str = "train",
     home: str | PathLike[str] | None = None,
@@ -102,6 +109,8 @@ def adapt(
     seed: int = 0,
     device: str = "auto",
     quiet: bool = False,
+    unlabeled: str | PathLike[str] | None = None,
+    suggest: int = 0,
 ) -> Run:
     """Adapt a run to a place by labeled images from there. The run itself does not change.
 
@@ -110,13 +119,17 @@ def adapt(
 
     Args:
         model: a run folder.
-        data: the source of the labeled images; a source without splits is used as a whole.
+        data: the source of the labeled images; a source without splits is used as a whole. It is needed.
         out: the folder to make; default ``runs/<run>-<data>-seed<N>``.
         split: the split of ``data`` to use.
         home: where the run's own data are now; None: where its recipe says.
         classes, prior: which classes occur at the place, or the share of each, see `petriscope.predict`. The cross-validated
             metrics are for these; the adapted run predicts all classes unless it is told so again.
         seed: of folds and training.
+        unlabeled: a folder, or another source, of more images from there, whose labels are not used. The limits of the
+            out-of-distribution detector are fitted to them too.
+        suggest: write ``suggested.csv`` into the run, with so many of these that it would be most useful to label next, see
+            `petriscope.inference.labeling`.
 
     Returns:
         the adapted run. Its train split are the images of both places, val and test those of the old one. Its results have
@@ -127,7 +140,14 @@ def adapt(
         DataError: the images cannot be used: too few, or of classes that the run does not know.
         Interrupted: Ctrl-C; nothing is left.
     """
-    run, source = open_run(model), path_text(data)
+    run = open_run(model)
+    if data is None:
+        raise RequestError("adapting needs labeled images: name their source with --data")
+    if suggest < 0:
+        raise RequestError(f"the number of suggested images cannot be {suggest}")
+    if suggest and unlabeled is None:
+        raise RequestError("--suggest chooses among images without labels: name them with --unlabeled")
+    source, more = path_text(data), None if unlabeled is None else path_text(unlabeled)
     base = _load(run, device)
     known = parse_prior(base.classes, classes, prior)
     base.under(known)  # refused before anything is loaded
@@ -135,7 +155,7 @@ def adapt(
     recipe = base.recipe.model_copy(update={"name": f"{run.folder.resolve().name}-{name}", "seed": seed})
     folder = Path("runs") / f"{slug(recipe.name)}-seed{seed}" if out is None else Path(out)
     check_free(None if out is None else folder)
-    place = _place(base, run, source, split, name, known, seed, quiet)
+    place = _place(base, run, source, split, name, known, more, seed, quiet)
     elsewhere = None if home is None else path_text(home)
     old = whole_data(run, elsewhere, "rehearse its images", "--home")
     section = run.recipe.data if elsewhere is None else section_elsewhere(run.recipe.data, elsewhere, base.shape)
@@ -143,7 +163,7 @@ def adapt(
     try:
         made = _choose(base, old, place, quiet)
         with new_folder(folder, numbered=out is None) as (staging, folder):
-            summary = _write(staging, made, base, run, elsewhere, old, place, quiet)
+            summary = _write(staging, made, base, run, elsewhere, old, place, suggest, quiet)
             write_report(Run(staging), folder)
     except Interrupted:
         raise Interrupted("stopped; nothing was written") from None
@@ -170,9 +190,21 @@ def _domain(source: str, recipe: Recipe) -> str:
 
 
 def _place(
-    base: Predictor, run: Run, source: str, split: str, name: str, known: Prior | None, seed: int, quiet: bool
+    base: Predictor,
+    run: Run,
+    source: str,
+    split: str,
+    name: str,
+    known: Prior | None,
+    more: str | None,
+    seed: int,
+    quiet: bool,
 ) -> Place:
-    """Load the labeled images of the new place, and say what they cannot show."""
+    """Load the images of the new place, and say what they cannot show.
+
+    Args:
+        more: the source of those without labels.
+    """
     images = _without_own(other_data(base, source, split, quiet), base, run, source)
     if known is not None and len(others := np.flatnonzero(~known.occurs[images.targets])):
         raise DataError(
@@ -204,7 +236,14 @@ def _place(
             f"note: {source} has no image of {_listed(missing)}; nothing says how well the model does on such images there. If "
             "these classes do not occur there, name those that do with --classes"
         )
-    return Place(source, split, name, images, folds, known)
+    unlabeled = None if more is None else load_unlabeled(base, more, images.digests(), quiet)
+    shift = compare_images(base, images, quiet).test
+    if shift.not_tested is None and not shift.withdrawn:
+        say(
+            f"note: the images of {source} are not shown to differ from val of {run.folder} (p = {shift.p:.2g}, {shift.n:,} "
+            "images); its guarantees may hold there as they are, and adapting may bring little"
+        )
+    return Place(source, split, name, images, folds, known, unlabeled, shift)
 
 
 def _listed(names: list[str]) -> str:
@@ -269,13 +308,22 @@ def _choose(base: Predictor, old: Dataset, place: Place, quiet: bool) -> Adapted
 
 
 def _write(
-    folder: Path, made: Adapted, base: Predictor, run: Run, home: str | None, old: Dataset, place: Place, quiet: bool
+    folder: Path,
+    made: Adapted,
+    base: Predictor,
+    run: Run,
+    home: str | None,
+    old: Dataset,
+    place: Place,
+    suggest: int,
+    quiet: bool,
 ) -> Adaptation:
     """Write all of the run folder but the report."""
     predictor, best, dataset = made.predictor, made.tried[0], made.dataset
     judged = place.labeled.subset(best.held_out)
     raw = {tta: each[best.held_out] for tta, each in best.raw.items()}
-    outcome = fit_on_held_out(predictor, dataset.split("train"), dataset.val, judged, raw, quiet=quiet)
+    more = None if place.unlabeled is None else place.unlabeled.images
+    outcome = fit_on_held_out(predictor, dataset.split("train"), dataset.val, judged, raw, more, quiet)
     learned = Exposure(train=frozenset(place.labeled.digests()))
     predictor.exposure = (exposure_of(base, run) or Exposure()) | old.exposure | learned
     begun = begin_run(
@@ -307,6 +355,9 @@ def _write(
         plain, _ = evaluate_split(base, old.val, "val", tta, base.recipe.data.origin, quiet)
         own, _ = evaluate_into(begun, predictor, dataset, "val", tta, quiet)
         cost_at_home = {"home_before": plain.metric(MONITORED), "home_after": own.metric(MONITORED)}
+    suggested = 0
+    if more is not None and suggest:
+        suggested = write_suggestions(folder / SUGGESTED, under, more, suggest, predictor.recipe.seed, quiet)
     occurs = None if place.prior is None else place.prior.occurs
     tried = [(each.setting, *each.judge(place.labeled.targets, occurs)) for each in made.tried]
     result = Adaptation(
@@ -316,6 +367,9 @@ def _write(
         domain=place.name,
         home=home,
         labeled=len(place.labeled),
+        unlabeled=0 if more is None else len(more),
+        suggested=suggested,
+        shift=place.shift,
         held_out=len(judged),
         folds=len(np.unique(place.folds[place.folds != NEVER])),
         setting=str(best.setting),

@@ -113,7 +113,7 @@ def fit_on_held_out(
     # Features and scores of images that the network learned from are not like those of others, so they are not compared.
     rows = sample_rows(len(images), MOST_OF_VAL)
     part, p = images.subset(rows), raw["none"][rows]
-    likeness = fit_likeness(p, seen[0][rows], None, _appearances(part), part.targets, part.groups, None)
+    likeness = fit_likeness(p, seen[0][rows], None, appearances(part), part.targets, part.groups, None)
     predictor.trust = Trust(references, detector, likeness=likeness)
     first = next(iter(raw))
     return predictor.judge(raw[first], first, ood)
@@ -155,10 +155,10 @@ def _fit_likeness(
     else:
         raw, seen = _look(predictor, part, "none", None)
     ood = None if detector is None else detector.score(*seen)
-    return fit_likeness(raw, seen[0], ood, _appearances(part), part.targets, part.groups, detector)
+    return fit_likeness(raw, seen[0], ood, appearances(part), part.targets, part.groups, detector)
 
 
-def _appearances(images: ImageSet) -> np.ndarray:
+def appearances(images: ImageSet) -> np.ndarray:
     """`appearance_of` all images of a set."""
     starts = range(0, len(images), CHUNK)
     chunks = (images.take(np.arange(start, min(start + CHUNK, len(images)))) for start in starts)

@@ -12,6 +12,7 @@ from petriscope.report import wording
 from petriscope.report.charts import interval_mark
 from petriscope.report.metrics import in_sentence, written
 from petriscope.tasks import Task
+from petriscope.trust.verdict import differences
 
 COSTS = 0.01  # accuracy at home that an adaptation may cost without a warning
 
@@ -130,17 +131,27 @@ def _said(prior: ClassPrior | None) -> list[str]:
 
 
 def _about(found: Adaptation) -> list[str]:
-    more = f", and to {wording.plural(found.unlabeled, 'image')} without labels" if found.unlabeled else ""
+    labeled = wording.plural(found.labeled, "labeled image")
     out = [
-        f"{found.base} was adapted to {wording.plural(found.labeled, 'labeled image')} of {found.source}{more}: {found.setting}.",
+        f"{found.base} was adapted to {labeled} of {found.source}. Chosen: {found.setting}.",
         f"The metrics are of {wording.images(found.held_out, found.after.groups)} that were held out, by {found.folds}-fold "
         "cross-validation: each was predicted by a network that did not learn from it. The network of this run learned from all.",
     ]
+    if found.unlabeled:
+        more = wording.plural(found.unlabeled, "image")
+        out.append(
+            f"The limits of its out-of-distribution detector are also fitted to {more} from there without labels."
+        )
     if never := found.labeled - found.held_out:
         are = "is" if never == 1 else "are"
         out.append(
             f"{wording.plural(never, 'image')} {are} in no metric: nothing could be held out of a class with one image or group."
         )
+    if found.shift is not None and found.shift.not_tested is None:
+        if found.shift.withdrawn:
+            out.append(f"Its images are not like those of val of {found.base}: {differences(found.shift)}.")
+        else:
+            out.append(f"Its images are not shown to differ from val of {found.base} (p = {found.shift.p:.2g}).")
     if found.prior is not None:
         shares = found.prior.shares
         names = found.prior.classes
@@ -206,7 +217,7 @@ def _suggested(found: Adaptation) -> str:
         return ""
     return (
         f"suggested.csv has {wording.plural(found.suggested, 'image')} that would be most useful to label next, of "
-        f"{found.looked_at:,} that were looked at: those on which the network is uncertain, and that differ from each other."
+        f"{found.unlabeled:,} that were looked at: those on which the network is uncertain, and that differ from each other."
     )
 
 

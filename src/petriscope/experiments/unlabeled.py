@@ -1,0 +1,154 @@
+"""Images without labels from another place, read as a model reads images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from petriscope.core.csv_tables import csv_text
+from petriscope.core.errors import DataError
+from petriscope.core.files import user_path, write_text
+from petriscope.core.progress import progress, say
+from petriscope.data import ImageSet, sources
+from petriscope.data.batches import Batches
+from petriscope.data.in_memory import AnyFile
+from petriscope.data.sources import NAMED
+from petriscope.data.sources.listing import TABLES
+from petriscope.experiments.own_data import section_elsewhere
+from petriscope.inference.fit import sample_rows
+from petriscope.inference.labeling import most_useful
+from petriscope.inference.predict import decoded, find_images, readable_row
+from petriscope.inference.predictor import Predictor
+
+MOST = 4000  # images that are looked at
+MOST_BYTES = 2**29  # that they take
+CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Unlabeled:
+    """Images without labels.
+
+    Args:
+        images: at most `MOST`. Their targets are 0 and mean nothing; their ids are paths of files, or what the source calls them.
+        of: how many the source has.
+    """
+
+    images: ImageSet
+    of: int
+
+
+def load_unlabeled(predictor: Predictor, source: str, known: Iterable[bytes], quiet: bool) -> Unlabeled:
+    """Images of a source without their labels, in the shape of a model. Of many, some are drawn at random, always the same.
+
+    Args:
+        source: a folder of images, in whatever subfolders, or any source; labels that it has are not used.
+        known: digests of images to leave out. So are copies, files that cannot be read, and images that the model has seen.
+
+    Raises:
+        RequestError: there is no such source.
+        DataError: no image is left.
+    """
+    most = max(1, min(MOST, MOST_BYTES // prod(predictor.shape)))
+    notes: list[str] = []
+    pixels, ids, of = read_images(predictor, source, most, notes, quiet)
+    seen = set(known)
+    if predictor.exposure is not None:
+        seen |= predictor.exposure.train | predictor.exposure.val
+    empty = np.zeros(len(pixels), dtype=np.int64)
+    images = ImageSet(pixels, empty, predictor.classes, ids, task=predictor.task).hashed()
+    rows = []
+    for row, digest in enumerate(images.digests()):
+        if digest not in seen:
+            rows.append(row)
+        seen.add(digest)
+    if (out := len(images) - len(rows)) and rows:
+        notes.append(f"{out:,} {'is' if out == 1 else 'are'} labeled or seen already, or copies, and left out")
+    if len(ids) < of:
+        notes.insert(0, f"{min(most, of):,} were drawn at random")
+    if not rows:
+        raise DataError(f"none of the {of:,} images of {source} is new and readable; " + "; ".join(notes))
+    if notes:
+        say(f"note: of {of:,} images of {source}, {'; '.join(notes)}")
+    return Unlabeled(images.subset(np.array(rows)), of)
+
+
+def read_images(
+    predictor: Predictor, source: str, most: int, notes: list[str], quiet: bool
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Images of a source, whatever their labels, in the shape of a model: uint8 [N, H, W, C], their names, [N] strings, and how
+    many the source has, of which at most ``most`` are drawn. What cannot be read is added to ``notes``."""
+    path = user_path(source)
+    if source.partition(":")[0] not in NAMED and path.is_dir() and not predictor.task.dense:
+        return _from_files(predictor, find_images([path]), most, notes, quiet)
+    if path.suffix.lower() in TABLES:
+        return _from_files(predictor, [each.path for each in sources.list_files(source)], most, notes, quiet)
+    return _from_arrays(predictor, source, most)
+
+
+def _from_arrays(predictor: Predictor, source: str, most: int) -> tuple[np.ndarray, np.ndarray, int]:
+    section = section_elsewhere(predictor.recipe.data, source, predictor.shape)
+    section = section.model_copy(update={"audit": None, "classes": None})
+    parts = list(sources.read_nonempty(source, section, []).values())
+    bounds = np.cumsum([0, *map(len, parts)])
+    rows = sample_rows(int(bounds[-1]), most)
+    chosen = [
+        part.subset(rows[(rows >= start) & (rows < end)] - start)
+        for part, start, end in zip(parts, bounds, bounds[1:], strict=False)
+    ]
+    ids = np.concatenate([part.ids.astype(np.str_) for part in chosen])
+    return np.concatenate([part.images for part in chosen]), ids, int(bounds[-1])
+
+
+def _from_files(
+    predictor: Predictor, files: Sequence[AnyFile], most: int, notes: list[str], quiet: bool
+) -> tuple[np.ndarray, np.ndarray, int]:
+    chosen = [files[row] for row in sample_rows(len(files), most)]
+    pixels, ids, failed = [np.empty((0, *predictor.shape), np.uint8)], list[str](), list[str]()
+    with progress("reading images", len(chosen)) as bar:
+        for block, found in decoded(predictor, chosen, CHUNK):
+            for path, image in zip(block, found, strict=True):
+                if isinstance(image, str):
+                    failed.append(image)
+                else:
+                    pixels.append(image[None])
+                    ids.append(str(path))
+            if not quiet:
+                bar.advance(len(block))
+    if failed:
+        notes.append(f"{len(failed):,} cannot be read and are left out (the first: {failed[0]})")
+    return np.concatenate(pixels), np.array(ids, dtype=np.str_), len(files)
+
+
+def write_suggestions(path: Path, predictor: Predictor, unlabeled: ImageSet, count: int, seed: int, quiet: bool) -> int:
+    """Write a CSV file of the images that it would be most useful to label, the most useful first: image, rank, predicted,
+    confidence.
+
+    Returns:
+        how many there are.
+    """
+    import pandas as pd
+
+    seen: list[np.ndarray] = []
+    batches = Batches(unlabeled, predictor.device, predictor.recipe.data.memory)
+    tell = None if quiet else "choosing images to label"
+    raw = predictor.look(batches, "none", tell, lambda features, _: seen.append(features))
+    p = predictor.judge(raw, "none", None).probabilities
+    rows = most_useful(p, np.concatenate(seen), count, seed)
+    table = [
+        readable_row(
+            {
+                "image": str(unlabeled.ids[row]),
+                "rank": rank,
+                "predicted": predictor.classes[p[row].argmax()],
+                "confidence": round(float(p[row].max()), 6),
+            }
+        )
+        for rank, row in enumerate(rows.tolist(), start=1)
+    ]
+    write_text(path, csv_text(pd.DataFrame(table, columns=["image", "rank", "predicted", "confidence"])))
+    return len(rows)
