@@ -17,6 +17,7 @@ from pages import Page
 from petriscope import api
 from petriscope.core.errors import DataError, Interrupted, RequestError
 from petriscope.core.recipe import load_recipe
+from petriscope.data.decisions import load_decisions, write_decisions
 from petriscope.data.index import row_digests
 from petriscope.experiments import adapt as module
 from petriscope.experiments import unlabeled
@@ -214,6 +215,59 @@ def test_only_one_split_of_a_source_is_used(kept, tmp_path, capsys):
     assert api.evaluate(run, tmp_path / "both.npz", split="train", quiet=True).n == 30
     with pytest.raises(DataError, match="learned from 30"):
         api.evaluate(run, tmp_path / "both.npz", split="test", quiet=True)
+
+
+def test_a_run_of_several_sources_of_which_one_is_left_out(kept, tmp_path, capsys):
+    for name, seed, count in (("a", 130, 90), ("b", 131, 30)):
+        pile(tmp_path / name, *drawn(count, seed))
+    sources = {name: str(tmp_path / name) for name in ("a", "b")}
+    section = {"sources": sources, "source": None, "leave_out": "b"}
+    api.train(recipe(None, data=section, training={"epochs": 1, "device": "cpu"}), tmp_path / "run", quiet=True)
+    run = api.adapt(tmp_path / "run", kept / "new", tmp_path / "made", quiet=True)
+    assert run.environment.data.domains["b"] == {"test": 30} and run.environment.data.domains["new"] == {"train": 45}
+    capsys.readouterr()
+    assert api.evaluate(run, quiet=True).n == 30
+    assert "changed" not in capsys.readouterr().err
+    assert api.compare([tmp_path / "run", run], "val").rows
+    pile(tmp_path / "third", *drawn(30, 132, elsewhere=True))
+    again = api.adapt(run, tmp_path / "third", tmp_path / "again", quiet=True)
+    assert api.evaluate(again, quiet=True).n == 30
+    shutil.move(tmp_path / "a", tmp_path / "moved")
+    with pytest.raises(RequestError, match="name their place with --home"):
+        api.adapt(tmp_path / "run", kept / "new", tmp_path / "never", quiet=True)
+    moved = api.adapt(tmp_path / "run", kept / "new", tmp_path / "2", home=f"a={tmp_path / 'moved'}", quiet=True)
+    assert api.evaluate(moved, quiet=True).n == 30
+
+
+def test_a_run_without_val(kept, tmp_path):
+    pile(tmp_path / "a", *drawn(60, 140))
+    section = {"source": str(tmp_path / "a"), "val_fraction": 0}
+    api.train(recipe(None, data=section, training={"epochs": 1, "device": "cpu"}), tmp_path / "run", quiet=True)
+    run = api.adapt(tmp_path / "run", kept / "new", tmp_path / "made", quiet=True)
+    assert run.results.adaptation.home_after is None and run.results.val is None
+    assert "has no val split, so what the adaptation costs" in (run.folder / "report.html").read_text()
+    assert api.evaluate(run, quiet=True).n == 9
+
+
+def test_labels_of_an_audit_are_rehearsed(kept, tmp_path, capsys):
+    found = load_decisions(api.audit(kept / "home.npz", tmp_path / "audit", labels=False, features=None, quiet=True)[1])
+    with np.load(kept / "home.npz") as arrays:
+        digests = [row.tobytes().hex() for row in row_digests(arrays["train_images"][:2])]
+    entries = [
+        {"id": "train/0", "decision": "drop", "label": None, "reason": "x", "digest": digests[0]},
+        {"id": "train/1", "decision": "relabel", "label": "right", "reason": "x", "digest": digests[1]},
+    ]
+    tree = {**found.model_dump(), "decisions": entries}
+    write_decisions(tmp_path / "audit" / "decisions.yaml", type(found).model_validate(tree))
+    asked = recipe(kept / "home.npz", training={"epochs": 1, "device": "cpu"})
+    asked = asked.model_copy(update={"data": asked.data.model_copy(update={"audit": str(tmp_path / "audit")})})
+    api.train(asked, tmp_path / "run", quiet=True)
+    run = api.adapt(tmp_path / "run", kept / "new", tmp_path / "made", quiet=True)
+    assert "relabel 1 images of" in capsys.readouterr().err
+    assert run.environment.data.domains["home"]["train"] == 149
+    known = run.membership
+    assert known.targets[known.ids == "train/1"].tolist() == ["right"]
+    assert api.evaluate(run, quiet=True).n == 60
 
 
 def test_a_table_with_groups(kept, tmp_path):

@@ -122,6 +122,21 @@ class Membership:
 
         return Exposure(of("train"), of("val"))
 
+    def joined(self, other: Membership) -> Membership:
+        """The images of both, which have domains. Where only one has groups, an image of the other is a group of its own."""
+        assert self.domains is not None and other.domains is not None
+        grouped = self.groups is not None or other.groups is not None
+        groups = [each.ids if each.groups is None else each.groups for each in (self, other)]
+        return Membership(
+            np.concatenate([self.splits, other.splits]),
+            np.concatenate([self.ids, other.ids]),
+            [*self.digests, *other.digests],
+            np.concatenate([self.targets, other.targets]),
+            np.concatenate(groups) if grouped else None,
+            np.concatenate([self.used, other.used]),
+            np.concatenate([self.domains, other.domains]),
+        )
+
     def of_domain(self, name: str) -> Membership:
         """The images of one of several sources, called as the source calls them; all images, where none is of it."""
         if self.domains is None or name not in self.domains:

@@ -17,7 +17,7 @@ from petriscope.core.results import Adaptation, Metric, Normalization, ShiftTest
 from petriscope.data import Dataset, ImageSet
 from petriscope.data.fingerprint import fingerprint
 from petriscope.data.membership import UNKNOWN, Exposure
-from petriscope.data.recognition import join_sets
+from petriscope.data.recognition import join_sets, membership_of
 from petriscope.experiments.calibrate import short_name
 from petriscope.experiments.evaluate import evaluate_into, evaluate_split
 from petriscope.experiments.own_data import exposure_of, other_data, section_elsewhere, whole_data
@@ -158,6 +158,11 @@ def adapt(
     place = _place(base, run, source, split, name, known, more, seed, quiet)
     elsewhere = None if home is None else path_text(home)
     old = whole_data(run, elsewhere, "rehearse its images", "--home")
+    if relabeled := sum(each.decision == "relabel" for each in old.audited):
+        say(
+            f"note: the decisions of an audit relabel {relabeled:,} images of {run.folder}; the adapted run learns from these "
+            "labels, but cannot be adapted again, because they are not those of the source"
+        )
     section = run.recipe.data if elsewhere is None else section_elsewhere(run.recipe.data, elsewhere, base.shape)
     base.recipe = recipe.model_copy(update={"data": section})
     try:
@@ -301,7 +306,12 @@ def _choose(base: Predictor, old: Dataset, place: Place, quiet: bool) -> Adapted
     val, test = (
         None if part is None else as_old(part, section, images.groups is not None) for part in (old.val, old.test)
     )
-    dataset = Dataset(images, val, test, source=recipe.data.origin)
+    known = old.membership
+    if known is None or recipe.data.leave_out is None:
+        membership = None  # that of the images
+    else:  # with the images of other domains in test, which are not used
+        membership = known.joined(membership_of({"train": new}))
+    dataset = Dataset(images, val, test, source=recipe.data.origin, membership=membership)
     hashed = fingerprint(dataset.splits, {name: part.digests() for name, part in dataset.splits.items()})
     dataset = replace(dataset, fingerprint=hashed)
     return Adapted(predictor, trainer, dataset, tried)

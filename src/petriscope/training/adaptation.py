@@ -130,7 +130,7 @@ def with_domain(recipe: Recipe, images: ImageSet, name: str, source: SourceSecti
         "sources": {**before, name: source.model_copy(update={"weight": weight})},
         "audit": None,
         "splits": None,
-        "leave_out": None,
+        "leave_out": None if recipe.data.sources is None else recipe.data.leave_out,
         "size": (height, width),
         "channels": "gray" if channels == 1 else "rgb",
     }

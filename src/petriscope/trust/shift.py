@@ -249,7 +249,7 @@ def compare(
         level=level,
         p=p,
         p_features=each[0] if new.points.shape[1] else None,
-        p_ood=each[1],
+        p_ood=each[1] if val.traits.ood.any() else None,
         p_uncertainty=each[2],
         withdrawn=p <= level,
         differs=_differences(val.traits, new, len(classes)),

@@ -81,7 +81,8 @@ def compared(test: ShiftTest) -> str:
     """How many images were compared, and the result."""
     drawn = f"{test.n:,} images" if test.n == test.of else f"{test.n:,} of {test.of:,} images, drawn at random,"
     p = "" if test.p is None else f"p = {test.p:.4f}, and p up to {test.level:g} withdraws guarantees"
-    return f"{drawn} with {test.val:,} of val in features, out-of-distribution scores and uncertainty; {p}"
+    *others, last = [name for name, part in _parts(test).items() if part is not None] or ["uncertainty"]
+    return f"{drawn} with {test.val:,} of val in {' and '.join([', '.join(others), last] if others else [last])}; {p}"
 
 
 def class_mix(test: ShiftTest) -> str:
@@ -90,5 +91,9 @@ def class_mix(test: ShiftTest) -> str:
 
 
 def _significant(test: ShiftTest) -> list[str]:
-    parts = {"features": test.p_features, "out-of-distribution scores": test.p_ood, "uncertainty": test.p_uncertainty}
-    return [name for name, p in parts.items() if p is not None and p <= test.level]
+    return [name for name, p in _parts(test).items() if p is not None and p <= test.level]
+
+
+def _parts(test: ShiftTest) -> dict[str, float | None]:
+    """The p-value by what was compared; None for what was not."""
+    return {"features": test.p_features, "out-of-distribution scores": test.p_ood, "uncertainty": test.p_uncertainty}
