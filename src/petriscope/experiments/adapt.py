@@ -50,7 +50,6 @@ from petriscope.training.loop import Trainer
 from petriscope.trust.prior import Names, Prior, Shares, parse_prior
 
 MONITORED = "accuracy"
-COSTS = 0.01  # accuracy at home that an adaptation may cost without a warning
 FEWEST = 10  # labeled images; fewer say nothing about whether it helps
 NAMED = 5  # classes that a sentence lists
 SUGGESTED = "suggested.csv"
