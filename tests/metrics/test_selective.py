@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -133,3 +135,33 @@ def test_mistakes_last_leave_no_excess():
     assert aurc(np.arange(10.0), right)[1] == pytest.approx(0)
     assert aurc(np.arange(5.0), np.zeros(5, bool)) == pytest.approx((1, 0))
     assert aurc(np.arange(5.0), np.ones(5, bool)) == pytest.approx((0, 0))
+
+
+@pytest.mark.parametrize(
+    ("n", "max_error", "fewest"), [(100, 0.05, 59), (50, 0.1, 29), (60, 0.05, 59), (400, 0.01, 299)]
+)
+def test_few_images_guarantee_what_as_many_right_answers_can(n, max_error, fewest):
+    """59 answers without an error are needed for 5 %, and 29 for 10 %."""
+    uncertainties = np.arange(n, dtype=np.float32) / n
+    first = math.ceil(round(fewest / n / 0.01, 6)) * 0.01 * n  # thresholds answer whole percents of the images
+    right = np.arange(n) < first
+    found = guaranteed_threshold(uncertainties, right, max_error)
+    assert found is not None and found.wrong == 0 and fewest <= found.answered <= first + 0.02 * n
+    assert guaranteed_threshold(uncertainties, np.arange(n) < fewest - 1, max_error) is None
+
+
+@pytest.mark.parametrize(("n", "max_error"), [(50, 0.1), (100, 0.05)])
+def test_the_guarantee_of_few_images_holds_with_its_probability(n, max_error):
+    uncertainties, right = population(200_000, 0, scale=0.3)
+    order = np.argsort(uncertainties)
+    sorted_uncertainties, errors = uncertainties[order], np.cumsum(~right[order])
+    rng, failed, given = np.random.default_rng(1), 0, 0
+    for _ in range(1000):
+        rows = rng.integers(0, len(right), n)
+        found = guaranteed_threshold(uncertainties[rows], right[rows], max_error)
+        if found is not None:
+            given += 1
+            answered = np.searchsorted(sorted_uncertainties, found.uncertainty, side="right")
+            failed += errors[answered - 1] / answered > max_error
+    assert given > 200
+    assert failed <= 50 + 3 * 7  # three standard deviations above 5 %

@@ -17,6 +17,7 @@ from petriscope.metrics.blocks import row_blocks
 
 DELTA = 0.05  # probability that the guarantee fails, over draws of val
 STARTS = (0.5, 0.7, 0.9, 1.0)  # coverages that start with a share of DELTA
+LAST = 2  # so many of the last starts are too few
 STEP = 0.01  # between the coverages that are tested
 DRAWS = 101  # of one image per group; odd
 
@@ -152,11 +153,15 @@ def _threshold(uncertainties: np.ndarray, right: np.ndarray, max_error: float, d
 def _plan(n: int, max_error: float, delta: float) -> list[tuple[float, float]]:
     """Coverages to test, ascending to 1, and the significance level that each one adds.
 
-    Starts at which even zero errors could not pass the test are left out; their shares go to the other starts.
+    Starts at which even zero errors could not pass the test are left out; their shares go to the other starts. If that leaves
+    no start but the last ones, images are too few for several: there is one, at the lowest coverage that zero errors pass.
     """
     starts: tuple[float, ...] = STARTS
     while len(starts) > 1 and (1 - max_error) ** (starts[0] * n) > delta / len(starts):
         starts = starts[1:]
+    if len(starts) <= LAST:
+        fewest = math.log(delta) / math.log1p(-max_error)
+        starts = (min(1.0, round(math.ceil(round(fewest / max(n, 1) / STEP, 6)) * STEP, 9)),)
     steps = [round(1 - STEP * i, 9) for i in range(round((1 - starts[0]) / STEP), -1, -1)]
     return [(coverage, delta / len(starts) if coverage in starts else 0.0) for coverage in steps]
 
