@@ -71,7 +71,7 @@ def main() -> None:
     groups = np.array([f"g{i // args.per_group}" for i in range(args.images)]) if args.per_group else None
     pixels, everything = np.zeros((1, 8, 8, 1), np.uint8), np.zeros(args.images, dtype=np.int64)
     ids = np.char.add("image ", np.arange(args.images).astype(str))
-    images = ImageSet(pixels, targets, names, ids, groups, everything)
+    images = ImageSet(pixels, targets, names, ids, groups, rows=everything)
     p = step("probabilities, float32", lambda: draw(targets, args.classes, 1))
     step("metrics after an epoch", lambda: images.task.quick(p, images))
     reference = step("temperature and scores of val", lambda: fit_reference(p, targets, groups=groups))

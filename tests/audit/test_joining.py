@@ -23,7 +23,7 @@ def parts(form: str, folder: Path, grouped: bool = False) -> dict[str, ImageSet]
         ids = np.array([f"{name}/{row}" for row in rows])
         groups = np.array([f"g{row % 3}" for row in rows]) if grouped else None
         view = rows if form == "views" else None
-        out[name] = ImageSet(own, rows.astype(np.int64) % 2, ("a", "b"), ids, groups, view)
+        out[name] = ImageSet(own, rows.astype(np.int64) % 2, ("a", "b"), ids, groups, rows=view)
     return out
 
 
