@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -190,3 +191,24 @@ def test_where_there_are_no_locks_the_work_is_done(tmp_path, monkeypatch):
     with locked(tmp_path / "lock", lambda: pytest.fail("nobody has it")):
         write_text(tmp_path / "x", "done")
     assert (tmp_path / "x").read_text() == "done"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
+    """As root, a file that replaces /dev/null would take it away from all programs."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    got = []
+    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+    reader.start()
+    with atomic(pipe) as temporary:
+        temporary.write_bytes(b"all of it")
+    reader.join(10)
+    assert got == [b"all of it"] and pipe.is_fifo() and [*tmp_path.iterdir()] == [pipe]
+
+
+@pytest.mark.skipif(not Path("/dev/null").is_char_device(), reason="there is no /dev/null")
+def test_the_null_device_stays_one():
+    with atomic(Path("/dev/null")) as temporary:
+        temporary.write_text("gone")
+    assert Path("/dev/null").is_char_device()

@@ -11,6 +11,8 @@ import os
 import re
 import secrets
 import shutil
+import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -157,11 +159,20 @@ def parse_json(data: str | bytes) -> dict[str, Any]:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary path in the folder of ``path``. On success the file is flushed to disk and replaces ``path``.
+    """Give a temporary path in the folder of ``path``. On success the file is flushed to disk and replaces ``path``. A device or
+    a pipe, such as /dev/null, is written to instead.
 
     Raises:
         PetriscopeError: the disk is full or read-only.
     """
+    if _is_device(path):
+        with _sentences(path), tempfile.TemporaryDirectory() as folder:
+            content = Path(folder) / "content"
+            content.touch()
+            yield content
+            with content.open("rb") as source, path.open("wb") as device:
+                shutil.copyfileobj(source, device)
+        return
     temporary = _temporary(path)
     with _sentences(path):
         try:
@@ -177,6 +188,17 @@ def atomic(path: Path) -> Iterator[Path]:
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def _is_device(path: Path) -> bool:
+    """Whether a path is no file to be replaced: a device, a pipe, or what stands for an open file, as /dev/stdout does."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    if stat.S_ISREG(mode):
+        return path.is_symlink() and path.absolute().parts[:2] in (("/", "dev"), ("/", "proc"))
+    return not stat.S_ISDIR(mode)
 
 
 @contextmanager
