@@ -265,3 +265,12 @@ def test_the_command_says_where_the_run_is(drawn, tmp_path, capsys):
     app(words, standalone_mode=False)
     found = json.loads(capsys.readouterr().out)
     assert found["run"] == str(tmp_path / "e") and found["method"] == "weighted" and len(found["members"]) == 3
+
+
+def test_members_that_standardize_otherwise_are_refused(drawn, tmp_path):
+    recipe = open_run(drawn[1][0]).recipe
+    section = recipe.data.model_copy(update={"standardize": ("background",)})
+    other = api.train(recipe.model_copy(update={"data": section}), tmp_path / "other", quiet=True)
+    with pytest.raises(RequestError, match=r"data\.standardize is \['background'\]"):
+        ensembling.ensemble([drawn[1][0], other], "soft", tmp_path / "joined", quiet=True)
+    assert not (tmp_path / "joined").exists()

@@ -192,6 +192,13 @@ def _check_fit(method: Method, runs: Sequence[Run], members: Sequence[Predictor]
     known = in_room(task, "experiments").ENSEMBLES
     if method not in known:
         raise RequestError(f"{task.name} models cannot be joined by {method}; known: {', '.join(known) or 'none'}")
+    for run, member in zip(runs, members, strict=True):
+        ours, theirs = (sorted(each.recipe.data.standardize) for each in (members[0], member))
+        if ours != theirs:  # images are standardized once, for all members
+            raise RequestError(
+                f"data.standardize is {theirs} in {run.folder} and {ours} in {runs[0].folder}; members of an ensemble must agree "
+                "in it"
+            )
     if method == "specialist":
         return check_pair(runs, members)
     first = members[0]
