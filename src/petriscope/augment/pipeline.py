@@ -283,6 +283,11 @@ def to_float(images: Tensor) -> Tensor:
     return images.permute(0, 3, 1, 2).contiguous().float().div_(255)
 
 
+def standardized(images: Tensor, standardize: Standardize) -> Tensor:
+    """Images, uint8 [B, H, W, C], as they are when they have been standardized -> the same."""
+    return to_bytes(standardize(to_float(images))) if standardize else images
+
+
 def to_bytes(images: Tensor) -> Tensor:
     """The images that `Pipeline` returns, uint8 [B, H, W, C] or float32 [B, C, H, W] in [0, 1] -> uint8 [B, H, W, C]."""
     if images.dtype == torch.uint8:

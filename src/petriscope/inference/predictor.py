@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from petriscope.augment.pipeline import Normalize, to_bytes, to_float
+from petriscope.augment.pipeline import Normalize, standardized
 from petriscope.core.device import Format, choose_device, choose_format, lay_out, tensor_of
 from petriscope.core.errors import RequestError
 from petriscope.core.files import atomic, json_text, parse_json, parsing, user_path
@@ -206,8 +206,7 @@ class Predictor:
     def _as_seen(self, batch: Tensor) -> Tensor:
         """Images as they are when they have been standardized, uint8 [B, H, W, C] -> the same. What is standardized does not
         make an image out of distribution."""
-        standardize = self.normalize.standardize
-        return to_bytes(standardize(to_float(batch))) if standardize else batch
+        return standardized(batch, self.normalize.standardize)
 
     def _observed(self, batch: Tensor, tta: TTA) -> tuple[np.ndarray, Seen]:
         """Probabilities before temperature scaling, and what the out-of-distribution detector needs."""

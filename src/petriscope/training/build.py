@@ -11,7 +11,7 @@ import torch
 
 from petriscope.augment import AUGMENTATIONS
 from petriscope.augment.base import Mixing
-from petriscope.augment.pipeline import Normalize, Pipeline, to_bytes, to_float
+from petriscope.augment.pipeline import Normalize, Pipeline, standardized
 from petriscope.augment.sets import augmented_set
 from petriscope.augment.standardize import Standardize
 from petriscope.core.device import choose_format, free_memory, gib
@@ -177,7 +177,7 @@ def _standardized(recipe: Recipe) -> Callable[[np.ndarray], np.ndarray]:
     standardize = Standardize(recipe.data.standardize)
 
     def change(images: np.ndarray) -> np.ndarray:
-        return to_bytes(standardize(to_float(torch.from_numpy(images)))).numpy() if standardize else images
+        return standardized(torch.from_numpy(images), standardize).numpy()
 
     return change
 
