@@ -224,15 +224,16 @@ def _place(
         )
     folds = folds_of(images.targets, units, seed)
     alone = [base.classes[each] for each in np.unique(images.targets[folds == NEVER])]
-    unit = "image" if images.groups is None else "group of images"
+    unit = "image" if images.groups is None else "group"
     if (folds == NEVER).all():
         raise DataError(
-            f"{source} has one {unit} of each class; label more, so that some can be held out to tell whether it helps"
+            f"{source} has too few {unit}s of each class to hold one out; label more, at least two of a class, so that the "
+            "others can tell whether it helps"
         )
     if alone:
         say(
-            f"note: {source} has one {unit} of {_listed(alone)}; the model learns from it, but nothing says how well it does on "
-            "others"
+            f"note: {source} has too few {unit}s of {_listed(alone)} to hold one out; the model learns from them, but nothing "
+            "says how well it does on others"
         )
     there = np.ones(len(base.classes), bool) if known is None else known.occurs
     if missing := [base.classes[each] for each in np.flatnonzero(there & (images.counts == 0))]:

@@ -60,8 +60,8 @@ SETTINGS = (Setting("all", 1e-3, 6), Setting("all", 3e-4, 2), Setting("head", 1e
 
 
 def folds_of(targets: np.ndarray, units: np.ndarray, seed: int, folds: int = FOLDS) -> np.ndarray:
-    """The fold that holds out each image, int64 [N]; `NEVER` for the images of a class that only one unit has: a network that
-    did not learn from them would not know the class.
+    """The fold that holds out each image, int64 [N]; `NEVER` for the images of a class that lie in one fold alone, such as those
+    of a class that only one unit has: a network that did not learn from them would not know the class.
 
     Args:
         targets: int64 [N].
@@ -77,9 +77,10 @@ def folds_of(targets: np.ndarray, units: np.ndarray, seed: int, folds: int = FOL
     order = order[np.argsort(label[order], kind="stable")]
     fold = np.empty(len(names), dtype=np.int64)
     fold[order] = np.arange(len(names)) % folds
-    out = fold[member]
+    held = fold[member]
+    out = held.copy()
     for each in np.unique(targets):
-        if len(np.unique(member[targets == each])) == 1:
+        if len(np.unique(held[targets == each])) == 1:
             out[targets == each] = NEVER
     return out
 
