@@ -33,8 +33,10 @@ def test_classes_are_found_by_name(tmp_path: Path) -> None:
 
 def test_numbers_stand_for_themselves(tmp_path: Path) -> None:
     source = make_npz(tmp_path)
-    images, _ = load_aligned(section(source), "val", ("a", "b", "c"), LABELS)
+    images, warnings = load_aligned(section(source), "val", ("a", "b", "c"), LABELS)
     assert images.classes == ("a", "b", "c") and set(images.targets) == {0, 1}
+    assert [text.partition(", which ")[2] for text in warnings] == ["count from 0 and were read so: 0 as a, 1 as b"]
+    assert load_aligned(section(source), "val", ("0", "1", "2"), LABELS)[1] == []
     with pytest.raises(DataError, match="class 1; the model knows 1 classes"):
         load_aligned(section(source), "val", ("a",), LABELS)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_sources import make_folders, make_mask_npz, make_npz, some_images, write_table
+from small_sources import COUNTS, make_folders, make_mask_npz, make_npz, some_images, write_table
 
 from petriscope.core.errors import DataError, RequestError
 from petriscope.core.recipe import DataSection, load_recipe
@@ -194,6 +194,81 @@ def test_a_table_may_have_a_column_of_domains(tmp_path: Path) -> None:
         load_dataset(DataSection(source=str(tmp_path / "data"), leave_out="site 1"))
 
 
+def table_of(folder: Path, domains: list[str], labels: list[str] | None = None) -> str:
+    """A table of 24 images with these domains, in turn."""
+    make_folders(folder)
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
+    labels = labels or ["cat", "dog"]
+    rows = [
+        {"path": name, "label": labels[i // len(domains) % len(labels)], "domain": domains[i % len(domains)]}
+        for i, name in enumerate(files)
+    ]
+    return str(write_table(folder / "table.csv", rows))
+
+
+def test_images_without_a_domain_are_said_where_one_is_left_out(tmp_path: Path) -> None:
+    table = table_of(tmp_path, ["here", "there", ""])
+    dataset = load_dataset(DataSection(source=table, leave_out="there"))
+    unknown = {name: int((part.domains == "").sum()) for name, part in dataset.splits.items()}
+    assert unknown["train"] and not unknown["test"]
+    said = [warning for warning in dataset.warnings if "have no domain" in warning]
+    assert len(said) == 1 and f"{unknown['train']} images of train" in said[0]
+    with pytest.raises(RequestError, match="there is no domain ''; known: here, there"):
+        load_dataset(DataSection(source=table, leave_out=""))
+
+
+@pytest.mark.parametrize("other", ["Site 1", "site-1", "site_1"])
+def test_a_domain_that_is_left_out_must_be_spelled_in_one_way(tmp_path: Path, other: str) -> None:
+    table = table_of(tmp_path, ["site 1", other, "site 2"])
+    with pytest.raises(DataError, match="look alike"):
+        load_dataset(DataSection(source=table, leave_out="site 1"))
+    assert len(load_dataset(DataSection(source=table, leave_out="site 2")).test)
+
+
+def test_numbers_for_classes_cannot_have_gaps_where_a_domain_is_left_out(tmp_path: Path) -> None:
+    """Else the class 1 of a source without names would be taken for the second class of the run, which is 2."""
+    folder = tmp_path / "table"
+    make_folders(folder)
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
+    rows = [
+        {"path": name, "label": i % 3, "domain": "there" if i % 3 == 1 or i % 2 else "here"}
+        for i, name in enumerate(files)
+    ]
+    table = str(write_table(folder / "table.csv", rows))
+    with pytest.raises(DataError, match=r"no training image of 1, and classes that are numbers .* data\.classes"):
+        load_dataset(DataSection(source=table, leave_out="there"))
+    named = load_dataset(DataSection(source=table, leave_out="there", classes=("a", "b", "c")))
+    assert named.classes == ("a", "c")
+
+
+def test_a_column_of_domains_in_one_of_several_sources_is_not_lost_without_a_word(tmp_path: Path) -> None:
+    table = table_of(tmp_path / "a", ["site 1", "site 2"])
+    other = table_of(tmp_path / "b", ["other"])
+    dataset = load({"first": table, "other": other})
+    assert {*dataset.train.domains} == {"first", "other"}
+    said = [warning for warning in dataset.warnings if "the column domain" in warning]
+    assert len(said) == 1 and "(site 1, site 2) is not used" in said[0]
+
+
+def test_images_of_two_sources_that_are_called_the_same_are_refused(tmp_path: Path) -> None:
+    paths = {name: str(make_folders(tmp_path / name, seed=seed)) for name, seed in (("a", 0), ("b", 9))}
+    assert len(load(paths).membership.ids) == 40
+    bare = {name: {"source": path, "prefix": False} for name, path in paths.items()}
+    with pytest.raises(DataError, match="the domains a and b both have an image called train/cat/"):
+        load_dataset(DataSection.model_validate({"sources": bare}))
+
+
+def test_classes_of_one_domain_alone_are_said_also_where_all_name_the_same(tmp_path: Path) -> None:
+    paths = {}
+    for name, labels in (("a", [0, 1]), ("b", [0, 0])):
+        given = {
+            f"{split}_labels": np.resize(labels, count)[:, None].astype(np.uint8) for split, count in COUNTS.items()
+        }
+        paths[name] = make_npz(tmp_path / name, seed=ord(name), classes=np.array(["x", "y"]), **given)
+    said = [warning for warning in load(sources(**paths)).warnings if "only the domain" in warning]
+    assert said == ["only the domain a has y (10 images)"]
+
+
 class TestMembership:
     def test_domains_are_recorded_and_older_records_still_load(self, three: dict[str, str], tmp_path: Path) -> None:
         known = load(three).membership
@@ -276,6 +351,13 @@ class TestWeights:
         assert abs(counts[first:].sum() - wanted) < 1
         for part in (counts[:first], counts[first:]):
             assert part.max() - part.min() <= 1, "an image is drawn again before all of its weight were drawn"
+
+    @pytest.mark.parametrize("sampler", ["none", "oversample"])
+    def test_a_share_below_one_image_per_epoch_is_drawn_now_and_then(self, sampler: str) -> None:
+        weights = np.array([0.3] + [1.0] * 99)
+        targets = np.zeros(100, dtype=np.int64)
+        drawn = sum(0 in epoch_order(targets, sampler, 0, epoch, None, weights) for epoch in range(400))
+        assert drawn / 400 == pytest.approx(100 * 0.3 / 99.3, abs=0.08)
 
     @pytest.mark.parametrize("sampler", ["weighted", "oversample"])
     def test_samplers_multiply_with_weights(self, sampler: str) -> None:

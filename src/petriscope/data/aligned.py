@@ -70,10 +70,12 @@ def align(images: ImageSet, classes: tuple[str, ...], source: str, warnings: lis
     for label in np.flatnonzero(images.counts).tolist():
         table[label] = place(images, label, classes, source)
     unlike = [f"{label} as {classes[table[label]]}" for label in np.flatnonzero(images.counts) if not images.named]
-    if unlike and all(name.isascii() and name.isdigit() for name in classes) and classes != _numbers(len(classes)):
+    if unlike and classes != _numbers(len(classes)):
+        more = f" and {len(unlike) - SHOWN:,} more" if len(unlike) > SHOWN else ""
+        others = all(name.isascii() and name.isdigit() for name in classes)
         warnings.append(
-            f"{source} has numbers for classes, which count from 0 and were read so: {', '.join(unlike[:SHOWN])}; the model's "
-            "classes are called by other numbers"
+            f"{source} has numbers for classes, which count from 0 and were read so: {', '.join(unlike[:SHOWN])}{more}"
+            + ("; the model's classes are called by other numbers" if others else "")
         )
     return replace(images, targets=images.task.relabel(images.targets, table), classes=classes, named=True)
 

@@ -97,25 +97,26 @@ def common_classes(parts: Parts, warnings: list[str]) -> tuple[str, ...]:
         )
     sets_of = {name: part.classes for name, part in firsts.items()}
     there = list(dict.fromkeys(sets_of.values()))
-    if len(there) == 1:
-        return there[0]
-    if unnamed:
-        return max(there, key=len)  # numbers from 0
-    classes = sort_names({name for each in there for name in each})
-    if (pair := look_alike(classes)) is not None:
+    classes = max(there, key=len)  # numbers from 0, where they have no names
+    if len(there) > 1 and not unnamed:
+        classes = sort_names({name for each in there for name in each})
+    if len(there) > 1 and (pair := look_alike(classes)) is not None:
         homes = [next(name for name, each in sets_of.items() if one in each) for one in pair]
         raise DataError(
             f"the domains {homes[0]} and {homes[1]} have the classes {pair[0]!r} and {pair[1]!r}, which look alike; spell them "
             "alike in both sources"
         )
-    for name, sets in parts.items():
-        counts = sum(part.counts for part in sets.values())
+    counts = {
+        name: dict(zip(sets_of[name], np.sum([part.counts for part in sets.values()], 0).tolist(), strict=True))
+        for name, sets in parts.items()
+    }
+    for name, amounts in counts.items():
         alone = [
             f"{label} ({count:,} {firsts[name].task.counted})"
-            for label, count in zip(sets_of[name], np.asarray(counts).tolist(), strict=True)
-            if count and all(label not in each for other, each in sets_of.items() if other != name)
+            for label, count in amounts.items()
+            if count and not any(each.get(label) for other, each in counts.items() if other != name)
         ]
-        if alone and len(sets_of) > 1:
+        if alone and len(counts) > 1:
             more = f" and {len(alone) - NAMED:,} more" if len(alone) > NAMED else ""
             warnings.append(f"only the domain {name} has {', '.join(alone[:NAMED])}{more}")
     return classes
@@ -135,6 +136,34 @@ def as_domain(part: ImageSet, name: str, classes: tuple[str, ...], grouped: bool
         part.with_column(DOMAIN, np.full(len(part), name, dtype=object)), ids=ids, groups=groups if grouped else None
     )
     return replace(align(marked, classes, f"the domain {name}", []), named=part.named)
+
+
+def own_domains(sets: Mapping[str, ImageSet], name: str, source: str) -> list[str]:
+    """What is to be said of a source among several that has a column of domains itself: it is not used."""
+    found = sorted({each for part in sets.values() for each in set(_domains_of(part).tolist()) - {"", name}})
+    if not found:
+        return []
+    listed = ", ".join(found[:NAMED]) + (f" and {len(found) - NAMED:,} more" if len(found) > NAMED else "")
+    return [
+        f"the column domain of {source} ({listed}) is not used: all of its images are of the domain {name}; to keep its "
+        "domains, make a source of each, or call the column something else"
+    ]
+
+
+def check_ids(sets: Mapping[str, ImageSet]) -> None:
+    """Check that no two images are called the same, as they may be in sources with ``prefix: false``.
+
+    Raises:
+        DataError: two are; the message names one.
+    """
+    seen: dict[str, str] = {}
+    for part in sets.values():
+        for name, domain in zip(part.ids.tolist(), _domains_of(part).tolist(), strict=True):
+            if seen.setdefault(name, domain) is not domain:
+                raise DataError(
+                    f"the domains {seen[name]} and {domain} both have an image called {name}; without prefix: false, names "
+                    "begin with the domain"
+                )
 
 
 def have_groups(parts: Parts) -> bool:
@@ -183,15 +212,17 @@ def join_changes(changes: Mapping[str, Change], known: Membership) -> Change:
     return Change(new=names("new"), changed=names("changed"), relabeled=names("relabeled"), gone=gone)
 
 
-def leave_out(sets: Mapping[str, ImageSet], domain: str, source: str) -> dict[str, ImageSet]:
+def leave_out(sets: Mapping[str, ImageSet], domain: str, source: str, warnings: list[str]) -> dict[str, ImageSet]:
     """The same images, with all of a domain in test. Images of other domains stay in their splits, also in test, so that
-    they are in the same as without a domain left out; `only_left_out` drops them there.
+    they are in the same as without a domain left out; `only_left_out` drops them there. Images of unknown domains stay
+    too, which is said.
 
     Raises:
         RequestError: the images have no domains, or not this one.
-        DataError: no image is left for train.
+        DataError: no image is left for train, or another domain's name looks like this one's.
     """
     known = {name for part in sets.values() for name in ([] if part.domains is None else set(part.domains.tolist()))}
+    known -= {""}
     if not known:
         raise RequestError(
             f"data.leave_out is {domain!r}, but the images of {source} have no domains; name several sources in data.sources, "
@@ -199,6 +230,20 @@ def leave_out(sets: Mapping[str, ImageSet], domain: str, source: str) -> dict[st
         )
     if domain not in known:
         raise RequestError(f"data.leave_out: there is no domain {domain!r}; {near(domain, known)}")
+    if other := next((name for name in sorted(known - {domain}) if look_alike((domain, name))), None):
+        raise DataError(
+            f"data.leave_out: the domains {domain!r} and {other!r} look alike; spell them alike if they are one, else give one "
+            "another name"
+        )
+    if unknown := {
+        split: count
+        for split, part in sets.items()
+        if (count := int((_domains_of(part) == "").sum())) and split != "test"
+    }:
+        where = " and ".join(f"{count:,} image{'s' * (count > 1)} of {split}" for split, count in unknown.items())
+        warnings.append(
+            f"data.leave_out: {where} have no domain; if they are of {domain}, metrics on test will be too optimistic"
+        )
     moved, out = [], {}
     for split, part in sets.items():
         inside = _is_in(part, domain)
@@ -229,6 +274,12 @@ def only_left_out(sets: Mapping[str, ImageSet], domain: str, warnings: list[str]
         return {name: part for name, part in out.items() if len(part)}
     taught = np.flatnonzero(train.counts > 0)
     names = tuple(train.classes[label] for label in taught.tolist())
+    if not train.named and names != train.classes[: len(names)]:
+        gaps = [each for each in train.classes if each not in names]
+        raise DataError(
+            f"data.leave_out: the other domains have no training image of {', '.join(gaps[:NAMED])}, and classes that are "
+            "numbers cannot have gaps; name them with data.classes"
+        )
     table = np.zeros(len(train.classes), dtype=np.int64)
     table[taught] = np.arange(len(taught))
     for split, part in out.items():
@@ -245,7 +296,12 @@ def only_left_out(sets: Mapping[str, ImageSet], domain: str, warnings: list[str]
 
 
 def _is_in(part: ImageSet, domain: str) -> np.ndarray:
-    return np.zeros(len(part), dtype=bool) if part.domains is None else part.domains == domain
+    return _domains_of(part) == domain
+
+
+def _domains_of(part: ImageSet) -> np.ndarray:
+    """The domain of each image, empty where it is unknown, [N] strings."""
+    return np.full(len(part), "", dtype=object) if part.domains is None else part.domains
 
 
 def draw_weights(section: DataSection, images: ImageSet) -> np.ndarray | None:

@@ -58,7 +58,7 @@ def load_dataset(section: DataSection | str | PathLike[str]) -> Dataset:
     else:
         drawn, names, decisions = *_split_domains(_read_domains(section, warnings), section, warnings), None
     if section.leave_out is not None:
-        drawn = domains.leave_out(drawn, section.leave_out, section.origin)
+        drawn = domains.leave_out(drawn, section.leave_out, section.origin, warnings)
     sets, audited = _prepare(drawn, section, decisions, warnings)
     _check_train(sets, section.origin)
     return _dataset(sets, section, warnings, audited=audited, membership=membership_of(drawn, sets), drawn=names)
@@ -115,6 +115,8 @@ def _read_domains(section: DataSection, warnings: list[str]) -> dict[str, dict[s
     parts = {
         name: _only(_read(one, warnings)[0], wanted[name], str(one.source)) for name, one in section.by_domain.items()
     }
+    for name, sets in parts.items():
+        warnings += domains.own_domains(sets, name, str((section.sources or {})[name].source))
     return domains.share_pixels(parts, section.memory)
 
 
@@ -226,6 +228,7 @@ def _split_domains(
             if each in sets
         ]:
             joined[each] = join_sets(some)
+    domains.check_ids(joined)
     return joined, tuple(each for each in SPLITS if any(each in names for names in drawn.values()))
 
 

@@ -31,7 +31,7 @@ def epoch_order(
             drawn as without weights (with ``square-root``, a class counts the weights of its images in place of their
             number), and the images of a class, or with ``none`` all images, in proportion to their weights. ``none`` and
             ``oversample`` draw no image of a weight twice before all of this weight were drawn once. M stays the same, so
-            images of low weight are not in every epoch.
+            images of low weight are not in every epoch; over many epochs, they are drawn as often as their weight says.
 
     Returns:
         int64 [M], indices into ``targets``. M is ``size`` (with ``oversample`` rounded down to a multiple of the number
@@ -53,14 +53,17 @@ def epoch_order(
 def _in_proportion(members: np.ndarray, size: int, weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """``size`` of the members, those of each weight in proportion to it and to their number.
 
+    Shares are rounded up or down at random (systematic sampling: Madow, 1949, Annals of Mathematical Statistics 20:333), so
+    that they are right on average. If they were rounded to the nearest, images of a share below 1/2 would never be drawn.
+
     Args:
         weights: of the members, float64 [n].
     """
     levels, place = np.unique(weights, return_inverse=True)
-    exact = size * levels * np.bincount(place) / weights.sum()
-    counts = np.floor(exact).astype(np.int64)
-    largest = np.argsort(counts - exact, kind="stable")[: size - int(counts.sum())]  # remainders are rounded up
-    counts[largest] += 1
+    reach = np.minimum(np.cumsum(size * levels * np.bincount(place) / weights.sum()), size)
+    reach[-1] = size
+    start = rng.spawn(1)[0].integers(2**28) / 2**28  # whose sums with whole numbers are exact
+    counts = np.diff(np.floor(reach + start), prepend=0).astype(np.int64)
     return np.concatenate([_repeat(members[place == level], count, rng) for level, count in enumerate(counts.tolist())])
 
 
