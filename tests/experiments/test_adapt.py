@@ -442,8 +442,13 @@ def test_unlabeled_images_of_any_source(kept, tmp_path, capsys, monkeypatch):
     pd.DataFrame(rows).to_csv(kept / "new" / "table.csv", index=False)
     assert len(unlabeled.load_unlabeled(predictor, str(kept / "new" / "table.csv"), (), True).images) == 15
     (kept / "new" / "table.csv").unlink()
-    monkeypatch.setattr(unlabeled, "MOST", 20)
+    (kept / "new" / "broken.png").write_bytes(b"no image")
     capsys.readouterr()
+    assert len(unlabeled.load_unlabeled(predictor, str(kept / "new"), (), True).images) == 45
+    said = capsys.readouterr().err
+    assert "of 46 images of" in said and "1 cannot be read" in said and "drawn at random" not in said
+    (kept / "new" / "broken.png").unlink()
+    monkeypatch.setattr(unlabeled, "MOST", 20)
     some = unlabeled.load_unlabeled(predictor, str(kept / "new"), (), True)
     assert len(some.images) == 20 and some.of == 45
     assert "note: of 45 images of" in (said := capsys.readouterr().err) and "20 were drawn at random" in said

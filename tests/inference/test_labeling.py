@@ -32,6 +32,13 @@ def test_no_two_certain_images_come_before_an_uncertain_one():
     assert set(most_useful(p, features, 4).tolist()) >= {50, 51, 52}, "certain images differ little from each other"
 
 
+def test_features_without_a_number_hide_no_other_image():
+    features = np.ones((20, 4), np.float32)
+    features[0], features[1] = np.inf, np.nan
+    p = probabilities([0.999] * 19 + [0.5], [0] * 20)
+    assert most_useful(p, features, 1).tolist() == [19]
+
+
 def test_copies_wait_until_all_others_are_chosen():
     features = np.repeat(np.eye(4, dtype=np.float32), 10, axis=0)
     p = probabilities([0.5] * 40, [0] * 40)

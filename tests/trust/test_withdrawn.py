@@ -15,8 +15,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from petriscope import api, cli
-from petriscope.core.errors import RequestError
-from petriscope.inference import likeness
+from petriscope.core.errors import PetriscopeError, RequestError
+from petriscope.core.files import locked
+from petriscope.experiments import evaluate
+from petriscope.inference import likeness, predict
 from petriscope.inference.predictor import load_model
 from petriscope.run.folder import open_run
 from petriscope.trust.abstention import NOT_SURE, UNCLAIMED
@@ -209,6 +211,66 @@ def test_evaluate_says_first_that_guarantees_are_withdrawn(run, there, monkeypat
     assert found.shift.differs[0].measure == "background color"
     tree = json.loads(json.dumps(found.as_json(), allow_nan=False))
     assert tree["shift"]["withdrawn"] is True and tree["shift"]["p"] < 0.01
+
+
+def test_images_that_are_kept_although_they_were_learned_are_not_compared(run, tmp_path):
+    with np.load(run.recipe.data.source) as arrays:
+        known, labels = arrays["train_images"], arrays["train_labels"]
+    images, others = blobs(40, 12, light=25)
+    np.savez(tmp_path / "a.npz", test_images=[*known, *images], test_labels=[*labels, *others[:, None]])
+    found = api.evaluate(run, str(tmp_path / "a.npz"), keep_seen=True, quiet=True)
+    assert (found.n, found.shift.n, found.shift.of) == (200, 40, 40) and found.shift.withdrawn
+    np.savez(tmp_path / "b.npz", test_images=known, test_labels=labels)
+    found = api.evaluate(run, str(tmp_path / "b.npz"), keep_seen=True, quiet=True)
+    assert found.n == 160 and found.shift.not_tested == "the model has learned from all of them"
+
+
+def test_the_page_beside_a_run_is_written_under_its_lock(run, there, monkeypatch):
+    held = []
+    write = evaluate.write_compared
+
+    def watch(page, *rest):
+        with pytest.raises(RequestError, match="busy"), locked(run.folder / ".lock", busy):
+            pass
+        held.append(page)
+        write(page, *rest)
+
+    def busy():
+        raise RequestError("busy")
+
+    monkeypatch.setattr(evaluate, "write_compared", watch)
+    api.evaluate(run, there, quiet=True)
+    assert held == [run.folder / "shift-there.html"] and held[0].is_file()
+
+
+def test_a_run_that_may_not_be_written_to_is_evaluated_on_images_from_elsewhere(run, there, monkeypatch, capsys):
+    def refuse(*_):
+        raise PetriscopeError("the folder is read-only")
+
+    monkeypatch.setattr(evaluate, "write_compared", refuse)
+    assert api.evaluate(run, there, quiet=True).n == 80
+    assert re.search(r"shift-there\.html, .* was not written: the folder is read-only", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("room", [10**9, 10 * 16 * 16 * 3, 0])
+def test_files_are_decoded_once_if_there_is_room(run, tmp_path, monkeypatch, capsys, room):
+    paths = [tmp_path / f"{i:02}.png" for i in range(30)]
+    for path, image in zip(paths, blobs(30, 7)[0], strict=True):
+        Image.fromarray(image).save(path)
+    Image.fromarray(np.zeros((9, 9, 4), np.uint8)).save(paths[3])
+    (tmp_path / "30.png").write_bytes(b"no image")
+    decode, asked = predict.decode_with_content, []
+    monkeypatch.setattr(predict, "decode_with_content", lambda path, *rest: asked.append(path) or decode(path, *rest))
+    monkeypatch.setattr(predict, "KEPT_BYTES", room)
+    files = [*paths, tmp_path / "30.png"]
+    table = api.predict(run, files, **ASKED)
+    kept = min(31, room // (16 * 16 * 3))
+    assert len(asked) == 62 - kept and {*asked} == {*files}
+    assert table["image"].tolist() == list(map(str, files)) and table["error"].notna().tolist() == [False] * 30 + [True]
+    said = capsys.readouterr().err
+    assert said.count("transparen") == 1, "what the files hold is said once"
+    plain = api.predict(run, files, quiet=True)
+    assert np.array_equal(table["confidence"][:30], plain["confidence"][:30])
 
 
 def test_a_test_split_like_val_keeps_its_guarantees_and_the_page_says_so(run):

@@ -68,8 +68,8 @@ def load_unlabeled(predictor: Predictor, source: str, known: Iterable[bytes], qu
         seen.add(digest)
     if (out := len(images) - len(rows)) and rows:
         notes.append(f"{out:,} {'is' if out == 1 else 'are'} labeled or seen already, or copies, and left out")
-    if len(ids) < of:
-        notes.insert(0, f"{min(most, of):,} were drawn at random")
+    if most < of:
+        notes.insert(0, f"{most:,} were drawn at random")
     if not rows:
         raise DataError(f"none of the {of:,} images of {source} is new and readable; " + "; ".join(notes))
     if notes:

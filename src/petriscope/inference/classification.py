@@ -11,7 +11,7 @@ import numpy as np
 from petriscope.core.progress import say
 from petriscope.data.in_memory import AnyFile
 from petriscope.inference.likeness import compare_files
-from petriscope.inference.predict import CHUNK, Rows, Wanted, rows_by_chunk
+from petriscope.inference.predict import CHUNK, Attempt, Rows, Wanted, rows_by_chunk
 from petriscope.inference.predictor import Predictor
 from petriscope.trust.abstention import Abstention, plan_abstention
 from petriscope.trust.verdict import NOTHING, UNCLAIMED, verdict
@@ -41,9 +41,11 @@ def predict_files(predictor: Predictor, paths: Sequence[AnyFile], wanted: Wanted
 
     def parts() -> Iterator[list[dict[str, Any]]]:
         rules = plan
+        kept: dict[AnyFile, Attempt] = {}
         if wanted.max_error is not None or wanted.set_coverage is not None:
-            rules = _checked(predictor, paths, wanted, plan)
-        yield from rows_by_chunk(predictor, paths, columns, partial(rows_of, rules=rules), CHUNK, wanted.quiet)
+            rules = _checked(predictor, paths, wanted, plan, kept)
+        rows = partial(rows_of, rules=rules)
+        yield from rows_by_chunk(predictor, paths, columns, rows, CHUNK, wanted.quiet, kept)
         outside.tell()
 
     answers = ["answer", "why"] if wanted.set_coverage is None else ["answer", "why", "set"]
@@ -74,9 +76,12 @@ class _Outside:
             )
 
 
-def _checked(predictor: Predictor, paths: Sequence[AnyFile], wanted: Wanted, plan: Abstention) -> Abstention:
-    """The rules for these images. That guarantees are withdrawn is always said, anything else unless ``wanted.quiet``."""
-    compared = compare_files(predictor, paths, wanted.quiet)
+def _checked(
+    predictor: Predictor, paths: Sequence[AnyFile], wanted: Wanted, plan: Abstention, kept: dict[AnyFile, Attempt]
+) -> Abstention:
+    """The rules for these images. That guarantees are withdrawn is always said, anything else unless ``wanted.quiet``. What is
+    decoded for that is added to ``kept``."""
+    compared = compare_files(predictor, paths, wanted.quiet, kept)
     test = compared.test
     given = predictor.trust.reweighting is not None
     said = verdict(test, then=UNCLAIMED if wanted.without_guarantee else NOTHING, mix_given=given)

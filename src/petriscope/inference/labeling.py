@@ -17,14 +17,17 @@ def most_useful(probabilities: np.ndarray, features: np.ndarray, count: int, see
 
     Args:
         probabilities: float [N, K].
-        features: what the last layer takes, float [N, D]; with D 0, only the probabilities count.
+        features: what the last layer takes, float [N, D]; with D 0, only the probabilities count. Values that are not finite
+            count as 0.
         count: at least 0.
         seed: of the draws.
     """
     rng, total = np.random.default_rng([seed, 4]), len(probabilities)
     first = probabilities.astype(np.float64)
     first[np.arange(total), first.argmax(1)] -= 1
-    second = np.nan_to_num(features.astype(np.float64)) if features.shape[1] else np.ones((total, 1))
+    second = (
+        np.nan_to_num(features.astype(np.float64), posinf=0, neginf=0) if features.shape[1] else np.ones((total, 1))
+    )
     second /= max(float(np.abs(second).max(initial=0)), 1e-12)  # only ratios count, and squares must stay finite
     length = np.square(first).sum(1) * np.square(second).sum(1)
     chosen: list[int] = []

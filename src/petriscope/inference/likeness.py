@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from petriscope.data.imageset import ImageSet
 from petriscope.data.in_memory import AnyFile
 from petriscope.data.index import row_digests
 from petriscope.inference.fit import sample_rows
-from petriscope.inference.predict import decoded
+from petriscope.inference.predict import Attempt, decoded
 from petriscope.inference.predictor import Predictor
 from petriscope.trust.shift import FALSE_ALARMS, MOST, Traits, compare, joined
 
@@ -37,38 +37,49 @@ class Compared:
     classes: np.ndarray
 
 
-def compare_files(predictor: Predictor, paths: Sequence[AnyFile], quiet: bool) -> Compared:
+def compare_files(
+    predictor: Predictor, paths: Sequence[AnyFile], quiet: bool, kept: dict[AnyFile, Attempt] | None = None
+) -> Compared:
     """Compare image files with val: at most `MOST`, drawn at random. Files that cannot be read are left out, and so are images
-    that the model has learned from, since it is more certain about them than about new ones."""
+    that the model has learned from, since it is more certain about them than about new ones.
+
+    Args:
+        kept: what is decoded is added to it, see `petriscope.inference.predict.decoded`.
+    """
     likeness = predictor.trust.likeness
     if likeness is None:
         return _nothing(predictor, len(paths), OLDER)
     chosen = [paths[row] for row in sample_rows(len(paths), MOST)]
     parts: list[Traits] = []
-    kept: dict[int, np.ndarray] = {}
+    some: dict[int, np.ndarray] = {}
     count, step = 0, max(1, len(chosen) // SHOWN)
     with progress("comparing with val", len(chosen)) as bar:
-        for block, images in decoded(predictor, chosen, CHUNK, tell=False):
+        for block, images in decoded(predictor, chosen, CHUNK, tell=False, kept=kept, keep=kept is not None):
             good = [image for image in images if isinstance(image, np.ndarray)]
-            batch = _unlearned(predictor, np.stack(good)) if good else np.empty((0, *predictor.shape), np.uint8)
+            batch = np.stack(good) if good else np.empty((0, *predictor.shape), np.uint8)
+            batch = batch[_unlearned(predictor, map(bytes, row_digests(batch)), len(batch))]
             if len(batch):
                 parts.append(predictor.traits(batch, likeness))
-                kept |= {count + i: image for i, image in enumerate(batch) if (count + i) % step == 0}
+                some |= {count + i: image for i, image in enumerate(batch) if (count + i) % step == 0}
                 count += len(batch)
             if not quiet:
                 bar.advance(len(block))
     if not parts:
         return _nothing(predictor, len(paths), "none of them could be read, or the model has learned from all of them")
-    traits, rows = joined(parts), list(kept)[:SHOWN]
-    test = compare(likeness, traits, predictor.classes, len(paths))
-    return Compared(test, np.stack([kept[row] for row in rows]), traits.predicted[rows])
+    traits, rows = joined(parts), list(some)[:SHOWN]
+    test = compare(likeness, traits, predictor.classes, len(paths) if len(paths) > MOST else count)
+    return Compared(test, np.stack([some[row] for row in rows]), traits.predicted[rows])
 
 
 def compare_images(predictor: Predictor, images: ImageSet, quiet: bool) -> Compared:
-    """Compare images of a source with val: at most `MOST`, drawn at random."""
+    """Compare images of a source with val, as `compare_files` does."""
     likeness = predictor.trust.likeness
     if likeness is None:
         return _nothing(predictor, len(images), OLDER)
+    new = _unlearned(predictor, images.digests(), len(images))
+    if not new.any():
+        return _nothing(predictor, len(images), "the model has learned from all of them")
+    images = images.subset(np.flatnonzero(new))
     rows = sample_rows(len(images), MOST)
     parts = []
     with progress("comparing with val", len(rows)) as bar:
@@ -84,11 +95,11 @@ def compare_images(predictor: Predictor, images: ImageSet, quiet: bool) -> Compa
     return Compared(test, images.take(rows[shown]), traits.predicted[shown])
 
 
-def _unlearned(predictor: Predictor, batch: np.ndarray) -> np.ndarray:
-    """The images of a batch that the model has not learned from, uint8 [B, H, W, C]."""
+def _unlearned(predictor: Predictor, digests: Iterable[bytes], count: int) -> np.ndarray:
+    """Which of so many images the model has not learned from, bool [N]; all, if that is unknown."""
     if predictor.exposure is None:
-        return batch
-    return batch[predictor.exposure.roles(map(bytes, row_digests(batch))) != "train"]
+        return np.ones(count, bool)
+    return predictor.exposure.roles(digests) != "train"
 
 
 def _nothing(predictor: Predictor, count: int, why: str) -> Compared:

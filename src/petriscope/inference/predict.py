@@ -26,6 +26,9 @@ from petriscope.inference.predictor import Predictor
 from petriscope.tasks import in_room
 
 CHUNK = 256  # images decoded, and in memory, at a time
+KEPT_BYTES = 2**28  # of images that are decoded once for two uses
+
+Attempt = tuple[np.ndarray | str, Content | None]  # an image, or what is wrong with its file; and what the file holds
 
 
 def find_images(paths: Sequence[AnyFile]) -> list[AnyFile]:
@@ -142,6 +145,7 @@ def rows_by_chunk(
     rows_of: Callable[[np.ndarray, list[AnyFile]], Sequence[Mapping[str, Any]]],
     chunk: int,
     quiet: bool,
+    kept: dict[AnyFile, Attempt] | None = None,
 ) -> Iterator[list[dict[str, Any]]]:
     """One row per file: ``image``, ``error`` if it cannot be read, and the fields that ``rows_of`` gives.
 
@@ -149,10 +153,11 @@ def rows_by_chunk(
         columns: names of the columns, in order.
         rows_of: images, uint8 [B, H, W, C], and their paths -> the fields of each row.
         chunk: number of images in memory at a time.
+        kept: see `decoded`.
     """
     seen = _Seen(predictor.exposure)
     with progress("predicting", len(paths)) as bar:
-        for block, images in decoded(predictor, paths, chunk):
+        for block, images in decoded(predictor, paths, chunk, kept=kept):
             read = [(path, image) for path, image in zip(block, images, strict=True) if isinstance(image, np.ndarray)]
             good = [image for _, image in read]
             seen.note([path for path, _ in read], good)
@@ -205,19 +210,29 @@ def readable_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def decoded(
-    predictor: Predictor, paths: Sequence[AnyFile], chunk: int = CHUNK, tell: bool = True
+    predictor: Predictor,
+    paths: Sequence[AnyFile],
+    chunk: int = CHUNK,
+    tell: bool = True,
+    kept: dict[AnyFile, Attempt] | None = None,
+    keep: bool = False,
 ) -> Iterator[tuple[Sequence[AnyFile], list[np.ndarray | str]]]:
     """Chunks of paths, each with its decoded images, uint8 [H, W, C] in the shape of the model. An image that cannot be read
     is replaced by the error message.
 
     Args:
         tell: at the end, say what the files hold beside these images.
+        kept: files that were decoded before, which are taken from it; with ``keep``, files are added, up to `KEPT_BYTES`.
     """
     height, width, channels = predictor.shape
     data = predictor.recipe.data
     held = Contents(data.bits, data.channels == "gray")
+    known: dict[AnyFile, Attempt] = {} if kept is None else kept
+    most = KEPT_BYTES // (height * width * channels) if keep else 0
 
-    def attempt(path: AnyFile) -> tuple[np.ndarray | str, Content | None]:
+    def attempt(path: AnyFile) -> Attempt:
+        if not keep and (found := known.pop(path, None)) is not None:
+            return found
         try:
             return decode_with_content(
                 path, (height, width), data.filter, "gray" if channels == 1 else "rgb", data.bits
@@ -231,6 +246,8 @@ def decoded(
             images = []
             for path, (image, content) in zip(block, pool.map(attempt, block), strict=True):
                 images.append(image)
+                if len(known) < most:
+                    known[path] = image, content
                 if content is not None:
                     held.add(str(path), content)
             yield block, images
