@@ -51,9 +51,21 @@ def test_a_folder_without_labels_is_read_as_the_run_reads_images(run, tmp_path):
 def test_two_sources(tiny_npz, tmp_path):
     found = side_by_side(darker(tiny_npz, tmp_path), tiny_npz, quiet=True)
     assert found.sizes == (200, 200) and found.names[1] == str(tiny_npz)
+    small = side_by_side(darker(tiny_npz, tmp_path), tiny_npz, DataSection(source=str(tiny_npz), size=8), quiet=True)
+    assert small.sizes == (200, 200)
     same = side_by_side(tiny_npz, tiny_npz, DataSection(source=str(tiny_npz), size=8), quiet=True)
     assert all(row.first == row.second for row in same.rows)
     assert all(row.deviations == 0 for row in same.rows if row.deviations is not None)
+
+
+def test_a_difference_from_images_that_do_not_differ_among_each_other_is_shown(tmp_path):
+    for name, light in (("a", 120), ("b", 240)):
+        images = np.full((20, 16, 16, 3), light, np.uint8)
+        images[:, 4:12, 4:12] = light // 2 + np.arange(20, dtype=np.uint8)[:, None, None, None]
+        np.savez(tmp_path / f"{name}.npz", train_images=images, train_labels=np.arange(20)[:, None] % 2)
+    found = side_by_side(tmp_path / "a.npz", tmp_path / "b.npz", quiet=True)
+    background = found.rows[0]
+    assert (background.second.low, background.second.high) == (240, 240) and background.deviations < -20
 
 
 def test_what_does_not_fit_is_refused(run, tiny_npz, tmp_path):
@@ -63,5 +75,11 @@ def test_what_does_not_fit_is_refused(run, tiny_npz, tmp_path):
     np.savez(tmp_path / "gray.npz", **gray)
     with pytest.raises(RequestError, match="differ in channels"):
         side_by_side(tmp_path / "gray.npz", tiny_npz, quiet=True)
+    large = {
+        key: each.repeat(2, 1).repeat(2, 2) if "images" in key else each for key, each in np.load(tiny_npz).items()
+    }
+    np.savez(tmp_path / "large.npz", **large)
+    with pytest.raises(RequestError, match=r"are 24x24 and those of .* 12x12, .* --set data\.size=N"):
+        side_by_side(tmp_path / "large.npz", tiny_npz, quiet=True)
     with pytest.raises(RequestError, match="no data source"):
         side_by_side(tiny_npz, tmp_path / "none", quiet=True)

@@ -9,9 +9,11 @@ from torch import nn
 from petriscope.core.errors import RequestError
 from petriscope.core.recipe import Part
 from petriscope.models import build_model
-from petriscope.models.norms import norm
+from petriscope.models.norms import norm, with_norm
 
 MODELS = ("simple-cnn", "custom-cnn", "se-cnn", "resnet18", "mobilenet-v3-large", "timm/tf_efficientnet_lite0")
+SEMLP = {"head": "se-mlp", "hidden": [16]}
+LEVIT = {"resize": 224}  # with batch norms of tokens
 
 
 def make(name: str, **options: object) -> nn.Module:
@@ -19,12 +21,14 @@ def make(name: str, **options: object) -> nn.Module:
     return build_model(Part(name=name, **options), 3, (32, 32, 3))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_an_image_is_predicted_alike_whatever_is_beside_it(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "options"), [*((name, {}) for name in MODELS), ("resnet18", SEMLP), ("timm/levit_128s", LEVIT)]
+)
+def test_an_image_is_predicted_alike_whatever_is_beside_it(name: str, options: dict[str, object]) -> None:
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
     def depends_on_others(kind: str) -> bool:
-        model = make(name, norm=kind).train()
+        model = make(name, norm=kind, **options).train()
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.eval()
@@ -34,7 +38,15 @@ def test_an_image_is_predicted_alike_whatever_is_beside_it(name: str) -> None:
 
     assert depends_on_others("batch")
     assert not depends_on_others("group")
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in make(name, norm="group").modules())
+    kept = [key for key in make(name, norm="group", **options).state_dict() if "running" in key]
+    assert not kept, "statistics of the training images"
+
+
+def test_norms_that_cannot_be_replaced_are_refused() -> None:
+    model = nn.Sequential(nn.Conv3d(1, 4, 1), nn.BatchNorm3d(4))
+    with_norm(model, "batch")
+    with pytest.raises(RequestError, match=r"model\.norm=group: 1 is a BatchNorm3d, which predicts with statistics"):
+        with_norm(model, "group")
 
 
 def test_scales_are_kept() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,10 +36,10 @@ class Decoder(nn.Module):
         return self.factor * images
 
 
-def predictor(model: nn.Module, channels: int = 3) -> Predictor:
+def predictor(model: nn.Module, channels: int = 3, **data: Any) -> Predictor:
     mean, std = MEAN[:channels], STD[:channels]
     task = find_task("classification")
-    return Predictor(model, Recipe(), task, ("a", "b"), (4, 6, channels), mean, std, torch.device("cpu"))
+    return Predictor(model, Recipe(data=data), task, ("a", "b"), (4, 6, channels), mean, std, torch.device("cpu"))
 
 
 def some_images(targets: list[int], channels: int = 3, split: str = "val") -> ImageSet:
@@ -60,6 +61,15 @@ def test_normalization_is_undone(channels: int) -> None:
     # The mean of normalized images is 0, so a decoder that answers 0 draws the mean color.
     flat = reconstructions(predictor(Decoder(0.0), channels), data)["reconstructions_val"][:, 1]
     assert (flat == np.round(255 * np.array(MEAN[:channels]))).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_standardized_images_stand_beside_their_reconstructions(channels: int) -> None:
+    data = dataset(some_images([0, 1], channels), None)
+    exact = predictor(Decoder(1.0), channels, standardize=["background", "stain"])
+    pairs = reconstructions(exact, data)["reconstructions_train"].astype(int)
+    assert np.abs(pairs[:, 0] - pairs[:, 1]).max() <= 1, "a perfect decoder is shown with an error"
+    assert (pairs[:, 0] != data.split("train").images[:2]).any()
 
 
 def test_what_leaves_the_range_of_images_is_clamped() -> None:
@@ -101,7 +111,7 @@ def test_a_trained_autoencoder_shows_them(run: Run) -> None:
     assert re.findall(r"<dd>([\d.]+)</dd>", section) == [f"{error:.4f}" for error in errors]
     assert f"{errors.mean():.4f} on average" in section
     assert 'href="#reconstructions"' in text and "cross-entropy, plus the reconstruction loss" in text
-    assert "The decoder was not trained" not in section
+    assert "The decoder was not trained" not in section and "standardized" not in section
 
 
 def test_the_report_is_rebuilt_from_the_folder_alone(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -190,7 +190,8 @@ def print_side_by_side(found: SideBySide) -> None:
     deliver("\n".join(lines) + "\n")
     say(
         "medians, and the quartiles around them; background from 0 to 255, stain as optical density, size as a share of the "
-        "shorter side; difference of the medians in standard deviations of the second"
+        "shorter side; difference of the medians in standard deviations of the second. Medians "
+        "depend on the mix of classes, too"
     )
 
 
@@ -202,7 +203,11 @@ def _spread(found: Spread) -> str:
 
 
 def _apart(deviations: float | None) -> str:
-    return "–" if deviations is None else f"{deviations:+.1f}"
+    from petriscope.trust.verdict import FAR
+
+    if deviations is None:
+        return "–"
+    return f"{deviations:+.1f}" if abs(deviations) < FAR else f"over {'+' if deviations > 0 else '-'}{FAR}"
 
 
 def _percent(value: float | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from petriscope.augment.pipeline import to_bytes
+from petriscope.augment.pipeline import standardized, to_bytes
 from petriscope.data import Dataset
 from petriscope.inference.predictor import Predictor
 from petriscope.training.loop import Trainer
@@ -43,8 +43,8 @@ def reconstructions(predictor: Predictor, dataset: Dataset) -> dict[str, np.ndar
     """Reconstructions by an autoencoder of images of all classes, from val if there is one, else from train.
 
     Returns:
-        for the gallery: images and their reconstructions, uint8 [P, 2, H, W, C], and ids. Empty if the model has no method
-        ``reconstruct``.
+        for the gallery: images, standardized as the network gets them, and their reconstructions, uint8 [P, 2, H, W, C], and
+        ids. Empty if the model has no method ``reconstruct``.
     """
     reconstruct = getattr(predictor.model, "reconstruct", None)
     if reconstruct is None:
@@ -57,9 +57,9 @@ def reconstructions(predictor: Predictor, dataset: Dataset) -> dict[str, np.ndar
         members = np.flatnonzero(images.strata == label)
         counted[members] = np.arange(len(members))
     chosen = np.lexsort((images.strata, counted))[:RECONSTRUCTED_SHOWN]
-    plain = images.take(chosen)
-    device = predictor.device
-    mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (predictor.mean, predictor.std))
-    made = reconstruct(predictor.normalize(torch.from_numpy(plain).to(device))).float() * std + mean
-    pairs = np.stack([plain, to_bytes(made.clamp(0, 1)).cpu().numpy()], axis=1)
+    plain = torch.from_numpy(images.take(chosen)).to(predictor.device)
+    mean, std = (torch.tensor(v, device=predictor.device)[:, None, None] for v in (predictor.mean, predictor.std))
+    made = reconstruct(predictor.normalize(plain)).float() * std + mean
+    shown = standardized(plain, predictor.normalize.standardize)
+    pairs = np.stack([each.cpu().numpy() for each in (shown, to_bytes(made.clamp(0, 1)))], axis=1)
     return {f"reconstructions_{split}": pairs, f"reconstructions_{split}_ids": images.ids[chosen].astype(np.str_)}

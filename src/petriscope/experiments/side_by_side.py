@@ -19,6 +19,7 @@ from petriscope.experiments.unlabeled import read_images
 from petriscope.inference.fit import appearances, sample_rows
 from petriscope.inference.predictor import load_model
 from petriscope.run.folder import is_run, open_run
+from petriscope.trust.shift import deviations
 
 MOST = 2000  # images that are measured, of each side
 CHANNELS = {1: ("brightness of the background",), 3: tuple(f"background, {c}" for c in ("red", "green", "blue"))}
@@ -39,8 +40,8 @@ class Beside:
     """A measure of both sides, see `petriscope.augment.appearance.Appearance`.
 
     Args:
-        deviations: how far the median of the first lies from that of the second, in standard deviations of the second, which
-            are taken from its quartiles; None where that is not defined.
+        deviations: how far the median of the first lies from that of the second, in standard deviations of the second, see
+            `petriscope.trust.shift.deviations`; None where a side has no median.
     """
 
     measure: str
@@ -75,7 +76,7 @@ def side_by_side(
         section: how sources are read where ``like`` is one; None: by default.
 
     Raises:
-        RequestError: there is no such source or run, or the images of one are gray and the others are not.
+        RequestError: there is no such source or run, or the images of two sources differ in size or channels.
         DataError: the images cannot be read.
     """
     source, like = path_text(source), path_text(like)
@@ -85,10 +86,10 @@ def side_by_side(
         first, (second, other) = _as_read_by(like, source, quiet), _of_run(like)
     else:
         section = section or DataSection()
-        first, second = (_of_source(section.model_copy(update={"source": each})) for each in (source, like))
-        other = like
-    if first.shape[1] != second.shape[1]:
-        raise RequestError(f"the images of {source} and {like} differ in channels; choose with --set data.channels=rgb")
+        sets = [_of_source(section.model_copy(update={"source": each})) for each in (source, like)]
+        if len({images.shape for images in sets}) > 1:
+            raise RequestError(_shapes_differ(source, like, *(images.shape for images in sets)))
+        (first, second), other = map(appearances, sets), like
     names = [*CHANNELS[first.shape[1] - len(OTHERS)], *OTHERS]
     rows = [_beside(name, first[:, at], second[:, at]) for at, name in enumerate(names)]
     return SideBySide((source, other), (len(first), len(second)), rows)
@@ -116,17 +117,25 @@ def _of_run(folder: str) -> tuple[np.ndarray, str]:
     return appearances(images.subset(sample_rows(len(images), MOST))), f"{folder} ({name})"
 
 
-def _of_source(section: DataSection) -> np.ndarray:
+def _of_source(section: DataSection) -> ImageSet:
     images = join_sets(list(load_dataset(section).splits.values()))
-    return appearances(images.subset(sample_rows(len(images), MOST)))
+    return images.subset(sample_rows(len(images), MOST))
+
+
+def _shapes_differ(source: str, like: str, one: tuple[int, int, int], other: tuple[int, int, int]) -> str:
+    if one[2] != other[2]:
+        return f"the images of {source} and {like} differ in channels; choose with --set data.channels=rgb"
+    return (
+        f"the images of {source} are {one[0]}x{one[1]} and those of {like} {other[0]}x{other[1]}, and sharpness depends on that; "
+        "give both one size with --set data.size=N"
+    )
 
 
 def _beside(name: str, first: np.ndarray, second: np.ndarray) -> Beside:
     one, other = _spread(first), _spread(second)
     apart = None
     if one.median is not None and other.median is not None and other.low is not None and other.high is not None:
-        unit = (other.high - other.low) / 1.349  # of a normal distribution: one standard deviation
-        apart = (one.median - other.median) / unit if unit > 0 else None
+        apart = deviations(one.median, other.low, other.median, other.high)
     return Beside(name, one, other, apart)
 
 

@@ -151,6 +151,8 @@ def make_backbone(
     config = network.pretrained_cfg
     classifier = SEMLP(_behead(network), classes, hidden, drop_rate) if head == "se-mlp" else None
     dropped = {key.rpartition(".")[0] for key in before - set(network.state_dict())}
+    if classifier is not None:
+        with_norm(classifier, norm)
     model: Any = network
     if resize or classifier:
         model = Backbone(network, resize, classifier)

@@ -6,6 +6,8 @@ from typing import Literal
 
 from torch import nn
 
+from petriscope.core.errors import RequestError
+
 Norm = Literal["batch", "group"]
 GROUP = 8  # channels per group, as near as the number of channels allows
 
@@ -20,15 +22,29 @@ def norm(name: Norm, channels: int) -> nn.BatchNorm2d | nn.GroupNorm:
 
 
 def with_norm(model: nn.Module, name: Norm) -> None:
-    """Replace the batch norms of a model, in place, by norms of the given name, with their scales and shifts."""
-    for parent in [*model.modules()] if name != "batch" else []:
+    """Replace the batch norms of a model, in place, by norms of the given name, with their scales and shifts.
+
+    Raises:
+        RequestError: it has norms of another kind that predict with statistics of the training images.
+    """
+    if name == "batch":
+        return
+    for parent in [*model.modules()]:
         for key, child in [*parent.named_children()]:
-            if isinstance(child, nn.BatchNorm2d):
+            if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
                 made = norm(name, child.num_features)
-                made.load_state_dict(dict(child.named_parameters()))
+                if child.affine:
+                    made.load_state_dict({each: getattr(child, each) for each in ("weight", "bias")})
                 # timm has layers that are a norm, dropout and an activation.
                 rest = [layer for each in ("drop", "act") if (layer := getattr(child, each, None)) is not None]
                 setattr(parent, key, nn.Sequential(made, *rest) if rest else made)
+    if left := next((key for key in model.state_dict() if key.endswith("running_var")), None):
+        where = left.rpartition(".")[0]
+        kind = type(model.get_submodule(where)).__name__
+        raise RequestError(
+            f"model.norm={name}: {where} is a {kind}, which predicts with statistics of the training images and cannot be "
+            "replaced; set model.norm=batch"
+        )
 
 
 def _group(channels: int) -> nn.GroupNorm:

@@ -430,15 +430,18 @@ def _differences(val: Traits, new: Traits, classes: int) -> list[Difference]:
             if known.sum() < 2 or len(ours) < FEWEST // 2:
                 break
             low, middle, high = _quantiles(theirs[known], weights[known], (0.25, 0.5, 0.75))
-            spread = max(
-                (high - low) / 1.349, 1e-3 * abs(middle), 1e-6
-            )  # of a normal distribution: one standard deviation
             median = float(np.median(ours))
-            pairs.append((middle, median, (median - middle) / spread))
+            pairs.append((middle, median, deviations(median, low, middle, high)))
         if len(pairs) == len(places):
             before, after, apart = zip(*pairs, strict=True)
             out.append(Difference(measure=name, val=list(before), here=list(after), deviations=max(apart, key=abs)))
     return sorted(out, key=lambda each: -abs(each.deviations))
+
+
+def deviations(value: float, low: float, median: float, high: float) -> float:
+    """How far a value lies from the median of others, in their standard deviations, which are taken from their quartiles as
+    those of a normal distribution. Where the others hardly differ, a thousandth of their median takes the place of that."""
+    return (value - median) / max((high - low) / 1.349, 1e-3 * abs(median), 1e-6)
 
 
 def _quantiles(values: np.ndarray, weights: np.ndarray, shares: tuple[float, ...]) -> list[float]:
