@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from petriscope.audit import runner
 from petriscope.core.device import enough_memory
-from petriscope.core.files import new_folder
+from petriscope.core.files import is_device, new_folder, path_text
 from petriscope.core.progress import say
 from petriscope.core.recipe import TTA, DataSection
 from petriscope.experiments.adapt import adapt as adapt
@@ -151,8 +151,8 @@ def predict_rows(
     place = None if out is None else Path(out)
 
     def show(compared: Compared) -> None:
-        if place is not None:
-            named = "RUN" if isinstance(model, Predictor) else str(model)
+        if place is not None and not is_device(place):  # beside which no file belongs
+            named = "RUN" if isinstance(model, Predictor) else path_text(model)
             source = str(files[0].parent) if isinstance(files[0], Path) else "NEW"
             write_compared(place.with_name(f"{place.stem}-shift.html"), compared, predictor.classes, named, source)
 

@@ -66,6 +66,8 @@ def test_from_sources_to_a_table_by_domain(petriscope, two, tiny_recipe, tmp_pat
     assert status == 2 and "no data source" in err
     status, out, _ = petriscope("evaluate", "run", "--data", f"bccd={tmp_path / 'moved.npz'}", "--json")
     assert status == 0 and json.loads(out)["n"] == 60
+    status, _, err = petriscope("evaluate", "run", "--data", f"bccd={two['blood']}")
+    assert status == 2 and "says where the model's own data are, but what is there is not the same" in err
 
 
 def test_leaving_out_each_domain(petriscope, two, tiny_recipe, tmp_path):

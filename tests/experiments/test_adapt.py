@@ -171,11 +171,15 @@ def test_the_page_says_what_adapting_changed(made):
         "What was tried, the best first",
         "The thresholds were fitted on the held-out images of new",
         "the network as it is",
+        "The classes at the new place: recall before and after",
         "The 60 test images of",
     ):
         assert words in text, words
     assert "fitted on val" not in text and "val images are too few" not in text
     assert f"petriscope adapt {found.base} --data {found.source} --seed 0" in text
+    part = text.partition("The classes at the new place: recall before and after")[2].partition("What was tried")[0]
+    for name, row in found.after.per_class.items():
+        assert name in part and f"{100 * row.value('recall'):.2f} %" in part
 
 
 def test_the_same_seed_gives_the_same_bytes(kept, made, tmp_path):

@@ -253,6 +253,29 @@ def test_everything_is_checked_before_the_first_training(write, calls, tmp_path,
     assert calls == [] and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"data.leave_out": "a"}, "data.leave_out is 'b' for first and 'a' for last"),
+        ({"data.splits": "runs/before"}, "data.splits is None for first and '.*runs/before' for last"),
+        ({"data.sources.a.split": "train"}, "data.sources.a.split is None for first and 'train' for last"),
+        ({"data.sources.b.prefix": False}, "data.sources.b.prefix is True for first and False for last"),
+        ({"data.sources.b.weight": 2}, None),
+    ],
+)
+def test_methods_have_the_same_images_of_several_sources(tiny_recipe, tmp_path, settings, says):
+    data = {"source": None, "sources": {"a": "digits", "b": str(tmp_path / "tiny.npz")}, "leave_out": "b"}
+    (tmp_path / "tiny.yaml").write_text(tiny_recipe(data=data).to_yaml())
+    methods = {"first": "tiny.yaml", "last": {"recipe": "tiny.yaml", "set": settings}}
+    (tmp_path / "suite.yaml").write_text(yaml.safe_dump({"seeds": [0], "methods": methods}))
+    loaded = load_suite(tmp_path / "suite.yaml")
+    if says is None:
+        assert len(plan(loaded, tmp_path / "out")) == 2
+        return
+    with pytest.raises(RequestError, match=says):
+        plan(loaded, tmp_path / "out")
+
+
 def test_data_are_checked_before_the_first_training(write, calls, tmp_path):
     with pytest.raises(RequestError, match="no data source"):
         run_suite(load_suite(write()), tmp_path / "out", data="/nowhere.npz", quiet=True)

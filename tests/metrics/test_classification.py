@@ -63,6 +63,13 @@ def test_auc_agrees_with_scikit_learn_also_with_ties():
         assert class_aucs(scores, targets) == pytest.approx(expected)
 
 
+def test_an_absent_class_has_no_recall():
+    probabilities, targets = sample(50, 3)
+    rows = full_metrics(probabilities, np.minimum(targets, 1), NAMES[:3], resamples=10)["per_class"].values()
+    assert [row["recall"] is None for row in rows] == [False, False, True]
+    assert [row["recall_ci95"] == [None, None] for row in rows] == [False, False, True]
+
+
 def test_auc_of_an_absent_class_is_left_out():
     probabilities, targets = sample(60, classes=3)
     wide = np.concatenate([probabilities, np.zeros((60, 1))], 1)

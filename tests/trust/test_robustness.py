@@ -113,6 +113,8 @@ def test_corruptions_that_a_recipe_trains_against():
     assert trained_against(None) == (set(), set())
     assert trained_against(Recipe(augment=("flip",))) == (set(), set())
     assert trained_against(Recipe(augment=("blur", "cutout"))) == ({"defocus-blur", "occlusion"}, set())
+    for name in ("stain-jitter", "absorbance-jitter"):
+        assert trained_against(Recipe(augment=(name,)))[0] == {"color-cast", "saturation"}
     mix = {"name": "corruption-mix", "held_out": ["bubble", "contrast-down"]}
     seen, held_out = trained_against(Recipe(augment=(mix,)))
     assert held_out == {"bubble", "contrast-down"}

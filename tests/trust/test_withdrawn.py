@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from safetensors.torch import save_file
 from petriscope import api, cli
 from petriscope.core.errors import PetriscopeError, RequestError
 from petriscope.core.files import locked
-from petriscope.experiments import evaluate
+from petriscope.experiments import beside_val
 from petriscope.inference import likeness, predict
 from petriscope.inference.predictor import load_model
 from petriscope.run.folder import open_run
@@ -227,7 +228,7 @@ def test_images_that_are_kept_although_they_were_learned_are_not_compared(run, t
 
 def test_the_page_beside_a_run_is_written_under_its_lock(run, there, monkeypatch):
     held = []
-    write = evaluate.write_compared
+    write = beside_val.write_page
 
     def watch(page, *rest):
         with pytest.raises(RequestError, match="busy"), locked(run.folder / ".lock", busy):
@@ -238,18 +239,29 @@ def test_the_page_beside_a_run_is_written_under_its_lock(run, there, monkeypatch
     def busy():
         raise RequestError("busy")
 
-    monkeypatch.setattr(evaluate, "write_compared", watch)
+    monkeypatch.setattr(beside_val, "write_page", watch)
     api.evaluate(run, there, quiet=True)
     assert held == [run.folder / "shift-there.html"] and held[0].is_file()
 
 
-def test_a_run_that_may_not_be_written_to_is_evaluated_on_images_from_elsewhere(run, there, monkeypatch, capsys):
+def test_a_page_that_cannot_be_written_costs_no_metrics_and_no_predictions(run, there, tmp_path, monkeypatch, capsys):
     def refuse(*_):
         raise PetriscopeError("the folder is read-only")
 
-    monkeypatch.setattr(evaluate, "write_compared", refuse)
+    monkeypatch.setattr(beside_val, "write_page", refuse)
     assert api.evaluate(run, there, quiet=True).n == 80
     assert re.search(r"shift-there\.html, .* was not written: the folder is read-only", capsys.readouterr().err)
+    assert len(api.predict(run, blobs(60, 7, light=25)[0], **ASKED, out=tmp_path / "rows.csv")) == 60
+    assert re.search(r"rows-shift\.html, .* was not written", capsys.readouterr().err)
+
+
+def test_the_page_of_predictions_shows_val_and_never_lies_beside_a_device(run, tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(beside_val, "write_page", lambda *given: written.append(given))
+    for out in (tmp_path / "rows.csv", Path("/dev/null")):
+        api.predict(run, blobs(60, 7, light=25)[0], **ASKED, out=out, quiet=True)
+    ((page, *_, gallery, _, model, _),) = written
+    assert page == tmp_path / "rows-shift.html" and "sample_val" in gallery and model == str(run.folder)
 
 
 @pytest.mark.parametrize("room", [10**9, 10 * 16 * 16 * 3, 0])

@@ -165,7 +165,7 @@ def atomic(path: Path) -> Iterator[Path]:
     Raises:
         PetriscopeError: the disk is full or read-only.
     """
-    if _is_device(path):
+    if is_device(path):
         with _sentences(path), tempfile.TemporaryDirectory() as folder:
             content = Path(folder) / "content"
             content.touch()
@@ -190,7 +190,7 @@ def atomic(path: Path) -> Iterator[Path]:
                 temporary.unlink(missing_ok=True)
 
 
-def _is_device(path: Path) -> bool:
+def is_device(path: Path) -> bool:
     """Whether a path is no file to be replaced: a device, a pipe, or what stands for an open file, as /dev/stdout does."""
     try:
         mode = path.stat().st_mode

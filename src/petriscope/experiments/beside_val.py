@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 
+from petriscope.core.errors import PetriscopeError
 from petriscope.core.progress import say
 from petriscope.data.imageset import Dataset, ImageSet
 from petriscope.experiments.thumbnails import shrink_images
@@ -38,15 +40,26 @@ def keep_compared(run: Run, dataset: Dataset, split: str, compared: Compared) ->
     run.write_gallery(f"{split}-shift", **shown)
 
 
-def write_compared(path: Path, compared: Compared, classes: tuple[str, ...], model: str, source: str) -> None:
-    """Write a page of images from elsewhere beside those of val, and say where it is.
+def write_compared(
+    path: Path, compared: Compared, classes: tuple[str, ...], model: str, source: str, into: Run | None = None
+) -> None:
+    """Write a page of images from elsewhere beside those of val, and say where it is. That it cannot be written is said too, and
+    no reason to lose the metrics or predictions that it is about.
 
     Args:
         model: a run folder, whose sample of val is shown, or a model file, which has none.
         source: of the images, as people name it.
+        into: the run in whose folder the page is; it is claimed.
     """
     gallery: dict[str, np.ndarray] = {}
-    if is_run(model) and (sample := open_run(model).folder / "gallery" / f"{SAMPLE}.npz").is_file():
-        gallery = read_gallery(sample)
-    write_page(path, compared.test, shrink_images(compared.shown), compared.classes, gallery, classes, model, source)
+    try:
+        with nullcontext() if into is None else into.claimed():
+            if is_run(model) and (sample := open_run(model).folder / "gallery" / f"{SAMPLE}.npz").is_file():
+                gallery = read_gallery(sample)
+            write_page(
+                path, compared.test, shrink_images(compared.shown), compared.classes, gallery, classes, model, source
+            )
+    except PetriscopeError as error:
+        say(f"warning: {path}, which would show six of these images, was not written: {error}")
+        return
     say(f"six of these images{' beside six of val' if gallery else ''}, and what differs: {path}")

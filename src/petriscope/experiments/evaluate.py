@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from petriscope.core.device import enough_memory
-from petriscope.core.errors import PetriscopeError, RequestError
+from petriscope.core.errors import RequestError
 from petriscope.core.files import path_text, slug
 from petriscope.core.progress import say
 from petriscope.core.recipe import TTA
@@ -20,7 +20,7 @@ from petriscope.data import Dataset, ImageSet
 from petriscope.experiments.beside_val import keep_compared, write_compared
 from petriscope.experiments.breakdown import DOMAIN, break_down, check_column
 from petriscope.experiments.own_data import choose_images
-from petriscope.inference.likeness import Compared, compare_images
+from petriscope.inference.likeness import compare_images
 from petriscope.inference.predictor import Prediction, Predictor, load_model
 from petriscope.report.page import write_report
 from petriscope.run.folder import Run, is_run, open_run
@@ -110,7 +110,9 @@ def evaluate(
             evaluation, _ = evaluate_split(predictor, chosen.images, split, tta, source, quiet, by=by)
             evaluation = evaluation.model_copy(update=facts)
             if compared is not None and compared.test.withdrawn and is_run(model) and data is not None:
-                _write_page(open_run(model), compared, predictor.classes, path_text(model), source)
+                beside = open_run(model)
+                page = beside.folder / f"shift-{slug(Path(source).stem, 'data')}.html"
+                write_compared(page, compared, predictor.classes, path_text(model), source, into=beside)
         if known is not None:
             about = _about_classes(predictor, known, chosen.images, evaluation)
             evaluation = evaluation.model_copy(update={"prior": about})
@@ -120,17 +122,6 @@ def evaluate(
         if run is not None:
             write_report(run)
         return evaluation
-
-
-def _write_page(run: Run, compared: Compared, classes: tuple[str, ...], model: str, source: str) -> None:
-    """Write a page of images from elsewhere beside those of val into the run folder. That it cannot be written is said, and
-    no reason to lose the metrics."""
-    page = run.folder / f"shift-{slug(Path(source).stem, 'data')}.html"
-    try:
-        with run.claimed():
-            write_compared(page, compared, classes, model, source)
-    except PetriscopeError as error:
-        say(f"warning: {page}, which would show six of these images beside six of val, was not written: {error}")
 
 
 def _about_classes(predictor: Predictor, prior: Prior, images: ImageSet, evaluation: Evaluation) -> ClassPrior:

@@ -150,6 +150,11 @@ def own_split(run: Run, split: str) -> Dataset:
 def other_data(predictor: Predictor, data: str, split: str, quiet: bool) -> ImageSet:
     """A split of another source, with the image shape and the classes of the model."""
     section = section_elsewhere(predictor.recipe.data, data, predictor.shape).model_copy(update={"audit": None})
+    if section.sources is not None:
+        raise RequestError(
+            f"{data} says where the model's own data are, but what is there is not the same; to use images from elsewhere, name "
+            "one source without a domain"
+        )
     images, warnings = load_aligned(section, split, predictor.classes, predictor.task)
     for warning in () if quiet else warnings:
         say(f"warning: {warning}")

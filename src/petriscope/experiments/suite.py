@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from petriscope.core.errors import RequestError, near, shortened, shown
 from petriscope.core.files import read_text, slug, user_path
-from petriscope.core.recipe import MAX_RECIPE_BYTES, Recipe, Section, explain, load_recipe, read_setting
+from petriscope.core.recipe import MAX_RECIPE_BYTES, DataSection, Recipe, Section, explain, load_recipe, read_setting
 from petriscope.core.yaml_text import InvalidYaml, read_yaml
 from petriscope.experiments.compare import settings_that_differ
 from petriscope.experiments.ensemble import Method as Joining
@@ -240,16 +240,24 @@ def _setting(key: str, value: Any) -> str:
 
 def _check_one_source(suite: Suite, runs: Sequence[Planned]) -> None:
     """Methods can be compared only on the same images."""
-    keys = ("origin", "leave_out", "val_fraction", "test_fraction", "split_seed", "group", "block", "ignore")
     first, *others = (training for planned in runs for training in planned.trainings)
     for planned in others:
-        for key in keys:
-            ours, theirs = getattr(first.recipe.data, key), getattr(planned.recipe.data, key)
-            if ours != theirs:
+        mine = _which_images(planned.recipe.data)
+        for key, ours in _which_images(first.recipe.data).items():
+            if ours != mine.get(key):
                 raise RequestError(
                     f"{suite.name}: methods can be compared only on the same images, but data.{key} is "
-                    f"{ours!r} for {first.label} and {theirs!r} for {planned.label}"
+                    f"{ours!r} for {first.label} and {mine.get(key)!r} for {planned.label}"
                 )
+
+
+def _which_images(section: DataSection) -> dict[str, Any]:
+    """The settings that decide which images there are, and in which split; those of several sources by dotted keys."""
+    keys = ("origin", "leave_out", "splits", "val_fraction", "test_fraction", "split_seed", "group", "block", "ignore")
+    out = {key: getattr(section, key) for key in keys}
+    for name, source in (section.sources or {}).items():
+        out |= {f"sources.{name}.{key}": getattr(source, key) for key in ("split", "group", "prefix")}
+    return out
 
 
 def _check_unchanged(suite: Suite, planned: Planned) -> None:

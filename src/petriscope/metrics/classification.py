@@ -169,8 +169,8 @@ def full_metrics(
         n; groups (with ``index``); accuracy, balanced_accuracy, macro_precision, macro_recall, macro_f1, auc (one-vs-rest,
         macro), nll, brier, each with ``<name>_ci95`` [low, high]; ece, and, without ``index``, ece_if_calibrated [low, high]
         (see `calibration_error_if_calibrated`); per_class (a mapping for each class); confusion (true by predicted). Means
-        are over the classes that occur. A metric that is undefined, such as the AUC of a single class, is None, and so are
-        the ends of an interval of images that are one group; ``undefined`` says why.
+        are over the classes that occur. A metric that is undefined, such as the AUC of a single class or the recall of a class
+        without images, is None, and so are the ends of an interval of images that are one group; ``undefined`` says why.
     """
     from sklearn.metrics import precision_recall_fscore_support
 
@@ -216,8 +216,8 @@ def full_metrics(
         name: {
             "n": int(support[k]),
             "precision": float(precision[k]),
-            "recall": float(recall[k]),
-            "recall_ci95": [_number(end) for end in spans[k]],
+            "recall": float(recall[k]) if there[k] else None,
+            "recall_ci95": [_number(end) if there[k] else None for end in spans[k]],
             "f1": float(f1[k]),
             "auc": _number(aucs[k]),
         }

@@ -12,8 +12,10 @@ from petriscope.report import wording
 from petriscope.report.charts import interval_mark
 from petriscope.report.metrics import in_sentence, written
 from petriscope.tasks import Task
+from petriscope.tasks.base import MetricInfo
 from petriscope.trust.verdict import differences
 
+RECALL = MetricInfo("recall", "Recall", "share of the images of a class given this class")
 COSTS = 0.01  # accuracy at home that an adaptation may cost without a warning
 
 
@@ -68,7 +70,7 @@ def adaptation_view(task: Task, found: Adaptation) -> AdaptationView:
         about=_about(found),
         metrics=metrics,
         classes=_classes(task, before, after),
-        metric="" if task.per_class is None else in_sentence(task.per_class),
+        metric=in_sentence(task.per_class or RECALL),
         cost=at_home(found),
         selective=_selective(before, after),
         guarantee=_guarantee(after, found),
@@ -164,9 +166,7 @@ def _about(found: Adaptation) -> list[str]:
 
 
 def _classes(task: Task, before: Evaluation, after: Evaluation) -> list[ClassRow]:
-    info = task.per_class
-    if info is None:
-        return []
+    info = task.per_class or RECALL
     rows = []
     for name, each in after.per_class.items():
         if each.n:

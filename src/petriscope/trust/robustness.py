@@ -47,7 +47,7 @@ TAUGHT_BY = {
     "equalize": ("contrast-up",),
     "saturation": ("saturation",),
     "hue": ("color-cast",),
-    "stain-jitter": ("color-cast", "saturation"),
+    **dict.fromkeys(("stain-jitter", "absorbance-jitter"), ("color-cast", "saturation")),
     "noise": ("gaussian-noise",),
     "blur": ("defocus-blur",),
     "spectrum-jitter": ("defocus-blur",),
