@@ -10,7 +10,9 @@ from PIL import Image
 
 from petriscope.core.errors import RequestError
 from petriscope.core.recipe import load_recipe
+from petriscope.data.batches import Batches
 from petriscope.data.contents import Content
+from petriscope.data.imageset import ImageSet
 from petriscope.inference import classification, predict
 from petriscope.inference.predict import find_images
 from petriscope.inference.predictor import Predictor
@@ -96,3 +98,14 @@ def test_folders_are_walked_as_for_training(files, tmp_path, capsys):
     (tmp_path / "empty/a.dcm").touch()
     with pytest.raises(RequestError, match=r"no images in .*empty. .*left out 1 .dcm file \(a.dcm\)"):
         find_images([tmp_path / "empty"])
+
+
+def test_outputs_that_are_not_numbers_are_refused_and_not_counted_as_the_first_class(predictor, files):
+    with torch.no_grad():
+        for each in predictor.model.parameters():
+            each.fill_(3e38)
+    images = np.full((3, *predictor.shape), 200, np.uint8)
+    every = ImageSet(images, np.zeros(3, np.int64), predictor.classes, np.array(["a", "b", "c"]))
+    for ask in (lambda: predictor.predict(images), lambda: predictor.predict_set(Batches(every, predictor.device))):
+        with pytest.raises(RequestError, match="not numbers"):
+            ask()

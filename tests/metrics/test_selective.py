@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from petriscope.metrics.selective import _plan, aurc, guaranteed_threshold, risk_coverage, uncertainty
+from petriscope.metrics.selective import _plan, aurc, fewest_groups, guaranteed_threshold, risk_coverage, uncertainty
 
 
 def population(n: int, seed: int, scale: float = 0.08) -> tuple[np.ndarray, np.ndarray]:
@@ -111,6 +111,13 @@ def test_only_the_order_of_uncertainties_matters(power):
 def test_rates_outside_0_and_1_are_refused(wanted):
     with pytest.raises(ValueError, match="between 0 and 1"):
         guaranteed_threshold(np.zeros(3, np.float32), np.ones(3, bool), wanted)
+
+
+@pytest.mark.parametrize("wanted", [1e-9, 1e-320, 5e-324])
+def test_rates_near_0_are_guaranteed_by_no_number_of_images(wanted):
+    assert guaranteed_threshold(np.zeros(300, np.float32), np.ones(300, bool), wanted) is None
+    assert guaranteed_threshold(np.zeros(300, np.float32), np.ones(300, bool), wanted, index=np.arange(300)) is None
+    assert fewest_groups(wanted) > 10**8
 
 
 def test_the_curve_by_hand():

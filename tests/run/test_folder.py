@@ -296,6 +296,13 @@ class TestDamage:
         with pytest.raises(RequestError, match=r"predictions\.parquet"):
             _ = run.predictions
 
+    @pytest.mark.parametrize("column", ["confidence", "p_a"])
+    @pytest.mark.parametrize("value", [np.nan, -0.1, 1.5, np.inf])
+    def test_predictions_that_are_no_probabilities_are_refused(self, run, column, value):
+        run.add_predictions("val", pd.DataFrame({"id": ["0", "1"], "split": "val", column: [0.5, value]}))
+        with pytest.raises(RequestError, match=f"{column} has values that are no probability"):
+            _ = run.predictions
+
     def test_a_damaged_gallery_is_named(self, run):
         run.write_gallery("augmented", augmented=np.zeros(9))
         path = run.folder / "gallery" / "augmented.npz"

@@ -172,6 +172,7 @@ def _work(numbers: range, seed: int, kinds: dict[str, Path], scratch: Path) -> I
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=1000)
+    parser.add_argument("--first", type=int, default=0, help="leave out the inputs before this one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--kind", action="append", choices=[*SAMPLES, OPTIONS], help="only these kinds of input")
@@ -196,20 +197,20 @@ def main() -> int:
 
 def _share_out(asked: argparse.Namespace, kinds: dict[str, Path], home: Path) -> list[Found]:
     def work(job: int) -> Iterator[dict[str, Any]]:
-        return _work(range(job, asked.inputs, asked.jobs), asked.seed, kinds, home / f"scratch-{job}")
+        return _work(range(asked.first + job, asked.inputs, asked.jobs), asked.seed, kinds, home / f"scratch-{job}")
 
     return sorted((Found(**each) for each in in_workers(asked.jobs, home, work)), key=lambda each: each.number)
 
 
 def _report(found: list[Found], asked: argparse.Namespace, seconds: float) -> int:
-    counts = Counter(each.problem for each in found)
-    for problem, count in counts.most_common():
+    counts, count = Counter(each.problem for each in found), asked.inputs - asked.first
+    for problem, times in counts.most_common():
         first = next(each for each in found if each.problem == problem)
         print(
-            f"{count:5} x {problem}\n        --only {first.number}: {first.kind}, {first.way}: petriscope {first.command}"
+            f"{times:5} x {problem}\n        --only {first.number}: {first.kind}, {first.way}: petriscope {first.command}"
         )
     print(
-        f"{asked.inputs:,} inputs (seed {asked.seed}) in {seconds:.0f} s, {asked.inputs / seconds:.0f} per second: "
+        f"{count:,} inputs (seed {asked.seed}) in {seconds:.0f} s, {count / seconds:.0f} per second: "
         f"{len(found)} failed, of {len(counts)} kinds"
     )
     return int(bool(found))

@@ -12,7 +12,7 @@ from petriscope.core.results import Evaluation
 from petriscope.data.batches import Batches
 from petriscope.data.imageset import Dataset, ImageSet
 from petriscope.inference.predictor import Prediction, Predictor
-from petriscope.inference.tta import predict_batches
+from petriscope.inference.tta import checked, predict_batches
 from petriscope.run.folder import Run
 
 ENSEMBLES: tuple[str, ...] = ()  # ensemble methods that the task supports
@@ -48,14 +48,16 @@ def evaluate(
         known: the predictions for these images, if they were computed before.
     """
     settings, task = predictor.recipe.evaluation, predictor.task
-    predictions = predict_batches(
-        predictor.model,
-        Batches(images, predictor.device, predictor.recipe.data.memory),
-        predictor.normalize,
-        predictor.number_format,
-        tta,
-        settings.batch_size,
-        None if quiet else f"evaluating {split}",
+    predictions = checked(
+        predict_batches(
+            predictor.model,
+            Batches(images, predictor.device, predictor.recipe.data.memory),
+            predictor.normalize,
+            predictor.number_format,
+            tta,
+            settings.batch_size,
+            None if quiet else f"evaluating {split}",
+        )
     )
     outputs = task.collect(predictions, len(images), len(predictor.classes), full=True)
     metrics = task.judge(outputs, images, settings.bootstrap)

@@ -21,7 +21,7 @@ from petriscope.experiments.generic import evaluate as evaluate
 from petriscope.experiments.thumbnails import shrink_images, shrink_masks
 from petriscope.explain.segmentation import explain_split
 from petriscope.inference.predictor import Predictor
-from petriscope.inference.tta import predict_batches
+from petriscope.inference.tta import checked, predict_batches
 from petriscope.metrics.segmentation import Tally, choose_examples, mean_iou, tally_masks
 from petriscope.run.folder import Run
 
@@ -108,12 +108,14 @@ def mask_predictions(
 ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
     """See `petriscope.inference.tta.predict_batches`; ``batch_size`` None: the recipe's."""
     recipe = predictor.recipe
-    return predict_batches(
-        predictor.model,
-        Batches(images, predictor.device, recipe.data.memory),
-        predictor.normalize,
-        predictor.number_format,
-        tta,
-        batch_size or recipe.evaluation.batch_size,
-        label,
+    return checked(
+        predict_batches(
+            predictor.model,
+            Batches(images, predictor.device, recipe.data.memory),
+            predictor.normalize,
+            predictor.number_format,
+            tta,
+            batch_size or recipe.evaluation.batch_size,
+            label,
+        )
     )

@@ -29,7 +29,7 @@ from petriscope.core.recipe import MOST_PIXELS, TTA, Recipe, check_recipe
 from petriscope.core.results import CLASSIFICATION, SEGMENTATION, validated
 from petriscope.data.batches import Batches
 from petriscope.data.membership import Exposure
-from petriscope.inference.tta import predict_batch, predict_set
+from petriscope.inference.tta import check_finite, predict_batch, predict_set
 from petriscope.models import build_model, sketch_model
 from petriscope.models.layers import is_dense
 from petriscope.models.weights import differences, not_finite
@@ -218,7 +218,9 @@ class Predictor:
 
     def _raw(self, batch: Tensor, tta: TTA) -> np.ndarray:
         with self._lock:
-            return predict_batch(self.model, batch, self.normalize, self.number_format, tta).exp().cpu().numpy()
+            log_p = predict_batch(self.model, batch, self.normalize, self.number_format, tta)
+        check_finite(log_p)
+        return log_p.exp().cpu().numpy()
 
 
 def save_model(path: Path, weights: dict[str, Tensor], predictor: Predictor, facts: dict[str, Any]) -> None:

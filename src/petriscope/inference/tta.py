@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from petriscope.core.device import Format, autocast
+from petriscope.core.errors import RequestError
 from petriscope.core.progress import progress
 from petriscope.core.recipe import TTA
 from petriscope.data.batches import Batches
@@ -155,6 +156,29 @@ def predict_batches(
         model.train(training)
 
 
+def checked(parts: Iterator[tuple[np.ndarray, Tensor, Tensor]]) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+    """The parts of `predict_batches`, of a trained model.
+
+    Raises:
+        RequestError: an output is not a number.
+    """
+    for indices, log_p, targets in parts:
+        check_finite(log_p)
+        yield indices, log_p, targets
+
+
+def check_finite(log_p: Tensor) -> None:
+    """
+    Raises:
+        RequestError: an output is not a number. The class with the first of them would be taken for the most probable one.
+    """
+    if log_p.isnan().any():
+        raise RequestError(
+            "the model gives outputs that are not numbers: its weights are damaged, or too large for the number format that it "
+            "runs in"
+        )
+
+
 def predict_set(
     model: nn.Module,
     batches: Batches,
@@ -166,5 +190,5 @@ def predict_set(
     each: Callable[[Tensor], object] | None = None,
 ) -> np.ndarray:
     """Probabilities of all images of a split, float32 [N, K]; see `predict_batches` for the arguments."""
-    parts = predict_batches(model, batches, normalize, number_format, tta, batch_size, label, each)
+    parts = checked(predict_batches(model, batches, normalize, number_format, tta, batch_size, label, each))
     return torch.cat([log_p.exp().cpu() for _, log_p, _ in parts]).numpy()

@@ -19,6 +19,7 @@ DELTA = 0.05  # probability that the guarantee fails, over draws of val
 STARTS = (0.5, 0.7, 0.9, 1.0)  # coverages that start with a share of DELTA
 LAST = 2  # so many of the last starts are too few
 STEP = 0.01  # between the coverages that are tested
+MOST_GROUPS = 1e15  # that a message names, for error rates near 0
 DRAWS = 101  # of one image per group; odd
 
 
@@ -117,7 +118,7 @@ def guaranteed_threshold(
 
 def fewest_groups(max_error: float, delta: float = DELTA) -> int:
     """The number of groups below which no threshold guarantees ``max_error``, even if all predictions are right."""
-    return math.ceil(round(math.log(delta / 2) / math.log1p(-max_error), 9))
+    return math.ceil(round(min(math.log(delta / 2) / math.log1p(-max_error), MOST_GROUPS), 9))
 
 
 def _one_of_each(index: np.ndarray, draws: int, accept: np.ndarray | None) -> Iterator[np.ndarray]:
@@ -161,7 +162,8 @@ def _plan(n: int, max_error: float, delta: float) -> list[tuple[float, float]]:
         starts = starts[1:]
     if len(starts) <= LAST:
         fewest = math.log(delta) / math.log1p(-max_error)
-        starts = (min(1.0, round(math.ceil(round(fewest / max(n, 1) / STEP, 6)) * STEP, 9)),)
+        share = min(1.0, fewest / max(n, 1))
+        starts = (round(math.ceil(round(share / STEP, 6)) * STEP, 9),)
     steps = [round(1 - STEP * i, 9) for i in range(round((1 - starts[0]) / STEP), -1, -1)]
     return [(coverage, delta / len(starts) if coverage in starts else 0.0) for coverage in steps]
 

@@ -144,6 +144,8 @@ class Run:
             for name in table.columns:  # Arrow would find out only later that a text is none
                 if not pd.api.types.is_numeric_dtype(table[name]):
                     table[name] = table[name].astype(object)
+                if (name == "confidence" or name.startswith("p_")) and not table[name].between(0, 1.001).all():
+                    raise ValueError(f"{name} has values that are no probability")
             return table
 
     @property
