@@ -78,6 +78,26 @@ def test_another_mix_of_classes_is_no_alarm_and_is_named(detector, monkeypatch, 
     assert said[-1].startswith("note: another mix of classes than val:")
 
 
+@pytest.mark.parametrize(("val", "new"), [(200, 400), (400, 400)])
+def test_a_network_that_confuses_classes_raises_few_alarms(monkeypatch, val, new):
+    """Most images are predicted as the first class, and the means of the classes differ in the features. What is known of the
+    confusion then decides the result, and must be as uncertain for sets drawn from val as for new images."""
+    monkeypatch.setattr(shift, "DRAWS", 199)
+
+    def traits(n: int, seed: int) -> tuple[Traits, np.ndarray]:
+        rng, target = np.random.default_rng(seed), np.arange(n) % K
+        predicted = np.where(rng.random(n) < 0.5, target, 0)
+        points = (MEANS[target, :3] + rng.normal(size=(n, 3))).astype(np.float32)
+        ood, uncertainty = rng.random((2, n)).astype(np.float32)
+        return Traits(points, ood, uncertainty, predicted, np.full((n, 6), np.nan, np.float32)), target
+
+    alarms = 0
+    for seed in range(40):
+        known = Likeness(np.zeros((D, 3), np.float32), *traits(val, seed))
+        alarms += compare(known, traits(new, 500 + seed)[0], CLASSES).withdrawn
+    assert alarms <= 3  # 0.2 expected; 8 or more where the confusion of the sets themselves is used
+
+
 def test_moved_features_are_found_in_50_images(detector, monkeypatch):
     monkeypatch.setattr(shift, "DRAWS", 399)
     assert alarms(detector, 20, 50, moved=0.8) >= 0.9

@@ -15,10 +15,10 @@ with the estimated share q_y of class y. A statistic is d^2 / (1 / n + sum_y q_y
 values. There are three: of the features, of the ranks of the scores, and of the ranks of the uncertainties.
 
 What chance does to them is found out from sets that are drawn from val in the estimated mix, and compared with the rest of
-val in the same way, an estimate of their mix included. The cube roots of the statistics, which are almost normal (Wilson and
-Hilferty, 1931, PNAS 17:684), are taken in standard deviations over all sets. The largest of the three is compared with the
-largest for each drawn set, so that three tests give no more false alarms than one (Westfall and Young, 1993,
-Resampling-based multiple testing, Wiley).
+val in the same way. Their mix is estimated too, by the confusion matrix of that rest: by one that the set itself is part of, it
+would be known too well. The cube roots of the statistics, which are almost normal (Wilson and Hilferty, 1931, PNAS 17:684), are
+taken in standard deviations over all sets. The largest of the three is compared with the largest for each drawn set, so that
+three tests give no more false alarms than one (Westfall and Young, 1993, Resampling-based multiple testing, Wiley).
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ LEVEL = 0.005  # the p-value for that, where the mix of classes is estimated: p-
 DIRECTIONS = 32  # of the features
 FARTHEST = 100.0  # features beyond so many standard deviations count as that far
 MIX_STEPS = 100  # of expectation maximization
+UNSEEN = 1e-3  # images of a class that count as predicted as each class, beside those that are
 MEASURES = ("background color", "stain", "size of the objects", "sharpness")
 KINDS: dict[str, Any] = {  # of the arrays of a `Likeness` in model files
     "project": np.float32,
@@ -225,10 +226,10 @@ def compare(
 
     if len(new) < FEWEST:
         return untested(f"{_images(len(new))} {'is' if len(new) == 1 else 'are'} too few; {FEWEST} are needed")
-    rng, confusion = np.random.default_rng(0), _confusion(val, len(classes))
+    rng, cells = np.random.default_rng(0), _Cells(val, len(classes))
     level = FALSE_ALARMS if val.index is not None else LEVEL
     if val.index is None:
-        mix = _mixes(confusion, _counts(new.predicted, len(classes))[None])[0]
+        mix = cells.mixes(np.ones((1, len(val.target)), np.float32), _counts(new.predicted, len(classes))[None])[0]
         drawn = _draw_images(rng, val.target, len(new), mix)
         if drawn.sum(1).mean() < FEWEST_DRAWN:
             return untested("val has too few images of the classes that these images seem to be of")
@@ -240,7 +241,7 @@ def compare(
                 f"{100 * FALSE_ALARMS:g} % false alarms"
             )
         drawn = found
-    p, each = _largest(_statistics(val, new, drawn, confusion))
+    p, each = _largest(_statistics(val, new, drawn, cells))
     p_mix = None if val.index is not None else _mix_p(rng, val.traits.predicted, new.predicted, len(classes))
     return ShiftTest(
         n=len(new),
@@ -268,29 +269,44 @@ def _counts(predicted: np.ndarray, classes: int) -> np.ndarray:
     return np.bincount(predicted, minlength=classes).astype(np.float64)
 
 
-def _confusion(val: Likeness, classes: int) -> np.ndarray:
-    """How often images of each class of val are predicted as each class, float64 [K, K]; rows of classes that val does not have
-    are 0."""
-    counts = np.zeros((classes, classes))
-    np.add.at(counts, (val.target, val.traits.predicted), 1)
-    likely = np.where(counts.sum(1, keepdims=True) > 0, counts + 1e-3, 0)  # whatever was predicted can be explained
-    return likely / np.maximum(likely.sum(1, keepdims=True), 1e-12)
+class _Cells:
+    """How images of val are confused: the pairs of a class and a predicted class that occur, at most as many as images, so that
+    memory and time do not grow with the square of the number of classes."""
 
+    def __init__(self, val: Likeness, classes: int) -> None:
+        from scipy.sparse import csr_array
 
-def _mixes(confusion: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The most likely shares of the true classes of B sets, float64 [B, K], by expectation maximization.
+        pairs, place = np.unique(np.stack([val.target, val.traits.predicted]), axis=1, return_inverse=True)
+        self.target, self.predicted = pairs
+        every, ones = np.arange(pairs.shape[1]), np.ones(pairs.shape[1])
+        self.of_image = csr_array(
+            (np.ones(len(val.target)), (np.arange(len(val.target)), place.reshape(-1))), (len(val.target), len(every))
+        )
+        self.by_target, self.by_predicted = (
+            csr_array((ones, (every, each)), (len(every), classes)) for each in (self.target, self.predicted)
+        )
 
-    Args:
-        confusion: see `_confusion`.
-        counts: images of each set that are predicted as each class, float64 [B, K]; of none, the shares are equal.
-    """
-    present = confusion.any(1)
-    n = np.maximum(counts.sum(1, keepdims=True), 1)
-    shares = present * (counts / n + 0.1 / present.sum())  # nearly right from the start, and nothing is ruled out
-    for _ in range(MIX_STEPS):
-        shares /= shares.sum(1, keepdims=True)
-        shares = shares * ((counts / np.maximum(shares @ confusion, 1e-12)) @ confusion.T) / n + 1e-12 * present
-    return shares / shares.sum(1, keepdims=True)
+    def mixes(self, of: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """The most likely shares of the true classes of B sets, float64 [B, K], by expectation maximization; 0 for classes that
+        val does not have.
+
+        Args:
+            of: the images of val whose predictions say how the classes of each set are confused, 0 or 1, [B, M].
+            counts: images of each set that are predicted as each class, float64 [B, K]; of none, the shares are equal.
+        """
+        amounts = of @ self.of_image
+        rows = amounts @ self.by_target
+        present, classes = rows > 0, rows.shape[1]
+        rows = np.where(present, rows + classes * UNSEEN, np.inf)  # whatever was predicted can be explained
+        n = np.maximum(counts.sum(1, keepdims=True), 1)
+        shares = present * (counts / n + 0.1 / present.sum(1, keepdims=True))  # nearly right, and nothing is ruled out
+        for _ in range(MIX_STEPS):
+            each = shares / shares.sum(1, keepdims=True) / rows
+            likely = (each[:, self.target] * amounts) @ self.by_predicted + UNSEEN * each.sum(1, keepdims=True)
+            ratio = counts / np.maximum(likely, 1e-12)
+            found = (amounts * ratio[:, self.predicted]) @ self.by_target + UNSEEN * ratio.sum(1, keepdims=True)
+            shares = each * found / n + 1e-12 * present
+        return shares / shares.sum(1, keepdims=True)
 
 
 def _draw_images(rng: np.random.Generator, target: np.ndarray, n: int, shares: np.ndarray) -> np.ndarray:
@@ -328,19 +344,20 @@ def _draw_groups(rng: np.random.Generator, index: np.ndarray, groups: int, n: in
 # ------------------------------------------------------------------------------------------------------- statistics
 
 
-def _statistics(val: Likeness, new: Traits, drawn: np.ndarray, confusion: np.ndarray) -> np.ndarray:
+def _statistics(val: Likeness, new: Traits, drawn: np.ndarray, cells: _Cells) -> np.ndarray:
     """The statistics of features, scores and uncertainties, float64 [1 + B, 3]: of the new images first, and then of each set
-    drawn from val, bool [B, M], against the rest of val.
+    drawn from val, bool [B, M], against the rest of val, which also says how classes are confused.
 
     Where images are independent, differences are in units of what their number makes probable. A difference between groups
     does not vanish with more images, so there it is taken as it is.
     """
-    classes, n = len(confusion), len(new)
+    classes, n = cells.by_target.shape[1], len(new)
     theirs, ours = _values(val.traits, new)
     inside = drawn.astype(np.float32)
     of_class = np.eye(classes, dtype=np.float32)[val.traits.predicted]
     counts = np.concatenate([_counts(new.predicted, classes)[None], (inside @ of_class).astype(np.float64)])
-    shares = _mixes(confusion, counts)
+    rest = np.concatenate([np.ones((1, len(val.target)), np.float32), 1 - inside])
+    shares = cells.mixes(rest, counts)
     sizes = np.r_[n, inside.sum(1)].astype(np.float64)[:, None]
     apart = np.concatenate([ours.sum(0)[None], inside @ theirs]).astype(np.float64) / np.maximum(sizes, 1)
     variance = 1 / np.maximum(sizes, 1)
