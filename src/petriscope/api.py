@@ -13,6 +13,7 @@ from petriscope.core.device import enough_memory
 from petriscope.core.files import is_device, new_folder, path_text
 from petriscope.core.progress import say
 from petriscope.core.recipe import TTA, DataSection
+from petriscope.core.scale import Scale, asked_scale
 from petriscope.experiments.adapt import adapt as adapt
 from petriscope.experiments.bench import run_suite as run_suite
 from petriscope.experiments.beside_val import write_compared
@@ -29,6 +30,7 @@ from petriscope.inference.given import as_files
 from petriscope.inference.likeness import Compared
 from petriscope.inference.predict import Rows, find_images, predict_files
 from petriscope.inference.predictor import Predictor, load_model
+from petriscope.inference.scaling import ChosenScale, choose_scale, sentence, sizes_in_files
 from petriscope.report.audit import write_audit_page
 from petriscope.report.explanations import checked, write_page
 from petriscope.report.page import write_report
@@ -92,6 +94,7 @@ def predict(
     classes: Names | None = None,
     prior: Shares | None = None,
     without_guarantee: bool = False,
+    scale: Scale | None = None,
 ) -> pd.DataFrame:
     """Predict the classes of image files, or their masks.
 
@@ -110,21 +113,24 @@ def predict(
         without_guarantee: with ``max_error`` or ``set_coverage``, the images are compared with those of val as a set, and if
             they are shown not to be like them, nothing is answered, which is said; with ``out``, a page beside the file shows
             some of them beside some of val. True: answer all the same, without any claim about errors or coverage.
+        scale: how many times objects are enlarged first, such as 1.3; or micrometers per pixel of the files, such as ``0.23um``,
+            for a model that knows its field of view; or ``estimated``, from the sizes of objects here and in val, for 20 images
+            or more. None: as the model reads images; an adapted run reads them at the scale of the place it was adapted to.
 
     Returns:
         one row per image. Classification: image, predicted, confidence, error, answer, why, set (if asked for), assumed (if
-        ``classes`` or ``prior`` is given), and one probability per class (``p_<class>``). ``answer`` is the predicted class,
-        or ``not sure`` with the reason in ``why``. An image that cannot be read has an error, and neither prediction nor
-        answer. Segmentation: see `petriscope.inference.segmentation.predict_files`.
+        ``classes`` or ``prior`` is given, or images are scaled), and one probability per class (``p_<class>``). ``answer`` is
+        the predicted class, or ``not sure`` with the reason in ``why``. An image that cannot be read has an error, and neither
+        prediction nor answer. Segmentation: see `petriscope.inference.segmentation.predict_files`.
 
     Raises:
         RequestError: there is no such model or image, or the model cannot give what ``max_error``, ``set_coverage``,
-            ``classes`` or ``prior`` ask for.
+            ``classes``, ``prior`` or ``scale`` ask for.
     """
     import pandas as pd
 
     found = predict_rows(
-        model, images, tta, device, quiet, max_error, set_coverage, out, classes, prior, without_guarantee
+        model, images, tta, device, quiet, max_error, set_coverage, out, classes, prior, without_guarantee, scale
     )
     return pd.DataFrame([row for rows in found for row in rows], columns=list(found.columns))
 
@@ -141,13 +147,19 @@ def predict_rows(
     classes: Names | None = None,
     prior: Shares | None = None,
     without_guarantee: bool = False,
+    scale: Scale | None = None,
 ) -> Rows:
     """`predict` for any number of images: rows are predicted, and written to ``out``, while they are read."""
+    asked = asked_scale(scale)
     predictor, files = _predictor(model, device), find_images(as_files(images))
     known = parse_prior(predictor.classes, classes, prior)
     predictor = predictor.under(known)
     if known is not None and not quiet:
         say(f"note: {known.sentence()}")
+    chosen = choose_scale(predictor, asked, lambda: sizes_in_files(predictor, files, quiet))
+    predictor = predictor.at_scale(chosen.scale)
+    if chosen.scale is not None and not quiet:
+        say(f"note: {sentence(chosen)}")
     place = None if out is None else Path(out)
 
     def show(compared: Compared) -> None:
@@ -188,6 +200,8 @@ def explain(
     """
     check_free(Path(out))
     predictor, files = _predictor(model, device), find_images(as_files(images))
+    if (scale := predictor.recipe.data.scale) is not None and not quiet:
+        say(f"note: {sentence(ChosenScale(scale, asked=False))}")
     with new_folder(Path(out)) as (staging, folder):
         table, shown, part = explain_files(predictor, files, staging, folder, method, of, quiet)
         if shown:

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from petriscope.augment.appearance import background, measure
 from petriscope.augment.pipeline import Normalize, to_bytes, to_float
 from petriscope.augment.standardize import MEAN, STD, Standardize
+from petriscope.data.appearance import background, measure
 from petriscope.data.sources.synthetic_smear import HOME, OTHER, draw_smear
 
 CELLS = to_float(torch.from_numpy(draw_smear(16, 48)[0]))

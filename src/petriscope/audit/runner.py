@@ -129,6 +129,8 @@ def audit(
         DataError: the source cannot be read at all.
     """
     name = str(source)
+    if section is not None and section.scaled:
+        raise RequestError("an audit looks at images as they are; leave out data.scale")
     section = (section or DataSection()).model_copy(update={"source": name, "unreadable": "skip", "audit": None})
     extract = None if features is None else _extractor(features, seed, quiet)
     warnings: list[str] = []

@@ -9,9 +9,9 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from petriscope.augment.appearance import background
 from petriscope.augment.base import Pixelwise, Probability, change_some, chosen, elsewhere, in_order, uniform
 from petriscope.core.device import upload
+from petriscope.data.appearance import background
 
 Fill = Literal["mean", "noise", "zero", "background"]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -8,8 +8,8 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from petriscope.augment.appearance import LEAST, background
 from petriscope.augment.base import Pixelwise, Probability, change_some, chosen, in_order, uniform
+from petriscope.data.appearance import LEAST, background
 
 Factor = Annotated[float, Field(ge=0, le=10)]
 Factors = Annotated[tuple[Factor, Factor], AfterValidator(in_order)]

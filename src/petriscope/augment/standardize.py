@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from petriscope.augment.appearance import LEAST, background
 from petriscope.augment.base import constant
 from petriscope.core.recipe import Standard
+from petriscope.data.appearance import LEAST, background
 
 # Mean and standard deviation of the optical density in red, green and blue that stain is brought to: those of 10,247 cells
 # stained with May-Gruenwald-Giemsa (Acevedo et al., 2020, doi 10.1016/j.dib.2020.105474), rounded, so that these hardly change.

@@ -79,6 +79,15 @@ Prior = Annotated[
         metavar="NAME=SHARE,...", help="The share of each class that occurs among the images; can be repeated."
     ),
 ]
+ScaleOption = Annotated[
+    str | None,
+    typer.Option(
+        "--scale",
+        metavar="VALUE",
+        help="Bring objects to another size: times that they are enlarged, such as 1.3; micrometers per pixel, such as 0.23um; "
+        "or estimated.",
+    ),
+]
 Tta = Annotated[
     str | None, typer.Option(help="Test-time augmentation: none, mirror, flips, crops or d4; default: the recipe's.")
 ]
@@ -236,6 +245,7 @@ def evaluate(
     keep_seen: KeepSeen = False,
     classes: Classes = None,
     prior: Prior = None,
+    scale: ScaleOption = None,
     as_json: AsJson = False,
     rehash: Rehash = False,
 ) -> None:
@@ -243,7 +253,8 @@ def evaluate(
 
     With --data, on images from elsewhere; images that the model has seen are left out. If the run's own data have moved,
     --data says where they are. With --classes or --prior, metrics and guarantees are for these classes, and nothing is saved.
-    The images are compared with val, and guarantees are withdrawn where they are shown not to be like them.
+    The images are compared with val, and guarantees are withdrawn where they are shown not to be like them. With --data, --scale
+    brings their objects to the size that the run knows.
     """
     _among("--split", split, ("train", "val", "test"))
     if stress_images is not None and not stress:
@@ -251,7 +262,7 @@ def evaluate(
     from petriscope import api
 
     more: dict[str, Any] = {} if stress_images is None else {"stress_images": stress_images}
-    more |= {"classes": classes, "prior": prior}
+    more |= {"classes": classes, "prior": prior, "scale": scale}
     result = api.evaluate(
         run, data, split, _tta(tta), device, quiet=as_json, stress=stress, keep_seen=keep_seen, by=by, **more
     )
@@ -337,6 +348,7 @@ def adapt(
     ] = None,
     classes: Classes = None,
     prior: Prior = None,
+    scale: ScaleOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Of folds and training.")] = 0,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -345,12 +357,12 @@ def adapt(
     """Adapt a run to another place, such as another microscope, with a few labeled images from there.
 
     The result is a run. How it was adapted was chosen by cross-validation on the labeled images, and its thresholds are fitted
-    on images that were held out.
+    on images that were held out. With --scale, it also scales images that it predicts.
     """
     _among("--split", split, ("train", "val", "test"))
     from petriscope import api
 
-    more: dict[str, Any] = {"unlabeled": unlabeled, "suggest": suggest}
+    more: dict[str, Any] = {"unlabeled": unlabeled, "suggest": suggest, "scale": scale}
     made = api.adapt(run, data, out, split, home, classes, prior, seed, device, quiet=as_json, **more)
     if as_json:
         found = made.results.adaptation
@@ -382,6 +394,7 @@ def predict(
     ] = None,
     classes: Classes = None,
     prior: Prior = None,
+    scale: ScaleOption = None,
     without_guarantee: Annotated[
         bool,
         typer.Option("--without-guarantee", help="Answer also where guarantees are withdrawn, without any claim."),
@@ -390,7 +403,8 @@ def predict(
     """Predict the classes of images, as CSV with an answer or the reason to abstain.
 
     With --max-error or --set-coverage, the images are first compared with val, as a set. If they are shown not to be like
-    them, the guarantees are withdrawn and nothing is answered.
+    them, the guarantees are withdrawn and nothing is answered. With --scale, objects are first brought to the size that the
+    run knows; an adapted run does so by itself as it was adapted, and --scale 1 leaves them as they are.
 
     For segmentation, write a mask as indexed PNG and an overlay per image, and the table masks.csv.
     """
@@ -403,7 +417,7 @@ def predict(
             "--without-guarantee needs --max-error or --set-coverage: without them, nothing is guaranteed"
         )
     asked: dict[str, Any] = {"max_error": max_error, "set_coverage": set_coverage, "classes": classes, "prior": prior}
-    asked["without_guarantee"] = without_guarantee
+    asked |= {"without_guarantee": without_guarantee, "scale": scale}
     found = api.predict_rows(run, images, _tta(tta), device, out=out, **asked)
     write = deliver if out is None else None
     if write is not None:
@@ -590,6 +604,7 @@ def data_command(
             metavar="RUN", help="Show what its images look like beside those of this run, or of another source."
         ),
     ] = None,
+    scale: ScaleOption = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="data.KEY=VALUE", help="How to read the source; can be repeated."),
@@ -602,6 +617,8 @@ def data_command(
     if source is None:
         if like is not None:
             raise RequestError("--like needs a source to compare with it")
+        if scale is not None:
+            raise RequestError("--scale needs a source, and --like")
         print_columns(list(NAMED.items()))
         return
     from petriscope.core.recipe import data_section
@@ -609,8 +626,10 @@ def data_command(
     if like is not None:
         from petriscope.experiments.side_by_side import side_by_side
 
-        print_side_by_side(side_by_side(source, like, data_section(source, set_ or [])))
+        print_side_by_side(side_by_side(source, like, data_section(source, set_ or []), scale=scale))
         return
+    if scale is not None:
+        raise RequestError("--scale needs --like: it scales the images that are compared")
     from petriscope.data import load_dataset
 
     print_data(load_dataset(data_section(source, set_ or [])))

@@ -193,6 +193,14 @@ def print_side_by_side(found: SideBySide) -> None:
         "shorter side; difference of the medians in standard deviations of the second. Medians "
         "depend on the mix of classes, too"
     )
+    if (known := found.estimate) is None:
+        say(found.not_estimated)
+    else:
+        say(
+            f"estimated scale {known.factor:g}: as they are, objects of {found.names[0]} have the median size {known.here:.3g}, "
+            f"those of {found.names[1]} {known.known:.3g}. Another mix of classes changes it too. To use it: "
+            f"--scale {known.factor:g}, or --scale estimated"
+        )
 
 
 def _spread(found: Spread) -> str:

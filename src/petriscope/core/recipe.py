@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from petriscope.core.errors import RequestError, near, shortened, shown, similar
 from petriscope.core.files import read_text, readable, user_path
 from petriscope.core.names import tidy
+from petriscope.core.scale import Scale, ScaleField
 from petriscope.core.yaml_text import InvalidYaml, read_yaml
 
 MAX_RECIPE_BYTES = 1_000_000
@@ -30,6 +31,7 @@ MOST_NAME = 100  # characters of the name of a domain
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]
 Pixels = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
+Micrometers = Annotated[float, Field(gt=0, le=1e6)]
 TTA = Literal["none", "mirror", "flips", "crops", "d4"]  # test-time augmentation, by the number of views
 Standard = Literal["background", "stain"]  # see `petriscope.augment.standardize`
 Sampler = Literal["none", "square-root", "weighted", "oversample"]  # see `petriscope.data.sampler`
@@ -72,6 +74,7 @@ class SourceSection(Section):
     group: str | None = None  # as `DataSection.group`, which is used where this is null
     split: Literal["train", "val", "test"] | None = None  # the only one that is used of a source that has splits
     prefix: bool = True  # ids and groups begin with the name of the domain
+    scale: ScaleField | None = None  # as `DataSection.scale`, which is used where this is null
 
     @model_validator(mode="before")
     @classmethod
@@ -114,12 +117,35 @@ class DataSection(Section):
     unreadable: Literal["stop", "skip"] = "stop"
     audit: str | None = None  # folder of an audit, or its decisions.yaml: what to leave out and to relabel
     memory: Literal["auto", "resident", "mapped"] = "auto"
+    # Times that objects are enlarged, or micrometers per pixel of the files, such as 0.1um; also of images from elsewhere.
+    scale: ScaleField | None = None
+    # Field of view of the images that a model takes, in micrometers (height, width); null: where there are micrometers per
+    # pixel, that of most images. One number is a square.
+    field: Micrometers | tuple[Micrometers, Micrometers] | None = None
     standardize: tuple[Standard, ...] = ()  # what is made alike for images of all microscopes, before normalization
     normalize: Literal["auto", "train", "imagenet"] = "auto"  # auto: what the model's weights expect, else train's own
 
     @property
     def height_width(self) -> tuple[int, int] | None:
         return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+    @property
+    def field_of_view(self) -> tuple[float, float] | None:
+        """``field`` as (height, width), in micrometers."""
+        return (self.field, self.field) if isinstance(self.field, float) else self.field
+
+    @property
+    def scales(self) -> dict[str, Scale | None]:
+        """The scale of each source by its domain; of a source alone, by the empty string."""
+        if self.sources is None:
+            return {"": self.scale}
+        return {name: each.scale or self.scale for name, each in self.sources.items()}
+
+    @property
+    def scaled(self) -> dict[str, Scale]:
+        """The scales that change images, by domain; that of a source alone, and of images from elsewhere, by the empty string."""
+        known = {"": self.scale, **self.scales}
+        return {name: each for name, each in known.items() if each is not None and each != 1}
 
     @property
     def origin(self) -> str:
@@ -134,7 +160,13 @@ class DataSection(Section):
         recipe lists them makes no difference."""
         return {
             name: self.model_copy(
-                update={"source": each.source, "sources": None, "group": each.group or self.group, "leave_out": None}
+                update={
+                    "source": each.source,
+                    "sources": None,
+                    "group": each.group or self.group,
+                    "scale": each.scale or self.scale,
+                    "leave_out": None,
+                }
             )
             for name, each in sorted((self.sources or {}).items())
         }

@@ -479,6 +479,39 @@ class ClassPrior(Result):
     excluded_images: int = 0
 
 
+class ScaleEstimate(Result):
+    """How many times objects are to be enlarged, see `petriscope.trust.scale.estimate_scale`.
+
+    Args:
+        factor: with four digits.
+        known, here: median sizes of objects, as a share of the shorter side of an image: where the model was fitted, such as
+            val, and in the images before they are scaled; ``known_n``, ``here_n``: images with an object.
+    """
+
+    factor: float
+    known: float
+    here: float
+    known_n: int
+    here_n: int
+
+
+class Scaling(Result):
+    """How images from elsewhere were scaled.
+
+    Args:
+        scale: a factor, or micrometers per pixel of the files, such as ``0.1um``.
+        factor: the median of the times that objects were enlarged; ``smallest``, ``largest``: the factors differ where
+            micrometers per pixel are given and files differ in size.
+        estimate: how the factor was estimated; None: it was given.
+    """
+
+    scale: float | str
+    factor: float
+    smallest: float
+    largest: float
+    estimate: ScaleEstimate | None = None
+
+
 class Subset(Measured):
     """The images that have one value in a column, judged on their own; see `petriscope.tasks.base.Task.judge_subset`.
 
@@ -519,6 +552,7 @@ class Evaluation(Measured):
         n: images.
         seen: images that the model has seen; None where that is unknown.
         prior: which classes occur, or their shares, if that was given; probabilities and guarantees are for it.
+        scale: how images from elsewhere were scaled; None: not at all, or as the recipe scales the run's own.
         groups: of images, which intervals are over; None: the images are independent.
         scenes, pixels, outlined: where targets are masks, groups, or images if there are none; labeled pixels; and images
             in which classes meet.
@@ -541,6 +575,7 @@ class Evaluation(Measured):
     groups: int | None = None
     seen: SeenImages | None = None
     prior: ClassPrior | None = None
+    scale: Scaling | None = None
     scenes: int | None = None
     pixels: int | None = None
     outlined: int | None = None
@@ -653,6 +688,7 @@ class Adaptation(Result):
         prior: what was said about the classes that occur.
         suggested: images among those without labels that it would be most useful to label next.
         shift: how the labeled images differ from val of the base.
+        scale: how the images of the place were scaled first; None: not at all.
     """
 
     base: str
@@ -674,6 +710,7 @@ class Adaptation(Result):
     prior: ClassPrior | None = None
     suggested: int = 0
     shift: ShiftTest | None = None
+    scale: Scaling | None = None
 
 
 class Epoch(Result):

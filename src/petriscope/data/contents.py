@@ -30,11 +30,13 @@ class Content:
         peak: its brightness, as `peak_of` has it.
         bits: 16 if ``peak`` is of values with 16 bits, else 8.
         notes: kinds of `NOTES`, with their amounts.
+        size: height and width in pixels of the file's image when upright; (0, 0): not noted.
     """
 
     peak: int
     bits: int
     notes: Mapping[str, int] = field(default_factory=dict)
+    size: tuple[int, int] = (0, 0)
 
 
 @dataclass

@@ -61,6 +61,7 @@ class Decoded:
     Args:
         pixels: uint8 [M, H, W, C]; mapped from disk or in memory.
         digests: uint8 [M, 16], a hash of each of them.
+        sizes: height and width of each image in its file, int64 [M, 2].
         contents: a digest of the bytes of each file of the list.
         kept: int64 [K], the indices of the readable files in the list, which are also their rows in ``pixels``.
         warnings: what the user should know, one sentence each.
@@ -68,6 +69,7 @@ class Decoded:
 
     pixels: np.ndarray
     digests: np.ndarray
+    sizes: np.ndarray
     contents: list[str]
     kept: np.ndarray
     warnings: list[str]
@@ -130,12 +132,13 @@ def decode_files(paths: Sequence[Path], names: Sequence[str], section: DataSecti
     """
     options = (section.height_width, section.filter, section.channels, section.bits, section.unreadable)
     contents = cache.contents(paths, source)
-    key = cache.make_key("images", tuple(zip(names, contents.values, strict=True)), options)
+    key = cache.make_key("images and their sizes", tuple(zip(names, contents.values, strict=True)), options)
     pixels, about = cache.fetch_or_store(key, True, lambda: _decode_to_cache(key, paths, names, section, contents))
     digests = cache.row_digests(pixels)
     if not cache.choose_mapped(pixels.nbytes, section.memory, source):
         pixels = np.array(pixels)
-    return Decoded(pixels, digests, contents.values, np.array(about["kept"], dtype=np.int64), list(about["warnings"]))
+    kept, sizes = np.array(about["kept"], dtype=np.int64), np.array(about["sizes"], dtype=np.int64).reshape(-1, 2)
+    return Decoded(pixels, digests, sizes, contents.values, kept, list(about["warnings"]))
 
 
 def resize(image: np.ndarray, size: tuple[int, int], filter: Filter) -> np.ndarray:
@@ -207,7 +210,7 @@ def _decode_to_cache(
         _refuse(bad, names, section, len(paths))
         depth = 1 if channels == "gray" else 3
         cache.check_room((len(paths), *size, depth), mapped=True)
-        held = Contents(section.bits, section.channels == "gray")
+        held, sizes = Contents(section.bits, section.channels == "gray"), [(0, 0)] * len(paths)
 
         def decode(start: int) -> tuple[np.ndarray, dict[int, str], dict[int, Content]]:
             stop = min(start + CHUNK, len(paths))
@@ -236,6 +239,7 @@ def _decode_to_cache(
                         bad.update(wrong)
                         for index, content in found.items():
                             held.add(names[index], content)
+                            sizes[index] = content.size
                         bar.advance(len(block))
                         yield block
             contents.check_unchanged(paths, names)
@@ -243,7 +247,7 @@ def _decode_to_cache(
             if bad:
                 warnings.append(f"{_list_bad(bad, names)}; left out")
             warnings.extend(held.warnings())
-            about.update(kept=[i for i in range(len(paths)) if i not in bad], warnings=warnings)
+            about.update(kept=[i for i in range(len(paths)) if i not in bad], sizes=sizes, warnings=warnings)
 
         cache.store(key, (len(paths), *size, depth), np.dtype(np.uint8), blocks(), about)
 
@@ -351,7 +355,8 @@ def _decode(
             array = np.asarray(flat)
         except Exception as error:  # Pillow's decoders raise many kinds on damaged files
             raise Unreadable(_reason(error)) from error
-    content = Content(peak_of(array), 8, notes) if deep is None else Content(peak_of(deep[0]), 16, notes)
+    peak, bits = (peak_of(array), 8) if deep is None else (peak_of(deep[0]), 16)
+    content = Content(peak, bits, notes, array.shape[:2])
     array = array[..., None] if array.ndim == 2 else array
     return (resize(array, size, filter) if size else array), content
 

@@ -11,24 +11,29 @@ import numpy as np
 from petriscope.core.errors import DataError, RequestError, near
 from petriscope.core.names import look_alike
 from petriscope.core.recipe import DataSection
+from petriscope.core.scale import Scale
 from petriscope.data import cache
 from petriscope.data.aligned import align
 from petriscope.data.imageset import CHUNK, SPLITS, ImageSet
 from petriscope.data.membership import Change, Membership, pack
 from petriscope.data.recognition import join_sets
+from petriscope.data.scale import Field, describe_factors, rescale, set_factors
 from petriscope.data.sources.labels import sort_names
 
 DOMAIN = "domain"
 NAMED = 5  # classes that a sentence lists
 
 Parts = Mapping[str, Mapping[str, ImageSet]]  # the image sets of each domain, by split
+Factors = Mapping[str, Mapping[str, np.ndarray]]  # how these are scaled
 
 
-def share_pixels(parts: Parts, memory: str) -> dict[str, dict[str, ImageSet]]:
+def share_pixels(parts: Parts, memory: str, factors: Factors | None = None) -> dict[str, dict[str, ImageSet]]:
     """The same image sets as views of one array, in memory or mapped from the cache.
 
     Args:
         memory: as ``data.memory``. Images that are mapped from disk stay so.
+        factors: how images are scaled, float64 [N, 2] for each set, see `petriscope.data.scale.rescale`; None: not at all. They
+            keep their digests.
 
     Raises:
         DataError: the domains have images of different shapes, or there is no room for all images.
@@ -36,20 +41,24 @@ def share_pixels(parts: Parts, memory: str) -> dict[str, dict[str, ImageSet]]:
     shapes = {name: next(iter(sets.values())).shape for name, sets in parts.items()}
     _check_shapes(shapes)
     every = [part for sets in parts.values() for part in sets.values()]
-    if all(part.pixels is every[0].pixels and part.rows is not None for part in every):
+    scales = [None if factors is None else factors[name][split] for name, sets in parts.items() for split in sets]
+    scales = [None if each is None or (each == 1).all() else each for each in scales]
+    if all(each is None for each in scales) and all(
+        part.pixels is every[0].pixels and part.rows is not None for part in every
+    ):
         return {name: dict(sets) for name, sets in parts.items()}
     shape = (sum(map(len, every)), *every[0].shape)
     hashes = np.concatenate([pack(part.digests()) for part in every])
-    mapped = any(part.mapped for part in every) or cache.choose_mapped(
-        int(np.prod(shape)), memory, "all sources together"
-    )
+    what = "all sources together" if len(parts) > 1 else "the scaled images"
+    mapped = any(part.mapped for part in every) or cache.choose_mapped(int(np.prod(shape)), memory, what)
     cache.check_room(shape, mapped)
     if mapped:
-        key = cache.make_key("domains", shape, hashlib.blake2b(hashes.tobytes(), digest_size=16).hexdigest())
-        pixels, _ = cache.fetch_or_store(key, True, lambda: cache.store(key, shape, np.dtype(np.uint8), _chunks(every)))
+        key = cache.make_key("domains", shape, _mark(every, scales))
+        blocks = _chunks(every, scales)
+        pixels, _ = cache.fetch_or_store(key, True, lambda: cache.store(key, shape, np.dtype(np.uint8), blocks))
     else:
         pixels, start = np.empty(shape, dtype=np.uint8), 0
-        for chunk in _chunks(every):
+        for chunk in _chunks(every, scales):
             pixels[start : start + len(chunk)] = chunk
             start += len(chunk)
     known, first = (pixels, hashes), 0
@@ -63,10 +72,21 @@ def share_pixels(parts: Parts, memory: str) -> dict[str, dict[str, ImageSet]]:
     return out
 
 
-def _chunks(parts: Sequence[ImageSet]) -> Iterator[np.ndarray]:
-    for part in parts:
+def _mark(parts: Sequence[ImageSet], scales: Sequence[np.ndarray | None]) -> str:
+    """A hash of the pixels as they are, of which the digests of scaled images are none, and of how they are scaled now."""
+    digest = hashlib.blake2b(digest_size=16)
+    rows = {id(part.pixels): cache.row_digests(part.pixels) for part in parts}
+    for part, scale in zip(parts, scales, strict=True):
+        digest.update(rows[id(part.pixels)][slice(None) if part.rows is None else part.rows].tobytes())
+        digest.update(b"" if scale is None else scale.tobytes())
+    return digest.hexdigest()
+
+
+def _chunks(parts: Sequence[ImageSet], scales: Sequence[np.ndarray | None]) -> Iterator[np.ndarray]:
+    for part, scale in zip(parts, scales, strict=True):
         for start in range(0, len(part), CHUNK):
-            yield part.take(np.arange(start, min(start + CHUNK, len(part))))
+            chunk = part.take(np.arange(start, min(start + CHUNK, len(part))))
+            yield chunk if scale is None else rescale(chunk, scale[start : start + CHUNK])
 
 
 def _check_shapes(shapes: Mapping[str, tuple[int, int, int]]) -> None:
@@ -75,6 +95,32 @@ def _check_shapes(shapes: Mapping[str, tuple[int, int, int]]) -> None:
         raise DataError(f"the images of the domains differ in size ({listed}); give one with --set data.size=N")
     if len(set(shapes.values())) > 1:
         raise DataError(f"the images of the domains differ in channels ({listed}); choose with --set data.channels=rgb")
+
+
+def at_scale(
+    parts: Parts, scales: Mapping[str, Scale | None], field: Field | None, memory: str, warnings: list[str]
+) -> dict[str, dict[str, ImageSet]]:
+    """The same image sets, scaled. What files of different sizes make of that is said.
+
+    Args:
+        scales: of each domain.
+        field: the field of view that images are brought to, where a scale is in micrometers per pixel.
+        memory: see `share_pixels`.
+
+    Raises:
+        RequestError, DataError: see `petriscope.data.scale.set_factors`.
+    """
+    factors = {
+        name: {split: set_factors(part, scales[name], field) for split, part in sets.items()}
+        for name, sets in parts.items()
+    }
+    for name, each in factors.items():
+        scale = scales[name]
+        if scale is not None and (said := describe_factors(np.concatenate(list(each.values())), scale, field)):
+            warnings.append(f"{name}: {said}" if name else said)
+    if all((each == 1).all() for by_split in factors.values() for each in by_split.values()):
+        return {name: dict(sets) for name, sets in parts.items()}
+    return share_pixels(parts, memory, factors)
 
 
 def common_classes(parts: Parts, warnings: list[str]) -> tuple[str, ...]:

@@ -36,7 +36,9 @@ class ImageSet:
             it says nothing. The column ``domain`` says where an image is from, see `domains`.
         rows: int64 [N], the row in ``pixels`` of each image; None: row i is image i. Lets the splits of one
             mapped array be views of it.
-        known: an array and the hashes of its rows, uint8 [M, 16]; they are used as long as ``pixels`` is this array.
+        known: an array and the hashes of its rows, uint8 [M, 16]; they are used as long as ``pixels`` is this array. Images
+            that were scaled keep the hashes of what they were, so that they are recognized.
+        sizes: height and width in pixels that each image had in its file, int [N, 2]; None: unknown.
         named: whether the source names its classes; else it has numbers, and ``classes`` are the numbers from 0.
         task: what the targets are; None: the task whose targets look like these, see `petriscope.tasks.choose_task`.
 
@@ -52,6 +54,7 @@ class ImageSet:
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     rows: np.ndarray | None = None
     known: tuple[np.ndarray, np.ndarray] | None = None
+    sizes: np.ndarray | None = None
     named: bool = True
     task: Task = None  # type: ignore[assignment]  # never None after construction
 
@@ -67,7 +70,7 @@ class ImageSet:
                 f"targets of the task {self.task.name} must be {self.task.targets_are}, not {self.targets.dtype} "
                 f"{list(self.targets.shape)}"
             )
-        arrays = {"ids": self.ids, "groups": self.groups, "rows": self.rows, **self.columns}
+        arrays = {"ids": self.ids, "groups": self.groups, "rows": self.rows, "sizes": self.sizes, **self.columns}
         for name, array in arrays.items():
             if array is not None and len(array) != len(self):
                 raise DataError(f"{len(array)} {name} for {len(self)} images")
@@ -126,12 +129,13 @@ class ImageSet:
             targets=self.targets[indices],
             ids=self.ids[indices],
             groups=None if self.groups is None else self.groups[indices],
+            sizes=None if self.sizes is None else self.sizes[indices],
             columns={name: values[indices] for name, values in self.columns.items()},
             rows=indices if self.rows is None else self.rows[indices],
         )
 
     def digests(self) -> list[bytes]:
-        """A 16-byte hash of each image's pixels; equal images have equal hashes."""
+        """A 16-byte hash of each image's pixels before it was scaled; equal images have equal hashes."""
         return [hashes.tobytes() for hashes in self._hashes]
 
     def hashed(self) -> ImageSet:
@@ -206,6 +210,7 @@ class Dataset:
         membership: the split of every image of the source, also of those that are left out of their split; None: that of
             the image sets.
         drawn: the names of the splits that were drawn at random; the others are the source's.
+        field_of_view: height and width of every image in micrometers; None: unknown.
     """
 
     train: ImageSet | None = None
@@ -217,6 +222,7 @@ class Dataset:
     audited: tuple[Audited, ...] = field(default=())
     membership: Membership | None = None
     drawn: tuple[str, ...] = field(default=())
+    field_of_view: tuple[float, float] | None = None
 
     @property
     def splits(self) -> dict[str, ImageSet]:

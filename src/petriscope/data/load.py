@@ -21,6 +21,7 @@ from petriscope.data.imageset import SPLITS, Dataset, ImageSet
 from petriscope.data.membership import FILE, Change, Membership
 from petriscope.data.one_vs_rest import one_vs_rest
 from petriscope.data.recognition import follow, join_sets, match, membership_of
+from petriscope.data.scale import Field, common_field
 from petriscope.data.sources import UNSPLIT
 from petriscope.data.sources.mask_values import check_numbers_used
 from petriscope.data.splits import draw_grouped, draw_stratified
@@ -53,15 +54,17 @@ def load_dataset(section: DataSection | str | PathLike[str]) -> Dataset:
     section = _section(section)
     warnings: list[str] = []
     if section.sources is None:
-        sets, decisions = _read(section, warnings)
+        sets, decisions, field = _read_one(section, warnings)
         drawn, names = _split(sets, section, warnings)
     else:
-        drawn, names, decisions = *_split_domains(_read_domains(section, warnings), section, warnings), None
+        parts, field = _read_domains(section, warnings)
+        drawn, names, decisions = *_split_domains(parts, section, warnings), None
     if section.leave_out is not None:
         drawn = domains.leave_out(drawn, section.leave_out, section.origin, warnings)
     sets, audited = _prepare(drawn, section, decisions, warnings)
     _check_train(sets, section.origin)
-    return _dataset(sets, section, warnings, audited=audited, membership=membership_of(drawn, sets), drawn=names)
+    membership = membership_of(drawn, sets)
+    return _dataset(sets, section, warnings, audited=audited, membership=membership, drawn=names, field=field)
 
 
 def recall_dataset(section: DataSection, known: Membership, classes: Sequence[str]) -> tuple[Dataset, Change]:
@@ -83,9 +86,9 @@ def recall_dataset(section: DataSection, known: Membership, classes: Sequence[st
     warnings: list[str] = []
     decisions = None
     if section.sources is None:
-        sets, decisions = _read(section, warnings)
+        sets, decisions, field = _read_one(section, warnings)
     else:
-        parts = _read_domains(section, warnings)
+        parts, field = _read_domains(section, warnings)
         every, grouped = domains.common_classes(parts, warnings), domains.have_groups(parts)
         prefixed = {name: each.prefix for name, each in (section.sources or {}).items()}
         sets = {
@@ -98,7 +101,7 @@ def recall_dataset(section: DataSection, known: Membership, classes: Sequence[st
     if not sets:
         raise DataError(f"none of the {len(known.ids):,} images of the run is in {section.origin}")
     sets = {name: align(part, tuple(classes), section.origin, warnings) for name, part in sets.items()}
-    return _dataset(sets, section, warnings, audited=audited, membership=known), change
+    return _dataset(sets, section, warnings, audited=audited, membership=known, field=field), change
 
 
 def _section(section: DataSection | str | PathLike[str]) -> DataSection:
@@ -109,15 +112,37 @@ def _section(section: DataSection | str | PathLike[str]) -> DataSection:
     return section
 
 
-def _read_domains(section: DataSection, warnings: list[str]) -> dict[str, dict[str, ImageSet]]:
-    """The image sets of each of several sources, before splits are drawn, as views of one array."""
+def _read_one(
+    section: DataSection, warnings: list[str]
+) -> tuple[dict[str, ImageSet], decided.Decisions | None, Field | None]:
+    """`_read`, at the scale of the section, and the field of view."""
+    sets, decisions = _read(section, warnings)
+    parts, field = _at_scale({"": sets}, section, warnings)
+    return parts[""], decisions, field
+
+
+def _read_domains(section: DataSection, warnings: list[str]) -> tuple[dict[str, dict[str, ImageSet]], Field | None]:
+    """The image sets of each of several sources, before splits are drawn, as views of one array, each at its scale; and the
+    field of view of all."""
     wanted = {name: each.split for name, each in (section.sources or {}).items()}
     parts = {
         name: _only(_read(one, warnings)[0], wanted[name], str(one.source)) for name, one in section.by_domain.items()
     }
     for name, sets in parts.items():
         warnings += domains.own_domains(sets, name, str((section.sources or {})[name].source))
-    return domains.share_pixels(parts, section.memory)
+    parts, field = _at_scale(parts, section, warnings)
+    return domains.share_pixels(parts, section.memory), field
+
+
+def _at_scale(
+    parts: domains.Parts, section: DataSection, warnings: list[str]
+) -> tuple[dict[str, dict[str, ImageSet]], Field | None]:
+    """Image sets at the scales of their sources, and their field of view, if it is known."""
+    scales = section.scales
+    field = section.field_of_view or common_field(
+        (part, scales[name]) for name, sets in parts.items() for part in sets.values()
+    )
+    return domains.at_scale(parts, scales, field, section.memory, warnings), field
 
 
 def _only(sets: dict[str, ImageSet], split: str | None, source: str) -> dict[str, ImageSet]:
@@ -172,6 +197,7 @@ def _dataset(
     audited: Sequence[decided.Audited],
     membership: Membership,
     drawn: tuple[str, ...] = (),
+    field: Field | None = None,
 ) -> Dataset:
     digests = {name: part.digests() for name, part in sets.items()}
     return Dataset(
@@ -184,6 +210,7 @@ def _dataset(
         audited=tuple(audited),
         membership=membership,
         drawn=drawn,
+        field_of_view=field,
     )
 
 

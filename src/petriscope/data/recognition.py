@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from petriscope.data.imageset import SPLITS, ImageSet
-from petriscope.data.membership import Change, Membership
+from petriscope.data.membership import Change, Membership, pack
 
 NEW = -1
 
@@ -148,9 +148,16 @@ def join_sets(parts: Sequence[ImageSet]) -> ImageSet:
         return first
     views = all(part.pixels is first.pixels and part.rows is not None for part in parts)
     groups, columns = [part.groups for part in parts], dict.fromkeys(name for part in parts for name in part.columns)
+    pixels, known, sizes = first.pixels, first.known, [part.sizes for part in parts]
+    if not views:
+        pixels = np.concatenate([part.images for part in parts])
+        # Of images that were scaled, the digests are those of what they were.
+        known = (pixels, np.concatenate([pack(part.digests()) for part in parts]))
+    elif not all(part.known is first.known for part in parts):
+        known = None
     return replace(
         first,
-        pixels=first.pixels if views else np.concatenate([part.images for part in parts]),
+        pixels=pixels,
         rows=np.concatenate([np.asarray(part.rows) for part in parts]) if views else None,
         targets=np.concatenate([part.targets for part in parts]),
         ids=np.concatenate([part.ids for part in parts]),
@@ -158,7 +165,8 @@ def join_sets(parts: Sequence[ImageSet]) -> ImageSet:
         if any(each is None for each in groups)
         else np.concatenate([np.asarray(g, np.str_) for g in groups]),
         columns={name: np.concatenate([_column(part, name) for part in parts]) for name in columns},
-        known=first.known if views and all(part.known is first.known for part in parts) else None,
+        known=known,
+        sizes=None if any(each is None for each in sizes) else np.concatenate([np.asarray(each) for each in sizes]),
     )
 
 

@@ -13,7 +13,16 @@ from petriscope.core.errors import DataError, Interrupted, RequestError
 from petriscope.core.files import new_folder, path_text, slug
 from petriscope.core.progress import progress, say
 from petriscope.core.recipe import TTA, Recipe, SourceSection
-from petriscope.core.results import Adaptation, Metric, Normalization, ShiftTest, TrainingSummary, TriedSetting
+from petriscope.core.results import (
+    Adaptation,
+    Metric,
+    Normalization,
+    Scaling,
+    ShiftTest,
+    TrainingSummary,
+    TriedSetting,
+)
+from petriscope.core.scale import Scale, asked_scale
 from petriscope.data import Dataset, ImageSet
 from petriscope.data.fingerprint import fingerprint
 from petriscope.data.membership import UNKNOWN, Exposure
@@ -67,6 +76,7 @@ class Place:
         prior: what is known about the classes there.
         unlabeled: more images, without labels; None: none were given.
         shift: how the labeled images differ from val of the run.
+        scaling: how all of them were scaled; None: not at all.
     """
 
     source: str
@@ -77,6 +87,7 @@ class Place:
     prior: Prior | None
     unlabeled: Unlabeled | None
     shift: ShiftTest
+    scaling: Scaling | None
 
 
 @dataclass(frozen=True)
@@ -110,6 +121,7 @@ def adapt(
     quiet: bool = False,
     unlabeled: str | PathLike[str] | None = None,
     suggest: int = 0,
+    scale: Scale | None = None,
 ) -> Run:
     """Adapt a run to a place by labeled images from there. The run itself does not change.
 
@@ -129,6 +141,8 @@ def adapt(
             out-of-distribution detector are fitted to them too.
         suggest: write ``suggested.csv`` into the run, with so many of these that it would be most useful to label next, see
             `petriscope.inference.labeling`.
+        scale: of the images from there, see `petriscope.predict`; where it is estimated, they are compared with val in their own
+            mix of classes. The adapted run reads images from elsewhere at this scale, and those of the old place as before.
 
     Returns:
         the adapted run. Its train split are the images of both places, val and test those of the old one. Its results have
@@ -139,7 +153,7 @@ def adapt(
         DataError: the images cannot be used: too few, or of classes that the run does not know.
         Interrupted: Ctrl-C; nothing is left.
     """
-    run = open_run(model)
+    run, asked = open_run(model), asked_scale(scale)
     if data is None:
         raise RequestError("adapting needs labeled images: name their source with --data")
     if suggest < 0:
@@ -154,7 +168,7 @@ def adapt(
     recipe = base.recipe.model_copy(update={"name": f"{run.folder.resolve().name}-{name}", "seed": seed})
     folder = Path("runs") / f"{slug(recipe.name)}-seed{seed}" if out is None else Path(out)
     check_free(None if out is None else folder)
-    place = _place(base, run, source, split, name, known, more, seed, quiet)
+    place = _place(base, run, source, split, name, known, more, seed, quiet, asked)
     elsewhere = None if home is None else path_text(home)
     old = whole_data(run, elsewhere, "rehearse its images", "--home")
     if relabeled := sum(each.decision == "relabel" for each in old.audited):
@@ -203,13 +217,16 @@ def _place(
     more: str | None,
     seed: int,
     quiet: bool,
+    asked: Scale | None,
 ) -> Place:
     """Load the images of the new place, and say what they cannot show.
 
     Args:
         more: the source of those without labels.
+        asked: the scale of all.
     """
-    images = _without_own(other_data(base, source, split, quiet), base, run, source)
+    images, scaling = other_data(base, source, split, quiet, asked, by_labels=True)
+    images = _without_own(images, base, run, source)
     if known is not None and len(others := np.flatnonzero(~known.occurs[images.targets])):
         raise DataError(
             f"{len(others):,} of {len(images):,} labeled images are of classes that are said not to occur, the first: "
@@ -241,14 +258,15 @@ def _place(
             f"note: {source} has no image of {_listed(missing)}; nothing says how well the model does on such images there. If "
             "these classes do not occur there, name those that do with --classes"
         )
-    unlabeled = None if more is None else load_unlabeled(base, more, images.digests(), quiet)
+    scale = None if scaling is None else scaling.scale
+    unlabeled = None if more is None else load_unlabeled(base, more, images.digests(), quiet, scale)
     shift = compare_images(base, images, quiet).test
     if shift.not_tested is None and not shift.withdrawn:
         say(
             f"note: the images of {source} are not shown to differ from val of {run.folder} (p = {shift.p:.2g}, {shift.n:,} "
             "images); its guarantees may hold there as they are, and adapting may bring little"
         )
-    return Place(source, split, name, images, folds, known, unlabeled, shift)
+    return Place(source, split, name, images, folds, known, unlabeled, shift, scaling)
 
 
 def _listed(names: list[str]) -> str:
@@ -296,7 +314,8 @@ def _choose(base: Predictor, old: Dataset, place: Place, quiet: bool) -> Adapted
         found = cross_validate(base, home, new, place.name, place.folds, ttas, SETTINGS, advance)
         tried = sorted(found, key=lambda each: each.judge(place.labeled.targets, occurs)[1])
         images = join_sets([home, new])
-        where = SourceSection(source=place.source, split=place.split)
+        scale = None if place.scaling is None else place.scaling.scale
+        where = SourceSection(source=place.source, split=place.split, scale=scale)
         recipe = with_setting(absolute_paths(with_domain(base.recipe, images, place.name, where)), tried[0].setting)
         if tried[0].setting.epochs:
             predictor, trainer = tune(base, recipe, images)
@@ -388,6 +407,7 @@ def _write(
         after=after,
         home_n=0 if old.val is None else len(old.val),
         prior=None if place.prior is None else place.prior.record(),
+        scale=place.scaling,
         **cost_at_home,
     )
     begun.add_results(adaptation=result)

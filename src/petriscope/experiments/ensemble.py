@@ -199,6 +199,12 @@ def _check_fit(method: Method, runs: Sequence[Run], members: Sequence[Predictor]
                 f"data.standardize is {theirs} in {run.folder} and {ours} in {runs[0].folder}; members of an ensemble must agree "
                 "in it"
             )
+        mine, its = members[0].recipe.data, member.recipe.data
+        if (mine.scaled, mine.field_of_view) != (its.scaled, its.field_of_view):
+            raise RequestError(
+                f"{run.folder} and {runs[0].folder} differ in data.scale, the scale of a source, or data.field; members of an "
+                "ensemble must agree in these"
+            )
     if method == "specialist":
         return check_pair(runs, members)
     first = members[0]

@@ -16,6 +16,7 @@ from petriscope.core.files import path_text, slug
 from petriscope.core.progress import say
 from petriscope.core.recipe import TTA
 from petriscope.core.results import ClassPrior, Evaluation, Robustness
+from petriscope.core.scale import Scale, asked_scale
 from petriscope.data import Dataset, ImageSet
 from petriscope.experiments.beside_val import keep_compared, write_compared
 from petriscope.experiments.breakdown import DOMAIN, break_down, check_column
@@ -48,6 +49,7 @@ def evaluate(
     classes: Names | None = None,
     prior: Shares | None = None,
     by: str | None = None,
+    scale: Scale | None = None,
 ) -> Evaluation:
     """Metrics of a model on a split, with 95 % intervals.
 
@@ -66,6 +68,9 @@ def evaluate(
         classes, prior: which classes occur among the images, or the share of each, see `petriscope.predict`. Images of other
             classes stay and count as misclassified. Nothing is saved in the run folder then.
         by: a column of the images, such as ``scanner``; the metrics are also given for each of its values.
+        scale: with ``data``: how many times objects are enlarged first, such as 1.3; or micrometers per pixel of the files, such
+            as ``0.23um``, for a run that knows its field of view; or ``estimated``, from the sizes of objects here and in val.
+            None: as the run reads images. See `petriscope.inference.scaling`.
 
     Returns:
         the evaluation. Probabilities are scaled with the temperature that was fitted on val. ``shift`` says whether the images
@@ -78,6 +83,11 @@ def evaluate(
     """
     if stress_images is not None and stress_images < 1:
         raise RequestError("a stress test needs at least one image")
+    asked = asked_scale(scale)
+    if asked is not None and data is None:
+        raise RequestError(
+            "a scale is for images from elsewhere, named with --data; the run's own are read as its recipe says"
+        )
     run = open_run(model) if data is None or is_run(model) else None
     with ExitStack() as claims:
         if run is not None and data is None:
@@ -86,7 +96,7 @@ def evaluate(
         known = parse_prior(predictor.classes, classes, prior)
         predictor = predictor.under(known)
         source = None if data is None else path_text(data)
-        chosen = choose_images(predictor, run, source, split, keep_seen, quiet)
+        chosen = choose_images(predictor, run, source, split, keep_seen, quiet, scale=asked)
         own = None if known is not None else chosen.own  # else the metrics of a run would be for these classes
         if known is not None and chosen.own is not None:
             say("note: metrics for given classes or shares are not saved in the run, which keeps those without")
@@ -100,7 +110,7 @@ def evaluate(
             for sentence in verdict(compared.test, path_text(model), source or "NEW", WOULD_BE, known is not None):
                 if compared.test.withdrawn or not quiet:
                     say(sentence)
-        facts = {"seen": chosen.seen, "shift": None if compared is None else compared.test}
+        facts = {"seen": chosen.seen, "shift": None if compared is None else compared.test, "scale": chosen.scaling}
         if run is not None and own is not None:
             evaluation, _ = evaluate_into(run, predictor, own, split, tta, quiet, by=by, facts=facts)
             if compared is not None:

@@ -10,12 +10,14 @@ import numpy as np
 from petriscope.core.errors import DataError, MissingSource, RequestError
 from petriscope.core.progress import say
 from petriscope.core.recipe import DataSection
-from petriscope.core.results import SeenImages
+from petriscope.core.results import Scaling, SeenImages
+from petriscope.core.scale import Scale
 from petriscope.data import Dataset, ImageSet, load_dataset
 from petriscope.data.aligned import load_aligned
 from petriscope.data.load import recall_dataset
 from petriscope.data.membership import UNKNOWN, Change, Exposure, Membership
 from petriscope.inference.predictor import Predictor
+from petriscope.inference.scaling import choose_scale, scale_set, sizes_in
 from petriscope.run.folder import Run
 
 
@@ -56,7 +58,13 @@ def find_data(run: Run, source: str | None = None, option: str = "--data") -> Ow
 def _find(run: Run, source: str | None, known: Membership | None, option: str = "--data") -> OwnData:
     section, about = run.recipe.data, run.environment.data
     if source is not None:
+        scales = {each or 1.0 for each in section.scales.values()}
         section = section_elsewhere(section, source, about.shape)
+        if section.sources is None and len(scales) > 1:
+            raise RequestError(
+                f"the domains of {run.folder} have different scales, so one source cannot stand for all; name those that have "
+                f"moved: {option} DOMAIN=SOURCE,..."
+            )
     try:
         if known is not None:
             dataset, change = recall_dataset(section, known, about.classes)
@@ -147,8 +155,19 @@ def own_split(run: Run, split: str) -> Dataset:
     return found.dataset
 
 
-def other_data(predictor: Predictor, data: str, split: str, quiet: bool) -> ImageSet:
-    """A split of another source, with the image shape and the classes of the model."""
+def other_data(
+    predictor: Predictor, data: str, split: str, quiet: bool, scale: Scale | None = None, by_labels: bool = False
+) -> tuple[ImageSet, Scaling | None]:
+    """A split of another source, with the image shape and the classes of the model.
+
+    Args:
+        scale: as `petriscope.core.scale.asked_scale` has it; None: as the model reads images.
+        by_labels: where the scale is estimated, these images are compared with val in their own mix of classes. Metrics on
+            the same images would profit from their labels.
+
+    Returns:
+        the images, scaled; and how they were scaled, which is said.
+    """
     section = section_elsewhere(predictor.recipe.data, data, predictor.shape).model_copy(update={"audit": None})
     if section.sources is not None:
         raise RequestError(
@@ -158,7 +177,9 @@ def other_data(predictor: Predictor, data: str, split: str, quiet: bool) -> Imag
     images, warnings = load_aligned(section, split, predictor.classes, predictor.task)
     for warning in () if quiet else warnings:
         say(f"warning: {warning}")
-    return images
+    shares = np.bincount(images.targets, minlength=len(predictor.classes)) / len(images) if by_labels else None
+    chosen = choose_scale(predictor, scale, lambda: sizes_in(images), shares)
+    return scale_set(predictor.recipe.data, images, chosen, quiet)
 
 
 def exposure_of(predictor: Predictor, run: Run | None) -> Exposure | None:
@@ -219,11 +240,13 @@ class Chosen:
         images: without those that the model has seen.
         own: the data of the run with these images as their split; None: the images are from elsewhere.
         seen: how many the model has seen; None: unknown.
+        scaling: how images from elsewhere were scaled.
     """
 
     images: ImageSet
     own: Dataset | None
     seen: SeenImages | None
+    scaling: Scaling | None = None
 
 
 def choose_images(
@@ -234,6 +257,7 @@ def choose_images(
     keep: bool,
     quiet: bool,
     to_fit: bool = False,
+    scale: Scale | None = None,
 ) -> Chosen:
     """A split of a source, without the images that a model has seen. The run's own train and val are taken as they are.
 
@@ -242,13 +266,21 @@ def choose_images(
         data: the source; None: the run's own. A source that holds the run's own data stands for them.
         keep: keep images that the model has seen.
         to_fit: the model is to be fitted on the images, so those of val may be among them; else it is evaluated on them.
+        scale: see `other_data`. The run's own images have that of its recipe, so with another, images of ``data`` are never
+            taken for the run's own.
 
     Raises:
         RequestError: there is no such source.
         DataError: the images cannot be used, or the model has seen all of them.
     """
-    own = None if run is None else own_split(run, split) if data is None else same_data(run, data)
-    images = other_data(predictor, str(data), split, quiet) if own is None else own.split(split)
+    own = None if run is None else own_split(run, split) if data is None else None
+    if run is not None and data is not None and scale is None:
+        own = same_data(run, data)
+    scaling = None
+    if own is None:
+        images, scaling = other_data(predictor, str(data), split, quiet, scale)
+    else:
+        images = own.split(split)
     exposure = exposure_of(predictor, run)
     seen: SeenImages | None
     if own is not None and (split == "val" or (split == "train" and not to_fit)):
@@ -259,4 +291,4 @@ def choose_images(
     else:
         where = str(data or predictor.recipe.data.origin) + ("" if own is None else f" ({split})")
         images, seen = leave_out_seen(images, exposure, where, keep, only_train=to_fit)
-    return Chosen(images, None if own is None else own.with_split(split, images), seen)
+    return Chosen(images, None if own is None else own.with_split(split, images), seen, scaling)

@@ -12,13 +12,17 @@ from petriscope.core.errors import RequestError
 from petriscope.core.files import path_text
 from petriscope.core.progress import say
 from petriscope.core.recipe import DataSection
+from petriscope.core.results import ScaleEstimate, Scaling
+from petriscope.core.scale import ESTIMATED, Scale, asked_scale
 from petriscope.data import ImageSet, load_dataset
 from petriscope.data.recognition import join_sets
 from petriscope.experiments.own_data import find_data
 from petriscope.experiments.unlabeled import read_images
 from petriscope.inference.fit import appearances, sample_rows
-from petriscope.inference.predictor import load_model
+from petriscope.inference.predictor import Predictor, load_model
+from petriscope.inference.scaling import ChosenScale, scale_set
 from petriscope.run.folder import is_run, open_run
+from petriscope.trust.scale import SIZE, estimate_scale
 from petriscope.trust.shift import deviations
 
 MOST = 2000  # images that are measured, of each side
@@ -37,7 +41,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Beside:
-    """A measure of both sides, see `petriscope.augment.appearance.Appearance`.
+    """A measure of both sides, see `petriscope.data.appearance.Appearance`.
 
     Args:
         deviations: how far the median of the first lies from that of the second, in standard deviations of the second, see
@@ -57,15 +61,25 @@ class SideBySide:
     Args:
         names: what they are, in words.
         sizes: how many images were measured of each.
+        scaling: how the first was scaled before it was measured; None: not at all.
+        estimate: how many times the objects of the first are to be enlarged to be as large as those of the second, from images as
+            they are; None: that cannot be told, for the reason in ``not_estimated``.
     """
 
     names: tuple[str, str]
     sizes: tuple[int, int]
     rows: Sequence[Beside]
+    scaling: Scaling | None = None
+    estimate: ScaleEstimate | None = None
+    not_estimated: str = ""
 
 
 def side_by_side(
-    source: str | PathLike[str], like: str | PathLike[str], section: DataSection | None = None, quiet: bool = False
+    source: str | PathLike[str],
+    like: str | PathLike[str],
+    section: DataSection | None = None,
+    quiet: bool = False,
+    scale: Scale | None = None,
 ) -> SideBySide:
     """Measure images of a source, and those of a run or of another source.
 
@@ -74,36 +88,56 @@ def side_by_side(
         like: a run, of which val stands for all (its measures are in the model file, so the data may be gone), or what it was
             adapted to; or a source.
         section: how sources are read where ``like`` is one; None: by default.
+        scale: of the images of ``source``, see `petriscope.evaluate`; None: as the run reads images.
 
     Raises:
         RequestError: there is no such source or run, or the images of two sources differ in size or channels.
         DataError: the images cannot be read.
     """
-    source, like = path_text(source), path_text(like)
+    source, like, asked = path_text(source), path_text(like), asked_scale(scale)
     if is_run(like):
         if section is not None and section != DataSection(source=section.source):
             raise RequestError(f"images are read as {like} reads them; other settings cannot be combined with it")
-        first, (second, other) = _as_read_by(like, source, quiet), _of_run(like)
+        predictor = load_model(like)
+        images, (second, other) = _as_read_by(predictor, source, quiet), _of_run(like)
+        section, chosen = predictor.recipe.data, ChosenScale(predictor.recipe.data.scale, asked=False)
     else:
-        section = section or DataSection()
-        sets = [_of_source(section.model_copy(update={"source": each})) for each in (source, like)]
-        if len({images.shape for images in sets}) > 1:
-            raise RequestError(_shapes_differ(source, like, *(images.shape for images in sets)))
-        (first, second), other = map(appearances, sets), like
+        section, other, chosen = section or DataSection(), like, ChosenScale(None)
+        images, theirs = (_of_source(section.model_copy(update={"source": each})) for each in (source, like))
+        if images.shape != theirs.shape:
+            raise RequestError(_shapes_differ(source, like, images.shape, theirs.shape))
+        second = appearances(theirs)
+    estimate, why = _estimate(second, appearances(images), other)
+    if asked == ESTIMATED:
+        if estimate is None:
+            raise RequestError(why)
+        chosen = ChosenScale(estimate.factor, estimate)
+    elif asked is not None:
+        chosen = ChosenScale(asked)
+    images, scaling = scale_set(section, images, chosen, quiet)
+    first = appearances(images)
     names = [*CHANNELS[first.shape[1] - len(OTHERS)], *OTHERS]
     rows = [_beside(name, first[:, at], second[:, at]) for at, name in enumerate(names)]
-    return SideBySide((source, other), (len(first), len(second)), rows)
+    return SideBySide((source, other), (len(first), len(second)), rows, scaling, estimate, why)
 
 
-def _as_read_by(run: str, source: str, quiet: bool) -> np.ndarray:
-    """The measures of a source, float32 [N, C + 3]."""
-    predictor, notes = load_model(run), list[str]()
-    pixels, ids, of = read_images(predictor, source, MOST, notes, quiet)
+def _estimate(known: np.ndarray, here: np.ndarray, what: str) -> tuple[ScaleEstimate | None, str]:
+    """The estimated scale from the measures of both sides, or why there is none."""
+    try:
+        return estimate_scale(known[:, SIZE], here[:, SIZE], what=what), ""
+    except RequestError as error:
+        return None, str(error)
+
+
+def _as_read_by(predictor: Predictor, source: str, quiet: bool) -> ImageSet:
+    """Some images of a source, not scaled."""
+    notes: list[str] = []
+    images, of = read_images(predictor, source, MOST, notes, quiet)
     for note in notes:
         say(f"note: of {of:,} images of {source}, {note}")
-    if not len(pixels):
+    if not len(images):
         raise RequestError(f"{source} has no image that can be read")
-    return appearances(ImageSet(pixels, np.zeros(len(pixels), np.int64), ("any",), ids))
+    return images
 
 
 def _of_run(folder: str) -> tuple[np.ndarray, str]:

@@ -53,6 +53,8 @@ def train(recipe: Recipe | str | PathLike[str], out: str | Path | None = None, q
     check_parts(recipe)
     dataset = load_dataset(recipe.data)
     recipe = absolute_paths(recipe)
+    if dataset.field_of_view is not None:  # known from now on, whatever files the source gets later
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"field": dataset.field_of_view})})
     needed = check_memory(recipe, dataset, device)
     trainer, normalize = build_trainer(recipe, dataset, device, quiet)
     run = create_run(

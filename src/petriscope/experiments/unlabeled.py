@@ -13,6 +13,7 @@ from petriscope.core.csv_tables import csv_text
 from petriscope.core.errors import DataError
 from petriscope.core.files import user_path, write_text
 from petriscope.core.progress import progress, say
+from petriscope.core.scale import Scale
 from petriscope.data import ImageSet, sources
 from petriscope.data.batches import Batches
 from petriscope.data.in_memory import AnyFile
@@ -23,6 +24,7 @@ from petriscope.inference.fit import sample_rows
 from petriscope.inference.labeling import most_useful
 from petriscope.inference.predict import decoded, find_images, readable_row
 from petriscope.inference.predictor import Predictor
+from petriscope.inference.scaling import ChosenScale, scale_set
 
 MOST = 4000  # images that are looked at
 MOST_BYTES = 2**29  # that they take
@@ -42,12 +44,15 @@ class Unlabeled:
     of: int
 
 
-def load_unlabeled(predictor: Predictor, source: str, known: Iterable[bytes], quiet: bool) -> Unlabeled:
+def load_unlabeled(
+    predictor: Predictor, source: str, known: Iterable[bytes], quiet: bool, scale: Scale | None = None
+) -> Unlabeled:
     """Images of a source without their labels, in the shape of a model. Of many, some are drawn at random, always the same.
 
     Args:
         source: a folder of images, in whatever subfolders, or any source; labels that it has are not used.
         known: digests of images to leave out. So are copies, files that cannot be read, and images that the model has seen.
+        scale: of these images; None: as they are.
 
     Raises:
         RequestError: there is no such source.
@@ -55,12 +60,10 @@ def load_unlabeled(predictor: Predictor, source: str, known: Iterable[bytes], qu
     """
     most = max(1, min(MOST, MOST_BYTES // prod(predictor.shape)))
     notes: list[str] = []
-    pixels, ids, of = read_images(predictor, source, most, notes, quiet)
+    images, of = read_images(predictor, source, most, notes, quiet)
     seen = set(known)
     if predictor.exposure is not None:
         seen |= predictor.exposure.train | predictor.exposure.val
-    empty = np.zeros(len(pixels), dtype=np.int64)
-    images = ImageSet(pixels, empty, predictor.classes, ids, task=predictor.task).hashed()
     rows = []
     for row, digest in enumerate(images.digests()):
         if digest not in seen:
@@ -74,14 +77,13 @@ def load_unlabeled(predictor: Predictor, source: str, known: Iterable[bytes], qu
         raise DataError(f"none of the {of:,} images of {source} is new and readable; " + "; ".join(notes))
     if notes:
         say(f"note: of {of:,} images of {source}, {'; '.join(notes)}")
-    return Unlabeled(images.subset(np.array(rows)), of)
+    chosen = ChosenScale(scale)
+    return Unlabeled(scale_set(predictor.recipe.data, images.subset(np.array(rows)), chosen, quiet=True)[0], of)
 
 
-def read_images(
-    predictor: Predictor, source: str, most: int, notes: list[str], quiet: bool
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Images of a source, whatever their labels, in the shape of a model: uint8 [N, H, W, C], their names, [N] strings, and how
-    many the source has, of which at most ``most`` are drawn. What cannot be read is added to ``notes``."""
+def read_images(predictor: Predictor, source: str, most: int, notes: list[str], quiet: bool) -> tuple[ImageSet, int]:
+    """Images of a source, whatever their labels, in the shape of a model and not scaled, and how many the source has, of which
+    at most ``most`` are drawn. Their targets are 0 and mean nothing. What cannot be read is added to ``notes``."""
     path = user_path(source)
     if source.partition(":")[0] not in NAMED and path.is_dir() and not predictor.task.dense:
         return _from_files(predictor, find_images([path]), most, notes, quiet)
@@ -90,7 +92,7 @@ def read_images(
     return _from_arrays(predictor, source, most)
 
 
-def _from_arrays(predictor: Predictor, source: str, most: int) -> tuple[np.ndarray, np.ndarray, int]:
+def _from_arrays(predictor: Predictor, source: str, most: int) -> tuple[ImageSet, int]:
     section = section_elsewhere(predictor.recipe.data, source, predictor.shape)
     section = section.model_copy(update={"audit": None, "classes": None})
     parts = list(sources.read_nonempty(source, section, []).values())
@@ -101,27 +103,37 @@ def _from_arrays(predictor: Predictor, source: str, most: int) -> tuple[np.ndarr
         for part, start, end in zip(parts, bounds, bounds[1:], strict=False)
     ]
     ids = np.concatenate([part.ids.astype(np.str_) for part in chosen])
-    return np.concatenate([part.images for part in chosen]), ids, int(bounds[-1])
+    sizes = [np.zeros((len(part), 2), np.int64) if part.sizes is None else part.sizes for part in chosen]
+    pixels = np.concatenate([part.images for part in chosen])
+    return _without_labels(predictor, pixels, ids, np.concatenate(sizes)), int(bounds[-1])
 
 
 def _from_files(
     predictor: Predictor, files: Sequence[AnyFile], most: int, notes: list[str], quiet: bool
-) -> tuple[np.ndarray, np.ndarray, int]:
+) -> tuple[ImageSet, int]:
     chosen = [files[row] for row in sample_rows(len(files), most)]
     pixels, ids, failed = [np.empty((0, *predictor.shape), np.uint8)], list[str](), list[str]()
+    sizes: list[tuple[int, int]] = []
     with progress("reading images", len(chosen)) as bar:
-        for block, found in decoded(predictor, chosen, CHUNK):
+        for block, found in decoded(predictor.at_scale(None), chosen, CHUNK):
             for path, image in zip(block, found, strict=True):
                 if isinstance(image, str):
                     failed.append(image)
                 else:
-                    pixels.append(image[None])
+                    pixels.append(image.plain[None])
+                    sizes.append(image.size)
                     ids.append(str(path))
             if not quiet:
                 bar.advance(len(block))
     if failed:
         notes.append(f"{len(failed):,} cannot be read and are left out (the first: {failed[0]})")
-    return np.concatenate(pixels), np.array(ids, dtype=np.str_), len(files)
+    size = np.array(sizes, dtype=np.int64).reshape(-1, 2)
+    return _without_labels(predictor, np.concatenate(pixels), np.array(ids, dtype=np.str_), size), len(files)
+
+
+def _without_labels(predictor: Predictor, pixels: np.ndarray, ids: np.ndarray, sizes: np.ndarray) -> ImageSet:
+    targets = np.zeros(len(pixels), dtype=np.int64)
+    return ImageSet(pixels, targets, predictor.classes, ids, sizes=sizes).hashed()
 
 
 def write_suggestions(path: Path, predictor: Predictor, unlabeled: ImageSet, count: int, seed: int, quiet: bool) -> int:

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from petriscope.core.drawing import enlarged_overlay, write_png
 from petriscope.core.errors import RequestError, near
 from petriscope.core.files import cut
@@ -55,7 +53,7 @@ def explain_files(
     shown: list[Shown] = []
     with progress("explaining", len(paths)) as bar:
         for block, images in decoded(predictor, paths, predictor.task.batch_size(CHUNK, predictor.shape)):
-            good = [image for image in images if isinstance(image, np.ndarray)]
+            good = [image.pixels for image in images if not isinstance(image, str)]
             found = room.explain_images(predictor, good, label, part)
             for path, image in zip(block, images, strict=True):
                 row: dict[str, Any] = dict.fromkeys(columns)
@@ -69,9 +67,9 @@ def explain_files(
                         region = None if mask is None else mask == predictor.classes.index(row["explained"])
                         name = f"{len(rows) + 1:05d}-{cut(path.stem)}.png"
                         row["overlay"] = str(out / name)
-                        write_png(into / name, enlarged_overlay(image, heat, region))
+                        write_png(into / name, enlarged_overlay(image.pixels, heat, region))
                     if len(shown) < MOST_ON_PAGE:
-                        shown.append(Shown(image, heat, str(path), mask=mask, **facts))
+                        shown.append(Shown(image.pixels, heat, str(path), mask=mask, **facts))
                 rows.append(readable_row(row))
                 if not quiet:
                     bar.advance(1)

@@ -19,15 +19,18 @@ from petriscope.trust.verdict import NOTHING, UNCLAIMED, verdict
 
 def predict_files(predictor: Predictor, paths: Sequence[AnyFile], wanted: Wanted) -> Rows:
     """One row per image: image, predicted, confidence, error, answer, why, set (if ``set_coverage`` is given), assumed (what
-    was said about the classes, if anything), and one probability per class (``p_<class>``). ``answer`` is the predicted class,
-    or ``not sure`` with the reasons in ``why``.
+    was said about the classes, and the scale, if anything), and one probability per class (``p_<class>``). ``answer`` is the
+    predicted class, or ``not sure`` with the reasons in ``why``.
 
     If something is to be guaranteed, the images are compared with val before the first row.
     """
     plan = plan_abstention(predictor.trust, predictor.classes, wanted.tta, wanted.max_error, wanted.set_coverage)
     probabilities = [f"p_{name}" for name in predictor.classes]
     reweighting, outside = predictor.trust.reweighting, _Outside()
-    assumed = {} if reweighting is None else {"assumed": reweighting.prior.cell()}
+    scale = predictor.recipe.data.scale
+    words = [] if reweighting is None else [reweighting.prior.cell()]
+    words += [] if scale is None else [f"scale {scale:.6g}" if isinstance(scale, float) else f"{scale} per pixel"]
+    assumed = {"assumed": "; ".join(words)} if words else {}
 
     def rows_of(images: np.ndarray, paths: list[AnyFile], rules: Abstention) -> list[dict[str, Any]]:
         found = predictor.predict(images, wanted.tta)

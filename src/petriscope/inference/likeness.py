@@ -11,9 +11,8 @@ from petriscope.core.progress import progress
 from petriscope.core.results import ShiftTest
 from petriscope.data.imageset import ImageSet
 from petriscope.data.in_memory import AnyFile
-from petriscope.data.index import row_digests
 from petriscope.inference.fit import sample_rows
-from petriscope.inference.predict import Attempt, decoded
+from petriscope.inference.predict import Attempt, decoded, digests_of
 from petriscope.inference.predictor import Predictor
 from petriscope.trust.shift import FALSE_ALARMS, MOST, Traits, compare, joined
 
@@ -55,9 +54,9 @@ def compare_files(
     count, step = 0, max(1, len(chosen) // SHOWN)
     with progress("comparing with val", len(chosen)) as bar:
         for block, images in decoded(predictor, chosen, CHUNK, tell=False, kept=kept, keep=kept is not None):
-            good = [image for image in images if isinstance(image, np.ndarray)]
-            batch = np.stack(good) if good else np.empty((0, *predictor.shape), np.uint8)
-            batch = batch[_unlearned(predictor, map(bytes, row_digests(batch)), len(batch))]
+            good = [image for image in images if not isinstance(image, str)]
+            batch = np.stack([image.pixels for image in good]) if good else np.empty((0, *predictor.shape), np.uint8)
+            batch = batch[_unlearned(predictor, digests_of(good), len(good))]
             if len(batch):
                 parts.append(predictor.traits(batch, likeness))
                 some |= {count + i: image for i, image in enumerate(batch) if (count + i) % step == 0}

@@ -21,6 +21,7 @@ from petriscope.data.decode import decode_with_content, workers
 from petriscope.data.in_memory import AnyFile, InMemory
 from petriscope.data.index import row_digests
 from petriscope.data.membership import UNKNOWN, Exposure
+from petriscope.data.scale import rescale, scale_factors
 from petriscope.data.sources.walk import LeftOut, count_others, walk
 from petriscope.inference.predictor import Predictor
 from petriscope.tasks import in_room
@@ -28,7 +29,23 @@ from petriscope.tasks import in_room
 CHUNK = 256  # images decoded, and in memory, at a time
 KEPT_BYTES = 2**28  # of images that are decoded once for two uses
 
-Attempt = tuple[np.ndarray | str, Content | None]  # an image, or what is wrong with its file; and what the file holds
+
+@dataclass(frozen=True, eq=False)
+class DecodedFile:
+    """An image file in the shape of a model.
+
+    Args:
+        pixels: at the scale of its recipe, uint8 [H, W, C].
+        plain: as it was before it was scaled, by which images are recognized.
+        size: height and width in the file.
+    """
+
+    pixels: np.ndarray
+    plain: np.ndarray
+    size: tuple[int, int]
+
+
+Attempt = tuple[DecodedFile | str, Content | None]  # an image, or what is wrong with its file; and what the file holds
 
 
 def find_images(paths: Sequence[AnyFile]) -> list[AnyFile]:
@@ -158,9 +175,9 @@ def rows_by_chunk(
     seen = _Seen(predictor.exposure)
     with progress("predicting", len(paths)) as bar:
         for block, images in decoded(predictor, paths, chunk, kept=kept):
-            read = [(path, image) for path, image in zip(block, images, strict=True) if isinstance(image, np.ndarray)]
-            good = [image for _, image in read]
-            seen.note([path for path, _ in read], good)
+            read = [(path, image) for path, image in zip(block, images, strict=True) if not isinstance(image, str)]
+            seen.note([path for path, _ in read], [image for _, image in read])
+            good = [image.pixels for _, image in read]
             found = iter(rows_of(np.stack(good), [path for path, _ in read]) if good else ())
             rows = []
             for path, image in zip(block, images, strict=True):
@@ -184,10 +201,10 @@ class _Seen:
         self.counts = {"": 0, "train": 0, "val": 0}
         self.first: AnyFile | None = None
 
-    def note(self, paths: Sequence[AnyFile], images: Sequence[np.ndarray]) -> None:
+    def note(self, paths: Sequence[AnyFile], images: Sequence[DecodedFile]) -> None:
         if self.exposure is None or not images:
             return
-        for path, role in zip(paths, self.exposure.roles(map(bytes, row_digests(np.stack(images)))), strict=True):
+        for path, role in zip(paths, self.exposure.roles(digests_of(images)), strict=True):
             self.counts[role] += 1
             if role and self.first is None:
                 self.first = path
@@ -204,6 +221,11 @@ class _Seen:
             )
 
 
+def digests_of(images: Sequence[DecodedFile]) -> list[bytes]:
+    """The digests that images are recognized by, as `petriscope.data.imageset.ImageSet.digests`."""
+    return [bytes(each) for each in row_digests(np.stack([image.plain for image in images]))] if images else []
+
+
 def readable_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of a table, in which names of files that are not UTF-8 are spelled so that they are."""
     return {key: readable(value) if isinstance(value, str) else value for key, value in row.items()}
@@ -216,9 +238,8 @@ def decoded(
     tell: bool = True,
     kept: dict[AnyFile, Attempt] | None = None,
     keep: bool = False,
-) -> Iterator[tuple[Sequence[AnyFile], list[np.ndarray | str]]]:
-    """Chunks of paths, each with its decoded images, uint8 [H, W, C] in the shape of the model. An image that cannot be read
-    is replaced by the error message.
+) -> Iterator[tuple[Sequence[AnyFile], list[DecodedFile | str]]]:
+    """Chunks of paths, each with its decoded images. An image that cannot be read is replaced by the error message.
 
     Args:
         tell: at the end, say what the files hold beside these images.
@@ -228,15 +249,23 @@ def decoded(
     data = predictor.recipe.data
     held = Contents(data.bits, data.channels == "gray")
     known: dict[AnyFile, Attempt] = {} if kept is None else kept
-    most = KEPT_BYTES // (height * width * channels) if keep else 0
+    most = KEPT_BYTES // (height * width * channels * (1 if data.scale is None else 2)) if keep else 0
 
     def attempt(path: AnyFile) -> Attempt:
         if not keep and (found := known.pop(path, None)) is not None:
             return found
         try:
-            return decode_with_content(
+            plain, content = decode_with_content(
                 path, (height, width), data.filter, "gray" if channels == 1 else "rgb", data.bits
             )
+            pixels = plain
+            if data.scale is not None:
+                try:
+                    factors = scale_factors(np.array([content.size]), data.scale, data.field_of_view)
+                except DataError as error:
+                    raise DataError(f"{path}: {error}") from None
+                pixels = rescale(plain[None], factors)[0]
+            return DecodedFile(pixels, plain, content.size), content
         except DataError as error:
             return str(error), None
 

@@ -27,8 +27,10 @@ from petriscope.core.errors import RequestError
 from petriscope.core.files import atomic, json_text, parse_json, parsing, user_path
 from petriscope.core.recipe import MOST_PIXELS, TTA, Recipe, check_recipe
 from petriscope.core.results import CLASSIFICATION, SEGMENTATION, validated
+from petriscope.core.scale import Scale
 from petriscope.data.batches import Batches
 from petriscope.data.membership import Exposure
+from petriscope.data.scale import scale_factors
 from petriscope.inference.tta import check_finite, predict_batch, predict_set
 from petriscope.models import build_model, sketch_model
 from petriscope.models.layers import is_dense
@@ -108,6 +110,21 @@ class Predictor:
         if not self.task.calibrates:
             raise RequestError(f"classes and prior need a classification model; this is a {self.task.name} model")
         return replace(self, trust=self.trust.under(prior))
+
+    def at_scale(self, scale: Scale | None) -> Predictor:
+        """The same model for image files and sources that are read at another scale than the recipe says; None: as they are.
+        Arrays that are passed to its methods are taken as they are.
+
+        Raises:
+            RequestError: the images have masks, or the scale is in micrometers per pixel and the model does not know its field
+                of view.
+        """
+        data = self.recipe.data
+        if scale is not None and scale != 1:
+            if self.task.dense:
+                raise RequestError(f"a scale needs a model for labels; this is a {self.task.name} model")
+            scale_factors(np.ones((0, 2)), scale, data.field_of_view)
+        return replace(self, recipe=self.recipe.model_copy(update={"data": data.model_copy(update={"scale": scale})}))
 
     @property
     def normalize(self) -> Normalize:

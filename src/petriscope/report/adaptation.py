@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from petriscope.core.results import FEW_IMAGES, Adaptation, ClassPrior, Evaluation, Metric, SelectiveRow
+from petriscope.core.scale import in_words
 from petriscope.report import wording
 from petriscope.report.charts import interval_mark
 from petriscope.report.metrics import in_sentence, written
@@ -118,6 +119,7 @@ def repeated(found: Adaptation, seed: int) -> str:
     words = ["petriscope", "adapt", found.base, "--data", found.source]
     words += [] if found.split == "train" else ["--split", found.split]
     words += [] if found.home is None else ["--home", found.home]
+    words += [] if found.scale is None else ["--scale", f"{found.scale.scale}"]
     words += _said(found.prior)
     return shlex.join([*words, "--seed", str(seed)])
 
@@ -154,6 +156,16 @@ def _about(found: Adaptation) -> list[str]:
             out.append(f"Its images are not like those of val of {found.base}: {differences(found.shift)}.")
         else:
             out.append(f"Its images are not shown to differ from val of {found.base} (p = {found.shift.p:.2g}).")
+    if found.scale is not None:
+        estimate = found.scale.estimate
+        given = in_words(found.scale.scale)
+        out.append(
+            f"Images from there are scaled first, also where the metrics are those of before: {given}."
+            if estimate is None
+            else f"Images from there are scaled {given} first, also where the metrics are those of before. The factor was "
+            f"estimated: the median size of objects is {estimate.known:.3g} of the shorter side as {found.base} knows them, and "
+            f"{estimate.here:.3g} there."
+        )
     if found.prior is not None:
         shares = found.prior.shares
         names = found.prior.classes

@@ -18,7 +18,15 @@ from petriscope.report.gallery import has_decoder, trains_decoder
 from petriscope.report.metrics import in_sentence
 from petriscope.tasks import MetricInfo, Task
 
-OF_ENSEMBLES = ("Data", "Images", "Parameters", "Device", "Precision", "Started")  # the rest is on the members' pages
+OF_ENSEMBLES = (
+    "Data",
+    "Images",
+    "Scale",
+    "Parameters",
+    "Device",
+    "Precision",
+    "Started",
+)  # the rest is on the members' pages
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,7 @@ def facts(
         ("Domains", _domains(recipe, environment)),
         ("Left out", "" if recipe.data.leave_out is None else f"the domain {recipe.data.leave_out}, which is test"),
         ("Images", f"{shape[0]} × {shape[1]} pixels, {'gray' if shape[2] == 1 else 'color'}" if shape else ""),
+        ("Scale", wording.scales(recipe.data)),
         ("Normalization", wording.normalization(recipe.data.normalize, recipe.model, environment.normalize)),
         ("Model", wording.part(Part(name=recipe.model.name, **options))),
         ("Parameters", wording.count(parameters) if parameters else ""),

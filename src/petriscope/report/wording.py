@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from petriscope.core.recipe import DistillSection, FinetuneSection, Part, TrainingSection
+from petriscope.core.recipe import DataSection, DistillSection, FinetuneSection, Part, TrainingSection
 from petriscope.core.results import Normalization
+from petriscope.core.scale import in_words
 
 NONE = "–"
 
@@ -127,6 +128,15 @@ def normalization(rule: str, model: Part, statistics: Normalization | None) -> s
         return source
     mean, std = (", ".join(f"{value:.3f}" for value in values) for values in (statistics.mean, statistics.std))
     return f"{source}: mean {mean}; std {std}"
+
+
+def scales(data: DataSection) -> str:
+    """How images are scaled, by domain, and their field of view; empty where they are left as they are."""
+    elsewhere = "" if data.sources is None else "images from elsewhere: "
+    words = [f"{f'{name}: ' if name else elsewhere}{in_words(each)}" for name, each in data.scaled.items()]
+    if (field := data.field_of_view) is not None:
+        words.append(f"field of view {field[0]:.4g} × {field[1]:.4g} µm")
+    return ", ".join(words)
 
 
 def finetuning(section: FinetuneSection, epochs: int) -> str:

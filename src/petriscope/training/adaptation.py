@@ -112,7 +112,8 @@ def as_old(images: ImageSet, section: DataSection, grouped: bool) -> ImageSet:
 
 
 def with_domain(recipe: Recipe, images: ImageSet, name: str, source: SourceSection) -> Recipe:
-    """The recipe with one more source, whose images are drawn `SHARE` of the time.
+    """The recipe with one more source, whose images are drawn `SHARE` of the time. Images from elsewhere are read at its scale
+    from now on, and those of other sources at the scale that they had.
 
     Args:
         recipe: with which the network was trained.
@@ -122,6 +123,11 @@ def with_domain(recipe: Recipe, images: ImageSet, name: str, source: SourceSecti
     """
     assert images.domains is not None
     before = recipe.data.sources or {HOME: SourceSection(source=recipe.data.source or "", prefix=False)}
+    if source.scale != recipe.data.scale:
+        before = {
+            key: each.model_copy(update={"scale": each.scale or recipe.data.scale or 1.0})
+            for key, each in before.items()
+        }
     domains = images.domains.tolist()
     rest = sum(before[domain].weight for domain in domains if domain != name)
     weight = SHARE / (1 - SHARE) * rest / domains.count(name)
@@ -129,6 +135,7 @@ def with_domain(recipe: Recipe, images: ImageSet, name: str, source: SourceSecti
     changes = {
         "source": None,
         "sources": {**before, name: source.model_copy(update={"weight": weight})},
+        "scale": source.scale,
         "audit": None,
         "splits": None,
         "leave_out": None if recipe.data.sources is None else recipe.data.leave_out,

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from petriscope.core.device import autocast, choose_format
 from petriscope.core.errors import RequestError
-from petriscope.core.recipe import DistillSection
+from petriscope.core.progress import say
+from petriscope.core.recipe import DataSection, DistillSection
 from petriscope.inference.predictor import load_model
 
 
@@ -19,13 +20,19 @@ class Teachers:
         section: the teachers, their weight in the loss, and the temperature.
         classes, shape: classes and image shape of the student's data; the teachers must have the same.
         device: the device that the student is trained on.
+        data: how the student's images are read.
 
     Raises:
         RequestError: a teacher is missing, or has other classes or another image shape.
     """
 
     def __init__(
-        self, section: DistillSection, classes: tuple[str, ...], shape: tuple[int, int, int], device: torch.device
+        self,
+        section: DistillSection,
+        classes: tuple[str, ...],
+        shape: tuple[int, int, int],
+        device: torch.device,
+        data: DataSection,
     ) -> None:
         self.weight, self.temperature = section.weight, section.temperature
         self.models = [load_model(path, str(device)) for path in section.teachers]
@@ -37,6 +44,11 @@ class Teachers:
                 )
             if model.shape != shape:
                 raise RequestError(f"distill.teachers: {path} takes images of {model.shape}, but the data have {shape}")
+            if model.recipe.data.scaled != data.scaled:
+                say(
+                    f"note: distill.teachers: {path} was trained at another data.scale; it sees images at that of this recipe, "
+                    "which is right only if objects have the size that it knows"
+                )
 
     @torch.no_grad()
     def answer(self, images: Tensor) -> Tensor:

@@ -164,7 +164,9 @@ class Trainer:
     def _find_teachers(self) -> Teachers | None:
         if self.recipe.distill is None:
             return None
-        return Teachers(self.recipe.distill, self.train.images.classes, self.train.images.shape, self.device)
+        return Teachers(
+            self.recipe.distill, self.train.images.classes, self.train.images.shape, self.device, self.recipe.data
+        )
 
     def _plan_sizes(self, forward: Callable[[Tensor], Any]) -> Progressive | None:
         section = self.settings.progressive

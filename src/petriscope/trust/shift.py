@@ -31,8 +31,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from petriscope.augment.appearance import measure
 from petriscope.core.results import ClassShare, Difference, ShiftTest
+from petriscope.data.appearance import measure
 from petriscope.metrics.intervals import count_groups, group_index
 from petriscope.metrics.selective import uncertainty
 from petriscope.trust.ood import Detector
@@ -71,7 +71,7 @@ class Traits:
         uncertainty: 1 - confidence before temperature scaling, float32 [N].
         predicted: class, int64 [N].
         appearance: color of the background per channel (0 to 255), stain, size and sharpness as
-            `petriscope.augment.appearance.Appearance` has them, float32 [N, C + 3]; NaN where a measure does not exist.
+            `petriscope.data.appearance.Appearance` has them, float32 [N, C + 3]; NaN where a measure does not exist.
     """
 
     points: np.ndarray
@@ -446,7 +446,7 @@ def _differences(val: Traits, new: Traits, classes: int) -> list[Difference]:
             known, ours = np.isfinite(theirs) & (weights > 0), ours[np.isfinite(ours)]
             if known.sum() < 2 or len(ours) < FEWEST // 2:
                 break
-            low, middle, high = _quantiles(theirs[known], weights[known], (0.25, 0.5, 0.75))
+            low, middle, high = quantiles(theirs[known], weights[known], (0.25, 0.5, 0.75))
             median = float(np.median(ours))
             pairs.append((middle, median, deviations(median, low, middle, high)))
         if len(pairs) == len(places):
@@ -461,7 +461,7 @@ def deviations(value: float, low: float, median: float, high: float) -> float:
     return (value - median) / max((high - low) / 1.349, 1e-3 * abs(median), 1e-6)
 
 
-def _quantiles(values: np.ndarray, weights: np.ndarray, shares: tuple[float, ...]) -> list[float]:
+def quantiles(values: np.ndarray, weights: np.ndarray, shares: tuple[float, ...]) -> list[float]:
     """Quantiles of values that count with weights, both [N]."""
     order = np.argsort(values, kind="stable")
     reach = np.cumsum(weights[order])

@@ -49,6 +49,7 @@ def build_sets(
             groups=None if groups is None else groups[split],
             named=named,
             known=(array, cache.row_digests(array)) if isinstance(array, np.memmap) else None,
+            sizes=_sizes(pixels[split]),
         )
         for split, array in ready.items()
     }
@@ -57,7 +58,12 @@ def build_sets(
 def conform(sets: dict[str, ImageSet], section: DataSection, source: str, warnings: list[str]) -> dict[str, ImageSet]:
     """Convert image sets to the size and channels that the recipe asks for."""
     ready = convert({split: part.pixels for split, part in sets.items()}, section, source, warnings)
-    return {split: replace(part, pixels=ready[split]) for split, part in sets.items()}
+    return {split: replace(part, pixels=ready[split], sizes=_sizes(part.pixels)) for split, part in sets.items()}
+
+
+def _sizes(pixels: np.ndarray) -> np.ndarray:
+    """Height and width of each image, int [N, 2]."""
+    return np.broadcast_to(np.array(pixels.shape[1:3]), (len(pixels), 2))
 
 
 def convert(

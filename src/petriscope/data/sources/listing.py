@@ -87,6 +87,7 @@ def sets_over(
             classes=classes,
             ids=ids[indices],
             groups=None if groups is None else groups[indices],
+            sizes=decoded.sizes[indices],
             columns={name: values[indices] for name, values in (columns or {}).items()},
             rows=indices,
             named=named,

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from petriscope.augment.appearance import measure
+from petriscope.data.appearance import measure
 
 
 def disc(
