@@ -17,7 +17,7 @@ from petriscope.data import load_dataset
 from petriscope.data.appearance import measure
 from petriscope.data.index import row_digests
 from petriscope.data.recognition import join_sets
-from petriscope.data.scale import rescale
+from petriscope.data.rescale import rescale
 
 LIGHT = (240, 230, 220)
 

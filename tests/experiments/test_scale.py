@@ -17,14 +17,14 @@ from petriscope.core.errors import DataError, RequestError
 from petriscope.core.recipe import DataSection, load_recipe
 from petriscope.data import load_dataset
 from petriscope.data.appearance import measure
-from petriscope.data.scale import rescale
+from petriscope.data.rescale import rescale
 from petriscope.experiments import adapt as adapting
 from petriscope.experiments.side_by_side import side_by_side
 from petriscope.inference.likeness import compare_files, compare_images
 from petriscope.inference.predictor import load_model
 from petriscope.run.folder import open_run
 from petriscope.training import adaptation
-from petriscope.trust.scale import estimate_scale
+from petriscope.trust.object_size import estimate_scale
 
 SIDE = 20
 NAMES = ("large", "small")

@@ -164,6 +164,7 @@ def print_data(dataset: Dataset) -> None:
         ("source", dataset.source),
         ("task", task.name),
         ("images", f"{height}x{width}, {'gray' if channels == 1 else 'RGB'}"),
+        *([] if (field := dataset.field_of_view) is None else [("field of view", f"{field[0]:g} x {field[1]:g} um")]),
         ("fingerprint", dataset.fingerprint),
         ("", "  ".join(f"{split:>{wide}}" for split in splits)),
         *((name, line(k)) for k, name in enumerate(classes)),

@@ -480,7 +480,7 @@ class ClassPrior(Result):
 
 
 class ScaleEstimate(Result):
-    """How many times objects are to be enlarged, see `petriscope.trust.scale.estimate_scale`.
+    """How many times objects are to be enlarged, see `petriscope.trust.object_size.estimate_scale`.
 
     Args:
         factor: with four digits.

@@ -17,7 +17,7 @@ from petriscope.data.aligned import align
 from petriscope.data.imageset import CHUNK, SPLITS, ImageSet
 from petriscope.data.membership import Change, Membership, pack
 from petriscope.data.recognition import join_sets
-from petriscope.data.scale import Field, describe_factors, rescale, set_factors
+from petriscope.data.rescale import Field, describe_factors, rescale, set_factors
 from petriscope.data.sources.labels import sort_names
 
 DOMAIN = "domain"
@@ -32,7 +32,7 @@ def share_pixels(parts: Parts, memory: str, factors: Factors | None = None) -> d
 
     Args:
         memory: as ``data.memory``. Images that are mapped from disk stay so.
-        factors: how images are scaled, float64 [N, 2] for each set, see `petriscope.data.scale.rescale`; None: not at all. They
+        factors: how images are scaled, float64 [N, 2] for each set, see `petriscope.data.rescale.rescale`; None: not at all. They
             keep their digests.
 
     Raises:
@@ -108,7 +108,7 @@ def at_scale(
         memory: see `share_pixels`.
 
     Raises:
-        RequestError, DataError: see `petriscope.data.scale.set_factors`.
+        RequestError, DataError: see `petriscope.data.rescale.set_factors`.
     """
     factors = {
         name: {split: set_factors(part, scales[name], field) for split, part in sets.items()}

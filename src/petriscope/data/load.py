@@ -21,7 +21,7 @@ from petriscope.data.imageset import SPLITS, Dataset, ImageSet
 from petriscope.data.membership import FILE, Change, Membership
 from petriscope.data.one_vs_rest import one_vs_rest
 from petriscope.data.recognition import follow, join_sets, match, membership_of
-from petriscope.data.scale import Field, common_field
+from petriscope.data.rescale import Field, common_field
 from petriscope.data.sources import UNSPLIT
 from petriscope.data.sources.mask_values import check_numbers_used
 from petriscope.data.splits import draw_grouped, draw_stratified

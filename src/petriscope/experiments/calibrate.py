@@ -98,7 +98,7 @@ def recalibrate(
     _check_absent(out)  # another process may have written it meanwhile
     save_trust(path, predictor, out)
     evaluation, _ = evaluate_split(predictor, images, split, tta, data, quiet, known)
-    return evaluation.model_copy(update={"seen": chosen.seen}), out
+    return evaluation.model_copy(update={"seen": chosen.seen, "scale": chosen.scaling}), out
 
 
 def _check_absent(out: Path) -> None:

@@ -22,7 +22,7 @@ from petriscope.inference.fit import appearances, sample_rows
 from petriscope.inference.predictor import Predictor, load_model
 from petriscope.inference.scaling import ChosenScale, scale_set
 from petriscope.run.folder import is_run, open_run
-from petriscope.trust.scale import SIZE, estimate_scale
+from petriscope.trust.object_size import SIZE, estimate_scale
 from petriscope.trust.shift import deviations
 
 MOST = 2000  # images that are measured, of each side

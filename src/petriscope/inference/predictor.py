@@ -30,7 +30,7 @@ from petriscope.core.results import CLASSIFICATION, SEGMENTATION, validated
 from petriscope.core.scale import Scale
 from petriscope.data.batches import Batches
 from petriscope.data.membership import Exposure
-from petriscope.data.scale import scale_factors
+from petriscope.data.rescale import scale_factors
 from petriscope.inference.tta import check_finite, predict_batch, predict_set
 from petriscope.models import build_model, sketch_model
 from petriscope.models.layers import is_dense

@@ -16,12 +16,12 @@ from petriscope.core.scale import ESTIMATED, Scale, in_words, micrometers
 from petriscope.data.domains import at_scale
 from petriscope.data.imageset import ImageSet
 from petriscope.data.in_memory import AnyFile
-from petriscope.data.scale import set_factors
+from petriscope.data.rescale import set_factors
 from petriscope.inference.fit import CHUNK, appearances, sample_rows
 from petriscope.inference.likeness import OLDER
 from petriscope.inference.predict import decoded
 from petriscope.inference.predictor import Predictor
-from petriscope.trust.scale import SIZE, class_weights, estimate_scale
+from petriscope.trust.object_size import SIZE, class_weights, estimate_scale
 from petriscope.trust.shift import appearance_of
 
 MOST = 2000  # images that are measured
