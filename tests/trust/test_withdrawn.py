@@ -260,7 +260,7 @@ def test_the_page_of_predictions_shows_val_and_never_lies_beside_a_device(run, t
     monkeypatch.setattr(beside_val, "write_page", lambda *given: written.append(given))
     for out in (tmp_path / "rows.csv", Path("/dev/null")):
         api.predict(run, blobs(60, 7, light=25)[0], **ASKED, out=out, quiet=True)
-    ((page, *_, gallery, _, model, _),) = written
+    ((page, _, _, _, gallery, _, model, _, _),) = written
     assert page == tmp_path / "rows-shift.html" and "sample_val" in gallery and model == str(run.folder)
 
 
@@ -283,6 +283,19 @@ def test_files_are_decoded_once_if_there_is_room(run, tmp_path, monkeypatch, cap
     assert said.count("transparen") == 1, "what the files hold is said once"
     plain = api.predict(run, files, quiet=True)
     assert np.array_equal(table["confidence"][:30], plain["confidence"][:30])
+
+
+def test_an_ensemble_which_cannot_be_adapted_is_calibrated(run, there, tmp_path, capsys):
+    shutil.copytree(run.folder, tmp_path / "other")
+    recipe = tmp_path / "other" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("seed: 0", "seed: 1"))
+    made = api.ensemble([run.folder, tmp_path / "other"], "soft", tmp_path / "both", quiet=True)
+    capsys.readouterr()
+    assert api.evaluate(made, there, quiet=True).shift.withdrawn
+    api.predict(made, blobs(60, 7, light=25)[0], **ASKED, quiet=True)
+    page = (made.folder / "shift-there.html").read_text()
+    for said in (capsys.readouterr().err, page):
+        assert "petriscope calibrate" in said and "petriscope adapt" not in said
 
 
 def test_a_test_split_like_val_keeps_its_guarantees_and_the_page_says_so(run):

@@ -52,13 +52,15 @@ def write_compared(
         into: the run in whose folder the page is; it is claimed.
     """
     gallery: dict[str, np.ndarray] = {}
+    shown, adapts = shrink_images(compared.shown), True
     try:
         with nullcontext() if into is None else into.claimed():
-            if is_run(model) and (sample := open_run(model).folder / "gallery" / f"{SAMPLE}.npz").is_file():
-                gallery = read_gallery(sample)
-            write_page(
-                path, compared.test, shrink_images(compared.shown), compared.classes, gallery, classes, model, source
-            )
+            if is_run(model):
+                run = open_run(model)
+                adapts = run.results.ensemble is None
+                if (sample := run.folder / "gallery" / f"{SAMPLE}.npz").is_file():
+                    gallery = read_gallery(sample)
+            write_page(path, compared.test, shown, compared.classes, gallery, classes, model, source, adapts)
     except PetriscopeError as error:
         say(f"warning: {path}, which would show six of these images, was not written: {error}")
         return

@@ -107,7 +107,9 @@ def evaluate(
         compared = None
         if guaranteed and (chosen.own is None or split == "test"):
             compared = compare_images(predictor, chosen.images, quiet)
-            for sentence in verdict(compared.test, path_text(model), source or "NEW", WOULD_BE, known is not None):
+            adapts = not is_run(model) or open_run(model).results.ensemble is None
+            named = (path_text(model), source or "NEW")
+            for sentence in verdict(compared.test, *named, WOULD_BE, known is not None, adapts):
                 if compared.test.withdrawn or not quiet:
                     say(sentence)
         facts = {"seen": chosen.seen, "shift": None if compared is None else compared.test, "scale": chosen.scaling}

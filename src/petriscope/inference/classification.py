@@ -13,6 +13,7 @@ from petriscope.data.in_memory import AnyFile
 from petriscope.inference.likeness import compare_files
 from petriscope.inference.predict import CHUNK, Attempt, Rows, Wanted, rows_by_chunk
 from petriscope.inference.predictor import Predictor
+from petriscope.models import ENSEMBLE
 from petriscope.trust.abstention import Abstention, plan_abstention
 from petriscope.trust.verdict import NOTHING, UNCLAIMED, verdict
 
@@ -87,7 +88,8 @@ def _checked(
     compared = compare_files(predictor, paths, wanted.quiet, kept)
     test = compared.test
     given = predictor.trust.reweighting is not None
-    said = verdict(test, then=UNCLAIMED if wanted.without_guarantee else NOTHING, mix_given=given)
+    then = UNCLAIMED if wanted.without_guarantee else NOTHING
+    said = verdict(test, then=then, mix_given=given, adapts=predictor.recipe.model.name != ENSEMBLE)
     if test.withdrawn:
         plan = plan.without_guarantee(answer=wanted.without_guarantee)
     for sentence in said if test.withdrawn or not wanted.quiet else ():

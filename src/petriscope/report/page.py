@@ -192,7 +192,7 @@ def _context(run: Run, place: Path) -> dict[str, Any]:
         "breakdowns": ([], lambda: breakdown_views(task, evaluated)),
         "errors": ([], lambda: errors(evaluated, gallery)),
         "explanations": ([], explanations),
-        "shift": ([], lambda: shift_views(evaluated, gallery, described.classes, str(place))),
+        "shift": ([], lambda: shift_views(evaluated, gallery, described.classes, str(place), results.ensemble is None)),
         "abstention": ([], lambda: abstention_views(evaluated, rows, "val" if adapted is None else fitted_on(adapted))),
         "reconstructions": (None, lambda: reconstructions(gallery, recipe)),
         "augmented": ([], lambda: augmented(gallery, overlays)),

@@ -34,6 +34,7 @@ def write_page(
     classes: Sequence[str],
     model: str,
     source: str,
+    adapts: bool = True,
 ) -> None:
     """Write one self-contained page of images from elsewhere beside those of val.
 
@@ -42,9 +43,10 @@ def write_page(
         gallery: of the run, for the sample of val; may be empty.
         classes: their names.
         model, source: as commands name the model and the images.
+        adapts: see `petriscope.trust.verdict.remedy`.
     """
     known = {**gallery, "shift_": shown, "shift__classes": predicted}
-    view = _view("", test, known, classes, model, source)
+    view = _view("", test, known, classes, model, source, adapts)
     write_text(path, rendering.render("shift.html", {"shift": [view], "source": source, "model": model}))
 
 
@@ -72,16 +74,21 @@ class ShiftView:
 
 
 def shift_views(
-    evaluated: Mapping[str, Evaluation], gallery: Mapping[str, np.ndarray], classes: Sequence[str], folder: str
+    evaluated: Mapping[str, Evaluation],
+    gallery: Mapping[str, np.ndarray],
+    classes: Sequence[str],
+    folder: str,
+    adapts: bool = True,
 ) -> list[ShiftView]:
     """A view of each split that was compared with val.
 
     Args:
         classes: their names.
         folder: of the run, for a command.
+        adapts: see `petriscope.trust.verdict.remedy`.
     """
     tests = {split: one.shift for split, one in evaluated.items() if one.shift is not None}
-    return [_view(split, test, gallery, classes, folder) for split, test in tests.items()]
+    return [_view(split, test, gallery, classes, folder, adapts=adapts) for split, test in tests.items()]
 
 
 def _view(
@@ -91,6 +98,7 @@ def _view(
     classes: Sequence[str],
     folder: str,
     source: str = "NEW",
+    adapts: bool = True,
 ) -> ShiftView:
     these = f"The {split} images" if split else "These images"
     here, val = _images(split, gallery, classes) if test.withdrawn else ([], [])
@@ -100,7 +108,7 @@ def _view(
         alarm=f"{these} are not like those of val, on which guarantees are fitted: {differences(test)}."
         if test.withdrawn
         else "",
-        remedy=remedy(folder, source),
+        remedy=remedy(folder, source, adapts),
         result=_result(these, test),
         mix=f"The mix of predicted classes is not that of val: {class_mix(test)}. This alone withdraws no guarantee."
         if test.class_mix and not test.withdrawn

@@ -17,13 +17,19 @@ WOULD_BE = "Error rates and coverages are given as they would have come out; pre
 WITHDRAWN = "guarantee withdrawn: these images are not like those that it was fitted on"
 
 
-def remedy(model: str = "RUN", data: str = "NEW") -> str:
-    """The command that makes guarantees hold for images from elsewhere. A model file alone has no images to rehearse."""
-    return command("calibrate" if model.endswith(".safetensors") else "adapt", model, "--data", data)
+def remedy(model: str = "RUN", data: str = "NEW", adapts: bool = True) -> str:
+    """The command that makes guarantees hold for images from elsewhere. Only runs that are no ensembles can be adapted: a model
+    file alone has no images to rehearse."""
+    return command("adapt" if adapts and not model.endswith(".safetensors") else "calibrate", model, "--data", data)
 
 
 def verdict(
-    test: ShiftTest, model: str = "RUN", data: str = "NEW", then: str = NOTHING, mix_given: bool = False
+    test: ShiftTest,
+    model: str = "RUN",
+    data: str = "NEW",
+    then: str = NOTHING,
+    mix_given: bool = False,
+    adapts: bool = True,
 ) -> list[str]:
     """What a test means for guarantees, the most important sentence first; empty if there is nothing to say.
 
@@ -31,6 +37,7 @@ def verdict(
         model, data: as the command that closes the gap names them.
         then: what follows where guarantees are withdrawn, as a sentence.
         mix_given: the classes, or their shares, were given, and guarantees are for these.
+        adapts: whether the model can be adapted, which an ensemble cannot.
     """
     if test.not_tested is not None:
         return [
@@ -42,7 +49,7 @@ def verdict(
         out = [
             f"GUARANTEES WITHDRAWN: these images are not like those the guarantees were fitted on: {differences(test)}. {then}",
             f"compared: {compared(test)}",
-            f"to close the gap with labeled images from there: {remedy(model, data)}",
+            f"to close the gap with labeled images from there: {remedy(model, data, adapts)}",
         ]
     if test.class_mix and not mix_given and not test.withdrawn:  # what is predicted of other images says little
         out.append(
