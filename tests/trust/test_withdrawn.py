@@ -79,6 +79,20 @@ def test_other_images_are_not_answered_and_it_is_said_first(run, capsys):
     assert not any("answers need a confidence" in line for line in said)
 
 
+def test_sets_without_a_guarantee_have_no_class_that_does_not_occur(tiny_recipe, tmp_path, capsys):
+    arrays = {}
+    for seed, (split, count) in enumerate((("train", 90), ("val", 240), ("test", 30))):
+        images, _ = blobs(count, seed)
+        labels = np.arange(count) % 3
+        arrays |= {f"{split}_images": images, f"{split}_labels": labels[:, None].astype(np.uint8)}
+    np.savez(tmp_path / "three.npz", **arrays)
+    recipe = tiny_recipe(data={"source": str(tmp_path / "three.npz")}, training={"epochs": 1})
+    three = api.train(recipe, tmp_path / "three", quiet=True)
+    table = api.predict(three, blobs(60, 7, light=60)[0], classes=["0", "2"], **ASKED, quiet=True)
+    assert LOUD in capsys.readouterr().err
+    assert {frozenset(each.split("; ")) for each in table["set"]} == {frozenset("02")}
+
+
 def test_an_explicit_wish_answers_them_without_any_claim(run, capsys):
     table = api.predict(run, blobs(60, 7, light=12)[0], **ASKED, without_guarantee=True)
     answered = table["answer"] != NOT_SURE

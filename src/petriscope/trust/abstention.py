@@ -29,7 +29,8 @@ class Abstention:
         threshold: the threshold that guarantees ``max_error``; None: val does not support one.
         limits: conformal scores up to which a class is in the prediction set, float64 [K]; None: no prediction sets.
         notes: what the thresholds guarantee, a sentence each.
-        withdrawn: the guarantees do not hold for these images, so nothing is answered, and all classes are in all sets.
+        withdrawn: the guarantees do not hold for these images, so nothing is answered, and all classes that may occur are in all
+            sets.
         unclaimed: the guarantees do not hold, and images are answered all the same.
     """
 
@@ -45,7 +46,8 @@ class Abstention:
         """The rules for images that guarantees do not hold for: abstain, or answer all the same."""
         if answer:
             return replace(self, notes=(), unclaimed=True)
-        limits = None if self.limits is None else np.full_like(self.limits, np.inf)
+        # Classes that are known not to occur stay out of all sets.
+        limits = None if self.limits is None else np.where(self.limits == -np.inf, -np.inf, np.inf)
         return replace(self, notes=(), limits=limits, withdrawn=True)
 
     def rows(self, probabilities: np.ndarray, ood: np.ndarray | None) -> list[dict[str, str]]:
@@ -112,11 +114,11 @@ def plan_abstention(
         lack = trust.reweighting.plain.references[tta].lacks(len(classes))
         raise RequestError(f"thresholds and prediction sets for the classes that occur: {lack}")
     if reference is None:
-        fitted = ", ".join(trust.references) or "none"
+        fitted = ", ".join(f"--tta {each}" for each in trust.references)
+        has = f"it has those for {fitted}" if fitted else "it has none"
         raise RequestError(
             f"the model file has no predictions on val for test-time augmentation {tta}, from which thresholds and "
-            f"prediction sets are computed (it has: {fitted}); petriscope calibrate RUN --tta {tta} adds them to a run "
-            "that has a val split"
+            f"prediction sets are computed ({has}); petriscope calibrate RUN --tta {tta} adds them to a run that has a val split"
         )
     threshold = None if max_error is None else reference.threshold(max_error)
     limits = None if set_coverage is None else reference.limits(set_coverage, len(classes), conformal.METHOD)
