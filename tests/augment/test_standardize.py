@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from petriscope.augment.pipeline import Normalize, to_bytes, to_float
-from petriscope.augment.standardize import MEAN, STD, Standardize
-from petriscope.data.appearance import background, measure
+from petriscope.augment.standardize import DARKEST, MEAN, STD, Standardize
+from petriscope.data.appearance import background, darkest, measure
 from petriscope.data.sources.synthetic_smear import HOME, OTHER, draw_smear
 
 CELLS = to_float(torch.from_numpy(draw_smear(16, 48)[0]))
+HAZY = 0.6 * CELLS + 0.4 * background(CELLS)[:, :, None, None]
 LIGHTS = st.tuples(*[st.floats(0.5, 1.0)] * 3)
 
 
@@ -40,6 +41,29 @@ def test_neither_light_nor_the_strength_of_the_stain_matter(
     white = background(plain)[:, :, None, None]
     stained = white * (plain / white) ** torch.tensor(gain)[:, None, None] * torch.tensor(light)[:, None, None]
     assert apart(standardize(stained), standardize(plain)) < 0.01
+
+
+@given(light=LIGHTS, stray=st.tuples(*[st.floats(0.0, 0.15)] * 3))
+def test_neither_light_nor_stray_light_matters(
+    light: tuple[float, float, float], stray: tuple[float, float, float]
+) -> None:
+    standardize = Standardize(["background", "stray-light"])
+    share = torch.tensor(stray)[:, None, None]
+    hazy = (HAZY * (1 - share) + share * background(HAZY)[:, :, None, None]) * torch.tensor(light)[:, None, None]
+    torch.testing.assert_close(standardize(hazy), standardize(HAZY), atol=1e-4, rtol=1e-3)
+
+
+def test_the_darkest_parts_become_as_dark_as_is_said_and_the_background_stays_white() -> None:
+    gray = HAZY * 0.9 + 0.1 * background(HAZY)[:, :, None, None]
+    for out in (Standardize(["background", "stray-light"])(each) for each in (HAZY, gray)):
+        torch.testing.assert_close(darkest(out), torch.tensor(DARKEST).expand(len(HAZY), 3), atol=1e-3, rtol=1e-2)
+        assert (background(out) > 0.98).all() and 0 <= out.min() <= out.max() <= 1
+
+
+def test_an_image_without_an_object_gets_no_more_than_four_times_the_contrast() -> None:
+    noise = (0.9 + 0.01 * torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+    out = Standardize(["background", "stray-light"])(noise)
+    assert out.std() < 4.5 * (noise / 0.9).std()
 
 
 def test_the_background_becomes_white_and_the_stain_of_the_mean_and_spread_that_are_said() -> None:
@@ -72,7 +96,9 @@ def test_two_microscopes_look_more_alike_afterwards() -> None:
     assert both[0] < plain[0] / 5 and both[1] < plain[1] / 2
 
 
-@pytest.mark.parametrize("what", [[], ["background"], ["stain"], ["background", "stain"]])
+@pytest.mark.parametrize(
+    "what", [[], ["background"], ["stray-light"], ["stain"], ["background", "stray-light", "stain"]]
+)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
 def test_an_image_of_one_color_stays_one(what: list[str], channels: int, value: float) -> None:

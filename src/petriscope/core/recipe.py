@@ -33,7 +33,7 @@ Positive = Annotated[int, Field(ge=1, le=1_000_000)]
 Pixels = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
 Micrometers = Annotated[float, Field(gt=0, le=1e6)]
 TTA = Literal["none", "mirror", "flips", "crops", "d4"]  # test-time augmentation, by the number of views
-Standard = Literal["background", "stain"]  # see `petriscope.augment.standardize`
+Standard = Literal["background", "stray-light", "stain"]  # see `petriscope.augment.standardize`
 Sampler = Literal["none", "square-root", "weighted", "oversample"]  # see `petriscope.data.sampler`
 PART_KEYS = ("optimizer.lr", "optimizer.weight_decay", "model.dropout", "model.weights", "loss.label_smoothing")
 

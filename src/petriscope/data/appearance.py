@@ -14,6 +14,7 @@ from torch import Tensor
 
 SIDE = 32  # approximate number of cells per side that quantiles are computed from
 BACKGROUND = 0.95  # quantile of the brightness that is taken for the background
+LIGHTER = 0.99  # share of an image that is brighter than what is taken for its darkest parts
 DARKEST = 0.98  # quantile of the optical density that is taken for the most stained parts
 LEAST = 1 / 255  # of light: darker pixels have the optical density of this one
 FAINT = 0.05  # optical density below which an image has no object
@@ -57,6 +58,11 @@ def measure(images: Tensor) -> Appearance:
 def background(x: Tensor) -> Tensor:
     """The color of the background, float32 [B, C], of images, float32 [B, C, H, W] in [0, 1]."""
     return _quantile(_cells(x), BACKGROUND)
+
+
+def darkest(x: Tensor) -> Tensor:
+    """The color of the darkest parts, channel by channel, float32 [B, C], of images, float32 [B, C, H, W] in [0, 1]."""
+    return -_quantile(_cells(-x), LIGHTER)
 
 
 def optical_density(x: Tensor, light: Tensor) -> Tensor:

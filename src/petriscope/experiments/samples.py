@@ -28,7 +28,7 @@ def augmented(trainer: Trainer, dataset: Dataset) -> dict[str, np.ndarray]:
     plain = train_set.take(chosen)
     given = train_set.targets[chosen]
     batch, targets = (torch.from_numpy(np.repeat(array, views - 1, axis=0)) for array in (plain, given))
-    out, moved = trainer.augment(batch, targets, torch.Generator().manual_seed(0))
+    out, moved = trainer.augmented(batch, targets, torch.Generator().manual_seed(0))
     out = out[-len(batch) :]  # if there are several views per image, the last one
 
     def beside(first: np.ndarray, rest: np.ndarray) -> np.ndarray:

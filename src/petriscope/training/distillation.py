@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from petriscope.augment.pipeline import Normalize
 from petriscope.core.device import autocast, choose_format
 from petriscope.core.errors import RequestError
 from petriscope.core.progress import say
@@ -20,10 +21,10 @@ class Teachers:
         section: the teachers, their weight in the loss, and the temperature.
         classes, shape: classes and image shape of the student's data; the teachers must have the same.
         device: the device that the student is trained on.
-        data: how the student's images are read.
+        data: how the student's images are read; what is standardized must be the same for the teachers.
 
     Raises:
-        RequestError: a teacher is missing, or has other classes or another image shape.
+        RequestError: a teacher is missing, has other classes or another image shape, or standardizes images otherwise.
     """
 
     def __init__(
@@ -44,6 +45,12 @@ class Teachers:
                 )
             if model.shape != shape:
                 raise RequestError(f"distill.teachers: {path} takes images of {model.shape}, but the data have {shape}")
+            theirs, ours = (sorted(each.standardize) for each in (model.recipe.data, data))
+            if theirs != ours:  # images are standardized once, for the student and its teachers
+                raise RequestError(
+                    f"distill.teachers: data.standardize of {path} is {theirs}, but that of the recipe is {ours}; "
+                    "choose a teacher with the same"
+                )
             if model.recipe.data.scaled != data.scaled:
                 say(
                     f"note: distill.teachers: {path} was trained at another data.scale; it sees images at that of this recipe, "
@@ -55,13 +62,13 @@ class Teachers:
         """The teachers' mean softened probabilities, float32 [B, K].
 
         Args:
-            images: augmented but not normalized images, from `petriscope.augment.pipeline.Pipeline`; each teacher applies
-                its own normalization.
+            images: standardized and augmented but not normalized images, from `petriscope.augment.pipeline.Pipeline`; each
+                teacher applies its own normalization.
         """
         total = torch.zeros(())
         for teacher in self.models:
             with autocast(images.device, choose_format(teacher.recipe.training.precision, images.device)):
-                logits = teacher.model(teacher.normalize(images))
+                logits = teacher.model(Normalize(teacher.mean, teacher.std)(images))
             total = total + (logits.float() / self.temperature).softmax(1)
         return total / len(self.models)
 

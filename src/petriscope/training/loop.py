@@ -23,7 +23,7 @@ import torch
 from pydantic import Field, TypeAdapter
 from torch import Tensor, nn
 
-from petriscope.augment.pipeline import Normalize, Pipeline, check_targets
+from petriscope.augment.pipeline import Normalize, Pipeline, check_targets, standardized
 from petriscope.core.device import autocast, choose_format, lay_out, widest
 from petriscope.core.errors import Diverged, Interrupted, RequestError
 from petriscope.core.progress import Progress, duration, say
@@ -97,6 +97,8 @@ class Trainer:
     ) -> None:
         self.recipe, self.train, self.val = recipe, train, val
         self.normalize: Callable[[Tensor], Tensor] = normalize
+        # Images are standardized before they are augmented, else standardizing would undo what augmentations do to colors.
+        self.standardize, self.scale = normalize.standardize, Normalize(normalize.mean, normalize.std)
         self.settings = recipe.training
         self.checkpoint, self.on_epoch, self.quiet = checkpoint, on_epoch, quiet
         self.device = train.device
@@ -274,6 +276,10 @@ class Trainer:
         self._sums = sums.cpu().double()
         self._end_epoch()
 
+    def augmented(self, batch: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A batch, uint8 [B, H, W, C], and its targets, standardized and augmented; see `Pipeline`."""
+        return self.augment(standardized(batch, self.standardize), targets, generator)
+
     def train_step(self, batch: Tensor, targets: Tensor) -> Tensor:
         """One step on a uint8 batch [B, H, W, C] with targets int64 [B] or masks uint8 [B, H, W].
 
@@ -285,8 +291,8 @@ class Trainer:
         generator = self._seed(step)
         if self.progressive and self.at.epoch < self.progressive.epochs:
             batch, targets = self.progressive.shrink(batch, targets)
-        augmented = (batch, targets) if self.head else self.augment(batch, targets, generator)
-        images, targets = self.normalize(augmented[0]), augmented[1]
+        augmented = (batch, targets) if self.head else self.augmented(batch, targets, generator)
+        images, targets = augmented[0] if self.head else self.scale(augmented[0]), augmented[1]
         targets = self.task.loss_targets(targets)
         factor = self._factor(step)
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
