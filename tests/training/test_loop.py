@@ -18,9 +18,12 @@ from safetensors.torch import load_file
 from petriscope import api
 from petriscope.core.errors import Interrupted, PetriscopeError, RequestError
 from petriscope.core.recipe import load_recipe
+from petriscope.data import load_dataset
+from petriscope.data.appearance import background
 from petriscope.data.sampler import epoch_order
 from petriscope.run.folder import Run, open_run
 from petriscope.tasks.classification import Classification
+from petriscope.training.build import build_trainer
 from petriscope.training.checkpoints import load_checkpoint, save_checkpoint
 from petriscope.training.loop import Trainer
 
@@ -456,3 +459,21 @@ def test_a_resumed_run_is_refused_when_the_data_changed(tiny_recipe, tiny_npz, t
         api.resume(tmp_path / "run")
     with pytest.raises(PetriscopeError, match="not a run folder"):
         open_run(tmp_path)
+
+
+def test_images_are_standardized_before_they_are_augmented(tiny_recipe):
+    """Standardizing afterwards would undo what augmentations do to colors."""
+    brighter = [{"name": "brightness", "amount": 0.4}]
+    recipe = tiny_recipe(augment=brighter, data={"standardize": ["background"]})
+    trainer, _ = build_trainer(recipe, load_dataset(recipe.data), torch.device("cpu"), quiet=True)
+    rng = np.random.default_rng(0)
+    images = torch.from_numpy(rng.integers(80, 240, (6, *trainer.train.images.shape), dtype=np.uint8))
+    targets = torch.zeros(6, dtype=torch.int64)
+
+    def seen(batch):
+        return trainer.augmented(batch, targets, torch.Generator().manual_seed(0))[0]
+
+    dimmed = (images * 0.7).round().to(torch.uint8)
+    torch.testing.assert_close(seen(dimmed), seen(images), atol=0.02, rtol=0)
+    light = background(seen(images)).mean(1)
+    assert light.max() - light.min() > 0.05, "the augmentation is not undone"

@@ -238,6 +238,11 @@ class TestDistillation:
         recipe = tiny_recipe(distill={"teachers": [str(teacher.folder)]}, data={"classes": ["dark", "bright"]})
         with pytest.raises(RequestError, match="has the classes"):
             api.train(recipe, tmp_path / "student", quiet=True)
+        recipe = tiny_recipe(distill={"teachers": [str(teacher.folder)]}, data={"standardize": ["background"]})
+        with pytest.raises(
+            RequestError, match=r"data\.standardize of .* is \[\], but that of the recipe is \['background'\]"
+        ):
+            api.train(recipe, tmp_path / "student", quiet=True)
         with pytest.raises(RequestError, match="no model"):
             api.train(tiny_recipe(distill={"teachers": "nowhere"}), tmp_path / "student", quiet=True)
         assert not (tmp_path / "student").exists()

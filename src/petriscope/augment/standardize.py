@@ -23,7 +23,10 @@ from petriscope.data.appearance import LEAST, background, darkest
 DARKEST = (0.28, 0.13, 0.63)
 MEAN, STD = (0.28, 0.43, 0.15), (0.34, 0.54, 0.14)
 GAINS = (0.25, 4.0)  # smallest and largest factor on optical densities, so that noise is not made into stain
-STRAY = (-1.0, 0.75)  # least and most light that is taken away: contrast is at least halved, and at most 4 times as high
+STRAY = (
+    -1.0,
+    0.75,
+)  # least and most light that is taken away: contrast is at least halved, and at most 4 times as high
 DARK = 0.2  # background that is brightened fully; a darker one, of an image without light, is brightened by the same factor
 
 
