@@ -26,6 +26,7 @@ from petriscope.training.adaptation import (
     CrossValidated,
     Setting,
     cross_validate,
+    fitting,
     folds_of,
     joined,
     tune,
@@ -167,17 +168,17 @@ def test_every_setting_predicts_what_it_did_not_learn(few_steps, monkeypatch):
     taught = []
     once = adaptation.tune
 
-    def spy(predictor, recipe, images, after_epoch):
+    def spy(predictor, recipe, images):
         taught.append(set(images.ids))
         assert images.domains.tolist().count("there") < 15
-        return once(predictor, recipe, images, after_epoch)
+        return once(predictor, recipe, images)
 
     monkeypatch.setattr(adaptation, "tune", spy)
     settings = (Setting("all", 1e-2, 2), Setting("head", 1e-2, 1))
     predictor = predictor_of(recipe)
     before = {key: value.clone() for key, value in predictor.model.state_dict().items()}
     found = cross_validate(predictor, home, new, "there", folds, ["none", "flips"], settings)
-    assert [each.setting for each in found] == [AS_IS, Setting("all", 1e-2, 1), *settings]
+    assert [each.setting for each in found] == [AS_IS, *settings]
     assert len(taught) == 10
     for number, ids in enumerate(taught):
         held = {str(each) for each in new.ids[folds == number % 5]}
@@ -189,6 +190,22 @@ def test_every_setting_predicts_what_it_did_not_learn(few_steps, monkeypatch):
     assert not np.array_equal(found[1].raw["none"][0], found[0].raw["none"][0])
     assert not np.array_equal(found[2].raw["none"][0], found[1].raw["none"][0])
     assert all(torch.equal(value, before[key]) for key, value in predictor.model.state_dict().items())
+
+
+@given(
+    st.lists(st.integers(1, 20), min_size=1, max_size=4), st.integers(2, 5), st.floats(0.01, 1e3), st.floats(0.1, 1e5)
+)
+def test_what_is_tried_fits_in_the_time_or_is_one_setting(epochs, folds, pace, limit):
+    settings = [Setting("all", 10.0**-number, each) for number, each in enumerate(epochs)]
+    found = fitting(settings, folds, pace, limit)
+    assert len({each.lr for each in found}) == len(found) >= 1
+    needed = pace * (folds * sum(each.epochs for each in found) + max(each.epochs for each in found))
+    assert needed <= limit or (len(found) == 1 and found[0].epochs == 1)
+    if len(found) > 1:
+        assert all(each in settings for each in found)
+    enough = pace * (folds * sum(epochs) + max(epochs))
+    assert enough > limit or found == settings
+    assert found == settings or enough > limit
 
 
 def test_head_alone_changes_nothing_else(few_steps):

@@ -14,7 +14,7 @@ from scipy.special import softmax
 from petriscope.core.results import Difference, ShiftTest
 from petriscope.trust import shift
 from petriscope.trust.ood import fit_detector
-from petriscope.trust.shift import FEWEST, Likeness, Traits, appearance_of, compare, directions, fit_likeness
+from petriscope.trust.shift import FEWEST, Likeness, Traits, appearance_of, compare, directions, fit_likeness, fit_looks
 from petriscope.trust.verdict import UNCLAIMED, difference, verdict
 
 K, D = 4, 12
@@ -218,3 +218,32 @@ def test_a_note_says_what_was_not_tested():
     (said,) = verdict(ShiftTest(n=3, of=3, val=40, level=0.01, not_tested="3 images are too few; 20 are needed"))
     assert "was not tested: 3 images are too few" in said and "out-of-distribution score alone" in said
     assert verdict(ShiftTest(n=30, of=30, val=40, level=0.01, p=0.5)) == []
+
+
+def looks(rng, count, mix, apart=0.0):
+    """Appearances of images of three classes that differ in size, and what a network says of them."""
+    label = rng.choice(3, count, p=mix)
+    appearance = rng.normal(0, 1, (count, 6)) * [9, 9, 9, 0.1, 0.05, 0.02] + [200, 190, 210, 0.5, 0.4, 0.4]
+    appearance[:, 4] += 0.1 * label
+    appearance[:, 5] += 0.02 * apart
+    appearance[rng.random(count) < 0.05, 3] = np.nan
+    said = np.where(rng.random(count) < 0.8, label, rng.integers(0, 3, count))
+    return np.eye(3, dtype=np.float32)[said], appearance.astype(np.float32), label
+
+
+def test_what_a_network_learned_from_is_compared_by_its_appearance_alone():
+    rng, names = np.random.default_rng(0), ("a", "b", "c")
+    raw, appearance, label = looks(rng, 100, [0.5, 0.3, 0.2])
+    kept = fit_looks(raw, appearance, label, None)
+    again = Likeness.of(dict(kept.arrays()))
+    assert again.sound(3) and not replace(again, center=np.full(6, np.nan, np.float32)).sound(3)
+
+    def seen(mix, apart=0.0):
+        raw, appearance, _ = looks(rng, 50, mix, apart)
+        anything = rng.random((50, 9), dtype=np.float32)  # features and scores of a network do not matter
+        return compare(again, again.see(raw, anything, anything[:, 0], appearance), names)
+
+    same = [seen(mix) for mix in ([0.5, 0.3, 0.2], [0.2, 0.3, 0.5]) for _ in range(40)]
+    assert sum(each.withdrawn for each in same) <= 3
+    assert all(each.p_features is each.p_ood is each.p_uncertainty is None for each in same)
+    assert all(seen([0.5, 0.3, 0.2], apart=1.5).withdrawn for _ in range(10))

@@ -349,6 +349,12 @@ def adapt(
     classes: Classes = None,
     prior: Prior = None,
     scale: ScaleOption = None,
+    minutes: Annotated[
+        float,
+        typer.Option(
+            min=0.01, help="About as long as trying out and training may take; ways that take longer are left out."
+        ),
+    ] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Of folds and training.")] = 0,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -362,7 +368,7 @@ def adapt(
     _among("--split", split, ("train", "val", "test"))
     from petriscope import api
 
-    more: dict[str, Any] = {"unlabeled": unlabeled, "suggest": suggest, "scale": scale}
+    more: dict[str, Any] = {"unlabeled": unlabeled, "suggest": suggest, "minutes": minutes, "scale": scale}
     made = api.adapt(run, data, out, split, home, classes, prior, seed, device, quiet=as_json, **more)
     if as_json:
         found = made.results.adaptation

@@ -227,7 +227,7 @@ class ShiftTest(Result):
         n: images that were compared, of ``of`` images; ``val``: images of val that they were compared with.
         level: guarantees are withdrawn where ``p`` is at most this.
         not_tested: why there was no test; None: there was one.
-        p: the p-value; ``p_features``, ``p_ood``, ``p_uncertainty``: by one statistic alone.
+        p: the p-value; ``p_features``, ``p_appearance``, ``p_ood``, ``p_uncertainty``: by one statistic alone.
         withdrawn: whether guarantees made on val are withdrawn for these images.
         differs: the measures that differ most first.
         p_class_mix: of a test of the shares of predicted classes; ``class_mix``: the three that differ most if they do. They
@@ -241,6 +241,7 @@ class ShiftTest(Result):
     not_tested: str | None = None
     p: float | None = None
     p_features: float | None = None
+    p_appearance: float | None = None
     p_ood: float | None = None
     p_uncertainty: float | None = None
     withdrawn: bool = False
@@ -679,7 +680,7 @@ class Adaptation(Result):
         base: the run that was adapted.
         source, split, domain: the labeled images of the place, and what their domain is called.
         home: where the data of the base were, if not where its recipe says.
-        labeled, unlabeled: images that it was adapted to.
+        labeled, unlabeled: images that it was adapted to; ``unlabeled_source``: of the latter.
         held_out: labeled images that were held out in turn, in ``folds`` parts.
         setting: how, in words.
         tried: what was compared by cross-validation, the best first.
@@ -687,6 +688,7 @@ class Adaptation(Result):
         home_before, home_after: accuracy on val of the base, of whose images there are ``home_n``; None without val.
         prior: what was said about the classes that occur.
         suggested: images among those without labels that it would be most useful to label next.
+        minutes: that cross-validation and training were allowed to take.
         shift: how the labeled images differ from val of the base.
         scale: how the images of the place were scaled first; None: not at all.
     """
@@ -698,6 +700,7 @@ class Adaptation(Result):
     home: str | None = None
     labeled: int = 0
     unlabeled: int = 0
+    unlabeled_source: str | None = None
     held_out: int = 0
     folds: int = 0
     setting: str = ""
@@ -709,6 +712,7 @@ class Adaptation(Result):
     home_n: int = 0
     prior: ClassPrior | None = None
     suggested: int = 0
+    minutes: float | None = None
     shift: ShiftTest | None = None
     scale: Scaling | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -9,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from petriscope.core.device import enough_memory
-from petriscope.core.errors import DataError, Interrupted, RequestError
+from petriscope.core.errors import DataError, Diverged, Interrupted, RequestError
 from petriscope.core.files import new_folder, path_text, slug
-from petriscope.core.progress import progress, say
+from petriscope.core.progress import duration, progress, say
 from petriscope.core.recipe import TTA, Recipe, SourceSection
 from petriscope.core.results import (
     Adaptation,
@@ -44,9 +45,12 @@ from petriscope.training.adaptation import (
     HOME,
     NEVER,
     SETTINGS,
+    STEPS,
     CrossValidated,
+    Setting,
     as_old,
     cross_validate,
+    fitting,
     folds_of,
     joined,
     tune,
@@ -59,6 +63,7 @@ from petriscope.training.loop import Trainer
 from petriscope.trust.prior import Names, Prior, Shares, parse_prior
 
 MONITORED = "accuracy"
+MINUTES = 10.0
 FEWEST = 10  # labeled images; fewer say nothing about whether it helps
 NAMED = 5  # classes that a sentence lists
 SUGGESTED = "suggested.csv"
@@ -122,6 +127,7 @@ def adapt(
     unlabeled: str | PathLike[str] | None = None,
     suggest: int = 0,
     scale: Scale | None = None,
+    minutes: float = MINUTES,
 ) -> Run:
     """Adapt a run to a place by labeled images from there. The run itself does not change.
 
@@ -143,6 +149,8 @@ def adapt(
             `petriscope.inference.labeling`.
         scale: of the images from there, see `petriscope.predict`; where it is estimated, they are compared with val in their own
             mix of classes. The adapted run reads images from elsewhere at this scale, and those of the old place as before.
+        minutes: that cross-validation and training may take, about. Settings that would take longer are left out, and if only
+            one is left, it may be shortened; that is said.
 
     Returns:
         the adapted run. Its train split are the images of both places, val and test those of the old one. Its results have
@@ -156,6 +164,8 @@ def adapt(
     run, asked = open_run(model), asked_scale(scale)
     if data is None:
         raise RequestError("adapting needs labeled images: name their source with --data")
+    if not minutes > 0:
+        raise RequestError(f"minutes must be above 0, not {minutes:g}")
     if suggest < 0:
         raise RequestError(f"the number of suggested images cannot be {suggest}")
     if suggest and unlabeled is None:
@@ -179,9 +189,9 @@ def adapt(
     section = run.recipe.data if elsewhere is None else section_elsewhere(run.recipe.data, elsewhere, base.shape)
     base.recipe = recipe.model_copy(update={"data": section})
     try:
-        made = _choose(base, old, place, quiet)
+        made = _choose(base, old, place, minutes, quiet)
         with new_folder(folder, numbered=out is None) as (staging, folder):
-            summary = _write(staging, made, base, run, elsewhere, old, place, suggest, quiet)
+            summary = _write(staging, made, base, run, elsewhere, old, place, suggest, minutes, quiet)
             write_report(Run(staging), folder)
     except Interrupted:
         raise Interrupted("stopped; nothing was written") from None
@@ -298,25 +308,27 @@ def _without_own(images: ImageSet, base: Predictor, run: Run, source: str) -> Im
     return images.subset(np.flatnonzero(roles == ""))
 
 
-def _choose(base: Predictor, old: Dataset, place: Place, quiet: bool) -> Adapted:
+def _choose(base: Predictor, old: Dataset, place: Place, minutes: float, quiet: bool) -> Adapted:
     """Choose a setting by cross-validation, and adapt with it to all labeled images."""
     section = base.recipe.data
     home, new = joined(old.split("train"), place.labeled, place.name, section)
+    images = join_sets([home, new])
+    scale = None if place.scaling is None else place.scaling.scale
+    where = SourceSection(source=place.source, split=place.split, scale=scale)
+    both = absolute_paths(with_domain(base.recipe, images, place.name, where))
     ttas: list[TTA] = list(dict.fromkeys([base.recipe.evaluation.tta, "none"]))
     occurs = None if place.prior is None else place.prior.occurs
-    trainings = len(np.unique(place.folds[place.folds != NEVER])) * len(SETTINGS) + 1
-    with progress("adapting", trainings, "trainings") as bar:
+    folds = len(np.unique(place.folds[place.folds != NEVER]))
+    settings = _in_time(base, both, images, folds, minutes)
+    with progress("adapting", len(settings) * folds + 1, "trainings") as bar:
 
         def advance() -> None:
             if not quiet:
                 bar.advance()
 
-        found = cross_validate(base, home, new, place.name, place.folds, ttas, SETTINGS, advance)
+        found = cross_validate(base, home, new, place.name, place.folds, ttas, settings, advance)
         tried = sorted(found, key=lambda each: each.judge(place.labeled.targets, occurs)[1])
-        images = join_sets([home, new])
-        scale = None if place.scaling is None else place.scaling.scale
-        where = SourceSection(source=place.source, split=place.split, scale=scale)
-        recipe = with_setting(absolute_paths(with_domain(base.recipe, images, place.name, where)), tried[0].setting)
+        recipe = with_setting(both, tried[0].setting)
         if tried[0].setting.epochs:
             predictor, trainer = tune(base, recipe, images)
         else:
@@ -336,6 +348,24 @@ def _choose(base: Predictor, old: Dataset, place: Place, quiet: bool) -> Adapted
     return Adapted(predictor, trainer, dataset, tried)
 
 
+def _in_time(base: Predictor, recipe: Recipe, images: ImageSet, folds: int, minutes: float) -> list[Setting]:
+    """The settings that can be tried in so many minutes. One epoch of the first shows how long an epoch takes."""
+    began = time.monotonic()
+    try:
+        tune(base, with_setting(recipe, replace(SETTINGS[0], epochs=1)), images)
+    except Diverged:
+        return list(SETTINGS)  # cross-validation says so
+    pace = time.monotonic() - began
+    settings = fitting(SETTINGS, folds, pace, 60 * minutes)
+    if settings != list(SETTINGS):
+        tried = "; ".join(map(str, settings))
+        say(
+            f"note: {STEPS} steps take {duration(pace)}, so of {len(SETTINGS)} ways of training, only this is tried in "
+            f"{minutes:g} minutes: {tried}; give more time with --minutes"
+        )
+    return settings
+
+
 def _write(
     folder: Path,
     made: Adapted,
@@ -345,6 +375,7 @@ def _write(
     old: Dataset,
     place: Place,
     suggest: int,
+    minutes: float,
     quiet: bool,
 ) -> Adaptation:
     """Write all of the run folder but the report."""
@@ -397,7 +428,9 @@ def _write(
         home=home,
         labeled=len(place.labeled),
         unlabeled=0 if more is None else len(more),
+        unlabeled_source=None if place.unlabeled is None else place.unlabeled.source,
         suggested=suggested,
+        minutes=minutes,
         shift=place.shift,
         held_out=len(judged),
         folds=len(np.unique(place.folds[place.folds != NEVER])),

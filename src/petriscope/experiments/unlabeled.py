@@ -38,10 +38,12 @@ class Unlabeled:
     Args:
         images: at most `MOST`. Their targets are 0 and mean nothing; their ids are paths of files, or what the source calls them.
         of: how many the source has.
+        source: what they were read from.
     """
 
     images: ImageSet
     of: int
+    source: str
 
 
 def load_unlabeled(
@@ -78,7 +80,8 @@ def load_unlabeled(
     if notes:
         say(f"note: of {of:,} images of {source}, {'; '.join(notes)}")
     chosen = ChosenScale(scale)
-    return Unlabeled(scale_set(predictor.recipe.data, images.subset(np.array(rows)), chosen, quiet=True)[0], of)
+    scaled = scale_set(predictor.recipe.data, images.subset(np.array(rows)), chosen, quiet=True)[0]
+    return Unlabeled(scaled, of, source)
 
 
 def read_images(predictor: Predictor, source: str, most: int, notes: list[str], quiet: bool) -> tuple[ImageSet, int]:

@@ -16,7 +16,7 @@ from petriscope.data.imageset import ImageSet
 from petriscope.inference.predictor import Prediction, Predictor
 from petriscope.inference.tta import TTA
 from petriscope.trust.ood import Detector, Seen, fit_detector
-from petriscope.trust.shift import MOST_OF_VAL, Likeness, appearance_of, fit_likeness
+from petriscope.trust.shift import MOST_OF_VAL, Likeness, appearance_of, fit_likeness, fit_looks
 from petriscope.trust.state import Reference, Trust, fit_reference
 
 DETECTOR_IMAGES = 2500  # per split, at most; more images hardly change the detector
@@ -110,10 +110,9 @@ def fit_on_held_out(
     references: dict[str, Reference] = {
         tta: fit_reference(each, images.targets, ood, images.groups) for tta, each in raw.items()
     }
-    # Features and scores of images that the network learned from are not like those of others, so they are not compared.
     rows = sample_rows(len(images), MOST_OF_VAL)
-    part, p = images.subset(rows), raw["none"][rows]
-    likeness = fit_likeness(p, seen[0][rows], None, appearances(part), part.targets, part.groups, None)
+    part = images.subset(rows)
+    likeness = fit_looks(raw["none"][rows], appearances(part), part.targets, part.groups)
     predictor.trust = Trust(references, detector, likeness=likeness)
     first = next(iter(raw))
     return predictor.judge(raw[first], first, ood)

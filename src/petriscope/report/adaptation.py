@@ -121,6 +121,9 @@ def repeated(found: Adaptation, seed: int) -> str:
     words += [] if found.home is None else ["--home", found.home]
     words += [] if found.scale is None else ["--scale", f"{found.scale.scale}"]
     words += _said(found.prior)
+    words += [] if found.unlabeled_source is None else ["--unlabeled", found.unlabeled_source]
+    words += ["--suggest", str(found.suggested)] if found.suggested else []
+    words += [] if found.minutes is None else ["--minutes", f"{found.minutes:g}"]
     return shlex.join([*words, "--seed", str(seed)])
 
 

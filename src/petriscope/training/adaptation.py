@@ -9,10 +9,8 @@ on the images of the new place. So is whether to train at all.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -56,7 +54,28 @@ class Setting:
 
 
 AS_IS = Setting("none", 0.0, 0)
-SETTINGS = (Setting("all", 1e-3, 6), Setting("all", 3e-4, 2), Setting("head", 1e-3, 2))
+SETTINGS = (Setting("all", 5e-4, 6), Setting("last 50 %", 1e-3, 3))  # the most promising first
+
+
+def fitting(settings: Sequence[Setting], folds: int, pace: float, limit: float) -> list[Setting]:
+    """The settings that can be cross-validated in time, with the best of them trained once more on all images. If not even the
+    first can, it alone, with fewer epochs.
+
+    Args:
+        settings: the most promising first.
+        pace, limit: seconds that an epoch takes, and that there are.
+    """
+    out: list[Setting] = []
+    spent = 0
+    for setting in settings:
+        last = max(each.epochs for each in [*out, setting])
+        if pace * (spent + setting.epochs * folds + last) <= limit:
+            out.append(setting)
+            spent += setting.epochs * folds
+    if out:
+        return out
+    first = settings[0]
+    return [replace(first, epochs=max(1, min(first.epochs, int(limit / (pace * (folds + 1))))))]
 
 
 def folds_of(targets: np.ndarray, units: np.ndarray, seed: int, folds: int = FOLDS) -> np.ndarray:
@@ -153,7 +172,7 @@ def with_setting(recipe: Recipe, setting: Setting) -> Recipe:
         "epochs": setting.epochs,
         "batch_size": BATCH,
         "images_per_epoch": BATCH * STEPS,
-        "ema": 0.95,
+        "ema": None,
         "swa": None,
         "progressive": None,
         "keep": "last",
@@ -166,24 +185,18 @@ def with_setting(recipe: Recipe, setting: Setting) -> Recipe:
             "distill": None,
             "finetune": FinetuneSection(train=setting.train),
             "optimizer": Part(name="adamw", lr=setting.lr, weight_decay=0.05),
-            "schedule": Part(name="constant"),
+            "schedule": Part(name="cosine"),
             "training": recipe.training.model_copy(update=changes),
         }
     )
 
 
-def tune(
-    predictor: Predictor,
-    recipe: Recipe,
-    images: ImageSet,
-    after_epoch: Callable[[Predictor], object] = lambda _: None,
-) -> tuple[Predictor, Trainer]:
+def tune(predictor: Predictor, recipe: Recipe, images: ImageSet) -> tuple[Predictor, Trainer]:
     """Train the network of a predictor on. The predictor itself does not change.
 
     Args:
         recipe: see `with_setting`.
         images: see `joined`.
-        after_epoch: called with the predictor so far after each epoch.
 
     Returns:
         the predictor, and the trainer that made it, with its history.
@@ -194,11 +207,6 @@ def tune(
     network = copy.deepcopy(predictor.model)
     batches = Batches(images, predictor.device, recipe.data.memory)
     trainer = Trainer(network, recipe, batches, None, predictor.normalize, quiet=True)
-
-    def note(_: list[dict[str, Any]]) -> None:
-        after_epoch(replace(predictor, model=trainer.averaged.eval()))
-
-    trainer.on_epoch = note
     network.load_state_dict(trainer.fit())
     return replace(predictor, model=network.eval(), recipe=recipe), trainer
 
@@ -211,7 +219,7 @@ class CrossValidated:
     """The predictions of a setting for images that were held out.
 
     Args:
-        setting: with the number of epochs after which the network predicts.
+        setting: how they were adapted.
         raw: NaN for images that are never held out.
     """
 
@@ -260,31 +268,27 @@ def cross_validate(
         advance: called after each training.
 
     Returns:
-        one for the network as it is, and one for each setting and each number of epochs up to its own. A setting with which
-        training diverges is left out, which is said.
+        one for the network as it is, and one for each setting. A setting with which training diverges is left out, which is
+        said.
     """
     empty = np.full((len(new), len(new.classes)), np.nan, dtype=np.float32)
     plain: Outputs = {tta: empty.copy() for tta in ttas}
     _keep(plain, np.flatnonzero(folds != NEVER), new, predictor)
     found = [CrossValidated(AS_IS, plain)]
     for setting in settings:
-        steps: list[Outputs] = [{tta: empty.copy() for tta in ttas} for _ in range(setting.epochs)]
+        raw: Outputs = {tta: empty.copy() for tta in ttas}
         try:
             for fold in np.unique(folds[folds != NEVER]):
                 held = np.flatnonzero(folds == fold)
                 rest = join_sets([old, new.subset(np.flatnonzero(folds != fold))])
                 recipe = with_setting(with_domain(predictor.recipe, rest, name, SourceSection(source="")), setting)
-                tune(predictor, recipe, rest, partial(_keep_next, iter(steps), held, new))
+                _keep(raw, held, new, tune(predictor, recipe, rest)[0])
                 advance()
         except Diverged as error:
             say(f"note: {setting}: left out, because training diverged ({error})")
             continue
-        found += [CrossValidated(replace(setting, epochs=done + 1), raw) for done, raw in enumerate(steps)]
+        found.append(CrossValidated(setting, raw))
     return found
-
-
-def _keep_next(left: Iterator[Outputs], held: np.ndarray, new: ImageSet, so_far: Predictor) -> None:
-    _keep(next(left), held, new, so_far)
 
 
 def _keep(outputs: Outputs, held: np.ndarray, new: ImageSet, predictor: Predictor) -> None:

@@ -12,7 +12,9 @@ probabilities). For a value z per image, the difference is
     d = mean of z over the images - sum_y q_y (mean of z over the images of val of class y),
 
 with the estimated share q_y of class y. A statistic is d^2 / (1 / n + sum_y q_y^2 / m_y) for n images and m_y of val, summed over
-values. There are three: of the features, of the ranks of the scores, and of the ranks of the uncertainties.
+values. There are three: of the features, of the ranks of the scores, and of the ranks of the uncertainties. A network that was
+adapted to a few images of a place has learned from all that there are to compare with, so there is one alone: of the measures of
+their appearance.
 
 What chance does to them is found out from sets that are drawn from val in the estimated mix, and compared with the rest of
 val in the same way. Their mix is estimated too, by the confusion matrix of that rest: by one that the set itself is part of, it
@@ -58,6 +60,7 @@ KINDS: dict[str, Any] = {  # of the arrays of a `Likeness` in model files
     "appearance": np.float32,
     "target": np.int64,
     "group": np.int64,
+    "center": np.float32,
 }
 
 
@@ -66,9 +69,9 @@ class Traits:
     """What is compared of N images, without test-time augmentation.
 
     Args:
-        points: features in the directions of a `Likeness`, float32 [N, R]; R may be 0.
+        points: features, or measures of the appearance, in the directions of a `Likeness`, float32 [N, R]; R may be 0.
         ood: out-of-distribution scores, float32 [N]; 0 where they are not compared, such as without a detector.
-        uncertainty: 1 - confidence before temperature scaling, float32 [N].
+        uncertainty: 1 - confidence before temperature scaling, float32 [N]; 0 where they are not compared.
         predicted: class, int64 [N].
         appearance: color of the background per channel (0 to 255), stain, size and sharpness as
             `petriscope.data.appearance.Appearance` has them, float32 [N, C + 3]; NaN where a measure does not exist.
@@ -108,21 +111,26 @@ class Likeness:
         traits: of M images of val.
         target: their classes, int64 [M].
         index: their groups, int64 [M], as `petriscope.metrics.intervals.group_index` has them; None: images are independent.
+        center: if the appearance alone is compared, the mean of each measure, float32 [D]. Points are then projected from the
+            distances to it, and nothing that the network says is compared.
     """
 
     project: np.ndarray
     traits: Traits
     target: np.ndarray
     index: np.ndarray | None = None
+    center: np.ndarray | None = None
 
     def see(self, raw: np.ndarray, features: np.ndarray, ood: np.ndarray | None, appearance: np.ndarray) -> Traits:
         """The traits of B images, from probabilities before temperature scaling, float32 [B, K], features, float32 [B, D],
         out-of-distribution scores, float32 [B], and `appearance_of`."""
+        if self.center is not None:
+            return _looks(self.project, self.center, raw, appearance)
         return _traits(self.project, raw, features, ood if self.traits.ood.any() else None, appearance)
 
     def arrays(self) -> list[tuple[str, np.ndarray]]:
         """All arrays by name, for a model file."""
-        own = {"project": self.project, "target": self.target, "group": self.index}
+        own = {"project": self.project, "target": self.target, "group": self.index, "center": self.center}
         own |= {each.name: getattr(self.traits, each.name) for each in fields(Traits)}
         return [(name, values) for name, values in own.items() if values is not None]
 
@@ -134,7 +142,7 @@ class Likeness:
             KeyError: one is missing.
         """
         traits = Traits(*(arrays[each.name] for each in fields(Traits)))
-        return cls(arrays["project"], traits, arrays["target"], arrays.get("group"))
+        return cls(arrays["project"], traits, arrays["target"], arrays.get("group"), arrays.get("center"))
 
     def sound(self, classes: int) -> bool:
         """Whether the arrays fit together for a model of so many classes."""
@@ -150,7 +158,9 @@ class Likeness:
             and t.appearance.shape[1] in (4, 6)
             and all(0 <= each.min() <= each.max() < classes for each in (t.predicted, self.target))
             and (self.index is None or bool(self.index.min() >= 0))
+            and (self.center is None or self.center.shape == t.appearance.shape[1:] == self.project.shape[:1])
             and all(np.isfinite(each).all() for each in (self.project, t.points, t.uncertainty))
+            and (self.center is None or bool(np.isfinite(self.center).all()))
             and not np.isnan(t.ood).any()
         )
 
@@ -175,6 +185,17 @@ def fit_likeness(
     """
     project = np.zeros((features.shape[1], 0), np.float32) if detector is None else directions(detector)
     return Likeness(project, _traits(project, raw, features, ood, appearance), targets, group_index(groups))
+
+
+def fit_looks(raw: np.ndarray, appearance: np.ndarray, targets: np.ndarray, groups: np.ndarray | None) -> Likeness:
+    """Keep what images of another place are like that the network was adapted to. It learned from them, and what it says of
+    them is not what it says of new ones; so their appearance alone is compared. Arguments are those of `fit_likeness`."""
+    known = np.isfinite(appearance)
+    count = np.maximum(known.sum(0), 1)
+    center = np.where(known, appearance, 0).sum(0) / count
+    spread = np.sqrt(np.where(known, np.square(appearance - center), 0).sum(0) / count)
+    center, project = center.astype(np.float32), np.diag(1 / np.maximum(spread, 1e-3)).astype(np.float32)
+    return Likeness(project, _looks(project, center, raw, appearance), targets, group_index(groups), center)
 
 
 def directions(detector: Detector) -> np.ndarray:
@@ -205,6 +226,13 @@ def _traits(
     scores = np.zeros(len(raw), np.float32) if ood is None else ood
     doubt = uncertainty(raw).astype(np.float32)
     return Traits(points.astype(np.float32), scores, doubt, raw.argmax(1), appearance.astype(np.float32))
+
+
+def _looks(project: np.ndarray, center: np.ndarray, raw: np.ndarray, appearance: np.ndarray) -> Traits:
+    points = np.nan_to_num(appearance - center, nan=0.0) @ project
+    nothing = np.zeros(len(raw), np.float32)
+    points = points.clip(-FARTHEST, FARTHEST).astype(np.float32)
+    return Traits(points, nothing, nothing, raw.argmax(1), appearance.astype(np.float32))
 
 
 def compare(
@@ -241,7 +269,18 @@ def compare(
                 f"{100 * FALSE_ALARMS:g} % false alarms"
             )
         drawn = found
-    p, each = _largest(_statistics(val, new, drawn, cells))
+    of_network = val.center is None
+    which = {
+        "features": of_network and new.points.shape[1] > 0,
+        "appearance": not of_network,
+        "ood": bool(val.traits.ood.any()),
+        "uncertainty": of_network,
+    }
+    statistics = _statistics(val, new, drawn, cells)[
+        :, [which["features"] or which["appearance"], which["ood"], of_network]
+    ]
+    p, each = _largest(statistics)
+    by = dict(zip([name for name, compared in which.items() if compared], each, strict=True))
     p_mix = None if val.index is not None else _mix_p(rng, val.traits.predicted, new.predicted, len(classes))
     return ShiftTest(
         n=len(new),
@@ -249,9 +288,10 @@ def compare(
         val=len(val.target),
         level=level,
         p=p,
-        p_features=each[0] if new.points.shape[1] else None,
-        p_ood=each[1] if val.traits.ood.any() else None,
-        p_uncertainty=each[2],
+        p_features=by.get("features"),
+        p_appearance=by.get("appearance"),
+        p_ood=by.get("ood"),
+        p_uncertainty=by.get("uncertainty"),
         withdrawn=p <= level,
         differs=_differences(val.traits, new, len(classes)),
         p_class_mix=p_mix,

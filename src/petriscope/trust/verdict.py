@@ -103,4 +103,9 @@ def _significant(test: ShiftTest) -> list[str]:
 
 def _parts(test: ShiftTest) -> dict[str, float | None]:
     """The p-value by what was compared; None for what was not."""
-    return {"features": test.p_features, "out-of-distribution scores": test.p_ood, "uncertainty": test.p_uncertainty}
+    return {
+        "features": test.p_features,
+        "appearance": test.p_appearance,
+        "out-of-distribution scores": test.p_ood,
+        "uncertainty": test.p_uncertainty,
+    }
