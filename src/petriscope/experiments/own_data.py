@@ -273,10 +273,11 @@ def choose_images(
         RequestError: there is no such source.
         DataError: the images cannot be used, or the model has seen all of them.
     """
-    own = None if run is None else own_split(run, split) if data is None else None
-    if run is not None and data is not None and scale is None:
+    own, scaling = None, None
+    if run is not None and data is None:
+        own = own_split(run, split)
+    elif run is not None and data is not None and scale is None:
         own = same_data(run, data)
-    scaling = None
     if own is None:
         images, scaling = other_data(predictor, str(data), split, quiet, scale)
     else:
