@@ -328,7 +328,7 @@ def adapt(
             "--unlabeled",
             "--unlabelled",
             metavar="SOURCE",
-            help="More images from there, without labels: limits of what is out of distribution are fitted to them too.",
+            help="Images from there without labels; with --data, what is out of distribution is fitted to them too.",
         ),
     ] = None,
     suggest: Annotated[
@@ -371,7 +371,7 @@ def adapt(
     more: dict[str, Any] = {"unlabeled": unlabeled, "suggest": suggest, "minutes": minutes, "scale": scale}
     made = api.adapt(run, data, out, split, home, classes, prior, seed, device, quiet=as_json, **more)
     if as_json:
-        found = made.results.adaptation
+        found = made.results.adaptation or made.results.self_training
         assert found is not None
         print_json({"run": str(made.folder), **found.as_json()})
         return

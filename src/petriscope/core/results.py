@@ -717,6 +717,48 @@ class Adaptation(Result):
     scale: Scaling | None = None
 
 
+class SelfTrainingRound(Result):
+    """A round of self-training; see `petriscope.training.self_training.Round`."""
+
+    share: float
+    images: int
+    changed: float
+
+
+class SelfTraining(Result):
+    """How a run was adapted to images of another place that have no labels.
+
+    Args:
+        base: the run that was adapted.
+        source: of the images, of which there are ``unlabeled``.
+        home: where the data of the base were, if not where its recipe says.
+        rounds: what was learned from the images.
+        before, after: the images that are predicted as each class, before and after.
+        changed: the share of the images whose predicted class has changed.
+        home_before, home_after: accuracy on val of the base, of whose images there are ``home_n``; None without val.
+        prior: what was said about the classes that occur.
+        suggested: images that it would be most useful to label.
+        shift: how the images differ from val of the base.
+        scale: how the images were scaled.
+    """
+
+    base: str
+    source: str
+    unlabeled: int
+    home: str | None = None
+    rounds: list[SelfTrainingRound] = Field(default_factory=list)
+    before: dict[str, int]
+    after: dict[str, int]
+    changed: float
+    home_before: Metric | None = None
+    home_after: Metric | None = None
+    home_n: int = 0
+    prior: ClassPrior | None = None
+    suggested: int = 0
+    shift: ShiftTest | None = None
+    scale: Scaling | None = None
+
+
 class Epoch(Result):
     """One line of ``metrics.jsonl``.
 
@@ -742,6 +784,7 @@ class Results(Result):
     cost: Cost | None = None
     ensemble: EnsembleSummary | None = None
     adaptation: Adaptation | None = None
+    self_training: SelfTraining | None = None
     train: Evaluation | None = None
     val: Evaluation | None = None
     test: Evaluation | None = None

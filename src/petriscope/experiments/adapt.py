@@ -32,6 +32,7 @@ from petriscope.experiments.calibrate import short_name
 from petriscope.experiments.evaluate import evaluate_into, evaluate_split
 from petriscope.experiments.own_data import exposure_of, other_data, section_elsewhere, whole_data
 from petriscope.experiments.samples import augmented, reconstructions
+from petriscope.experiments.self_train import load_target, write_self_trained
 from petriscope.experiments.unlabeled import Unlabeled, load_unlabeled, write_suggestions
 from petriscope.inference.fit import fit_on_held_out
 from petriscope.inference.likeness import compare_images
@@ -40,6 +41,7 @@ from petriscope.inference.speed import cost
 from petriscope.models.cost import parameters
 from petriscope.report.adaptation import at_home, at_place
 from petriscope.report.page import write_report
+from petriscope.report.self_training import told
 from petriscope.run.folder import Run, begin_run, check_free, open_run
 from petriscope.training.adaptation import (
     HOME,
@@ -129,22 +131,24 @@ def adapt(
     scale: Scale | None = None,
     minutes: float = MINUTES,
 ) -> Run:
-    """Adapt a run to a place by labeled images from there. The run itself does not change.
+    """Adapt a run to a place by images from there. The run itself does not change.
 
-    The network is trained on with images of both places; how is chosen by cross-validation on the new images. The temperature,
-    the thresholds and the prediction sets are then fitted on the predictions for new images that were held out.
+    With labeled images, the network is trained on with images of both places; how is chosen by cross-validation on the new
+    images. The temperature, the thresholds and the prediction sets are then fitted on the predictions for new images that were
+    held out. With images without labels alone, the network is trained on by `petriscope.training.self_training`; what it
+    guarantees still holds for images like those of the old place, and nothing shows how well it does at the new one.
 
     Args:
         model: a run folder.
-        data: the source of the labeled images; a source without splits is used as a whole. It is needed.
+        data: the source of the labeled images; a source without splits is used as a whole. None: there are none.
         out: the folder to make; default ``runs/<run>-<data>-seed<N>``.
         split: the split of ``data`` to use.
         home: where the run's own data are now; None: where its recipe says.
         classes, prior: which classes occur at the place, or the share of each, see `petriscope.predict`. The cross-validated
             metrics are for these; the adapted run predicts all classes unless it is told so again.
         seed: of folds and training.
-        unlabeled: a folder, or another source, of more images from there, whose labels are not used. The limits of the
-            out-of-distribution detector are fitted to them too.
+        unlabeled: a folder, or another source, of images from there, whose labels are not used. With ``data``, only the limits
+            of the out-of-distribution detector are fitted to them too.
         suggest: write ``suggested.csv`` into the run, with so many of these that it would be most useful to label next, see
             `petriscope.inference.labeling`.
         scale: of the images from there, see `petriscope.predict`; where it is estimated, they are compared with val in their own
@@ -153,8 +157,9 @@ def adapt(
             one is left, it may be shortened; that is said.
 
     Returns:
-        the adapted run. Its train split are the images of both places, val and test those of the old one. Its results have
-        the cross-validated metrics at the new place, and val as evidence of what the adaptation costs at the old one.
+        the adapted run. Its train split are the labeled images of both places, val and test those of the old one. Its results
+        have the cross-validated metrics at the new place, if there are labels, and val as evidence of what the adaptation costs
+        at the old one.
 
     Raises:
         RequestError: there is no such run, it is no classifier, or the folder exists.
@@ -162,23 +167,28 @@ def adapt(
         Interrupted: Ctrl-C; nothing is left.
     """
     run, asked = open_run(model), asked_scale(scale)
-    if data is None:
-        raise RequestError("adapting needs labeled images: name their source with --data")
+    if data is None and unlabeled is None:
+        raise RequestError(
+            "adapting needs images from there: name labeled ones with --data, or others with --unlabeled, or both"
+        )
     if not minutes > 0:
         raise RequestError(f"minutes must be above 0, not {minutes:g}")
     if suggest < 0:
         raise RequestError(f"the number of suggested images cannot be {suggest}")
     if suggest and unlabeled is None:
         raise RequestError("--suggest chooses among images without labels: name them with --unlabeled")
-    source, more = path_text(data), None if unlabeled is None else path_text(unlabeled)
+    source, more = (None if each is None else path_text(each) for each in (data, unlabeled))
     base = _load(run, device)
     known = parse_prior(base.classes, classes, prior)
     base.under(known)  # refused before anything is loaded
-    name = _domain(source, run.recipe)
+    name = _domain(source or more or "", run.recipe)
     recipe = base.recipe.model_copy(update={"name": f"{run.folder.resolve().name}-{name}", "seed": seed})
     folder = Path("runs") / f"{slug(recipe.name)}-seed{seed}" if out is None else Path(out)
     check_free(None if out is None else folder)
-    place = _place(base, run, source, split, name, known, more, seed, quiet, asked)
+    if source is None:
+        target = load_target(base, run, more or "", name, known, asked, quiet)
+    else:
+        place = _place(base, run, source, split, name, known, more, seed, quiet, asked)
     elsewhere = None if home is None else path_text(home)
     old = whole_data(run, elsewhere, "rehearse its images", "--home")
     if relabeled := sum(each.decision == "relabel" for each in old.audited):
@@ -189,14 +199,18 @@ def adapt(
     section = run.recipe.data if elsewhere is None else section_elsewhere(run.recipe.data, elsewhere, base.shape)
     base.recipe = recipe.model_copy(update={"data": section})
     try:
-        made = _choose(base, old, place, minutes, quiet)
+        made = None if source is None else _choose(base, old, place, minutes, quiet)
         with new_folder(folder, numbered=out is None) as (staging, folder):
-            summary = _write(staging, made, base, run, elsewhere, old, place, suggest, minutes, quiet)
+            if made is None:
+                sentences = told(write_self_trained(staging, base, run, elsewhere, old, target, suggest, quiet))
+            else:
+                found = _write(staging, made, base, run, elsewhere, old, place, suggest, minutes, quiet)
+                sentences = [at_place(found), *at_home(found)]
             write_report(Run(staging), folder)
     except Interrupted:
         raise Interrupted("stopped; nothing was written") from None
-    if not quiet:
-        _tell(summary)
+    for sentence in () if quiet else sentences:
+        say(sentence)
     return Run(folder)
 
 
@@ -445,9 +459,3 @@ def _write(
     )
     begun.add_results(adaptation=result)
     return result
-
-
-def _tell(found: Adaptation) -> None:
-    """Say what the adaptation changed, and what it costs."""
-    for sentence in [at_place(found), *at_home(found)]:
-        say(sentence)

@@ -13,6 +13,7 @@ from petriscope.core.csv_tables import csv_text
 from petriscope.core.errors import DataError
 from petriscope.core.files import user_path, write_text
 from petriscope.core.progress import progress, say
+from petriscope.core.results import Scaling
 from petriscope.core.scale import Scale
 from petriscope.data import ImageSet, sources
 from petriscope.data.batches import Batches
@@ -24,7 +25,7 @@ from petriscope.inference.fit import sample_rows
 from petriscope.inference.labeling import most_useful
 from petriscope.inference.predict import decoded, find_images, readable_row
 from petriscope.inference.predictor import Predictor
-from petriscope.inference.scaling import ChosenScale, scale_set
+from petriscope.inference.scaling import choose_scale, scale_set, sizes_in
 
 MOST = 4000  # images that are looked at
 MOST_BYTES = 2**29  # that they take
@@ -39,22 +40,30 @@ class Unlabeled:
         images: at most `MOST`. Their targets are 0 and mean nothing; their ids are paths of files, or what the source calls them.
         of: how many the source has.
         source: what they were read from.
+        scaling: how they were scaled; None: not at all.
     """
 
     images: ImageSet
     of: int
     source: str
+    scaling: Scaling | None
 
 
 def load_unlabeled(
-    predictor: Predictor, source: str, known: Iterable[bytes], quiet: bool, scale: Scale | None = None
+    predictor: Predictor,
+    source: str,
+    known: Iterable[bytes],
+    quiet: bool,
+    scale: Scale | None = None,
+    tell_scale: bool = False,
 ) -> Unlabeled:
     """Images of a source without their labels, in the shape of a model. Of many, some are drawn at random, always the same.
 
     Args:
         source: a folder of images, in whatever subfolders, or any source; labels that it has are not used.
         known: digests of images to leave out. So are copies, files that cannot be read, and images that the model has seen.
-        scale: of these images; None: as they are.
+        scale: of these images, as `petriscope.core.scale.asked_scale` has it; None: as the model reads images.
+        tell_scale: say how they are scaled.
 
     Raises:
         RequestError: there is no such source.
@@ -79,9 +88,10 @@ def load_unlabeled(
         raise DataError(f"none of the {of:,} images of {source} is new and readable; " + "; ".join(notes))
     if notes:
         say(f"note: of {of:,} images of {source}, {'; '.join(notes)}")
-    chosen = ChosenScale(scale)
-    scaled = scale_set(predictor.recipe.data, images.subset(np.array(rows)), chosen, quiet=True)[0]
-    return Unlabeled(scaled, of, source)
+    images = images.subset(np.array(rows))
+    chosen = choose_scale(predictor, scale, lambda: sizes_in(images))
+    scaled, scaling = scale_set(predictor.recipe.data, images, chosen, quiet or not tell_scale)
+    return Unlabeled(scaled, of, source, scaling)
 
 
 def read_images(predictor: Predictor, source: str, most: int, notes: list[str], quiet: bool) -> tuple[ImageSet, int]:

@@ -76,6 +76,23 @@ def recalibrate(predictor: Predictor, images: ImageSet, tta: TTA | None = None, 
     return calibrate(predictor, None, images, tta, quiet)
 
 
+def fit_with_unlabeled(
+    predictor: Predictor, train: ImageSet, val: ImageSet, unlabeled: ImageSet, quiet: bool = False
+) -> Prediction:
+    """`fit_after_training` for a network that was adapted to images without labels, so that these are in distribution. All else
+    is fitted on val, and holds for images like those of val.
+
+    Returns:
+        the predictions on val with the test-time augmentation of the recipe.
+    """
+    tell = None if quiet else "computing features"
+    seen = _look(predictor, val, "none", tell)[1]
+    detector = _fit_detector(predictor, train, val, seen, quiet)
+    detector = detector.widened(*_look(predictor, unlabeled, "none", tell)[1])
+    predictor.trust = Trust({}, detector)
+    return fit_after_training(predictor, None, val, quiet)
+
+
 def fit_on_held_out(
     predictor: Predictor,
     train: ImageSet,

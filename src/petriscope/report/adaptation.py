@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from petriscope.core.results import FEW_IMAGES, Adaptation, ClassPrior, Evaluation, Metric, SelectiveRow
+from petriscope.core.results import FEW_IMAGES, Adaptation, ClassPrior, Evaluation, Metric, SelectiveRow, SelfTraining
 from petriscope.core.scale import in_words
 from petriscope.report import wording
 from petriscope.report.charts import interval_mark
@@ -94,7 +94,7 @@ def at_place(found: Adaptation) -> str:
     )
 
 
-def at_home(found: Adaptation) -> list[str]:
+def at_home(found: Adaptation | SelfTraining) -> list[str]:
     """What the adaptation costs at home, a sentence each."""
     before, after = found.home_before, found.home_after
     if before is None or after is None or before.value is None or after.value is None:
@@ -120,14 +120,14 @@ def repeated(found: Adaptation, seed: int) -> str:
     words += [] if found.split == "train" else ["--split", found.split]
     words += [] if found.home is None else ["--home", found.home]
     words += [] if found.scale is None else ["--scale", f"{found.scale.scale}"]
-    words += _said(found.prior)
+    words += said(found.prior)
     words += [] if found.unlabeled_source is None else ["--unlabeled", found.unlabeled_source]
     words += ["--suggest", str(found.suggested)] if found.suggested else []
     words += [] if found.minutes is None else ["--minutes", f"{found.minutes:g}"]
     return shlex.join([*words, "--seed", str(seed)])
 
 
-def _said(prior: ClassPrior | None) -> list[str]:
+def said(prior: ClassPrior | None) -> list[str]:
     """What was said about the classes, as options."""
     if prior is None:
         return []

@@ -26,6 +26,7 @@ from petriscope.report.headline import Headline, before_evaluation
 from petriscope.report.metrics import in_sentence, metric_rows
 from petriscope.report.repeat import repetition
 from petriscope.report.robustness import RobustnessView, robustness_view
+from petriscope.report.self_training import self_training_view
 from petriscope.report.shift import shift_views
 from petriscope.report.standing import Statement, alarm, notes, standing, standing_of_adapted
 from petriscope.run.folder import Run, read_gallery
@@ -186,6 +187,10 @@ def _context(run: Run, place: Path) -> dict[str, Any]:
         "audited": (None, lambda: data.audited(run, recipe, described)),
         "ensemble": (None, lambda: _ensemble(task, page, results)),
         "adaptation": (None, lambda: None if adapted is None else adaptation_view(task, adapted)),
+        "self_training": (
+            None,
+            lambda: None if results.self_training is None else self_training_view(results.self_training),
+        ),
         "curves": (no_curves, lambda: training.curves(task, history, results.training, recipe)),
         "epochs": (no_epochs, lambda: training.epoch_table(task, history)),
         "metrics": ([], lambda: metric_rows(task, evaluated)),

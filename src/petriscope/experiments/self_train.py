@@ -1,0 +1,163 @@
+"""Adapt a trained run to images of another place that have no labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from petriscope.core.errors import DataError
+from petriscope.core.progress import progress, say
+from petriscope.core.results import (
+    Metric,
+    Normalization,
+    SelfTraining,
+    SelfTrainingRound,
+    ShiftTest,
+    TrainingSummary,
+)
+from petriscope.core.scale import Scale
+from petriscope.data import Dataset, ImageSet
+from petriscope.data.batches import Batches
+from petriscope.data.membership import Exposure
+from petriscope.experiments.evaluate import evaluate_into, evaluate_split
+from petriscope.experiments.own_data import exposure_of
+from petriscope.experiments.unlabeled import Unlabeled, load_unlabeled, write_suggestions
+from petriscope.inference.fit import fit_with_unlabeled
+from petriscope.inference.likeness import compare_images
+from petriscope.inference.predictor import Predictor, save_model
+from petriscope.inference.speed import cost
+from petriscope.models.cost import parameters
+from petriscope.run.folder import Run, begin_run
+from petriscope.training.adaptation import joined
+from petriscope.training.build import absolute_paths
+from petriscope.training.self_training import SHARES, self_train
+from petriscope.trust.prior import Prior
+
+FEWEST = 50  # images; in fewer, a class has too few to learn from
+MONITORED = "accuracy"
+SUGGESTED = "suggested.csv"
+
+
+@dataclass(frozen=True)
+class Target:
+    """Images of another place, without labels.
+
+    Args:
+        unlabeled: the images.
+        name: of their domain while training.
+        prior: what is known about the classes there.
+        shift: how they differ from val of the run.
+    """
+
+    unlabeled: Unlabeled
+    name: str
+    prior: Prior | None
+    shift: ShiftTest
+
+
+def load_target(
+    base: Predictor, run: Run, source: str, name: str, prior: Prior | None, scale: Scale | None, quiet: bool
+) -> Target:
+    """Load the images, and say what they cannot show.
+
+    Raises:
+        DataError: there are too few.
+    """
+    own = set() if run.membership is None else set(run.membership.digests)
+    found = load_unlabeled(base, source, own, quiet, scale, tell_scale=True)
+    if (count := len(found.images)) < FEWEST:
+        raise DataError(
+            f"{source} has {count} new images without labels, too few to learn from: at least {FEWEST} are needed. Label 50 or "
+            "100 of them, and name them with --data"
+        )
+    if prior is None:
+        say(
+            "note: nothing was said about the classes, so images may be taken for any of them; if only some occur there, name "
+            "them with --classes"
+        )
+    shift = compare_images(base, found.images, quiet).test
+    if shift.not_tested is None and not shift.withdrawn:
+        say(
+            f"note: the images of {source} are not shown to differ from val of {run.folder} (p = {shift.p:.2g}, {shift.n:,} "
+            "images), so adapting may bring little"
+        )
+    return Target(found, name, prior, shift)
+
+
+def write_self_trained(
+    folder: Path,
+    base: Predictor,
+    run: Run,
+    home: str | None,
+    old: Dataset,
+    target: Target,
+    suggest: int,
+    quiet: bool,
+) -> SelfTraining:
+    """Adapt, and write all of the run folder but the report."""
+    images, tta = target.unlabeled.images, base.recipe.evaluation.tta
+    train, new = joined(old.split("train"), images, target.name, base.recipe.data)
+    under = base.under(target.prior)
+    before = _predicted(under, images)
+    with progress("adapting", len(SHARES), "rounds") as bar:
+        advance = (lambda: None) if quiet else bar.advance
+        predictor, rounds, history = self_train(under, train, new, target.name, advance)
+    predictor = replace(predictor, trust=base.trust, recipe=absolute_paths(predictor.recipe))
+    if old.val is not None:
+        fit_with_unlabeled(predictor, old.split("train"), old.val, images, quiet)
+    predictor.exposure = (exposure_of(base, run) or Exposure()) | old.exposure | Exposure(frozenset(images.digests()))
+    begun = begin_run(
+        folder,
+        predictor.recipe,
+        old,
+        device=str(predictor.device),
+        precision=predictor.number_format,
+        parameters=parameters(predictor.model),
+        normalize=Normalization(mean=predictor.mean, std=predictor.std),
+    )
+    begun.write_history(history)
+    summary = TrainingSummary(epochs=len(history))
+    weights = {key: value.detach().cpu() for key, value in predictor.model.state_dict().items()}
+    facts = {"environment": begun.environment.as_json(), "training": summary.as_json()}
+    save_model(begun.model, weights, predictor, facts)
+    begun.add_results(cost=cost(predictor), training=summary)
+    at_home: dict[str, Metric] = {}
+    if old.val is not None:
+        plain, _ = evaluate_split(base, old.val, "val", tta, base.recipe.data.origin, quiet)
+        own, _ = evaluate_into(begun, predictor, old, "val", tta, quiet)
+        at_home = {"home_before": plain.metric(MONITORED), "home_after": own.metric(MONITORED)}
+    adapted = predictor.under(target.prior)
+    after, suggested = _predicted(adapted, images), 0
+    if suggest:
+        suggested = write_suggestions(folder / SUGGESTED, adapted, images, suggest, predictor.recipe.seed, quiet)
+    found = SelfTraining(
+        base=str(run.folder),
+        source=target.unlabeled.source,
+        unlabeled=len(images),
+        home=home,
+        rounds=[SelfTrainingRound(share=each.share, images=each.images, changed=each.changed) for each in rounds],
+        before=_counts(before, base.classes),
+        after=_counts(after, base.classes),
+        changed=float((before != after).mean()),
+        home_n=0 if old.val is None else len(old.val),
+        prior=None if target.prior is None else target.prior.record(),
+        suggested=suggested,
+        shift=target.shift,
+        scale=target.unlabeled.scaling,
+        **at_home,
+    )
+    begun.add_results(self_training=found)
+    return found
+
+
+def _predicted(predictor: Predictor, images: ImageSet) -> np.ndarray:
+    """The predicted class of each image, int64 [N]."""
+    tta = predictor.recipe.evaluation.tta
+    raw = predictor.look(Batches(images, predictor.device, predictor.recipe.data.memory), tta)
+    return predictor.judge(raw, tta, None).probabilities.argmax(1)
+
+
+def _counts(predicted: np.ndarray, classes: tuple[str, ...]) -> dict[str, int]:
+    return dict(zip(classes, np.bincount(predicted, minlength=len(classes)).tolist(), strict=True))
