@@ -436,7 +436,7 @@ def test_unlabeled_images_of_any_source(kept, tmp_path, capsys, monkeypatch):
 def test_what_is_asked_of_unlabeled_images_is_checked(kept, tmp_path):
     new, out = kept / "new", tmp_path / "made"
     for data, more, words in (
-        (None, {"unlabeled": new}, "adapting needs labeled images: name their source with --data"),
+        (None, {}, "adapting needs images from there: name labeled ones with --data, or others with --unlabeled"),
         (new, {"suggest": 3}, "--suggest chooses among images without labels: name them with --unlabeled"),
         (new, {"suggest": -1}, "cannot be -1"),
         (new, {"unlabeled": tmp_path / "none"}, "no data source"),
