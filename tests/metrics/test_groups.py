@@ -150,7 +150,7 @@ def test_prediction_sets_cover_new_groups_and_those_over_images_do_not():
         covered["class"] += new <= quantiles(val, targets, 1, level, "class", index)[0]
     shares = {key: count / runs for key, count in covered.items()}
     assert shares["images"] < 0.88
-    assert shares["groups"] > 0.89 and shares["groups"] == shares["class"]
+    assert 0.89 < shares["groups"] <= shares["class"] < shares["groups"] + 0.01  # limits are raised a little
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=50), st.floats(0.01, 0.99))

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from petriscope.trust.ood import (
+    INSIDE,
     INSIDE_AUGMENTED,
     Detector,
     Mahalanobis,
@@ -95,6 +96,22 @@ def test_limits_widen_for_images_from_elsewhere_and_never_shrink():
     broken = elsewhere.copy()
     broken[:9] = np.nan
     assert (detector.widened(broken, broken).score(broken, broken) > 1).sum() == 9 + 1  # of what is finite, 99.5 %
+
+
+@pytest.mark.parametrize("n", [60, 2000])  # the limit is the last image's score, or not
+@pytest.mark.parametrize("augmented", [False, True])
+def test_no_image_that_limits_were_fitted_on_is_at_the_edge(n, augmented):
+    train, val, harder, elsewhere = blobs(3000, 0), blobs(n, 1)[0], 1.5 * blobs(n, 2)[0], blobs(n, 3)[0] + 9
+    detector = fit_detector(
+        (train[0], train[0]), train[1], (val, val), (harder, harder) if augmented else None, inside=0.97
+    )
+    wider = detector.widened(elsewhere, elsewhere)
+    for fitted, images in ((detector, harder if augmented else val), (wider, elsewhere)):
+        scores = fitted.score(images, images)
+        inside = INSIDE if fitted is wider else INSIDE_AUGMENTED if augmented else 0.97
+        assert (scores > 1).sum() == n - 1 - np.ceil(inside * (n - 1))
+        assert 1e-6 < 1 - scores[scores <= 1].max() < 0.0101
+        assert not len(scores[scores > 1]) or scores[scores > 1].min() - 1 > 1e-6
 
 
 def test_few_images_and_many_dimensions_are_handled():

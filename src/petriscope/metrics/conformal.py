@@ -30,6 +30,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from petriscope.metrics.blocks import row_blocks
+from petriscope.metrics.cutoffs import raised
 from petriscope.metrics.selective import uncertainty
 
 Method = Literal["lac", "class", "aps", "raps"]
@@ -131,6 +132,8 @@ def quantiles(
 ) -> np.ndarray:
     """The highest score that a prediction set includes, per class, float64 [K].
 
+    It is the `quantile`, `raised` towards the next score on val. A higher limit never has a lower coverage.
+
     Args:
         true_scores: scores of the true classes on val, float [N].
         targets: int64 [N].
@@ -145,13 +148,16 @@ def quantiles(
     """
     if not 0 < level < 1:
         raise ValueError(f"the coverage must be between 0 and 1, not {level}")
+    bound = math.inf if method == "raps" else 1.0
     if method == "class":
-        members = (targets == k for k in range(classes))
-        return np.array([quantile(true_scores[m], level, None if index is None else index[m]) for m in members])
+        members = [targets == k for k in range(classes)]
+        found = [quantile(true_scores[m], level, None if index is None else index[m]) for m in members]
+        return np.array([raised(true_scores[m], limit, bound) for m, limit in zip(members, found, strict=True)])
     if weights is not None:
         each = weights[targets]
-        return np.array([quantile(true_scores, level, index, each, float(own)) for own in weights])
-    return np.full(classes, quantile(true_scores, level, index))
+        found = [quantile(true_scores, level, index, each, float(own)) for own in weights]
+        return np.array([raised(true_scores, limit, bound) for limit in found])
+    return np.full(classes, raised(true_scores, quantile(true_scores, level, index), bound))
 
 
 def sets(probabilities: np.ndarray, limits: np.ndarray, method: Method) -> np.ndarray:

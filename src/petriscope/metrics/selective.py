@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import bdtr
 
 from petriscope.metrics.blocks import row_blocks
+from petriscope.metrics.cutoffs import between
 
 DELTA = 0.05  # probability that the guarantee fails, over draws of val
 STARTS = (0.5, 0.7, 0.9, 1.0)  # coverages that start with a share of DELTA
@@ -71,8 +72,9 @@ def guaranteed_threshold(
     Learn then test: Angelopoulos et al., 2021, arXiv:2110.01052. The thresholds tested answer half of the images, then 1 %
     more, and so on. Each is tested with the binomial tail probability of the errors among the answered images. Wiens's
     fallback procedure (2003, Pharmaceutical Statistics 2:211) passes the significance level on while tests succeed, and
-    adds a share of it at later starts, where more images give the test more power. A threshold is the uncertainty of one
-    image; given it, the images below it are independent draws (Geifman and El-Yaniv, 2017, arXiv:1705.08500).
+    adds a share of it at later starts, where more images give the test more power. What is tested is to answer all that is
+    below the uncertainty of one image; given it, the images below it are independent draws (Geifman and El-Yaniv, 2017,
+    arXiv:1705.08500). The threshold returned is lower: the middle between that image and the one before it.
 
     The guarantee holds for any number of images if new images are drawn from the same distribution, and if a lower
     threshold never raises the error rate.
@@ -101,11 +103,15 @@ def guaranteed_threshold(
     """
     if not 0 < max_error < 1 or not 0 < delta < 1:
         raise ValueError(f"max_error and delta must be between 0 and 1, not {max_error} and {delta}")
+    # Lowering a threshold to the middle keeps the guarantee, which assumes that a lower threshold never raises the error
+    # rate. The middle is between images of all that are given, also of those that were not drawn.
+    every = uncertainties
     if index is None:
         if accept is not None:
             rows = np.flatnonzero(np.random.default_rng(0).random(len(accept)) < accept)
             uncertainties, right = uncertainties[rows], right[rows]
-        return _threshold(uncertainties, right, max_error, delta)
+        one = _threshold(uncertainties, right, max_error, delta)
+        return one and replace(one, uncertainty=between(every, one.uncertainty))
     draws = _one_of_each(index, DRAWS, accept)
     found = [_threshold(uncertainties[rows], right[rows], max_error, delta / 2) for rows in draws]
     borders = sorted(-math.inf if one is None else one.uncertainty for one in found)
@@ -113,7 +119,7 @@ def guaranteed_threshold(
     if border == -math.inf:
         return None
     answered = uncertainties <= border
-    return Threshold(max_error, border, int(answered.sum()), int((answered & ~right).sum()), delta)
+    return Threshold(max_error, between(every, border), int(answered.sum()), int((answered & ~right).sum()), delta)
 
 
 def fewest_groups(max_error: float, delta: float = DELTA) -> int:

@@ -15,7 +15,7 @@ The score is the larger of the two, each in units of its limit.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from petriscope.core.errors import RequestError
 from petriscope.metrics.blocks import row_blocks
+from petriscope.metrics.cutoffs import raised
 from petriscope.models.layers import head_of, watching
 
 INSIDE = 0.995  # share of val that is in distribution by definition
@@ -256,12 +257,18 @@ class Detector:
         def reach(distance: np.ndarray) -> float:
             return max(1.0, _quantile(distance, INSIDE))
 
+        of_features = reach(self.features.distance(features) / self.limit)
+        of_pixels = reach(self.pixels.distance(statistics) / self.limit)
         apart = Detector(
-            replace(self.features, limit=self.features.limit * reach(self.features.distance(features) / self.limit)),
-            replace(self.pixels, limit=self.pixels.limit * reach(self.pixels.distance(statistics) / self.limit)),
+            replace(self.features, limit=self.features.limit * of_features),
+            replace(self.pixels, limit=self.pixels.limit * of_pixels),
             self.limit,
         )
-        return replace(apart, limit=apart.limit * reach(apart.score(features, statistics)))
+        scores = apart.score(features, statistics)
+        limit = reach(scores)
+        if max(of_features, of_pixels, limit) == 1:
+            return self
+        return replace(apart, limit=apart.limit * raised(scores, limit))
 
 
 Seen = tuple[np.ndarray, np.ndarray]  # features [N, D] and statistics [N, S] of images
@@ -280,16 +287,18 @@ def fit_detector(
         inside: share of val that is in distribution.
     """
 
-    shares = [(val, inside)] if augmented is None else [(val, inside), (augmented, INSIDE_AUGMENTED)]
+    sets, shares = ([val], [inside]) if augmented is None else ([val, augmented], [inside, INSIDE_AUGMENTED])
 
-    def limit(distance: Callable[[Seen], np.ndarray]) -> float:
-        return max(1e-12, *(_quantile(distance(seen), share) for seen, share in shares))
+    def limit(distances: list[np.ndarray]) -> float:
+        return max(1e-12, *(_quantile(each, share) for each, share in zip(distances, shares, strict=True)))
 
     if len(targets) == 1:  # the spread of one image is that of two that are equal
         train, targets = (np.repeat(train[0], 2, 0), np.repeat(train[1], 2, 0)), np.repeat(targets, 2)
     features, pixels = fit_mahalanobis(train[0], targets), fit_mixture(train[1])
     whole = Detector(
-        replace(features, limit=limit(lambda seen: features.distance(seen[0]))),
-        replace(pixels, limit=limit(lambda seen: pixels.distance(seen[1]))),
+        replace(features, limit=limit([features.distance(seen[0]) for seen in sets])),
+        replace(pixels, limit=limit([pixels.distance(seen[1]) for seen in sets])),
     )
-    return replace(whole, limit=limit(lambda seen: whole.score(*seen)))
+    # The two limits above are units alone; only this one is compared with.
+    scores = [whole.score(*seen) for seen in sets]
+    return replace(whole, limit=raised(np.concatenate(scores), limit(scores)))
