@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from petriscope import api
 from petriscope.core.recipe import load_recipe
 
 SIDE = 12
@@ -43,3 +44,12 @@ def recipe(source, **more):
         **more,
     }
     return load_recipe("demo", (), **tree)
+
+
+def train_at_home(folder):
+    """Write ``home.npz``, and train ``run`` on it."""
+    arrays = {}
+    for seed, (split, count) in enumerate((("train", 150), ("val", 90), ("test", 60))):
+        arrays[f"{split}_images"], arrays[f"{split}_labels"] = drawn(count, seed)
+    np.savez(folder / "home.npz", **arrays)
+    api.train(recipe(folder / "home.npz"), folder / "run", quiet=True)

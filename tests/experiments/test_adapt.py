@@ -24,7 +24,7 @@ from petriscope.inference.predictor import load_model
 from petriscope.run.folder import open_run
 from petriscope.training import adaptation
 from petriscope.training.loop import Trainer
-from stripes import NAMES, SIDE, drawn, pile, recipe
+from stripes import NAMES, SIDE, drawn, pile, recipe, train_at_home
 
 
 def shortened(patch):
@@ -41,14 +41,10 @@ def few_steps(monkeypatch):
 def kept(tmp_path_factory):
     """A run, ``run``; its data, ``home.npz``; images from elsewhere, ``new`` to learn from and ``test.npz``."""
     folder = tmp_path_factory.mktemp("adapting")
-    arrays = {}
-    for seed, (split, count) in enumerate((("train", 150), ("val", 90), ("test", 60))):
-        arrays[f"{split}_images"], arrays[f"{split}_labels"] = drawn(count, seed)
-    np.savez(folder / "home.npz", **arrays)
+    train_at_home(folder)
     pile(folder / "new", *drawn(45, 10, elsewhere=True))
     images, labels = drawn(150, 11, elsewhere=True)
     np.savez(folder / "test.npz", test_images=images, test_labels=labels)
-    api.train(recipe(folder / "home.npz"), folder / "run", quiet=True)
     return folder
 
 

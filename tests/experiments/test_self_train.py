@@ -13,7 +13,7 @@ from petriscope import api
 from petriscope.core.errors import DataError, RequestError
 from petriscope.inference.predictor import load_model
 from petriscope.training import adaptation, self_training
-from stripes import NAMES, drawn, recipe
+from stripes import NAMES, drawn, train_at_home
 
 
 def shortened(patch):
@@ -43,14 +43,10 @@ def few_steps(monkeypatch):
 def kept(tmp_path_factory):
     """A run, ``run``; its data, ``home.npz``; images from elsewhere without labels, ``more``, and with them, ``test.npz``."""
     folder = tmp_path_factory.mktemp("self-training")
-    arrays = {}
-    for seed, (split, count) in enumerate((("train", 150), ("val", 90), ("test", 60))):
-        arrays[f"{split}_images"], arrays[f"{split}_labels"] = drawn(count, seed)
-    np.savez(folder / "home.npz", **arrays)
+    train_at_home(folder)
     folder_of(folder / "more", dimmed(120, 10)[0])
     images, labels = dimmed(150, 11)
     np.savez(folder / "test.npz", test_images=images, test_labels=labels)
-    api.train(recipe(folder / "home.npz"), folder / "run", quiet=True)
     return folder
 
 

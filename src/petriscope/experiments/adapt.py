@@ -16,8 +16,6 @@ from petriscope.core.progress import duration, progress, say
 from petriscope.core.recipe import TTA, Recipe, SourceSection
 from petriscope.core.results import (
     Adaptation,
-    Metric,
-    Normalization,
     Scaling,
     ShiftTest,
     TrainingSummary,
@@ -28,21 +26,20 @@ from petriscope.data import Dataset, ImageSet
 from petriscope.data.fingerprint import fingerprint
 from petriscope.data.membership import UNKNOWN, Exposure
 from petriscope.data.recognition import join_sets, membership_of
+from petriscope.experiments.adapted import SUGGESTED, begin_adapted, cost_at_home
 from petriscope.experiments.calibrate import short_name
-from petriscope.experiments.evaluate import evaluate_into, evaluate_split
+from petriscope.experiments.evaluate import evaluate_split
 from petriscope.experiments.own_data import exposure_of, other_data, section_elsewhere, whole_data
 from petriscope.experiments.samples import augmented, reconstructions
 from petriscope.experiments.self_train import load_target, write_self_trained
 from petriscope.experiments.unlabeled import Unlabeled, load_unlabeled, write_suggestions
 from petriscope.inference.fit import fit_on_held_out
 from petriscope.inference.likeness import compare_images
-from petriscope.inference.predictor import Predictor, load_model, save_model
-from petriscope.inference.speed import cost
-from petriscope.models.cost import parameters
+from petriscope.inference.predictor import Predictor, load_model
 from petriscope.report.adaptation import at_home, at_place
 from petriscope.report.page import write_report
 from petriscope.report.self_training import told
-from petriscope.run.folder import Run, begin_run, check_free, open_run
+from petriscope.run.folder import Run, check_free, open_run
 from petriscope.training.adaptation import (
     HOME,
     NEVER,
@@ -64,11 +61,9 @@ from petriscope.training.build import absolute_paths
 from petriscope.training.loop import Trainer
 from petriscope.trust.prior import Names, Prior, Shares, parse_prior
 
-MONITORED = "accuracy"
 MINUTES = 10.0
 FEWEST = 10  # labeled images; fewer say nothing about whether it helps
 NAMED = 5  # classes that a sentence lists
-SUGGESTED = "suggested.csv"
 
 
 @dataclass(frozen=True)
@@ -400,35 +395,18 @@ def _write(
     outcome = fit_on_held_out(predictor, dataset.split("train"), dataset.val, judged, raw, more, quiet)
     learned = Exposure(train=frozenset(place.labeled.digests()))
     predictor.exposure = (exposure_of(base, run) or Exposure()) | old.exposure | learned
-    begun = begin_run(
-        folder,
-        predictor.recipe,
-        dataset,
-        device=str(predictor.device),
-        precision=predictor.number_format,
-        parameters=parameters(predictor.model),
-        normalize=Normalization(mean=predictor.mean, std=predictor.std),
-    )
-    summary = TrainingSummary(epochs=best.setting.epochs)
+    seconds = None if made.trainer is None else round(made.trainer.at.seconds, 2)
+    begun = begin_adapted(folder, predictor, dataset, TrainingSummary(epochs=best.setting.epochs, seconds=seconds))
     if made.trainer is not None:
         begun.write_history(made.trainer.at.history)
         begun.write_gallery("augmented", **augmented(made.trainer, dataset))
-        summary = summary.model_copy(update={"seconds": round(made.trainer.at.seconds, 2)})
     begun.write_gallery("reconstructions", **reconstructions(predictor, dataset))
-    weights = {key: value.detach().cpu() for key, value in predictor.model.state_dict().items()}
-    facts = {"environment": begun.environment.as_json(), "training": summary.as_json()}
-    save_model(begun.model, weights, predictor, facts)
-    begun.add_results(cost=cost(predictor), training=summary)
     tta, under = predictor.recipe.evaluation.tta, predictor.under(place.prior)
     words = f"held-out {place.name}"
     before, _ = evaluate_split(base.under(place.prior), judged, words, tta, place.source, quiet)
     known = under.judge(outcome.raw, tta, outcome.ood)
     after, _ = evaluate_split(under, judged, words, tta, place.source, quiet, known)
-    cost_at_home: dict[str, Metric] = {}
-    if old.val is not None:
-        plain, _ = evaluate_split(base, old.val, "val", tta, base.recipe.data.origin, quiet)
-        own, _ = evaluate_into(begun, predictor, dataset, "val", tta, quiet)
-        cost_at_home = {"home_before": plain.metric(MONITORED), "home_after": own.metric(MONITORED)}
+    at_old = cost_at_home(begun, base, predictor, dataset, quiet)
     suggested = 0
     if more is not None and suggest:
         suggested = write_suggestions(folder / SUGGESTED, under, more, suggest, predictor.recipe.seed, quiet)
@@ -455,7 +433,7 @@ def _write(
         home_n=0 if old.val is None else len(old.val),
         prior=None if place.prior is None else place.prior.record(),
         scale=place.scaling,
-        **cost_at_home,
+        **at_old,
     )
     begun.add_results(adaptation=result)
     return result

@@ -10,8 +10,6 @@ import numpy as np
 from petriscope.core.errors import DataError
 from petriscope.core.progress import progress, say
 from petriscope.core.results import (
-    Metric,
-    Normalization,
     SelfTraining,
     SelfTrainingRound,
     ShiftTest,
@@ -21,23 +19,19 @@ from petriscope.core.scale import Scale
 from petriscope.data import Dataset, ImageSet
 from petriscope.data.batches import Batches
 from petriscope.data.membership import Exposure
-from petriscope.experiments.evaluate import evaluate_into, evaluate_split
+from petriscope.experiments.adapted import SUGGESTED, begin_adapted, cost_at_home
 from petriscope.experiments.own_data import exposure_of
 from petriscope.experiments.unlabeled import Unlabeled, load_unlabeled, write_suggestions
 from petriscope.inference.fit import fit_with_unlabeled
 from petriscope.inference.likeness import compare_images
-from petriscope.inference.predictor import Predictor, save_model
-from petriscope.inference.speed import cost
-from petriscope.models.cost import parameters
-from petriscope.run.folder import Run, begin_run
+from petriscope.inference.predictor import Predictor
+from petriscope.run.folder import Run
 from petriscope.training.adaptation import joined
 from petriscope.training.build import absolute_paths
 from petriscope.training.self_training import SHARES, self_train
 from petriscope.trust.prior import Prior
 
 FEWEST = 50  # images; in fewer, a class has too few to learn from
-MONITORED = "accuracy"
-SUGGESTED = "suggested.csv"
 
 
 @dataclass(frozen=True)
@@ -97,7 +91,7 @@ def write_self_trained(
     quiet: bool,
 ) -> SelfTraining:
     """Adapt, and write all of the run folder but the report."""
-    images, tta = target.unlabeled.images, base.recipe.evaluation.tta
+    images = target.unlabeled.images
     train, new = joined(old.split("train"), images, target.name, base.recipe.data)
     under = base.under(target.prior)
     before = _predicted(under, images)
@@ -108,26 +102,9 @@ def write_self_trained(
     if old.val is not None:
         fit_with_unlabeled(predictor, old.split("train"), old.val, images, quiet)
     predictor.exposure = (exposure_of(base, run) or Exposure()) | old.exposure | Exposure(frozenset(images.digests()))
-    begun = begin_run(
-        folder,
-        predictor.recipe,
-        old,
-        device=str(predictor.device),
-        precision=predictor.number_format,
-        parameters=parameters(predictor.model),
-        normalize=Normalization(mean=predictor.mean, std=predictor.std),
-    )
+    begun = begin_adapted(folder, predictor, old, TrainingSummary(epochs=len(history)))
     begun.write_history(history)
-    summary = TrainingSummary(epochs=len(history))
-    weights = {key: value.detach().cpu() for key, value in predictor.model.state_dict().items()}
-    facts = {"environment": begun.environment.as_json(), "training": summary.as_json()}
-    save_model(begun.model, weights, predictor, facts)
-    begun.add_results(cost=cost(predictor), training=summary)
-    at_home: dict[str, Metric] = {}
-    if old.val is not None:
-        plain, _ = evaluate_split(base, old.val, "val", tta, base.recipe.data.origin, quiet)
-        own, _ = evaluate_into(begun, predictor, old, "val", tta, quiet)
-        at_home = {"home_before": plain.metric(MONITORED), "home_after": own.metric(MONITORED)}
+    at_old = cost_at_home(begun, base, predictor, old, quiet)
     adapted = predictor.under(target.prior)
     after, suggested = _predicted(adapted, images), 0
     if suggest:
@@ -146,7 +123,7 @@ def write_self_trained(
         suggested=suggested,
         shift=target.shift,
         scale=target.unlabeled.scaling,
-        **at_home,
+        **at_old,
     )
     begun.add_results(self_training=found)
     return found
