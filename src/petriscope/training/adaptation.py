@@ -54,7 +54,7 @@ class Setting:
 
 
 AS_IS = Setting("none", 0.0, 0)
-SETTINGS = (Setting("all", 5e-4, 6), Setting("last 50 %", 1e-3, 3))  # the most promising first
+SETTINGS = (Setting("all", 1e-3, 6), Setting("all", 3e-3, 6), Setting("last 50 %", 1e-3, 3))  # the most promising first
 
 
 def fitting(settings: Sequence[Setting], folds: int, pace: float, limit: float) -> list[Setting]:
