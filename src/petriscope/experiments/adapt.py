@@ -369,8 +369,8 @@ def _in_time(base: Predictor, recipe: Recipe, images: ImageSet, folds: int, minu
     if settings != list(SETTINGS):
         tried = "; ".join(map(str, settings))
         say(
-            f"note: {STEPS} steps take {duration(pace)}, so of {len(SETTINGS)} ways of training, only this is tried in "
-            f"{minutes:g} minutes: {tried}; give more time with --minutes"
+            f"note: {STEPS} steps take {duration(pace)}, so in {minutes:g} minutes not all of {len(SETTINGS)} ways of training "
+            f"can be tried, but only: {tried}; give more time with --minutes"
         )
     return settings
 

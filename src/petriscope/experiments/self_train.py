@@ -16,8 +16,7 @@ from petriscope.core.results import (
     TrainingSummary,
 )
 from petriscope.core.scale import Scale
-from petriscope.data import Dataset, ImageSet
-from petriscope.data.batches import Batches
+from petriscope.data import Dataset
 from petriscope.data.membership import Exposure
 from petriscope.experiments.adapted import SUGGESTED, begin_adapted, cost_at_home
 from petriscope.experiments.own_data import exposure_of
@@ -28,7 +27,7 @@ from petriscope.inference.predictor import Predictor
 from petriscope.run.folder import Run
 from petriscope.training.adaptation import joined
 from petriscope.training.build import absolute_paths
-from petriscope.training.self_training import SHARES, self_train
+from petriscope.training.self_training import SHARES, probabilities_of, self_train
 from petriscope.trust.prior import Prior
 
 FEWEST = 50  # images; in fewer, a class has too few to learn from
@@ -94,7 +93,7 @@ def write_self_trained(
     images = target.unlabeled.images
     train, new = joined(old.split("train"), images, target.name, base.recipe.data)
     under = base.under(target.prior)
-    before = _predicted(under, images)
+    before = probabilities_of(under, images).argmax(1)
     with progress("adapting", len(SHARES), "rounds") as bar:
         advance = (lambda: None) if quiet else bar.advance
         predictor, rounds, history = self_train(under, train, new, target.name, advance)
@@ -106,7 +105,7 @@ def write_self_trained(
     begun.write_history(history)
     at_old = cost_at_home(begun, base, predictor, old, quiet)
     adapted = predictor.under(target.prior)
-    after, suggested = _predicted(adapted, images), 0
+    after, suggested = probabilities_of(adapted, images).argmax(1), 0
     if suggest:
         suggested = write_suggestions(folder / SUGGESTED, adapted, images, suggest, predictor.recipe.seed, quiet)
     found = SelfTraining(
@@ -127,13 +126,6 @@ def write_self_trained(
     )
     begun.add_results(self_training=found)
     return found
-
-
-def _predicted(predictor: Predictor, images: ImageSet) -> np.ndarray:
-    """The predicted class of each image, int64 [N]."""
-    tta = predictor.recipe.evaluation.tta
-    raw = predictor.look(Batches(images, predictor.device, predictor.recipe.data.memory), tta)
-    return predictor.judge(raw, tta, None).probabilities.argmax(1)
 
 
 def _counts(predicted: np.ndarray, classes: tuple[str, ...]) -> dict[str, int]:

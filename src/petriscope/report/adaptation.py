@@ -94,6 +94,16 @@ def at_place(found: Adaptation) -> str:
     )
 
 
+def compared_with_val(found: Adaptation | SelfTraining) -> list[str]:
+    """How the images of the new place differ from val of the base, a sentence; empty if that was not tested."""
+    shift = found.shift
+    if shift is None or shift.not_tested is not None:
+        return []
+    if shift.withdrawn:
+        return [f"Its images are not like those of val of {found.base}: {differences(shift)}."]
+    return [f"Its images are not shown to differ from val of {found.base} (p = {shift.p:.2g})."]
+
+
 def at_home(found: Adaptation | SelfTraining) -> list[str]:
     """What the adaptation costs at home, a sentence each."""
     before, after = found.home_before, found.home_after
@@ -154,11 +164,7 @@ def _about(found: Adaptation) -> list[str]:
         out.append(
             f"{wording.plural(never, 'image')} {are} in no metric: nothing could be held out of a class with one image or group."
         )
-    if found.shift is not None and found.shift.not_tested is None:
-        if found.shift.withdrawn:
-            out.append(f"Its images are not like those of val of {found.base}: {differences(found.shift)}.")
-        else:
-            out.append(f"Its images are not shown to differ from val of {found.base} (p = {found.shift.p:.2g}).")
+    out += compared_with_val(found)
     if found.scale is not None:
         estimate = found.scale.estimate
         given = in_words(found.scale.scale)

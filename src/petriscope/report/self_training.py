@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from petriscope.core.results import SelfTraining
 from petriscope.report import wording
-from petriscope.report.adaptation import at_home, said
-from petriscope.trust.verdict import differences
+from petriscope.report.adaptation import at_home, compared_with_val, said
 
 NAMED = 5  # classes that a sentence lists
 
@@ -72,11 +71,7 @@ def _about(found: SelfTraining) -> list[str]:
         *_missing(found),
         _unknown(found),
     ]
-    if found.shift is not None and found.shift.not_tested is None:
-        if found.shift.withdrawn:
-            out.append(f"These images are not like those of val of {found.base}: {differences(found.shift)}.")
-        else:
-            out.append(f"These images are not shown to differ from val of {found.base} (p = {found.shift.p:.2g}).")
+    out += compared_with_val(found)
     if found.scale is not None:
         out.append(
             f"Objects were scaled by a factor of {found.scale.factor:.3g}. To predict images from there, give the same --scale."

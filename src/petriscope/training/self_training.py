@@ -79,22 +79,22 @@ def self_train(
     """
     recipe, now, seed = predictor.recipe, predictor, predictor.recipe.seed
     rounds, history = list[Round](), list[dict[str, Any]]()
-    said = _predict(predictor, new)
+    said = probabilities_of(predictor, new)
     for number, share in enumerate(SHARES):
         rows, labels = pseudo_labels(said, share)
         images = join_sets([old, replace(new.subset(rows), targets=labels[rows])])
         drawn = with_domain(recipe.model_copy(update={"seed": seed + number}), images, name, SourceSection(source=""))
         tuned, trainer = tune(now, with_setting(drawn, SETTING), images)
         now = replace(tuned, recipe=with_setting(recipe, SETTING))
-        said = _predict(now, new)
+        said = probabilities_of(now, new)
         rounds.append(Round(share, len(rows), float((said.argmax(1) != labels).mean())))
         history += [{**line, "epoch": number * SETTING.epochs + line["epoch"]} for line in trainer.at.history]
         advance()
     return now, rounds, history
 
 
-def _predict(predictor: Predictor, images: ImageSet) -> np.ndarray:
-    """Probabilities, float32 [N, K]."""
+def probabilities_of(predictor: Predictor, images: ImageSet) -> np.ndarray:
+    """Probabilities of images, without regard to targets, float32 [N, K]."""
     tta = predictor.recipe.evaluation.tta
     batches = Batches(images, predictor.device, predictor.recipe.data.memory)
     return predictor.judge(predictor.look(batches, tta), tta, None).probabilities
