@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from petriscope.core.csv_tables import csv_text, read_csv
+from petriscope.core.csv_tables import csv_lines, csv_text, read_csv
 
 STARTS = st.sampled_from(["", "=", "+", "-", "@", "\t", "'", "''", "'=", "-1"])
 TEXTS = st.builds(str.__add__, STARTS, st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=5))
@@ -25,6 +25,27 @@ def test_no_cell_is_a_formula_and_reading_gives_what_was_written(rows, name):
     back = read_csv(io.StringIO(text))
     assert back.iloc[:, 0].tolist() == [cell for cell, _ in rows]
     assert [float(cell) for cell in back["number"]] == [number for _, number in rows]
+
+
+ANY_TEXT = st.one_of(
+    TEXTS, st.text(st.characters(codec="utf-8"), max_size=8), st.text(st.sampled_from("\",\r\n\0 '=;a"))
+)
+CELLS = {  # columns of tables have values of one kind
+    "text": st.none() | ANY_TEXT,
+    "float": st.none() | st.floats(),
+    "int": st.integers(-(2**63), 2**63 - 1),
+    "bool": st.booleans(),
+    "nothing": st.none(),
+}
+
+
+@given(st.data())
+def test_lines_without_pandas_are_those_of_pandas(data):
+    kinds = data.draw(st.dictionaries(ANY_TEXT, st.sampled_from(sorted(CELLS)), min_size=1, max_size=4))
+    rows = data.draw(st.lists(st.fixed_dictionaries({name: CELLS[kind] for name, kind in kinds.items()}), max_size=4))
+    for header in (True, False):
+        expected = csv_text(pd.DataFrame(rows, columns=list(kinds)), header)
+        assert csv_lines(list(kinds), rows, header) == expected
 
 
 @pytest.mark.parametrize(

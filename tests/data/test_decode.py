@@ -14,7 +14,7 @@ from PIL import Image
 from small_sources import load, make_folders, make_unsplit, save_image, some_images
 
 from petriscope.core.errors import DataError, PetriscopeError
-from petriscope.data import cache, decode
+from petriscope.data import cache, decode_many
 from petriscope.data.decode import decode_file
 
 
@@ -180,13 +180,13 @@ def test_dim_sixteen_bit_files(tmp_path: Path) -> None:
 
 def count_decodes(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     done: list[Path] = []
-    original = decode._decode
+    original = decode_many.read_image
 
     def counted(path: Path, *rest: Any) -> Any:
         done.append(path)
         return original(path, *rest)
 
-    monkeypatch.setattr(decode, "_decode", counted)
+    monkeypatch.setattr(decode_many, "read_image", counted)
 
     def taken() -> int:
         count = len(done)
@@ -237,7 +237,7 @@ def test_a_moved_set_is_found_in_the_cache(tmp_path: Path, monkeypatch: pytest.M
 
 def test_images_that_change_while_they_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = make_folders(tmp_path / "data")
-    original = decode._decode
+    original = decode_many.read_image
 
     def decode_and_change(path: Path, *rest: Any) -> Any:
         found = original(path, *rest)
@@ -245,7 +245,7 @@ def test_images_that_change_while_they_are_decoded(tmp_path: Path, monkeypatch: 
             path.write_bytes(path.read_bytes() + b"more")
         return found
 
-    monkeypatch.setattr(decode, "_decode", decode_and_change)
+    monkeypatch.setattr(decode_many, "read_image", decode_and_change)
     with pytest.raises(DataError, match=r"changed while being read, the first: train/.*train_00\.png"):
         load(source)
     assert not list(cache.cache_dir().glob("*.npy"))

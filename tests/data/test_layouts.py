@@ -14,7 +14,7 @@ from small_sources import load, make_folders, make_mask_folders, save_image, sav
 from petriscope.core.errors import DataError
 from petriscope.data.sources import list_files
 from petriscope.data.sources.spelling import bare_stem, spelled, split_of
-from petriscope.data.sources.walk import LeftOut, walk
+from petriscope.data.walk import LeftOut, walk
 
 SPLITS = {
     "train": [

@@ -14,7 +14,8 @@ from petriscope.core.errors import DataError, RequestError
 from petriscope.core.recipe import DataSection, load_recipe
 from petriscope.core.scale import asked_scale, in_words, micrometers, read_scale
 from petriscope.data import load_dataset
-from petriscope.data.appearance import measure
+from petriscope.data.appearance import background, measure
+from petriscope.data.background import background_colors
 from petriscope.data.index import row_digests
 from petriscope.data.recognition import join_sets
 from petriscope.data.rescale import rescale
@@ -48,6 +49,19 @@ def folder_of(place, sides, images=3, diameter=0.5):
 
 
 # ---------------------------------------------------------------------------------------------------------- the pixels
+
+
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 300), st.integers(1, 300), st.sampled_from([1, 3])),
+    seed=st.integers(0, 2**32 - 1),
+    levels=st.integers(1, 256),
+)
+def test_the_background_is_the_same_without_torch(shape: tuple[int, ...], seed: int, levels: int) -> None:
+    images = np.random.default_rng(seed).integers(256 - levels, 256, shape, dtype=np.uint8)
+    light = background(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
+    assert (
+        background_colors(images) == np.rint((light.numpy() * 255).round(3))
+    ).all()  # a half is one in spite of rounding
 
 
 @given(diameter=st.floats(0.3, 0.5), factor=st.floats(0.5, 1.7))

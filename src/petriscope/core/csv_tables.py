@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import math
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +25,27 @@ def csv_text(table: pd.DataFrame, header: bool = True) -> str:
     words = cells.select_dtypes(exclude=["number", "bool"]).columns
     cells[words] = cells[words].map(_escaped)
     return cells.to_csv(index=False, header=header, lineterminator="\n")
+
+
+def csv_lines(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], header: bool = False) -> str:
+    """Rows as lines of CSV, in the form of `csv_text`, without pandas.
+
+    Args:
+        rows: text, numbers, bool or None; None, NaN and what is missing are empty cells.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    if header:
+        writer.writerow(map(_escaped, columns))
+    for row in rows:
+        writer.writerow([_cell(row.get(name)) for name in columns])
+    return out.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else repr(float(value))
+    return _escaped(value)
 
 
 def read_csv(path: Path) -> pd.DataFrame:

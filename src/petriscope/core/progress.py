@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, TypeVar
 
 from petriscope.core.files import readable
@@ -121,7 +122,9 @@ class Progress:
 
 
 def _is_terminal() -> bool:
-    return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+    """Whether bars can be shown. Packages that carry parts of Petriscope do without rich, which draws them."""
+    shows = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+    return shows and find_spec("rich") is not None
 
 
 def _new_display() -> RichProgress:

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from petriscope.core.errors import RequestError, near, shortened, shown, similar
 from petriscope.core.files import read_text, readable, user_path
 from petriscope.core.names import tidy
-from petriscope.core.scale import Scale, ScaleField
+from petriscope.core.scale import Scale, read_scale
 from petriscope.core.yaml_text import InvalidYaml, read_yaml
 
 MAX_RECIPE_BYTES = 1_000_000
@@ -32,6 +32,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]
 Pixels = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
 Micrometers = Annotated[float, Field(gt=0, le=1e6)]
+Enlarged = Annotated[Scale, BeforeValidator(read_scale)]
 TTA = Literal["none", "mirror", "flips", "crops", "d4"]  # test-time augmentation, by the number of views
 Standard = Literal["background", "stray-light", "stain"]  # see `petriscope.augment.standardize`
 Sampler = Literal["none", "square-root", "weighted", "oversample"]  # see `petriscope.data.sampler`
@@ -74,7 +75,7 @@ class SourceSection(Section):
     group: str | None = None  # as `DataSection.group`, which is used where this is null
     split: Literal["train", "val", "test"] | None = None  # the only one that is used of a source that has splits
     prefix: bool = True  # ids and groups begin with the name of the domain
-    scale: ScaleField | None = None  # as `DataSection.scale`, which is used where this is null
+    scale: Enlarged | None = None  # as `DataSection.scale`, which is used where this is null
 
     @model_validator(mode="before")
     @classmethod
@@ -118,7 +119,7 @@ class DataSection(Section):
     audit: str | None = None  # folder of an audit, or its decisions.yaml: what to leave out and to relabel
     memory: Literal["auto", "resident", "mapped"] = "auto"
     # Times that objects are enlarged, or micrometers per pixel of the files, such as 0.1um; also of images from elsewhere.
-    scale: ScaleField | None = None
+    scale: Enlarged | None = None
     # Field of view of the images that a model takes, in micrometers (height, width); null: where there are micrometers per
     # pixel, that of most images. One number is a square.
     field: Micrometers | tuple[Micrometers, Micrometers] | None = None

@@ -6,9 +6,7 @@ import math
 import re
 from contextlib import suppress
 from numbers import Real
-from typing import Annotated, TypeAlias
-
-from pydantic import BeforeValidator
+from typing import TypeAlias
 
 from petriscope.core.errors import RequestError, shown
 
@@ -38,9 +36,6 @@ def read_scale(value: object) -> Scale:
     raise ValueError(
         f"it must be a factor from {LEAST:g} to {MOST:g}, such as 1.3, or micrometers per pixel of the files, such as 0.1um"
     )
-
-
-ScaleField: TypeAlias = Annotated[Scale, BeforeValidator(read_scale)]
 
 
 def asked_scale(value: object) -> Scale | None:

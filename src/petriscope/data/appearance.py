@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SIDE = 32  # approximate number of cells per side that quantiles are computed from
-BACKGROUND = 0.95  # quantile of the brightness that is taken for the background
+from petriscope.data.background import BACKGROUND, cell_side, quantile_rank
+
 LIGHTER = 0.99  # share of an image that is brighter than what is taken for its darkest parts
 DARKEST = 0.98  # quantile of the optical density that is taken for the most stained parts
 LEAST = 1 / 255  # of light: darker pixels have the optical density of this one
@@ -76,15 +76,15 @@ def optical_density(x: Tensor, light: Tensor) -> Tensor:
 
 
 def _cells(x: Tensor) -> Tensor:
-    """Means over cells, about `SIDE` per side, so that noise does not count as brightness: [B, C, H, W] -> [B, C, h, w]."""
-    step = max(1, min(x.shape[2:]) // SIDE)
+    """Means over cells, about `petriscope.data.background.SIDE` per side: [B, C, H, W] -> [B, C, h, w]."""
+    step = cell_side(*x.shape[2:])
     return F.avg_pool2d(x, step) if step > 1 else x
 
 
 def _quantile(x: Tensor, q: float) -> Tensor:
     """[B, C, H, W] -> [B, C]."""
     flat = x.flatten(2)
-    rank = 1 + round(q * (flat.shape[2] - 1))
+    rank = quantile_rank(q, flat.shape[2])
     return flat.topk(flat.shape[2] - rank + 1, dim=2).values[:, :, -1]
 
 

@@ -1,13 +1,9 @@
-"""Decode image files to uint8 arrays: a single file, or many in parallel into one cached array."""
+"""Decode one image file to a uint8 array; `petriscope.data.decode_many` decodes many."""
 
 from __future__ import annotations
 
 import warnings as library_warnings
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache as cache_result
 from pathlib import Path
 from typing import Literal
@@ -17,12 +13,8 @@ from PIL import ExifTags, Image
 
 from petriscope.core.device import cores
 from petriscope.core.errors import DataError
-from petriscope.core.progress import progress
-from petriscope.core.recipe import DataSection
-from petriscope.data import cache
-from petriscope.data.contents import Content, Contents, peak_of
+from petriscope.data.contents import Content, peak_of
 from petriscope.data.in_memory import AnyFile, InMemory
-from petriscope.data.index import Recalled
 from petriscope.data.stored import REMEDY, Stored, describe_tiff, look, read_16_bit
 
 # What Pillow says of metadata that it does not understand is of no use to a user; what it cannot read, it raises.
@@ -47,32 +39,9 @@ SUFFIXES = (
 )
 # fmt: on
 LOOKED_UP = 1 << 20  # values at a time
-CHUNK = 32  # images per task of a thread
-WINDOW = 16  # tasks in memory at a time, per thread
 
 Filter = Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
 Channels = Literal["auto", "gray", "rgb"]
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """The readable images of a list of files.
-
-    Args:
-        pixels: uint8 [M, H, W, C]; mapped from disk or in memory.
-        digests: uint8 [M, 16], a hash of each of them.
-        sizes: height and width of each image in its file, int64 [M, 2].
-        contents: a digest of the bytes of each file of the list.
-        kept: int64 [K], the indices of the readable files in the list, which are also their rows in ``pixels``.
-        warnings: what the user should know, one sentence each.
-    """
-
-    pixels: np.ndarray
-    digests: np.ndarray
-    sizes: np.ndarray
-    contents: list[str]
-    kept: np.ndarray
-    warnings: list[str]
 
 
 class Unreadable(Exception):
@@ -112,33 +81,9 @@ def decode_with_content(
 ) -> tuple[np.ndarray, Content]:
     """`decode_file`, and what the file holds beside what was taken from it."""
     try:
-        return _decode(Path(path) if isinstance(path, str) else path, size, filter, channels, bits)
+        return read_image(Path(path) if isinstance(path, str) else path, size, filter, channels, bits)
     except Unreadable as error:
         raise DataError(f"{path} cannot be read as an image: {error}") from None
-
-
-def decode_files(paths: Sequence[Path], names: Sequence[str], section: DataSection, source: str) -> Decoded:
-    """Decode many images to one shape, in parallel. A second call takes them from the cache.
-
-    Args:
-        paths: the files. The cache knows them by their contents.
-        names: the name of each file in messages.
-        section: size, filter, channels, bits, unreadable and memory.
-        source: what the user named.
-
-    Raises:
-        DataError: an image is unreadable and ``section.unreadable`` is ``stop``, or none is readable.
-        PetriscopeError: the disk of the cache is full.
-    """
-    options = (section.height_width, section.filter, section.channels, section.bits, section.unreadable)
-    contents = cache.contents(paths, source)
-    key = cache.make_key("images and their sizes", tuple(zip(names, contents.values, strict=True)), options)
-    pixels, about = cache.fetch_or_store(key, True, lambda: _decode_to_cache(key, paths, names, section, contents))
-    digests = cache.row_digests(pixels)
-    if not cache.choose_mapped(pixels.nbytes, section.memory, source):
-        pixels = np.array(pixels)
-    kept, sizes = np.array(about["kept"], dtype=np.int64), np.array(about["sizes"], dtype=np.int64).reshape(-1, 2)
-    return Decoded(pixels, digests, sizes, contents.values, kept, list(about["warnings"]))
 
 
 def resize(image: np.ndarray, size: tuple[int, int], filter: Filter) -> np.ndarray:
@@ -198,104 +143,6 @@ def workers() -> int:
     return min(cores(), 16)
 
 
-def _decode_to_cache(
-    key: str, paths: Sequence[Path], names: Sequence[str], section: DataSection, contents: Recalled
-) -> None:
-    warnings: list[str] = []
-    bad: dict[int, str] = {}
-    with ThreadPoolExecutor(workers()) as pool:
-        size, channels = section.height_width, section.channels
-        if size is None or channels == "auto":
-            size, channels = _agree(pool, paths, section, warnings, bad)
-        _refuse(bad, names, section, len(paths))
-        depth = 1 if channels == "gray" else 3
-        cache.check_room((len(paths), *size, depth), mapped=True)
-        held, sizes = Contents(section.bits, section.channels == "gray"), [(0, 0)] * len(paths)
-
-        def decode(start: int) -> tuple[np.ndarray, dict[int, str], dict[int, Content]]:
-            stop = min(start + CHUNK, len(paths))
-            block = np.zeros((stop - start, *size, depth), dtype=np.uint8)
-            wrong: dict[int, str] = {}
-            found: dict[int, Content] = {}
-            for index in range(start, stop):
-                if index in bad:
-                    continue
-                try:
-                    block[index - start], found[index] = _decode(
-                        paths[index], size, section.filter, channels, section.bits
-                    )
-                except Unreadable as error:
-                    wrong[index] = str(error)
-            return block, wrong, found
-
-        about: dict[str, object] = {}
-
-        def blocks() -> Iterator[np.ndarray]:
-            span = CHUNK * WINDOW * workers()
-            with progress("decoding", len(paths)) as bar:
-                for first in range(0, len(paths), span):
-                    starts = range(first, min(first + span, len(paths)), CHUNK)
-                    for block, wrong, found in pool.map(decode, starts):
-                        bad.update(wrong)
-                        for index, content in found.items():
-                            held.add(names[index], content)
-                            sizes[index] = content.size
-                        bar.advance(len(block))
-                        yield block
-            contents.check_unchanged(paths, names)
-            _refuse(bad, names, section, len(paths))
-            if bad:
-                warnings.append(f"{_list_bad(bad, names)}; left out")
-            warnings.extend(held.warnings())
-            about.update(kept=[i for i in range(len(paths)) if i not in bad], sizes=sizes, warnings=warnings)
-
-        cache.store(key, (len(paths), *size, depth), np.dtype(np.uint8), blocks(), about)
-
-
-def _agree(
-    pool: ThreadPoolExecutor, paths: Sequence[Path], section: DataSection, warnings: list[str], bad: dict[int, str]
-) -> tuple[tuple[int, int], Channels]:
-    """Choose one size and number of channels for all images from the headers of the files."""
-    sizes: Counter[tuple[int, int]] = Counter()
-    gray = True
-    for index, (header, reason) in enumerate(pool.map(probe_file, paths)):
-        if header is None:
-            bad[index] = reason
-            continue
-        sizes[header[:2]] += 1
-        gray = gray and header[2]
-    size = section.height_width
-    if size is None and sizes:
-        size = max(sizes, key=lambda item: (sizes[item], item))
-        if len(sizes) > 1:
-            warnings.append(
-                f"the images have {len(sizes):,} sizes; all were resized to the most common one, "
-                f"{size[0]} x {size[1]} (height x width, {sizes[size]:,} of {sum(sizes.values()):,}); "
-                "choose another with --set data.size=N"
-            )
-    channels: Channels = section.channels
-    if channels == "auto":
-        channels = "gray" if gray and sizes else "rgb"
-    return size or (1, 1), channels
-
-
-def _refuse(bad: dict[int, str], names: Sequence[str], section: DataSection, count: int) -> None:
-    if not bad:
-        return
-    if section.unreadable == "stop":
-        raise DataError(
-            f"{_list_bad(bad, names)}; repair or remove them, or leave them out with --set data.unreadable=skip"
-        )
-    if len(bad) == count:
-        raise DataError(f"no image is left: {_list_bad(bad, names)}")
-
-
-def _list_bad(bad: dict[int, str], names: Sequence[str]) -> str:
-    shown = [f"{names[index]} ({bad[index]})" for index in sorted(bad)[:5]]
-    more = f" and {len(bad) - 5:,} more" if len(bad) > 5 else ""
-    return f"{len(bad):,} image{'s' if len(bad) > 1 else ''} cannot be read: {', '.join(shown)}{more}"
-
-
 def probe_file(path: Path) -> tuple[tuple[int, int, bool] | None, str]:
     """Read the header of an image file.
 
@@ -316,9 +163,14 @@ def probe_file(path: Path) -> tuple[tuple[int, int, bool] | None, str]:
         return None, _reason(error)
 
 
-def _decode(
+def read_image(
     path: AnyFile, size: tuple[int, int] | None, filter: Filter, channels: Channels, bits: int
 ) -> tuple[np.ndarray, Content]:
+    """`decode_with_content`, for callers that name the file themselves.
+
+    Raises:
+        Unreadable: the image cannot be read.
+    """
     with open_image(path) as image:
         try:
             stored = look(image)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from petriscope.core.errors import DataError, RequestError
 from petriscope.core.scale import LEAST, MOST, Scale, in_words, micrometers
-from petriscope.data.imageset import ImageSet
+from petriscope.data.background import background_colors
+
+if TYPE_CHECKING:
+    from petriscope.data.imageset import ImageSet
 
 BLOCK = 1 << 22  # values whose background is looked for at a time
 
@@ -115,19 +119,11 @@ def rescale(images: np.ndarray, factors: np.ndarray) -> np.ndarray:
     Args:
         factors: of height and width, float64 [N, 2].
     """
-    import torch  # takes long to import, and most images are not scaled
-
-    from petriscope.data.appearance import background
-
     out = np.array(images)
     rows, step = np.flatnonzero((factors != 1).any(1)), max(1, BLOCK // max(images[:1].size, 1))
     for start in range(0, len(rows), step):
         block = rows[start : start + step]
-        x = torch.from_numpy(out[block].transpose(0, 3, 1, 2).astype(np.float32) / 255)
-        colors = np.rint((background(x).numpy() * 255).round(3)).astype(
-            np.uint8
-        )  # a half is one in spite of its last bits
-        for row, color in zip(block.tolist(), colors, strict=True):
+        for row, color in zip(block.tolist(), background_colors(out[block]), strict=True):
             out[row] = _scaled(out[row], factors[row], color)
     return out
 

@@ -22,7 +22,7 @@ from petriscope.data.in_memory import AnyFile, InMemory
 from petriscope.data.index import row_digests
 from petriscope.data.membership import UNKNOWN, Exposure
 from petriscope.data.rescale import rescale, scale_factors
-from petriscope.data.sources.walk import LeftOut, count_others, walk
+from petriscope.data.walk import LeftOut, count_others, walk
 from petriscope.inference.predictor import Predictor
 from petriscope.tasks import in_room
 

@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-from scipy.special import stdtrit
 
 Z95 = 1.959963984540054
 
@@ -76,6 +75,8 @@ def proportion95(hits: np.ndarray, index: np.ndarray | None = None) -> tuple[flo
     total, n = float(hits.sum()), len(hits)
     if index is None or n == 0:
         return wilson(total, n)
+    from scipy.special import stdtrit
+
     there, index = np.unique(index, return_inverse=True)
     groups, share = len(there), total / n
     if groups < 2:

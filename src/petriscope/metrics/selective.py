@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.special import bdtr
 
 from petriscope.metrics.blocks import row_blocks
 from petriscope.metrics.cutoffs import between
@@ -139,6 +138,8 @@ def _one_of_each(index: np.ndarray, draws: int, accept: np.ndarray | None) -> It
 
 def _threshold(uncertainties: np.ndarray, right: np.ndarray, max_error: float, delta: float) -> Threshold | None:
     """`guaranteed_threshold` of independent images."""
+    from scipy.special import bdtr
+
     order = np.argsort(uncertainties, kind="stable")
     ordered = np.append(
         uncertainties[order], uncertainties.dtype.type(np.inf)

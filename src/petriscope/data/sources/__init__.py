@@ -15,7 +15,7 @@ from petriscope.data.decode import SUFFIXES
 from petriscope.data.imageset import SPLITS, ImageSet
 from petriscope.data.sources.listing import PACKED, TABLES, ImageFile
 from petriscope.data.sources.pairs import Pairs, find_pairs
-from petriscope.data.sources.walk import LeftOut, walk
+from petriscope.data.walk import LeftOut, walk
 
 NAMED = {
     "bloodmnist": "eight kinds of blood cell, 28 x 28 RGB, 17,092 images; downloaded once (34 MB)",

@@ -11,7 +11,7 @@ from pathlib import Path
 from petriscope.core.errors import DataError
 from petriscope.core.names import tidy
 from petriscope.core.recipe import DataSection
-from petriscope.data.decode import decode_files
+from petriscope.data.decode_many import decode_files
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.labels import index_names
 from petriscope.data.sources.listing import (
@@ -24,7 +24,7 @@ from petriscope.data.sources.listing import (
     sets_over,
 )
 from petriscope.data.sources.spelling import bare_stem, spelled, split_in, split_of
-from petriscope.data.sources.walk import Folder, LeftOut, count_others, stem_of, suffix_of
+from petriscope.data.walk import Folder, LeftOut, count_others, stem_of, suffix_of
 
 BOXES = (".txt", ".xml", ".json")  # files that other tools write boxes and outlines to
 TABLE = "list the images in a table (CSV) with the columns path and label, and name that as the source"

@@ -12,7 +12,7 @@ import numpy as np
 from petriscope.core.errors import DataError
 from petriscope.core.files import readable
 from petriscope.core.recipe import DataSection
-from petriscope.data.decode import Decoded
+from petriscope.data.decode_many import Decoded
 from petriscope.data.imageset import ImageSet
 
 PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")

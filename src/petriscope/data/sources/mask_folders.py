@@ -13,7 +13,7 @@ from petriscope.core.errors import DataError
 from petriscope.core.files import read_text
 from petriscope.core.names import tidy
 from petriscope.core.recipe import DataSection
-from petriscope.data.decode import decode_files
+from petriscope.data.decode_many import decode_files
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.listing import folder_column, groups_of, rows_by_split, sets_over
 from petriscope.data.sources.mask_files import MaskReader

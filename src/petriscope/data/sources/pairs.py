@@ -11,7 +11,7 @@ from petriscope.core.errors import DataError
 from petriscope.core.names import tidy
 from petriscope.data.sources.listing import ImageFile
 from petriscope.data.sources.spelling import Role, Split, bare_stem, spelled
-from petriscope.data.sources.walk import Folder, LeftOut, count_others, stem_of
+from petriscope.data.walk import Folder, LeftOut, count_others, stem_of
 
 NAMES = "classes.txt"  # the names of the classes of masks, from 0, one per line
 COLOR_TABLES = ("labelmap.txt", "class_dict.csv")  # of CVAT, and of CamVid and sets like it

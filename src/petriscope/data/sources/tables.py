@@ -17,7 +17,8 @@ from petriscope.core.errors import DataError, RequestError, near, shortened, sho
 from petriscope.core.files import read_text
 from petriscope.core.names import tidy
 from petriscope.core.recipe import DataSection
-from petriscope.data.decode import SUFFIXES, decode_files
+from petriscope.data.decode import SUFFIXES
+from petriscope.data.decode_many import decode_files
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.labels import check_numbers, index_names, name_numbers
 from petriscope.data.sources.listing import TEXT_TABLES, ImageFile, as_column, rows_by_split, sets_over
