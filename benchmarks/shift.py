@@ -23,7 +23,7 @@ from petriscope.inference.predictor import load_model
 from petriscope.metrics.intervals import wilson
 from petriscope.report import wording
 from petriscope.run.folder import open_run
-from petriscope.trust.shift import Likeness, Traits, compare, joined
+from petriscope.trust.two_sample import Likeness, Traits, compare, joined
 
 BATCH = 128
 UNEVEN = 0.5  # Dirichlet parameter of class mixes; few classes have most of the images

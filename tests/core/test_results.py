@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -21,6 +22,7 @@ from petriscope.core.results import (
     read_epoch,
     read_results,
 )
+from petriscope.core.shift import ClassShare, Difference, ShiftTest
 
 OLD_EVALUATION = {
     "split": "test",
@@ -209,3 +211,13 @@ def test_an_evaluated_split_without_images_does_not_count():
 
 def test_an_empty_environment_has_defaults():
     assert read_environment({}, "environment.json") == Environment()
+
+
+def test_a_comparison_with_val_is_read_back_also_from_other_versions():
+    test = ShiftTest(n=30, of=40, val=50, level=0.01, p=0.001, withdrawn=True)
+    test = replace(test, differs=[Difference("stain", [0.5], [0.3], -2.0)], class_mix=[ClassShare("a", 0.5, 0.1)])
+    evaluation = Evaluation.model_validate({**OLD_EVALUATION, "shift": test})
+    tree = json.loads(json.dumps(evaluation.as_json()))
+    assert Evaluation.model_validate(tree).shift == test
+    del tree["shift"]["p_appearance"]
+    assert Evaluation.model_validate({**tree, "shift": {**tree["shift"], "newer": 1}}).shift == test

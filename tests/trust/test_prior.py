@@ -14,7 +14,7 @@ from petriscope.core.errors import RequestError
 from petriscope.metrics.conformal import METHODS, quantile, sets, true_scores
 from petriscope.metrics.intervals import group_index
 from petriscope.metrics.selective import uncertainty
-from petriscope.trust.abstention import plan_abstention
+from petriscope.trust.plan import plan_abstention
 from petriscope.trust.prior import NAMED, Prior, implied_shares, parse_prior, reweight
 from petriscope.trust.state import Reference, Trust, fit_reference
 from petriscope.trust.temperature import scale

@@ -9,12 +9,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
 from scipy.special import softmax
 
-from petriscope.core.results import Difference, ShiftTest
-from petriscope.trust import shift
+from petriscope.core.shift import Difference, ShiftTest
+from petriscope.trust import two_sample
 from petriscope.trust.ood import fit_detector
-from petriscope.trust.shift import FEWEST, Likeness, Traits, appearance_of, compare, directions, fit_likeness, fit_looks
+from petriscope.trust.shift import appearance_of, directions, fit_likeness, fit_looks
+from petriscope.trust.two_sample import FEWEST, Likeness, Traits, compare
 from petriscope.trust.verdict import UNCLAIMED, difference, verdict
 
 K, D = 4, 12
@@ -62,13 +64,13 @@ def alarms(detector, sets, n, **more) -> float:
 
 
 def test_sets_like_val_raise_few_alarms(detector, monkeypatch):
-    monkeypatch.setattr(shift, "DRAWS", 399)
+    monkeypatch.setattr(two_sample, "DRAWS", 399)
     assert alarms(detector, 150, 50) <= 0.04  # 0.01 expected; 7 of 150 or more would happen once in 2,000 times
 
 
 @pytest.mark.parametrize("shares", [(1, 0, 0, 0), (0, 0.8, 0.2, 0), (0.02, 0.02, 0.9, 0.06)])
 def test_another_mix_of_classes_is_no_alarm_and_is_named(detector, monkeypatch, shares):
-    monkeypatch.setattr(shift, "DRAWS", 399)
+    monkeypatch.setattr(two_sample, "DRAWS", 399)
     assert alarms(detector, 40, 60, shares=shares) <= 0.05
     val = likeness(detector)
     found = compare(val, seen(detector, val, 60, 5, shares=shares), CLASSES)
@@ -82,7 +84,7 @@ def test_another_mix_of_classes_is_no_alarm_and_is_named(detector, monkeypatch, 
 def test_a_network_that_confuses_classes_raises_few_alarms(monkeypatch, val, new):
     """Most images are predicted as the first class, and the means of the classes differ in the features. What is known of the
     confusion then decides the result, and must be as uncertain for sets drawn from val as for new images."""
-    monkeypatch.setattr(shift, "DRAWS", 199)
+    monkeypatch.setattr(two_sample, "DRAWS", 199)
 
     def traits(n: int, seed: int) -> tuple[Traits, np.ndarray]:
         rng, target = np.random.default_rng(seed), np.arange(n) % K
@@ -99,7 +101,7 @@ def test_a_network_that_confuses_classes_raises_few_alarms(monkeypatch, val, new
 
 
 def test_moved_features_are_found_in_50_images(detector, monkeypatch):
-    monkeypatch.setattr(shift, "DRAWS", 399)
+    monkeypatch.setattr(two_sample, "DRAWS", 399)
     assert alarms(detector, 20, 50, moved=0.8) >= 0.9
     assert alarms(detector, 20, 50, moved=0.8, shares=(0, 0, 1, 0)) >= 0.9
 
@@ -132,7 +134,7 @@ def test_classes_that_val_has_few_images_of_are_not_tested(detector):
 
 def test_groups_are_compared_as_wholes(detector, monkeypatch):
     """With features that differ between groups, one new group is like any other, though its images are not independent."""
-    monkeypatch.setattr(shift, "DRAWS", 399)
+    monkeypatch.setattr(two_sample, "DRAWS", 399)
     groups = np.arange(1500) % 150
     val = likeness(detector, 1500, groups=groups, spread=0.7)
     apart = likeness(detector, 1500, spread=0.7, groups=None)
@@ -198,9 +200,17 @@ def test_the_directions_are_those_in_which_classes_agree(detector):
     np.testing.assert_allclose(np.cov(points.T), np.eye(D - K + 1), atol=0.3)
 
 
+@given(st.integers(1, 5), st.integers(1, 40), st.integers(1, 9), st.integers(0, 2**32 - 1))
+def test_sums_by_place_are_those_of_a_sparse_matrix(sets, columns, places, seed):
+    rng = np.random.default_rng(seed)
+    values, place = rng.normal(size=(sets, columns)), rng.integers(0, places, columns)
+    matrix = csr_array((np.ones(columns), (np.arange(columns), place)), (columns, places))
+    assert (two_sample._sums(values, place, places) == values @ matrix).all()
+
+
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30), st.lists(st.floats(-1e6, 1e6), max_size=30))
 def test_ranks_are_shares_of_val(val, new):
-    theirs, ours = shift._ranks(np.array(val), np.array(new))
+    theirs, ours = two_sample._ranks(np.array(val), np.array(new))
     assert np.isclose(theirs.sum(), 0) and (np.abs(ours) <= 0.5).all()
     assert all((a - b) * (x - y) >= 0 for a, x in zip(ours, new, strict=True) for b, y in zip(theirs, val, strict=True))
 

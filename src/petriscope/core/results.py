@@ -22,6 +22,7 @@ from pydantic import (
 
 from petriscope.core.errors import RequestError, shortened, shown
 from petriscope.core.files import parsing
+from petriscope.core.shift import ShiftTest
 
 SCHEMA_VERSION = 2
 CLASSIFICATION, SEGMENTATION = "classification", "segmentation"
@@ -196,58 +197,6 @@ class OODSummary(Result):
     threshold: float
     flagged: int
     share: float
-
-
-class Difference(Result):
-    """How a measure of images differs from that of val; see `petriscope.trust.shift.MEASURES`.
-
-    Args:
-        val, here: medians, one per channel or one.
-        deviations: the difference in standard deviations of val, with its sign; of channels, the largest.
-    """
-
-    measure: str
-    val: list[float]
-    here: list[float]
-    deviations: float
-
-
-class ClassShare(Result):
-    """The share of images that are predicted as a class, of val and of other images."""
-
-    name: str
-    val: float
-    here: float
-
-
-class ShiftTest(Result):
-    """Whether images are drawn like those of val; see `petriscope.trust.shift`.
-
-    Args:
-        n: images that were compared, of ``of`` images; ``val``: images of val that they were compared with.
-        level: guarantees are withdrawn where ``p`` is at most this.
-        not_tested: why there was no test; None: there was one.
-        p: the p-value; ``p_features``, ``p_appearance``, ``p_ood``, ``p_uncertainty``: by one statistic alone.
-        withdrawn: whether guarantees made on val are withdrawn for these images.
-        differs: the measures that differ most first.
-        p_class_mix: of a test of the shares of predicted classes; ``class_mix``: the three that differ most if they do. They
-            are no reason to withdraw guarantees.
-    """
-
-    n: int
-    of: int
-    val: int
-    level: float
-    not_tested: str | None = None
-    p: float | None = None
-    p_features: float | None = None
-    p_appearance: float | None = None
-    p_ood: float | None = None
-    p_uncertainty: float | None = None
-    withdrawn: bool = False
-    differs: list[Difference] = Field(default_factory=list)
-    p_class_mix: float | None = None
-    class_mix: list[ClassShare] = Field(default_factory=list)
 
 
 class TrustMetrics(Result):

@@ -17,11 +17,11 @@ from petriscope.core.recipe import TTA, Recipe, SourceSection
 from petriscope.core.results import (
     Adaptation,
     Scaling,
-    ShiftTest,
     TrainingSummary,
     TriedSetting,
 )
 from petriscope.core.scale import Scale, asked_scale
+from petriscope.core.shift import ShiftTest
 from petriscope.data import Dataset, ImageSet
 from petriscope.data.fingerprint import fingerprint
 from petriscope.data.membership import UNKNOWN, Exposure

@@ -12,10 +12,10 @@ from petriscope.core.progress import progress, say
 from petriscope.core.results import (
     SelfTraining,
     SelfTrainingRound,
-    ShiftTest,
     TrainingSummary,
 )
 from petriscope.core.scale import Scale
+from petriscope.core.shift import ShiftTest
 from petriscope.data import Dataset
 from petriscope.data.membership import Exposure
 from petriscope.experiments.adapted import SUGGESTED, begin_adapted, cost_at_home

@@ -23,7 +23,7 @@ from petriscope.inference.predictor import Predictor, load_model
 from petriscope.inference.scaling import ChosenScale, scale_set
 from petriscope.run.folder import is_run, open_run
 from petriscope.trust.object_size import SIZE, estimate_scale
-from petriscope.trust.shift import deviations
+from petriscope.trust.two_sample import deviations
 
 MOST = 2000  # images that are measured, of each side
 CHANNELS = {1: ("brightness of the background",), 3: tuple(f"background, {c}" for c in ("red", "green", "blue"))}
@@ -45,7 +45,7 @@ class Beside:
 
     Args:
         deviations: how far the median of the first lies from that of the second, in standard deviations of the second, see
-            `petriscope.trust.shift.deviations`; None where a side has no median.
+            `petriscope.trust.two_sample.deviations`; None where a side has no median.
     """
 
     measure: str

@@ -14,7 +14,8 @@ from petriscope.inference.likeness import compare_files
 from petriscope.inference.predict import CHUNK, Attempt, Rows, Wanted, rows_by_chunk
 from petriscope.inference.predictor import Predictor
 from petriscope.models import ENSEMBLE
-from petriscope.trust.abstention import Abstention, plan_abstention
+from petriscope.trust.abstention import Abstention
+from petriscope.trust.plan import plan_abstention
 from petriscope.trust.verdict import NOTHING, UNCLAIMED, verdict
 
 

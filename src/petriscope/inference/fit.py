@@ -16,8 +16,9 @@ from petriscope.data.imageset import ImageSet
 from petriscope.inference.predictor import Prediction, Predictor
 from petriscope.inference.tta import TTA
 from petriscope.trust.ood import Detector, Seen, fit_detector
-from petriscope.trust.shift import MOST_OF_VAL, Likeness, appearance_of, fit_likeness, fit_looks
+from petriscope.trust.shift import MOST_OF_VAL, appearance_of, fit_likeness, fit_looks
 from petriscope.trust.state import Reference, Trust, fit_reference
+from petriscope.trust.two_sample import Likeness
 
 DETECTOR_IMAGES = 2500  # per split, at most; more images hardly change the detector
 CHUNK = 256  # images that are measured at a time

@@ -1,4 +1,4 @@
-"""Compares images with those of val before guarantees made on val are used on them; see `petriscope.trust.shift`."""
+"""Compares images with those of val before guarantees made on val are used on them; see `petriscope.trust.two_sample`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from petriscope.core.progress import progress
-from petriscope.core.results import ShiftTest
+from petriscope.core.shift import ShiftTest
 from petriscope.data.imageset import ImageSet
 from petriscope.data.in_memory import AnyFile
 from petriscope.inference.fit import sample_rows
 from petriscope.inference.predict import Attempt, decoded, digests_of
 from petriscope.inference.predictor import Predictor
-from petriscope.trust.shift import FALSE_ALARMS, MOST, Traits, compare, joined
+from petriscope.trust.two_sample import FALSE_ALARMS, MOST, Traits, compare, joined
 
 CHUNK = 128  # images in memory at a time
 SHOWN = 6  # images that a report shows

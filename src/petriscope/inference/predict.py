@@ -137,7 +137,7 @@ def predict_files(
     Args:
         out: a CSV file; for segmentation, a folder; None: nothing is written.
         tta: test-time augmentation; None: as in the recipe.
-        max_error, set_coverage: see `petriscope.trust.abstention.plan_abstention`. If one is given, the images are first
+        max_error, set_coverage: see `petriscope.trust.plan.plan_abstention`. If one is given, the images are first
             compared with those of val. Where they are shown not to be like them, nothing is answered.
         without_guarantee: answer them all the same, without any claim.
         withdrawn: called with the comparison, a `petriscope.inference.likeness.Compared`, where guarantees are withdrawn.

@@ -38,9 +38,10 @@ from petriscope.models.weights import differences, not_finite
 from petriscope.tasks import Task, find_task
 from petriscope.trust.ood import Seen, observe
 from petriscope.trust.prior import Prior
-from petriscope.trust.shift import Likeness, Traits, appearance_of
+from petriscope.trust.shift import appearance_of
 from petriscope.trust.state import TENSORS, Trust
 from petriscope.trust.temperature import scale
+from petriscope.trust.two_sample import Likeness, Traits
 
 Side = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
 Channels = Annotated[int, Field(ge=1, le=64)]

@@ -6,11 +6,11 @@ import numpy as np
 
 from petriscope.core.errors import RequestError
 from petriscope.core.results import ScaleEstimate
-from petriscope.trust.shift import Likeness, quantiles
+from petriscope.trust.two_sample import Likeness, quantiles
 
 FEWEST = 20  # images with an object, on either side
 LEAST, MOST = 1 / 3, 3.0  # factors; others are taken for failures of the measure
-SIZE = -2  # the column of `petriscope.trust.shift.Traits.appearance` that has the size of the object
+SIZE = -2  # the column of `petriscope.trust.two_sample.Traits.appearance` that has the size of the object
 GIVE = "give a factor, or micrometers per pixel"
 
 

@@ -29,8 +29,8 @@ from petriscope.metrics.intervals import group_index, proportion95
 from petriscope.metrics.selective import DELTA, Threshold, aurc, guaranteed_threshold, uncertainty
 from petriscope.trust.ood import INSIDE, Detector, Mahalanobis, Mixture
 from petriscope.trust.prior import Prior, implied_shares, reweight
-from petriscope.trust.shift import KINDS, Likeness
 from petriscope.trust.temperature import fit_temperature, scale
+from petriscope.trust.two_sample import KINDS, Likeness
 
 MAX_ERRORS = (0.005, 0.01, 0.02, 0.05, 0.1)
 LEVELS = (0.9, 0.95)
