@@ -142,6 +142,11 @@ def test_what_cannot_be_adapted_is_refused_and_leaves_nothing(kept, tmp_path):
     assert not (tmp_path / "made").exists()
 
 
+def test_options_for_labeled_images_are_said_to_have_no_effect(kept, tmp_path, capsys):
+    api.adapt(kept / "run", unlabeled=kept / "more", out=tmp_path / "made", minutes=3, quiet=True)
+    assert "have no effect without --data" in capsys.readouterr().err
+
+
 def test_the_command(kept, tmp_path, monkeypatch, capsys):
     from petriscope import cli
 

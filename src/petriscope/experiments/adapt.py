@@ -137,7 +137,7 @@ def adapt(
         model: a run folder.
         data: the source of the labeled images; a source without splits is used as a whole. None: there are none.
         out: the folder to make; default ``runs/<run>-<data>-seed<N>``.
-        split: the split of ``data`` to use.
+        split: the split of ``data`` to use; without ``data``, it has no effect, and nor has ``minutes``, which is said.
         home: where the run's own data are now; None: where its recipe says.
         classes, prior: which classes occur at the place, or the share of each, see `petriscope.predict`. The cross-validated
             metrics are for these; the adapted run predicts all classes unless it is told so again.
@@ -181,6 +181,8 @@ def adapt(
     folder = Path("runs") / f"{slug(recipe.name)}-seed{seed}" if out is None else Path(out)
     check_free(None if out is None else folder)
     if source is None:
+        if split != "train" or minutes != MINUTES:
+            say("note: --split and --minutes are for labeled images, and have no effect without --data")
         target = load_target(base, run, more or "", name, known, asked, quiet)
     else:
         place = _place(base, run, source, split, name, known, more, seed, quiet, asked)
