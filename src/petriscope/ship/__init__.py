@@ -1,0 +1,1 @@
+"""What leaves the laboratory: packages, and pages that predict in a browser."""

@@ -1,0 +1,328 @@
+"""One HTML file that predicts in the browser: model, runtime and code are in it, and images do not leave the computer.
+
+The model is run by onnxruntime-web, compiled to WebAssembly. Image files are decoded and resized by code of the page that gives
+the pixels that Petriscope gives (``templates/png.js``, ``resize.js``, ``pixels.js``).
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import shutil
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256 as hashed
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from petriscope.core.drawing import class_colors
+from petriscope.core.errors import DataError, RequestError
+from petriscope.core.files import parse_json, parsing, read_text, write_text
+from petriscope.data.decode import Filter
+from petriscope.trust.abstention import NO_CLASS, NOT_SURE
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+VERSION = "1.30.0"  # of onnxruntime-web
+PACKAGE = "onnxruntime-web"
+CODE, WASM = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"
+# SHA-256 of the files as npm has them.
+DIGESTS = {
+    CODE: "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
+    WASM: "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
+}
+LICENSE = """\
+This file contains onnxruntime-web (ONNX Runtime).
+
+MIT License
+
+Copyright (c) Microsoft Corporation
+
+Permission is hereby granted, free of charge, to any person obtaining a copy
+of this software and associated documentation files (the "Software"), to deal
+in the Software without restriction, including without limitation the rights
+to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
+copies of the Software, and to permit persons to whom the Software is
+furnished to do so, subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all
+copies or substantial portions of the Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
+LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
+SOFTWARE."""
+TEMPLATES = Path(__file__).parent / "templates"
+SCRIPTS = ("resize.js", "png.js", "pixels.js", "files.js", "answers.js", "model.js", "page.js")
+SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp")  # that the page takes from folders
+MOST_MODEL = 300_000_000  # bytes; browsers do not hold a text much longer than what these become
+MOST_TESTS = 4_000_000  # bytes of all test images
+COLUMNS_FIRST = 13  # the major version of Pillow since which tall images are first made lower when they shrink
+CLAIM = (
+    "Guarantees hold for images like those of val, taken in the same way. Whether the images given are like them is not tested "
+    "by this page; petriscope predict tests it. Here, each image is judged by its out-of-distribution score alone."
+)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Input(_Part):
+    """The images that a model takes."""
+
+    height: int = Field(gt=0)
+    width: int = Field(gt=0)
+    channels: int
+    filter: Filter
+    bits: int
+    scale: float | str | None = None
+
+
+class ErrorRate(_Part):
+    """An error rate on offer, with the uncertainty up to which images are answered; None: val does not support one."""
+
+    max_error: float
+    threshold: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Coverage(_Part):
+    """A coverage of prediction sets on offer."""
+
+    coverage: float
+    notes: tuple[str, ...] = ()
+
+
+class Manifest(_Part):
+    """What the page needs of ``package.json``."""
+
+    name: str
+    created: str
+    task: str
+    classes: tuple[str, ...]
+    fingerprint: str
+    precision: str
+    tta: str
+    input: Input
+    error_rates: tuple[ErrorRate, ...] = ()
+    coverages: tuple[Coverage, ...] = ()
+
+
+@dataclass(frozen=True)
+class Test:
+    """A test image, in its file's bytes, and its class; for masks, the share of each class."""
+
+    name: str
+    content: bytes
+    expected: int | list[float]
+
+
+def write_page(package: Path, out: Path, runtime: Path | None = None) -> None:
+    """Write the page of a package.
+
+    Args:
+        package: its folder.
+        out: the HTML file; an existing one is replaced.
+        runtime: where onnxruntime-web is; see `find_runtime`.
+
+    Raises:
+        RequestError: the package has what a page cannot do, or onnxruntime-web is not there.
+        PetriscopeError: the disk is full or read-only.
+    """
+    path = package / "package.json"
+    with parsing(path, "export the run again"):
+        manifest = Manifest.model_validate(parse_json(read_text(path, MOST_TESTS, "the manifest")))
+    _refuse(manifest)
+    model = package / "model.onnx"
+    if (size := model.stat().st_size) > MOST_MODEL:
+        raise RequestError(
+            f"a page holds a model of at most {MOST_MODEL // 1_000_000} MB, and this one has {size / 1e6:,.0f} MB; "
+            "export it with --format onnx, or with --precision int8"
+        )
+    files = read_runtime(find_runtime(runtime))
+    parts = {"runtime": files[CODE], "wasm": files[WASM], "model": model.read_bytes()}
+    tests = read_tests(package / "tests", manifest)
+    write_text(out, _html(manifest, {name: _packed(content) for name, content in parts.items()}, tests))
+
+
+def _refuse(manifest: Manifest) -> None:
+    if manifest.task not in ("classification", "segmentation"):
+        raise RequestError(f"there is no page for the task {manifest.task}; export it with --format onnx")
+    if manifest.input.scale is not None:
+        raise RequestError(
+            f"this model scales images (data.scale {manifest.input.scale}), which a page does not do; export it with "
+            "--format onnx"
+        )
+
+
+def find_runtime(given: Path | None) -> Path:
+    """The folder with the files of onnxruntime-web.
+
+    Args:
+        given: the folder of the npm package, its folder ``dist``, or one with ``node_modules``; None: it is looked for in
+            ``./node_modules``, and then among what npm installed globally.
+
+    Raises:
+        RequestError: it is not there, or another version is.
+    """
+    get = (
+        f"get it with npm install {PACKAGE}@{VERSION}, and name its folder with --runtime FOLDER if npm runs elsewhere"
+    )
+    roots = [given] if given is not None else [Path(), *_global()]
+    for root in roots:
+        for folder in (root / "node_modules" / PACKAGE, root / PACKAGE, root, root.parent):
+            about = folder / "package.json"
+            if about.is_file() and parse_json(read_text(about, MOST_TESTS, "a file of npm")).get("name") == PACKAGE:
+                found = parse_json(read_text(about, MOST_TESTS, "a file of npm")).get("version")
+                if found != VERSION:
+                    raise RequestError(
+                        f"{folder} has version {found} of {PACKAGE}, and the page needs {VERSION}; {get}"
+                    )
+                return folder / "dist"
+    where = f"in {given}" if given is not None else "in ./node_modules, or where npm installs globally"
+    raise RequestError(f"the page needs {PACKAGE} {VERSION}, which is not {where}; {get}")
+
+
+def _global() -> list[Path]:
+    npm = shutil.which("npm")
+    if npm is None:
+        return []
+    found = subprocess.run([npm, "root", "-g"], capture_output=True, text=True, check=False)
+    return [Path(found.stdout.strip())] if found.returncode == 0 and found.stdout.strip() else []
+
+
+def read_runtime(folder: Path) -> dict[str, bytes]:
+    """The files of onnxruntime-web, by name.
+
+    Raises:
+        RequestError: one is missing, or differs from what was published.
+    """
+    out = {}
+    for name, digest in DIGESTS.items():
+        path = folder / name
+        if not path.is_file():
+            raise RequestError(f"{path} is missing; install it again with npm install {PACKAGE}@{VERSION}")
+        out[name] = path.read_bytes()
+        if sha256(out[name]) != digest:
+            raise RequestError(
+                f"{path} is not the file that was published with {PACKAGE} {VERSION}: its SHA-256 differs. Install it again"
+            )
+    return out
+
+
+def sha256(content: bytes) -> str:
+    """In hexadecimal digits."""
+    return hashed(content).hexdigest()
+
+
+def read_tests(folder: Path, manifest: Manifest) -> list[Test]:
+    """The test images of a package that the page reads, up to `MOST_TESTS` bytes.
+
+    ``vectors.npz`` has the names of the image files in ``names`` and what the run answers on them in ``label`` or ``classes``.
+    """
+    vectors = folder / "vectors.npz"
+    if not vectors.is_file():
+        return []
+    with parsing(vectors, "export the run again"), np.load(vectors, allow_pickle=False) as arrays:
+        key = "classes" if manifest.task == "segmentation" else "label"
+        if "names" not in arrays or key not in arrays:
+            return []
+        names, answers = [str(name) for name in arrays["names"]], arrays[key]
+    out: list[Test] = []
+    room = MOST_TESTS
+    for name, answer in zip(names, answers, strict=False):
+        path = folder / name
+        if path.parent != folder or not path.is_file():
+            raise DataError(f"{vectors} names {name}, which is not beside it")
+        if path.suffix.lower() not in SUFFIXES or (room := room - path.stat().st_size) < 0:
+            continue
+        shares = np.bincount(np.ravel(answer), minlength=len(manifest.classes)) / np.size(answer)
+        expected = shares.tolist() if manifest.task == "segmentation" else int(answer)
+        out.append(Test(name, path.read_bytes(), expected))
+    return out
+
+
+def _packed(content: bytes) -> str:
+    return base64.b64encode(gzip.compress(content, mtime=0)).decode()
+
+
+def _html(manifest: Manifest, parts: dict[str, str], tests: list[Test]) -> str:
+    from markupsafe import Markup
+
+    text = script()
+    digest = base64.b64encode(hashed(text.encode()).digest()).decode()
+    notes = [note for each in manifest.error_rates for note in each.notes]
+    notes += [note for each in manifest.coverages for note in each.notes]
+    return (
+        _environment()
+        .get_template("browser.html")
+        .render(
+            manifest=manifest,
+            dense=manifest.task == "segmentation",
+            about=Markup(json.dumps(_about(manifest, tests)).replace("<", "\\u003c")),
+            parts=parts,
+            script=Markup(text),
+            digest=digest,
+            limits=list(dict.fromkeys(notes)),
+            claim=CLAIM,
+            colors=class_colors(len(manifest.classes)).tolist(),
+            tests=len(tests),
+            license=Markup(LICENSE),
+            runtime_version=VERSION,
+        )
+    )
+
+
+def script() -> str:
+    """The JavaScript of the page."""
+    return "\n".join((TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS)
+
+
+def _about(manifest: Manifest, tests: list[Test]) -> dict[str, Any]:
+    """What the script knows of the model."""
+    return {
+        "name": manifest.name,
+        "task": manifest.task,
+        "classes": manifest.classes,
+        "input": {**manifest.input.model_dump(), "columns_first": columns_first()},
+        "error_rates": [each.model_dump() for each in manifest.error_rates],
+        "coverages": [each.model_dump() for each in manifest.coverages],
+        "colors": class_colors(len(manifest.classes)).tolist(),
+        "suffixes": SUFFIXES,
+        "words": {"not_sure": NOT_SURE, "no_class": NO_CLASS, "claim": CLAIM},
+        "tests": [
+            {"name": test.name, "content": base64.b64encode(test.content).decode(), "expected": test.expected}
+            for test in tests
+        ],
+    }
+
+
+def columns_first() -> bool:
+    """Whether the Pillow that is installed shrinks the columns of tall images first, as the page then does."""
+    import PIL
+
+    return int(PIL.__version__.split(".")[0]) >= COLUMNS_FIRST
+
+
+@cache
+def _environment() -> Environment:
+    """Templates of this room, and the style sheet of reports."""
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=ChoiceLoader([PackageLoader("petriscope.ship"), PackageLoader("petriscope.report")]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

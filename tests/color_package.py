@@ -1,0 +1,112 @@
+"""A package whose model needs no training: an image is of the class of its brightest channel, and bright images are outliers."""
+
+from __future__ import annotations
+
+import json
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+CLASSES = ("red", "green", "blue, or so")
+SIDE = (10, 12)
+THRESHOLDS = (None, 0.02, 0.2)
+RATES = (0.005, 0.01, 0.1)
+# fmt: off
+CLASSIFIER = """
+<ir_version: 8, opset_import: ["" : 18]>
+color (uint8[n, 10, 12, 3] images) => (float[n, 3] probabilities, float[n, 3] raw, int64[n] label, float[n] uncertainty,
+    float[n] ood, int64[n, 3] answers, bool[n, 2, 3] sets)
+<float sharp = {0.02}, float bright = {200.0}, int64[2] places = {1, 2}, int64[1] last = {1}, float one = {1.0},
+ float[3] thresholds = {-1.0, 0.02, 0.2}, float[1, 2, 1] limits = {0.1, 0.02}, int64 none = {-1}>
+{
+    pixels = Cast <to = 1> (images)
+    color = ReduceMean <keepdims = 0> (pixels, places)
+    logits = Mul (color, sharp)
+    raw = Softmax <axis = 1> (logits)
+    probabilities = Identity (raw)
+    label = ArgMax <axis = 1, keepdims = 0> (probabilities)
+    largest = ReduceMax <keepdims = 0> (probabilities, last)
+    uncertainty = Sub (one, largest)
+    brightness = ReduceMean <keepdims = 0> (color, last)
+    ood = Div (brightness, bright)
+    doubt = Unsqueeze (uncertainty, last)
+    sure = LessOrEqual (doubt, thresholds)
+    near = LessOrEqual (ood, one)
+    inside = Unsqueeze (near, last)
+    answered = And (sure, inside)
+    guess = Unsqueeze (label, last)
+    answers = Where (answered, guess, none)
+    each = Unsqueeze (probabilities, last)
+    sets = GreaterOrEqual (each, limits)
+}
+"""
+SEGMENTER = """
+<ir_version: 8, opset_import: ["" : 18]>
+color (uint8[n, 10, 12, 3] images) => (uint8[n, 10, 12] classes, float[n, 10, 12] confidence, float[n, 3, 10, 12] probabilities)
+<float sharp = {0.02}, int64[1] second = {1}>
+{
+    pixels = Cast <to = 1> (images)
+    planes = Transpose <perm = [0, 3, 1, 2]> (pixels)
+    logits = Mul (planes, sharp)
+    probabilities = Softmax <axis = 1> (logits)
+    best = ArgMax <axis = 1, keepdims = 0> (probabilities)
+    classes = Cast <to = 2> (best)
+    confidence = ReduceMax <keepdims = 0> (probabilities, second)
+}
+"""
+# fmt: on
+
+
+def images(count: int = 12) -> np.ndarray:
+    """Of one color each, with noise, uint8 [N, H, W, 3]; every fourth is bright."""
+    rng = np.random.default_rng(0)
+    base = rng.integers(0, 200, (count, 1, 1, 3))
+    base[::4] = rng.integers(180, 230, (len(base[::4]), 1, 1, 3))
+    return (base + rng.integers(-20, 20, (count, *SIDE, 3))).clip(0, 255).astype(np.uint8)
+
+
+def png(image: np.ndarray) -> bytes:
+    out = BytesIO()
+    Image.fromarray(image).save(out, "PNG")
+    return out.getvalue()
+
+
+def write_package(folder: Path, dense: bool = False, **changes: Any) -> Path:
+    """The package, with six test images.
+
+    Args:
+        changes: of the manifest.
+    """
+    import onnx
+    from onnx import parser
+
+    (folder / "tests").mkdir(parents=True)
+    onnx.save(parser.parse_model(SEGMENTER if dense else CLASSIFIER), folder / "model.onnx")
+    some = images(6)
+    for number, image in enumerate(some):
+        (folder / "tests" / f"{number}.png").write_bytes(png(image))
+    names = np.array([f"{number}.png" for number in range(6)])
+    key, answers = ("classes", some.argmax(3).astype(np.uint8)) if dense else ("label", some.mean((1, 2)).argmax(1))
+    np.savez(folder / "tests" / "vectors.npz", names=names, **{key: answers})
+    rates = [
+        {"max_error": rate, "threshold": threshold, "notes": [f"a note on {100 * rate:g} %"]}
+        for rate, threshold in zip(RATES, THRESHOLDS, strict=True)
+    ]
+    manifest = {
+        "name": "colors",
+        "created": "2026-01-01T00:00:00+00:00",
+        "task": "segmentation" if dense else "classification",
+        "classes": CLASSES,
+        "fingerprint": "0123456789abcdef",
+        "precision": "fp32",
+        "tta": "none",
+        "input": {"height": SIDE[0], "width": SIDE[1], "channels": 3, "filter": "bilinear", "bits": 16, "scale": None},
+        "error_rates": [] if dense else rates,
+        "coverages": [] if dense else [{"coverage": level, "notes": []} for level in (0.9, 0.95)],
+        **changes,
+    }
+    (folder / "package.json").write_text(json.dumps(manifest))
+    return folder

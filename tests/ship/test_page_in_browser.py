@@ -1,0 +1,217 @@
+"""A page in Chromium, from a file and without network: it answers as onnxruntime does in Python on the same files."""
+
+import base64
+import csv
+import os
+import shutil
+from io import BytesIO, StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+import color_package
+from petriscope.core.errors import RequestError
+from petriscope.data.decode import decode_file
+from petriscope.ship import page
+
+pytest.importorskip("onnxruntime")
+playwright = pytest.importorskip("playwright.sync_api")
+RUNTIME = "ONNXRUNTIME_WEB"  # environment variable: the folder of the npm package, or one with node_modules
+
+
+@pytest.fixture(scope="module")
+def browser():
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    with playwright.sync_playwright() as started:
+        running = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def runtime():
+    given = os.environ.get(RUNTIME)
+    try:
+        return page.find_runtime(None if given is None else Path(given))
+    except RequestError as error:
+        pytest.skip(f"{error}; tests also look in the folder that the environment variable {RUNTIME} names")
+
+
+@pytest.fixture(scope="module")
+def opened(browser, runtime, tmp_path_factory):
+    """A page of a package, opened and ready. All requests and complaints of the browser are collected, and there must be none."""
+    troubles = []
+    contexts = []
+
+    def open_page(dense: bool, query: str = ""):
+        folder = tmp_path_factory.mktemp("page")
+        package = color_package.write_package(folder / "package", dense)
+        page.write_page(package, folder / "page.html", runtime)
+        context = browser.new_context(offline=True, viewport={"width": 390, "height": 844})
+        contexts.append(context)
+        shown = context.new_page()
+        shown.on("console", lambda said: troubles.append(said.text))
+        shown.on("pageerror", lambda error: troubles.append(str(error)))
+        shown.on("request", lambda asked: troubles.append(asked.url) if asked.url.startswith("http") else None)
+        shown.goto(f"{(folder / 'page.html').as_uri()}{query}")
+        playwright.expect(shown.locator("#status")).to_have_text("Ready.", timeout=60_000)
+        return package, shown
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not troubles
+
+
+def expected(package: Path, files: list[Path]) -> list[np.ndarray]:
+    """The outputs of the model in Python."""
+    import onnxruntime
+
+    shape = (*color_package.SIDE, 3)
+    images = np.stack([decode_file(path, shape[:2], "bilinear", "rgb") for path in files])
+    return onnxruntime.InferenceSession(package / "model.onnx").run(None, {"images": images})
+
+
+def given_files(folder: Path) -> list[Path]:
+    """Images in several formats, some larger than the model takes, and one turned by its EXIF tag."""
+    exif = Image.Exif()
+    exif[0x112] = 6
+    large = Image.fromarray(color_package.images(3)[2]).resize((90, 70), Image.Resampling.BICUBIC)
+    kinds = {
+        "a.jpg": {"quality": 90},
+        "b.webp": {"lossless": True},
+        "c.bmp": {},
+        "turned.jpg": {"exif": exif, "quality": 95},
+    }
+    for name, options in kinds.items():
+        out = BytesIO()
+        large.save(out, {"jpg": "JPEG"}.get(name.split(".")[1], name.split(".")[1].upper()), **options)
+        (folder / name).write_bytes(out.getvalue())
+    for number, image in enumerate(color_package.images(20)):
+        (folder / f"{number:02d}.png").write_bytes(color_package.png(image))
+    return sorted(folder.iterdir())
+
+
+def give(shown, files: list[Path]) -> None:
+    shown.set_input_files("#files", files)
+    playwright.expect(shown.locator("#status")).to_contain_text(f"{len(files)} images done", timeout=60_000)
+
+
+def table(shown) -> list[dict[str, str]]:
+    with shown.expect_download() as started:
+        shown.click("#csv")
+    return list(csv.DictReader(StringIO(Path(started.value.path()).read_text())))
+
+
+def test_classes(opened, tmp_path):
+    package, shown = opened(dense=False, query="?test")
+    playwright.expect(shown.locator("#tested")).to_have_text("6 of 6 equal.", timeout=60_000)
+    files = given_files(tmp_path)
+    give(shown, files)
+    p, _, label, _, ood, answers, sets = expected(package, files)
+    for chosen in (1, 2):
+        shown.select_option("#rate", str(chosen))
+        shown.select_option("#coverage", "1")
+        rows = table(shown)
+        assert [row["image"] for row in rows] == [path.name for path in files]
+        assert [row["predicted"] for row in rows] == [color_package.CLASSES[k] for k in label]
+        wanted = ["not sure" if k < 0 else color_package.CLASSES[k] for k in answers[:, chosen]]
+        assert [row["answer"] for row in rows] == wanted
+        assert [row["why"].startswith("out of distribution") for row in rows] == (ood > 1).tolist()
+        found = np.array([[float(row[f"p_{name}"]) for name in color_package.CLASSES] for row in rows])
+        assert np.abs(found - p).max() < 1e-5
+        members = [{color_package.CLASSES[k] for k in np.flatnonzero(each)} for each in sets[:, 1]]
+        assert [set(row["set"].split("; ")) for row in rows] == members
+    assert "a note on 10 %" in shown.inner_text("#claims") and page.CLAIM in shown.inner_text("#claims")
+    assert shown.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_what_cannot_be_read_comes_first_and_is_told(opened, tmp_path):
+    _, shown = opened(dense=False)
+    files = given_files(tmp_path)
+    (tmp_path / "scan.tif").write_bytes(b"II*\0" + b"\0" * 60)
+    give(shown, [*files, tmp_path / "scan.tif"])
+    shown.select_option("#rate", "0")
+    cards = shown.locator("#cards li")
+    assert "TIFF files are not read by this page" in cards.first.inner_text()
+    assert "out of distribution" in cards.nth(1).inner_text()
+    assert "no confidence guarantees at most 0.5\u00a0% errors" in cards.last.inner_text()
+    assert "0 answered" in shown.inner_text("#summary")
+    shown.select_option("#rate", "")
+    shown.select_option("#show", "unreadable")
+    assert cards.count() == 1
+    shown.select_option("#show", "all")
+    shown.fill("#find", "TURNED")
+    assert cards.count() == 1
+    shown.fill("#find", "")
+    shown.locator("#cards summary").first.focus()
+    shown.keyboard.press("ArrowRight")
+    shown.keyboard.press("Enter")
+    playwright.expect(cards.nth(2).locator("table")).to_be_visible()
+    shown.click("#clear")
+    playwright.expect(shown.locator("#results")).to_be_hidden()
+
+
+def test_masks(opened, tmp_path):
+    package, shown = opened(dense=True, query="?test")
+    playwright.expect(shown.locator("#tested")).to_have_text("6 of 6 equal.", timeout=60_000)
+    files = given_files(tmp_path)
+    give(shown, files)
+    classes, confidence, _ = expected(package, files)
+    rows = table(shown)
+    assert list(rows[0]) == [
+        "image",
+        "mask",
+        "confidence",
+        "error",
+        *(f"share_{name}" for name in color_package.CLASSES),
+    ]
+    found = np.array([[float(row[f"share_{name}"]) for name in color_package.CLASSES] for row in rows])
+    assert np.abs(found - np.stack([(classes == k).mean((1, 2)) for k in range(3)], 1)).max() < 1e-9
+    assert np.abs([float(row["confidence"]) for row in rows] - confidence.mean((1, 2))).max() < 1e-5
+    assert shown.locator("#cards canvas").count() == len(files)
+
+
+def test_what_the_browser_decodes_has_the_pixels_that_pillow_gives(browser, tmp_path):
+    rng = np.random.default_rng(4)
+    small = Image.fromarray(rng.integers(0, 256, (9, 13, 3)).astype(np.uint8))
+    smooth = small.resize((200, 150), Image.Resampling.BICUBIC)
+    clear = smooth.copy()
+    clear.putalpha(Image.fromarray(np.where(np.indices((150, 200)).sum(0) % 90 > 45, 255, 0).astype(np.uint8)))
+    exif = Image.Exif()
+    exif[0x112] = 5
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    kinds = {
+        "444.jpg": (smooth, {"quality": 95, "subsampling": 0}),
+        "420.jpg": (smooth, {"quality": 80, "subsampling": 2, "icc_profile": profile}),
+        "progressive.jpg": (smooth, {"quality": 85, "progressive": True, "exif": exif}),
+        "gray.jpg": (smooth.convert("L"), {}),
+        "lossy.webp": (smooth, {"quality": 80, "exif": exif}),
+        "lossless.webp": (clear, {"lossless": True, "exact": True, "icc_profile": profile}),
+        "8.bmp": (smooth.convert("P"), {}),
+    }
+    (tmp_path / "page.html").write_text(f"<script>{page.script().split('// The model in the page')[0]}</script>")
+    shown = browser.new_page()
+    shown.goto((tmp_path / "page.html").as_uri())
+    worst = {}
+    for name, (image, options) in kinds.items():
+        path = tmp_path / name
+        image.save(path, **options)
+        found = shown.evaluate(READ, base64.b64encode(path.read_bytes()).decode())
+        expected = decode_file(path, None, "bilinear", "rgb")
+        got = np.frombuffer(base64.b64decode(found["data"]), np.uint8).reshape(found["height"], found["width"], 3)
+        assert got.shape == expected.shape, name
+        worst[name] = int(np.abs(got.astype(int) - expected).max())
+    assert worst == dict.fromkeys(kinds, 0)
+
+
+READ = """async (content) => {
+  const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+  const read = await decoded(bytes, 16);
+  const image = inColor(turned(onWhite(read), read.orientation), 3);
+  return { ...image, data: btoa(Array.from(image.data, (value) => String.fromCharCode(value)).join("")) };
+}"""
