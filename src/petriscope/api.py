@@ -26,11 +26,13 @@ from petriscope.experiments.evaluate import evaluate as evaluate
 from petriscope.experiments.train import resume as resume
 from petriscope.experiments.train import train as train
 from petriscope.explain.image_files import explain_files
+from petriscope.inference.files import find_images
 from petriscope.inference.given import as_files
 from petriscope.inference.likeness import Compared
-from petriscope.inference.predict import Rows, find_images, predict_files
+from petriscope.inference.predict import predict_files
 from petriscope.inference.predictor import Predictor, load_model
 from petriscope.inference.scaling import ChosenScale, choose_scale, sentence, sizes_in_files
+from petriscope.inference.table import Rows
 from petriscope.report.audit import write_audit_page
 from petriscope.report.explanations import checked, write_page
 from petriscope.report.page import write_report

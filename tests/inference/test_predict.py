@@ -13,8 +13,9 @@ from petriscope.core.recipe import load_recipe
 from petriscope.data.batches import Batches
 from petriscope.data.contents import Content
 from petriscope.data.imageset import ImageSet
-from petriscope.inference import classification, predict
-from petriscope.inference.predict import find_images
+from petriscope.inference import answers, predict
+from petriscope.inference import files as image_files
+from petriscope.inference.files import find_images
 from petriscope.inference.predictor import Predictor
 from petriscope.models import build_model
 from petriscope.tasks import find_task
@@ -33,7 +34,7 @@ def predictor():
 @pytest.fixture
 def files(tmp_path, monkeypatch):
     """Eight files, in chunks of three; a chunk has no image that can be read."""
-    monkeypatch.setattr(classification, "CHUNK", CHUNK)
+    monkeypatch.setattr(answers, "CHUNK", CHUNK)
     rng = np.random.default_rng(0)
     paths = [tmp_path / f"{index}, é.png" for index in range(8)]
     for index, path in enumerate(paths):
@@ -56,7 +57,7 @@ def test_the_file_has_the_bytes_of_the_whole_table(predictor, files, tmp_path):
 def test_nothing_is_predicted_before_it_is_asked_for(predictor, files, tmp_path, monkeypatch):
     asked = []
     found = np.zeros((28, 28, 3), np.uint8), Content(200, 8)
-    monkeypatch.setattr(predict, "decode_with_content", lambda path, *_: asked.append(path) or found)
+    monkeypatch.setattr(image_files, "decode_with_content", lambda path, *_: asked.append(path) or found)
     out = tmp_path / "rows.csv"
     parts = iter(predict.predict_files(predictor, files, out, "none"))
     assert asked == []

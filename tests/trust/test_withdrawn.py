@@ -19,7 +19,8 @@ from petriscope import api, cli
 from petriscope.core.errors import PetriscopeError, RequestError
 from petriscope.core.files import locked
 from petriscope.experiments import beside_val
-from petriscope.inference import likeness, predict
+from petriscope.inference import files as image_files
+from petriscope.inference import likeness
 from petriscope.inference.predictor import load_model
 from petriscope.run.folder import open_run
 from petriscope.trust.abstention import NOT_SURE, UNCLAIMED
@@ -115,7 +116,7 @@ def test_few_images_are_judged_one_by_one(run, capsys):
 
 
 def test_nothing_is_compared_where_nothing_is_guaranteed(run, monkeypatch):
-    monkeypatch.setattr("petriscope.inference.classification.compare_files", None)
+    monkeypatch.setattr("petriscope.inference.answers.compare_files", None)
     assert len(api.predict(run, blobs(30, 7, light=25)[0], quiet=True)) == 30
 
 
@@ -285,9 +286,11 @@ def test_files_are_decoded_once_if_there_is_room(run, tmp_path, monkeypatch, cap
         Image.fromarray(image).save(path)
     Image.fromarray(np.zeros((9, 9, 4), np.uint8)).save(paths[3])
     (tmp_path / "30.png").write_bytes(b"no image")
-    decode, asked = predict.decode_with_content, []
-    monkeypatch.setattr(predict, "decode_with_content", lambda path, *rest: asked.append(path) or decode(path, *rest))
-    monkeypatch.setattr(predict, "KEPT_BYTES", room)
+    decode, asked = image_files.decode_with_content, []
+    monkeypatch.setattr(
+        image_files, "decode_with_content", lambda path, *rest: asked.append(path) or decode(path, *rest)
+    )
+    monkeypatch.setattr(image_files, "KEPT_BYTES", room)
     files = [*paths, tmp_path / "30.png"]
     table = api.predict(run, files, **ASKED)
     kept = min(31, room // (16 * 16 * 3))

@@ -1,4 +1,4 @@
-"""Names of classes: how they are cleaned, and which of them a person may have meant as one."""
+"""Names of splits and of classes: how these are cleaned, and which of them a person may have meant as one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
+SPLITS = ("train", "val", "test")
 _EDGES = re.compile(r"^[\s\ufeff\u200b]+|[\s\ufeff\u200b]+$")
 _GAPS = re.compile(r"(?<=\w)[\s_-]+(?=\w)")
 

@@ -22,11 +22,11 @@ from pydantic import (
 
 from petriscope.core.errors import RequestError, shortened, shown
 from petriscope.core.files import parsing
+from petriscope.core.names import SPLITS
 from petriscope.core.shift import ShiftTest
 
 SCHEMA_VERSION = 2
 CLASSIFICATION, SEGMENTATION = "classification", "segmentation"
-SPLITS = ("train", "val", "test")
 FEW_IMAGES = 10  # a part of a split with fewer is not named as the worst, unless all but one have
 FEW_GROUPS = 10  # a bootstrap of fewer does not have its nominal coverage
 OLD_KEYS = {  # of schema version 1

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from petriscope.core.errors import DataError
+from petriscope.core.names import SPLITS
 from petriscope.data.index import row_digests
 from petriscope.data.membership import Exposure, Membership
 from petriscope.tasks import Task, choose_task
 
-SPLITS = ("train", "val", "test")
 CHUNK = 1024
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from petriscope.core.names import SPLITS
+
 FILE = "splits.parquet"
 DIGEST = 16  # bytes of the hash of an image
 UNKNOWN = "the model file has no record of the images that it was trained on, so it cannot be checked"
@@ -177,8 +179,6 @@ class Membership:
             OSError, ValueError, KeyError: it is damaged.
         """
         import pandas as pd
-
-        from petriscope.core.results import SPLITS
 
         with path.open("rb") as handle:
             table = pd.read_parquet(handle)

@@ -16,8 +16,9 @@ from petriscope.experiments.error_groups import accuracy_by_group, confused_pair
 from petriscope.experiments.generic import Seen
 from petriscope.experiments.thumbnails import shrink_images, sides
 from petriscope.explain.classification import BUDGET, explain_split
+from petriscope.inference.base import Prediction
 from petriscope.inference.neighbors import nearest
-from petriscope.inference.predictor import Prediction, Predictor
+from petriscope.inference.predictor import Predictor
 from petriscope.models.cost import multiply_adds
 from petriscope.run.folder import Run
 from petriscope.trust.state import trust_metrics

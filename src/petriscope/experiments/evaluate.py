@@ -21,8 +21,9 @@ from petriscope.data import Dataset, ImageSet
 from petriscope.experiments.beside_val import keep_compared, write_compared
 from petriscope.experiments.breakdown import DOMAIN, break_down, check_column
 from petriscope.experiments.own_data import choose_images
+from petriscope.inference.base import Prediction
 from petriscope.inference.likeness import compare_images
-from petriscope.inference.predictor import Prediction, Predictor, load_model
+from petriscope.inference.predictor import Predictor, load_model
 from petriscope.report.page import write_report
 from petriscope.run.folder import Run, is_run, open_run
 from petriscope.tasks import in_room

@@ -11,7 +11,8 @@ from petriscope.core.recipe import TTA
 from petriscope.core.results import Evaluation
 from petriscope.data.batches import Batches
 from petriscope.data.imageset import Dataset, ImageSet
-from petriscope.inference.predictor import Prediction, Predictor
+from petriscope.inference.base import Prediction
+from petriscope.inference.predictor import Predictor
 from petriscope.inference.tta import checked, predict_batches
 from petriscope.run.folder import Run
 

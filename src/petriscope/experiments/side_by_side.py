@@ -18,8 +18,9 @@ from petriscope.data import ImageSet, load_dataset
 from petriscope.data.recognition import join_sets
 from petriscope.experiments.own_data import find_data
 from petriscope.experiments.unlabeled import read_images
-from petriscope.inference.fit import appearances, sample_rows
+from petriscope.inference.fit import appearances
 from petriscope.inference.predictor import Predictor, load_model
+from petriscope.inference.sampling import sample_rows
 from petriscope.inference.scaling import ChosenScale, scale_set
 from petriscope.run.folder import is_run, open_run
 from petriscope.trust.object_size import SIZE, estimate_scale

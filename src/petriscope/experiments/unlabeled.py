@@ -21,11 +21,12 @@ from petriscope.data.in_memory import AnyFile
 from petriscope.data.sources import NAMED
 from petriscope.data.sources.listing import TABLES
 from petriscope.experiments.own_data import section_elsewhere
-from petriscope.inference.fit import sample_rows
+from petriscope.inference.files import decoded, find_images
 from petriscope.inference.labeling import most_useful
-from petriscope.inference.predict import decoded, find_images, readable_row
 from petriscope.inference.predictor import Predictor
+from petriscope.inference.sampling import sample_rows
 from petriscope.inference.scaling import choose_scale, scale_set, sizes_in
+from petriscope.inference.table import readable_row
 
 MOST = 4000  # images that are looked at
 MOST_BYTES = 2**29  # that they take

@@ -2,101 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
-
-from petriscope.core.progress import say
 from petriscope.data.in_memory import AnyFile
-from petriscope.inference.likeness import compare_files
-from petriscope.inference.predict import CHUNK, Attempt, Rows, Wanted, rows_by_chunk
+from petriscope.inference.answers import answer_files
 from petriscope.inference.predictor import Predictor
+from petriscope.inference.table import Rows, Wanted
 from petriscope.models import ENSEMBLE
-from petriscope.trust.abstention import Abstention
 from petriscope.trust.plan import plan_abstention
-from petriscope.trust.verdict import NOTHING, UNCLAIMED, verdict
 
 
 def predict_files(predictor: Predictor, paths: Sequence[AnyFile], wanted: Wanted) -> Rows:
-    """One row per image: image, predicted, confidence, error, answer, why, set (if ``set_coverage`` is given), assumed (what
-    was said about the classes, and the scale, if anything), and one probability per class (``p_<class>``). ``answer`` is the
-    predicted class, or ``not sure`` with the reasons in ``why``.
-
-    If something is to be guaranteed, the images are compared with val before the first row.
-    """
-    plan = plan_abstention(predictor.trust, predictor.classes, wanted.tta, wanted.max_error, wanted.set_coverage)
-    probabilities = [f"p_{name}" for name in predictor.classes]
-    reweighting, outside = predictor.trust.reweighting, _Outside()
-    scale = predictor.recipe.data.scale
-    words = [] if reweighting is None else [reweighting.prior.cell()]
-    words += [] if scale is None else [f"scale {scale:.6g}" if isinstance(scale, float) else f"{scale} per pixel"]
-    assumed = {"assumed": "; ".join(words)} if words else {}
-
-    def rows_of(images: np.ndarray, paths: list[AnyFile], rules: Abstention) -> list[dict[str, Any]]:
-        found = predictor.predict(images, wanted.tta)
-        if found.outside is not None:
-            outside.note(paths, found.outside)
-        rows = []
-        for p, answer in zip(found.probabilities, rules.rows(found.probabilities, found.ood), strict=True):
-            row = {"predicted": predictor.classes[int(p.argmax())], "confidence": float(p.max()), **answer, **assumed}
-            rows.append({**row, **dict(zip(probabilities, map(float, p), strict=True))})
-        return rows
-
-    def parts() -> Iterator[list[dict[str, Any]]]:
-        rules = plan
-        kept: dict[AnyFile, Attempt] = {}
-        if wanted.max_error is not None or wanted.set_coverage is not None:
-            rules = _checked(predictor, paths, wanted, plan, kept)
-        rows = partial(rows_of, rules=rules)
-        yield from rows_by_chunk(predictor, paths, columns, rows, CHUNK, wanted.quiet, kept)
-        outside.tell()
-
-    answers = ["answer", "why"] if wanted.set_coverage is None else ["answer", "why", "set"]
-    columns = ["image", "predicted", "confidence", "error", *answers, *assumed, *probabilities]
-
-    return Rows(columns, parts(), wanted.out)
-
-
-class _Outside:
-    """Counts the images that look like classes which do not occur."""
-
-    def __init__(self) -> None:
-        self.images, self.count = 0, 0
-        self.first: AnyFile | None = None
-
-    def note(self, paths: Sequence[AnyFile], outside: np.ndarray) -> None:
-        """``outside``: the probability of those classes before they were excluded, float32 [B]."""
-        rows = np.flatnonzero(outside > 0.5)
-        self.images, self.count = self.images + len(paths), self.count + len(rows)
-        if self.first is None and len(rows):
-            self.first = paths[rows[0]]
-
-    def tell(self) -> None:
-        if self.count:
-            say(
-                f"warning: of {self.images:,} images, {self.count:,} look like classes that do not occur (first: {self.first}): "
-                "the model gave these more than half of its probability, which was divided among the others all the same"
-            )
-
-
-def _checked(
-    predictor: Predictor, paths: Sequence[AnyFile], wanted: Wanted, plan: Abstention, kept: dict[AnyFile, Attempt]
-) -> Abstention:
-    """The rules for these images. That guarantees are withdrawn is always said, anything else unless ``wanted.quiet``. What is
-    decoded for that is added to ``kept``."""
-    compared = compare_files(predictor, paths, wanted.quiet, kept)
-    test = compared.test
-    given = predictor.trust.reweighting is not None
-    then = UNCLAIMED if wanted.without_guarantee else NOTHING
-    said = verdict(test, then=then, mix_given=given, adapts=predictor.recipe.model.name != ENSEMBLE)
-    if test.withdrawn:
-        plan = plan.without_guarantee(answer=wanted.without_guarantee)
-    for sentence in said if test.withdrawn or not wanted.quiet else ():
-        say(sentence)
-    if test.withdrawn and wanted.withdrawn is not None:
-        wanted.withdrawn(compared)
-    for sentence in () if wanted.quiet else plan.notes:
-        say(sentence)
-    return plan
+    """See `petriscope.inference.answers.answer_files`."""
+    trust = predictor.trust
+    plan = plan_abstention(trust, predictor.classes, wanted.tta, wanted.max_error, wanted.set_coverage)
+    given = "" if trust.reweighting is None else trust.reweighting.prior.cell()
+    return answer_files(predictor, paths, wanted, plan, given, predictor.recipe.model.name != ENSEMBLE)

@@ -13,7 +13,9 @@ from petriscope.augment.base import Mixing
 from petriscope.augment.sets import augmented_set
 from petriscope.data.batches import Batches
 from petriscope.data.imageset import ImageSet
-from petriscope.inference.predictor import Prediction, Predictor
+from petriscope.inference.base import Prediction
+from petriscope.inference.predictor import Predictor
+from petriscope.inference.sampling import sample_rows
 from petriscope.inference.tta import TTA
 from petriscope.trust.ood import Detector, Seen, fit_detector
 from petriscope.trust.shift import MOST_OF_VAL, appearance_of, fit_likeness, fit_looks
@@ -184,12 +186,6 @@ def appearances(images: ImageSet) -> np.ndarray:
 
 def _sample(images: ImageSet) -> ImageSet:
     return images.subset(sample_rows(len(images), DETECTOR_IMAGES))
-
-
-def sample_rows(count: int, most: int) -> np.ndarray:
-    """At most so many of ``count`` rows, drawn at random but always the same, in order, int64."""
-    rows = np.arange(count)
-    return rows if count <= most else np.sort(np.random.default_rng(0).permutation(count)[:most])
 
 
 def _look(predictor: Predictor, images: ImageSet, tta: TTA, label: str | None) -> tuple[np.ndarray, Seen]:

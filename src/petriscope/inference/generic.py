@@ -9,8 +9,9 @@ import numpy as np
 
 from petriscope.core.errors import RequestError
 from petriscope.data.in_memory import AnyFile
-from petriscope.inference.predict import CHUNK, Rows, Wanted, rows_by_chunk
+from petriscope.inference.files import CHUNK
 from petriscope.inference.predictor import Predictor
+from petriscope.inference.table import Rows, Wanted, rows_by_chunk
 
 
 def predict_files(predictor: Predictor, paths: Sequence[AnyFile], wanted: Wanted) -> Rows:

@@ -31,6 +31,7 @@ from petriscope.core.scale import Scale
 from petriscope.data.batches import Batches
 from petriscope.data.membership import Exposure
 from petriscope.data.rescale import scale_factors
+from petriscope.inference.base import Prediction, Reading
 from petriscope.inference.tta import check_finite, predict_batch, predict_set
 from petriscope.models import build_model, sketch_model
 from petriscope.models.layers import is_dense
@@ -48,25 +49,6 @@ Channels = Annotated[int, Field(ge=1, le=64)]
 
 FORMAT = 3  # version 1 had no task; up to version 2, the arrays of `Trust` were in the metadata
 SEEN = "seen/"  # how the names of the tensors of `Exposure` begin
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """The predictions for N images.
-
-    Args:
-        raw: probabilities before temperature scaling, float32 [N, K]. What is known about the classes that occur is in both.
-        probabilities: scaled with the temperature fitted on val, float32 [N, K].
-        ood: out-of-distribution score, float32 [N]; above 1, an image is out of distribution. None: the model file has no
-            detector.
-        outside: the probability that the model gave to classes that do not occur, before it was set to 0, float32 [N]; None:
-            nothing was said about the classes.
-    """
-
-    raw: np.ndarray
-    probabilities: np.ndarray
-    ood: np.ndarray | None
-    outside: np.ndarray | None = None
 
 
 @dataclass
@@ -126,6 +108,16 @@ class Predictor:
                 raise RequestError(f"a scale needs a model for labels; this is a {self.task.name} model")
             scale_factors(np.ones((0, 2)), scale, data.field_of_view)
         return replace(self, recipe=self.recipe.model_copy(update={"data": data.model_copy(update={"scale": scale})}))
+
+    @property
+    def reading(self) -> Reading:
+        """How it reads image files."""
+        data = self.recipe.data
+        return Reading(data.filter, data.bits, data.channels == "gray", data.scale, data.field_of_view)
+
+    @property
+    def likeness(self) -> Likeness | None:
+        return self.trust.likeness
 
     @property
     def normalize(self) -> Normalize:

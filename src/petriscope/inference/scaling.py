@@ -17,10 +17,11 @@ from petriscope.data.domains import at_scale
 from petriscope.data.imageset import ImageSet
 from petriscope.data.in_memory import AnyFile
 from petriscope.data.rescale import set_factors
-from petriscope.inference.fit import CHUNK, appearances, sample_rows
+from petriscope.inference.files import decoded
+from petriscope.inference.fit import CHUNK, appearances
 from petriscope.inference.likeness import OLDER
-from petriscope.inference.predict import decoded
 from petriscope.inference.predictor import Predictor
+from petriscope.inference.sampling import sample_rows
 from petriscope.trust.object_size import SIZE, class_weights, estimate_scale
 from petriscope.trust.shift import appearance_of
 

@@ -15,15 +15,15 @@ from petriscope.core.errors import RequestError
 from petriscope.core.files import cut, more_files
 from petriscope.data.decode import decode_file
 from petriscope.data.in_memory import AnyFile
-from petriscope.inference.predict import Rows, Wanted, rows_by_chunk
-from petriscope.inference.predictor import Predictor
+from petriscope.inference.base import Segments
+from petriscope.inference.table import Rows, Wanted, rows_by_chunk
 
 TABLE = "masks.csv"
 MOST_BYTES = 255 - len("-overlay.png")  # of the name of an image that becomes the name of a file
 CHUNK = 32  # images in memory at a time, each with a probability per class and pixel
 
 
-def predict_files(predictor: Predictor, paths: Sequence[AnyFile], wanted: Wanted) -> Rows:
+def predict_files(model: Segments, paths: Sequence[AnyFile], wanted: Wanted) -> Rows:
     """Write ``NAME.png`` (an indexed mask: pixel value = class, counted from 0) and ``NAME-overlay.png`` per image.
 
     Args:
@@ -43,13 +43,13 @@ def predict_files(predictor: Predictor, paths: Sequence[AnyFile], wanted: Wanted
         raise RequestError("this model predicts masks; give the folder to write them to with --out FOLDER")
     out = wanted.out
     names = _file_names(paths, out)
-    shares = [f"share_{name}" for name in predictor.classes]
+    shares = [f"share_{name}" for name in model.classes]
 
     def rows_of(images: np.ndarray, paths: list[AnyFile], into: Path) -> list[dict[str, Any]]:
         rows = []
-        for path, p in zip(paths, predictor.probabilities(images, wanted.tta), strict=True):
+        for path, p in zip(paths, model.probabilities(images, wanted.tta), strict=True):
             mask = p.argmax(0).astype(np.uint8)
-            _write(path, into / names[path], mask, predictor)
+            _write(path, into / names[path], mask, model)
             row = {"mask": str(out / names[path]), "confidence": float(p.max(0).mean())}
             found = np.bincount(mask.reshape(-1), minlength=len(shares)) / mask.size
             rows.append({**row, **dict(zip(shares, map(float, found), strict=True))})
@@ -59,7 +59,7 @@ def predict_files(predictor: Predictor, paths: Sequence[AnyFile], wanted: Wanted
 
     def parts() -> Iterator[list[dict[str, Any]]]:
         with more_files(out) as into:
-            rows = rows_by_chunk(predictor, paths, columns, partial(rows_of, into=into), CHUNK, wanted.quiet)
+            rows = rows_by_chunk(model, paths, columns, partial(rows_of, into=into), CHUNK, wanted.quiet)
             yield from Rows(columns, rows, into / TABLE)
 
     return Rows(columns, parts(), None)
@@ -90,9 +90,9 @@ def _check_absent(file: Path) -> None:
         )
 
 
-def _write(path: AnyFile, file: Path, mask: np.ndarray, predictor: Predictor) -> None:
-    pixels = decode_file(path, None, predictor.recipe.data.filter, "rgb", predictor.recipe.data.bits)
+def _write(path: AnyFile, file: Path, mask: np.ndarray, model: Segments) -> None:
+    pixels = decode_file(path, None, model.reading.filter, "rgb", model.reading.bits)
     height, width = pixels.shape[:2]
     full = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
-    write_png(file, full, palette(len(predictor.classes)))
-    write_png(file.with_stem(f"{file.stem}-overlay"), overlay(pixels, full, len(predictor.classes)))
+    write_png(file, full, palette(len(model.classes)))
+    write_png(file.with_stem(f"{file.stem}-overlay"), overlay(pixels, full, len(model.classes)))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from petriscope.core.names import SPLITS
 from petriscope.core.recipe import Recipe
-from petriscope.core.results import SPLITS, DataInfo
+from petriscope.core.results import DataInfo
 from petriscope.report import wording
 from petriscope.run.folder import Run
 from petriscope.tasks import Task

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from petriscope.core.names import SPLITS
 from petriscope.core.recipe import Recipe
-from petriscope.core.results import SPLITS
 from petriscope.models import MODELS
 from petriscope.report import wording
 from petriscope.report.charts import Thumbnail, thumbnail

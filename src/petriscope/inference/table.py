@@ -1,0 +1,137 @@
+"""Tables of predictions, which are computed while they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from petriscope.core.csv_tables import csv_lines
+from petriscope.core.files import atomic, readable
+from petriscope.core.progress import progress, say
+from petriscope.data.in_memory import AnyFile
+from petriscope.data.membership import UNKNOWN, Exposure
+from petriscope.inference.base import Predicts
+from petriscope.inference.files import Attempt, DecodedFile, decoded, digests_of
+
+if TYPE_CHECKING:
+    from petriscope.core.recipe import TTA
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A table of predictions that is computed while it is read, so that memory does not grow with the number of images.
+
+    Args:
+        columns: names of the columns, in order.
+        parts: the rows of some of the images at a time, in the order of the images. Each has a value for each column.
+        out: the CSV file that the rows are written to as they are read; None: none. It appears when all are there.
+    """
+
+    columns: Sequence[str]
+    parts: Iterator[list[dict[str, Any]]]
+    out: Path | None
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        with ExitStack() as open_files:
+            write = None
+            if self.out is not None:
+                temporary = open_files.enter_context(atomic(self.out))
+                write = open_files.enter_context(temporary.open("w", encoding="utf-8", newline="")).write
+                write(self.csv([], header=True))
+            for rows in self.parts:
+                if write is not None:
+                    write(self.csv(rows))
+                yield rows
+
+    def csv(self, rows: Sequence[Mapping[str, Any]], header: bool = False) -> str:
+        """Rows as lines of CSV."""
+        return csv_lines(self.columns, rows, header)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How image files are to be predicted; see `petriscope.inference.predict.predict_files`."""
+
+    out: Path | None
+    tta: TTA
+    max_error: float | None
+    set_coverage: float | None
+    quiet: bool
+    without_guarantee: bool = False
+    withdrawn: Callable[[Any], object] | None = None
+
+
+def rows_by_chunk(
+    model: Predicts,
+    paths: Sequence[AnyFile],
+    columns: Sequence[str],
+    rows_of: Callable[[np.ndarray, list[AnyFile]], Sequence[Mapping[str, Any]]],
+    chunk: int,
+    quiet: bool,
+    kept: dict[AnyFile, Attempt] | None = None,
+) -> Iterator[list[dict[str, Any]]]:
+    """One row per file: ``image``, ``error`` if it cannot be read, and the fields that ``rows_of`` gives.
+
+    Args:
+        columns: names of the columns, in order.
+        rows_of: images, uint8 [B, H, W, C], and their paths -> the fields of each row.
+        chunk: number of images in memory at a time.
+        kept: see `decoded`.
+    """
+    seen = _Seen(model.exposure)
+    with progress("predicting", len(paths)) as bar:
+        for block, images in decoded(model, paths, chunk, kept=kept):
+            read = [(path, image) for path, image in zip(block, images, strict=True) if not isinstance(image, str)]
+            seen.note([path for path, _ in read], [image for _, image in read])
+            good = [image.pixels for _, image in read]
+            found = iter(rows_of(np.stack(good), [path for path, _ in read]) if good else ())
+            rows = []
+            for path, image in zip(block, images, strict=True):
+                row: dict[str, Any] = {**dict.fromkeys(columns), "image": str(path)}
+                if isinstance(image, str):
+                    row["error"] = image
+                else:
+                    row |= next(found)
+                rows.append(readable_row(row))
+            yield rows
+            if not quiet:
+                bar.advance(len(block))
+    seen.tell()
+
+
+class _Seen:
+    """Counts the images that a model has seen in its training."""
+
+    def __init__(self, exposure: Exposure | None) -> None:
+        self.exposure = exposure
+        self.counts = {"": 0, "train": 0, "val": 0}
+        self.first: AnyFile | None = None
+
+    def note(self, paths: Sequence[AnyFile], images: Sequence[DecodedFile]) -> None:
+        if self.exposure is None or not images:
+            return
+        for path, role in zip(paths, self.exposure.roles(digests_of(images)), strict=True):
+            self.counts[role] += 1
+            if role and self.first is None:
+                self.first = path
+
+    def tell(self) -> None:
+        if self.exposure is None:
+            say(f"note: {UNKNOWN} whether the model learned from these images")
+        elif self.first is not None:
+            what = self.exposure.sentence(self.counts["train"], self.counts["val"], str(self.first))
+            count = sum(self.counts.values())
+            say(
+                f"warning: of {count:,} image{'s' * (count > 1)}, {what}; how right and how certain it is on them says nothing "
+                "about new images"
+            )
+
+
+def readable_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of a table, in which names of files that are not UTF-8 are spelled so that they are."""
+    return {key: readable(value) if isinstance(value, str) else value for key, value in row.items()}
