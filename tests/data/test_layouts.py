@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from small_sources import load, make_folders, make_mask_folders, save_image, save_mask, some_images
 
 from petriscope.core.errors import DataError
+from petriscope.core.recipe import DataSection
 from petriscope.data.sources import list_files
 from petriscope.data.sources.spelling import bare_stem, spelled, split_of
 from petriscope.data.walk import LeftOut, walk
@@ -180,7 +181,7 @@ def test_pairs_of_images_and_masks(image: str, mask: str, tmp_path: Path) -> Non
     for split, count in (("train", 5), ("Val", 2), ("test", 2)):
         for number in range(count):
             put_pair(tmp_path, image.format(split=split, n=number), mask.format(split=split, n=number), number)
-    files = list_files(str(tmp_path))
+    files = list_files(str(tmp_path), DataSection())
     assert [file.split for file in files] == ["train"] * 5 + ["val"] * 2 + ["test"] * 2
     for file in files:
         number = file.path.stem.removesuffix("_leftImg8bit")[-1]

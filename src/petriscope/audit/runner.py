@@ -139,7 +139,7 @@ def audit(
     digests = {split: part.digests() for split, part in sets.items()}
     mark = fingerprint(sets, digests)
     images, splits = join(sets, mark)
-    files = sources.list_files(name)
+    files = sources.list_files(name, section)
     context = Context(
         images,
         _list_all(images, splits, files),
@@ -150,7 +150,8 @@ def audit(
         labels,
         seed,
         quiet,
-        notes=[warning for warning in warnings if "cannot be read" not in warning],  # such files are findings
+        # Files that cannot be read are findings, where files are listed.
+        notes=[warning for warning in warnings if not files or "cannot be read" not in warning],
     )
     found = context.all_findings()
     decisions = Decisions(

@@ -90,6 +90,13 @@ class SourceSection(Section):
         return _pattern(value)
 
 
+class CropSection(Section):
+    """How objects are cut from images in which a labelling tool has drawn boxes: one image per box."""
+
+    margin: Annotated[float, Field(ge=0, le=1)] = 0.1  # on every side, in units of the longer side of the box
+    size: Literal["square", "box"] = "square"  # a square around the box, or the form of the box
+
+
 class DataSection(Section):
     """Where the images are, and how they become one uint8 array."""
 
@@ -113,6 +120,7 @@ class DataSection(Section):
     ignore: str | Annotated[int, Field(ge=0, le=255)] | None = None  # of masks: the class that says "unlabeled"
     # of masks: the stored values, or colors, of the classes in order; null: class numbers
     mask_values: tuple[int, ...] | tuple[tuple[int, int, int], ...] | None = None
+    crop: CropSection | None = None  # of boxes of a labelling tool: how each becomes an image of its own
     only: str | None = None  # of masks: the class to tell from all others, which become one
     drop_single_class: bool = False  # of masks: leave out training images whose mask has one value alone
     unreadable: Literal["stop", "skip"] = "stop"

@@ -253,7 +253,7 @@ def _leave_out_unreadable(
 
 def _unreadable_files(section: DataSection, sets: Mapping[str, ImageSet]) -> list[ImageFile]:
     there = {name for part in sets.values() for name in part.ids.tolist()}
-    return [file for file in sources.list_files(section.source or "") if file.id not in there]
+    return [file for file in sources.list_files(section.source or "", section) if file.id not in there]
 
 
 def _count(names: list[str]) -> str:

@@ -76,7 +76,7 @@ def _decode_to_cache(
         size, channels = section.height_width, section.channels
         if size is None or channels == "auto":
             size, channels = _agree(pool, paths, section, warnings, bad)
-        _refuse(bad, names, section, len(paths))
+        refuse_unreadable(bad, names, section, len(paths))
         depth = 1 if channels == "gray" else 3
         cache.check_room((len(paths), *size, depth), mapped=True)
         held, sizes = Contents(section.bits, section.channels == "gray"), [(0, 0)] * len(paths)
@@ -112,9 +112,9 @@ def _decode_to_cache(
                         bar.advance(len(block))
                         yield block
             contents.check_unchanged(paths, names)
-            _refuse(bad, names, section, len(paths))
+            refuse_unreadable(bad, names, section, len(paths))
             if bad:
-                warnings.append(f"{_list_bad(bad, names)}; left out")
+                warnings.append(f"{list_unreadable(bad, names)}; left out")
             warnings.extend(held.warnings())
             about.update(kept=[i for i in range(len(paths)) if i not in bad], sizes=sizes, warnings=warnings)
 
@@ -148,18 +148,28 @@ def _agree(
     return size or (1, 1), channels
 
 
-def _refuse(bad: dict[int, str], names: Sequence[str], section: DataSection, count: int) -> None:
+def refuse_unreadable(bad: dict[int, str], names: Sequence[str], section: DataSection, count: int) -> None:
+    """Stop because of images that cannot be read, unless ``section.unreadable`` is ``skip`` and others are left.
+
+    Args:
+        bad: why each cannot be read, by its place in ``names``.
+        count: of all images.
+
+    Raises:
+        DataError: the message names the first of them.
+    """
     if not bad:
         return
     if section.unreadable == "stop":
         raise DataError(
-            f"{_list_bad(bad, names)}; repair or remove them, or leave them out with --set data.unreadable=skip"
+            f"{list_unreadable(bad, names)}; repair or remove them, or leave them out with --set data.unreadable=skip"
         )
     if len(bad) == count:
-        raise DataError(f"no image is left: {_list_bad(bad, names)}")
+        raise DataError(f"no image is left: {list_unreadable(bad, names)}")
 
 
-def _list_bad(bad: dict[int, str], names: Sequence[str]) -> str:
+def list_unreadable(bad: dict[int, str], names: Sequence[str]) -> str:
+    """How many images cannot be read, and why the first of them."""
     shown = [f"{names[index]} ({bad[index]})" for index in sorted(bad)[:5]]
     more = f" and {len(bad) - 5:,} more" if len(bad) > 5 else ""
     return f"{len(bad):,} image{'s' if len(bad) > 1 else ''} cannot be read: {', '.join(shown)}{more}"

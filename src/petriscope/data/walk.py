@@ -55,10 +55,15 @@ class LeftOut:
         so_far, first = self._kinds.get(kind, (0, name))
         self._kinds[kind] = (so_far + count, first)
 
+    def __bool__(self) -> bool:
+        return bool(self._kinds)
+
     def sentences(self, source: Path) -> list[str]:
         """One sentence for the user, or none."""
-        if not self._kinds:
-            return []
+        return [f"{source}: left out {self.listed()}"] if self else []
+
+    def listed(self) -> str:
+        """The kinds with their counts and the first of each."""
         kinds = sorted(self._kinds.items(), key=lambda item: -item[1][0])
         parts = [
             f"{count:,} {kind.replace('{s}', '' if count == 1 else 's')} ({first})"
@@ -66,7 +71,7 @@ class LeftOut:
         ]
         if rest := kinds[SHOWN:]:
             parts.append(f"{sum(count for _, (count, _) in rest):,} others ({rest[0][1][1]})")
-        return [f"{source}: left out {', '.join(parts)}"]
+        return ", ".join(parts)
 
 
 @dataclass(eq=False)

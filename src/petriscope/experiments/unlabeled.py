@@ -99,10 +99,13 @@ def read_images(predictor: Predictor, source: str, most: int, notes: list[str], 
     """Images of a source, whatever their labels, in the shape of a model and not scaled, and how many the source has, of which
     at most ``most`` are drawn. Their targets are 0 and mean nothing. What cannot be read is added to ``notes``."""
     path = user_path(source)
-    if source.partition(":")[0] not in NAMED and path.is_dir() and not predictor.task.dense:
+    cut_out = predictor.recipe.data.crop is not None
+    if source.partition(":")[0] not in NAMED and path.is_dir() and not predictor.task.dense and not cut_out:
         return _from_files(predictor, find_images([path]), most, notes, quiet)
     if path.suffix.lower() in TABLES:
-        return _from_files(predictor, [each.path for each in sources.list_files(source)], most, notes, quiet)
+        return _from_files(
+            predictor, [each.path for each in sources.list_files(source, predictor.recipe.data)], most, notes, quiet
+        )
     return _from_arrays(predictor, source, most)
 
 

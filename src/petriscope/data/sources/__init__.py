@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
@@ -13,9 +13,12 @@ from petriscope.core.files import user_path
 from petriscope.core.recipe import DataSection
 from petriscope.data.decode import SUFFIXES
 from petriscope.data.imageset import SPLITS, ImageSet
+from petriscope.data.sources.exports import FORMATS, damaged_files, find_export, list_images, read_export
+from petriscope.data.sources.exports import SUFFIXES as EXPORTED
+from petriscope.data.sources.exports.annotations import Export
 from petriscope.data.sources.listing import PACKED, TABLES, ImageFile
 from petriscope.data.sources.pairs import Pairs, find_pairs
-from petriscope.data.walk import LeftOut, walk
+from petriscope.data.walk import Folder, LeftOut, walk
 
 NAMED = {
     "bloodmnist": "eight kinds of blood cell, 28 x 28 RGB, 17,092 images; downloaded once (34 MB)",
@@ -27,8 +30,8 @@ NAMED = {
 }
 KINDS = (
     "an npz in MedMNIST's layout, a folder of class folders, a cifar-10-batches-py folder, a CSV or Parquet table "
-    "with the columns path and label, an npz or a folder of images (images) and masks, or one of "
-    f"{', '.join(NAMED)}"
+    "with the columns path and label, an npz or a folder of images (images) and masks, images with an export of a labelling "
+    f"tool ({FORMATS}), or one of {', '.join(NAMED)}"
 )
 SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 UNSPLIT = "all"  # the name of the only image set of a source without splits
@@ -68,6 +71,8 @@ def read(source: str, section: DataSection, warnings: list[str] | None = None) -
         sets = _synthetic(source, count, section, notes)
     else:
         sets = _read_path(source, section, notes)
+    if section.crop is not None and all("image" not in part.columns for part in sets.values()):
+        notes.append(f"data.crop has no effect: {source} has no boxes of a labelling tool")
     if section.group is not None and all(part.groups is None for part in sets.values()):
         raise RequestError(
             f"data.group is {section.group!r}, but {source} has no groups; it needs a folder of images (then it is a "
@@ -109,15 +114,18 @@ def read_nonempty(source: str, section: DataSection, warnings: list[str]) -> dic
     return sets
 
 
-def list_files(source: str) -> list[ImageFile]:
-    """The files of a source that is a folder or a table of images, readable or not. Other sources have none."""
+def list_files(source: str, section: DataSection) -> list[ImageFile]:
+    """The files of a source that is a folder or a table of images, readable or not. Other sources have none, and neither has one
+    whose images are cut out of those in its files."""
     path = user_path(source)
     if source.partition(":")[0] in NAMED:
         return []
-    if path.is_dir():
+    if path.is_dir() or path.suffix.lower() in EXPORTED:
         batches = _module("cifar_batches")
         is_batches = any(batches.is_batches(folder) for folder in (path, path / batches.FOLDER))
-        found = [] if is_batches else _look(path, [])
+        found = [] if is_batches else _look(path, section, [])
+        if isinstance(found, Found):
+            return list_images(found.tree, found.export, section)
         return found.files if isinstance(found, Pairs) else found
     return _module("tables").list_files(path) if path.suffix.lower() in TABLES else []
 
@@ -134,7 +142,9 @@ def _read_path(source: str, section: DataSection, warnings: list[str]) -> dict[s
         for folder in (path, path / batches.FOLDER):
             if batches.is_batches(folder):
                 return batches.read(folder, section, warnings)
-        found = _look(path, warnings)
+        found = _look(path, section, warnings)
+        if isinstance(found, Found):
+            return read_export(found.tree, found.export, section, warnings)
         kind = "mask_folders" if isinstance(found, Pairs) else "folders"
         return _module(kind).read(path, found, section, warnings)
     if not path.is_file():  # a named pipe would be waited for without end
@@ -143,6 +153,9 @@ def _read_path(source: str, section: DataSection, warnings: list[str]) -> dict[s
         return _module("npz").read(path, section, warnings)
     if path.suffix.lower() in TABLES:
         return _module("tables").read(path, section, warnings)
+    if path.suffix.lower() in EXPORTED:
+        found = _found_around(path)
+        return read_export(found.tree, found.export, section, warnings)
     if path.suffix.lower() in PACKED:
         raise RequestError(f"{source} is packed; unpack it first, and name the folder")
     if path.suffix.lower() in SHEETS:
@@ -152,13 +165,49 @@ def _read_path(source: str, section: DataSection, warnings: list[str]) -> dict[s
     raise RequestError(f"{source} is a file of an unknown kind ({path.suffix or 'no suffix'}).\nA source is {KINDS}.")
 
 
-def _look(path: Path, warnings: list[str]) -> Pairs | list[ImageFile]:
-    """The images of a folder, with their masks or their classes."""
+@dataclass(frozen=True)
+class Found:
+    """A folder with an export of a labelling tool."""
+
+    tree: Folder
+    export: Export
+
+
+def _look(path: Path, section: DataSection, warnings: list[str]) -> Pairs | list[ImageFile] | Found:
+    """The images of a folder, with their masks, what was drawn in them, or their classes. A file that is named is an export.
+
+    An export is looked for before class folders, since its images may lie in folders that are no classes; but after mask files,
+    unless ``section.crop`` asks for boxes.
+    """
+    if path.is_file():
+        return _found_around(path)
     left_out, notes = LeftOut(), list[str]()
     tree = walk(path, left_out)
-    found = find_pairs(tree, left_out, notes) or _module("folders").find_images(tree, left_out, notes)
+    pairs = find_pairs(tree, left_out, notes) if section.crop is None else None
+    if pairs is None and (export := find_export(tree)) is not None:
+        warnings += left_out.sentences(path)
+        return Found(tree, export)
+    try:
+        found = pairs or find_pairs(tree, left_out, notes) or _module("folders").find_images(tree, left_out, notes)
+    except DataError as error:
+        raise DataError(". ".join([str(error), *damaged_files(tree)])) from None
     warnings += [*notes, *left_out.sentences(path)]
     return found
+
+
+def _found_around(path: Path) -> Found:
+    """The export in a file, with the folder of its images: that of the file, or else the one above."""
+    for folder in (path.absolute().parent, path.absolute().parent.parent):
+        tree = walk(folder, LeftOut())
+        if tree.count:
+            break
+    else:
+        raise DataError(
+            f"{path} is an export of a labelling tool, but there is no image in its folder or the one above"
+        )
+    export = find_export(tree, path.absolute().relative_to(folder).as_posix())
+    assert export is not None  # or else it is refused
+    return Found(tree, export)
 
 
 def _synthetic(source: str, count: str, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:

@@ -294,6 +294,18 @@ def name_values(
     return _as_classes(masks, has, names, section, where)
 
 
+def order_classes(
+    masks: dict[str, np.ndarray], names: Sequence[str], section: DataSection, where: str
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """`name_values` for masks that were drawn as class numbers, and whose classes have names.
+
+    Raises:
+        DataError: no class is left.
+        RequestError: ``section.classes`` or ``section.ignore`` do not fit.
+    """
+    return _as_classes(masks, {split: _presence(array) for split, array in masks.items()}, names, section, where)
+
+
 def _as_classes(
     masks: dict[str, np.ndarray],
     has: Mapping[str, np.ndarray],
