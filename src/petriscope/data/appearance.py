@@ -38,6 +38,10 @@ class Appearance:
     size: Tensor
     sharpness: Tensor
 
+    def joined(self) -> Tensor:
+        """All of them, in this order, [B, C + 3]."""
+        return torch.cat([self.background, torch.stack([self.stain, self.size, self.sharpness], 1)], 1)
+
 
 def measure(images: Tensor) -> Appearance:
     """Measure images, uint8 [B, H, W, C] on any device."""
@@ -46,7 +50,7 @@ def measure(images: Tensor) -> Appearance:
     density = optical_density(x, light).mean(1)
     most = _quantile(_cells(density[:, None]), DARKEST)[:, 0]
     inside = density > most[:, None, None] / 2
-    area, found = inside.flatten(1).sum(1), most > FAINT
+    area, found = inside.flatten(1).sum(1).float(), most > FAINT
     nothing = torch.full_like(most, torch.nan)
     stain = torch.where(found, (density * inside).flatten(1).sum(1) / area.clamp_min(1), nothing)
     size = torch.where(found, (4 * area / torch.pi).sqrt() / min(x.shape[2:]), nothing)

@@ -17,6 +17,7 @@ from petriscope.core.recipe import TTA
 from petriscope.data.batches import Batches
 
 CROP = 7 / 8  # share of the side
+FLOOR = 1e-12  # least mean probability over views, so that its logarithm is a number
 
 
 def views(images: Tensor, tta: TTA) -> list[Tensor]:
@@ -29,11 +30,11 @@ def views(images: Tensor, tta: TTA) -> list[Tensor]:
             4 flips if images are not square. ``crops``: the batch itself, its four corners and its center, each 7/8 of
             the side and enlarged to the full size.
     """
-    return [view.of(images) for view in _views(tta, (images.shape[2], images.shape[3]))]
+    return [view.of(images) for view in views_of(tta, (images.shape[2], images.shape[3]))]
 
 
 @dataclass(frozen=True)
-class _View:
+class View:
     """One view of a batch.
 
     Args:
@@ -64,18 +65,18 @@ class _View:
         return out.flip(self.flips) if self.flips else out
 
 
-def _views(tta: TTA, size: tuple[int, int]) -> list[_View]:
+def views_of(tta: TTA, size: tuple[int, int]) -> list[View]:
     """The views of images of a size; the unchanged images come first."""
     if tta == "none":
-        return [_View()]
+        return [View()]
     if tta == "mirror":
-        return [_View(), _View((3,))]
+        return [View(), View((3,))]
     if tta == "crops":
-        return [_View(), *(_View(box=box) for box in _boxes(*size))]
+        return [View(), *(View(box=box) for box in _boxes(*size))]
     flips: list[tuple[int, ...]] = [(), (3,), (2,), (2, 3)]
     square = size[0] == size[1]
     return [
-        _View(dims, transposed)
+        View(dims, transposed)
         for transposed in ((False, True) if tta == "d4" and square else (False,))
         for dims in flips
     ]
@@ -106,7 +107,7 @@ def predict_batch(
     """
     normalized = normalize(images)
     total: Tensor | float = 0.0
-    shown = _views(tta, (normalized.shape[2], normalized.shape[3])) if normalized.ndim == 4 else [_View()]
+    shown = views_of(tta, (normalized.shape[2], normalized.shape[3])) if normalized.ndim == 4 else [View()]
     for view in shown:
         with autocast(images.device, number_format):
             logits = model(view.of(normalized))
@@ -114,10 +115,14 @@ def predict_batch(
             return logits.float().log_softmax(1)
         probabilities = logits.float().softmax(1)
         total = total + (view.put_back(probabilities) if logits.ndim == 4 else probabilities)
-    total = torch.as_tensor(total)
+    return mean_over(torch.as_tensor(total), tta, len(shown)).log()
+
+
+def mean_over(total: Tensor, tta: TTA, count: int) -> Tensor:
+    """The mean probabilities over so many views from their sum, [B, K], or of pixels that were put back, [B, K, H, W]."""
     # Each view that contains a pixel adds probabilities with the sum 1.
-    times = total.sum(1, keepdim=True) if tta == "crops" and total.ndim == 4 else len(shown)
-    return (total / times).clamp_min(1e-12).log()
+    times = total.sum(1, keepdim=True) if tta == "crops" and total.ndim == 4 else count
+    return (total / times).clamp_min(FLOOR)
 
 
 def predict_batches(

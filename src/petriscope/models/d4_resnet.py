@@ -180,5 +180,5 @@ class D4ResNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Normalized float [B, C, H, W] -> logits [B, K]."""
         features = F.relu(self.norm(self.blocks(self.stem(images))))
-        versions = features.mean((2, 3)).view(len(features), ORDER, -1)
+        versions = features.mean((2, 3)).unflatten(1, (ORDER, -1))
         return self.head(self.dropout(torch.cat([versions.mean(1), versions.amax(1)], 1)))

@@ -52,30 +52,35 @@ def image_statistics(images: Tensor) -> Tensor:
     step = max(1, min(height, width) // SIDE)
     sparse = x[:, :, ::step, ::step].flatten(2).sort(2).values
     at = [round(q * (sparse.shape[2] - 1)) for q in QUANTILES]
+    chosen = sparse.index_select(2, torch.tensor(at, device=x.device))
     flat = x.flatten(2)
     mean = flat.mean(2)
     centered = flat - mean[..., None]
     covariance = centered @ centered.transpose(1, 2) / flat.shape[2]
-    rows, columns = torch.triu_indices(channels, channels, 1)
-    spread = covariance.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()
+    variance = covariance.flatten(1)[:, :: channels + 1]
+    between = [covariance[:, channel, channel + 1 :] for channel in range(channels)]
     gray = x.mean(1)
     steps = [gray.diff(dim=axis).abs().flatten(1) for axis in (1, 2)]
     rough = torch.cat(steps, 1).sum(1) / max(1, sum(part.shape[1] for part in steps))
-    return torch.cat(
-        [mean, spread, sparse[:, :, at].flatten(1), covariance[:, rows, columns], (rough + 1e-3).log()[:, None]], 1
-    )
+    spread = variance.clamp_min(0).sqrt()
+    return torch.cat([mean, spread, chosen.flatten(1), *between, (rough + 1e-3).log()[:, None]], 1)
 
 
 class Observer:
-    """Records the features of images during prediction; see `observe`."""
+    """Records the features of images during prediction; see `observe`.
+
+    Args:
+        first: the input of the head for the first view of a batch, which is the unchanged image; None: nothing was predicted,
+            or the model has no single module as its head.
+    """
 
     def __init__(self) -> None:
-        self._first: Tensor | None = None
+        self.first: Tensor | None = None
 
     def note(self, module: nn.Module, inputs: tuple[Tensor, ...], logits: Tensor) -> None:
-        """Forward hook: keep the input of the head for the first view of a batch, which is the unchanged image."""
-        if self._first is None and inputs:
-            self._first = inputs[0].detach()
+        """Forward hook: keep what `first` is."""
+        if self.first is None and inputs:
+            self.first = inputs[0].detach()
 
     def take(self, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """The features of the batch that was predicted last, float32 [B, D], and its `image_statistics`, float32 [B, S].
@@ -85,11 +90,18 @@ class Observer:
         Args:
             images: the batch, uint8 [B, H, W, C].
         """
-        found = images.new_zeros((len(images), 0), dtype=torch.float32) if self._first is None else self._first.float()
-        # The input of a head may be spatial or tokens, [B, D, H, W] or [B, T, D]; these are averaged.
-        found = found.mean((2, 3)) if found.ndim == 4 else found.mean(1) if found.ndim == 3 else found
-        self._first = None
-        return found.flatten(1).cpu().numpy(), image_statistics(images).cpu().numpy()
+        found, self.first = features_of(self.first, images), None
+        return found.cpu().numpy(), image_statistics(images).cpu().numpy()
+
+
+def features_of(seen: Tensor | None, images: Tensor) -> Tensor:
+    """The features, float32 [B, D], of images, [B, ...], from the input of a head, `Observer.first`. It may be spatial or
+    tokens, [B, D, H, W] or [B, T, D]; these are averaged. D is 0 if there is none."""
+    if seen is None:
+        return images.new_zeros((images.shape[0], 0), dtype=torch.float32)
+    found = seen.float()
+    found = found.mean((2, 3)) if found.ndim == 4 else found.mean(1) if found.ndim == 3 else found
+    return found.flatten(1)
 
 
 @contextmanager

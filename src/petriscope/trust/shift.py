@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from petriscope.data.appearance import measure
@@ -18,8 +17,7 @@ DIRECTIONS = 32  # of the features
 
 def appearance_of(images: Tensor) -> np.ndarray:
     """The measures in `Traits.appearance` of images, uint8 [B, H, W, C]."""
-    found = measure(images)
-    return torch.cat([found.background, torch.stack([found.stain, found.size, found.sharpness], 1)], 1).cpu().numpy()
+    return measure(images).joined().cpu().numpy()
 
 
 def fit_likeness(
