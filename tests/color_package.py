@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from petriscope.trust.state import TENSORS
+from petriscope.trust.two_sample import Likeness, traits_of
+
 CLASSES = ("red", "green", "blue, or so")
 SIDE = (10, 12)
 THRESHOLDS = (None, 0.02, 0.2)
@@ -18,7 +21,8 @@ RATES = (0.005, 0.01, 0.1)
 CLASSIFIER = """
 <ir_version: 8, opset_import: ["" : 18]>
 color (uint8[n, 10, 12, 3] images) => (float[n, 3] probabilities, float[n, 3] raw, int64[n] label, float[n] uncertainty,
-    float[n] ood, int64[n, 3] answers, bool[n, 2, 3] sets)
+    float[n] ood, int64[n, 3] answers, bool[n, 2, 3] sets, float[n, 3] points, int64[n] plain_label, float[n] plain_uncertainty,
+    float[n, 6] appearance)
 <float sharp = {0.02}, float bright = {200.0}, int64[2] places = {1, 2}, int64[1] last = {1}, float one = {1.0},
  float[3] thresholds = {-1.0, 0.02, 0.2}, float[1, 2, 1] limits = {0.1, 0.02}, int64 none = {-1}>
 {
@@ -41,6 +45,10 @@ color (uint8[n, 10, 12, 3] images) => (float[n, 3] probabilities, float[n, 3] ra
     answers = Where (answered, guess, none)
     each = Unsqueeze (probabilities, last)
     sets = GreaterOrEqual (each, limits)
+    points = Div (color, bright)
+    plain_label = Identity (label)
+    plain_uncertainty = Identity (uncertainty)
+    appearance = Concat <axis = 1> (color, points)
 }
 """
 SEGMENTER = """
@@ -60,9 +68,9 @@ color (uint8[n, 10, 12, 3] images) => (uint8[n, 10, 12] classes, float[n, 10, 12
 # fmt: on
 
 
-def images(count: int = 12) -> np.ndarray:
+def images(count: int = 12, seed: int = 0) -> np.ndarray:
     """Of one color each, with noise, uint8 [N, H, W, 3]; every fourth is bright."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     base = rng.integers(0, 200, (count, 1, 1, 3))
     base[::4] = rng.integers(180, 230, (len(base[::4]), 1, 1, 3))
     return (base + rng.integers(-20, 20, (count, *SIDE, 3))).clip(0, 255).astype(np.uint8)
@@ -72,6 +80,25 @@ def png(image: np.ndarray) -> bytes:
     out = BytesIO()
     Image.fromarray(image).save(out, "PNG")
     return out.getvalue()
+
+
+def predict(package: Path, given: np.ndarray) -> dict[str, np.ndarray]:
+    """The outputs of a package's model by name."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(package / "model.onnx")
+    return dict(zip([each.name for each in session.get_outputs()], session.run(None, {"images": given}), strict=True))
+
+
+def _val(package: Path, count: int = 200) -> dict[str, np.ndarray]:
+    """What images of val are like, as the arrays of a package have it."""
+    found = predict(package, images(count, seed=1))
+    likeness = Likeness(
+        np.eye(3, dtype=np.float32),
+        traits_of(found["points"], found["plain_uncertainty"], found["plain_label"], found["ood"], found["appearance"]),
+        found["plain_label"],
+    )
+    return {f"{TENSORS}likeness/{name}": values for name, values in likeness.arrays()}
 
 
 def write_package(folder: Path, dense: bool = False, **changes: Any) -> Path:
@@ -85,6 +112,8 @@ def write_package(folder: Path, dense: bool = False, **changes: Any) -> Path:
 
     (folder / "tests").mkdir(parents=True)
     onnx.save(parser.parse_model(SEGMENTER if dense else CLASSIFIER), folder / "model.onnx")
+    if not dense:
+        np.savez(folder / "arrays.npz", **_val(folder))
     some = images(6)
     for number, image in enumerate(some):
         (folder / "tests" / f"{number}.png").write_bytes(png(image))

@@ -6,6 +6,7 @@ import shutil
 import struct
 import subprocess
 import zlib
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -21,8 +22,11 @@ from petriscope.data.decode import decode_file, resize
 from petriscope.data.in_memory import InMemory
 from petriscope.metrics.selective import Threshold
 from petriscope.ship import page
-from petriscope.trust.abstention import NO_CLASS, NOT_SURE, Abstention
+from petriscope.trust.abstention import NO_CLASS, NOT_SURE, UNCLAIMED, Abstention
+from petriscope.trust.two_sample import Likeness, Traits, compare
+from petriscope.trust.verdict import NOTHING, WITHDRAWN, remedy, verdict
 
+WORDS = {"not_sure": NOT_SURE, "no_class": NO_CLASS, "withdrawn": WITHDRAWN, "unclaimed": UNCLAIMED}
 RUN = """
 const input = JSON.parse(require("fs").readFileSync(0, "utf8"));
 const bytes = (text) => new Uint8Array(Buffer.from(text, "base64"));
@@ -238,9 +242,10 @@ def test_answers_and_tables_are_those_of_predict():
     from petriscope.metrics.selective import uncertainty
 
     doubt, label = uncertainty(p), p.argmax(1)
-    for threshold in (None, 0.0625, 0.3):
+    for threshold, standing in ((None, "holds"), (0.0625, "holds"), (0.3, "withdrawn"), (0.3, "unclaimed")):
         rule = None if threshold is None else Threshold(0.01, threshold, 100, 1, 0.05)
-        rows = Abstention(classes, 0.01, rule, limits).rows(p, ood)
+        rules = Abstention(classes, 0.01, rule, limits)
+        rows = (rules if standing == "holds" else rules.without_guarantee(standing == "unclaimed")).rows(p, ood)
         names = [f"p_{name}" for name in classes]
         table = [
             {"image": f"{i}.png", "predicted": classes[label[i]], "confidence": float(p[i].max()), "error": None, **row}
@@ -257,10 +262,11 @@ def test_answers_and_tables_are_those_of_predict():
             const items = input.items.map(({ ood, ...found }, i) =>
               ({ name: `${i}.png`, found: { ...found, ood: ood ?? NaN } }));
             items.push({ name: "-1, a", error: "-1, a cannot be read as an image: because" });
-            console.log(JSON.stringify(tableOf(items, rate, { place: 0 }, input.model)));""",
+            console.log(JSON.stringify(tableOf(items, rate, { place: 0 }, input.model, input.standing)));""",
             {
                 "threshold": threshold,
-                "model": {"classes": classes, "words": {"not_sure": NOT_SURE, "no_class": NO_CLASS}},
+                "standing": standing,
+                "model": {"classes": classes, "words": WORDS},
                 "items": [
                     {
                         "probabilities": p[i].astype(float).tolist(),
@@ -291,6 +297,95 @@ def test_numbers_are_written_as_python_writes_them():
     assert found[1] == [[f"{value:.{digits}f}" for digits in (0, 1, 2, 3, 12)] for value in halves]
 
 
+# --------------------------------------------------------------------------------------------------- comparison with val
+
+
+def drawn_traits(rng: np.random.Generator, target: np.ndarray, apart: float, directions: int = 5) -> Traits:
+    """Traits of images whose classes lie apart, and which themselves lie ``apart`` from others."""
+    n = len(target)
+    points = rng.normal(0, 1, (n, directions)) + target[:, None] * 0.3 + apart
+    predicted = np.where(rng.random(n) < 0.1, rng.integers(0, 3, n), target)
+    look = np.column_stack(
+        [rng.normal(180 - 20 * apart, 5, (n, 3)), rng.normal(0.5 + apart / 4, 0.1, n), rng.random((n, 2))]
+    )
+    look[rng.random(n) < 0.1, 3] = np.nan
+    score, doubt = rng.gamma(2, 0.2, n) * (1 + apart), rng.beta(1, 6, n).round(2)
+    points, score, doubt, look = (each.astype(np.float32) for each in (points, score, doubt, look))
+    return Traits(points, score, doubt, predicted, look)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("looks", [False, True])
+def test_images_are_compared_with_val_as_predict_compares_them(grouped, looks):
+    rng = np.random.default_rng(7)
+    classes, target = ("a", "b", "c"), rng.integers(0, 3, 600)
+    index = np.arange(600) % 120 if grouped else None
+    traits = drawn_traits(rng, target, 0)
+    val = Likeness(np.eye(5, dtype=np.float32), traits, target, index)
+    if looks:
+        center, project = np.nanmean(traits.appearance, 0), np.diag([0.2, 0.2, 0.2, 10, 1, 1]).astype(np.float32)
+        val = Likeness(project, traits, target, index, center)
+        val = Likeness(project, val.see_points(*unseen(traits)), target, index, center)
+    fresh = {
+        "same": drawn_traits(rng, rng.integers(0, 3, 200), 0),
+        "mixed": drawn_traits(rng, rng.choice(3, 200, p=[0.8, 0.1, 0.1]), 0),
+        "near": drawn_traits(rng, rng.integers(0, 3, 100), 0.12),
+        "apart": drawn_traits(rng, rng.integers(0, 3, 60), 1),
+        "few": drawn_traits(rng, rng.integers(0, 3, 7), 1),
+    }
+    found = javascript(
+        """
+        const val = readLikeness(input.val);
+        console.log(JSON.stringify(input.fresh.map((fresh) => {
+          const found = fresh.map((row) => ({ ...row, appearance: row.appearance.map((value) => value ?? NaN) }));
+          const test = compareWithVal(val, traitsOf(found, val), input.classes, fresh.length);
+          return { test, said: verdictOf(test, NOTHING_ANSWERED, input.remedy) };
+        })));""",
+        {
+            "val": page.carried_likeness(val),
+            "classes": classes,
+            "fresh": [outputs_of(each) for each in fresh.values()],
+            "remedy": remedy(),
+        },
+    )
+    for (name, new), each in zip(fresh.items(), found, strict=True):
+        expected, test = compare(val, val.see_points(*unseen(new)), classes), each["test"]
+        for key in ("n", "of", "val", "level", "not_tested", "withdrawn"):
+            assert test[key] == getattr(expected, key), (name, key)
+        for key in ("p", "p_features", "p_appearance", "p_ood", "p_uncertainty", "p_class_mix"):
+            one, other = test.get(key), getattr(expected, key)
+            assert (one is None) == (other is None), (name, key)
+            assert one is None or abs(one - other) < 0.004 + 0.2 * np.sqrt(other * (1 - other)), (name, key)
+        assert [d["measure"] for d in test["differs"]] == [d.measure for d in expected.differs], name
+        for one, other in zip(test["differs"], expected.differs, strict=True):
+            pair = [[*one["val"], *one["here"], one["deviations"]], [*other.val, *other.here, other.deviations]]
+            assert np.allclose(*pair, atol=1e-5), name
+        assert [(d["name"], d["here"]) for d in test["class_mix"]] == [(d.name, d.here) for d in expected.class_mix], (
+            name
+        )
+        drawn = {key: test.get(key) for key in ("p", "p_features", "p_appearance", "p_ood", "p_uncertainty")}
+        wanted = verdict(replace(expected, **drawn), then=NOTHING)
+        assert each["said"] == wanted, name
+
+
+def unseen(traits: Traits) -> tuple[np.ndarray, ...]:
+    return traits.points, traits.uncertainty, traits.predicted, traits.ood, traits.appearance
+
+
+def outputs_of(traits: Traits) -> list[dict[str, object]]:
+    """The outputs of a model on each image."""
+    return [
+        {
+            "points": traits.points[i].astype(float).tolist(),
+            "ood": float(traits.ood[i]),
+            "plain_uncertainty": float(traits.uncertainty[i]),
+            "plain_label": int(traits.predicted[i]),
+            "appearance": [None if np.isnan(value) else float(value) for value in traits.appearance[i]],
+        }
+        for i in range(len(traits))
+    ]
+
+
 # ------------------------------------------------------------------------------------------------------------- the page
 
 
@@ -317,7 +412,7 @@ def test_a_page_has_all_that_it_needs(tmp_path, stand_in, dense):
     assert "default-src 'none'" in html and "unsafe-eval'" not in html.replace("wasm-unsafe-eval", "")
     for word in ("0123456789abcdef", "blue, or so", "10 x 12 pixels", "images with what the model answers"):
         assert word in parsed.text
-    assert dense == (page.CLAIM not in parsed.text)
+    assert dense == (page.TESTED not in parsed.text)
 
 
 def test_what_a_page_cannot_do_is_refused(tmp_path, stand_in):

@@ -67,13 +67,10 @@ def opened(browser, runtime, tmp_path_factory):
     assert not troubles
 
 
-def expected(package: Path, files: list[Path]) -> list[np.ndarray]:
+def expected(package: Path, files: list[Path]) -> dict[str, np.ndarray]:
     """The outputs of the model in Python."""
-    import onnxruntime
-
-    shape = (*color_package.SIDE, 3)
-    images = np.stack([decode_file(path, shape[:2], "bilinear", "rgb") for path in files])
-    return onnxruntime.InferenceSession(package / "model.onnx").run(None, {"images": images})
+    images = [decode_file(path, color_package.SIDE, "bilinear", "rgb") for path in files]
+    return color_package.predict(package, np.stack(images))
 
 
 def given_files(folder: Path) -> list[Path]:
@@ -112,21 +109,21 @@ def test_classes(opened, tmp_path):
     playwright.expect(shown.locator("#tested")).to_have_text("6 of 6 equal.", timeout=60_000)
     files = given_files(tmp_path)
     give(shown, files)
-    p, _, label, _, ood, answers, sets = expected(package, files)
+    wanted = expected(package, files)
     for chosen in (1, 2):
         shown.select_option("#rate", str(chosen))
         shown.select_option("#coverage", "1")
         rows = table(shown)
         assert [row["image"] for row in rows] == [path.name for path in files]
-        assert [row["predicted"] for row in rows] == [color_package.CLASSES[k] for k in label]
-        wanted = ["not sure" if k < 0 else color_package.CLASSES[k] for k in answers[:, chosen]]
-        assert [row["answer"] for row in rows] == wanted
-        assert [row["why"].startswith("out of distribution") for row in rows] == (ood > 1).tolist()
+        assert [row["predicted"] for row in rows] == [color_package.CLASSES[k] for k in wanted["label"]]
+        answers = wanted["answers"][:, chosen]
+        assert [row["answer"] for row in rows] == ["not sure" if k < 0 else color_package.CLASSES[k] for k in answers]
+        assert [row["why"].startswith("out of distribution") for row in rows] == (wanted["ood"] > 1).tolist()
         found = np.array([[float(row[f"p_{name}"]) for name in color_package.CLASSES] for row in rows])
-        assert np.abs(found - p).max() < 1e-5
-        members = [{color_package.CLASSES[k] for k in np.flatnonzero(each)} for each in sets[:, 1]]
+        assert np.abs(found - wanted["probabilities"]).max() < 1e-5
+        members = [{color_package.CLASSES[k] for k in np.flatnonzero(each)} for each in wanted["sets"][:, 1]]
         assert [set(row["set"].split("; ")) for row in rows] == members
-    assert "a note on 10 %" in shown.inner_text("#claims") and page.CLAIM in shown.inner_text("#claims")
+    assert "a note on 10 %" in shown.inner_text("#claims") and page.TESTED in shown.inner_text("#claims")
     assert shown.evaluate("document.documentElement.scrollWidth") == 390
 
 
@@ -156,12 +153,39 @@ def test_what_cannot_be_read_comes_first_and_is_told(opened, tmp_path):
     playwright.expect(shown.locator("#results")).to_be_hidden()
 
 
+def test_guarantees_are_withdrawn_for_images_unlike_val(opened, tmp_path):
+    _, shown = opened(dense=False)
+    like, unlike = color_package.images(80, seed=2), color_package.images(80, seed=3) * np.array([1, 0, 0], np.uint8)
+    for folder, given in (("like", like), ("unlike", unlike)):
+        (tmp_path / folder).mkdir()
+        for number, image in enumerate(given):
+            (tmp_path / folder / f"{number:02d}.png").write_bytes(color_package.png(image))
+    shown.select_option("#rate", "2")
+    give(shown, sorted((tmp_path / "like").iterdir()))
+    playwright.expect(shown.locator("#claims")).to_contain_text("No difference to val was found. Compared: 80 images")
+    assert not any(row["why"].startswith("guarantee withdrawn") for row in table(shown))
+    shown.click("#clear")
+    give(shown, sorted((tmp_path / "unlike").iterdir()))
+    playwright.expect(shown.locator("#claims")).to_contain_text("GUARANTEES WITHDRAWN: these images are not like those")
+    rows = table(shown)
+    assert {row["answer"] for row in rows} == {"not sure"}
+    assert all(row["why"].startswith("guarantee withdrawn: these images are not like those") for row in rows)
+    shown.check("#anyway")
+    rows = table(shown)
+    assert {row["answer"] for row in rows} == {"red", "not sure"}
+    assert all(row["why"].startswith("answered without guarantee") for row in rows if row["answer"] != "not sure")
+    shown.select_option("#rate", "")
+    playwright.expect(shown.locator("#claims")).to_be_hidden()
+    assert {row["why"] for row in table(shown)} == {""}
+
+
 def test_masks(opened, tmp_path):
     package, shown = opened(dense=True, query="?test")
     playwright.expect(shown.locator("#tested")).to_have_text("6 of 6 equal.", timeout=60_000)
     files = given_files(tmp_path)
     give(shown, files)
-    classes, confidence, _ = expected(package, files)
+    wanted = expected(package, files)
+    classes, confidence = wanted["classes"], wanted["confidence"]
     rows = table(shown)
     assert list(rows[0]) == [
         "image",

@@ -24,7 +24,11 @@ from petriscope.core.drawing import class_colors
 from petriscope.core.errors import DataError, RequestError
 from petriscope.core.files import parse_json, parsing, read_text, write_text
 from petriscope.data.decode import Filter
-from petriscope.trust.abstention import NO_CLASS, NOT_SURE
+from petriscope.models import ENSEMBLE
+from petriscope.trust.abstention import NO_CLASS, NOT_SURE, UNCLAIMED
+from petriscope.trust.state import TENSORS
+from petriscope.trust.two_sample import KINDS, Likeness
+from petriscope.trust.verdict import WITHDRAWN, remedy
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -62,14 +66,19 @@ LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
 OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
 SOFTWARE."""
 TEMPLATES = Path(__file__).parent / "templates"
-SCRIPTS = ("resize.js", "png.js", "pixels.js", "files.js", "answers.js", "model.js", "page.js")
+SCRIPTS = ("resize.js", "png.js", "pixels.js", "files.js", "answers.js", "likeness.js", "model.js", "page.js")
 SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp")  # that the page takes from folders
 MOST_MODEL = 300_000_000  # bytes; browsers do not hold a text much longer than what these become
 MOST_TESTS = 4_000_000  # bytes of all test images
 COLUMNS_FIRST = 13  # the major version of Pillow since which tall images are first made lower when they shrink
-CLAIM = (
-    "Guarantees hold for images like those of val, taken in the same way. Whether the images given are like them is not tested "
-    "by this page; petriscope predict tests it. Here, each image is judged by its out-of-distribution score alone."
+CLAIM = "Guarantees hold for images like those of val, taken in the same way."
+TESTED = (
+    f"{CLAIM} If one is chosen, the images given are compared with val as petriscope predict compares them, and guarantees are "
+    "withdrawn where the images are shown not to be like val's."
+)
+UNTESTED = (
+    f"{CLAIM} Whether the images given are like them is not tested by this page, since its package does not say what val is "
+    "like. Each image is judged by its out-of-distribution score alone."
 )
 
 
@@ -103,6 +112,14 @@ class Coverage(_Part):
     notes: tuple[str, ...] = ()
 
 
+class _Model(_Part):
+    name: str = ""
+
+
+class _Recipe(_Part):
+    model: _Model = _Model()
+
+
 class Manifest(_Part):
     """What the page needs of ``package.json``."""
 
@@ -116,6 +133,7 @@ class Manifest(_Part):
     input: Input
     error_rates: tuple[ErrorRate, ...] = ()
     coverages: tuple[Coverage, ...] = ()
+    recipe: _Recipe = _Recipe()
 
 
 @dataclass(frozen=True)
@@ -125,6 +143,20 @@ class Test:
     name: str
     content: bytes
     expected: int | list[float]
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What a page has of a package.
+
+    Args:
+        parts: model and runtime by name, compressed, as base64.
+        likeness: what images of val are like; None: unknown, so images are not compared.
+    """
+
+    parts: dict[str, str]
+    tests: list[Test]
+    likeness: Likeness | None
 
 
 def write_page(package: Path, out: Path, runtime: Path | None = None) -> None:
@@ -151,8 +183,12 @@ def write_page(package: Path, out: Path, runtime: Path | None = None) -> None:
         )
     files = read_runtime(find_runtime(runtime))
     parts = {"runtime": files[CODE], "wasm": files[WASM], "model": model.read_bytes()}
-    tests = read_tests(package / "tests", manifest)
-    write_text(out, _html(manifest, {name: _packed(content) for name, content in parts.items()}, tests))
+    carried = Carried(
+        {name: _packed(content) for name, content in parts.items()},
+        read_tests(package / "tests", manifest),
+        None if manifest.task == "segmentation" else read_likeness(package / "arrays.npz", len(manifest.classes)),
+    )
+    write_text(out, _html(manifest, carried))
 
 
 def _refuse(manifest: Manifest) -> None:
@@ -252,11 +288,47 @@ def read_tests(folder: Path, manifest: Manifest) -> list[Test]:
     return out
 
 
+def read_likeness(path: Path, classes: int) -> Likeness | None:
+    """What images of val are like, from the arrays of a package; None if it does not say."""
+    if not path.is_file():
+        return None
+    with parsing(path, "export the run again"), np.load(path, allow_pickle=False) as arrays:
+        names = {name: f"{TENSORS}likeness/{name}" for name in KINDS}
+        found = {name: arrays[key].astype(KINDS[name]) for name, key in names.items() if key in arrays}
+        likeness = Likeness.of(found) if found else None
+        if likeness is not None and not likeness.sound(classes):
+            raise ValueError("the arrays that say what images of val are like are inconsistent")
+        return likeness
+
+
+def carried_likeness(likeness: Likeness) -> dict[str, Any]:
+    """A likeness as the script reads it: whole numbers in lists, others as the base64 of float32."""
+
+    def numbers(values: np.ndarray) -> str:
+        return base64.b64encode(values.astype("<f4").tobytes()).decode()
+
+    traits = likeness.traits
+    looks = likeness.center is not None
+    return {
+        "target": likeness.target.tolist(),
+        "predicted": traits.predicted.tolist(),
+        "group": None if likeness.index is None else likeness.index.tolist(),
+        "center": None if likeness.center is None else likeness.center.tolist(),
+        "project": likeness.project.T.tolist() if looks else None,
+        "points": numbers(traits.points),
+        "directions": traits.points.shape[1],
+        "appearance": numbers(traits.appearance),
+        "measures": traits.appearance.shape[1],
+        "ood": numbers(traits.ood),
+        "uncertainty": numbers(traits.uncertainty),
+    }
+
+
 def _packed(content: bytes) -> str:
     return base64.b64encode(gzip.compress(content, mtime=0)).decode()
 
 
-def _html(manifest: Manifest, parts: dict[str, str], tests: list[Test]) -> str:
+def _html(manifest: Manifest, carried: Carried) -> str:
     from markupsafe import Markup
 
     text = script()
@@ -269,14 +341,14 @@ def _html(manifest: Manifest, parts: dict[str, str], tests: list[Test]) -> str:
         .render(
             manifest=manifest,
             dense=manifest.task == "segmentation",
-            about=Markup(json.dumps(_about(manifest, tests)).replace("<", "\\u003c")),
-            parts=parts,
+            about=Markup(json.dumps(_about(manifest, carried)).replace("<", "\\u003c")),
+            parts=carried.parts,
             script=Markup(text),
             digest=digest,
             limits=list(dict.fromkeys(notes)),
-            claim=CLAIM,
+            claim=_claim(carried),
             colors=class_colors(len(manifest.classes)).tolist(),
-            tests=len(tests),
+            tests=len(carried.tests),
             license=Markup(LICENSE),
             runtime_version=VERSION,
         )
@@ -288,7 +360,11 @@ def script() -> str:
     return "\n".join((TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS)
 
 
-def _about(manifest: Manifest, tests: list[Test]) -> dict[str, Any]:
+def _claim(carried: Carried) -> str:
+    return UNTESTED if carried.likeness is None else TESTED
+
+
+def _about(manifest: Manifest, carried: Carried) -> dict[str, Any]:
     """What the script knows of the model."""
     return {
         "name": manifest.name,
@@ -299,10 +375,18 @@ def _about(manifest: Manifest, tests: list[Test]) -> dict[str, Any]:
         "coverages": [each.model_dump() for each in manifest.coverages],
         "colors": class_colors(len(manifest.classes)).tolist(),
         "suffixes": SUFFIXES,
-        "words": {"not_sure": NOT_SURE, "no_class": NO_CLASS, "claim": CLAIM},
+        "likeness": None if carried.likeness is None else carried_likeness(carried.likeness),
+        "words": {
+            "not_sure": NOT_SURE,
+            "no_class": NO_CLASS,
+            "unclaimed": UNCLAIMED,
+            "withdrawn": WITHDRAWN,
+            "claim": _claim(carried),
+            "remedy": remedy(adapts=manifest.recipe.model.name != ENSEMBLE),
+        },
         "tests": [
             {"name": test.name, "content": base64.b64encode(test.content).decode(), "expected": test.expected}
-            for test in tests
+            for test in carried.tests
         ],
     }
 

@@ -1,6 +1,10 @@
 // Answers, abstentions and tables, in the words and numbers of `petriscope predict`.
 
+const HOLDS = "holds", WITHDRAWN = "withdrawn", UNCLAIMED = "unclaimed";
 const OUTLIER = "out of distribution: not like the images that the model was trained on";
+
+const whole = (count) => count.toLocaleString("en-US");
+const images = (count) => `${whole(count)} image${count === 1 ? "" : "s"}`;
 
 /**
  * What is said of one image.
@@ -8,9 +12,10 @@ const OUTLIER = "out of distribution: not like the images that the model was tra
  * @param found {probabilities, label, uncertainty, ood, answers, sets} of the image, see readOutputs.
  * @param rate what is wanted of errors, {place, max_error, threshold}; null: every image that is in distribution is answered.
  * @param coverage what is wanted of sets, {place, coverage}; null: there are none.
+ * @param standing of what is guaranteed: HOLDS, WITHDRAWN (nothing is answered) or UNCLAIMED (images are answered all the same).
  */
-function answerOf(found, rate, coverage, model) {
-  const reasons = [];
+function answerOf(found, rate, coverage, model, standing) {
+  const reasons = standing === WITHDRAWN ? [model.words.withdrawn] : [];
   const outlier = !(found.ood <= 1);
   if (outlier) reasons.push(OUTLIER);
   if (rate !== null && rate.threshold === null) {
@@ -19,14 +24,15 @@ function answerOf(found, rate, coverage, model) {
     reasons.push(`confidence ${confidenceText(found.uncertainty)} is below ${confidenceText(rate.threshold)}`);
   }
   const why = reasons.join("; ");
-  const row = { answer: why ? model.words.not_sure : model.classes[found.label], why, outlier };
-  if (coverage !== null) row.set = setOf(found, coverage.place, model).join("; ") || model.words.no_class;
+  const row = { answer: why ? model.words.not_sure : model.classes[found.label], abstains: why !== "", outlier };
+  row.why = why || (standing === UNCLAIMED ? model.words.unclaimed : "");
+  if (coverage !== null) row.set = setOf(found, coverage.place, model, standing).join("; ") || model.words.no_class;
   return row;
 }
 
 /** The classes in the prediction set, the most probable first. */
-function setOf(found, place, { classes }) {
-  const members = [...classes.keys()].filter((k) => found.sets[place * classes.length + k]);
+function setOf(found, place, { classes }, standing) {
+  const members = [...classes.keys()].filter((k) => standing === WITHDRAWN || found.sets[place * classes.length + k]);
   return members.sort((a, b) => found.probabilities[b] - found.probabilities[a]).map((k) => classes[k]);
 }
 
@@ -78,13 +84,13 @@ function floatText(value) {
 }
 
 /** The table of classified files: {name, error, found} each. */
-function tableOf(items, rate, coverage, model) {
+function tableOf(items, rate, coverage, model, standing) {
   const probabilities = model.classes.map((name) => `p_${name}`);
   const answers = coverage === null ? ["answer", "why"] : ["answer", "why", "set"];
   const columns = ["image", "predicted", "confidence", "error", ...answers, ...probabilities];
   const rows = items.map(({ name, error, found }) => {
     if (error) return { image: name, error };
-    const { answer, why, set } = answerOf(found, rate, coverage, model);
+    const { answer, why, set } = answerOf(found, rate, coverage, model, standing);
     const row = { image: name, predicted: model.classes[found.label], confidence: found.probabilities[found.label], answer, why, set };
     probabilities.forEach((column, k) => (row[column] = found.probabilities[k]));
     return row;
@@ -107,6 +113,6 @@ function maskTableOf(items, model) {
 /** Files that cannot be read first, then outliers, other abstentions, and answers, the least certain first. */
 function urgencyOf(item, row) {
   if (item.error) return [0, 0];
-  const level = row === null ? 3 : row.outlier ? 1 : row.why ? 2 : 3;
+  const level = row === null ? 3 : row.outlier ? 1 : row.abstains ? 2 : 3;
   return [level, -item.found.uncertainty];
 }

@@ -24,6 +24,7 @@ async function loadModel(about) {
   return {
     ...about,
     dense,
+    likeness: readLikeness(about.likeness),
     /** Results of images, Uint8 [H, W, C] each, in their order. */
     run(images) {
       last = last.catch(() => {}).then(() => this.runAlone(images));
@@ -55,6 +56,10 @@ function resultAt(outputs, i) {
     ood: outputs.ood.data[i],
     answers: Array.from(rowOf(outputs.answers, i), Number),
     sets: rowOf(outputs.sets, i),
+    points: rowOf(outputs.points, i),
+    plain_label: Number(outputs.plain_label.data[i]),
+    plain_uncertainty: outputs.plain_uncertainty.data[i],
+    appearance: rowOf(outputs.appearance, i),
   };
 }
 

@@ -16,11 +16,10 @@ const NOTES = {
 
 const items = []; // {name, file, error, found, notes}, in the order given
 const waiting = [];
+let compared = { count: 0, test: null }; // with val, of so many items
 let [model, shown, running, stopped, left] = [null, SHOWN, false, false, []];
 let addresses = [];
 
-const whole = (count) => count.toLocaleString("en-US");
-const images = (count) => `${whole(count)} image${count === 1 ? "" : "s"}`;
 const pause = () => new Promise((resolve) => setTimeout(resolve));
 const say = (sentence) => (by("status").textContent = sentence);
 
@@ -39,12 +38,38 @@ const chosen = (id, list) => {
 const rate = () => chosen("rate", about.error_rates);
 const coverage = () => chosen("coverage", about.coverages);
 
+const wantsClaims = () => rate() !== null || coverage() !== null;
+
+/** Whether what was guaranteed on val holds for these images. */
+function standing() {
+  if (!wantsClaims() || !compared.test?.withdrawn) return HOLDS;
+  return by("anyway").checked ? UNCLAIMED : WITHDRAWN;
+}
+
+/** Compare the images with val, unless that was done. */
+async function compareItems() {
+  if (!wantsClaims() || !model?.likeness || compared.count === items.length) return;
+  const found = items.filter((item) => item.found).map((item) => item.found);
+  const before = by("status").textContent;
+  say("Comparing with val ...");
+  await pause();
+  const of = found.length > MOST_COMPARED ? items.length : found.length;
+  const some = drawnFrom([...found], Math.min(found.length, MOST_COMPARED), randomNumbers());
+  const test = some.length ? compareWithVal(model.likeness, traitsOf(some, model.likeness), model.classes, of) : null;
+  compared = { count: items.length, test };
+  say(before);
+}
+
 function tellClaims() {
-  const [wanted, sets] = [rate(), coverage()];
-  const claims = [...(wanted?.notes ?? []), ...(sets?.notes ?? [])];
-  if (wanted !== null || sets !== null) claims.push(about.words.claim);
+  const [wanted, sets, now] = [rate(), coverage(), standing()];
+  const claims = now === HOLDS ? [...(wanted?.notes ?? []), ...(sets?.notes ?? [])] : [];
+  const { test } = compared;
+  if (wantsClaims() && test) claims.unshift(...verdictOf(test, now === UNCLAIMED ? ANSWERED_ANYWAY : NOTHING_ANSWERED, about.words.remedy));
+  if (wantsClaims() && now === HOLDS) claims.push(about.words.claim);
+  if (wantsClaims() && test?.p && now === HOLDS) claims.push(`No difference to val was found. Compared: ${comparedInWords(test)}.`);
   by("claims").replaceChildren(...claims.map((claim) => element("p", { textContent: claim })));
   by("claims").hidden = claims.length === 0;
+  by("anyway").parentElement.hidden = now === HOLDS;
 }
 
 // --------------------------------------------------------------------------------------------------------------------- files
@@ -97,6 +122,7 @@ async function work() {
   running = true;
   stopped = false;
   by("stop").hidden = by("progress").hidden = false;
+  by("csv").disabled = true;
   const start = performance.now();
   let [done, each, shownAt] = [0, 1, 0];
   while (waiting.length && !stopped) {
@@ -111,7 +137,7 @@ async function work() {
     by("progress").value = done / (done + waiting.length);
     if (now - shownAt > 1000) {
       say(`${whole(done)} of ${images(done + waiting.length)}; ${whole(seconds)} s left`);
-      draw();
+      if (!wantsClaims()) draw(); // otherwise, the images are compared with val first
       shownAt = now;
     }
     await pause();
@@ -120,7 +146,15 @@ async function work() {
   const took = ((performance.now() - start) / 1000).toFixed(1);
   say(`${images(done)} done in ${took} s${rest ? `; stopped, ${images(rest)} left out` : ""}`);
   by("stop").hidden = by("progress").hidden = true;
+  by("csv").disabled = false;
   running = false;
+  await judge();
+}
+
+/** Show the results anew, after what is guaranteed was checked. */
+async function judge() {
+  if (running) return tellClaims();
+  await compareItems();
   draw();
 }
 
@@ -149,8 +183,8 @@ async function predicted(files) {
 
 /** Items with what is said of them. */
 function judged() {
-  const [wanted, sets] = [rate(), coverage()];
-  return items.map((item) => ({ item, row: item.error || model.dense ? null : answerOf(item.found, wanted, sets, model) }));
+  const [wanted, sets, now] = [rate(), coverage(), standing()];
+  return items.map((item) => ({ item, row: item.error || model.dense ? null : answerOf(item.found, wanted, sets, model, now) }));
 }
 
 const GROUPS = { all: "all images", unreadable: "cannot be read", outlier: "out of distribution", unsure: "not sure" };
@@ -159,11 +193,12 @@ const GROUPS = { all: "all images", unreadable: "cannot be read", outlier: "out 
 function groupsOf({ item, row }) {
   if (item.error) return ["all", "unreadable"];
   if (row === null) return ["all"];
-  if (row.why) return row.outlier ? ["all", "unsure", "outlier"] : ["all", "unsure"];
+  if (row.abstains) return row.outlier ? ["all", "unsure", "outlier"] : ["all", "unsure"];
   return ["all", `=${row.answer}`];
 }
 
 function draw() {
+  if (by("claims")) tellClaims();
   by("results").hidden = items.length === 0;
   if (!items.length || model === null) return;
   const all = judged();
@@ -224,9 +259,10 @@ function cardOf({ item, row }) {
   } else if (row === null) {
     card.append(sharesOf(item.found));
   } else {
-    card.append(element("span", { className: row.why ? "answer wrong" : "answer", textContent: row.answer }));
+    card.append(element("span", { className: row.abstains ? "answer wrong" : "answer", textContent: row.answer }));
     const confidence = glued(`confidence ${confidenceText(item.found.uncertainty)}`);
-    detail(row.why ? `${model.classes[item.found.label]}? ${row.outlier ? confidence : ""}` : confidence);
+    const said = row.why.includes("confidence ") ? "" : ` ${confidence}`;
+    detail(row.abstains ? `${model.classes[item.found.label]}?${said}` : confidence);
     if (row.why) detail(glued(row.why));
     if (row.set !== undefined) detail(`set: ${row.set}`);
     card.append(probabilitiesOf(item));
@@ -297,7 +333,7 @@ function tableRows(rows) {
 }
 
 function saveCsv() {
-  const text = model.dense ? maskTableOf(items, model) : tableOf(items, rate(), coverage(), model);
+  const text = model.dense ? maskTableOf(items, model) : tableOf(items, rate(), coverage(), model, standing());
   const link = element("a", { href: URL.createObjectURL(new Blob([text], { type: "text/csv" })), download: "predictions.csv" });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
@@ -344,6 +380,7 @@ function listen() {
   by("csv").addEventListener("click", saveCsv);
   by("clear").addEventListener("click", () => {
     items.length = left.length = 0;
+    compared = { count: 0, test: null };
     shown = SHOWN;
     say("Ready.");
     draw();
@@ -355,7 +392,8 @@ function listen() {
     draw();
     by("cards").children[next]?.querySelector("summary")?.focus();
   });
-  for (const id of ["rate", "coverage"]) by(id)?.addEventListener("change", () => (tellClaims(), draw()));
+  for (const id of ["rate", "coverage"]) by(id)?.addEventListener("change", judge);
+  by("anyway")?.addEventListener("change", draw);
   for (const id of ["show", "order", "find"]) by(id).addEventListener("input", () => ((shown = SHOWN), draw()));
   by("cards").addEventListener("keydown", moveFocus);
   by("test")?.addEventListener("click", test);
