@@ -37,6 +37,8 @@ from petriscope.report.audit import write_audit_page
 from petriscope.report.explanations import checked, write_page
 from petriscope.report.page import write_report
 from petriscope.run.folder import check_free, is_run, open_run
+from petriscope.ship.server.limits import Limits as Limits
+from petriscope.ship.server.start import serve as serve
 from petriscope.trust.prior import Names, Shares, parse_prior
 
 if TYPE_CHECKING:

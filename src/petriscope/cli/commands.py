@@ -442,6 +442,58 @@ def predict(
 
 
 @app.command()
+def serve(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Run folders or model.safetensors files.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")] = 8080,
+    token: Annotated[
+        str,
+        typer.Option(
+            envvar="PETRISCOPE_TOKEN",
+            show_envvar=True,
+            help="Requests must carry this token. As an environment variable, other users of the machine cannot see it.",
+        ),
+    ] = "",
+    device: Device = "auto",
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Images that a model predicts at a time.")] = 32,
+    queue: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Images per model that may wait; beyond, requests get status 429.")
+    ] = 512,
+    deadline: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.1, help="What does not have its answer by then gets status 503.")
+    ] = 30,
+    files: Annotated[int, typer.Option(metavar="N", min=1, help="Images per request, at most.")] = 64,
+    file_mib: Annotated[int, typer.Option(metavar="N", min=1, help="Size of an image file, at most, in MiB.")] = 32,
+    body_mib: Annotated[int, typer.Option(metavar="N", min=1, help="Size of a request, at most, in MiB.")] = 128,
+    megapixels: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="Pixels of an image, at most.")] = 64,
+) -> None:
+    """Serve models over HTTP, with a page to drop images on. It ends with Ctrl-C or SIGTERM, when all requests are answered.
+
+    POST /predict takes images, and gives answers or reasons to abstain as predict does; /docs says more.
+    """
+    from petriscope import api
+
+    mib = 2**20
+    api.serve(
+        models,
+        host,
+        port,
+        token,
+        device,
+        api.Limits(
+            batch=batch,
+            queue=queue,
+            deadline=deadline,
+            files=files,
+            file_bytes=file_mib * mib,
+            body_bytes=body_mib * mib,
+            held_bytes=4 * body_mib * mib,
+            pixels=megapixels * 1_000_000,
+        ),
+    )
+
+
+@app.command()
 def explain(
     run: RunOrModel,
     images: Annotated[list[str], typer.Argument(help="Image files, or folders of them.")],

@@ -1,1 +1,1 @@
-"""What leaves the laboratory: packages, and pages that predict in a browser."""
+"""What leaves the laboratory or serves it: packages, pages that predict in a browser, and the HTTP server."""

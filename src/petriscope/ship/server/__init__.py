@@ -1,0 +1,1 @@
+"""The HTTP server: models behind `POST /predict`, and a page for people."""

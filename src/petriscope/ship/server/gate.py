@@ -1,0 +1,121 @@
+"""What every request passes: whether the server is stopping or too busy, whether the token is right, its line in the log."""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from petriscope.core.files import json_text
+from petriscope.ship.server.counters import Counters
+from petriscope.ship.server.limits import Limits, Refusal
+from petriscope.ship.server.log_lines import log, log_error
+
+FACTS = "petriscope"  # where a request's `Facts` are in its scope
+OPEN = ("/", "/docs", "/health/live", "/health/ready")  # without a token: nothing about models or images
+HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
+
+
+@dataclass
+class Facts:
+    """What the log says of a request."""
+
+    model: str = ""
+    images: int = 0
+    bytes: int = 0
+
+
+class Gate:
+    """The application, behind what every request passes.
+
+    Args:
+        paths: those that the application has; others are not named in the log.
+        token: that requests must carry; an empty string: none.
+
+    Attributes:
+        stopping: new requests are refused.
+        active: requests that were accepted and are not answered yet.
+    """
+
+    def __init__(self, app: ASGIApp, paths: frozenset[str], counters: Counters, limits: Limits, token: str) -> None:
+        self.app, self.paths, self.counters, self.limits = app, paths, counters, limits
+        self.token = f"Bearer {token}".encode() if token else b""
+        self.stopping = False
+        self.active = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        start, status = time.perf_counter(), 0
+        facts = scope[FACTS] = Facts()
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if self.stopping:  # the client is not to send more on this connection
+                    message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await send(message)
+
+        self.active += 1
+        try:
+            self._check(scope)
+            await self.app(scope, receive, answer)
+        except Refusal as refusal:
+            await refused(refusal)(scope, receive, answer)
+        except Exception as error:
+            log_error("answering", error)
+            if not status:
+                await refused(Refusal(500, "the server failed; its log says where"))(scope, receive, answer)
+        finally:
+            self.active -= 1
+            self._tell(scope, facts, status, time.perf_counter() - start)
+
+    def _check(self, scope: Scope) -> None:
+        if scope["path"] == "/health/live":
+            return
+        if self.stopping:
+            raise Refusal(503, "the server is stopping; send the request to another one, or try again later")
+        if self.active > self.limits.requests:
+            raise Refusal(
+                503,
+                f"the server works on {self.limits.requests:,} requests at a time; try again later",
+                "requests",
+                retry_after=1,
+            )
+        if self.token and scope["path"] not in OPEN:
+            given = next((value for key, value in scope["headers"] if key == b"authorization"), b"")
+            if not hmac.compare_digest(given, self.token):
+                raise Refusal(401, "this server needs a token: send the header Authorization: Bearer TOKEN")
+
+    def _tell(self, scope: Scope, facts: Facts, status: int, seconds: float) -> None:
+        path = scope["path"] if scope["path"] in self.paths else "other"
+        self.counters.request(path, status, seconds)
+        log(
+            "request",
+            method=scope["method"][:10],
+            path=path,
+            status=status,
+            ms=round(1000 * seconds, 1),
+            bytes=facts.bytes,
+            model=facts.model,
+            images=facts.images,
+        )
+
+
+def refused(refusal: Refusal, more: Mapping[str, object] | None = None, close: bool = False) -> Response:
+    """The response for a refusal: a JSON object with the sentence as ``error``, and ``limit``, if there is one."""
+    content = {"error": refusal.sentence, **({"limit": refusal.limit} if refusal.limit else {}), **(more or {})}
+    headers = dict(HEADERS)
+    if refusal.retry_after is not None:
+        headers["Retry-After"] = str(refusal.retry_after)
+    if refusal.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if close:
+        headers["Connection"] = "close"
+    return Response(json_text(content), refusal.status, headers, "application/json")

@@ -1,0 +1,79 @@
+"""Runs the server until it is told to stop, and then until every accepted request is answered."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from types import FrameType
+
+import uvicorn
+
+from petriscope.core.errors import PetriscopeError
+from petriscope.ship.server.gate import Gate
+from petriscope.ship.server.log_lines import Lines, log
+
+LINGER = 0.5  # seconds in which a stopping server still answers, so that its clients learn that it stops
+KEEP_ALIVE = 15  # seconds that a connection may be idle
+HEADER_BYTES = 1 << 15
+
+
+def run(gate: Gate, host: str, port: int) -> None:
+    """Serve on an address until SIGTERM or SIGINT.
+
+    Raises:
+        PetriscopeError: the address cannot be used.
+    """
+    listening = _listen(host, port)
+    _log_as_lines()
+    config = uvicorn.Config(
+        gate,
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        ws="none",
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=int(gate.limits.deadline) + 1,
+        h11_max_incomplete_event_size=HEADER_BYTES,
+    )
+    shown = f"[{host}]" if ":" in host else host
+    log("listening", url=f"http://{shown}:{listening.getsockname()[1]}/")
+    Server(config, gate).run(sockets=[listening])
+    log("stopped")
+
+
+class Server(uvicorn.Server):
+    """Refuses new requests when it is told to stop, and ends when those that were accepted are answered."""
+
+    def __init__(self, config: uvicorn.Config, gate: Gate) -> None:
+        super().__init__(config)
+        self.gate = gate
+        self.told = 0.0
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.gate.stopping:  # a second time: at once
+            self.should_exit = self.force_exit = True
+        self.gate.stopping, self.told = True, time.monotonic()
+
+    async def on_tick(self, counter: int) -> bool:
+        if self.gate.stopping and not self.gate.active and time.monotonic() - self.told > LINGER:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server((str(address[0]), port), family=family, backlog=1024)
+    except OSError as error:
+        raise PetriscopeError(
+            f"cannot listen on {host}, port {port}: {error.strerror or error}; choose another with --port or --host"
+        ) from None
+
+
+def _log_as_lines() -> None:
+    logging.getLogger("uvicorn").handlers = [Lines()]
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn").propagate = False
+    logging.getLogger("asyncio").handlers = [Lines()]

@@ -1,0 +1,67 @@
+"""Runs that predict masks, behind the server."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
+
+from petriscope.core.drawing import overlay, palette
+from petriscope.core.errors import RequestError
+from petriscope.inference.predict import DecodedFile
+from petriscope.ship.server.run_model import RunModel
+from petriscope.ship.server.served import Asked, Found, Row
+
+LONGEST = 1024  # side of an overlay in pixels
+
+
+@dataclass(frozen=True)
+class NoRules:
+    """Masks are predicted without thresholds."""
+
+    notes: tuple[str, ...] = ()
+
+
+class Model(RunModel):
+    """A `petriscope.ship.server.served.Served` that predicts masks."""
+
+    def rules(self, asked: Asked, withdrawn: bool) -> NoRules:
+        if asked.guarantees:
+            raise RequestError("max_error and coverage need a classification model; this model predicts masks")
+        return NoRules()
+
+    def predict(self, names: Sequence[str], images: Sequence[DecodedFile], rules: Sequence[NoRules]) -> list[Found]:
+        probabilities = self.predictor.probabilities(np.stack([image.pixels for image in images]))
+        return [self._found(*each) for each in zip(names, images, probabilities, strict=True)]
+
+    def _found(self, name: str, image: DecodedFile, p: np.ndarray) -> Found:
+        mask = p.argmax(0).astype(np.uint8)
+        counts = np.bincount(mask.reshape(-1), minlength=len(self.classes))
+        row = Row(
+            file=name,
+            predicted=self.classes[int(counts.argmax())],
+            confidence=float(p.max(0).mean()),
+            error=None,
+            mask=base64.b64encode(self._png(_of_size(mask, image.size))).decode("ascii"),
+            shares=dict(zip(self.classes, map(float, counts / mask.size), strict=True)),
+        )
+        return Found(row)
+
+    def overlay(self, image: DecodedFile, method: str) -> np.ndarray:
+        (p,) = self.predictor.probabilities(image.pixels[None])
+        return overlay(image.pixels, p.argmax(0).astype(np.uint8), len(self.classes))
+
+    def _png(self, mask: np.ndarray) -> bytes:
+        image, out = Image.fromarray(mask), BytesIO()
+        image.putpalette(palette(len(self.classes)).tobytes())
+        image.save(out, "PNG")
+        return out.getvalue()
+
+
+def _of_size(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A mask, uint8 [H, W], in the (height, width) of its image."""
+    return np.asarray(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))

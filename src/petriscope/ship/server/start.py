@@ -1,0 +1,58 @@
+"""Loads models and serves them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import ip_address
+
+from petriscope.core.errors import RequestError
+from petriscope.core.progress import say
+from petriscope.ship.server.limits import Limits
+
+MISSING = "the server needs more packages: pip install 'petriscope[serve]'"
+
+
+def serve(
+    models: Sequence[str],
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    token: str = "",
+    device: str = "auto",
+    limits: Limits | None = None,
+) -> None:
+    """Serve models over HTTP until SIGTERM or SIGINT.
+
+    Args:
+        models: run folders or model files.
+        token: that requests must carry; an empty string: none.
+
+    Raises:
+        RequestError: a package is missing, or a model cannot be served.
+        PetriscopeError: the address cannot be used.
+    """
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import python_multipart  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise RequestError(f"{MISSING} ({error.name} is missing)") from None
+    from petriscope.ship.server.run_model import names_differ, open_run_model
+    from petriscope.ship.server.running import run
+    from petriscope.ship.server.web import create_app
+
+    opened = [open_run_model(path, device) for path in models]
+    names_differ(opened)
+    if not token and not _is_loopback(host):
+        say(
+            f"warning: anybody who can reach {host}, port {port}, can use the server; ask for a token with --token or "
+            "PETRISCOPE_TOKEN"
+        )
+    run(create_app(opened, limits, token), host, port)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
