@@ -7,11 +7,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from fastapi import FastAPI
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from petriscope.core.files import json_text
 from petriscope.ship.server.counters import Counters
+from petriscope.ship.server.lane import Lane
 from petriscope.ship.server.limits import Limits, Refusal
 from petriscope.ship.server.log_lines import log, log_error
 
@@ -35,14 +37,23 @@ class Gate:
     Args:
         paths: those that the application has; others are not named in the log.
         token: that requests must carry; an empty string: none.
+        lanes: the models by name.
 
     Attributes:
         stopping: new requests are refused.
         active: requests that were accepted and are not answered yet.
     """
 
-    def __init__(self, app: ASGIApp, paths: frozenset[str], counters: Counters, limits: Limits, token: str) -> None:
-        self.app, self.paths, self.counters, self.limits = app, paths, counters, limits
+    def __init__(
+        self,
+        app: FastAPI,
+        paths: frozenset[str],
+        counters: Counters,
+        limits: Limits,
+        token: str,
+        lanes: Mapping[str, Lane],
+    ) -> None:
+        self.app, self.paths, self.counters, self.limits, self.lanes = app, paths, counters, limits, lanes
         self.token = f"Bearer {token}".encode() if token else b""
         self.stopping = False
         self.active = 0

@@ -21,7 +21,7 @@ from petriscope.trust.shift import FALSE_ALARMS, Traits, compare, joined
 
 MOST = 200  # images, the last ones
 SHARE = 0.05  # of the time that comparisons take, at most
-PAUSE = 1.0  # seconds between two comparisons, at least
+PAUSE = 1.0  # seconds before a comparison
 CHUNK = 16  # images whose traits are computed at a time; requests wait that long
 
 Standing = Literal["not tested", "not withdrawn", "withdrawn"]
@@ -119,20 +119,21 @@ class Watch:
         while True:
             with self.changed:
                 self.changed.wait_for(lambda: self.stopped or self.since)
+                self.changed.wait_for(lambda: self.stopped, timeout=PAUSE)  # what comes together is compared together
                 if self.stopped:
                     return
-            start = time.monotonic()
+            start = time.thread_time()
             try:
                 self._compare()
             except Exception as error:
                 log_error("comparing with val", error)
-            took = time.monotonic() - start
+            took = time.thread_time() - start
             with self.changed:
-                self.changed.wait_for(lambda: self.stopped, timeout=max(PAUSE, took * (1 / SHARE - 1)))
+                self.changed.wait_for(lambda: self.stopped, timeout=took * (1 / SHARE - 1))
 
     def _compare(self) -> None:
         with self.changed:
-            kept, self.since = dict(self.recent), 0
+            kept, taken = dict(self.recent), self.since
         digests = list(kept)
         new = self.served.unlearned(digests)
         digests = [digest for digest, unlearned in zip(digests, new, strict=True) if unlearned]
@@ -147,6 +148,8 @@ class Watch:
                 if digest in self.recent:
                     self.recent[digest] = kept[digest]
         self._conclude([each for digest in digests if isinstance(each := kept[digest], Traits)])
+        with self.changed:
+            self.since -= taken
 
     def _conclude(self, traits: list[Traits]) -> None:
         likeness, before = self.served.likeness, self.test

@@ -213,7 +213,7 @@ def create_app(
     for path, name in (("/", "page.html"), ("/docs", "docs.html")):
         app.get(path, include_in_schema=False, response_class=HTMLResponse)(_page(name))
     paths = frozenset(str(getattr(route, "path", "")) for route in app.routes)
-    return Gate(app, paths, counters, limits, token)
+    return Gate(app, paths, counters, limits, token, server.lanes)
 
 
 class _Server:
