@@ -15,9 +15,7 @@ pytest.importorskip("prometheus_client")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from petriscope.core.errors import RequestError
 from petriscope.ship.server.limits import Limits
-from petriscope.ship.server.run_model import names_differ
 from serving import NOISE, SIDE, Told, form, png, serving
 
 
@@ -320,11 +318,6 @@ def test_openapi_describes_options_and_answers():
     assert {"200", "401", "413", "415", "422", "429", "503"} <= post["responses"].keys()
     assert "multipart/form-data" in post["requestBody"]["content"]
     assert {"file", "answer", "why", "ood"} <= found["components"]["schemas"]["Row"]["properties"].keys()
-
-
-def test_models_of_one_name_are_refused():
-    with pytest.raises(RequestError, match="two models are called told"):
-        names_differ([Told(), Told()])
 
 
 HEADERS = st.sampled_from(

@@ -10,7 +10,7 @@ import numpy as np
 
 from petriscope.core.progress import say
 from petriscope.data.in_memory import AnyFile
-from petriscope.inference.base import Classifies
+from petriscope.inference.base import Classifies, Predicts
 from petriscope.inference.files import CHUNK, Attempt
 from petriscope.inference.likeness import compare_files
 from petriscope.inference.table import Rows, Wanted, rows_by_chunk
@@ -33,20 +33,15 @@ def answer_files(
         adapts: whether the model can be adapted to images from elsewhere.
     """
     probabilities = [f"p_{name}" for name in model.classes]
-    outside, scale = _Outside(), model.reading.scale
-    words = [given] if given else []
-    words += [] if scale is None else [f"scale {scale:.6g}" if isinstance(scale, float) else f"{scale} per pixel"]
-    assumed = {"assumed": "; ".join(words)} if words else {}
+    outside, assumed = _Outside(), assumptions(model, given)
 
     def rows_of(images: np.ndarray, paths: list[AnyFile], rules: Abstention) -> list[dict[str, Any]]:
         found = model.predict(images, wanted.tta)
         if found.outside is not None:
             outside.note(paths, found.outside)
-        rows = []
-        for p, answer in zip(found.probabilities, rules.rows(found.probabilities, found.ood), strict=True):
-            row = {"predicted": model.classes[int(p.argmax())], "confidence": float(p.max()), **answer, **assumed}
-            rows.append({**row, **dict(zip(probabilities, map(float, p), strict=True))})
-        return rows
+        rows = answered(model.classes, found.probabilities, found.ood, rules)
+        named = (dict(zip(probabilities, map(float, p), strict=True)) for p in found.probabilities)
+        return [{**row, **assumed, **each} for row, each in zip(rows, named, strict=True)]
 
     def parts() -> Iterator[list[dict[str, Any]]]:
         rules = plan
@@ -61,6 +56,26 @@ def answer_files(
     columns = ["image", "predicted", "confidence", "error", *answers, *assumed, *probabilities]
 
     return Rows(columns, parts(), wanted.out)
+
+
+def answered(
+    classes: tuple[str, ...], probabilities: np.ndarray, ood: np.ndarray | None, rules: Abstention
+) -> list[dict[str, Any]]:
+    """What is said of images: predicted, confidence, and the fields of `petriscope.trust.abstention.Abstention.rows`, which
+    takes the same arguments."""
+    answers = rules.rows(probabilities, ood)
+    return [
+        {"predicted": classes[int(p.argmax())], "confidence": float(p.max()), **answer}
+        for p, answer in zip(probabilities, answers, strict=True)
+    ]
+
+
+def assumptions(model: Predicts, given: str = "") -> dict[str, str]:
+    """The column ``assumed``: what was said about the classes, and the scale, if anything."""
+    scale = model.reading.scale
+    words = [given] if given else []
+    words += [] if scale is None else [f"scale {scale:.6g}" if isinstance(scale, float) else f"{scale} per pixel"]
+    return {"assumed": "; ".join(words)} if words else {}
 
 
 class _Outside:

@@ -67,6 +67,25 @@ def find_images(paths: Sequence[AnyFile]) -> list[AnyFile]:
     return found
 
 
+def read_file(model: Predicts, path: AnyFile) -> tuple[DecodedFile, Content]:
+    """An image file in the shape of a model, and what the file holds.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    (height, width, channels), reading = model.shape, model.reading
+    plain, content = decode_with_content(
+        path, (height, width), reading.filter, "gray" if channels == 1 else "rgb", reading.bits
+    )
+    if reading.scale is None:
+        return DecodedFile(plain, plain, content.size), content
+    try:
+        factors = scale_factors(np.array([content.size]), reading.scale, reading.field_of_view)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    return DecodedFile(rescale(plain[None], factors)[0], plain, content.size), content
+
+
 def decoded(
     model: Predicts,
     paths: Sequence[AnyFile],
@@ -90,17 +109,7 @@ def decoded(
         if not keep and (found := known.pop(path, None)) is not None:
             return found
         try:
-            plain, content = decode_with_content(
-                path, (height, width), reading.filter, "gray" if channels == 1 else "rgb", reading.bits
-            )
-            pixels = plain
-            if reading.scale is not None:
-                try:
-                    factors = scale_factors(np.array([content.size]), reading.scale, reading.field_of_view)
-                except DataError as error:
-                    raise DataError(f"{path}: {error}") from None
-                pixels = rescale(plain[None], factors)[0]
-            return DecodedFile(pixels, plain, content.size), content
+            return read_file(model, path)
         except DataError as error:
             return str(error), None
 

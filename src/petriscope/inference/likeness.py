@@ -59,7 +59,7 @@ def compare_files(
         for block, images in decoded(model, chosen, CHUNK, tell=False, kept=kept, keep=kept is not None):
             good = [image for image in images if not isinstance(image, str)]
             batch = np.stack([image.pixels for image in good]) if good else np.empty((0, *model.shape), np.uint8)
-            batch = batch[unlearned(model, digests_of(good), len(good))]
+            batch = batch[_unlearned(model, digests_of(good), len(good))]
             if len(batch):
                 parts.append(model.traits(batch, likeness))
                 some |= {count + i: image for i, image in enumerate(batch) if (count + i) % step == 0}
@@ -78,7 +78,7 @@ def compare_images(model: Classifies, images: ImageSet, quiet: bool) -> Compared
     likeness = model.likeness
     if likeness is None:
         return _nothing(model, len(images), OLDER)
-    new = unlearned(model, images.digests(), len(images))
+    new = _unlearned(model, images.digests(), len(images))
     if not new.any():
         return _nothing(model, len(images), "the model has learned from all of them")
     images = images.subset(np.flatnonzero(new))
@@ -97,7 +97,7 @@ def compare_images(model: Classifies, images: ImageSet, quiet: bool) -> Compared
     return Compared(test, images.take(rows[shown]), traits.predicted[shown])
 
 
-def unlearned(model: Classifies, digests: Iterable[bytes], count: int) -> np.ndarray:
+def _unlearned(model: Classifies, digests: Iterable[bytes], count: int) -> np.ndarray:
     """Which of so many images the model has not learned from, bool [N]; all, if that is unknown."""
     if model.exposure is None:
         return np.ones(count, bool)

@@ -1,65 +1,99 @@
-"""Runs that classify, behind the server: the rows of `petriscope predict`."""
+"""Classification behind the server: the rows of `petriscope predict`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
 from petriscope.core.drawing import enlarged_overlay
+from petriscope.core.recipe import TTA
 from petriscope.explain import explain
-from petriscope.inference.predict import DecodedFile
+from petriscope.inference.answers import answered, assumptions
+from petriscope.inference.base import Classifies
+from petriscope.inference.files import DecodedFile
 from petriscope.inference.predictor import Predictor
-from petriscope.ship.server.run_model import RunModel
+from petriscope.ship.server.model import FileModel
 from petriscope.ship.server.served import Asked, Found, Row
-from petriscope.trust.abstention import NOT_SURE, Abstention, plan_abstention
+from petriscope.trust.abstention import NOT_SURE, Abstention
+from petriscope.trust.plan import plan_abstention
 from petriscope.trust.state import LEVELS, MAX_ERRORS
+from petriscope.trust.two_sample import Traits
+
+Plan = Callable[[float | None, float | None], Abstention]
 
 
-class Model(RunModel):
-    """A `petriscope.ship.server.served.Served` that classifies."""
+class Classifier(FileModel):
+    """A `petriscope.ship.server.served.Served` for whatever labels images.
 
-    def __init__(self, predictor: Predictor, name: str, fingerprint: str) -> None:
-        super().__init__(predictor, name, fingerprint)
-        self.tta = predictor.recipe.evaluation.tta
-        scale = predictor.recipe.data.scale
-        words = f"scale {scale:.6g}" if isinstance(scale, float) else f"{scale} per pixel"
-        self.assumed = {} if scale is None else {"assumed": words}
-        if self.tta in predictor.trust.references:
-            self.max_errors, self.coverages = MAX_ERRORS, LEVELS
-        self._plan = lru_cache(64)(self._planned)
+    Args:
+        plan: the rules for a wanted error rate and a wanted coverage.
+        tta: test-time augmentation; None: the model's own.
+        max_errors, coverages: those on offer.
+        show: where the model looked, on an image, uint8 [h, w, 3]; None: it cannot be shown.
+    """
+
+    task = "classification"
+
+    def __init__(
+        self,
+        model: Classifies,
+        name: str,
+        fingerprint: str,
+        plan: Plan,
+        tta: TTA | None,
+        max_errors: tuple[float, ...],
+        coverages: tuple[float, ...],
+        adapts: bool,
+        show: Callable[[DecodedFile], np.ndarray] | None = None,
+    ) -> None:
+        super().__init__(model, name, fingerprint, model.likeness, adapts, show)
+        self.classifies, self.plan, self.tta = model, plan, tta
+        self.max_errors, self.coverages = max_errors, coverages
+        self.assumed = assumptions(model)
+
+    def traits(self, images: np.ndarray) -> Traits:
+        assert self.likeness is not None
+        return self.classifies.traits(images, self.likeness)
 
     def rules(self, asked: Asked, withdrawn: bool) -> Abstention:
-        plan = self._plan(asked.max_error, asked.coverage)
-        if withdrawn and asked.guarantees:
-            return plan.without_guarantee(answer=asked.without_guarantee)
-        return plan
+        plan = self.plan(asked.max_error, asked.coverage)
+        return plan.without_guarantee(answer=asked.without_guarantee) if withdrawn and asked.guarantees else plan
 
     def predict(self, names: Sequence[str], images: Sequence[DecodedFile], rules: Sequence[Abstention]) -> list[Found]:
-        found = self.predictor.predict(np.stack([image.pixels for image in images]), self.tta)
-        far = np.zeros(len(images), bool) if found.ood is None else ~(found.ood <= 1)
-        out: list[Found] = []
-        for i, (name, rule) in enumerate(zip(names, rules, strict=True)):
-            ood = None if found.ood is None else found.ood[i : i + 1]
-            p = found.probabilities[i]
-            (answer,) = rule.rows(p[None], ood)
-            row = Row(
-                file=name,
-                predicted=self.classes[int(p.argmax())],
-                confidence=float(p.max()),
-                error=None,
-                **answer,
-                **self.assumed,
-                probabilities=dict(zip(self.classes, map(float, p), strict=True)),
-                ood=None if ood is None else float(ood[0]),
-            )
-            out.append(Found(row, answer["answer"] == NOT_SURE, bool(far[i])))
-        return out
+        found = self.classifies.predict(np.stack([image.pixels for image in images]), self.tta)
+        out: list[Found | None] = [None] * len(images)
+        for rule in {id(each): each for each in rules}.values():
+            places = [place for place, each in enumerate(rules) if each is rule]
+            p, ood = found.probabilities[places], None if found.ood is None else found.ood[places]
+            for i, (place, row) in enumerate(zip(places, answered(self.classes, p, ood, rule), strict=True)):
+                probabilities = dict(zip(self.classes, p[i].tolist(), strict=True))
+                score = None if ood is None else float(ood[i])
+                out[place] = Found(
+                    Row(file=names[place], error=None, **row, **self.assumed, probabilities=probabilities, ood=score),
+                    abstained=row["answer"] == NOT_SURE,
+                    far=score is not None and not score <= 1,
+                )
+        return [each for each in out if each is not None]
 
-    def overlay(self, image: DecodedFile, method: str) -> np.ndarray:
-        (heat,) = explain(self.predictor, image.pixels[None], method=method)
-        return enlarged_overlay(image.pixels, heat)
 
-    def _planned(self, max_error: float | None, coverage: float | None) -> Abstention:
-        return plan_abstention(self.predictor.trust, self.classes, self.tta, max_error, coverage)
+def of_run(predictor: Predictor, name: str, fingerprint: str, adapts: bool) -> Classifier:
+    """A run or a model file behind the server."""
+    tta = predictor.recipe.evaluation.tta
+    fitted = tta in predictor.trust.references
+
+    def show(image: DecodedFile) -> np.ndarray:
+        return enlarged_overlay(image.pixels, explain(predictor, image.pixels[None])[0])
+
+    return Classifier(
+        predictor,
+        name,
+        fingerprint,
+        partial(plan_abstention, predictor.trust, predictor.classes, tta),
+        tta,
+        MAX_ERRORS if fitted else (),
+        LEVELS if fitted else (),
+        adapts,
+        show,
+    )

@@ -1,4 +1,4 @@
-"""Runs of any other task, behind the server: a table of probabilities."""
+"""Any other task behind the server: probabilities."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 
 from petriscope.core.errors import RequestError
-from petriscope.inference.predict import DecodedFile
-from petriscope.ship.server.run_model import RunModel
+from petriscope.inference.files import DecodedFile
+from petriscope.inference.predictor import Predictor
+from petriscope.ship.server.model import FileModel
 from petriscope.ship.server.segmentation import NoRules
 from petriscope.ship.server.served import Asked, Found, Row
 
 
-class Model(RunModel):
+class Generic(FileModel):
     """A `petriscope.ship.server.served.Served` of a task without a module of its own."""
+
+    def __init__(self, predictor: Predictor, name: str, fingerprint: str) -> None:
+        super().__init__(predictor, name, fingerprint)
+        self.predictor, self.task = predictor, predictor.task.name
 
     def rules(self, asked: Asked, withdrawn: bool) -> NoRules:
         if asked.guarantees:
@@ -23,8 +28,10 @@ class Model(RunModel):
 
     def predict(self, names: Sequence[str], images: Sequence[DecodedFile], rules: Sequence[NoRules]) -> list[Found]:
         probabilities = self.predictor.probabilities(np.stack([image.pixels for image in images]))
-        named = [dict(zip(self.classes, map(float, p), strict=True)) for p in probabilities]
+        named = (dict(zip(self.classes, p.tolist(), strict=True)) for p in probabilities)
         return [Found(Row(file=name, error=None, probabilities=p)) for name, p in zip(names, named, strict=True)]
 
-    def overlay(self, image: DecodedFile, method: str) -> np.ndarray:
-        raise RequestError(f"where the model looks is not shown for {self.task} models")
+
+def of_run(predictor: Predictor, name: str, fingerprint: str, adapts: bool) -> Generic:
+    """A run or a model file behind the server."""
+    return Generic(predictor, name, fingerprint)

@@ -13,7 +13,7 @@ from petriscope.core.errors import PetriscopeError
 from petriscope.ship.server.gate import Gate
 from petriscope.ship.server.log_lines import Lines, log
 
-LINGER = 0.5  # seconds in which a stopping server still answers, so that its clients learn that it stops
+LINGER = 0.5  # seconds in which a stopping server still takes connections, and as many for what comes over those it has
 KEEP_ALIVE = 15  # seconds that a connection may be idle
 HEADER_BYTES = 1 << 15
 
@@ -57,8 +57,13 @@ class Server(uvicorn.Server):
         self.gate.stopping, self.told = True, time.monotonic()
 
     async def on_tick(self, counter: int) -> bool:
-        if self.gate.stopping and not self.gate.active and time.monotonic() - self.told > LINGER:
-            self.should_exit = True
+        if self.gate.stopping and not self.gate.active:
+            since = time.monotonic() - self.told
+            if since > LINGER:
+                for each in self.servers:
+                    each.close()
+            if since > 2 * LINGER or (since > LINGER and not self.server_state.connections):
+                self.should_exit = True
         return await super().on_tick(counter)
 
 

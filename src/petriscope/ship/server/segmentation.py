@@ -1,4 +1,4 @@
-"""Runs that predict masks, behind the server."""
+"""Masks behind the server."""
 
 from __future__ import annotations
 
@@ -12,22 +12,28 @@ from PIL import Image
 
 from petriscope.core.drawing import overlay, palette
 from petriscope.core.errors import RequestError
-from petriscope.inference.predict import DecodedFile
-from petriscope.ship.server.run_model import RunModel
+from petriscope.inference.base import Segments
+from petriscope.inference.files import DecodedFile
+from petriscope.inference.predictor import Predictor
+from petriscope.ship.server.model import FileModel
 from petriscope.ship.server.served import Asked, Found, Row
-
-LONGEST = 1024  # side of an overlay in pixels
 
 
 @dataclass(frozen=True)
 class NoRules:
-    """Masks are predicted without thresholds."""
+    """Predictions without thresholds."""
 
     notes: tuple[str, ...] = ()
 
 
-class Model(RunModel):
-    """A `petriscope.ship.server.served.Served` that predicts masks."""
+class Segmenter(FileModel):
+    """A `petriscope.ship.server.served.Served` for whatever gives each pixel a class."""
+
+    task = "segmentation"
+
+    def __init__(self, model: Segments, name: str, fingerprint: str) -> None:
+        super().__init__(model, name, fingerprint, show=self._shown)
+        self.segments = model
 
     def rules(self, asked: Asked, withdrawn: bool) -> NoRules:
         if asked.guarantees:
@@ -35,7 +41,7 @@ class Model(RunModel):
         return NoRules()
 
     def predict(self, names: Sequence[str], images: Sequence[DecodedFile], rules: Sequence[NoRules]) -> list[Found]:
-        probabilities = self.predictor.probabilities(np.stack([image.pixels for image in images]))
+        probabilities = self.segments.probabilities(np.stack([image.pixels for image in images]))
         return [self._found(*each) for each in zip(names, images, probabilities, strict=True)]
 
     def _found(self, name: str, image: DecodedFile, p: np.ndarray) -> Found:
@@ -47,12 +53,12 @@ class Model(RunModel):
             confidence=float(p.max(0).mean()),
             error=None,
             mask=base64.b64encode(self._png(_of_size(mask, image.size))).decode("ascii"),
-            shares=dict(zip(self.classes, map(float, counts / mask.size), strict=True)),
+            shares=dict(zip(self.classes, (counts / mask.size).tolist(), strict=True)),
         )
         return Found(row)
 
-    def overlay(self, image: DecodedFile, method: str) -> np.ndarray:
-        (p,) = self.predictor.probabilities(image.pixels[None])
+    def _shown(self, image: DecodedFile) -> np.ndarray:
+        (p,) = self.segments.probabilities(image.pixels[None])
         return overlay(image.pixels, p.argmax(0).astype(np.uint8), len(self.classes))
 
     def _png(self, mask: np.ndarray) -> bytes:
@@ -65,3 +71,8 @@ class Model(RunModel):
 def _of_size(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A mask, uint8 [H, W], in the (height, width) of its image."""
     return np.asarray(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
+
+
+def of_run(predictor: Predictor, name: str, fingerprint: str, adapts: bool) -> Segmenter:
+    """A run or a model file behind the server."""
+    return Segmenter(predictor, name, fingerprint)

@@ -10,11 +10,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from petriscope.core.errors import DataError
-from petriscope.core.results import ShiftTest
+from petriscope.core.shift import ShiftTest
 from petriscope.data.decode import Unreadable, open_image
 from petriscope.data.in_memory import InMemory
-from petriscope.inference.predict import DecodedFile
-from petriscope.trust.shift import Likeness, Traits
+from petriscope.inference.files import DecodedFile
+from petriscope.trust.two_sample import Likeness, Traits
 
 
 class Asked(BaseModel):
@@ -157,7 +157,7 @@ class Served(Protocol):
         """What a comparison with val means for guarantees, in sentences."""
         ...
 
-    def overlay(self, image: DecodedFile, method: str) -> np.ndarray:
+    def overlay(self, image: DecodedFile) -> np.ndarray:
         """Where the model looked, or its mask, on the image: uint8 [h, w, 3].
 
         Raises:

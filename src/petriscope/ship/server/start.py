@@ -37,12 +37,11 @@ def serve(
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise RequestError(f"{MISSING} ({error.name} is missing)") from None
-    from petriscope.ship.server.run_model import names_differ, open_run_model
+    from petriscope.ship.server.opening import open_models
     from petriscope.ship.server.running import run
     from petriscope.ship.server.web import create_app
 
-    opened = [open_run_model(path, device) for path in models]
-    names_differ(opened)
+    opened = open_models(models, device)
     if not token and not _is_loopback(host):
         say(
             f"warning: anybody who can reach {host}, port {port}, can use the server; ask for a token with --token or "

@@ -12,12 +12,12 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel
 
-from petriscope.core.results import ShiftTest
-from petriscope.inference.predict import DecodedFile, digests_of
+from petriscope.core.shift import ShiftTest
+from petriscope.inference.files import DecodedFile, digests_of
 from petriscope.ship.server.counters import Counters
 from petriscope.ship.server.log_lines import log, log_error
 from petriscope.ship.server.served import Served
-from petriscope.trust.shift import FALSE_ALARMS, Traits, compare, joined
+from petriscope.trust.two_sample import FALSE_ALARMS, Traits, compare, joined
 
 MOST = 200  # images, the last ones
 SHARE = 0.05  # of the time that comparisons take, at most

@@ -28,7 +28,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from petriscope.core.errors import RequestError, near
 from petriscope.core.version import __version__
 from petriscope.data.decode import workers
-from petriscope.inference.predict import DecodedFile
+from petriscope.inference.files import DecodedFile
 from petriscope.ship.server.counters import Counters
 from petriscope.ship.server.gate import FACTS, HEADERS, Facts, Gate, refused
 from petriscope.ship.server.lane import Lane
@@ -276,7 +276,7 @@ class _Server:
                 image = await asyncio.get_running_loop().run_in_executor(self.pool, decode)
                 if options.plain:
                     return _png(image.pixels)
-                return _png(await lane.call(lambda: served.overlay(image, "auto"), deadline))
+                return _png(await lane.call(lambda: served.overlay(image), deadline))
             except RequestError as error:
                 raise Refusal(422, str(error)) from None
 

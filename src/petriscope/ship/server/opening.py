@@ -1,0 +1,53 @@
+"""Opens models to serve them. Each kind of thing that a model can come from has its place here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from petriscope.core.errors import RequestError
+from petriscope.core.files import user_path
+from petriscope.inference.predictor import load_model, model_path
+from petriscope.models import ENSEMBLE
+from petriscope.ship.server.served import Served
+from petriscope.tasks import in_room
+
+BLOCK = 1 << 20
+
+
+def open_model(path: str, device: str = "auto") -> Served:
+    """A run folder or a model file behind the server.
+
+    Raises:
+        RequestError: see `petriscope.inference.predictor.load_model`.
+    """
+    predictor = load_model(path, device)
+    place = user_path(path)
+    folder = place.parent if place.name == "model.safetensors" else place
+    name = folder.resolve().name if folder.is_dir() else place.stem
+    adapts = predictor.recipe.model.name != ENSEMBLE
+    task = in_room(predictor.task, "ship.server")
+    model: Served = task.of_run(predictor, name, _fingerprint(model_path(place)), adapts)
+    return model
+
+
+def open_models(paths: Sequence[str], device: str = "auto") -> list[Served]:
+    """`open_model` for each path.
+
+    Raises:
+        RequestError: two models have one name, so that a request could not say which it wants.
+    """
+    models = [open_model(path, device) for path in paths]
+    names = [model.name for model in models]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise RequestError(f"two models are called {twice[0]}; rename the folder or the file of one of them")
+    return models
+
+
+def _fingerprint(path: Path) -> str:
+    found = hashlib.sha256()
+    with path.open("rb") as handle:
+        while block := handle.read(BLOCK):
+            found.update(block)
+    return found.hexdigest()
