@@ -18,6 +18,7 @@ LIGHT = (  # all that these import is light too
     "petriscope.inference.segmentation",
     "petriscope.inference.given",
     "petriscope.trust.verdict",
+    "petriscope.tasks",
 )
 ALONE = """
 import sys
