@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
-from small_exports import CLASSES, HEIGHT, SPLITS, WIDTH, WRITERS, make_export, pixels
+from small_exports import CLASSES, HEIGHT, SPLITS, WIDTH, WRITERS, coco, make_export, pixels, put_json
 from small_sources import load
 
 from petriscope.core.errors import DataError, RequestError
 from petriscope.core.recipe import CropSection
 from petriscope.data.background import background_colors
 from petriscope.data.sources.exports.crops import window
+from petriscope.data.sources.exports.outlines import inside_rings
 
 CROP = {"margin": 0.25}
 OUTLINES = [tool for tool in WRITERS if tool != "voc"]
@@ -133,3 +139,267 @@ def test_crop_and_masks_exclude_one_another(tmp_path: Path) -> None:
         load(tmp_path / "set", task="classification")
     assert any("the outlines became masks" in text for text in load(tmp_path / "set").warnings)
     assert any("the boxes were cut out" in text for text in load(tmp_path / "set", crop=CROP).warnings)
+
+
+def _coco(folder: Path, **changes: Any) -> dict:
+    """The tree of a COCO file without splits, with the images beside it."""
+    found = make_export(folder, "coco", splits=False, **changes)
+    return coco(found)
+
+
+def _set(path: tuple, value: Any) -> Callable[[dict], None]:
+    def change(tree: Any) -> None:
+        for step in path[:-1]:
+            tree = tree[step]
+        tree[path[-1]] = value
+
+    return change
+
+
+COCO_FAULTS: dict[str, tuple[Callable[[dict], Any], str, int]] = {
+    "no area": (
+        _set(("annotations", 0, "bbox"), [3, 3, 0, 5]),
+        r"1 annotation without area \(annotations/instances.json, annotation 0 \(images/s0.png\): left 3, top 3, right 3",
+        1,
+    ),
+    "outside": (
+        _set(("annotations", 1, "bbox"), [70, 3, 5, 5]),
+        r"1 annotation outside of the image \(.*annotation 1",
+        1,
+    ),
+    "not finite": (_set(("annotations", 0, "bbox", 2), float("inf")), "numbers that are missing or not finite", 1),
+    "far": (_set(("annotations", 0, "bbox", 2), 1e300), "numbers that are missing or not finite", 1),
+    "text": (_set(("annotations", 0, "bbox"), "x"), "numbers that are missing or not finite", 1),
+    "undeclared": (_set(("annotations", 2, "category_id"), 99), "a class that is not declared .*category_id 99", 1),
+    "orphan": (_set(("annotations", 2, "image_id"), 99), "an image that is not listed .*annotation 2: image_id 99", 1),
+    "image twice": (_set(("images", 1, "id"), 100), "2 records with an id|record with an id that another has", 3),
+    "annotation twice": (
+        _set(("annotations", 1, "id"), 1),
+        r"1 record with an id that another has .*annotation 1: 1\)",
+        1,
+    ),
+    "no image": (_set(("images", 0, "file_name"), "gone.png"), r"1 image that annotations name .*gone\.png", 3),
+    "other size": (_set(("images", 0, "height"), 41), r"1 image of another size .*is 40 x 64 .*not 41 x 64", 3),
+    "turned": (lambda tree: tree["images"][0].update(height=64, width=40), "not 64 x 40, turned", 3),
+    "no name": (_set(("images", 0, "file_name"), 3), "without what the format asks for .*its file_name is 3", 3),
+    "no record": (_set(("annotations", 0), 7), "without what the format asks for .*annotation 0: 7", 1),
+    "neither": (lambda tree: tree["annotations"][0].pop("bbox"), "neither bbox nor segmentation", 1),
+}
+
+
+@pytest.mark.parametrize("name", COCO_FAULTS)
+def test_a_faulty_record_stops_or_is_left_out(name: str, tmp_path: Path) -> None:
+    change, says, lost = COCO_FAULTS[name]
+    tree = _coco(tmp_path)
+    change(tree)
+    (tmp_path / "annotations/instances.json").write_text(json.dumps(tree))
+    with pytest.raises(DataError, match=says) as said:
+        load(tmp_path, crop=CROP)
+    assert "--set data.unreadable=skip" in str(said.value) and "\n" not in str(said.value)
+    data = load(tmp_path, crop=CROP, unreadable="skip")
+    assert sum(map(len, data.splits.values())) == 15 - lost
+    assert any("left out" in text and re.search(says, text) for text in data.warnings)
+
+
+def test_ids_stay_when_other_objects_are_left_out(tmp_path: Path) -> None:
+    tree = _coco(tmp_path)
+    tree["annotations"][0]["bbox"] = [0, 0, 0, 0]
+    put_json(tmp_path / "annotations/instances.json", tree)
+    data = load(tmp_path, crop=CROP, unreadable="skip", val_fraction=0, test_fraction=0)
+    assert data.split("train").ids.tolist()[:3] == ["images/s0.png#1", "images/s0.png#2", "images/s1.png#0"]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("C:\\Users\\me\\s0.png", "1 image is named by a path outside of the source"),
+        ("/home/me/cells/s0.png", "the first: /home/me/cells/s0.png; found by name"),
+        ("../../s0.png", "named by a path outside"),
+        ("images/s0.png", None),
+        ("../images/s0.png", None),
+        ("s0.jpg", None),
+    ],
+)
+def test_names_of_other_places_are_found_in_the_source_alone(name: str, says: str | None, tmp_path: Path) -> None:
+    tree = _coco(tmp_path / "set")
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "s0.png")  # outside of the source
+    tree["images"][0]["file_name"] = name
+    put_json(tmp_path / "set/annotations/instances.json", tree)
+    data = load(tmp_path / "set", crop=CROP, val_fraction=0, test_fraction=0)
+    assert data.split("train").ids[0] == "images/s0.png#0"
+    assert says is None or any(says in text for text in data.warnings)
+    (tmp_path / "set/images/s0.png").unlink()
+    with pytest.raises(DataError, match="1 image that annotations name and that cannot be found"):
+        load(tmp_path / "set", crop=CROP)
+
+
+def test_a_name_that_several_files_have_is_refused_unless_the_split_tells(tmp_path: Path) -> None:
+    make_export(tmp_path, "coco")
+    for split, other in (("train", "val"), ("val", "train")):
+        for path in sorted((tmp_path / f"images/{split}").glob("s*.png")):
+            copy = tmp_path / f"images/{other}" / path.name
+            if not copy.exists():
+                Image.new("RGB", (WIDTH, HEIGHT)).save(copy)
+    assert load(tmp_path, crop=CROP).split("val").ids.tolist()[0].startswith("images/val/s3.png")
+    (tmp_path / "images/train").rename(tmp_path / "images/one")
+    (tmp_path / "images/val").rename(tmp_path / "images/two")
+    with pytest.raises(
+        DataError, match=r"4 images of whose name there are several .*images/one/s0.png and images/two/s0.png"
+    ):
+        load(tmp_path, crop=CROP)
+
+
+def test_an_image_in_two_splits_is_refused(tmp_path: Path) -> None:
+    found = make_export(tmp_path, "coco")
+    put_json(tmp_path / "annotations/instances_val2017.json", coco(found[2:4]))
+    with pytest.raises(DataError, match=r"s2\.png is both in"):
+        load(tmp_path, crop=CROP)
+
+
+def test_a_box_beyond_the_border_is_cut_there(tmp_path: Path) -> None:
+    tree = _coco(tmp_path)
+    tree["annotations"][0]["bbox"] = [-10, -10, 20, 30]
+    put_json(tmp_path / "annotations/instances.json", tree)
+    data = load(tmp_path, crop={"margin": 0, "size": "box"}, val_fraction=0, test_fraction=0)
+    assert data.split("train").sizes[0].tolist() == [20, 10]
+    assert any("1 annotation reaches beyond the border of the image and is cut there" in text for text in data.warnings)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("<annotations", "is damaged or cannot be read: it is no XML"),
+        ("", "it is no XML"),
+        ('<!DOCTYPE a [<!ENTITY b "ccc">]><annotations>&b;</annotations>', "document type"),
+        ('<!DOCTYPE a SYSTEM "file:///etc/passwd"><annotations/>', "document type"),
+        ("<a>" * 100, "nested too deeply"),
+        ("<other/>", "is no export of a labelling tool"),
+    ],
+)
+def test_xml_is_parsed_with_care(text: str, says: str, tmp_path: Path) -> None:
+    make_export(tmp_path, "cvat")
+    (tmp_path / "annotations.xml").write_text(text)
+    with pytest.raises(RequestError, match=says):
+        load(tmp_path / "annotations.xml", crop=CROP)
+    with pytest.raises(RequestError):
+        load(tmp_path, crop=CROP)
+
+
+def test_files_that_are_too_large_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_export(tmp_path, "coco", splits=False)
+    monkeypatch.setattr("petriscope.data.sources.exports.JSON_BYTES", 1000)
+    with pytest.raises(RequestError, match=r"instances\.json is larger than 1,000 bytes; is it annotations in JSON"):
+        load(tmp_path, crop=CROP)
+
+
+@pytest.mark.parametrize("tool", ["voc", "labelme"])
+def test_one_damaged_file_of_many_stops_or_is_left_out(tool: str, tmp_path: Path) -> None:
+    make_export(tmp_path, tool, splits=False)
+    path = sorted([*tmp_path.rglob("*.xml"), *tmp_path.rglob("*.json")])[0]
+    path.write_text("{")
+    with pytest.raises(DataError, match=r"1 annotation file that cannot be parsed \(.*s0"):
+        load(tmp_path, crop=CROP)
+    data = load(tmp_path, crop=CROP, unreadable="skip")
+    assert sum(map(len, data.splits.values())) == 12
+    assert any("1 image that the annotations do not name (images/s0.png)" in text for text in data.warnings)
+
+
+def test_an_unreadable_image_stops_or_its_objects_are_left_out(tmp_path: Path) -> None:
+    make_export(tmp_path, "coco", splits=False)
+    (tmp_path / "images/s1.png").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"1 image cannot be read: images/s1\.png"):
+        load(tmp_path, crop=CROP)
+    data = load(tmp_path, crop=CROP, unreadable="skip", val_fraction=0, test_fraction=0)
+    ids = data.split("train").ids.tolist()
+    assert len(ids) == 12 and not any("s1.png" in each for each in ids)
+
+
+def test_yolo_lines_are_checked(tmp_path: Path) -> None:
+    make_export(tmp_path, "yolo", splits=False)
+    lines = [
+        "0 0.5 0.5 0.2 0.2",
+        "2 0.5 0.5 0.2 0.2",
+        "0 0.5 nan 0.2 0.2",
+        "0 0.5 0.5 0.2",
+        "0 0.5 0.5 0.2 0.2 0.9",
+        "x 1 1 1 1",
+    ]
+    (tmp_path / "labels/s0.txt").write_text("\n".join(lines))
+    with pytest.raises(
+        DataError, match=r"cannot use 2 records without what the format asks for .*1 annotation of a class"
+    ):
+        load(tmp_path, crop=CROP)
+    assert sum(map(len, load(tmp_path, crop=CROP, unreadable="skip").splits.values())) == 13
+
+
+def test_label_studio_brushes_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    make_export(tmp_path, "label studio", splits=False)
+    tasks = json.loads((tmp_path / "export.json").read_text())
+    value = {"format": "rle", "rle": [0, 1], "brushlabels": [CLASSES[0]]}
+    tasks[0]["annotations"][0]["result"][0] = {"type": "brushlabels", "value": value}
+    put_json(tmp_path / "export.json", tasks)
+    with pytest.raises(
+        DataError, match="drawn with a brush, whose encoding is not read; export them as polygons, or as COCO"
+    ):
+        load(tmp_path, crop=CROP)
+
+
+def test_masks_in_runs_are_those_of_pycocotools(tmp_path: Path) -> None:
+    mask_api = pytest.importorskip("pycocotools.mask")
+    tree = _coco(tmp_path)
+    rng = np.random.default_rng(0)
+    masks = [(rng.random((HEIGHT, WIDTH)) < 0.3).astype(np.uint8) for _ in range(5)]
+    for place, each in enumerate(tree["annotations"]):
+        encoded = mask_api.encode(np.asfortranarray(masks[place // 3]))
+        text = {"size": encoded["size"], "counts": encoded["counts"].decode()}
+        runs = np.diff(
+            [0, *np.flatnonzero(np.diff(np.r_[0, masks[place // 3].T.reshape(-1)])), HEIGHT * WIDTH]
+        ).tolist()
+        each["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": runs} if place % 2 else text
+        each["category_id"] = 7
+    tree["categories"] = tree["categories"][:1]
+    put_json(tmp_path / "annotations/instances.json", tree)
+    data = load(tmp_path, val_fraction=0, test_fraction=0)
+    assert np.array_equal(data.split("train").targets, np.array(masks))
+
+
+@pytest.mark.parametrize("counts", ["", "\x7f", "zzzz", "1", "P" * 40, [5, -1], [1, 2], ["x"], None, 3])
+def test_damaged_runs_are_refused(counts: Any, tmp_path: Path) -> None:
+    tree = _coco(tmp_path)
+    tree["annotations"][0]["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": counts}
+    put_json(tmp_path / "annotations/instances.json", tree)
+    with pytest.raises(DataError, match=r"annotation 0"):
+        load(tmp_path)
+
+
+def test_later_objects_lie_over_earlier_ones_and_boxes_alone_are_unlabeled(tmp_path: Path) -> None:
+    tree = _coco(tmp_path, outlines=True)
+    for place, each in enumerate(tree["annotations"]):
+        each["segmentation"] = [[0, 0, 20, 0, 20, 20, 0, 20]] if place % 3 == 0 else [[10, 0, 30, 0, 30, 20, 10, 20]]
+        each["category_id"] = 7 + (place % 3 > 0)
+        if place % 3 == 2:
+            each["segmentation"], each["bbox"] = [], [40, 30, 10, 10]
+    put_json(tmp_path / "annotations/instances.json", tree)
+    data = load(tmp_path, val_fraction=0, test_fraction=0)
+    mask = data.split("train").targets[0]
+    assert (mask[:20, :10] == 1).all() and (mask[:20, 10:30] == 2).all() and (mask[30:, 40:50] == 255).all()
+    assert (mask[20:30] == 0).all()
+    assert any("5 objects lie over objects of other classes" in text for text in data.warnings)
+    assert any("5 objects have a box and no outline" in text for text in data.warnings)
+    unlabeled = load(tmp_path, val_fraction=0, test_fraction=0, ignore="background")
+    assert unlabeled.classes == CLASSES and (unlabeled.split("train").targets[0, 20:30] == 255).all()
+
+
+@given(points=st.lists(st.tuples(st.floats(-5, 25), st.floats(-5, 25)), min_size=3, max_size=9))
+def test_a_pixel_is_inside_if_its_center_is(points: list[tuple[float, float]]) -> None:
+    ring = np.array(points)
+    place, inside = inside_rings([ring], 17, 19)
+    found = np.zeros((17, 19), bool)
+    found[place] = inside
+    truth = np.zeros_like(found)
+    for (x, y), (to_x, to_y) in zip(ring, np.roll(ring, -1, axis=0), strict=True):
+        for row in range(17):
+            if (y <= row + 0.5) != (to_y <= row + 0.5):
+                at = x + (row + 0.5 - y) / (to_y - y) * (to_x - x)
+                truth[row] ^= np.arange(19) + 0.5 >= at
+    assert (found == truth).mean() > 0.99 and found.sum() - truth.sum() in range(-2, 3)
