@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from small_exports import CLASSES, HEIGHT, SPLITS, WIDTH, WRITERS, coco, make_export, pixels, put_json
+from small_exports import CLASSES, HEIGHT, SPLITS, WIDTH, WRITERS, coco, make_export, pixels, put_json, put_text
 from small_sources import load
 
 from petriscope.core.errors import DataError, RequestError
@@ -403,3 +403,20 @@ def test_a_pixel_is_inside_if_its_center_is(points: list[tuple[float, float]]) -
                 at = x + (row + 0.5 - y) / (to_y - y) * (to_x - x)
                 truth[row] ^= np.arange(19) + 0.5 >= at
     assert (found == truth).mean() > 0.99 and found.sum() - truth.sum() in range(-2, 3)
+
+
+def test_lists_of_splits_are_those_of_masks_too(tmp_path: Path) -> None:
+    found = make_export(tmp_path, "voc", splits=False)
+    (tmp_path / "images").rename(tmp_path / "JPEGImages")
+    (tmp_path / "SegmentationClass").mkdir()
+    (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[:5] = 1
+    for picture in found[:-1]:
+        Image.fromarray(mask).save(tmp_path / "SegmentationClass" / picture.name)
+    (tmp_path / "JPEGImages/s4.png").unlink()
+    put_text(tmp_path / "ImageSets/Segmentation/train.txt", "s0\ns1\n")
+    put_text(tmp_path / "ImageSets/Segmentation/val.txt", "s2\n")
+    data = load(tmp_path)
+    assert data.task.dense and {name: len(part) for name, part in data.splits.items()} == {"train": 2, "val": 1}
+    assert "1 image in no list of ImageSets/Segmentation (JPEGImages/s3.png)" in " ".join(data.warnings)

@@ -71,6 +71,8 @@ def mutate(path: Path, rng: random.Random) -> str:
         ".json": [_json, _json, _text],
         ".jsonl": [_json_lines, _json_lines, _text],
         ".yaml": [_yaml, _yaml, _text],
+        ".xml": [_text, _text],
+        ".txt": [_text, _text],
         ".csv": [_text, _text, _table],
         ".parquet": [_table, _table],
         ".npz": [_arrays, _arrays, _arrays],

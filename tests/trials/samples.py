@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from small_exports import make_export
 from small_sources import (
     make_cifar,
     make_folders,
@@ -137,6 +138,17 @@ def _two_runs(folder: Path) -> None:
     must(folder, "ensemble", "run", "other", "--out", "joined")
 
 
+def _export(tool: str, *files: str) -> Sample:
+    """An export with polygons, which is read as crops and as masks; Pascal VOC has boxes alone."""
+
+    def make(folder: Path) -> None:
+        make_export(folder / "set", tool, outlines=tool != "voc")
+        write_recipes(folder)
+
+    crops = "data set --set data.crop.margin=0.1"
+    return Sample(make, files, (crops, f"{crops} --set data.unreadable=skip", "data set --set data.unreadable=skip"))
+
+
 def _audited(folder: Path) -> None:
     make_unsplit(folder / "set")
     write_recipes(folder)
@@ -172,6 +184,12 @@ SAMPLES: dict[str, Sample] = {
     "pile": _sample(make_unsplit, ("set/*/*.png",), *DATA, TRAIN),
     "mask folders": _sample(make_mask_folders, ("set/*/masks/*.png", "set/*/images/*.png")),
     "mask pile": _sample(make_mask_pile, ("set/masks/*.png", "set/images/*.png")),
+    "coco": _export("coco", "set/annotations/*.json"),
+    "voc": _export("voc", "set/Annotations/*.xml", "set/ImageSets/Main/*.txt"),
+    "yolo": _export("yolo", "set/labels/*/*.txt", "set/data.yaml"),
+    "labelme": _export("labelme", "set/images/*/*.json"),
+    "cvat": _export("cvat", "set/annotations.xml"),
+    "label studio": _export("label studio", "set/*/*.json"),
     "images": Sample(
         _images, ("images/*",), ("predict run images", "explain run images --out maps --method occlusion")
     ),

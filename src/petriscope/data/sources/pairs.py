@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from petriscope.core.errors import DataError
 from petriscope.core.names import tidy
 from petriscope.data.sources.listing import ImageFile
 from petriscope.data.sources.spelling import Role, Split, bare_stem, spelled
+from petriscope.data.sources.split_lists import list_files, split_lists
 from petriscope.data.walk import Folder, LeftOut, count_others, stem_of
 
 NAMES = "classes.txt"  # the names of the classes of masks, from 0, one per line
@@ -73,7 +74,8 @@ def find_pairs(tree: Folder, left_out: LeftOut, notes: list[str]) -> Pairs | Non
         _refuse_strangers(tree, places)
         return None
     _leave_out_rest(places, found, left_out)
-    count_others(tree, left_out, (NAMES, *COLOR_TABLES))
+    listed = {id.rpartition("/")[2] for id in list_files(tree)}
+    count_others(tree, left_out, (NAMES, *COLOR_TABLES, *listed))
     if len({key.split is None for key in found}) > 1:
         some = next(key for key in found if key.split is None)
         raise DataError(
@@ -83,7 +85,19 @@ def find_pairs(tree: Folder, left_out: LeftOut, notes: list[str]) -> Pairs | Non
     for split in ("train", "val", "test", None):
         for key in sorted(key for key in found if key.split == split):
             _match(*found[key], split or "all", out)
-    return out
+    lists = split_lists(tree, "Segmentation") if all(key.split is None for key in found) else {}
+    return _by_lists(out, lists, left_out) if lists else out
+
+
+def _by_lists(pairs: Pairs, splits: Mapping[str, str], left_out: LeftOut) -> Pairs:
+    """The images that are in a list of a split, each in its split."""
+    files = []
+    for file in pairs.files:
+        if (split := splits.get(stem_of(file.path.name))) is None:
+            left_out.add("image{s} in no list of ImageSets/Segmentation", file.id)
+        else:
+            files.append(replace(file, split=split))
+    return Pairs(files, pairs.alone)
 
 
 def _place(folder: Folder) -> tuple[_Key, Role | None]:

@@ -6,15 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from xml.etree.ElementTree import Element
 
-from petriscope.core.errors import DataError
-from petriscope.core.files import read_text
 from petriscope.data.sources.exports.annotations import NOT_AS_FORMAT, Drawn, Export, Fault, Labeled, numbers, size_of
+from petriscope.data.sources.split_lists import list_files, split_lists
 from petriscope.data.walk import Folder, stem_of
 
 FLAGS = ("difficult", "truncated", "occluded")
 SIDES = ("xmin", "ymin", "xmax", "ymax")
-LISTS = {"train": "train", "trainval": "train", "val": "val", "test": "test"}  # the first that has an image counts
-LIST_BYTES = 2**28
 ROOT = "annotation"
 
 
@@ -36,29 +33,6 @@ def read_voc(roots: Mapping[str, Element], tree: Folder) -> Export:
         for image in out.images:
             image.drawn = [_from_one(drawn) for drawn in image.drawn]
     _add_splits(out, tree)
-    return out
-
-
-def split_lists(tree: Folder, kind: str) -> dict[str, str]:
-    """The split of each image, by the stem of its file, as the lists in ``ImageSets/kind`` say it.
-
-    Raises:
-        DataError: an image is in two splits.
-    """
-    out: dict[str, str] = {}
-    for folder in tree.all():
-        if folder.path.parts[-2:] != ("ImageSets", kind):
-            continue
-        for stem, split in LISTS.items():
-            if f"{stem}.txt" not in folder.others:
-                continue
-            path = folder.path / f"{stem}.txt"
-            for line in read_text(path, LIST_BYTES, "a list of images").splitlines():
-                if not (words := line.split()):
-                    continue
-                if stem != "trainval" and out.get(words[0], split) != split:
-                    raise DataError(f"{path} lists {words[0]}, which is in {out[words[0]]} too; keep one of them")
-                out.setdefault(words[0], split)
     return out
 
 
@@ -96,7 +70,7 @@ def _from_one(drawn: Drawn) -> Drawn:
 
 
 def _add_splits(out: Export, tree: Folder) -> None:
-    out.used |= {part.id_of(name) for part in tree.all() if "ImageSets" in part.id.split("/") for name in part.others}
+    out.used |= list_files(tree)
     lists = split_lists(tree, "Main")
     if not lists:
         return
