@@ -27,6 +27,7 @@ _PLACES = {
     "predict": "petriscope.api",
     "explain": "petriscope.api",
     "report": "petriscope.api",
+    "track": "petriscope.api",
     "compare": "petriscope.api",
     "ensemble": "petriscope.api",
     "run_suite": "petriscope.api",
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
         report,
         resume,
         run_suite,
+        track,
         train,
     )
     from petriscope.core.errors import DataError, PetriscopeError, RequestError

@@ -12,7 +12,7 @@ from petriscope.audit import runner
 from petriscope.core.device import enough_memory
 from petriscope.core.files import is_device, new_folder, path_text
 from petriscope.core.progress import say
-from petriscope.core.recipe import TTA, DataSection
+from petriscope.core.recipe import TTA, DataSection, Part
 from petriscope.core.scale import Scale, asked_scale
 from petriscope.experiments.adapt import adapt as adapt
 from petriscope.experiments.bench import run_suite as run_suite
@@ -37,6 +37,8 @@ from petriscope.report.audit import write_audit_page
 from petriscope.report.explanations import checked, write_page
 from petriscope.report.page import write_report
 from petriscope.run.folder import check_free, is_run, open_run
+from petriscope.run.trackers import check_trackers
+from petriscope.run.trackers.process import send
 from petriscope.ship.server.limits import Limits as Limits
 from petriscope.ship.server.start import serve as serve
 from petriscope.trust.prior import Names, Shares, parse_prior
@@ -223,6 +225,25 @@ def report(folder: str | PathLike[str]) -> Path:
     run = open_run(folder)
     with run.claimed() if run.finished else nullcontext():
         return write_report(run)
+
+
+def track(folder: str | PathLike[str], to: Iterable[str], quiet: bool = False) -> None:
+    """Send a run to trackers, as far as they do not have it: a run that was trained without, one whose tracker failed, or one
+    that has new results.
+
+    Args:
+        to: names of trackers, see `petriscope.run.trackers`. Options are those that the run's recipe has for them.
+
+    Raises:
+        RequestError: there is no such run or tracker, its library is not installed, or the run is being trained.
+        PetriscopeError: a tracker failed; the message is what it said.
+    """
+    run = open_run(folder)
+    known = {part.name: part for part in run.recipe.training.track}
+    parts = [known.get(name) or Part(name=name) for name in dict.fromkeys(to)]
+    check_trackers(parts)
+    for part in parts:
+        send(run, part, quiet)
 
 
 def _predictor(model: Model, device: str) -> Predictor:

@@ -529,6 +529,24 @@ def report(run: RunFolder) -> None:
 
 
 @app.command()
+def track(
+    run: RunFolder,
+    to: Annotated[
+        list[str],
+        typer.Option(metavar="NAME,...", help="tensorboard, mlflow, wandb or trackio; can be repeated."),
+    ],
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Send a run to trackers of experiments, as far as they do not have it.
+
+    During a training, training.track of the recipe does so.
+    """
+    from petriscope import api
+
+    api.track(run, [name.strip() for names in to for name in names.split(",")], quiet)
+
+
+@app.command()
 def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders.")],
     split: Annotated[

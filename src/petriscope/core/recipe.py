@@ -311,6 +311,21 @@ class TrainingSection(Section):
     keep: Literal["best", "last"] = "best"
     patience: Positive | None = None  # epochs without a better monitored metric before training stops
     checkpoint_seconds: Annotated[float, Field(ge=0, le=1e9)] = 60.0
+    track: tuple[
+        Part, ...
+    ] = ()  # trackers that the run is sent to, see `petriscope.run.trackers`; weights do not depend on it
+
+    @field_validator("track", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str | dict) else () if value is None else value
+
+    @field_validator("track")
+    @classmethod
+    def _each_once(cls, value: tuple[Part, ...]) -> tuple[Part, ...]:
+        if len({part.name for part in value}) < len(value):
+            raise ValueError("a tracker can be named once")
+        return value
 
 
 class StageSection(Section):
@@ -384,6 +399,17 @@ class Recipe(Section):
         if found := re.search('"([^"]*[\ud800-\udfff][^"]*)"', json.dumps(tree, ensure_ascii=False)):
             raise RequestError(f"the name {readable(found[1])} is not UTF-8, so no recipe can hold it; rename it")
         return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+
+
+def flattened(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """The values of nested mappings and lists by their dotted keys: ``{"augment.0.name": "flip"}``."""
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else None
+    if items is None:
+        return {prefix: tree}
+    out: dict[str, Any] = {}
+    for key, value in items:
+        out |= flattened(value, f"{prefix}.{key}" if prefix else str(key))
+    return out
 
 
 def load_recipe(reference: str | Path, settings: tuple[str, ...] | list[str] = (), **overrides: Any) -> Recipe:

@@ -14,7 +14,7 @@ import numpy as np
 
 from petriscope.core.errors import RequestError, command
 from petriscope.core.files import parsing, user_path, user_paths
-from petriscope.core.recipe import Recipe
+from petriscope.core.recipe import Recipe, flattened
 from petriscope.core.results import about_groups
 from petriscope.metrics.statistics import Sample, difference, holm
 from petriscope.run.comparison import LEVEL, Comparison, Contrast, Row
@@ -93,8 +93,8 @@ def compared_metric(task: Task, metric: str | None) -> str:
 
 
 def settings_that_differ(one: Recipe, other: Recipe) -> dict[str, tuple[Any, Any]]:
-    """Dotted keys with their two values; None if a recipe does not have the key. Name, about and seed are ignored."""
-    first, second = _flat(_identity(one)), _flat(_identity(other))
+    """Dotted keys with their two values; None if a recipe does not have the key. Name, about, seed and trackers are ignored."""
+    first, second = flattened(_identity(one)), flattened(_identity(other))
     keys = [*first, *(key for key in second if key not in first)]
     pairs = {key: (first.get(key), second.get(key)) for key in keys}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
@@ -102,17 +102,7 @@ def settings_that_differ(one: Recipe, other: Recipe) -> dict[str, tuple[Any, Any
 
 def _identity(recipe: Recipe) -> dict[str, Any]:
     """The settings of a recipe that decide what is trained, except for the seed, as plain values."""
-    return recipe.model_dump(mode="json", exclude={"name", "about", "seed"})
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else None
-    if items is None:
-        return {prefix: tree}
-    out: dict[str, Any] = {}
-    for key, value in items:
-        out |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return out
+    return recipe.model_dump(mode="json", exclude={"name": True, "about": True, "seed": True, "training": {"track"}})
 
 
 def _contrasts(samples: Mapping[str, Sample], baseline: str) -> dict[str, Contrast]:

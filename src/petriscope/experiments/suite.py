@@ -18,6 +18,7 @@ from petriscope.core.yaml_text import InvalidYaml, read_yaml
 from petriscope.experiments.compare import settings_that_differ
 from petriscope.experiments.ensemble import Method as Joining
 from petriscope.run.folder import Run, check_free
+from petriscope.run.trackers import check_trackers
 from petriscope.training.build import absolute_paths, check_parts
 
 Split = Literal["val", "test"]
@@ -210,6 +211,7 @@ def _planned(suite: Suite, label: str, method: Method, seed: int, source: str | 
     try:
         recipe = load_recipe(method.recipe, settings, name=f"{suite.name}: {label}", seed=seed, **overrides)
         check_parts(recipe)
+        check_trackers(recipe.training.track)
     except RequestError as error:
         raise RequestError(f"{shortened(suite.name)}: {shortened(label)}: {error}") from None
     return Planned(label, absolute_paths(recipe), folder)

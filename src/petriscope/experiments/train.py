@@ -28,6 +28,8 @@ from petriscope.inference.speed import cost
 from petriscope.models.cost import parameters
 from petriscope.report.page import write_report
 from petriscope.run.folder import Run, check_free, create_run, open_run
+from petriscope.run.trackers import check_trackers
+from petriscope.run.trackers.process import tracked
 from petriscope.training.build import absolute_paths, build_trainer, check_memory, check_parts
 from petriscope.training.loop import Trainer
 
@@ -51,6 +53,7 @@ def train(recipe: Recipe | str | PathLike[str], out: str | Path | None = None, q
     check_free(folder)
     device = choose_device(recipe.training.device)
     check_parts(recipe)
+    check_trackers(recipe.training.track)
     dataset = load_dataset(recipe.data)
     recipe = absolute_paths(recipe)
     if dataset.field_of_view is not None:  # known from now on, whatever files the source gets later
@@ -69,7 +72,8 @@ def train(recipe: Recipe | str | PathLike[str], out: str | Path | None = None, q
     with run.claimed():
         if not quiet:
             _introduce(run, recipe, dataset, needed)
-        return _train_to_report(run, trainer, normalize, dataset, quiet)
+        with tracked(run, quiet):
+            return _train_to_report(run, trainer, normalize, dataset, quiet)
 
 
 @enough_memory()
@@ -99,7 +103,8 @@ def resume(folder: str | PathLike[str], quiet: bool = False, data: str | Path | 
         started = environment.normalize if run.checkpoint.is_file() else None
         device = choose_device(recipe.training.device)
         trainer, normalize = build_trainer(recipe, dataset, device, quiet, started)
-        return _train_to_report(run, trainer, normalize, dataset, quiet)
+        with tracked(run, quiet):
+            return _train_to_report(run, trainer, normalize, dataset, quiet)
 
 
 def _train_to_report(run: Run, trainer: Trainer, normalize: Normalize, dataset: Dataset, quiet: bool) -> Run:
