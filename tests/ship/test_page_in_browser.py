@@ -123,7 +123,7 @@ def test_classes(opened, tmp_path):
         assert np.abs(found - wanted["probabilities"]).max() < 1e-5
         members = [{color_package.CLASSES[k] for k in np.flatnonzero(each)} for each in wanted["sets"][:, 1]]
         assert [set(row["set"].split("; ")) for row in rows] == members
-    assert "a note on 10 %" in shown.inner_text("#claims") and page.TESTED in shown.inner_text("#claims")
+    assert "A note on 10\u00a0%." in shown.inner_text("#claims") and page.CLAIM in shown.inner_text("#claims")
     assert shown.evaluate("document.documentElement.scrollWidth") == 390
 
 

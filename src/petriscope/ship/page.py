@@ -346,7 +346,7 @@ def _html(manifest: Manifest, carried: Carried) -> str:
             script=Markup(text),
             digest=digest,
             limits=list(dict.fromkeys(notes)),
-            claim=_claim(carried),
+            claim=UNTESTED if carried.likeness is None else TESTED,
             colors=class_colors(len(manifest.classes)).tolist(),
             tests=len(carried.tests),
             license=Markup(LICENSE),
@@ -358,10 +358,6 @@ def _html(manifest: Manifest, carried: Carried) -> str:
 def script() -> str:
     """The JavaScript of the page."""
     return "\n".join((TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS)
-
-
-def _claim(carried: Carried) -> str:
-    return UNTESTED if carried.likeness is None else TESTED
 
 
 def _about(manifest: Manifest, carried: Carried) -> dict[str, Any]:
@@ -381,7 +377,7 @@ def _about(manifest: Manifest, carried: Carried) -> dict[str, Any]:
             "no_class": NO_CLASS,
             "unclaimed": UNCLAIMED,
             "withdrawn": WITHDRAWN,
-            "claim": _claim(carried),
+            "claim": UNTESTED if carried.likeness is None else CLAIM,
             "remedy": remedy(adapts=manifest.recipe.model.name != ENSEMBLE),
         },
         "tests": [

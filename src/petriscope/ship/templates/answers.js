@@ -26,8 +26,9 @@ function answerOf(found, rate, coverage, model, standing) {
   const why = reasons.join("; ");
   const row = { answer: why ? model.words.not_sure : model.classes[found.label], abstains: why !== "", outlier };
   row.why = why || (standing === UNCLAIMED ? model.words.unclaimed : "");
-  if (coverage !== null) row.set = setOf(found, coverage.place, model, standing).join("; ") || model.words.no_class;
-  return row;
+  if (coverage === null) return row;
+  const members = setOf(found, coverage.place, model, standing);
+  return { ...row, set: members.join("; ") || model.words.no_class, members: members.length };
 }
 
 /** The classes in the prediction set, the most probable first. */

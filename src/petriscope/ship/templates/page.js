@@ -60,14 +60,18 @@ async function compareItems() {
   say(before);
 }
 
+/** With a capital letter, and an end. */
+const sentenceOf = (text) => glued(text[0].toUpperCase() + text.slice(1).replace(/\.?$/, "."));
+
 function tellClaims() {
   const [wanted, sets, now] = [rate(), coverage(), standing()];
   const claims = now === HOLDS ? [...(wanted?.notes ?? []), ...(sets?.notes ?? [])] : [];
   const { test } = compared;
   if (wantsClaims() && test) claims.unshift(...verdictOf(test, now === UNCLAIMED ? ANSWERED_ANYWAY : NOTHING_ANSWERED, about.words.remedy));
   if (wantsClaims() && now === HOLDS) claims.push(about.words.claim);
-  if (wantsClaims() && test?.p && now === HOLDS) claims.push(`No difference to val was found. Compared: ${comparedInWords(test)}.`);
-  by("claims").replaceChildren(...claims.map((claim) => element("p", { textContent: claim })));
+  if (wantsClaims() && test?.p && now === HOLDS) claims.push(`No difference to val was found. Compared: ${comparedInWords(test)}`);
+  by("claims").className = now !== HOLDS || !test?.p ? "warn" : "gap";
+  by("claims").replaceChildren(...claims.map((claim) => element("p", { textContent: sentenceOf(claim) })));
   by("claims").hidden = claims.length === 0;
   by("anyway").parentElement.hidden = now === HOLDS;
 }
@@ -263,8 +267,9 @@ function cardOf({ item, row }) {
     const confidence = glued(`confidence ${confidenceText(item.found.uncertainty)}`);
     const said = row.why.includes("confidence ") ? "" : ` ${confidence}`;
     detail(row.abstains ? `${model.classes[item.found.label]}?${said}` : confidence);
-    if (row.why) detail(glued(row.why));
-    if (row.set !== undefined) detail(`set: ${row.set}`);
+    const why = row.why.replace(`${model.words.withdrawn}; `, "").replace(model.words.withdrawn, "guarantee withdrawn");
+    if (why) detail(glued(why));
+    if (row.set !== undefined) detail(`set: ${row.members === model.classes.length ? "all classes" : row.set}`);
     card.append(probabilitiesOf(item));
   }
   detail(item.name, "id");
