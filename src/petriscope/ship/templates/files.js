@@ -161,14 +161,18 @@ async function byBrowser(parts, type, height = 1, width = 1) {
   bitmap.close();
   const data = new Uint8Array((pixels.length / 4) * 3);
   const opacity = new Uint8Array(pixels.length / 4);
-  for (let i = 0; i < opacity.length; i++) {
-    data.set(pixels.subarray(4 * i, 4 * i + 3), 3 * i);
-    opacity[i] = pixels[4 * i + 3];
+  let clear = false;
+  for (let i = 0, from = 0, to = 0; i < opacity.length; i++, from += 4) {
+    data[to++] = pixels[from];
+    data[to++] = pixels[from + 1];
+    data[to++] = pixels[from + 2];
+    opacity[i] = pixels[from + 3];
+    clear ||= opacity[i] < 255;
   }
-  if (opacity.some((value) => value > 0 && value < 255)) {
+  if (clear && opacity.some((value) => value > 0 && value < 255)) {
     throw new Error(`it has half-transparent pixels, whose colors browsers do not hand over; ${INSTEAD}`);
   }
-  return { ...size, channels: 3, data, opacity: opacity.some((value) => value < 255) ? opacity : null };
+  return { ...size, channels: 3, data, opacity: clear ? opacity : null };
 }
 
 function readBack(drawn) {

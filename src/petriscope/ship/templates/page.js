@@ -164,15 +164,14 @@ async function judge() {
 
 /** Items of some files. What cannot be read gets an error. */
 async function predicted(files) {
-  const read = await Promise.all(
-    files.map(async ({ name, file }) => {
-      try {
-        return { name, file, image: await readImage(file, about.input) };
-      } catch (error) {
-        return { name, file, error: `${name} cannot be read as an image: ${error.message}` };
-      }
-    }),
-  );
+  const read = [];
+  for (const { name, file } of files) { // one after another, since large images take much memory
+    try {
+      read.push({ name, file, image: await readImage(file, about.input) });
+    } catch (error) {
+      read.push({ name, file, error: `${name} cannot be read as an image: ${error.message}` });
+    }
+  }
   const good = read.filter(({ image }) => image);
   try {
     const found = good.length ? await model.run(good.map(({ image }) => image)) : [];
@@ -262,6 +261,7 @@ function cardOf({ item, row }) {
     detail(item.error.slice(item.error.indexOf(": ", item.name.length) + 2));
   } else if (row === null) {
     card.append(sharesOf(item.found));
+    detail(glued(`mean confidence ${confidenceText(item.found.uncertainty)}`));
   } else {
     card.append(element("span", { className: row.abstains ? "answer wrong" : "answer", textContent: row.answer }));
     const confidence = glued(`confidence ${confidenceText(item.found.uncertainty)}`);

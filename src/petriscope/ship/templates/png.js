@@ -111,6 +111,10 @@ function readPass(raw, at, samples, header, { x, y, right, down, columns, rows }
     at += 1 + length;
     before = line;
     const start = (y + row * down) * width * each;
+    if (depth === 8 && right === 1) {
+      samples.set(line, start + x * each);
+      continue;
+    }
     for (let column = 0, k = 0; column < columns; column++) {
       const to = start + (x + column * right) * each;
       for (let sample = 0; sample < each; sample++, k++) samples[to + sample] = sampleAt(line, k, depth);
@@ -143,7 +147,9 @@ function unfilter(filter, line, before, step) {
 
 /** Of the left, upper and corner neighbor, the one nearest to left + up - corner. */
 function paeth(left, up, corner) {
-  const [a, b, c] = [Math.abs(up - corner), Math.abs(left - corner), Math.abs(left + up - 2 * corner)];
+  const a = Math.abs(up - corner);
+  const b = Math.abs(left - corner);
+  const c = Math.abs(left + up - 2 * corner);
   return a <= b && a <= c ? left : b <= c ? up : corner;
 }
 
@@ -159,10 +165,13 @@ function colorsOf(samples, { header, palette, clear }, bits) {
   let opacity = null;
   if (alpha) opacity = Uint8Array.from({ length: pixels }, (_, i) => eightBits(samples[i * each + channels], depth));
   const key = !alpha && clear !== null ? keyOf(clear, channels) : null;
-  const scale = depth === 16 ? scaleOf(samples, bits, kind, channels, each) : (value) => scaledUp(value, depth);
-  const data = new Uint8Array(pixels * channels);
-  for (let i = 0; i < pixels; i++) {
-    for (let channel = 0; channel < channels; channel++) data[i * channels + channel] = scale(samples[i * each + channel]);
+  let data = samples;
+  if (depth !== 8 || alpha) {
+    const scale = depth === 16 ? scaleOf(samples, bits, kind, channels, each) : (value) => scaledUp(value, depth);
+    data = new Uint8Array(pixels * channels);
+    for (let i = 0; i < pixels; i++) {
+      for (let channel = 0; channel < channels; channel++) data[i * channels + channel] = scale(samples[i * each + channel]);
+    }
   }
   if (key !== null) {
     // Pillow compares the key with gray values that it has scaled to 8 bits.
