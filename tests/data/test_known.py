@@ -15,12 +15,13 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 from small_sources import load, make_cifar, make_npz
 
-from petriscope.core.errors import PetriscopeError
+from petriscope.core.errors import PetriscopeError, RequestError
 from petriscope.data.cache import cache_dir
-from petriscope.data.sources import known
+from petriscope.data.sources import known, medmnist
 
 
 class Server(ThreadingHTTPServer):
@@ -28,6 +29,7 @@ class Server(ThreadingHTTPServer):
     status = 200
     cut: int | None = None  # bytes of the body after which the connection breaks
     asked = 0
+    path = ""  # that was asked for last
 
     @property
     def url(self) -> str:
@@ -39,6 +41,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.asked += 1
+        self.server.path = self.path
         self.send_response(self.server.status)
         self.send_header("Content-Length", str(len(self.server.content)))
         self.end_headers()
@@ -49,8 +52,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def downloaded():
-    """What is in the cache beside locks."""
-    return [path for path in cache_dir().iterdir() if path.name != "locks"]
+    """What is in the cache beside locks and indices."""
+    return [path for path in cache_dir().iterdir() if path.name != "locks" and path.suffix != ".index"]
 
 
 @pytest.fixture
@@ -66,10 +69,19 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 def blood(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> known.Download:
     server.content = make_npz(tmp_path / "made").read_bytes()
-    md5 = hashlib.md5(server.content).hexdigest()
-    download = replace(known.BLOODMNIST, url=server.url, md5=md5)
-    monkeypatch.setattr(known, "BLOODMNIST", download)
-    return download
+    serve_as(server, "bloodmnist", monkeypatch)
+    return known.of_medmnist("bloodmnist")
+
+
+def serve_as(server: Server, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the server stand for the one that has a file of MedMNIST."""
+    name, _, size = source.partition(":")
+    found = medmnist.COLLECTIONS[name]
+    sums = list(found.md5)
+    sums[medmnist.SIZES.index(int(size or medmnist.SMALLEST))] = hashlib.md5(server.content).hexdigest()
+    changed = {**medmnist.COLLECTIONS, name: replace(found, md5=tuple(sums))}
+    monkeypatch.setattr(medmnist, "COLLECTIONS", changed)
+    monkeypatch.setattr(medmnist, "URL", f"{server.url}/{{file}}")
 
 
 def test_downloaded_once(server: Server, blood: known.Download) -> None:
@@ -118,7 +130,7 @@ def test_no_network(blood: known.Download, monkeypatch: pytest.MonkeyPatch) -> N
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    monkeypatch.setattr(known, "BLOODMNIST", replace(blood, url=f"http://127.0.0.1:{port}/x"))
+    monkeypatch.setattr(medmnist, "URL", f"http://127.0.0.1:{port}/{{file}}")
     start = time.monotonic()
     with pytest.raises(PetriscopeError) as caught:
         load("bloodmnist")
@@ -132,8 +144,7 @@ def test_a_server_that_says_nothing(blood: known.Download, monkeypatch: pytest.M
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}/x"
-        monkeypatch.setattr(known, "BLOODMNIST", replace(blood, url=url))
+        monkeypatch.setattr(medmnist, "URL", f"http://127.0.0.1:{silent.getsockname()[1]}/{{file}}")
         with pytest.raises(PetriscopeError, match="timed out"):
             load("bloodmnist")
 
@@ -168,3 +179,46 @@ def test_an_archive_that_lacks_a_file(server: Server, monkeypatch: pytest.Monkey
     monkeypatch.setattr(known, "CIFAR10", replace(known.CIFAR10, url=server.url, md5=md5))
     with pytest.raises(PetriscopeError, match=r"lacks .*data_batch_1"):
         load("cifar10")
+
+
+@pytest.mark.parametrize("source", ["pathmnist", "pathmnist:64", "breastmnist:224"])
+def test_sets_of_medmnist(source: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, _, size = source.partition(":")
+    classes = medmnist.COLLECTIONS[name].classes
+    every = {"train_labels": np.arange(12) % len(classes)}
+    server.content = make_npz(tmp_path / "made", **every).read_bytes()
+    serve_as(server, source, monkeypatch)
+    data = load(source)
+    file = f"{name}_{size}.npz" if size else f"{name}.npz"
+    assert server.path == f"/file/{file}" and [path.name for path in downloaded()] == [file]
+    assert data.classes == classes and len(data.split("test")) == 4
+    load(source)
+    assert server.asked == 1
+
+
+def test_every_set_has_four_files_with_sums_of_their_own() -> None:
+    sums = [md5 for found in medmnist.COLLECTIONS.values() for md5 in found.md5]
+    assert len({*sums}) == len(sums) == 4 * 12
+    assert all(len(md5) == 32 and int(md5, 16) >= 0 for md5 in sums)
+
+
+def test_what_medmnist_does_not_have() -> None:
+    with pytest.raises(RequestError, match="bloodmnist has images of 28, 64, 128, 224 pixels"):
+        load("bloodmnist:32")
+    with pytest.raises(RequestError, match="chestmnist has several labels per image"):
+        load("chestmnist:64")
+    with pytest.raises(RequestError, match="organmnist3d has volumes"):
+        load("organmnist3d")
+
+
+def test_a_file_of_medmnist_has_its_class_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_npz(tmp_path / "made")
+    assert load(path).classes == ("0", "1")
+    named = path.rename(path.with_name("PneumoniaMNIST_64.npz"))
+    assert load(named).classes == ("normal", "pneumonia") and not load(named).warnings
+    assert load(named, classes=("no", "yes")).classes == ("no", "yes")
+    counts = replace(medmnist.COLLECTIONS["pneumoniamnist"], counts=(12, 4, 4))
+    monkeypatch.setattr(medmnist, "COLLECTIONS", {"pneumoniamnist": counts})
+    renamed = load(named.rename(path.with_name("download.npz")))
+    assert renamed.classes == ("normal", "pneumonia")
+    assert renamed.warnings[-1].endswith("has as many images as pneumoniamnist; its classes were named as there")

@@ -13,6 +13,7 @@ from petriscope.core.files import user_path
 from petriscope.core.recipe import DataSection
 from petriscope.data.decode import SUFFIXES
 from petriscope.data.imageset import SPLITS, ImageSet
+from petriscope.data.sources import medmnist
 from petriscope.data.sources.exports import FORMATS, damaged_files, find_export, list_images, read_export
 from petriscope.data.sources.exports import SUFFIXES as EXPORTED
 from petriscope.data.sources.exports.annotations import Export
@@ -21,7 +22,11 @@ from petriscope.data.sources.pairs import Pairs, find_pairs
 from petriscope.data.walk import Folder, LeftOut, walk
 
 NAMED = {
-    "bloodmnist": "eight kinds of blood cell, 28 x 28 RGB, 17,092 images; downloaded once (34 MB)",
+    **{
+        name: f"{found.about}; 28 x 28; downloaded once; {name}:64, :128 and :224 are larger"
+        for name, found in medmnist.COLLECTIONS.items()
+        if found.classes
+    },
     "cifar10": "ten kinds of things, 32 x 32 RGB, 60,000 images; downloaded once (170 MB)",
     "digits": "handwritten digits, 8 x 8 gray, 1,797 images; embedded",
     "synthetic-smear": "drawn blood cells of eight kinds, any number of images (synthetic-smear:COUNT); embedded",
@@ -63,8 +68,10 @@ def read(source: str, section: DataSection, warnings: list[str] | None = None) -
             f"{source} is the known data set of that name, not the file or folder; to read that, write ./{source}"
         )
     name, _, count = source.partition(":")
-    if source in ("bloodmnist", "cifar10"):
+    if source == "cifar10" or name in medmnist.COLLECTIONS:
         sets = _module("known").read(source, section, notes)
+    elif name in medmnist.VOLUMES and not Path(source).exists():
+        raise RequestError(f"{name} has volumes rather than images, which are not supported")
     elif source == "digits":
         sets = _module("digits").read(section, notes)
     elif name in DRAWN:

@@ -1,4 +1,4 @@
-"""Data sets known by name. They are downloaded once to the cache, and their checksums are verified at every use."""
+"""Data sets known by name. They are downloaded once to the cache, and their checksums are verified."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from petriscope.core.errors import PetriscopeError
 from petriscope.core.files import atomic, disk_error, write_text
 from petriscope.core.progress import Progress, progress, say
 from petriscope.core.recipe import DataSection
-from petriscope.data.cache import cache_dir, lock
+from petriscope.data import index
+from petriscope.data.cache import cache_dir, lock, make_key
 from petriscope.data.imageset import ImageSet
-from petriscope.data.sources import cifar_batches, npz
+from petriscope.data.sources import cifar_batches, medmnist, npz
 
 TIMEOUT = 10.0  # seconds without a byte
 READ_BYTES = 1 << 18
@@ -36,12 +37,6 @@ class Download:
         return cache_dir() / self.file
 
 
-BLOODMNIST = Download(
-    name="bloodmnist",
-    file="bloodmnist.npz",
-    url="https://zenodo.org/records/10519652/files/bloodmnist.npz?download=1",
-    md5="7053d0359d879ad8a5505303e11de1dc",
-)
 CIFAR10 = Download(
     name="cifar10",
     file="cifar-10-python.tar.gz",
@@ -51,14 +46,25 @@ CIFAR10 = Download(
 
 
 def read(name: str, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
-    """Read ``bloodmnist`` or ``cifar10``.
+    """Read ``cifar10``, or a set of MedMNIST: ``bloodmnist``, or ``bloodmnist:64`` for its images of 64 x 64 pixels.
 
     Raises:
+        RequestError: there is no such size.
         PetriscopeError: the file is not in the cache and cannot be downloaded; the message says where to put it.
     """
-    if name == "bloodmnist":
-        return npz.read(obtain(BLOODMNIST), section, warnings)
+    if name.partition(":")[0] in medmnist.COLLECTIONS:
+        return npz.read(obtain(of_medmnist(name)), section, warnings)
     return cifar_batches.read(obtain_cifar(), section, warnings)
+
+
+def of_medmnist(source: str) -> Download:
+    """The file of a set of MedMNIST.
+
+    Raises:
+        RequestError: there is no such size, or the images have several labels each.
+    """
+    file, md5 = medmnist.file_of(source)
+    return Download(source, file, medmnist.URL.format(file=file), md5)
 
 
 def obtain(download: Download) -> Path:
@@ -77,10 +83,9 @@ def obtain(download: Download) -> Path:
 
 
 def _is_whole(path: Path, download: Download) -> bool:
-    try:
-        return _md5(path) == download.md5
-    except OSError:
-        return False
+    """Whether the file has its checksum. A file that has not changed since is not read again."""
+    place = cache_dir() / f"{make_key('md5', str(path.absolute()))}.index"
+    return path.exists() and index.recall(place, [path], _md5).values == [download.md5]
 
 
 def _fetch(download: Download, path: Path) -> None:
@@ -96,7 +101,7 @@ def _fetch(download: Download, path: Path) -> None:
         raise PetriscopeError(
             f"cannot download {download.name} from {download.url}: {_reason(error)}. {_advice(download)}"
         ) from None
-    if not _is_whole(path, download):
+    if _md5(path) != download.md5:
         raise PetriscopeError(
             f"{download.url} sent a file for {download.name} whose md5 is not {download.md5}; it was removed. "
             f"{_advice(download)}"

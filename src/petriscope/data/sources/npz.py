@@ -12,21 +12,11 @@ from petriscope.core.recipe import DataSection
 from petriscope.data import cache
 from petriscope.data.imageset import SPLITS, ImageSet
 from petriscope.data.sources import labels as label_rules
-from petriscope.data.sources import mars
+from petriscope.data.sources import mars, medmnist
 from petriscope.data.sources.arrays import build_sets
 from petriscope.data.sources.mask_values import build_mask_sets
 from petriscope.data.sources.npz_file import NpzFile
 
-BLOOD_CELLS = (
-    "basophil",
-    "eosinophil",
-    "erythroblast",
-    "immature granulocyte",
-    "lymphocyte",
-    "monocyte",
-    "neutrophil",
-    "platelet",
-)
 KINDS = ("images", "labels", "masks", "groups")
 
 
@@ -82,7 +72,7 @@ def _read(archive: NpzFile, path: Path, section: DataSection, warnings: list[str
         split: label_rules.check_numbers(archive.load(f"{split}_labels"), f"{split}_labels of {path}", warnings)
         for split in splits
     }
-    named = named or _known_names(numbers, section, path)
+    named = named or _known_names(numbers, section, path, warnings)
     targets, classes = label_rules.name_numbers(numbers, named, section, str(path))
     has_names = named is not None or section.classes is not None
     return build_sets(pixels, targets, classes, section, str(path), warnings, groups, has_names)
@@ -142,8 +132,17 @@ def _class_names(archive: NpzFile, path: Path) -> tuple[str, ...]:
     return tuple(words)
 
 
-def _known_names(numbers: dict[str, np.ndarray], section: DataSection, path: Path) -> tuple[str, ...] | None:
+def _known_names(
+    numbers: dict[str, np.ndarray], section: DataSection, path: Path, warnings: list[str]
+) -> tuple[str, ...] | None:
+    """The class names of a set of MedMNIST: of the one that the file is called after, or that has as many images."""
+    if section.classes is not None:
+        return None
+    found = medmnist.named_like(path.stem)
+    if found is None:
+        found = medmnist.counted_like({split: len(part) for split, part in numbers.items()})
+        if found is not None:
+            warnings.append(f"{path} has as many images as {found}; its classes were named as there")
     count = max(int(part.max()) + 1 for part in numbers.values())
-    if path.stem.lower().startswith("bloodmnist") and count == len(BLOOD_CELLS) and section.classes is None:
-        return BLOOD_CELLS
-    return None
+    names = medmnist.COLLECTIONS[found].classes if found else ()
+    return names if len(names) == count else None
