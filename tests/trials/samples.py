@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from formats import FORMATS
 from PIL import Image
 from small_exports import make_export
 from small_sources import (
@@ -72,6 +73,17 @@ def write_recipes(folder: Path) -> None:
 def _source(maker: Callable[[Path], Path]) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
         maker(folder / "set")
+        write_recipes(folder)
+
+    return make
+
+
+def _stored(name: str) -> Callable[[Path], None]:
+    """Twelve images in one of `FORMATS`."""
+
+    def make(folder: Path) -> None:
+        (folder / "set").mkdir()
+        FORMATS[name].write(folder / "set")
         write_recipes(folder)
 
     return make
@@ -190,6 +202,11 @@ SAMPLES: dict[str, Sample] = {
     "labelme": _export("labelme", "set/images/*/*.json"),
     "cvat": _export("cvat", "set/annotations.xml"),
     "label studio": _export("label studio", "set/*/*.json"),
+    "zip": Sample(
+        _stored("zip"), ("set/set.zip",), ("data set/set.zip", "audit set/set.zip --quick --out audit --quiet")
+    ),
+    "tar": Sample(_stored("tar"), ("set/set.tar",), ("data set/set.tar",)),
+    "tar.gz": Sample(_stored("tar.gz"), ("set/set.tar.gz",), ("data set/set.tar.gz",)),
     "images": Sample(
         _images, ("images/*",), ("predict run images", "explain run images --out maps --method occlusion")
     ),

@@ -14,7 +14,7 @@ from PIL import ExifTags, Image
 from petriscope.core.device import cores
 from petriscope.core.errors import DataError
 from petriscope.data.contents import Content, peak_of
-from petriscope.data.in_memory import AnyFile, InMemory
+from petriscope.data.in_memory import AnyFile, Within
 from petriscope.data.stored import REMEDY, Stored, describe_tiff, look, read_16_bit
 
 # What Pillow says of metadata that it does not understand is of no use to a user; what it cannot read, it raises.
@@ -95,7 +95,7 @@ def resize(image: np.ndarray, size: tuple[int, int], filter: Filter) -> np.ndarr
     return out[..., None] if out.ndim == 2 else out
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def image_size(path: AnyFile) -> tuple[int, int]:
     """The (height, width) of an image when upright, from its header.
 
     Raises:
@@ -143,7 +143,7 @@ def workers() -> int:
     return min(cores(), 16)
 
 
-def probe_file(path: Path) -> tuple[tuple[int, int, bool] | None, str]:
+def probe_file(path: AnyFile) -> tuple[tuple[int, int, bool] | None, str]:
     """Read the header of an image file.
 
     Returns:
@@ -259,14 +259,11 @@ def open_image(path: AnyFile) -> Image.Image:
         Unreadable: it is no regular file, no such image, or has more than 64 megapixels or a gibibyte.
     """
     try:
-        if isinstance(path, InMemory):
-            image = Image.open(path.open(), formats=_formats())
-        else:
-            if not path.is_file():  # a named pipe would be waited for without end
-                raise Unreadable("not a regular file" if path.exists() else "no such file")
-            if (size := path.stat().st_size) > MAX_BYTES:
-                raise Unreadable(f"its {size:,} bytes are more than {MAX_BYTES >> 30} GiB")
-            image = Image.open(path, formats=_formats())
+        if isinstance(path, Path) and not path.is_file():  # a named pipe would be waited for without end
+            raise Unreadable("not a regular file" if path.exists() else "no such file")
+        if (size := _bytes_of(path)) > MAX_BYTES:
+            raise Unreadable(f"its {size:,} bytes are more than {MAX_BYTES >> 30} GiB")
+        image = Image.open(path if isinstance(path, Path) else path.open(), formats=_formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise Unreadable(f"more than {MAX_PIXELS // 1_000_000} megapixels") from None
     except Unreadable:
@@ -280,6 +277,12 @@ def open_image(path: AnyFile) -> Image.Image:
         image.close()
         raise Unreadable(f"{image.width} x {image.height} is more than {MAX_PIXELS // 1_000_000} megapixels")
     return image
+
+
+def _bytes_of(path: AnyFile) -> int:
+    if isinstance(path, Path):
+        return path.stat().st_size
+    return path.size if isinstance(path, Within) else 0
 
 
 @cache_result

@@ -135,7 +135,7 @@ def _cut_to_cache(
                         held.add(names[index], content)
                     bar.advance()
                     yield block
-        contents.check_unchanged(paths, names)
+        contents.check_unchanged(names)
         refuse_unreadable(bad, names, section, len(paths))
         left = [f"{list_unreadable(bad, names)}; left out"] if bad else []
         about.update(lost=[*bad], warnings=[*left, *held.warnings()])

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -16,10 +17,19 @@ from petriscope.core.recipe import DataSection
 from petriscope.data import cache
 from petriscope.data.contents import Content, Contents
 from petriscope.data.decode import Channels, Unreadable, probe_file, read_image, workers
-from petriscope.data.index import Recalled
+from petriscope.data.in_memory import AnyFile
 
 CHUNK = 32  # images per task of a thread
 WINDOW = 16  # tasks in memory at a time, per thread
+
+
+class Known(Protocol):
+    """What is known of the contents of files, as `petriscope.data.index.Recalled` has it."""
+
+    @property
+    def values(self) -> list[str]: ...
+
+    def check_unchanged(self, names: Sequence[str]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -43,7 +53,9 @@ class Decoded:
     warnings: list[str]
 
 
-def decode_files(paths: Sequence[Path], names: Sequence[str], section: DataSection, source: str) -> Decoded:
+def decode_files(
+    paths: Sequence[AnyFile], names: Sequence[str], section: DataSection, source: str, known: Known | None = None
+) -> Decoded:
     """Decode many images to one shape, in parallel. A second call takes them from the cache.
 
     Args:
@@ -51,13 +63,14 @@ def decode_files(paths: Sequence[Path], names: Sequence[str], section: DataSecti
         names: the name of each file in messages.
         section: size, filter, channels, bits, unreadable and memory.
         source: what the user named.
+        known: what is known of the contents of files within others.
 
     Raises:
         DataError: an image is unreadable and ``section.unreadable`` is ``stop``, or none is readable.
         PetriscopeError: the disk of the cache is full.
     """
     options = (section.height_width, section.filter, section.channels, section.bits, section.unreadable)
-    contents = cache.contents(paths, source)
+    contents = known or cache.contents([path for path in paths if isinstance(path, Path)], source)
     key = cache.make_key("images and their sizes", tuple(zip(names, contents.values, strict=True)), options)
     pixels, about = cache.fetch_or_store(key, True, lambda: _decode_to_cache(key, paths, names, section, contents))
     digests = cache.row_digests(pixels)
@@ -68,7 +81,7 @@ def decode_files(paths: Sequence[Path], names: Sequence[str], section: DataSecti
 
 
 def _decode_to_cache(
-    key: str, paths: Sequence[Path], names: Sequence[str], section: DataSection, contents: Recalled
+    key: str, paths: Sequence[AnyFile], names: Sequence[str], section: DataSection, contents: Known
 ) -> None:
     warnings: list[str] = []
     bad: dict[int, str] = {}
@@ -111,7 +124,7 @@ def _decode_to_cache(
                             sizes[index] = content.size
                         bar.advance(len(block))
                         yield block
-            contents.check_unchanged(paths, names)
+            contents.check_unchanged(names)
             refuse_unreadable(bad, names, section, len(paths))
             if bad:
                 warnings.append(f"{list_unreadable(bad, names)}; left out")
@@ -122,7 +135,7 @@ def _decode_to_cache(
 
 
 def _agree(
-    pool: ThreadPoolExecutor, paths: Sequence[Path], section: DataSection, warnings: list[str], bad: dict[int, str]
+    pool: ThreadPoolExecutor, paths: Sequence[AnyFile], section: DataSection, warnings: list[str], bad: dict[int, str]
 ) -> tuple[tuple[int, int], Channels]:
     """Choose one size and number of channels for all images from the headers of the files."""
     sizes: Counter[tuple[int, int]] = Counter()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -87,11 +88,13 @@ def is_cut_short(data: bytes) -> bool:
 
 def _look(file: ImageFile) -> tuple[tuple[int, int] | None, bool]:
     """(height, width) from the header, or None; and whether the file is truncated."""
+    path = file.path
     try:
-        if not file.path.is_file() or file.path.stat().st_size > MAX_BYTES:
+        if isinstance(path, Path) and (not path.is_file() or path.stat().st_size > MAX_BYTES):
             return None, False
-        cut = is_cut_short(file.path.read_bytes())
-    except OSError:
+        with path.open("rb") as handle:
+            cut = is_cut_short(handle.read())
+    except Exception:  # there is no end to what is raised if an archive is damaged
         return None, False
     header, _ = probe_file(file.path)
     return (None if header is None else header[:2]), cut

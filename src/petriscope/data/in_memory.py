@@ -1,7 +1,8 @@
-"""Image files in memory."""
+"""Image files in memory, and within other files."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -30,4 +31,30 @@ class InMemory:
         return BytesIO(self.content)
 
 
-AnyFile = Path | InMemory
+@dataclass(frozen=True, eq=False)
+class Within:
+    """An image file within another file, such as an archive or a table, which can stand where the path of one can. It is read
+    anew each time that it is opened.
+
+    Args:
+        name: in messages and tables.
+        size: in bytes.
+        load: gives its content; it may raise anything if the file around it is damaged.
+    """
+
+    name: str
+    size: int
+    load: Callable[[], bytes]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def stem(self) -> str:
+        return self.name
+
+    def open(self, mode: str = "rb") -> BytesIO:
+        return BytesIO(self.load())
+
+
+AnyFile = Path | InMemory | Within

@@ -37,18 +37,23 @@ class Recalled:
     Args:
         values: one per file; empty for a file that cannot be read, or is no regular file.
         statuses: one per file; None for such a file.
+        paths: of the files.
     """
 
     values: list[str]
     statuses: list[Status | None]
+    paths: Sequence[Path]
 
-    def check_unchanged(self, paths: Sequence[Path], names: Sequence[str]) -> None:
+    def check_unchanged(self, names: Sequence[str]) -> None:
         """Refuse files that have changed since.
+
+        Args:
+            names: of the files in messages.
 
         Raises:
             DataError: the message has the name of the first.
         """
-        if changed := [place for place, path in enumerate(paths) if _status(path) != self.statuses[place]]:
+        if changed := [place for place, path in enumerate(self.paths) if _status(path) != self.statuses[place]]:
             raise DataError(
                 f"{len(changed):,} file{'s' if len(changed) > 1 else ''} changed while being read, the first: "
                 f"{names[changed[0]]}; start again when nothing writes to them"
@@ -90,7 +95,7 @@ def recall(index: Path, paths: Sequence[Path], read: Callable[[Path], str]) -> R
         }
         with suppress(PetriscopeError, OSError):
             write_text(index, json.dumps(entries))
-    return Recalled(values, statuses)
+    return Recalled(values, statuses, paths)
 
 
 def content_digest(path: Path) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TypeAlias
 
 from petriscope.core.errors import DataError
 from petriscope.data.decode import SUFFIXES
@@ -137,6 +138,54 @@ def walk(source: Path, left_out: LeftOut) -> Folder:
     return _walk(source, "", (source.resolve(),), 0, left_out)
 
 
+def tree_of(source: Path, files: Iterable[str], folders: Iterable[str], left_out: LeftOut) -> Folder:
+    """`walk` for what is not in a folder, such as an archive.
+
+    Args:
+        source: what the paths of folders begin with.
+        files, folders: paths below it, with forward slashes, each once. The folders that they are in need not be listed.
+
+    Raises:
+        DataError: folders are nested more than `MAX_DEPTH` deep, or a file has the path of a folder.
+    """
+    root: _Names = {}
+    for name in files:
+        *parts, last = name.split("/")
+        if _enter(root, parts, source).setdefault(last, None) is not None:
+            raise DataError(f"{source} has {name} as a file and as a folder; keep one of them")
+    for name in folders:
+        _enter(root, name.split("/"), source)
+    return _grow(source, "", root, left_out)
+
+
+_Names: TypeAlias = "dict[str, _Names | None]"  # what is in a folder, by name; None: a file
+
+
+def _enter(root: _Names, parts: Sequence[str], source: Path) -> _Names:
+    """What is in the folder at ``parts`` below ``root``."""
+    if len(parts) > MAX_DEPTH:
+        raise DataError(f"{source} is nested more than {MAX_DEPTH} folders deep; pack a folder nearer to the images")
+    for part in parts:
+        below = root.setdefault(part, {})
+        if below is None:
+            raise DataError(f"{source} has {'/'.join(parts)} as a file and as a folder; keep one of them")
+        root = below
+    return root
+
+
+def _grow(path: Path, name: str, names: _Names, left_out: LeftOut) -> Folder:
+    out = Folder(path, name)
+    for each, inner in sorted(names.items()):
+        below = out.id_of(each)
+        if inner is None:
+            _add_name(out, each, below, left_out)
+        elif _is_left_out(each):
+            left_out.add("hidden or system folder{s}", below)
+        else:
+            out.folders.append(_grow(path / each, below, inner, left_out))
+    return out
+
+
 def count_others(folder: Folder, left_out: LeftOut, used: Collection[str] = ()) -> None:
     """Count the files in a folder and below it that are no images, except those with a name in ``used``."""
     for part in folder.all():
@@ -171,14 +220,19 @@ def _walk(path: Path, name: str, trees: tuple[Path, ...], depth: int, left_out: 
 
 
 def _add_file(folder: Folder, entry: os.DirEntry[str], below: str, left_out: LeftOut) -> None:
-    if entry.name.startswith(".") or entry.name.lower() in SYSTEM_FILES:
-        left_out.add("hidden or system file{s}", below)
-    elif suffix_of(entry.name) in SUFFIXES:
-        folder.images.append(entry.name)
-    elif entry.is_symlink() and not Path(entry.path).exists():
+    _add_name(folder, entry.name, below, left_out)
+    if entry.name in folder.others[-1:] and entry.is_symlink() and not Path(entry.path).exists():
+        folder.others.pop()
         left_out.add("broken link{s}", below)
+
+
+def _add_name(folder: Folder, name: str, below: str, left_out: LeftOut) -> None:
+    if name.startswith(".") or name.lower() in SYSTEM_FILES:
+        left_out.add("hidden or system file{s}", below)
+    elif suffix_of(name) in SUFFIXES:
+        folder.images.append(name)
     else:
-        folder.others.append(entry.name)
+        folder.others.append(name)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from petriscope.core.errors import DataError, RequestError
 from petriscope.core.progress import say
 from petriscope.data.contents import Content, Contents
 from petriscope.data.decode import decode_with_content, workers
-from petriscope.data.in_memory import AnyFile, InMemory
+from petriscope.data.in_memory import AnyFile
 from petriscope.data.index import row_digests
 from petriscope.data.rescale import rescale, scale_factors
 from petriscope.data.walk import LeftOut, count_others, walk
@@ -48,7 +49,7 @@ def find_images(paths: Sequence[AnyFile]) -> list[AnyFile]:
     """
     found: list[AnyFile] = []
     for path in paths:
-        if isinstance(path, InMemory):
+        if not isinstance(path, Path):
             found.append(path)
         elif path.is_dir():
             left_out = LeftOut()

@@ -18,6 +18,7 @@ from petriscope.data.sources.exports import FORMATS, damaged_files, find_export,
 from petriscope.data.sources.exports import SUFFIXES as EXPORTED
 from petriscope.data.sources.exports.annotations import Export
 from petriscope.data.sources.listing import PACKED, TABLES, ImageFile
+from petriscope.data.sources.packed import is_archive
 from petriscope.data.sources.pairs import Pairs, find_pairs
 from petriscope.data.walk import Folder, LeftOut, walk
 
@@ -34,9 +35,9 @@ NAMED = {
     "synthetic-terrain": "drawn ground with masks of four classes, any number of images (synthetic-terrain:COUNT); embedded",
 }
 KINDS = (
-    "an npz in MedMNIST's layout, a folder of class folders, a cifar-10-batches-py folder, a CSV or Parquet table "
-    "with the columns path and label, an npz or a folder of images (images) and masks, images with an export of a labelling "
-    f"tool ({FORMATS}), or one of {', '.join(NAMED)}"
+    "an npz in MedMNIST's layout, a folder of class folders or a zip or tar of it, a cifar-10-batches-py folder, a CSV "
+    "or Parquet table with the columns path and label, an npz or a folder of images (images) and masks, images with an "
+    f"export of a labelling tool ({FORMATS}), or one of {', '.join(NAMED)}"
 )
 SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 UNSPLIT = "all"  # the name of the only image set of a source without splits
@@ -122,8 +123,8 @@ def read_nonempty(source: str, section: DataSection, warnings: list[str]) -> dic
 
 
 def list_files(source: str, section: DataSection) -> list[ImageFile]:
-    """The files of a source that is a folder or a table of images, readable or not. Other sources have none, and neither has one
-    whose images are cut out of those in its files."""
+    """The files of a source that is a folder, an archive or a table of images, readable or not. Other sources have none,
+    and neither has one whose images are cut out of those in its files."""
     path = user_path(source)
     if source.partition(":")[0] in NAMED:
         return []
@@ -134,6 +135,8 @@ def list_files(source: str, section: DataSection) -> list[ImageFile]:
         if isinstance(found, Found):
             return list_images(found.tree, found.export, section)
         return found.files if isinstance(found, Pairs) else found
+    if path.is_file() and is_archive(path):
+        return _module("archives").look(path, []).files
     return _module("tables").list_files(path) if path.suffix.lower() in TABLES else []
 
 
@@ -163,8 +166,12 @@ def _read_path(source: str, section: DataSection, warnings: list[str]) -> dict[s
     if path.suffix.lower() in EXPORTED:
         found = _found_around(path)
         return read_export(found.tree, found.export, section, warnings)
+    if is_archive(path):
+        return _module("archives").read(path, section, warnings)
     if path.suffix.lower() in PACKED:
-        raise RequestError(f"{source} is packed; unpack it first, and name the folder")
+        raise RequestError(
+            f"{source} is packed in a way that is not read; unpack it and name the folder, or pack it as zip, tar or tar.gz"
+        )
     if path.suffix.lower() in SHEETS:
         raise RequestError(f"{source} is a spreadsheet; save it as CSV in UTF-8")
     if path.suffix.lower() in SUFFIXES:

@@ -11,7 +11,7 @@ from pathlib import Path
 from petriscope.core.errors import DataError
 from petriscope.core.names import tidy
 from petriscope.core.recipe import DataSection
-from petriscope.data.decode_many import decode_files
+from petriscope.data.decode_many import Known, decode_files
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.labels import index_names
 from petriscope.data.sources.listing import (
@@ -31,7 +31,9 @@ TABLE = "list the images in a table (CSV) with the columns path and label, and n
 _WORD = re.compile(r"([^\W\d_]+)[ _.()-]*\d")  # the word before the number of a file
 
 
-def read(path: Path, found: list[ImageFile], section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
+def read(
+    path: Path, found: list[ImageFile], section: DataSection, warnings: list[str], known: Known | None = None
+) -> dict[str, ImageSet]:
     """Read images from class folders. Their ids are their paths below the source, with forward slashes.
 
     Args:
@@ -39,13 +41,14 @@ def read(path: Path, found: list[ImageFile], section: DataSection, warnings: lis
         found: its images, from `find_images`.
         section: its ``group`` is a pattern that is searched in the id. Images belong together if its first group, or the
             whole match, is the same.
+        known: what is known of the contents of the images, if they are in an archive.
 
     Raises:
         DataError: an unreadable image, or an id that ``group`` does not match.
     """
     files, names = [file.id for file in found], [file.label for file in found]
     groups = groups_of(section, files)
-    decoded = decode_files([file.path for file in found], files, section, str(path))
+    decoded = decode_files([file.path for file in found], files, section, str(path), known)
     warnings += decoded.warnings
     rows = rows_by_split(decoded, [file.split for file in found])
     targets, classes = index_names(

@@ -14,6 +14,7 @@ from petriscope.core.files import readable
 from petriscope.core.recipe import DataSection
 from petriscope.data.decode_many import Decoded
 from petriscope.data.imageset import ImageSet
+from petriscope.data.in_memory import Within
 
 PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 TEXT_TABLES = (".csv", ".tsv")
@@ -26,14 +27,14 @@ class ImageFile:
 
     Args:
         id: the name of the image, as in `ImageSet.ids`.
-        path: of the file.
+        path: of the file, or the file itself if it is within another.
         split: train, val, test or ``all``.
         label: the class in the source; empty for a mask.
         mask: the file of its mask, if it has one or should have one.
     """
 
     id: str
-    path: Path
+    path: Path | Within
     split: str
     label: str
     mask: Path | None = None

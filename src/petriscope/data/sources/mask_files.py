@@ -17,6 +17,7 @@ from petriscope.core.masks import IGNORE
 from petriscope.core.progress import track
 from petriscope.data import cache
 from petriscope.data.decode import Unreadable, image_size, open_image, orientation_of, resize, workers
+from petriscope.data.in_memory import AnyFile
 from petriscope.data.sources.listing import ImageFile
 from petriscope.data.sources.mask_values import GRAY, MOST_UNNAMED, ValueTable, pack, refusal
 from petriscope.data.stored import look
@@ -97,7 +98,7 @@ class MaskReader:
         self.palette: dict[int, tuple[int, Path]] = {}  # color of an index, and the first file with it
         self.indexed_gray: Path | None = None  # the first file whose indices have other gray values
         self.plain: Path | None = None  # the first without a palette
-        self.turned: list[Path] = []  # images that are turned upright, and their masks are not
+        self.turned: list[AnyFile] = []  # images that are turned upright, and their masks are not
 
     def read(self, pairs: Sequence[ImageFile], split: str, images: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
         """The masks of some images, uint8 [N, *size], as class numbers; and for each that cannot be read, the reason. A second
@@ -117,7 +118,7 @@ class MaskReader:
 
         def blocks() -> Iterator[np.ndarray]:
             masks, about["found"] = self._read(pairs, split)
-            contents.check_unchanged(files, list(map(str, files)))
+            contents.check_unchanged(list(map(str, files)))
             yield masks
 
         def store() -> None:
@@ -216,7 +217,7 @@ class MaskReader:
                 )
 
 
-def read_mask(file: Path, image: Path) -> StoredMask:
+def read_mask(file: Path, image: AnyFile) -> StoredMask:
     """Read a mask.
 
     Args:
