@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from small_exports import CLASSES, HEIGHT, SPLITS, WIDTH, WRITERS, coco, make_export, pixels, put_json, put_text
-from small_sources import load
+from small_exports import CLASSES, HEIGHT, SPLITS, WIDTH, WRITERS, coco, make_export, pixels, put_json, put_text, voc
+from small_sources import load, save_image
 
 from petriscope.core.errors import DataError, RequestError
 from petriscope.core.recipe import CropSection
@@ -420,3 +421,67 @@ def test_lists_of_splits_are_those_of_masks_too(tmp_path: Path) -> None:
     data = load(tmp_path)
     assert data.task.dense and {name: len(part) for name, part in data.splits.items()} == {"train": 2, "val": 1}
     assert "1 image in no list of ImageSets/Segmentation (JPEGImages/s3.png)" in " ".join(data.warnings)
+
+
+@pytest.mark.parametrize("tool", ["coco", "voc", "yolo"])
+def test_splits_in_folders_with_annotations_beside_the_images(tool: str, tmp_path: Path) -> None:
+    found = make_export(tmp_path / "as written", tool)
+    wanted = load(tmp_path / "as written", crop=CROP, size=16)
+    for index, each in enumerate(found):
+        split = "valid" if each.split == "val" else each.split
+        folder = tmp_path / f"set/{split}"
+        save_image(folder / ("images" if tool == "yolo" else ".") / each.name, pixels(index))
+        if tool == "voc":
+            put_text(folder / f"s{index}.xml", voc(each))
+        elif tool == "yolo":
+            text = (tmp_path / f"as written/labels/{each.split}/s{index}.txt").read_text()
+            put_text(folder / f"labels/s{index}.txt", text)
+    if tool == "coco":
+        for split in ("train", "val", "test"):
+            tree = coco([each for each in found if each.split == split])
+            put_json(tmp_path / f"set/{'valid' if split == 'val' else split}/_annotations.coco.json", tree)
+    if tool == "yolo":
+        splits = "train: ../train/images\nval: ../valid/images\ntest: ../test/images\n"
+        put_text(tmp_path / "set/data.yaml", f"{splits}names: {{0: {CLASSES[0]}, 1: {CLASSES[1]}}}\n")
+    data = load(tmp_path / "set", crop=CROP, size=16)
+    assert data.fingerprint == wanted.fingerprint and not any("left out" in text for text in data.warnings)
+
+
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [
+        ('<mask label="platelet" rle="0, 6" left="2" top="3" width="3" height="2"/>', None),
+        ('<mask label="platelet" rle="0, 7" left="2" top="3" width="3" height="2"/>', "its runs do not fill"),
+        ('<mask label="platelet" rle="0,1e22" left="0" top="0" width="1e11" height="1e11"/>', "its runs do not fill"),
+        ('<mask label="platelet" left="0" top="0" width="1" height="1"/>', "missing or not finite"),
+        ('<polygon label="platelet" points="1,1;5,5"/>', "1 outline of fewer than three points .*2 points"),
+        ('<polygon label="platelet" points="1,1;5,5;9"/>', "fewer than three points"),
+        ('<polygon label="platelet" points="1,1;5,5;9,9"/>', None),
+        ('<polygon label="other" points="1,1;5,5;9,1"/>', "a class that is not declared .*other"),
+        ('<cuboid label="platelet"/>', None),
+        ('<blob label="platelet"/>', "it is a 'blob', which is not read"),
+        ('<box label="platelet" xtl="2" ytl="3" xbr="2" ybr="9"/>', "1 annotation without area"),
+    ],
+)
+def test_shapes_of_cvat(shape: str, says: str | None, tmp_path: Path) -> None:
+    make_export(tmp_path, "cvat", splits=False, outlines=True)
+    text = (tmp_path / "annotations.xml").read_text()
+    put_text(tmp_path / "annotations.xml", text.replace("</image>", f"{shape}</image>", 1))
+    if says is not None:
+        with pytest.raises(DataError, match=says):
+            load(tmp_path)
+    data = load(tmp_path, unreadable="skip", val_fraction=0, test_fraction=0)
+    if "0, 6" in shape:
+        assert (data.split("train").targets[0, 3:5, 2:5] == data.classes.index("platelet")).all()
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    make_export(tmp_path, "yolo", splits=False)
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("the system has no named pipes")
+    os.mkfifo(tmp_path / "x.json")
+    os.mkfifo(tmp_path / "x.yaml")
+    (tmp_path / "labels/s0.txt").unlink()
+    os.mkfifo(tmp_path / "labels/s0.txt")
+    with pytest.raises(DataError, match=r"1 annotation file that cannot be parsed .*no regular file"):
+        load(tmp_path, crop=CROP)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from petriscope.core.errors import DataError, PetriscopeError, RequestError
-from petriscope.core.files import parse_any_json, parsing, read_text
+from petriscope.core.files import parse_any_json, parsing
 from petriscope.core.recipe import DataSection
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.exports import coco, cvat, label_studio, labelme, voc, yolo
-from petriscope.data.sources.exports.annotations import NOT_PARSED, Export
+from petriscope.data.sources.exports.annotations import NOT_PARSED, Export, text_of
 from petriscope.data.sources.exports.safe_xml import parse_xml
 from petriscope.data.sources.exports.settle import settle
 from petriscope.data.sources.listing import ImageFile
@@ -20,7 +20,7 @@ from petriscope.data.walk import Folder, suffix_of
 
 SUFFIXES = (".json", ".xml", ".yaml", ".yml")  # of files that can be named as a source
 FORMATS = "COCO, Pascal VOC, YOLO, LabelMe, CVAT and Label Studio"
-JSON_BYTES = 2**30
+JSON_BYTES = 2**29
 XML_BYTES = 2**28
 LOOKED_AT = 20  # files of a kind, to tell whether they are an export
 
@@ -100,7 +100,7 @@ def read_export(tree: Folder, export: Export, section: DataSection, warnings: li
     every = sum(len(scene.drawn) for scene in scenes)
     if section.crop is not None:
         if outlined:
-            warnings.append(_both(source, export.tool, "the boxes were cut out", "leave out data.crop for masks"))
+            warnings.append(_both(source, export.tool, "the boxes were cut out", "for masks, leave out data.crop"))
         return read_crops(scenes, section, source, warnings)
     remedy = "cut out the objects, one image per box, with --set data.crop.margin=0.1"
     if not outlined:
@@ -180,10 +180,10 @@ def _files(tree: Folder, suffixes: tuple[str, ...]) -> Iterator[tuple[str, Path]
 
 def _parse(path: Path) -> Any:
     if suffix_of(path.name) == ".xml":
-        text = read_text(path, XML_BYTES, "annotations in XML")
+        text = text_of(path, XML_BYTES, "annotations in XML")
         with parsing(path, kind=DataError):
             return parse_xml(text)
-    text = read_text(path, JSON_BYTES, "annotations in JSON")
+    text = text_of(path, JSON_BYTES, "annotations in JSON")
     with parsing(path, kind=DataError):
         return parse_any_json(text)
 

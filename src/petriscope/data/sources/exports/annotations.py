@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from petriscope.core.errors import shortened, shown
+from petriscope.core.errors import RequestError, shortened, shown
+from petriscope.core.files import read_text
 from petriscope.core.names import tidy
+from petriscope.data.decode import MAX_PIXELS
 from petriscope.data.walk import LeftOut
 
 # Kinds of faults, as `LeftOut` counts them.
@@ -185,6 +188,30 @@ def ring(flat: Sequence[float]) -> np.ndarray:
     if len(flat) % 2:
         raise Fault(NOT_AS_FORMAT, f"{len(flat)} coordinates, an odd number")
     return np.array(flat, dtype=np.float64).reshape(-1, 2)
+
+
+def runs_of(
+    lengths: Sequence[int], height: int, width: int, by_rows: bool = False, corner: tuple[int, int] = (0, 0)
+) -> Runs:
+    """A mask from the lengths of its runs.
+
+    Raises:
+        Fault: they do not fill it, or it is larger than an image may be.
+    """
+    if min(height, width) < 1 or height * width > MAX_PIXELS or sum(lengths) != height * width or min(lengths) < 0:
+        raise Fault(NOT_AS_FORMAT, f"its runs do not fill a mask of {height:g} x {width:g} pixels")
+    return Runs(np.array(lengths, dtype=np.int64), (height, width), by_rows, corner)
+
+
+def text_of(path: Path, limit: int, what: str) -> str:
+    """`read_text` of a regular file: a named pipe would be waited for without end.
+
+    Raises:
+        RequestError: it is none, or as `read_text`.
+    """
+    if not path.is_file():
+        raise RequestError(f"{path} is no regular file, and cannot be read as {what}")
+    return read_text(path, limit, what)
 
 
 def whole(value: Any) -> int | None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from petriscope.core.errors import shown
 from petriscope.core.names import tidy
 from petriscope.data.sources.exports.annotations import (
@@ -21,6 +19,7 @@ from petriscope.data.sources.exports.annotations import (
     Runs,
     numbers,
     ring,
+    runs_of,
     size_of,
 )
 from petriscope.data.sources.exports.finder import split_of_path
@@ -155,9 +154,7 @@ def _runs(outline: Mapping[str, Any]) -> Runs:
         lengths = _from_text(counts) if isinstance(counts, str) else [int(number) for number in numbers(counts)]
     except ValueError as error:
         raise Fault(NOT_AS_FORMAT, str(error)) from None
-    if min(height, width) < 1 or min(lengths, default=-1) < 0 or sum(lengths) != height * width:
-        raise Fault(NOT_AS_FORMAT, f"its runs do not fill a mask of {height} x {width} pixels")
-    return Runs(np.array(lengths, dtype=np.int64), (height, width))
+    return runs_of(lengths, height, width)
 
 
 def _from_text(text: str) -> list[int]:

@@ -19,6 +19,7 @@ from petriscope.data.sources.exports.annotations import (
     Runs,
     numbers,
     ring,
+    runs_of,
     size_of,
 )
 from petriscope.data.sources.exports.finder import split_of_path
@@ -106,6 +107,4 @@ def _mask(shape: Element) -> Runs:
         int(value) for value in numbers([shape.get(side) or "" for side in ("left", "top", "width", "height")], 4)
     )
     lengths = [int(value) for value in numbers((shape.get("rle") or "").split(","))]
-    if min(width, height) < 1 or min(lengths) < 0 or sum(lengths) != width * height:
-        raise Fault(NOT_AS_FORMAT, f"its runs do not fill a mask of {height} x {width} pixels")
-    return Runs(np.array(lengths, dtype=np.int64), (height, width), by_rows=True, corner=(left, top))
+    return runs_of(lengths, height, width, by_rows=True, corner=(left, top))

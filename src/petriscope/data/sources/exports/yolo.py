@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from petriscope.core.errors import DataError, PetriscopeError, shown
-from petriscope.core.files import read_text
 from petriscope.core.names import tidy
 from petriscope.core.yaml_text import InvalidYaml, read_yaml
 from petriscope.data.sources.exports.annotations import (
@@ -25,6 +24,7 @@ from petriscope.data.sources.exports.annotations import (
     Labeled,
     numbers,
     ring,
+    text_of,
 )
 from petriscope.data.sources.exports.finder import split_of_path
 from petriscope.data.sources.labels import MAX_CLASSES
@@ -69,7 +69,7 @@ def find_declared(tree: Folder, only: str | None = None) -> Declared | None:
             if suffix_of(name) in SUFFIXES and (declared := _from_yaml(folder, name, strict=only is not None)):
                 found.append(declared)
             elif name in LISTS:
-                lines = read_text(folder.path / name, MAX_BYTES, "a list of class names").splitlines()
+                lines = text_of(folder.path / name, MAX_BYTES, "a list of class names").splitlines()
                 found.append(Declared(id, dict(enumerate(text for line in lines if (text := tidy(line))))))
     found = [each for each in found if each.splits] or found
     found = [each for each in found if each.names]
@@ -122,7 +122,7 @@ def read_yolo(declared: Declared, tree: Folder) -> Export:
 def _from_yaml(folder: Folder, name: str, strict: bool) -> Declared | None:
     path = folder.path / name
     try:
-        tree = read_yaml(read_text(path, MAX_BYTES, "a data.yaml of YOLO"))
+        tree = read_yaml(text_of(path, MAX_BYTES, "a data.yaml of YOLO"))
     except (InvalidYaml, PetriscopeError) as error:
         if strict:
             raise DataError(f"{path} cannot be read as YAML: {error}") from None
@@ -156,7 +156,7 @@ def _has_labels(tree: Folder) -> bool:
                 continue
             looked += 1
             try:
-                lines = read_text(folder.path / name, MAX_BYTES, "a file of labels").split("\n")
+                lines = text_of(folder.path / name, MAX_BYTES, "a file of labels").split("\n")
                 if len(words := lines[0].split()) >= 5 and words[0].isdigit() and numbers(words):
                     return True
             except (PetriscopeError, Fault):
@@ -191,7 +191,7 @@ def _splits(declared: Declared, tree: Folder) -> dict[str, str]:
             if (id := _ending(place, folders)) is not None:
                 ids = [inner.id_of(name) for inner in folders[id].all() for name in inner.images]
             elif (id := _ending(place, lists)) is not None:
-                lines = read_text(lists[id], MAX_BYTES, "a list of images").splitlines()
+                lines = text_of(lists[id], MAX_BYTES, "a list of images").splitlines()
                 ids = [found for line in lines if line.strip() and (found := _ending(line.strip(), images)) is not None]
             elif split == "test":
                 continue  # often declared for sets whose test images are not given out
@@ -213,7 +213,7 @@ def _ending(place: str, known: Mapping[str, Any] | set[str]) -> str | None:
 
 def _read_lines(id: str, path: Any, names: Mapping[int, str], image: Labeled, out: Export) -> None:
     try:
-        lines = read_text(path, MAX_BYTES, "a file of labels").splitlines()
+        lines = text_of(path, MAX_BYTES, "a file of labels").splitlines()
     except PetriscopeError as error:
         out.fault(Fault(NOT_PARSED, str(error)), id)
         return
