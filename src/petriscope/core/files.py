@@ -146,20 +146,15 @@ def parse_json(data: str | bytes) -> dict[str, Any]:
     Raises:
         ValueError, RecursionError: it is none.
     """
-    value = parse_any_json(data)
-    if not isinstance(value, dict):
-        raise ValueError("it does not contain a JSON object")
-    return value
-
-
-def parse_any_json(data: str | bytes) -> Any:
-    """`parse_json` for a value of any kind."""
 
     def finite(text: str) -> float | None:
         value = float(text)
         return value if math.isfinite(value) else None
 
-    return json.loads(data, parse_float=finite, parse_constant=lambda name: None)
+    value = json.loads(data, parse_float=finite, parse_constant=lambda name: None)
+    if not isinstance(value, dict):
+        raise ValueError("it does not contain a JSON object")
+    return value
 
 
 @contextmanager

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from petriscope.core.errors import DataError, PetriscopeError, RequestError
-from petriscope.core.files import parse_any_json, parsing
+from petriscope.core.files import parsing
 from petriscope.core.recipe import DataSection
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.exports import coco, cvat, label_studio, labelme, voc, yolo
@@ -185,7 +186,7 @@ def _parse(path: Path) -> Any:
             return parse_xml(text)
     text = text_of(path, JSON_BYTES, "annotations in JSON")
     with parsing(path, kind=DataError):
-        return parse_any_json(text)
+        return json.loads(text)  # numbers that are not finite are found where they are used
 
 
 def _format_of(content: Any) -> str | None:
