@@ -158,6 +158,10 @@ def predict_rows(
     """`predict` for any number of images: rows are predicted, and written to ``out``, while they are read."""
     asked = asked_scale(scale)
     predictor, files = _predictor(model, device), find_images(as_files(images))
+    if predictor.recipe.data.crop is not None and not quiet:
+        say(
+            "note: the model learned from objects that were cut out of images (data.crop); an image here must show one object"
+        )
     known = parse_prior(predictor.classes, classes, prior)
     predictor = predictor.under(known)
     if known is not None and not quiet:
