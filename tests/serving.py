@@ -14,7 +14,7 @@ from petriscope import api
 from petriscope.data.contents import Content
 from petriscope.data.decode import decode_with_content
 from petriscope.data.in_memory import InMemory
-from petriscope.inference.files import DecodedFile
+from petriscope.inference.decoding import DecodedFile
 from petriscope.ship.server.segmentation import NoRules
 from petriscope.ship.server.served import Found, Row
 from petriscope.ship.server.web import create_app

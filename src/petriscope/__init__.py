@@ -30,6 +30,9 @@ _PLACES = {
     "track": "petriscope.api",
     "compare": "petriscope.api",
     "ensemble": "petriscope.api",
+    "export": "petriscope.api",
+    "export_page": "petriscope.api",
+    "verify": "petriscope.inference.verification",
     "run_suite": "petriscope.api",
     "load_suite": "petriscope.experiments.suite",
     "load_recipe": "petriscope.core.recipe",
@@ -56,6 +59,8 @@ if TYPE_CHECKING:
         ensemble,
         evaluate,
         explain,
+        export,
+        export_page,
         predict,
         recalibrate,
         report,
@@ -69,6 +74,7 @@ if TYPE_CHECKING:
     from petriscope.data import Dataset, ImageSet, load_dataset
     from petriscope.experiments.suite import load_suite
     from petriscope.inference.predictor import load_model
+    from petriscope.inference.verification import verify
     from petriscope.run.folder import Run, open_run
 
 

@@ -26,11 +26,12 @@ from petriscope.experiments.evaluate import evaluate as evaluate
 from petriscope.experiments.train import resume as resume
 from petriscope.experiments.train import train as train
 from petriscope.explain.image_files import explain_files
-from petriscope.inference.files import find_images
+from petriscope.inference.decoding import find_images
+from petriscope.inference.exported import open_model
 from petriscope.inference.given import as_files
 from petriscope.inference.likeness import Compared
 from petriscope.inference.predict import predict_files
-from petriscope.inference.predictor import Predictor, load_model
+from petriscope.inference.predictor import Predictor
 from petriscope.inference.scaling import ChosenScale, choose_scale, sentence, sizes_in_files
 from petriscope.inference.table import Rows
 from petriscope.report.audit import write_audit_page
@@ -39,6 +40,8 @@ from petriscope.report.page import write_report
 from petriscope.run.folder import check_free, is_run, open_run
 from petriscope.run.trackers import check_trackers
 from petriscope.run.trackers.process import send
+from petriscope.ship.export import export as export
+from petriscope.ship.export import export_page as export_page
 from petriscope.ship.server.limits import Limits as Limits
 from petriscope.ship.server.start import serve as serve
 from petriscope.trust.prior import Names, Shares, parse_prior
@@ -105,7 +108,7 @@ def predict(
     """Predict the classes of image files, or their masks.
 
     Args:
-        model: a run folder, a model file, or a predictor that was loaded from one.
+        model: a run folder, a model file, a package, or a predictor that was loaded from one.
         images: image files or folders of them; uint8 arrays [H, W], [H, W, C] or [N, H, W, C]; PIL images; the bytes of image
             files; or a list of these. What has no path is called ``image-0``, ``image-1`` ... in the order given.
         tta: test-time augmentation; None: the recipe's.
@@ -251,4 +254,4 @@ def track(folder: str | PathLike[str], to: Iterable[str], quiet: bool = False) -
 
 
 def _predictor(model: Model, device: str) -> Predictor:
-    return model if isinstance(model, Predictor) else load_model(model, device)
+    return model if isinstance(model, Predictor) else open_model(model, device)

@@ -18,7 +18,6 @@ LIGHT = (  # all that these import is light too
     "petriscope.inference.segmentation",
     "petriscope.inference.given",
     "petriscope.trust.verdict",
-    "petriscope.tasks",
 )
 ALONE = """
 import sys
@@ -50,7 +49,7 @@ from petriscope.core.errors import RequestError
 from petriscope.data.membership import Exposure
 from petriscope.inference.answers import answer_files
 from petriscope.inference.base import Prediction, Reading
-from petriscope.inference.files import find_images
+from petriscope.inference.decoding import find_images
 from petriscope.inference.given import as_files
 from petriscope.inference.segmentation import predict_files
 from petriscope.inference.table import Wanted

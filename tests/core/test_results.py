@@ -22,7 +22,7 @@ from petriscope.core.results import (
     read_epoch,
     read_results,
 )
-from petriscope.core.shift import ClassShare, Difference, ShiftTest
+from petriscope.core.shift_results import ClassShare, Difference, ShiftTest
 
 OLD_EVALUATION = {
     "split": "test",

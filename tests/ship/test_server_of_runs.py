@@ -152,7 +152,7 @@ def test_a_model_is_tried_before_it_serves(model, monkeypatch):
 
 
 def model_of_zeros(model):
-    from petriscope.inference.files import DecodedFile
+    from petriscope.inference.decoding import DecodedFile
 
     zeros = np.zeros(model.shape, np.uint8)
     return DecodedFile(zeros, zeros, zeros.shape[:2])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 from scipy.special import softmax
 
-from petriscope.core.shift import Difference, ShiftTest
+from petriscope.core.shift_results import Difference, ShiftTest
 from petriscope.trust import two_sample
 from petriscope.trust.ood import fit_detector
 from petriscope.trust.shift import appearance_of, directions, fit_likeness, fit_looks

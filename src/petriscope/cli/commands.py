@@ -62,6 +62,7 @@ Data = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="A run folder.")]
 RunOrModel = Annotated[str, typer.Argument(metavar="RUN", help="A run folder or a model.safetensors.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, a model.safetensors or a package.")]
 Rehash = Annotated[
     bool, typer.Option("--rehash", callback=_rehash, help="Read every file again, also those that look unchanged.")
 ]
@@ -225,7 +226,7 @@ def train(
 
 @app.command()
 def evaluate(
-    run: RunOrModel,
+    model: Model,
     data: Data = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     tta: Tta = None,
@@ -264,7 +265,7 @@ def evaluate(
     more: dict[str, Any] = {} if stress_images is None else {"stress_images": stress_images}
     more |= {"classes": classes, "prior": prior, "scale": scale}
     result = api.evaluate(
-        run, data, split, _tta(tta), device, quiet=as_json, stress=stress, keep_seen=keep_seen, by=by, **more
+        model, data, split, _tta(tta), device, quiet=as_json, stress=stress, keep_seen=keep_seen, by=by, **more
     )
     if as_json:
         print_json(result.as_json())
@@ -274,7 +275,7 @@ def evaluate(
     if data is not None and not withdrawn and result.ood is not None and result.ood.share > MANY:
         say(
             "many of these images are out of distribution, and the model abstains on them; for guarantees on such images, "
-            f"calibrate the model on labeled ones: {command('calibrate', run, '--data', 'SOURCE')}"
+            f"calibrate the model on labeled ones: {command('calibrate', model, '--data', 'SOURCE')}"
         )
 
 
@@ -382,7 +383,7 @@ def adapt(
 
 @app.command()
 def predict(
-    run: RunOrModel,
+    model: Model,
     images: Annotated[list[str], typer.Argument(help="Image files, or folders of them.")],
     out: Annotated[
         Path | None,
@@ -424,7 +425,7 @@ def predict(
         )
     asked: dict[str, Any] = {"max_error": max_error, "set_coverage": set_coverage, "classes": classes, "prior": prior}
     asked |= {"without_guarantee": without_guarantee, "scale": scale}
-    found = api.predict_rows(run, images, _tta(tta), device, out=out, **asked)
+    found = api.predict_rows(model, images, _tta(tta), device, out=out, **asked)
     write = deliver if out is None else None
     if write is not None:
         write(found.csv([], header=True))
@@ -647,6 +648,83 @@ def bench(
     if done.failures:
         said = "\n".join(f"  {run}: {message}" for run, message in done.failures.items())
         raise PetriscopeError(f"{len(done.failures)} of {done.runs} runs failed:\n{said}")
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder; with --format html, also a package.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="PACKAGE", help="Folder or page to make; default packages/ and the name of the run."),
+    ] = None,
+    format: Annotated[
+        str, typer.Option(help="onnx: a package. html: one page that predicts in the browser, without a network.")
+    ] = "onnx",
+    images: Annotated[
+        bool, typer.Option("--images/--no-images", help="Take images of val along as test images, or drawn ones.")
+    ] = True,
+    sign: Annotated[
+        Path | None,
+        typer.Option(metavar="KEY", help="A private ed25519 key in PEM, to sign the package with."),
+    ] = None,
+    license: Annotated[
+        str | None, typer.Option(metavar="NAME", help="License of the model, for its card, such as mit.")
+    ] = None,
+    sample: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Images of val to compare with the run; default: all."),
+    ] = None,
+    runtime: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="With --format html: where npm installed onnxruntime-web."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a run as a package: an ONNX model with all that decides about its answers, which predicts without torch.
+
+    The package is compared with the run on val, from the bytes of the files on, and kept only if it answers alike. Verify it
+    anywhere with petriscope verify PACKAGE, or with python PACKAGE/predict.py --verify.
+    """
+    _among("--format", format, ("onnx", "html"))
+    if format == "html" and (sign is not None or license is not None):
+        raise RequestError("--sign and --license are for packages; a page has neither")
+    if format != "html" and runtime is not None:
+        raise RequestError("--runtime is for --format html")
+    from petriscope import api
+
+    if format == "html":
+        page = api.export_page(run, out, runtime=runtime, images=images, sample=sample, quiet=as_json)
+        if as_json:
+            print_json({"page": str(page)})
+        else:
+            say(f"page: {page}; open it in a browser, or with ?test behind its address to test it on its own images")
+        return
+    made = api.export(run, out, images=images, key=sign, license=license, sample=sample, quiet=as_json)
+    if as_json:
+        print_json({"package": str(made.folder), **made.manifest.as_json()})
+        return
+    for sentence in made.sentences():
+        say(sentence)
+    say(f"package: {made.folder}; to predict: {command('predict', made.folder, 'IMAGES')}")
+
+
+@app.command()
+def verify(
+    package: Annotated[str, typer.Argument(metavar="PACKAGE", help="A package that petriscope export wrote.")],
+    key: Annotated[
+        Path | None, typer.Option(metavar="KEY", help="The public ed25519 key, in PEM, of who signed the package.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check that a package is whole and answers as the run did that it came from; torch is not needed."""
+    from petriscope.inference.verification import verify
+
+    found = verify(package, key)
+    if as_json:
+        print_json(found.as_json())
+        return
+    for sentence in found.sentences():
+        deliver(f"{sentence}\n")
 
 
 @app.command()

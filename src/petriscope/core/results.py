@@ -23,7 +23,7 @@ from pydantic import (
 from petriscope.core.errors import RequestError, shortened, shown
 from petriscope.core.files import parsing
 from petriscope.core.names import SPLITS
-from petriscope.core.shift import ShiftTest
+from petriscope.core.shift_results import ShiftTest
 
 SCHEMA_VERSION = 2
 CLASSIFICATION, SEGMENTATION = "classification", "segmentation"

@@ -21,7 +21,7 @@ from petriscope.core.results import (
     TriedSetting,
 )
 from petriscope.core.scale import Scale, asked_scale
-from petriscope.core.shift import ShiftTest
+from petriscope.core.shift_results import ShiftTest
 from petriscope.data import Dataset, ImageSet
 from petriscope.data.fingerprint import fingerprint
 from petriscope.data.membership import UNKNOWN, Exposure

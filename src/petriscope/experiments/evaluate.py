@@ -22,8 +22,10 @@ from petriscope.experiments.beside_val import keep_compared, write_compared
 from petriscope.experiments.breakdown import DOMAIN, break_down, check_column
 from petriscope.experiments.own_data import choose_images
 from petriscope.inference.base import Prediction
+from petriscope.inference.exported import open_model
 from petriscope.inference.likeness import compare_images
-from petriscope.inference.predictor import Predictor, load_model
+from petriscope.inference.package import is_package
+from petriscope.inference.predictor import Predictor
 from petriscope.report.page import write_report
 from petriscope.run.folder import Run, is_run, open_run
 from petriscope.tasks import in_room
@@ -55,7 +57,7 @@ def evaluate(
     """Metrics of a model on a split, with 95 % intervals.
 
     Args:
-        model: a run folder; with ``data``, also a model file.
+        model: a run folder; with ``data``, also a model file or a package.
         data: another source; a source without splits is evaluated as a whole. None: the run's own data, and metrics,
             predictions and report are saved in the run folder. A source that holds the run's own data, whatever its
             place, stands for them.
@@ -89,11 +91,14 @@ def evaluate(
         raise RequestError(
             "a scale is for images from elsewhere, named with --data; the run's own are read as its recipe says"
         )
+    packed = is_package(path_text(model))
+    if packed and data is None:
+        raise RequestError(f"{path_text(model)} is a package, which has no data; name a source with --data")
     run = open_run(model) if data is None or is_run(model) else None
     with ExitStack() as claims:
         if run is not None and data is None:
             claims.enter_context(run.claimed())
-        predictor = load_model(model, device)
+        predictor = open_model(model, device)
         known = parse_prior(predictor.classes, classes, prior)
         predictor = predictor.under(known)
         source = None if data is None else path_text(data)
@@ -109,7 +114,7 @@ def evaluate(
         if guaranteed and (chosen.own is None or split == "test"):
             compared = compare_images(predictor, chosen.images, quiet)
             adapts = not is_run(model) or open_run(model).results.ensemble is None
-            named = (path_text(model), source or "NEW")
+            named = ("RUN" if packed else path_text(model), source or "NEW")
             for sentence in verdict(compared.test, *named, WOULD_BE, known is not None, adapts):
                 if compared.test.withdrawn or not quiet:
                     say(sentence)
@@ -130,7 +135,8 @@ def evaluate(
             about = _about_classes(predictor, known, chosen.images, evaluation)
             evaluation = evaluation.model_copy(update={"prior": about})
         if stress:
-            tested = stress_split(predictor, chosen.images, split, stress_images, tta or "none", quiet, into=run)
+            without = predictor.fixed_tta or "none"
+            tested = stress_split(predictor, chosen.images, split, stress_images, tta or without, quiet, into=run)
             evaluation = evaluation.model_copy(update={"stress": tested})
         if run is not None:
             write_report(run)

@@ -13,7 +13,6 @@ from petriscope.data.batches import Batches
 from petriscope.data.imageset import Dataset, ImageSet
 from petriscope.inference.base import Prediction
 from petriscope.inference.predictor import Predictor
-from petriscope.inference.tta import checked, predict_batches
 from petriscope.run.folder import Run
 
 ENSEMBLES: tuple[str, ...] = ()  # ensemble methods that the task supports
@@ -49,17 +48,8 @@ def evaluate(
         known: the predictions for these images, if they were computed before.
     """
     settings, task = predictor.recipe.evaluation, predictor.task
-    predictions = checked(
-        predict_batches(
-            predictor.model,
-            Batches(images, predictor.device, predictor.recipe.data.memory),
-            predictor.normalize,
-            predictor.number_format,
-            tta,
-            settings.batch_size,
-            None if quiet else f"evaluating {split}",
-        )
-    )
+    batches = Batches(images, predictor.device, predictor.recipe.data.memory)
+    predictions = predictor.outputs(batches, tta, None if quiet else f"evaluating {split}")
     outputs = task.collect(predictions, len(images), len(predictor.classes), full=True)
     metrics = task.judge(outputs, images, settings.bootstrap)
     about = {"task": task.name, "split": split, "tta": tta, "source": source}

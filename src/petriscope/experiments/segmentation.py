@@ -21,7 +21,6 @@ from petriscope.experiments.generic import evaluate as evaluate
 from petriscope.experiments.thumbnails import shrink_images, shrink_masks
 from petriscope.explain.segmentation import explain_split
 from petriscope.inference.predictor import Predictor
-from petriscope.inference.tta import checked, predict_batches
 from petriscope.metrics.segmentation import Tally, choose_examples, mean_iou, tally_masks
 from petriscope.run.folder import Run
 
@@ -106,16 +105,6 @@ def sample_pixels(images: ImageSet, most: int) -> list[np.ndarray]:
 def mask_predictions(
     predictor: Predictor, images: ImageSet, tta: TTA, label: str | None, batch_size: int | None = None
 ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
-    """See `petriscope.inference.tta.predict_batches`; ``batch_size`` None: the recipe's."""
-    recipe = predictor.recipe
-    return checked(
-        predict_batches(
-            predictor.model,
-            Batches(images, predictor.device, recipe.data.memory),
-            predictor.normalize,
-            predictor.number_format,
-            tta,
-            batch_size or recipe.evaluation.batch_size,
-            label,
-        )
-    )
+    """See `petriscope.inference.predictor.Predictor.outputs`."""
+    batches = Batches(images, predictor.device, predictor.recipe.data.memory)
+    return predictor.outputs(batches, tta, label, batch_size)

@@ -15,7 +15,7 @@ from petriscope.core.results import (
     TrainingSummary,
 )
 from petriscope.core.scale import Scale
-from petriscope.core.shift import ShiftTest
+from petriscope.core.shift_results import ShiftTest
 from petriscope.data import Dataset
 from petriscope.data.membership import Exposure
 from petriscope.experiments.adapted import SUGGESTED, begin_adapted, cost_at_home

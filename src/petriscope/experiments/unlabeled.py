@@ -21,7 +21,7 @@ from petriscope.data.in_memory import AnyFile
 from petriscope.data.sources import NAMED
 from petriscope.data.sources.listing import TABLES
 from petriscope.experiments.own_data import section_elsewhere
-from petriscope.inference.files import decoded, find_images
+from petriscope.inference.decoding import decoded, find_images
 from petriscope.inference.labeling import most_useful
 from petriscope.inference.predictor import Predictor
 from petriscope.inference.sampling import sample_rows

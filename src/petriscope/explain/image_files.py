@@ -15,7 +15,7 @@ from petriscope.core.recipe import Part
 from petriscope.data.in_memory import AnyFile
 from petriscope.explain import chosen
 from petriscope.explain.shown import Shown
-from petriscope.inference.files import CHUNK, decoded
+from petriscope.inference.decoding import CHUNK, decoded
 from petriscope.inference.predictor import Predictor
 from petriscope.inference.table import readable_row
 from petriscope.tasks import in_room

@@ -11,7 +11,7 @@ import numpy as np
 from petriscope.core.progress import say
 from petriscope.data.in_memory import AnyFile
 from petriscope.inference.base import Classifies, Predicts
-from petriscope.inference.files import CHUNK, Attempt
+from petriscope.inference.decoding import CHUNK, Attempt
 from petriscope.inference.likeness import compare_files
 from petriscope.inference.table import Rows, Wanted, rows_by_chunk
 from petriscope.trust.abstention import Abstention

@@ -9,7 +9,7 @@ import numpy as np
 
 from petriscope.core.errors import RequestError
 from petriscope.data.in_memory import AnyFile
-from petriscope.inference.files import CHUNK
+from petriscope.inference.decoding import CHUNK
 from petriscope.inference.predictor import Predictor
 from petriscope.inference.table import Rows, Wanted, rows_by_chunk
 

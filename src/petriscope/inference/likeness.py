@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from petriscope.core.progress import progress
-from petriscope.core.shift import ShiftTest
+from petriscope.core.shift_results import ShiftTest
 from petriscope.data.in_memory import AnyFile
 from petriscope.inference.base import Classifies
-from petriscope.inference.files import Attempt, decoded, digests_of
+from petriscope.inference.decoding import Attempt, decoded, digests_of
 from petriscope.inference.sampling import sample_rows
 from petriscope.trust.two_sample import FALSE_ALARMS, MOST, Traits, compare, joined
 
@@ -46,7 +46,7 @@ def compare_files(
     that the model has learned from, since it is more certain about them than about new ones.
 
     Args:
-        kept: what is decoded is added to it, see `petriscope.inference.files.decoded`.
+        kept: what is decoded is added to it, see `petriscope.inference.decoding.decoded`.
     """
     likeness = model.likeness
     if likeness is None:

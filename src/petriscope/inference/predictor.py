@@ -7,7 +7,7 @@ arrays are tensors beside the weights. So are the digests of the images that the
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from os import PathLike
@@ -32,7 +32,7 @@ from petriscope.data.batches import Batches
 from petriscope.data.membership import Exposure
 from petriscope.data.rescale import scale_factors
 from petriscope.inference.base import Prediction, Reading
-from petriscope.inference.tta import check_finite, predict_batch, predict_set
+from petriscope.inference.tta import check_finite, checked, predict_batch, predict_batches, predict_set
 from petriscope.models import build_model, sketch_model
 from petriscope.models.layers import is_dense
 from petriscope.models.weights import differences, not_finite
@@ -127,6 +127,11 @@ class Predictor:
     def number_format(self) -> Format:
         return choose_format(self.recipe.training.precision, self.device)
 
+    @property
+    def fixed_tta(self) -> TTA | None:
+        """The only test-time augmentation that it can predict with; None: any."""
+        return None
+
     def probabilities(self, images: np.ndarray, tta: TTA | None = None) -> np.ndarray:
         """Probabilities, scaled with the temperature fitted on val.
 
@@ -191,6 +196,18 @@ class Predictor:
                 note(*observer.take(self._as_seen(images)))
 
             return predict_set(self.model, batches, self.normalize, number_format, tta, size, label, each)
+
+    def outputs(
+        self, batches: Batches, tta: TTA, label: str | None = None, batch_size: int | None = None
+    ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+        """The log-probabilities of a whole split, batch by batch; see `petriscope.inference.tta.predict_batches`.
+
+        Args:
+            label: of the progress bar; None: no progress is shown.
+            batch_size: None: the recipe's.
+        """
+        size = batch_size or self.recipe.evaluation.batch_size
+        return checked(predict_batches(self.model, batches, self.normalize, self.number_format, tta, size, label))
 
     def judge(self, raw: np.ndarray, tta: TTA, ood: np.ndarray | None) -> Prediction:
         """The prediction for probabilities of the network, float32 [N, K], and out-of-distribution scores, float32 [N]."""

@@ -17,7 +17,7 @@ from petriscope.data.domains import at_scale
 from petriscope.data.imageset import ImageSet
 from petriscope.data.in_memory import AnyFile
 from petriscope.data.rescale import set_factors
-from petriscope.inference.files import decoded
+from petriscope.inference.decoding import decoded
 from petriscope.inference.fit import CHUNK, appearances
 from petriscope.inference.likeness import OLDER
 from petriscope.inference.predictor import Predictor

@@ -16,7 +16,7 @@ from petriscope.core.progress import progress, say
 from petriscope.data.in_memory import AnyFile
 from petriscope.data.membership import UNKNOWN, Exposure
 from petriscope.inference.base import Predicts
-from petriscope.inference.files import Attempt, DecodedFile, decoded, digests_of
+from petriscope.inference.decoding import Attempt, DecodedFile, decoded, digests_of
 
 if TYPE_CHECKING:
     from petriscope.core.recipe import TTA

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
+from scipy.special import bdtr, ndtri, stdtr, stdtrit
 
 from petriscope.metrics.blocks import row_blocks
 from petriscope.metrics.classification import ClassCounts, from_counts
@@ -145,8 +146,6 @@ class Difference:
         the power. For accuracy and one network per method, this is Connor's sample size for McNemar's test (1987,
         Biometrics 43:207) with the observed variance in place of the variance under the null hypothesis.
         """
-        from scipy.special import ndtri
-
         if self.value == 0:
             return Needed(None, None)
         found, z = self.variance, float(ndtri(power))
@@ -189,8 +188,6 @@ class Variance:
         return Variance(self.shared, rest, self.shared, freedom)
 
     def quantile(self, p: float) -> float:
-        from scipy.special import ndtri, stdtrit
-
         return float(stdtrit(self.freedom, p)) if math.isfinite(self.freedom) else float(ndtri(p))
 
 
@@ -317,8 +314,6 @@ def _variance(samples: Sequence[Sample], over_images: float) -> Variance:
 
 
 def _two_sided(t: float, freedom: float) -> float:
-    from scipy.special import stdtr
-
     below = stdtr(freedom, -abs(t)) if math.isfinite(freedom) else 0.5 * math.erfc(abs(t) / math.sqrt(2))
     return min(1.0, 2 * float(below))
 
@@ -333,8 +328,6 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
     Args:
         first, second: whether each prediction is right, bool [N].
     """
-    from scipy.special import bdtr
-
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     return min(1.0, 2 * float(bdtr(min(only_first, only_second), only_first + only_second, 0.5)))
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from petriscope.core.files import write_text
 from petriscope.core.results import Evaluation
-from petriscope.core.shift import ShiftTest
+from petriscope.core.shift_results import ShiftTest
 from petriscope.report import rendering, wording
 from petriscope.report.charts import Thumbnail, thumbnail
 from petriscope.trust.verdict import class_mix, compared, differences, measured, remedy

@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from petriscope.core.shift import ClassShare, Difference, ShiftTest
+from petriscope.core.shift_results import ClassShare, Difference, ShiftTest
 from petriscope.metrics.intervals import count_groups
 from petriscope.metrics.selective import uncertainty
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from petriscope.core.errors import command
-from petriscope.core.shift import Difference, ShiftTest
+from petriscope.core.shift_results import Difference, ShiftTest
 
 REMARKABLE = 0.5  # standard deviations from which a measure is named
 NAMED = 3  # measures, at most

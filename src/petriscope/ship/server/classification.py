@@ -12,7 +12,7 @@ from petriscope.core.recipe import TTA
 from petriscope.explain import explain
 from petriscope.inference.answers import answered, assumptions
 from petriscope.inference.base import Classifies
-from petriscope.inference.files import DecodedFile
+from petriscope.inference.decoding import DecodedFile
 from petriscope.inference.predictor import Predictor
 from petriscope.ship.server.model import FileModel
 from petriscope.ship.server.served import Asked, Found, Row

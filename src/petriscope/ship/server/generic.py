@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from petriscope.core.errors import RequestError
-from petriscope.inference.files import DecodedFile
+from petriscope.inference.decoding import DecodedFile
 from petriscope.inference.predictor import Predictor
 from petriscope.ship.server.model import FileModel
 from petriscope.ship.server.segmentation import NoRules

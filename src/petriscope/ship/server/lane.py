@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from petriscope.core.errors import DataError, PetriscopeError
-from petriscope.inference.files import DecodedFile
+from petriscope.inference.decoding import DecodedFile
 from petriscope.ship.server.counters import Counters
 from petriscope.ship.server.limits import Limits, Refusal
 from petriscope.ship.server.log_lines import log_error

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from petriscope.core.errors import RequestError
-from petriscope.core.shift import ShiftTest
+from petriscope.core.shift_results import ShiftTest
 from petriscope.data.in_memory import InMemory
 from petriscope.inference.base import Predicts
-from petriscope.inference.files import DecodedFile, read_file
+from petriscope.inference.decoding import DecodedFile, read_file
 from petriscope.inference.likeness import OLDER
 from petriscope.trust.two_sample import Likeness, Traits
 from petriscope.trust.verdict import NOTHING, UNCLAIMED, verdict
@@ -42,7 +42,7 @@ class FileModel:
         self.classes, self.shape, self.adapts, self.show = model.classes, model.shape, adapts, show
 
     def decode(self, name: str, content: bytes) -> DecodedFile:
-        return read_file(self.model, InMemory(name, content))[0]
+        return read_file(InMemory(name, content), self.model.shape, self.model.reading)[0]
 
     def traits(self, images: np.ndarray) -> Traits:
         raise NotImplementedError  # models without likeness are not asked

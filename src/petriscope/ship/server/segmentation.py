@@ -13,7 +13,7 @@ from PIL import Image
 from petriscope.core.drawing import overlay, palette
 from petriscope.core.errors import RequestError
 from petriscope.inference.base import Segments
-from petriscope.inference.files import DecodedFile
+from petriscope.inference.decoding import DecodedFile
 from petriscope.inference.predictor import Predictor
 from petriscope.ship.server.model import FileModel
 from petriscope.ship.server.served import Asked, Found, Row

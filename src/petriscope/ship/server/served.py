@@ -10,10 +10,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from petriscope.core.errors import DataError
-from petriscope.core.shift import ShiftTest
+from petriscope.core.shift_results import ShiftTest
 from petriscope.data.decode import Unreadable, open_image
 from petriscope.data.in_memory import InMemory
-from petriscope.inference.files import DecodedFile
+from petriscope.inference.decoding import DecodedFile
 from petriscope.trust.two_sample import Likeness, Traits
 
 

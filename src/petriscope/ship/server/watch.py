@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel
 
-from petriscope.core.shift import ShiftTest
-from petriscope.inference.files import DecodedFile, digests_of
+from petriscope.core.shift_results import ShiftTest
+from petriscope.inference.decoding import DecodedFile, digests_of
 from petriscope.ship.server.counters import Counters
 from petriscope.ship.server.log_lines import log, log_error
 from petriscope.ship.server.served import Served

@@ -28,7 +28,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from petriscope.core.errors import RequestError, near
 from petriscope.core.version import __version__
 from petriscope.data.decode import workers
-from petriscope.inference.files import DecodedFile
+from petriscope.inference.decoding import DecodedFile
 from petriscope.ship.server.counters import Counters
 from petriscope.ship.server.gate import FACTS, HEADERS, Facts, Gate, refused
 from petriscope.ship.server.lane import Lane

@@ -12,12 +12,12 @@ import numpy as np
 from petriscope.core.errors import DataError, RequestError
 from petriscope.core.progress import say
 from petriscope.data.contents import Content, Contents
-from petriscope.data.decode import decode_with_content, workers
+from petriscope.data.decode import Channels, decode_with_content, workers
 from petriscope.data.in_memory import AnyFile
 from petriscope.data.index import row_digests
 from petriscope.data.rescale import rescale, scale_factors
 from petriscope.data.walk import LeftOut, count_others, walk
-from petriscope.inference.base import Predicts
+from petriscope.inference.base import Predicts, Reading
 
 CHUNK = 256  # images decoded, and in memory, at a time
 KEPT_BYTES = 2**28  # of images that are decoded once for two uses
@@ -68,16 +68,14 @@ def find_images(paths: Sequence[AnyFile]) -> list[AnyFile]:
     return found
 
 
-def read_file(model: Predicts, path: AnyFile) -> tuple[DecodedFile, Content]:
-    """An image file in the shape of a model, and what the file holds.
+def read_file(path: AnyFile, shape: tuple[int, int, int], reading: Reading) -> tuple[DecodedFile, Content]:
+    """An image file in the shape of a model, (height, width, channels), and what the file holds beside it.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: it cannot be read, or not be scaled.
     """
-    (height, width, channels), reading = model.shape, model.reading
-    plain, content = decode_with_content(
-        path, (height, width), reading.filter, "gray" if channels == 1 else "rgb", reading.bits
-    )
+    channels: Channels = "gray" if shape[2] == 1 else "rgb"
+    plain, content = decode_with_content(path, shape[:2], reading.filter, channels, reading.bits)
     if reading.scale is None:
         return DecodedFile(plain, plain, content.size), content
     try:
@@ -110,7 +108,7 @@ def decoded(
         if not keep and (found := known.pop(path, None)) is not None:
             return found
         try:
-            return read_file(model, path)
+            return read_file(path, model.shape, reading)
         except DataError as error:
             return str(error), None
 

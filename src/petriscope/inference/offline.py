@@ -1,0 +1,101 @@
+"""The command line of a package: predict image files, and verify the package, with numpy, Pillow and onnxruntime alone.
+
+What it prints is what ``petriscope predict`` and ``petriscope verify`` print, because it is printed by the same code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from petriscope.core.errors import PetriscopeError, RequestError
+from petriscope.core.progress import say
+from petriscope.inference.answers import answer_files
+from petriscope.inference.decoding import find_images
+from petriscope.inference.package import SEGMENTER, Package
+from petriscope.inference.segmentation import predict_files
+from petriscope.inference.table import Rows, Wanted
+from petriscope.inference.verification import verify
+
+
+def main(folder: Path, words: Sequence[str] | None = None) -> int:
+    """Run the command line of the package in a folder. Returns the exit status: 0 done, 1 the work failed, 2 the request was
+    wrong.
+
+    Args:
+        words: the arguments; None: those of the process.
+    """
+    asked = _parser().parse_args(words)
+    try:
+        if asked.verify:
+            for sentence in verify(folder, asked.key).sentences():
+                print(sentence)  # noqa: T201
+            return 0
+        if not asked.images:
+            raise RequestError("name image files, or folders of them; --help lists the options")
+        if asked.without_guarantee and asked.max_error is None and asked.set_coverage is None:
+            raise RequestError(
+                "--without-guarantee needs --max-error or --set-coverage: without them, nothing is guaranteed"
+            )
+        _predict(Package(folder, asked.threads), asked)
+    except PetriscopeError as error:
+        say(f"error: {error}")
+        return error.exit_status
+    except KeyboardInterrupt:
+        say("interrupted")
+        return 130
+    return 0
+
+
+def _predict(package: Package, asked: argparse.Namespace) -> None:
+    rows = _rows(package, asked)
+    write = None
+    if asked.out is None:
+        write = sys.stdout.write
+        write(rows.csv([], header=True))
+    count, failed, first = 0, 0, ""
+    for part in rows:
+        if write is not None:
+            write(rows.csv(part))
+        errors = [row["error"] for row in part if row["error"] is not None]
+        first = first or next(iter(errors), "")
+        count, failed = count + len(part), failed + len(errors)
+    if asked.out is not None:
+        say(f"{count:,} images in {asked.out}")
+    if failed:
+        raise PetriscopeError(f"{failed:,} of {count:,} images could not be read, the first: {first}")
+
+
+def _rows(package: Package, asked: argparse.Namespace) -> Rows:
+    files = find_images(asked.images)
+    tta = package.manifest.tta
+    wanted = Wanted(asked.out, tta, asked.max_error, asked.set_coverage, asked.quiet, asked.without_guarantee)  # type: ignore[arg-type]
+    if package.manifest.outputs == SEGMENTER:
+        return predict_files(package, files, wanted)
+    plan = package.plan(asked.max_error, asked.set_coverage)
+    return answer_files(package, files, wanted, plan)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="predict.py", description="Predict image files with this package, or verify it.", allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("images", nargs="*", type=Path, metavar="IMAGES", help="image files, or folders of them")
+    add("--out", type=Path, help="CSV file to write, instead of stdout; for masks, the folder to write them to")
+    add("--max-error", type=float, metavar="SHARE", help="abstain so that at most this share of the answers is wrong")
+    add("--set-coverage", type=float, metavar="SHARE", help="add sets that contain the true class this often")
+    add(
+        "--without-guarantee", action="store_true", help="answer also where guarantees are withdrawn, without any claim"
+    )
+    add("--threads", type=int, metavar="N", help="processor threads; default: one per core")
+    add(
+        "--quiet",
+        action="store_true",
+        help="no progress and no notes; that guarantees are withdrawn is said all the same",
+    )
+    add("--verify", action="store_true", help="check that the package is whole and answers as the run did")
+    add("--key", type=Path, metavar="FILE", help="with --verify: the public ed25519 key of who signed the package")
+    return parser

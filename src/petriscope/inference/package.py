@@ -1,0 +1,473 @@
+"""Packages: a trained model as a folder that predicts with numpy, Pillow and onnxruntime alone.
+
+A package holds ``package.json`` (the `Manifest`), ``model.onnx``, ``arrays.npz`` (what was fitted on val), ``tests/``, and
+copies of the modules of Petriscope that prediction needs. This module is one of them, so it imports nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from petriscope.core.errors import PetriscopeError, RequestError
+from petriscope.core.scale import Scale
+from petriscope.data.decode import Filter
+from petriscope.data.membership import Exposure
+from petriscope.data.rescale import Field
+from petriscope.inference.base import Prediction, Reading
+from petriscope.metrics.selective import Threshold
+from petriscope.trust.abstention import Abstention
+from petriscope.trust.two_sample import Likeness, Traits
+
+MANIFEST, MODEL, ARRAYS, TESTS = "package.json", "model.onnx", "arrays.npz", "tests"
+SIGNATURE = "package.json.sig"
+SCHEMA_VERSION = 1
+MOST_BYTES = 2**26  # of a manifest
+MOST_UNPACKED = 2**32  # of arrays
+LIMITS = "limits"  # the array of the limits of prediction sets
+SEEN = "seen/"  # how the names of the arrays of `Exposure` begin
+AT_ONCE = 2**22  # values of images and their views that the model is given at a time; more take memory and no less time
+VIEWS = {"none": 1, "mirror": 2, "flips": 4, "crops": 6, "d4": 8}  # of test-time augmentation
+CLASSIFIER = (
+    "probabilities",
+    "raw",
+    "label",
+    "uncertainty",
+    "ood",
+    "answers",
+    "sets",
+    "points",
+    "plain_label",
+    "plain_uncertainty",
+    "appearance",
+)
+SEGMENTER = ("classes", "confidence", "probabilities")
+
+
+@dataclass(frozen=True)
+class Input:
+    """The images that a model takes, uint8 [N, H, W, C], and how files become them.
+
+    Args:
+        height, width, channels: of an image.
+        filter, bits, gray, scale, field_of_view: see `petriscope.inference.base.Reading`.
+    """
+
+    height: int
+    width: int
+    channels: int
+    filter: Filter
+    bits: int
+    gray: bool
+    scale: Scale | None = None
+    field_of_view: Field | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.height, self.width, self.channels
+
+    @property
+    def reading(self) -> Reading:
+        return Reading(self.filter, self.bits, self.gray, self.scale, self.field_of_view)
+
+
+@dataclass(frozen=True)
+class ErrorRate:
+    """An error rate on offer.
+
+    Args:
+        max_error: at most this share of the answers is wrong.
+        threshold: answers have at most this uncertainty; None: no threshold guarantees the error rate.
+        answered, wrong: of the images that the threshold was fitted on.
+        delta: upper bound of the probability that the guarantee fails.
+        notes: what is guaranteed, a sentence each.
+    """
+
+    max_error: float
+    threshold: float | None
+    answered: int
+    wrong: int
+    delta: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """A coverage of prediction sets on offer.
+
+    Args:
+        coverage: how often a set contains the true class.
+        notes: what is guaranteed, a sentence each.
+    """
+
+    coverage: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How the package was compared with the run, on images of val.
+
+    Args:
+        images: that were compared; of: in val.
+        from_files: of them, decoded from the bytes of their files by the code in the package.
+        encoded: images whose files do not lie where the source says, which were compared as arrays.
+        batches: sizes of batches.
+        in_each: images that were predicted in batches of each size.
+        largest_difference: of a probability.
+        tolerance: of that.
+        undecided: pixels of masks whose class differs, because their two most probable classes differ by less than twice the
+            tolerance.
+    """
+
+    images: int
+    of: int
+    from_files: int
+    batches: tuple[int, ...]
+    in_each: int
+    largest_difference: float
+    tolerance: float
+    undecided: int = 0
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The contents of ``package.json``.
+
+    Args:
+        name: of the recipe.
+        created: date and time, ISO 8601.
+        task: of the targets.
+        classes: K names.
+        fingerprint: of model, arrays and what decides about predictions; 16 hexadecimal digits.
+        precision: ``fp32``, ``fp16`` or ``int8``.
+        tta: test-time augmentation, which is inside the model.
+        temperature: that probabilities are scaled with.
+        outputs: of the model, in order.
+        error_rates, coverages: on offer; none for masks.
+        recipe: the whole recipe, as `petriscope.core.recipe.Recipe` dumps it.
+        trust: what was fitted on val, as `petriscope.trust.state.Trust.to_file` has it.
+        mean, std: of the training images per channel, 0 to 1.
+        versions: of the libraries that the package was made with.
+        verification: how it was compared with the run.
+        files: the SHA-256 digest of every other file, by its path with forward slashes.
+    """
+
+    name: str
+    created: str
+    task: str
+    classes: tuple[str, ...]
+    input: Input
+    precision: str
+    tta: str
+    temperature: float
+    outputs: tuple[str, ...]
+    error_rates: tuple[ErrorRate, ...]
+    coverages: tuple[Coverage, ...]
+    recipe: Mapping[str, Any]
+    trust: Mapping[str, Any]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    versions: Mapping[str, str]
+    fingerprint: str = ""
+    verification: Agreement | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    def as_json(self) -> dict[str, Any]:
+        """A tree of JSON values."""
+        tree = {each.name: getattr(self, each.name) for each in fields(self)}
+        parts = {"input", "verification"}
+        for key, value in tree.items():
+            if key in parts and value is not None:
+                tree[key] = asdict(value)
+            elif key in ("error_rates", "coverages"):
+                tree[key] = [asdict(each) for each in value]
+            elif isinstance(value, Mapping):
+                tree[key] = dict(value)
+        return {"schema_version": tree.pop("schema_version"), **tree}
+
+    def text(self) -> str:
+        """The contents of the file."""
+        return json.dumps(self.as_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def identity(self, digests: Mapping[str, str]) -> str:
+        """The fingerprint: of all that decides about predictions, and of the digests of some files."""
+        free = ("name", "created", "versions", "fingerprint", "verification", "files")
+        tree = {key: value for key, value in self.as_json().items() if key not in free}
+        named = {name: digests[name] for name in (MODEL, ARRAYS)}
+        text = json.dumps([tree, named], sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest:
+        """Read ``package.json``.
+
+        Raises:
+            RequestError: there is none, it is damaged, or of a newer version.
+        """
+        with _reading(path):
+            if path.stat().st_size > MOST_BYTES:
+                raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
+            tree = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(tree, dict) or not isinstance(tree.get("schema_version"), int):
+                raise ValueError("it has no schema_version")
+            if tree["schema_version"] > SCHEMA_VERSION:
+                raise RequestError(f"{path} was written by a newer version of Petriscope; update Petriscope")
+            return _manifest(tree)
+
+
+def _manifest(tree: Mapping[str, Any]) -> Manifest:
+    known = {each.name for each in fields(Manifest)}
+    out = {key: _tuples(value) for key, value in tree.items() if key in known}
+    for key in ("recipe", "trust", "versions", "files"):
+        if not isinstance(tree[key], dict):
+            raise ValueError(f"{key} is no object")
+        out[key] = MappingProxyType(tree[key])
+    out["input"] = Input(**{key: _tuples(value) for key, value in tree["input"].items()})
+    out["error_rates"] = tuple(
+        ErrorRate(**{key: _tuples(value) for key, value in each.items()}) for each in tree["error_rates"]
+    )
+    out["coverages"] = tuple(
+        Coverage(**{key: _tuples(value) for key, value in each.items()}) for each in tree["coverages"]
+    )
+    if (found := tree.get("verification")) is not None:
+        out["verification"] = Agreement(**{key: _tuples(value) for key, value in found.items()})
+    made = Manifest(**out)
+    _check(made)
+    return made
+
+
+def _check(made: Manifest) -> None:
+    """
+    Raises:
+        ValueError: a value is of another type or out of range.
+    """
+    sides = made.input.shape
+    rates = [each.max_error for each in made.error_rates] + [each.coverage for each in made.coverages]
+    numbers = [made.temperature, *made.mean, *made.std, *rates, *(made.input.field_of_view or ())]
+    numbers += [each.threshold for each in made.error_rates if each.threshold is not None]
+    texts = [made.name, made.created, made.task, made.precision, made.tta, made.fingerprint, made.input.filter]
+    texts += [*made.classes, *made.outputs, *made.versions.values(), *made.files, *made.files.values()]
+    problems = {
+        "the sides of images are not whole numbers from 1": all(
+            type(each) is int and 0 < each < 2**16 for each in sides
+        ),
+        "a name is no text": all(isinstance(each, str) for each in texts),
+        "a number is none, or not finite": all(type(each) in (int, float) and math.isfinite(each) for each in numbers),
+        "mean and std do not have a value per channel": len(made.mean) == len(made.std) == sides[2],
+        "there are no classes": len(made.classes) > 0,
+        "its outputs are not those of a model": made.outputs in (CLASSIFIER, SEGMENTER),
+    }
+    for problem, fine in problems.items():
+        if not fine:
+            raise ValueError(problem)
+    if not made.temperature > 0 or not all(0 < each < 1 for each in rates):
+        raise ValueError("the temperature or a rate is out of range")
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn whatever reading a file of a package raises into one sentence."""
+    try:
+        yield
+    except PetriscopeError:
+        raise
+    except FileNotFoundError:
+        raise RequestError(f"{path} is missing; a package is a folder that petriscope export wrote") from None
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise RequestError(f"{path} is damaged: {reason}; export the package again") from error
+
+
+def is_package(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a folder with a manifest."""
+    return (Path(path) / MANIFEST).is_file()
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 digest of a file, in hexadecimal digits."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an npz file, without objects.
+
+    Raises:
+        RequestError: it is missing or damaged, or unpacks to more than `MOST_UNPACKED`.
+    """
+    with _reading(path):
+        with zipfile.ZipFile(path) as packed:
+            if sum(each.file_size for each in packed.infolist()) > MOST_UNPACKED:
+                raise ValueError(f"it unpacks to more than {MOST_UNPACKED:,} bytes")
+        with np.load(path, allow_pickle=False) as found:
+            return {name: found[name] for name in found.files}
+
+
+class Package:
+    """An opened package, which predicts image files like a `petriscope.inference.predictor.Predictor`.
+
+    Threads can share one.
+
+    Args:
+        folder: of the package.
+        threads: that a prediction may use; None: as many as there are cores.
+
+    Raises:
+        RequestError: it is no package, a file of it was changed or is damaged, or onnxruntime is not installed.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], threads: int | None = None) -> None:
+        self.folder = Path(folder)
+        self.manifest = Manifest.read(self.folder / MANIFEST)
+        for name in (MODEL, ARRAYS):
+            path = self.folder / name
+            with _reading(path):
+                if digest(path) != self.manifest.files.get(name):
+                    raise RequestError(f"{path} was changed after the export; export the package again")
+        self.arrays = read_arrays(self.folder / ARRAYS)
+        with _reading(self.folder / ARRAYS):
+            self.limits = self.arrays[LIMITS]
+            if self.limits.shape != (len(self.manifest.coverages), len(self.classes)):
+                raise ValueError("the limits of prediction sets do not fit the classes")
+            self.exposure, self.likeness = self._exposure(), self._likeness()
+        self._session = _session(self.folder / MODEL, threads)
+        found = tuple(each.name for each in self._session.get_outputs())
+        if found != self.manifest.outputs:
+            raise RequestError(
+                f"{self.folder / MODEL} has other outputs than {MANIFEST} says; export the package again"
+            )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.manifest.classes
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of the images that it takes."""
+        return self.manifest.input.shape
+
+    @property
+    def reading(self) -> Reading:
+        return self.manifest.input.reading
+
+    def _exposure(self) -> Exposure | None:
+        seen = {name.removeprefix(SEEN): array for name, array in self.arrays.items() if name.startswith(SEEN)}
+        return Exposure.from_arrays(seen) if seen else None
+
+    def _likeness(self) -> Likeness | None:
+        places = self.manifest.trust.get("likeness")
+        if places is None:
+            return None
+        found = Likeness.of({name: self.arrays[place] for name, place in places.items()})
+        if not found.sound(len(self.classes)):
+            raise ValueError("the arrays that say what images of val are like are inconsistent")
+        return found
+
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """All outputs of the model by name.
+
+        Args:
+            images: uint8 [N, H, W, C]; N may be 0.
+
+        Raises:
+            RequestError: they have another shape or dtype, or an output is not a number.
+        """
+        shape = self.shape
+        if images.dtype != np.uint8 or images.shape[1:] != shape:
+            raise RequestError(
+                f"this model takes uint8 [N, {', '.join(map(str, shape))}], not {images.dtype} {list(images.shape)}"
+            )
+        size = max(1, AT_ONCE // (math.prod(shape) * VIEWS.get(self.manifest.tta, 1)))
+        one = np.zeros((1, *shape), np.uint8) if len(images) == 0 else images  # not every operator takes no image
+        parts = [
+            self._session.run(None, {"images": np.ascontiguousarray(one[start : start + size])})
+            for start in range(0, len(one), size)
+        ]
+        joined = parts[0] if len(parts) == 1 else [np.concatenate(each) for each in zip(*parts, strict=True)]
+        found = {name: values[: len(images)] for name, values in zip(self.manifest.outputs, joined, strict=True)}
+        if np.isnan(found["probabilities"]).any():
+            raise RequestError(f"{self.folder / MODEL} gives outputs that are not numbers; export the package again")
+        return found
+
+    def predict(self, images: np.ndarray, tta: Any = None) -> Prediction:
+        """Probabilities and out-of-distribution scores of images, uint8 [N, H, W, C]. Its test-time augmentation is that of the
+        model, whatever ``tta`` is."""
+        found = self.run(images)
+        scored = self.manifest.trust.get("detector") is not None
+        return Prediction(found["raw"], found["probabilities"], found["ood"] if scored else None)
+
+    def probabilities(self, images: np.ndarray, tta: Any = None) -> np.ndarray:
+        """Probabilities, float32 [N, K], or [N, K, H, W] for masks, of images, uint8 [N, H, W, C]."""
+        return self.run(images)["probabilities"]
+
+    def traits(self, images: np.ndarray, likeness: Likeness) -> Traits:
+        """What is compared of images, uint8 [N, H, W, C], with those of val."""
+        found = self.run(images)
+        scored = found["ood"] if self.manifest.trust.get("detector") is not None else None
+        seen = (found["points"], found["plain_uncertainty"], found["plain_label"])
+        return likeness.see_points(*seen, scored, found["appearance"])
+
+    def plan(self, max_error: float | None, set_coverage: float | None) -> Abstention:
+        """The rules for an error rate and a coverage on offer; see `petriscope.trust.plan.plan_abstention`.
+
+        Raises:
+            RequestError: they are not on offer.
+        """
+        threshold, limits, notes = None, None, list[str]()
+        if max_error is not None:
+            rates = {each.max_error: each for each in self.manifest.error_rates}
+            rate = rates[_offered(max_error, list(rates), "--max-error", self.folder)]
+            notes += rate.notes
+            if rate.threshold is not None:
+                threshold = Threshold(rate.max_error, rate.threshold, rate.answered, rate.wrong, rate.delta)
+        if set_coverage is not None:
+            levels = [each.coverage for each in self.manifest.coverages]
+            place = levels.index(_offered(set_coverage, levels, "--set-coverage", self.folder))
+            limits = self.limits[place]
+            notes += self.manifest.coverages[place].notes
+        return Abstention(self.classes, max_error, threshold, limits, tuple(notes))
+
+
+def _offered(value: float, known: list[float], option: str, folder: Path) -> float:
+    """The value on offer that was asked for."""
+    for each in known:
+        if math.isclose(each, value, rel_tol=1e-9):
+            return each
+    if not known:
+        raise RequestError(f"{option} needs a model for labels; {folder} predicts masks")
+    raise RequestError(
+        f"{folder} offers {option} {', '.join(f'{each:g}' for each in known)}, and not {value:g}; petriscope predict {folder} "
+        "computes any other, where Petriscope is installed"
+    )
+
+
+def _session(path: Path, threads: int | None) -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise RequestError(
+            "a package needs onnxruntime, which is not installed: pip install onnxruntime, or pip install 'petriscope[export]'"
+        ) from None
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors alone
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    with _reading(path):
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

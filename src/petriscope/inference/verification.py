@@ -1,0 +1,301 @@
+"""Does a package answer as the run does that it came from? From the bytes of image files on, without torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from petriscope.core.errors import DataError, PetriscopeError, RequestError
+from petriscope.inference.decoding import read_file
+from petriscope.inference.package import MANIFEST, SIGNATURE, TESTS, Input, Package, digest, read_arrays
+
+VECTORS = "vectors.npz"
+TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "int8": 2e-2}  # of probabilities, by precision
+OF_SCORES = 1e-2  # of out-of-distribution scores, relative to them or to 1
+BATCHES = (1, 2, 7)  # beside the largest
+EXACT = (".png", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")  # decoded alike by all versions of all decoders
+LOSSY = 3  # steps of 255 by which decoders of other files may differ
+SHOWN = 3  # images that a message names
+# What is compared, as a message calls it.
+EQUAL = {
+    "label": "another label",
+    "answers": "another answer, or an answer instead of an abstention",
+    "sets": "another prediction set",
+    "far": "another verdict on being out of distribution",
+    "classes": "pixels of another class",
+}
+
+
+@dataclass
+class Differences:
+    """How a package differs from what is expected of it.
+
+    Args:
+        largest: difference of a probability.
+        images: that were compared.
+        undecided: pixels of masks whose class differs, though their two most probable classes are as good as equal.
+        wrong: what differs -> the names of the images.
+    """
+
+    largest: float = 0.0
+    images: int = 0
+    undecided: int = 0
+    wrong: dict[str, list[str]] = field(default_factory=dict)
+
+    def note(self, what: str, names: Sequence[str], rows: np.ndarray) -> None:
+        """Record that the images in ``rows``, bool [N], differ."""
+        if rows.any():
+            self.wrong.setdefault(what, []).extend(names[row] for row in np.flatnonzero(rows).tolist())
+
+    def sentence(self) -> str:
+        """What is wrong, without the period; empty if nothing is."""
+        parts = []
+        for what, names in self.wrong.items():
+            more = " ..." if len(names) > SHOWN else ""
+            parts.append(f"{len(names):,} with {what} ({', '.join(names[:SHOWN])}{more})")
+        return "; ".join(parts)
+
+
+def compare_outputs(
+    package: Package,
+    images: np.ndarray,
+    expected: Mapping[str, np.ndarray],
+    names: Sequence[str],
+    size: int,
+    into: Differences,
+) -> None:
+    """Predict images in batches, and record how the outputs differ from the expected ones.
+
+    Args:
+        images: uint8 [N, H, W, C].
+        expected: of a classifier ``probabilities`` float32 [N, K], ``label`` int64 [N], ``ood`` float32 [N], ``answers`` int64
+            [N, E] and ``sets`` bool [N, L, K]; of masks ``classes`` uint8 [N, H, W] and ``confidence`` float32 [N, H, W].
+        names: of the images, in messages.
+        size: of a batch.
+    """
+    tolerance = TOLERANCE[package.manifest.precision]
+    for start in range(0, len(images), size):
+        rows = slice(start, start + size)
+        found, known, some = package.run(images[rows]), {k: v[rows] for k, v in expected.items()}, names[rows]
+        into.images += len(some)
+        if "classes" in known:
+            _compare_masks(found, known, some, tolerance, into)
+            continue
+        found["far"], known["far"] = ~(found["ood"] <= 1), ~(known["ood"] <= 1)
+        apart = _apart(found["probabilities"], known["probabilities"])
+        into.largest = max(into.largest, float(apart.max(initial=0)))
+        into.note(f"probabilities that differ by more than {tolerance:g}", some, np.asarray(~(apart <= tolerance)))
+        scores = _apart(found["ood"], known["ood"]) / np.maximum(np.abs(known["ood"]), 1)
+        into.note(
+            f"out-of-distribution scores that differ by more than {100 * OF_SCORES:g} %",
+            some,
+            np.asarray(~(scores <= OF_SCORES)),
+        )
+        for key in ("label", "answers", "sets", "far"):
+            if package.manifest.precision == "fp32" or key == "label":
+                into.note(EQUAL[key], some, np.asarray(_flat(found[key] != known[key]).any(1)))
+
+
+def _compare_masks(
+    found: Mapping[str, np.ndarray],
+    known: Mapping[str, np.ndarray],
+    names: Sequence[str],
+    tolerance: float,
+    into: Differences,
+) -> None:
+    apart = _apart(found["confidence"], known["confidence"])
+    into.largest = max(into.largest, float(apart.max(initial=0)))
+    into.note(f"confidences that differ by more than {tolerance:g}", names, np.asarray(~(apart <= tolerance)))
+    p = np.sort(found["probabilities"], 1)
+    other, close = found["classes"] != known["classes"], p[:, -1] - p[:, :-1].max(1, initial=0) <= 2 * tolerance
+    into.undecided += int((other & close).sum())
+    into.note(EQUAL["classes"], names, np.asarray(_flat(other & ~close).any(1)))
+
+
+def _apart(found: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """The largest difference of each image, float64 [N]; 0 where both are infinite."""
+    same = found == known
+    with np.errstate(invalid="ignore"):
+        apart = np.where(same, 0, np.abs(found.astype(np.float64) - known.astype(np.float64)))
+    return _flat(apart).max(1, initial=0)
+
+
+def _flat(values: np.ndarray) -> np.ndarray:
+    return values.reshape(len(values), -1) if values.size else np.zeros((len(values), 1), values.dtype)
+
+
+def as_input(path: Path, taken: Input) -> np.ndarray:
+    """A file as the model takes it, uint8 [H, W, C].
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    found = read_file(path, taken.shape, taken.reading)[0]
+    return found.pixels
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What `verify` found.
+
+    Args:
+        fingerprint: of the package.
+        files: whose digests are right.
+        images: test images that were predicted from the bytes of their files, in batches of each of ``batches``.
+        batches: sizes.
+        largest_difference: of a probability.
+        signed: whether the signature was checked.
+        notes: what is to be said besides, a sentence each.
+    """
+
+    fingerprint: str
+    files: int
+    images: int
+    batches: tuple[int, ...]
+    largest_difference: float
+    signed: bool
+    notes: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """A tree of JSON values."""
+        return asdict(self)
+
+    def sentences(self) -> list[str]:
+        """The same for people."""
+        by = "; its signature is right" if self.signed else ""
+        sizes = ", ".join(map(str, self.batches))
+        return [
+            f"{self.files:,} files are as they were exported (fingerprint {self.fingerprint}){by}",
+            f"{self.images:,} test images, from the bytes of their files, in batches of {sizes}: equal answers; probabilities "
+            f"differ by {self.largest_difference:.1e} at most",
+            *self.notes,
+        ]
+
+
+def verify(folder: str | os.PathLike[str], key: str | os.PathLike[str] | None = None) -> Verified:
+    """Check that a package is whole and answers as the run did.
+
+    Args:
+        key: a file with the public key that the package was signed for; None: the signature is not checked.
+
+    Raises:
+        RequestError: there is no package, or onnxruntime is not installed.
+        PetriscopeError: a file was changed, is missing or was added; the signature is wrong; or an answer differs.
+    """
+    package = Package(folder)
+    count = check_files(package)
+    if key is not None:
+        check_signature(package.folder, Path(key))
+    arrays = read_arrays(package.folder / TESTS / VECTORS)
+    names, wanted = [str(name) for name in arrays.pop("names")], arrays.pop("images")
+    notes: list[str] = []
+    images = np.stack([_checked(package, name, known, notes) for name, known in zip(names, wanted, strict=True)])
+    found = Differences()
+    batches = tuple(dict.fromkeys((*BATCHES, len(images))))
+    for size in batches:
+        compare_outputs(package, images, arrays, names, size, found)
+    if wrong := found.sentence():
+        raise PetriscopeError(
+            f"{package.folder} does not answer as the run did. Of {len(names):,} test images: {wrong}. This onnxruntime "
+            f"({_version()}) is not the one it was exported with ({package.manifest.versions.get('onnxruntime', 'unknown')}), or "
+            "the machine computes wrongly; do not use it here"
+        )
+    if found.undecided:
+        notes.append(f"{found.undecided:,} pixels differ whose two most probable classes are as good as equal")
+    made = package.manifest
+    return Verified(made.fingerprint, count, len(names), batches, found.largest, key is not None, tuple(notes))
+
+
+def _version() -> str:
+    import onnxruntime
+
+    return str(onnxruntime.__version__)
+
+
+def _checked(package: Package, name: str, known: np.ndarray, notes: list[str]) -> np.ndarray:
+    """A test image that was decoded here. One of a format with loss that another decoder decodes slightly otherwise is
+    replaced by what the run saw."""
+    path = package.folder / TESTS / name
+    try:
+        pixels = as_input(path, package.manifest.input)
+    except DataError as error:
+        raise PetriscopeError(f"a test image of the package cannot be read here: {error}") from None
+    apart = int(np.abs(pixels.astype(np.int16) - known).max(initial=0))
+    if apart == 0:
+        return pixels
+    if path.suffix.lower() in EXACT or apart > LOSSY:
+        raise PetriscopeError(
+            f"{path} is decoded otherwise here than by the run: pixels differ by up to {apart} of 255. Predictions would be "
+            "for other images; use the version of Pillow that the package names"
+        )
+    notes.append(f"{name} is decoded slightly otherwise here (by up to {apart} of 255), as its format allows")
+    return known
+
+
+def check_files(package: Package) -> int:
+    """Compare all files of a package with the manifest; returns their number.
+
+    Raises:
+        PetriscopeError: a file was changed, is missing, or was added.
+    """
+    known = package.manifest.files
+    there = dict(_files(package.folder))
+    changed = [name for name, path in there.items() if name in known and digest(path) != known[name]]
+    missing = [name for name in known if name not in there]
+    added = [name for name in there if name not in known]
+    parts = [
+        f"{len(names):,} {what} ({', '.join(names[:SHOWN])}{' ...' if len(names) > SHOWN else ''})"
+        for what, names in (("changed", changed), ("missing", missing), ("added", added))
+        if names
+    ]
+    if parts:
+        raise PetriscopeError(
+            f"files of {package.folder} are not as they were exported: {', '.join(parts)}; export it again"
+        )
+    return len(known)
+
+
+def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """All files but the manifest, its signature, and what Python compiles, by their paths with forward slashes."""
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in (MANIFEST, SIGNATURE) and "__pycache__" not in path.parts:
+            yield name, path
+
+
+def check_signature(folder: Path, key: Path) -> None:
+    """Check the detached ed25519 signature of the manifest, which has the digests of all other files.
+
+    Args:
+        key: a file with the public key, in PEM.
+
+    Raises:
+        RequestError: the key cannot be used, or cryptography is not installed.
+        PetriscopeError: there is no signature, or it is not by this key.
+    """
+    try:
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+        from cryptography.hazmat.primitives.serialization import load_pem_public_key
+    except ImportError:
+        raise RequestError("signatures need cryptography: pip install 'petriscope[export]'") from None
+    try:
+        public = load_pem_public_key(key.read_bytes())
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{key} has no public key in PEM: {error}") from None
+    if not isinstance(public, Ed25519PublicKey):
+        raise RequestError(f"the key in {key} is not an ed25519 key")
+    path = folder / SIGNATURE
+    if not path.is_file():
+        raise PetriscopeError(f"{folder} is not signed: {SIGNATURE} is missing")
+    try:
+        public.verify(path.read_bytes(), (folder / MANIFEST).read_bytes())
+    except InvalidSignature:
+        raise PetriscopeError(
+            f"the signature of {folder} is not by the key in {key}, or {MANIFEST} was changed after it was signed"
+        ) from None

@@ -1,0 +1,400 @@
+"""Packages: from a run to what its package answers, with and without Petriscope."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from petriscope import api, cli
+from petriscope.core.errors import PetriscopeError, RequestError
+from petriscope.core.recipe import load_recipe
+from petriscope.data import load_dataset
+from petriscope.inference.exported import PackagePredictor, open_model
+from petriscope.inference.package import ARRAYS, MANIFEST, MODEL, SIGNATURE, Manifest, Package
+from petriscope.inference.verification import verify
+from petriscope.run.folder import open_run
+from petriscope.ship import export as exporting
+from petriscope.ship import test_images
+
+pytest.importorskip("onnxscript")
+
+# A Python that has numpy, Pillow, onnxruntime and the standard library, and nothing else.
+BARE = """
+import sys, importlib.abc
+class Refuse(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] not in {*sys.stdlib_module_names, "numpy", "PIL", "onnxruntime", "petriscope"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Refuse())
+sys.path[:] = [each for each in sys.path if not each.endswith("/src")]
+import runpy
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def blobs(n, seed, light=0):
+    """Dark discs on a bright ground, large and small: two classes. ``light``: is taken from the ground."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % 2
+    y, x = np.mgrid[:16, :16] - 7.5
+    inside = (x**2 + y**2)[None] < (rng.normal(3, 0.2, n) + 3 * labels)[:, None, None] ** 2
+    level = np.where(inside, rng.normal(90, 5, n)[:, None, None], rng.normal(215, 4, n)[:, None, None] - light)
+    images = level[..., None] + rng.normal(0, 6, (n, 16, 16, 3))
+    return images.clip(0, 255).astype(np.uint8), labels
+
+
+def write_folder(folder, n, seed, light=0):
+    """Class folders of PNG and JPEG files of several sizes, some of them turned upright by EXIF."""
+    images, labels = blobs(n, seed, light)
+    for number, (pixels, label) in enumerate(zip(images, labels, strict=True)):
+        place = folder / ("large" if label else "small")
+        place.mkdir(parents=True, exist_ok=True)
+        if number % 3 == 0:
+            orientation = test_images.TURNED if number % 2 else 1
+            (place / f"{number:03d}.jpg").write_bytes(test_images.encoded(pixels, "JPEG", orientation))
+        else:
+            image = Image.fromarray(pixels)
+            image = image.resize((20, 24)) if number % 3 == 1 else image
+            image.save(place / f"{number:03d}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    return tmp_path_factory.mktemp("export")
+
+
+@pytest.fixture(scope="module")
+def run(kept):
+    """A run on files with 300 images of val."""
+    source = kept / "cells"
+    for seed, (split, count) in enumerate((("train", 120), ("val", 300), ("test", 40))):
+        write_folder(source / split, count, seed)
+    recipe = load_recipe(
+        "demo",
+        name="blobs",
+        data={"source": str(source), "size": 16},
+        augment=["flip"],
+        model={"name": "simple-cnn", "widths": [4, 8, 8], "hidden": 8},
+        training={"epochs": 6, "batch_size": 16, "precision": "fp32", "device": "cpu"},
+        evaluation={"bootstrap": 100, "stress": "off", "tta": "flips"},
+    )
+    return api.train(recipe, kept / "run", quiet=True)
+
+
+@pytest.fixture(scope="module")
+def packed(run, kept):
+    """Its package."""
+    return api.export(run.folder, kept / "package", quiet=True).folder
+
+
+@pytest.fixture
+def package(packed, tmp_path):
+    """A copy of it, which may be changed."""
+    return Path(shutil.copytree(packed, tmp_path / "package"))
+
+
+def predict_bare(package, *words):
+    """What ``predict.py`` prints where there is neither torch nor Petriscope."""
+    command = [sys.executable, "-c", BARE, str(package / "predict.py"), *map(str, words)]
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=package.parent, check=False, env={"PATH": "/usr/bin"}
+    )
+
+
+def petriscope(capsys, monkeypatch, *words):
+    """What the command prints: exit status, stdout, stderr."""
+    monkeypatch.setattr(sys, "argv", ["petriscope", *map(str, words)])
+    capsys.readouterr()
+    try:
+        cli.main()
+        status = 0
+    except SystemExit as end:
+        status = int(end.code or 0)
+    out = capsys.readouterr()
+    return status, out.out, out.err
+
+
+def test_a_package_says_what_it_is(packed, run):
+    manifest = Manifest.read(packed / MANIFEST)
+    assert (manifest.name, manifest.task, manifest.classes) == ("blobs", "classification", ("large", "small"))
+    assert manifest.input.shape == (16, 16, 3) and manifest.tta == "flips" and manifest.temperature > 0
+    assert [each.max_error for each in manifest.error_rates] == [0.005, 0.01, 0.02, 0.05, 0.1]
+    assert any(each.threshold is not None for each in manifest.error_rates)
+    found = manifest.verification
+    assert found.images == found.of == found.from_files == 300 and found.batches == (1, 2, 7, 256)
+    assert found.largest_difference <= 1e-4
+    names = {path.relative_to(packed).as_posix() for path in packed.rglob("*") if path.is_file()}
+    assert names == {*manifest.files, MANIFEST} and {"predict.py", "README.md", MODEL, ARRAYS} <= names
+    assert Manifest.read(packed / MANIFEST).text() == (packed / MANIFEST).read_text()
+
+
+def test_the_card_has_metadata_metrics_and_limits(packed, run):
+    text = (packed / "README.md").read_text()
+    _, metadata, body = text.split("---\n", 2)
+    facts = yaml.safe_load(metadata)
+    assert facts["pipeline_tag"] == "image-classification" and facts["license"] == "other"
+    accuracy = run.results.val.metrics["accuracy"].value
+    measured = facts["model-index"][0]["results"][0]["metrics"]
+    assert {"type": "accuracy", "name": "Accuracy", "value": round(accuracy, 6)} in measured
+    assert f"{100 * accuracy:.4g} %" in body and "at most 5 % errors" in body and "300 of 300 images" in body
+
+
+def test_the_test_images_are_files_of_val_as_they_lie(packed, run):
+    files = [path for path in (packed / "tests").iterdir() if path.suffix != ".npz"]
+    assert len(files) == 32 and {path.suffix for path in files} == {".png", ".jpg"}
+    known = {path.read_bytes() for path in Path(run.recipe.data.source).rglob("*.*")}
+    assert sum(path.read_bytes() in known for path in files) == 32 - test_images.JPEGS - 1
+    assert any(Image.open(path).getexif().get(0x0112) == test_images.TURNED for path in files)
+
+
+def test_a_package_verifies_itself(package, capsys, monkeypatch):
+    found = verify(package)
+    assert found.images == 32 and found.batches == (1, 2, 7, 32) and found.largest_difference <= 1e-4
+    status, out, _ = petriscope(capsys, monkeypatch, "verify", package)
+    assert status == 0 and "32 test images" in out and found.fingerprint in out
+    status, out, _ = petriscope(capsys, monkeypatch, "verify", package, "--json")
+    assert json.loads(out)["fingerprint"] == found.fingerprint
+
+
+def test_it_predicts_and_verifies_without_torch_and_without_petriscope(package):
+    done = predict_bare(package, "--verify")
+    assert done.returncode == 0, done.stderr
+    assert "32 test images" in done.stdout
+
+
+@pytest.mark.parametrize("options", [(), ("--max-error", "0.05"), ("--max-error", "0.05", "--set-coverage", "0.9")])
+def test_its_table_is_that_of_the_run(package, run, tmp_path, capsys, monkeypatch, options):
+    images = write_folder(tmp_path / "new", 60, 7)
+    (images / "small" / "damaged.png").write_bytes(b"no image")
+    status, out, err = petriscope(capsys, monkeypatch, "predict", run.folder, images, *options)
+    done = predict_bare(package, images, *options)
+    assert status == done.returncode == 1 and "damaged.png" in done.stderr, done.stderr
+    same_tables(out, done.stdout)
+    for sentence in ("answers need a confidence",) * ("--max-error" in options):
+        assert sentence in err and sentence in done.stderr
+
+
+def same_tables(one, other):
+    """Tables are equal, but for the last digits of probabilities."""
+    rows = [list(csv.DictReader(io.StringIO(text))) for text in (one, other)]
+    assert len(rows[0]) == len(rows[1]) > 0 and list(rows[0][0]) == list(rows[1][0])
+    for left, right in zip(*rows, strict=True):
+        for name in left:
+            if left[name] and (name.startswith("p_") or name == "confidence"):
+                assert float(left[name]) == pytest.approx(float(right[name]), abs=1e-4)
+            else:
+                assert left[name] == right[name], name
+
+
+def test_it_withdraws_guarantees_in_the_words_of_the_run(package, run, tmp_path, capsys, monkeypatch):
+    images = write_folder(tmp_path / "other", 60, 7, light=25)
+    options = ("--max-error", "0.05")
+    _, out, err = petriscope(capsys, monkeypatch, "predict", run.folder, images, *options)
+    done = predict_bare(package, images, *options)
+    assert done.returncode == 0, done.stderr
+    same_tables(out, done.stdout)
+    loud = [line for line in err.splitlines() if "GUARANTEES WITHDRAWN" in line]
+    assert loud and loud[0] in done.stderr
+    assert all(row["answer"] == "not sure" for row in csv.DictReader(io.StringIO(done.stdout)))
+    some = predict_bare(package, images, *options, "--without-guarantee")
+    assert any(row["answer"] != "not sure" for row in csv.DictReader(io.StringIO(some.stdout)))
+
+
+def test_few_images_are_not_tested_which_is_said(package, tmp_path):
+    images = write_folder(tmp_path / "few", 5, 7)
+    done = predict_bare(package, images, "--max-error", "0.05")
+    assert done.returncode == 0 and "was not tested: 5 images are too few" in done.stderr
+
+
+def test_an_error_rate_that_is_not_on_offer_is_refused_with_those_that_are(package, tmp_path):
+    images = write_folder(tmp_path / "few", 2, 7)
+    done = predict_bare(package, images, "--max-error", "0.03")
+    assert done.returncode == 2 and "0.005, 0.01, 0.02, 0.05, 0.1" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_petriscope_takes_a_package_like_a_run(package, run, tmp_path, capsys, monkeypatch):
+    images = write_folder(tmp_path / "new", 40, 9)
+    options = ("--max-error", "0.03", "--classes", "large,small")
+    _, of_run, _ = petriscope(capsys, monkeypatch, "predict", run.folder, images, *options)
+    status, of_package, err = petriscope(capsys, monkeypatch, "predict", package, images, *options)
+    assert status == 0, err
+    same_tables(of_run, of_package)
+
+
+def test_it_is_evaluated_by_the_same_code(package, run, tmp_path):
+    other = write_folder(tmp_path / "elsewhere", 50, 11)
+    expected = api.evaluate(run.folder, other, quiet=True).as_json()
+    found = api.evaluate(package, other, quiet=True).as_json()
+    assert expected.keys() == found.keys() and expected["n"] == found["n"] == 50
+    for key in ("accuracy", "balanced_accuracy", "nll", "ece", "accuracy_ci95"):
+        assert found[key] == pytest.approx(expected[key], abs=1e-5)
+    for key in ("confusion", "selective", "ood"):
+        assert found[key] == expected[key]
+
+
+def test_what_a_package_cannot_do_is_said(package, run, tmp_path):
+    with pytest.raises(RequestError, match="name a source with --data"):
+        api.evaluate(package)
+    with pytest.raises(RequestError, match="test-time augmentation flips"):
+        api.predict(package, blobs(3, 1)[0], tta="d4")
+    with pytest.raises(RequestError, match="has no network of torch; use the run"):
+        api.explain(package, blobs(3, 1)[0], tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", [MODEL, ARRAYS, "README.md", "tests/00.png", "tests/vectors.npz", "predict.py"])
+def test_a_changed_file_is_found(package, name):
+    content = bytearray((package / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (package / name).write_bytes(content)
+    with pytest.raises(PetriscopeError, match=name.rpartition("/")[2]):
+        verify(package)
+
+
+def test_missing_and_added_files_are_found(package):
+    gone = next((package / "tests").glob("*.png"))
+    gone.unlink()
+    (package / "lib" / "petriscope" / "more.py").write_text("")
+    with pytest.raises(PetriscopeError, match=rf"1 missing \(tests/{gone.name}\), 1 added \(lib/petriscope/more.py\)"):
+        verify(package)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda tree: tree.pop("input"), "damaged"),
+        (lambda tree: tree.update(schema_version=99), "newer version"),
+        (lambda tree: tree.update(classes=[]), "no classes"),
+        (lambda tree: tree["input"].update(height=-3), "sides of images"),
+        (lambda tree: tree.update(temperature="hot"), "number"),
+        (lambda tree: tree.update(outputs=["label"]), "outputs"),
+    ],
+)
+def test_a_damaged_manifest_is_one_sentence(package, change, said):
+    tree = json.loads((package / MANIFEST).read_text())
+    change(tree)
+    (package / MANIFEST).write_text(json.dumps(tree))
+    with pytest.raises(RequestError, match=said):
+        Package(package)
+
+
+def keys(folder):
+    cryptography = pytest.importorskip("cryptography.hazmat.primitives.serialization")
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    private = Ed25519PrivateKey.generate()
+    pem, none = cryptography.Encoding.PEM, cryptography.NoEncryption()
+    (folder / "key.pem").write_bytes(private.private_bytes(pem, cryptography.PrivateFormat.PKCS8, none))
+    public = private.public_key().public_bytes(pem, cryptography.PublicFormat.SubjectPublicKeyInfo)
+    (folder / "public.pem").write_bytes(public)
+    return folder / "key.pem", folder / "public.pem"
+
+
+def test_a_signature_shows_who_made_it(run, tmp_path):
+    key, public = keys(tmp_path)
+    folder = api.export(run.folder, tmp_path / "signed", key=key, sample=40, quiet=True).folder
+    assert verify(folder, public).signed
+    (tmp_path / "other").mkdir()
+    with pytest.raises(PetriscopeError, match="not by the key"):
+        verify(folder, keys(tmp_path / "other")[1])
+    text = (folder / MANIFEST).read_text()
+    (folder / MANIFEST).write_text(text.replace('"blobs"', '"blops"'))
+    with pytest.raises(PetriscopeError, match="was changed after it was signed"):
+        verify(folder, public)
+    (folder / SIGNATURE).unlink()
+    with pytest.raises(PetriscopeError, match="not signed"):
+        verify(folder, public)
+    with pytest.raises(RequestError, match="no private key"):
+        api.export(run.folder, tmp_path / "no", key=public, quiet=True)
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_package_that_answers_otherwise_is_not_kept(run, tmp_path, monkeypatch):
+    honest = exporting.answers
+
+    def wrong(predictor, images):
+        found = honest(predictor, images)
+        return {**found, "label": 1 - found["label"][:1].repeat(len(images))}
+
+    monkeypatch.setattr(exporting, "answers", wrong)
+    with pytest.raises(PetriscopeError, match=r"Of 300 images of val: .* with another label \(val/"):
+        api.export(run.folder, tmp_path / "package", quiet=True)
+    assert not (tmp_path / "package").exists()
+
+
+def test_a_file_that_changed_since_training_is_found(run, tmp_path):
+    source = Path(run.recipe.data.source)
+    path = next((source / "val" / "small").glob("*.png"))
+    before = path.read_bytes()
+    try:
+        Image.fromarray(blobs(1, 99)[0][0]).save(path)
+        folder = api.export(run.folder, tmp_path / "package", quiet=True).folder
+        found = Manifest.read(folder / MANIFEST).verification
+        assert (found.images, found.of) == (299, 299)  # the images that are left of val
+    finally:
+        path.write_bytes(before)
+
+
+def test_no_image_of_the_data_leaves_with_it_if_so_asked(run, tmp_path):
+    folder = api.export(run.folder, tmp_path / "package", images=False, sample=40, quiet=True).folder
+    val = load_dataset(run.recipe.data).split("val")
+    known = set(val.digests()) | set(load_dataset(run.recipe.data).split("train").digests())
+    arrays = np.load(folder / "tests" / "vectors.npz")
+    from petriscope.data.index import row_digests
+
+    assert not known & {bytes(each) for each in row_digests(arrays["images"])}
+    assert verify(folder).images == 32
+    assert len(np.unique(arrays["label"])) >= 1
+
+
+def test_masks(kept, tmp_path, capsys, monkeypatch):
+    recipe = load_recipe(
+        "synthetic-terrain/unet",
+        data={"source": "synthetic-terrain:60"},
+        training={"epochs": 1, "precision": "fp32", "device": "cpu"},
+        evaluation={"stress": "off"},
+    )
+    run = api.train(recipe, tmp_path / "run", quiet=True)
+    folder = api.export(run.folder, tmp_path / "package", quiet=True).folder
+    assert verify(folder).images > 0 and isinstance(open_model(folder), PackagePredictor)
+    images = tmp_path / "images"
+    images.mkdir()
+    for number, pixels in enumerate(load_dataset(run.recipe.data).split("val").images[:3]):
+        Image.fromarray(pixels.squeeze()).save(images / f"{number}.png")
+    petriscope(capsys, monkeypatch, "predict", run.folder, images, "--out", tmp_path / "of-run")
+    done = predict_bare(folder, images, "--out", tmp_path / "of-package")
+    assert done.returncode == 0, done.stderr
+    for path in (tmp_path / "of-run").glob("*.png"):
+        left, right = (np.asarray(Image.open(each)) for each in (path, tmp_path / "of-package" / path.name))
+        assert (left != right).mean() < 1e-3
+    expected = api.evaluate(run.folder, "synthetic-terrain:60", split="test", quiet=True).metrics["miou"].value
+    found = api.evaluate(folder, "synthetic-terrain:60", split="test", quiet=True).metrics["miou"].value
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_requests_that_cannot_be_met(run, tmp_path, monkeypatch):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("")
+    with pytest.raises(RequestError, match="not empty"):
+        api.export(run.folder, tmp_path / "full", quiet=True)
+    with pytest.raises(RequestError, match="not a run folder"):
+        api.export(tmp_path, tmp_path / "out", quiet=True)
+    monkeypatch.setattr(exporting.metadata, "version", _missing)
+    with pytest.raises(RequestError, match=r"pip install 'petriscope\[export\]'"):
+        api.export(run.folder, tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out").exists() and open_run(run.folder)
+
+
+def _missing(name):
+    raise exporting.metadata.PackageNotFoundError(name)
