@@ -1,5 +1,5 @@
-"""Runs behind the server: the rows of `petriscope predict`, guarantees that are withdrawn, overlays, masks, and a process that
-is told to stop."""
+"""Runs and packages behind the server: the rows of `petriscope predict`, guarantees that are withdrawn, overlays, masks, and a
+process that is told to stop."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import asyncio
 import base64
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,8 +48,23 @@ def run_folder(tiny_recipe, kept):
 
 
 @pytest.fixture
-def model(run_folder):
+def of_run(run_folder):
     return open_model(str(run_folder), "cpu")
+
+
+@pytest.fixture
+def packed(run_folder, kept):
+    """A package of the run, made once for all tests."""
+    pytest.importorskip("onnxscript")
+    folder = kept / "packages" / "blobs"
+    return folder if folder.exists() else api.export(run_folder, folder, quiet=True).folder
+
+
+@pytest.fixture(params=["of_run", "packed"])
+def model(request):
+    """The run behind the server, and its package, which answers alike."""
+    found = request.getfixturevalue(request.param)
+    return open_model(str(found)) if request.param == "packed" else found
 
 
 ASKED = {"max_error": 0.05, "coverage": 0.9}
@@ -178,17 +194,33 @@ def test_a_model_that_fails_its_trial_is_not_ready():
     assert "told cannot be used: the self-test failed: so it does" in ready.json()["error"]
 
 
-def test_where_the_model_looked(model):
+def test_where_the_model_looked(of_run):
     image = blobs(1, 7)[0][0]
 
     async def ask():
-        async with serving(model) as (client, _):
+        async with serving(of_run) as (client, _):
             both = [await client.post("/overlay", files=form(png(image)), params={"plain": plain}) for plain in (0, 1)]
             return [np.asarray(Image.open(BytesIO(each.content))) for each in both]
 
     looked, plain = asyncio.run(ask())
     assert np.array_equal(plain, image)
     assert looked.shape == (224, 224, 3)
+
+
+def test_a_package_cannot_show_where_it_looks(packed):
+    async def ask():
+        async with serving(open_model(str(packed))) as (client, _):
+            return await client.post("/overlay", files=form(png(blobs(1, 7)[0][0])))
+
+    refused = asyncio.run(ask())
+    assert refused.status_code == 422 and "cannot show where it looks" in refused.json()["error"]
+
+
+def test_a_package_is_verified_before_it_serves(packed, tmp_path):
+    changed = shutil.copytree(packed, tmp_path / "changed")
+    (changed / "more.txt").write_text("")
+    with pytest.raises(PetriscopeError, match=r"1 added \(more.txt\)"):
+        open_model(str(changed))
 
 
 def test_masks_have_the_size_of_the_image_and_its_classes(tiny_recipe, tmp_path):

@@ -444,7 +444,9 @@ def predict(
 
 @app.command()
 def serve(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Run folders or model.safetensors files.")],
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="Run folders, model.safetensors files or packages.")
+    ],
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")] = 8080,
     token: Annotated[

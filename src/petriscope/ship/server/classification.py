@@ -13,6 +13,7 @@ from petriscope.explain import explain
 from petriscope.inference.answers import answered, assumptions
 from petriscope.inference.base import Classifies
 from petriscope.inference.decoding import DecodedFile
+from petriscope.inference.package import Package
 from petriscope.inference.predictor import Predictor
 from petriscope.ship.server.model import FileModel
 from petriscope.ship.server.served import Asked, Found, Row
@@ -97,3 +98,10 @@ def of_run(predictor: Predictor, name: str, fingerprint: str, adapts: bool) -> C
         adapts,
         show,
     )
+
+
+def of_package(package: Package, name: str) -> Classifier:
+    """A package behind the server. It has no network to be explained by."""
+    rates = tuple(each.max_error for each in package.manifest.error_rates)
+    levels = tuple(each.coverage for each in package.manifest.coverages)
+    return Classifier(package, name, package.manifest.fingerprint, package.plan, None, rates, levels, adapts=True)

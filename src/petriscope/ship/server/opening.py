@@ -8,22 +8,31 @@ from pathlib import Path
 
 from petriscope.core.errors import RequestError
 from petriscope.core.files import user_path
+from petriscope.inference.package import Package, is_package
 from petriscope.inference.predictor import load_model, model_path
+from petriscope.inference.verification import verify
 from petriscope.models import ENSEMBLE
 from petriscope.ship.server.served import Served
-from petriscope.tasks import in_room
+from petriscope.tasks import find_task, in_room
 
 BLOCK = 1 << 20
 
 
 def open_model(path: str, device: str = "auto") -> Served:
-    """A run folder or a model file behind the server.
+    """A run folder, a model file or a package behind the server. A package is verified first.
 
     Raises:
-        RequestError: see `petriscope.inference.predictor.load_model`.
+        RequestError: see `petriscope.inference.predictor.load_model` and `petriscope.inference.package.Package`.
+        PetriscopeError: the package is not as it was exported, or answers otherwise here.
     """
-    predictor = load_model(path, device)
     place = user_path(path)
+    if is_package(place):
+        verify(place)
+        package = Package(place)
+        task = in_room(find_task(package.manifest.task), "ship.server")
+        packed: Served = task.of_package(package, place.resolve().name)
+        return packed
+    predictor = load_model(path, device)
     folder = place.parent if place.name == "model.safetensors" else place
     name = folder.resolve().name if folder.is_dir() else place.stem
     adapts = predictor.recipe.model.name != ENSEMBLE

@@ -14,6 +14,7 @@ from petriscope.core.drawing import overlay, palette
 from petriscope.core.errors import RequestError
 from petriscope.inference.base import Segments
 from petriscope.inference.decoding import DecodedFile
+from petriscope.inference.package import Package
 from petriscope.inference.predictor import Predictor
 from petriscope.ship.server.model import FileModel
 from petriscope.ship.server.served import Asked, Found, Row
@@ -76,3 +77,8 @@ def _of_size(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def of_run(predictor: Predictor, name: str, fingerprint: str, adapts: bool) -> Segmenter:
     """A run or a model file behind the server."""
     return Segmenter(predictor, name, fingerprint)
+
+
+def of_package(package: Package, name: str) -> Segmenter:
+    """A package behind the server."""
+    return Segmenter(package, name, package.manifest.fingerprint)
