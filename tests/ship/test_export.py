@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from petriscope.core.recipe import load_recipe
 from petriscope.data import load_dataset
 from petriscope.inference.exported import PackagePredictor, open_model
 from petriscope.inference.package import ARRAYS, MANIFEST, MODEL, SIGNATURE, Manifest, Package
-from petriscope.inference.verification import verify
+from petriscope.inference.verification import as_input, verify
 from petriscope.run.folder import open_run
 from petriscope.ship import export as exporting
 from petriscope.ship import test_images
@@ -356,6 +357,38 @@ def test_no_image_of_the_data_leaves_with_it_if_so_asked(run, tmp_path):
     assert not known & {bytes(each) for each in row_digests(arrays["images"])}
     assert verify(folder).images == 32
     assert len(np.unique(arrays["label"])) >= 1
+
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+
+
+def answer_at_one_percent(package, path):
+    """What the model answers for an image file, and its confidence, by the outputs of the graph."""
+    opened = Package(package)
+    found = opened.run(as_input(path, opened.manifest.input)[None])
+    answer = int(found["answers"][0, [each.max_error for each in opened.manifest.error_rates].index(0.01)])
+    return f"{'not sure' if answer < 0 else opened.classes[answer]} {found['probabilities'].max():.4f}"
+
+
+def test_the_example_in_python(package):
+    for path in sorted((package / "tests").glob("*.png"))[:3]:
+        words = [sys.executable, str(EXAMPLES / "classify.py"), str(package), str(path)]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == answer_at_one_percent(package, path)
+
+
+def test_the_example_in_javascript(package, tmp_path):
+    modules = Path(os.environ.get("ONNXRUNTIME_WEB", "none")) / "node_modules"
+    if shutil.which("node") is None or not (modules / "pngjs").is_dir():
+        pytest.skip("needs node, and ONNXRUNTIME_WEB with the folder where npm installed onnxruntime-web and pngjs")
+    (tmp_path / "node_modules").symlink_to(modules)
+    shutil.copy(EXAMPLES / "classify.mjs", tmp_path)
+    image = tmp_path / "image.png"
+    Image.fromarray(blobs(1, 3)[0][0]).save(image)
+    words = ["node", "classify.mjs", str(package), str(image)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == answer_at_one_percent(package, image)
 
 
 def test_masks(kept, tmp_path, capsys, monkeypatch):
