@@ -14,7 +14,7 @@ from petriscope.data.batches import Batches
 from petriscope.data.contents import Content
 from petriscope.data.imageset import ImageSet
 from petriscope.inference import answers, predict
-from petriscope.inference import files as image_files
+from petriscope.inference import decoding as image_files
 from petriscope.inference.decoding import find_images
 from petriscope.inference.predictor import Predictor
 from petriscope.models import build_model

@@ -19,7 +19,7 @@ from petriscope import api, cli
 from petriscope.core.errors import PetriscopeError, RequestError
 from petriscope.core.files import locked
 from petriscope.experiments import beside_val
-from petriscope.inference import files as image_files
+from petriscope.inference import decoding as image_files
 from petriscope.inference import likeness
 from petriscope.inference.predictor import load_model
 from petriscope.run.folder import open_run
