@@ -34,6 +34,7 @@ _PLACES = {
     "export_page": "petriscope.api",
     "verify": "petriscope.inference.verification",
     "run_suite": "petriscope.api",
+    "tune": "petriscope.api",
     "load_suite": "petriscope.experiments.suite",
     "load_recipe": "petriscope.core.recipe",
     "Recipe": "petriscope.core.recipe",
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
         run_suite,
         track,
         train,
+        tune,
     )
     from petriscope.core.errors import DataError, PetriscopeError, RequestError
     from petriscope.core.recipe import Recipe, load_recipe

@@ -25,6 +25,7 @@ from petriscope.experiments.ensemble import ensemble as ensemble
 from petriscope.experiments.evaluate import evaluate as evaluate
 from petriscope.experiments.train import resume as resume
 from petriscope.experiments.train import train as train
+from petriscope.experiments.tune import tune as tune
 from petriscope.explain.image_files import explain_files
 from petriscope.inference.decoding import find_images
 from petriscope.inference.exported import open_model

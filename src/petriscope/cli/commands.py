@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
@@ -17,7 +18,7 @@ from petriscope.cli.printing import (
     print_json,
     print_side_by_side,
 )
-from petriscope.core.errors import PetriscopeError, RequestError, command
+from petriscope.core.errors import Interrupted, PetriscopeError, RequestError, command
 from petriscope.core.progress import say
 
 if TYPE_CHECKING:
@@ -727,6 +728,92 @@ def verify(
         return
     for sentence in found.sentences():
         deliver(f"{sentence}\n")
+
+
+@app.command()
+def tune(
+    recipe: Annotated[str, typer.Argument(help="The name of a recipe, or a YAML file.")],
+    space: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE|auto", help="What to search: keys with ranges or choices; auto: what the recipe suggests."
+        ),
+    ] = "auto",
+    trials: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Trials of the search; default 40, unless --minutes is given."),
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(metavar="M", help="Begin no trial after training for so long, over all calls.")
+    ] = None,
+    data: Data = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe first; can be repeated."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the tuning; default runs/tune-RECIPE-seedN.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of search and trials; default: the recipe's.")] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Database that several machines share, such as postgresql://USER@HOST/DB; default: a file in the folder.",
+        ),
+    ] = None,
+    sampler: Annotated[str, typer.Option(help="tpe, random or gp, of Optuna.")] = "tpe",
+    pruner: Annotated[str, typer.Option(help="halving, hyperband, median or none, of Optuna.")] = "halving",
+    first_rung: Annotated[
+        int | None, typer.Option(metavar="EPOCHS", help="Where trials may be stopped first; default: about a ninth.")
+    ] = None,
+    reduction: Annotated[int, typer.Option(metavar="N", min=2, help="One in N goes on at a rung.")] = 3,
+    best: Annotated[
+        int, typer.Option(metavar="K", min=0, help="Train the best K with fresh seeds; 0: search alone.")
+    ] = 3,
+    fresh_seeds: Annotated[int, typer.Option(metavar="N", min=1, help="How many fresh seeds.")] = 3,
+    jobs: Annotated[int, typer.Option(metavar="N", min=1, help="Simultaneous trainings, which share the cores.")] = 1,
+    as_json: AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    rehash: Rehash = False,
+    worker: Annotated[bool, typer.Option("--worker", hidden=True)] = False,
+) -> None:
+    """Search better settings for a recipe on val, and train the best with fresh seeds beside it. After an interrupt, the same
+    command goes on; the same command on another machine with the same --storage helps. Needs petriscope[tune].
+    """
+    from petriscope.core.recipe import load_recipe
+
+    overrides: dict[str, Any] = {} if seed is None else {"seed": seed}
+    if data is not None:
+        overrides["data"] = {"source": data}
+    loaded = load_recipe(recipe, set_ or [], **overrides)
+    search: dict[str, Any] = {
+        "trials": trials,
+        "minutes": minutes,
+        "storage": storage,
+        "sampler": sampler,
+        "jobs": jobs,
+    }
+    search |= {"pruner": pruner, "first_rung": first_rung, "reduction": reduction}
+    if worker:
+        from petriscope.experiments.tune import Options, work
+
+        work(loaded, space, cast(Path, out), Options(**search))
+        return
+    from petriscope import api
+
+    try:
+        found = api.tune(loaded, space, out, best=best, seeds=fresh_seeds, quiet=quiet, **search)
+    except Interrupted as error:
+        from petriscope.experiments.study import hide_password
+
+        raise Interrupted(f"{error}: {command(*map(hide_password, sys.argv[1:]))}") from None
+    if as_json:
+        print_json(found.as_dict())
+        return
+    from petriscope.report.tune import as_text
+
+    deliver(as_text(found))
+    folder = found.folder
+    say(f"page: {folder}/tuning.html; to train the best: {command('train', f'{folder}/best.yaml')}")
 
 
 @app.command()

@@ -7,9 +7,10 @@ which are checked against the part's own signature by `petriscope.core.registry`
 
 from __future__ import annotations
 
+import copy
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from os import PathLike, fspath
 from pathlib import Path
@@ -487,6 +488,19 @@ def data_section(source: str, settings: tuple[str, ...] | list[str] = ()) -> Dat
     return check_recipe(_merge(tree, {"data": {"source": source}}), "--set").data
 
 
+def with_values(recipe: Recipe, values: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """The recipe with other values of dotted keys. An entry of ``augment`` that becomes None is left out.
+
+    Raises:
+        RequestError: a key or a value is unknown or wrong; the message names the near ones.
+    """
+    tree = recipe.model_dump(mode="json")
+    for key in sorted(values, key=lambda key: key.count(".")):  # a part before its options
+        _put(tree, key, copy.deepcopy(values[key]), where)
+    tree["augment"] = [part for part in tree["augment"] or () if part is not None]
+    return check_recipe(tree, where)
+
+
 def recipe_names() -> list[str]:
     """The names of the recipes that ship."""
     root = resources.files("petriscope") / "recipes"
@@ -650,20 +664,23 @@ def read_setting(setting: str) -> tuple[str, Any]:
 
 def _apply(tree: dict[str, Any], setting: str) -> None:
     key, value = read_setting(setting)
-    setting = shortened(setting)
+    _put(tree, key, value, f"--set {shortened(setting)}")
+
+
+def _put(tree: dict[str, Any], key: str, value: Any, where: str) -> None:
+    """Set the value at a dotted key; the nodes on the way to it are copied."""
     steps = [OLD_KEYS.get(step, step) for step in key.split(".")]
     steps[0] = OLD_FIELDS.get(steps[0], steps[0])
     if steps[0] not in Recipe.model_fields:
         hint = _near_key([steps[0]], Recipe, _keys_of_parts(tree))
-        raise RequestError(f"--set {setting}: unknown key {shown(steps[0])}; {hint}")
+        raise RequestError(f"{where}: unknown key {shown(steps[0])}; {hint}")
     node: Any = tree
     for depth, step in enumerate(steps):
         last = depth == len(steps) - 1
         if isinstance(node, list):
             if not step.isdecimal() or len(step) > 9 or int(step) > len(node):
                 raise RequestError(
-                    f"--set {setting}: {'.'.join(steps[:depth])} has {len(node)} entries, counted from 0; "
-                    f"{len(node)} adds one"
+                    f"{where}: {'.'.join(steps[:depth])} has {len(node)} entries, counted from 0; {len(node)} adds one"
                 )
             index: Any = int(step)
             if index == len(node):
@@ -686,8 +703,6 @@ def _apply(tree: dict[str, Any], setting: str) -> None:
         elif isinstance(child, list):
             child = list(child)
         else:
-            raise RequestError(
-                f"--set {setting}: {'.'.join(steps[: depth + 1])} is {shown(child)} and has no keys below it"
-            )
+            raise RequestError(f"{where}: {'.'.join(steps[: depth + 1])} is {shown(child)} and has no keys below it")
         node[index] = child
         node = child

@@ -94,7 +94,12 @@ def compared_metric(task: Task, metric: str | None) -> str:
 
 def settings_that_differ(one: Recipe, other: Recipe) -> dict[str, tuple[Any, Any]]:
     """Dotted keys with their two values; None if a recipe does not have the key. Name, about, seed and trackers are ignored."""
-    first, second = flattened(_identity(one)), flattened(_identity(other))
+    return differing(_identity(one), _identity(other))
+
+
+def differing(one: Any, other: Any) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys at which two trees of plain values differ, with both values; None if a tree does not have the key."""
+    first, second = flattened(one), flattened(other)
     keys = [*first, *(key for key in second if key not in first)]
     pairs = {key: (first.get(key), second.get(key)) for key in keys}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}

@@ -25,16 +25,33 @@ LOOK_EVERY = 0.25  # seconds
 
 
 @dataclass(frozen=True)
-class Child:
-    """A training in progress.
+class Worker:
+    """A process of Petriscope.
 
     Args:
         log: the file that receives its output.
     """
 
-    planned: Planned
     process: subprocess.Popen[bytes]
     log: Path
+
+    def error(self) -> str:
+        """The error message of a process that failed. An unexpected error is shown in full; the message is its last line."""
+        text = self.log.read_text(encoding="utf-8", errors="replace").strip()
+        _, told, error = f"\n{text}".rpartition("\nerror: ")
+        if told:
+            return error
+        say(text)
+        last = text.rpartition("\n")[2]
+        return last or f"it ended with status {self.process.returncode} and no message; it may have run out of memory"
+
+
+@dataclass(frozen=True)
+class Child:
+    """A training in progress."""
+
+    planned: Planned
+    worker: Worker
 
     @property
     def epochs(self) -> int:
@@ -72,21 +89,18 @@ def train_side_by_side(trainings: Sequence[Planned], jobs: int, quiet: bool) -> 
                 time.sleep(LOOK_EVERY)
                 if stop.is_set():
                     raise Interrupted("interrupted")
-                for child in [child for child in under_way if child.process.poll() is not None]:
+                for child in [child for child in under_way if child.worker.process.poll() is not None]:
                     under_way.remove(child)
                     ended += child.planned.recipe.training.epochs
-                    if child.process.returncode != 0:
-                        failures[str(child.planned)] = _error_of(child)
+                    if child.worker.process.returncode != 0:
+                        failures[str(child.planned)] = child.worker.error()
                         say(f"failed: {child.planned}: {failures[str(child.planned)]}")
                 now = ended + sum(child.epochs for child in under_way)
                 if now > bar.done and not quiet:
                     through = len(trainings) - len(waiting) - len(under_way)
                     bar.advance(now - bar.done, f"{through} of {len(trainings)} runs")
         finally:
-            for child in under_way:
-                child.process.terminate()  # Ctrl-C in a terminal has reached it already; a second signal does no harm
-            for child in under_way:
-                child.process.wait()
+            stop_workers([child.worker for child in under_way])
     return failures
 
 
@@ -99,24 +113,30 @@ def _start(planned: Planned, jobs: int, scratch: Path) -> Child:
         write_text(recipe, planned.recipe.to_yaml())
         what = [str(recipe), "--out", str(planned.folder)]
     log = stem.with_name(f"{stem.name}.log")
+    return Child(planned, start_worker(["train", *what, "--quiet"], log, jobs))
+
+
+def start_worker(words: Sequence[str], log: Path, jobs: int) -> Worker:
+    """Start a command of Petriscope in a process of its own.
+
+    Args:
+        jobs: number of simultaneous processes. The cores are divided among them unless OMP_NUM_THREADS is set.
+    """
     threads = max(1, cores() // jobs)
     with log.open("wb") as handle:
         process = subprocess.Popen(
-            [sys.executable, "-m", "petriscope", "train", *what, "--quiet"],
+            [sys.executable, "-m", "petriscope", *words],
             stdin=subprocess.DEVNULL,
             stdout=handle,
             stderr=handle,
             env={"OMP_NUM_THREADS": str(threads), **os.environ},
         )
-    return Child(planned, process, log)
+    return Worker(process, log)
 
 
-def _error_of(child: Child) -> str:
-    """The error message of a failed training. An unexpected error is shown in full; the message is its last line."""
-    text = child.log.read_text(encoding="utf-8", errors="replace").strip()
-    _, told, error = f"\n{text}".rpartition("\nerror: ")
-    if told:
-        return error
-    say(text)
-    last = text.rpartition("\n")[2]
-    return last or f"it ended with status {child.process.returncode} and no message; it may have run out of memory"
+def stop_workers(workers: Sequence[Worker]) -> None:
+    """Ask processes to end, and wait until they have."""
+    for worker in workers:
+        worker.process.terminate()  # Ctrl-C in a terminal has reached it already; a second signal does no harm
+    for worker in workers:
+        worker.process.wait()

@@ -55,6 +55,25 @@ def train(recipe: Recipe | str | PathLike[str], out: str | Path | None = None, q
     check_parts(recipe)
     check_trackers(recipe.training.track)
     dataset = load_dataset(recipe.data)
+    run, trainer, normalize, needed = begin(recipe, dataset, device, folder, quiet)
+    with run.claimed():
+        if not quiet:
+            _introduce(run, run.recipe, dataset, needed)
+        with tracked(run, quiet):
+            return _train_to_report(run, trainer, normalize, dataset, quiet)
+
+
+def begin(
+    recipe: Recipe, dataset: Dataset, device: torch.device, folder: Path | None, quiet: bool
+) -> tuple[Run, Trainer, Normalize, int]:
+    """Make the folder of a run whose parts are checked, and its trainer.
+
+    Returns:
+        the run, its trainer, the normalization of images, and the bytes that a step takes.
+
+    Raises:
+        RequestError: the recipe does not fit the data or the memory, or the folder exists; nothing was made.
+    """
     recipe = absolute_paths(recipe)
     if dataset.field_of_view is not None:  # known from now on, whatever files the source gets later
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"field": dataset.field_of_view})})
@@ -69,11 +88,13 @@ def train(recipe: Recipe | str | PathLike[str], out: str | Path | None = None, q
         parameters=parameters(trainer.model),
         normalize=Normalization(mean=normalize.mean, std=normalize.std),
     )
-    with run.claimed():
-        if not quiet:
-            _introduce(run, recipe, dataset, needed)
-        with tracked(run, quiet):
-            return _train_to_report(run, trainer, normalize, dataset, quiet)
+    return run, trainer, normalize, needed
+
+
+def reopen(run: Run, dataset: Dataset, quiet: bool) -> tuple[Trainer, Normalize]:
+    """The trainer of a run that was begun, which goes on from its checkpoint if there is one."""
+    recipe, started = run.recipe, run.environment.normalize if run.checkpoint.is_file() else None
+    return build_trainer(recipe, dataset, choose_device(recipe.training.device), quiet, started)
 
 
 @enough_memory()
@@ -92,17 +113,14 @@ def resume(folder: str | PathLike[str], quiet: bool = False, data: str | Path | 
     with run.claimed():
         if run.finished:
             return _already_finished(run, quiet)
-        recipe, environment = run.recipe, run.environment
         dataset = whole_data(run, None if data is None else path_text(data), "go on")
-        threads = environment.hardware.threads
+        threads = run.environment.hardware.threads
         if threads != torch.get_num_threads() and not quiet:
             say(
                 f"note: the run was started with {threads} threads and continues with {torch.get_num_threads()}, so the last "
                 "bits of the weights may differ"
             )
-        started = environment.normalize if run.checkpoint.is_file() else None
-        device = choose_device(recipe.training.device)
-        trainer, normalize = build_trainer(recipe, dataset, device, quiet, started)
+        trainer, normalize = reopen(run, dataset, quiet)
         with tracked(run, quiet):
             return _train_to_report(run, trainer, normalize, dataset, quiet)
 

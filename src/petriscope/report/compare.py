@@ -125,20 +125,25 @@ def _round(number: int) -> int:
 
 
 def _contrast_cells(contrast: Contrast) -> list[str]:
-    found = contrast.difference
-    return [f"{_points(found.value)} ({_span(found.ci95)})", _p(contrast.p_holm), verdict_words(contrast)]
+    return [difference_words(contrast), p_words(contrast.p_holm), verdict_words(contrast)]
 
 
-def _points(value: float) -> str:
+def difference_words(contrast: Contrast) -> str:
+    """``+0.92 (0.31 to 1.53)``, in points."""
+    return f"{points(contrast.difference.value)} ({_span(contrast.difference.ci95)})"
+
+
+def points(value: float) -> str:
     """A difference of shares in points, as ``+0.92``."""
     return f"{100 * value:+.2f}".replace("+0.00", "0.00").replace("-0.00", "0.00").replace("-", "\N{MINUS SIGN}")
 
 
 def _span(ci95: tuple[float, float]) -> str:
-    return f"{_points(ci95[0])} to {_points(ci95[1])}" if math.isfinite(ci95[0]) else wording.NONE
+    return f"{points(ci95[0])} to {points(ci95[1])}" if math.isfinite(ci95[0]) else wording.NONE
 
 
-def _p(value: float) -> str:
+def p_words(value: float) -> str:
+    """A p-value: ``< 0.001``, ``0.013``, ``0.27``."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
 
 
@@ -251,11 +256,11 @@ def _view(row: Row, reach: float) -> RowView:
         metric=_mean_and_sd(row),
         interval=f"({wording.span(row.ci95) or wording.NONE})",
         difference=None if found is None else found.value,
-        points="" if found is None else _points(found.value),
+        points="" if found is None else points(found.value),
         points_interval="" if found is None else f"({_span(found.ci95)})",
         mark="" if found is None or not reach else difference_mark(found.value, found.ci95, reach),
         p=None if contrast is None else contrast.p_holm,
-        p_text="" if contrast is None else _p(contrast.p_holm),
+        p_text="" if contrast is None else p_words(contrast.p_holm),
         verdict="baseline" if contrast is None else contrast.verdict,
         need="" if contrast is None else _need_words(contrast),
         costs=[(getattr(row, key), _cost(row, key, write)) for key, write in _costs_in_order()],

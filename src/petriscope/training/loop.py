@@ -137,6 +137,8 @@ class Trainer:
         self.best_weights: dict[str, Tensor] | None = None
         self._sums = torch.zeros(4, dtype=torch.float64)  # over the current epoch, see `train_step`
         self._last_save = time.monotonic()
+        self._prepared = False
+        self._pause = self.settings.epochs  # epochs after which `train_until` ends
 
     @property
     def averaged(self) -> nn.Module:
@@ -192,24 +194,35 @@ class Trainer:
             Interrupted: Ctrl-C; the run can be resumed.
             Diverged: the loss, a weight or an output is not finite.
         """
-        if self.checkpoint is not None and self.checkpoint.is_file():
-            self._restore()
-        self.run_backbone_once()
-        total = self.settings.epochs * self.batches_per_epoch
-        self.bar = Progress("training", total, "steps", self._cost)
-        self.bar.start_from(self._step)
-        with interruptible() as stop:
-            try:
-                while self.at.epoch < self.settings.epochs and not self._out_of_patience():
-                    self._run_epoch(stop)
-            finally:
-                self.bar.close()
+        self.train_until(self.settings.epochs)
         if self.val is not None and self.at.best is None:
             monitor = self.task.info(self.monitor).name
             say(f"warning: {monitor} is not defined on val in any epoch, so the weights of the last epoch are kept")
         if self.best_weights is not None:
             return self.best_weights
         return {key: value.detach().cpu().clone() for key, value in self.averaged.state_dict().items()}
+
+    def train_until(self, epochs: int) -> None:
+        """Train until so many epochs are done, or until patience is over, and save a checkpoint. A later call goes on from there,
+        in this process or in another, and leads to the same weights as one call.
+
+        Raises:
+            Interrupted, Diverged: as `fit`.
+        """
+        if not self._prepared:
+            if self.checkpoint is not None and self.checkpoint.is_file():
+                self._restore()
+            self.run_backbone_once()
+            self._prepared = True
+        self._pause = min(epochs, self.settings.epochs)
+        self.bar = Progress("training", self.settings.epochs * self.batches_per_epoch, "steps", self._cost)
+        self.bar.start_from(self._step)
+        with interruptible() as stop:
+            try:
+                while self.at.epoch < self._pause and not self._out_of_patience():
+                    self._run_epoch(stop)
+            finally:
+                self.bar.close()
 
     def run_backbone_once(self) -> None:
         """If only the head is trained and images do not vary, replace images by the features that the head takes."""
@@ -379,7 +392,7 @@ class Trainer:
         self._sums = torch.zeros(4, dtype=torch.float64)
         self._report(line)
         self.on_epoch(self.at.history)
-        last = self.at.epoch == self.settings.epochs or self._out_of_patience()
+        last = self.at.epoch == self._pause or self._out_of_patience()
         if last or time.monotonic() - self._last_save > self.settings.checkpoint_seconds:
             self._save()
 

@@ -1,0 +1,242 @@
+"""Tuning: the search, what survives a kill, several processes, and what fresh seeds say of the best."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pages import Page
+from petriscope.core.errors import RequestError
+from petriscope.core.recipe import load_recipe, with_values
+from petriscope.data import load_dataset
+from petriscope.experiments import tune as tuning
+from petriscope.experiments.study import hide_password, rungs_of
+from petriscope.experiments.train import begin, reopen
+from petriscope.experiments.tune import tune
+from petriscope.run.folder import Run
+from petriscope.training.checkpoints import load_checkpoint
+
+pytest.importorskip("optuna")
+SPACE = {
+    "optimizer.lr": {"low": 1e-3, "high": 0.1, "log": True},
+    "augment.1.fraction": {"low": 0.0, "high": 0.3},
+    "schedule": ["one-cycle", "constant"],
+}
+
+
+def table(found):
+    """What a search has found, without times."""
+    return [(each.number, each.state, each.drawn, each.value, each.rungs) for each in found.trials]
+
+
+def test_a_tuning_from_the_recipe_to_the_page(tiny_recipe, tmp_path, capsys):
+    recipe, out = tiny_recipe(), tmp_path / "out"
+    found = tune(recipe, SPACE, out, trials=7, best=2, seeds=2)
+    first = found.trials[0]
+    assert first.start and first.state == "finished" and first.drawn["optimizer.lr"] == 0.01
+    assert len(found.trials) == 7 and {each.state for each in found.trials} == {"finished", "stopped"}
+    assert found.rungs == (1,), "9 times 1 is beyond 3 epochs, and 3 epochs are a whole training"
+    for each in found.trials:
+        history = Run(out / each.folder).history
+        assert len(history) == each.epochs == (1 if each.state == "stopped" else 3)
+        assert each.rungs[1] == history[0].val["accuracy"]
+        assert each.value == max(line.val["accuracy"] for line in history)
+    own, *others = found.confirmed
+    assert own.label == "the recipe" and own.changes == {} and own.searched == first.value
+    assert len(own.fresh) == 2 and all("optimizer.lr" in each.changes for each in others)
+    for each in found.confirmed:
+        assert each.shrinkage == pytest.approx(each.searched - sum(each.fresh) / 2)
+        folder = each.label.replace(" ", "-")
+        for seed, value in zip((1, 2), each.fresh, strict=True):
+            run = Run(out / "fresh" / f"{folder}-seed{seed}")
+            assert run.results.test is None and run.recipe.seed == seed
+            assert value == max(line.val["accuracy"] for line in run.history)
+    assert found.best == max(found.confirmed, key=lambda each: each.mean).label
+    best = load_recipe(out / "best.yaml")
+    assert best.seed == recipe.seed and best.training == recipe.training
+    assert json.loads((out / "tuning.json").read_text())["best"] == found.best
+    page = Page((out / "tuning.html").read_text())
+    page.check_self_contained()
+    assert "7 trials" in page.text and f"petriscope train {out / 'best.yaml'}" in page.text
+    said = capsys.readouterr().err
+    assert "trial 0, the recipe itself: accuracy" in said and "stopped after 1 epoch," in said
+
+    trained = len(list((out / "trials").iterdir()))
+    again = tune(recipe, SPACE, out, trials=7, best=2, seeds=2, quiet=True)
+    assert table(again) == table(found) and len(list((out / "trials").iterdir())) == trained
+    more = tune(recipe, SPACE, out, trials=8, best=0, quiet=True)
+    assert table(more)[:7] == table(found) and len(more.trials) == 8 and more.best is not None
+    with pytest.raises(RequestError, match=r"was begun with other settings: space.optimizer.lr was"):
+        tune(recipe, SPACE | {"optimizer.lr": [0.01, 0.1]}, out, trials=8)
+    with pytest.raises(RequestError, match=r"recipe.training.epochs was 3, is 4"):
+        tune(tiny_recipe(training={"epochs": 4}), SPACE, out, trials=8)
+
+
+def test_training_from_rung_to_rung_gives_the_weights_of_training_at_once(tiny_recipe, tmp_path):
+    recipe = tiny_recipe()
+    dataset = load_dataset(recipe.data)
+    run, trainer, _, _ = begin(recipe, dataset, torch.device("cpu"), tmp_path / "whole", quiet=True)
+    trainer.checkpoint = run.checkpoint
+    whole = trainer.fit()
+    climbing, trainer, _, _ = begin(recipe, dataset, torch.device("cpu"), tmp_path / "rungs", quiet=True)
+    trainer.checkpoint = climbing.checkpoint
+    trainer.train_until(1)
+    assert trainer.at.epoch == 1 and climbing.checkpoint.is_file()
+    trainer.train_until(1)
+    assert trainer.at.epoch == 1
+    other, _ = reopen(climbing, dataset, quiet=True)
+    other.checkpoint = climbing.checkpoint
+    other.train_until(2)
+    assert other.at.epoch == 2
+    kept = other.fit()
+    assert [line["val"] for line in other.at.history] == [line["val"] for line in other.at.history]
+    assert kept.keys() == whole.keys() and all(torch.equal(kept[key], whole[key]) for key in whole)
+    for key, value in load_file(run.checkpoint).items():
+        assert torch.equal(value, load_file(climbing.checkpoint)[key]), key
+
+
+def start(recipe, out, *more):
+    """A tuning in a process of its own."""
+    files = {"recipe.yaml": recipe.to_yaml(), "space.yaml": json.dumps(SPACE)}
+    for name, text in files.items():
+        (out.parent / name).write_text(text)
+    paths = [str(out.parent / name) for name in files]
+    words = ["tune", paths[0], "--space", paths[1], "--out", str(out), *more]
+    return subprocess.Popen(
+        [sys.executable, "-m", "petriscope", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(path, process):
+    while not path.exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+def test_a_tuning_that_was_stopped_goes_on_as_if_it_had_not_been(tiny_recipe, tmp_path, end):
+    recipe, out = tiny_recipe(training={"epochs": 12}), tmp_path / "out"
+    process = start(recipe, out, "--trials", "3", "--best", "0", "--first-rung", "6")
+    wait_for(out / "trials" / "0001" / "checkpoint" / "state.safetensors", process)
+    process.send_signal(end)
+    _, said = process.communicate()
+    assert process.returncode == (130 if end == signal.SIGINT else -9)
+    if end == signal.SIGINT:
+        assert "the same command goes on: petriscope tune" in said and "--trials 3" in said
+    at = load_checkpoint(out / "trials" / "0001" / "checkpoint" / "state.safetensors")[1]["position"]
+    done, steps = 7 * at["epoch"] + at["batch"], []
+    assert done < 7 * 12
+    real = tuning.Trainer.train_step
+
+    def counted(self, images, targets):
+        steps.append(1)
+        return real(self, images, targets)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuning.Trainer, "train_step", counted)
+        found = tune(recipe, SPACE, out, trials=3, best=0, first_rung=6, quiet=True)
+    assert len(steps) == 7 * (found.trials[1].epochs + found.trials[2].epochs) - done, "no step is done twice"
+    whole = tune(recipe, SPACE, tmp_path / "whole", trials=3, best=0, first_rung=6, quiet=True)
+    assert table(found) == table(whole)
+    assert len(found.trials) == 3 and not (out / "trials" / "0003").exists()
+
+
+def test_two_processes_share_a_search(tiny_recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    recipe, out = tiny_recipe(training={"epochs": 6}), tmp_path / "out"
+    found = tune(recipe, SPACE, out, trials=6, best=0, jobs=2, quiet=True)
+    assert [each.number for each in found.trials] == list(range(6))
+    assert all(each.state in ("finished", "stopped") for each in found.trials)
+    assert all(len(Run(out / each.folder).history) == each.epochs for each in found.trials)
+    assert [path.read_text() for path in sorted(out.glob("worker-*.log"))] == ["", ""]
+
+
+def test_trials_that_cannot_be_trained_are_named_and_the_search_goes_on(tiny_recipe, tmp_path, capsys):
+    found = tune(
+        tiny_recipe(), {"optimizer.lr": [0.01, 1e30], "model.hidden": [4, 8]}, tmp_path / "out", trials=30, best=0
+    )
+    failed = [each for each in found.trials if each.state == "failed"]
+    assert failed and all("diverged" in each.failure for each in failed)
+    assert {each.drawn["optimizer.lr"] for each in failed} == {"1e+30"}
+    different = [each for each in found.trials if each.same_as is None]
+    assert 2 <= len(different) <= 4, "there are four recipes in this space"
+    assert any("could not be trained, the first, trial" in note for note in found.notes)
+    assert "cannot be trained: the" in capsys.readouterr().err
+
+
+def test_a_recipe_that_cannot_be_trained_ends_the_tuning(tiny_recipe, tmp_path):
+    with pytest.raises(RequestError, match="vgg needs images of 16x16 or more"):
+        tune(
+            tiny_recipe(model={"name": "vgg"}, data={"size": 4}),
+            {"optimizer.lr": {"low": 1e-3, "high": 0.1}},
+            tmp_path / "out",
+            trials=2,
+        )
+
+
+def test_what_is_wrong_is_said_before_anything_is_made(tiny_recipe, tmp_path):
+    recipe, out = tiny_recipe(), tmp_path / "out"
+    cases = [
+        ({"sampler": "tpee"}, "--sampler cannot be 'tpee'; did you mean tpe"),
+        ({"pruner": "x"}, "--pruner cannot be 'x'; known: halving"),
+        ({"trials": 0}, "trials must be at least 1"),
+        ({"minutes": 0.0}, "minutes must be more than 0"),
+        ({"first_rung": 3}, "must lie between 1 and the epochs of the recipe, 3"),
+        ({"space": {"optimizer.lrr": [1, 2]}}, "did you mean lr"),
+        ({"storage": "nonsense"}, "is no URL of a database"),
+    ]
+    for options, said in cases:
+        with pytest.raises(RequestError, match=said):
+            tune(recipe, **{"space": SPACE, "out": out, **options})
+    assert not out.exists()
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(RequestError, match="is not the folder of a tuning"):
+        tune(recipe, SPACE, out)
+
+
+def test_data_without_val_are_refused(tiny_recipe, tmp_path):
+    import numpy as np
+
+    with np.load(tiny_recipe().data.source) as arrays:
+        kept = {key: value for key, value in arrays.items() if key.startswith("train")}
+    np.savez(tmp_path / "one.npz", **kept)
+    recipe = tiny_recipe(data={"source": str(tmp_path / "one.npz"), "val_fraction": 0.0, "test_fraction": 0.0})
+    with pytest.raises(RequestError, match=r"tuning chooses by val, .* has none; set data.val_fraction"):
+        tune(recipe, SPACE, tmp_path / "out")
+
+
+def test_rungs_lie_within_a_training():
+    assert rungs_of(30, None, 3) == (4, 12) and rungs_of(27, None, 3) == (3, 9) and rungs_of(81, 1, 3) == (1, 3, 9, 27)
+    assert rungs_of(2, None, 3) == (1,) and rungs_of(1, None, 3) == ()
+
+
+def test_passwords_are_not_shown():
+    assert hide_password("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
+    assert hide_password("--trials") == "--trials" and hide_password("a://[") == "a://["
+
+
+def test_the_recipe_of_a_search_is_what_was_trained(tiny_recipe, tmp_path):
+    """What ``best.yaml`` says of the best trial is what its run has."""
+    found = tune(tiny_recipe(), SPACE, tmp_path / "out", trials=3, best=0, quiet=True)
+    best = found.best_trial
+    ours, theirs = load_recipe(tmp_path / "out" / "best.yaml"), Run(tmp_path / "out" / best.folder).recipe
+    same = {"name": "", "about": ""}
+    assert ours.model_copy(update=same) == theirs.model_copy(update=same)
+    assert with_values(ours, {"name": "x"}).name == "x"
+
+
+def test_a_recipe_that_diverges_is_a_trial_like_others(tiny_recipe, tmp_path):
+    recipe = tiny_recipe(optimizer={"name": "adamw", "lr": 1e30})
+    found = tune(recipe, {"optimizer.lr": [1e30, 0.01]}, tmp_path / "out", trials=4, best=1, seeds=1, quiet=True)
+    assert found.trials[0].state == "failed" and found.trials[0].start
+    assert [each.label for each in found.confirmed] == [found.best] and found.best.startswith("trial ")
+    assert any(note.startswith("With a fresh seed, the recipe, seed 1 could not be trained") for note in found.notes)
+    Page((tmp_path / "out" / "tuning.html").read_text()).check_self_contained()
