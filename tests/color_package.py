@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from petriscope.inference.package import ARRAYS, LIMITS, MANIFEST, MODEL, Coverage, ErrorRate, Input, Manifest, digest
+from petriscope.inference.package import CLASSIFIER as CLASSIFIER_OUTPUTS
+from petriscope.inference.package import SEGMENTER as SEGMENTER_OUTPUTS
 from petriscope.trust.state import TENSORS
-from petriscope.trust.two_sample import Likeness, traits_of
+from petriscope.trust.two_sample import KINDS, Likeness, traits_of
 
 CLASSES = ("red", "green", "blue, or so")
 SIDE = (10, 12)
@@ -112,30 +115,39 @@ def write_package(folder: Path, dense: bool = False, **changes: Any) -> Path:
 
     (folder / "tests").mkdir(parents=True)
     onnx.save(parser.parse_model(SEGMENTER if dense else CLASSIFIER), folder / "model.onnx")
-    if not dense:
-        np.savez(folder / "arrays.npz", **_val(folder))
+    arrays = {LIMITS: np.zeros((0, 3))} if dense else {LIMITS: np.full((2, 3), 0.9), **_val(folder)}
+    np.savez(folder / ARRAYS, **arrays)
     some = images(6)
     for number, image in enumerate(some):
         (folder / "tests" / f"{number}.png").write_bytes(png(image))
     names = np.array([f"{number}.png" for number in range(6)])
     key, answers = ("classes", some.argmax(3).astype(np.uint8)) if dense else ("label", some.mean((1, 2)).argmax(1))
     np.savez(folder / "tests" / "vectors.npz", names=names, **{key: answers})
-    rates = [
-        {"max_error": rate, "threshold": threshold, "notes": [f"a note on {100 * rate:g} %"]}
+    rates = tuple(
+        ErrorRate(rate, threshold, 100, 0, 0.05, (f"a note on {100 * rate:g} %",))
         for rate, threshold in zip(RATES, THRESHOLDS, strict=True)
-    ]
-    manifest = {
-        "name": "colors",
-        "created": "2026-01-01T00:00:00+00:00",
-        "task": "segmentation" if dense else "classification",
-        "classes": CLASSES,
-        "fingerprint": "0123456789abcdef",
-        "precision": "fp32",
-        "tta": "none",
-        "input": {"height": SIDE[0], "width": SIDE[1], "channels": 3, "filter": "bilinear", "bits": 16, "scale": None},
-        "error_rates": [] if dense else rates,
-        "coverages": [] if dense else [{"coverage": level, "notes": []} for level in (0.9, 0.95)],
-        **changes,
-    }
-    (folder / "package.json").write_text(json.dumps(manifest))
+    )
+    likeness = {name: f"{TENSORS}likeness/{name}" for name in KINDS if f"{TENSORS}likeness/{name}" in arrays}
+    manifest = Manifest(
+        name="colors",
+        created="2026-01-01T00:00:00+00:00",
+        task="segmentation" if dense else "classification",
+        classes=CLASSES,
+        input=Input(*SIDE, 3, "bilinear", 16, False),
+        precision="fp32",
+        tta="none",
+        temperature=1.0,
+        outputs=SEGMENTER_OUTPUTS if dense else CLASSIFIER_OUTPUTS,
+        error_rates=() if dense else rates,
+        coverages=() if dense else (Coverage(0.9), Coverage(0.95)),
+        recipe={"model": {"name": "colors"}},
+        trust={"references": {}, "detector": None, "likeness": likeness or None},
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+        versions={},
+        fingerprint="0123456789abcdef",
+        files={name: digest(folder / name) for name in (MODEL, ARRAYS)},
+    )
+    tree = {**manifest.as_json(), **changes}
+    (folder / MANIFEST).write_text(json.dumps(tree))
     return folder

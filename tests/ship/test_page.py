@@ -417,9 +417,17 @@ def test_a_page_has_all_that_it_needs(tmp_path, stand_in, dense):
 
 def test_what_a_page_cannot_do_is_refused(tmp_path, stand_in):
     pytest.importorskip("onnx")
-    shape = {"height": 10, "width": 12, "channels": 3, "filter": "bilinear", "bits": 16, "scale": "0.1um"}
-    for changes, words in (({"input": shape}, "data.scale 0.1um"), ({"task": "multilabel"}, "the task multilabel")):
-        package = color_package.write_package(tmp_path / words, **changes)
+    scaled = {
+        "height": 10,
+        "width": 12,
+        "channels": 3,
+        "filter": "bilinear",
+        "bits": 16,
+        "gray": False,
+        "scale": "0.1um",
+    }
+    for changes, words in (({"input": scaled}, "data.scale 0.1um"), ({"task": "multilabel"}, "the task multilabel")):
+        package = color_package.write_package(tmp_path / next(iter(changes)), **changes)
         with pytest.raises(RequestError, match=words):
             page.write_page(package, tmp_path / "page.html", stand_in)
     (package / "package.json").write_text('{"name": 1}')

@@ -320,6 +320,21 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             return {name: found[name] for name in found.files}
 
 
+def likeness_of(manifest: Manifest, arrays: Mapping[str, np.ndarray]) -> Likeness | None:
+    """What images of val are like; None if a package does not say.
+
+    Raises:
+        KeyError, ValueError: an array is missing, or they are inconsistent.
+    """
+    places = manifest.trust.get("likeness")
+    if places is None:
+        return None
+    found = Likeness.of({name: arrays[place] for name, place in places.items()})
+    if not found.sound(len(manifest.classes)):
+        raise ValueError("the arrays that say what images of val are like are inconsistent")
+    return found
+
+
 class Package:
     """An opened package, which predicts image files like a `petriscope.inference.predictor.Predictor`.
 
@@ -346,7 +361,7 @@ class Package:
             self.limits = self.arrays[LIMITS]
             if self.limits.shape != (len(self.manifest.coverages), len(self.classes)):
                 raise ValueError("the limits of prediction sets do not fit the classes")
-            self.exposure, self.likeness = self._exposure(), self._likeness()
+            self.exposure, self.likeness = self._exposure(), likeness_of(self.manifest, self.arrays)
         self._session = _session(self.folder / MODEL, threads)
         found = tuple(each.name for each in self._session.get_outputs())
         if found != self.manifest.outputs:
@@ -370,15 +385,6 @@ class Package:
     def _exposure(self) -> Exposure | None:
         seen = {name.removeprefix(SEEN): array for name, array in self.arrays.items() if name.startswith(SEEN)}
         return Exposure.from_arrays(seen) if seen else None
-
-    def _likeness(self) -> Likeness | None:
-        places = self.manifest.trust.get("likeness")
-        if places is None:
-            return None
-        found = Likeness.of({name: self.arrays[place] for name, place in places.items()})
-        if not found.sound(len(self.classes)):
-            raise ValueError("the arrays that say what images of val are like are inconsistent")
-        return found
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """All outputs of the model by name.

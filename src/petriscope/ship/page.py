@@ -11,23 +11,30 @@ import gzip
 import json
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from hashlib import sha256 as hashed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
 from petriscope.core.drawing import class_colors
 from petriscope.core.errors import DataError, RequestError
 from petriscope.core.files import parse_json, parsing, read_text, write_text
-from petriscope.data.decode import Filter
+from petriscope.inference.package import (
+    ARRAYS,
+    MANIFEST,
+    MODEL,
+    TESTS,
+    Manifest,
+    likeness_of,
+    read_arrays,
+)
+from petriscope.inference.verification import VECTORS
 from petriscope.models import ENSEMBLE
 from petriscope.trust.abstention import NO_CLASS, NOT_SURE, UNCLAIMED
-from petriscope.trust.state import TENSORS
-from petriscope.trust.two_sample import KINDS, Likeness
+from petriscope.trust.two_sample import Likeness
 from petriscope.trust.verdict import WITHDRAWN, remedy
 
 if TYPE_CHECKING:
@@ -82,60 +89,6 @@ UNTESTED = (
 )
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class Input(_Part):
-    """The images that a model takes."""
-
-    height: int = Field(gt=0)
-    width: int = Field(gt=0)
-    channels: int
-    filter: Filter
-    bits: int
-    scale: float | str | None = None
-
-
-class ErrorRate(_Part):
-    """An error rate on offer, with the uncertainty up to which images are answered; None: val does not support one."""
-
-    max_error: float
-    threshold: float | None = None
-    notes: tuple[str, ...] = ()
-
-
-class Coverage(_Part):
-    """A coverage of prediction sets on offer."""
-
-    coverage: float
-    notes: tuple[str, ...] = ()
-
-
-class _Model(_Part):
-    name: str = ""
-
-
-class _Recipe(_Part):
-    model: _Model = _Model()
-
-
-class Manifest(_Part):
-    """What the page needs of ``package.json``."""
-
-    name: str
-    created: str
-    task: str
-    classes: tuple[str, ...]
-    fingerprint: str
-    precision: str
-    tta: str
-    input: Input
-    error_rates: tuple[ErrorRate, ...] = ()
-    coverages: tuple[Coverage, ...] = ()
-    recipe: _Recipe = _Recipe()
-
-
 @dataclass(frozen=True)
 class Test:
     """A test image, in its file's bytes, and its class; for masks, the share of each class."""
@@ -171,22 +124,22 @@ def write_page(package: Path, out: Path, runtime: Path | None = None) -> None:
         RequestError: the package has what a page cannot do, or onnxruntime-web is not there.
         PetriscopeError: the disk is full or read-only.
     """
-    path = package / "package.json"
-    with parsing(path, "export the run again"):
-        manifest = Manifest.model_validate(parse_json(read_text(path, MOST_TESTS, "the manifest")))
+    manifest = Manifest.read(package / MANIFEST)
     _refuse(manifest)
-    model = package / "model.onnx"
+    model = package / MODEL
     if (size := model.stat().st_size) > MOST_MODEL:
         raise RequestError(
             f"a page holds a model of at most {MOST_MODEL // 1_000_000} MB, and this one has {size / 1e6:,.0f} MB; "
             "export it with --format onnx, or with --precision int8"
         )
+    with parsing(package / ARRAYS, "export the run again"):
+        likeness = likeness_of(manifest, read_arrays(package / ARRAYS))
     files = read_runtime(find_runtime(runtime))
     parts = {"runtime": files[CODE], "wasm": files[WASM], "model": model.read_bytes()}
     carried = Carried(
         {name: _packed(content) for name, content in parts.items()},
-        read_tests(package / "tests", manifest),
-        None if manifest.task == "segmentation" else read_likeness(package / "arrays.npz", len(manifest.classes)),
+        read_tests(package / TESTS, manifest),
+        likeness,
     )
     write_text(out, _html(manifest, carried))
 
@@ -266,9 +219,7 @@ def read_tests(folder: Path, manifest: Manifest) -> list[Test]:
 
     ``vectors.npz`` has the names of the image files in ``names`` and what the run answers on them in ``label`` or ``classes``.
     """
-    vectors = folder / "vectors.npz"
-    if not vectors.is_file():
-        return []
+    vectors = folder / VECTORS
     with parsing(vectors, "export the run again"), np.load(vectors, allow_pickle=False) as arrays:
         key = "classes" if manifest.task == "segmentation" else "label"
         if "names" not in arrays or key not in arrays:
@@ -286,19 +237,6 @@ def read_tests(folder: Path, manifest: Manifest) -> list[Test]:
         expected = shares.tolist() if manifest.task == "segmentation" else int(answer)
         out.append(Test(name, path.read_bytes(), expected))
     return out
-
-
-def read_likeness(path: Path, classes: int) -> Likeness | None:
-    """What images of val are like, from the arrays of a package; None if it does not say."""
-    if not path.is_file():
-        return None
-    with parsing(path, "export the run again"), np.load(path, allow_pickle=False) as arrays:
-        names = {name: f"{TENSORS}likeness/{name}" for name in KINDS}
-        found = {name: arrays[key].astype(KINDS[name]) for name, key in names.items() if key in arrays}
-        likeness = Likeness.of(found) if found else None
-        if likeness is not None and not likeness.sound(classes):
-            raise ValueError("the arrays that say what images of val are like are inconsistent")
-        return likeness
 
 
 def carried_likeness(likeness: Likeness) -> dict[str, Any]:
@@ -366,9 +304,9 @@ def _about(manifest: Manifest, carried: Carried) -> dict[str, Any]:
         "name": manifest.name,
         "task": manifest.task,
         "classes": manifest.classes,
-        "input": {**manifest.input.model_dump(), "columns_first": columns_first()},
-        "error_rates": [each.model_dump() for each in manifest.error_rates],
-        "coverages": [each.model_dump() for each in manifest.coverages],
+        "input": {**asdict(manifest.input), "columns_first": columns_first()},
+        "error_rates": [asdict(each) for each in manifest.error_rates],
+        "coverages": [asdict(each) for each in manifest.coverages],
         "colors": class_colors(len(manifest.classes)).tolist(),
         "suffixes": SUFFIXES,
         "likeness": None if carried.likeness is None else carried_likeness(carried.likeness),
@@ -378,7 +316,7 @@ def _about(manifest: Manifest, carried: Carried) -> dict[str, Any]:
             "unclaimed": UNCLAIMED,
             "withdrawn": WITHDRAWN,
             "claim": UNTESTED if carried.likeness is None else CLAIM,
-            "remedy": remedy(adapts=manifest.recipe.model.name != ENSEMBLE),
+            "remedy": remedy(adapts=manifest.recipe["model"]["name"] != ENSEMBLE),
         },
         "tests": [
             {"name": test.name, "content": base64.b64encode(test.content).decode(), "expected": test.expected}
