@@ -22,7 +22,7 @@ from petriscope.run.folder import create_run
 from petriscope.run.trackers import TRACKERS, process
 from petriscope.run.trackers.base import Entry
 from petriscope.run.trackers.figures import confusion, sheet
-from petriscope.run.trackers.follow import Ending, Follower, follow, read_record
+from petriscope.run.trackers.follow import Ending, Follower, follow, read_record, said
 from tracker_readers import READERS, TensorBoard
 
 SETTINGS = {"training": {"epochs": 4}, "seed": 7, "augment": [{"name": "flip"}]}
@@ -192,19 +192,19 @@ def endings(*each):
 class TestFailures:
     def test_one_that_always_fails_says_so_once_and_what_to_do(self, run):
         finish(run)
-        said = []
+        heard = []
         follower = Follower(run, "mlflow", Fake(lambda *_: True))
-        assert not follow(follower, endings(None, None, None, Ending("finished")), said.append)
-        assert said[0] == "ConnectionError: begin is not possible"
-        assert len(said) == 2 and f"petriscope track {run.folder} --to mlflow" in said[1]
+        assert not follow(follower, endings(None, None, None, Ending("finished")), heard.append)
+        assert heard[0] == "ConnectionError: begin is not possible"
+        assert len(heard) == 2 and f"petriscope track {run.folder} --to mlflow" in heard[1]
 
     def test_one_that_fails_in_the_middle_gets_later_what_it_lacks(self, run):
         finish(run)
-        said, fake = [], Fake(lambda call, count: call == "log" and count in (1, 2))
-        assert follow(Follower(run, "mlflow", fake), endings(None, None, None, Ending("finished")), said.append)
+        heard, fake = [], Fake(lambda call, count: call == "log" and count in (1, 2))
+        assert follow(Follower(run, "mlflow", fake), endings(None, None, None, Ending("finished")), heard.append)
         assert [call[1] for call in fake.calls if call[0] == "log"] == [1, 2, 2, 2, 3, 4]
         assert [call[0] for call in fake.calls if call[0] != "log"] == ["begin", "deliver", "close"]
-        assert said == ["ConnectionError: log is not possible"]
+        assert heard == ["ConnectionError: log is not possible"]
 
     def test_one_that_cannot_take_the_files_is_closed_all_the_same(self, run):
         finish(run)
@@ -212,13 +212,16 @@ class TestFailures:
         assert not follow(Follower(run, "mlflow", fake), endings(Ending("finished")), lambda text: None)
         assert fake.calls[-1] == ("close", "finished")
 
+    def test_a_password_in_an_address_is_not_repeated(self):
+        assert said(OSError("http://me:secret@host:1/api is not there")) == "OSError: http://host:1/api is not there"
+
     def test_a_damaged_record_is_a_sentence(self, run):
         finish(run)
         (run.folder / "tracking").mkdir()
         (run.folder / "tracking" / "mlflow.json").write_text('{"id": 3')
-        said = []
-        assert not follow(Follower(run, "mlflow", Fake()), endings(Ending("finished")), said.append)
-        assert "mlflow.json is damaged" in said[0] and "the tracker gets a new run" in said[0]
+        heard = []
+        assert not follow(Follower(run, "mlflow", Fake()), endings(Ending("finished")), heard.append)
+        assert "mlflow.json is damaged" in heard[0] and "the tracker gets a new run" in heard[0]
 
     def test_a_replay_has_the_times_of_the_training(self, run):
         finish(run)

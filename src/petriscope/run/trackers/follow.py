@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -203,5 +204,6 @@ def follow(follower: Follower, ending: Callable[[float], Ending | None], warn: C
 
 
 def said(error: Exception) -> str:
-    """What an error says; its kind too, unless it is one of Petriscope's own sentences."""
-    return str(error) if isinstance(error, PetriscopeError) else f"{type(error).__name__}: {reason(error)}"
+    """What an error says, without passwords in addresses; its kind too, unless it is one of Petriscope's own sentences."""
+    text = str(error) if isinstance(error, PetriscopeError) else f"{type(error).__name__}: {reason(error)}"
+    return re.sub(r"://[^/\s]*@", "://", text)

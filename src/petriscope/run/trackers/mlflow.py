@@ -14,6 +14,12 @@ from petriscope.run.trackers.base import PROJECT, Entry, Outcome, Start, Status
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # what a laboratory does is told to its own store alone
+    # Who follows the run tries again anyway; MLflow alone would try for minutes before it says what is wrong.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds
+}
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 # Limits of MLflow, to which longer texts are cut: values of parameters and tags, names, and entries per call.
 LONGEST_PARAMETER, LONGEST_TAG, LONGEST_NAME, BATCH = 6000, 5000, 250, 100
@@ -30,9 +36,8 @@ class MLflowTracker:
         self.experiment = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or PROJECT
 
     def begin(self, start: Start, known: Entry | None) -> Entry:
-        os.environ.setdefault(
-            "MLFLOW_DISABLE_TELEMETRY", "true"
-        )  # what a laboratory does is told to its own store alone
+        for name, value in SETTINGS.items():
+            os.environ.setdefault(name, value)
         import mlflow
 
         given = os.environ.get("MLFLOW_TRACKING_URI")
