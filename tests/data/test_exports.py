@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from small_exports import CLASSES, HEIGHT, SPLITS, WIDTH, WRITERS, coco, make_ex
 from small_sources import load, save_image
 
 from petriscope.core.errors import DataError, RequestError
-from petriscope.core.recipe import CropSection
+from petriscope.core.recipe import CropSection, DataSection
+from petriscope.data import load_dataset
 from petriscope.data.background import background_colors
 from petriscope.data.sources.exports.crops import window
 from petriscope.data.sources.exports.outlines import inside_rings
@@ -485,3 +487,27 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "labels/s0.txt")
     with pytest.raises(DataError, match=r"1 annotation file that cannot be parsed .*no regular file"):
         load(tmp_path, crop=CROP)
+
+
+def test_crops_are_cut_from_the_upright_image(tmp_path: Path) -> None:
+    make_export(tmp_path / "plain", "coco", splits=False)
+    shutil.copytree(tmp_path / "plain", tmp_path / "turned")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    for path in (tmp_path / "turned/images").iterdir():
+        with Image.open(path) as image:
+            image.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+    plain, turned = (load(tmp_path / name, crop=CROP, size=16) for name in ("plain", "turned"))
+    assert plain.fingerprint == turned.fingerprint
+
+
+def test_domains_may_have_boxes_and_class_folders(tmp_path: Path) -> None:
+    make_export(tmp_path / "smear", "voc")
+    for number in range(6):
+        for label in CLASSES:
+            save_image(tmp_path / f"cells/{label}/{number}.png", pixels(number + 10)[:16, :16])
+    sources = {"smear": str(tmp_path / "smear"), "cells": str(tmp_path / "cells")}
+    data = load_dataset(DataSection.model_validate({"sources": sources, "crop": CROP, "size": 16}))
+    assert data.classes == tuple(sorted(CLASSES)) and sum(map(len, data.splits.values())) == 15 + 12
+    assert any("data.crop has no effect" in text and "cells" in text for text in data.warnings)
+    assert "smear/images/train/s0.png#0" in data.split("train").ids

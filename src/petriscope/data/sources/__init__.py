@@ -20,6 +20,7 @@ from petriscope.data.sources.exports.annotations import Export
 from petriscope.data.sources.listing import PACKED, TABLES, ImageFile
 from petriscope.data.sources.packed import is_archive
 from petriscope.data.sources.pairs import Pairs, find_pairs
+from petriscope.data.sources.spelling import spelled
 from petriscope.data.walk import Folder, LeftOut, walk
 
 NAMED = {
@@ -210,16 +211,17 @@ def _look(path: Path, section: DataSection, warnings: list[str]) -> Pairs | list
 
 
 def _found_around(path: Path) -> Found:
-    """The export in a file, with the folder of its images: that of the file, or else the one above."""
-    for folder in (path.absolute().parent, path.absolute().parent.parent):
+    """The export in a file, with the folder of its images: that of the file; or the one around, if that is called annotations or
+    the like and has no images."""
+    folder = path.parent.resolve()
+    path = folder / path.name
+    tree = walk(folder, LeftOut())
+    if not tree.count and spelled(folder.name).role == "masks":
+        folder = folder.parent
         tree = walk(folder, LeftOut())
-        if tree.count:
-            break
-    else:
-        raise DataError(
-            f"{path} is an export of a labelling tool, but there is no image in its folder or the one above"
-        )
-    export = find_export(tree, path.absolute().relative_to(folder).as_posix())
+    if not tree.count:
+        raise DataError(f"there is no image beside {path}, which is read as an export of a labelling tool")
+    export = find_export(tree, path.relative_to(folder).as_posix())
     assert export is not None  # or else it is refused
     return Found(tree, export)
 

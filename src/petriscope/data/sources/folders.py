@@ -27,6 +27,7 @@ from petriscope.data.sources.spelling import bare_stem, spelled, split_in, split
 from petriscope.data.walk import Folder, LeftOut, count_others, stem_of, suffix_of
 
 BOXES = (".txt", ".xml", ".json")  # files that other tools write boxes and outlines to
+TOOLS = ("COCO", "Pascal VOC", "YOLO", "LabelMe", "CVAT", "Label Studio")  # of which exports are read
 TABLE = "list the images in a table (CSV) with the columns path and label, and name that as the source"
 _WORD = re.compile(r"([^\W\d_]+)[ _.()-]*\d")  # the word before the number of a file
 
@@ -230,7 +231,9 @@ def _hints(tree: Folder) -> list[str]:
         for name in part.others:
             if suffix_of(name) in BOXES and (Path(name).stem in stems or (labels and not stems)):
                 kind = suffix_of(name)
-                out.append(f"{part.path} has {kind} files: boxes and outlines that other tools write are not read")
+                out.append(
+                    f"{part.path} has {kind} files: boxes and outlines are read from folders, as {', '.join(TOOLS)} export them"
+                )
                 break
     return out[:2]
 

@@ -16,11 +16,12 @@ from petriscope.data.sources.exports import coco, cvat, label_studio, labelme, v
 from petriscope.data.sources.exports.annotations import NOT_PARSED, Export, text_of
 from petriscope.data.sources.exports.safe_xml import parse_xml
 from petriscope.data.sources.exports.settle import settle
+from petriscope.data.sources.folders import TOOLS
 from petriscope.data.sources.listing import ImageFile
 from petriscope.data.walk import Folder, suffix_of
 
 SUFFIXES = (".json", ".xml", ".yaml", ".yml")  # of files that can be named as a source
-FORMATS = "COCO, Pascal VOC, YOLO, LabelMe, CVAT and Label Studio"
+FORMATS = ", ".join(TOOLS)
 JSON_BYTES = 2**29
 XML_BYTES = 2**28
 LOOKED_AT = 20  # files of a kind, to tell whether they are an export
@@ -101,15 +102,18 @@ def read_export(tree: Folder, export: Export, section: DataSection, warnings: li
     every = sum(len(scene.drawn) for scene in scenes)
     if section.crop is not None:
         if outlined:
-            warnings.append(_both(source, export.tool, "the boxes were cut out", "for masks, leave out data.crop"))
+            warnings.append(_both(source, export.tool, "the boxes were cut out", "For masks, leave out data.crop"))
         return read_crops(scenes, section, source, warnings)
     remedy = "cut out the objects, one image per box, with --set data.crop.margin=0.1"
     if not outlined:
         have = f"{every:,} boxes and no outlines" if every else "nothing drawn in its images"
-        raise DataError(f"{source} ({export.tool}) has {have}, and a model needs a label or a mask per image; {remedy}")
+        raise DataError(
+            f"{source} ({export.tool}) has {have}, and a model needs a label or a mask per image; {remedy}. "
+            "If its folders are classes, move the annotations out of it"
+        )
     if section.task == "classification":
         raise DataError(f"{source} ({export.tool}) has objects in images, and data.task is classification; {remedy}")
-    warnings.append(_both(source, export.tool, "the outlines became masks", f"to {remedy}"))
+    warnings.append(_both(source, export.tool, "the outlines became masks", f"To {remedy}"))
     return read_masks(scenes, export.classes, section, source, warnings)
 
 
@@ -122,7 +126,7 @@ def list_images(tree: Folder, export: Export, section: DataSection) -> list[Imag
 
 
 def _both(source: str, tool: str, done: str, other: str) -> str:
-    return f"{source} ({tool}) has outlines of objects; {done}, {other}"
+    return f"{source} ({tool}) has outlines of objects; {done}. {other}"
 
 
 def _read(parsed: Parsed, tree: Folder) -> Export:

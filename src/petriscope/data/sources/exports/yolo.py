@@ -62,6 +62,8 @@ def find_declared(tree: Folder, only: str | None = None) -> Declared | None:
         DataError: ``only`` declares no classes; or there are several declarations that differ.
     """
     found: list[Declared] = []
+    if only is None and not _has_labels(tree):
+        return None
     for folder in tree.all():
         for name in folder.others:
             if only not in (None, id := folder.id_of(name)):
@@ -73,7 +75,7 @@ def find_declared(tree: Folder, only: str | None = None) -> Declared | None:
                 found.append(Declared(id, dict(enumerate(text for line in lines if (text := tidy(line))))))
     found = [each for each in found if each.splits] or found
     found = [each for each in found if each.names]
-    if not found or (only is None and not _has_labels(tree)):
+    if not found:
         return None
     if any(each.names != found[0].names for each in found):
         raise DataError(
