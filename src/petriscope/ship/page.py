@@ -22,6 +22,7 @@ import numpy as np
 from petriscope.core.drawing import class_colors
 from petriscope.core.errors import DataError, RequestError
 from petriscope.core.files import parse_json, parsing, read_text, write_text
+from petriscope.core.results import CLASSIFICATION, SEGMENTATION
 from petriscope.inference.package import (
     ARRAYS,
     MANIFEST,
@@ -130,7 +131,7 @@ def write_page(package: Path, out: Path, runtime: Path | None = None) -> None:
     if (size := model.stat().st_size) > MOST_MODEL:
         raise RequestError(
             f"a page holds a model of at most {MOST_MODEL // 1_000_000} MB, and this one has {size / 1e6:,.0f} MB; "
-            "export it with --format onnx, or with --precision int8"
+            "export it with --format onnx, or train a smaller network"
         )
     with parsing(package / ARRAYS, "export the run again"):
         likeness = likeness_of(manifest, read_arrays(package / ARRAYS))
@@ -145,7 +146,7 @@ def write_page(package: Path, out: Path, runtime: Path | None = None) -> None:
 
 
 def _refuse(manifest: Manifest) -> None:
-    if manifest.task not in ("classification", "segmentation"):
+    if manifest.task not in (CLASSIFICATION, SEGMENTATION):
         raise RequestError(f"there is no page for the task {manifest.task}; export it with --format onnx")
     if manifest.input.scale is not None:
         raise RequestError(
@@ -220,21 +221,18 @@ def read_tests(folder: Path, manifest: Manifest) -> list[Test]:
     ``vectors.npz`` has the names of the image files in ``names`` and what the run answers on them in ``label`` or ``classes``.
     """
     vectors = folder / VECTORS
-    with parsing(vectors, "export the run again"), np.load(vectors, allow_pickle=False) as arrays:
-        key = "classes" if manifest.task == "segmentation" else "label"
-        if "names" not in arrays or key not in arrays:
-            return []
-        names, answers = [str(name) for name in arrays["names"]], arrays[key]
+    arrays = read_arrays(vectors)
+    names, answers = arrays["names"].tolist(), arrays["classes" if manifest.task == SEGMENTATION else "label"]
     out: list[Test] = []
     room = MOST_TESTS
-    for name, answer in zip(names, answers, strict=False):
+    for name, answer in zip(names, answers, strict=True):
         path = folder / name
         if path.parent != folder or not path.is_file():
             raise DataError(f"{vectors} names {name}, which is not beside it")
         if path.suffix.lower() not in SUFFIXES or (room := room - path.stat().st_size) < 0:
             continue
         shares = np.bincount(np.ravel(answer), minlength=len(manifest.classes)) / np.size(answer)
-        expected = shares.tolist() if manifest.task == "segmentation" else int(answer)
+        expected = shares.tolist() if manifest.task == SEGMENTATION else int(answer)
         out.append(Test(name, path.read_bytes(), expected))
     return out
 
@@ -278,7 +276,7 @@ def _html(manifest: Manifest, carried: Carried) -> str:
         .get_template("browser.html")
         .render(
             manifest=manifest,
-            dense=manifest.task == "segmentation",
+            dense=manifest.task == SEGMENTATION,
             about=Markup(json.dumps(_about(manifest, carried)).replace("<", "\\u003c")),
             parts=carried.parts,
             script=Markup(text),

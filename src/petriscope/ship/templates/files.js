@@ -41,7 +41,7 @@ async function decoded(bytes, bits) {
 function notesOf({ channels, data, opacity, frames }, input) {
   const notes = frames > 1 ? ["frames"] : [];
   if (opacity?.some((value) => value < 255)) notes.push(opacity.some((value) => value > 0) ? "transparent" : "blank");
-  if (input.channels === 1 && channels === 3 && isColored(data)) notes.push("color");
+  if (input.channels === 1 && !input.gray && channels === 3 && isColored(data)) notes.push("color");
   return notes;
 }
 
