@@ -511,3 +511,12 @@ def test_domains_may_have_boxes_and_class_folders(tmp_path: Path) -> None:
     assert data.classes == tuple(sorted(CLASSES)) and sum(map(len, data.splits.values())) == 15 + 12
     assert any("data.crop has no effect" in text and "cells" in text for text in data.warnings)
     assert "smear/images/train/s0.png#0" in data.split("train").ids
+
+
+def test_a_damaged_task_of_label_studio_is_one_record(tmp_path: Path) -> None:
+    make_export(tmp_path, "label studio", splits=False)
+    tasks = json.loads((tmp_path / "export.json").read_text())
+    put_json(tmp_path / "export.json", [7, {"data": 3}, *tasks])
+    with pytest.raises(DataError, match=r"2 records without what the format asks for \(export.json, task 0: 7\)"):
+        load(tmp_path, crop=CROP)
+    assert sum(map(len, load(tmp_path, crop=CROP, unreadable="skip").splits.values())) == 15

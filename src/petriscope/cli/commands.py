@@ -178,7 +178,10 @@ def audit(
             say(f"note: {note}")
         counts = ", ".join(f"{word} {count:,}" for word, count in summary["decisions"].items())
         say(f"of {summary['n']:,} images: {counts}; report: {folder / 'report.html'}")
-        say(f"to train with these decisions: {command('train', 'RECIPE', '--data', source, '--audit', folder)}")
+        settings = [word for each in set_ or [] for word in ("--set", each)]
+        say(
+            f"to train with these decisions: {command('train', 'RECIPE', '--data', source, '--audit', folder, *settings)}"
+        )
     if failing := [f"{name} {summary['findings'][name]:,}" for name in wanted if summary["findings"][name]]:
         raise PetriscopeError(f"the audit has findings named by --fail-on: {', '.join(failing)}; see {folder}")
 

@@ -113,7 +113,9 @@ def read_export(tree: Folder, export: Export, section: DataSection, warnings: li
         )
     if section.task == "classification":
         raise DataError(f"{source} ({export.tool}) has objects in images, and data.task is classification; {remedy}")
-    warnings.append(_both(source, export.tool, "the outlines became masks", f"To {remedy}"))
+    warnings.append(
+        _both(source, export.tool, "the outlines became masks", "To cut out objects: --set data.crop.margin=0.1")
+    )
     return read_masks(scenes, export.classes, section, source, warnings)
 
 

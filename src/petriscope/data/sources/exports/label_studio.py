@@ -27,12 +27,7 @@ KINDS = ("rectanglelabels", "polygonlabels", "ellipselabels")
 
 
 def is_label_studio(tree: Any) -> bool:
-    return (
-        isinstance(tree, list)
-        and bool(tree)
-        and all(isinstance(task, dict) and isinstance(task.get("data"), dict) for task in tree)
-        and any(isinstance(task.get("annotations"), list) for task in tree)
-    )
+    return isinstance(tree, list) and any(_is_task(task) and isinstance(task.get("annotations"), list) for task in tree)
 
 
 def read_label_studio(trees: Mapping[str, Any]) -> Export:
@@ -45,6 +40,9 @@ def read_label_studio(trees: Mapping[str, Any]) -> Export:
     for id, tree in trees.items():
         for place, task in enumerate(tree):
             where = f"{id}, task {place}"
+            if not _is_task(task):
+                out.fault(Fault(NOT_AS_FORMAT, shown(task)), where)
+                continue
             made = [each for each in _records(task.get("annotations")) if not each.get("was_cancelled")]
             if not made:
                 out.left_out.add("task{s} without annotations", where)
@@ -61,6 +59,10 @@ def read_label_studio(trees: Mapping[str, Any]) -> Export:
             "truth, or else the first, is read"
         )
     return out
+
+
+def _is_task(task: Any) -> bool:
+    return isinstance(task, dict) and isinstance(task.get("data"), dict)
 
 
 def _records(value: Any) -> list[dict[str, Any]]:
