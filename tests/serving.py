@@ -63,6 +63,7 @@ class Told:
 
     name, fingerprint, task, classes, shape = "told", "0" * 64, "classification", ("a", "b"), (SIDE, SIDE, 3)
     likeness, untested, max_errors, coverages = None, "there is nothing to compare with", (), ()
+    overlays = True
 
     def __init__(self, fails=False):
         self.go = threading.Event()

@@ -210,9 +210,11 @@ def test_where_the_model_looked(of_run):
 def test_a_package_cannot_show_where_it_looks(packed):
     async def ask():
         async with serving(open_model(str(packed))) as (client, _):
-            return await client.post("/overlay", files=form(png(blobs(1, 7)[0][0])))
+            refused = await client.post("/overlay", files=form(png(blobs(1, 7)[0][0])))
+            return refused, (await client.get("/models")).json()["models"][0]
 
-    refused = asyncio.run(ask())
+    refused, described = asyncio.run(ask())
+    assert not described["overlays"]
     assert refused.status_code == 422 and "cannot show where it looks" in refused.json()["error"]
 
 

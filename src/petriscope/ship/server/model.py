@@ -41,6 +41,10 @@ class FileModel:
         self.model, self.name, self.fingerprint, self.likeness = model, name, fingerprint, likeness
         self.classes, self.shape, self.adapts, self.show = model.classes, model.shape, adapts, show
 
+    @property
+    def overlays(self) -> bool:
+        return self.show is not None
+
     def decode(self, name: str, content: bytes) -> DecodedFile:
         return read_file(InMemory(name, content), self.model.shape, self.model.reading)[0]
 

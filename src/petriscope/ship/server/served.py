@@ -110,6 +110,7 @@ class Served(Protocol):
         likeness: what images of val are like; None: images cannot be compared with them.
         untested: why images cannot be compared with val, where ``likeness`` is None.
         max_errors, coverages: those that can be asked for.
+        overlays: whether it can show where it looked, or its mask.
     """
 
     name: str
@@ -121,6 +122,9 @@ class Served(Protocol):
     untested: str
     max_errors: tuple[float, ...]
     coverages: tuple[float, ...]
+
+    @property
+    def overlays(self) -> bool: ...
 
     def decode(self, name: str, content: bytes) -> DecodedFile:
         """An image file in the shape of the model.

@@ -97,6 +97,7 @@ class Described(BaseModel):
     Args:
         shape: height, width and channels that images are brought to.
         max_errors, coverages: that can be asked for; other values between 0 and 1 can be, too.
+        overlays: whether `POST /overlay` can show where it looked, or its mask.
         guarantee: null for models that guarantee nothing.
     """
 
@@ -107,6 +108,7 @@ class Described(BaseModel):
     shape: tuple[int, int, int]
     max_errors: list[float]
     coverages: list[float]
+    overlays: bool
     guarantee: Guarantee | None
 
 
@@ -361,6 +363,7 @@ def _described(lane: Lane) -> Described:
         shape=served.shape,
         max_errors=list(served.max_errors),
         coverages=list(served.coverages),
+        overlays=served.overlays,
         guarantee=lane.state().describe(served, without_guarantee=False) if served.max_errors else None,
     )
 
