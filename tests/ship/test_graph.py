@@ -26,6 +26,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 SIMPLE = Part(name="simple-cnn", widths=[4, 8, 8], hidden=8, norm="batch")
 SE = Part(name="se-cnn", widths=[8, 16], depths=[1, 1])
+UNET = Part(name="unet", widths=[4, 8, 8])
 D4 = Part(name="d4-resnet", widths=[8, 16], depths=[1, 1])
 
 
@@ -109,7 +110,7 @@ def test_what_sets_of_images_are_compared_by_is_the_same(pair, count):
 
 
 SEGMENTERS = {
-    "symmetries": (Part(name="unet", widths=[4, 8, 8]), (30, 30, 3), "evaluation.tta=d4"),
+    "symmetries": (UNET, (30, 30, 3), "evaluation.tta=d4"),
     "crops, gray": (
         Part(name="dual-unet", widths=[4, 8, 8], rates=[2, 4], micro_widths=[4, 8]),
         (32, 40, 1),
@@ -152,9 +153,47 @@ def test_why_a_network_cannot_be_written_is_said(tmp_path, capfd):
 
 
 def test_writing_is_quiet_and_leaves_no_path_of_this_machine(tmp_path, capfd, recwarn):
-    write_graph(Graph(unfitted(SIMPLE, (16, 16, 3))), tmp_path / "model.onnx")
+    write_graph(Graph(unfitted(UNET, (16, 16, 3))), tmp_path / "model.onnx")
     assert capfd.readouterr() == ("", "")
     assert not list(recwarn)
     assert b"/petriscope/" not in (tmp_path / "model.onnx").read_bytes()
     names = [node.name for node in onnx.load(tmp_path / "model.onnx").graph.node]
     assert {name for name in names if "Conv" in name} == {name for name in names if name.startswith(f"{NETWORK}Conv")}
+
+
+OTHERS = {  # networks that no test above has; those of timm and segmentation_models_pytorch take minutes
+    "custom-cnn": {"widths": [4, 8, 8]},
+    "quiz-dnn": {},
+    "vgg": {"widths": [4, 8, 8, 16], "hidden": 16},
+    "autoencoder": {"widths": [4, 8, 8], "hidden": 8},
+    "inception": {"width": 0.1},
+    "attention-unet": {"widths": [4, 8, 8]},
+}
+
+
+class Several(nn.Module):
+    """Networks in one graph, because a graph takes long to write."""
+
+    shape, outputs = (32, 32, 3), tuple(OTHERS)
+
+    def __init__(self) -> None:
+        super().__init__()
+        made = [unfitted(Part(name=name, **options), self.shape).model for name, options in OTHERS.items()]
+        self.networks = nn.ModuleList(made).eval()
+
+    def forward(self, pixels):
+        normalized = pixels.permute(0, 3, 1, 2).float() / 255
+        return tuple(network(normalized) for network in self.networks)
+
+
+def test_networks_of_the_catalogue_give_the_same_logits(tmp_path):
+    networks = Several().eval()
+    write_graph(networks, tmp_path / "model.onnx")
+    onnx_session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    for count in (1, 2, 7):
+        pixels = images(count, networks.shape, count)
+        with torch.no_grad():
+            expected = networks(torch.from_numpy(pixels))
+        found = answers(onnx_session, pixels)
+        for name, logits in zip(OTHERS, expected, strict=True):
+            np.testing.assert_allclose(found[name], logits, rtol=1e-4, atol=1e-4, err_msg=name)

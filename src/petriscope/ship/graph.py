@@ -282,7 +282,7 @@ def write_graph(graph: Graph, path: Path) -> None:
         PetriscopeError: the network does something that cannot be written as ONNX; or the disk is full or read-only.
     """
     example = (torch.zeros((2, *graph.shape), dtype=torch.uint8),)
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet():
         graph(*example)  # constants that are made on first use are made here, and not while operations are recorded
         try:
             recorded = torch.export.export(graph, example, dynamic_shapes=({0: torch.export.Dim("N")},), strict=False)
@@ -302,24 +302,22 @@ def write_graph(graph: Graph, path: Path) -> None:
     if program is None:
         raise PetriscopeError("torch wrote no ONNX graph of this network and gave no reason")
     _name_parts(program.model.graph)
+    _pool(program.model.graph)
     with atomic(path) as temporary:
         program.save(temporary, external_data=False)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Within, the exporter's warnings and prints, which are about its own code, are not shown."""
-    loggers = [logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
+def quiet() -> Iterator[None]:
+    """Within, warnings and prints of exporters, which are about their own code, are not shown."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
         with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)
 
 
 def _reason(error: BaseException) -> str:
@@ -340,3 +338,15 @@ def _name_parts(graph: Any) -> None:
     for value in (*graph.inputs, *graph.initializers.values(), *(out for node in graph for out in node.outputs)):
         value.metadata_props.clear()
         value.doc_string = None
+
+
+def _pool(graph: Any) -> None:
+    """Means over all places as pooling, which is the same: onnxruntime keeps the memory layout of its convolutions through it."""
+    for node in graph:
+        if node.op_type != "ReduceMean" or not node.name.startswith(NETWORK) or len(node.inputs) != 2:
+            continue
+        axes, kept = node.inputs[1].const_value, node.attributes.get("keepdims")
+        if axes is not None and axes.numpy().tolist() in ([2, 3], [-2, -1]) and (kept is None or kept.value == 1):
+            node.op_type = "GlobalAveragePool"
+            node.resize_inputs(1)
+            node.attributes.clear()
