@@ -84,12 +84,100 @@ def write_tar(folder: Path, name: str = "set.tar") -> str:
     return str(folder / name)
 
 
-PATHS = {"ids": IDS, "group": r"(slide\d)"}
+def write_shards(folder: Path, label: str = "cls", names: bool = True) -> str:
+    """Two shards per split, by webdataset."""
+    import webdataset
+
+    images = pixels()
+    home = folder / "shards"
+    home.mkdir()
+    for split in ("train", "val", "test"):
+        with webdataset.ShardWriter(f"{home}/{split}-%06d.tar", maxcount=2, verbose=0) as writer:
+            for n in [n for n in range(12) if SPLITS[n] == split]:
+                about = {"slide": GROUPS[n], "day": n, "label": LABELS[n]}
+                sample = {"__key__": f"{split}{n:02d}", "png": images[n], "json": about}
+                if label == "json":
+                    writer.write(sample)
+                elif label == "txt":
+                    writer.write({**sample, "json": {"slide": GROUPS[n]}, "txt": LABELS[n]})
+                else:
+                    writer.write({**sample, "cls": int(LABELS[n] == "dog")})
+    if names and label == "cls":
+        (home / "classes.txt").write_text("cat\ndog\n")
+    return str(home)
+
+
+def write_one_shard(folder: Path) -> str:
+    import webdataset
+
+    with webdataset.TarWriter(str(folder / "train.tar")) as writer:
+        for n, image in enumerate(pixels()):
+            writer.write({"__key__": f"{n:02d}", "png": image, "cls": int(LABELS[n] == "dog")})
+    return str(folder / "train.tar")
+
+
+SHARD_IDS = tuple(f"{SPLITS[n]}{n:02d}.png" for n in range(12))
+
+
+def write_hub(folder: Path, rows: int = 3) -> str:
+    """Parquet files as the Hugging Face hub has them, by pyarrow."""
+    import json
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (folder / "hub/data").mkdir(parents=True)
+    (folder / "hub/README.md").write_text("x")
+    names = {"image": {"_type": "Image"}, "label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
+    noted = {b"huggingface": json.dumps({"info": {"features": names}}).encode()}
+    images = [png(image) for image in pixels()]
+    for split in ("train", "val", "test"):
+        chosen = [n for n in range(12) if SPLITS[n] == split]
+        table = pa.table(
+            {
+                "image": pa.array(
+                    [{"bytes": images[n], "path": f"{n:02d}.png"} for n in chosen],
+                    pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
+                ),
+                "label": pa.array([int(LABELS[n] == "dog") for n in chosen], pa.int64()),
+                "slide": [GROUPS[n] for n in chosen],
+            }
+        ).replace_schema_metadata(noted)
+        where = f"data/{split if split != 'val' else 'validation'}-00000-of-00001.parquet"
+        pq.write_table(table, folder / "hub" / where, row_group_size=rows)
+    return str(folder / "hub")
+
+
+def write_pandas_parquet(folder: Path) -> str:
+    """One file with binary images, names as labels and columns for splits and groups, by pandas."""
+    import pandas as pd
+
+    images = [png(image) for image in pixels()]
+    frame = pd.DataFrame({"image": images, "label": LABELS, "split": SPLITS, "group": GROUPS})
+    frame.to_parquet(folder / "cells.parquet")
+    return str(folder / "cells.parquet")
+
+
+PATHS: dict[str, Any] = {"ids": IDS, "group": r"(slide\d)"}
 FORMATS: dict[str, Format] = {
     "folder": Format(write_folder, "set/" + IDS[0], **PATHS),
     "zip": Format(write_zip, "set.zip", **PATHS),
     "tar": Format(write_tar, "set.tar", **PATHS),
     "tar.gz": Format(lambda folder: write_tar(folder, "set.tar.gz"), "set.tar.gz", **PATHS),
+    "webdataset": Format(write_shards, "shards/train-000001.tar", ("webdataset",), SHARD_IDS, group="slide"),
+    "webdataset json": Format(
+        lambda folder: write_shards(folder, "json"), "shards/val-000000.tar", ("webdataset",), SHARD_IDS, group="slide"
+    ),
+    "webdataset txt": Format(
+        lambda folder: write_shards(folder, "txt"), "shards/val-000000.tar", ("webdataset",), SHARD_IDS, group="slide"
+    ),
+    "hub": Format(
+        write_hub,
+        "hub/data/train-00000-of-00001.parquet",
+        ids=tuple(f"{n:02d}.png" for n in range(12)),
+        group="slide",
+    ),
+    "parquet of images": Format(write_pandas_parquet, "cells.parquet"),
     "tgz": Format(lambda folder: write_tar(folder, "set.tgz"), "set.tgz", **PATHS),
 }
 

@@ -111,6 +111,10 @@ class DataSection(Section):
     filter: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"] = "bilinear"
     channels: Literal["auto", "gray", "rgb"] = "auto"
     bits: Annotated[int, Field(ge=8, le=16)] = 16  # significant bits of images stored with 16
+    # Where a source has them: a column, an array, a suffix in a sample of a WebDataset or a field of its JSON; null: found.
+    image: str | None = None
+    label: str | None = None
+    layout: Literal["auto", "channels-first", "channels-last"] = "auto"  # of arrays in HDF5 and Zarr
     classes: tuple[str, ...] | None = None  # names, where the source brings only numbers; or its names in another order
     val_fraction: Fraction = 0.15
     test_fraction: Fraction = 0.15

@@ -23,6 +23,7 @@ from petriscope.data import Dataset, ImageSet
 from petriscope.data.batches import Batches
 from petriscope.data.normalization import mean_and_std
 from petriscope.data.sources import NAMED
+from petriscope.data.sources.webdataset import is_pattern
 from petriscope.models import MODELS, build_model, sized_options, sketch_model
 from petriscope.models.cost import memory, parameters
 from petriscope.training.finetune import Plan
@@ -64,7 +65,9 @@ def absolute_paths(recipe: Recipe) -> Recipe:
         return str(path.resolve()) if path.exists() else text
 
     def place(source: str) -> str:
-        return source if source.partition(":")[0] in NAMED else absolute(source)  # even if a folder has the same name
+        if source.partition(":")[0] in NAMED:  # even if a folder has the same name
+            return source
+        return str(user_path(source).absolute()) if is_pattern(source) else absolute(source)
 
     changes: dict[str, Any] = {}
     if recipe.data.source is not None:

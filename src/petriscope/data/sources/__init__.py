@@ -13,7 +13,7 @@ from petriscope.core.files import user_path
 from petriscope.core.recipe import DataSection
 from petriscope.data.decode import SUFFIXES
 from petriscope.data.imageset import SPLITS, ImageSet
-from petriscope.data.sources import medmnist
+from petriscope.data.sources import medmnist, parquet_images, webdataset
 from petriscope.data.sources.exports import FORMATS, damaged_files, find_export, list_images, read_export
 from petriscope.data.sources.exports import SUFFIXES as EXPORTED
 from petriscope.data.sources.exports.annotations import Export
@@ -135,14 +135,22 @@ def list_files(source: str, section: DataSection) -> list[ImageFile]:
         found = [] if is_batches else _look(path, section, [])
         if isinstance(found, Found):
             return list_images(found.tree, found.export, section)
+        if isinstance(found, Stored):
+            return []
         return found.files if isinstance(found, Pairs) else found
     if path.is_file() and is_archive(path):
-        return _module("archives").look(path, []).files
-    return _module("tables").list_files(path) if path.suffix.lower() in TABLES else []
+        return _module("archives").list_files(path)
+    if path.suffix.lower() not in TABLES or (
+        path.suffix.lower() in parquet_images.SUFFIXES and parquet_images.holds_images(path, section)
+    ):
+        return []
+    return _module("tables").list_files(path)
 
 
 def _read_path(source: str, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
     path = user_path(source)
+    if webdataset.is_pattern(source):
+        return webdataset.read(webdataset.expand(source), source, section, warnings)
     if not path.exists():
         looked = "" if path.is_absolute() else f", looked for from the current folder, {Path.cwd()}"
         raise MissingSource(
@@ -156,12 +164,17 @@ def _read_path(source: str, section: DataSection, warnings: list[str]) -> dict[s
         found = _look(path, section, warnings)
         if isinstance(found, Found):
             return read_export(found.tree, found.export, section, warnings)
+        if isinstance(found, Stored):
+            sets: dict[str, ImageSet] = _module(found.module).read(found.files, source, section, warnings, path)
+            return sets
         kind = "mask_folders" if isinstance(found, Pairs) else "folders"
         return _module(kind).read(path, found, section, warnings)
     if not path.is_file():  # a named pipe would be waited for without end
         raise RequestError(f"{source} is neither a file nor a folder.\nA source is {KINDS}.")
     if path.suffix.lower() in (".npz", ".npy"):
         return _module("npz").read(path, section, warnings)
+    if path.suffix.lower() in parquet_images.SUFFIXES and parquet_images.holds_images(path, section):
+        return parquet_images.read([path], source, section, warnings)
     if path.suffix.lower() in TABLES:
         return _module("tables").read(path, section, warnings)
     if path.suffix.lower() in EXPORTED:
@@ -188,7 +201,32 @@ class Found:
     export: Export
 
 
-def _look(path: Path, section: DataSection, warnings: list[str]) -> Pairs | list[ImageFile] | Found:
+@dataclass(frozen=True)
+class Stored:
+    """A folder with files that images are stored in.
+
+    Args:
+        module: that reads them.
+        files: with images.
+    """
+
+    module: str
+    files: list[Path]
+
+
+def _stored(tree: Folder, left_out: LeftOut) -> Stored | None:
+    """The files that images are stored in, if a folder has some and no image files."""
+    names = [name.lower() for part in tree.all() for name in part.others]
+    if tree.count:
+        return None
+    if any(name.endswith(webdataset.SHARDS) for name in names):
+        return Stored("webdataset", webdataset.find_shards(tree, left_out))
+    if any(name.endswith(parquet_images.SUFFIXES) for name in names):
+        return Stored("parquet_images", parquet_images.find_tables(tree, left_out))
+    return None
+
+
+def _look(path: Path, section: DataSection, warnings: list[str]) -> Pairs | list[ImageFile] | Found | Stored:
     """The images of a folder, with their masks, what was drawn in them, or their classes. A file that is named is an export.
 
     An export is looked for before class folders, since its images may lie in folders that are no classes; but after mask files,
@@ -198,6 +236,9 @@ def _look(path: Path, section: DataSection, warnings: list[str]) -> Pairs | list
         return _found_around(path)
     left_out, notes = LeftOut(), list[str]()
     tree = walk(path, left_out)
+    if (stored := _stored(tree, left_out)) is not None:
+        warnings += left_out.sentences(path)
+        return stored
     pairs = find_pairs(tree, left_out, notes) if section.crop is None else None
     if pairs is None and (export := find_export(tree)) is not None:
         warnings += left_out.sentences(path)

@@ -9,9 +9,9 @@ from petriscope.core.errors import DataError
 from petriscope.core.files import parsing
 from petriscope.core.recipe import DataSection
 from petriscope.data.imageset import ImageSet
-from petriscope.data.sources import folders
+from petriscope.data.sources import folders, webdataset
 from petriscope.data.sources.listing import ImageFile
-from petriscope.data.sources.packed import Archive, Members
+from petriscope.data.sources.packed import Archive, Members, open_archive
 from petriscope.data.sources.pairs import find_pairs
 from petriscope.data.walk import LeftOut, tree_of
 
@@ -29,13 +29,18 @@ class Found:
     members: Members
 
 
-def look(path: Path, warnings: list[str]) -> Found:
-    """The images of an archive of class folders, readable or not.
+def list_files(path: Path) -> list[ImageFile]:
+    """The images of an archive of class folders, readable or not; none if it is a shard of a WebDataset."""
+    archive = open_archive(path)
+    return [] if _is_dataset(archive) else _look(archive, []).files
 
-    Raises:
-        DataError: as `Archive` and `petriscope.data.sources.folders.find_images`.
-    """
-    archive = Archive(path)
+
+def _is_dataset(archive: Archive) -> bool:
+    return archive.path.name.lower().endswith(webdataset.SHARDS) and webdataset.holds_samples(archive.listing)
+
+
+def _look(archive: Archive, warnings: list[str]) -> Found:
+    path = archive.path
     with parsing(path, kind=DataError):
         left_out, notes = LeftOut(), list[str]()
         places = {path / place.name: place for place in archive.listing.files}
@@ -45,16 +50,20 @@ def look(path: Path, warnings: list[str]) -> Found:
         found = folders.find_images(tree, left_out, notes)
     warnings += [*notes, *left_out.sentences(path)]
     files = [replace(file, path=archive.file(places[Path(str(file.path))])) for file in found]
-    digest = archive.digests.values[0]
-    return Found(files, Members([f"{digest} {places[Path(str(file.path))].at}" for file in found], [archive]))
+    return Found(
+        files, Members([f"{archive.digest} {places[Path(str(file.path))].at}" for file in found], archive.found)
+    )
 
 
 def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
     """Read images from class folders in an archive. Their ids are their paths in it.
 
     Raises:
-        DataError: as `look`, and as `petriscope.data.sources.folders.read`; the message names the archive.
+        DataError: as `petriscope.data.sources.packed.open_archive`, and as `petriscope.data.sources.folders`; the message names
+            the archive.
     """
-    found = look(path, warnings)
+    if _is_dataset(archive := open_archive(path)):
+        return webdataset.read([path], str(path), section, warnings)
+    found = _look(archive, warnings)
     with parsing(path, kind=DataError):
         return folders.read(path, found.files, section, warnings, found.members)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from petriscope.core.errors import DataError, RequestError, near, shown
+from petriscope.core.errors import DataError, RequestError, near, shortened, shown
 from petriscope.core.names import look_alike, tidy
 from petriscope.core.recipe import DataSection
 
 MAX_CLASSES = 10_000
+WHOLE = re.compile(r"-?[0-9]+")
 MAX_NAME = 255  # characters of a class name
 
 
@@ -129,6 +131,27 @@ def index_names(
         classes = section.classes
     index = {name: number for number, name in enumerate(classes)}
     return {split: np.array([index[name] for name in part], dtype=np.int64) for split, part in names.items()}, classes
+
+
+def text_numbers(labels: Sequence[str], names: Sequence[str] | None, where: str) -> np.ndarray | None:
+    """Labels that are written as text, as class numbers, int64 [N]; None if they are names. They are numbers if they are whole,
+    and run from 0 without a gap or index ``names``, which are the classes where these are known.
+
+    Raises:
+        DataError: all are whole numbers, and one is negative.
+    """
+    if not all(WHOLE.fullmatch(label) for label in labels):
+        return None
+    for row, label in enumerate(labels):
+        if label.startswith("-"):
+            raise DataError(
+                f"{where}: label {shortened(label)} of image {row} is negative; write names, or numbers from 0"
+            )
+    found = {*labels}
+    counted = set(map(str, range(len(found))))
+    if names is not None and not found & {*names}:
+        counted = set(map(str, range(len(names))))
+    return np.array([int(label) for label in labels]) if found <= counted else None
 
 
 def sort_names(names: set[str]) -> tuple[str, ...]:

@@ -20,6 +20,19 @@ PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 TEXT_TABLES = (".csv", ".tsv")
 TABLES = (*TEXT_TABLES, ".parquet", ".pq")
 
+# What other tools call the columns path and label, in lower case and without separators.
+CALLED = {
+    "path": re.compile("(?:image|img)?(?:file)?(?:path|name)|(?:image|img)(?:file)?|file"),
+    "label": re.compile("class(?:name|label)?|labelname|category|target"),
+    "split": re.compile("split"),
+}
+
+
+def is_called(name: str, wanted: str) -> bool:
+    """Whether a column is called ``path``, ``label`` or ``split``, in one of the usual ways."""
+    key = re.sub(r"[\W_]+", "", name.casefold())
+    return key == wanted or CALLED[wanted].fullmatch(key) is not None
+
 
 @dataclass(frozen=True)
 class ImageFile:

@@ -8,7 +8,7 @@ import json
 import stat
 import tarfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -63,36 +63,72 @@ class Listing:
     folders: list[str]
     size: int
 
+    def text(self) -> str:
+        return json.dumps([self.files, self.folders, self.size])
+
+    @classmethod
+    def parse(cls, text: str) -> Listing:
+        files, folders, size = json.loads(text)
+        return cls([Place(*place) for place in files], folders, size)
+
 
 def is_archive(path: Path) -> bool:
     return path.name.lower().endswith(ARCHIVES)
 
 
+def kept_bytes(key: str, size: int, pieces: Iterable[np.ndarray]) -> np.ndarray:
+    """Bytes that are kept in the cache, mapped, uint8 [size].
+
+    Args:
+        pieces: are taken if they are not there yet.
+
+    Raises:
+        DataError, PetriscopeError: there is no room for them.
+    """
+    if not size:
+        return np.zeros(0, dtype=np.uint8)
+    cache.check_room((size, 1, 1, 1), mapped=True)
+    return cache.fetch_or_store(key, True, lambda: cache.store(key, [size], np.dtype(np.uint8), pieces))[0]
+
+
+def open_archive(path: Path) -> Archive:
+    """
+    Raises:
+        DataError: it is damaged, encrypted or unpacks to far more than images do; or it has two files of one name, or one
+            that is a link or lies outside of the archive. The message names the file and the member.
+    """
+    where = f"{path.absolute()}"
+    found = index.recall(index_for("members", where), [path], lambda path: list_members(path).text())
+    digests = cache.contents([path], f"{where} as one file")
+    if not found.values[0] or not digests.values[0]:
+        raise DataError(f"{path} cannot be read; is it a file that may be read?")
+    return Archive(path, Listing.parse(found.values[0]), digests.values[0], found)
+
+
+@dataclass(frozen=True)
 class Archive:
     """A zip or tar file.
 
     Args:
         path: of the file; its suffix is one of `ARCHIVES`.
-
-    Raises:
-        DataError: it is damaged, encrypted or unpacks to far more than images do; or it has two files of one name, or one
-            that is a link or lies outside of the archive. The message names the file and the member.
+        listing: what is in it.
+        digest: of its bytes.
+        found: its status when it was listed.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        where = f"{path.absolute()}"
-        self.found = index.recall(_index("members", where), [path], _list)
-        self.digests = cache.contents([path], f"{where} as one file")
-        if not self.found.values[0] or not self.digests.values[0]:
-            raise DataError(f"{path} cannot be read; is it a file that may be read?")
-        listed = json.loads(self.found.values[0])
-        self.listing = Listing([Place(*place) for place in listed["files"]], listed["folders"], listed["size"])
+    path: Path
+    listing: Listing
+    digest: str
+    found: index.Recalled
 
     def file(self, place: Place) -> Within:
-        return Within(f"{self.path}/{place.name}", place.size, partial(self._load, place))
+        return Within(f"{self.path}/{place.name}", place.size, partial(self.read, place))
 
-    def _load(self, place: Place) -> bytes:
+    def file_at(self, name: str, size: int, at: int) -> Within:
+        return self.file(Place(name, size, at))
+
+    def read(self, place: Place) -> bytes:
+        """The content of a file. Whatever is wrong with it is raised as the library raises it."""
         if place.size > MAX_BYTES:
             raise ValueError(f"its {place.size:,} bytes are more than {MAX_BYTES >> 30} GiB")
         if self.path.name.lower().endswith(ZIP):
@@ -117,7 +153,7 @@ class Archive:
         """The bytes of a packed tar file, uint8 [N]. They are kept in the cache, because what is packed can only be read from
         its beginning."""
         size = self.listing.size
-        key = cache.make_key("unpacked", self.digests.values[0], size)
+        key = cache.make_key("unpacked", self.digest, size)
 
         def pieces() -> Iterator[np.ndarray]:
             left = size
@@ -141,8 +177,7 @@ class Archive:
             if left:
                 raise DataError(f"{self.path} is shorter than it was; start again when nothing writes to it")
 
-        cache.check_room((size, 1, 1, 1), mapped=True)
-        return cache.fetch_or_store(key, True, lambda: cache.store(key, [size], np.dtype(np.uint8), pieces()))[0]
+        return kept_bytes(key, size, pieces())
 
 
 @dataclass(frozen=True)
@@ -151,27 +186,27 @@ class Members:
 
     Args:
         values: a digest for each of them.
-        archives: that they are in.
+        archives: statuses of the files that they are in.
     """
 
     values: list[str]
-    archives: Sequence[Archive]
+    archives: index.Recalled
 
     def check_unchanged(self, names: Sequence[str]) -> None:
         """
         Raises:
-            DataError: an archive has changed since it was listed.
+            DataError: a file that they are in has changed since it was listed.
         """
-        for archive in self.archives:
-            archive.found.check_unchanged([str(archive.path)])
+        self.archives.check_unchanged([str(path) for path in self.archives.paths])
 
 
-def _index(kind: str, where: str) -> Path:
+def index_for(kind: str, where: str) -> Path:
+    """The file of an index of what was found at a place."""
     return cache.cache_dir() / f"{cache.make_key(kind, where)}.index"
 
 
-def _list(path: Path) -> str:
-    """The `Listing` of an archive, as JSON."""
+def list_members(path: Path) -> Listing:
+    """What is in an archive; only its directory or its headers are read."""
     with parsing(path, REMEDY, DataError):
         found = _list_zip(path) if path.name.lower().endswith(ZIP) else _list_tar(path)
         known = {place.name for place in found.files}
@@ -179,7 +214,7 @@ def _list(path: Path) -> str:
             names = [place.name for place in found.files]
             twice = next(name for name in names if names.count(name) > 1)
             raise DataError(f"{path} has {twice} twice; keep one of them")
-    return json.dumps({"files": found.files, "folders": found.folders, "size": found.size})
+    return found
 
 
 def _list_zip(path: Path) -> Listing:

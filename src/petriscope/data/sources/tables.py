@@ -13,15 +13,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from petriscope.core.csv_tables import plain
-from petriscope.core.errors import DataError, RequestError, near, shortened, shown
+from petriscope.core.errors import DataError, RequestError, near, shown
 from petriscope.core.files import read_text
 from petriscope.core.names import tidy
 from petriscope.core.recipe import DataSection
 from petriscope.data.decode import SUFFIXES
 from petriscope.data.decode_many import decode_files
 from petriscope.data.imageset import ImageSet
-from petriscope.data.sources.labels import check_numbers, index_names, name_numbers
-from petriscope.data.sources.listing import TEXT_TABLES, ImageFile, as_column, rows_by_split, sets_over
+from petriscope.data.sources.labels import WHOLE, check_numbers, index_names, name_numbers, text_numbers
+from petriscope.data.sources.listing import (
+    CALLED,
+    TEXT_TABLES,
+    ImageFile,
+    as_column,
+    is_called,
+    rows_by_split,
+    sets_over,
+)
 from petriscope.data.sources.spelling import split_of
 
 if TYPE_CHECKING:
@@ -29,13 +37,6 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 2**30  # of a CSV file
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
-# What other tools call the columns path and label, in lower case and without separators.
-CALLED = {
-    "path": re.compile("(?:image|img)?(?:file)?(?:path|name)|(?:image|img)(?:file)?|file"),
-    "label": re.compile("class(?:name|label)?|labelname|category|target"),
-    "split": re.compile("split"),
-}
-_WHOLE = re.compile(r"-?[0-9]+")
 _WHOLE_FLOAT = re.compile(r"(-?[0-9]+)\.0*")
 
 
@@ -57,7 +58,7 @@ def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, Ima
     found = _files(table, path)
     files = [file.id for file in found]
     groups = _groups(table, section, path)
-    numbers = _numbers([file.label for file in found], section, path)
+    numbers = text_numbers([file.label for file in found], section.classes, f"the label column of {path}")
     decoded = decode_files([file.path for file in found], files, section, str(path))
     warnings += decoded.warnings
     rows = rows_by_split(decoded, [file.split for file in found])
@@ -143,12 +144,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
 def _known(header: str, separator: str) -> tuple[int, int]:
     """How many of the columns path and label a header has if it is separated so, and how many columns."""
     names = next(csv.reader([header], delimiter=separator, skipinitialspace=True), [])
-    return sum(any(_is_called(tidy(name), wanted) for name in names) for wanted in CALLED), len(names)
-
-
-def _is_called(name: str, wanted: str) -> bool:
-    key = re.sub(r"[\W_]+", "", name.casefold())
-    return key == wanted or CALLED[wanted].fullmatch(key) is not None
+    return sum(any(is_called(tidy(name), wanted) for name in names) for wanted in CALLED), len(names)
 
 
 def _rename(columns: list[str], table: pd.DataFrame, path: Path, warnings: list[str]) -> list[str]:
@@ -157,7 +153,7 @@ def _rename(columns: list[str], table: pd.DataFrame, path: Path, warnings: list[
     for wanted in CALLED:
         if wanted in columns:
             continue
-        called = [name for name in columns if _is_called(name, wanted)]
+        called = [name for name in columns if is_called(name, wanted)]
         if len(called) > 1:
             raise DataError(
                 f"{path} has the columns {' and '.join(called)}, each of which may be the {wanted}; rename one to {wanted}"
@@ -294,7 +290,7 @@ def _as_text(value: Any) -> str:
 
 def _without_decimals(text: list[str]) -> list[str]:
     """Whole numbers without decimals, where all are whole numbers: a column of them with empty cells is often one of floats."""
-    if all(not value or _WHOLE.fullmatch(value) or _WHOLE_FLOAT.fullmatch(value) for value in text):
+    if all(not value or WHOLE.fullmatch(value) or _WHOLE_FLOAT.fullmatch(value) for value in text):
         return [_WHOLE_FLOAT.sub(r"\1", value) for value in text]
     return text
 
@@ -305,20 +301,3 @@ def _labels(table: pd.DataFrame, path: Path) -> list[str]:
     if column.dtype.kind == "f" and not column.isna().any():
         return [str(number) for number in check_numbers(column.to_numpy(), f"the label column of {path}").tolist()]
     return _without_decimals(_text(table, "label", path))
-
-
-def _numbers(labels: list[str], section: DataSection, path: Path) -> np.ndarray | None:
-    """The labels as class numbers, int64 [N]; None if they are names."""
-    if not all(_WHOLE.fullmatch(label) for label in labels):
-        return None
-    for row, label in enumerate(labels):
-        if label.startswith("-"):
-            raise DataError(
-                f"the label column of {path}: label {shortened(label)} of image {row} is negative; write names, or numbers "
-                "from 0"
-            )
-    found = {*labels}
-    counted = set(map(str, range(len(found))))
-    if section.classes is not None and not found & {*section.classes}:
-        counted = set(map(str, range(len(section.classes))))
-    return np.array([int(label) for label in labels]) if found <= counted else None

@@ -1,0 +1,356 @@
+"""Parquet files with the bytes of images, as the Hugging Face hub stores data sets: one file or several, named after splits."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from petriscope.core.errors import DataError, RequestError, near, shown
+from petriscope.core.files import parsing, reason
+from petriscope.core.names import tidy
+from petriscope.core.recipe import DataSection
+from petriscope.data import cache, index
+from petriscope.data.decode import MAX_BYTES
+from petriscope.data.decode_many import decode_files
+from petriscope.data.imageset import ImageSet
+from petriscope.data.in_memory import Within
+from petriscope.data.sources.labels import index_names, name_numbers, text_numbers
+from petriscope.data.sources.listing import as_column, is_called, rows_by_split, sets_over
+from petriscope.data.sources.packed import Members, index_for, kept_bytes
+from petriscope.data.sources.spelling import split_in, split_of
+from petriscope.data.walk import Folder, LeftOut, count_others
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SUFFIXES = (".parquet", ".pq")
+ROWS = 64  # read at a time
+BUFFER_BYTES = 1 << 20  # of a file; or else the images of a whole row group are in memory
+REMEDY = "copy or download it again"
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """What a file has beside the bytes of its images.
+
+    Args:
+        path: of the file.
+        sizes: bytes of each image.
+        paths: what the file says that each image was called; empty: nothing.
+        cells: of the other columns, as text; None is an empty cell.
+        names: of the classes in a column of class numbers, by column.
+        digest: of the bytes of the file.
+        image: the column of the images.
+    """
+
+    path: Path
+    sizes: list[int]
+    paths: list[str]
+    cells: dict[str, list[str | None]]
+    names: dict[str, list[str]]
+    digest: str
+    image: str
+
+    def files(self, places: Sequence[int]) -> list[Within]:
+        """The images, as files. Their bytes are kept in the cache, because a row cannot be read alone."""
+        starts = np.cumsum([0, *self.sizes])
+        data: list[np.ndarray] = []
+
+        def load(row: int) -> bytes:
+            if self.sizes[row] > MAX_BYTES:
+                raise ValueError(f"its {self.sizes[row]:,} bytes are more than {MAX_BYTES >> 30} GiB")
+            if not data:
+                key = cache.make_key("images of a table", self.digest, self.image)
+                data.append(kept_bytes(key, int(starts[-1]), _pieces(self.path, self.image)))
+            return data[0][starts[row] : starts[row + 1]].tobytes()
+
+        return [Within(f"{self.path} row {row}", self.sizes[row], partial(load, row)) for row in places]
+
+
+def find_tables(tree: Folder, left_out: LeftOut) -> list[Path]:
+    """The Parquet files in a folder that has no images."""
+    found = [part.path / name for part in tree.all() for name in part.others if name.lower().endswith(SUFFIXES)]
+    count_others(tree, left_out, {path.name for path in found})
+    return found
+
+
+def holds_images(path: Path, section: DataSection) -> bool:
+    """Whether a Parquet file has the bytes of images rather than their paths."""
+    import pyarrow.parquet as pq
+
+    try:
+        schema = pq.read_schema(path)
+    except Exception:  # what is wrong with it is said by whoever reads it as a table
+        return False
+    return bool(_image_columns(schema)) or (section.image is not None and section.image in schema.names)
+
+
+def read(
+    paths: Sequence[Path], source: str, section: DataSection, warnings: list[str], home: Path | None = None
+) -> dict[str, ImageSet]:
+    """Read images that are in Parquet files. Their ids are the names that the files have for them, if all have one of their
+    own, or else ``split/row``.
+
+    Args:
+        paths: of the files. Words such as train in their names, or in those of their folders below ``home``, are splits; so
+            is a column ``split``.
+        source: what the user named.
+        section: ``image``, ``label`` and ``group`` are columns; a column ``group`` is found.
+        home: the folder that was named.
+
+    Raises:
+        DataError: a file is damaged, or a row has no image or no label; the message names both.
+        RequestError: it cannot be told which column is meant.
+    """
+    image = _image_of(paths, section, warnings)
+    where = "\n".join(str(path.absolute()) for path in paths)
+    found = index.recall(index_for(f"rows {image}", where), paths, partial(_read_table, image=image))
+    digests = cache.contents(paths, f"{where} as tables of images")
+    tables = []
+    for path, text, digest in zip(paths, found.values, digests.values, strict=True):
+        if not text or not digest:
+            raise DataError(f"{path} cannot be read; is it a file that may be read?")
+        sizes, called, cells, declared = json.loads(text)
+        tables.append(Table(path, sizes, called, cells, declared, digest, image))
+    rows = [(table, row) for table in tables for row in range(len(table.sizes))]
+    if not rows:
+        raise DataError(f"{source} has no rows")
+    splits = _splits(tables, home, source)
+    names = _ids(tables, splits)
+    column = _label_of(tables, section, source, warnings)
+    labels = [_cell(table, column, row) for table, row in rows]
+    files = [file for table in tables for file in table.files(range(len(table.sizes)))]
+    known = Members([f"{table.digest} {image} {row}" for table, row in rows], found)
+    with parsing(source, kind=DataError):
+        decoded = decode_files(files, names, section, source, known)
+    warnings += decoded.warnings
+    by_split = rows_by_split(decoded, splits)
+    listed = _class_names(tables, column)
+    numbers = text_numbers(labels, listed or section.classes, f"the column {column} of {source}")
+    if numbers is not None:
+        parts = {split: numbers[each] for split, each in by_split.items()}
+        targets, classes = name_numbers(parts, listed, section, source)
+    else:
+        parts_of: dict[str, Sequence[str]] = {split: [labels[row] for row in each] for split, each in by_split.items()}
+        targets, classes = index_names(parts_of, section, source)
+    named = numbers is None or listed is not None or section.classes is not None
+    return sets_over(
+        decoded, by_split, targets, classes, names, _groups(rows, section, source), named, _columns(rows, column)
+    )
+
+
+def _image_columns(schema: pa.Schema) -> list[str]:
+    """The columns that may have the bytes of images."""
+    import pyarrow as pa
+
+    def is_bytes(kind: pa.DataType) -> bool:
+        return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+    structs = [
+        field.name
+        for field in schema
+        if pa.types.is_struct(field.type) and any(part.name == "bytes" and is_bytes(part.type) for part in field.type)
+    ]
+    return structs or [field.name for field in schema if is_bytes(field.type) and "image" in field.name.lower()]
+
+
+def _image_of(paths: Sequence[Path], section: DataSection, warnings: list[str]) -> str:
+    import pyarrow.parquet as pq
+
+    found: list[str] = []
+    for path in paths:
+        with parsing(path, REMEDY, DataError):
+            schema = pq.read_schema(path)
+        if section.image is not None:
+            if section.image not in schema.names:
+                raise RequestError(
+                    f"data.image: {path} has no column {section.image!r}; {near(section.image, schema.names)}"
+                )
+            found = [section.image]
+            continue
+        columns = _image_columns(schema)
+        if not columns:
+            raise DataError(f"{path} has no column of images (bytes); its columns are {', '.join(schema.names)}")
+        if len(columns) > 1 or (found and columns != found):
+            every = dict.fromkeys([*found, *columns])
+            raise RequestError(f"{path}: images may be {' or '.join(every)}; choose with --set data.image=COLUMN")
+        found = columns
+    if section.image is None and found[0] != "image":
+        warnings.append(f"images were read from the column {found[0]}")
+    return found[0]
+
+
+def _read_table(path: Path, image: str) -> str:
+    """The fields of `Table` between path and digest, as JSON."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sizes, names, cells = list[int](), list[str](), dict[str, list[str | None]]()
+    with parsing(path, REMEDY, DataError), pq.ParquetFile(path, buffer_size=BUFFER_BYTES) as file:
+        schema = file.schema_arrow
+        plain = [
+            field.name
+            for field in schema
+            if field.name != image and not pa.types.is_nested(field.type) and schema.names.count(field.name) == 1
+        ]
+        cells = {name: [] for name in plain}
+        try:
+            for batch in file.iter_batches(ROWS, columns=[image, *plain]):
+                data, called = _bytes_and_paths(batch.column(image), path, len(sizes))
+                sizes += [len(each) for each in data]
+                names += called
+                for name in plain:
+                    cells[name] += [None if each is None else _text(each) for each in batch.column(name).to_pylist()]
+        except DataError:
+            raise
+        except Exception as error:  # the parser raises many kinds on damaged files
+            raise DataError(f"{path} is damaged behind row {len(sizes):,}: {reason(error)}; {REMEDY}") from None
+        if len(sizes) != file.metadata.num_rows:
+            raise DataError(f"{path} has {len(sizes):,} of its {file.metadata.num_rows:,} rows; {REMEDY}")
+        known = _declared(schema)
+    return json.dumps([sizes, names, cells, known])
+
+
+def _bytes_and_paths(column: pa.Array, path: Path, start: int) -> tuple[list[Any], list[str]]:
+    import pyarrow as pa
+
+    struct = pa.types.is_struct(column.type)
+    data = column.field("bytes") if struct else column
+    has_paths = struct and any(part.name == "path" for part in column.type)
+    called = [str(each or "") for each in column.field("path").to_pylist()] if has_paths else [""] * len(column)
+    buffers = [each.as_buffer() for each in data] if not data.null_count and not column.null_count else data.to_pylist()
+    for row, each in enumerate(buffers):
+        if each is None or not len(each):
+            where = f", only the path {shown(called[row])}" if called[row] else ""
+            raise DataError(f"{path}: row {start + row} (counted from 0) has no bytes of an image{where}")
+    return buffers, called
+
+
+def _pieces(path: Path, image: str) -> Iterator[np.ndarray]:
+    """The bytes of all images."""
+    import pyarrow.parquet as pq
+
+    start = 0
+    with parsing(path, REMEDY, DataError), pq.ParquetFile(path, buffer_size=BUFFER_BYTES) as file:
+        for batch in file.iter_batches(ROWS, columns=[image]):
+            for each in _bytes_and_paths(batch.column(image), path, start)[0]:
+                yield np.frombuffer(each, dtype=np.uint8)
+            start += len(batch)
+
+
+def _declared(schema: pa.Schema) -> dict[str, list[str]]:
+    """The class names that the hub notes for columns of class numbers."""
+    noted = (schema.metadata or {}).get(b"huggingface")
+    try:
+        features = json.loads(noted or b"{}")["info"]["features"]
+        found = {name: each.get("names") for name, each in features.items() if isinstance(each, dict)}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+    return {
+        name: names
+        for name, names in found.items()
+        if isinstance(names, list) and all(isinstance(n, str) for n in names)
+    }
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return tidy(value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))
+
+
+def _splits(tables: Sequence[Table], home: Path | None, source: str) -> list[str]:
+    """The split of each row."""
+    named = {table.path: _split(table.path, home) for table in tables}
+    if all(named.values()):
+        return [str(named[table.path]) for table in tables for _ in table.sizes]
+    if all("split" in table.cells for table in tables):
+        out = list[str]()
+        for table in tables:
+            for row, cell in enumerate(table.cells["split"]):
+                if (split := split_of(cell or "")) is None:
+                    raise DataError(f"{table.path}: unknown split {cell!r} in row {row} (counted from 0)")
+                out.append(split)
+        return out
+    if any(named.values()):
+        other = next(path for path, split in named.items() if split)
+        without = next(path for path, split in named.items() if not split)
+        raise DataError(
+            f"{source}: the name of {other.name} says its split, and that of {without.name} does not; name all of them "
+            "train, val or test, or none"
+        )
+    return ["all"] * sum(len(table.sizes) for table in tables)
+
+
+def _split(path: Path, home: Path | None) -> str | None:
+    folders = path.relative_to(home).parts[:-1] if home is not None else ()
+    found = [split for folder in folders if (split := split_of(folder))]
+    return split_in(path.stem) or (found[-1] if found else None)
+
+
+def _ids(tables: Sequence[Table], splits: Sequence[str]) -> list[str]:
+    names = [tidy(name) for table in tables for name in table.paths]
+    if all(names) and len({*names}) == len(names):
+        return names
+    counts: Counter[str] = Counter()
+    out = []
+    for split in splits:
+        out.append(f"{split}/{counts[split]}")
+        counts[split] += 1
+    return out
+
+
+def _label_of(tables: Sequence[Table], section: DataSection, source: str, warnings: list[str]) -> str:
+    """The column of labels."""
+    every = [name for name in tables[0].cells if all(name in table.cells for table in tables)]
+    if section.label is not None:
+        if section.label not in every:
+            raise RequestError(f"data.label: {source} has no column {section.label!r}; {near(section.label, every)}")
+        return section.label
+    found = [name for name in every if name == "label"] or [name for name in every if is_called(name, "label")]
+    found = found or [name for name in every if name in tables[0].names]
+    if len(found) != 1:
+        among = ", ".join(every) or "no columns"
+        which = f"labels may be {' or '.join(found)}" if found else f"no labels were found among {among}"
+        raise RequestError(f"{source}: {which}; choose with --set data.label=COLUMN")
+    if found[0] != "label":
+        warnings.append(f"labels were read from the column {found[0]}")
+    return found[0]
+
+
+def _class_names(tables: Sequence[Table], column: str) -> list[str] | None:
+    found = [table.names.get(column) for table in tables]
+    if any(each != found[0] for each in found):
+        raise DataError(f"{tables[0].path} and other files differ in the class names of {column}")
+    return found[0]
+
+
+def _cell(table: Table, column: str, row: int) -> str:
+    if not (value := table.cells[column][row]):
+        raise DataError(f"{table.path}: the cell {column} of row {row} (counted from 0) is empty")
+    return value
+
+
+def _groups(rows: Sequence[tuple[Table, int]], section: DataSection, source: str) -> np.ndarray | None:
+    name = section.group or "group"
+    if all(name in table.cells for table in dict.fromkeys(table for table, _ in rows)):
+        return np.array([_cell(table, name, row) for table, row in rows])
+    if section.group is not None:
+        raise RequestError(f"data.group: {source} has no column {name!r}; {near(name, rows[0][0].cells)}")
+    return None
+
+
+def _columns(rows: Sequence[tuple[Table, int]], label: str) -> dict[str, np.ndarray]:
+    first = rows[0][0].cells
+    return {
+        name: as_column(table.cells.get(name, [None] * (row + 1))[row] or "" for table, row in rows)
+        for name in first
+        if name not in (label, "split", "group", "")
+    }
