@@ -520,3 +520,21 @@ def test_a_damaged_task_of_label_studio_is_one_record(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"2 records without what the format asks for \(export.json, task 0: 7\)"):
         load(tmp_path, crop=CROP)
     assert sum(map(len, load(tmp_path, crop=CROP, unreadable="skip").splits.values())) == 15
+
+
+def test_crops_are_mapped_or_resident_and_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_export(tmp_path, "cvat")
+    mapped, resident = (load(tmp_path, crop=CROP, size=16, memory=memory) for memory in ("mapped", "resident"))
+    assert mapped.fingerprint == resident.fingerprint
+    assert mapped.split("train").mapped and not resident.split("train").mapped
+    other = load(tmp_path, crop={"margin": 0.5}, size=16)
+    assert other.fingerprint != mapped.fingerprint
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr("petriscope.data.decode_crops.read_image", refuse)
+    assert load(tmp_path, crop=CROP, size=16).fingerprint == mapped.fingerprint
+    Image.fromarray(pixels(9)).save(tmp_path / "images/train/s0.png")
+    with pytest.raises(AssertionError, match="decoded again"):
+        load(tmp_path, crop=CROP, size=16)

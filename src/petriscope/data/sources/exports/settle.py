@@ -118,7 +118,8 @@ def _headers(paths: Sequence[Path], source: str) -> list[tuple[tuple[int, int], 
     out = []
     for text in index.recall(place, paths, read).values:
         words = text.split()
-        height, width, gray = map(int, words if len(words) == 3 else ("0", "0", "0"))
+        whole = len(words) == 3 and all(word.isdecimal() for word in words)  # empty for what is no regular file
+        height, width, gray = map(int, words) if whole else (0, 0, 0)
         out.append(((height, width), bool(gray)))
     return out
 
