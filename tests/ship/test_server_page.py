@@ -192,6 +192,8 @@ def test_answers_are_asked_for_again_when_guarantees_are_withdrawn(page, run_fol
         assert "GUARANTEES WITHDRAWN" in page.locator("#guarantee").inner_text()
         page.check("#anyway")
         page.wait_for_selector(".card .why:has-text('answered without guarantee')")
+        page.select_option("#max-error", "")
+        page.wait_for_selector("#guarantee.warn:has-text('Nothing is guaranteed')")
 
 
 def test_a_token_is_asked_for(page, run_folder):

@@ -31,6 +31,7 @@ def run(gate: Gate, host: str, port: int) -> None:
         log_config=None,
         access_log=False,
         lifespan="on",
+        http="h11",  # its headers are bounded, those of httptools are not
         ws="none",
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE,
