@@ -28,7 +28,7 @@ from PIL import Image
 
 from common import print_machine, print_table
 from petriscope.data.in_memory import InMemory
-from petriscope.inference.files import read_file
+from petriscope.inference.decoding import read_file
 from petriscope.inference.predictor import Predictor, load_model
 
 AT_ONCE = 32

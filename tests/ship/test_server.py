@@ -15,6 +15,7 @@ pytest.importorskip("prometheus_client")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from petriscope.ship.server.lane import CALLS
 from petriscope.ship.server.limits import Limits
 from serving import NOISE, SIDE, Told, form, png, serving
 
@@ -270,6 +271,44 @@ def test_a_model_that_fails_is_no_fault_of_other_images(capfd):
     assert alone.status_code == 500 and "the model failed" in alone.json()["error"]
     said = capfd.readouterr().err
     assert '"error": "RuntimeError"' in said and "secret" not in said and ".png" not in said
+
+
+def test_whatever_fails_in_the_server_is_a_sentence_too(monkeypatch, capfd):
+    def fail(self):
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr("petriscope.ship.server.web._Server.describe", fail)
+    answer = one("GET", "/models")
+    assert answer.status_code == 500 and answer.json() == {"error": "the server failed; its log says where"}
+    said = capfd.readouterr().err
+    assert "secret" not in said and '"where": ' in said
+
+
+def test_overlays_that_wait_are_bounded_and_do_not_outlive_their_deadline():
+    class Slow(Told):
+        looked = 0
+
+        def overlay(self, image):
+            self.begun.set()
+            assert self.go.wait(30)
+            Slow.looked += 1
+            return image.pixels
+
+    model = Slow()
+
+    async def run():
+        async with serving(model, Limits(deadline=1)) as (client, gate):
+            model.go.clear()
+            waiting = [asyncio.create_task(client.post("/overlay", files=form(NOISE))) for _ in range(CALLS + 1)]
+            answers = await asyncio.gather(*waiting)
+            model.go.set()
+            while lane_of(gate).calls:
+                await asyncio.sleep(0.01)
+            return [answer.status_code for answer in answers]
+
+    statuses = asyncio.run(run())
+    assert sorted(statuses) == [429, *[503] * CALLS][: len(statuses)]
+    assert Slow.looked == 1, "the one that had begun"
 
 
 def test_the_log_has_a_line_of_json_per_request_and_no_names(capfd):

@@ -19,6 +19,7 @@ from petriscope.ship.server.log_lines import log, log_error
 
 FACTS = "petriscope"  # where a request's `Facts` are in its scope
 OPEN = ("/", "/docs", "/health/live", "/health/ready")  # without a token: nothing about models or images
+FAILED = "the server failed; its log says where"
 HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
 
 
@@ -82,7 +83,7 @@ class Gate:
         except Exception as error:
             log_error("answering", error)
             if not status:
-                await refused(Refusal(500, "the server failed; its log says where"))(scope, receive, answer)
+                await refused(Refusal(500, FAILED))(scope, receive, answer)
         finally:
             self.active -= 1
             self._tell(scope, facts, status, time.perf_counter() - start)

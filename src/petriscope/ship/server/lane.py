@@ -23,6 +23,7 @@ from petriscope.ship.server.watch import State, Watch
 
 T = TypeVar("T")
 RULES = 64  # that are kept for later requests
+CALLS = 16  # overlays that wait; each takes as long as many predictions
 FAILED = "the model failed on this image; the log of the server says why"
 
 
@@ -68,6 +69,7 @@ class Call:
 
     action: Callable[[], Any]
     done: asyncio.Future[Any]
+    deadline: float
 
 
 @dataclass
@@ -77,6 +79,7 @@ class Lane:
     Args:
         pool: threads that decode, shared by all lanes.
         pending: images that were accepted and have no row yet.
+        calls: other work that was accepted and is not done.
         ready: the model has been tried.
         broken: why it is not.
     """
@@ -86,6 +89,7 @@ class Lane:
     counters: Counters
     pool: ThreadPoolExecutor
     pending: int = 0
+    calls: int = 0
     ready: bool = False
     broken: str = ""
     waiting: queue.SimpleQueue[Item | Call | None] = field(default_factory=queue.SimpleQueue)
@@ -143,10 +147,11 @@ class Lane:
             Refusal: as `predict`.
             PetriscopeError: the action's.
         """
-        self._check_room(1)
-        self.pending += 1
+        if self.calls >= CALLS:
+            raise Refusal(429, f"{CALLS} overlays are waiting, as many as may; try again later", "queue", retry_after=1)
+        self.calls += 1
         done: asyncio.Future[T] = self.loop.create_future()
-        self.waiting.put(Call(action, done))
+        self.waiting.put(Call(action, done, deadline))
         try:
             async with asyncio.timeout_at(self.loop.time() + deadline - time.monotonic()):
                 return await asyncio.shield(done)
@@ -260,6 +265,9 @@ class Lane:
             return [Found(Row(file=batch[0].name, error=FAILED))]
 
     def _carry_out(self, call: Call) -> None:
+        if time.monotonic() > call.deadline:
+            self.loop.call_soon_threadsafe(self._called, call, None, None)
+            return
         try:
             result, error = call.action(), None
         except Exception as raised:
@@ -272,7 +280,7 @@ class Lane:
     # ---------------------------------------------------------------------------------------- in the thread of the loop
 
     def _called(self, call: Call, result: Any, error: Exception | None) -> None:
-        self.pending -= 1
+        self.calls -= 1
         if call.done.cancelled():
             return
         if error is None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import time
 from types import FrameType
+from typing import cast
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from petriscope.core.errors import PetriscopeError
 from petriscope.ship.server.gate import Gate
@@ -15,6 +18,7 @@ from petriscope.ship.server.log_lines import Lines, log
 
 LINGER = 0.5  # seconds in which a stopping server still takes connections, and as many for what comes over those it has
 KEEP_ALIVE = 15  # seconds that a connection may be idle
+CONNECTIONS = 512  # that are open at one time
 HEADER_BYTES = 1 << 15
 
 
@@ -31,7 +35,7 @@ def run(gate: Gate, host: str, port: int) -> None:
         log_config=None,
         access_log=False,
         lifespan="on",
-        http="h11",  # its headers are bounded, those of httptools are not
+        http=Connection,  # by h11, whose headers are bounded; those of httptools are not
         ws="none",
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE,
@@ -42,6 +46,37 @@ def run(gate: Gate, host: str, port: int) -> None:
     log("listening", url=f"http://{shown}:{listening.getsockname()[1]}/")
     Server(config, gate).run(sockets=[listening])
     log("stopped")
+
+
+class Connection(H11Protocol):
+    """Is closed where the head of a request does not arrive within `KEEP_ALIVE`: the first one, too, and one that trickles."""
+
+    waiting: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(cast(asyncio.Transport, transport))
+        if len(self.connections) > CONNECTIONS:
+            self.transport.abort()
+            return
+        self._wait_for_head()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._wait_for_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self.waiting is not None:
+            self.waiting.cancel()
+
+    def _wait_for_head(self) -> None:
+        if self.waiting is not None:
+            self.waiting.cancel()
+        self.waiting = self.loop.call_later(KEEP_ALIVE, self._close_without, self.cycle)
+
+    def _close_without(self, last: object) -> None:
+        if self.cycle is last:
+            self.transport.close()
 
 
 class Server(uvicorn.Server):

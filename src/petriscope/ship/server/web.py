@@ -30,7 +30,7 @@ from petriscope.core.version import __version__
 from petriscope.data.decode import workers
 from petriscope.inference.decoding import DecodedFile
 from petriscope.ship.server.counters import Counters
-from petriscope.ship.server.gate import FACTS, HEADERS, Facts, Gate, refused
+from petriscope.ship.server.gate import FACTS, FAILED, HEADERS, Facts, Gate, refused
 from petriscope.ship.server.lane import Lane
 from petriscope.ship.server.limits import Limits, Refusal
 from petriscope.ship.server.reading import Body, Held, Upload, drain, read_body
@@ -168,6 +168,7 @@ def create_app(
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
+    app.add_exception_handler(Exception, _on_failure)
 
     @app.post(
         "/predict",
@@ -437,6 +438,10 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     said = {404: "there is no such path; see /docs", 405: f"this path does not take {request.method[:10]}; see /docs"}
     return refused(Refusal(error.status_code, said.get(error.status_code, str(error.detail)[:200])))
+
+
+async def _on_failure(_: Request, error: Exception) -> Response:
+    return refused(Refusal(500, FAILED))  # the error is raised again, and logged by `Gate`
 
 
 async def _on_disconnect(_: Request, error: Exception) -> Response:
