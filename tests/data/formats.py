@@ -158,6 +158,33 @@ def write_pandas_parquet(folder: Path) -> str:
     return str(folder / "cells.parquet")
 
 
+def write_hdf5(folder: Path) -> str:
+    import h5py
+
+    images = pixels()
+    with h5py.File(folder / "cells.h5", "w") as file:
+        file["classes"] = ["cat", "dog"]
+        for split in ("train", "val", "test"):
+            chosen = [n for n in range(12) if SPLITS[n] == split]
+            file.create_dataset(f"{split}/images", data=images[chosen], compression="gzip", chunks=(2, 8, 9, 3))
+            file[f"{split}/labels"] = [int(LABELS[n] == "dog") for n in chosen]
+            file[f"{split}/groups"] = [GROUPS[n] for n in chosen]
+    return str(folder / "cells.h5")
+
+
+def write_zarr(folder: Path, version: int = 3) -> str:
+    import zarr
+
+    images = pixels()
+    root = zarr.open_group(str(folder / "cells.zarr"), mode="w", zarr_format=version)
+    for split in ("train", "val", "test"):
+        chosen = [n for n in range(12) if SPLITS[n] == split]
+        root.create_array(f"{split}_images", data=images[chosen], chunks=(2, 8, 9, 3))
+        root.create_array(f"{split}_labels", data=np.array([int(LABELS[n] == "dog") for n in chosen]))
+    return str(folder / "cells.zarr")
+
+
+NAMES = {"classes": ("cat", "dog")}
 PATHS: dict[str, Any] = {"ids": IDS, "group": r"(slide\d)"}
 FORMATS: dict[str, Format] = {
     "folder": Format(write_folder, "set/" + IDS[0], **PATHS),
@@ -178,6 +205,11 @@ FORMATS: dict[str, Format] = {
         group="slide",
     ),
     "parquet of images": Format(write_pandas_parquet, "cells.parquet"),
+    "hdf5": Format(write_hdf5, "cells.h5", ("h5py",)),
+    "zarr": Format(write_zarr, "cells.zarr/train_images/zarr.json", ("zarr",), options=NAMES, grouped=False),
+    "zarr 2": Format(
+        lambda folder: write_zarr(folder, 2), "cells.zarr/train_images/.zarray", ("zarr",), options=NAMES, grouped=False
+    ),
     "tgz": Format(lambda folder: write_tar(folder, "set.tgz"), "set.tgz", **PATHS),
 }
 

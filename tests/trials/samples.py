@@ -208,6 +208,8 @@ SAMPLES: dict[str, Sample] = {
     "tar": Sample(_stored("tar"), ("set/set.tar",), ("data set/set.tar",)),
     "tar.gz": Sample(_stored("tar.gz"), ("set/set.tar.gz",), ("data set/set.tar.gz",)),
     "webdataset": Sample(_stored("webdataset"), ("set/shards/*.tar", "set/shards/*.txt"), ("data set/shards",)),
+    "hdf5": Sample(_stored("hdf5"), ("set/cells.h5",), ("data set/cells.h5",)),
+    "zarr": Sample(_stored("zarr 2"), ("set/cells.zarr/*/*", "set/cells.zarr/.zgroup"), ("data set/cells.zarr",)),
     "hub": Sample(_stored("hub"), ("set/hub/data/*.parquet",), ("data set/hub",)),
     "images": Sample(
         _images, ("images/*",), ("predict run images", "explain run images --out maps --method occlusion")

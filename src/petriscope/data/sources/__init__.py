@@ -13,7 +13,7 @@ from petriscope.core.files import user_path
 from petriscope.core.recipe import DataSection
 from petriscope.data.decode import SUFFIXES
 from petriscope.data.imageset import SPLITS, ImageSet
-from petriscope.data.sources import medmnist, parquet_images, webdataset
+from petriscope.data.sources import medmnist, parquet_images, stored_arrays, webdataset
 from petriscope.data.sources.exports import FORMATS, damaged_files, find_export, list_images, read_export
 from petriscope.data.sources.exports import SUFFIXES as EXPORTED
 from petriscope.data.sources.exports.annotations import Export
@@ -129,6 +129,8 @@ def list_files(source: str, section: DataSection) -> list[ImageFile]:
     path = user_path(source)
     if source.partition(":")[0] in NAMED:
         return []
+    if path.is_dir() and stored_arrays.is_zarr(path):
+        return []
     if path.is_dir() or path.suffix.lower() in EXPORTED:
         batches = _module("cifar_batches")
         is_batches = any(batches.is_batches(folder) for folder in (path, path / batches.FOLDER))
@@ -156,6 +158,8 @@ def _read_path(source: str, section: DataSection, warnings: list[str]) -> dict[s
         raise MissingSource(
             f"no data source {shown(source)}{looked}; {_near_paths(source, path)}\nA source is {KINDS}."
         )
+    if (path.is_dir() and stored_arrays.is_zarr(path)) or path.suffix.lower() in stored_arrays.HDF5:
+        return stored_arrays.read(path, section, warnings)
     if path.is_dir():
         batches = _module("cifar_batches")
         for folder in (path, path / batches.FOLDER):

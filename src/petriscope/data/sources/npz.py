@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from petriscope.core.errors import DataError, near
 from petriscope.core.recipe import DataSection
 from petriscope.data import cache
-from petriscope.data.imageset import SPLITS, ImageSet
+from petriscope.data.imageset import ImageSet
 from petriscope.data.sources import labels as label_rules
 from petriscope.data.sources import mars, medmnist
 from petriscope.data.sources.arrays import build_sets
@@ -32,14 +33,44 @@ def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, Ima
         DataError: the file is damaged, holds pickled objects, lacks an array, or an array is of the wrong kind.
     """
     with NpzFile(path) as archive:
-        return _read(archive, path, section, warnings)
+        if mars.is_mars(archive.names):
+            return mars.read(archive, section, warnings)
+        return read_arrays(archive, path, section, warnings)
 
 
-def _read(archive: NpzFile, path: Path, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
+class Header(Protocol):
+    """The shape and type of an array."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+class Arrays(Protocol):
+    """Arrays in a file, as `NpzFile` has them."""
+
+    names: set[str]
+    others: list[str]
+    splits: tuple[str, ...]
+
+    def inspect(self, name: str) -> Header: ...
+
+    def load(self, name: str) -> np.ndarray: ...
+
+    def map(self, name: str) -> np.ndarray: ...
+
+    def texts(self, name: str) -> np.ndarray: ...
+
+
+def read_arrays(archive: Arrays, path: Path, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
+    """Read the arrays of a file that has them in this layout."""
     names = archive.names
-    if mars.is_mars(names):
-        return mars.read(archive, section, warnings)
-    splits = _splits(names, path)
+    splits = _splits(names, path, archive.splits)
     wanted = _wanted(splits, names)
     if unused := sorted(names - {*wanted}) + archive.others:
         warnings.append(f"{path} also has {_listed({*unused})}, which are not read")
@@ -78,16 +109,16 @@ def _read(archive: NpzFile, path: Path, section: DataSection, warnings: list[str
     return build_sets(pixels, targets, classes, section, str(path), warnings, groups, has_names)
 
 
-def _splits(names: set[str], path: Path) -> list[str]:
-    known = {f"{split}_{kind}" for split in SPLITS for kind in KINDS}
+def _splits(names: set[str], path: Path, every: tuple[str, ...]) -> list[str]:
+    known = {f"{split}_{kind}" for split in every for kind in KINDS}
     for name in sorted(names - known):
         if name.endswith(tuple(f"_{kind}" for kind in KINDS)):
             raise DataError(f"{path}: unknown array {name!r}; {near(name, known)}")
-    splits = [split for split in SPLITS if f"{split}_images" in names]
-    masks = any(f"{split}_masks" in names for split in SPLITS)
-    if masks and any(f"{split}_labels" in names for split in SPLITS):
+    splits = [split for split in every if f"{split}_images" in names]
+    masks = any(f"{split}_masks" in names for split in every)
+    if masks and any(f"{split}_labels" in names for split in every):
         raise DataError(f"{path} has labels and masks; keep one of them. Its arrays are {_listed(names)}")
-    for split in SPLITS:
+    for split in every:
         for kind in ("images", "masks" if masks else "labels"):
             if f"{split}_{kind}" not in names and names & {f"{split}_{other}" for other in KINDS}:
                 raise DataError(f"{path}: there is no {split}_{kind}; its arrays are {_listed(names)}")
@@ -105,7 +136,7 @@ def _listed(names: set[str]) -> str:
     return ", ".join(sorted(names)[:12]) or "none"
 
 
-def _groups(archive: NpzFile, splits: list[str], path: Path, warnings: list[str]) -> dict[str, np.ndarray] | None:
+def _groups(archive: Arrays, splits: list[str], path: Path, warnings: list[str]) -> dict[str, np.ndarray] | None:
     """The group of each image, strings [N]; None unless all splits have groups."""
     given = [split for split in splits if f"{split}_groups" in archive.names]
     if len(given) < len(splits):
@@ -122,7 +153,7 @@ def _groups(archive: NpzFile, splits: list[str], path: Path, warnings: list[str]
     return {split: array.reshape(-1) for split, array in groups.items()}
 
 
-def _class_names(archive: NpzFile, path: Path) -> tuple[str, ...]:
+def _class_names(archive: Arrays, path: Path) -> tuple[str, ...]:
     found = archive.inspect("classes")
     if len(found.shape) != 1 or found.dtype.kind not in "US" or found.shape[0] > label_rules.MAX_CLASSES:
         raise DataError(f"{path}: classes has type {found.dtype} and shape {list(found.shape)}; it must be [K] strings")

@@ -19,6 +19,7 @@ from petriscope.core.device import free_memory
 from petriscope.core.errors import DataError, PetriscopeError
 from petriscope.core.files import parsing
 from petriscope.data import cache
+from petriscope.data.imageset import SPLITS
 
 PIECE_BYTES = 1 << 22
 MAX_HEADER = 10_000
@@ -55,6 +56,7 @@ class NpzFile:
     Args:
         names: of the arrays.
         others: the names of the other files in it.
+        splits: those that its arrays may be called after.
 
     Raises:
         DataError: it is no zip file, is damaged, or has two arrays of one name.
@@ -78,6 +80,7 @@ class NpzFile:
             if end.startswith(b"PK\5\6") and counted not in (len(every), 0xFFFF):
                 raise ValueError(f"it lists {len(every)} of {counted} arrays")
             entries = [info for info in every if not info.is_dir()]
+        self.splits: tuple[str, ...] = SPLITS
         self._infos = {info.filename.removesuffix(".npy"): info for info in entries if info.filename.endswith(".npy")}
         self.names = set(self._infos)
         self.others = [info.filename for info in entries if not info.filename.endswith(".npy")]
