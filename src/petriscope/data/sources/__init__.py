@@ -13,7 +13,7 @@ from petriscope.core.files import user_path
 from petriscope.core.recipe import DataSection
 from petriscope.data.decode import SUFFIXES
 from petriscope.data.imageset import SPLITS, ImageSet
-from petriscope.data.sources import medmnist, parquet_images, stored_arrays, webdataset
+from petriscope.data.sources import medmnist, parquet_images, remote, stored_arrays, webdataset
 from petriscope.data.sources.exports import FORMATS, damaged_files, find_export, list_images, read_export
 from petriscope.data.sources.exports import SUFFIXES as EXPORTED
 from petriscope.data.sources.exports.annotations import Export
@@ -78,6 +78,9 @@ def read(source: str, section: DataSection, warnings: list[str] | None = None) -
         sets = _module("digits").read(section, notes)
     elif name in DRAWN:
         sets = _synthetic(source, count, section, notes)
+    elif remote.is_address(source):
+        with remote.local_copy(source, notes) as path:
+            sets = _read_path(str(path), section, notes)
     else:
         sets = _read_path(source, section, notes)
     if section.crop is not None and all("image" not in part.columns for part in sets.values()):
@@ -126,9 +129,9 @@ def read_nonempty(source: str, section: DataSection, warnings: list[str]) -> dic
 def list_files(source: str, section: DataSection) -> list[ImageFile]:
     """The files of a source that is a folder, an archive or a table of images, readable or not. Other sources have none,
     and neither has one whose images are cut out of those in its files."""
-    path = user_path(source)
     if source.partition(":")[0] in NAMED:
         return []
+    path = remote.copy(source) if remote.is_address(source) else user_path(source)
     if path.is_dir() and stored_arrays.is_zarr(path):
         return []
     if path.is_dir() or path.suffix.lower() in EXPORTED:

@@ -221,7 +221,7 @@ def _list_zip(path: Path) -> Listing:
     files, folders, total = list[Place](), list[str](), 0
     with zipfile.ZipFile(path) as archive:
         for number, info in enumerate(archive.infolist()):
-            name = _safe(info.filename.replace("\\", "/"), path)
+            name = safe_path(info.filename.replace("\\", "/"), path)
             kind = stat.S_IFMT(info.external_attr >> 16)
             if info.is_dir() or kind == stat.S_IFDIR:
                 folders += [name] if name else []
@@ -244,7 +244,7 @@ def _list_tar(path: Path) -> Listing:
         with tarfile.open(fileobj=handle, mode="r:") as archive:
             for member in archive:
                 archive.members = []  # type: ignore[attr-defined]  # or else they are all kept
-                name = _safe(member.name, path)
+                name = safe_path(member.name, path)
                 if member.size < 0 or member.offset <= last or len(files) > MAX_FILES:
                     raise DataError(f"{path}: the header of {shown(name)} is damaged; {REMEDY}")
                 last = member.offset
@@ -270,7 +270,7 @@ def _last(files: Sequence[Place]) -> str:
     return files[-1].name if files else "its beginning"
 
 
-def _safe(name: str, path: Path) -> str:
+def safe_path(name: str, path: Path) -> str:
     """The path of a member below the archive, with forward slashes."""
     parts = PurePosixPath(name).parts
     if name.startswith("/") or PureWindowsPath(name).drive or ".." in parts or "\0" in name:
