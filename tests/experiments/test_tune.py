@@ -213,6 +213,23 @@ def test_data_without_val_are_refused(tiny_recipe, tmp_path):
         tune(recipe, SPACE, tmp_path / "out")
 
 
+@pytest.mark.parametrize(("sampler", "pruner"), [("random", "hyperband"), ("gp", "median"), ("tpe", "none")])
+def test_samplers_and_pruners_are_those_of_optuna(tiny_recipe, tmp_path, sampler, pruner):
+    out = tmp_path / "out"
+    found = tune(tiny_recipe(), SPACE, out, trials=3, best=0, sampler=sampler, pruner=pruner, quiet=True)
+    assert len(found.trials) == 3 and (found.sampler, found.pruner) == (sampler, pruner)
+    assert pruner != "none" or all(each.epochs == 3 for each in found.trials)
+    with pytest.raises(RequestError, match=f"pruner was {pruner}, is halving"):
+        tune(tiny_recipe(), SPACE, out, trials=3, sampler=sampler)
+
+
+def test_minutes_end_a_search(tiny_recipe, tmp_path):
+    found = tune(tiny_recipe(), SPACE, tmp_path / "out", minutes=1e-3, best=0, quiet=True)
+    assert [each.number for each in found.trials] == [0], (
+        "the first trial takes longer than that, and is trained to its end"
+    )
+
+
 def test_rungs_lie_within_a_training():
     assert rungs_of(30, None, 3) == (4, 12) and rungs_of(27, None, 3) == (3, 9) and rungs_of(81, 1, 3) == (1, 3, 9, 27)
     assert rungs_of(2, None, 3) == (1,) and rungs_of(1, None, 3) == ()

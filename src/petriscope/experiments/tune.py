@@ -24,6 +24,7 @@ from petriscope.experiments.space import AUTO, Choices, Space, Span, label, load
 from petriscope.experiments.study import FAILURE, SECONDS, Budget, Study
 from petriscope.experiments.suite import Method, Suite
 from petriscope.experiments.train import begin, reopen
+from petriscope.report.metrics import in_sentence
 from petriscope.report.tune import write_tuning
 from petriscope.report.wording import plural
 from petriscope.run.comparison import Comparison
@@ -100,10 +101,11 @@ class Plan:
         """What has to be the same for all trials of a study, as plain values."""
         recipe = self.recipe.model_dump(mode="json", exclude={"name", "about"})
         del recipe["training"]["track"]  # it changes nothing that is trained
-        recipe["data"]["source"] = self.dataset.fingerprint  # which may be in other places on other machines
+        recipe["data"]["source"] = None  # which may be in other places on other machines
         for each in (recipe["data"]["sources"] or {}).values():
             each["source"] = None
         return {
+            "digest of the data": self.dataset.fingerprint,
             "recipe": recipe,
             "space": {key: str(value) for key, value in self.space.plain.items()},
             "rungs": list(self.rungs),
@@ -241,7 +243,7 @@ def _introduce(plan: Plan, study: Study) -> None:
         stops = f"; trials may be stopped after {' and '.join(map(str, plan.rungs))}"
     info = plan.dataset.task.info(plan.metric)
     say(
-        f"search for the {'highest' if plan.higher else 'lowest'} {info.name.lower()} on val over "
+        f"search for the {'highest' if plan.higher else 'lowest'} {in_sentence(info)} on val over "
         f"{plural(len(plan.space.parameters), 'key')}: {', '.join(each.key for each in plan.space.parameters)}"
     )
     say(f"a trial has {plan.recipe.training.epochs} epochs{stops}; in {plan.folder}")
@@ -251,7 +253,7 @@ def _introduce(plan: Plan, study: Study) -> None:
         say(f"note: the recipe itself is no trial, because the space does not have its {values}")
     begun = len(study.trials())
     if begun:
-        say(f"{plural(begun, 'trial')} were begun before")
+        say(f"trials that were begun before: {begun}")
 
 
 # ------------------------------------------------------------------------------------------------------- the search
@@ -473,7 +475,7 @@ class Board:
 
     def _shown(self, value: float) -> str:
         info = self.plan.dataset.task.info(self.plan.metric)
-        return f"{info.name.lower()} " + (f"{100 * value:.2f} %" if info.percent else f"{value:.4f}")
+        return f"{in_sentence(info)} " + (f"{100 * value:.2f} %" if info.percent else f"{value:.4f}")
 
 
 # -------------------------------------------------------------------------------------------------------- the result
