@@ -27,9 +27,8 @@ import numpy as np
 from PIL import Image
 
 from common import print_machine, print_table
-from petriscope.data.in_memory import InMemory
-from petriscope.inference.decoding import read_file
-from petriscope.inference.predictor import Predictor, load_model
+from petriscope.ship.server.classification import Classifier
+from petriscope.ship.server.opening import open_model
 
 AT_ONCE = 32
 BATCHES = (1, 32)
@@ -45,7 +44,9 @@ def main() -> None:
     args = parser.parse_args()
     print_machine()
     cores = sorted(os.sched_getaffinity(0))
-    model = load_model(args.run, "cpu")
+    model = open_model(args.run, "cpu")
+    if not isinstance(model, Classifier):
+        raise SystemExit("give a run or a package that labels images")
     contents = images(model)
     os.sched_setaffinity(0, {cores[0]})
     bare = measure_bare(model, contents, args.seconds / 4)
@@ -55,7 +56,7 @@ def main() -> None:
         print_long(port, process, contents, args.minutes, args.malformed)
 
 
-def images(model: Predictor, count: int = 256) -> list[bytes]:
+def images(model: Classifier, count: int = 256) -> list[bytes]:
     """PNG files of noise around a disc, in the size of the model."""
     rng = np.random.default_rng(0)
     height, width, channels = model.shape
@@ -70,16 +71,20 @@ def images(model: Predictor, count: int = 256) -> list[bytes]:
     return out
 
 
-def measure_bare(model: Predictor, contents: list[bytes], seconds: float) -> list[tuple[str, float, float]]:
+def measure_bare(model: Classifier, contents: list[bytes], seconds: float) -> list[tuple[str, float, float]]:
     """Calls of the model in this process: name, images per second, processor milliseconds per image."""
-    files = [InMemory("x", content) for content in contents]
-    pixels = np.stack([read_file(model, file)[0].pixels for file in files])
+    pixels = np.stack([model.decode("x", content).pixels for content in contents])
     out = []
     for batch in BATCHES:
         out.append(
-            (f"bare calls, batches of {batch}", *timed(lambda b=batch: model.predict(pixels[:b]), batch, seconds))
+            (
+                f"bare calls, batches of {batch}",
+                *timed(lambda b=batch: model.classifies.predict(pixels[:b], model.tta), batch, seconds),
+            )
         )
-    out.append(("decoding alone", *timed(lambda: [read_file(model, file) for file in files[:32]], 32, seconds)))
+    out.append(
+        ("decoding alone", *timed(lambda: [model.decode("x", content) for content in contents[:32]], 32, seconds))
+    )
     return out
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
@@ -16,6 +16,7 @@ from petriscope.ship.server.counters import Counters
 from petriscope.ship.server.lane import Lane
 from petriscope.ship.server.limits import Limits, Refusal
 from petriscope.ship.server.log_lines import log, log_error
+from petriscope.ship.server.reading import drain
 
 FACTS = "petriscope"  # where a request's `Facts` are in its scope
 OPEN = ("/", "/docs", "/health/live", "/health/ready")  # without a token: nothing about models or images
@@ -79,6 +80,8 @@ class Gate:
             self._check(scope)
             await self.app(scope, receive, answer)
         except Refusal as refusal:
+            if self.stopping:  # what is closed before its body was read may be reset before its answer is read
+                await drain(Request(scope, receive), self.limits.body_bytes)
             await refused(refusal)(scope, receive, answer)
         except Exception as error:
             log_error("answering", error)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect
 
 from petriscope.ship.server.limits import Limits, Refusal, mib
 
@@ -120,7 +121,7 @@ async def drain(request: Request, most: int) -> bool:
                 size += len(chunk)
                 if size > most:
                     return False
-    except (TimeoutError, RuntimeError):  # RuntimeError: the stream was read to its end before
+    except (TimeoutError, ClientDisconnect, RuntimeError):  # RuntimeError: the stream was read to its end before
         return False
     return True
 
