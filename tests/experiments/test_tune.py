@@ -213,6 +213,18 @@ def test_data_without_val_are_refused(tiny_recipe, tmp_path):
         tune(recipe, SPACE, tmp_path / "out")
 
 
+def test_a_study_of_an_older_version_whose_recipe_had_fewer_keys_goes_on(tiny_recipe, tmp_path):
+    import optuna
+
+    out = tmp_path / "out"
+    before = tune(tiny_recipe(), SPACE, out, trials=1, best=0, quiet=True)
+    study = optuna.load_study(study_name="out", storage=f"sqlite:///{out / 'study.db'}")
+    settings = study.user_attrs["settings"]
+    del settings["recipe"]["training"]["swa"], settings["recipe"]["data"]["scale"]
+    study.set_user_attr("settings", settings)
+    assert table(tune(tiny_recipe(), SPACE, out, trials=1, best=0, quiet=True)) == table(before)
+
+
 @pytest.mark.parametrize(("sampler", "pruner"), [("random", "hyperband"), ("gp", "median"), ("tpe", "none")])
 def test_samplers_and_pruners_are_those_of_optuna(tiny_recipe, tmp_path, sampler, pruner):
     out = tmp_path / "out"

@@ -20,6 +20,7 @@ import numpy as np
 
 from petriscope.core.errors import PetriscopeError, RequestError, shortened
 from petriscope.core.files import locked, read_text, write_text
+from petriscope.core.recipe import Recipe, check_recipe
 from petriscope.experiments.compare import differing
 from petriscope.experiments.space import Space
 from petriscope.run.tuning import Trial
@@ -226,7 +227,7 @@ def open_study(
             f"the storage {shown} cannot be used ({reason}); a database of PostgreSQL has an URL such as "
             "postgresql://USER@HOST/DATABASE, and needs pip install 'petriscope[tune]'"
         ) from None
-    pairs = {} if before is None else differing(before, settings)
+    pairs = {} if before is None else differing(_as_today(before), settings)
     if pairs:
         said = "; ".join(f"{key} was {_said(was)}, is {_said(now)}" for key, (was, now) in pairs.items())
         raise RequestError(
@@ -234,6 +235,20 @@ def open_study(
             "Repeat these, or choose another --out"
         )
     return study
+
+
+def identity(recipe: Recipe) -> dict[str, Any]:
+    """The settings of a recipe that decide what is trained, except for where its data are, as plain values."""
+    tree = recipe.model_dump(mode="json", exclude={"name": True, "about": True, "training": {"track"}})
+    tree["data"]["source"] = None  # it may be in other places on other machines
+    for each in (tree["data"]["sources"] or {}).values():
+        each["source"] = ""
+    return tree
+
+
+def _as_today(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a study that an older version began: its recipe with the keys of today."""
+    return {**settings, "recipe": identity(check_recipe(settings["recipe"], "the recipe of the study"))}
 
 
 def _said(value: Any) -> str:

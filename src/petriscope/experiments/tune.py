@@ -99,14 +99,9 @@ class Plan:
     @property
     def settings(self) -> dict[str, Any]:
         """What has to be the same for all trials of a study, as plain values."""
-        recipe = self.recipe.model_dump(mode="json", exclude={"name", "about"})
-        del recipe["training"]["track"]  # it changes nothing that is trained
-        recipe["data"]["source"] = None  # which may be in other places on other machines
-        for each in (recipe["data"]["sources"] or {}).values():
-            each["source"] = None
         return {
             "digest of the data": self.dataset.fingerprint,
-            "recipe": recipe,
+            "recipe": studies.identity(self.recipe),
             "space": {key: str(value) for key, value in self.space.plain.items()},
             "rungs": list(self.rungs),
             "reduction": self.options.reduction,
