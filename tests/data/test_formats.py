@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,6 +74,16 @@ def turned(data: bytes) -> bytes:
 
 def foreign(data: bytes) -> bytes:
     return b"Dear diary, " * 99
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_a_named_pipe_is_not_waited_for(form: Format, tmp_path: Path) -> None:
+    source = form.write(tmp_path)
+    path = tmp_path / form.file
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(RequestError, match=path.name):
+        load(source, **form.options)
 
 
 def empty(data: bytes) -> bytes:

@@ -166,6 +166,8 @@ def _image_of(paths: Sequence[Path], section: DataSection, warnings: list[str]) 
 
     found: list[str] = []
     for path in paths:
+        if not path.is_file():  # a named pipe would be waited for without end
+            raise DataError(f"{path} is no regular file")
         with parsing(path, REMEDY, DataError):
             schema = pq.read_schema(path)
         if section.image is not None:

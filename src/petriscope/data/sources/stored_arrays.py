@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings as library_warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, Ima
         RequestError: the library is not installed, or it cannot be told which arrays are meant.
         DataError: the file is damaged, or the arrays do not fit together.
     """
-    with _opened(path) as (arrays, digest):
+    with _opened(path, warnings) as (arrays, digest):
         names, found = _roles(arrays, section, path, warnings)
         stored = StoredArrays(path, {role: arrays[name] for role, name in names.items()}, section, digest)
         stored.splits = (UNSPLIT,) if f"{UNSPLIT}_images" in names else SPLITS
@@ -80,17 +81,19 @@ def _renamed(text: str, names: Mapping[str, str]) -> str:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+def _opened(path: Path, warnings: list[str]) -> Iterator[tuple[dict[str, Any], str]]:
     """The arrays of a file or folder, by name, and a digest of its bytes."""
     if path.is_dir():
         with parsing(path, REMEDY, DataError):
-            yield _open_zarr(path)
+            yield _open_zarr(path, warnings)
         return
     try:
         import h5py
     except ImportError:
         raise RequestError(f"{path} needs h5py; install it with: pip install 'petriscope[hdf5]'") from None
     digest = cache.contents([path], f"{path.absolute()} as arrays").values[0]
+    if not digest:
+        raise DataError(f"{path} cannot be read; is it a file that may be read?")
     with parsing(path, REMEDY, DataError), h5py.File(path, "r") as file:
         arrays: dict[str, Any] = {}
 
@@ -108,12 +111,14 @@ def _opened(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
         yield arrays, digest
 
 
-def _open_zarr(path: Path) -> tuple[dict[str, Any], str]:
+def _open_zarr(path: Path, warnings: list[str]) -> tuple[dict[str, Any], str]:
     try:
         import zarr
     except ImportError:
         raise RequestError(f"{path} needs zarr; install it with: pip install 'petriscope[zarr]'") from None
-    files = sorted(each for each in path.rglob("*") if each.is_file())
+    files = sorted(each for each in path.rglob("*") if not each.is_dir())
+    if odd := [file for file in files if not file.is_file()]:  # a named pipe would be waited for without end
+        raise DataError(f"{odd[0]} is no regular file; {REMEDY}")
     for file in files:
         if file.name in (*ZARR, ".zmetadata", ".zattrs"):
             if file.stat().st_size > MAX_METADATA:
@@ -124,11 +129,14 @@ def _open_zarr(path: Path) -> tuple[dict[str, Any], str]:
                         f"{file} names pickle, which is not read because it can run code; save plain arrays"
                     )
     found = cache.contents(files, f"{path.absolute()} as arrays")
-    root = zarr.open(str(path), mode="r")
-    if isinstance(root, zarr.Array):
-        raise DataError(f"{path} is one array; store images and labels in one group")
-    arrays: dict[str, Any] = {}
-    _walk_zarr(root, "", arrays, zarr.Array, path)
+    with library_warnings.catch_warnings(record=True) as said:  # it warns of folders that are no arrays
+        library_warnings.simplefilter("always")
+        root = zarr.open(str(path), mode="r")
+        if isinstance(root, zarr.Array):
+            raise DataError(f"{path} is one array; store images and labels in one group")
+        arrays: dict[str, Any] = {}
+        _walk_zarr(root, "", arrays, zarr.Array, path)
+    warnings += [f"{path}: {each.message}" for each in said]
     return arrays, cache.make_key(tuple(zip(map(str, files), found.values, strict=True)))
 
 
