@@ -37,8 +37,9 @@ NAMED = {
 }
 KINDS = (
     "an npz in MedMNIST's layout, a folder of class folders or a zip or tar of it, a cifar-10-batches-py folder, a CSV "
-    "or Parquet table with the columns path and label, an npz or a folder of images (images) and masks, images with an "
-    f"export of a labelling tool ({FORMATS}), or one of {', '.join(NAMED)}"
+    "or Parquet table with the columns path and label, Parquet files with images, WebDataset shards, an HDF5 file or a "
+    "Zarr folder, an npz or a folder of images (images) and masks, images with an export of a labelling tool "
+    f"({FORMATS}), an address of one of these such as s3://bucket/cells, or one of {', '.join(NAMED)}"
 )
 SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 UNSPLIT = "all"  # the name of the only image set of a source without splits
