@@ -21,11 +21,11 @@ from petriscope.core.errors import PetriscopeError, RequestError
 from petriscope.core.recipe import load_recipe
 from petriscope.data import load_dataset
 from petriscope.inference.exported import PackagePredictor, open_model
-from petriscope.inference.package import ARRAYS, MANIFEST, MODEL, SIGNATURE, Manifest, Package
+from petriscope.inference.package import ARRAYS, MANIFEST, MODEL, SIGNATURE, Manifest, Measured, Package
 from petriscope.inference.verification import as_input, verify
 from petriscope.run.folder import open_run
 from petriscope.ship import export as exporting
-from petriscope.ship import test_images
+from petriscope.ship import lowered, test_images
 
 pytest.importorskip("onnxscript")
 
@@ -414,6 +414,36 @@ def test_masks(kept, tmp_path, capsys, monkeypatch):
     expected = api.evaluate(run.folder, "synthetic-terrain:60", split="test", quiet=True).metrics["miou"].value
     found = api.evaluate(folder, "synthetic-terrain:60", split="test", quiet=True).metrics["miou"].value
     assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_lower_precision_is_fitted_anew_and_measured_beside_the_run(run, tmp_path):
+    folder = api.export(run.folder, tmp_path / "package", precision="int8", quiet=True).folder
+    manifest = Manifest.read(folder / MANIFEST)
+    assert manifest.precision == "int8" and [each.of for each in manifest.measured] == ["run", "fp32", "int8"]
+    of_run, single, lower = manifest.measured
+    assert of_run.accuracy == run.results.val.metrics["accuracy"].value == single.accuracy and of_run.bytes is None
+    assert abs(lower.change) <= 0.02 and lower.bytes < single.bytes and lower.images_per_second > 0
+    assert verify(folder).images == 32
+    assert "## Precision" in (folder / "README.md").read_text()
+    reference = open_model(folder).trust.references["flips"]
+    found = Package(folder).run(load_dataset(run.recipe.data).split("val").images)
+    assert np.abs(found["uncertainty"] - reference.uncertainty).max() < 1e-5  # fitted on what it answers itself
+    assert (found["label"] == reference.target).mean() == pytest.approx(lower.accuracy)
+
+
+def test_a_lower_precision_that_is_worse_is_refused(run, tmp_path, monkeypatch, capsys):
+    worse = Measured("int8", 0.9, -0.03, (-0.04, -0.02), 0.1, 0.01, 1000, 100.0)
+    monkeypatch.setattr(lowered, "_measured", lambda *_: worse)
+    with pytest.raises(
+        PetriscopeError, match=r"3.00 points worse than that of the run \(95 %: by 2.00 or more\); nothing was"
+    ):
+        api.export(run.folder, tmp_path / "package", precision="fp16", quiet=True)
+    assert not (tmp_path / "package").exists()
+    forced = api.export(run.folder, tmp_path / "package", precision="fp16", force=True, quiet=True).folder
+    assert verify(forced).images == 32 and Manifest.read(forced / MANIFEST).precision == "fp16"
+    assert "exported all the same, as requested" in capsys.readouterr().err
+    with pytest.raises(RequestError, match="precision cannot be 'int4'"):
+        api.export(run.folder, tmp_path / "other", precision="int4")
 
 
 def test_requests_that_cannot_be_met(run, tmp_path, monkeypatch):

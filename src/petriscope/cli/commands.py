@@ -680,6 +680,15 @@ def export(
         int | None,
         typer.Option(metavar="N", min=1, help="Images of val to compare with the run; default: all."),
     ] = None,
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="Of the network: fp32, fp16 (half the size) or int8 (a quarter); what they cost is measured on val."
+        ),
+    ] = "fp32",
+    force: Annotated[
+        bool, typer.Option("--force", help="Export a lower precision although it is worse by more than half a point.")
+    ] = False,
     runtime: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="With --format html: where npm installed onnxruntime-web."),
@@ -692,8 +701,9 @@ def export(
     anywhere with petriscope verify PACKAGE, or with python PACKAGE/predict.py --verify.
     """
     _among("--format", format, ("onnx", "html"))
-    if format == "html" and (sign is not None or license is not None):
-        raise RequestError("--sign and --license are for packages; a page has neither")
+    _among("--precision", precision, ("fp32", "fp16", "int8"))
+    if format == "html" and (sign is not None or license is not None or precision != "fp32"):
+        raise RequestError("--sign, --license and --precision are for packages; make a page of the package then")
     if format != "html" and runtime is not None:
         raise RequestError("--runtime is for --format html")
     from petriscope import api
@@ -705,7 +715,8 @@ def export(
         else:
             say(f"page: {page}; open it in a browser, or with ?test behind its address to test it on its own images")
         return
-    made = api.export(run, out, images=images, key=sign, license=license, sample=sample, quiet=as_json)
+    chosen: dict[str, Any] = {"precision": precision, "force": force, "license": license, "sample": sample}
+    made = api.export(run, out, images=images, key=sign, quiet=as_json, **chosen)
     if as_json:
         print_json({"package": str(made.folder), **made.manifest.as_json()})
         return

@@ -142,6 +142,29 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What a model in a lower precision was compared with on val, and itself.
+
+    Args:
+        of: ``run``, ``fp32``, or the precision.
+        accuracy: on val; of masks the mean over images of the share of labeled pixels that are right.
+        change: of that from the run, with its 95 % interval (paired bootstrap over images, or groups); None: too few.
+        nll, ece: after temperature scaling; None for masks.
+        bytes: of the model; None for the run.
+        images_per_second: with all cores of the machine that it was exported on, in one pass over val.
+    """
+
+    of: str
+    accuracy: float
+    change: float
+    change_ci95: tuple[float | None, float | None]
+    nll: float | None
+    ece: float | None
+    bytes: int | None
+    images_per_second: float
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The contents of ``package.json``.
 
@@ -160,6 +183,8 @@ class Manifest:
         trust: what was fitted on val, as `petriscope.trust.state.Trust.to_file` has it.
         mean, std: of the training images per channel, 0 to 1.
         versions: of the libraries that the package was made with.
+        measured: what a lower precision changes; empty in ``fp32``.
+        single: layers of the network that stay in single precision, in ``int8``.
         verification: how it was compared with the run.
         files: the SHA-256 digest of every other file, by its path with forward slashes.
     """
@@ -180,6 +205,8 @@ class Manifest:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     versions: Mapping[str, str]
+    measured: tuple[Measured, ...] = ()
+    single: tuple[str, ...] = ()
     fingerprint: str = ""
     verification: Agreement | None = None
     files: Mapping[str, str] = field(default_factory=dict)
@@ -192,7 +219,7 @@ class Manifest:
         for key, value in tree.items():
             if key in parts and value is not None:
                 tree[key] = asdict(value)
-            elif key in ("error_rates", "coverages"):
+            elif key in ("error_rates", "coverages", "measured"):
                 tree[key] = [asdict(each) for each in value]
             elif isinstance(value, Mapping):
                 tree[key] = dict(value)
@@ -204,7 +231,7 @@ class Manifest:
 
     def identity(self, digests: Mapping[str, str]) -> str:
         """The fingerprint: of all that decides about predictions, and of the digests of some files."""
-        free = ("name", "created", "versions", "fingerprint", "verification", "files")
+        free = ("name", "created", "versions", "measured", "fingerprint", "verification", "files")
         tree = {key: value for key, value in self.as_json().items() if key not in free}
         named = {name: digests[name] for name in (MODEL, ARRAYS)}
         text = json.dumps([tree, named], sort_keys=True, ensure_ascii=True)
@@ -241,6 +268,9 @@ def _manifest(tree: Mapping[str, Any]) -> Manifest:
     )
     out["coverages"] = tuple(
         Coverage(**{key: _tuples(value) for key, value in each.items()}) for each in tree["coverages"]
+    )
+    out["measured"] = tuple(
+        Measured(**{key: _tuples(value) for key, value in each.items()}) for each in tree.get("measured", [])
     )
     if (found := tree.get("verification")) is not None:
         out["verification"] = Agreement(**{key: _tuples(value) for key, value in found.items()})

@@ -17,12 +17,13 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from petriscope.core.device import enough_memory
-from petriscope.core.errors import PetriscopeError, RequestError
+from petriscope.core.errors import PetriscopeError, RequestError, shown
 from petriscope.core.files import new_folder, user_path, write_text
 from petriscope.core.progress import progress, say
-from petriscope.data.imageset import ImageSet
+from petriscope.data.imageset import Dataset, ImageSet
 from petriscope.data.membership import pack
 from petriscope.experiments.own_data import own_split
+from petriscope.inference.exported import open_package
 from petriscope.inference.package import (
     ARRAYS,
     CLASSIFIER,
@@ -35,6 +36,7 @@ from petriscope.inference.package import (
     Agreement,
     Input,
     Manifest,
+    Measured,
     Package,
     digest,
     is_package,
@@ -46,6 +48,7 @@ from petriscope.ship import carried, test_images
 from petriscope.ship.card import card
 from petriscope.ship.expected import Outputs, answers, offers
 from petriscope.ship.graph import Graph, refuse, write_graph
+from petriscope.ship.lowered import PRECISIONS, lower
 from petriscope.ship.page import find_runtime, write_page
 from petriscope.ship.signing import read_key, sign
 from petriscope.trust.robustness import stratified
@@ -92,11 +95,29 @@ class Exported:
         files = f", {found.from_files:,} from the bytes of their files" if found.from_files else ""
         pixels = f"; {found.undecided:,} pixels were left to rounding" if found.undecided else ""
         sizes = ", ".join(map(str, found.batches[:-1]))
+        if self.manifest.measured:
+            return [*map(_words, self.manifest.measured), *self._single()]
         return [
             f"equal answers of the package and the run on {found.images:,} of {found.of:,} images of val{files} (in batches of "
             f"{found.batches[-1]:,}, and {found.in_each:,} in batches of {sizes}); probabilities differ by "
             f"{found.largest_difference:.1e} at most{pixels}"
         ]
+
+    def _single(self) -> list[str]:
+        count = len(self.manifest.single)
+        return [f"{count} layer{' stays' if count == 1 else 's stay'} in single precision"] if count else []
+
+
+def _words(found: Measured) -> str:
+    """One line of what a lower precision was compared with."""
+    low, high = found.change_ci95
+    apart = (
+        "" if found.of == "run" or low is None or high is None else f" ({100 * low:+.2f} to {100 * high:+.2f} points)"
+    )
+    errors = "" if found.nll is None else f", nll {found.nll:.4f}, ece {100 * (found.ece or 0):.2f} %"
+    size = "" if found.bytes is None else f", {found.bytes / 1e6:.2f} MB"
+    accuracy = f"{found.of}: accuracy on val {100 * found.accuracy:.2f} %{apart}"
+    return f"{accuracy}{errors}{size}, {found.images_per_second:,.0f} images/s"
 
 
 @enough_memory()
@@ -108,6 +129,8 @@ def export(
     key: str | PathLike[str] | None = None,
     license: str | None = None,
     sample: int | None = None,
+    precision: str = "fp32",
+    force: bool = False,
     quiet: bool = False,
 ) -> Exported:
     """Write a run as a package.
@@ -119,24 +142,44 @@ def export(
         key: a file with a private ed25519 key in PEM, to sign the package with; None: it is not signed.
         license: of the model, for its card, such as ``mit``; None: not stated.
         sample: images of val that the package is compared with the run on; None: all.
+        precision: of the network: ``fp32``; ``fp16``, a file of half the size; or ``int8``, a quarter of it, and faster where
+            large convolutions take the time. What is fitted on val is fitted anew for the last two, and val shows what they cost.
+        force: export a lower precision although val shows that it is worse by more than half a point.
 
     Raises:
         RequestError: there is no run, its model cannot be exported, a library is missing, or ``out`` is not empty.
         DataError: the run's data have changed.
-        PetriscopeError: the package answers otherwise than the run; nothing is left behind.
+        PetriscopeError: the package answers otherwise than the run, or a lower precision is worse; nothing is left behind.
     """
+    if precision not in PRECISIONS:
+        raise RequestError(f"precision cannot be {shown(precision)}; known: {', '.join(PRECISIONS)}")
     source, folder = open_run(run), None if out is None else user_path(out)
     check_free(folder)
     check_libraries()
     secret = None if key is None else read_key(user_path(key))
     predictor = _in_float32(load_model(source.folder, "cpu"))
     refuse(predictor)
-    val = _val(source, quiet)
+    data = _data(source, quiet)
+    val = None if data is None else data.split("val")
+    if precision != "fp32":
+        _check_lower(source, val, precision)
     with new_folder(folder or PACKAGES / source.folder.resolve().name, numbered=folder is None) as (staging, made):
-        manifest = _write(staging, source, predictor, val if images else None, license)
+        lowered = None
+        if data is not None and val is not None and precision != "fp32":
+            with TemporaryDirectory() as scratch:
+                work = (data.train, val, Path(scratch), staging / MODEL, force, quiet)
+                lowered = lower(predictor, precision, *work)
+            predictor = lowered.predictor
+        else:
+            write_graph(Graph(predictor), staging / MODEL)
+        manifest = _write(staging, predictor, val if images else None)
+        if lowered is not None:
+            manifest = replace(manifest, precision=precision, measured=lowered.measured, single=lowered.kept)
         package = Package(_listed(staging, manifest))
-        agreement = _compare(package, predictor, val, sample, quiet)
-        _write_vectors(staging, predictor, val, package.manifest.input)
+        # In a lower precision, it is compared with itself: in other batches, and from the bytes of files.
+        judge = predictor if lowered is None else open_package(staging)
+        agreement = _compare(package, judge, val, sample, quiet)
+        _write_vectors(staging, judge, val, package.manifest.input)
         known = package.manifest
         manifest = replace(known, verification=agreement, fingerprint=known.identity(known.files))
         write_text(staging / "README.md", card(source, manifest, license))
@@ -206,13 +249,29 @@ def _in_float32(predictor: Predictor) -> Predictor:
     return replace(predictor, recipe=predictor.recipe.model_copy(update={"training": training}))
 
 
-def _val(run: Run, quiet: bool) -> ImageSet | None:
+def _check_lower(run: Run, val: ImageSet | None, precision: str) -> None:
+    """
+    Raises:
+        RequestError: what is fitted on val cannot be fitted anew.
+    """
+    if val is None:
+        raise RequestError(
+            f"{precision} needs a run with a val split, on which temperature and thresholds are fitted anew"
+        )
+    if run.results.adaptation is not None:
+        raise RequestError(
+            f"{run.folder} is adapted: its thresholds are fitted on held-out images, and cannot be fitted anew for {precision}; "
+            "export it in fp32"
+        )
+
+
+def _data(run: Run, quiet: bool) -> Dataset | None:
     if "val" not in run.environment.data.splits:
         if not quiet:
             say("note: the run has no val split, so the package is compared with it on its test images alone")
         return None
     with run.claimed():
-        return own_split(run, "val").split("val")
+        return own_split(run, "val")
 
 
 def taken_input(predictor: Predictor) -> Input:
@@ -221,8 +280,8 @@ def taken_input(predictor: Predictor) -> Input:
     return Input(*predictor.shape, data.filter, data.bits, data.channels == "gray", data.scale, data.field_of_view)
 
 
-def _write(staging: Path, run: Run, predictor: Predictor, val: ImageSet | None, license: str | None) -> Manifest:
-    """All files but vectors, card and manifest."""
+def _write(staging: Path, predictor: Predictor, val: ImageSet | None) -> Manifest:
+    """All files but model, vectors, card and manifest."""
     tta = predictor.recipe.evaluation.tta
     trust = replace(
         predictor.trust,
@@ -234,7 +293,6 @@ def _write(staging: Path, run: Run, predictor: Predictor, val: ImageSet | None, 
     rates, coverages, limits = offers(predictor)
     arrays = {**arrays, **{f"{SEEN}{role}": each for role, each in seen.items()}, LIMITS: limits}
     _write_arrays(staging / ARRAYS, arrays)
-    write_graph(Graph(predictor), staging / MODEL)
     taken = taken_input(predictor)
     files = (
         test_images.drawn(taken) if val is None else test_images.of_val(val, predictor.recipe.data.source or "", taken)

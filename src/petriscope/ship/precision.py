@@ -92,6 +92,18 @@ def quantize(
     return kept
 
 
+def transplant(path: Path, network: Path, out: Path) -> None:
+    """Write a graph with the network of another, which `halve` or `quantize` made of a graph with the same network."""
+    import onnx
+
+    found = onnx.load(network)
+    inner = [node for node in found.graph.node if node.name.startswith(NETWORK)]
+    used = {name for node in inner for name in node.input}
+    weights = [each for each in found.graph.initializer if each.name in used]
+    alone = onnx.helper.make_model(onnx.helper.make_graph(inner, "network", [], [], weights))
+    _write(_with_network(onnx.load(path), alone), out)
+
+
 class _Quantizer:
     """Quantizes the network of a graph, with ranges of activations that are measured once.
 
