@@ -12,10 +12,11 @@ from torch import nn
 from fitted import fitted, images, unfitted
 from petriscope.core.errors import PetriscopeError, RequestError
 from petriscope.core.recipe import Part
+from petriscope.inference.package import CLASSIFIER, SEGMENTER
 from petriscope.inference.predictor import Predictor
 from petriscope.metrics.conformal import METHOD, sets
 from petriscope.metrics.selective import uncertainty
-from petriscope.ship.graph import CLASSIFIER_OUTPUTS, INPUT, NETWORK, SEGMENTER_OUTPUTS, Graph, write_graph
+from petriscope.ship.graph import INPUT, NETWORK, Graph, write_graph
 from petriscope.trust.prior import parse_prior
 from petriscope.trust.shift import appearance_of
 from petriscope.trust.state import LEVELS, MAX_ERRORS, answered_by
@@ -70,7 +71,7 @@ def test_a_classifier_answers_as_its_predictor(pair, count):
     predictor, onnx_session = pair
     pixels = images(count, predictor.shape, count)
     found, expected = answers(onnx_session, pixels), predictor.predict(pixels)
-    assert tuple(found) == CLASSIFIER_OUTPUTS
+    assert tuple(found) == CLASSIFIER
     for name, values in (("probabilities", expected.probabilities), ("raw", expected.raw)):
         assert found[name].dtype == np.float32
         np.testing.assert_allclose(found[name], values, atol=1e-4)
@@ -126,7 +127,7 @@ def test_a_segmenter_answers_as_its_predictor(case, tmp_path):
     for count in (1, 2, 7):
         pixels = images(count, predictor.shape, count)
         found, p = answers(onnx_session, pixels), predictor.probabilities(pixels)
-        assert tuple(found) == SEGMENTER_OUTPUTS
+        assert tuple(found) == SEGMENTER
         np.testing.assert_allclose(found["probabilities"], p, atol=1e-4)
         np.testing.assert_array_equal(found["confidence"], found["probabilities"].max(1))
         assert found["classes"].dtype == np.uint8

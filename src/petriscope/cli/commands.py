@@ -420,6 +420,7 @@ def predict(
     For segmentation, write a mask as indexed PNG and an overlay per image, and the table masks.csv.
     """
     from petriscope import api
+    from petriscope.inference.table import hand_over
 
     _share("--max-error", max_error)
     _share("--set-coverage", set_coverage)
@@ -430,20 +431,7 @@ def predict(
     asked: dict[str, Any] = {"max_error": max_error, "set_coverage": set_coverage, "classes": classes, "prior": prior}
     asked |= {"without_guarantee": without_guarantee, "scale": scale}
     found = api.predict_rows(model, images, _tta(tta), device, out=out, **asked)
-    write = deliver if out is None else None
-    if write is not None:
-        write(found.csv([], header=True))
-    count, failed, first = 0, 0, ""
-    for rows in found:
-        if write is not None:
-            write(found.csv(rows))
-        errors = [row["error"] for row in rows if row["error"] is not None]
-        first = first or next(iter(errors), "")
-        count, failed = count + len(rows), failed + len(errors)
-    if out is not None:
-        say(f"{count:,} images in {out}")
-    if failed:
-        raise PetriscopeError(f"{failed:,} of {count:,} images could not be read, the first: {first}")
+    hand_over(found, out, deliver)
 
 
 @app.command()

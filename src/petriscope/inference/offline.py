@@ -16,7 +16,7 @@ from petriscope.inference.answers import answer_files
 from petriscope.inference.decoding import find_images
 from petriscope.inference.package import SEGMENTER, Package
 from petriscope.inference.segmentation import predict_files
-from petriscope.inference.table import Rows, Wanted
+from petriscope.inference.table import Rows, Wanted, hand_over
 from petriscope.inference.verification import verify
 
 
@@ -39,7 +39,7 @@ def main(folder: Path, words: Sequence[str] | None = None) -> int:
             raise RequestError(
                 "--without-guarantee needs --max-error or --set-coverage: without them, nothing is guaranteed"
             )
-        _predict(Package(folder, asked.threads), asked)
+        hand_over(_rows(Package(folder, asked.threads), asked), asked.out, sys.stdout.write)
     except PetriscopeError as error:
         say(f"error: {error}")
         return error.exit_status
@@ -47,25 +47,6 @@ def main(folder: Path, words: Sequence[str] | None = None) -> int:
         say("interrupted")
         return 130
     return 0
-
-
-def _predict(package: Package, asked: argparse.Namespace) -> None:
-    rows = _rows(package, asked)
-    write = None
-    if asked.out is None:
-        write = sys.stdout.write
-        write(rows.csv([], header=True))
-    count, failed, first = 0, 0, ""
-    for part in rows:
-        if write is not None:
-            write(rows.csv(part))
-        errors = [row["error"] for row in part if row["error"] is not None]
-        first = first or next(iter(errors), "")
-        count, failed = count + len(part), failed + len(errors)
-    if asked.out is not None:
-        say(f"{count:,} images in {asked.out}")
-    if failed:
-        raise PetriscopeError(f"{failed:,} of {count:,} images could not be read, the first: {first}")
 
 
 def _rows(package: Package, asked: argparse.Namespace) -> Rows:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from petriscope.core.csv_tables import csv_lines
+from petriscope.core.errors import PetriscopeError
 from petriscope.core.files import atomic, readable
 from petriscope.core.progress import progress, say
 from petriscope.data.in_memory import AnyFile
@@ -64,6 +65,30 @@ class Wanted:
     quiet: bool
     without_guarantee: bool = False
     withdrawn: Callable[[Any], object] | None = None
+
+
+def hand_over(rows: Rows, out: Path | None, write: Callable[[str], object]) -> None:
+    """Read a table to its end.
+
+    Args:
+        out: where its rows, or masks, go; None: to ``write``, as CSV.
+
+    Raises:
+        PetriscopeError: images could not be read; their rows say why.
+    """
+    if out is None:
+        write(rows.csv([], header=True))
+    count, failed, first = 0, 0, ""
+    for part in rows:
+        if out is None:
+            write(rows.csv(part))
+        errors = [row["error"] for row in part if row["error"] is not None]
+        first = first or next(iter(errors), "")
+        count, failed = count + len(part), failed + len(errors)
+    if out is not None:
+        say(f"{count:,} images in {out}")
+    if failed:
+        raise PetriscopeError(f"{failed:,} of {count:,} images could not be read, the first: {first}")
 
 
 def rows_by_chunk(

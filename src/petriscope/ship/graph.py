@@ -27,6 +27,7 @@ from petriscope.core.errors import PetriscopeError, RequestError, shortened
 from petriscope.core.files import atomic
 from petriscope.core.results import CLASSIFICATION, SEGMENTATION
 from petriscope.data.appearance import measure
+from petriscope.inference.package import CLASSIFIER, SEGMENTER
 from petriscope.inference.predictor import Predictor
 from petriscope.inference.tta import mean_over, views_of
 from petriscope.metrics.conformal import METHOD
@@ -36,24 +37,10 @@ from petriscope.trust.temperature import TINY
 from petriscope.trust.two_sample import FARTHEST
 
 INPUT = "images"
-CLASSIFIER_OUTPUTS = (
-    "probabilities",
-    "raw",
-    "label",
-    "uncertainty",
-    "ood",
-    "answers",
-    "sets",
-    "points",
-    "plain_label",
-    "plain_uncertainty",
-    "appearance",
-)
 MOST_BYTES = 2**31 - 2**20  # of weights; protobuf's messages are below 2 GiB
 NETWORK = "network/"  # how the names of its operations begin
 # The one that torch's exporter writes without conversion. onnxruntime reads it from 1.14 on, and onnxruntime-web with it.
 OPSET = 18
-SEGMENTER_OUTPUTS = ("classes", "confidence", "probabilities")
 
 
 def refuse(predictor: Predictor) -> None:
@@ -76,7 +63,7 @@ def refuse(predictor: Predictor) -> None:
 class Graph(nn.Module):
     """The whole prediction for uint8 images [N, H, W, C], in the order of `outputs`.
 
-    Of a classifier with K classes, see `CLASSIFIER_OUTPUTS`:
+    Of a classifier with K classes, see `petriscope.inference.package.CLASSIFIER`:
 
     - ``probabilities``, ``raw``: float32 [N, K], with the test-time augmentation of the recipe; after and before temperature
       scaling.
@@ -90,8 +77,8 @@ class Graph(nn.Module):
       [N, C + 3]; what sets of images are compared by with val, without test-time augmentation, see
       `petriscope.trust.shift.Traits`. R is 0 if there is no likeness or it compares the appearance alone.
 
-    Of a segmenter, see `SEGMENTER_OUTPUTS`: ``classes``, uint8 [N, H, W], ``confidence``, float32 [N, H, W], the largest
-    probability, and ``probabilities``, float32 [N, K, H, W].
+    Of a segmenter, see `petriscope.inference.package.SEGMENTER`: ``classes``, uint8 [N, H, W], ``confidence``, float32
+    [N, H, W], the largest probability, and ``probabilities``, float32 [N, K, H, W].
 
     Where the network gives outputs that are not numbers, and the predictor raises an error, probabilities are NaN.
 
@@ -116,7 +103,7 @@ class Graph(nn.Module):
         self.normalize, self.tta = predictor.normalize, tta
         self.temperature = predictor.temperature(tta)
         self.views = views_of(tta, predictor.shape[:2])
-        self.outputs = SEGMENTER_OUTPUTS if self.dense else CLASSIFIER_OUTPUTS
+        self.outputs = SEGMENTER if self.dense else CLASSIFIER
         if self.dense:
             return
         self.ood = None if trust.detector is None else _Score(trust.detector)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
 from petriscope.core.errors import RequestError
 from petriscope.core.files import user_path
-from petriscope.inference.package import Package, is_package
+from petriscope.inference.package import Package, digest, is_package
 from petriscope.inference.predictor import load_model, model_path
 from petriscope.inference.verification import verify
 from petriscope.models import ENSEMBLE
 from petriscope.ship.server.served import Served
 from petriscope.tasks import find_task, in_room
-
-BLOCK = 1 << 20
 
 
 def open_model(path: str, device: str = "auto") -> Served:
@@ -37,7 +33,7 @@ def open_model(path: str, device: str = "auto") -> Served:
     name = folder.resolve().name if folder.is_dir() else place.stem
     adapts = predictor.recipe.model.name != ENSEMBLE
     task = in_room(predictor.task, "ship.server")
-    model: Served = task.of_run(predictor, name, _fingerprint(model_path(place)), adapts)
+    model: Served = task.of_run(predictor, name, digest(model_path(place)), adapts)
     return model
 
 
@@ -52,11 +48,3 @@ def open_models(paths: Sequence[str], device: str = "auto") -> list[Served]:
     if twice := [name for name in names if names.count(name) > 1]:
         raise RequestError(f"two models are called {twice[0]}; rename the folder or the file of one of them")
     return models
-
-
-def _fingerprint(path: Path) -> str:
-    found = hashlib.sha256()
-    with path.open("rb") as handle:
-        while block := handle.read(BLOCK):
-            found.update(block)
-    return found.hexdigest()
