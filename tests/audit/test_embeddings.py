@@ -76,7 +76,7 @@ def test_no_images_have_no_features(model_file):
 
 def test_a_run_on_other_channels_is_refused(model_file):
     with pytest.raises(RequestError, match="takes RGB images, these are gray"):
-        run_features(model_file, replace(SMEAR, pixels=IMAGES[..., :1]))
+        run_features(model_file, replace(SMEAR, pixels=IMAGES[..., :1], channels=()))
 
 
 @pytest.mark.parametrize("name", ["timm/test_resnet", "timm/test_vit", "timm/test_convnext"])

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from petriscope.audit import label_errors
-from petriscope.audit.label_errors import draw_folds, find_label_errors, out_of_fold_probabilities
+from petriscope.audit.label_errors import find_label_errors, out_of_fold_probabilities
 from petriscope.core.errors import DataError, RequestError
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.synthetic_smear import CLASSES, draw_smear
@@ -111,24 +111,6 @@ def test_one_class_or_none_is_nothing_to_judge():
 def test_arrays_that_do_not_fit_are_refused(labels, probabilities):
     with pytest.raises(DataError):
         find_label_errors(labels, probabilities)
-
-
-@given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(2, 6), st.integers(0, 9))
-def test_folds_part_every_class_evenly(labels, folds, seed):
-    targets = np.array(labels)
-    fold = draw_folds(targets, folds, seed)
-    for members in (fold, *(fold[targets == label] for label in set(labels))):
-        sizes = np.bincount(members, minlength=folds)
-        assert len(sizes) == folds and sizes.max() - sizes.min() <= 1
-
-
-def test_groups_are_left_out_together():
-    groups = np.repeat(np.arange(12), 5).astype(str)
-    fold = draw_folds(np.arange(60) % 3, 4, 0, groups)
-    assert all(len(set(fold[groups == group])) == 1 for group in set(groups))
-    assert set(fold) == {0, 1, 2, 3}
-    with pytest.raises(DataError, match="12 groups cannot be spread over 13 folds"):
-        draw_folds(np.arange(60) % 3, 13, 0, groups)
 
 
 @pytest.fixture

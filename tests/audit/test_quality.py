@@ -111,7 +111,7 @@ def test_few_and_tiny_images(shape):
 
 
 @pytest.mark.parametrize(
-    "wrong", [np.zeros((2, 8, 8), np.uint8), np.zeros((2, 8, 8, 3)), np.zeros((2, 8, 8, 4), np.uint8)]
+    "wrong", [np.zeros((2, 8, 8), np.uint8), np.zeros((2, 8, 8, 3)), np.zeros((2, 8, 8, 17), np.uint8)]
 )
 def test_what_is_not_images_is_refused(wrong):
     with pytest.raises(DataError, match="uint8"):

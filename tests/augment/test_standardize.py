@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from petriscope.augment.pipeline import Normalize, to_bytes, to_float
+from petriscope.augment.pipeline import Normalize, to_float, to_whole
 from petriscope.augment.standardize import DARKEST, MEAN, STD, Standardize
 from petriscope.data.appearance import background, darkest, measure
 from petriscope.data.sources.synthetic_smear import HOME, OTHER, draw_smear
@@ -87,7 +87,7 @@ def test_two_microscopes_look_more_alike_afterwards() -> None:
 
     def gaps(standardize: Standardize) -> tuple[float, float]:
         """Of the background and of the stain."""
-        one, two = (measure(to_bytes(standardize(part))) for part in (home, other))
+        one, two = (measure(to_whole(standardize(part), torch.uint8)) for part in (home, other))
         light = (one.background.mean(0) - two.background.mean(0)).abs().max().item()
         return light, abs(math.log(one.stain.nanmedian() / two.stain.nanmedian()))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from petriscope.core.device import choose_device
+from petriscope.core.device import choose_device, uncollected
 from petriscope.core.errors import RequestError
 
 glibc = pytest.mark.skipif(sys.platform != "linux" or not hasattr(os, "confstr"), reason="glibc's malloc alone")
@@ -61,3 +62,21 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, 
     with pytest.raises(RequestError, match="device"):
         choose_device(name)
     assert choose_device("cuda:1").index == 1
+
+
+def test_garbage_collection_waits_and_goes_on_even_after_an_error():
+    @uncollected()
+    def fails():
+        assert not gc.isenabled()
+        raise ValueError
+
+    with pytest.raises(ValueError):
+        fails()
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with uncollected():
+            pass
+        assert not gc.isenabled()  # as it was
+    finally:
+        gc.enable()

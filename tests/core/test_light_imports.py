@@ -15,6 +15,7 @@ from PIL import Image
 SRC = Path(__file__).parents[2] / "src"
 LIGHT = (  # all that these import is light too
     "petriscope.inference.answers",
+    "petriscope.inference.label_answers",
     "petriscope.inference.segmentation",
     "petriscope.inference.given",
     "petriscope.trust.verdict",
@@ -119,3 +120,12 @@ def test_images_are_compared_and_answered_and_tables_and_masks_written_without_a
     assert [row["p_light"] for row in table] == ["" if row["error"] else repr(row["p_light"]) for row in rows]
     assert (tmp_path / "masks/image-0.png").is_file() and (tmp_path / "masks/masks.csv").is_file()
     assert done.stderr.splitlines() == ["noted"]
+
+
+def test_a_format_that_needs_another_package_names_it(tmp_path):
+    starts = {"pydicom": bytes(128) + b"DICM", "tifffile": b"II\x2a\0\x08\0\0\0", "bioio-czi": b"ZISRAWFILE"}
+    for name, start in starts.items():
+        (tmp_path / name).write_bytes(start + bytes(200))
+        done = alone("from petriscope.data.decode import decode_file\ndecode_file(sys.argv[3])", tmp_path / name)
+        assert done.returncode == 1 and "cannot be read as an image" in done.stderr, done.stderr
+        assert f"needs {name}, which is not installed: pip install" in done.stderr, done.stderr

@@ -309,3 +309,16 @@ def test_an_edited_recipe_is_read_or_refused_by_name(tmp_path_factory, edits):
         load_recipe(path)
     except RequestError as error:
         assert "edited.yaml" in str(error) or "extends" in text
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"epochs": 2, "corrections": [{"epoch": 3, "before": 5}]},
+        {"epochs": 9, "corrections": [{"epoch": 3, "before": 2}]},
+        {"epochs": 9, "corrections": [{"epoch": 3, "before": 8}, {"epoch": 3, "before": 7}]},
+    ],
+)
+def test_corrections_that_cannot_have_been_are_refused(training):
+    with pytest.raises(RequestError, match=r"training\.corrections=\[\]"):
+        load_recipe("demo", training=training)

@@ -45,6 +45,7 @@ class Format:
         group: ``data.group`` that finds the groups; None: they are found without it, or there are none.
         grouped: whether the format has groups.
         classes: in the format.
+        sums: whether the format has checksums of what it stores, so that damage can be found.
     """
 
     write: Callable[[Path], str]
@@ -55,6 +56,7 @@ class Format:
     group: str | None = None
     grouped: bool = True
     classes: tuple[str, ...] = ("cat", "dog")
+    sums: bool = True
 
 
 def _members() -> list[tuple[str, bytes]]:
@@ -184,6 +186,134 @@ def write_zarr(folder: Path, version: int = 3) -> str:
     return str(folder / "cells.zarr")
 
 
+def _each(folder: Path, suffix: str, write: Callable[[Path, np.ndarray], None]) -> str:
+    """A file per image, in class folders."""
+    for name, image in zip(IDS, pixels(), strict=True):
+        path = (folder / "set" / name).with_suffix(suffix)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, image)
+    return str(folder / "set")
+
+
+def with_suffix(suffix: str) -> tuple[str, ...]:
+    return tuple(name.replace(".png", suffix) for name in IDS)
+
+
+def write_npy(folder: Path) -> str:
+    """An array per file, by numpy."""
+    return _each(folder, ".npy", np.save)
+
+
+def write_npy_zip(folder: Path) -> str:
+    write_npy(folder / "plain")
+    return shutil.make_archive(str(folder / "set"), "zip", folder / "plain" / "set")
+
+
+def write_npy_table(folder: Path) -> str:
+    """A CSV that lists files with an array."""
+    write_npy(folder)
+    rows = [f"set/{name.replace('.png', '.npy')},{LABELS[n]},{SPLITS[n]},{GROUPS[n]}" for n, name in enumerate(IDS)]
+    (folder / "cells.csv").write_text("\n".join(["path,label,split,group", *rows]))
+    return str(folder / "cells.csv")
+
+
+def write_tiff(folder: Path) -> str:
+    """Ordinary RGB pages, by tifffile."""
+    import tifffile
+
+    return _each(
+        folder, ".tif", lambda path, image: tifffile.imwrite(path, image, photometric="rgb", compression="zlib")
+    )
+
+
+def write_ome_tiff(folder: Path) -> str:
+    """A page per channel, with the names of the channels, by tifffile."""
+    import tifffile
+
+    about = {"axes": "CYX", "Channel": {"Name": ["Red", "Green", "Blue"]}, "PhysicalSizeX": 0.25, "PhysicalSizeY": 0.25}
+    return _each(
+        folder,
+        ".ome.tif",
+        lambda path, image: tifffile.imwrite(
+            path, image.transpose(2, 0, 1), ome=True, photometric="minisblack", compression="zlib", metadata=about
+        ),
+    )
+
+
+def write_imagej(folder: Path) -> str:
+    """A hyperstack of ImageJ with labels, by tifffile."""
+    import tifffile
+
+    about = {"axes": "CYX", "Labels": ["red", "green", "blue"]}
+    return _each(
+        folder,
+        ".tif",
+        lambda path, image: tifffile.imwrite(path, image.transpose(2, 0, 1), imagej=True, metadata=about),
+    )
+
+
+def write_pages(folder: Path) -> str:
+    """A file per slide and class, with a page per image, by tifffile."""
+    import tifffile
+
+    images = pixels()
+    for name, numbers in slides().items():
+        path = folder / "set" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tifffile.TiffWriter(path) as writer:
+            for number in numbers:
+                writer.write(images[number], photometric="rgb", compression="zlib", contiguous=False)
+    return str(folder / "set")
+
+
+def slides() -> dict[str, list[int]]:
+    """The images of each file of `write_pages`."""
+    out: dict[str, list[int]] = {}
+    for n in range(12):
+        out.setdefault(f"{SPLITS[n]}/{LABELS[n]}/{GROUPS[n]}.tif", []).append(n)
+    return out
+
+
+def _page_ids() -> tuple[str, ...]:
+    found = {}
+    for name, numbers in slides().items():
+        found |= {n: f"{name}#{page}" if len(numbers) > 1 else name for page, n in enumerate(numbers)}
+    return tuple(found[n] for n in range(12))
+
+
+def write_dicom(folder: Path) -> str:
+    """Secondary captures in RGB, by pydicom."""
+    return _each(folder, ".dcm", lambda path, image: save_dicom(path, image, "RGB"))
+
+
+def save_dicom(path: Path, values: np.ndarray, photometric: str = "MONOCHROME2", bits: int = 0, **tags: Any) -> None:
+    """A DICOM file of [H, W] or, with ``NumberOfFrames``, [N, H, W]; or of [H, W, 3]."""
+    import pydicom
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+
+    data = pydicom.Dataset()
+    data.file_meta = FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    for key, value in tags.items():
+        setattr(data, key, value)
+    data.set_pixel_data(values, photometric, bits or 8 * values.dtype.itemsize, generate_instance_uid=False)
+    data.save_as(path, enforce_file_format=True)
+
+
+def write_czi(folder: Path) -> str:
+    """By Zeiss's own library."""
+    from pylibCZIrw import czi
+
+    def write(path: Path, image: np.ndarray) -> None:
+        with czi.create_czi(str(path)) as file:
+            file.write(np.ascontiguousarray(image[..., ::-1]), plane={"C": 0})  # blue, green, red
+
+    return _each(folder, ".czi", write)
+
+
 NAMES = {"classes": ("cat", "dog")}
 PATHS: dict[str, Any] = {"ids": IDS, "group": r"(slide\d)"}
 FORMATS: dict[str, Format] = {
@@ -209,6 +339,51 @@ FORMATS: dict[str, Format] = {
     "zarr": Format(write_zarr, "cells.zarr/train_images/zarr.json", ("zarr",), options=NAMES, grouped=False),
     "zarr 2": Format(
         lambda folder: write_zarr(folder, 2), "cells.zarr/train_images/.zarray", ("zarr",), options=NAMES, grouped=False
+    ),
+    "npy": Format(write_npy, "set/" + with_suffix(".npy")[0], (), with_suffix(".npy"), group=r"(slide\d)", sums=False),
+    "npy in a zip": Format(write_npy_zip, "set.zip", (), with_suffix(".npy"), group=r"(slide\d)"),
+    "npy in a table": Format(
+        write_npy_table,
+        "set/" + with_suffix(".npy")[0],
+        (),
+        tuple(f"set/{name}" for name in with_suffix(".npy")),
+        sums=False,
+    ),
+    "tiff": Format(write_tiff, "set/" + with_suffix(".tif")[0], ("tifffile",), with_suffix(".tif"), group=r"(slide\d)"),
+    "ome-tiff": Format(
+        write_ome_tiff,
+        "set/" + with_suffix(".ome.tif")[0],
+        ("tifffile",),
+        with_suffix(".ome.tif"),
+        group=r"(slide\d)",
+        sums=False,  # of the description
+    ),
+    "imagej": Format(
+        write_imagej,
+        "set/" + with_suffix(".tif")[0],
+        ("tifffile",),
+        with_suffix(".tif"),
+        group=r"(slide\d)",
+        sums=False,
+    ),
+    "tiff pages": Format(
+        write_pages,
+        "set/train/cat/slide0.tif",
+        ("tifffile",),
+        _page_ids(),
+        options={"pages": "images"},
+        group=r"(slide\d)",
+    ),
+    "dicom": Format(
+        write_dicom, "set/" + with_suffix(".dcm")[0], ("pydicom",), with_suffix(".dcm"), group=r"(slide\d)", sums=False
+    ),
+    "czi": Format(
+        write_czi,
+        "set/" + with_suffix(".czi")[0],
+        ("bioio_czi", "pylibCZIrw"),
+        with_suffix(".czi"),
+        group=r"(slide\d)",
+        sums=False,
     ),
     "tgz": Format(lambda folder: write_tar(folder, "set.tgz"), "set.tgz", **PATHS),
 }

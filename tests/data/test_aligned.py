@@ -11,7 +11,8 @@ from small_sources import make_folders, make_mask_npz, make_npz, save_image, som
 
 from petriscope.core.errors import DataError, RequestError
 from petriscope.core.recipe import DataSection
-from petriscope.data.aligned import load_aligned
+from petriscope.data import ImageSet
+from petriscope.data.aligned import align, load_aligned
 from petriscope.tasks import find_task
 
 LABELS, MASKS = find_task("classification"), find_task("segmentation")
@@ -75,3 +76,19 @@ def test_numbers_as_places_among_other_numbers_are_said(tmp_path: Path) -> None:
     images, warnings = load_aligned(section(make_npz(tmp_path)), "val", ("1", "2", "10"), LABELS)
     assert set(images.targets) == {0, 1}
     assert any("count from 0 and were read so: 0 as 1, 1 as 2" in text for text in warnings)
+
+
+@pytest.mark.parametrize("here", [("disk", "square"), ("cross", "square"), ("square", "disk", "cross", "mass")])
+def test_labels_that_a_source_does_not_have_are_named_and_count_as_absent(here):
+    targets = np.array([[1, 0], [1, 1], [0, 1]], np.uint8)
+    targets = np.concatenate([targets, np.zeros((3, len(here) - 2), np.uint8)], 1)
+    images = ImageSet(np.zeros((3, 4, 4, 3), np.uint8), targets, here, np.array(["a", "b", "c"]), named=True)
+    classes, warnings = ("disk", "square", "cross"), list[str]()
+    found = align(images, classes, "there.csv", warnings)
+    assert found.classes == classes and found.targets.shape == (3, 3)
+    for k, name in enumerate(classes):
+        expected = targets[:, here.index(name)] if name in here else np.zeros(3)
+        np.testing.assert_array_equal(found.targets[:, k], expected)
+    lacking = [name for name in classes if name not in here]
+    assert len(warnings) == bool(lacking)
+    assert not lacking or warnings[0].startswith(f"there.csv does not have {lacking[0]} among its labels")

@@ -106,3 +106,20 @@ def test_where_nothing_can_be_kept_the_advice_is_given(
         monkeypatch.setenv("PETRISCOPE_CACHE", str(folder / "file"))
     with pytest.raises(PetriscopeError, match="set PETRISCOPE_CACHE to a folder that may be written"):
         cache.fetch_or_store("a", True, lambda: None)
+
+
+def test_an_entry_is_checked_when_it_is_written_and_not_again_at_the_next_start(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = cache.make_key("just written")
+    values = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    cache.fetch_or_store(key, True, lambda: cache.store(key, (2, 3), np.dtype(np.uint8), [values]))
+    with monkeypatch.context() as unread:
+        unread.setattr(cache, "_checksum", lambda path: pytest.fail("it was read again"))
+        found = cache.fetch(key, True)
+    assert found is not None
+    np.testing.assert_array_equal(found[0], values)
+    with (folder / f"{key}.npy").open("r+b") as handle:  # whatever changes it afterwards is found
+        handle.seek(-1, 2)
+        handle.write(b"\xff")
+    assert cache.fetch(key, True) is None

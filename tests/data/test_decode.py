@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from small_sources import load, make_folders, make_unsplit, save_image, some_images
 
 from petriscope.core.errors import DataError, PetriscopeError
-from petriscope.data import cache, decode_many
-from petriscope.data.decode import decode_file
+from petriscope.data import cache, decode, decode_many
+from petriscope.data.decode import Channels, Form, decode_file, decode_with_content, read_image
+from petriscope.data.decode_many import known_files
+from petriscope.data.in_memory import InMemory
 
 
 def save(path: Path, mode: str, value: Any, **options: Any) -> Path:
@@ -89,8 +91,8 @@ def test_size_channels_and_bits(tmp_path: Path) -> None:
 def test_unusable_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"x\.png .*no such file"):
         decode_file(tmp_path / "x.png")
-    with pytest.raises(DataError, match="floating-point"):
-        decode_file(save(tmp_path / "f.tif", "F", 0.5))
+    with pytest.raises(DataError, match=r"floating-point|data\.range"):
+        decode_file(save(tmp_path / "f.tif", "F", 7.5))
     (tmp_path / "t.png").write_text("hello")
     with pytest.raises(DataError, match="not an image"):
         decode_file(tmp_path / "t.png")
@@ -235,14 +237,75 @@ def test_a_moved_set_is_found_in_the_cache(tmp_path: Path, monkeypatch: pytest.M
     assert load(source.rename(tmp_path / "moved")).fingerprint == first.fingerprint and taken() == 0
 
 
+def test_at_the_first_start_each_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make_folders(tmp_path / "data")
+    read = decode_many.Bytes.read
+    taken: list[int] = []
+    monkeypatch.setattr(decode_many.Bytes, "read", lambda self, place: taken.append(place) or read(self, place))
+    monkeypatch.setattr(decode_many, "CHUNK", 4)  # of these, headers and contents are looked at before
+    monkeypatch.setattr(cache, "contents", lambda *_: pytest.fail("files were read without being decoded"))
+    once = load(source)
+    assert sorted(taken) == list(range(20))
+    monkeypatch.undo()
+    again = load(source)
+    assert again.fingerprint == once.fingerprint and again.warnings == once.warnings
+
+
+@pytest.mark.parametrize("size", [None, 6])
+@pytest.mark.parametrize("odd", [None, 2, 15])
+def test_files_that_are_read_and_decoded_at_once_are_as_others(
+    odd: int | None, size: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where one has another size, or cannot be read."""
+    source = make_unsplit(tmp_path / "data")
+    files = sorted(source.rglob("*.png"))
+    if odd is not None:
+        save_image(files[odd], some_images(1, side=11)[0])
+    files[7].write_bytes(files[7].read_bytes()[:60])
+    one = load(source, size=size, unreadable="skip")
+    monkeypatch.setenv("PETRISCOPE_CACHE", str(tmp_path / "other"))
+    monkeypatch.setattr(
+        decode_many, "_known_or_decoded", lambda paths, _names, _section, name: known_files(paths, name)
+    )
+    other = load(source, size=size, unreadable="skip")
+    assert one.fingerprint == other.fingerprint and one.warnings == other.warnings
+    assert sum(map(len, one.splits.values())) == 19
+
+
+@pytest.mark.parametrize("channels", ["auto", "gray", "rgb"])
+def test_plain_files_are_decoded_as_all_others(
+    channels: Channels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    color = Image.fromarray(some_images(1)[0])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for number, image in enumerate(
+        [color, color.convert("L"), color.convert("P"), color.convert("RGBA"), color.convert("1"), color.convert("LA")]
+    ):
+        image.save(tmp_path / f"{number}.png")
+        if image.mode in ("RGB", "L"):
+            image.save(tmp_path / f"{number}.jpg")
+            image.save(tmp_path / f"{number}-turned.jpg", exif=exif)
+            image.save(tmp_path / f"{number}-turned.png", exif=exif)
+            image.save(tmp_path / f"{number}-clear.png", transparency=0 if image.mode == "L" else (1, 2, 3))
+            image.save(tmp_path / f"{number}-pages.png", save_all=True, append_images=[color.convert(image.mode)])
+    files = [each for path in sorted(tmp_path.iterdir()) for each in (path, InMemory(path.name, path.read_bytes()))]
+    fast = [read_image(file, None, Form(channels=channels)) for file in files]
+    monkeypatch.setattr(decode, "_plain", lambda *_: None)
+    for file, (array, content) in zip(files, fast, strict=True):
+        expected, noted = read_image(file, None, Form(channels=channels))
+        assert np.array_equal(array, expected) and content == noted, str(file)
+
+
 def test_images_that_change_while_they_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = make_folders(tmp_path / "data")
     original = decode_many.read_image
 
     def decode_and_change(path: Path, *rest: Any) -> Any:
         found = original(path, *rest)
-        if path.name == "train_00.png":
-            path.write_bytes(path.read_bytes() + b"more")
+        if path.name.endswith("train_00.png"):
+            for file in source.rglob("train_00.png"):
+                file.write_bytes(file.read_bytes() + b"more")
         return found
 
     monkeypatch.setattr(decode_many, "read_image", decode_and_change)
@@ -292,3 +355,22 @@ def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert cache.cache_dir() == tmp_path / "xdg" / "petriscope"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache.cache_dir() == Path.home() / ".cache" / "petriscope"
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_large_jpeg_files_are_decoded_at_a_fraction_of_their_size(tmp_path, orientation):
+    coarse = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8))
+    big, exif = coarse.resize((800, 480), Image.Resampling.BICUBIC), Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    upright = (480, 800) if orientation == 1 else (800, 480)
+    for name, options in (("a.jpg", {"quality": 95, "exif": exif}), ("a.png", {"exif": exif})):
+        big.save(tmp_path / name, **options)
+        size = (48, 80) if orientation == 1 else (80, 48)
+        draft, content = decode_with_content(tmp_path / name, size, "draft")
+        plain, whole = decode_with_content(tmp_path / name, size, "bilinear")
+        assert content.size == whole.size == upright and draft.shape == plain.shape
+        assert np.abs(draft.astype(int) - plain).mean() < 2
+        assert (draft != plain).any() == (name == "a.jpg")  # other files are as with bilinear
+        near, _ = decode_with_content(tmp_path / name, (upright[0] * 3 // 4, upright[1] * 3 // 4), "draft")
+        same, _ = decode_with_content(tmp_path / name, (upright[0] * 3 // 4, upright[1] * 3 // 4), "bilinear")
+        np.testing.assert_array_equal(near, same)  # there is nothing to gain

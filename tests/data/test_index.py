@@ -118,9 +118,10 @@ def test_all_is_read_again_on_demand(files: list[Path], later: None, monkeypatch
     assert len(reader.read) == 8
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"[", b"[1]", b'{"0.png": 3}', b'{"0.png": [1]}', b"[" * 100_000, b"\xff\xfe"]
-)
+DAMAGED = (b"", b"[", b"[1]", b'{"0.png": 3}', b"[" * 100_000, b"\xff\xfe", b'["index of files", 2, 1, 5, 0, 0]\n')
+
+
+@pytest.mark.parametrize("content", DAMAGED)
 def test_a_damaged_index_is_not_used(content: bytes, files: list[Path], later: None) -> None:
     place = files[0].with_name("index")
     first = index.recall(place, files, index.content_digest)
@@ -147,3 +148,25 @@ def test_a_change_while_reading_is_noticed(files: list[Path]) -> None:
     files[1].unlink()
     with pytest.raises(DataError, match="2 files changed while being read, the first: b;"):
         found.check_unchanged(list("abcd"))
+
+
+def test_numbers_beyond_64_bits(files: list[Path], later: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some file systems have such inodes, and files may be from a far future."""
+    plain = index._status
+
+    def far(path: Path | str) -> index.Status | None:
+        status = plain(path)
+        return status and (status[0], status[1], status[2], status[3] + (1 << 63))
+
+    monkeypatch.setattr(index, "_status", far)
+    place, reader = files[0].with_name("index"), Reader()
+    first = index.recall(place, files, reader)
+    assert index.recall(place, files, reader).values == first.values and len(reader.read) == 4
+
+
+def test_the_order_of_files_does_not_matter(files: list[Path], later: None) -> None:
+    place, reader = files[0].with_name("index"), Reader()
+    first = index.recall(place, files, reader)
+    assert index.recall(place, files[::-1], reader).values == first.values[::-1]
+    assert index.recall(place, [str(path) for path in files[1:3]], reader).values == first.values[1:3]
+    assert len(reader.read) == 4

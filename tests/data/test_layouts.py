@@ -13,9 +13,10 @@ from small_sources import load, make_folders, make_mask_folders, save_image, sav
 
 from petriscope.core.errors import DataError
 from petriscope.core.recipe import DataSection
+from petriscope.data.omissions import LeftOut
 from petriscope.data.sources import list_files
-from petriscope.data.sources.spelling import bare_stem, spelled, split_of
-from petriscope.data.walk import LeftOut, walk
+from petriscope.data.sources.spelling import bare_stem, may_say_masks, spelled, split_of
+from petriscope.data.walk import walk
 
 SPLITS = {
     "train": [
@@ -231,11 +232,11 @@ def test_what_systems_leave_is_left_out_and_named(name: str, tmp_path: Path) -> 
 
 def test_files_of_unknown_kinds_are_counted_by_suffix(tmp_path: Path) -> None:
     folder = make_folders(tmp_path)
-    for name in ("train/cat/a.HEIC", "train/cat/b.heic", "val/dog/c.dcm", "readme"):
+    for name in ("train/cat/a.HEIC", "train/cat/b.heic", "val/dog/c.nii", "readme"):
         (folder / name).write_bytes(b"x")
     (warning,) = load(folder).warnings
     assert "2 .heic files (train/cat/a.HEIC), 1 " in warning
-    assert "1 .dcm file (val/dog/c.dcm)" in warning and "1 file without a suffix (readme)" in warning
+    assert "1 .nii file (val/dog/c.nii)" in warning and "1 file without a suffix (readme)" in warning
 
 
 def test_links_to_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
@@ -260,7 +261,7 @@ def test_links_to_folders_are_followed_but_not_in_circles(tmp_path: Path) -> Non
     ("files", "says"),
     [
         (("x/1.heic", "y/2.heic"), "has no images but 2 .heic files"),
-        (("cat/1.png", "dog/1.dcm"), "class folder .*dog has no images but 1 .dcm file, not read"),
+        (("cat/1.png", "dog/1.nii"), "class folder .*dog has no images but 1 .nii file, not read"),
         (("train/images/1.png", "train/labels/1.txt"), "labels has .txt files: boxes and outlines"),
         (("images/val/1.png", "labels/val/1.txt"), "labels/val has .txt files|labels has .txt files: boxes"),
         (("train/1.png", "train/_classes.csv"), "If train/_classes.csv lists or holds the images, name it"),
@@ -306,3 +307,16 @@ def test_folders_that_may_be_images_and_masks_are_asked_about(one: str, other: s
     with pytest.raises(DataError, match="with files of the same names: images and masks, or classes") as said:
         load(tmp_path)
     assert one in str(said.value) and other in str(said.value)
+
+
+WORDS = (
+    "mask Labels labeledimages labelids annots anns GT groundtruth segmap segs segmented targets trimap gtFine semanticmask "
+    "segmentationClassPNG"
+)
+
+
+@pytest.mark.parametrize("word", WORDS.split())
+def test_no_name_of_a_mask_is_overlooked(word: str) -> None:
+    for name in (f"{word}_cell_3", f"cell_3-{word}"):
+        assert bare_stem(name)[1] == "masks" and may_say_masks(["a.png", f"{name}.png"])
+    assert not may_say_masks(["a_1.png", "b_2.jpeg"])

@@ -39,7 +39,7 @@ def wide(values: int, top: int = 65535) -> np.ndarray:
         ({"train_labels": None}, "no train_labels"),
         ({"train_images": None}, "no train_images"),
         ({"tran_images": np.zeros(1)}, "did you mean train_images"),
-        ({"train_labels": np.zeros((12, 3), int)}, "3 labels per image"),
+        ({"train_labels": np.zeros((12, 3), int)}, "3 numbers per image"),
         ({"train_labels": np.full(12, np.nan)}, "label of image 0 is nan"),
         ({"train_labels": np.linspace(0, 1, 12)}, "not a whole number"),
         ({"train_labels": np.arange(12) - 3}, "label -3 of image 0 is out of range"),
@@ -49,7 +49,7 @@ def wide(values: int, top: int = 65535) -> np.ndarray:
         ({"classes": np.array(["cat"])}, "label 1 of train image 1 is out of range"),
         ({"classes": np.array(["cat", "cat"])}, "a name twice"),
         ({"classes": np.array([0, 1])}, "strings"),
-        ({"train_images": some_images(12)[..., :2]}, "1 .gray. or 3 .RGB. channels"),
+        ({"train_images": some_images(12)[..., :2]}, "differ in channels between splits"),
         ({"train_images": some_images(12).transpose(0, 3, 1, 2)}, "channels come last"),
         ({"train_images": some_images(12)[:, 0, 0]}, r"\[N, H, W\]"),
         ({"train_images": some_images(12) > 100}, "type bool"),
@@ -61,6 +61,12 @@ def wide(values: int, top: int = 65535) -> np.ndarray:
 def test_wrong_arrays(changes: dict[str, Any], says: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=says):
         load(make_npz(tmp_path, **changes))
+
+
+def test_arrays_without_a_split(tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", images=np.zeros((4, 8, 9, 3), np.uint8), labels=np.arange(4) % 2)
+    with pytest.raises(DataError, match="call them train_images and train_labels, and val and test are drawn"):
+        load(tmp_path / "data.npz")
 
 
 def test_no_images(tmp_path: Path) -> None:
@@ -229,7 +235,7 @@ def test_every_type_is_read_or_refused(name: str, kind: str, tmp_path: Path) -> 
     kind=st.sampled_from(["u1", "<i8", "f4", "?"]),
     seed=st.integers(0, 99),
 )
-def test_one_hot_labels_are_read_and_several_labels_are_not(
+def test_one_hot_labels_are_class_numbers_and_others_are_any_number_of_labels(
     labels: list[int], kind: str, seed: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("set")
@@ -242,8 +248,26 @@ def test_one_hot_labels_are_read_and_several_labels_are_not(
     assert found.targets.tolist() == labels and any("one-hot" in each for each in said)
     row, column = divmod(seed % 60, 5)
     one_hot[row, column] = 1 - one_hot[row, column]
+    path = make_npz(folder, train_labels=one_hot, **rest)
     with pytest.raises(DataError, match="not one-hot"):
-        npz.read(make_npz(folder, train_labels=one_hot, **rest), section, [])
+        npz.read(path, DataSection(source="x", task="classification"), [])
+    said = []
+    several = npz.read(path, section, said)["train"]
+    assert several.task.name == "multilabel" and any("1 image that has not exactly one label" in each for each in said)
+    np.testing.assert_array_equal(several.targets, one_hot.astype(np.uint8))
+
+
+@pytest.mark.parametrize("wrong", ([1, 1, 0], [0, 0, 0]))
+def test_one_wrong_row_among_many_is_no_second_task(wrong: list[int], tmp_path: Path) -> None:
+    labels = np.eye(3, dtype=np.uint8)[np.arange(60) % 3]
+    labels[17] = wrong
+    np.savez(tmp_path / "set.npz", train_images=np.zeros((60, 8, 8, 3), np.uint8), train_labels=labels)
+    with pytest.raises(
+        DataError, match=r"1 of 60 images have not exactly one label, first image 17 of train; correct .*data\.task"
+    ):
+        npz.read(tmp_path / "set.npz", DataSection(source="x"), [])
+    found = npz.read(tmp_path / "set.npz", DataSection(source="x", task="multilabel"), [])["train"]
+    np.testing.assert_array_equal(found.targets, labels)
 
 
 class TestNames:
@@ -344,7 +368,7 @@ def test_dim_images_of_twelve_bits(tmp_path: Path) -> None:
     path = make_npz(tmp_path, **names)
     assert any("data.bits=12" in text for text in load(path).warnings)
     data = load(path, bits=12)
-    assert data.split("train").images.max() == 255 and not any("bits" in text for text in data.warnings)
+    assert data.split("train").images.max() == 255 and not any("data.bits" in text for text in data.warnings)
     with pytest.raises(DataError, match=r"more than data\.bits=10"):
         load(path, bits=10)
 

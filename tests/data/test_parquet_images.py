@@ -50,6 +50,10 @@ def test_columns_are_found_or_asked_for(tmp_path: Path) -> None:
     assert load(path, image="image_2").classes == ("a", "b")
     with pytest.raises(RequestError, match="has no column 'imag'"):
         load(path, image="imag")
+    with pytest.raises(DataError, match=r"the column label has no bytes of images, but is of type (large_)?string"):
+        load(path, image="label")
+    with pytest.raises(DataError, match="the column label has no bytes"):
+        load(path, image="label", stream={"window": 64})
     path = table(tmp_path / "c.parquet", label=None, coarse=["x", "y"] * 6)
     with pytest.raises(RequestError, match="no labels were found among coarse"):
         load(path)

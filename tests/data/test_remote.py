@@ -17,6 +17,7 @@ from small_sources import load, make_npz, make_table
 from petriscope.core.errors import DataError, MissingSource, PetriscopeError, RequestError
 from petriscope.data import cache
 from petriscope.data.sources import remote
+from s3_server import s3_bucket
 
 fsspec = pytest.importorskip("fsspec")
 
@@ -109,33 +110,14 @@ def test_over_http(tmp_path: Path) -> None:
         server.server_close()
 
 
-def test_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("s3fs")
-    pytest.importorskip("flask")
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        for key, value in (
-            ("AWS_ENDPOINT_URL", f"http://{host}:{port}"),
-            ("AWS_ACCESS_KEY_ID", "x"),
-            ("AWS_SECRET_ACCESS_KEY", "x"),
-            ("AWS_DEFAULT_REGION", "us-east-1"),
-        ):
-            monkeypatch.setenv(key, value)
-        system = fsspec.filesystem("s3", skip_instance_cache=True)
-        system.mkdir("cells-bucket")
+def test_s3(tmp_path: Path) -> None:
+    with s3_bucket("cells-bucket") as system:
         folder = write_folder(tmp_path)
         system.put(f"{folder}/", "cells-bucket/cells/", recursive=True)
         data = load("s3://cells-bucket/cells")
         assert data.fingerprint == load(folder).fingerprint
         with pytest.raises(PetriscopeError, match="s3://cells-bucket/none"):
             load("s3://cells-bucket/none")
-    finally:
-        server.stop()
-        type(system).clear_instance_cache()
 
 
 def test_unknown_addresses_and_missing_libraries(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from petriscope.core.device import widest
 from petriscope.core.masks import IGNORE
 from petriscope.data.imageset import ImageSet
 from petriscope.inference.tta import predict_batch, predict_batches
+from petriscope.metrics import segmentation
 from petriscope.metrics.segmentation import (
     Tally,
     boundary_f1_each,
@@ -299,3 +300,19 @@ def test_counts_run_on_every_device_and_wait_for_none(device):
             assert torch.equal(each.cpu(), same)
     if device != "meta":
         torch.testing.assert_close(there.cpu().double(), loss)
+
+
+def test_outlines_of_large_images_are_widened_by_the_same_disc(monkeypatch):
+    rng = np.random.default_rng(0)
+    lines = torch.from_numpy(rng.random((2, 3, 60, 45)) > 0.98)
+    lines[1, 2] = False
+    for reach in (3.0, 8.5):
+        monkeypatch.setattr(segmentation, "FAR", 100.0)
+        by_rows = segmentation._widen(lines, reach)
+        monkeypatch.setattr(segmentation, "FAR", 0.0)
+        assert torch.equal(segmentation._widen(lines, reach), by_rows)
+    truth = torch.from_numpy(rng.integers(0, 3, (2, 20, 30), dtype=np.uint8))
+    guess = torch.from_numpy(rng.integers(0, 3, (2, 20, 30)))
+    at_once = segmentation.outlines_each(guess, truth, 3)
+    monkeypatch.setattr(segmentation, "AT_ONCE", 1)
+    assert torch.equal(segmentation.outlines_each(guess, truth, 3), at_once)

@@ -29,7 +29,13 @@ def masks(rng):
     return targets
 
 
-DRAW = {"classification": labels, "segmentation": masks}  # targets of each task
+def label_sets(rng):
+    targets = (rng.random((COUNT, 3)) < (0.6, 0.4, 0.3)).astype(np.uint8)
+    targets[0], targets[1] = 1, 0  # all labels, and none
+    return targets
+
+
+DRAW = {"classification": labels, "segmentation": masks, "multilabel": label_sets}  # targets of each task
 every_task = pytest.mark.parametrize("task", _TASKS.values(), ids=list(_TASKS))
 
 
@@ -42,15 +48,18 @@ def drawn(task, seed=0):
 
 
 def one_hot(images):
-    """Logits that favor the true class, float [N, K, ...]; the first class where there is none."""
+    """Logits that favor the true class, float [N, K, ...]; the first class where there is none. Of labels, those that an image
+    has are above 0 and the others below."""
     targets = torch.from_numpy(images.targets.astype(np.int64))
+    if not images.task.exclusive:
+        return 2.0 * targets - 1
     known = torch.where(targets < len(NAMES), targets, 0)
     return torch.nn.functional.one_hot(known, len(NAMES)).movedim(-1, 1).float()
 
 
 def log_probabilities(images, skill, seed=1):
     noise = torch.randn(one_hot(images).shape, generator=torch.Generator().manual_seed(seed))
-    return (skill * one_hot(images) + noise).log_softmax(1)
+    return images.task.log_probabilities(skill * one_hot(images) + noise)
 
 
 def collected(task, images, log_p, batch=5):
@@ -78,7 +87,7 @@ def test_its_targets_are_recognized_and_those_of_others_are_not(task):
 def test_a_class_out_of_range_is_refused_with_the_id_of_the_image(task):
     images = drawn(task)
     targets = images.targets.copy()
-    targets[5] = len(NAMES)
+    targets[5] = len(NAMES)  # of labels, anything above 1 is out of range
     with pytest.raises(DataError, match="image 5"):
         task.check(targets, NAMES, SHAPE, images.ids)
 
@@ -98,6 +107,24 @@ def test_amounts_counts_and_strata_agree(task):
 
 
 @every_task
+def test_log_probabilities_are_those_of_probabilities(task):
+    logits = torch.randn(one_hot(drawn(task)).shape, generator=torch.Generator().manual_seed(2))
+    p = task.probabilities(logits)
+    torch.testing.assert_close(task.log_probabilities(logits).exp(), p)
+    assert ((p > 0) & (p < 1)).all()
+    assert bool(torch.allclose(p.sum(1), torch.ones(()))) == task.exclusive
+
+
+@every_task
+def test_every_image_has_a_name_for_what_it_is(task):
+    images = drawn(task)
+    names = task.names(images.targets, NAMES)
+    assert len(names) == COUNT and all(names)
+    if not task.exclusive:
+        assert names[:2] == ["background, red, blue", "none"]
+
+
+@every_task
 def test_relabeling_permutes_amounts(task):
     targets, table = drawn(task).targets, np.array([2, 0, 1])
     relabeled = task.relabel(targets, table)
@@ -110,7 +137,7 @@ def test_hits_of_perfect_and_of_wrong_logits(task):
     images = drawn(task)
     targets = task.loss_targets(torch.from_numpy(images.targets))
     hits, possible = task.hits(one_hot(images), targets)
-    assert hits == possible == task.counts(images.targets, 3).sum()
+    assert hits == possible == (task.counts(images.targets, 3).sum() if task.exclusive else images.targets.size)
     assert task.hits(-one_hot(images), targets)[0] == 0
 
 
@@ -121,7 +148,7 @@ def test_quick_metrics_are_the_monitors_and_do_not_depend_on_the_batches(task):
     first, second = (task.quick(collected(task, images, log_p, batch), images) for batch in (5, COUNT))
     assert set(task.monitors) <= set(first)
     assert first == pytest.approx(second)
-    perfect = task.quick(collected(task, images, (50 * one_hot(images)).log_softmax(1)), images)
+    perfect = task.quick(collected(task, images, task.log_probabilities(50 * one_hot(images))), images)
     for key in task.monitors:
         better = perfect[key] > first[key] if task.info(key).higher_is_better else perfect[key] < first[key]
         assert better, key
@@ -140,7 +167,8 @@ def test_the_evaluation_agrees_with_quick_metrics_and_score(task):
         assert (metric.ci95 is None) == (key == "ece"), key
         low, high = metric.ci95 or (0, 1)
         assert low <= metric.value <= high, key
-    assert np.array(found.confusion).sum() == task.counts(images.targets, 3).sum()
+    if task.exclusive:
+        assert np.array(found.confusion).sum() == task.counts(images.targets, 3).sum()
 
 
 @every_task
@@ -175,7 +203,7 @@ def test_tables_hold_the_ids_and_what_comparisons_need(task):
 def test_passes_of_the_stress_test_agree_with_the_evaluation(task):
     images = drawn(task)
     passes = [log_probabilities(images, skill) for skill in (3.0, 0.5)]
-    predicted = [log_p.argmax(1).numpy() for log_p in passes]
+    predicted = [task.chosen(log_p.exp().numpy()) for log_p in passes]
     if not task.has_stress_test:
         with pytest.raises(RequestError):
             task.mark(predicted[0], images.targets, 3)

@@ -9,6 +9,8 @@ from petriscope import api, tasks
 from petriscope.core.errors import DataError, RequestError
 from petriscope.inference.predictor import load_model
 from petriscope.metrics.intervals import bootstrap_weights, percentile95
+from petriscope.ship.server.opening import open_model
+from petriscope.ship.server.served import Asked
 from petriscope.tasks import MetricInfo, Task
 from petriscope.tasks.base import gather
 
@@ -69,5 +71,17 @@ def test_trains_evaluates_predicts_and_reports(tiny_recipe, tmp_path, monkeypatc
     Image.fromarray(np.full((12, 12, 3), 240, np.uint8)).save(tmp_path / "bright.png")
     (row,) = api.predict(run.folder, [tmp_path / "bright.png"], quiet=True).to_dict("records")
     assert row["p_1"] > row["p_0"] and row["error"] is None
+    with pytest.raises(RequestError, match="--shards needs a model for labels; this is a grading model"):
+        api.predict_in_shards(run.folder, tmp_path / "bright.png", tmp_path / "out", 1, quiet=True)
+    served = open_model(str(run.folder), "cpu")
+    image = served.decode("bright.png", (tmp_path / "bright.png").read_bytes())
+    (found,) = served.predict(["bright.png"], [image], [served.rules(Asked(), withdrawn=False)])
+    assert found.row.probabilities == pytest.approx({"0": row["p_0"], "1": row["p_1"]}, abs=1e-5)
+    with pytest.raises(
+        RequestError, match="max_error and coverage need a classification model; this is a grading model"
+    ):
+        served.rules(Asked(max_error=0.1), withdrawn=False)
+    with pytest.raises(RequestError, match="cannot show where it looks: there are no explanations for its task"):
+        served.overlay(image)
     with pytest.raises(RequestError, match="no explanations"):
         api.explain(run.folder, [tmp_path / "bright.png"], tmp_path / "maps", quiet=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from petriscope.core.channels import MOST
 from petriscope.core.drawing import BT601
 from petriscope.core.errors import DataError
 from petriscope.core.progress import progress
@@ -25,28 +26,36 @@ def check_images(images: ImageSet | np.ndarray) -> tuple[int, int, int, int]:
     """The shape of the images, (N, H, W, C).
 
     Raises:
-        DataError: they are not uint8 [N, H, W, 1 or 3].
+        DataError: they are not uint8 or uint16 [N, H, W, 1 to 16].
     """
     if isinstance(images, ImageSet):
         return (len(images), *images.shape)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
-        raise DataError(f"images must be uint8 [N, H, W, 1 or 3], not {images.dtype} {list(images.shape)}")
+    if images.dtype not in (np.uint8, np.uint16) or images.ndim != 4 or not 1 <= images.shape[3] <= MOST:
+        raise DataError(
+            f"images must be uint8 or uint16 [N, H, W, 1 to {MOST}], not {images.dtype} {list(images.shape)}"
+        )
     return images.shape
 
 
 def chunks(
     images: ImageSet | np.ndarray, label: str, quiet: bool, indices: np.ndarray | None = None
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield all images in order, or those at ``indices``, about a megabyte at a time: their positions and uint8 [B, H, W, C]."""
+    """Yield all images in order, or those at ``indices``, about a megabyte at a time: their positions and uint8 [B, H, W, C].
+    Of 16 bits, the nearest of 256 levels is taken."""
     count, *shape = check_images(images)
     indices = np.arange(count) if indices is None else indices
     step = max(1, CHUNK_BYTES // max(int(np.prod(shape)), 1))
     with progress(label, len(indices)) as bar:
         for start in range(0, len(indices), step):
             at = slice(start, min(start + step, len(indices)))
-            yield at, images.take(indices[at]) if isinstance(images, ImageSet) else images[indices[at]]
+            yield at, as_bytes(images.take(indices[at]) if isinstance(images, ImageSet) else images[indices[at]])
             if not quiet:
                 bar.advance(at.stop - at.start)
+
+
+def as_bytes(block: np.ndarray) -> np.ndarray:
+    """uint8 or uint16 -> uint8, rounded to the nearest."""
+    return block if block.dtype == np.uint8 else ((block.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def shrink(block: np.ndarray, size: tuple[int, int]) -> np.ndarray:

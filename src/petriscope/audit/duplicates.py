@@ -68,7 +68,7 @@ def find_duplicates(images: ImageSet | np.ndarray, *, near: bool = True, quiet: 
         quiet: show no progress.
 
     Raises:
-        DataError: the images are not uint8 [N, H, W, 1 or 3].
+        DataError: the images are not uint8 or uint16 [N, H, W, 1 to 16].
     """
     count = check_images(images)[0]
     forms, pairs = _small_forms(images, quiet) if near else None, np.zeros((0, 2), np.int64)

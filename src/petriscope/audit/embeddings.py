@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from petriscope.audit.small_network import shrink, train_small
 from petriscope.augment.pipeline import Normalize
+from petriscope.core.channels import in_words
 from petriscope.core.device import autocast, choose_device, choose_format
 from petriscope.core.errors import DataError, RequestError
 from petriscope.core.progress import progress
@@ -81,10 +82,9 @@ def run_features(path: str | Path, images: ImageSet, *, quiet: bool = True) -> n
         RequestError: there is no model, or it takes a different number of channels.
     """
     predictor = load_model(Path(path))
-    if predictor.shape[2] != images.shape[2]:
-        kind = {1: "gray", 3: "RGB"}
+    if predictor.channels != images.channels:
         raise RequestError(
-            f"the model at {path} takes {kind[predictor.shape[2]]} images, these are {kind[images.shape[2]]}; "
+            f"the model at {path} takes {in_words(predictor.channels)} images, these are {in_words(images.channels)}; "
             "set data.channels to what the model takes, or use other features"
         )
     return _describe(predictor.model, predictor.normalize, images, quiet, predictor.shape[:2])

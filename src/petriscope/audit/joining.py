@@ -8,6 +8,7 @@ import numpy as np
 
 from petriscope.data import cache
 from petriscope.data.imageset import ImageSet
+from petriscope.data.streamed import Streamed
 
 CHUNK = 1024
 
@@ -28,10 +29,10 @@ def join(sets: Mapping[str, ImageSet], mark: str) -> tuple[ImageSet, np.ndarray]
     if all(part.groups is not None for part in parts):
         groups = np.concatenate([np.asarray(part.groups).astype(str) for part in parts])
 
-    def over(pixels: np.ndarray, rows: np.ndarray | None = None) -> ImageSet:
+    def over(pixels: np.ndarray | Streamed, rows: np.ndarray | None = None) -> ImageSet:
         targets = np.concatenate([part.targets for part in parts])
         ids = np.concatenate([part.ids for part in parts])
-        return ImageSet(pixels, targets, first.classes, ids, groups, rows=rows)
+        return ImageSet(pixels, targets, first.classes, ids, groups, rows=rows, channels=first.channels)
 
     if all(part.pixels is first.pixels and part.rows is not None for part in parts):
         return over(first.pixels, np.concatenate([np.asarray(part.rows) for part in parts])), splits
@@ -39,7 +40,7 @@ def join(sets: Mapping[str, ImageSet], mark: str) -> tuple[ImageSet, np.ndarray]
         return over(np.concatenate([part.images for part in parts])), splits
     key = cache.make_key("joined", mark)
     shape = len(splits), *first.shape
-    found, _ = cache.fetch_or_store(key, True, lambda: cache.store(key, shape, np.dtype(np.uint8), _blocks(parts)))
+    found, _ = cache.fetch_or_store(key, True, lambda: cache.store(key, shape, first.pixels.dtype, _blocks(parts)))
     return over(found), splits
 
 

@@ -14,6 +14,7 @@ from petriscope.core.errors import DataError, RequestError
 from petriscope.core.progress import progress
 from petriscope.core.recipe import check_recipe
 from petriscope.data.batches import Batches
+from petriscope.data.folds import draw_folds
 from petriscope.data.imageset import ImageSet
 from petriscope.inference.tta import predict_set
 
@@ -87,7 +88,7 @@ def out_of_fold_probabilities(
     rounds = [(repeat, fold) for repeat in range(repeats) for fold in range(folds)]
     with progress("checking labels", len(rounds) * epochs, "epochs") as bar:
         for repeat, fold in rounds:
-            left_out = draw_folds(images.targets, folds, seed + repeat, images.groups) == fold
+            left_out = draw_folds(images.strata, folds, seed + repeat, images.groups) == fold
             training = {"epochs": epochs, "batch_size": batch, "ema": None, "keep": "last"}
             number = (seed * repeats + repeat) * folds + fold
             recipe = check_recipe({**RECIPE, "seed": number, "training": training})
@@ -97,33 +98,6 @@ def out_of_fold_probabilities(
             held = Batches(small.subset(np.flatnonzero(left_out)), next(model.parameters()).device)
             total[left_out] += predict_set(model, held, normalize, choose_format("auto", held.device))
     return total / repeats
-
-
-def draw_folds(targets: np.ndarray, folds: int, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
-    """The fold of each image, int64 [N]. Classes are spread over the folds as evenly as possible; groups are not split.
-
-    Raises:
-        DataError: fewer groups than folds.
-    """
-    out = np.zeros(len(targets), dtype=np.int64)
-    if groups is None:
-        rng = np.random.default_rng(seed)
-        dealt = 0
-        for label in range(targets.max(initial=-1) + 1):
-            members = rng.permutation(np.flatnonzero(targets == label))
-            out[members] = (dealt + np.arange(len(members))) % folds
-            dealt += len(members)
-        return out
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    if (count := len(np.unique(groups))) < folds:
-        raise DataError(
-            f"{count} groups cannot be spread over {folds} folds; use fewer folds, or images without groups"
-        )
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    for fold, (_, left_out) in enumerate(splitter.split(out, targets, groups)):
-        out[left_out] = fold
-    return out
 
 
 def find_label_errors(targets: np.ndarray, probabilities: np.ndarray) -> LabelErrors:
@@ -162,6 +136,16 @@ def find_label_errors(targets: np.ndarray, probabilities: np.ndarray) -> LabelEr
     flagged = score > CUT
     suggested[judged] = classes[posterior.argmax(1)]
     return LabelErrors(flagged, np.where(flagged, suggested, targets), score)
+
+
+def find_binary_errors(targets: np.ndarray, probabilities: np.ndarray) -> LabelErrors:
+    """`find_label_errors` for one label among any number of them: 1 where an image has it, else 0.
+
+    Args:
+        targets: 0 or 1, [N].
+        probabilities: that an image has it, float32 [N].
+    """
+    return find_label_errors(targets.astype(np.int64), np.stack([1 - probabilities, probabilities], 1))
 
 
 def _posterior(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:

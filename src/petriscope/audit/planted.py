@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from petriscope.audit.descriptors import check_images, chunks
+from petriscope.audit.descriptors import as_bytes, check_images, chunks
 from petriscope.audit.spectra import Flattening, Spectra
 from petriscope.core.progress import progress
 from petriscope.data.imageset import ImageSet
@@ -60,7 +60,7 @@ def find_planted(images: ImageSet | np.ndarray, *, quiet: bool = True) -> Plante
         quiet: show no progress.
 
     Raises:
-        DataError: the images are not uint8 [N, H, W, 1 or 3].
+        DataError: the images are not uint8 or uint16 [N, H, W, 1 to 16].
     """
     count, height, width, channels = check_images(images)
     group, score = np.full(count, -1), np.zeros(count, np.float32)
@@ -312,7 +312,7 @@ def _draw(images: ImageSet | np.ndarray, group: np.ndarray, rng: np.random.Gener
     def some(of: np.ndarray) -> np.ndarray:
         chosen = np.sort(rng.permutation(np.flatnonzero(of))[:SHOWN])
         taken = images.take(chosen) if isinstance(images, ImageSet) else images[chosen]
-        return taken.astype(np.float32)
+        return as_bytes(taken).astype(np.float32)
 
     genuine = some(group < 0)
     drawn = []

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from petriscope.audit.descriptors import as_bytes, check_images
+from petriscope.core.channels import Colors, colors_of, default_names
 from petriscope.core.drawing import BT601
-from petriscope.core.errors import DataError
 from petriscope.core.progress import progress
 from petriscope.data.imageset import ImageSet
 
@@ -50,14 +51,10 @@ def measure_quality(images: ImageSet | np.ndarray, *, quiet: bool = True) -> Qua
         quiet: show no progress.
 
     Raises:
-        DataError: the images are not uint8 [N, H, W, 1 or 3].
+        DataError: the images are not uint8 or uint16 [N, H, W, 1 to 16].
     """
-    if isinstance(images, np.ndarray) and (
-        images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3)
-    ):
-        raise DataError(f"images must be uint8 [N, H, W, 1 or 3], not {images.dtype} {list(images.shape)}")
-    count = len(images)
-    height, width, channels = images.shape if isinstance(images, ImageSet) else images.shape[1:]
+    count, height, width, channels = check_images(images)
+    colors = colors_of(images.channels if isinstance(images, ImageSet) else default_names(channels))
     values = {name: np.zeros(count, np.float32) for name in NAMES}
     span = np.zeros(count, np.float32)  # difference between the lightest and the darkest pixel
     step = max(1, CHUNK_PIXELS // max(height * width, 1))
@@ -65,15 +62,20 @@ def measure_quality(images: ImageSet | np.ndarray, *, quiet: bool = True) -> Qua
         for start in range(0, count, step):
             at = slice(start, min(start + step, count))
             block = images.take(np.arange(at.start, at.stop)) if isinstance(images, ImageSet) else images[at]
-            for name, measured in _measure(block).items():
+            for name, measured in _measure(as_bytes(block), colors).items():
                 (span if name == "span" else values[name])[at] = measured
             if not quiet:
                 bar.advance(len(block))
-    return Quality(values, _flag(values, span, channels == 3))
+    return Quality(values, _flag(values, span, colors is not None))
 
 
-def _measure(block: np.ndarray) -> dict[str, np.ndarray]:
-    """uint8 [B, H, W, C] -> float [B] for each of `NAMES`, and for ``span``."""
+def _measure(block: np.ndarray, colors: Colors | None) -> dict[str, np.ndarray]:
+    """uint8 [B, H, W, C] -> float [B] for each of `NAMES`, and for ``span``. Where there are colors, these alone are measured;
+    else the mean over all channels, which have no saturation."""
+    if colors is not None:
+        block = block if colors == (0, 1, 2) and block.shape[3] == 3 else block[..., list(colors)]
+    elif block.shape[3] > 1:
+        block = block.mean(3, keepdims=True).round().astype(np.uint8)
     planes = np.ascontiguousarray(block.transpose(3, 0, 1, 2))
     luma = _luma(planes)
     count, pixels = len(luma), luma[0].size

@@ -13,6 +13,7 @@ from petriscope.audit.base import Context, Finding, Listing
 from petriscope.audit.checks import all_checks, all_findings
 from petriscope.audit.findings import STRONGEST_FIRST, final_decisions, make_table
 from petriscope.audit.joining import join
+from petriscope.core.channels import colors_of, in_words, is_plain
 from petriscope.core.csv_tables import csv_text
 from petriscope.core.errors import RequestError, near
 from petriscope.core.files import atomic, json_text, user_path, write_text
@@ -129,6 +130,8 @@ def audit(
         DataError: the source cannot be read at all.
     """
     name = str(source)
+    if section is not None and section.tiles is not None:
+        raise RequestError("an audit looks at images of one size, and data.tiles keeps their own; leave it out here")
     if section is not None and section.scaled:
         raise RequestError("an audit looks at images as they are; leave out data.scale")
     section = (section or DataSection()).model_copy(update={"source": name, "unreadable": "skip", "audit": None})
@@ -139,6 +142,15 @@ def audit(
     digests = {split: part.digests() for split, part in sets.items()}
     mark = fingerprint(sets, digests)
     images, splits = join(sets, mark)
+    if images.bits == 16:
+        warnings.append(
+            "copies, planted images and quality are looked for in the nearest of 256 levels of each value, and not in all 16 bits"
+        )
+    if not is_plain(images.channels):
+        warnings.append(
+            f"the images have {in_words(images.channels)}: copies are looked for in all of them, and brightness, contrast and "
+            f"sharpness are {'of red, green and blue' if colors_of(images.channels) else 'of their mean'}"
+        )
     files = sources.list_files(name, section)
     context = Context(
         images,
@@ -173,7 +185,7 @@ def audit(
 def _list_all(images: ImageSet, splits: np.ndarray, files: list[sources.ImageFile]) -> Listing:
     there = set(images.ids.tolist())
     lost = [file for file in files if file.id not in there]
-    labels = np.array(images.classes, dtype=object)[images.strata]
+    labels = np.array(images.task.names(images.targets, images.classes), dtype=object)
     return Listing(
         np.array([*images.ids.tolist(), *(file.id for file in lost)], dtype=object),
         np.array([*splits.tolist(), *(file.split for file in lost)], dtype=object),

@@ -28,7 +28,7 @@ def shrink(images: ImageSet, side: int) -> ImageSet:
     size = fit_within(height, width, side, shortest=8)
     if size == (height, width):
         return images if not images.mapped else replace(images, pixels=images.images, rows=None)
-    out = np.empty((len(images), *size, images.shape[2]), np.uint8)
+    out = np.empty((len(images), *size, images.shape[2]), images.pixels.dtype)
     for start in range(0, len(images), CHUNK):
         block = images.take(np.arange(start, min(start + CHUNK, len(images))))
         out[start : start + len(block)] = resize_images(block, size)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from petriscope.core.channels import Groups
 from petriscope.core.device import upload
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -17,7 +18,18 @@ Magnitude = Annotated[float, Field(ge=0)]
 Classes = Annotated[tuple[Annotated[int, Field(ge=0, lt=255)], ...], Field(min_length=1)]
 
 
-class Geometric:
+class Change:
+    """What every augmentation has.
+
+    ``colors``: ``only`` if it changes red, green and blue in relation to one another; ``also`` if it draws such operations among
+    others. ``groups``: see `petriscope.core.channels.groups_of`; the pipeline sets it.
+    """
+
+    colors: Literal["", "only", "also"] = ""
+    groups: Groups = ()
+
+
+class Geometric(Change):
     """Moves pixels: one affine map per image, in pixels from the center of the image, x before y.
 
     ``exact``: the map takes pixel centers to pixel centers, so nothing is interpolated.
@@ -30,7 +42,7 @@ class Geometric:
         raise NotImplementedError
 
 
-class Aimed:
+class Aimed(Change):
     """Moves pixels as `Geometric` does, depending on the masks. Applied before all other geometry."""
 
     for_labels = False
@@ -40,7 +52,7 @@ class Aimed:
         raise NotImplementedError
 
 
-class Color:
+class Color(Change):
     """Maps each pixel's color by one affine map per image: contrast, hue."""
 
     def matrices(self, mean: Tensor, generator: torch.Generator) -> Tensor:
@@ -53,7 +65,7 @@ class Color:
         raise NotImplementedError
 
 
-class Pixelwise:
+class Pixelwise(Change):
     """Changes the images in any other way: noise, blur, a covered square.
 
     ``for_masks``: whether it may be used with masks, which it leaves unchanged.
@@ -66,7 +78,7 @@ class Pixelwise:
         raise NotImplementedError
 
 
-class Mixing:
+class Mixing(Change):
     """Mixes the images of a batch with one another, and their targets too.
 
     ``for_masks``, ``for_labels``: whether targets may be masks, and whether they may be labels.
@@ -92,7 +104,7 @@ class Mixing:
         raise NotImplementedError
 
 
-class Policy:
+class Policy(Change):
     """Draws other operations for each image of a batch."""
 
     def draw(self, batch: int, generator: torch.Generator) -> list[Operation]:
@@ -159,6 +171,23 @@ def change_some(
         changed = change(images.index_select(0, here), *(upload(values[rows], images.device) for values in per_image))
         out.index_copy_(0, here, changed)
     return out
+
+
+def by_group(images: Tensor, groups: Groups, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """Change images, [B, C, H, W], group by group; all channels at once if there are no groups."""
+    if not groups:
+        return change(images)
+    planes = list(images.unbind(1))
+    for group in groups:
+        changed = change(torch.stack([images[:, place] for place in group], 1))
+        for place, plane in zip(group, changed.unbind(1), strict=True):
+            planes[place] = plane
+    return torch.stack(planes, 1)
+
+
+def colors_among(groups: Groups) -> Groups:
+    """The group of red, green and blue, if there is one."""
+    return tuple(group for group in groups if len(group) == 3)
 
 
 def identity(batch: int, device: torch.device | None = None) -> Tensor:

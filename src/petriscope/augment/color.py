@@ -48,6 +48,8 @@ class Contrast(Color):
 class Saturation(Color):
     """Multiply the distance of colors from their own gray by a factor from [1 - amount, 1 + amount]. Gray does not change."""
 
+    colors = "only"
+
     def __init__(self, *, amount: Amount = 0.2, p: Probability = 1.0) -> None:
         self.amount, self.p = amount, p
 
@@ -57,6 +59,8 @@ class Saturation(Color):
 
 class Hue(Color):
     """Shift hue by a fraction of the color circle from [-amount, amount]: a rotation of I and Q in YIQ, which keeps gray."""
+
+    colors = "only"
 
     def __init__(self, *, amount: Annotated[float, Field(ge=0, le=0.5)] = 0.05, p: Probability = 1.0) -> None:
         self.amount, self.p = amount, p

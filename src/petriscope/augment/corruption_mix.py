@@ -8,7 +8,7 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from petriscope.augment.base import Pixelwise, Probability, chosen, in_order, uniform
+from petriscope.augment.base import Pixelwise, Probability, chosen, colors_among, in_order, uniform
 from petriscope.augment.corruptions import CORRUPTIONS, Corruption
 from petriscope.augment.families import Family, kept
 from petriscope.core.device import upload
@@ -52,12 +52,13 @@ class CorruptionMix(Pixelwise):
     ) -> None:
         still = [name for name, corruption in CORRUPTIONS.items() if not corruption.moves and name not in held_out]
         self.names = kept(still, left_out, "corruption-mix")
+        self.colors = "also" if any(not CORRUPTIONS[name].gray for name in self.names) else ""
         self.severity, self.held_out, self.left_out, self.again, self.p = severity, held_out, left_out, again, p
 
-    def pool(self, channels: int) -> list[Corruption]:
-        """The corruptions to draw from, for images of so many channels."""
+    def pool(self, colors: bool) -> list[Corruption]:
+        """The corruptions to draw from, for images with or without red, green and blue."""
         there = [CORRUPTIONS[name] for name in self.names]
-        pool = [corruption for corruption in there if channels == 3 or corruption.gray]
+        pool = [corruption for corruption in there if colors or corruption.gray]
         if not pool:
             raise RequestError(
                 f"corruption-mix draws only {' and '.join(self.names)}, which change no gray images: hold out others"
@@ -73,7 +74,7 @@ class CorruptionMix(Pixelwise):
 
     def _once(self, images: Tensor, falls: Tensor, generator: torch.Generator) -> Tensor:
         batch = len(images)
-        pool = self.pool(images.shape[1])
+        pool = self.pool(bool(colors_among(self.groups)) if self.groups else images.shape[1] == 3)
         which = torch.randint(len(pool), (batch,), generator=generator)
         severity = uniform(batch, *self.severity, generator)
         keys = torch.randint(2**62, (batch,), generator=generator)
@@ -83,6 +84,6 @@ class CorruptionMix(Pixelwise):
             if len(rows):
                 here = upload(rows, images.device)
                 some = images.index_select(0, here).contiguous()
-                changed = corruption(some.clamp(0, 1), severity[rows], upload(keys[rows], images.device))
+                changed = corruption(some.clamp(0, 1), severity[rows], upload(keys[rows], images.device), self.groups)
                 out.index_copy_(0, here, changed)
         return out

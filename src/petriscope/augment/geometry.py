@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from petriscope.augment.base import Geometric, Magnitude, Probability, chosen, constant, identity, uniform
-from petriscope.core.device import upload
+from petriscope.core.device import rows_of, upload
 
 
 class Flip(Geometric):
@@ -162,7 +162,7 @@ def gather(images: Tensor, matrices: Tensor, outside: int | None = None) -> Tens
     out_of_frame = None if outside is None else _beyond(matrices, height, width)
     by_y += torch.arange(batch, device=images.device)[:, None] * (height * width)
     index = by_y[:, :, None] + by_x[:, None, :]
-    moved = images.reshape(-1, channels).index_select(0, index.flatten()).view(batch, height, width, channels)
+    moved = rows_of(images.reshape(-1, channels), index.flatten()).view(batch, height, width, channels)
     if outside is not None and out_of_frame is not None:
         moved.masked_fill_(upload(out_of_frame[..., None], images.device), outside)
     return moved

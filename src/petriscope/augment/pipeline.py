@@ -1,4 +1,5 @@
-"""From a uint8 batch to the input of the network: one resampling, one map of color, the other operations, normalization."""
+"""From a batch of whole numbers to the input of the network: one resampling, one map of color, the other operations,
+normalization."""
 
 from __future__ import annotations
 
@@ -19,12 +20,15 @@ from petriscope.augment.base import (
     Operation,
     Pixelwise,
     Policy,
+    by_group,
+    colors_among,
     constant,
     identity,
 )
 from petriscope.augment.color import apply_color, compose, mapped, unchanged
 from petriscope.augment.geometry import gather, is_exact, resample
 from petriscope.augment.standardize import Standardize
+from petriscope.core.channels import Groups, Names, groups_of, in_words
 from petriscope.core.device import upload
 from petriscope.core.errors import RequestError
 from petriscope.core.masks import IGNORE
@@ -32,25 +36,32 @@ from petriscope.core.recipe import Part, Standard
 
 
 class Normalize:
-    """uint8 [B, H, W, C] or float [B, C, H, W] in [0, 1] -> float32 [B, C, H, W], zero mean and unit variance.
+    """uint8 or uint16 [B, H, W, C] or float [B, C, H, W] in [0, 1] -> float32 [B, C, H, W], zero mean and unit variance.
 
     Args:
         mean, std: one value per channel, in units of the full range.
         standard: what is standardized before.
+        channels: names; empty: gray or RGB.
     """
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], standard: Sequence[Standard] = ()) -> None:
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        standard: Sequence[Standard] = (),
+        channels: Names = (),
+    ) -> None:
         self.mean, self.std = tuple(mean), tuple(std)
-        self.standardize = Standardize(standard)
+        self.standardize = Standardize(standard, channels)
 
     def __call__(self, images: Tensor) -> Tensor:
         if self.standardize:
-            images = self.standardize(to_float(images) if images.dtype == torch.uint8 else images)
-        full = 255.0 if images.dtype == torch.uint8 else 1.0
+            images = self.standardize(images if images.is_floating_point() else to_float(images))
+        full = full_scale(images.dtype)
         std = constant(self.std, images.device)
         scale = 1 / (std * full)
         bias = -constant(self.mean, images.device) / std
-        if images.dtype == torch.uint8:
+        if not images.is_floating_point():
             # Row by row rather than pixel by pixel: three channels are too few values for vector instructions.
             batch, height, width, channels = images.shape
             rows = images.reshape(batch, height, width * channels).float()
@@ -82,24 +93,32 @@ class Pipeline:
 
     Args:
         operations: any augmentations, also none.
-        classes: number of classes; needed to mix labels.
+        classes: number of classes; needed to mix labels. None: targets have 0 or 1 for each class.
         views: number of views made of each image after all operations.
         viewing: the operations that make them; they do not change the image itself.
         dense: whether targets are masks, which move with their images.
+        channels: names; empty: gray or RGB. What changes light and color changes red, green and blue together, and every other
+            channel as a gray image of its own.
 
     Raises:
-        RequestError: several operations that aim at a place in a mask; an operation that cannot make views.
+        RequestError: several operations that aim at a place in a mask; an operation that cannot make views; one that changes
+            colors, and no channels are called so.
     """
 
     def __init__(
         self,
         operations: Sequence[Augmentation] = (),
-        classes: int = 0,
+        classes: int | None = 0,
         views: int = 0,
         viewing: Sequence[Augmentation] = (),
         *,
         dense: bool = False,
+        channels: Names = (),
     ) -> None:
+        self.groups = groups_of(channels)
+        check_colors((*operations, *viewing), channels)
+        for op in (*operations, *viewing):
+            op.groups = self.groups
         if sum(isinstance(op, Aimed) for op in operations) > 1:
             raise RequestError("an image can be cropped around one place only: list crop-around once under augment")
         for op in viewing:
@@ -113,7 +132,13 @@ class Pipeline:
 
     @classmethod
     def from_recipe(
-        cls, parts: Sequence[Part], classes: int = 0, views: Views = NO_VIEWS, *, dense: bool = False
+        cls,
+        parts: Sequence[Part],
+        classes: int | None = 0,
+        views: Views = NO_VIEWS,
+        *,
+        dense: bool = False,
+        channels: Names = (),
     ) -> Pipeline:
         """
         Raises:
@@ -127,7 +152,9 @@ class Pipeline:
                 )
         built = [(part.name in by, AUGMENTATIONS.build(part)) for part in parts]
         viewing = [operation for makes, operation in built if makes]
-        return cls([op for makes, op in built if not makes], classes, views.count, viewing, dense=dense)
+        return cls(
+            [op for makes, op in built if not makes], classes, views.count, viewing, dense=dense, channels=channels
+        )
 
     @property
     def varies(self) -> bool:
@@ -138,12 +165,12 @@ class Pipeline:
         """Augment a batch, and its targets with it.
 
         Args:
-            images: uint8 [B, H, W, C].
-            targets: labels, int64 [B]; or, if dense, masks, uint8 [B, H, W].
+            images: uint8 or uint16 [B, H, W, C].
+            targets: labels, int64 [B], or 0 and 1 of each class, uint8 [B, K]; or, if dense, masks, uint8 [B, H, W].
             generator: on the CPU; its state decides every draw.
 
         Returns:
-            images: uint8 [B, H, W, C] where every operation is exact; else float32 [B, C, H, W] in [0, 1].
+            images: as they came, [B, H, W, C], where every operation is exact; else float32 [B, C, H, W] in [0, 1].
             targets: masks moved with their images; labels unchanged or, with mixing, the share of each class, float32
             [B, K].
 
@@ -178,16 +205,16 @@ class Pipeline:
         pixels = resample_rows(pixels, matrices, rows)
         if masks is not None:
             masks = _resample_masks(masks, matrices, rows)
-        pixels = apply_pixels(pixels, operations, generator)
+        pixels = apply_pixels(pixels, operations, generator, self.groups)
         mixing = [op for op in operations if isinstance(op, Mixing)]
         if masks is not None:
             targets = masks
         elif mixing:
-            targets = F.one_hot(targets, self.classes).float()
+            targets = (targets if self.classes is None else F.one_hot(targets, self.classes)).float()
         for mix in mixing:
             pixels, targets = mix(pixels, targets, generator, self.dense)
         if self.views:
-            seen = [move_and_change(pixels, self.viewing, generator) for _ in range(self.views)]
+            seen = [move_and_change(pixels, self.viewing, generator, self.groups) for _ in range(self.views)]
             pixels = torch.cat([pixels, *seen])
         return pixels, targets
 
@@ -207,6 +234,28 @@ def check_targets(operations: Sequence[Augmentation], dense: bool) -> None:
             )
         if not dense and not getattr(operation, "for_labels", True):
             raise RequestError(f"{name} needs masks, and the targets are labels: leave it out of augment")
+
+
+def check_colors(operations: Sequence[Augmentation], channels: Names) -> None:
+    """Refuse operations that change colors, where no channels are called red, green and blue.
+
+    Raises:
+        RequestError: names the operation.
+    """
+    if not (groups := groups_of(channels)) or colors_among(groups):
+        return
+    for operation in operations:
+        name = type(operation).__name__
+        if operation.colors == "only":
+            raise RequestError(
+                f"{name} changes colors, and the images have {in_words(channels)}, none called red, green and blue: leave it out "
+                "of augment, or name the channels with data.channels"
+            )
+        if operation.colors == "also":
+            raise RequestError(
+                f"{name} draws operations that change colors, and the images have {in_words(channels)}, none called red, green "
+                "and blue: give it left_out: [color]"
+            )
 
 
 def drawn(operations: Sequence[Augmentation], batch: int, generator: torch.Generator) -> list[Operation]:
@@ -247,24 +296,32 @@ def _resample_masks(masks: Tensor, matrices: Tensor, rows: Tensor) -> Tensor:
     return masks.index_copy(0, here, moved)
 
 
-def move_and_change(pixels: Tensor, operations: Sequence[Augmentation], generator: torch.Generator) -> Tensor:
+def move_and_change(
+    pixels: Tensor, operations: Sequence[Augmentation], generator: torch.Generator, groups: Groups = ()
+) -> Tensor:
     """Apply all operations but those that aim or mix, to images that are floats already: float32 [B, C, H, W] in [0, 1] -> a
     tensor of its own."""
     operations = drawn(operations, len(pixels), generator)
     geometric = [op for op in operations if isinstance(op, Geometric)]
     matrices = product(geometric, len(pixels), (pixels.shape[2], pixels.shape[3]), generator)
     moved = (matrices != torch.eye(3)).any(2).any(1).nonzero().squeeze(1)
-    return apply_pixels(resample_rows(pixels.clone(), matrices, moved), operations, generator)
+    return apply_pixels(resample_rows(pixels.clone(), matrices, moved), operations, generator, groups)
 
 
-def apply_pixels(pixels: Tensor, operations: Sequence[Operation], generator: torch.Generator) -> Tensor:
+def apply_pixels(
+    pixels: Tensor, operations: Sequence[Operation], generator: torch.Generator, groups: Groups = ()
+) -> Tensor:
     """Apply all operations that move no pixels: color as one map, then the others in order. float32 [B, C, H, W] in
     [0, 1] -> the same."""
     color = [op for op in operations if isinstance(op, Color)]
     pixelwise = [op for op in operations if isinstance(op, Pixelwise)]
     if color:
-        pixels = apply_color(pixels, _color_maps(pixels, color, generator))
+        pixels = by_group(pixels, groups, lambda part: apply_color(part, _color_maps(part, color, generator)))
     for operation in pixelwise:
+        if groups and operation.colors == "only":
+            if some := colors_among(groups):
+                pixels = by_group(pixels, some, lambda part, change=operation: change(part, generator))  # type: ignore[misc]
+            continue
         pixels = operation(pixels, generator)
     return pixels.clamp(0, 1) if color or pixelwise else pixels
 
@@ -277,19 +334,26 @@ def _color_maps(pixels: Tensor, operations: Sequence[Color], generator: torch.Ge
     return total
 
 
+def full_scale(dtype: torch.dtype) -> float:
+    """The value that is white: 255 of uint8, 65535 of uint16, and 1 of floats."""
+    return {torch.uint8: 255.0, torch.uint16: 65535.0}.get(dtype, 1.0)
+
+
 def to_float(images: Tensor) -> Tensor:
-    """uint8 [B, H, W, C] -> float32 [B, C, H, W] in [0, 1], contiguous, because later operations work on planes."""
-    # Reordered as bytes, which are a quarter of the size of floats.
-    return images.permute(0, 3, 1, 2).contiguous().float().div_(255)
+    """uint8 or uint16 [B, H, W, C] -> float32 [B, C, H, W] in [0, 1], contiguous, because later operations work on planes.
+    Float32 holds all 65,536 levels."""
+    # Reordered as they are, which is a quarter or a half of the size of floats.
+    return images.permute(0, 3, 1, 2).contiguous().float().div_(full_scale(images.dtype))
 
 
 def standardized(images: Tensor, standardize: Standardize) -> Tensor:
-    """Images, uint8 [B, H, W, C], as they are when they have been standardized -> the same."""
-    return to_bytes(standardize(to_float(images))) if standardize else images
+    """Images, uint8 or uint16 [B, H, W, C], as they are when they have been standardized -> the same."""
+    return to_whole(standardize(to_float(images)), images.dtype) if standardize else images
 
 
-def to_bytes(images: Tensor) -> Tensor:
-    """The images that `Pipeline` returns, uint8 [B, H, W, C] or float32 [B, C, H, W] in [0, 1] -> uint8 [B, H, W, C]."""
-    if images.dtype == torch.uint8:
+def to_whole(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """The images that `Pipeline` returns, whole numbers [B, H, W, C] or float32 [B, C, H, W] in [0, 1] -> uint8 or uint16
+    [B, H, W, C]."""
+    if not images.is_floating_point():
         return images
-    return (images.permute(0, 2, 3, 1) * 255).round().to(torch.uint8)
+    return (images.permute(0, 2, 3, 1) * full_scale(dtype)).round().to(dtype)

@@ -110,6 +110,7 @@ class RandAugment(Policy):
         p: Probability = 1.0,
     ) -> None:
         self.menu = _menu_without(RAND_AUGMENT, left_out, "rand-augment")
+        self.colors = "also" if "saturation" in self.menu else ""
         self.operations, self.magnitude, self.p = operations, magnitude, p
 
     def draw(self, batch: int, generator: torch.Generator) -> list[Operation]:
@@ -128,6 +129,7 @@ class TrivialAugment(Policy):
 
     def __init__(self, *, left_out: tuple[Family, ...] = (), p: Probability = 1.0) -> None:
         self.menu, self.p = _menu_without(TRIVIAL_AUGMENT, left_out, "trivial-augment"), p
+        self.colors = "also" if "saturation" in self.menu else ""
 
     def draw(self, batch: int, generator: torch.Generator) -> list[Operation]:
         there = chosen(batch, self.p, generator)[:, None]
@@ -173,7 +175,7 @@ class AugMix(Pixelwise):
         top = self.severity / 10
         strength = uniform(copies * self.depth, min(0.01, top), top, generator).view(copies, self.depth)
         drawn = Drawn.of(self.menu, there, strength, generator).operations()
-        chains = move_and_change(images.repeat_interleave(self.width, 0), drawn, generator)
+        chains = move_and_change(images.repeat_interleave(self.width, 0), drawn, generator, self.groups)
         weights, share = blend_weights(batch, self.width, self.alpha, generator)
         return blended(images, chains, weights, share)
 

@@ -32,6 +32,8 @@ class StainJitter(Pixelwise):
     Tellez et al., 2019, arXiv:1902.06543.
     """
 
+    colors = "only"
+
     def __init__(
         self,
         *,
@@ -60,6 +62,8 @@ class AbsorbanceJitter(Pixelwise):
     Args:
         span: least and greatest factor; uniform and independent per channel.
     """
+
+    colors = "only"
 
     def __init__(self, *, span: Factors = (0.3, 1.5), p: Probability = 0.5) -> None:
         self.span, self.p = span, p

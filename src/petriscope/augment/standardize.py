@@ -13,7 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from petriscope.augment.base import constant
+from petriscope.augment.base import by_group, colors_among, constant
+from petriscope.core.channels import Names, groups_of, in_words
+from petriscope.core.errors import RequestError
 from petriscope.core.recipe import Standard
 from petriscope.data.appearance import LEAST, background, darkest
 
@@ -41,9 +43,20 @@ class Standardize:
 
     Args:
         what: any of ``background``, ``stray-light``, ``stain``.
+        channels: names; empty: gray or RGB. Of others, red, green and blue alone are standardized.
+
+    Raises:
+        RequestError: there are other channels, and none called red, green and blue.
     """
 
-    def __init__(self, what: Sequence[Standard] = ()) -> None:
+    def __init__(self, what: Sequence[Standard] = (), channels: Names = ()) -> None:
+        groups = groups_of(channels)
+        self.colors = colors_among(groups)
+        if what and groups and not self.colors:
+            raise RequestError(
+                f"data.standardize is for the light and the stain of bright-field images, and these have {in_words(channels)}, "
+                "none called red, green and blue: leave it out"
+            )
         self.background, self.stray_light, self.stain = (
             each in what for each in ("background", "stray-light", "stain")
         )
@@ -53,8 +66,9 @@ class Standardize:
 
     def __call__(self, x: Tensor) -> Tensor:
         """float32 [B, C, H, W] in [0, 1] -> the same."""
-        if not self:
-            return x
+        return by_group(x, self.colors, self._one) if self else x
+
+    def _one(self, x: Tensor) -> Tensor:
         factor = background(x).clamp_min(DARK)[:, :, None, None]
         out = (x / factor).clamp_max(1)
         if self.stray_light:

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from petriscope.augment import AUGMENTATIONS
-from petriscope.augment.base import Color, Pixelwise, Probability, change_some, chosen, uniform
+from petriscope.augment.base import Color, Pixelwise, Probability, change_some, chosen, colors_among, uniform
 from petriscope.augment.corruption_mix import Severities
 from petriscope.augment.corruptions import CORRUPTIONS, Corruption
 from petriscope.augment.families import FAMILIES, GENERAL, Family, family_of, kept
@@ -43,11 +43,11 @@ class _Corrupting(Pixelwise):
         self.corruption, self.severity = corruption, severity
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        if images.shape[1] == 1 and not self.corruption.gray:
+        if not self.corruption.gray and not (colors_among(self.groups) if self.groups else images.shape[1] == 3):
             return images
         severity = uniform(len(images), *self.severity, generator)
         keys = torch.randint(2**62, (len(images),), generator=generator)
-        return self.corruption(images, severity, upload(keys, images.device))
+        return self.corruption(images, severity, upload(keys, images.device), self.groups)
 
 
 class WideMix(Pixelwise):
@@ -78,6 +78,7 @@ class WideMix(Pixelwise):
     ) -> None:
         self.width, self.depth, self.alpha, self.whole, self.p = width, depth, alpha, whole, p
         self.menu = kept((*STILL, *(part.name for part in BESIDE)), left_out, "wide-mix")
+        self.colors = "also" if any(family_of(name) == "color" for name in self.menu) else ""
         operations: dict[str, Color | Pixelwise] = {part.name: AUGMENTATIONS.build(part) for part in BESIDE}
         for name in STILL:
             operations[name] = _Corrupting(CORRUPTIONS[name], severity)
@@ -110,7 +111,8 @@ class WideMix(Pixelwise):
                     falls = (number > step) & (family == place) & (member == which)
 
                     def change(some: Tensor, operation: Color | Pixelwise = operation) -> Tensor:
-                        return apply_pixels(some, [operation], generator)
+                        operation.groups = self.groups
+                        return apply_pixels(some, [operation], generator, self.groups)
 
                     change_some(copies, falls, change, out=copies)
         return copies

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import linecache
 import shlex
 from collections.abc import Iterable
 from difflib import get_close_matches
+from itertools import takewhile
 from os import PathLike, fspath
+from pathlib import Path
+from traceback import walk_tb
+
+OWN = (str(Path(__file__).parents[1]), contextlib.__file__)  # files whose lines are not the user's
 
 
 class PetriscopeError(Exception):
     """The work failed, for example for lack of disk space or network, or because training diverged."""
 
     exit_status = 1
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows in place of a traceback, which IPython asks for by this name: the sentence, and the line that
+        called Petriscope."""
+        said = [f"{type(self).__name__}: {self}"]
+        places = [(frame.f_code.co_filename, line) for frame, line in walk_tb(self.__traceback__)]
+        before = list(takewhile(lambda place: not place[0].startswith(OWN), places))
+        text = linecache.getline(*before[-1]).strip() if before else ""
+        return [*said, f"  in: {text}"] if text else said
 
 
 class RequestError(PetriscopeError):

@@ -253,6 +253,22 @@ def more_files(folder: Path) -> Iterator[Path]:
             path.replace(folder / path.name)
 
 
+@contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder beside ``path``, under a name that cannot be guessed. It is removed at the end.
+
+    Raises:
+        PetriscopeError: the disk is full or read-only.
+    """
+    made = _temporary(path)
+    with _sentences(path):
+        made.mkdir(parents=True)
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
 def _claim(base: Path) -> Path:
     """Make an empty folder: ``base``, or the first free number after it."""
     for folder in chain([base], (base.with_name(f"{base.name}-{number}") for number in count(2))):
@@ -294,6 +310,17 @@ def locked(path: Path, busy: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     finally:
+        lock.release()
+
+
+def wait_until_free(path: Path, seconds: float) -> None:
+    """Wait until no process holds the lock at ``path``, or for so many seconds."""
+    from filelock import FileLock, Timeout
+
+    if path.is_file():
+        lock = FileLock(path, mode=0o666 & ~_umask())
+        with suppress(Timeout, OSError):
+            lock.acquire(timeout=seconds)
         lock.release()
 
 
@@ -352,6 +379,8 @@ def write_text(path: Path, text: str) -> None:
 
 def readable(text: str) -> str:
     """A text that every UTF-8 file and stream can hold: bytes of a file name that are not UTF-8 are written as ``\\xe9``."""
+    if text.isascii():
+        return text
     other = re.sub("[\ud800-\udc7f\udd00-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
     return other.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 

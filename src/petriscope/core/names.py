@@ -24,6 +24,11 @@ def place_of(name: str, names: Sequence[str]) -> int | None:
     return tidied.index(tidy(name)) if tidy(name) in tidied else None
 
 
+def label_text(labels: Sequence[str]) -> str:
+    """The labels of an image as one text: ``none`` if it has none."""
+    return ", ".join(labels) or "none"
+
+
 def look_alike(names: Iterable[str]) -> tuple[str, str] | None:
     """The first two different names that differ in no more than case, width, white space, hyphens or leading zeros."""
     seen: dict[str, str] = {}

@@ -1,7 +1,8 @@
-"""Progress on stderr: a bar with the time left on a terminal, a plain line every half minute elsewhere."""
+"""Progress: a bar with the time left on a terminal and in a notebook, a plain line on stderr every half minute elsewhere."""
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -11,27 +12,47 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, TypeVar
 
 from petriscope.core.files import readable
+from petriscope.core.notebook import current_cell, in_notebook
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
 T = TypeVar("T")
+TimeLeft = Callable[[], float]  # seconds; 0 or less: what can be left out is left out, and said
 BAR_EVERY = 0.1  # seconds
+IN_NOTEBOOK_EVERY = 0.5  # seconds; each time, the output of the cell is sent to the browser
 PLAIN_LINE_EVERY = 30.0  # seconds
 SHOW_AFTER = 2.0  # seconds; work that takes less shows nothing
 
+_silent = False  # whether this process leaves speaking to another
 _display: RichProgress | None = None  # what is on the terminal: all bars that are shown at this moment
 
 
+def unlimited() -> float:
+    """`TimeLeft` of work that may take any time."""
+    return math.inf
+
+
 def say(text: str) -> None:
-    """Write a line for people to stderr, above the bars if any are shown. Work goes on where nobody can read it."""
+    """Write a line for people to stderr or into the output of a notebook's cell, above the bars if any are shown. Work goes on
+    where nobody can read it."""
     with _lost():
-        if _display is not None:
+        if _silent:
+            return
+        if (cell := current_cell()) is not None:
+            cell.say(readable(text))
+        elif _display is not None:
             _display.console.print(readable(text), markup=False, highlight=False, emoji=False, soft_wrap=True)
         elif sys.stderr is not None:
             sys.stderr.write(readable(text) + "\n")
             sys.stderr.flush()
+
+
+def silence(silent: bool) -> None:
+    """Say nothing from now on, and show no bars: another process does the same work and says so."""
+    global _silent
+    _silent = silent
 
 
 @contextmanager
@@ -69,7 +90,7 @@ class Progress:
     ) -> None:
         self.label, self.total, self.unit, self.cost = label, total, unit, cost
         self.done = self._before = 0
-        self._terminal = _display is not None or _is_terminal()
+        self._draws = not _silent and (in_notebook() or _display is not None or _is_terminal())
         self._start = time.monotonic()
         self._next = self._start + SHOW_AFTER
         self._bar: TaskID | None = None
@@ -84,21 +105,23 @@ class Progress:
         now = time.monotonic()
         if now < self._next:
             return
-        self._next = now + (BAR_EVERY if self._terminal else PLAIN_LINE_EVERY)
+        self._next = now + (PLAIN_LINE_EVERY if not self._draws else IN_NOTEBOOK_EVERY if in_notebook() else BAR_EVERY)
         parts = [f"{self.done:,} of {self.total:,} {self.unit}" if self.total else f"{self.done:,} {self.unit}"]
         if self.total:
             parts.append(f"{duration(self._seconds_left(now))} left")
         text = "  ".join([*parts, note] if note else parts)
-        if self._terminal:
+        if self._draws:
             with _lost():
                 self._show(text)
         else:
             say(f"{self.label}  {text}")
 
     def close(self) -> None:
-        """Take the bar off the terminal."""
+        """Take the bar off the terminal, or out of the notebook."""
         global _display
         with _lost():
+            if (cell := current_cell()) is not None:
+                cell.take_off(self)
             if self._bar is not None and _display is not None:
                 _display.remove_task(self._bar)
                 if not _display.tasks:
@@ -113,6 +136,9 @@ class Progress:
 
     def _show(self, text: str) -> None:
         global _display
+        if (cell := current_cell()) is not None:
+            cell.show(self, self.label, self.done, self.total, text)
+            return
         if _display is None:
             _display = _new_display()
             _display.start()

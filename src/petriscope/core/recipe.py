@@ -11,7 +11,9 @@ import copy
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from importlib import resources
+from math import isfinite
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -19,6 +21,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from petriscope.core.channels import MOST
 from petriscope.core.errors import RequestError, near, shortened, shown, similar
 from petriscope.core.files import read_text, readable, user_path
 from petriscope.core.names import tidy
@@ -27,7 +30,8 @@ from petriscope.core.yaml_text import InvalidYaml, read_yaml
 
 MAX_RECIPE_BYTES = 1_000_000
 MOST_PIXELS = 65_536  # of a side of an image
-MOST_NAME = 100  # characters of the name of a domain
+MOST_NAME = 100  # characters of the name of a domain or a channel
+ALMOST = 0.85  # how alike two names are of which one is a slip, by difflib
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -98,19 +102,61 @@ class CropSection(Section):
     size: Literal["square", "box"] = "square"  # a square around the box, or the form of the box
 
 
+class TilesSection(Section):
+    """Images with masks in their own sizes: a model learns from random crops of one size, and predicts by tiles of it."""
+
+    size: Pixels | tuple[Pixels, Pixels]  # (height, width) of a tile; one number is a square
+    overlap: Annotated[float, Field(ge=0, le=0.5)] = 0.25  # of neighboring tiles, in units of their side
+
+    @property
+    def height_width(self) -> tuple[int, int]:
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+
+class StreamSection(Section):
+    """Shards whose images are read and decoded while training, see `petriscope.data.streamed`."""
+
+    window: Positive = 8192  # images that are shuffled with one another, and whose files are in memory at a time
+
+
+class FoldsSection(Section):
+    """Cross-validation: train and val of a source are drawn anew as folds, one of which is held out as test."""
+
+    count: Annotated[int, Field(ge=2, le=100)] = 5
+    hold_out: Positive | None = None  # the fold that is test, from 1; null: none is, and all images are train
+    repeat: Positive = 1  # which drawing of folds
+
+    @model_validator(mode="after")
+    def _is_there(self) -> FoldsSection:
+        if self.hold_out is not None and self.hold_out > self.count:
+            raise ValueError(f"there is no fold {self.hold_out} of {self.count}")
+        return self
+
+
 class DataSection(Section):
-    """Where the images are, and how they become one uint8 array."""
+    """Where the images are, and how they become one array of uint8 or uint16."""
 
     source: str | None = None
     sources: Annotated[dict[str, SourceSection], Field(min_length=1)] | None = (
         None  # several, by the names of their domains
     )
     leave_out: str | None = None  # a domain that is test as a whole; train and val are of the others
-    task: str = "auto"  # what targets are: classification or segmentation; auto: as the source has them
+    task: str = "auto"  # what targets are: classification, segmentation, multilabel; auto: as the source has them
     size: Pixels | tuple[Pixels, Pixels] | None = None  # (height, width); one number is a square
-    filter: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"] = "bilinear"
-    channels: Literal["auto", "gray", "rgb"] = "auto"
+    filter: Literal["nearest", "box", "bilinear", "bicubic", "lanczos", "draft"] = "bilinear"
+    # auto: as they are stored; or the names of the channels, or of those to take where the source names them. Channels called
+    # red, green and blue are the colors.
+    channels: Literal["auto", "gray", "rgb"] | Annotated[tuple[str, ...], Field(min_length=1, max_length=MOST)] = "auto"
     bits: Annotated[int, Field(ge=8, le=16)] = 16  # significant bits of images stored with 16
+    depth: Literal[8, 16] = 8  # bits per value that are kept up to the network
+    range: tuple[float, float] | None = (
+        None  # stored values that are black and white, of floats and whole numbers alike
+    )
+    # Pages, frames and positions of a file: channels of an image, or images; auto: the first, unless the file says what they are
+    pages: Literal["auto", "channels", "images"] = "auto"
+    projection: Literal["maximum", "mean", "middle"] | None = (
+        None  # of the slices of a volume; null: the first is taken
+    )
     # Where a source has them: a column, an array, a suffix in a sample of a WebDataset or a field of its JSON; null: found.
     image: str | None = None
     label: str | None = None
@@ -119,6 +165,7 @@ class DataSection(Section):
     val_fraction: Fraction = 0.15
     test_fraction: Fraction = 0.15
     split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    folds: FoldsSection | None = None  # of a cross-validation, see `FoldsSection`
     splits: str | None = None  # a run whose images keep their splits; only images that it did not have are drawn
     group: str | None = None  # column of a table, or a pattern for paths, that says which images belong together
     block: Positive | None = None  # so many consecutive images belong together, where the source has no groups
@@ -126,11 +173,13 @@ class DataSection(Section):
     # of masks: the stored values, or colors, of the classes in order; null: class numbers
     mask_values: tuple[int, ...] | tuple[tuple[int, int, int], ...] | None = None
     crop: CropSection | None = None  # of boxes of a labelling tool: how each becomes an image of its own
+    tiles: TilesSection | None = None  # of masks: images keep their own sizes, see `TilesSection`
     only: str | None = None  # of masks: the class to tell from all others, which become one
     drop_single_class: bool = False  # of masks: leave out training images whose mask has one value alone
     unreadable: Literal["stop", "skip"] = "stop"
     audit: str | None = None  # folder of an audit, or its decisions.yaml: what to leave out and to relabel
     memory: Literal["auto", "resident", "mapped"] = "auto"
+    stream: StreamSection | None = None  # of shards: images are neither held in memory nor kept decoded on the disk
     # Times that objects are enlarged, or micrometers per pixel of the files, such as 0.1um; also of images from elsewhere.
     scale: Enlarged | None = None
     # Field of view of the images that a model takes, in micrometers (height, width); null: where there are micrometers per
@@ -142,6 +191,10 @@ class DataSection(Section):
     @property
     def height_width(self) -> tuple[int, int] | None:
         return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+    def shape_of_model(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """(height, width, channels) of what a model sees at a time of images of a shape: a tile, or the whole image."""
+        return shape if self.tiles is None else (*self.tiles.height_width, shape[2])
 
     @property
     def field_of_view(self) -> tuple[float, float] | None:
@@ -207,6 +260,23 @@ class DataSection(Section):
             return tuple(map(tidy, value))
         return tidy(value) if isinstance(value, str) else value
 
+    @field_validator("channels", mode="after")
+    @classmethod
+    def _channels_named(cls, value: Any) -> Any:
+        if not isinstance(value, tuple):
+            return value
+        names = tuple(map(tidy, value))
+        if not all(names) or len({name.casefold() for name in names}) < len(names) or max(map(len, names)) > MOST_NAME:
+            raise ValueError("each channel needs a name of its own, such as [red, green, blue, infrared]")
+        return names
+
+    @field_validator("range")
+    @classmethod
+    def _ascends(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not (isfinite(value[0]) and isfinite(value[1]) and value[0] < value[1]):
+            raise ValueError("it has a lower and a higher value, such as [0, 4095]")
+        return value
+
     @field_validator("only", "classes", mode="before")
     @classmethod
     def _named(cls, value: Any) -> Any:
@@ -238,6 +308,50 @@ class DataSection(Section):
     @classmethod
     def _compiles(cls, value: str | None) -> str | None:
         return _pattern(value)
+
+    @field_validator("tiles", mode="before")
+    @classmethod
+    def _of_size(cls, value: Any) -> Any:
+        return {"size": value} if isinstance(value, int | list | tuple) and not isinstance(value, bool) else value
+
+    @field_validator("stream", mode="before")
+    @classmethod
+    def _with_defaults(cls, value: Any) -> Any:
+        return ({} if value else None) if isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _stream_fits(self) -> DataSection:
+        if self.stream is not None:
+            others = {key: getattr(self, key) for key in ("sources", "tiles", "crop", "scale")}
+            others["memory=resident"] = True if self.memory == "resident" else None
+            if found := [key for key, value in others.items() if value is not None]:
+                raise ValueError(
+                    f"data.stream reads images from their shards while training, so data.{found[0]} cannot be set beside it; "
+                    "remove one"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _tiles_fit(self) -> DataSection:
+        if self.tiles is not None:
+            others = {"size": self.size, "sources": self.sources, "crop": self.crop, "scale": self.scale}
+            others["drop_single_class"] = self.drop_single_class or None
+            if found := [key for key, value in others.items() if value is not None]:
+                raise ValueError(
+                    f"data.tiles keeps images in their own sizes, so data.{found[0]} cannot be set beside it; remove one"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _draws_once(self) -> DataSection:
+        for key in ("splits", "leave_out"):
+            if self.folds is not None and getattr(self, key) is not None:
+                raise ValueError(f"data.folds and data.{key} both say which images are held out; remove one")
+        if self.folds is not None and self.stream is not None:
+            raise ValueError(
+                "data.stream reads images while training, so they cannot be drawn into data.folds; remove one"
+            )
+        return self
 
     @field_validator("sources", mode="before")
     @classmethod
@@ -294,10 +408,27 @@ class ProgressiveSection(Section):
         return int(self.share * total)
 
 
+class CorrectionSection(Section):
+    """Another number of epochs than was planned: what `petriscope.experiments.auto` found while it trained."""
+
+    epoch: Positive  # after so many, the number was corrected
+    before: Positive  # epochs that were planned until then
+
+
+class EndedSection(Section):
+    """Where a budget ended training within an epoch, the last one."""
+
+    epoch: Positive  # counted from 1
+    steps: Positive  # of it that were done
+
+
 class TrainingSection(Section):
     """How long, in what batches and numbers, and which weights are kept."""
 
     epochs: Positive = 20
+    # Plans before the last, which is `epochs`. The schedule until then was theirs, so training repeats them.
+    corrections: tuple[CorrectionSection, ...] = ()
+    ended: EndedSection | None = None  # null: the last epoch has all its steps
     batch_size: Positive = 128
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -319,6 +450,37 @@ class TrainingSection(Section):
     track: tuple[
         Part, ...
     ] = ()  # trackers that the run is sent to, see `petriscope.run.trackers`; weights do not depend on it
+
+    def epochs_at(self, epoch: int) -> int:
+        """The number of epochs that was planned in an epoch, counted from 0."""
+        return next((each.before for each in self.corrections if epoch < each.epoch), self.epochs)
+
+    def small_epochs(self, epoch: int) -> int:
+        """How many epochs of smaller images were planned in an epoch, counted from 0. Images that have grown do not shrink."""
+        small = 0
+        if self.progressive is None:
+            return small
+        for start in (0, *(each.epoch for each in self.corrections)):
+            if start <= epoch and (not start or start < small):
+                small = max(self.progressive.epochs(self.epochs_at(start)), start)
+        return small
+
+    @model_validator(mode="after")
+    def _corrects_in_order(self) -> TrainingSection:
+        plans = [*(each.before for each in self.corrections), self.epochs]
+        ends = [each.epoch for each in self.corrections]
+        reached = all(plan >= end for end in ends for plan in plans[ends.index(end) :])
+        if not reached or sorted(set(ends)) != ends:
+            raise ValueError(
+                "training.corrections must be in the order of their epochs, and no plan may end before them; to train without "
+                "them, set training.corrections=[]"
+            )
+        if self.ended is not None and self.ended.epoch != self.epochs:
+            raise ValueError(
+                f"training.ended says that epoch {self.ended.epoch} was the last, and training.epochs is {self.epochs}; for "
+                "whole epochs, set training.ended=null"
+            )
+        return self
 
     @field_validator("track", mode="before")
     @classmethod
@@ -436,6 +598,18 @@ def load_recipe(reference: str | Path, settings: tuple[str, ...] | list[str] = (
     return check_recipe(tree, str(reference))
 
 
+def recipe_of(tree: Mapping[str, Any], settings: Iterable[str], where: str = "recipe") -> Recipe:
+    """The recipe of some keys, with ``KEY=VALUE`` settings as of `load_recipe` over them.
+
+    Raises:
+        RequestError: a key or a value is unknown or wrong; the message names the near ones.
+    """
+    changed = copy.deepcopy(dict(tree))
+    for setting in settings:
+        _apply(changed, setting)
+    return check_recipe(changed, where)
+
+
 def check_recipe(tree: Any, where: str = "recipe") -> Recipe:
     """Check a recipe that was read, with the names of today or of older versions.
 
@@ -550,7 +724,8 @@ def _near_key(path: list[str], model: type[BaseModel], more: Iterable[str]) -> s
         elsewhere.setdefault(key.rpartition(".")[2], []).append(key)
     if name not in elsewhere and (similar(name, beside) or not similar(name, elsewhere)):
         return near(name, beside)
-    meant = [key for each in ([name] if name in elsewhere else similar(name, elsewhere)) for key in elsewhere[each]]
+    meant = get_close_matches(name, beside, n=1, cutoff=ALMOST)
+    meant += [key for each in ([name] if name in elsewhere else similar(name, elsewhere)) for key in elsewhere[each]]
     return "did you mean " + " or ".join(meant[:3]) + "?"
 
 

@@ -8,6 +8,7 @@ version 1, which had no version number, are upgraded when they are read.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any, TypeVar
 
 from pydantic import (
@@ -169,6 +170,27 @@ class SelectiveRow(Result):
     delta: float
     threshold: float | None
     coverage: float
+    answered: int
+    wrong: int
+    error: float | None
+    error_ci95: Interval | None
+
+
+class LabelAnswers(Result):
+    """How often one label is said to be present, or absent, at one wanted error rate, where images have any number of labels.
+
+    Args:
+        name: the class; ``answer``: present or absent.
+        guaranteed: whether val supports it: of the images that get this answer, at most ``max_error`` are wrong.
+        said: images for which it is more likely than not, by the cutoff; ``answered``: those of them that get the answer, the
+            others being left open; ``wrong``: of these; ``error``: their share, None where nothing is answered.
+    """
+
+    name: str
+    answer: str
+    max_error: float
+    guaranteed: bool
+    said: int
     answered: int
     wrong: int
     error: float | None
@@ -359,7 +381,8 @@ class Robustness(Measured):
 
     Its metrics: ``clean``, ``mean``, ``mean_all``, ``drop``, ``relative_drop``, ``seen``, ``unseen``, ``together``,
     ``two_at_once``, ``three_at_once``, and the accuracy of clean images under its own name. Older files lack those of
-    several corruptions at once.
+    several corruptions at once. ``tile``: height and width of the tile that was taken of each image, where images have their
+    own sizes.
     """
 
     split: str
@@ -375,6 +398,7 @@ class Robustness(Measured):
     corruptions: dict[str, CorruptionResult]
     seconds: float | None = None
     guarantees: GuaranteesUnderShift | None = None
+    tile: tuple[int, int] | None = None
 
     model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True, serialize_by_alias=True)
 
@@ -506,10 +530,12 @@ class Evaluation(Measured):
         groups: of images, which intervals are over; None: the images are independent.
         scenes, pixels, outlined: where targets are masks, groups, or images if there are none; labeled pixels; and images
             in which classes meet.
+        resolution: where targets are masks, in which size of the images pixels are counted, in words.
         per_class: by class name; ``confusion``: true by predicted class.
         ece_if_calibrated: where the ECE of a perfectly calibrated model would be, 95 times in 100.
         undefined: why a metric, or all intervals (``ci95``), are None.
         calibration, selective, conformal, ood, val_groups: None where nothing was fitted on val; see `TrustMetrics`.
+        answers: where images have any number of labels, how often each is answered at an error rate.
         by: the same images by the values of a column; ``domain``, where images are of domains, and what was asked for.
         shift: whether the images are drawn like those of val; None where that was not asked. Where it says that guarantees
             are withdrawn, ``selective`` and ``conformal`` are what they would have come to.
@@ -529,6 +555,7 @@ class Evaluation(Measured):
     scenes: int | None = None
     pixels: int | None = None
     outlined: int | None = None
+    resolution: str | None = None
     per_class: dict[str, ClassMetrics] = Field(default_factory=dict)
     confusion: list[list[int]] | None = None
     ece_if_calibrated: Interval | None = None
@@ -538,6 +565,7 @@ class Evaluation(Measured):
     conformal: list[ConformalRow] | None = None
     ood: OODSummary | None = None
     val_groups: int | None = None
+    answers: list[LabelAnswers] | None = None
     by: dict[str, Breakdown] = Field(default_factory=dict)
     shift: ShiftTest | None = None
     errors: ErrorAnalysis | None = None
@@ -550,6 +578,11 @@ class Evaluation(Measured):
         # Older versions wrote percentiles of the bootstrap for the ECE, which need not hold it.
         known = {key: value for key, value in tree.items() if key != "ece_ci95"} if isinstance(tree, dict) else tree
         return Measured._gather.__func__(cls, known)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the metrics as they are on pages, by `petriscope.report`, which is above this room."""
+        html: str = import_module("petriscope.report.notebook").evaluation_html(self)
+        return html
 
 
 # --------------------------------------------------------------------------------------------------- a run as a whole
@@ -564,6 +597,23 @@ class TrainingSummary(Result):
     seconds: float | None = None
     seconds_per_epoch: float | None = None
     images_per_second: float | None = None
+
+
+class Budgeted(Result):
+    """What a training without a recipe was given and took, and its plan in words.
+
+    Args:
+        processor: whether the minutes are those of the processors, all cores together.
+        wall_seconds, processor_seconds: None as long as it is not finished.
+        detector_images: that the out-of-distribution detector is fitted on, where there was no time for as many as else.
+    """
+
+    minutes: float
+    processor: bool = False
+    wall_seconds: float | None = None
+    processor_seconds: float | None = None
+    plan: list[str] = Field(default_factory=list)
+    detector_images: int | None = None
 
 
 class Cost(Result):
@@ -615,10 +665,12 @@ class EnsembleSummary(Result):
 
 
 class TriedSetting(Result):
-    """A way of adapting, and its metrics on the images that were held out; see `petriscope.training.adaptation`."""
+    """A way of adapting, and its metrics on the images that were held out, of several labels ``map`` in place of accuracy; see
+    `petriscope.training.adaptation`."""
 
     setting: str
-    accuracy: float
+    accuracy: float | None = None
+    map: float | None = None
     nll: float
 
 
@@ -634,7 +686,8 @@ class Adaptation(Result):
         setting: how, in words.
         tried: what was compared by cross-validation, the best first.
         before, after: metrics on the images that were held out, of the base and of networks that did not learn from them.
-        home_before, home_after: accuracy on val of the base, of whose images there are ``home_n``; None without val.
+        home_before, home_after: accuracy, of several labels mAP, on val of the base, of whose images there are ``home_n``; None
+            without val.
         prior: what was said about the classes that occur.
         suggested: images among those without labels that it would be most useful to label next.
         minutes: that cross-validation and training were allowed to take.
@@ -664,6 +717,48 @@ class Adaptation(Result):
     minutes: float | None = None
     shift: ShiftTest | None = None
     scale: Scaling | None = None
+
+
+HELD_OUT = "held-out"  # as a split: the predictions of a cross-validation, pooled
+
+
+class FoldResult(Measured):
+    """A fold that was held out, and the metrics of the network that did not learn from its ``n`` images.
+
+    Args:
+        run: the run folder of the network.
+        repeat, fold: which one, from 1.
+    """
+
+    run: str
+    repeat: int
+    fold: int
+    n: int
+
+
+class CrossValidation(Result):
+    """How a model was judged by images that were held out in turn.
+
+    Args:
+        folds, repeats: parts of the images, and how often these were drawn.
+        final: what the model is: the ``ensemble`` of the networks of all folds, or trained on ``all`` images.
+        networks: in the model.
+        images: that were drawn into folds; ``never``: those of them that are never held out.
+        notes: what the folds cannot show, a sentence each.
+        parts: one entry for each fold of each repeat.
+        pooled: metrics of the predictions for all held-out images. A prediction is the mean of those of ``repeats`` networks.
+            Intervals of the metrics of all images know of the folds, see `petriscope.metrics.intervals.resampled95`.
+    """
+
+    folds: int
+    repeats: int = 1
+    final: str = "ensemble"
+    networks: int = 1
+    images: int = 0
+    never: int = 0
+    notes: list[str] = Field(default_factory=list)
+    parts: list[FoldResult] = Field(default_factory=list)
+    pooled: Evaluation
 
 
 class SelfTrainingRound(Result):
@@ -730,10 +825,12 @@ class Results(Result):
     schema_version: int = SCHEMA_VERSION
     task: str = CLASSIFICATION
     training: TrainingSummary | None = None
+    budget: Budgeted | None = None
     cost: Cost | None = None
     ensemble: EnsembleSummary | None = None
     adaptation: Adaptation | None = None
     self_training: SelfTraining | None = None
+    cross_validation: CrossValidation | None = None
     train: Evaluation | None = None
     val: Evaluation | None = None
     test: Evaluation | None = None
@@ -744,9 +841,16 @@ class Results(Result):
         return {"train": self.train, "val": self.val, "test": self.test}.get(name)
 
     @property
+    def joined(self) -> bool:
+        """Whether the model is made of several networks."""
+        several = self.cross_validation is not None and self.cross_validation.networks > 1
+        return self.ensemble is not None or several
+
+    @property
     def evaluated(self) -> dict[str, Evaluation]:
         """The splits that were evaluated, the one that counts most first."""
-        found = {"test": self.test, "val": self.val, "train": self.train}
+        held_out = None if self.cross_validation is None else self.cross_validation.pooled
+        found = {"test": self.test, HELD_OUT: held_out, "val": self.val, "train": self.train}
         return {name: evaluation for name, evaluation in found.items() if evaluation is not None and evaluation.n}
 
 
@@ -790,6 +894,7 @@ class Hardware(Result):
     processor: str = ""
     cores: int | None = None
     threads: int | None = None
+    processes: int = 1
     gpu: str | None = None
 
 

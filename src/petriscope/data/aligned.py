@@ -11,6 +11,7 @@ from petriscope.core.masks import BACKGROUND, IGNORE
 from petriscope.core.names import place_of
 from petriscope.core.recipe import DataSection
 from petriscope.data import sources
+from petriscope.data.folds import listed
 from petriscope.data.imageset import ImageSet
 from petriscope.data.one_vs_rest import one_vs_rest
 from petriscope.data.sources import UNSPLIT
@@ -77,7 +78,16 @@ def align(images: ImageSet, classes: tuple[str, ...], source: str, warnings: lis
             f"{source} has numbers for classes, which count from 0 and were read so: {', '.join(unlike[:SHOWN])}{more}"
             + ("; the model's classes are called by other numbers" if others else "")
         )
-    return replace(images, targets=images.task.relabel(images.targets, table), classes=classes, named=True)
+    targets = images.task.relabel(images.targets, table)
+    if not images.task.exclusive:
+        targets = np.pad(targets, ((0, 0), (0, len(classes) - targets.shape[1])))
+        known = {place_of(name, classes) if images.named else int(name) for name in images.classes}
+        if lacking := [name for k, name in enumerate(classes) if k not in known]:
+            warnings.append(
+                f"{source} does not have {listed(lacking)} among its labels, so all of its images count as without; where nobody "
+                "looked for these, leave their metrics aside"
+            )
+    return replace(images, targets=targets, classes=classes, named=True)
 
 
 def _by_name(images: ImageSet, label: int, classes: tuple[str, ...], source: str) -> int:

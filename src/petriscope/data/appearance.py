@@ -44,8 +44,8 @@ class Appearance:
 
 
 def measure(images: Tensor) -> Appearance:
-    """Measure images, uint8 [B, H, W, C] on any device."""
-    x = images.permute(0, 3, 1, 2).float() / 255
+    """Measure images, uint8 or uint16 [B, H, W, C] on any device."""
+    x = images.permute(0, 3, 1, 2).float() / (255 if images.dtype == torch.uint8 else 65535)
     light = background(x)
     density = optical_density(x, light).mean(1)
     most = _quantile(_cells(density[:, None]), DARKEST)[:, 0]

@@ -9,7 +9,7 @@ BACKGROUND = 0.95  # quantile of the brightness that is taken for the background
 
 
 def background_colors(images: np.ndarray) -> np.ndarray:
-    """The rounded color of the background, uint8 [N, C], of images, uint8 [N, H, W, C]: channel by channel a quantile over
+    """The rounded color of the background, [N, C], of images, uint8 or uint16 [N, H, W, C]: channel by channel a quantile over
     means of cells. It is that of `petriscope.data.appearance.background`."""
     n, height, width, channels = images.shape
     step = cell_side(height, width)
@@ -18,7 +18,7 @@ def background_colors(images: np.ndarray) -> np.ndarray:
     sums = cells.sum((2, 4), dtype=np.int64).reshape(n, rows * columns, channels)
     place = quantile_rank(BACKGROUND, rows * columns) - 1
     values = np.partition(sums, place, axis=1)[:, place] / step**2
-    return np.rint(values.round(3)).astype(np.uint8)
+    return np.rint(values.round(3)).astype(images.dtype)
 
 
 def cell_side(height: int, width: int) -> int:

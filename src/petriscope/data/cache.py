@@ -53,10 +53,18 @@ def make_key(*parts: Any) -> str:
     return hashlib.blake2b(repr((VERSION, *parts)).encode(errors="surrogateescape"), digest_size=16).hexdigest()
 
 
-def contents(paths: Sequence[Path], source: str) -> index.Recalled:
+def contents(paths: Sequence[Path | str], source: str, looked: index.Looked | None = None) -> index.Recalled:
     """A digest of the bytes of each file of a source. Only files that may have changed since the last call are read."""
-    place = cache_dir() / f"{make_key('index', str(Path(source).absolute()))}.index"
-    return index.recall(place, paths, index.content_digest)
+    return index.recall(_index_of(source), paths, index.content_digest, looked)
+
+
+def look(paths: Sequence[Path | str], source: str) -> index.Looked:
+    """Which files of a source `contents` would read."""
+    return index.look(_index_of(source), paths)
+
+
+def _index_of(source: str) -> Path:
+    return cache_dir() / f"{make_key('index', str(Path(source).absolute()))}.index"
 
 
 def store(
@@ -88,15 +96,43 @@ def store_stream(key: str, pieces: Iterable[Buffer], about: dict[str, Any] | Non
         PetriscopeError: the disk is full or may not be written; nothing is left behind.
     """
     path = cache_dir() / f"{key}.npy"
-    checksum = 0
+    checksum = size = 0
     with atomic(path) as temporary, temporary.open("wb") as handle:
         for piece in pieces:
-            handle.write(piece)
+            size += handle.write(piece)
             checksum = zlib.crc32(piece, checksum)
+    # So that what was written just now is not read again. Where it is not all there, it is read, and found to be damaged.
+    known = index.look(path.with_suffix(".sum"), [path])
+    if known.statuses[0] is not None and known.statuses[0][0] == size:
+        known.complete([str(checksum)], settled=True)
     noted = json.dumps(about or {})
     sums = {"array": checksum, "about": zlib.crc32(noted.encode())}
     write_text(path.with_suffix(".json"), json.dumps({"checksums": sums, "about": noted}))
     prune(MOST_BYTES, spared=path)
+
+
+def note(key: str) -> None:
+    """Note that there is something under a key; `is_noted` finds it until the cache needs the room."""
+    if not is_noted(key):
+        with suppress(PetriscopeError, OSError):  # the cache may be read-only
+            write_text(cache_dir() / f"{key}.index", "")
+
+
+def is_noted(key: str) -> bool:
+    return (cache_dir() / f"{key}.index").is_file()
+
+
+def rename(draft: str, key: str) -> None:
+    """Give an entry, which was stored under a key of its own, the key that it is looked for by."""
+    old, new = (cache_dir() / f"{each}.npy" for each in (draft, key))
+    with lock(key), suppress(OSError):  # if another process has dropped it, it is made again
+        for suffix in BESIDE:
+            new.with_suffix(suffix).unlink(missing_ok=True)
+        checksum = index.recall(old.with_suffix(".sum"), [old], _checksum).values
+        old.replace(new)
+        index.look(new.with_suffix(".sum"), [new]).complete(checksum, settled=True)
+        old.with_suffix(".json").replace(new.with_suffix(".json"))
+        old.with_suffix(".sum").unlink(missing_ok=True)
 
 
 def fetch_or_store(key: str, mapped: bool, store: Callable[[], None]) -> tuple[np.ndarray, dict[str, Any]]:
@@ -222,11 +258,12 @@ def row_digests(array: np.ndarray) -> np.ndarray:
     return np.frombuffer(bytes.fromhex(known), dtype=np.uint8).reshape(-1, 16)
 
 
-def check_room(shape: tuple[int, int, int, int], mapped: bool) -> None:
+def check_room(shape: tuple[int, int, int, int], mapped: bool, bits: int = 8) -> None:
     """Check that images find room in memory, or on the disk of the cache if they are mapped from it.
 
     Args:
-        shape: of the array of all images, [N, H, W, C] uint8.
+        shape: of the array of all images, [N, H, W, C].
+        bits: of a value, 8 or 16.
 
     Raises:
         DataError: they do not; the message names ``data.size``.
@@ -234,13 +271,14 @@ def check_room(shape: tuple[int, int, int, int], mapped: bool) -> None:
     folder = cache_dir()
     while mapped and not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
-    free, size = shutil.disk_usage(folder).free if mapped else free_memory(), math.prod(shape)
+    free, size = shutil.disk_usage(folder).free if mapped else free_memory(), math.prod(shape) * bits // 8
     if size > free:
         count, height, width, _ = shape
         where = f"on the disk of {folder}" if mapped else "of memory"
         raise DataError(
             f"{count:,} images of {height} x {width} pixels take {gib(size)}, and {gib(free)} {where} are free; make them "
-            "smaller with --set data.size=N"
+            "smaller with --set data.size=N, or, if they are in tar or Parquet shards, read them while training with --set "
+            "data.stream=true"
         )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
+from petriscope.core.channels import wanted
 from petriscope.core.errors import DataError, RequestError, command, near
 from petriscope.core.files import read_text, readable, user_path, write_text
 from petriscope.core.names import tidy
@@ -63,15 +64,23 @@ class ReadAs(Section):
     """How images were converted to pixels. Their digests depend on it."""
 
     size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]  # (height, width)
-    filter: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
-    channels: Literal["gray", "rgb"]
+    filter: Literal["nearest", "box", "bilinear", "bicubic", "lanczos", "draft"]
+    channels: Literal["gray", "rgb"] | tuple[str, ...]
     bits: Annotated[int, Field(ge=8, le=16)]
+    depth: Literal[8, 16] = 8
+    range: tuple[float, float] | None = None
 
     @classmethod
     def of(cls, section: DataSection, images: ImageSet) -> ReadAs:
-        height, width, channels = images.shape
-        gray: Literal["gray", "rgb"] = "gray" if channels == 1 else "rgb"
-        return cls(size=(height, width), filter=section.filter, channels=gray, bits=section.bits)
+        height, width, _ = images.shape
+        return cls(
+            size=(height, width),
+            filter=section.filter,
+            channels=wanted(images.channels),
+            bits=section.bits,
+            depth=section.depth,
+            range=section.range,
+        )
 
 
 class Decisions(Section):
@@ -194,11 +203,12 @@ def apply_decisions(
     done: list[Audited] = []
     for split, part in sets.items():
         labels, keep = part.strata.copy(), np.ones(len(part), dtype=bool)
+        names, relabels = part.task.names(part.targets, part.classes), part.task.exclusive and not part.task.dense
         for index, name in enumerate(part.ids.tolist()):
             entry = acting.get(name)
             if entry is None:
                 continue
-            label = part.classes[labels[index]]
+            label = names[index]
             new = "" if entry.decision == "drop" else tidy(str(entry.label))
             if entry.decision == "drop":
                 keep[index] = False
@@ -209,6 +219,11 @@ def apply_decisions(
                 )
             elif new == label:
                 continue
+            elif not relabels:
+                raise DataError(
+                    f"data.audit: {name} is to be relabeled to {new!r}, but it may have any number of labels; correct them in "
+                    "the source and audit again, or drop the image"
+                )
             elif new in part.classes:
                 labels[index] = part.classes.index(new)
             else:
@@ -216,7 +231,7 @@ def apply_decisions(
                     f"data.audit: {name} is to be relabeled to {new!r}, which is not a class; {near(new, part.classes)}"
                 )
             done.append(Audited(name, split, label, entry.decision, new, entry.reason))
-        kept = part if part.task.dense else replace(part, targets=labels)
+        kept = replace(part, targets=labels) if relabels else part
         out[split] = kept.subset(np.flatnonzero(keep))
     done += _leave_out_unreadable(acting, sets, section)
     return {split: part for split, part in out.items() if len(part)}, done

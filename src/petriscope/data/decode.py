@@ -1,28 +1,46 @@
-"""Decode one image file to a uint8 array; `petriscope.data.decode_many` decodes many."""
+"""Decode one image file to an array of uint8 or uint16; `petriscope.data.decode_many` decodes many."""
 
 from __future__ import annotations
 
+import math
 import warnings as library_warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import cache as cache_result
+from io import SEEK_END
 from pathlib import Path
-from typing import Literal
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
+from petriscope.core.channels import GRAY, MOST, Names, default_names, is_plain
 from petriscope.core.device import cores
 from petriscope.core.errors import DataError
 from petriscope.data.contents import Content, peak_of
-from petriscope.data.in_memory import AnyFile, Within
-from petriscope.data.stored import REMEDY, Stored, describe_tiff, look, read_16_bit
+from petriscope.data.in_memory import AnyFile, InMemory, Page, Within
+from petriscope.data.levels import scale_16_bit, to_levels, too_bright
+from petriscope.data.picked import choose_channels
+from petriscope.data.plain_png import SIGNATURE, read_plain
+from petriscope.data.planes import (
+    TIFF_READER,
+    MissingReader,
+    Pages,
+    Projection,
+    combine,
+    kind_of,
+    names_in,
+)
+from petriscope.data.resample import resampled
+from petriscope.data.stacks import open_stack
+from petriscope.data.stored import DESCRIPTION, REMEDY, Stored, check_description, describe_tiff, look, read_16_bit
 
 # What Pillow says of metadata that it does not understand is of no use to a user; what it cannot read, it raises.
 library_warnings.filterwarnings("ignore", module=r"PIL\.")
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 1 << 30  # of a file: twice what so many pixels take
 GRAYISH = 8  # how far the channels of a gray image that is stored in color may differ, as in JPEG
-BRIGHT = 0.01  # share of the pixels of an image that may be brighter than data.bits allows
 # Formats that Pillow decodes itself. For others it starts a program (Ghostscript for EPS), or they are no raster images.
 # fmt: off
 FORMATS = frozenset([
@@ -35,13 +53,67 @@ FORMATS = frozenset([
 SUFFIXES = (
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".tif", ".tiff", ".webp", ".gif", ".bmp", ".dib",
     ".avif", ".avifs", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".pcx", ".qoi",
-    ".sgi", ".ras", ".tga",
+    ".sgi", ".ras", ".tga", ".dcm", ".dicom", ".czi", ".nd2", ".lif",
 )
 # fmt: on
-LOOKED_UP = 1 << 20  # values at a time
+ARRAY = ".npy"  # of a file with the array of one image; in folders, beside files of other suffixes it is left out, see `walk`
 
-Filter = Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
-Channels = Literal["auto", "gray", "rgb"]
+MAX_HEADER = 10_000  # bytes of the header of an npy file
+NPY = b"\x93NUMPY"  # how a file with one array of numpy begins
+NUMBERS = "iuf"  # of images, in numpy's letters: signed, unsigned and floating-point
+
+# "draft": JPEG files that are much larger than what is wanted are decoded at 1/2, 1/4 or 1/8 of their size, by libjpeg; then, and
+# for all other files, as "bilinear".
+Filter = Literal["nearest", "box", "bilinear", "bicubic", "lanczos", "draft"]
+DRAFT_GAP = 2  # times that what libjpeg gives is larger than what is wanted, at least
+Channels = Literal["auto", "gray", "rgb"] | Names
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the pixels of an image file become.
+
+    Args:
+        filter: by which they are resized.
+        channels: ``auto``: gray for a gray image, else RGB; or the names of all channels, as many as the file has.
+        bits: significant bits of a 16-bit image.
+        depth: 8 for uint8, 16 for uint16.
+        range: the stored values that become black and white; None: the smallest and largest of their type, of ``bits``.
+        pages: what the pages of a file are, see `petriscope.data.planes.combine`.
+        projection: of slices, see there.
+    """
+
+    filter: Filter = "bilinear"
+    channels: Channels = "auto"
+    bits: int = 16
+    depth: int = 8
+    range: tuple[float, float] | None = None
+    pages: Pages = "auto"
+    projection: Projection | None = None
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(np.uint8 if self.depth == 8 else np.uint16)
+
+    @property
+    def count(self) -> int:
+        """The number of channels, where it is known beforehand."""
+        return len(self.channels) if isinstance(self.channels, tuple) else 1 if self.channels == "gray" else 3
+
+
+class Header(NamedTuple):
+    """What the header of an image file says.
+
+    Args:
+        height, width: when upright.
+        gray: whether it has one channel.
+        names: of its channels, if it is not gray or RGB.
+    """
+
+    height: int
+    width: int
+    gray: bool
+    names: Names = ()
 
 
 class Unreadable(Exception):
@@ -54,22 +126,23 @@ def decode_file(
     filter: Filter = "bilinear",
     channels: Channels = "auto",
     bits: int = 16,
+    depth: int = 8,
 ) -> np.ndarray:
-    """Decode one image: its first page or frame, turned upright by its EXIF tag, with transparent parts on white.
+    """Decode one image file: its first page or frame, turned upright by its EXIF tag, with transparent parts on white; or an npy
+    file, with the array of one image.
 
     Args:
-        path: a file in one of `FORMATS`, of up to 64 megapixels, also in memory.
+        path: a file in one of `FORMATS`, of up to 64 megapixels, or an npy file, also in memory.
         size: (height, width) to resize to, by ``filter``.
-        channels: ``auto``: gray for a gray image, else RGB.
-        bits: significant bits of a 16-bit image; its values are scaled by 255 / (2**bits - 1).
+        channels, bits, depth: see `Form`.
 
     Returns:
-        uint8 [H, W, 1 or 3], 0..255.
+        uint8 or uint16 [H, W, C].
 
     Raises:
         DataError: the image cannot be read. The message names it and says why.
     """
-    return decode_with_content(path, size, filter, channels, bits)[0]
+    return decode_with_content(path, size, filter, channels, bits, depth)[0]
 
 
 def decode_with_content(
@@ -78,21 +151,27 @@ def decode_with_content(
     filter: Filter = "bilinear",
     channels: Channels = "auto",
     bits: int = 16,
+    depth: int = 8,
 ) -> tuple[np.ndarray, Content]:
     """`decode_file`, and what the file holds beside what was taken from it."""
+    return decode_as(path, size, Form(filter, channels, bits, depth))
+
+
+def decode_as(path: AnyFile | str, size: tuple[int, int] | None, form: Form) -> tuple[np.ndarray, Content]:
+    """`decode_with_content`, in a form."""
     try:
-        return read_image(Path(path) if isinstance(path, str) else path, size, filter, channels, bits)
+        return read_image(Path(path) if isinstance(path, str) else path, size, form)
     except Unreadable as error:
         raise DataError(f"{path} cannot be read as an image: {error}") from None
 
 
 def resize(image: np.ndarray, size: tuple[int, int], filter: Filter) -> np.ndarray:
-    """Resize an image, uint8 [H, W, C], to ``size`` (height, width)."""
-    if image.shape[:2] == size:
-        return image
-    pixels = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
-    out = np.asarray(pixels.resize((size[1], size[0]), Image.Resampling[filter.upper()]))
-    return out[..., None] if out.ndim == 2 else out
+    """Resize an image, uint8 or uint16 [H, W, C], to ``size`` (height, width)."""
+    return image if image.shape[:2] == size else resampled(image, size, _resampling(filter))
+
+
+def _resampling(filter: Filter) -> Image.Resampling:
+    return Image.Resampling["BILINEAR" if filter == "draft" else filter.upper()]
 
 
 def image_size(path: AnyFile) -> tuple[int, int]:
@@ -107,81 +186,106 @@ def image_size(path: AnyFile) -> tuple[int, int]:
     return header[0], header[1]
 
 
-def scale_16_bit(values: np.ndarray, bits: int) -> np.ndarray:
-    """Scale values in 0..2**bits-1 to uint8 in 0..255, rounded to the nearest; larger ones, up to 65535, become 255."""
-    table = _scale(bits)
-    flat, out = values.reshape(-1), np.empty(values.shape, dtype=np.uint8)
-    for start in range(0, flat.size, LOOKED_UP):
-        out.reshape(-1)[start : start + LOOKED_UP] = table[flat[start : start + LOOKED_UP]]
-    return out
-
-
-@cache_result
-def _scale(bits: int) -> np.ndarray:
-    """The value with 8 bits of each with 16, uint8 [65536]."""
-    top = 2**bits - 1
-    values = np.minimum(np.arange(1 << 16), top)
-    return ((values * 255 + top // 2) // top).astype(np.uint8)
-
-
-def too_bright(values: np.ndarray, bits: int) -> bool:
-    """Whether values are brighter than so many bits allow. A few of them, such as hot pixels, are clipped.
-
-    Raises:
-        ValueError: there are more than a few.
-    """
-    count = int(np.count_nonzero(values > 2**bits - 1))
-    if count > max(1, BRIGHT * values.size):
-        raise ValueError(
-            f"its brightest pixel, {values.max()}, is more than data.bits={bits} allows; increase data.bits"
-        )
-    return count > 0
-
-
 def workers() -> int:
     """The number of threads for decoding: the processors that this process may use, at most 16."""
     return min(cores(), 16)
 
 
-def probe_file(path: AnyFile) -> tuple[tuple[int, int, bool] | None, str]:
-    """Read the header of an image file.
+def probe_file(path: AnyFile, form: Form = Form()) -> tuple[Header | None, str]:
+    """Read the header of an image file, of which ``form`` may ask for more than the first page.
 
     Returns:
-        ((height, width, gray), ""), the size when upright; or (None, the reason why the header cannot be read).
+        (the header, ""); or (None, the reason why it cannot be read).
     """
     try:
-        with open_image(path) as image:
+        opened = _open(path, form)
+        if opened == "npy":
+            with open_npy(path) as (_, (height, width, *more), _):
+                names = default_names(*more) if more else GRAY
+            return Header(height, width, names == GRAY, () if is_plain(names) else names), ""
+        if isinstance(opened, str):
+            with open_stack(path, opened) as stack:
+                names = names_in(stack, form.pages)
+                sides = (stack.width, stack.height) if stack.turn >= 5 else (stack.height, stack.width)
+                return Header(*sides, names == GRAY, () if is_plain(names) else names), ""
+        with opened as image:
             turned = orientation_of(image) >= 5
             if turned and image.format == "TIFF":  # recent versions of Pillow turn these when loading
                 image.load()
                 turned = orientation_of(image) >= 5
             width, height = reversed(image.size) if turned else image.size
-            return (height, width, _is_gray(image)), ""
+            return Header(height, width, _is_gray(image)), ""
     except Unreadable as error:
         return None, str(error)
     except Exception as error:
         return None, _reason(error)
 
 
-def read_image(
-    path: AnyFile, size: tuple[int, int] | None, filter: Filter, channels: Channels, bits: int
-) -> tuple[np.ndarray, Content]:
+def pages_of(path: AnyFile) -> list[AnyFile]:
+    """The pages, frames or positions of a file, each as an image; the file itself if it has one, or cannot be opened."""
+    if isinstance(path, Page):
+        return [path]
+    with suppress(Exception):  # said when it is decoded
+        kind = _open(path, Form(pages="images"))
+        if not isinstance(kind, str):
+            kind.close()
+        elif kind != "npy":
+            with open_stack(path, kind) as stack:
+                return [Page(path, number) for number in range(stack.pages)]
+    return [path]
+
+
+def read_image(path: AnyFile, size: tuple[int, int] | None, form: Form) -> tuple[np.ndarray, Content]:
     """`decode_with_content`, for callers that name the file themselves.
 
     Raises:
         Unreadable: the image cannot be read.
     """
-    with open_image(path) as image:
+    mode = _wanted_mode(form)
+    if mode is not None and (plain := read_plain(path, mode, MAX_PIXELS)) is not None:
+        array = _levels(plain, mode)
+        return (resize(array, size, form.filter) if size else array), Content(peak_of(array), 8, size=array.shape[:2])
+    opened = _open(path, form)
+    if isinstance(opened, str):
         try:
+            if opened == "npy":
+                array, content = _formed(read_npy(path), form, {})
+            else:
+                array, content = _read_planes(path, opened, form)
+        except Exception as error:  # as many kinds as there are libraries
+            raise Unreadable(_reason(error)) from error
+        return (resize(array, size, form.filter) if size else array), content
+    channels, bits = form.channels, form.bits
+    with opened as image:
+        try:
+            if (made := _plain(image, size, form)) is not None:
+                content = Content(peak_of(made), 8, size=made.shape[:2])
+                return (resize(made, size, form.filter) if size else made), content
             stored = look(image)
             if stored.refused:
                 raise ValueError(stored.refused)
+            whole = _draft(image, size) if form.filter == "draft" and size is not None else None
             image.load()
             orientation = orientation_of(image)
             deep = _deep(path, image, stored)
             notes = {"pages": stored.pages} if stored.pages > 1 else {}
+            four = isinstance(channels, tuple) and len(channels) == 4 and image.mode in ("RGBA", "RGBX")
             if stored.channels > len(image.getbands()):
                 notes["channels"] = stored.channels
+            if not four and (isinstance(channels, tuple) or form.depth > 8 or form.range is not None):
+                values = _values(image, deep, stored, notes)
+                array, content = _formed(_turned(values, orientation), form, notes, whole)
+                return (resize(array, size, form.filter) if size else array), content
+            if four:
+                values = np.asarray(image)
+                if stored.bits == 16:
+                    with open_image(path) as again:
+                        found = read_16_bit(image, again)
+                    if found is None:
+                        raise ValueError("the 16 bits of its four channels cannot be had; save it without compression")
+                    values = found
+                array, content = _formed(_turned(values, orientation), form, notes, whole)
+                return (resize(array, size, form.filter) if size else array), content
             if deep is not None:
                 notes |= {"bright": 1} if too_bright(deep[0], bits) else {}
                 image = _eight_bit(image.mode, *deep, bits)
@@ -202,15 +306,272 @@ def read_image(
                 and int(np.ptp(np.asarray(flat), axis=2).max(initial=0)) > GRAYISH
             ):
                 notes["color"] = 3
-            if channels != "auto":
-                flat = flat.convert("L" if channels == "gray" else "RGB")
+            wanted = {"gray": "L", "rgb": "RGB"}.get(str(channels), flat.mode)
+            flat = flat if flat.mode == wanted else flat.convert(wanted)
             array = np.asarray(flat)
         except Exception as error:  # Pillow's decoders raise many kinds on damaged files
             raise Unreadable(_reason(error)) from error
     peak, bits = (peak_of(array), 8) if deep is None else (peak_of(deep[0]), 16)
-    content = Content(peak, bits, notes, array.shape[:2])
+    content = Content(peak, bits, notes, whole or array.shape[:2])
     array = array[..., None] if array.ndim == 2 else array
-    return (resize(array, size, filter) if size else array), content
+    return (resize(array, size, form.filter) if size else array), content
+
+
+def _plain(image: Image.Image, size: tuple[int, int] | None, form: Form) -> np.ndarray | None:
+    """The pixels of a JPEG or PNG file of which nothing is lost and nothing has to be changed, uint8 [H, W, C]; None for any
+    other image. Most files are such ones, and to look for all that a small file may have takes as long as to decode it."""
+    wanted, info = _wanted_mode(form), image.info
+    if wanted is None or image.mode not in ("L", "RGB") or wanted not in ("", image.mode, "RGB") or "exif" in info:
+        return None
+    if image.format == "JPEG":
+        if form.filter == "draft" and size is not None:
+            return None
+    elif (
+        image.format != "PNG"
+        or "transparency" in info
+        or getattr(image, "n_frames", 1) > 1
+        or _raw_of(image) != image.mode
+    ):
+        return None
+    image.load()
+    if "exif" in info or "transparency" in info:  # of a PNG file, which may have it behind its pixels
+        return None
+    return _levels(image, wanted)
+
+
+def _wanted_mode(form: Form) -> str | None:
+    """The mode of Pillow that gray or RGB of 8 bits is read in; empty: that of the file; None: other pixels are wanted."""
+    if form.depth > 8 or form.range is not None or not isinstance(form.channels, str):
+        return None
+    return {"gray": "L", "rgb": "RGB"}.get(form.channels, "")
+
+
+def _levels(image: Image.Image, wanted: str) -> np.ndarray:
+    image = image if wanted in ("", image.mode) else image.convert(wanted)
+    return np.frombuffer(image.tobytes(), np.uint8).reshape(image.height, image.width, -1)
+
+
+def _raw_of(image: Image.Image) -> str:
+    """How a file with one tile stores its pixels, in Pillow's words: ``RGB`` has 8 bits per channel, ``RGB;16B`` has 16."""
+    tiles: Any = getattr(image, "tile", ())
+    return str(tiles[0][3]) if len(tiles) == 1 else ""
+
+
+def _open(path: AnyFile, form: Form) -> Image.Image | str:
+    """An image that Pillow reads, opened; or ``npy``, or the kind of a file that is read plane by plane (`planes.kind_of`).
+
+    Raises:
+        Unreadable: it is no image; or the library that reads it is not installed.
+    """
+    try:
+        image = open_image(path)
+    except Unreadable as error:
+        if kind := "npy" if is_npy(path) else kind_of(path):
+            if kind == "tiff" and not _has_tifffile():
+                raise Unreadable(f"{error}; or {TIFF_READER}") from None
+            return kind
+        raise
+    if image.format != "TIFF":
+        return image
+    try:
+        planes = _has_planes(image, form)
+    except Exception as error:
+        image.close()
+        raise Unreadable(_reason(error)) from error
+    if planes:
+        image.close()
+        return "tiff"
+    return image
+
+
+def _has_planes(image: Image.Image, form: Form) -> bool:
+    """Whether Pillow would lose something of a TIFF file, or ``form`` asks for more than its first page.
+
+    Raises:
+        MissingReader: so it is, and tifffile is not installed.
+    """
+    assert isinstance(image, TiffImagePlugin.TiffImageFile)
+    check_description(image)
+    stored = look(image)
+    about = str(image.tag_v2.get(DESCRIPTION, ""))
+    asked = form.pages != "auto" or form.projection is not None
+    paged = stored.pages > 1 and (asked or about.startswith("ImageJ=") or "<OME" in about)
+    more = stored.channels > len(image.getbands()) and isinstance(form.channels, tuple)
+    signed = form.range is not None and image.mode.startswith("I")  # or of 32 bits
+    if not (stored.refused or paged or more or signed):
+        return False
+    if not _has_tifffile():
+        if stored.refused or (paged and asked):
+            raise MissingReader(f"{stored.refused}; or {TIFF_READER}" if stored.refused else TIFF_READER)
+        return False
+    return True
+
+
+@cache_result
+def _has_tifffile() -> bool:
+    try:
+        import tifffile  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def _read_planes(path: AnyFile, kind: str, form: Form) -> tuple[np.ndarray, Content]:
+    page = path.number if isinstance(path, Page) else 0
+    with open_stack(path, kind, windowed=form.range is None) as stack:
+        values, notes = combine(stack, form.pages, form.projection, page)
+        if form.pages == "images" and stack.pages > 1 and not isinstance(path, Page):  # of a source that lists no pages
+            notes["pages"] = stack.pages
+        array, content = _formed(_turned(values, stack.turn), form, notes, names=names_in(stack, form.pages))
+        return array, replace(content, micrometers=stack.micrometers)
+
+
+def _values(
+    image: Image.Image, deep: tuple[np.ndarray, np.ndarray | None] | None, stored: Stored, notes: dict[str, int]
+) -> np.ndarray:
+    """The pixels as they are stored, on white where they are transparent: uint8, or uint16 where they have 16 bits, [H, W] or
+    [H, W, 3]."""
+    if deep is None or image.mode == "CMYK":
+        if stored.bits > 8:
+            notes["bits"] = stored.bits
+        flat, opacity = _flatten(
+            image if deep is None else _eight_bit(image.mode, *deep, 16), "L" if _is_gray(image) else "RGB"
+        )
+        lowest, highest, values = *opacity, np.asarray(flat)
+    else:
+        values, alpha = deep
+        if alpha is None:
+            return values
+        lowest, highest = int(alpha.min()), int(alpha.max())
+        share = (alpha / 255)[..., None] if values.ndim == 3 else alpha / 255
+        values = np.rint(values * share + 65535 * (1 - share)).astype(np.uint16)
+    if lowest < 255:
+        notes["transparent" if highest else "blank"] = 1
+    return values
+
+
+def _formed(
+    values: np.ndarray, form: Form, notes: dict[str, int], whole: tuple[int, int] | None = None, names: Names = ()
+) -> tuple[np.ndarray, Content]:
+    """An image from its stored values, [H, W] or [H, W, S] of any numbers.
+
+    Args:
+        whole: the size of the image in its file, if it was decoded at a fraction of that.
+        names: of its channels, if it has any.
+
+    Raises:
+        ValueError: they do not fit the form.
+        DataError: there are other channels.
+    """
+    values = values[..., None] if values.ndim == 2 else values
+    deep = values.dtype.kind == "u" and values.dtype.itemsize == 2
+    if form.range is not None:
+        if not np.isfinite(values).all():
+            raise ValueError("it has NaN or infinite values; repair or remove it")
+        notes |= {"clipped": 1} if ((values < form.range[0]) | (values > form.range[1])).any() else {}
+    elif deep:
+        notes |= {"bright": 1} if too_bright(values, form.bits) else {}
+    elif values.dtype.kind == "f":
+        low, high = float(values.min()), float(values.max())
+        if not (low >= 0 and high <= 1):  # also for NaN
+            raise ValueError(
+                f"its values go from {low:g} to {high:g}; say which are black and white: --set data.range=[...]"
+            )
+    elif values.dtype != np.uint8:
+        raise ValueError(
+            f"its values have the type {values.dtype}; say which are black and white: --set data.range=[...]"
+        )
+    pick = choose_channels(values.shape[2], names, form.channels, "the file")
+    if pick.places is not None and (lost := values.shape[2] - len({*pick.places})):
+        notes["unpicked"] = lost
+    if (
+        form.channels == "gray"
+        and pick.luma
+        and int(np.ptp(to_levels(values, form.bits, 8, form.range), axis=2).max()) > GRAYISH
+    ):
+        notes["color"] = 3
+    array = pick(to_levels(values, form.bits, form.depth, form.range))
+    plain = deep and form.range is None
+    peak = peak_of(values if plain else to_levels(values, form.bits, 8, form.range))
+    return np.ascontiguousarray(array), Content(peak, 16 if plain else 8, notes, whole or array.shape[:2])
+
+
+def _turned(values: np.ndarray, orientation: int) -> np.ndarray:
+    """An array [H, W, ...], turned upright."""
+    if orientation in (5, 6, 7, 8):
+        values = values.swapaxes(0, 1)
+    values = values[::-1] if orientation in (3, 4, 7, 8) else values
+    return values[:, ::-1] if orientation in (2, 3, 6, 7) else values
+
+
+def is_npy(path: AnyFile) -> bool:
+    """Whether a file begins as an npy file."""
+    try:
+        if isinstance(path, Path) and not path.is_file():
+            return False
+        with path.open("rb") as handle:
+            return handle.read(len(NPY)) == NPY
+    except Exception:
+        return False
+
+
+def read_npy(path: AnyFile, kinds: str = NUMBERS) -> np.ndarray:
+    """The array of an npy file, numbers [H, W] or [H, W, C]. Nothing is unpickled.
+
+    Args:
+        kinds: of numbers that are read, in numpy's letters.
+
+    Raises:
+        ValueError: it is no image.
+    """
+    with open_npy(path, kinds) as (handle, shape, dtype):
+        handle.seek(0)
+        array = np.lib.format.read_array(handle, allow_pickle=False, max_header_size=MAX_HEADER)
+    assert array.shape == shape
+    return array.astype(dtype.newbyteorder("="), copy=False)
+
+
+@contextmanager
+def open_npy(path: AnyFile, kinds: str = NUMBERS) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype]]:
+    """An npy file, open, with the shape and the type of its image. Its header is checked, and against it the size of the file,
+    before any of the array is read.
+
+    Raises:
+        ValueError: it is no image, a larger one than is read, or is cut off.
+    """
+    if (size := _bytes_of(path)) > MAX_BYTES:
+        raise ValueError(f"its {size:,} bytes are more than {MAX_BYTES >> 30} GiB")
+    with path.open("rb") as handle:
+        version = np.lib.format.read_magic(handle)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(handle, max_header_size=MAX_HEADER)
+        if len(shape) not in (2, 3) or 0 in shape or dtype.kind not in kinds:
+            raise ValueError(f"its array is {dtype} {list(shape)}; an image is [H, W] or [H, W, C], of numbers")
+        if shape[0] * shape[1] > MAX_PIXELS:
+            raise ValueError(f"{shape[1]} x {shape[0]} is more than {MAX_PIXELS // 1_000_000} megapixels")
+        if len(shape) == 3 and shape[2] > MOST:
+            raise ValueError(f"it has {shape[2]} channels; there can be 1 to {MOST}")
+        wanted, found = math.prod(shape) * dtype.itemsize, -handle.tell() + handle.seek(0, SEEK_END)
+        if found < wanted:
+            raise ValueError(f"truncated: it has {found:,} of the {wanted:,} bytes of its array")
+        if found > wanted:
+            raise ValueError(f"it has {found - wanted:,} bytes behind its array; save each array in a file of its own")
+        yield handle, tuple(shape), dtype
+
+
+def _draft(image: Image.Image, size: tuple[int, int]) -> tuple[int, int] | None:
+    """Have libjpeg decode a JPEG file at a fraction of its size, if that is still `DRAFT_GAP` times ``size``.
+
+    Returns:
+        the (height, width) of the whole image when upright; None if it is decoded as it is.
+    """
+    if image.format != "JPEG":
+        return None
+    turned = orientation_of(image) >= 5
+    height, width = size[::-1] if turned else size
+    before = image.size
+    image.draft(image.mode, (DRAFT_GAP * width, DRAFT_GAP * height))
+    return None if image.size == before else before if turned else before[::-1]
 
 
 def _deep(path: AnyFile, image: Image.Image, stored: Stored) -> tuple[np.ndarray, np.ndarray | None] | None:
@@ -263,7 +624,10 @@ def open_image(path: AnyFile) -> Image.Image:
             raise Unreadable("not a regular file" if path.exists() else "no such file")
         if (size := _bytes_of(path)) > MAX_BYTES:
             raise Unreadable(f"its {size:,} bytes are more than {MAX_BYTES >> 30} GiB")
-        image = Image.open(path if isinstance(path, Path) else path.open(), formats=_formats())
+        if isinstance(path, InMemory):
+            image = Image.open(path.open(), formats=_formats_of(path.content))
+        else:
+            image = Image.open(path if isinstance(path, Path) else path.open(), formats=_formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise Unreadable(f"more than {MAX_PIXELS // 1_000_000} megapixels") from None
     except Unreadable:
@@ -282,6 +646,8 @@ def open_image(path: AnyFile) -> Image.Image:
 def _bytes_of(path: AnyFile) -> int:
     if isinstance(path, Path):
         return path.stat().st_size
+    if isinstance(path, Page):
+        return _bytes_of(path.file)
     return path.size if isinstance(path, Within) else 0
 
 
@@ -289,6 +655,18 @@ def _bytes_of(path: AnyFile) -> int:
 def _formats() -> list[str]:
     Image.init()
     return sorted(FORMATS & set(Image.OPEN))
+
+
+def begins_plainly(content: bytes) -> bool:
+    """Whether a file is JPEG or PNG, which Pillow alone reads, by its first bytes."""
+    return content.startswith((b"\xff\xd8\xff", SIGNATURE))
+
+
+def _formats_of(content: bytes) -> list[str]:
+    """The formats that a file may have, by its first bytes: to ask each of them takes longer than to decode a small file."""
+    if begins_plainly(content):
+        return ["JPEG"] if content[0] == 0xFF else ["PNG"]
+    return _formats()
 
 
 def _reason(error: Exception) -> str:
@@ -308,7 +686,7 @@ def _is_gray(image: Image.Image) -> bool:
 def _flatten(image: Image.Image, mode: Literal["L", "RGB"]) -> tuple[Image.Image, tuple[int, int]]:
     """The image on white, and the opacity of its least and most opaque pixel, 0..255."""
     if not (image.has_transparency_data or image.mode in ("La", "RGBa")):
-        return image.convert(mode), (255, 255)
+        return (image if image.mode == mode else image.convert(mode)), (255, 255)
     white = Image.new("RGBA", image.size, "white")
     image = image.convert("LA").convert("RGBA") if image.mode == "La" else image.convert("RGBA")
     white.alpha_composite(image)
@@ -323,6 +701,15 @@ def orientation_of(image: Image.Image) -> int:
         with suppress(Exception):
             return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     return 1
+
+
+def is_turned(path: AnyFile) -> bool:
+    """Whether the EXIF tag of an image turns it; False for a file that Pillow does not read."""
+    opened = _open(path, Form())
+    if isinstance(opened, str):
+        return False
+    with opened as image:
+        return orientation_of(image) > 1
 
 
 _UPRIGHT = {

@@ -13,8 +13,8 @@ from petriscope.core.recipe import DataSection
 from petriscope.data import cache
 from petriscope.data.background import background_colors
 from petriscope.data.contents import Content, Contents
-from petriscope.data.decode import Channels, Unreadable, read_image, resize, workers
-from petriscope.data.decode_many import Decoded, list_unreadable, refuse_unreadable
+from petriscope.data.decode import Channels, Form, Unreadable, read_image, resize, workers
+from petriscope.data.decode_many import Decoded, form_of, names_of, refuse_unreadable, say_unreadable
 from petriscope.data.index import Recalled
 
 WINDOW = 4  # images in memory at a time, per thread
@@ -39,7 +39,8 @@ def decode_crops(
         names: the name of each file in messages.
         windows: of each file, top, left, height and width of each piece, int64 [P, 4]; they may reach beyond the image.
         gray: whether all images are gray.
-        section: size, filter, channels, bits, unreadable and memory. Without a size, it is the median of that of the pieces.
+        section: size, filter, channels, bits, depth, range, unreadable and memory. Without a size, it is the median of that of
+            the pieces.
 
     Returns:
         a row per piece, in the order of the files. ``sizes`` has the size of the pieces before they were resized. ``kept`` lacks
@@ -64,24 +65,28 @@ def decode_crops(
     if channels == "auto":
         channels = "gray" if gray else "rgb"
     contents = cache.contents(paths, source)
-    options = (size, section.filter, channels, section.bits, section.unreadable)
+    form = form_of(section, channels)
+    options = (size, form, section.unreadable)
     known = tuple(zip(names, contents.values, strict=True))
     shapes = tuple(part.tobytes() for part in windows)
     key = cache.make_key("crops", known, shapes, options)
     pixels, about = cache.fetch_or_store(
-        key, True, lambda: _cut_to_cache(key, paths, names, windows, size, channels, section, contents)
+        key, True, lambda: _cut_to_cache(key, paths, names, windows, size, form, section, contents)
     )
     digests = cache.row_digests(pixels)
     if not cache.choose_mapped(pixels.nbytes, section.memory, source):
         pixels = np.array(pixels)
     lost = set(about["lost"])
+    left = say_unreadable(dict(about.get("bad", ())), names)
     home = np.repeat(np.arange(len(windows)), [len(part) for part in windows])
     kept = np.flatnonzero([index not in lost for index in home.tolist()])
-    return Decoded(pixels, digests, every[:, 2:], contents.values, kept, [*notes, *about["warnings"]])
+    warnings = [*notes, *left, *about["warnings"]]
+    return Decoded(pixels, digests, every[:, 2:], contents.values, kept, warnings, names_of(channels))
 
 
 def cut(image: np.ndarray, windows: np.ndarray) -> Iterator[np.ndarray]:
-    """The pieces of an image, uint8 [H, W, C], in their own sizes; what lies beyond it has the color of its background."""
+    """The pieces of an image, uint8 or uint16 [H, W, C], in their own sizes; what lies beyond it has the color of its
+    background."""
     ground = None
     for top, left, rows, columns in windows.tolist():
         inner = image[max(top, 0) : max(top + rows, 0), max(left, 0) : max(left + columns, 0)]
@@ -90,7 +95,7 @@ def cut(image: np.ndarray, windows: np.ndarray) -> Iterator[np.ndarray]:
             continue
         if ground is None:
             ground = background_colors(image[None])[0]
-        piece = np.empty((rows, columns, image.shape[2]), dtype=np.uint8)
+        piece = np.empty((rows, columns, image.shape[2]), dtype=image.dtype)
         piece[:] = ground
         down, across = max(-top, 0), max(-left, 0)
         piece[down : down + inner.shape[0], across : across + inner.shape[1]] = inner
@@ -103,20 +108,20 @@ def _cut_to_cache(
     names: Sequence[str],
     windows: Sequence[np.ndarray],
     size: tuple[int, int],
-    channels: Channels,
+    form: Form,
     section: DataSection,
     contents: Recalled,
 ) -> None:
-    depth = 1 if channels == "gray" else 3
-    shape = (sum(map(len, windows)), *size, depth)
-    cache.check_room(shape, mapped=True)
-    held, bad = Contents(section.bits, section.channels == "gray"), dict[int, str]()
+    shape = (sum(map(len, windows)), *size, form.count)
+    cache.check_room(shape, mapped=True, bits=form.depth)
+    depth = form.depth if form.range is None else None
+    held, bad = Contents(section.bits, section.channels == "gray", depth), dict[int, str]()
     about: dict[str, object] = {}
 
     def decode(index: int) -> tuple[np.ndarray, Content | None, str]:
-        block = np.zeros((len(windows[index]), *shape[1:]), dtype=np.uint8)
+        block = np.zeros((len(windows[index]), *shape[1:]), dtype=form.dtype)
         try:
-            image, content = read_image(paths[index], None, section.filter, channels, section.bits)
+            image, content = read_image(paths[index], None, form)
         except Unreadable as error:
             return block, None, str(error)
         for row, piece in enumerate(cut(image, windows[index])):
@@ -137,7 +142,6 @@ def _cut_to_cache(
                     yield block
         contents.check_unchanged(names)
         refuse_unreadable(bad, names, section, len(paths))
-        left = [f"{list_unreadable(bad, names)}; left out"] if bad else []
-        about.update(lost=[*bad], warnings=[*left, *held.warnings()])
+        about.update(lost=[*bad], bad=list(bad.items()), warnings=held.warnings())
 
-    cache.store(key, shape, np.dtype(np.uint8), blocks(), about)
+    cache.store(key, shape, form.dtype, blocks(), about)

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from petriscope.core.channels import in_words, is_plain
 from petriscope.core.errors import DataError, RequestError, near
 from petriscope.core.names import look_alike
 from petriscope.core.recipe import DataSection
@@ -16,6 +17,7 @@ from petriscope.data import cache
 from petriscope.data.aligned import align
 from petriscope.data.imageset import CHUNK, SPLITS, ImageSet
 from petriscope.data.membership import Change, Membership, pack
+from petriscope.data.omissions import LeftOutSentence, Omission
 from petriscope.data.recognition import join_sets
 from petriscope.data.rescale import Field, describe_factors, rescale, set_factors
 from petriscope.data.sources.labels import sort_names
@@ -38,8 +40,7 @@ def share_pixels(parts: Parts, memory: str, factors: Factors | None = None) -> d
     Raises:
         DataError: the domains have images of different shapes, or there is no room for all images.
     """
-    shapes = {name: next(iter(sets.values())).shape for name, sets in parts.items()}
-    _check_shapes(shapes)
+    _check_alike({name: next(iter(sets.values())) for name, sets in parts.items()})
     every = [part for sets in parts.values() for part in sets.values()]
     scales = [None if factors is None else factors[name][split] for name, sets in parts.items() for split in sets]
     scales = [None if each is None or (each == 1).all() else each for each in scales]
@@ -50,14 +51,16 @@ def share_pixels(parts: Parts, memory: str, factors: Factors | None = None) -> d
     shape = (sum(map(len, every)), *every[0].shape)
     hashes = np.concatenate([pack(part.digests()) for part in every])
     what = "all sources together" if len(parts) > 1 else "the scaled images"
-    mapped = any(part.mapped for part in every) or cache.choose_mapped(int(np.prod(shape)), memory, what)
-    cache.check_room(shape, mapped)
+    dtype = every[0].pixels.dtype
+    size = int(np.prod(shape)) * dtype.itemsize
+    mapped = any(part.mapped for part in every) or cache.choose_mapped(size, memory, what)
+    cache.check_room(shape, mapped, every[0].bits)
     if mapped:
         key = cache.make_key("domains", shape, _mark(every, scales))
         blocks = _chunks(every, scales)
-        pixels, _ = cache.fetch_or_store(key, True, lambda: cache.store(key, shape, np.dtype(np.uint8), blocks))
+        pixels, _ = cache.fetch_or_store(key, True, lambda: cache.store(key, shape, dtype, blocks))
     else:
-        pixels, start = np.empty(shape, dtype=np.uint8), 0
+        pixels, start = np.empty(shape, dtype=dtype), 0
         for chunk in _chunks(every, scales):
             pixels[start : start + len(chunk)] = chunk
             start += len(chunk)
@@ -75,8 +78,13 @@ def share_pixels(parts: Parts, memory: str, factors: Factors | None = None) -> d
 def _mark(parts: Sequence[ImageSet], scales: Sequence[np.ndarray | None]) -> str:
     """A hash of the pixels as they are, of which the digests of scaled images are none, and of how they are scaled now."""
     digest = hashlib.blake2b(digest_size=16)
-    rows = {id(part.pixels): cache.row_digests(part.pixels) for part in parts}
+    streamed = [part for part in parts if part.blocks is not None]  # which are never scaled
+    rows = {id(part.pixels): cache.row_digests(part.array) for part in parts if part.blocks is None}
+    for part in streamed:
+        digest.update(pack(part.digests()).tobytes())
     for part, scale in zip(parts, scales, strict=True):
+        if part.blocks is not None:
+            continue
         digest.update(rows[id(part.pixels)][slice(None) if part.rows is None else part.rows].tobytes())
         digest.update(b"" if scale is None else scale.tobytes())
     return digest.hexdigest()
@@ -89,12 +97,15 @@ def _chunks(parts: Sequence[ImageSet], scales: Sequence[np.ndarray | None]) -> I
             yield chunk if scale is None else rescale(chunk, scale[start : start + CHUNK])
 
 
-def _check_shapes(shapes: Mapping[str, tuple[int, int, int]]) -> None:
-    listed = ", ".join(f"{name} {h} x {w} {'gray' if c == 1 else 'RGB'}" for name, (h, w, c) in shapes.items())
-    if len({shape[:2] for shape in shapes.values()}) > 1:
+def _check_alike(sets: Mapping[str, ImageSet]) -> None:
+    sizes = {name: f"{part.shape[0]} x {part.shape[1]} {in_words(part.channels)}" for name, part in sets.items()}
+    listed = ", ".join(f"{name} {words}" for name, words in sizes.items())
+    if len({part.shape[:2] for part in sets.values()}) > 1:
         raise DataError(f"the images of the domains differ in size ({listed}); give one with --set data.size=N")
-    if len(set(shapes.values())) > 1:
-        raise DataError(f"the images of the domains differ in channels ({listed}); choose with --set data.channels=rgb")
+    if len({part.channels for part in sets.values()}) > 1:
+        plain = all(is_plain(part.channels) for part in sets.values())
+        remedy = "choose with --set data.channels=rgb" if plain else "give their names with --set data.channels=[...]"
+        raise DataError(f"the images of the domains differ in channels ({listed}); {remedy}")
 
 
 def at_scale(
@@ -332,10 +343,12 @@ def only_left_out(sets: Mapping[str, ImageSet], domain: str, warnings: list[str]
         known = np.isin(part.strata, taught)
         if gone := int((~known).sum()):
             lacking = sort_names({part.classes[label] for label in set(part.strata[~known].tolist())})
-            warnings.append(
+            text = (
                 f"data.leave_out: {gone:,} image{'s' * (gone > 1)} of {split} {'are' if gone > 1 else 'is'} left out, because "
                 f"the other domains have no training image of {', '.join(lacking[:NAMED])}"
             )
+            reason = f"images of {split} of classes without training images in other domains"
+            warnings.append(LeftOutSentence(text, [Omission(reason, gone, str(part.ids[~known][0]))]))
             part = part.subset(np.flatnonzero(known))
         out[split] = replace(part, targets=part.task.relabel(part.targets, table), classes=names)
     return {name: part for name, part in out.items() if len(part)}

@@ -12,6 +12,7 @@ import numpy as np
 from petriscope.core.errors import DataError
 from petriscope.core.progress import track
 from petriscope.data.decode import MAX_BYTES, decode_file, probe_file, workers
+from petriscope.data.plain_png import SIGNATURE
 from petriscope.data.sources.listing import ImageFile
 from petriscope.data.sources.mask_files import read_mask
 
@@ -74,7 +75,7 @@ def is_cut_short(data: bytes) -> bool:
         # Within a scan, 0xFF is followed by 0 or a restart marker, so the end marker cannot occur by chance.
         start = data.find(b"\xff\xda")
         return start < 0 or data.find(b"\xff\xd9", start) < 0
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+    if data.startswith(SIGNATURE):
         return b"IEND" not in data[-64:] and b"IEND\xaeB`\x82" not in data
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return len(data) < int.from_bytes(data[4:8], "little") + 8

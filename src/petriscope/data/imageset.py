@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from petriscope.core.channels import MOST, Names, default_names
 from petriscope.core.errors import DataError
 from petriscope.core.names import SPLITS
 from petriscope.data.index import row_digests
-from petriscope.data.membership import Exposure, Membership
+from petriscope.data.membership import Exposure, Membership, unpack
+from petriscope.data.streamed import Streamed
 from petriscope.tasks import Task, choose_task
 
 CHUNK = 1024
@@ -26,7 +28,8 @@ class ImageSet:
     """Images, their targets and their names.
 
     Args:
-        pixels: uint8 [M, H, W, C], C 1 (gray) or 3 (RGB); may be mapped from disk (`numpy.memmap`).
+        pixels: uint8 or uint16 [M, H, W, C], C 1 to 16; may be mapped from disk (`numpy.memmap`), or read from shards whenever
+            images are taken (`Streamed`). The largest value of the type, 255 or 65535, is white.
         targets: as the task has them: labels, int64 [N], class indices from 0; or masks, uint8 [N, H, W], a class index
             or `petriscope.core.masks.IGNORE` per pixel.
         classes: class names; ``targets`` index it.
@@ -39,30 +42,40 @@ class ImageSet:
         known: an array and the hashes of its rows, uint8 [M, 16]; they are used as long as ``pixels`` is this array. Images
             that were scaled keep the hashes of what they were, so that they are recognized.
         sizes: height and width in pixels that each image had in its file, int [N, 2]; None: unknown.
+        padded: images have these sizes in ``pixels`` too, in the top left corner of their rows. What is added is 0, and
+            unlabeled in masks.
         named: whether the source names its classes; else it has numbers, and ``classes`` are the numbers from 0.
         task: what the targets are; None: the task whose targets look like these, see `petriscope.tasks.choose_task`.
+        channels: C names; empty: `petriscope.core.channels.default_names`.
 
     Raises:
         DataError: the arrays do not fit together, or a target is out of range.
     """
 
-    pixels: np.ndarray
+    pixels: np.ndarray | Streamed
     targets: np.ndarray
     classes: tuple[str, ...]
     ids: np.ndarray
     groups: np.ndarray | None = None
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     rows: np.ndarray | None = None
-    known: tuple[np.ndarray, np.ndarray] | None = None
+    known: tuple[np.ndarray | Streamed, np.ndarray] | None = None
     sizes: np.ndarray | None = None
+    padded: bool = False
     named: bool = True
     task: Task = None  # type: ignore[assignment]  # never None after construction
+    channels: Names = ()
 
     def __post_init__(self) -> None:
-        if self.pixels.ndim != 4 or self.pixels.dtype != np.uint8 or self.pixels.shape[3] not in (1, 3):
+        form = self.pixels.ndim == 4 and 1 <= self.pixels.shape[3] <= MOST
+        if not form or self.pixels.dtype not in (np.uint8, np.uint16):
             raise DataError(
-                f"images must be uint8 [N, H, W, 1 or 3], not {self.pixels.dtype} {list(self.pixels.shape)}"
+                f"images must be uint8 or uint16 [N, H, W, 1 to {MOST}], not {self.pixels.dtype} {list(self.pixels.shape)}"
             )
+        if not self.channels:
+            object.__setattr__(self, "channels", default_names(self.pixels.shape[3]))
+        if len(self.channels) != self.pixels.shape[3]:
+            raise DataError(f"{len(self.channels)} names for {self.pixels.shape[3]} channels")
         if self.task is None:
             object.__setattr__(self, "task", choose_task(self.targets))
         elif not self.task.accepts(self.targets):
@@ -88,8 +101,27 @@ class ImageSet:
         return int(height), int(width), int(channels)
 
     @property
+    def bits(self) -> int:
+        """8 or 16."""
+        return 8 * self.pixels.dtype.itemsize
+
+    @property
     def mapped(self) -> bool:
-        return isinstance(self.pixels, np.memmap)
+        """Whether images are read when they are taken, from an array on the disk or from shards."""
+        return isinstance(self.pixels, np.memmap | Streamed)
+
+    @property
+    def array(self) -> np.ndarray:
+        """`pixels`, where they are no shards."""
+        assert isinstance(self.pixels, np.ndarray)
+        return self.pixels
+
+    @property
+    def blocks(self) -> np.ndarray | None:
+        """The block of the shards that each image is read with, int64 [N]; None if they are not in shards."""
+        if not isinstance(self.pixels, Streamed):
+            return None
+        return self.pixels.table.blocks if self.rows is None else self.pixels.table.blocks[self.rows]
 
     @property
     def domains(self) -> np.ndarray | None:
@@ -102,8 +134,8 @@ class ImageSet:
 
     @property
     def images(self) -> np.ndarray:
-        """All images in memory, uint8 [N, H, W, C]."""
-        return np.asarray(self.pixels) if self.rows is None else np.asarray(self.pixels[self.rows])
+        """All images in memory, uint8 or uint16 [N, H, W, C]."""
+        return np.asarray(self.pixels[slice(None) if self.rows is None else self.rows])
 
     @cached_property
     def counts(self) -> np.ndarray:
@@ -115,8 +147,36 @@ class ImageSet:
         """The class that each image counts as where classes are to be balanced, int64 [N]."""
         return self.task.strata(self.targets, len(self.classes))
 
+    @property
+    def extents(self) -> np.ndarray:
+        """Height and width of each image in its row of ``pixels``, int64 [N, 2]."""
+        if self.padded and self.sizes is not None:
+            return np.asarray(self.sizes, dtype=np.int64)
+        return np.tile(np.array(self.shape[:2], dtype=np.int64), (len(self), 1))
+
+    def extent(self, index: int) -> tuple[int, int]:
+        """`extents` of one image."""
+        height, width = self.sizes[index] if self.padded and self.sizes is not None else self.shape[:2]
+        return int(height), int(width)
+
+    def window(self, index: int, top: int = 0, left: int = 0, size: tuple[int, int] | None = None) -> np.ndarray:
+        """The part of an image from a corner on, without what was added to it, uint8 [h, w, C]. Of an image that is mapped from
+        disk, only its lines are read.
+
+        Args:
+            size: height and width, at most; None: all of it.
+        """
+        row, (bottom, right) = index if self.rows is None else int(self.rows[index]), self.extent(index)
+        if size is not None:
+            bottom, right = min(bottom, top + size[0]), min(right, left + size[1])
+        if isinstance(self.pixels, Streamed):
+            return self.pixels[np.array([row])][0, top:bottom, left:right]
+        if not isinstance(self.pixels, np.memmap):
+            return np.asarray(self.pixels[row, top:bottom, left:right])
+        return _read_lines(self.pixels, row, top, bottom)[:, left:right]
+
     def take(self, indices: np.ndarray | Sequence[int]) -> np.ndarray:
-        """The images at ``indices``, uint8 [B, H, W, C]."""
+        """The images at ``indices``, uint8 or uint16 [B, H, W, C]."""
         indices = np.asarray(indices)
         rows = indices if self.rows is None else self.rows[indices]
         return _read(self.pixels, rows) if isinstance(self.pixels, np.memmap) else np.asarray(self.pixels[rows])
@@ -136,7 +196,7 @@ class ImageSet:
 
     def digests(self) -> list[bytes]:
         """A 16-byte hash of each image's pixels before it was scaled; equal images have equal hashes."""
-        return [hashes.tobytes() for hashes in self._hashes]
+        return unpack(self._hashes)
 
     def hashed(self) -> ImageSet:
         """The same images with their digests known, so that subsets do not compute them again."""
@@ -157,23 +217,44 @@ class ImageSet:
 def _read(pixels: np.memmap, rows: np.ndarray) -> np.ndarray:
     """Rows of a mapped array, read rather than mapped: the system maps up to megabytes around every page it is asked
     for, and what is mapped counts as our memory, which so stays flat however large the file is."""
-    in_pieces = not pixels.flags.c_contiguous  # a row is not one piece of the file
-    if not hasattr(os, "preadv") or not isinstance(pixels.base, mmap.mmap) or in_pieces or pixels.filename is None:
+    if (handle := _handle_of(pixels)) is None:
         return np.asarray(pixels[rows])
     out = np.empty((len(rows), *pixels.shape[1:]), dtype=pixels.dtype)
     size = out[:1].nbytes
+    for place, row in zip(out, np.where(rows < 0, rows + len(pixels), rows).tolist(), strict=True):
+        if not 0 <= row < len(pixels):
+            raise IndexError(f"row {row} of {len(pixels)}")
+        _fill(place, handle, pixels, row * size)
+    return out
+
+
+def _read_lines(pixels: np.memmap, row: int, top: int, bottom: int) -> np.ndarray:
+    """Lines ``top`` to ``bottom`` of a row of a mapped array, read as in `_read`."""
+    if (handle := _handle_of(pixels)) is None:
+        return np.asarray(pixels[row, top:bottom])
+    out = np.empty((bottom - top, *pixels.shape[2:]), dtype=pixels.dtype)
+    line = out[:1].nbytes
+    _fill(out, handle, pixels, (row * pixels.shape[1] + top) * line)
+    return out
+
+
+def _handle_of(pixels: np.memmap) -> Any | None:
+    """The open file of a mapped array; None if its rows cannot be read from it."""
+    in_pieces = not pixels.flags.c_contiguous  # a row is not one piece of the file
+    if not hasattr(os, "preadv") or not isinstance(pixels.base, mmap.mmap) or in_pieces or pixels.filename is None:
+        return None
     handle = getattr(pixels, "handle", None)
     if handle is None:  # kept: the file may be unlinked while it is in use
         try:
             handle = pixels.handle = Path(pixels.filename).open("rb", buffering=0)  # noqa: SIM115
         except OSError:  # another process has dropped it from the cache; what is mapped stays
-            return np.asarray(pixels[rows])
-    for place, row in zip(out, np.where(rows < 0, rows + len(pixels), rows).tolist(), strict=True):
-        if not 0 <= row < len(pixels):
-            raise IndexError(f"row {row} of {len(pixels)}")
-        if os.preadv(handle.fileno(), [place], pixels.offset + row * size) != size:
-            raise DataError(f"{pixels.filename} is shorter than it was; was it written to while in use?")
-    return out
+            return None
+    return handle
+
+
+def _fill(place: np.ndarray, handle: Any, pixels: np.memmap, start: int) -> None:
+    if os.preadv(handle.fileno(), [place.data], pixels.offset + start) != place.nbytes:
+        raise DataError(f"{pixels.filename} is shorter than it was; was it written to while in use?")
 
 
 @dataclass(frozen=True)
@@ -261,3 +342,13 @@ class Dataset:
     @property
     def shape(self) -> tuple[int, int, int]:
         return next(iter(self.splits.values())).shape
+
+    @property
+    def channels(self) -> Names:
+        """The names of the channels."""
+        return next(iter(self.splits.values())).channels
+
+    @property
+    def bits(self) -> int:
+        """8 or 16."""
+        return next(iter(self.splits.values())).bits

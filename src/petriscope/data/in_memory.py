@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,4 +58,33 @@ class Within:
         return BytesIO(self.load())
 
 
-AnyFile = Path | InMemory | Within
+@dataclass(frozen=True)
+class Page:
+    """A page, frame or position of an image file that is an image of its own, which can stand where the path of one can.
+
+    Args:
+        file: that it is in.
+        number: from 0.
+    """
+
+    file: Path | InMemory | Within
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.file}#{self.number}"
+
+    @property
+    def stem(self) -> str:
+        return f"{self.file.stem}-{self.number}"
+
+    @property
+    def name(self) -> str:
+        """Of the file."""
+        return self.file.name
+
+    def open(self, mode: str = "rb") -> BinaryIO:
+        """The file."""
+        return self.file.open("rb")
+
+
+AnyFile = Path | InMemory | Within | Page

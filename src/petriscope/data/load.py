@@ -10,15 +10,18 @@ from os import PathLike
 
 import numpy as np
 
+from petriscope.core.channels import in_words
 from petriscope.core.errors import DataError, RequestError
 from petriscope.core.files import parsing, path_text, user_path
-from petriscope.core.recipe import DataSection
+from petriscope.core.recipe import DataSection, FoldsSection
 from petriscope.data import decisions as decided
 from petriscope.data import domains, sources
 from petriscope.data.aligned import align
 from petriscope.data.fingerprint import fingerprint
+from petriscope.data.folds import folds_of_set
 from petriscope.data.imageset import SPLITS, Dataset, ImageSet
 from petriscope.data.membership import FILE, Change, Membership
+from petriscope.data.omissions import LeftOutSentence, Omission
 from petriscope.data.one_vs_rest import one_vs_rest
 from petriscope.data.recognition import follow, join_sets, match, membership_of
 from petriscope.data.rescale import Field, common_field
@@ -36,6 +39,8 @@ def load_dataset(section: DataSection | str | PathLike[str]) -> Dataset:
     out after the splits are drawn, so that an image stays in its split whatever is decided about other images. With
     ``section.splits``, images that the named run had stay in its splits, and the others are drawn as if they were alone.
 
+    With ``section.folds``, train and val of the source are drawn anew into folds, one of which is test.
+
     Each of several ``section.sources`` is split as if it were alone. Then their classes are matched by name, and the splits
     of all are joined. With ``section.leave_out``, all images of a domain are test, and train and val are of the others.
 
@@ -43,7 +48,7 @@ def load_dataset(section: DataSection | str | PathLike[str]) -> Dataset:
         section: the source, or the sources, and how images are read; or the source alone.
 
     Returns:
-        images uint8 [N, H, W, C] of one shape, targets as their task has them, and the same class names in all splits.
+        images uint8 or uint16 [N, H, W, C] of one shape, targets as their task has them, and the same class names in all splits.
         ``warnings`` has what the user should know.
 
     Raises:
@@ -96,6 +101,8 @@ def recall_dataset(section: DataSection, known: Membership, classes: Sequence[st
             for name, its in parts.items()
             for split, part in its.items()
         }
+    if section.folds is not None and section.folds.hold_out is not None:
+        sets = {name: part for name, part in sets.items() if name.rpartition("/")[2] != "test"}  # not the run's
     found, _, change = match(known, sets)
     sets, audited = _prepare(found, section, decisions, warnings) if found else ({}, ())
     if not sets:
@@ -161,6 +168,7 @@ def _read(section: DataSection, warnings: list[str]) -> tuple[dict[str, ImageSet
     as_read = section if decisions is None else section.model_copy(update={"unreadable": "skip"})
     sets = sources.read_nonempty(str(section.source), as_read, warnings)
     check_numbers_used(sets, section)
+    _check_tiles(sets, section)
     if section.task != "auto":
         task = find_task(section.task)
         sets = {name: replace(part, task=task) for name, part in sets.items()}
@@ -168,6 +176,13 @@ def _read(section: DataSection, warnings: list[str]) -> tuple[dict[str, ImageSet
     if decisions is not None:
         warnings += decided.check_decisions(decisions, sets, as_read)
     return sets, decisions
+
+
+def _check_tiles(sets: Mapping[str, ImageSet], section: DataSection) -> None:
+    if section.tiles is not None and (first := next(iter(sets.values()), None)) is not None and not first.task.dense:
+        raise RequestError(
+            f"data.tiles is for images with masks, and {section.source} has {first.task.about}; remove it, or set data.size"
+        )
 
 
 def _prepare(
@@ -313,6 +328,8 @@ def _draw(
     Returns:
         all splits, and the names of those that were drawn.
     """
+    if section.folds is not None:
+        return _hold_out(sets, section, section.folds, warnings), ()
     names = names or set(sets)
     if names in ({UNSPLIT}, {"train"}):
         whole = next(iter(sets.values()))
@@ -342,14 +359,40 @@ def _draw(
     return {name: parts[name] for name in SPLITS if name in parts}, tuple(drawn)
 
 
+def _hold_out(
+    sets: dict[str, ImageSet], section: DataSection, folds: FoldsSection, warnings: list[str]
+) -> dict[str, ImageSet]:
+    """The splits of a cross-validation: test is the fold that is held out, and val is drawn from the others, so that what is
+    held out chooses nothing. If none is held out, all is train, and test is the source's."""
+    pooled = {name: sets[name] for name in (UNSPLIT, "train", "val") if name in sets}
+    if not pooled:
+        raise DataError(
+            f"{section.origin} has no images but those of {', '.join(sets)}, which are not drawn into folds"
+        )
+    _check_agreement(pooled, section.origin)
+    whole = join_sets(list(pooled.values()))
+    fold, notes = folds_of_set(whole, folds, section.split_seed)
+    warnings += notes
+    if folds.hold_out is None:
+        return {"train": whole, **{name: part for name, part in sets.items() if name == "test"}}
+    held = fold == folds.hold_out - 1
+    inner = section.model_copy(update={"folds": None, "test_fraction": 0.0})
+    out, _ = _draw({"train": whole.subset(np.flatnonzero(~held))}, inner, warnings)
+    return {**out, "test": whole.subset(np.flatnonzero(held))}
+
+
 def _drop_single_class(train: ImageSet, source: str, warnings: list[str]) -> ImageSet:
     """Leave out images whose mask has only one class: such masks were often drawn in a hurry, or not at all."""
     several = np.flatnonzero(~train.task.single_class(train.targets))
     if not len(several):
         raise DataError(f"{source}: every training mask has only one class; data.drop_single_class leaves no image")
     if dropped := len(train) - len(several):
+        first = str(train.ids[np.setdiff1d(np.arange(len(train)), several)[0]])
         warnings.append(
-            f"{dropped:,} of {len(train):,} training images have a mask with only one class and are left out"
+            LeftOutSentence(
+                f"{dropped:,} of {len(train):,} training images have a mask with only one class and are left out",
+                [Omission("training images whose mask has only one class", dropped, first)],
+            )
         )
     return train.subset(several)
 
@@ -366,7 +409,7 @@ def _check_agreement(sets: dict[str, ImageSet], source: str) -> None:
         if sets[name].task != sets[first].task:
             kinds = ", ".join(f"{key} {part.task.about}" for key, part in sets.items())
             raise DataError(f"{source}: the targets must be of one kind in all splits, not {kinds}")
-        if sets[name].shape != sets[first].shape:
+        if (sets[name].shape, sets[name].channels) != (sets[first].shape, sets[first].channels):
             raise DataError(
                 f"{source}: {first} images are {_shape(sets[first])}, {name} images {_shape(sets[name])}; "
                 "give one size with --set data.size=N"
@@ -390,8 +433,8 @@ def _check_train(sets: dict[str, ImageSet], source: str | None) -> None:
 
 
 def _shape(part: ImageSet) -> str:
-    height, width, channels = part.shape
-    return f"{height} x {width} {'gray' if channels == 1 else 'RGB'}"
+    height, width, _ = part.shape
+    return f"{height} x {width} {in_words(part.channels)}"
 
 
 def _leaks(sets: dict[str, ImageSet], digests: dict[str, list[bytes]]) -> list[str]:

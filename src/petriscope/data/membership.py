@@ -203,4 +203,5 @@ def pack(digests: Sequence[bytes]) -> np.ndarray:
 
 def unpack(array: np.ndarray) -> list[bytes]:
     """The digests in an array, uint8 [N, 16]."""
-    return [row.tobytes() for row in array]
+    content = np.ascontiguousarray(array).tobytes()
+    return [content[start : start + DIGEST] for start in range(0, len(content), DIGEST)]

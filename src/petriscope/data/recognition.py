@@ -98,11 +98,11 @@ def follow(known: Membership, images: ImageSet, change: Change) -> np.ndarray:
 
 
 def _target_names(part: ImageSet) -> list[str]:
-    """The class of each image, or a hash of its mask."""
+    """The class of each image, its labels, or a hash of its mask."""
     if part.task.dense:
         masks = np.ascontiguousarray(part.targets)
         return [hashlib.blake2b(mask.data, digest_size=8).hexdigest() for mask in masks]
-    return [part.classes[label] for label in part.strata.tolist()]
+    return part.task.names(part.targets, part.classes)
 
 
 def _pair(

@@ -11,6 +11,7 @@ from PIL import Image
 from petriscope.core.errors import DataError, RequestError
 from petriscope.core.scale import LEAST, MOST, Scale, in_words, micrometers
 from petriscope.data.background import background_colors
+from petriscope.data.resample import resampled
 
 if TYPE_CHECKING:
     from petriscope.data.imageset import ImageSet
@@ -109,7 +110,7 @@ def field_text(field: Field) -> str:
 
 
 def rescale(images: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """Scale images about their centers: uint8 [N, H, W, C] -> the same shape.
+    """Scale images about their centers: uint8 or uint16 [N, H, W, C] -> the same shape and type.
 
     Where an image is enlarged, its middle is left; where it is reduced, it is surrounded by the color of its background. Pixels
     are interpolated with Keys' cubic kernel (1981, "Cubic convolution interpolation for digital image processing", IEEE
@@ -129,17 +130,16 @@ def rescale(images: np.ndarray, factors: np.ndarray) -> np.ndarray:
 
 
 def _scaled(image: np.ndarray, factors: np.ndarray, color: np.ndarray) -> np.ndarray:
-    """One image, uint8 [H, W, C], surrounded by a color, uint8 [C]."""
+    """One image, uint8 or uint16 [H, W, C], surrounded by a color, [C]."""
     height, width, channels = image.shape
     wanted = np.array([height, width]) / factors  # what is left of the image, or the image with its surroundings
     top, left = np.ceil(((wanted - (height, width)) / 2).clip(0)).astype(int).tolist()
-    canvas = np.empty((height + 2 * top, width + 2 * left, channels), np.uint8)
+    canvas = np.empty((height + 2 * top, width + 2 * left, channels), image.dtype)
     canvas[:] = color
     canvas[top : top + height, left : left + width] = image
     (y, x), (below, right) = (np.array(canvas.shape[:2]) - wanted) / 2, (np.array(canvas.shape[:2]) + wanted) / 2
-    pixels = Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
-    out = pixels.resize((width, height), Image.Resampling.BICUBIC, box=(x, y, right, below))
-    return np.asarray(out).reshape(image.shape)
+    box = (x, y, right, below)
+    return resampled(canvas, (height, width), Image.Resampling.BICUBIC, box).reshape(image.shape)
 
 
 def _images(count: int) -> str:

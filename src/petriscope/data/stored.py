@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ REMEDY = "scale them to 0..255 and save it with 8 bits, or to 0..65535 with 16"
 WHITE_IS_ZERO = 0
 SIGNED, FLOAT = 2, 3
 HEADER_BYTES = 1 << 14
+DESCRIPTION, MAX_TAGS = 270, 1000  # the tag of TIFF files for words; tags that are looked at
 # Raw modes of Pillow, whose last letter is the order of the bytes.
 DEEP = tuple(f"{mode};16" for mode in ("RGB", "RGBA", "RGBX", "CMYK"))
 OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
@@ -91,6 +93,31 @@ def describe_tiff(path: AnyFile) -> str:
             "read; save it with 1 channel (gray) or 3 (RGB) of 8 or 16 bits"
         )
     return ""
+
+
+def check_description(image: TiffImagePlugin.TiffImageFile) -> None:
+    """
+    Raises:
+        ValueError: the file ends before its description does, which may say what its pages are; Pillow goes on without it.
+    """
+    handle = image.fp
+    if handle is None or DESCRIPTION in image.tag_v2:
+        return
+    place = handle.tell()
+    try:
+        handle.seek(0)
+        head = handle.read(16)
+        order, big = "<" if head[:2] == b"II" else ">", head[2:4] in (b"+\x00", b"\x00+")
+        start = struct.unpack(order + ("Q" if big else "I"), head[8:16] if big else head[4:8])[0]
+        handle.seek(start)
+        count = struct.unpack(order + ("Q" if big else "H"), handle.read(8 if big else 2))[0]
+        step = 20 if big else 12
+        entries = handle.read(min(count, MAX_TAGS) * step)
+        tags = [struct.unpack_from(order + "H", entries, at)[0] for at in range(0, len(entries) - step + 1, step)]
+    finally:
+        handle.seek(place)
+    if DESCRIPTION in tags:
+        raise ValueError("its description is cut off or damaged, so that it is not known what its pages are")
 
 
 def _pages(image: Image.Image) -> int:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
 
 from petriscope.core.errors import DataError
-from petriscope.data.decode import SUFFIXES
+from petriscope.data.decode import ARRAY, SUFFIXES
+from petriscope.data.omissions import LeftOut
 
 # Folders that systems and network drives make, in lower case. Folders whose names begin with a dot are left out too.
 SYSTEM = frozenset(
@@ -36,43 +37,9 @@ SYSTEM = frozenset(
         "_thumbs",
     ]
 )
+IMAGES = frozenset([*SUFFIXES, ARRAY])
 SYSTEM_FILES = frozenset(["desktop.ini", "ehthumbs.db", "icon\r", "thumbs.db"])
 MAX_DEPTH = 50
-SHOWN = 6  # kinds of what was left out that a sentence names
-
-
-class LeftOut:
-    """What a walk left out: how many of each kind, and the first of them."""
-
-    def __init__(self) -> None:
-        self._kinds: dict[str, tuple[int, str]] = {}
-
-    def add(self, kind: str, name: str, count: int = 1) -> None:
-        """
-        Args:
-            kind: a noun, with ``{s}`` where the plural has an s.
-            name: the path of one below the source.
-        """
-        so_far, first = self._kinds.get(kind, (0, name))
-        self._kinds[kind] = (so_far + count, first)
-
-    def __bool__(self) -> bool:
-        return bool(self._kinds)
-
-    def sentences(self, source: Path) -> list[str]:
-        """One sentence for the user, or none."""
-        return [f"{source}: left out {self.listed()}"] if self else []
-
-    def listed(self) -> str:
-        """The kinds with their counts and the first of each."""
-        kinds = sorted(self._kinds.items(), key=lambda item: -item[1][0])
-        parts = [
-            f"{count:,} {kind.replace('{s}', '' if count == 1 else 's')} ({first})"
-            for kind, (count, first) in kinds[:SHOWN]
-        ]
-        if rest := kinds[SHOWN:]:
-            parts.append(f"{sum(count for _, (count, _) in rest):,} others ({rest[0][1][1]})")
-        return ", ".join(parts)
 
 
 @dataclass(eq=False)
@@ -82,7 +49,8 @@ class Folder:
     Args:
         path: of the folder.
         id: its path below the source, with forward slashes; empty for the source itself.
-        images: the names of its image files, readable or not.
+        images: the names of its image files, readable or not. Files with an array are not among them if others are, because
+            beside images they mostly hold outlines or features of these.
         others: the names of its other files.
         folders: its subfolders.
     """
@@ -135,7 +103,19 @@ def walk(source: Path, left_out: LeftOut) -> Folder:
     Raises:
         DataError: a folder cannot be read, or folders are nested more than `MAX_DEPTH` deep.
     """
-    return _walk(source, "", (source.resolve(),), 0, left_out)
+    return _walk(Folder(source, ""), (source.resolve(),), 0, left_out)
+
+
+def each_folder(source: Path, left_out: LeftOut) -> Iterator[Folder]:
+    """The folders of `walk` one after the other, without their subfolders, so that memory does not grow with their number. The
+    images of a folder come before those of its subfolders, both in the order of their names."""
+    waiting: list[tuple[Folder, tuple[Path, ...], int]] = [(Folder(source, ""), (source.resolve(),), 0)]
+    while waiting:
+        folder, trees, depth = waiting.pop()
+        inner = list[tuple[Folder, tuple[Path, ...]]]()
+        _scan(folder, trees, depth, left_out, lambda *below: inner.append(below))  # noqa: B023
+        waiting += [(*below, depth + 1) for below in reversed(inner)]
+        yield folder
 
 
 def tree_of(source: Path, files: Iterable[str], folders: Iterable[str], left_out: LeftOut) -> Folder:
@@ -178,12 +158,41 @@ def _grow(path: Path, name: str, names: _Names, left_out: LeftOut) -> Folder:
     for each, inner in sorted(names.items()):
         below = out.id_of(each)
         if inner is None:
-            _add_name(out, each, below, left_out)
-        elif _is_left_out(each):
+            add_name(out, each, left_out)
+        elif is_left_out(each):
             left_out.add("hidden or system folder{s}", below)
         else:
             out.folders.append(_grow(path / each, below, inner, left_out))
+    if not are_arrays(out.images):
+        _set_apart(out)
     return out
+
+
+def are_arrays(names: Iterable[str]) -> bool:
+    """Whether all of these image files are called as those that have an array."""
+    return all(_is_array(name) for name in names)
+
+
+def set_arrays_apart(tree: Folder, shards: bool = False) -> None:
+    """Count files with an array among those that are no images, if a folder, or one below it, has image files of another kind.
+
+    Args:
+        shards: the folder has files that images are stored in, so that the arrays are something else too.
+    """
+    if shards or not all(are_arrays(folder.images) for folder in tree.all()):
+        for folder in tree.all():
+            _set_apart(folder)
+
+
+def _is_array(name: str) -> bool:
+    return name[-len(ARRAY) :].lower() == ARRAY
+
+
+def _set_apart(folder: Folder) -> None:
+    if arrays := [name for name in folder.images if _is_array(name)]:
+        folder.images = [name for name in folder.images if not _is_array(name)]
+        folder.others = sorted([*folder.others, *arrays])
+    folder.__dict__.pop("count", None)
 
 
 def count_others(folder: Folder, left_out: LeftOut, used: Collection[str] = ()) -> None:
@@ -195,42 +204,61 @@ def count_others(folder: Folder, left_out: LeftOut, used: Collection[str] = ()) 
                 left_out.add(f"{suffix} file{{s}}" if suffix else "file{s} without a suffix", part.id_of(name))
 
 
-def _walk(path: Path, name: str, trees: tuple[Path, ...], depth: int, left_out: LeftOut) -> Folder:
+def _walk(folder: Folder, trees: tuple[Path, ...], depth: int, left_out: LeftOut) -> Folder:
+    def enter(below: Folder, trees: tuple[Path, ...]) -> None:
+        folder.folders.append(_walk(below, trees, depth + 1, left_out))
+
+    _scan(folder, trees, depth, left_out, enter)
+    return folder
+
+
+def _scan(
+    folder: Folder,
+    trees: tuple[Path, ...],
+    depth: int,
+    left_out: LeftOut,
+    enter: Callable[[Folder, tuple[Path, ...]], object],
+) -> None:
+    """Add the files of a folder; ``enter`` takes each of its subfolders, and the trees that this is in."""
+    path = folder.path
     if depth > MAX_DEPTH:
         raise DataError(f"{path} is nested more than {MAX_DEPTH} folders deep; name a folder nearer to the images")
-    out = Folder(path, name)
     try:
         with os.scandir(path) as found:
             entries = sorted(found, key=lambda entry: entry.name)
     except OSError as error:
         raise DataError(f"the folder {path} cannot be read: {error.strerror or error}") from None
     for entry in entries:
-        below = out.id_of(entry.name)
         if not _is_folder(entry):
-            _add_file(out, entry, below, left_out)
-        elif _is_left_out(entry.name):
+            _add_file(folder, entry, left_out)
+            continue
+        below = folder.id_of(entry.name)
+        if is_left_out(entry.name):
             left_out.add("hidden or system folder{s}", below)
         elif not entry.is_symlink():
-            out.folders.append(_walk(path / entry.name, below, trees, depth + 1, left_out))
+            enter(Folder(path / entry.name, below), trees)
         elif _leads_back(target := (path / entry.name).resolve(), trees):
             left_out.add("link{s} to folders of the source itself", below)
         else:
-            out.folders.append(_walk(path / entry.name, below, (*trees, target), depth + 1, left_out))
-    return out
+            enter(Folder(path / entry.name, below), (*trees, target))
+    if not are_arrays(folder.images):
+        _set_apart(folder)
 
 
-def _add_file(folder: Folder, entry: os.DirEntry[str], below: str, left_out: LeftOut) -> None:
-    _add_name(folder, entry.name, below, left_out)
+def _add_file(folder: Folder, entry: os.DirEntry[str], left_out: LeftOut) -> None:
+    add_name(folder, entry.name, left_out)
     if entry.name in folder.others[-1:] and entry.is_symlink() and not Path(entry.path).exists():
         folder.others.pop()
-        left_out.add("broken link{s}", below)
+        left_out.add("broken link{s}", folder.id_of(entry.name))
 
 
-def _add_name(folder: Folder, name: str, below: str, left_out: LeftOut) -> None:
-    if name.startswith(".") or name.lower() in SYSTEM_FILES:
-        left_out.add("hidden or system file{s}", below)
-    elif suffix_of(name) in SUFFIXES:
+def add_name(folder: Folder, name: str, left_out: LeftOut) -> None:
+    """Add a file to a folder."""
+    dot = name.rfind(".")
+    if dot > 0 and name[0] != "." and name[dot:].lower() in IMAGES:  # first, since most names are such ones
         folder.images.append(name)
+    elif name.startswith(".") or name.lower() in SYSTEM_FILES:
+        left_out.add("hidden or system file{s}", folder.id_of(name))
     else:
         folder.others.append(name)
 
@@ -242,7 +270,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _is_left_out(name: str) -> bool:
+def is_left_out(name: str) -> bool:
+    """Whether a folder of this name is."""
     return name.startswith(".") or name.lower() in SYSTEM
 
 
@@ -251,6 +280,6 @@ def _leads_back(target: Path, trees: tuple[Path, ...]) -> bool:
     for tree in trees:
         if tree.is_relative_to(target):
             return True
-        if target.is_relative_to(tree) and not any(map(_is_left_out, target.relative_to(tree).parts)):
+        if target.is_relative_to(tree) and not any(map(is_left_out, target.relative_to(tree).parts)):
             return True
     return False

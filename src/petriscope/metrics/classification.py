@@ -272,11 +272,11 @@ def class_aucs(probabilities: np.ndarray, targets: np.ndarray, sums: np.ndarray 
     """
     weights = np.ones((1, len(targets)))
     return np.array(
-        [_weighted_auc(probabilities[:, k] / sums, targets == k, weights)[0] for k in range(probabilities.shape[1])]
+        [weighted_auc(probabilities[:, k] / sums, targets == k, weights)[0] for k in range(probabilities.shape[1])]
     )
 
 
-def _weighted_auc(score: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def weighted_auc(score: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Area under the ROC curve for each row of weights, [R, N] -> [R]: the probability that a positive scores higher than a
     negative, where ties count one half.
 
@@ -305,7 +305,7 @@ def _auc_drawn(probabilities: np.ndarray, targets: np.ndarray, sums: np.ndarray)
     n, classes = probabilities.shape
 
     def ranked(weights: np.ndarray) -> np.ndarray:
-        aucs = [_weighted_auc(probabilities[:, k] / sums, targets == k, weights) for k in range(classes)]
+        aucs = [weighted_auc(probabilities[:, k] / sums, targets == k, weights) for k in range(classes)]
         drawn = np.stack(aucs, 1)
         defined = np.isfinite(drawn)
         with np.errstate(invalid="ignore"):

@@ -16,6 +16,7 @@ import numpy as np
 from petriscope.core.errors import DataError, RequestError, near
 from petriscope.tasks.base import MetricInfo, Task
 from petriscope.tasks.classification import Classification
+from petriscope.tasks.multilabel import Multilabel
 from petriscope.tasks.segmentation import Segmentation
 
 __all__ = ["MetricInfo", "Task", "choose_task", "find_task", "in_room", "register"]
@@ -60,3 +61,4 @@ def in_room(task: Task, room: str) -> ModuleType:
 
 register(Segmentation())
 register(Classification())
+register(Multilabel())

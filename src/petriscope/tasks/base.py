@@ -63,6 +63,8 @@ class Task(ABC):
     targets_are: ClassVar[str]  # their dtype and shape, for messages
     dtype: ClassVar[str]  # in which targets are hashed
     dense: ClassVar[bool] = False  # targets have the height and width of their images, and models give logits per pixel
+    exclusive: ClassVar[bool] = True  # an image, or a pixel, has one class; else it has any number of them
+    loss_names: ClassVar[Mapping[str, str]] = {}  # losses that stand for others where a recipe names them
     counted: ClassVar[str] = "images"  # what classes are counted in
     monitors: ClassVar[tuple[str, ...]]  # metrics that training may watch; the first is the default
     metrics: ClassVar[tuple[MetricInfo, ...]]  # of an evaluation, the one that counts most first
@@ -118,6 +120,10 @@ class Task(ABC):
         """Targets whose class k has become class ``table[k]``, int64 [K]."""
         raise RequestError(f"{self.about} cannot be matched to the classes of another source")
 
+    def names(self, targets: np.ndarray, classes: Sequence[str]) -> list[str]:
+        """What each image is, for people: the class that it counts as, or its labels."""
+        return [classes[label] for label in self.strata(targets, len(classes)).tolist()]
+
     def single_class(self, targets: np.ndarray) -> np.ndarray:
         """Which images have one class alone, although they could have several, bool [N]."""
         raise RequestError(f"data.drop_single_class is about masks, and the targets are {self.about}")
@@ -131,6 +137,14 @@ class Task(ABC):
     def loss_targets(self, targets: Tensor) -> Tensor:
         """Targets as augmentation gives them, in the form that losses take."""
         return targets
+
+    def log_probabilities(self, logits: Tensor) -> Tensor:
+        """What a network gives, [B, K, ...], as logarithms of probabilities of the same shape."""
+        return logits.log_softmax(1)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """What a network gives, [B, K, ...], as probabilities of the same shape."""
+        return logits.softmax(1)
 
     @abstractmethod
     def hits(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -201,11 +215,15 @@ class Task(ABC):
 
     # --------------------------------------------------------------------------------------------- robustness
 
+    def chosen(self, probabilities: np.ndarray) -> np.ndarray:
+        """What the stress test takes as the prediction, from probabilities, float32 [B, K, ...]: the most probable class."""
+        return probabilities.argmax(1)
+
     def mark(self, predicted: np.ndarray, targets: np.ndarray, classes: int) -> np.ndarray:
         """What is kept of each image in one pass of the stress test, [B, ...].
 
         Args:
-            predicted: int64 [B] or [B, H, W].
+            predicted: what `chosen` gives: classes, int64 [B] or [B, H, W].
         """
         raise RequestError(f"there is no stress test for the task {self.name}")
 

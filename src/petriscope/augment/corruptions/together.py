@@ -11,6 +11,7 @@ from torch import Tensor
 from petriscope.augment.corruptions import CORRUPTIONS, Corruption
 from petriscope.augment.corruptions.draws import Draws, image_keys
 from petriscope.augment.families import FAMILIES, Family, family_of
+from petriscope.core.channels import FULL, Names, groups_of
 from petriscope.core.device import upload
 from petriscope.core.errors import RequestError
 
@@ -31,15 +32,20 @@ class Together:
     severity: Tensor
     keys: Tensor
 
-    def images(self, images: Tensor) -> Tensor:
-        """Corrupt images, uint8 [B, H, W, C] -> the same. Values are rounded to bytes once, at the end."""
-        pixels = images.permute(0, 3, 1, 2).contiguous().float().div_(255)
+    def images(self, images: Tensor, channels: Names = ()) -> Tensor:
+        """Corrupt images, uint8 or uint16 [B, H, W, C] -> the same. Values are rounded once, at the end.
+
+        Args:
+            channels: names; empty: gray or RGB.
+        """
+        full = FULL[8 * images.element_size()]
+        pixels = images.permute(0, 3, 1, 2).contiguous().float().div_(full)
         for place, name in enumerate(self.names):
             rows, severity, keys, here = self._having(place, images.device)
             if len(rows):
-                changed = CORRUPTIONS[name](pixels.index_select(0, here), severity, keys)
+                changed = CORRUPTIONS[name](pixels.index_select(0, here), severity, keys, groups_of(channels))
                 pixels.index_copy_(0, here, changed.contiguous())
-        return pixels.mul_(255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+        return pixels.mul_(full).round_().to(images.dtype).permute(0, 2, 3, 1).contiguous()
 
     def masks(self, masks: Tensor) -> Tensor:
         """Move masks, uint8 [B, H, W], as `images` moves their images."""

@@ -8,44 +8,48 @@ from pathlib import Path
 
 import numpy as np
 
+from petriscope.core.device import uncollected
 from petriscope.core.errors import DataError, MissingSource, RequestError, near, shown
 from petriscope.core.files import user_path
 from petriscope.core.recipe import DataSection
 from petriscope.data.decode import SUFFIXES
 from petriscope.data.imageset import SPLITS, ImageSet
+from petriscope.data.omissions import LeftOut
 from petriscope.data.sources import medmnist, parquet_images, remote, stored_arrays, webdataset
 from petriscope.data.sources.exports import FORMATS, damaged_files, find_export, list_images, read_export
 from petriscope.data.sources.exports import SUFFIXES as EXPORTED
 from petriscope.data.sources.exports.annotations import Export
-from petriscope.data.sources.listing import PACKED, TABLES, ImageFile
+from petriscope.data.sources.label_sets import MULTILABEL
+from petriscope.data.sources.listing import PACKED, TABLES, ImageFile, single_pages
 from petriscope.data.sources.packed import is_archive
 from petriscope.data.sources.pairs import Pairs, find_pairs
 from petriscope.data.sources.spelling import spelled
-from petriscope.data.walk import Folder, LeftOut, walk
+from petriscope.data.walk import Folder, set_arrays_apart, walk
 
 NAMED = {
     **{
         name: f"{found.about}; 28 x 28; downloaded once; {name}:64, :128 and :224 are larger"
         for name, found in medmnist.COLLECTIONS.items()
-        if found.classes
     },
     "cifar10": "ten kinds of things, 32 x 32 RGB, 60,000 images; downloaded once (170 MB)",
     "digits": "handwritten digits, 8 x 8 gray, 1,797 images; embedded",
     "synthetic-smear": "drawn blood cells of eight kinds, any number of images (synthetic-smear:COUNT); embedded",
     "synthetic-smear-other": "the same kinds of cell under another drawn microscope: fainter, larger, in bluish light; embedded",
+    "synthetic-shapes": "drawn shapes of four kinds, several per image, any number of images (synthetic-shapes:COUNT); embedded",
     "synthetic-terrain": "drawn ground with masks of four classes, any number of images (synthetic-terrain:COUNT); embedded",
 }
 KINDS = (
     "an npz in MedMNIST's layout, a folder of class folders or a zip or tar of it, a cifar-10-batches-py folder, a CSV "
-    "or Parquet table with the columns path and label, Parquet files with images, WebDataset shards, an HDF5 file or a "
-    "Zarr folder, an npz or a folder of images (images) and masks, images with an export of a labelling tool "
-    f"({FORMATS}), an address of one of these such as s3://bucket/cells, or one of {', '.join(NAMED)}"
+    "or Parquet table with the columns path and label (or one of 0 and 1 per label), Parquet files with images, WebDataset "
+    "shards, an HDF5 file or a Zarr folder, an npz or a folder of images (images) and masks, images with an export of a "
+    f"labelling tool ({FORMATS}), an address of one of these such as s3://bucket/cells, or one of {', '.join(NAMED)}"
 )
 SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 UNSPLIT = "all"  # the name of the only image set of a source without splits
 DRAWN = {
     "synthetic-smear": ("synthetic_smear", "read"),
     "synthetic-smear-other": ("synthetic_smear", "read_other"),
+    "synthetic-shapes": ("synthetic_shapes", "read"),
     "synthetic-terrain": ("synthetic_terrain", "read"),
 }
 
@@ -71,7 +75,9 @@ def read(source: str, section: DataSection, warnings: list[str] | None = None) -
             f"{source} is the known data set of that name, not the file or folder; to read that, write ./{source}"
         )
     name, _, count = source.partition(":")
-    if source == "cifar10" or name in medmnist.COLLECTIONS:
+    if section.stream is not None and (streamed := _streamed(source, section, notes)) is not None:
+        sets = streamed
+    elif source == "cifar10" or name in medmnist.COLLECTIONS:
         sets = _module("known").read(source, section, notes)
     elif name in medmnist.VOLUMES and not Path(source).exists():
         raise RequestError(f"{name} has volumes rather than images, which are not supported")
@@ -92,6 +98,17 @@ def read(source: str, section: DataSection, warnings: list[str] | None = None) -
             "pattern for paths), a table (then it is a column), or an npz with arrays such as train_groups"
         )
     return sets if section.block is None else _blocks(sets, section.block, source)
+
+
+def _streamed(source: str, section: DataSection, warnings: list[str]) -> dict[str, ImageSet] | None:
+    """The shards of a source, which are read while training; None if it has none, which is said."""
+    streams = _module("streams")
+    try:
+        sets: dict[str, ImageSet] = streams.read(source, section, warnings)
+    except streams.NoShards as why:
+        warnings.append(f"data.stream has no effect, and the images are read as without it: {why}")
+        return None
+    return sets
 
 
 def _blocks(sets: dict[str, ImageSet], size: int, source: str) -> dict[str, ImageSet]:
@@ -132,9 +149,13 @@ def list_files(source: str, section: DataSection) -> list[ImageFile]:
     and neither has one whose images are cut out of those in its files."""
     if source.partition(":")[0] in NAMED:
         return []
+    if section.stream is not None and _module("streams").has_shards(source):  # which are not copied
+        return []
     path = remote.copy(source) if remote.is_address(source) else user_path(source)
     if path.is_dir() and stored_arrays.is_zarr(path):
         return []
+    if (table := _labels_in(path, section)) is not None:
+        return _module("tables").list_files(table, section)
     if path.is_dir() or path.suffix.lower() in EXPORTED:
         batches = _module("cifar_batches")
         is_batches = any(batches.is_batches(folder) for folder in (path, path / batches.FOLDER))
@@ -143,14 +164,14 @@ def list_files(source: str, section: DataSection) -> list[ImageFile]:
             return list_images(found.tree, found.export, section)
         if isinstance(found, Stored):
             return []
-        return found.files if isinstance(found, Pairs) else found
+        return found.files if isinstance(found, Pairs) else single_pages(found, section)
     if path.is_file() and is_archive(path):
         return _module("archives").list_files(path)
     if path.suffix.lower() not in TABLES or (
         path.suffix.lower() in parquet_images.SUFFIXES and parquet_images.holds_images(path, section)
     ):
         return []
-    return _module("tables").list_files(path)
+    return _module("tables").list_files(path, section)
 
 
 def _read_path(source: str, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
@@ -164,6 +185,8 @@ def _read_path(source: str, section: DataSection, warnings: list[str]) -> dict[s
         )
     if (path.is_dir() and stored_arrays.is_zarr(path)) or path.suffix.lower() in stored_arrays.HDF5:
         return stored_arrays.read(path, section, warnings)
+    if (table := _labels_in(path, section)) is not None:
+        return _module("tables").read(table, section, warnings)
     if path.is_dir():
         batches = _module("cifar_batches")
         for folder in (path, path / batches.FOLDER):
@@ -201,6 +224,27 @@ def _read_path(source: str, section: DataSection, warnings: list[str]) -> dict[s
     raise RequestError(f"{source} is a file of an unknown kind ({path.suffix or 'no suffix'}).\nA source is {KINDS}.")
 
 
+def _labels_in(folder: Path, section: DataSection) -> Path | None:
+    """The table with the labels of a folder of images, where the recipe says that images have any number of labels, which folders
+    of classes cannot show; None for what is no folder, or another task.
+
+    Raises:
+        RequestError: there is no table in the folder, or there are several.
+    """
+    if section.task != MULTILABEL or not folder.is_dir() or stored_arrays.is_zarr(folder):
+        return None
+    tables = sorted(each for each in folder.iterdir() if each.suffix.lower() in TABLES and each.is_file())
+    if len(tables) != 1:
+        found = (
+            f"{len(tables)} tables, such as {tables[0].name}; name one of them as the source" if tables else "no table"
+        )
+        raise RequestError(
+            f"data.task is {MULTILABEL}, and the folder {folder} has {found}. The labels of a folder of images are read from a "
+            "table in it (CSV or Parquet) with the columns path and label"
+        )
+    return tables[0]
+
+
 @dataclass(frozen=True)
 class Found:
     """A folder with an export of a labelling tool."""
@@ -225,15 +269,20 @@ class Stored:
 def _stored(tree: Folder, left_out: LeftOut) -> Stored | None:
     """The files that images are stored in, if a folder has some and no image files."""
     names = [name.lower() for part in tree.all() for name in part.others]
+    shards, tables = (
+        any(name.endswith(ends) for name in names) for ends in (webdataset.SHARDS, parquet_images.SUFFIXES)
+    )
+    if not (shards or tables):
+        return None
+    set_arrays_apart(tree, shards=True)
     if tree.count:
         return None
-    if any(name.endswith(webdataset.SHARDS) for name in names):
+    if shards:
         return Stored("webdataset", webdataset.find_shards(tree, left_out))
-    if any(name.endswith(parquet_images.SUFFIXES) for name in names):
-        return Stored("parquet_images", parquet_images.find_tables(tree, left_out))
-    return None
+    return Stored("parquet_images", parquet_images.find_tables(tree, left_out))
 
 
+@uncollected()
 def _look(path: Path, section: DataSection, warnings: list[str]) -> Pairs | list[ImageFile] | Found | Stored:
     """The images of a folder, with their masks, what was drawn in them, or their classes. A file that is named is an export.
 
@@ -251,8 +300,12 @@ def _look(path: Path, section: DataSection, warnings: list[str]) -> Pairs | list
     if pairs is None and (export := find_export(tree)) is not None:
         warnings += left_out.sentences(path)
         return Found(tree, export)
+    if pairs is None:
+        set_arrays_apart(tree)
     try:
-        found = pairs or find_pairs(tree, left_out, notes) or _module("folders").find_images(tree, left_out, notes)
+        if section.crop is not None:
+            pairs = find_pairs(tree, left_out, notes)
+        found = pairs or _module("folders").find_images(tree, left_out, notes)
     except DataError as error:
         raise DataError(". ".join([str(error), *damaged_files(tree)])) from None
     warnings += [*notes, *left_out.sentences(path)]

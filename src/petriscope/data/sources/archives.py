@@ -9,11 +9,12 @@ from petriscope.core.errors import DataError
 from petriscope.core.files import parsing
 from petriscope.core.recipe import DataSection
 from petriscope.data.imageset import ImageSet
+from petriscope.data.omissions import LeftOut
 from petriscope.data.sources import folders, webdataset
 from petriscope.data.sources.listing import ImageFile
 from petriscope.data.sources.packed import Archive, Members, open_archive
 from petriscope.data.sources.pairs import find_pairs
-from petriscope.data.walk import LeftOut, tree_of
+from petriscope.data.walk import set_arrays_apart, tree_of
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,10 @@ def _look(archive: Archive, warnings: list[str]) -> Found:
         tree = tree_of(path, (place.name for place in archive.listing.files), archive.listing.folders, left_out)
         if find_pairs(tree, left_out, notes):
             raise DataError(f"{path} has images and masks, which are read from folders alone; unpack it")
+        set_arrays_apart(tree)
         found = folders.find_images(tree, left_out, notes)
     warnings += [*notes, *left_out.sentences(path)]
-    files = [replace(file, path=archive.file(places[Path(str(file.path))])) for file in found]
+    files = [replace(file, place=archive.file(places[Path(str(file.path))])) for file in found]
     return Found(
         files, Members([f"{archive.digest} {places[Path(str(file.path))].at}" for file in found], archive.found)
     )

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from petriscope.core.errors import DataError
 from petriscope.core.names import tidy
 from petriscope.core.recipe import DataSection
 from petriscope.data.decode_many import Known, decode_files
 from petriscope.data.imageset import ImageSet
+from petriscope.data.omissions import LeftOut
 from petriscope.data.sources.labels import index_names
 from petriscope.data.sources.listing import (
     PACKED,
@@ -22,9 +26,10 @@ from petriscope.data.sources.listing import (
     groups_of,
     rows_by_split,
     sets_over,
+    single_pages,
 )
 from petriscope.data.sources.spelling import bare_stem, spelled, split_in, split_of
-from petriscope.data.walk import Folder, LeftOut, count_others, stem_of, suffix_of
+from petriscope.data.walk import Folder, are_arrays, count_others, stem_of, suffix_of
 
 BOXES = (".txt", ".xml", ".json")  # files that other tools write boxes and outlines to
 TOOLS = ("COCO", "Pascal VOC", "YOLO", "LabelMe", "CVAT", "Label Studio")  # of which exports are read
@@ -47,9 +52,15 @@ def read(
     Raises:
         DataError: an unreadable image, or an id that ``group`` does not match.
     """
+    whole = [file.id for file in found]
+    if known is None:
+        found = single_pages(found, section)
     files, names = [file.id for file in found], [file.label for file in found]
     groups = groups_of(section, files)
-    decoded = decode_files([file.path for file in found], files, section, str(path), known)
+    if groups is None and len(found) > len(whole):
+        groups = np.array([file.id.rpartition("#")[0] for file in found])
+        warnings.append("the pages of a file are one group of images, which stays together when splits are drawn")
+    decoded = decode_files([file.place for file in found], files, section, str(path), known)
     warnings += decoded.warnings
     rows = rows_by_split(decoded, [file.split for file in found])
     targets, classes = index_names(
@@ -75,13 +86,20 @@ def find_images(tree: Folder, left_out: LeftOut, notes: list[str]) -> list[Image
         for split, folder in _split_folders(_enter(tree, "all", notes), left_out, notes).items():
             classes = _class_folders(folder if split == "all" else _enter(folder, split, notes), left_out, notes)
             for part, entry in _parts(split, classes, notes):
-                files = sorted((inner.id_of(name), inner.path / name) for inner in part.all() for name in inner.images)
+                files = sorted(file for inner in part.all() for file in _files_in(inner))
                 within = split if part is entry else str(split_of(part.name))
-                out += [ImageFile(name, path, within, tidy(entry.name)) for name, path in files]
+                label = tidy(entry.name)
+                out += [ImageFile(name, path, within, label) for name, path in files]
                 count_others(part, left_out)
     except DataError as error:
         raise DataError(". ".join([str(error), *_hints(tree)])) from None
     return out
+
+
+def _files_in(folder: Folder) -> Iterator[tuple[str, str]]:
+    """The ids and the paths of the images in a folder. Of many files, paths are texts, which take less time and memory."""
+    below, at = folder.id_of(""), f"{folder.path}{os.sep}"
+    return ((below + name, at + name) for name in folder.images)
 
 
 def _enter(folder: Folder, split: str, notes: list[str]) -> Folder:
@@ -176,13 +194,17 @@ def _count_loose(folder: Folder, left_out: LeftOut) -> None:
 
 def _refuse_twins(folder: Folder) -> None:
     """Refuse a folder that is called like masks, or like images, and whose files have the names of another's."""
-    stems = {
-        entry: {bare_stem(stem_of(name))[0] for part in entry.all() for name in part.images} for entry in folder.folders
-    }
+    stems: dict[Folder, set[str]] = {}
+
+    def stems_of(entry: Folder) -> set[str]:
+        if entry not in stems:
+            stems[entry] = {bare_stem(stem_of(name))[0] for part in entry.all() for name in part.images}
+        return stems[entry]
+
     for entry in folder.folders:
         if spelled(entry.name).role == "masks" or re.search("image|img", entry.name, re.IGNORECASE):
             for other in folder.folders:
-                if other is not entry and stems[other] == stems[entry]:
+                if other is not entry and stems_of(other) == stems_of(entry):
                     raise DataError(
                         f"{folder.path} has {entry.name} and {other.name} with files of the same names: images and masks, or "
                         f"classes? Call them images and masks; if they are classes, {TABLE}"
@@ -213,6 +235,11 @@ def _no_classes(folder: Folder) -> str:
         f"{len(folder.images):,} images are in {folder.path} itself; make a folder for each class in it, and put the images "
         "of the class there"
     )
+    if are_arrays(folder.images):
+        return (
+            f"{text}; each file has the array of one image, [H, W] or [H, W, C]. Arrays of many images, and their labels, can be "
+            "saved together with numpy.savez(PATH, train_images=..., train_labels=...)"
+        )
     words = [match[1] for name in folder.images if (match := _WORD.match(name))]
     if len(words) == len(folder.images) >= 2 * len({*words}) > 2:
         return f"{text}. If their names begin with their classes, as {folder.images[0]} with {words[0]}, {TABLE}"

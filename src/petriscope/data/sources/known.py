@@ -61,7 +61,7 @@ def of_medmnist(source: str) -> Download:
     """The file of a set of MedMNIST.
 
     Raises:
-        RequestError: there is no such size, or the images have several labels each.
+        RequestError: there is no such size.
     """
     file, md5 = medmnist.file_of(source)
     return Download(source, file, medmnist.URL.format(file=file), md5)

@@ -31,10 +31,10 @@ def check_numbers(labels: np.ndarray, where: str, warnings: list[str] | None = N
     if labels.ndim > 2 or labels.ndim == 0:
         raise DataError(f"{where} has shape {list(labels.shape)}; labels are [N], one class number per image")
     if labels.ndim == 2 and labels.shape[1] != 1:
-        if not _is_one_hot(labels):
+        if not is_one_hot(labels):
             raise DataError(
-                f"{where} has shape {list(labels.shape)}: {labels.shape[1]} labels per image, which are not one-hot. Several "
-                "labels per image are not supported; give one class number per image, such as argmax(1) of probabilities"
+                f"{where} has shape {list(labels.shape)}: {labels.shape[1]} numbers per image, which are not one-hot. Give one "
+                "class number per image, such as argmax(1) of probabilities; or 0 and 1 for any number of labels per image"
             )
         if warnings is not None:
             warnings.append(f"{where} is one-hot; the class numbers 0 to {labels.shape[1] - 1} were read from it")
@@ -60,7 +60,8 @@ def check_numbers(labels: np.ndarray, where: str, warnings: list[str] | None = N
     return labels.astype(np.int64)
 
 
-def _is_one_hot(labels: np.ndarray) -> bool:
+def is_one_hot(labels: np.ndarray) -> bool:
+    """Whether labels, [N, K], have a single 1 among zeros in each row."""
     if labels.dtype.kind not in "iubf" or not labels.size:
         return False
     return bool(((labels == 0) | (labels == 1)).all() and ((labels == 1).sum(1) == 1).all())
@@ -112,8 +113,9 @@ def index_names(
         DataError: val or test has a class that train lacks; two names look alike; or there are more than `MAX_CLASSES`.
         RequestError: ``section.classes`` lacks a class of the source.
     """
-    names = {split: [tidy(name) for name in part] for split, part in names.items()}
-    every = {name for part in names.values() for name in part}
+    tidied = {name: tidy(name) for part in names.values() for name in {*part}}
+    names = {split: [tidied[name] for name in part] for split, part in names.items()}
+    every = {*tidied.values()}
     _check_length(every, where)
     if len(every) > MAX_CLASSES:
         raise DataError(f"{where} has {len(every):,} different labels; at most {MAX_CLASSES:,} classes are allowed")

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from petriscope.core.errors import DataError
 from petriscope.core.files import readable
+from petriscope.core.progress import track
 from petriscope.core.recipe import DataSection
+from petriscope.data.decode import pages_of, workers
 from petriscope.data.decode_many import Decoded
 from petriscope.data.imageset import ImageSet
-from petriscope.data.in_memory import Within
+from petriscope.data.in_memory import Page, Within
+from petriscope.data.sources.labels import index_names, name_numbers, text_numbers
 
+MICROMETERS = "micrometers_per_pixel"  # the column
 PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 TEXT_TABLES = (".csv", ".tsv")
 TABLES = (*TEXT_TABLES, ".parquet", ".pq")
@@ -23,7 +28,7 @@ TABLES = (*TEXT_TABLES, ".parquet", ".pq")
 # What other tools call the columns path and label, in lower case and without separators.
 CALLED = {
     "path": re.compile("(?:image|img)?(?:file)?(?:path|name)|(?:image|img)(?:file)?|file"),
-    "label": re.compile("class(?:name|label)?|labelname|category|target"),
+    "label": re.compile("class(?:name|label)?|labels|labelname|category|target|findinglabels?"),
     "split": re.compile("split"),
 }
 
@@ -40,22 +45,28 @@ class ImageFile:
 
     Args:
         id: the name of the image, as in `ImageSet.ids`.
-        path: of the file, or the file itself if it is within another.
+        place: the path of the file, also as text; or the file itself if it is within another.
         split: train, val, test or ``all``.
         label: the class in the source; empty for a mask.
         mask: the file of its mask, if it has one or should have one.
     """
 
     id: str
-    path: Path | Within
+    place: str | Path | Within | Page
     split: str
     label: str
     mask: Path | None = None
 
     def __post_init__(self) -> None:
         # What is made of a source goes into files in UTF-8; the path alone keeps bytes that are not.
-        object.__setattr__(self, "id", readable(self.id))
-        object.__setattr__(self, "label", readable(self.label))
+        if not (self.id.isascii() and self.label.isascii()):
+            object.__setattr__(self, "id", readable(self.id))
+            object.__setattr__(self, "label", readable(self.label))
+
+    @property
+    def path(self) -> Path | Within | Page:
+        """The file."""
+        return Path(self.place) if isinstance(self.place, str) else self.place
 
     @property
     def mask_file(self) -> Path:
@@ -64,13 +75,57 @@ class ImageFile:
         return self.mask
 
 
+def agreed_splits(splits: Mapping[Path, str | None], source: str) -> dict[Path, str]:
+    """The split of each file that images are stored in, where the names of all say one; ``all`` for each, where none does.
+
+    Raises:
+        DataError: the names of some say one.
+    """
+    without = [path for path, split in splits.items() if split is None]
+    if without and len(without) < len(splits):
+        other = next(path for path, split in splits.items() if split is not None)
+        raise DataError(
+            f"{source}: the name of {other.name} says its split, and that of {without[0].name} does not; name all of them "
+            "train, val or test, or none"
+        )
+    return {path: split or "all" for path, split in splits.items()}
+
+
+def labeled_sets(
+    decoded: Decoded,
+    splits: Sequence[str],
+    labels: Sequence[str],
+    about: str,
+    listed: Sequence[str] | None,
+    names: Sequence[str],
+    groups: np.ndarray | None,
+    columns: Mapping[str, np.ndarray],
+    section: DataSection,
+    source: str,
+) -> dict[str, ImageSet]:
+    """One image set per split, from the label of each file as text.
+
+    Args:
+        splits, labels, names, groups, columns: of all files; the names become ids.
+        about: where the labels are, in words.
+        listed: the names of classes that labels may be the numbers of.
+    """
+    rows = rows_by_split(decoded, splits)
+    numbers = text_numbers(labels, listed or section.classes, about)
+    if numbers is not None:
+        targets, classes = name_numbers({s: numbers[r] for s, r in rows.items()}, listed, section, source)
+    else:
+        targets, classes = index_names({s: [labels[row] for row in r] for s, r in rows.items()}, section, source)
+    named = numbers is None or listed is not None or section.classes is not None
+    return sets_over(decoded, rows, targets, classes, names, groups, named, columns)
+
+
 def rows_by_split(decoded: Decoded, splits: Sequence[str]) -> dict[str, np.ndarray]:
     """The readable files of each split that has any, as int64 indices into the list of files. Splits are in the order of their
     first occurrence."""
-    rows = {
-        split: np.array([index for index in decoded.kept if splits[index] == split], dtype=np.int64)
-        for split in dict.fromkeys(splits)
-    }
+    numbers = {split: number for number, split in enumerate(dict.fromkeys(splits))}
+    of_each = np.fromiter((numbers[split] for split in splits), np.int64, len(splits))[decoded.kept]
+    rows = {split: decoded.kept[of_each == number] for split, number in numbers.items()}
     return {split: indices for split, indices in rows.items() if len(indices)}
 
 
@@ -93,6 +148,7 @@ def sets_over(
         named: whether the classes have names in the source or in the recipe.
     """
     ids = np.array(names)
+    columns = {**(columns or {}), **_pixel_sizes(decoded)}
     return {
         split: ImageSet(
             pixels=decoded.pixels,
@@ -102,12 +158,40 @@ def sets_over(
             ids=ids[indices],
             groups=None if groups is None else groups[indices],
             sizes=decoded.sizes[indices],
-            columns={name: values[indices] for name, values in (columns or {}).items()},
+            padded=decoded.padded,
+            columns={name: values[indices] for name, values in columns.items()},
             rows=indices,
             named=named,
+            channels=decoded.channels,
         )
         for split, indices in rows.items()
     }
+
+
+def _pixel_sizes(decoded: Decoded) -> dict[str, np.ndarray]:
+    """The column with the micrometers per pixel that files say, if any does."""
+    if decoded.micrometers is None or not len(decoded.micrometers):
+        return {}
+    words = [
+        "" if np.isnan(height) else f"{height:.6g}" if height == width else f"{height:.6g} x {width:.6g}"
+        for height, width in decoded.micrometers.tolist()
+    ]
+    return {MICROMETERS: as_column(words)}
+
+
+def single_pages(found: list[ImageFile], section: DataSection) -> list[ImageFile]:
+    """The files, or their pages where each of these is an image: ``name#0``, ``name#1`` ... A file that cannot be opened stays,
+    and is said to be unreadable when it is decoded."""
+    if section.pages != "images":
+        return found
+    with ThreadPoolExecutor(workers()) as pool:
+        pages = pool.map(lambda file: pages_of(file.path), found)
+        every = list(track(pages, "looking for pages", len(found), "files"))
+    return [
+        replace(file, id=f"{file.id}#{page.number}", place=page) if isinstance(page, Page) else file
+        for file, pages in zip(found, every, strict=True)
+        for page in pages
+    ]
 
 
 def as_column(values: Iterable[str]) -> np.ndarray:
@@ -118,7 +202,15 @@ def as_column(values: Iterable[str]) -> np.ndarray:
 
 def folder_column(names: Sequence[str]) -> dict[str, np.ndarray]:
     """The column that images in folders have: the folder that each lies in, as in its id."""
-    return {"folder": as_column(str(PurePosixPath(name).parent) for name in names)}
+    known: dict[str, str] = {}  # a path for each of many files would take longer than to find them
+
+    def folder(name: str) -> str:
+        head = name[: name.rfind("/") + 1]
+        if head not in known:
+            known[head] = str(PurePosixPath(head))
+        return known[head]
+
+    return {"folder": as_column(map(folder, names))}
 
 
 def groups_of(section: DataSection, names: Sequence[str]) -> np.ndarray | None:

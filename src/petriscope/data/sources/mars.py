@@ -9,6 +9,7 @@ import numpy as np
 from petriscope.core.errors import DataError
 from petriscope.core.recipe import DataSection
 from petriscope.data.imageset import ImageSet
+from petriscope.data.omissions import LeftOutSentence, Omission
 from petriscope.data.sources.mask_values import build_mask_sets
 from petriscope.data.sources.npz_file import NpzFile
 
@@ -41,9 +42,12 @@ def read(archive: NpzFile, section: DataSection, warnings: list[str]) -> dict[st
             "each image and its mask"
         )
     if TEST in names:
-        warnings.append(f"{TEST} of {path} has no masks and was left out; petriscope predict can segment such images")
+        text = f"{TEST} of {path} has no masks and was left out; petriscope predict can segment such images"
+        count = next(iter(archive.inspect(TEST).shape), 0)
+        warnings.append(LeftOutSentence(text, [Omission("images without masks", count, TEST)]))
     if unused := sorted(names - {TRAIN, NAMES, TEST}) + archive.others:
-        warnings.append(f"{path} also has {', '.join(unused[:12])}, which are not read")
+        text = f"{path} also has {', '.join(unused[:12])}, which are not read"
+        warnings.append(LeftOutSentence(text, [Omission("arrays that are not read", len(unused), unused[0])]))
     block = section.block or BLOCK
     groups = {"all": np.array([f"block {index // block}" for index in range(len(pairs))])}
     pixels, masks = {"all": np.ascontiguousarray(pairs[:, 0])}, {"all": pairs[:, 1]}

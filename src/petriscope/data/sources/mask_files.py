@@ -16,13 +16,26 @@ from petriscope.core.errors import DataError
 from petriscope.core.masks import IGNORE
 from petriscope.core.progress import track
 from petriscope.data import cache
-from petriscope.data.decode import Unreadable, image_size, open_image, orientation_of, resize, workers
+from petriscope.data.decode import (
+    NUMBERS,
+    Unreadable,
+    image_size,
+    is_npy,
+    is_turned,
+    open_image,
+    orientation_of,
+    read_npy,
+    resize,
+    workers,
+)
 from petriscope.data.in_memory import AnyFile
 from petriscope.data.sources.listing import ImageFile
 from petriscope.data.sources.mask_values import GRAY, MOST_UNNAMED, ValueTable, pack, refusal
 from petriscope.data.stored import look
+from petriscope.data.tiles import padded
 
 LOSSLESS = frozenset(["BMP", "DIB", "GIF", "IM", "PCX", "PNG", "PPM", "QOI", "SGI", "SUN", "TGA", "TIFF"])
+MOST_VALUE = 2**31 - 1
 MANY = 1000  # values of a mask that are kept; an indexed image has 256 at most
 FIX = "a mask has one class number per pixel: save it as an indexed or gray image"
 
@@ -88,10 +101,11 @@ class MaskReader:
     Args:
         table: the values of the classes; None: class numbers.
         size: (height, width) that masks are resized to, by nearest neighbor.
+        own: masks keep their own sizes; what is added up to ``size`` is unlabeled.
     """
 
-    def __init__(self, table: ValueTable | None, size: tuple[int, int]) -> None:
-        self.table, self.size = table, size
+    def __init__(self, table: ValueTable | None, size: tuple[int, int], own: bool = False) -> None:
+        self.table, self.size, self.own = table, size, own
         self.numbers: set[int] = set()  # some of the values, where many
         self.colors: set[int] = set()
         self.beyond: Path | None = None  # the first file with values that are no class numbers
@@ -113,7 +127,7 @@ class MaskReader:
         files = [pair.mask_file for pair in pairs]
         contents = cache.contents(files, f"{files[0]} and the other {split} masks")
         known = tuple(zip(map(str, files), contents.values, images, strict=True))
-        key = cache.make_key("masks", known, self.table, self.size)
+        key = cache.make_key("masks", known, self.table, self.size, *(["own sizes"] if self.own else []))
         about: dict[str, list[str | dict[str, Any]]] = {}
 
         def blocks() -> Iterator[np.ndarray]:
@@ -148,7 +162,7 @@ class MaskReader:
                 return asdict(_Values.of(stored))
             else:
                 numbers = stored.values.astype(np.uint8)
-            out[index] = resize(numbers[..., None], self.size, "nearest")[..., 0]
+            out[index] = fitted(numbers, self.size, self.own)
             return asdict(_Values.of(stored))
 
         with ThreadPoolExecutor(workers()) as pool:
@@ -217,24 +231,35 @@ class MaskReader:
                 )
 
 
+def fitted(mask: np.ndarray, size: tuple[int, int], own: bool) -> np.ndarray:
+    """A mask, uint8 [H, W], resized to ``size`` by nearest neighbor; or, with its ``own`` size, in the top left corner of that,
+    and unlabeled beside it."""
+    return padded(mask, size, IGNORE) if own else resize(mask[..., None], size, "nearest")[..., 0]
+
+
 def read_mask(file: Path, image: AnyFile) -> StoredMask:
     """Read a mask.
 
     Args:
-        file: in a lossless format, with 1 to 32 bits per pixel, indexed, gray, or in color without transparency.
+        file: in a lossless format, with 1 to 32 bits per pixel, indexed, gray, or in color without transparency; or an npy file
+            with an array of numbers or truth values [H, W], or of colors [H, W, 3].
         image: its image, which must have the same size.
 
     Raises:
         DataError: the mask cannot be used. The message names it and says why.
     """
+    tagged = False
     try:
-        with open_image(file) as opened:
-            _check_form(file, opened)
-            scale, tagged = _gray_step(opened), orientation_of(opened) > 1
-            opened.load()
-            found = _values(file, ImageOps.exif_transpose(opened), scale)
-            if opened.format == "GIF" and found.is_gray:  # its encoder had to make a palette
-                found = StoredMask(found.colors & 255)
+        if is_npy(file):
+            found = _of_array(file, read_npy(file, NUMBERS + "b"))
+        else:
+            with open_image(file) as opened:
+                _check_form(file, opened)
+                scale, tagged = _gray_step(opened), orientation_of(opened) > 1
+                opened.load()
+                found = _values(file, ImageOps.exif_transpose(opened), scale)
+                if opened.format == "GIF" and found.is_gray:  # its encoder had to make a palette
+                    found = StoredMask(found.colors & 255)
     except DataError:
         raise
     except Unreadable as error:
@@ -247,8 +272,7 @@ def read_mask(file: Path, image: AnyFile) -> StoredMask:
             f"{file} is {found.values.shape[0]} x {found.values.shape[1]} and its image {height} x {width} "
             "(height x width); a mask must have the size of its image"
         )
-    with open_image(image) as shown:
-        return replace(found, turned=orientation_of(shown) > 1 and not tagged)
+    return replace(found, turned=is_turned(image) and not tagged)
 
 
 def _check_form(file: Path, image: Image.Image) -> None:
@@ -291,16 +315,41 @@ def _values(file: Path, image: Image.Image, scale: int) -> StoredMask:
         image = image.convert("L" if image.mode == "LA" else "RGB")
     values = np.asarray(image)
     if image.mode == "RGB":
-        if (values == values[..., :1]).all():
-            return StoredMask(values[..., 0])
-        return StoredMask(pack(values), colored=True)
+        return _of_colors(values)
+    values = _whole(file, values)
+    return StoredMask(values // scale if scale > 1 else values.astype(np.uint8) if image.mode == "1" else values)
+
+
+def _of_array(file: Path, values: np.ndarray) -> StoredMask:
+    """What the array of an npy file holds, [H, W], [H, W, 1] or [H, W, 3]."""
+    if values.ndim == 3 and values.shape[2] == 3 and values.dtype == np.uint8:
+        return _of_colors(values)
+    if values.ndim == 3 and values.shape[2] > 1:
+        raise DataError(
+            f"{file} is {values.dtype} {list(values.shape)}; a mask is an array [H, W] of class numbers, or uint8 [H, W, 3] of "
+            "colors"
+        )
+    values = values.astype(np.uint8) if values.dtype.kind == "b" else _whole(file, values)
+    if values.max(initial=0) > MOST_VALUE:
+        raise DataError(f"{file} has the value {values.max()}; class numbers are small")
+    return StoredMask(values.reshape(values.shape[:2]))
+
+
+def _of_colors(values: np.ndarray) -> StoredMask:
+    if (values == values[..., :1]).all():
+        return StoredMask(values[..., 0])
+    return StoredMask(pack(values), colored=True)
+
+
+def _whole(file: Path, values: np.ndarray) -> np.ndarray:
+    """Values as whole numbers from 0."""
     if values.dtype.kind == "f":
         if not (np.isfinite(values).all() and (values == np.rint(values)).all()):
             raise DataError(f"{file} has pixels that are not whole numbers; {FIX}")
         values = values.astype(np.int64)
     if values.size and values.min() < 0:
         raise DataError(f"{file} has the value {values.min()}; class numbers count from 0")
-    return StoredMask(values // scale if scale > 1 else values.astype(np.uint8) if image.mode == "1" else values)
+    return values
 
 
 def _indexed(image: Image.Image) -> StoredMask:

@@ -15,6 +15,7 @@ from petriscope.core.names import tidy
 from petriscope.core.recipe import DataSection
 from petriscope.data.decode_many import decode_files
 from petriscope.data.imageset import ImageSet
+from petriscope.data.omissions import LeftOutSentence, Omission
 from petriscope.data.sources.listing import folder_column, groups_of, rows_by_split, sets_over
 from petriscope.data.sources.mask_files import MaskReader
 from petriscope.data.sources.mask_values import ValueTable, given_table, have_names, name_values, pack
@@ -56,7 +57,7 @@ def read(path: Path, pairs: Pairs, section: DataSection, warnings: list[str]) ->
     names, table = _names(homes), given_table(section)
     if table is None and (listed := _color_table(homes)) is not None:
         names, table = listed
-    reader = MaskReader(table, (int(height), int(width)))
+    reader = MaskReader(table, (int(height), int(width)), decoded.padded)
     rows = rows_by_split(decoded, [pair.split for pair in found])
     masks, bad = {}, []
     for split, indices in list(rows.items()):
@@ -125,4 +126,5 @@ def _refuse(problems: list[str], section: DataSection, warnings: list[str]) -> N
         listed = f"{len(problems):,} images or masks cannot be used: {listed}"
     if section.unreadable == "stop":
         raise DataError(f"{listed}. To leave them out: --set data.unreadable=skip")
-    warnings.append(f"{listed}; left out")
+    unusable = Omission("images or masks that cannot be used", len(problems), problems[0])
+    warnings.append(LeftOutSentence(f"{listed}; left out", [unusable]))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from petriscope.core.channels import Names
 from petriscope.core.errors import DataError, RequestError, near
 from petriscope.core.masks import BACKGROUND, IGNORE
 from petriscope.core.recipe import DataSection
@@ -143,6 +144,7 @@ def build_mask_sets(
     source: str,
     warnings: list[str],
     groups: dict[str, np.ndarray] | None = None,
+    channels: Names = (),
 ) -> dict[str, ImageSet]:
     """Make image sets from arrays of images and of masks. The ids of the images are ``split/index``.
 
@@ -151,6 +153,7 @@ def build_mask_sets(
         masks: split -> stored masks, as `check_masks` takes them, of the images' height and width.
         names: the names of the classes; None if the source has only numbers.
         groups: split -> strings [N].
+        channels: the names that the source gives its channels; empty: none.
 
     Raises:
         DataError: masks have another type, size or range.
@@ -165,7 +168,7 @@ def build_mask_sets(
             )
     targets, classes = name_values(checked, names, section, source, warnings, table)
     named = have_names(names, table, section)
-    ready = convert(pixels, section, source, warnings)
+    ready, channels = convert(pixels, section, source, warnings, channels)
     return {
         split: ImageSet(
             pixels=array,
@@ -174,6 +177,7 @@ def build_mask_sets(
             ids=np.array([f"{split}/{index}" for index in range(len(array))]),
             groups=None if groups is None else groups[split],
             named=named,
+            channels=channels,
         )
         for split, array in ready.items()
     }

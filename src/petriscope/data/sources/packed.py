@@ -11,8 +11,8 @@ import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, NamedTuple
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from typing import IO, NamedTuple, cast
 
 import numpy as np
 
@@ -237,40 +237,67 @@ def _list_zip(path: Path) -> Listing:
 
 
 def _list_tar(path: Path) -> Listing:
-    files, folders, end, last = list[Place](), list[str](), 0, -1
-    packed = not path.name.lower().endswith(TAR)
-    limit = max(BOMB_BYTES, BOMB_RATIO * path.stat().st_size) if packed else path.stat().st_size
-    with path.open("rb") as raw, _Bounded(gzip.GzipFile(fileobj=raw) if packed else raw, limit, path) as handle:
+    files, folders, end = list[Place](), list[str](), 0
+    with path.open("rb") as raw:
+        for place in members(raw, path, path.stat().st_size):
+            if isinstance(place, str):
+                folders.append(place)
+                continue
+            files.append(place)
+            end = place.at + place.size
+            if len(files) > MAX_FILES:
+                raise DataError(f"{path} has more than {MAX_FILES:,} files")
+    return Listing(files, folders, end)
+
+
+def unpacked(raw: IO[bytes], path: PurePath | str) -> IO[bytes]:
+    """An open tar file, or what is in one that is packed, by its name."""
+    plain = str(path).lower().endswith(TAR)
+    return raw if plain else cast(IO[bytes], gzip.GzipFile(fileobj=raw))
+
+
+def members(raw: IO[bytes], path: PurePath | str, size: int, content: IO[bytes] | None = None) -> Iterator[Place | str]:
+    """What is in a tar file, in its order: files, and the names of folders. Only headers are read.
+
+    Args:
+        raw: the open file.
+        path: its name in messages, and whether it is packed.
+        size: its bytes.
+        content: `unpacked` of it, which may be read, to the end of a file, when that was given; None: it is made.
+
+    Raises:
+        DataError: it is damaged, or has what is no regular file or lies outside of it.
+    """
+    packed = not str(path).lower().endswith(TAR)
+    limit = max(BOMB_BYTES, BOMB_RATIO * size) if packed else size
+    before, last = "its beginning", -1
+    with _Bounded(unpacked(raw, path) if content is None else content, limit, path) as handle:
         with tarfile.open(fileobj=handle, mode="r:") as archive:
             for member in archive:
                 archive.members = []  # type: ignore[attr-defined]  # or else they are all kept
                 name = safe_path(member.name, path)
-                if member.size < 0 or member.offset <= last or len(files) > MAX_FILES:
+                if member.size < 0 or member.offset <= last:
                     raise DataError(f"{path}: the header of {shown(name)} is damaged; {REMEDY}")
                 last = member.offset
                 if member.isdir():
-                    folders += [name] if name else []
+                    if name:
+                        yield name
                 elif not member.isreg() or member.sparse is not None:
                     raise DataError(_no_file(path, name))
                 else:
-                    files.append(Place(name, member.size, member.offset_data))
-                    end = member.offset_data + member.size
+                    yield Place(name, member.size, member.offset_data)
+                    before = name
             place = archive.offset
         # tarfile takes a damaged header for the end of the archive.
         handle.seek(place)
         block = handle.read(BLOCK)
         if block.strip(b"\0"):
-            raise DataError(f"{path} is damaged at byte {place:,}, behind {_last(files)}; {REMEDY}")
+            raise DataError(f"{path} is damaged at byte {place:,}, behind {before}; {REMEDY}")
         if not block:
-            raise DataError(f"{path} was cut off behind {_last(files)}: it has no end mark; {REMEDY}")
-    return Listing(files, folders, end)
+            raise DataError(f"{path} was cut off behind {before}: it has no end mark; {REMEDY}")
 
 
-def _last(files: Sequence[Place]) -> str:
-    return files[-1].name if files else "its beginning"
-
-
-def safe_path(name: str, path: Path) -> str:
+def safe_path(name: str, path: PurePath | str) -> str:
     """The path of a member below the archive, with forward slashes."""
     parts = PurePosixPath(name).parts
     if name.startswith("/") or PureWindowsPath(name).drive or ".." in parts or "\0" in name:
@@ -280,7 +307,7 @@ def safe_path(name: str, path: Path) -> str:
     return "/".join(parts)
 
 
-def _no_file(path: Path, name: str) -> str:
+def _no_file(path: PurePath | str, name: str) -> str:
     return f"{path}: {name} is a link or no regular file; pack the file itself (tar --dereference --hard-dereference)"
 
 
@@ -294,7 +321,7 @@ def _check_size(path: Path, total: int) -> None:
 class _Bounded(io.RawIOBase):
     """A file as tarfile reads it: as far as ``limit`` and in pieces of a header."""
 
-    def __init__(self, file: IO[bytes] | gzip.GzipFile, limit: int, path: Path) -> None:
+    def __init__(self, file: IO[bytes], limit: int, path: PurePath | str) -> None:
         self.file, self.limit, self.path = file, limit, path
 
     def read(self, size: int = -1) -> bytes:

@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 from petriscope.core.errors import DataError
 from petriscope.core.names import tidy
+from petriscope.data.omissions import LeftOut
 from petriscope.data.sources.listing import ImageFile
-from petriscope.data.sources.spelling import Role, Split, bare_stem, spelled
+from petriscope.data.sources.spelling import Role, Split, bare_stem, may_say_masks, spelled
 from petriscope.data.sources.split_lists import list_files, split_lists
-from petriscope.data.walk import Folder, LeftOut, count_others, stem_of
+from petriscope.data.walk import Folder, count_others, stem_of
 
 NAMES = "classes.txt"  # the names of the classes of masks, from 0, one per line
 COLOR_TABLES = ("labelmap.txt", "class_dict.csv")  # of CVAT, and of CamVid and sets like it
@@ -128,13 +129,15 @@ def _two_folders(part: dict[Role | None, Folder]) -> tuple[Files, Files] | None:
 
 def _one_folder(folder: Folder | None) -> tuple[Files, Files] | None:
     """The images and the masks in one folder, if at least half of its files are pairs."""
-    if folder is None:
+    if folder is None or not may_say_masks(folder.images):
         return None
     read = {name: bare_stem(_stem(name)) for name in folder.images}
     masks = {name: key for name, (key, role) in read.items() if role == "masks"}
+    if not masks:
+        return None
     images = {name: {_stem(name), read[name][0]} for name in folder.images if name not in masks}
     known = {stem for stems in images.values() for stem in stems}
-    if 4 * sum(key in known for key in masks.values()) < len(folder.images) or not masks:
+    if 4 * sum(key in known for key in masks.values()) < len(folder.images):
         return None
     return [(folder, name) for name in images], [(folder, name) for name in masks]
 

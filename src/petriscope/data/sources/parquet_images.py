@@ -21,11 +21,11 @@ from petriscope.data.decode import MAX_BYTES
 from petriscope.data.decode_many import decode_files
 from petriscope.data.imageset import ImageSet
 from petriscope.data.in_memory import Within
-from petriscope.data.sources.labels import index_names, name_numbers, text_numbers
-from petriscope.data.sources.listing import as_column, is_called, rows_by_split, sets_over
+from petriscope.data.omissions import LeftOut
+from petriscope.data.sources.listing import agreed_splits, as_column, is_called, labeled_sets
 from petriscope.data.sources.packed import Members, index_for, kept_bytes
 from petriscope.data.sources.spelling import split_in, split_of
-from petriscope.data.walk import Folder, LeftOut, count_others
+from petriscope.data.walk import Folder, count_others
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -109,9 +109,9 @@ def read(
         DataError: a file is damaged, or a row has no image or no label; the message names both.
         RequestError: it cannot be told which column is meant.
     """
-    image = _image_of(paths, section, warnings)
+    image = image_column(paths, section, warnings)
     where = "\n".join(str(path.absolute()) for path in paths)
-    found = index.recall(index_for(f"rows {image}", where), paths, partial(_read_table, image=image))
+    found = index.recall(index_for(f"rows {image}", where), paths, partial(read_table, image=image))
     digests = cache.contents(paths, f"{where} as tables of images")
     tables = []
     for path, text, digest in zip(paths, found.values, digests.values, strict=True):
@@ -123,45 +123,48 @@ def read(
     if not rows:
         raise DataError(f"{source} has no rows")
     splits = _splits(tables, home, source)
-    names = _ids(tables, splits)
-    column = _label_of(tables, section, source, warnings)
-    labels = [_cell(table, column, row) for table, row in rows]
+    names = ids_of([name for table in tables for name in table.paths], splits)
+    column = label_column(tables, section, source, warnings)
+    labels = [cell(table, column, row) for table, row in rows]
     files = [file for table in tables for file in table.files(range(len(table.sizes)))]
     known = Members([f"{table.digest} {image} {row}" for table, row in rows], found)
     with parsing(source, kind=DataError):
         decoded = decode_files(files, names, section, source, known)
     warnings += decoded.warnings
-    by_split = rows_by_split(decoded, splits)
-    listed = _class_names(tables, column)
-    numbers = text_numbers(labels, listed or section.classes, f"the column {column} of {source}")
-    if numbers is not None:
-        parts = {split: numbers[each] for split, each in by_split.items()}
-        targets, classes = name_numbers(parts, listed, section, source)
-    else:
-        parts_of: dict[str, Sequence[str]] = {split: [labels[row] for row in each] for split, each in by_split.items()}
-        targets, classes = index_names(parts_of, section, source)
-    named = numbers is None or listed is not None or section.classes is not None
-    return sets_over(
-        decoded, by_split, targets, classes, names, _groups(rows, section, source), named, _columns(rows, column)
-    )
+    about, listed = f"the column {column} of {source}", class_names(tables, column)
+    groups, columns = groups_in(rows, section, source), columns_of(rows, column)
+    return labeled_sets(decoded, splits, labels, about, listed, names, groups, columns, section, source)
 
 
 def _image_columns(schema: pa.Schema) -> list[str]:
     """The columns that may have the bytes of images."""
     import pyarrow as pa
 
-    def is_bytes(kind: pa.DataType) -> bool:
-        return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-
-    structs = [
-        field.name
-        for field in schema
-        if pa.types.is_struct(field.type) and any(part.name == "bytes" and is_bytes(part.type) for part in field.type)
-    ]
-    return structs or [field.name for field in schema if is_bytes(field.type) and "image" in field.name.lower()]
+    found = [field for field in schema if _has_bytes(field.type)]
+    structs = [field.name for field in found if pa.types.is_struct(field.type)]
+    return structs or [field.name for field in found if "image" in field.name.lower()]
 
 
-def _image_of(paths: Sequence[Path], section: DataSection, warnings: list[str]) -> str:
+def _has_bytes(kind: pa.DataType) -> bool:
+    """Whether a column of this type has bytes, by itself or as a field ``bytes``."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return any(part.name == "bytes" and _has_bytes(part.type) for part in kind)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _check_bytes(schema: pa.Schema, name: str, path: str) -> None:
+    """
+    Raises:
+        DataError: a column that was asked for has no bytes.
+    """
+    kind = schema.field(schema.names.index(name)).type
+    if not _has_bytes(kind):
+        raise DataError(f"{path}: the column {name} has no bytes of images, but is of type {kind}")
+
+
+def image_column(paths: Sequence[Path], section: DataSection, warnings: list[str]) -> str:
     import pyarrow.parquet as pq
 
     found: list[str] = []
@@ -175,6 +178,7 @@ def _image_of(paths: Sequence[Path], section: DataSection, warnings: list[str]) 
                 raise RequestError(
                     f"data.image: {path} has no column {section.image!r}; {near(section.image, schema.names)}"
                 )
+            _check_bytes(schema, section.image, str(path))
             found = [section.image]
             continue
         columns = _image_columns(schema)
@@ -189,7 +193,34 @@ def _image_of(paths: Sequence[Path], section: DataSection, warnings: list[str]) 
     return found[0]
 
 
-def _read_table(path: Path, image: str) -> str:
+def image_in(schema: pa.Schema, name: str, asked: str | None) -> str:
+    """The column of the images of a file that is called ``name``; ``asked`` if the file has it.
+
+    Raises:
+        DataError: it has none.
+        RequestError: it has several.
+    """
+    if asked is not None and asked in schema.names:
+        _check_bytes(schema, asked, name)
+        return asked
+    found = _image_columns(schema)
+    if not found:
+        raise DataError(f"{name} has no column of images (bytes); its columns are {', '.join(schema.names)}")
+    if len(found) > 1:
+        raise RequestError(f"{name}: images may be {' or '.join(found)}; keep one of these columns")
+    return found[0]
+
+
+def bytes_in(column: pa.Array) -> Iterator[bytes | None]:
+    """The bytes of each image of a column; None where there are none."""
+    import pyarrow as pa
+
+    data = column.field("bytes") if pa.types.is_struct(column.type) else column
+    for whole, part in zip(column, data, strict=True):
+        yield part.as_py() if whole.is_valid else None
+
+
+def read_table(path: Path, image: str) -> str:
     """The fields of `Table` between path and digest, as JSON."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -205,7 +236,7 @@ def _read_table(path: Path, image: str) -> str:
         cells = {name: [] for name in plain}
         try:
             for batch in file.iter_batches(ROWS, columns=[image, *plain]):
-                data, called = _bytes_and_paths(batch.column(image), path, len(sizes))
+                data, called = bytes_and_paths(batch.column(image), path, len(sizes))
                 sizes += [len(each) for each in data]
                 names += called
                 for name in plain:
@@ -220,7 +251,7 @@ def _read_table(path: Path, image: str) -> str:
     return json.dumps([sizes, names, cells, known])
 
 
-def _bytes_and_paths(column: pa.Array, path: Path, start: int) -> tuple[list[Any], list[str]]:
+def bytes_and_paths(column: pa.Array, path: Path, start: int) -> tuple[list[Any], list[str]]:
     import pyarrow as pa
 
     struct = pa.types.is_struct(column.type)
@@ -242,7 +273,7 @@ def _pieces(path: Path, image: str) -> Iterator[np.ndarray]:
     start = 0
     with parsing(path, REMEDY, DataError), pq.ParquetFile(path, buffer_size=BUFFER_BYTES) as file:
         for batch in file.iter_batches(ROWS, columns=[image]):
-            for each in _bytes_and_paths(batch.column(image), path, start)[0]:
+            for each in bytes_and_paths(batch.column(image), path, start)[0]:
                 yield np.frombuffer(each, dtype=np.uint8)
             start += len(batch)
 
@@ -270,10 +301,8 @@ def _text(value: Any) -> str:
 
 def _splits(tables: Sequence[Table], home: Path | None, source: str) -> list[str]:
     """The split of each row."""
-    named = {table.path: _split(table.path, home) for table in tables}
-    if all(named.values()):
-        return [str(named[table.path]) for table in tables for _ in table.sizes]
-    if all("split" in table.cells for table in tables):
+    named = {table.path: split_of_table(table.path, home) for table in tables}
+    if not all(named.values()) and all("split" in table.cells for table in tables):
         out = list[str]()
         for table in tables:
             for row, cell in enumerate(table.cells["split"]):
@@ -281,25 +310,20 @@ def _splits(tables: Sequence[Table], home: Path | None, source: str) -> list[str
                     raise DataError(f"{table.path}: unknown split {cell!r} in row {row} (counted from 0)")
                 out.append(split)
         return out
-    if any(named.values()):
-        other = next(path for path, split in named.items() if split)
-        without = next(path for path, split in named.items() if not split)
-        raise DataError(
-            f"{source}: the name of {other.name} says its split, and that of {without.name} does not; name all of them "
-            "train, val or test, or none"
-        )
-    return ["all"] * sum(len(table.sizes) for table in tables)
+    agreed = agreed_splits(named, source)
+    return [agreed[table.path] for table in tables for _ in table.sizes]
 
 
-def _split(path: Path, home: Path | None) -> str | None:
+def split_of_table(path: Path, home: Path | None) -> str | None:
     folders = path.relative_to(home).parts[:-1] if home is not None else ()
     found = [split for folder in folders if (split := split_of(folder))]
     return split_in(path.stem) or (found[-1] if found else None)
 
 
-def _ids(tables: Sequence[Table], splits: Sequence[str]) -> list[str]:
-    names = [tidy(name) for table in tables for name in table.paths]
-    if all(names) and len({*names}) == len(names):
+def ids_of(called: Sequence[str], splits: Sequence[str]) -> list[str]:
+    """The names that files have for their images, if all have one of their own, or else ``split/row``."""
+    names = [tidy(name) for name in called]
+    if len(names) == len(splits) and all(names) and len({*names}) == len(names):
         return names
     counts: Counter[str] = Counter()
     out = []
@@ -309,7 +333,7 @@ def _ids(tables: Sequence[Table], splits: Sequence[str]) -> list[str]:
     return out
 
 
-def _label_of(tables: Sequence[Table], section: DataSection, source: str, warnings: list[str]) -> str:
+def label_column(tables: Sequence[Table], section: DataSection, source: str, warnings: list[str]) -> str:
     """The column of labels."""
     every = [name for name in tables[0].cells if all(name in table.cells for table in tables)]
     if section.label is not None:
@@ -327,29 +351,29 @@ def _label_of(tables: Sequence[Table], section: DataSection, source: str, warnin
     return found[0]
 
 
-def _class_names(tables: Sequence[Table], column: str) -> list[str] | None:
+def class_names(tables: Sequence[Table], column: str) -> list[str] | None:
     found = [table.names.get(column) for table in tables]
     if any(each != found[0] for each in found):
         raise DataError(f"{tables[0].path} and other files differ in the class names of {column}")
     return found[0]
 
 
-def _cell(table: Table, column: str, row: int) -> str:
+def cell(table: Table, column: str, row: int) -> str:
     if not (value := table.cells[column][row]):
         raise DataError(f"{table.path}: the cell {column} of row {row} (counted from 0) is empty")
     return value
 
 
-def _groups(rows: Sequence[tuple[Table, int]], section: DataSection, source: str) -> np.ndarray | None:
+def groups_in(rows: Sequence[tuple[Table, int]], section: DataSection, source: str) -> np.ndarray | None:
     name = section.group or "group"
     if all(name in table.cells for table in dict.fromkeys(table for table, _ in rows)):
-        return np.array([_cell(table, name, row) for table, row in rows])
+        return np.array([cell(table, name, row) for table, row in rows])
     if section.group is not None:
         raise RequestError(f"data.group: {source} has no column {name!r}; {near(name, rows[0][0].cells)}")
     return None
 
 
-def _columns(rows: Sequence[tuple[Table, int]], label: str) -> dict[str, np.ndarray]:
+def columns_of(rows: Sequence[tuple[Table, int]], label: str) -> dict[str, np.ndarray]:
     first = rows[0][0].cells
     return {
         name: as_column(table.cells.get(name, [None] * (row + 1))[row] or "" for table, row in rows)

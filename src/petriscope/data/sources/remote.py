@@ -55,8 +55,12 @@ def local_copy(source: str, notes: list[str]) -> Iterator[Path]:
     notes[before:] = [note.replace(str(path), source) for note in notes[before:]]
 
 
-def copy(source: str) -> Path:
-    """`local_copy` as a path."""
+def open_system(source: str) -> tuple[Any, str]:
+    """The file system of an address, of fsspec, and the path in it.
+
+    Raises:
+        RequestError: fsspec, or what it needs for such addresses, is not installed; or it is no address.
+    """
     try:
         import fsspec
     except ImportError:
@@ -67,7 +71,21 @@ def copy(source: str) -> Path:
         raise RequestError(f"{source}: {reason(error)}; try: pip install 'petriscope[remote]'") from None
     except Exception as error:  # each file system raises kinds of its own
         raise RequestError(f"{shown(source)} is no address that can be read: {reason(error)}") from None
-    with _reading(source):
+    return system, root
+
+
+def listed(source: str) -> tuple[Any, str, dict[str, tuple[str, Any]]]:
+    """The files at an address.
+
+    Returns:
+        their file system; the last part of the address; and by their names below the address, where they are and what the file
+        system says of them. The name of a file that is the source itself is empty.
+
+    Raises:
+        as `local_copy`.
+    """
+    system, root = open_system(source)
+    with reading(source):
         system.invalidate_cache()
         one = bool(system.isfile(root))
         every = {root: system.info(root)} if one else system.find(root, detail=True)
@@ -76,15 +94,20 @@ def copy(source: str) -> Path:
     if len(every) > MAX_FILES:
         raise DataError(f"{source} has more than {MAX_FILES:,} files")
     base = system._strip_protocol(root).rstrip("/")
-    key = cache.make_key("remote", source)
-    name = slug(base.partition("?")[0].rpartition("/")[2], "source")
-    home = cache.cache_dir() / "remote" / key
-    target = home / name
     found = {}
     for place, info in every.items():
         below = "" if one else place[len(base) :].lstrip("/")
         if below or one:
             found[safe_path(below, Path(source))] = (place, info)
+    return system, base.partition("?")[0].rpartition("/")[2], found
+
+
+def copy(source: str) -> Path:
+    """`local_copy` as a path."""
+    system, name, found = listed(source)
+    key = cache.make_key("remote", source)
+    home = cache.cache_dir() / "remote" / key
+    target = home / slug(name, "source")
     with cache.lock(key, lambda: say(f"another process copies {source}; waiting for its end")):
         _update(system, found, home, target, source)
     return target
@@ -97,7 +120,7 @@ def _update(system: Any, found: dict[str, tuple[str, Any]], home: Path, target: 
         known = json.loads(noted.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         known = {}
-    stamps = {name: _stamp(info) for name, (_, info) in found.items()}
+    stamps = {name: stamp_of(info) for name, (_, info) in found.items()}
     missing = [
         name
         for name in found
@@ -109,13 +132,16 @@ def _update(system: Any, found: dict[str, tuple[str, Any]], home: Path, target: 
     size = sum(int(found[name][1].get("size") or 0) for name in missing)
     home.mkdir(parents=True, exist_ok=True)
     if size > (free := shutil.disk_usage(home).free):
-        raise PetriscopeError(f"{source} has {size:,} bytes, and {free:,} are free on the disk of {home}")
+        raise PetriscopeError(
+            f"{source} has {size:,} bytes, and {free:,} are free on the disk of {home}; tar and Parquet shards can be read from "
+            "there while training, with --set data.stream=true"
+        )
 
     def fetch(name: str) -> int:
         place, info = found[name]
         with atomic(target / name if name else target) as temporary:
             count = 0
-            with _reading(source, name), system.open(place, "rb") as remote, temporary.open("wb") as file:
+            with reading(source, name), system.open(place, "rb") as remote, temporary.open("wb") as file:
                 while piece := remote.read(PIECE_BYTES):
                     file.write(piece)
                     count += len(piece)
@@ -134,7 +160,7 @@ def _update(system: Any, found: dict[str, tuple[str, Any]], home: Path, target: 
         write_text(noted, json.dumps(stamps))
 
 
-def _stamp(info: Any) -> list[str] | None:
+def stamp_of(info: Any) -> list[str] | None:
     """What changes with a file; None if that is not known, so that it is copied again."""
     found = [str(info[key]) for key in _STAMPS if info.get(key) is not None]
     return [str(info.get("size")), *found] if found else None
@@ -149,7 +175,13 @@ def _remove_empty(folder: Path) -> None:
 
 
 @contextmanager
-def _reading(source: str, name: str = "") -> Iterator[None]:
+def reading(source: str, name: str = "") -> Iterator[None]:
+    """Within, whatever a file system raises becomes one sentence that names the source.
+
+    Raises:
+        MissingSource: there is no such file.
+        PetriscopeError: it cannot be read.
+    """
     try:
         yield
     except PetriscopeError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 _SPLIT = "train(?:ing)?|trn|val(?:id(?:at(?:ion|e))?)?|dev(?:el(?:opment)?)?|test(?:ing)?|tst|holdout"
@@ -23,6 +24,17 @@ _FOLDER = re.compile(
     rf"(?:(?P<images>{_IMAGES})|(?P<masks>{_MASKS}))?(?:(?P<after>{_SPLIT}|(?<=s)(?:{_SHORT})){_YEAR})?{_SET}"
 )
 _GAP = "[ _.-]+"
+_OF_MASKS = (
+    "mask",
+    "label",
+    "ann",
+    "gt",
+    "truth",
+    "seg",
+    "target",
+    "trimap",
+)  # one of them is in each word of `_MASKS`
+_SEPARATOR = re.compile("[ _.-]")
 _STEM = re.compile(
     rf"(?:{_MASKS}){_GAP}(?P<after_mask>.+)|(?P<before_mask>.+?){_GAP}(?:gtfine{_GAP}labelids|{_MASKS})|"
     rf"(?:{_IMAGES}){_GAP}(?P<after_image>.+)|(?P<before_image>.+?){_GAP}(?:{_IMAGES})",
@@ -67,11 +79,17 @@ def split_in(name: str) -> Split | None:
 def bare_stem(stem: str) -> tuple[str, Role | None]:
     """The stem of a file without a word such as ``mask`` or ``image`` that a separator parts from it, and what the word says:
     ``cell_3_mask`` is a mask of ``cell_3``."""
-    found = _STEM.fullmatch(stem)
+    found = _STEM.fullmatch(stem) if _SEPARATOR.search(stem) else None
     if found is None:
         return stem, None
     mask, image = found["after_mask"] or found["before_mask"], found["after_image"] or found["before_image"]
     return (mask, "masks") if mask else (image, "images")
+
+
+def may_say_masks(names: Iterable[str]) -> bool:
+    """Whether `bare_stem` may find a mask among names; to ask it of each takes longer."""
+    text = "\n".join(names).casefold()
+    return any(word in text for word in _OF_MASKS)
 
 
 def _split(word: str) -> Split | None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from petriscope.core.channels import MOST
 from petriscope.core.device import free_memory
 from petriscope.core.errors import DataError, PetriscopeError, RequestError, near
 from petriscope.core.files import parsing
@@ -191,8 +192,7 @@ def _roles(
             out[f"{UNSPLIT}_labels"] = label
         if "groups" in arrays:
             out[f"{UNSPLIT}_groups"] = "groups"
-    if "classes" in arrays:
-        out["classes"] = "classes"
+    out |= {name: name for name in ("classes", "channels") if name in arrays}
     return out, True
 
 
@@ -300,6 +300,8 @@ class StoredArrays:
         if self.layout != "auto":
             return self.layout == "channels-first"
         first, last = shape[1] in (1, 3), shape[3] in (1, 3)
+        if not first and not last:
+            first, last = shape[1] <= MOST, shape[3] <= MOST
         if first and last:
             raise RequestError(
                 f"{self.path}: {name} has shape {list(shape)}; say which axis has the channels, with --set "

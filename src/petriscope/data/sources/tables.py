@@ -1,4 +1,5 @@
-"""CSV and Parquet tables: one row per image, with the columns path and label, and optionally split, group and any others."""
+"""CSV and Parquet tables: one row per image, with the columns path and label (or a column of 0 and 1 for each label), and
+optionally split, group and any others."""
 
 from __future__ import annotations
 
@@ -17,9 +18,10 @@ from petriscope.core.errors import DataError, RequestError, near, shown
 from petriscope.core.files import read_text
 from petriscope.core.names import tidy
 from petriscope.core.recipe import DataSection
-from petriscope.data.decode import SUFFIXES
+from petriscope.data.decode import ARRAY, SUFFIXES
 from petriscope.data.decode_many import decode_files
 from petriscope.data.imageset import ImageSet
+from petriscope.data.sources import label_sets
 from petriscope.data.sources.labels import WHOLE, check_numbers, index_names, name_numbers, text_numbers
 from petriscope.data.sources.listing import (
     CALLED,
@@ -31,6 +33,8 @@ from petriscope.data.sources.listing import (
     sets_over,
 )
 from petriscope.data.sources.spelling import split_of
+from petriscope.data.walk import LeftOut, walk
+from petriscope.tasks import find_task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,38 +52,50 @@ def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, Ima
             Columns: ``path`` (relative to the table's folder, or absolute), ``label``, optionally ``split`` (train, val,
             test), and the column that ``section.group`` names (default: ``group``, if there is one). Labels are names, also
             if they are written with digits; only whole numbers that run from 0 without a gap, or index ``section.classes``,
-            are class numbers. All other columns, such as scanner or day, become `ImageSet.columns`.
+            are class numbers. Several labels per image are read by `label_sets.of_table`. All other columns, such as
+            scanner or day, become `ImageSet.columns`. A file that is not at its path, which is a name alone, may be anywhere
+            below the folder of the table.
 
     Raises:
         DataError: a column is missing, a cell is empty or wrong, a path occurs twice, or an image is unreadable.
         RequestError: ``section.group`` names no column.
     """
     table = _load(path, warnings)
-    found = _files(table, path)
+    several = label_sets.of_table(table, section, str(path), warnings)
+    found = _files(table, path, several, warnings)
     files = [file.id for file in found]
     groups = _groups(table, section, path)
-    numbers = text_numbers([file.label for file in found], section.classes, f"the label column of {path}")
+    labels = [file.label for file in found]
+    numbers = None if several else text_numbers(labels, section.classes, f"the label column of {path}")
     decoded = decode_files([file.path for file in found], files, section, str(path))
     warnings += decoded.warnings
     rows = rows_by_split(decoded, [file.split for file in found])
-    if numbers is not None:
+    if several is not None:
+        targets, classes = {s: several.targets[indices] for s, indices in rows.items()}, several.classes
+    elif numbers is not None:
         targets, classes = name_numbers({s: numbers[indices] for s, indices in rows.items()}, None, section, str(path))
     else:
         targets, classes = index_names(
-            {s: [found[row].label for row in indices] for s, indices in rows.items()}, section, str(path)
+            {s: [labels[row] for row in indices] for s, indices in rows.items()}, section, str(path)
         )
     named = numbers is None or section.classes is not None
-    return sets_over(decoded, rows, targets, classes, files, groups, named, _other_columns(table, path))
+    columns = _other_columns(table, path, () if several is None else several.columns)
+    return sets_over(decoded, rows, targets, classes, files, groups, named, columns)
 
 
-def list_files(path: Path) -> list[ImageFile]:
+def list_files(path: Path, section: DataSection) -> list[ImageFile]:
     """The image files that the table at ``path`` lists, readable or not."""
-    return _files(_load(path, []), path)
+    table = _load(path, [])
+    return _files(table, path, label_sets.of_table(table, section, str(path), []), [])
 
 
-def _files(table: pd.DataFrame, path: Path) -> list[ImageFile]:
+def _files(
+    table: pd.DataFrame, path: Path, several: label_sets.LabelSets | None, warnings: list[str]
+) -> list[ImageFile]:
     places = [_place(name, row, path) for row, name in enumerate(_text(table, "path", path))]
-    labels = _labels(table, path)
+    places = _found_below(places, path, warnings)
+    task = find_task(label_sets.MULTILABEL)
+    labels = _labels(table, path) if several is None else task.names(several.targets, several.classes)
     splits = ["all"] * len(places)
     if "split" in table.columns:
         splits = [_split(name, row, path) for row, name in enumerate(_text(table, "split", path))]
@@ -161,7 +177,7 @@ def _rename(columns: list[str], table: pd.DataFrame, path: Path, warnings: list[
         if called:
             out[columns.index(called[0])] = wanted
             warnings.append(f"{path}: the column {called[0]} was read as {wanted}")
-    if not {"path", "label"} & {*out} and any(name.lower().endswith(SUFFIXES) for name in columns):
+    if not {"path", "label"} & {*out} and any(name.lower().endswith((*SUFFIXES, ARRAY)) for name in columns):
         raise DataError(
             f"{path} has no header: its first row is {shown(', '.join(columns))}; put the names of the columns before it, "
             "such as path,label"
@@ -212,7 +228,9 @@ def _text(table: pd.DataFrame, name: str, path: Path) -> list[str]:
                 f"{path}: the cell {name} of row {row} (counted from 0) has several values; it must have one"
             )
         if missing or not (text := tidy(str(value))):
-            raise DataError(f"{path}: the cell {name} of row {row} (counted from 0) is empty")
+            listed = name == "label" and any(isinstance(each, str) and "|" in each for each in _cells(column, path))
+            then = f"; --set data.task={label_sets.MULTILABEL} reads cells such as a|b, and empty ones as no label"
+            raise DataError(f"{path}: the cell {name} of row {row} (counted from 0) is empty{then if listed else ''}")
         out.append(text)
     return out
 
@@ -228,6 +246,26 @@ def _place(name: str, row: int, path: Path) -> tuple[str, Path]:
         )
     found = next((each for each in _spellings(name) if _is_file(path.parent / each)), name)
     return PurePosixPath(found).as_posix(), path.parent / found
+
+
+def _found_below(places: list[tuple[str, Path]], path: Path, warnings: list[str]) -> list[tuple[str, Path]]:
+    """The same images; those that are named by a file name alone, and are not beside the table, where the only file of that name
+    below its folder is."""
+    lacking = {name for name, place in places if "/" not in name and not _is_file(place)}
+    if not lacking:
+        return places
+    at: dict[str, list[str]] = {}
+    for folder in walk(path.parent, LeftOut()).all():
+        for name in (*folder.images, *folder.others):
+            if name in lacking:
+                at.setdefault(name, []).append(folder.id_of(name))
+    only = {name: found[0] for name, found in at.items() if len(found) == 1}
+    if twice := {name: found for name, found in at.items() if len(found) > 1}:
+        name, found = next(iter(twice.items()))
+        raise DataError(f"{path}: {name} may be {found[0]} or {found[1]}; write the path of the file in the table")
+    if only:
+        warnings.append(f"{path}: {len(only):,} images were found by their names below its folder")
+    return [(only[name], path.parent / only[name]) if name in only else (name, place) for name, place in places]
 
 
 def _is_file(path: Path) -> bool:
@@ -264,13 +302,13 @@ def _groups(table: pd.DataFrame, section: DataSection, path: Path) -> np.ndarray
     return None
 
 
-def _other_columns(table: pd.DataFrame, path: Path) -> dict[str, np.ndarray]:
+def _other_columns(table: pd.DataFrame, path: Path, labels: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """The columns that say something else of the images, as text; empty cells are empty text. Columns that
-    cannot be read, those of lists, and those whose name another column has are left out."""
+    cannot be read, those of lists, those of labels, and those whose name another column has are left out."""
     names = [str(column) for column in table.columns]
     out = {}
     for place, name in enumerate(names):
-        if name in ("path", "label", "split", "group", "") or names.count(name) > 1:
+        if name in ("path", "label", "split", "group", "", *labels) or names.count(name) > 1:
             continue
         column = table.iloc[:, place]
         try:

@@ -20,13 +20,12 @@ from petriscope.data import cache, index
 from petriscope.data.decode import SUFFIXES
 from petriscope.data.decode_many import decode_files
 from petriscope.data.imageset import ImageSet
-from petriscope.data.in_memory import Within
-from petriscope.data.sources.labels import index_names, name_numbers, text_numbers
-from petriscope.data.sources.listing import as_column, groups_of, is_called, rows_by_split, sets_over
+from petriscope.data.omissions import LeftOut
+from petriscope.data.sources.listing import agreed_splits, as_column, groups_of, is_called, labeled_sets
 from petriscope.data.sources.packed import TAR, ZIPPED_TAR, Archive, Listing, Members, index_for, list_members
 from petriscope.data.sources.pairs import NAMES
 from petriscope.data.sources.spelling import split_in, split_of
-from petriscope.data.walk import Folder, LeftOut, count_others
+from petriscope.data.walk import Folder, count_others
 
 SHARDS = (*TAR, *ZIPPED_TAR)
 SIDE = ("cls", "txt", "json")  # what labels are read from, the most certain first
@@ -70,16 +69,25 @@ def expand(source: str) -> list[Path]:
     Raises:
         RequestError: one is missing, or there are too many.
     """
+    paths = [user_path(name) for name in expanded(source)]
+    if missing := [path for path in paths if not path.is_file()]:
+        raise RequestError(f"{source}: {len(missing):,} of {len(paths):,} shards are missing, the first: {missing[0]}")
+    return paths
+
+
+def expanded(source: str) -> list[str]:
+    """The names of the shards of a pattern.
+
+    Raises:
+        RequestError: there are too many.
+    """
     counts = [int(found[2]) - int(found[1]) + 1 for found in _RANGE.finditer(source)]
     if min(counts) < 1 or math.prod(counts) > MAX_SHARDS:
         raise RequestError(f"{source}: numbers in braces count up, to {MAX_SHARDS:,} shards at most")
     names = [source]
     while _RANGE.search(names[0]):
         names = [each for name in names for each in _counted(name)]
-    paths = [user_path(name) for name in names]
-    if missing := [path for path in paths if not path.is_file()]:
-        raise RequestError(f"{source}: {len(missing):,} of {len(paths):,} shards are missing, the first: {missing[0]}")
-    return paths
+    return names
 
 
 def _counted(name: str) -> list[str]:
@@ -140,30 +148,31 @@ def read(
     if not samples:
         raise DataError(f"{source} has no sample with an image")
     warnings += left_out.sentences(Path(source))
-    names, files = _images(samples, section, source)
-    fields = [_fields(shard, sample) for shard, sample in samples]
-    label, labels = _labels(samples, fields, section, source, warnings)
-    groups = _groups(fields, names, section)
-    splits = _splits(shards, source)
-    known = Members([digest for digest, _ in files], _statuses(shards))
+    places = [chosen_image(shard, sample, section) for shard, sample in samples]
+    names = unique_names([name for name, _, _ in places], [shard.archive.path.name for shard, _ in samples], source)
+    fields = [fields_of(shard, sample) for shard, sample in samples]
+    label, labels = labels_of(samples, fields, section, source, warnings)
+    groups = groups_in(fields, section)
+    groups = groups_of(section, names) if groups is None else groups
+    splits = agreed_splits({shard.archive.path: shard.split for shard in shards}, source)
+    known = Members(
+        [f"{shard.archive.digest} {at}" for (shard, _), (_, _, at) in zip(samples, places, strict=True)],
+        _statuses(shards),
+    )
+    files = [shard.archive.file_at(*place) for (shard, _), place in zip(samples, places, strict=True)]
     with parsing(source, kind=DataError):
-        decoded = decode_files([file for _, file in files], names, section, source, known)
+        decoded = decode_files(files, names, section, source, known)
     warnings += decoded.warnings
-    rows = rows_by_split(decoded, [splits[shard.archive.path] for shard, _ in samples])
-    listed = _class_names([*([home] if home else []), paths[0].parent])
-    numbers = text_numbers(labels, section.classes or listed, f"{label} of {source}")
-    if numbers is not None:
-        targets, classes = name_numbers({s: numbers[r] for s, r in rows.items()}, listed, section, source)
-    else:
-        targets, classes = index_names({s: [labels[row] for row in r] for s, r in rows.items()}, section, source)
-    named = numbers is None or listed is not None or section.classes is not None
-    columns = _columns(fields, {label, section.group or "group"})
-    return sets_over(decoded, rows, targets, classes, names, groups, named, columns)
+    listed = class_names([*([home] if home else []), paths[0].parent])
+    columns = columns_of(fields, {label, section.group or "group"})
+    by_image = [splits[shard.archive.path] for shard, _ in samples]
+    about = f"{label} of {source}"
+    return labeled_sets(decoded, by_image, labels, about, listed, names, groups, columns, section, source)
 
 
 def _open(paths: Sequence[Path], source: str, home: Path | None) -> list[Shard]:
     where = "\n".join(str(path.absolute()) for path in paths)
-    found = index.recall(index_for("samples", where), paths, _read_samples)
+    found = index.recall(index_for("samples", where), paths, read_samples)
     digests = cache.contents(paths, f"{where} as shards")
     out = []
     for number, path in enumerate(paths):
@@ -172,16 +181,19 @@ def _open(paths: Sequence[Path], source: str, home: Path | None) -> list[Shard]:
         size, samples = json.loads(found.values[number])
         one = index.Recalled([""], [found.statuses[number]], [path])
         archive = Archive(path, Listing([], [], size), digests.values[number], one)
-        out.append(Shard(archive, [Sample(*sample) for sample in samples], _split(path, home)))
+        out.append(Shard(archive, [Sample(*sample) for sample in samples], split_of_shard(path, home)))
     if not any(shard.samples for shard in out):
         raise DataError(f"{source} has no samples: files such as 0001.jpg and 0001.cls")
     return out
 
 
-def _read_samples(path: Path) -> str:
+def read_samples(path: Path) -> str:
     """The samples of a shard, as JSON; texts are read, images are not."""
     listing = list_members(path)
-    archive = Archive(path, listing, cache.index.content_digest(path), index.Recalled([""], [None], [path]))
+    digest = (
+        cache.index.content_digest(path) if path.name.lower().endswith(ZIPPED_TAR) else ""
+    )  # that of what is unpacked
+    archive = Archive(path, listing, digest, index.Recalled([""], [None], [path]))
     samples: dict[str, Sample] = {}
     with parsing(path, "copy or download it again", DataError):
         for place in listing.files:
@@ -206,22 +218,10 @@ def _is_image(suffix: str) -> bool:
     return f".{suffix.rpartition('.')[2]}" in SUFFIXES
 
 
-def _split(path: Path, home: Path | None) -> str | None:
+def split_of_shard(path: Path, home: Path | None) -> str | None:
     folders = path.relative_to(home).parts[:-1] if home is not None else ()
     found = [split for folder in folders if (split := split_of(folder))]
     return found[-1] if found else split_in(path.name.partition(".")[0])
-
-
-def _splits(shards: Sequence[Shard], source: str) -> dict[Path, str]:
-    """The split of each shard."""
-    out = {shard.archive.path: shard.split for shard in shards}
-    if (without := [path for path, split in out.items() if split is None]) and len(without) < len(out):
-        other = next(path for path, split in out.items() if split is not None)
-        raise DataError(
-            f"{source}: the name of {other.name} says its split, and that of {without[0].name} does not; name all of them "
-            "train, val or test, or none"
-        )
-    return {path: split or "all" for path, split in out.items()}
 
 
 def _statuses(shards: Sequence[Shard]) -> index.Recalled:
@@ -231,35 +231,41 @@ def _statuses(shards: Sequence[Shard]) -> index.Recalled:
     )
 
 
-def _images(
-    samples: Sequence[tuple[Shard, Sample]], section: DataSection, source: str
-) -> tuple[list[str], list[tuple[str, Within]]]:
-    """The id of the image of each sample; and the image, with a digest."""
-    names, files = list[str](), list[tuple[str, Within]]()
-    for shard, sample in samples:
-        suffix = section.image.lower().lstrip(".") if section.image else next(iter(sample.images))
-        if suffix not in sample.images or (section.image is None and len(sample.images) > 1):
-            have = ", ".join(sample.images)
-            raise RequestError(
-                f"{shard.archive.path}: the sample {sample.key} has the images {have}; choose one with --set data.image=SUFFIX"
-            )
-        name, size, at = sample.images[suffix]
-        place = (name, size, at)
-        names.append(name)
-        files.append((f"{shard.archive.digest} {at}", shard.archive.file_at(*place)))
-    if len({*names}) < len(names):
-        names = [
-            f"{shard.archive.path.name.partition('.')[0]}/{name}"
-            for (shard, _), name in zip(samples, names, strict=True)
-        ]
+def chosen_image(shard: Shard, sample: Sample, section: DataSection) -> tuple[str, int, int]:
+    """The image of a sample: its name, size and place.
+
+    Raises:
+        RequestError: it cannot be told which one is meant.
+    """
+    suffix = section.image.lower().lstrip(".") if section.image else next(iter(sample.images))
+    if suffix not in sample.images or (section.image is None and len(sample.images) > 1):
+        have = ", ".join(sample.images)
+        raise RequestError(
+            f"{shard.archive.path}: the sample {sample.key} has the images {have}; choose one with --set data.image=SUFFIX"
+        )
+    return tuple(sample.images[suffix])  # type: ignore[return-value]  # a list, where it was read from the index
+
+
+def unique_names(names: Sequence[str], shards: Sequence[str], source: str) -> list[str]:
+    """The names of images; where two have one name, that of the shard stands before it.
+
+    Args:
+        shards: the name of the shard of each image.
+
+    Raises:
+        DataError: two have one name nevertheless.
+    """
+    if len({*names}) == len(names):
+        return [*names]
+    names = [f"{shard.partition('.')[0]}/{name}" for shard, name in zip(shards, names, strict=True)]
     if len({*names}) < len(names):
         seen: set[str] = set()
         twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise DataError(f"{source} has two samples called {twice}; give the shards different names")
-    return names, files
+    return names
 
 
-def _fields(shard: Shard, sample: Sample) -> dict[str, Any]:
+def fields_of(shard: Shard, sample: Sample) -> dict[str, Any]:
     """What the JSON file of a sample says; empty if it has none."""
     if "json" not in sample.texts:
         return {}
@@ -272,7 +278,7 @@ def _fields(shard: Shard, sample: Sample) -> dict[str, Any]:
     return {"json": found}
 
 
-def _labels(
+def labels_of(
     samples: Sequence[tuple[Shard, Sample]],
     fields: Sequence[dict[str, Any]],
     section: DataSection,
@@ -316,14 +322,15 @@ def _labels(
     return label, out
 
 
-def _groups(fields: Sequence[dict[str, Any]], names: Sequence[str], section: DataSection) -> np.ndarray | None:
+def groups_in(fields: Sequence[dict[str, Any]], section: DataSection) -> np.ndarray | None:
+    """The groups that JSON files say; None if some say none."""
     wanted = section.group or "group"
     if all(_is_plain(found.get(wanted)) for found in fields):
         return np.array([tidy(str(found[wanted])) for found in fields])
-    return groups_of(section, names)
+    return None
 
 
-def _columns(fields: Sequence[dict[str, Any]], used: set[str]) -> dict[str, np.ndarray]:
+def columns_of(fields: Sequence[dict[str, Any]], used: set[str]) -> dict[str, np.ndarray]:
     """Other fields, as text; empty where a sample lacks one. Fields with lists or objects are left out."""
     known = dict.fromkeys(key for found in fields for key in found if key and key not in used)
     return {
@@ -337,9 +344,13 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, str | int | float) and not isinstance(value, bool)
 
 
-def _class_names(homes: Iterable[Path]) -> tuple[str, ...] | None:
+def class_names(homes: Iterable[Path]) -> tuple[str, ...] | None:
     for home in homes:
         if (file := home / NAMES).is_file():
-            names = [tidy(line) for line in read_text(file, 1 << 20, "a list of class names").splitlines()]
-            return tuple(name for name in names if name)
+            return names_in_text(read_text(file, 1 << 20, "a list of class names"))
     return None
+
+
+def names_in_text(text: str) -> tuple[str, ...]:
+    """The class names in a text, one per line."""
+    return tuple(name for line in text.splitlines() if (name := tidy(line)))

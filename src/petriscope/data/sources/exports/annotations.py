@@ -15,7 +15,7 @@ from petriscope.core.errors import RequestError, shortened, shown
 from petriscope.core.files import read_text
 from petriscope.core.names import tidy
 from petriscope.data.decode import MAX_PIXELS
-from petriscope.data.walk import LeftOut
+from petriscope.data.omissions import LeftOut
 
 # Kinds of faults, as `LeftOut` counts them.
 NOT_PARSED = "annotation file{s} that cannot be parsed"

@@ -13,7 +13,7 @@ from petriscope.core.masks import BACKGROUND, IGNORE
 from petriscope.core.progress import progress
 from petriscope.core.recipe import DataSection
 from petriscope.data import cache
-from petriscope.data.decode import resize, workers
+from petriscope.data.decode import workers
 from petriscope.data.decode_many import decode_files
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources.exports.annotations import Drawn
@@ -21,6 +21,7 @@ from petriscope.data.sources.exports.outlines import inside_rings, inside_runs
 from petriscope.data.sources.exports.settle import Scene
 from petriscope.data.sources.labels import sort_names
 from petriscope.data.sources.listing import folder_column, groups_of, rows_by_split, sets_over
+from petriscope.data.sources.mask_files import fitted
 from petriscope.data.sources.mask_values import order_classes
 
 MOST_CLASSES = 254
@@ -58,7 +59,7 @@ def read_masks(
     decoded = decode_files([scene.path for scene in scenes], ids, section, source)
     warnings += decoded.warnings
     height, width = decoded.pixels.shape[1:3]
-    masks, over = _draw_all(scenes, names, (int(height), int(width)))
+    masks, over = _draw_all(scenes, names, (int(height), int(width)), decoded.padded)
     if over:
         warnings.append(
             f"{over:,} objects lie over objects of other classes that come before them; where they do, the later one counts"
@@ -68,17 +69,21 @@ def read_masks(
     return sets_over(decoded, rows, targets, classes, ids, groups_of(section, ids), columns=folder_column(ids))
 
 
-def _draw_all(scenes: Sequence[Scene], names: Sequence[str], size: tuple[int, int]) -> tuple[np.ndarray, int]:
+def _draw_all(
+    scenes: Sequence[Scene], names: Sequence[str], size: tuple[int, int], own: bool
+) -> tuple[np.ndarray, int]:
     """The masks of all images, uint8 [N, *size], and how many objects lie over others. A second call takes them from the
     cache."""
     number = {name: index for index, name in enumerate(names)}
-    key = cache.make_key("drawn masks", [_digest(scene) for scene in scenes], names, size)
+    key = cache.make_key(
+        "drawn masks", [_digest(scene) for scene in scenes], names, size, *(["own sizes"] if own else [])
+    )
     about: dict[str, int] = {"over": 0}
 
     def blocks() -> Iterator[np.ndarray]:
         with ThreadPoolExecutor(workers()) as pool, progress("drawing masks", len(scenes)) as bar:
             for start in range(0, len(scenes), SPAN):
-                drawn = list(pool.map(lambda scene: draw(scene, number, size), scenes[start : start + SPAN]))
+                drawn = list(pool.map(lambda scene: draw(scene, number, size, own), scenes[start : start + SPAN]))
                 about["over"] += sum(over for _, over in drawn)
                 bar.advance(len(drawn))
                 yield np.stack([mask for mask, _ in drawn])
@@ -90,12 +95,12 @@ def _draw_all(scenes: Sequence[Scene], names: Sequence[str], size: tuple[int, in
     return masks, int(noted["over"])
 
 
-def draw(scene: Scene, number: dict[str, int], size: tuple[int, int]) -> tuple[np.ndarray, int]:
+def draw(scene: Scene, number: dict[str, int], size: tuple[int, int], own: bool = False) -> tuple[np.ndarray, int]:
     """The mask of an image, uint8 [*size], and how many objects lie over objects of other classes.
 
     Args:
         number: of each class.
-        size: (height, width) that the mask is resized to, by nearest neighbor.
+        size, own: the form of the mask, see `petriscope.data.sources.mask_files.fitted`.
     """
     height, width = scene.size
     if not height or not width:  # the image cannot be read
@@ -112,7 +117,7 @@ def draw(scene: Scene, number: dict[str, int], size: tuple[int, int]) -> tuple[n
             over += bool((inside & (part < GROUND) & (part != value)).any())
             part[inside] = value
     mask[mask == GROUND] = number[BACKGROUND]
-    return resize(mask[..., None], size, "nearest")[..., 0], over
+    return fitted(mask, size, own), over
 
 
 def _inside(drawn: Drawn, height: int, width: int) -> tuple[tuple[slice, slice], np.ndarray]:

@@ -14,6 +14,7 @@ from petriscope.core.files import readable
 from petriscope.core.recipe import DataSection
 from petriscope.data import cache, index
 from petriscope.data.decode import probe_file
+from petriscope.data.omissions import LeftOut, LeftOutSentence, Omission
 from petriscope.data.sources.exports.annotations import (
     NO_AREA,
     NOT_FINITE,
@@ -27,7 +28,7 @@ from petriscope.data.sources.exports.annotations import (
     Labeled,
 )
 from petriscope.data.sources.exports.finder import Finder, split_of_path
-from petriscope.data.walk import Folder, LeftOut, count_others
+from petriscope.data.walk import Folder, count_others
 
 FAR = 1e9  # pixels; coordinates beyond it are taken for errors
 TOLERANCE = 1e-3  # pixels that a box may lie beyond the border by rounding
@@ -104,7 +105,7 @@ def refuse(faults: LeftOut, source: str, section: DataSection, warnings: list[st
             f"{source}: cannot use {faults.listed()}. Correct the annotations, or leave out what cannot be used with "
             "--set data.unreadable=skip"
         )
-    warnings.append(f"{source}: left out {faults.listed()}")
+    warnings += faults.sentences(source)
 
 
 def _headers(paths: Sequence[Path], source: str) -> list[tuple[tuple[int, int], bool]]:
@@ -259,8 +260,9 @@ def _with_splits(scenes: list[Scene], export: Export, warnings: list[str]) -> li
         return scenes
     first = next(scene for scene in scenes if scene.split == "all")
     left = len(scenes) - len(inside)
-    warnings.append(
+    text = (
         f"{left:,} image{'s are' if left > 1 else ' is'} in no split, and left out, since others are in one; the first: "
         f"{first.id}"
     )
+    warnings.append(LeftOutSentence(text, [Omission("images in no split", left, first.id)]))
     return inside

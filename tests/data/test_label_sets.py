@@ -1,0 +1,165 @@
+"""Any number of labels per image: arrays, columns of 0 and 1, columns that list labels, and a folder with a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from small_sources import load, save_image, some_images
+
+from petriscope.core.errors import DataError, RequestError
+from petriscope.data.sources.synthetic_shapes import CLASSES, draw_shapes
+
+NAMES = ("cyst", "edema", "mass")
+COUNT = 20
+
+
+@pytest.fixture(scope="module")
+def flags() -> np.ndarray:
+    out = (np.random.default_rng(0).random((COUNT, 3)) < 0.5).astype(np.uint8)
+    out[0], out[1] = 0, 1
+    return out
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("scans")
+    for number, pixels in enumerate(some_images(COUNT)):
+        save_image(folder / f"images/part{number % 2}/{number}.png", pixels)
+    return folder
+
+
+def path_of(number: int) -> str:
+    return f"images/part{number % 2}/{number}.png"
+
+
+def listed(flags: np.ndarray, separator: str) -> list[str]:
+    return [separator.join(np.array(NAMES)[row == 1]) for row in flags]
+
+
+def check(dataset, flags: np.ndarray) -> None:
+    assert dataset.task.name == "multilabel" and dataset.classes == NAMES
+    found = {}
+    for part in dataset.splits.values():
+        numbers = [int(Path(name).stem) for name in part.ids]
+        found |= dict(zip(numbers, part.targets, strict=True))
+    np.testing.assert_array_equal([found[number] for number in range(COUNT)], flags)
+
+
+@pytest.mark.parametrize("separator", ["|", ";", ", "])
+def test_a_column_that_lists_labels(separator: str, scans: Path, flags: np.ndarray) -> None:
+    table = pd.DataFrame({"path": map(path_of, range(COUNT)), "label": listed(flags, separator), "day": "monday"})
+    table.to_csv(scans / "labels.csv", index=False)
+    dataset = load(scans / "labels.csv", task="multilabel")
+    check(dataset, flags)
+    assert set(dataset.train.columns["day"]) == {"monday"}
+
+
+def test_a_column_called_labels_and_what_to_do_where_some_are_empty(scans: Path, flags: np.ndarray) -> None:
+    table = pd.DataFrame({"file": map(path_of, range(COUNT)), "Labels": listed(flags, "|")})
+    table.to_csv(scans / "labels.csv", index=False)
+    check(load(scans / "labels.csv", task="multilabel"), flags)
+    with pytest.raises(DataError, match=r"row 0 .* is empty; --set data\.task=multilabel reads cells such as a\|b"):
+        load(scans / "labels.csv")
+
+
+def test_lists_in_parquet_are_recognized(scans: Path, flags: np.ndarray) -> None:
+    lists = [list(np.array(NAMES)[row == 1]) for row in flags]
+    pd.DataFrame({"path": [path_of(n) for n in range(COUNT)], "label": lists}).to_parquet(scans / "t.parquet")
+    check(load(scans / "t.parquet"), flags)
+
+
+def test_columns_of_zero_and_one(scans: Path, flags: np.ndarray) -> None:
+    table = pd.DataFrame({"path": map(path_of, range(COUNT)), "age": range(COUNT)})
+    for k, name in enumerate(NAMES):
+        table[name] = flags[:, k]
+    table.to_csv(scans / "t.csv", index=False)
+    dataset = load(scans / "t.csv")
+    check(dataset, flags)
+    assert any("cyst, edema, mass hold 0 and 1" in text for text in dataset.warnings)
+    assert set(dataset.train.columns) == {"age"}
+    chosen = load(scans / "t.csv", classes=("mass", "cyst"))
+    assert chosen.classes == ("mass", "cyst") and "edema" in chosen.train.columns
+    with pytest.raises(RequestError, match=r"no column 'mas'.*did you mean mass"):
+        load(scans / "t.csv", task="multilabel", classes=("mas", "cyst"))
+
+
+def test_a_folder_with_a_table_of_file_names(scans: Path, flags: np.ndarray) -> None:
+    """As hospitals publish them: images in parts, and one table with the names of the files."""
+    for table in scans.glob("*.[cp]*"):
+        table.unlink()
+    with pytest.raises(RequestError, match="has no table"):
+        load(scans, task="multilabel")
+    labels = [each or "No Finding" for each in listed(flags, "|")]
+    pd.DataFrame({"Image": [f"{n}.png" for n in range(COUNT)], "Category": labels}).to_csv(scans / "a.csv", index=False)
+    dataset = load(scans, task="multilabel")
+    check(dataset, flags)
+    assert any(f"{COUNT} images were found by their names" in text for text in dataset.warnings)
+    nothing = int((flags.sum(1) == 0).sum())
+    assert any(f"{nothing} images whose label says that nothing was found" in text for text in dataset.warnings)
+    (scans / "b.csv").write_text("path,label\n")
+    with pytest.raises(RequestError, match=r"2 tables, such as a.csv"):
+        load(scans, task="multilabel")
+    (scans / "b.csv").unlink()
+    save_image(scans / "other/3.png", some_images(1)[0])
+    with pytest.raises(DataError, match=r"3.png may be images/part1/3.png or other/3.png"):
+        load(scans, task="multilabel")
+    (scans / "other/3.png").unlink()
+    (scans / "other").rmdir()
+    (scans / "a.csv").unlink()
+
+
+def test_labels_with_bars_are_one_class_unless_asked_for_and_that_is_said(scans: Path, flags: np.ndarray) -> None:
+    labels = ["cyst|edema" if n % 2 else "mass" for n in range(COUNT)]
+    pd.DataFrame({"path": map(path_of, range(COUNT)), "label": labels}).to_csv(scans / "t.csv", index=False)
+    dataset = load(scans / "t.csv")
+    assert dataset.classes == ("cyst|edema", "mass")
+    assert any("data.task=multilabel" in text for text in dataset.warnings)
+
+
+@pytest.mark.parametrize(
+    ("label", "says"),
+    [("cyst||mass", "row 3 .*has an empty label"), ("cyst|tumor", "lacks the class 'tumor'")],
+)
+def test_wrong_cells(label: str, says: str, scans: Path, flags: np.ndarray) -> None:
+    labels = listed(flags, "|")
+    labels[3] = label
+    pd.DataFrame({"path": map(path_of, range(COUNT)), "label": labels}).to_csv(scans / "t.csv", index=False)
+    with pytest.raises((DataError, RequestError), match=says):
+        load(scans / "t.csv", task="multilabel", classes=NAMES)
+
+
+def test_arrays_in_the_layout_of_chestmnist(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    arrays = {}
+    for split, count in (("train", 40), ("val", 10), ("test", 10)):
+        arrays[f"{split}_images"] = rng.integers(0, 256, (count, 8, 8), dtype=np.uint8)
+        arrays[f"{split}_labels"] = (rng.random((count, 14)) < 0.3).astype(np.uint8)
+        arrays[f"{split}_labels"][:2] = [[1], [0]]
+    np.savez(tmp_path / "chestmnist.npz", **arrays)
+    dataset = load(tmp_path / "chestmnist.npz")
+    assert dataset.task.name == "multilabel" and dataset.classes[0] == "atelectasis" and len(dataset.classes) == 14
+    np.testing.assert_array_equal(dataset.test.targets, arrays["test_labels"])
+    np.savez(tmp_path / "mine.npz", **arrays)
+    assert load(tmp_path / "mine.npz").classes == tuple(map(str, range(14)))
+    with pytest.raises(RequestError, match=r"2 classes; .* 14 labels"):
+        load(tmp_path / "mine.npz", classes=("a", "b"))
+    arrays["val_labels"][3, 5] = 2
+    np.savez(tmp_path / "mine.npz", **arrays)
+    with pytest.raises(DataError, match=r"val_labels of .*: image 3 has the label 2"):
+        load(tmp_path / "mine.npz", task="multilabel")
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "mine.h5", "w") as file:
+        file["images"], file["labels"] = arrays["train_images"], arrays["train_labels"]
+    assert sum(map(len, load(tmp_path / "mine.h5").splits.values())) == 40
+
+
+def test_drawn_shapes_do_not_depend_on_their_number() -> None:
+    few, many = draw_shapes(30), draw_shapes(300)
+    np.testing.assert_array_equal(few[0], many[0][:30])
+    np.testing.assert_array_equal(few[1], many[1][:30])
+    assert 0.1 < many[1][:, CLASSES.index("cross")].mean() < 0.2 and (many[1].sum(1) == 0).any()
+    dataset = load("synthetic-shapes:200", size=(20, 24), channels="gray")
+    assert dataset.shape == (20, 24, 1) and dataset.task.name == "multilabel"
