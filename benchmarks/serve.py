@@ -1,6 +1,7 @@
-"""The server under load: images per second beside bare calls of the model, latencies, minutes of load, malformed requests.
+"""The server under load: images per second beside bare calls of the model, latencies, minutes of load, malformed requests,
+clients that send whole images and hang up.
 
-python benchmarks/serve.py RUN [--seconds 10] [--minutes 1] [--malformed 10000]
+python benchmarks/serve.py RUN [--seconds 10] [--minutes 1] [--rate 0] [--malformed 10000] [--leaving 10000]
 
 The server and the load generator run on different cores, where there are two. On a machine with other work, trust the columns of
 processor time: they are what an idle core would reach.
@@ -40,20 +41,25 @@ def main() -> None:
     parser.add_argument("run", help="a run folder, or whatever else is served")
     parser.add_argument("--seconds", type=float, default=10, help="of each measurement")
     parser.add_argument("--minutes", type=float, default=1, help="of load, at the end")
+    parser.add_argument(
+        "--rate", type=float, default=0, help="requests per second of that load; 0: as many as possible"
+    )
     parser.add_argument("--malformed", type=int, default=10_000, help="requests")
+    parser.add_argument("--leaving", type=int, default=10_000, help="clients that do not wait for their answer")
     args = parser.parse_args()
     print_machine()
     cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[0]})  # before the model is opened, which makes a thread per core
     model = open_model(args.run, "cpu")
     if not isinstance(model, Classifier):
         raise SystemExit("give a run or a package that labels images")
     contents = images(model)
-    os.sched_setaffinity(0, {cores[0]})
     bare = measure_bare(model, contents, args.seconds / 4)
     os.sched_setaffinity(0, {cores[-1]})
     with server(args.run, cores[0]) as (port, process):
         print_throughput(bare, port, process, contents, args.seconds)
-        print_long(port, process, contents, args.minutes, args.malformed)
+        print_long(port, process, contents, args.minutes, args.rate, args.malformed)
+        print_leaving(port, contents, args.leaving)
 
 
 def images(model: Classifier, count: int = 256) -> list[bytes]:
@@ -128,6 +134,7 @@ class Client(asyncio.Protocol):
         self.requests, self.until, self.pause, self.times, self.statuses = requests, until, pause, times, statuses
         self.done = asyncio.get_running_loop().create_future()
         self.received = bytearray()
+        self.waiting = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
@@ -144,7 +151,7 @@ class Client(asyncio.Protocol):
             self.send()
 
     def send(self) -> None:
-        self.start = time.perf_counter()
+        self.start, self.waiting = time.perf_counter(), True
         self.transport.write(random.choice(self.requests))
 
     def data_received(self, data: bytes) -> None:
@@ -156,16 +163,19 @@ class Client(asyncio.Protocol):
         if len(body) >= length:
             self.times.append(time.perf_counter() - self.start)
             self.statuses[int(head[9:12])] += 1
+            self.waiting = False
             self.received.clear()
             self.wait()
 
     def connection_lost(self, error: Exception | None) -> None:
+        self.statuses[0] += self.waiting  # a request without an answer
         if not self.done.done():
             self.done.set_result(None)
 
 
 async def load(port: int, contents: list[bytes], seconds: float, clients: int, rate: float = 0):
-    """Seconds per request and counts of statuses. ``rate``: requests per second of all clients; 0: as many as possible."""
+    """Seconds per request and counts of statuses, where 0 is a request without an answer. ``rate``: requests per second of all
+    clients; 0: as many as possible."""
     times: list[float] = []
     statuses: Counter[int] = Counter()
     requests, until = [request(content) for content in contents], time.perf_counter() + seconds
@@ -176,7 +186,7 @@ async def load(port: int, contents: list[bytes], seconds: float, clients: int, r
         for _ in range(clients)
     ]
     await asyncio.gather(*(client.done for client in made))
-    return times, statuses
+    return times, +statuses
 
 
 async def once(port: int, data: bytes) -> int:
@@ -227,10 +237,10 @@ def percentiles(times: list[float]) -> tuple[str, str]:
     return f"{1000 * cuts[49]:.1f}", f"{1000 * cuts[98]:.1f}"
 
 
-def print_long(port: int, process, contents: list[bytes], minutes: float, malformed: int) -> None:
+def print_long(port: int, process, contents: list[bytes], minutes: float, rate: float, malformed: int) -> None:
     rows = [("before", "", f"{memory(process.pid):.0f}", "")]
     for part in range(4):
-        times, statuses = asyncio.run(load(port, contents, 15 * minutes, AT_ONCE))
+        times, statuses = asyncio.run(load(port, contents, 15 * minutes, AT_ONCE, rate))
         rows.append((f"load, quarter {part + 1}", f"{len(times):,}", f"{memory(process.pid):.0f}", dict(statuses)))
     for part in range(4):
         statuses = asyncio.run(send_malformed(port, contents, malformed // 4, part))
@@ -253,6 +263,30 @@ async def send_malformed(port: int, contents: list[bytes], count: int, seed: int
 
     await asyncio.gather(*(send() for _ in range(count)))
     return statuses
+
+
+def print_leaving(port: int, contents: list[bytes], count: int) -> None:
+    """Good requests after a flood of clients that send an image and hang up: their statuses, and when the first is answered."""
+    asyncio.run(leave(port, contents, count))
+    statuses: Counter[int] = Counter()
+    start = time.perf_counter()
+    while not statuses[200] and time.perf_counter() - start < 60:
+        statuses += asyncio.run(load(port, contents, 0.01, 1))[1]
+    seconds = f"{time.perf_counter() - start:.2f}"
+    print_table(("clients that left", "statuses after them", "seconds to the first 200"), [(count, +statuses, seconds)])
+
+
+async def leave(port: int, contents: list[bytes], count: int) -> None:
+    waiting = asyncio.Semaphore(16)
+
+    async def send(content: bytes) -> None:
+        async with waiting:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(request(content))
+            await writer.drain()
+            writer.close()
+
+    await asyncio.gather(*(send(contents[place % len(contents)]) for place in range(count)))
 
 
 def damaged(rng: random.Random, content: bytes) -> bytes:

@@ -53,6 +53,11 @@ def test_a_fixed_sample_of_a_large_set_is_searched():
     assert first.rows.max() < 30
 
 
+def test_a_search_that_there_is_no_time_for_finds_nothing():
+    model = build_model(Part(name="simple-cnn", **NETWORKS["simple-cnn"]), 3, (16, 16, 3)).eval()
+    assert find(model, train_set().images[:2], left=lambda: 0.0) is None
+
+
 def test_a_network_without_a_linear_layer_has_no_neighbors():
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 16), torch.nn.Flatten()).eval()
     assert find(model, train_set().images[:2]) is None

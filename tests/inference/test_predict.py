@@ -57,7 +57,7 @@ def test_the_file_has_the_bytes_of_the_whole_table(predictor, files, tmp_path):
 def test_nothing_is_predicted_before_it_is_asked_for(predictor, files, tmp_path, monkeypatch):
     asked = []
     found = np.zeros((28, 28, 3), np.uint8), Content(200, 8)
-    monkeypatch.setattr(image_files, "decode_with_content", lambda path, *_: asked.append(path) or found)
+    monkeypatch.setattr(image_files, "decode_as", lambda path, *_: asked.append(path) or found)
     out = tmp_path / "rows.csv"
     parts = iter(predict.predict_files(predictor, files, out, "none"))
     assert asked == []
@@ -96,8 +96,8 @@ def test_folders_are_walked_as_for_training(files, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "2 hidden or system folders (.h)" in said and "1 .heic file (deeper/x.heic)" in said
     (tmp_path / "empty").mkdir()
-    (tmp_path / "empty/a.dcm").touch()
-    with pytest.raises(RequestError, match=r"no images in .*empty. .*left out 1 .dcm file \(a.dcm\)"):
+    (tmp_path / "empty/a.nii").touch()
+    with pytest.raises(RequestError, match=r"no images in .*empty. .*left out 1 .nii file \(a.nii\)"):
         find_images([tmp_path / "empty"])
 
 

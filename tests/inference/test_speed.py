@@ -47,7 +47,7 @@ def test_counting_leaves_the_mode_as_it_was() -> None:
 class Clockwork:
     """A predictor that takes a given time, by its own clock."""
 
-    shape = (2, 2, 1)
+    shape, dtype = (2, 2, 1), np.dtype(np.uint8)
 
     def __init__(self, per_image: float, per_batch: float = 0.0) -> None:
         self.per_image, self.per_batch = per_image, per_batch

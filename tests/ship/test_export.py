@@ -9,23 +9,32 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 from petriscope import api, cli
-from petriscope.core.errors import PetriscopeError, RequestError
-from petriscope.core.recipe import load_recipe
+from petriscope.core.errors import DataError, PetriscopeError, RequestError
+from petriscope.core.recipe import TilesSection, load_recipe
 from petriscope.data import load_dataset
 from petriscope.inference.exported import PackagePredictor, open_model
-from petriscope.inference.package import ARRAYS, MANIFEST, MODEL, SIGNATURE, Manifest, Measured, Package
+from petriscope.inference.package import ARRAYS, MANIFEST, MODEL, SIGNATURE, Manifest, Package
+from petriscope.inference.predictor import load_model
+from petriscope.inference.runtime import FORMATS
 from petriscope.inference.verification import as_input, verify
 from petriscope.run.folder import open_run
 from petriscope.ship import export as exporting
 from petriscope.ship import lowered, test_images
+from petriscope.ship.recheck import verify_on
 
 pytest.importorskip("onnxscript")
 
@@ -175,6 +184,14 @@ def test_it_predicts_and_verifies_without_torch_and_without_petriscope(package):
     assert "32 test images" in done.stdout
 
 
+def test_the_runtime_reports_nothing_to_its_maker(package):
+    home = package.parent / "home"
+    home.mkdir()
+    command = [sys.executable, str(package / "predict.py"), str(package / "tests")]
+    said = subprocess.run(command, check=True, capture_output=True, env={"PATH": "/usr/bin", "HOME": str(home)})
+    assert said.stdout and not list(home.rglob("*")), "no id of this machine"
+
+
 @pytest.mark.parametrize("options", [(), ("--max-error", "0.05"), ("--max-error", "0.05", "--set-coverage", "0.9")])
 def test_its_table_is_that_of_the_run(package, run, tmp_path, capsys, monkeypatch, options):
     images = write_folder(tmp_path / "new", 60, 7)
@@ -183,7 +200,7 @@ def test_its_table_is_that_of_the_run(package, run, tmp_path, capsys, monkeypatc
     done = predict_bare(package, images, *options)
     assert status == done.returncode == 1 and "damaged.png" in done.stderr, done.stderr
     same_tables(out, done.stdout)
-    for sentence in ("answers need a confidence",) * ("--max-error" in options):
+    for sentence in ("answers need ",) * ("--max-error" in options):
         assert sentence in err and sentence in done.stderr
 
 
@@ -322,13 +339,12 @@ def test_a_signature_shows_who_made_it(run, tmp_path):
 
 
 def test_a_package_that_answers_otherwise_is_not_kept(run, tmp_path, monkeypatch):
-    honest = exporting.answers
+    class Wrong(exporting.Answers):
+        def of(self, images):
+            found = super().of(images)
+            return {**found, "label": 1 - found["label"][:1].repeat(len(images))}
 
-    def wrong(predictor, images):
-        found = honest(predictor, images)
-        return {**found, "label": 1 - found["label"][:1].repeat(len(images))}
-
-    monkeypatch.setattr(exporting, "answers", wrong)
+    monkeypatch.setattr(exporting, "Answers", Wrong)
     with pytest.raises(PetriscopeError, match=r"Of 300 images of val: .* with another label \(val/"):
         api.export(run.folder, tmp_path / "package", quiet=True)
     assert not (tmp_path / "package").exists()
@@ -431,9 +447,10 @@ def test_a_lower_precision_is_fitted_anew_and_measured_beside_the_run(run, tmp_p
     assert (found["label"] == reference.target).mean() == pytest.approx(lower.accuracy)
 
 
+@pytest.mark.slow
 def test_a_lower_precision_that_is_worse_is_refused(run, tmp_path, monkeypatch, capsys):
-    worse = Measured("int8", 0.9, -0.03, (-0.04, -0.02), 0.1, 0.01, 1000, 100.0)
-    monkeypatch.setattr(lowered, "_measured", lambda *_: worse)
+    worse = {"accuracy": 0.9, "change": -0.03, "change_ci95": (-0.04, -0.02)}
+    monkeypatch.setattr(lowered, "_compared", lambda metrics, _: dict.fromkeys(metrics, worse))
     with pytest.raises(
         PetriscopeError, match=r"3.00 points worse than that of the run \(95 %: by 2.00 or more\); nothing was"
     ):
@@ -444,6 +461,68 @@ def test_a_lower_precision_that_is_worse_is_refused(run, tmp_path, monkeypatch, 
     assert "exported all the same, as requested" in capsys.readouterr().err
     with pytest.raises(RequestError, match="precision cannot be 'int4'"):
         api.export(run.folder, tmp_path / "other", precision="int4")
+    with pytest.raises(RequestError, match="format cannot be 'tflite'; known: onnx, pt2, openvino"):
+        api.export(run.folder, tmp_path / "other", format="tflite")
+    with pytest.raises(RequestError, match="models in int8 are in the format onnx, not in pt2"):
+        api.export(run.folder, tmp_path / "other", format="pt2", precision="int8")
+
+
+@pytest.mark.parametrize("format", ["pt2", "openvino"])
+def test_other_formats_answer_alike_and_are_verified_alike(run, packed, tmp_path, format):
+    pytest.importorskip(FORMATS[format].library)
+    folder = api.export(run.folder, tmp_path / "package", format=format, sample=100, quiet=True).folder
+    manifest, files = Manifest.read(folder / MANIFEST), FORMATS[format].files
+    assert manifest.format == format and set(files) <= set(manifest.files) and not (folder / MODEL).exists()
+    if format == "pt2":
+        check_program(folder / "model.pt2")
+    assert manifest.verification.images == 100 and manifest.verification.largest_difference <= 1e-4
+    assert verify(folder).images == 32 and FORMATS[format].library in (folder / "README.md").read_text()
+    pixels = blobs(9, 5)[0]
+    for count in (0, 1, 9):
+        found, expected = (Package(each).run(pixels[:count]) for each in (folder, packed))
+        for name in ("label", "answers", "sets"):
+            np.testing.assert_array_equal(found[name], expected[name])
+        np.testing.assert_allclose(found["probabilities"], expected["probabilities"], atol=1e-4)
+    with ThreadPoolExecutor(4) as pool:  # threads can share one
+        package = Package(folder, threads=1)
+        for labels in pool.map(lambda _: package.run(pixels)["label"], range(16)):
+            np.testing.assert_array_equal(labels, expected["label"])
+    content = (folder / files[-1]).read_bytes()
+    (folder / files[-1]).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(RequestError, match=f"{files[-1]} was changed"):
+        Package(folder)
+
+
+def check_program(path):
+    """A program of torch has no pickle and no path of this machine, and can be used alone."""
+    with zipfile.ZipFile(path) as packed:
+        contents = [packed.read(each) for each in packed.infolist()]
+    assert not any(content.startswith(b"\x80") or content[:2] == b"PK" for content in contents)
+    assert not any(str(Path(exporting.__file__).parents[1]).encode() in content for content in contents)
+    found = torch.export.load(path).module()(torch.zeros(3, 16, 16, 3, dtype=torch.uint8))
+    assert found["probabilities"].shape == (3, 2)
+
+
+def test_a_package_is_compared_on_the_images_of_val_that_one_has(package, run, tmp_path, capsys, monkeypatch):
+    source = run.recipe.data.source
+    status, out, _ = petriscope(capsys, monkeypatch, "verify", package, "--data", source, "--json")
+    found = json.loads(out)["val"]
+    assert status == 0 and (found["images"], found["of"]) == (300, 300) and found["largest_difference"] <= 1e-4
+    some = shutil.copytree(Path(source) / "val", tmp_path / "some")  # not called val, and not all of it
+    for path in sorted(some.rglob("*.*"))[::2]:
+        path.unlink()
+    status, out, _ = petriscope(capsys, monkeypatch, "verify", package, "--data", some)
+    assert status == 0 and "150 of 300 images of val whose answers the package keeps are in" in out
+    with pytest.raises(DataError, match="none of the 300 images of val"):
+        verify_on(package, str(write_folder(tmp_path / "other", 12, 77)), quiet=True)
+    path = package / "tests" / "val.npz"
+    arrays = dict(np.load(path))
+    np.savez(path, **{**arrays, "label": 1 - arrays["label"]})
+    with pytest.raises(PetriscopeError, match=r"Of 300 images of val: 300 with another label \(.*do not use it here"):
+        verify_on(package, source, quiet=True)
+    path.unlink()
+    with pytest.raises(RequestError, match="keeps no answers on images of val"):
+        verify_on(package, source, quiet=True)
 
 
 def test_requests_that_cannot_be_met(run, tmp_path, monkeypatch):
@@ -453,11 +532,77 @@ def test_requests_that_cannot_be_met(run, tmp_path, monkeypatch):
         api.export(run.folder, tmp_path / "full", quiet=True)
     with pytest.raises(RequestError, match="not a run folder"):
         api.export(tmp_path, tmp_path / "out", quiet=True)
-    monkeypatch.setattr(exporting.metadata, "version", _missing)
+    monkeypatch.setattr(metadata, "version", _missing)
     with pytest.raises(RequestError, match=r"pip install 'petriscope\[export\]'"):
         api.export(run.folder, tmp_path / "out", quiet=True)
     assert not (tmp_path / "out").exists() and open_run(run.folder)
 
 
+def computes(*args, **more):
+    raise AssertionError("something was computed before the request was refused")
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"depth": 16}, "reads gray and RGB images with 8 bits"),
+        ({"channels": ("a", "b", "c")}, "reads gray and RGB images with 8 bits"),
+        ({"scale": 2.0}, "scales images"),
+        ({"filter": "draft"}, "at a fraction of their size"),
+        ({"tiles": TilesSection(size=16)}, "predicts by tiles"),
+    ],
+)
+def test_what_a_page_cannot_read_is_refused_before_anything_is_computed(run, tmp_path, monkeypatch, data, said):
+    predictor = load_model(run.folder, "cpu")
+    read = predictor.recipe.data.model_copy(update=data)
+    changed = replace(predictor, recipe=predictor.recipe.model_copy(update={"data": read}))
+    monkeypatch.setattr(exporting, "find_runtime", lambda place: place)
+    monkeypatch.setattr(exporting, "load_model", lambda *args: changed)
+    monkeypatch.setattr(exporting, "export", computes)
+    with pytest.raises(RequestError, match=said):
+        api.export_page(run.folder, tmp_path / "page.html", quiet=True)
+
+
+def test_what_a_page_cannot_hold_is_refused_before_anything_is_computed(run, packed, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "find_runtime", lambda place: place)
+    for name in ("export", "verify"):
+        monkeypatch.setattr(exporting, name, computes)
+    for source in (run.folder, packed):
+        with monkeypatch.context() as changed, pytest.raises(RequestError, match="holds a model of at most 0 MB"):
+            changed.setattr("petriscope.ship.page.MOST_MODEL", 1000)
+            api.export_page(source, tmp_path / "page.html", quiet=True)
+        with pytest.raises(RequestError, match=r"nothing can be written into .*package\.json"):
+            api.export_page(source, packed / MANIFEST / "page.html", quiet=True)
+    with pytest.raises(AssertionError, match="something was computed"):
+        api.export_page(run.folder, tmp_path / "page.html", quiet=True)
+
+
+def test_a_lower_precision_is_refused_before_the_data_are_read(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "own_split", computes)
+    source = tmp_path / "run"
+    shutil.copytree(run.folder, source)
+    known = json.loads((source / "environment.json").read_text())
+    for split, precision, said in (
+        ("train", "int8", "int8 needs training images"),
+        ("val", "fp16", "fp16 needs a run"),
+    ):
+        del known["data"]["splits"][split]
+        (source / "environment.json").write_text(json.dumps(known))
+        with pytest.raises(RequestError, match=said):
+            api.export(source, tmp_path / "out", precision=precision, quiet=True)
+
+
 def _missing(name):
-    raise exporting.metadata.PackageNotFoundError(name)
+    raise metadata.PackageNotFoundError(name)
+
+
+def test_predictions_in_shards_are_those_of_one_process(run, packed, tmp_path):
+    write_folder(tmp_path / "cells", 40, 9)
+    for model in (run.folder, packed):
+        table = api.predict(model, [tmp_path / "cells"], quiet=True, max_error=0.05)
+        out = tmp_path / model.name
+        api.predict_in_shards(model, tmp_path / "cells", out, 3, jobs=1, quiet=True, max_error=0.05)
+        rows = pd.concat(map(pd.read_parquet, sorted(out.glob("shard-*"))), ignore_index=True)
+        names = ["image", "predicted", "answer", "why"]
+        assert rows[names].equals(table[names]) and len(rows) == 40
+        np.testing.assert_allclose(rows["confidence"], table["confidence"], atol=1e-6)

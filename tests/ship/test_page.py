@@ -20,9 +20,11 @@ from petriscope.core.csv_tables import csv_text
 from petriscope.core.errors import RequestError
 from petriscope.data.decode import decode_file, resize
 from petriscope.data.in_memory import InMemory
+from petriscope.inference.label_answers import LabelPlan
 from petriscope.metrics.selective import Threshold
 from petriscope.ship import page
 from petriscope.trust.abstention import NO_CLASS, NOT_SURE, UNCLAIMED, Abstention
+from petriscope.trust.label_rules import answered_labels
 from petriscope.trust.two_sample import Likeness, Traits, compare
 from petriscope.trust.verdict import NOTHING, WITHDRAWN, remedy, verdict
 
@@ -283,6 +285,51 @@ def test_answers_and_tables_are_those_of_predict():
         assert found == csv_text(pd.DataFrame(table, columns=columns))
 
 
+@pytest.mark.parametrize("max_error", [None, 0.1])
+@pytest.mark.parametrize("standing", ["holds", "withdrawn", "unclaimed"])
+def test_answers_and_tables_of_labels_are_those_of_predict(max_error, standing):
+    import pandas as pd
+
+    rng = np.random.default_rng(3)
+    classes = ("mass", "=edema", 'a "b", or so')
+    p, ood = rng.random((200, 3)).astype(np.float32), rng.uniform(0, 1.2, 200).astype(np.float32)
+    ood[5] = np.nan
+    cutoffs = np.array([0.5, 0.2, 0.9], np.float32)
+    limits = np.array([[0.1, 0.2], [-np.inf, 0.5], [0.3, 0.05]])
+    everything = np.full((3, 2), np.inf)
+    plan = LabelPlan(classes, cutoffs, everything if max_error is None else limits)
+    rows = (plan if standing == "holds" else plan.without_guarantee(standing == "unclaimed")).rows(p, ood)
+    table = [{"image": f"{i}.png", "error": None, **row} for i, row in enumerate(rows)]
+    for i, row in enumerate(table):
+        for k, (name, word) in enumerate(row.pop("answers").items()):
+            row |= {f"answer_{name}": word, f"p_{name}": float(p[i, k])}
+    table.append({"image": "-1, a", "error": "-1, a cannot be read as an image: because"})
+    columns = ["image", "labels", "open", "error", "why"]
+    columns += [f"{start}_{name}" for name in classes for start in ("answer", "p")]
+    present, given = p >= cutoffs, answered_labels(p, ood, cutoffs, limits)
+    found = javascript(
+        """
+        const items = input.items.map(({ ood, ...found }, i) => ({ name: `${i}.png`, found: { ...found, ood: ood ?? NaN } }));
+        items.push({ name: "-1, a", error: "-1, a cannot be read as an image: because" });
+        console.log(JSON.stringify(labelTableOf(items, input.rate, input.model, input.standing)));""",
+        {
+            "rate": None if max_error is None else {"place": 1},
+            "standing": standing,
+            "model": {"classes": classes, "words": WORDS},
+            "items": [
+                {
+                    "probabilities": p[i].astype(float).tolist(),
+                    "labels": present[i].astype(int).tolist(),
+                    "ood": None if np.isnan(ood[i]) else float(ood[i]),
+                    "answers": [-1] * 3 + np.where(given[i], present[i], -1).tolist(),
+                }
+                for i in range(len(p))
+            ],
+        },
+    )
+    assert found == csv_text(pd.DataFrame(table, columns=columns))
+
+
 def test_numbers_are_written_as_python_writes_them():
     rng = np.random.default_rng(1)
     values = [0.0, 1.0, 1e-5, 1e-4, 0.1, 1e16, 123456789.0, 5e-324, *np.exp(rng.uniform(-60, 60, 300)).tolist()]
@@ -401,10 +448,10 @@ def stand_in(tmp_path, monkeypatch):
     return folder
 
 
-@pytest.mark.parametrize("dense", [False, True])
-def test_a_page_has_all_that_it_needs(tmp_path, stand_in, dense):
+@pytest.mark.parametrize("task", ["classification", "multilabel", "segmentation"])
+def test_a_page_has_all_that_it_needs(tmp_path, stand_in, task):
     pytest.importorskip("onnx")
-    package = color_package.write_package(tmp_path / "package", dense)
+    package = color_package.write_package(tmp_path / "package", task)
     page.write_page(package, tmp_path / "page.html", tmp_path / "lib")
     html = (tmp_path / "page.html").read_text()
     parsed = Page(html)
@@ -412,7 +459,9 @@ def test_a_page_has_all_that_it_needs(tmp_path, stand_in, dense):
     assert "default-src 'none'" in html and "unsafe-eval'" not in html.replace("wasm-unsafe-eval", "")
     for word in ("0123456789abcdef", "blue, or so", "10 x 12 pixels", "images with what the model answers"):
         assert word in parsed.text
-    assert dense == (page.TESTED not in parsed.text)
+    assert (task == "segmentation") == (page.TESTED not in parsed.text)
+    assert (task == "classification") == ("Prediction sets" in parsed.text)
+    assert parsed.text.count("cannot be guaranteed") == (task != "segmentation")
 
 
 def test_what_a_page_cannot_do_is_refused(tmp_path, stand_in):
@@ -426,7 +475,7 @@ def test_what_a_page_cannot_do_is_refused(tmp_path, stand_in):
         "gray": False,
         "scale": "0.1um",
     }
-    for changes, words in (({"input": scaled}, "data.scale 0.1um"), ({"task": "multilabel"}, "the task multilabel")):
+    for changes, words in (({"input": scaled}, "data.scale 0.1um"), ({"format": "pt2"}, "in the format pt2")):
         package = color_package.write_package(tmp_path / next(iter(changes)), **changes)
         with pytest.raises(RequestError, match=words):
             page.write_page(package, tmp_path / "page.html", stand_in)

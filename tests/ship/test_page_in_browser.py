@@ -47,9 +47,9 @@ def opened(browser, runtime, tmp_path_factory):
     troubles = []
     contexts = []
 
-    def open_page(dense: bool, query: str = ""):
+    def open_page(task: str = "classification", query: str = ""):
         folder = tmp_path_factory.mktemp("page")
-        package = color_package.write_package(folder / "package", dense)
+        package = color_package.write_package(folder / "package", task)
         page.write_page(package, folder / "page.html", runtime)
         context = browser.new_context(offline=True, viewport={"width": 390, "height": 844})
         contexts.append(context)
@@ -105,7 +105,7 @@ def table(shown) -> list[dict[str, str]]:
 
 
 def test_classes(opened, tmp_path):
-    package, shown = opened(dense=False, query="?test")
+    package, shown = opened(query="?test")
     playwright.expect(shown.locator("#tested")).to_have_text("6 of 6 equal.", timeout=60_000)
     files = given_files(tmp_path)
     give(shown, files)
@@ -128,7 +128,7 @@ def test_classes(opened, tmp_path):
 
 
 def test_what_cannot_be_read_comes_first_and_is_told(opened, tmp_path):
-    _, shown = opened(dense=False)
+    _, shown = opened()
     files = given_files(tmp_path)
     (tmp_path / "scan.tif").write_bytes(b"II*\0" + b"\0" * 60)
     give(shown, [*files, tmp_path / "scan.tif"])
@@ -154,7 +154,7 @@ def test_what_cannot_be_read_comes_first_and_is_told(opened, tmp_path):
 
 
 def test_guarantees_are_withdrawn_for_images_unlike_val(opened, tmp_path):
-    _, shown = opened(dense=False)
+    _, shown = opened()
     like, unlike = color_package.images(80, seed=2), color_package.images(80, seed=3) * np.array([1, 0, 0], np.uint8)
     for folder, given in (("like", like), ("unlike", unlike)):
         (tmp_path / folder).mkdir()
@@ -180,7 +180,7 @@ def test_guarantees_are_withdrawn_for_images_unlike_val(opened, tmp_path):
 
 
 def test_masks(opened, tmp_path):
-    package, shown = opened(dense=True, query="?test")
+    package, shown = opened("segmentation", "?test")
     playwright.expect(shown.locator("#tested")).to_have_text("6 of 6 equal.", timeout=60_000)
     files = given_files(tmp_path)
     give(shown, files)
@@ -198,6 +198,40 @@ def test_masks(opened, tmp_path):
     assert np.abs(found - np.stack([(classes == k).mean((1, 2)) for k in range(3)], 1)).max() < 1e-9
     assert np.abs([float(row["confidence"]) for row in rows] - confidence.mean((1, 2))).max() < 1e-5
     assert shown.locator("#cards canvas").count() == len(files)
+
+
+def test_labels(opened, tmp_path):
+    package, shown = opened("multilabel", "?test")
+    playwright.expect(shown.locator("#tested")).to_have_text("6 of 6 equal.", timeout=60_000)
+    assert shown.locator("#coverage").count() == 0
+    files = given_files(tmp_path)
+    give(shown, files)
+    wanted, classes = expected(package, files), color_package.CLASSES
+    inside = wanted["ood"] <= 1
+    for chosen in ("", "1", "2"):
+        shown.select_option("#rate", chosen)
+        rows = table(shown)
+        assert [row["image"] for row in rows] == [path.name for path in files]
+        answers = np.where(inside[:, None], wanted["labels"], -1) if chosen == "" else wanted["answers"][:, int(chosen)]
+        for k, name in enumerate(classes):
+            words = [{1: "present", 0: "absent", -1: "not sure"}[answer] for answer in answers[:, k].tolist()]
+            assert [row[f"answer_{name}"] for row in rows] == words
+            assert np.abs([float(row[f"p_{name}"]) for row in rows] - wanted["probabilities"][:, k]).max() < 1e-5
+        assert [row["open"] == "" for row in rows] == (answers >= 0).all(1).tolist()
+        assert f"all labels of {(answers >= 0).all(1).sum()} answered" in shown.inner_text("#summary")
+    assert (answers >= 0).any() and (answers[inside] < 0).any() and not inside.all()
+    row = next(each for each in rows if each["labels"] not in ("none", "not sure"))
+    shown.fill("#find", row["image"])
+    cells = shown.locator("#cards li").first.locator("tr").all_inner_texts()
+    for name in classes:
+        assert any(
+            name in text and row[f"answer_{name}"] in text and f"{float(row[f'p_{name}']):.4f}" in text
+            for text in cells
+        )
+    shown.fill("#find", "")
+    shown.select_option("#show", f"={classes[0]}")
+    assert shown.locator("#cards li").count() == min(60, (answers[:, 0] == 1).sum())
+    assert shown.evaluate("document.documentElement.scrollWidth") == 390
 
 
 def test_what_the_browser_decodes_has_the_pixels_that_pillow_gives(browser, tmp_path):

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from shutil import which
 
@@ -21,29 +22,25 @@ import uvicorn
 from playwright.sync_api import sync_playwright
 
 from petriscope import api
-from petriscope.ship.server.opening import open_model
+from petriscope.ship.server.opening import Known, open_model
 from petriscope.ship.server.running import Server
 from petriscope.ship.server.web import create_app
-from serving import blobs, png, train_on_blobs
+from serving import blobs, png
 
 CHROMIUM = os.environ.get("CHROMIUM") or which("chromium") or which("chromium-browser") or which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
 
 
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory):
-    return tmp_path_factory.mktemp("page")
-
-
-@pytest.fixture
-def run_folder(tiny_recipe, kept):
-    return kept / "blobs" if (kept / "blobs").exists() else train_on_blobs(tiny_recipe, kept)
-
-
 @contextmanager
 def served(run_folder, token=""):
     """The address of a server in a thread."""
-    gate = create_app([open_model(str(run_folder), "cpu")], token=token)
+    with served_model(open_model(str(run_folder), "cpu"), token) as url:
+        yield url
+
+
+@contextmanager
+def served_model(model, token=""):
+    gate = create_app([model], token=token)
     config = uvicorn.Config(gate, port=0, log_config=None, access_log=False, lifespan="on")
     server = Server(config, gate)
     thread = threading.Thread(target=server.run)
@@ -208,6 +205,36 @@ def test_a_token_is_asked_for(page, run_folder):
         page.fill("#token", "secret")
         page.keyboard.press("Enter")
         page.wait_for_selector("#drop")
+
+
+def test_what_is_assumed_is_shown_and_images_that_contradict_it_are_to_look_at(page, run_folder, tmp_path, monkeypatch):
+    model = open_model(str(run_folder), "cpu", Known(prior="0=0.9,1=0.1"))
+    predict = model.predict
+
+    def contradicted(names, images, rules):  # as by a model of more classes
+        found = predict(names, images, rules)
+        return [replace(each, row=each.row.model_copy(update={"outside": 0.9})) for each in found]
+
+    monkeypatch.setattr(model, "predict", contradicted)
+    with served_model(model) as url:
+        page.goto(url)
+        page.wait_for_selector("#facts:has-text('For all images it is assumed: 0 0.9; 1 0.1.')")
+        put_in(page, images(tmp_path, 2)[:2])
+        assert "2 answered, 0 not sure; 2 look like classes that do not occur" in page.locator("#summary").inner_text()
+        page.select_option("#show", "look")
+        assert len(names(page)) == 2
+        assert "looks like a class that does not occur (90 %)" in page.locator(".card").first.inner_text()
+
+
+def test_menus_without_a_choice_are_not_shown(page, run_folder):
+    model = open_model(str(run_folder), "cpu")
+    for rates, levels in (((0.01,), (0.9,)), ((0.01,), ()), ((), ())):
+        model.max_errors, model.coverages = rates, levels
+        with served_model(model) as url:
+            page.goto(url)
+            page.wait_for_selector("#drop")
+            shown = page.locator("#options select:visible").evaluate_all("all => all.map(each => each.id)")
+            assert shown == ["model", *["max-error"] * len(rates), *["coverage"] * len(levels)]
 
 
 def test_images_are_cleared_and_a_folder_is_chosen(page, run_folder, tmp_path):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -33,10 +34,10 @@ def answer_files(
         adapts: whether the model can be adapted to images from elsewhere.
     """
     probabilities = [f"p_{name}" for name in model.classes]
-    outside, assumed = _Outside(), assumptions(model, given)
+    outside, assumed = Outside(), assumptions(model, given)
 
-    def rows_of(images: np.ndarray, paths: list[AnyFile], rules: Abstention) -> list[dict[str, Any]]:
-        found = model.predict(images, wanted.tta)
+    def rows_of(images: list[np.ndarray], paths: list[AnyFile], rules: Abstention) -> list[dict[str, Any]]:
+        found = model.predict(np.stack(images), wanted.tta)
         if found.outside is not None:
             outside.note(paths, found.outside)
         rows = answered(model.classes, found.probabilities, found.ood, rules)
@@ -47,7 +48,7 @@ def answer_files(
         rules = plan
         kept: dict[AnyFile, Attempt] = {}
         if wanted.max_error is not None or wanted.set_coverage is not None:
-            rules = _checked(model, paths, wanted, plan, kept, bool(given), adapts)
+            rules = checked_rules(model, paths, wanted, plan, kept, bool(given), adapts)
         rows = partial(rows_of, rules=rules)
         yield from rows_by_chunk(model, paths, columns, rows, CHUNK, wanted.quiet, kept)
         outside.tell()
@@ -64,9 +65,10 @@ def answered(
     """What is said of images: predicted, confidence, and the fields of `petriscope.trust.abstention.Abstention.rows`, which
     takes the same arguments."""
     answers = rules.rows(probabilities, ood)
+    first, highest = probabilities.argmax(1).tolist(), probabilities.max(1).tolist()
     return [
-        {"predicted": classes[int(p.argmax())], "confidence": float(p.max()), **answer}
-        for p, answer in zip(probabilities, answers, strict=True)
+        {"predicted": classes[k], "confidence": p, **answer}
+        for k, p, answer in zip(first, highest, answers, strict=True)
     ]
 
 
@@ -78,12 +80,12 @@ def assumptions(model: Predicts, given: str = "") -> dict[str, str]:
     return {"assumed": "; ".join(words)} if words else {}
 
 
-class _Outside:
+class Outside:
     """Counts the images that look like classes which do not occur."""
 
     def __init__(self) -> None:
         self.images, self.count = 0, 0
-        self.first: AnyFile | None = None
+        self.first: AnyFile | str | None = None
 
     def note(self, paths: Sequence[AnyFile], outside: np.ndarray) -> None:
         """``outside``: the probability of those classes before they were excluded, float32 [B]."""
@@ -100,15 +102,52 @@ class _Outside:
             )
 
 
-def _checked(
+@dataclass(frozen=True)
+class Answering:
+    """How a task answers images from their probabilities.
+
+    Args:
+        plan: the rules for images like those of val.
+        columns: names of the fields that ``rows`` gives.
+        rows: probabilities, float32 [N, K], out-of-distribution scores, float32 [N] or None, and rules -> the fields of each row.
+        counted: a row -> the answers in it, and whether the model abstains.
+        mix_given, adapts: see `petriscope.trust.verdict.verdict`.
+    """
+
+    plan: Any
+    columns: Sequence[str]
+    rows: Callable[[np.ndarray, np.ndarray | None, Any], list[dict[str, Any]]]
+    counted: Callable[[Mapping[str, Any]], tuple[Sequence[str], bool]]
+    mix_given: bool
+    adapts: bool
+
+
+class Rules(Protocol):
+    """Rules by which images are answered.
+
+    Args:
+        notes: what they guarantee, a sentence each.
+    """
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+    def without_guarantee(self, answer: bool) -> Self:
+        """The rules for images that guarantees do not hold for: abstain, or answer all the same."""
+
+
+R = TypeVar("R", bound=Rules)
+
+
+def checked_rules(
     model: Classifies,
     paths: Sequence[AnyFile],
     wanted: Wanted,
-    plan: Abstention,
+    plan: R,
     kept: dict[AnyFile, Attempt],
     mix_given: bool,
     adapts: bool,
-) -> Abstention:
+) -> R:
     """The rules for these images. That guarantees are withdrawn is always said, anything else unless ``wanted.quiet``. What is
     decoded for that is added to ``kept``."""
     compared = compare_files(model, paths, wanted.quiet, kept)

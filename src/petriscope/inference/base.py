@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from petriscope.core.channels import Names
+from petriscope.core.errors import RequestError
 from petriscope.core.scale import Scale
-from petriscope.data.decode import Filter
+from petriscope.data.decode import Channels, Filter, Form
 from petriscope.data.membership import Exposure
+from petriscope.data.planes import Pages, Projection
 from petriscope.data.rescale import Field
 from petriscope.trust.two_sample import Likeness, Traits
 
@@ -28,6 +31,12 @@ class Reading:
         gray: whether gray was asked for, so that lost colors are no news.
         scale: times that objects are enlarged, or micrometers per pixel of the files; None: as they are.
         field_of_view: of the images that the model takes, height and width in micrometers; None: not known.
+        depth: bits of the values that the model takes, 8 or 16.
+        range: the stored values that are black and white; None: those of their type.
+        channels: names; empty: gray or RGB.
+        overlap: images keep their own sizes, and masks are predicted by tiles of the model's shape, neighbors of which overlap
+            by this share of their side; None: images are resized to the model's shape.
+        pages, projection: what planes of a file become, see `petriscope.data.planes.combine`.
     """
 
     filter: Filter = "bilinear"
@@ -35,6 +44,28 @@ class Reading:
     gray: bool = False
     scale: Scale | None = None
     field_of_view: Field | None = None
+    depth: int = 8
+    range: tuple[float, float] | None = None
+    channels: Names = ()
+    overlap: float | None = None
+    pages: Pages = "auto"
+    projection: Projection | None = None
+
+    def form(self, count: int) -> Form:
+        """What the pixels of a file become, for a model that takes so many channels."""
+        channels: Channels = self.channels or ("gray" if count == 1 else "rgb")
+        return Form(self.filter, channels, self.bits, self.depth, self.range, self.pages, self.projection)
+
+
+def check_tiles(overlap: float, task: str, dense: bool) -> None:
+    """
+    Raises:
+        RequestError: a model of this task does not predict by tiles, or they cannot overlap by such a share of their side.
+    """
+    if not dense:
+        raise RequestError(f"tiles need a model for masks; this is a {task} model")
+    if not 0 <= overlap <= 0.5:
+        raise RequestError(f"tiles overlap by a share of their side from 0 to 0.5, not {overlap:g}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ from petriscope.core.files import parsing, user_path
 from petriscope.core.progress import progress
 from petriscope.core.recipe import TTA, check_recipe
 from petriscope.data.batches import Batches
+from petriscope.data.tile_sets import TileBatches
 from petriscope.inference.base import Prediction
 from petriscope.inference.package import MANIFEST, Package, is_package
 from petriscope.inference.predictor import Predictor, load_model
@@ -50,6 +51,14 @@ class PackagePredictor(Predictor):
         """See `Predictor.traits`."""
         return self.package.traits(images, likeness)
 
+    def predict_and_compare(
+        self, images: np.ndarray, likeness: Likeness, rows: np.ndarray, tta: TTA | None = None
+    ) -> tuple[Prediction, Traits]:
+        """See `Predictor.predict_and_compare`."""
+        found = self.package.run(images)
+        traits = self.package.traits_in(found, likeness).take(rows)
+        return self.judge(found["raw"], self._known(tta), self._scores(found)), traits
+
     def predict_set(self, batches: Batches, tta: TTA | None = None, label: str | None = None) -> Prediction:
         """See `Predictor.predict_set`."""
         tta = self._known(tta)
@@ -78,6 +87,9 @@ class PackagePredictor(Predictor):
         """See `Predictor.outputs`."""
         self._known(tta)
         name = "probabilities" if self.task.dense else "raw"
+        if isinstance(batches, TileBatches):
+            yield from batches.predict_each(lambda tiles: self.package.run(tiles)[name], label)
+            return
         for indices, found, targets in self._runs(batches, label, batch_size or self.recipe.evaluation.batch_size):
             yield indices, torch.from_numpy(found[name]).clamp_min(1e-12).log(), targets
 

@@ -17,7 +17,8 @@ from petriscope.inference.base import Prediction
 from petriscope.inference.predictor import Predictor
 from petriscope.inference.sampling import sample_rows
 from petriscope.inference.tta import TTA
-from petriscope.trust.ood import Detector, Seen, fit_detector
+from petriscope.trust.multilabel import LabelReference, as_one_class, fit_labels, in_one_mix
+from petriscope.trust.ood import Detector, Seen, fit_detector, fit_pixels_by_folds
 from petriscope.trust.shift import MOST_OF_VAL, appearance_of, fit_likeness, fit_looks
 from petriscope.trust.state import Reference, Trust, fit_reference
 from petriscope.trust.two_sample import Likeness
@@ -27,13 +28,19 @@ CHUNK = 256  # images that are measured at a time
 
 
 def calibrate(
-    predictor: Predictor, train: ImageSet | None, val: ImageSet, tta: TTA | None = None, quiet: bool = False
+    predictor: Predictor,
+    train: ImageSet | None,
+    val: ImageSet,
+    tta: TTA | None = None,
+    quiet: bool = False,
+    most: int = DETECTOR_IMAGES,
 ) -> Prediction:
     """Fit temperature, thresholds and prediction sets on val, and store them in ``predictor.trust``, with what val is like.
 
     Args:
         train: the training images, to fit the out-of-distribution detector on; None: the detector does not change.
         tta: test-time augmentation that the fit is for; None: as in the recipe.
+        most: images of each split that the detector is fitted on.
 
     Returns:
         the predictions on val.
@@ -42,22 +49,28 @@ def calibrate(
     raw, seen = _look(predictor, val, tta, None if quiet else "calibrating")
     detector = predictor.trust.detector
     if train is not None:
-        detector = _fit_detector(predictor, train, val, seen, quiet)
+        detector = _fit_detector(predictor, train, val, seen, quiet, most)
     ood = None if detector is None else detector.score(*seen)
-    reference = fit_reference(raw, val.targets, ood, val.groups)
     likeness = _fit_likeness(predictor, val, tta, raw, seen, detector)
-    predictor.trust = Trust({**predictor.trust.references, tta: reference}, detector, likeness=likeness)
+    if val.task.exclusive:
+        reference = fit_reference(raw, val.targets, ood, val.groups)
+        predictor.trust = Trust({**predictor.trust.references, tta: reference}, detector, likeness=likeness)
+    else:
+        labels = {**predictor.trust.labels, tta: fit_labels(raw, val.targets, ood, val.groups)}
+        predictor.trust = Trust({}, detector, likeness=likeness, labels=labels)
     return predictor.judge(raw, tta, ood)
 
 
-def fit_after_training(predictor: Predictor, train: ImageSet | None, val: ImageSet, quiet: bool = False) -> Prediction:
+def fit_after_training(
+    predictor: Predictor, train: ImageSet | None, val: ImageSet, quiet: bool = False, most: int = DETECTOR_IMAGES
+) -> Prediction:
     """`calibrate` for the test-time augmentation of the recipe, and without augmentation: the stress test uses none, and
     measures whether guarantees hold.
 
     Returns:
         the predictions on val with the test-time augmentation of the recipe.
     """
-    predictions = calibrate(predictor, train, val, None, quiet)
+    predictions = calibrate(predictor, train, val, None, quiet, most)
     if predictor.recipe.evaluation.tta != "none":
         calibrate(predictor, None, val, "none", quiet=True)
     return predictions
@@ -127,18 +140,62 @@ def fit_on_held_out(
         more = [] if unlabeled is None or not len(unlabeled) else [_look(predictor, unlabeled, "none", tell)[1]]
         detector = detector.widened(*_joined([seen, *more]))
         ood = detector.score(*seen)
-    references: dict[str, Reference] = {
-        tta: fit_reference(each, images.targets, ood, images.groups) for tta, each in raw.items()
-    }
-    rows = sample_rows(len(images), MOST_OF_VAL)
-    part = images.subset(rows)
-    likeness = fit_looks(raw["none"][rows], appearances(part), part.targets, part.groups)
-    predictor.trust = Trust(references, detector, likeness=likeness)
+    predictor.trust = _on_held_out(images, raw, ood, detector)
     first = next(iter(raw))
     return predictor.judge(raw[first], first, ood)
 
 
-def _fit_detector(predictor: Predictor, train: ImageSet, val: ImageSet, seen: Seen, quiet: bool) -> Detector:
+def fit_on_folds(
+    predictor: Predictor, images: ImageSet, fold: np.ndarray, raw: Mapping[TTA, np.ndarray], quiet: bool = False
+) -> Prediction:
+    """`calibrate` by cross-validation, for a model that learned from all images: on predictions that were made without them. The
+    out-of-distribution detector looks at pixels alone, see `petriscope.trust.ood.fit_pixels_by_folds`.
+
+    Args:
+        images: all that were drawn into folds, N.
+        fold: that holds out each image, int64 [N]; negative: none does.
+        raw: for each test-time augmentation, ``none`` among them, probabilities before temperature scaling of networks that did
+            not learn from the image, float32 [N, K].
+
+    Returns:
+        the predictions for the images that are held out, in order, with the first test-time augmentation of ``raw``.
+    """
+    operations = [AUGMENTATIONS.build(each) for each in predictor.recipe.augment]
+    unmixed = [operation for operation in operations if not isinstance(operation, Mixing)]
+    plain = _look(predictor, images, "none", None if quiet else "looking at pixels")[1][1]
+    sample, augmented = sample_rows(len(images), DETECTOR_IMAGES), None
+    if unmixed:
+        augmented = _look(predictor, augmented_set(images.subset(sample), unmixed), "none", None)[1][1]
+    detector, scores = fit_pixels_by_folds(plain, fold, sample, augmented)
+    rows = np.flatnonzero(fold >= 0)
+    part, ood = images.subset(rows), scores[rows]
+    held = {tta: each[rows] for tta, each in raw.items()}
+    predictor.trust = _on_held_out(part, held, ood, detector)
+    first = next(iter(held))
+    return predictor.judge(held[first], first, ood)
+
+
+def _on_held_out(
+    images: ImageSet, raw: Mapping[TTA, np.ndarray], ood: np.ndarray | None, detector: Detector | None
+) -> Trust:
+    """What is fitted on predictions, before scaling, for images that were held out."""
+    references, labels = dict[str, Reference](), dict[str, LabelReference]()
+    for tta, each in raw.items():
+        if images.task.exclusive:
+            references[tta] = fit_reference(each, images.targets, ood, images.groups)
+        else:
+            labels[tta] = fit_labels(each, images.targets, ood, images.groups)
+    rows = sample_rows(len(images), MOST_OF_VAL)
+    part, told = images.subset(rows), raw["none"][rows]
+    told = told if images.task.exclusive else as_one_class(told)
+    likeness = fit_looks(told, appearances(part), part.strata, part.groups)
+    likeness = likeness if images.task.exclusive else in_one_mix(likeness)
+    return Trust(references, detector, likeness=likeness, labels=labels)
+
+
+def _fit_detector(
+    predictor: Predictor, train: ImageSet, val: ImageSet, seen: Seen, quiet: bool, most: int = DETECTOR_IMAGES
+) -> Detector:
     """Fit the detector on unchanged and on augmented images, because a network is trained to predict augmented images too.
 
     Args:
@@ -148,15 +205,15 @@ def _fit_detector(predictor: Predictor, train: ImageSet, val: ImageSet, seen: Se
     def look(images: ImageSet, label: str) -> Seen:
         return _look(predictor, images, "none", None if quiet else label)[1]
 
-    part = _sample(train)
+    part = _sample(train, most)
     plain = look(part, "computing features of train")
     operations = [AUGMENTATIONS.build(each) for each in predictor.recipe.augment]
     unmixed = [operation for operation in operations if not isinstance(operation, Mixing)]
     if not unmixed:
-        return fit_detector(plain, part.targets, seen)
+        return fit_detector(plain, part.strata, seen)
     augmented = look(augmented_set(part, unmixed), "computing features of train, augmented")
-    harder = look(augmented_set(_sample(val), unmixed), "computing features of val, augmented")
-    return fit_detector(_joined([plain, augmented]), np.tile(part.targets, 2), seen, harder)
+    harder = look(augmented_set(_sample(val, most), unmixed), "computing features of val, augmented")
+    return fit_detector(_joined([plain, augmented]), np.tile(part.strata, 2), seen, harder)
 
 
 def _fit_likeness(
@@ -174,7 +231,9 @@ def _fit_likeness(
     else:
         raw, seen = _look(predictor, part, "none", None)
     ood = None if detector is None else detector.score(*seen)
-    return fit_likeness(raw, seen[0], ood, appearances(part), part.targets, part.groups, detector)
+    told = raw if val.task.exclusive else as_one_class(raw)
+    likeness = fit_likeness(told, seen[0], ood, appearances(part), part.strata, part.groups, detector)
+    return likeness if val.task.exclusive else in_one_mix(likeness)
 
 
 def appearances(images: ImageSet) -> np.ndarray:
@@ -184,8 +243,8 @@ def appearances(images: ImageSet) -> np.ndarray:
     return np.concatenate([appearance_of(torch.from_numpy(chunk)) for chunk in chunks])
 
 
-def _sample(images: ImageSet) -> ImageSet:
-    return images.subset(sample_rows(len(images), DETECTOR_IMAGES))
+def _sample(images: ImageSet, most: int) -> ImageSet:
+    return images.subset(sample_rows(len(images), most))
 
 
 def _look(predictor: Predictor, images: ImageSet, tta: TTA, label: str | None) -> tuple[np.ndarray, Seen]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from petriscope.core.errors import RequestError
 from petriscope.data.in_memory import AnyFile
+from petriscope.inference.answers import Answering
 from petriscope.inference.decoding import CHUNK
 from petriscope.inference.predictor import Predictor
 from petriscope.inference.table import Rows, Wanted, rows_by_chunk
@@ -22,8 +23,17 @@ def predict_files(predictor: Predictor, paths: Sequence[AnyFile], wanted: Wanted
         )
     names = [f"p_{name}" for name in predictor.classes]
 
-    def rows_of(images: np.ndarray, _: list[AnyFile]) -> list[dict[str, Any]]:
-        return [dict(zip(names, map(float, p), strict=True)) for p in predictor.probabilities(images, wanted.tta)]
+    def rows_of(images: list[np.ndarray], _: list[AnyFile]) -> list[dict[str, Any]]:
+        found = predictor.probabilities(np.stack(images), wanted.tta)
+        return [dict(zip(names, map(float, p), strict=True)) for p in found]
 
     columns = ["image", "error", *names]
     return Rows(columns, rows_by_chunk(predictor, paths, columns, rows_of, CHUNK, wanted.quiet), wanted.out)
+
+
+def answering(predictor: Predictor, wanted: Wanted) -> Answering:
+    """
+    Raises:
+        RequestError: always; images of such a task are not answered.
+    """
+    raise RequestError(f"--shards needs a model for labels; this is a {predictor.task.name} model")

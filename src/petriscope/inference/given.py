@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from petriscope.core.channels import MOST
 from petriscope.core.errors import DataError, RequestError
 from petriscope.core.files import user_path
+from petriscope.data.encode import encoded_exactly
 from petriscope.data.in_memory import AnyFile, InMemory
 
 TAKEN = (
-    "images are given as a path (str or Path) of a file or a folder, a uint8 array [H, W], [H, W, C] or [N, H, W, C] with "
-    "1, 3 or 4 channels, a PIL image, the bytes of an image file, or a list of these"
+    "images are given as a path (str or Path) of a file or a folder, a uint8 or uint16 array [H, W], [H, W, C] or [N, H, W, C] "
+    "with 1 to 16 channels, a PIL image, the bytes of an image file, or a list of these"
 )
 OF_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # modes of Pillow that a PNG file keeps
 OF_TIFF = ("CMYK", "F", "I")
@@ -49,18 +51,20 @@ def _files(given: Any, number: int) -> Iterator[AnyFile]:
         yield InMemory(f"image-{number}", _encoded(given, number))
     elif isinstance(given, np.ndarray):
         for index, pixels in enumerate(_stack(given)):
-            image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-            yield InMemory(f"image-{number + index}", _saved(image, "PNG"))
+            if pixels.dtype == np.uint8 and pixels.shape[2] == 4:  # RGBA
+                yield InMemory(f"image-{number + index}", _saved(Image.fromarray(pixels), "PNG"))
+            else:
+                yield InMemory(f"image-{number + index}", encoded_exactly(pixels)[1])
     else:
         raise RequestError(f"{_name(given)} is no image; {TAKEN}")
 
 
 def _stack(array: np.ndarray) -> np.ndarray:
     """[N, H, W, C]"""
-    if array.dtype == np.uint8 and array.size:
+    if array.dtype in (np.uint8, np.uint16) and array.size:
         if array.ndim == 2:
             return array[None, :, :, None]
-        if array.ndim in (3, 4) and array.shape[-1] in (1, 3, 4):
+        if array.ndim in (3, 4) and array.shape[-1] <= MOST:
             return array[None] if array.ndim == 3 else array
     raise RequestError(f"an array of {array.dtype} {list(array.shape)} is no image and no stack of images; {TAKEN}")
 

@@ -1,7 +1,8 @@
 """Which of many images without labels it would be most useful to label.
 
 BADGE (Ash et al., 2020, "Deep Batch Active Learning by Diverse, Uncertain Gradient Lower Bounds", arXiv:1906.03671): if an image
-had the label that is predicted, the gradient of the loss by the weights of the last layer would be (p - onehot) x features.
+had the label that is predicted, the gradient of the loss by the weights of the last layer would be (p - onehot) x features;
+of several labels, (p - those that are predicted) x features.
 It is long where the network is uncertain, and points elsewhere for images of another kind. A batch is drawn as k-means++
 draws its centers, each with a probability in proportion to the squared distance to the nearest one before, so that its images
 are uncertain and unlike each other.
@@ -12,7 +13,9 @@ from __future__ import annotations
 import numpy as np
 
 
-def most_useful(probabilities: np.ndarray, features: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
+def most_useful(
+    probabilities: np.ndarray, features: np.ndarray, count: int, seed: int = 0, present: np.ndarray | None = None
+) -> np.ndarray:
     """The images to label, the first the one of the longest gradient, int64 [min(count, N)].
 
     Args:
@@ -21,10 +24,13 @@ def most_useful(probabilities: np.ndarray, features: np.ndarray, count: int, see
             count as 0.
         count: at least 0.
         seed: of the draws.
+        present: which labels are predicted, bool [N, K]; None: the most probable class alone.
     """
     rng, total = np.random.default_rng([seed, 4]), len(probabilities)
     first = probabilities.astype(np.float64)
-    first[np.arange(total), first.argmax(1)] -= 1
+    if present is None:
+        present = np.arange(first.shape[1]) == first.argmax(1)[:, None]
+    first -= present
     second = (
         np.nan_to_num(features.astype(np.float64), posinf=0, neginf=0) if features.shape[1] else np.ones((total, 1))
     )

@@ -14,7 +14,7 @@ from petriscope.data.in_memory import AnyFile
 from petriscope.inference.base import Classifies
 from petriscope.inference.decoding import Attempt, decoded, digests_of
 from petriscope.inference.sampling import sample_rows
-from petriscope.trust.two_sample import FALSE_ALARMS, MOST, Traits, compare, joined
+from petriscope.trust.two_sample import FALSE_ALARMS, MOST, Likeness, Traits, compare, joined
 
 if TYPE_CHECKING:
     from petriscope.data.imageset import ImageSet
@@ -50,7 +50,7 @@ def compare_files(
     """
     likeness = model.likeness
     if likeness is None:
-        return _nothing(model, len(paths), OLDER)
+        return nothing(None, len(paths))
     chosen = [paths[row] for row in sample_rows(len(paths), MOST)]
     parts: list[Traits] = []
     some: dict[int, np.ndarray] = {}
@@ -67,7 +67,7 @@ def compare_files(
             if not quiet:
                 bar.advance(len(block))
     if not parts:
-        return _nothing(model, len(paths), "none of them could be read, or the model has learned from all of them")
+        return nothing(likeness, len(paths))
     traits, rows = joined(parts), list(some)[:SHOWN]
     test = compare(likeness, traits, model.classes, len(paths) if len(paths) > MOST else count)
     return Compared(test, np.stack([some[row] for row in rows]), traits.predicted[rows])
@@ -77,10 +77,10 @@ def compare_images(model: Classifies, images: ImageSet, quiet: bool) -> Compared
     """Compare images of a source with val, as `compare_files` does."""
     likeness = model.likeness
     if likeness is None:
-        return _nothing(model, len(images), OLDER)
+        return nothing(None, len(images))
     new = _unlearned(model, images.digests(), len(images))
     if not new.any():
-        return _nothing(model, len(images), "the model has learned from all of them")
+        return nothing(likeness, len(images), unread="")
     images = images.subset(np.flatnonzero(new))
     rows = sample_rows(len(images), MOST)
     parts = []
@@ -104,7 +104,9 @@ def _unlearned(model: Classifies, digests: Iterable[bytes], count: int) -> np.nd
     return model.exposure.roles(digests) != "train"
 
 
-def _nothing(model: Classifies, count: int, why: str) -> Compared:
-    val = 0 if model.likeness is None else len(model.likeness.target)
+def nothing(likeness: Likeness | None, count: int, unread: str = "none of them could be read, or ") -> Compared:
+    """What stands for a comparison of ``count`` images where there is nothing to compare."""
+    why = OLDER if likeness is None else f"{unread}the model has learned from all of them"
+    val = 0 if likeness is None else len(likeness.target)
     test = ShiftTest(n=0, of=count, val=val, level=FALSE_ALARMS, not_tested=why)
-    return Compared(test, np.empty((0, *model.shape), np.uint8), np.empty(0, np.int64))
+    return Compared(test, np.empty((0, 1, 1, 1), np.uint8), np.empty(0, np.int64))

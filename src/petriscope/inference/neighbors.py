@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from petriscope.core.device import Format, autocast, tensor_of
-from petriscope.core.progress import progress
+from petriscope.core.progress import TimeLeft, progress, unlimited
+from petriscope.core.ranks import ALONE, Ranks
 from petriscope.data.imageset import ImageSet
 from petriscope.models.layers import last_linear, watching
 
@@ -41,6 +42,8 @@ def nearest(
     k: int = 5,
     most: int | None = None,
     quiet: bool = True,
+    left: TimeLeft = unlimited,
+    ranks: Ranks = ALONE,
 ) -> Neighbors | None:
     """The k nearest training images of each image.
 
@@ -50,9 +53,11 @@ def nearest(
         batch: the images, uint8 [M, H, W, C].
         k: number of neighbors.
         most: number of training images to search, drawn with a fixed seed; None: all.
+        left: the time that there is for it; of several processes, that of none is limited.
+        ranks: the processes that share the training images. All call this, and all get the neighbors.
 
     Returns:
-        None if the network does not end in a linear layer.
+        None if the network does not end in a linear layer, or there is not enough time.
     """
     layer = last_linear(model)
     if layer is None:
@@ -79,8 +84,16 @@ def nearest(
         asked = directions(batch)
         similar: list[Tensor] = []
         for start in range(0, len(rows), BATCH):
+            if left() <= 0:
+                return None
             block = rows[start : start + BATCH]
-            similar.append(asked @ directions(train.take(block)).T)
+            pixels = train.take(block)
+
+            def look(own: slice, some: np.ndarray = pixels) -> list[Tensor]:
+                return [directions(some[own])]
+
+            (found,) = ranks.spread("similar images", len(block), look)
+            similar.append(asked @ found.T)
             if not quiet:
                 bar.advance(len(block))
         found, index = torch.cat(similar, 1).topk(min(k, len(rows)), dim=1)

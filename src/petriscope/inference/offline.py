@@ -14,7 +14,8 @@ from petriscope.core.errors import PetriscopeError, RequestError
 from petriscope.core.progress import say
 from petriscope.inference.answers import answer_files
 from petriscope.inference.decoding import find_images
-from petriscope.inference.package import SEGMENTER, Package
+from petriscope.inference.label_answers import answer_labels, answering_by
+from petriscope.inference.package import LABELER, SEGMENTER, Package
 from petriscope.inference.segmentation import predict_files
 from petriscope.inference.table import Rows, Wanted, hand_over
 from petriscope.inference.verification import verify
@@ -39,7 +40,7 @@ def main(folder: Path, words: Sequence[str] | None = None) -> int:
             raise RequestError(
                 "--without-guarantee needs --max-error or --set-coverage: without them, nothing is guaranteed"
             )
-        hand_over(_rows(Package(folder, asked.threads), asked), asked.out, sys.stdout.write)
+        hand_over(_rows(Package(folder, asked.threads).by_tiles(asked.tiles), asked), asked.out, sys.stdout.write)
     except PetriscopeError as error:
         say(f"error: {error}")
         return error.exit_status
@@ -50,11 +51,14 @@ def main(folder: Path, words: Sequence[str] | None = None) -> int:
 
 
 def _rows(package: Package, asked: argparse.Namespace) -> Rows:
-    files = find_images(asked.images)
+    files = find_images(asked.images, package.reading.pages)
     tta = package.manifest.tta
     wanted = Wanted(asked.out, tta, asked.max_error, asked.set_coverage, asked.quiet, asked.without_guarantee)  # type: ignore[arg-type]
     if package.manifest.outputs == SEGMENTER:
         return predict_files(package, files, wanted)
+    if package.manifest.outputs == LABELER:
+        how = answering_by(package, package.label_plan(asked.max_error, asked.set_coverage))
+        return answer_labels(package, files, wanted, how)
     plan = package.plan(asked.max_error, asked.set_coverage)
     return answer_files(package, files, wanted, plan)
 
@@ -70,6 +74,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--set-coverage", type=float, metavar="SHARE", help="add sets that contain the true class this often")
     add(
         "--without-guarantee", action="store_true", help="answer also where guarantees are withdrawn, without any claim"
+    )
+    add(
+        "--tiles",
+        type=float,
+        metavar="OVERLAP",
+        help="masks: keep images in their own sizes, and predict by tiles that overlap by this share of their side, 0 to 0.5; "
+        "default: as the model was trained",
     )
     add("--threads", type=int, metavar="N", help="processor threads; default: one per core")
     add(

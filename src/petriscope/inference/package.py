@@ -1,7 +1,7 @@
-"""Packages: a trained model as a folder that predicts with numpy, Pillow and onnxruntime alone.
+"""Packages: a trained model as a folder that predicts with numpy, Pillow and one library that runs it, by default onnxruntime.
 
-A package holds ``package.json`` (the `Manifest`), ``model.onnx``, ``arrays.npz`` (what was fitted on val), ``tests/``, and
-copies of the modules of Petriscope that prediction needs. This module is one of them, so it imports nothing else.
+A package holds ``package.json`` (the `Manifest`), its model, such as ``model.onnx``, ``arrays.npz`` (what was fitted on val),
+``tests/``, and copies of the modules of Petriscope that prediction needs. This module is one of them, so it imports nothing else.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from copy import copy
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,18 +25,23 @@ from petriscope.core.errors import PetriscopeError, RequestError
 from petriscope.core.scale import Scale
 from petriscope.data.decode import Filter
 from petriscope.data.membership import Exposure
+from petriscope.data.planes import Pages, Projection
 from petriscope.data.rescale import Field
-from petriscope.inference.base import Prediction, Reading
+from petriscope.inference.base import Prediction, Reading, check_tiles
+from petriscope.inference.label_answers import ONE_CLASS, LabelPlan
+from petriscope.inference.runtime import FORMATS, open_session
 from petriscope.metrics.selective import Threshold
 from petriscope.trust.abstention import Abstention
 from petriscope.trust.two_sample import Likeness, Traits
 
-MANIFEST, MODEL, ARRAYS, TESTS = "package.json", "model.onnx", "arrays.npz", "tests"
+MANIFEST, ARRAYS, TESTS = "package.json", "arrays.npz", "tests"
+MODEL = FORMATS["onnx"].files[0]
 SIGNATURE = "package.json.sig"
 SCHEMA_VERSION = 1
 MOST_BYTES = 2**26  # of a manifest
 MOST_UNPACKED = 2**32  # of arrays
-LIMITS = "limits"  # the array of the limits of prediction sets
+LIMITS = "limits"  # the array of the limits of prediction sets; of models for several labels, of the doubts of answers
+CUTOFFS = "cutoffs"  # that of the probabilities from which labels are present
 SEEN = "seen/"  # how the names of the arrays of `Exposure` begin
 AT_ONCE = 2**22  # values of images and their views that the model is given at a time; more take memory and no less time
 VIEWS = {"none": 1, "mirror": 2, "flips": 4, "crops": 6, "d4": 8}  # of test-time augmentation
@@ -52,16 +58,28 @@ CLASSIFIER = (
     "plain_uncertainty",
     "appearance",
 )
+LABELER = (
+    "probabilities",
+    "raw",
+    "labels",
+    "ood",
+    "answers",
+    "points",
+    "plain_label",
+    "plain_uncertainty",
+    "appearance",
+)
 SEGMENTER = ("classes", "confidence", "probabilities")
 
 
 @dataclass(frozen=True)
 class Input:
-    """The images that a model takes, uint8 [N, H, W, C], and how files become them.
+    """The images that a model takes, uint8 or uint16 [N, H, W, C], and how files become them.
 
     Args:
         height, width, channels: of an image.
-        filter, bits, gray, scale, field_of_view: see `petriscope.inference.base.Reading`.
+        names: of the channels; empty: gray or RGB.
+        The others: see `petriscope.inference.base.Reading`.
     """
 
     height: int
@@ -72,6 +90,21 @@ class Input:
     gray: bool
     scale: Scale | None = None
     field_of_view: Field | None = None
+    depth: int = 8
+    range: tuple[float, float] | None = None
+    names: tuple[str, ...] = ()
+    overlap: float | None = None
+    pages: Pages = "auto"
+    projection: Projection | None = None
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(np.uint8 if self.depth == 8 else np.uint16)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it takes gray or RGB images with 8 bits, as files have them."""
+        return self.depth == 8 and self.range is None and not self.names
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -79,7 +112,8 @@ class Input:
 
     @property
     def reading(self) -> Reading:
-        return Reading(self.filter, self.bits, self.gray, self.scale, self.field_of_view)
+        more = (self.depth, self.range, self.names, self.overlap, self.pages, self.projection)
+        return Reading(self.filter, self.bits, self.gray, self.scale, self.field_of_view, *more)
 
 
 @dataclass(frozen=True)
@@ -88,7 +122,8 @@ class ErrorRate:
 
     Args:
         max_error: at most this share of the answers is wrong.
-        threshold: answers have at most this uncertainty; None: no threshold guarantees the error rate.
+        threshold: answers have at most this uncertainty; None: no threshold guarantees the error rate, or each label has its
+            own, in `LIMITS`.
         answered, wrong: of the images that the threshold was fitted on.
         delta: upper bound of the probability that the guarantee fails.
         notes: what is guaranteed, a sentence each.
@@ -147,21 +182,32 @@ class Measured:
 
     Args:
         of: ``run``, ``fp32``, or the precision.
-        accuracy: on val; of masks the mean over images of the share of labeled pixels that are right.
-        change: of that from the run, with its 95 % interval (paired bootstrap over images, or groups); None: too few.
-        nll, ece: after temperature scaling; None for masks.
+        accuracy: on val; of masks the mean over images of the share of labeled pixels that are right; None for several labels.
+        change: of that, or of ``map``, from the run, with its 95 % interval (paired bootstrap over images, or groups); None: too
+            few.
+        nll, ece: after what was fitted on val; None for masks.
         bytes: of the model; None for the run.
         images_per_second: with all cores of the machine that it was exported on, in one pass over val.
+        map: mean average precision on val, for several labels.
     """
 
     of: str
-    accuracy: float
+    accuracy: float | None
     change: float
     change_ci95: tuple[float | None, float | None]
     nll: float | None
     ece: float | None
     bytes: int | None
     images_per_second: float
+    map: float | None = None
+
+    @property
+    def metric(self) -> tuple[str, float]:
+        """The metric that is compared, as people call it, and its value."""
+        if self.accuracy is not None:
+            return "accuracy", self.accuracy
+        assert self.map is not None, "a model has one of them"
+        return "mAP", self.map
 
 
 @dataclass(frozen=True)
@@ -187,6 +233,7 @@ class Manifest:
         single: layers of the network that stay in single precision, in ``int8``.
         verification: how it was compared with the run.
         files: the SHA-256 digest of every other file, by its path with forward slashes.
+        format: of the model, see `petriscope.inference.runtime.FORMATS`.
     """
 
     name: str
@@ -210,7 +257,13 @@ class Manifest:
     fingerprint: str = ""
     verification: Agreement | None = None
     files: Mapping[str, str] = field(default_factory=dict)
+    format: str = "onnx"
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def model_files(self) -> tuple[str, ...]:
+        """The files of the model; the first is the one that is opened."""
+        return FORMATS[self.format].files
 
     def as_json(self) -> dict[str, Any]:
         """A tree of JSON values."""
@@ -218,7 +271,7 @@ class Manifest:
         parts = {"input", "verification"}
         for key, value in tree.items():
             if key in parts and value is not None:
-                tree[key] = asdict(value)
+                tree[key] = {name: each for name, each in asdict(value).items() if (name, each) != ("overlap", None)}
             elif key in ("error_rates", "coverages", "measured"):
                 tree[key] = [asdict(each) for each in value]
             elif isinstance(value, Mapping):
@@ -231,9 +284,9 @@ class Manifest:
 
     def identity(self, digests: Mapping[str, str]) -> str:
         """The fingerprint: of all that decides about predictions, and of the digests of some files."""
-        free = ("name", "created", "versions", "measured", "fingerprint", "verification", "files")
+        free = ("name", "created", "versions", "measured", "fingerprint", "verification", "files", "format")
         tree = {key: value for key, value in self.as_json().items() if key not in free}
-        named = {name: digests[name] for name in (MODEL, ARRAYS)}
+        named = {name: digests[name] for name in (*self.model_files, ARRAYS)}
         text = json.dumps([tree, named], sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -287,6 +340,7 @@ def _check(made: Manifest) -> None:
     sides = made.input.shape
     rates = [each.max_error for each in made.error_rates] + [each.coverage for each in made.coverages]
     numbers = [made.temperature, *made.mean, *made.std, *rates, *(made.input.field_of_view or ())]
+    numbers += [] if made.input.overlap is None else [made.input.overlap]
     numbers += [each.threshold for each in made.error_rates if each.threshold is not None]
     texts = [made.name, made.created, made.task, made.precision, made.tta, made.fingerprint, made.input.filter]
     texts += [*made.classes, *made.outputs, *made.versions.values(), *made.files, *made.files.values()]
@@ -298,13 +352,19 @@ def _check(made: Manifest) -> None:
         "a number is none, or not finite": all(type(each) in (int, float) and math.isfinite(each) for each in numbers),
         "mean and std do not have a value per channel": len(made.mean) == len(made.std) == sides[2],
         "there are no classes": len(made.classes) > 0,
-        "its outputs are not those of a model": made.outputs in (CLASSIFIER, SEGMENTER),
+        "the images have neither 8 nor 16 bits": made.input.depth in (8, 16),
+        "channels do not have a name each": not made.input.names
+        or (len(made.input.names) == sides[2] and all(isinstance(each, str) for each in made.input.names)),
+        "the range is not two ascending numbers": made.input.range is None
+        or (len(made.input.range) == 2 and made.input.range[0] < made.input.range[1]),
+        "its outputs are not those of a model": made.outputs in (CLASSIFIER, LABELER, SEGMENTER),
+        f"its format is none of {', '.join(FORMATS)}": made.format in FORMATS,
     }
     for problem, fine in problems.items():
         if not fine:
             raise ValueError(problem)
-    if not made.temperature > 0 or not all(0 < each < 1 for each in rates):
-        raise ValueError("the temperature or a rate is out of range")
+    if not made.temperature > 0 or not all(0 < each < 1 for each in rates) or not 0 <= (made.input.overlap or 0) < 1:
+        raise ValueError("the temperature, a rate or the overlap of tiles is out of range")
 
 
 def _tuples(value: Any) -> Any:
@@ -372,16 +432,16 @@ class Package:
 
     Args:
         folder: of the package.
-        threads: that a prediction may use; None: as many as there are cores.
+        threads: that a prediction may use; None: as many as there are processors that this process may use.
 
     Raises:
-        RequestError: it is no package, a file of it was changed or is damaged, or onnxruntime is not installed.
+        RequestError: it is no package, a file of it was changed or is damaged, or the library that runs it is not installed.
     """
 
     def __init__(self, folder: str | os.PathLike[str], threads: int | None = None) -> None:
         self.folder = Path(folder)
         self.manifest = Manifest.read(self.folder / MANIFEST)
-        for name in (MODEL, ARRAYS):
+        for name in (*self.manifest.model_files, ARRAYS):
             path = self.folder / name
             with _reading(path):
                 if digest(path) != self.manifest.files.get(name):
@@ -389,15 +449,16 @@ class Package:
         self.arrays = read_arrays(self.folder / ARRAYS)
         with _reading(self.folder / ARRAYS):
             self.limits = self.arrays[LIMITS]
-            if self.limits.shape != (len(self.manifest.coverages), len(self.classes)):
-                raise ValueError("the limits of prediction sets do not fit the classes")
+            classes, labels = len(self.classes), self.manifest.outputs == LABELER
+            rules = (len(self.manifest.error_rates), classes, 2) if labels else (len(self.manifest.coverages), classes)
+            if self.limits.shape != rules or (labels and self.arrays[CUTOFFS].shape != (classes,)):
+                raise ValueError("the limits of answers or of prediction sets do not fit the classes")
             self.exposure, self.likeness = self._exposure(), likeness_of(self.manifest, self.arrays)
-        self._session = _session(self.folder / MODEL, threads)
-        found = tuple(each.name for each in self._session.get_outputs())
-        if found != self.manifest.outputs:
-            raise RequestError(
-                f"{self.folder / MODEL} has other outputs than {MANIFEST} says; export the package again"
-            )
+        self._model = self.folder / self.manifest.model_files[0]
+        with _reading(self._model):
+            self._session = open_session(self.folder, self.manifest.format, threads)
+        if missing := [name for name in self.manifest.outputs if name not in self._session.outputs]:
+            raise RequestError(f"{self._model} does not give {', '.join(missing)}; export the package again")
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -412,6 +473,24 @@ class Package:
     def reading(self) -> Reading:
         return self.manifest.input.reading
 
+    def by_tiles(self, overlap: float | None) -> Package:
+        """The same model for image files that keep their own sizes; see `petriscope.inference.predictor.Predictor.by_tiles`.
+
+        Raises:
+            RequestError: it does not predict masks, or the overlap is none.
+        """
+        if overlap is None:
+            return self
+        check_tiles(overlap, self.manifest.task, self.manifest.outputs == SEGMENTER)
+        same = copy(self)
+        same.manifest = replace(self.manifest, input=replace(self.manifest.input, overlap=overlap))
+        return same
+
+    @property
+    def cutoffs(self) -> np.ndarray | None:
+        """The probability from which each label is present, float32 [K]; None where an image has one class."""
+        return self.arrays.get(CUTOFFS)
+
     def _exposure(self) -> Exposure | None:
         seen = {name.removeprefix(SEEN): array for name, array in self.arrays.items() if name.startswith(SEEN)}
         return Exposure.from_arrays(seen) if seen else None
@@ -425,29 +504,28 @@ class Package:
         Raises:
             RequestError: they have another shape or dtype, or an output is not a number.
         """
-        shape = self.shape
-        if images.dtype != np.uint8 or images.shape[1:] != shape:
+        shape, dtype = self.shape, self.manifest.input.dtype
+        if images.dtype != dtype or images.shape[1:] != shape:
             raise RequestError(
-                f"this model takes uint8 [N, {', '.join(map(str, shape))}], not {images.dtype} {list(images.shape)}"
+                f"this model takes {dtype} [N, {', '.join(map(str, shape))}], not {images.dtype} {list(images.shape)}"
             )
         size = max(1, AT_ONCE // (math.prod(shape) * VIEWS.get(self.manifest.tta, 1)))
-        one = np.zeros((1, *shape), np.uint8) if len(images) == 0 else images  # not every operator takes no image
+        one = np.zeros((1, *shape), dtype) if len(images) == 0 else images  # not every operator takes no image
         parts = [
-            self._session.run(None, {"images": np.ascontiguousarray(one[start : start + size])})
-            for start in range(0, len(one), size)
+            self._session.run(np.ascontiguousarray(one[start : start + size])) for start in range(0, len(one), size)
         ]
-        joined = parts[0] if len(parts) == 1 else [np.concatenate(each) for each in zip(*parts, strict=True)]
-        found = {name: values[: len(images)] for name, values in zip(self.manifest.outputs, joined, strict=True)}
+        found = {
+            name: (parts[0][name] if len(parts) == 1 else np.concatenate([part[name] for part in parts]))[: len(images)]
+            for name in self.manifest.outputs
+        }
         if np.isnan(found["probabilities"]).any():
-            raise RequestError(f"{self.folder / MODEL} gives outputs that are not numbers; export the package again")
+            raise RequestError(f"{self._model} gives outputs that are not numbers; export the package again")
         return found
 
     def predict(self, images: np.ndarray, tta: Any = None) -> Prediction:
         """Probabilities and out-of-distribution scores of images, uint8 [N, H, W, C]. Its test-time augmentation is that of the
         model, whatever ``tta`` is."""
-        found = self.run(images)
-        scored = self.manifest.trust.get("detector") is not None
-        return Prediction(found["raw"], found["probabilities"], found["ood"] if scored else None)
+        return self._prediction(self.run(images))
 
     def probabilities(self, images: np.ndarray, tta: Any = None) -> np.ndarray:
         """Probabilities, float32 [N, K], or [N, K, H, W] for masks, of images, uint8 [N, H, W, C]."""
@@ -455,10 +533,23 @@ class Package:
 
     def traits(self, images: np.ndarray, likeness: Likeness) -> Traits:
         """What is compared of images, uint8 [N, H, W, C], with those of val."""
+        return self.traits_in(self.run(images), likeness)
+
+    def predict_and_compare(self, images: np.ndarray, likeness: Likeness) -> tuple[Prediction, Traits]:
+        """`predict` and `traits`, by one run of the model."""
         found = self.run(images)
-        scored = found["ood"] if self.manifest.trust.get("detector") is not None else None
+        return self._prediction(found), self.traits_in(found, likeness)
+
+    def _prediction(self, found: Mapping[str, np.ndarray]) -> Prediction:
+        return Prediction(found["raw"], found["probabilities"], self._scores(found))
+
+    def traits_in(self, found: Mapping[str, np.ndarray], likeness: Likeness) -> Traits:
+        """`traits`, from what `run` gave."""
         seen = (found["points"], found["plain_uncertainty"], found["plain_label"])
-        return likeness.see_points(*seen, scored, found["appearance"])
+        return likeness.see_points(*seen, self._scores(found), found["appearance"])
+
+    def _scores(self, found: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        return found["ood"] if self.manifest.trust.get("detector") is not None else None
 
     def plan(self, max_error: float | None, set_coverage: float | None) -> Abstention:
         """The rules for an error rate and a coverage on offer; see `petriscope.trust.plan.plan_abstention`.
@@ -480,6 +571,17 @@ class Package:
             notes += self.manifest.coverages[place].notes
         return Abstention(self.classes, max_error, threshold, limits, tuple(notes))
 
+    def label_plan(self, max_error: float | None, set_coverage: float | None = None) -> LabelPlan:
+        """The same for a model of several labels, see `petriscope.inference.multilabel.plan_labels`."""
+        limits, notes = np.full((len(self.classes), 2), np.inf), tuple[str, ...]()
+        if set_coverage is not None:
+            raise RequestError(ONE_CLASS)
+        if max_error is not None:
+            rates = [each.max_error for each in self.manifest.error_rates]
+            place = rates.index(_offered(max_error, rates, "--max-error", self.folder))
+            limits, notes = self.limits[place], self.manifest.error_rates[place].notes
+        return LabelPlan(self.classes, self.arrays[CUTOFFS], limits, notes)
+
 
 def _offered(value: float, known: list[float], option: str, folder: Path) -> float:
     """The value on offer that was asked for."""
@@ -492,18 +594,3 @@ def _offered(value: float, known: list[float], option: str, folder: Path) -> flo
         f"{folder} offers {option} {', '.join(f'{each:g}' for each in known)}, and not {value:g}; petriscope predict {folder} "
         "computes any other, where Petriscope is installed"
     )
-
-
-def _session(path: Path, threads: int | None) -> Any:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise RequestError(
-            "a package needs onnxruntime, which is not installed: pip install onnxruntime, or pip install 'petriscope[export]'"
-        ) from None
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors alone
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    with _reading(path):
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

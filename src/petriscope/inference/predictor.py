@@ -22,26 +22,28 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from petriscope.augment.pipeline import Normalize, standardized
+from petriscope.core.channels import Names, default_names
 from petriscope.core.device import Format, choose_device, choose_format, lay_out, tensor_of
 from petriscope.core.errors import RequestError
 from petriscope.core.files import atomic, json_text, parse_json, parsing, user_path
-from petriscope.core.recipe import MOST_PIXELS, TTA, Recipe, check_recipe
+from petriscope.core.ranks import ALONE, Ranks
+from petriscope.core.recipe import MOST_PIXELS, TTA, Recipe, TilesSection, check_recipe
 from petriscope.core.results import CLASSIFICATION, SEGMENTATION, validated
 from petriscope.core.scale import Scale
 from petriscope.data.batches import Batches
 from petriscope.data.membership import Exposure
 from petriscope.data.rescale import scale_factors
-from petriscope.inference.base import Prediction, Reading
+from petriscope.inference.base import Prediction, Reading, check_tiles
 from petriscope.inference.tta import check_finite, checked, predict_batch, predict_batches, predict_set
 from petriscope.models import build_model, sketch_model
 from petriscope.models.layers import is_dense
 from petriscope.models.weights import differences, not_finite
 from petriscope.tasks import Task, find_task
+from petriscope.trust.multilabel import as_one_class
 from petriscope.trust.ood import Seen, observe
 from petriscope.trust.prior import Prior
 from petriscope.trust.shift import appearance_of
 from petriscope.trust.state import TENSORS, Trust
-from petriscope.trust.temperature import scale
 from petriscope.trust.two_sample import Likeness, Traits
 
 Side = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
@@ -65,6 +67,8 @@ class Predictor:
         device: that predictions run on.
         trust: what was fitted on val; empty if nothing was.
         exposure: the images that it has seen; None for a model file of an older version, which did not record them.
+        ranks: the processes that predict whole splits together (`look`, `outputs`, `predict_set`). Batches that other methods
+            are given are predicted by this process alone.
     """
 
     model: nn.Module
@@ -77,6 +81,7 @@ class Predictor:
     device: torch.device
     trust: Trust = field(default_factory=Trust)
     exposure: Exposure | None = None
+    ranks: Ranks = field(default=ALONE, repr=False, compare=False)
     # Hooks and modes of the model belong to one call at a time, so that threads can share a predictor.
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
 
@@ -90,7 +95,7 @@ class Predictor:
         """
         if prior is None:
             return self
-        if not self.task.calibrates:
+        if not self.task.calibrates or not self.task.exclusive:
             raise RequestError(f"classes and prior need a classification model; this is a {self.task.name} model")
         return replace(self, trust=self.trust.under(prior))
 
@@ -109,11 +114,38 @@ class Predictor:
             scale_factors(np.ones((0, 2)), scale, data.field_of_view)
         return replace(self, recipe=self.recipe.model_copy(update={"data": data.model_copy(update={"scale": scale})}))
 
+    def by_tiles(self, overlap: float | None) -> Predictor:
+        """The same model for image files that keep their own sizes and are predicted by tiles of `shape`; None: as its recipe
+        says.
+
+        Raises:
+            RequestError: it does not predict masks, or the overlap is none.
+        """
+        if overlap is None:
+            return self
+        check_tiles(overlap, self.task.name, self.task.dense)
+        tiles = TilesSection(size=self.shape[:2], overlap=overlap)
+        data = self.recipe.data.model_copy(update={"size": None, "tiles": tiles})
+        return replace(self, recipe=self.recipe.model_copy(update={"data": data}))
+
     @property
     def reading(self) -> Reading:
         """How it reads image files."""
         data = self.recipe.data
-        return Reading(data.filter, data.bits, data.channels == "gray", data.scale, data.field_of_view)
+        names = data.channels if isinstance(data.channels, tuple) else ()
+        more = (data.depth, data.range, names, None if data.tiles is None else data.tiles.overlap)
+        gray = data.channels == "gray"
+        return Reading(data.filter, data.bits, gray, data.scale, data.field_of_view, *more, data.pages, data.projection)
+
+    @property
+    def channels(self) -> Names:
+        """The names of the channels of the images that it takes."""
+        return self.reading.channels or default_names(self.shape[2])
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the images that it takes: uint8 or uint16."""
+        return np.dtype(np.uint8 if self.recipe.data.depth == 8 else np.uint16)
 
     @property
     def likeness(self) -> Likeness | None:
@@ -121,7 +153,7 @@ class Predictor:
 
     @property
     def normalize(self) -> Normalize:
-        return Normalize(self.mean, self.std, self.recipe.data.standardize)
+        return Normalize(self.mean, self.std, self.recipe.data.standardize, self.channels)
 
     @property
     def number_format(self) -> Format:
@@ -146,7 +178,7 @@ class Predictor:
             RequestError: the images have another shape or dtype.
         """
         tta = tta or self.recipe.evaluation.tta
-        return self._reweighted(scale(self._raw(self._batch(images), tta), self.temperature(tta)), tta)
+        return self._reweighted(self._scaled(self._raw(self._batch(images), tta), tta), tta)
 
     def predict(self, images: np.ndarray, tta: TTA | None = None) -> Prediction:
         """Probabilities and out-of-distribution scores of images, uint8 [B, H, W, C]."""
@@ -158,7 +190,22 @@ class Predictor:
         """What is compared of images, uint8 [B, H, W, C], with what those of val are like."""
         batch = self._batch(images)
         raw, seen = self._observed(batch, "none")
-        return likeness.see(raw, seen[0], self._ood(seen), appearance_of(batch))
+        told = raw if self.task.exclusive else as_one_class(raw)
+        return likeness.see(told, seen[0], self._ood(seen), appearance_of(batch))
+
+    def predict_and_compare(
+        self, images: np.ndarray, likeness: Likeness, rows: np.ndarray, tta: TTA | None = None
+    ) -> tuple[Prediction, Traits]:
+        """`predict` for images, uint8 [B, H, W, C], and `traits` for the ``rows`` of them, int64 [R]; without test-time
+        augmentation, by one run of the network."""
+        tta, batch = tta or self.recipe.evaluation.tta, self._batch(images)
+        if tta != "none":
+            return self.predict(images, tta), self.traits(images[rows], likeness)
+        raw, seen = self._observed(batch, tta)
+        found = self.judge(raw, tta, self._ood(seen))
+        told = raw[rows] if self.task.exclusive else as_one_class(raw[rows])
+        ood = None if found.ood is None else found.ood[rows]
+        return found, likeness.see(told, seen[0][rows], ood, appearance_of(batch[torch.from_numpy(rows)]))
 
     def predict_set(self, batches: Batches, tta: TTA | None = None, label: str | None = None) -> Prediction:
         """`predict` for a whole split.
@@ -189,13 +236,18 @@ class Predictor:
         size, number_format = self.recipe.evaluation.batch_size, self.number_format
         if note is None:
             with self._lock:
-                return predict_set(self.model, batches, self.normalize, number_format, tta, size, label)
+                return predict_set(
+                    self.model, batches, self.normalize, number_format, tta, size, label, ranks=self.ranks
+                )
         with self._lock, observe(self.model) as observer:
 
             def each(images: Tensor) -> None:
-                note(*observer.take(self._as_seen(images)))
+                def take(rows: slice) -> Seen:  # those that this process has just predicted
+                    return observer.take(self._as_seen(images[rows]))
 
-            return predict_set(self.model, batches, self.normalize, number_format, tta, size, label, each)
+                note(*self.ranks.spread_arrays("looking at images", len(images), take))
+
+            return predict_set(self.model, batches, self.normalize, number_format, tta, size, label, each, self.ranks)
 
     def outputs(
         self, batches: Batches, tta: TTA, label: str | None = None, batch_size: int | None = None
@@ -207,15 +259,21 @@ class Predictor:
             batch_size: None: the recipe's.
         """
         size = batch_size or self.recipe.evaluation.batch_size
-        return checked(predict_batches(self.model, batches, self.normalize, self.number_format, tta, size, label))
+        found = predict_batches(
+            self.model, batches, self.normalize, self.number_format, tta, size, label, ranks=self.ranks
+        )
+        return checked(found, self.ranks)
 
     def judge(self, raw: np.ndarray, tta: TTA, ood: np.ndarray | None) -> Prediction:
         """The prediction for probabilities of the network, float32 [N, K], and out-of-distribution scores, float32 [N]."""
-        p = scale(raw, self.temperature(tta))
+        p = self._scaled(raw, tta)
         if self.trust.reweighting is None:
             return Prediction(raw, p, ood)
         outside = p[:, ~self.trust.reweighting.prior.occurs].sum(1)
         return Prediction(self._reweighted(raw, tta), self._reweighted(p, tta), ood, outside)
+
+    def _scaled(self, raw: np.ndarray, tta: TTA) -> np.ndarray:
+        return self.trust.scaled(raw, tta, self.recipe.evaluation.tta)
 
     def _reweighted(self, probabilities: np.ndarray, tta: TTA) -> np.ndarray:
         return self.trust.reweight(probabilities, tta, self.recipe.evaluation.tta)
@@ -224,9 +282,9 @@ class Predictor:
         return self.trust.temperature(tta, self.recipe.evaluation.tta)
 
     def _batch(self, images: np.ndarray) -> Tensor:
-        if images.dtype != np.uint8 or images.shape[1:] != self.shape:
+        if images.dtype != self.dtype or images.shape[1:] != self.shape:
             raise RequestError(
-                f"this model takes uint8 [B, {', '.join(map(str, self.shape))}], not {images.dtype} {list(images.shape)}"
+                f"this model takes {self.dtype} [B, {', '.join(map(str, self.shape))}], not {images.dtype} {list(images.shape)}"
             )
         return tensor_of(images).to(self.device)
 
@@ -245,7 +303,7 @@ class Predictor:
 
     def _raw(self, batch: Tensor, tta: TTA) -> np.ndarray:
         with self._lock:
-            log_p = predict_batch(self.model, batch, self.normalize, self.number_format, tta)
+            log_p = predict_batch(self.model, batch, self.normalize, self.number_format, tta, self.task)
         check_finite(log_p)
         return log_p.exp().cpu().numpy()
 
@@ -273,9 +331,11 @@ def save_trust(path: Path, predictor: Predictor, out: Path | None = None) -> Non
     """Replace what was fitted on val in a model file, and the images that it was fitted on, atomically.
 
     Args:
-        out: another file to write; None: ``path`` itself.
+        out: another file to write, which reads images at the scale of ``predictor``; None: ``path`` itself.
     """
     facts, weights, *_ = _read(path)
+    if out is not None:
+        facts.recipe["data"] = {**facts.recipe.get("data", {}), "scale": predictor.recipe.data.scale}
     _write(out or path, weights, facts.model_dump(mode="json", exclude_unset=True), predictor)
 
 

@@ -5,22 +5,57 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from petriscope.core.drawing import overlay, palette, write_png
 from petriscope.core.errors import RequestError
 from petriscope.core.files import cut, more_files
-from petriscope.data.decode import decode_file
+from petriscope.core.progress import say
+from petriscope.data.decode import resize, workers
 from petriscope.data.in_memory import AnyFile
+from petriscope.data.tiles import blended
 from petriscope.inference.base import Segments
+from petriscope.inference.decoding import pixels_to_show
+from petriscope.inference.objects import ObjectCounter
 from petriscope.inference.table import Rows, Wanted, rows_by_chunk
+
+if TYPE_CHECKING:
+    from petriscope.core.recipe import TTA
 
 TABLE = "masks.csv"
 MOST_BYTES = 255 - len("-overlay.png")  # of the name of an image that becomes the name of a file
 CHUNK = 32  # images in memory at a time, each with a probability per class and pixel
+LARGER = 2  # times that an image is larger than what the model sees of it, from which on that is said
+
+
+def segment(
+    model: Segments, images: Sequence[np.ndarray], tta: TTA | None = None
+) -> Iterator[tuple[np.ndarray, float]]:
+    """The masks of images and how certain they are, image by image.
+
+    Args:
+        images: uint8 [H, W, C] each; in the model's shape, unless it predicts by tiles (`Reading.overlap`).
+
+    Yields:
+        the class of each pixel, uint8 [H, W]; and the mean over pixels of the probability of that class.
+    """
+    overlap, (*size, _) = model.reading.overlap, model.shape
+    if overlap is None:
+        for p in model.probabilities(np.stack(images), tta) if images else ():
+            yield p.argmax(0).astype(np.uint8), float(p.max(0).mean())
+        return
+
+    def predict(tiles: np.ndarray) -> np.ndarray:
+        return model.probabilities(tiles, tta)
+
+    for image in images:
+        mask, certain = np.empty(image.shape[:2], np.uint8), 0.0
+        for top, p in blended(predict, image, (size[0], size[1]), overlap, len(model.classes)):
+            mask[top : top + p.shape[1]] = p.argmax(0)
+            certain += float(p.max(0).sum(dtype=np.float64))
+        yield mask, certain / mask.size
 
 
 def predict_files(model: Segments, paths: Sequence[AnyFile], wanted: Wanted) -> Rows:
@@ -30,8 +65,10 @@ def predict_files(model: Segments, paths: Sequence[AnyFile], wanted: Wanted) -> 
         out: the folder; it is made if it does not exist.
 
     Returns:
-        one row per image: image, mask (the file), confidence (mean over pixels), error, and the share of pixels predicted
-        as each class (``share_<class>``); they are written to ``masks.csv`` in the folder.
+        one row per image: image, mask (the file), confidence (mean over pixels), error, the share of pixels predicted
+        as each class (``share_<class>``), and for each class but the background the number of its objects
+        (``objects_<class>``) and the median of their areas in pixels of the file (``area_<class>``). An object is what
+        hangs together, also at corners. The rows are written to ``masks.csv`` in the folder.
 
     Raises:
         RequestError: ``out`` is missing, or has files of the same names; nothing is overwritten.
@@ -44,25 +81,41 @@ def predict_files(model: Segments, paths: Sequence[AnyFile], wanted: Wanted) -> 
     out = wanted.out
     names = _file_names(paths, out)
     shares = [f"share_{name}" for name in model.classes]
+    objects, in_tiles = ObjectCounter(model.classes, wanted.quiet), model.reading.overlap is not None
+    larger: list[AnyFile] = []
 
-    def rows_of(images: np.ndarray, paths: list[AnyFile], into: Path) -> list[dict[str, Any]]:
+    def rows_of(images: list[np.ndarray], paths: list[AnyFile], into: Path) -> list[dict[str, Any]]:
         rows = []
-        for path, p in zip(paths, model.probabilities(images, wanted.tta), strict=True):
-            mask = p.argmax(0).astype(np.uint8)
-            _write(path, into / names[path], mask, model)
-            row = {"mask": str(out / names[path]), "confidence": float(p.max(0).mean())}
+        for path, (mask, confidence) in zip(paths, segment(model, images, wanted.tta), strict=True):
+            full = _write(path, into / names[path], mask, model)
+            if max(np.divide(full.shape, mask.shape)) >= LARGER:
+                larger.append(path)
+            row = {"mask": str(out / names[path]), "confidence": confidence}
             found = np.bincount(mask.reshape(-1), minlength=len(shares)) / mask.size
-            rows.append({**row, **dict(zip(shares, map(float, found), strict=True))})
+            rows.append({**row, **dict(zip(shares, map(float, found), strict=True)), **objects.count(full)})
         return rows
 
-    columns = ["image", "mask", "confidence", "error", *shares]
+    columns = ["image", "mask", "confidence", "error", *shares, *objects.columns]
 
     def parts() -> Iterator[list[dict[str, Any]]]:
         with more_files(out) as into:
-            rows = rows_by_chunk(model, paths, columns, partial(rows_of, into=into), CHUNK, wanted.quiet)
+            chunk = workers() if in_tiles else CHUNK  # images of any size
+            rows = rows_by_chunk(model, paths, columns, partial(rows_of, into=into), chunk, wanted.quiet)
             yield from Rows(columns, rows, into / TABLE)
+        if larger and not wanted.quiet:
+            height, width, _ = model.shape
+            say(
+                f"note: {len(larger):,} of {len(paths):,} images are {LARGER} times as large as what the model sees or more "
+                f"(first: {larger[0]}); they were reduced to {height}x{width}, and their masks enlarged. If the model learned "
+                "from images in their own sizes, --tiles predicts large ones without reducing them"
+            )
 
     return Rows(columns, parts(), None)
+
+
+def overlay_of(mask: Path) -> Path:
+    """The file of a mask on its image, beside the mask's own."""
+    return mask.with_stem(f"{mask.stem}-overlay")
 
 
 def _file_names(paths: Sequence[AnyFile], folder: Path) -> dict[AnyFile, str]:
@@ -90,9 +143,11 @@ def _check_absent(file: Path) -> None:
         )
 
 
-def _write(path: AnyFile, file: Path, mask: np.ndarray, model: Segments) -> None:
-    pixels = decode_file(path, None, model.reading.filter, "rgb", model.reading.bits)
+def _write(path: AnyFile, file: Path, mask: np.ndarray, model: Segments) -> np.ndarray:
+    """Write a mask and its overlay in the size of the image's file. Returns the mask in that size."""
+    pixels = pixels_to_show(path, model.reading, model.shape[2])
     height, width = pixels.shape[:2]
-    full = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+    full = resize(mask[..., None], (height, width), "nearest")[..., 0]
     write_png(file, full, palette(len(model.classes)))
-    write_png(file.with_stem(f"{file.stem}-overlay"), overlay(pixels, full, len(model.classes)))
+    write_png(overlay_of(file), overlay(pixels, full, len(model.classes)))
+    return full

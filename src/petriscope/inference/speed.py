@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 
+from petriscope.core.progress import TimeLeft, unlimited
 from petriscope.core.results import Cost
 from petriscope.inference.predictor import Predictor
 from petriscope.models.cost import multiply_adds, parameters
@@ -15,9 +16,10 @@ SMALL_BATCH = 4  # large networks take seconds for 4 images
 GROWTH = 4
 REPEATS = 3
 ENOUGH_SECONDS = 0.5
+SECONDS = 3.0
 
 
-def inference_rate(predictor: Predictor, batch: int = 256, budget: float = 3.0) -> float:
+def inference_rate(predictor: Predictor, batch: int = 256, budget: float = SECONDS) -> float:
     """Images per second from uint8 to probabilities, without test-time augmentation: the median over repeated batches.
 
     Args:
@@ -39,18 +41,20 @@ def inference_rate(predictor: Predictor, batch: int = 256, budget: float = 3.0) 
 
 
 def _time_batch(predictor: Predictor, size: int) -> float:
-    images = np.random.default_rng(0).integers(0, 256, (size, *predictor.shape), dtype=np.uint8)
+    most = np.iinfo(predictor.dtype).max
+    images = np.random.default_rng(0).integers(0, most + 1, (size, *predictor.shape), dtype=predictor.dtype)
     start = time.perf_counter()
     predictor.probabilities(images, tta="none")
     return time.perf_counter() - start
 
 
-def cost(predictor: Predictor) -> Cost:
-    """Parameters, multiply-adds per image, bytes of the weights in fp32, and images per second at inference."""
+def cost(predictor: Predictor, left: TimeLeft = unlimited) -> Cost:
+    """Parameters, multiply-adds per image, bytes of the weights in fp32, and images per second at inference, which are timed
+    within the time that there is."""
     count = parameters(predictor.model)
     return Cost(
         parameters=count,
         multiply_adds=multiply_adds(predictor.model, predictor.shape),
         bytes_fp32=4 * count,
-        inference_images_per_second=round(inference_rate(predictor), 1),
+        inference_images_per_second=round(inference_rate(predictor, budget=min(SECONDS, max(left(), 0.0))), 1),
     )

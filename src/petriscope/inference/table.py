@@ -95,7 +95,7 @@ def rows_by_chunk(
     model: Predicts,
     paths: Sequence[AnyFile],
     columns: Sequence[str],
-    rows_of: Callable[[np.ndarray, list[AnyFile]], Sequence[Mapping[str, Any]]],
+    rows_of: Callable[[list[np.ndarray], list[AnyFile]], Sequence[Mapping[str, Any]]],
     chunk: int,
     quiet: bool,
     kept: dict[AnyFile, Attempt] | None = None,
@@ -104,17 +104,17 @@ def rows_by_chunk(
 
     Args:
         columns: names of the columns, in order.
-        rows_of: images, uint8 [B, H, W, C], and their paths -> the fields of each row.
+        rows_of: images, uint8 [H, W, C] each, and their paths -> the fields of each row.
         chunk: number of images in memory at a time.
         kept: see `decoded`.
     """
-    seen = _Seen(model.exposure)
+    seen = Seen(model.exposure)
     with progress("predicting", len(paths)) as bar:
         for block, images in decoded(model, paths, chunk, kept=kept):
             read = [(path, image) for path, image in zip(block, images, strict=True) if not isinstance(image, str)]
             seen.note([path for path, _ in read], [image for _, image in read])
             good = [image.pixels for _, image in read]
-            found = iter(rows_of(np.stack(good), [path for path, _ in read]) if good else ())
+            found = iter(rows_of(good, [path for path, _ in read]) if good else ())
             rows = []
             for path, image in zip(block, images, strict=True):
                 row: dict[str, Any] = {**dict.fromkeys(columns), "image": str(path)}
@@ -129,21 +129,29 @@ def rows_by_chunk(
     seen.tell()
 
 
-class _Seen:
-    """Counts the images that a model has seen in its training."""
+class Seen:
+    """Counts the images that a model has seen in its training.
+
+    Args:
+        counts: by `Exposure.roles`.
+        first: that it has seen.
+    """
 
     def __init__(self, exposure: Exposure | None) -> None:
         self.exposure = exposure
         self.counts = {"": 0, "train": 0, "val": 0}
-        self.first: AnyFile | None = None
+        self.first: AnyFile | str | None = None
 
-    def note(self, paths: Sequence[AnyFile], images: Sequence[DecodedFile]) -> None:
+    def note(self, paths: Sequence[AnyFile], images: Sequence[DecodedFile]) -> np.ndarray:
+        """Count images. Returns which of them it has not learned from, bool [N]; all, if that is unknown."""
         if self.exposure is None or not images:
-            return
-        for path, role in zip(paths, self.exposure.roles(digests_of(images)), strict=True):
+            return np.ones(len(images), bool)
+        roles = self.exposure.roles(digests_of(images))
+        for path, role in zip(paths, roles, strict=True):
             self.counts[role] += 1
             if role and self.first is None:
                 self.first = path
+        return roles != "train"
 
     def tell(self) -> None:
         if self.exposure is None:

@@ -10,11 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from petriscope.core.device import Format, autocast
+from petriscope.core.device import Format, autocast, tensor_of, upload
 from petriscope.core.errors import RequestError
 from petriscope.core.progress import progress
+from petriscope.core.ranks import ALONE, Ranks
 from petriscope.core.recipe import TTA
+from petriscope.core.results import CLASSIFICATION
 from petriscope.data.batches import Batches
+from petriscope.data.tile_sets import TileBatches
+from petriscope.tasks import Task, find_task
 
 CROP = 7 / 8  # share of the side
 FLOOR = 1e-12  # least mean probability over views, so that its logarithm is a number
@@ -92,7 +96,12 @@ def _boxes(height: int, width: int) -> list[tuple[int, int, int, int]]:
 
 @torch.inference_mode()
 def predict_batch(
-    model: nn.Module, images: Tensor, normalize: Callable[[Tensor], Tensor], number_format: Format, tta: TTA
+    model: nn.Module,
+    images: Tensor,
+    normalize: Callable[[Tensor], Tensor],
+    number_format: Format,
+    tta: TTA,
+    task: Task | None = None,
 ) -> Tensor:
     """Log-probabilities of a batch: the logarithm of the mean probability over the views.
 
@@ -101,10 +110,12 @@ def predict_batch(
     Args:
         images: uint8 [B, H, W, C] on the model's device.
         normalize: uint8 [B, H, W, C] -> float32 [B, C, H, W].
+        task: of the model; None: one in which an image, or a pixel, has one class.
 
     Returns:
         float32 [B, K]; for segmentation [B, K, H, W].
     """
+    task = task or find_task(CLASSIFICATION)
     normalized = normalize(images)
     total: Tensor | float = 0.0
     shown = views_of(tta, (normalized.shape[2], normalized.shape[3])) if normalized.ndim == 4 else [View()]
@@ -112,8 +123,8 @@ def predict_batch(
         with autocast(images.device, number_format):
             logits = model(view.of(normalized))
         if len(shown) == 1:
-            return logits.float().log_softmax(1)
-        probabilities = logits.float().softmax(1)
+            return task.log_probabilities(logits.float())
+        probabilities = task.probabilities(logits.float())
         total = total + (view.put_back(probabilities) if logits.ndim == 4 else probabilities)
     return mean_over(torch.as_tensor(total), tta, len(shown)).log()
 
@@ -134,24 +145,42 @@ def predict_batches(
     batch_size: int = 512,
     label: str | None = None,
     each: Callable[[Tensor], object] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
     """Predict a split in order. The mode of the model (training or evaluation) is restored.
 
     Args:
         label: of the progress bar; None: no progress is shown.
-        each: called with each batch, uint8 [B, H, W, C], after its prediction.
+        each: called with each batch, uint8 [B, H, W, C], after its prediction; not with tiles.
+        ranks: the processes that share each batch. All call this, and all get the predictions for all images.
+
+    Images in their own sizes are predicted one by one, from tiles; see `TileBatches.predict_each`.
 
     Yields:
         the indices of a batch, its log-probabilities (see `predict_batch`), and its targets.
     """
+
+    def log_p_of(images: Tensor) -> Tensor:
+        def work(rows: slice) -> list[Tensor]:
+            return [predict_batch(model, images[rows], normalize, number_format, tta, batches.images.task)]
+
+        return ranks.spread("predicting", len(images), work)[0]
+
     training = model.training
     model.eval()
     try:
+        if isinstance(batches, TileBatches):
+
+            def predict(tiles: np.ndarray) -> np.ndarray:
+                return log_p_of(upload(tensor_of(tiles), batches.device)).exp().cpu().numpy()
+
+            yield from batches.predict_each(predict, label)
+            return
         order = np.arange(len(batches.images))
         chunks: Sequence[np.ndarray] = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
         with progress(label or "", len(order)) as bar:
             for indices, (images, targets) in zip(chunks, batches.iterate(chunks), strict=True):
-                log_p = predict_batch(model, images, normalize, number_format, tta)
+                log_p = log_p_of(images)
                 if each is not None:
                     each(images)
                 yield indices, log_p, targets
@@ -161,14 +190,17 @@ def predict_batches(
         model.train(training)
 
 
-def checked(parts: Iterator[tuple[np.ndarray, Tensor, Tensor]]) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+def checked(
+    parts: Iterator[tuple[np.ndarray, Tensor, Tensor]], ranks: Ranks = ALONE
+) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
     """The parts of `predict_batches`, of a trained model.
 
     Raises:
         RequestError: an output is not a number.
     """
     for indices, log_p, targets in parts:
-        check_finite(log_p)
+        with ranks.together("checking outputs"):
+            check_finite(log_p)
         yield indices, log_p, targets
 
 
@@ -193,7 +225,10 @@ def predict_set(
     batch_size: int = 512,
     label: str | None = None,
     each: Callable[[Tensor], object] | None = None,
+    ranks: Ranks = ALONE,
 ) -> np.ndarray:
     """Probabilities of all images of a split, float32 [N, K]; see `predict_batches` for the arguments."""
-    parts = checked(predict_batches(model, batches, normalize, number_format, tta, batch_size, label, each))
+    parts = checked(
+        predict_batches(model, batches, normalize, number_format, tta, batch_size, label, each, ranks), ranks
+    )
     return torch.cat([log_p.exp().cpu() for _, log_p, _ in parts]).numpy()

@@ -13,17 +13,19 @@ import numpy as np
 from petriscope.core.errors import DataError, PetriscopeError, RequestError
 from petriscope.inference.decoding import read_file
 from petriscope.inference.package import MANIFEST, SIGNATURE, TESTS, Input, Package, digest, read_arrays
+from petriscope.inference.runtime import FORMATS, version
 
-VECTORS = "vectors.npz"
+VECTORS, OF_VAL = "vectors.npz", "val.npz"  # what the run answers on the test images, and on images of val
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "int8": 2e-2}  # of probabilities, by precision
 OF_SCORES = 1e-2  # of out-of-distribution scores, relative to them or to 1
 BATCHES = (1, 2, 7)  # beside the largest
-EXACT = (".png", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")  # decoded alike by all versions of all decoders
+EXACT = (".png", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".npy")  # decoded alike by all versions of all decoders
 LOSSY = 3  # steps of 255 by which decoders of other files may differ
 SHOWN = 3  # images that a message names
 # What is compared, as a message calls it.
 EQUAL = {
     "label": "another label",
+    "labels": "other labels",
     "answers": "another answer, or an answer instead of an abstention",
     "sets": "another prediction set",
     "far": "another verdict on being out of distribution",
@@ -74,7 +76,8 @@ def compare_outputs(
     Args:
         images: uint8 [N, H, W, C].
         expected: of a classifier ``probabilities`` float32 [N, K], ``label`` int64 [N], ``ood`` float32 [N], ``answers`` int64
-            [N, E] and ``sets`` bool [N, L, K]; of masks ``classes`` uint8 [N, H, W] and ``confidence`` float32 [N, H, W].
+            [N, E] and ``sets`` bool [N, L, K]; of several labels ``labels`` bool [N, K] and ``answers`` int64 [N, E, K] in
+            place of the last four but ``ood``; of masks ``classes`` uint8 [N, H, W] and ``confidence`` float32 [N, H, W].
         names: of the images, in messages.
         size: of a batch.
     """
@@ -97,9 +100,9 @@ def compare_outputs(
             np.asarray(~(scores <= OF_SCORES)),
         )
         if package.manifest.precision != "fp32":  # cutoffs and near ties are left to rounding
-            _compare_labels(found, known, some, tolerance, into)
+            _compare_labels(found, known, some, tolerance, package.cutoffs, into)
             continue
-        for key in ("label", "answers", "sets", "far"):
+        for key in (name for name in EQUAL if name in known):
             into.note(EQUAL[key], some, np.asarray(_flat(found[key] != known[key]).any(1)))
 
 
@@ -108,9 +111,15 @@ def _compare_labels(
     known: Mapping[str, np.ndarray],
     names: Sequence[str],
     tolerance: float,
+    cutoffs: np.ndarray | None,
     into: Differences,
 ) -> None:
-    """Labels alone, where the two most probable classes differ by more than rounding may change."""
+    """Labels alone, where the two most probable classes, or the probability of a label and its cutoff, differ by more than
+    rounding may change."""
+    if cutoffs is not None:
+        clear = np.abs(known["probabilities"] - cutoffs) > 2 * tolerance
+        into.note(EQUAL["labels"], names, np.asarray(((found["labels"] != known["labels"]) & clear).any(1)))
+        return
     p = np.sort(known["probabilities"], 1)
     clear = p[:, -1] - p[:, :-1].max(1, initial=0) > 2 * tolerance
     into.note(EQUAL["label"], names, np.asarray((found["label"] != known["label"]) & clear))
@@ -199,7 +208,7 @@ def verify(folder: str | os.PathLike[str], key: str | os.PathLike[str] | None = 
         key: a file with the public key that the package was signed for; None: the signature is not checked.
 
     Raises:
-        RequestError: there is no package, or onnxruntime is not installed.
+        RequestError: there is no package, or the library that runs it is not installed.
         PetriscopeError: a file was changed, is missing or was added; the signature is wrong; or an answer differs.
     """
     package = Package(folder)
@@ -216,8 +225,7 @@ def verify(folder: str | os.PathLike[str], key: str | os.PathLike[str] | None = 
         compare_outputs(package, images, arrays, names, size, found)
     if wrong := found.sentence():
         raise PetriscopeError(
-            f"{package.folder} does not answer as the run did. Of {len(names):,} test images: {wrong}. This onnxruntime "
-            f"({_version()}) is not the one it was exported with ({package.manifest.versions.get('onnxruntime', 'unknown')}), or "
+            f"{package.folder} does not answer as the run did. Of {len(names):,} test images: {wrong}. {_versions(package)}, or "
             "the machine computes wrongly; do not use it here"
         )
     if found.undecided:
@@ -226,10 +234,11 @@ def verify(folder: str | os.PathLike[str], key: str | os.PathLike[str] | None = 
     return Verified(made.fingerprint, count, len(names), batches, found.largest, key is not None, tuple(notes))
 
 
-def _version() -> str:
-    import onnxruntime
-
-    return str(onnxruntime.__version__)
+def _versions(package: Package) -> str:
+    made = package.manifest
+    library = FORMATS[made.format].library
+    before = made.versions.get(library, "unknown")
+    return f"This {library} ({version(made.format)}) is not the one it was exported with ({before})"
 
 
 def _checked(package: Package, name: str, known: np.ndarray, notes: list[str]) -> np.ndarray:
@@ -240,15 +249,15 @@ def _checked(package: Package, name: str, known: np.ndarray, notes: list[str]) -
         pixels = as_input(path, package.manifest.input)
     except DataError as error:
         raise PetriscopeError(f"a test image of the package cannot be read here: {error}") from None
-    apart = int(np.abs(pixels.astype(np.int16) - known).max(initial=0))
+    apart, full = int(np.abs(pixels.astype(np.int32) - known).max(initial=0)), int(np.iinfo(pixels.dtype).max)
     if apart == 0:
         return pixels
-    if path.suffix.lower() in EXACT or apart > LOSSY:
+    if path.suffix.lower() in EXACT or apart > LOSSY * full // 255:
         raise PetriscopeError(
-            f"{path} is decoded otherwise here than by the run: pixels differ by up to {apart} of 255. Predictions would be "
+            f"{path} is decoded otherwise here than by the run: pixels differ by up to {apart} of {full}. Predictions would be "
             "for other images; use the version of Pillow that the package names"
         )
-    notes.append(f"{name} is decoded slightly otherwise here (by up to {apart} of 255), as its format allows")
+    notes.append(f"{name} is decoded slightly otherwise here (by up to {apart} of {full}), as its format allows")
     return known
 
 

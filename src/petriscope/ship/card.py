@@ -7,14 +7,18 @@ from typing import Any
 
 import yaml
 
+from petriscope.core.channels import default_names, in_words
 from petriscope.core.results import Evaluation, Metric, Results
-from petriscope.inference.package import Manifest
+from petriscope.inference.package import LABELER, Manifest
+from petriscope.inference.runtime import FORMATS
+from petriscope.report.cross_validation import how
 from petriscope.run.folder import Run
 
 PIPELINES = {"classification": "image-classification", "segmentation": "image-segmentation"}
-SHOWN = ("accuracy", "balanced_accuracy", "macro_f1", "auc", "miou", "pixel_accuracy", "ece", "nll")
+SHOWN = ("map", "accuracy", "balanced_accuracy", "macro_f1", "auc", "miou", "pixel_accuracy", "ece", "nll")
 SHARES = frozenset(SHOWN) - {"nll"}
 NAMED = {
+    "map": "Mean average precision",
     "accuracy": "Accuracy",
     "balanced_accuracy": "Balanced accuracy",
     "macro_f1": "Macro F1",
@@ -61,9 +65,9 @@ def _metadata(run: Run, manifest: Manifest, results: Results, license: str | Non
     pipeline = PIPELINES.get(manifest.task, "other")
     out: dict[str, Any] = {
         "license": license or "other",
-        "library_name": "onnx",
+        "library_name": "pytorch" if manifest.format == "pt2" else manifest.format,
         "pipeline_tag": pipeline,
-        "tags": ["petriscope", "onnx", manifest.task],
+        "tags": ["petriscope", manifest.format, manifest.task],
     }
     evaluated = [(split, found) for split, found in results.evaluated.items() if split != "train"]
     if evaluated:
@@ -88,7 +92,7 @@ def _known(found: Evaluation) -> Iterator[tuple[str, Metric]]:
 
 def _about(run: Run, manifest: Manifest) -> Iterator[str]:
     taken, data = manifest.input, run.environment.data
-    kind = "gray" if taken.channels == 1 else "RGB"
+    kind = in_words(taken.names or default_names(taken.channels)) + (", 16 bits," if taken.depth == 16 else "")
     yield (
         f"A {manifest.task} model ({run.recipe.model.name}) for {kind} images of {taken.height} x {taken.width} pixels (height x "
         f"width), trained with Petriscope by the recipe `{manifest.name}`. Precision: {manifest.precision}. Test-time "
@@ -102,17 +106,20 @@ def _about(run: Run, manifest: Manifest) -> Iterator[str]:
 
 
 def _use(manifest: Manifest) -> Iterator[str]:
-    yield "```\npip install numpy pillow onnxruntime"
+    library, model = FORMATS[manifest.format].library, manifest.model_files[0]
+    yield f"```\npip install numpy pillow {library}"
     example = " --max-error 0.01" if manifest.error_rates else " --out masks"
     yield f"python predict.py IMAGES...{example}\npython predict.py --verify\n```\n"
+    fitted = "temperature, out-of-distribution score, thresholds and prediction sets"
+    if manifest.outputs == LABELER:
+        fitted = "out-of-distribution score, and the scaling, the cutoff and the thresholds of each label"
     yield (
         "Files are decoded by the code in `lib/`, as in training: turned upright by their EXIF tag, transparent parts on white, "
-        f"resized by Pillow's {manifest.input.filter} filter. `model.onnx` takes uint8 images [N, H, W, C] as they are after "
-        "that, and has everything else inside: normalization, test-time augmentation, temperature, out-of-distribution score, "
-        "thresholds and prediction sets.\n"
+        f"resized by Pillow's {manifest.input.filter} filter. `{model}` takes {manifest.input.dtype} images [N, H, W, C] as "
+        f"they are after that, and has everything else inside: normalization, test-time augmentation, {fitted}.\n"
         if manifest.error_rates
         else f"Files are decoded by the code in `lib/`, as in training, and resized by Pillow's {manifest.input.filter} filter. "
-        "`model.onnx` takes uint8 images [N, H, W, C] as they are after that, and has everything else inside.\n"
+        f"`{model}` takes {manifest.input.dtype} images [N, H, W, C] as they are after that, and has everything else inside.\n"
     )
 
 
@@ -127,7 +134,11 @@ def _metrics(results: Results) -> Iterator[str]:
         cells = [_cell(name, found.metrics.get(name)) for found in evaluated.values()]
         if any(cells):
             yield f"| {NAMED[name]} | " + " | ".join(cells) + " |"
-    yield "\nIn parentheses: 95 % intervals. Val was used to choose the model and to fit temperature and thresholds.\n"
+    used = "Val was used to choose the model and to fit temperature and thresholds."
+    if results.cross_validation is not None:
+        fitted = "Temperature and thresholds are fitted on them: where val is named, they are meant."
+        used = f"{how(results.cross_validation)} {fitted}"
+    yield f"\nIn parentheses: 95 % intervals. {used}\n"
 
 
 def _cell(name: str, metric: Metric | None) -> str:
@@ -174,10 +185,13 @@ def _robustness(results: Results) -> Iterator[str]:
 
 
 def _limits(run: Run, manifest: Manifest, results: Results) -> Iterator[str]:
-    yield (
-        "- The model gives one of its classes to any image that is not out of distribution; images of other things may not be "
-        "recognized as such."
-    )
+    if manifest.outputs == LABELER:
+        yield "- The model knows no other labels than its own."
+    else:
+        yield (
+            "- The model gives one of its classes to any image that is not out of distribution; images of other things may not "
+            "be recognized as such."
+        )
     yield "- Metrics and guarantees are for images from the place of the data. Another microscope, camera or stain is another."
     yield (
         "- An error rate is guaranteed for the mix of classes in val."
@@ -194,7 +208,7 @@ def _precision(manifest: Manifest) -> Iterator[str]:
         return
     yield "## Precision\n"
     rows = [
-        "| | accuracy on val | change from the run | nll | ECE | model | images/s |",
+        f"| | {manifest.measured[0].metric[0]} on val | change from the run | nll | ECE | model | images/s |",
         "|---|---|---|---|---|---|---|",
     ]
     for each in manifest.measured:
@@ -205,12 +219,15 @@ def _precision(manifest: Manifest) -> Iterator[str]:
         nll, ece = ("" if value is None else f"{value:.4g}" for value in (each.nll, each.ece))
         size = "" if each.bytes is None else f"{each.bytes / 1e6:.2f} MB"
         rows.append(
-            f"| {each.of} | {100 * each.accuracy:.2f} % | {change} | {nll} | {ece} | {size} | {each.images_per_second:,.0f} |"
+            f"| {each.of} | {100 * each.metric[1]:.2f} % | {change} | {nll} | {ece} | {size} | {each.images_per_second:,.0f} |"
         )
     yield "\n".join(rows) + "\n"
     kept = f" Layers that stay in single precision: {len(manifest.single)}." if manifest.single else ""
+    fitted = "Temperature, thresholds and prediction sets"
+    if manifest.outputs == LABELER:
+        fitted = "The scaling, the cutoff and the thresholds of each label"
     yield (
-        "Temperature, thresholds and prediction sets were fitted on val anew. Intervals are 95 %, by a paired bootstrap. Speed "
+        f"{fitted} were fitted on val anew. Intervals are 95 %, by a paired bootstrap. Speed "
         f"is that of one pass over val on the machine of the export.{kept}\n"
     )
 
@@ -222,9 +239,12 @@ def _verification(manifest: Manifest) -> Iterator[str]:
         return
     files = f", {found.from_files:,} of them from the bytes of their files" if found.from_files else ""
     if manifest.measured:
+        close = "those whose two most probable classes are as good as equal"
+        if manifest.outputs == LABELER:
+            close = "labels whose probability is as good as equal to their cutoff"
         yield (
             f"On {found.images:,} of {found.of:,} images of val{files}, the package gave the same labels in batches of "
-            f"{', '.join(map(str, found.batches))} images, but for those whose two most probable classes are as good as equal. "
+            f"{', '.join(map(str, found.batches))} images, but for {close}. "
             "`python predict.py --verify` repeats it on the images in `tests/`.\n"
         )
         return

@@ -7,31 +7,36 @@ augmentation, temperature, thresholds, prediction sets, the out-of-distribution 
 from __future__ import annotations
 
 import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
 from petriscope.core.device import enough_memory
 from petriscope.core.errors import PetriscopeError, RequestError, shown
 from petriscope.core.files import new_folder, user_path, write_text
+from petriscope.core.notebook import stoppable
 from petriscope.core.progress import progress, say
 from petriscope.data.imageset import Dataset, ImageSet
 from petriscope.data.membership import pack
+from petriscope.data.tile_sets import one_tile_each
 from petriscope.experiments.own_data import own_split
 from petriscope.inference.exported import open_package
 from petriscope.inference.package import (
     ARRAYS,
-    CLASSIFIER,
+    CUTOFFS,
     LIMITS,
     MANIFEST,
     MODEL,
     SEEN,
-    SEGMENTER,
     TESTS,
     Agreement,
     Input,
@@ -42,24 +47,25 @@ from petriscope.inference.package import (
     is_package,
 )
 from petriscope.inference.predictor import Predictor, load_model
-from petriscope.inference.verification import BATCHES, TOLERANCE, VECTORS, Differences, compare_outputs, verify
+from petriscope.inference.runtime import FORMATS
+from petriscope.inference.verification import BATCHES, OF_VAL, TOLERANCE, VECTORS, Differences, compare_outputs, verify
 from petriscope.run.folder import Run, check_free, open_run
-from petriscope.ship import carried, test_images
+from petriscope.ship import bioimage, carried, test_images
 from petriscope.ship.card import card
-from petriscope.ship.expected import Outputs, answers, offers
-from petriscope.ship.graph import Graph, refuse, write_graph
-from petriscope.ship.lowered import PRECISIONS, lower
-from petriscope.ship.page import find_runtime, write_page
+from petriscope.ship.expected import Answers, Outputs, cutoffs_of, offers
+from petriscope.ship.formats import NEEDED, check_libraries, write_model
+from petriscope.ship.graph import Graph, outputs_of, refuse
+from petriscope.ship.lowered import NO_IMAGES, PRECISIONS, lower
+from petriscope.ship.page import check_input, check_package, find_runtime, write_page
 from petriscope.ship.signing import read_key, sign
 from petriscope.trust.robustness import stratified
 
 BLOCK = 256  # images that are compared at a time
 IN_EACH = 64  # images that are predicted in each size of batches but the largest
-MOST_VECTORS = 2000  # images of val whose answers the package keeps
-OF_VAL = "val.npz"
+MOST_VECTORS, MOST_MASKS = 2000, 32  # images of val whose answers, or masks, the package keeps
 PACKAGES = Path("packages")
-LIBRARIES = ("petriscope", "torch", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
-SCRIPT = '''"""Predict image files with this package: python predict.py IMAGES... It needs numpy, Pillow and onnxruntime."""
+LIBRARIES = ("petriscope", "torch", "numpy", "pillow")
+SCRIPT = '''"""Predict image files with this package: python predict.py IMAGES... It needs numpy, Pillow and {library}."""
 
 import sys
 from pathlib import Path
@@ -116,10 +122,13 @@ def _words(found: Measured) -> str:
     )
     errors = "" if found.nll is None else f", nll {found.nll:.4f}, ece {100 * (found.ece or 0):.2f} %"
     size = "" if found.bytes is None else f", {found.bytes / 1e6:.2f} MB"
-    accuracy = f"{found.of}: accuracy on val {100 * found.accuracy:.2f} %{apart}"
-    return f"{accuracy}{errors}{size}, {found.images_per_second:,.0f} images/s"
+    metric, value = found.metric
+    return (
+        f"{found.of}: {metric} on val {100 * value:.2f} %{apart}{errors}{size}, {found.images_per_second:,.0f} images/s"
+    )
 
 
+@stoppable()
 @enough_memory()
 def export(
     run: str | PathLike[str],
@@ -129,6 +138,7 @@ def export(
     key: str | PathLike[str] | None = None,
     license: str | None = None,
     sample: int | None = None,
+    format: str = "onnx",
     precision: str = "fp32",
     force: bool = False,
     quiet: bool = False,
@@ -142,6 +152,7 @@ def export(
         key: a file with a private ed25519 key in PEM, to sign the package with; None: it is not signed.
         license: of the model, for its card, such as ``mit``; None: not stated.
         sample: images of val that the package is compared with the run on; None: all.
+        format: of the model: ``onnx``, which onnxruntime runs; ``pt2``, a program of torch; or ``openvino``.
         precision: of the network: ``fp32``; ``fp16``, a file of half the size; or ``int8``, a quarter of it, and faster where
             large convolutions take the time. What is fitted on val is fitted anew for the last two, and val shows what they cost.
         force: export a lower precision although val shows that it is worse by more than half a point.
@@ -151,35 +162,41 @@ def export(
         DataError: the run's data have changed.
         PetriscopeError: the package answers otherwise than the run, or a lower precision is worse; nothing is left behind.
     """
-    if precision not in PRECISIONS:
-        raise RequestError(f"precision cannot be {shown(precision)}; known: {', '.join(PRECISIONS)}")
+    for name, value, offered in (("format", format, tuple(FORMATS)), ("precision", precision, PRECISIONS)):
+        if value not in offered:
+            raise RequestError(f"{name} cannot be {shown(value)}; known: {', '.join(offered)}")
+    if format != "onnx" and precision != "fp32":
+        raise RequestError(f"models in {precision} are in the format onnx, not in {format}")
     source, folder = open_run(run), None if out is None else user_path(out)
     check_free(folder)
-    check_libraries()
+    check_libraries(format)
     secret = None if key is None else read_key(user_path(key))
     predictor = _in_float32(load_model(source.folder, "cpu"))
     refuse(predictor)
-    data = _data(source, quiet)
-    val = None if data is None else data.split("val")
     if precision != "fp32":
-        _check_lower(source, val, precision)
+        _check_lower(source, precision)
+    data = _data(source, quiet)
+    val = None if data is None else one_tile_each(data.split("val"), predictor.recipe.data)
+    if precision != "fp32" and val is not None and not val.task.exclusive and not val.targets.any():
+        raise RequestError(f"no image of val has a label, so nothing shows what {precision} costs; export it in fp32")
     with new_folder(folder or PACKAGES / source.folder.resolve().name, numbered=folder is None) as (staging, made):
         lowered = None
         if data is not None and val is not None and precision != "fp32":
             with TemporaryDirectory() as scratch:
-                work = (data.train, val, Path(scratch), staging / MODEL, force, quiet)
+                train = None if data.train is None else one_tile_each(data.train, predictor.recipe.data)
+                work = (train, val, Path(scratch), staging / MODEL, force, quiet)
                 lowered = lower(predictor, precision, *work)
             predictor = lowered.predictor
         else:
-            write_graph(Graph(predictor), staging / MODEL)
-        manifest = _write(staging, predictor, val if images else None)
+            write_model(Graph(predictor), staging, format)
+        manifest = _write(staging, predictor, val if images else None, format)
         if lowered is not None:
             manifest = replace(manifest, precision=precision, measured=lowered.measured, single=lowered.kept)
         package = Package(_listed(staging, manifest))
         # In a lower precision, it is compared with itself: in other batches, and from the bytes of files.
-        judge = predictor if lowered is None else open_package(staging)
-        agreement = _compare(package, judge, val, sample, quiet)
-        _write_vectors(staging, judge, val, package.manifest.input)
+        judge = Answers(predictor if lowered is None else open_package(staging))
+        agreement, of_val = _compare(package, judge, val, sample, quiet)
+        _write_vectors(staging, judge, package.manifest.input, of_val)
         known = package.manifest
         manifest = replace(known, verification=agreement, fingerprint=known.identity(known.files))
         write_text(staging / "README.md", card(source, manifest, license))
@@ -217,30 +234,86 @@ def export_page(
     page = PACKAGES / f"{source.resolve().name}.html" if out is None else user_path(out)
     if page.exists():
         raise RequestError(f"{page} exists; choose another --out")
+    _check_place(page)
     place = None if runtime is None else user_path(runtime)
-    find_runtime(place)  # refused before anything is computed
-    if is_package(source):
-        verify(source)
-        write_page(source, page, place)
-        return page
-    with TemporaryDirectory() as folder:
-        made = export(source, Path(folder) / "package", images=images, sample=sample, quiet=quiet)
-        write_page(made.folder, page, place)
+    find_runtime(place)  # whatever can be refused is refused before anything is computed
+    _check_for_page(source)
+    with _package_of(source, images=images, sample=sample, quiet=quiet) as package:
+        write_page(package, page, place)
     return page
 
 
-def check_libraries() -> None:
+def export_bioimageio(
+    model: str | PathLike[str],
+    out: str | PathLike[str] | None = None,
+    *,
+    images: bool = True,
+    license: str | None = None,
+    sample: int | None = None,
+    quiet: bool = False,
+) -> Path:
+    """Write a run or a package as a model folder of bioimage.io, see `petriscope.ship.bioimage`.
+
+    Args:
+        model: a run folder, or a package.
+        out: the folder to make; None: ``packages/``, the name of the model, and ``-bioimageio``.
+        license: of the model, as SPDX names it; None: not stated.
+        images, sample: see `export`, of a run.
+
+    Returns:
+        the folder.
+
+    Raises:
+        RequestError: the folder is not empty, a library is missing, or the license is unknown; or as `export`.
+        PetriscopeError: bioimageio.core does not answer as the run does; nothing is left behind.
+    """
+    source = user_path(model)
+    folder = PACKAGES / f"{source.resolve().name}-bioimageio" if out is None else user_path(out)
+    check_free(folder)
+    _check_place(folder)
+    bioimage.check_request(license)
+    if is_package(source):
+        bioimage.check_package(Manifest.read(source / MANIFEST))
+    with _package_of(source, images=images, sample=sample, license=license, quiet=quiet) as package:
+        bioimage.write_bioimageio(package, folder, license)
+    return folder
+
+
+def _check_place(out: Path) -> None:
     """
     Raises:
-        RequestError: a library that export needs is not installed.
+        RequestError: nothing can be written there.
     """
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        try:
-            metadata.version(name)
-        except metadata.PackageNotFoundError:
-            raise RequestError(
-                f"export needs {name}, which is not installed: pip install 'petriscope[export]'"
-            ) from None
+    above = next(each for each in out.absolute().parents if each.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+        raise RequestError(f"{out} cannot be made, because nothing can be written into {above}; choose another --out")
+
+
+def _check_for_page(source: Path) -> None:
+    """
+    Raises:
+        RequestError: a page cannot do what a run or a package does.
+    """
+    if is_package(source):
+        manifest = Manifest.read(source / MANIFEST)
+        check_package(manifest)
+        model = source / MODEL
+        check_input(manifest.input, model.stat().st_size if model.exists() else 0)
+        return
+    predictor = load_model(open_run(source).folder, "cpu")
+    refuse(predictor)
+    check_input(taken_input(predictor), sum(each.nbytes for each in predictor.model.parameters()))
+
+
+@contextmanager
+def _package_of(source: Path, **chosen: Any) -> Iterator[Path]:
+    """A package, verified; of a run it is made first, see `export`, and removed afterwards."""
+    if is_package(source):
+        verify(source)
+        yield source
+        return
+    with TemporaryDirectory() as folder:
+        yield export(source, Path(folder) / "package", **chosen).folder
 
 
 def _in_float32(predictor: Predictor) -> Predictor:
@@ -249,15 +322,18 @@ def _in_float32(predictor: Predictor) -> Predictor:
     return replace(predictor, recipe=predictor.recipe.model_copy(update={"training": training}))
 
 
-def _check_lower(run: Run, val: ImageSet | None, precision: str) -> None:
+def _check_lower(run: Run, precision: str) -> None:
     """
     Raises:
-        RequestError: what is fitted on val cannot be fitted anew.
+        RequestError: what is fitted on val cannot be fitted anew, or there is nothing to measure activations on.
     """
-    if val is None:
+    splits = run.environment.data.splits
+    if "val" not in splits:
         raise RequestError(
             f"{precision} needs a run with a val split, on which temperature and thresholds are fitted anew"
         )
+    if precision == "int8" and "train" not in splits:
+        raise RequestError(NO_IMAGES)
     if run.results.adaptation is not None:
         raise RequestError(
             f"{run.folder} is adapted: its thresholds are fitted on held-out images, and cannot be fitted anew for {precision}; "
@@ -276,22 +352,38 @@ def _data(run: Run, quiet: bool) -> Dataset | None:
 
 def taken_input(predictor: Predictor) -> Input:
     """The input of a predictor's package."""
-    data = predictor.recipe.data
-    return Input(*predictor.shape, data.filter, data.bits, data.channels == "gray", data.scale, data.field_of_view)
+    read = predictor.reading
+    return Input(
+        *predictor.shape,
+        read.filter,
+        read.bits,
+        read.gray,
+        read.scale,
+        read.field_of_view,
+        read.depth,
+        read.range,
+        read.channels,
+        read.overlap,
+        read.pages,
+        read.projection,
+    )
 
 
-def _write(staging: Path, predictor: Predictor, val: ImageSet | None) -> Manifest:
+def _write(staging: Path, predictor: Predictor, val: ImageSet | None, format: str) -> Manifest:
     """All files but model, vectors, card and manifest."""
     tta = predictor.recipe.evaluation.tta
     trust = replace(
         predictor.trust,
         references={name: each for name, each in predictor.trust.references.items() if name == tta},
+        labels={name: each for name, each in predictor.trust.labels.items() if name == tta},
     )
     predictor.trust = trust
     facts, arrays = trust.to_file()
     seen = {} if predictor.exposure is None else predictor.exposure.arrays()
     rates, coverages, limits = offers(predictor)
     arrays = {**arrays, **{f"{SEEN}{role}": each for role, each in seen.items()}, LIMITS: limits}
+    if not predictor.task.exclusive:
+        arrays[CUTOFFS] = cutoffs_of(predictor)
     _write_arrays(staging / ARRAYS, arrays)
     taken = taken_input(predictor)
     files = (
@@ -300,7 +392,7 @@ def _write(staging: Path, predictor: Predictor, val: ImageSet | None) -> Manifes
     (staging / TESTS).mkdir()
     for name, content in files.items():
         (staging / TESTS / name).write_bytes(content)
-    write_text(staging / "predict.py", SCRIPT)
+    write_text(staging / "predict.py", SCRIPT.format(library=FORMATS[format].library))
     for name, text in carried.carried_files().items():
         path = staging / "lib" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -314,14 +406,15 @@ def _write(staging: Path, predictor: Predictor, val: ImageSet | None) -> Manifes
         precision="fp32",
         tta=tta,
         temperature=predictor.temperature(tta),
-        outputs=SEGMENTER if predictor.task.dense else CLASSIFIER,
+        outputs=outputs_of(predictor),
         error_rates=rates,
         coverages=coverages,
         recipe=predictor.recipe.model_dump(mode="json"),
         trust=facts,
         mean=tuple(map(float, predictor.mean)),
         std=tuple(map(float, predictor.std)),
-        versions={name: metadata.version(name) for name in LIBRARIES},
+        versions={name: metadata.version(name) for name in (*LIBRARIES, *NEEDED[format])},
+        format=format,
     )
 
 
@@ -350,29 +443,37 @@ def _listed(staging: Path, manifest: Manifest) -> Path:
 
 
 def _compare(
-    package: Package, predictor: Predictor, val: ImageSet | None, sample: int | None, quiet: bool
-) -> Agreement:
+    package: Package, judge: Answers, val: ImageSet | None, sample: int | None, quiet: bool
+) -> tuple[Agreement, Outputs]:
     """Compare the package with the run on val, from the bytes of files where they lie where the source says.
+
+    Returns:
+        how they agree; and what the run answers on some of the images, with their digests, which the package takes along.
 
     Raises:
         PetriscopeError: they differ.
     """
-    found, from_files, taken = Differences(), 0, package.manifest.input
-    count = 0 if val is None else min(len(val), sample or len(val))
+    found, from_files, taken, predictor = Differences(), 0, package.manifest.input, judge.predictor
+    count, kept = 0 if val is None else min(len(val), sample or len(val)), list[Outputs]()
     if val is not None:
         rows = np.sort(stratified(val.strata, count))
-        source = predictor.recipe.data.source or ""  # images of several sources are compared as arrays
+        # Images of several sources, and tiles, are compared as arrays.
+        source = predictor.recipe.data.source if taken.overlap is None else None
+        most = MOST_MASKS if predictor.task.dense else MOST_VECTORS
+        known = np.isin(np.arange(count), stratified(val.strata[rows], min(count, most)))
         with progress("" if quiet else "comparing with the run", count) as bar:
             for start in range(0, count, BLOCK):
-                block = rows[start : start + BLOCK]
+                block, some = rows[start : start + BLOCK], known[start : start + BLOCK]
                 pixels, names = val.take(block), [str(name) for name in val.ids[block]]
-                from_files += _from_files(val, block, pixels, source, taken, found)
-                expected = answers(predictor, pixels)
+                from_files += _from_files(val, block, pixels, source or "", taken, found)
+                expected = judge.of(pixels)
                 compare_outputs(package, pixels, expected, names, len(block), found)
                 if start == 0:
                     few = {name: values[:IN_EACH] for name, values in expected.items()}
                     for size in BATCHES:
                         compare_outputs(package, pixels[:IN_EACH], few, names[:IN_EACH], size, found)
+                kept.append({name: values[some] for name, values in expected.items()})
+                kept[-1]["digests"] = pack(val.subset(block[some]).digests())
                 if not quiet:
                     bar.advance(len(block))
     if wrong := found.sentence():
@@ -380,7 +481,7 @@ def _compare(
             f"the package does not answer as the run does, and was not kept. Of {count:,} images of val: {wrong}. Versions: "
             f"{', '.join(f'{name} {version}' for name, version in package.manifest.versions.items())}"
         )
-    return Agreement(
+    agreement = Agreement(
         images=count,
         of=0 if val is None else len(val),
         from_files=from_files,
@@ -390,6 +491,7 @@ def _compare(
         tolerance=TOLERANCE[package.manifest.precision],
         undecided=found.undecided,
     )
+    return agreement, {name: np.concatenate([each[name] for each in kept]) for name in (kept[0] if kept else ())}
 
 
 def _from_files(
@@ -408,13 +510,10 @@ def _from_files(
     return count
 
 
-def _write_vectors(staging: Path, predictor: Predictor, val: ImageSet | None, taken: Input) -> None:
-    """What the run answers on the test images, and on a sample of val that is recognized by its digests."""
+def _write_vectors(staging: Path, judge: Answers, taken: Input, of_val: Outputs) -> None:
+    """What the run answers on the test images, and on images of val that are recognized by their digests."""
     names = sorted(path.name for path in (staging / TESTS).iterdir())
     images = test_images.decoded(staging / TESTS, names, taken)
-    _write_arrays(staging / TESTS / VECTORS, {"names": np.array(names), "images": images, **answers(predictor, images)})
-    if val is not None and not predictor.task.dense:
-        rows = np.sort(stratified(val.strata, min(len(val), MOST_VECTORS)))
-        some = val.subset(rows)
-        kept: Outputs = answers(predictor, some.images)
-        _write_arrays(staging / TESTS / OF_VAL, {"digests": pack(some.digests()), **kept})
+    _write_arrays(staging / TESTS / VECTORS, {"names": np.array(names), "images": images, **judge.of(images)})
+    if of_val:
+        _write_arrays(staging / TESTS / OF_VAL, of_val)

@@ -1,4 +1,4 @@
-"""A trained predictor as one ONNX graph: uint8 images in, the whole prediction out.
+"""A trained predictor as one ONNX graph: images of uint8 or uint16 in, the whole prediction out.
 
 What `petriscope.inference.predictor.Predictor` computes with torch and numpy is computed here with torch alone, in single
 precision on the CPU, with double precision where the predictor has it. So probabilities, abstentions, prediction sets and what
@@ -27,10 +27,13 @@ from petriscope.core.errors import PetriscopeError, RequestError, shortened
 from petriscope.core.files import atomic
 from petriscope.core.results import CLASSIFICATION, SEGMENTATION
 from petriscope.data.appearance import measure
-from petriscope.inference.package import CLASSIFIER, SEGMENTER
+from petriscope.inference.package import CLASSIFIER, LABELER, SEGMENTER
 from petriscope.inference.predictor import Predictor
 from petriscope.inference.tta import mean_over, views_of
 from petriscope.metrics.conformal import METHOD
+from petriscope.tasks.multilabel import Multilabel
+from petriscope.trust.label_rules import ABSENT, PRESENT
+from petriscope.trust.multilabel import HALF, SURE, LabelReference
 from petriscope.trust.ood import LARGEST, Detector, Mahalanobis, Mixture, features_of, image_statistics, observe
 from petriscope.trust.state import LEVELS, MAX_ERRORS
 from petriscope.trust.temperature import TINY
@@ -48,8 +51,11 @@ def refuse(predictor: Predictor) -> None:
     Raises:
         RequestError: the predictor cannot be one graph; says why, and what to do.
     """
-    if predictor.task.name not in (CLASSIFICATION, SEGMENTATION):
-        raise RequestError(f"only models for labels and for masks are exported; this is a {predictor.task.name} model")
+    if predictor.task.name not in (CLASSIFICATION, Multilabel.name, SEGMENTATION):
+        raise RequestError(
+            f"only models that give images or pixels classes are exported; this is a {predictor.task.name} model, which "
+            "petriscope predict and petriscope serve use as it is"
+        )
     if predictor.trust.reweighting is not None:
         raise RequestError(
             "what a request says about the classes is not part of a model: export it without, and say it when predicting"
@@ -60,8 +66,13 @@ def refuse(predictor: Predictor) -> None:
         )
 
 
+def outputs_of(predictor: Predictor) -> tuple[str, ...]:
+    """The outputs of a predictor's graph, in order."""
+    return SEGMENTER if predictor.task.dense else CLASSIFIER if predictor.task.exclusive else LABELER
+
+
 class Graph(nn.Module):
-    """The whole prediction for uint8 images [N, H, W, C], in the order of `outputs`.
+    """The whole prediction for images, uint8 or uint16 [N, H, W, C], in the order of `outputs`.
 
     Of a classifier with K classes, see `petriscope.inference.package.CLASSIFIER`:
 
@@ -76,6 +87,11 @@ class Graph(nn.Module):
     - ``points``: float32 [N, R], ``plain_label``: int64 [N], ``plain_uncertainty``: float32 [N], ``appearance``: float32
       [N, C + 3]; what sets of images are compared by with val, without test-time augmentation, see
       `petriscope.trust.shift.Traits`. R is 0 if there is no likeness or it compares the appearance alone.
+
+    Of a model of several labels, see `petriscope.inference.package.LABELER`, ``label``, ``uncertainty`` and ``sets`` are not
+    there. ``labels``: bool [N, K], those that are present, by the cutoffs. ``answers``: int64 [N, E, K], for each error rate 1
+    where a label is answered present, 0 where absent, -1 where it is left open. ``plain_label`` and ``plain_uncertainty`` are of
+    `petriscope.trust.multilabel.as_one_class`.
 
     Of a segmenter, see `petriscope.inference.package.SEGMENTER`: ``classes``, uint8 [N, H, W], ``confidence``, float32
     [N, H, W], the largest probability, and ``probabilities``, float32 [N, K, H, W].
@@ -92,24 +108,33 @@ class Graph(nn.Module):
     project: Tensor
     thresholds: Tensor
     limits: Tensor
+    slopes: Tensor
+    offsets: Tensor
+    cutoffs: Tensor
 
     def __init__(self, predictor: Predictor) -> None:
         refuse(predictor)
         super().__init__()
         tta, trust = predictor.recipe.evaluation.tta, predictor.trust
         self.network = lay_out(copy.deepcopy(predictor.model).cpu().float().eval(), False)
+        self.depth = predictor.reading.depth
         self.shape, self.classes = predictor.shape, len(predictor.classes)
-        self.dense = predictor.task.dense
+        self.task, self.dense = predictor.task, predictor.task.dense
         self.normalize, self.tta = predictor.normalize, tta
         self.temperature = predictor.temperature(tta)
         self.views = views_of(tta, predictor.shape[:2])
-        self.outputs = SEGMENTER if self.dense else CLASSIFIER
+        self.exclusive = predictor.task.exclusive
+        self.outputs = outputs_of(predictor)
         if self.dense:
             return
         self.ood = None if trust.detector is None else _Score(trust.detector)
         likeness = trust.likeness
         project = np.zeros((0, 0), np.float32) if likeness is None or likeness.center is not None else likeness.project
         self.register_buffer("project", torch.from_numpy(project), persistent=False)
+        if not self.exclusive:
+            self._keep_labels(trust.labels.get(tta))
+            self.eval()
+            return
         reference = trust.references.get(tta)
         found = [None if reference is None else reference.threshold(each) for each in MAX_ERRORS]
         # No uncertainty is at most that, so without a threshold, nothing is answered.
@@ -120,18 +145,26 @@ class Graph(nn.Module):
         self.register_buffer("limits", torch.from_numpy(np.stack(limits)), persistent=False)
         self.eval()
 
+    def _keep_labels(self, reference: LabelReference | None) -> None:
+        shape, nothing = (len(MAX_ERRORS), self.classes, 2), np.full(self.classes, HALF, np.float32)
+        limits = np.full(shape, -np.inf) if reference is None else np.stack([*map(reference.limits, MAX_ERRORS)])
+        self.scales = reference is not None
+        for name in ("slopes", "offsets", "cutoffs"):
+            values = nothing if reference is None else getattr(reference, name)
+            self.register_buffer(name, torch.from_numpy(values), persistent=False)
+        self.register_buffer("limits", torch.from_numpy(limits), persistent=False)
+
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         raw, plain, seen = self._look(images)
+        if not self.exclusive:
+            return self._labels(images, raw, plain, features_of(seen, images))
         probabilities = _scaled(raw, self.temperature)
         if self.dense:
             confidence, classes = probabilities.max(1)
             return classes.to(torch.uint8), confidence, probabilities
         features = features_of(seen, images)
         label, doubt = _doubt(probabilities)
-        if self.ood is None:
-            ood = torch.zeros_like(doubt)
-        else:
-            ood = self.ood(features, image_statistics(standardized(images, self.normalize.standardize)))
+        ood = self._far(images, features)
         answered = (doubt[:, None] <= self.thresholds) & (ood <= 1)[:, None]
         answers = torch.where(answered, label[:, None], -1)
         plain_label, plain_doubt = _doubt(plain)
@@ -139,6 +172,27 @@ class Graph(nn.Module):
         sets = self._sets(probabilities, label, doubt)
         appearance = measure(images).joined()
         return probabilities, raw, label, doubt, ood, answers, sets, points, plain_label, plain_doubt, appearance
+
+    def _far(self, images: Tensor, features: Tensor) -> Tensor:
+        """Out-of-distribution scores."""
+        if self.ood is None:
+            return torch.zeros_like(features.sum(1))  # of networks without features too
+        return self.ood(features, image_statistics(standardized(images, self.normalize.standardize)))
+
+    def _labels(self, images: Tensor, raw: Tensor, plain: Tensor, features: Tensor) -> tuple[Tensor, ...]:
+        """The outputs of a model of several labels."""
+        probabilities = raw
+        if self.scales:  # `petriscope.trust.multilabel.scale_labels`
+            p = raw.double().clamp_max(1 - SURE)
+            odds = p.clamp_min(TINY).log() - torch.log1p(-p)
+            probabilities = (odds * self.slopes.double() + self.offsets.double()).sigmoid().float()
+        present, ood = probabilities >= self.cutoffs, self._far(images, features)
+        doubt = torch.where(present, 1 - probabilities, probabilities)[:, None].double()
+        sure = doubt <= torch.where(present[:, None], self.limits[..., PRESENT], self.limits[..., ABSENT])
+        answers = torch.where(sure & (ood <= 1)[:, None, None], present[:, None].long(), -1)
+        label, uncertainty = _doubt(_as_one_class(plain))
+        points, appearance = self._points(features), measure(images).joined()
+        return probabilities, raw, present, ood, answers, points, label, uncertainty, appearance
 
     def _look(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Probabilities before temperature scaling, those of the first view, and the input of the head for it. All views are
@@ -148,9 +202,9 @@ class Graph(nn.Module):
         with observe(self.network) as observer:
             logits = self.network(batch).float()
         if count == 1:
-            raw = logits.log_softmax(1).exp()
+            raw = self.task.log_probabilities(logits).exp()
             return raw, raw, observer.first
-        each = logits.softmax(1).unflatten(0, (count, -1))
+        each = self.task.probabilities(logits).unflatten(0, (count, -1))
         views = each.unbind(0)
         total = each.sum(0)
         if self.dense:
@@ -184,6 +238,13 @@ def _doubt(probabilities: Tensor) -> tuple[Tensor, Tensor]:
     label = probabilities.argmax(1)
     most = torch.arange(probabilities.shape[1]) == label[:, None]
     return label, torch.where(most, 0.0, probabilities.double()).sum(1).float()
+
+
+def _as_one_class(raw: Tensor) -> Tensor:
+    """`petriscope.trust.multilabel.as_one_class`."""
+    doubt = torch.minimum(raw, 1 - raw).mean(1, keepdim=True)
+    most = torch.arange(raw.shape[1]) == raw.argmax(1)[:, None]
+    return torch.where(most, 1 - doubt, doubt / max(raw.shape[1] - 1, 1))
 
 
 class _Score(nn.Module):
@@ -243,6 +304,7 @@ class _Density(_Distance):
     """`Mixture.distance`."""
 
     whiten: Tensor
+    parts: Tensor
     offset: Tensor
     height: Tensor
 
@@ -250,11 +312,14 @@ class _Density(_Distance):
         super().__init__(fitted.limit)
         centers, whiten = (torch.from_numpy(each).double() for each in (fitted.centers, fitted.whiten))
         self.register_buffer("whiten", whiten.transpose(0, 1).flatten(1), persistent=False)  # [S, M * S]
+        # Sums over the values of each center are a product, because OpenVINO 2026.4 computes sums over parts of rows wrongly.
+        parts = torch.eye(len(centers), dtype=torch.float64).repeat_interleave(centers.shape[1], 0)  # [M * S, M]
+        self.register_buffer("parts", parts, persistent=False)
         self.register_buffer("offset", (centers[:, None] @ whiten).flatten(), persistent=False)
         self.register_buffer("height", torch.from_numpy(fitted.height).double(), persistent=False)
 
     def square(self, values: Tensor) -> Tensor:
-        squares = (values @ self.whiten - self.offset).square().unflatten(1, (len(self.height), -1)).sum(2)
+        squares = (values @ self.whiten - self.offset).square() @ self.parts
         return (2 * (self.height.max() - (self.height - squares / 2).logsumexp(1))).clamp_min(0)
 
 
@@ -268,30 +333,51 @@ def write_graph(graph: Graph, path: Path) -> None:
     Raises:
         PetriscopeError: the network does something that cannot be written as ONNX; or the disk is full or read-only.
     """
-    example = (torch.zeros((2, *graph.shape), dtype=torch.uint8),)
-    with torch.no_grad(), quiet():
-        graph(*example)  # constants that are made on first use are made here, and not while operations are recorded
-        try:
-            recorded = torch.export.export(graph, example, dynamic_shapes=({0: torch.export.Dim("N")},), strict=False)
-            program = torch.onnx.export(
-                recorded,
-                dynamo=True,
-                external_data=False,
-                opset_version=OPSET,
-                input_names=[INPUT],
-                output_names=list(graph.outputs),
-                verbose=False,
-            )
-        except Exception as error:  # the two have no common class for what they cannot do
-            if is_out_of_memory(error):
-                raise
-            raise PetriscopeError(f"this network cannot be written as an ONNX graph: {_reason(error)}") from error
+    recorded = record(graph, graph.shape, graph.depth)
+    with torch.no_grad(), quiet(), explained("cannot be written as an ONNX graph"):
+        program = torch.onnx.export(
+            recorded,
+            dynamo=True,
+            external_data=False,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=list(graph.outputs),
+            verbose=False,
+        )
     if program is None:
         raise PetriscopeError("torch wrote no ONNX graph of this network and gave no reason")
     _name_parts(program.model.graph)
     _pool(program.model.graph)
     with atomic(path) as temporary:
         program.save(temporary, external_data=False)
+
+
+def record(graph: nn.Module, shape: tuple[int, ...], depth: int = 8) -> torch.export.ExportedProgram:
+    """The operations of a graph for images, uint8 or uint16 [N, H, W, C], of any number N.
+
+    Args:
+        shape: of an image.
+        depth: bits of a value, 8 or 16.
+
+    Raises:
+        PetriscopeError: what the network does depends on the images.
+    """
+    example = (torch.zeros((2, *shape), dtype=torch.uint8 if depth == 8 else torch.uint16),)
+    with torch.no_grad(), quiet():
+        graph(*example)  # constants that are made on first use are made here, and not while operations are recorded
+        with explained("cannot be recorded for any number of images"):
+            return torch.export.export(graph, example, dynamic_shapes=({0: torch.export.Dim("N")},), strict=False)
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turn whatever an exporter raises into one sentence, which goes on with ``what`` of the network."""
+    try:
+        yield
+    except Exception as error:  # exporters have no common class for what they cannot do
+        if is_out_of_memory(error):
+            raise
+        raise PetriscopeError(f"this network {what}: {_reason(error)}") from error
 
 
 @contextmanager

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,11 +16,14 @@ from petriscope.core.progress import progress, say
 from petriscope.data.imageset import ImageSet
 from petriscope.inference.package import Measured
 from petriscope.inference.predictor import Predictor
+from petriscope.inference.runtime import load_onnxruntime
 from petriscope.inference.sampling import sample_rows
 from petriscope.metrics.calibration import calibration_errors
 from petriscope.metrics.intervals import bootstrap_weights, group_index, percentile95
+from petriscope.metrics.multilabel import label_calibration_errors, label_draws
 from petriscope.ship.graph import INPUT, Graph, write_graph
 from petriscope.ship.precision import halve, quantize, transplant
+from petriscope.trust.multilabel import LabelReference, fit_labels, in_one_mix
 from petriscope.trust.robustness import stratified
 from petriscope.trust.shift import MOST_OF_VAL
 from petriscope.trust.state import Trust, fit_reference
@@ -28,9 +32,11 @@ from petriscope.trust.two_sample import Likeness, traits_of
 PRECISIONS = ("fp32", "fp16", "int8")
 CALIBRATION, AT_ONCE = 256, 8  # training images that ranges of activations are measured on, and how many at a time
 BLOCK = 64  # images of val at a time
-MOST_WORSE = 0.005  # accuracy that may be lost, as far as val shows
+NO_IMAGES = "int8 needs training images to measure the range of activations on, and the run has none left"
+MOST_WORSE = 0.005  # accuracy, or mAP, that may be lost, as far as val shows
 RESAMPLES = 2000
 Outputs = dict[str, np.ndarray]
+Metric = Callable[[np.ndarray], np.ndarray]  # of some predictions, for each row of weights of images, [R, N] -> [R]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +68,8 @@ def lower(
 
     Args:
         train: images that the ranges of activations are measured on, for ``int8``.
-        val: temperature, thresholds and prediction sets are fitted on it anew.
+        val: temperature, thresholds and prediction sets are fitted on it anew; of several labels their scaling, cutoffs and
+            thresholds.
         folder: for graphs on the way.
         out: the file to write.
         force: write it although it is worse than the run.
@@ -78,9 +85,7 @@ def lower(
         halve(whole, changed)
     else:
         if train is None or not len(train):
-            raise RequestError(
-                "int8 needs training images to measure the range of activations on, and the run has none left"
-            )
+            raise RequestError(NO_IMAGES)
         rows = stratified(train.strata, min(CALIBRATION, len(train)))
         batches = [train.take(np.sort(rows[start : start + AT_ONCE])) for start in range(0, len(rows), AT_ONCE)]
         kept = quantize(whole, batches, changed, label=None if quiet else "choosing layers")
@@ -93,12 +98,19 @@ def lower(
     raws = {"run": torch, "fp32": single, precision: found}
     seconds = {"run": slow, "fp32": alone, precision: fast}
     sizes = {"run": None, "fp32": whole.stat().st_size, precision: out.stat().st_size}
-    of_run = _scores(predictor, val, torch)
+    judges = {name: again if name == precision else predictor for name in raws}
+    found_metrics = _compared({name: _metric(judges[name], val, each) for name, each in raws.items()}, val)
     measured = tuple(
-        _measured(name, again if name == precision else predictor, val, each, of_run, sizes[name], seconds[name])
+        Measured(
+            of=name,
+            **found_metrics[name],
+            **_errors(judges[name], val, each),
+            bytes=sizes[name],
+            images_per_second=len(val) / seconds[name],
+        )
         for name, each in raws.items()
     )
-    _check(measured[-1], precision, force)
+    check_cost(measured[-1], precision, force)
     return Lowered(again, measured, tuple(kept))
 
 
@@ -106,13 +118,18 @@ def _label(name: str, quiet: bool) -> str | None:
     return None if quiet else f"predicting val, {name}"
 
 
-def _check(found: Measured, precision: str, force: bool) -> None:
+def check_cost(found: Measured, precision: str, force: bool) -> None:
+    """
+    Raises:
+        PetriscopeError: val shows that a precision is worse than the run by more than half a point.
+    """
     _, high = found.change_ci95
     if high is None or high >= -MOST_WORSE:
         return
+    name, value = found.metric
     words = (
-        f"in {precision}, the accuracy on val is {100 * found.accuracy:.2f} %, which is {-100 * found.change:.2f} points worse "
-        f"than that of the run (95 %: by {-100 * high:.2f} or more)"
+        f"in {precision}, the {name} on val is {100 * value:.2f} %, which is {-100 * found.change:.2f} points worse than that "
+        f"of the run (95 %: by {-100 * high:.2f} or more)"
     )
     if not force:
         raise PetriscopeError(f"{words}; nothing was exported. Export it in fp32, or all the same with --force")
@@ -121,9 +138,7 @@ def _check(found: Measured, precision: str, force: bool) -> None:
 
 def _seen(path: Path, images: ImageSet, label: str | None) -> tuple[Outputs, float]:
     """The outputs of a graph for images, of masks their classes alone, and the seconds that it took."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = load_onnxruntime().InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [each.name for each in session.get_outputs()]
     wanted = ["classes"] if "classes" in names else names
 
@@ -164,11 +179,15 @@ def _timed(work: Callable[[], Outputs]) -> tuple[Outputs, float]:
 def _fitted_again(predictor: Predictor, val: ImageSet, found: Outputs) -> Trust:
     """What was fitted on val, for other outputs. The out-of-distribution detector stays."""
     trust, tta = predictor.trust, predictor.recipe.evaluation.tta
-    if predictor.task.dense or tta not in trust.references:
+    if tta not in (trust.references if predictor.task.exclusive else trust.labels):  # masks have none
         return trust
     ood = None if trust.detector is None else found["ood"]
-    reference = fit_reference(found["raw"], val.targets, ood, val.groups)
-    return Trust({tta: reference}, trust.detector, likeness=_likeness(trust.likeness, val, found))
+    likeness = _likeness(trust.likeness, val, found)
+    if predictor.task.exclusive:
+        reference = fit_reference(found["raw"], val.targets, ood, val.groups)
+        return Trust({tta: reference}, trust.detector, likeness=likeness)
+    labels: dict[str, LabelReference] = {tta: fit_labels(found["raw"], val.targets, ood, val.groups)}
+    return Trust({}, trust.detector, likeness=likeness, labels=labels)
 
 
 def _likeness(old: Likeness | None, val: ImageSet, found: Outputs) -> Likeness | None:
@@ -180,51 +199,54 @@ def _likeness(old: Likeness | None, val: ImageSet, found: Outputs) -> Likeness |
         found[name][rows] for name in ("points", "plain_uncertainty", "plain_label", "appearance")
     )
     traits = traits_of(points, doubt, predicted, ood, appearance)
-    return Likeness(
-        old.project, traits, val.targets[rows], group_index(None if val.groups is None else val.groups[rows])
-    )
+    index = group_index(None if val.groups is None else val.groups[rows])
+    likeness = Likeness(old.project, traits, val.strata[rows], index)
+    return likeness if val.task.exclusive else in_one_mix(likeness)
 
 
-def _scores(predictor: Predictor, val: ImageSet, found: Outputs) -> np.ndarray:
-    """How right the answer is for each image, 0 to 1, float64 [N]: for masks, the share of the labeled pixels."""
-    if not predictor.task.dense:
-        return (found["raw"].argmax(1) == val.targets).astype(np.float64)
-    known = val.targets != IGNORE
-    right = (found["classes"] == val.targets) & known
-    return right.sum((1, 2)) / np.maximum(known.sum((1, 2)), 1)
+def _metric(predictor: Predictor, val: ImageSet, found: Outputs) -> Metric:
+    """The metric that counts most: accuracy; of masks, the mean over images of the share of labeled pixels that are right; of
+    several labels, mAP."""
+    if not predictor.task.exclusive:
+        p, targets = _judged(predictor, found), val.targets
+        return lambda weights: label_draws("map", p, targets, p > 0, weights)  # a ranking, so decisions do not matter
+    if predictor.task.dense:
+        known = val.targets != IGNORE
+        right = (found["classes"] == val.targets) & known
+        scores = right.sum((1, 2)) / np.maximum(known.sum((1, 2)), 1)
+    else:
+        scores = (found["raw"].argmax(1) == val.targets).astype(np.float64)
+    return lambda weights: weights @ scores / weights.sum(1)
 
 
-def _measured(
-    name: str,
-    predictor: Predictor,
-    val: ImageSet,
-    found: Outputs,
-    of_run: np.ndarray,
-    size: int | None,
-    seconds: float,
-) -> Measured:
-    scores = _scores(predictor, val, found)
-    change = scores - of_run
-    drawn = [
-        weights @ change / weights.sum(1) for weights in bootstrap_weights(len(change), RESAMPLES, index=_index(val))
-    ]
-    low, high = percentile95(np.concatenate(drawn)) if drawn else (np.nan, np.nan)
-    errors: dict[str, float] = {}
-    if not predictor.task.dense:
-        tta = predictor.recipe.evaluation.tta
-        p = predictor.judge(found["raw"], tta, None).probabilities
-        errors = calibration_errors(p, val.targets)
-    return Measured(
-        of=name,
-        accuracy=float(scores.mean()),
-        change=float(change.mean()),
-        change_ci95=(float(low), float(high)) if np.isfinite(low) else (None, None),
-        nll=errors.get("nll"),
-        ece=errors.get("ece"),
-        bytes=size,
-        images_per_second=len(val) / seconds,
-    )
+def _judged(predictor: Predictor, found: Outputs) -> np.ndarray:
+    """Probabilities after the scaling that was fitted on val, float32 [N, K]."""
+    return predictor.judge(found["raw"], predictor.recipe.evaluation.tta, None).probabilities
 
 
-def _index(val: ImageSet) -> np.ndarray | None:
-    return group_index(val.groups)
+def _compared(metrics: Mapping[str, Metric], val: ImageSet) -> dict[str, dict[str, Any]]:
+    """Of each model, the metric and its change from the first, as `Measured` has them."""
+    values = {name: float(each(np.ones((1, len(val))))[0]) for name, each in metrics.items()}
+    first, *_ = metrics
+    drawn: dict[str, list[np.ndarray]] = {name: [] for name in metrics}
+    for weights in bootstrap_weights(len(val), RESAMPLES, index=group_index(val.groups)):
+        before = metrics[first](weights)
+        for name, each in metrics.items():
+            drawn[name].append((before if name == first else each(weights)) - before)
+    out = {}
+    for name, value in values.items():
+        changes = np.concatenate([np.empty(0), *drawn[name]])
+        low, high = percentile95(changes[np.isfinite(changes)])  # mAP is undefined where no image has a label
+        span = (float(low), float(high)) if np.isfinite(low) else (None, None)
+        metric = {"accuracy": value} if val.task.exclusive else {"accuracy": None, "map": value}
+        out[name] = {**metric, "change": value - values[first], "change_ci95": span}
+    return out
+
+
+def _errors(predictor: Predictor, val: ImageSet, found: Outputs) -> dict[str, Any]:
+    """Errors of the probabilities after scaling, as `Measured` has them."""
+    if predictor.task.dense:
+        return {"nll": None, "ece": None}
+    errors = calibration_errors if predictor.task.exclusive else label_calibration_errors
+    each = errors(_judged(predictor, found), val.targets)
+    return {"nll": each["nll"], "ece": each["ece"]}

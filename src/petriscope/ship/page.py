@@ -22,12 +22,15 @@ import numpy as np
 from petriscope.core.drawing import class_colors
 from petriscope.core.errors import DataError, RequestError
 from petriscope.core.files import parse_json, parsing, read_text, write_text
-from petriscope.core.results import CLASSIFICATION, SEGMENTATION
 from petriscope.inference.package import (
     ARRAYS,
+    LABELER,
+    LIMITS,
     MANIFEST,
     MODEL,
+    SEGMENTER,
     TESTS,
+    Input,
     Manifest,
     likeness_of,
     read_arrays,
@@ -92,7 +95,8 @@ UNTESTED = (
 
 @dataclass(frozen=True)
 class Test:
-    """A test image, in its file's bytes, and its class; for masks, the share of each class."""
+    """A test image, in its file's bytes, and its class; for masks, the share of each class; of several labels, 1 for each that is
+    present, else 0."""
 
     name: str
     content: bytes
@@ -106,11 +110,13 @@ class Carried:
     Args:
         parts: model and runtime by name, compressed, as base64.
         likeness: what images of val are like; None: unknown, so images are not compared.
+        answerable: for each error rate on offer, whether an answer can be given at it.
     """
 
     parts: dict[str, str]
     tests: list[Test]
     likeness: Likeness | None
+    answerable: tuple[bool, ...]
 
 
 def write_page(package: Path, out: Path, runtime: Path | None = None) -> None:
@@ -126,32 +132,70 @@ def write_page(package: Path, out: Path, runtime: Path | None = None) -> None:
         PetriscopeError: the disk is full or read-only.
     """
     manifest = Manifest.read(package / MANIFEST)
-    _refuse(manifest)
+    check_package(manifest)
     model = package / MODEL
-    if (size := model.stat().st_size) > MOST_MODEL:
-        raise RequestError(
-            f"a page holds a model of at most {MOST_MODEL // 1_000_000} MB, and this one has {size / 1e6:,.0f} MB; "
-            "export it with --format onnx, or train a smaller network"
-        )
+    check_input(manifest.input, model.stat().st_size)
     with parsing(package / ARRAYS, "export the run again"):
-        likeness = likeness_of(manifest, read_arrays(package / ARRAYS))
+        arrays = read_arrays(package / ARRAYS)
+        likeness, answerable = likeness_of(manifest, arrays), _answerable(manifest, arrays[LIMITS])
     files = read_runtime(find_runtime(runtime))
     parts = {"runtime": files[CODE], "wasm": files[WASM], "model": model.read_bytes()}
     carried = Carried(
         {name: _packed(content) for name, content in parts.items()},
         read_tests(package / TESTS, manifest),
         likeness,
+        answerable,
     )
     write_text(out, _html(manifest, carried))
 
 
-def _refuse(manifest: Manifest) -> None:
-    if manifest.task not in (CLASSIFICATION, SEGMENTATION):
-        raise RequestError(f"there is no page for the task {manifest.task}; export it with --format onnx")
-    if manifest.input.scale is not None:
+def _answerable(manifest: Manifest, limits: np.ndarray) -> tuple[bool, ...]:
+    if manifest.outputs == LABELER:  # each answer of each label has a limit of its own
+        return tuple(bool(each) for each in np.isfinite(limits).any((1, 2)))
+    return tuple(each.threshold is not None for each in manifest.error_rates)
+
+
+def check_package(manifest: Manifest) -> None:
+    """
+    Raises:
+        RequestError: a page cannot run the package's model.
+    """
+    if manifest.format != "onnx":
+        raise RequestError(f"a page runs ONNX models, and this one is in the format {manifest.format}; give the run")
+
+
+def check_input(taken: Input, size: int) -> None:
+    """
+    Args:
+        taken: the input of a model.
+        size: bytes of the model, at least.
+
+    Raises:
+        RequestError: a page cannot read such images, or hold the model.
+    """
+    if not taken.plain:
         raise RequestError(
-            f"this model scales images (data.scale {manifest.input.scale}), which a page does not do; export it with "
+            "a page reads gray and RGB images with 8 bits, and this model takes images with 16 bits, a range of values or other "
+            "channels; export it with --format onnx"
+        )
+    if taken.scale is not None:
+        raise RequestError(
+            f"this model scales images (data.scale {taken.scale}), which a page does not do; export it with "
             "--format onnx"
+        )
+    if taken.filter == "draft":
+        raise RequestError(
+            "this model reads large JPEG files at a fraction of their size (data.filter draft), which a browser does not do; "
+            "export it with --format onnx"
+        )
+    if taken.overlap is not None:
+        raise RequestError(
+            "this model predicts by tiles (data.tiles), which a page does not do; export it with --format onnx"
+        )
+    if size > MOST_MODEL:
+        raise RequestError(
+            f"a page holds a model of at most {MOST_MODEL // 1_000_000} MB, and this one has {size / 1e6:,.0f} MB; "
+            "export it with --format onnx, or train a smaller network"
         )
 
 
@@ -218,11 +262,13 @@ def sha256(content: bytes) -> str:
 def read_tests(folder: Path, manifest: Manifest) -> list[Test]:
     """The test images of a package that the page reads, up to `MOST_TESTS` bytes.
 
-    ``vectors.npz`` has the names of the image files in ``names`` and what the run answers on them in ``label`` or ``classes``.
+    ``vectors.npz`` has the names of the image files in ``names`` and what the run answers on them in ``label``, ``labels`` or
+    ``classes``.
     """
     vectors = folder / VECTORS
     arrays = read_arrays(vectors)
-    names, answers = arrays["names"].tolist(), arrays["classes" if manifest.task == SEGMENTATION else "label"]
+    key = {SEGMENTER: "classes", LABELER: "labels"}.get(manifest.outputs, "label")
+    names, answers = arrays["names"].tolist(), arrays[key]
     out: list[Test] = []
     room = MOST_TESTS
     for name, answer in zip(names, answers, strict=True):
@@ -231,10 +277,14 @@ def read_tests(folder: Path, manifest: Manifest) -> list[Test]:
             raise DataError(f"{vectors} names {name}, which is not beside it")
         if path.suffix.lower() not in SUFFIXES or (room := room - path.stat().st_size) < 0:
             continue
-        shares = np.bincount(np.ravel(answer), minlength=len(manifest.classes)) / np.size(answer)
-        expected = shares.tolist() if manifest.task == SEGMENTATION else int(answer)
-        out.append(Test(name, path.read_bytes(), expected))
+        out.append(Test(name, path.read_bytes(), _expected(manifest, answer)))
     return out
+
+
+def _expected(manifest: Manifest, answer: np.ndarray) -> int | list[float]:
+    if manifest.outputs == SEGMENTER:
+        return (np.bincount(np.ravel(answer), minlength=len(manifest.classes)) / np.size(answer)).tolist()
+    return answer.astype(int).tolist() if manifest.outputs == LABELER else int(answer)
 
 
 def carried_likeness(likeness: Likeness) -> dict[str, Any]:
@@ -276,7 +326,9 @@ def _html(manifest: Manifest, carried: Carried) -> str:
         .get_template("browser.html")
         .render(
             manifest=manifest,
-            dense=manifest.task == SEGMENTATION,
+            kind=_kind(manifest),
+            what={"masks": "Masks", "labels": "Labels"}.get(_kind(manifest), "Classes"),
+            answerable=carried.answerable,
             about=Markup(json.dumps(_about(manifest, carried)).replace("<", "\\u003c")),
             parts=carried.parts,
             script=Markup(text),
@@ -291,6 +343,11 @@ def _html(manifest: Manifest, carried: Carried) -> str:
     )
 
 
+def _kind(manifest: Manifest) -> str:
+    """What an image gets: a class, labels, or a mask."""
+    return {SEGMENTER: "masks", LABELER: "labels"}.get(manifest.outputs, "class")
+
+
 def script() -> str:
     """The JavaScript of the page."""
     return "\n".join((TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS)
@@ -300,7 +357,7 @@ def _about(manifest: Manifest, carried: Carried) -> dict[str, Any]:
     """What the script knows of the model."""
     return {
         "name": manifest.name,
-        "task": manifest.task,
+        "kind": _kind(manifest),
         "classes": manifest.classes,
         "input": {**asdict(manifest.input), "columns_first": columns_first()},
         "error_rates": [asdict(each) for each in manifest.error_rates],

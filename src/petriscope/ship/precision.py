@@ -16,13 +16,14 @@ import numpy as np
 from petriscope.core.errors import PetriscopeError, RequestError
 from petriscope.core.files import atomic
 from petriscope.core.progress import progress
+from petriscope.inference.runtime import load_onnxruntime
 from petriscope.ship.graph import INPUT, NETWORK, quiet
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 LAYERS = ("Conv", "Gemm", "MatMul")
-MOST_CHANGED = 0.005  # share of images, or of pixels, whose class may change
+MOST_CHANGED = 0.005  # share of images, or of pixels, whose class may change; of several labels, of these
 Feeds = list[dict[str, np.ndarray]]
 
 
@@ -44,12 +45,12 @@ def quantize(
     """Write a graph whose network computes with whole numbers of 8 bits: weights with a scale per channel, activations with
     one that fits the range that they have on given images.
 
-    If the classes of more than a share of these images change, the layers that change the outputs most are left in single
-    precision: the first, then two, four, and so on, until no more change.
+    If the classes of more than a share of these images, or more than that share of their labels, change, the layers that change
+    the outputs most are left in single precision: the first, then two, four, and so on, until no more change.
 
     Args:
         batches: training images, uint8 [N, H, W, C], some hundred in all.
-        most_changed: that share; for masks, of the pixels.
+        most_changed: that share; for masks, of the pixels; for several labels, of the labels of all images.
         label: of the progress bar; None: no progress is shown.
 
     Returns:
@@ -85,8 +86,8 @@ def quantize(
             kept = order[: max(1, 2 * len(kept))]
         else:
             raise PetriscopeError(
-                f"with 8 bits, the classes of {100 * changed:.2g} % of the images change, and at most "
-                f"{100 * most_changed:g} % may; use half precision"
+                f"with 8 bits, {100 * changed:.2g} % of {_answers(whole)[1]} change, and at most {100 * most_changed:g} % may; "
+                "use half precision"
             )
     _write(made, out)
     return kept
@@ -241,17 +242,25 @@ def _with_network(whole: ModelProto, network: ModelProto) -> ModelProto:
 
 def _outputs(model: ModelProto, feeds: Feeds) -> Feeds:
     """All outputs by name, for each input."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(model.SerializeToString())
+    session = load_onnxruntime().InferenceSession(model.SerializeToString())
     names = [each.name for each in session.get_outputs()]
     return [dict(zip(names, session.run(None, feed), strict=True)) for feed in feeds]
 
 
+def _answers(whole: ModelProto) -> tuple[str, str]:
+    """The output with the answers that should stay, and what these are, for people."""
+    kinds = {
+        "label": "the classes of the images",
+        "labels": "the labels of the images",
+        "classes": "the classes of the pixels",
+    }
+    return next((each.name, kinds[each.name]) for each in whole.graph.output if each.name in kinds)
+
+
 def _classes(whole: ModelProto, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The class of each image, or of each pixel, of each batch."""
+    """The class of each image or of each pixel, or whether each label of each image is present, of each batch."""
     found: list[dict[str, Any]] = _outputs(whole, [{INPUT: each} for each in images])
-    return [each["label"] if "label" in each else each["classes"].reshape(-1) for each in found]
+    return [each[_answers(whole)[0]].reshape(-1) for each in found]
 
 
 def _write(model: ModelProto, out: Path) -> None:

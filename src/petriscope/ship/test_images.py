@@ -9,8 +9,10 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from petriscope.core.errors import DataError
-from petriscope.data.decode import SUFFIXES
+from petriscope.data.decode import ARRAY, SUFFIXES
+from petriscope.data.encode import encoded_exactly
 from petriscope.data.imageset import ImageSet
+from petriscope.data.levels import from_levels, to_levels
 from petriscope.inference.package import Input
 from petriscope.inference.verification import as_input
 from petriscope.trust.robustness import stratified
@@ -29,7 +31,7 @@ def source_file(images: ImageSet, row: int, source: str) -> Path | None:
         source: as the recipe names it.
     """
     name = Path(str(images.ids[row]))
-    if name.suffix.lower() not in SUFFIXES or name.is_absolute() or ".." in name.parts:
+    if name.suffix.lower() not in (*SUFFIXES, ARRAY) or name.is_absolute() or ".." in name.parts:
         return None
     for folder in (Path(source), Path(source).parent):
         if (path := folder / name).is_file():
@@ -46,20 +48,22 @@ def same_input(path: Path, taken: Input, pixels: np.ndarray) -> bool:
 
 
 def of_val(images: ImageSet, source: str, taken: Input) -> dict[str, bytes]:
-    """Files with images of val, by name: some of each class, as they lie or as PNG, some as JPEG, and one turned."""
+    """Files with images of val, by name: some of each class, as they lie or as PNG, some as JPEG, and one turned;
+    of images with 16 bits, a range or other channels, npy files."""
     rows = stratified(images.strata, min(COUNT, len(images)))
     out: dict[str, bytes] = {}
     for number, row in enumerate(rows.tolist()):
         pixels = images.take([row])[0]
         left = min(COUNT, len(images)) - number
-        if left <= JPEGS + 1 and number:
+        if taken.plain and left <= JPEGS + 1 and number:
             out[_name(number, "jpg")] = encoded(pixels, "JPEG", TURNED if left == 1 else 1)
             continue
         path = source_file(images, row, source)
         if path is not None and path.stat().st_size <= MOST_BYTES and same_input(path, taken, pixels):
             out[_name(number, path.suffix.lower().lstrip("."))] = path.read_bytes()
         elif taken.scale is None:
-            out[_name(number, "png")] = encoded(pixels, "PNG")
+            suffix, content = encoded_exactly(from_levels(pixels, taken.bits, taken.range))
+            out[_name(number, suffix)] = content
     return out
 
 
@@ -67,8 +71,14 @@ def drawn(taken: Input) -> dict[str, bytes]:
     """Files with images that show nothing of the data: discs of random colors on backgrounds of random colors."""
     rng = np.random.default_rng(0)
     out = {}
+    times = DRAWN_SIDE if taken.overlap is None else 1  # a tile is as large as what the model sees
     for number in range(COUNT):
-        pixels = _draw(rng, round(taken.height * DRAWN_SIDE), round(taken.width * DRAWN_SIDE), taken.channels)
+        pixels = _draw(rng, round(taken.height * times), round(taken.width * times), taken.channels)
+        if not taken.plain:
+            levels = to_levels(pixels, 16, taken.depth)
+            suffix, content = encoded_exactly(from_levels(levels, taken.bits, taken.range))
+            out[_name(number, suffix)] = content
+            continue
         jpeg = COUNT - number <= JPEGS + 1
         kind, suffix = ("JPEG", "jpg") if jpeg else ("PNG", "png")
         out[_name(number, suffix)] = encoded(pixels, kind, TURNED if number == COUNT - 1 else 1)

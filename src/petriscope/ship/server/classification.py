@@ -7,15 +7,16 @@ from functools import partial
 
 import numpy as np
 
-from petriscope.core.drawing import enlarged_overlay
+from petriscope.core.drawing import enlarged_overlay, shown
 from petriscope.core.recipe import TTA
 from petriscope.explain import explain
-from petriscope.inference.answers import answered, assumptions
-from petriscope.inference.base import Classifies
+from petriscope.inference.answers import answered
+from petriscope.inference.base import Classifies, Prediction
 from petriscope.inference.decoding import DecodedFile
+from petriscope.inference.exported import PackagePredictor
 from petriscope.inference.package import Package
 from petriscope.inference.predictor import Predictor
-from petriscope.ship.server.model import FileModel
+from petriscope.ship.server.model import PACKED, FileModel
 from petriscope.ship.server.served import Asked, Found, Row
 from petriscope.trust.abstention import NOT_SURE, Abstention
 from petriscope.trust.plan import plan_abstention
@@ -32,7 +33,8 @@ class Classifier(FileModel):
         plan: the rules for a wanted error rate and a wanted coverage.
         tta: test-time augmentation; None: the model's own.
         max_errors, coverages: those on offer.
-        show: where the model looked, on an image, uint8 [h, w, 3]; None: it cannot be shown.
+        show: where the model looked, on an image, uint8 [h, w, 3]; a sentence: why it cannot be shown.
+        given: see `FileModel`.
     """
 
     task = "classification"
@@ -47,12 +49,12 @@ class Classifier(FileModel):
         max_errors: tuple[float, ...],
         coverages: tuple[float, ...],
         adapts: bool,
-        show: Callable[[DecodedFile], np.ndarray] | None = None,
+        show: Callable[[DecodedFile], np.ndarray] | str,
+        given: str = "",
     ) -> None:
-        super().__init__(model, name, fingerprint, model.likeness, adapts, show)
+        super().__init__(model, name, fingerprint, model.likeness, adapts, show, given)
         self.classifies, self.plan, self.tta = model, plan, tta
         self.max_errors, self.coverages = max_errors, coverages
-        self.assumed = assumptions(model)
 
     def traits(self, images: np.ndarray) -> Traits:
         assert self.likeness is not None
@@ -62,8 +64,14 @@ class Classifier(FileModel):
         plan = self.plan(asked.max_error, asked.coverage)
         return plan.without_guarantee(answer=asked.without_guarantee) if withdrawn and asked.guarantees else plan
 
+    def _look(self, images: np.ndarray) -> tuple[Prediction, Traits | None]:
+        """A package gives both at once; a network of torch would take longer for both than for the prediction."""
+        if self.likeness is not None and isinstance(self.classifies, Package):
+            return self.classifies.predict_and_compare(images, self.likeness)
+        return self.classifies.predict(images, self.tta), None
+
     def predict(self, names: Sequence[str], images: Sequence[DecodedFile], rules: Sequence[Abstention]) -> list[Found]:
-        found = self.classifies.predict(np.stack([image.pixels for image in images]), self.tta)
+        found, seen = self._look(np.stack([image.pixels for image in images]))
         out: list[Found | None] = [None] * len(images)
         for rule in {id(each): each for each in rules}.values():
             places = [place for place, each in enumerate(rules) if each is rule]
@@ -71,21 +79,25 @@ class Classifier(FileModel):
             for i, (place, row) in enumerate(zip(places, answered(self.classes, p, ood, rule), strict=True)):
                 probabilities = dict(zip(self.classes, p[i].tolist(), strict=True))
                 score = None if ood is None else float(ood[i])
+                others = {} if found.outside is None else {"outside": float(found.outside[place])}
+                said = {**row, **self.assumed, **others}
                 out[place] = Found(
-                    Row(file=names[place], error=None, **row, **self.assumed, probabilities=probabilities, ood=score),
+                    Row(file=names[place], error=None, **said, probabilities=probabilities, ood=score),
                     abstained=row["answer"] == NOT_SURE,
                     far=score is not None and not score <= 1,
+                    seen=None if seen is None else (seen, place),
                 )
         return [each for each in out if each is not None]
 
 
 def of_run(predictor: Predictor, name: str, fingerprint: str, adapts: bool) -> Classifier:
-    """A run or a model file behind the server."""
+    """A run or a model file behind the server, or a package that is judged as they are."""
     tta = predictor.recipe.evaluation.tta
     fitted = tta in predictor.trust.references
+    given = "" if predictor.trust.reweighting is None else predictor.trust.reweighting.prior.cell()
 
     def show(image: DecodedFile) -> np.ndarray:
-        return enlarged_overlay(image.pixels, explain(predictor, image.pixels[None])[0])
+        return enlarged_overlay(shown(image.pixels, predictor.channels), explain(predictor, image.pixels[None])[0])
 
     return Classifier(
         predictor,
@@ -96,12 +108,13 @@ def of_run(predictor: Predictor, name: str, fingerprint: str, adapts: bool) -> C
         MAX_ERRORS if fitted else (),
         LEVELS if fitted else (),
         adapts,
-        show,
+        PACKED if isinstance(predictor, PackagePredictor) else show,
+        given,
     )
 
 
 def of_package(package: Package, name: str) -> Classifier:
-    """A package behind the server. It has no network to be explained by."""
+    """A package behind the server."""
     rates = tuple(each.max_error for each in package.manifest.error_rates)
     levels = tuple(each.coverage for each in package.manifest.coverages)
-    return Classifier(package, name, package.manifest.fingerprint, package.plan, None, rates, levels, adapts=True)
+    return Classifier(package, name, package.manifest.fingerprint, package.plan, None, rates, levels, True, PACKED)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from petriscope.core.shift_results import ShiftTest
@@ -20,6 +22,9 @@ class Counters:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.one = cache(
+            lambda metric, *labels: metric.labels(*labels)
+        )  # looking them up each time takes as long as counting
         model = ["model"]
 
         def counter(name: str, about: str, labels: list[str]) -> Counter:
@@ -36,22 +41,28 @@ class Counters:
         self.batches = histogram("batch_size", "Images that were predicted at a time.", model, SIZES)
         self.queue = gauge("queue_length", "Images that were accepted and are not answered yet.")
         self.images = counter("images", "Images by result: answered, abstained or unreadable.", ["model", "result"])
+        self.dropped = counter(
+            "images_dropped", "Images that were accepted and not answered: client left, or deadline.", ["model", "why"]
+        )
         self.far = counter("out_of_distribution", "Images that are out of distribution.", model)
         self.p = gauge("comparison_p", "p-value of the last comparison of the last images with val.")
         self.withdrawn = gauge("guarantees_withdrawn", "1 where the last images are not like those of val.")
 
     def request(self, path: str, status: int, seconds: float) -> None:
-        self.requests.labels(path, status).inc()
-        self.seconds.labels(path).observe(seconds)
+        self.one(self.requests, path, status).inc()
+        self.one(self.seconds, path).observe(seconds)
 
     def batch(self, model: str, size: int) -> None:
-        self.batches.labels(model).observe(size)
+        self.one(self.batches, model).observe(size)
 
     def image(self, model: str, found: Found) -> None:
         result = "unreadable" if found.row.error is not None else "abstained" if found.abstained else "answered"
-        self.images.labels(model, result).inc()
+        self.one(self.images, model, result).inc()
         if found.far:
-            self.far.labels(model).inc()
+            self.one(self.far, model).inc()
+
+    def drop(self, model: str, count: int, why: str) -> None:
+        self.one(self.dropped, model, why).inc(count)
 
     def compared(self, model: str, test: ShiftTest) -> None:
         self.p.labels(model).set(float("nan") if test.p is None else test.p)

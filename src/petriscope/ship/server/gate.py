@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hmac
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from fastapi import FastAPI, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
@@ -38,6 +39,7 @@ class Gate:
 
     Args:
         paths: those that the application has; others are not named in the log.
+        direct: what answers a method and a path without the layers of the application, which take longer than a small image.
         token: that requests must carry; an empty string: none.
         lanes: the models by name.
 
@@ -50,12 +52,14 @@ class Gate:
         self,
         app: FastAPI,
         paths: frozenset[str],
+        direct: Mapping[tuple[str, str], Callable[[Request], Awaitable[Response]]],
         counters: Counters,
         limits: Limits,
         token: str,
         lanes: Mapping[str, Lane],
     ) -> None:
-        self.app, self.paths, self.counters, self.limits, self.lanes = app, paths, counters, limits, lanes
+        self.app, self.paths, self.direct = app, paths, direct
+        self.counters, self.limits, self.lanes = counters, limits, lanes
         self.token = f"Bearer {token}".encode() if token else b""
         self.stopping = False
         self.active = 0
@@ -78,7 +82,7 @@ class Gate:
         self.active += 1
         try:
             self._check(scope)
-            await self.app(scope, receive, answer)
+            await self._pass(scope, receive, answer)
         except Refusal as refusal:
             if self.stopping:  # what is closed before its body was read may be reset before its answer is read
                 await drain(Request(scope, receive), self.limits.body_bytes)
@@ -90,6 +94,19 @@ class Gate:
         finally:
             self.active -= 1
             self._tell(scope, facts, status, time.perf_counter() - start)
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+        act = self.direct.get((scope["method"], scope["path"]))
+        if act is None:
+            await self.app(scope, receive, send)
+            return
+        try:
+            response = await act(Request(scope, receive))
+        except Refusal as refusal:
+            response = on_refusal(refusal)
+        except ClientDisconnect:
+            response = on_disconnect()
+        await response(scope, receive, send)
 
     def _check(self, scope: Scope) -> None:
         if scope["path"] == "/health/live":
@@ -134,3 +151,13 @@ def refused(refusal: Refusal, more: Mapping[str, object] | None = None, close: b
     if close:
         headers["Connection"] = "close"
     return Response(json_text(content), refusal.status, headers, "application/json")
+
+
+def on_refusal(refusal: Refusal) -> Response:
+    """The response where a request is refused after it was begun to be read."""
+    return refused(refusal, close=not refusal.ended)
+
+
+def on_disconnect() -> Response:
+    """The response where the client has left. Nobody reads it; the log has the status."""
+    return refused(Refusal(499, "the client left"))

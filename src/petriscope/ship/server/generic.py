@@ -8,6 +8,7 @@ import numpy as np
 
 from petriscope.core.errors import RequestError
 from petriscope.inference.decoding import DecodedFile
+from petriscope.inference.package import Package
 from petriscope.inference.predictor import Predictor
 from petriscope.ship.server.model import FileModel
 from petriscope.ship.server.segmentation import NoRules
@@ -35,3 +36,13 @@ class Generic(FileModel):
 def of_run(predictor: Predictor, name: str, fingerprint: str, adapts: bool) -> Generic:
     """A run or a model file behind the server."""
     return Generic(predictor, name, fingerprint)
+
+
+def of_package(package: Package, name: str) -> Generic:
+    """
+    Raises:
+        RequestError: always.
+    """
+    raise RequestError(
+        f"{package.folder} is a package of a {package.manifest.task} model, which is not served; serve the run"
+    )

@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from starlette.requests import ClientDisconnect
+
 from petriscope.core.errors import DataError, PetriscopeError
 from petriscope.inference.decoding import DecodedFile
 from petriscope.ship.server.counters import Counters
@@ -23,6 +25,7 @@ from petriscope.ship.server.watch import State, Watch
 
 T = TypeVar("T")
 RULES = 64  # that are kept for later requests
+SMALL_BYTES, SMALL_PIXELS = 2**16, 2**16  # of an image that takes longer to hand over to another thread than to decode
 CALLS = 16  # overlays that wait; each takes as long as many predictions
 FAILED = "the model failed on this image; the log of the server says why"
 
@@ -35,7 +38,8 @@ class Work:
         rules: see `Served.rules`.
         deadline: by `time.monotonic`.
         done: set when all images have a row.
-        over: nobody waits for the rows any more.
+        left: images without a row.
+        over: nobody waits for the rows any more. Its images are dropped where a thread comes upon them.
         failed: images that the model, not the file, failed on.
     """
 
@@ -78,8 +82,8 @@ class Lane:
 
     Args:
         pool: threads that decode, shared by all lanes.
-        pending: images that were accepted and have no row yet.
-        calls: other work that was accepted and is not done.
+        pending: images that were accepted, have no row yet, and are waited for.
+        calls: other work that was accepted, is not done, and is waited for.
         ready: the model has been tried.
         broken: why it is not.
     """
@@ -120,31 +124,43 @@ class Lane:
                 self.known_rules.popitem(last=False)
         return self.known_rules[key]
 
-    async def predict(self, files: Sequence[Upload], rules: Any, deadline: float) -> tuple[list[Row], int]:
+    async def predict(
+        self, files: Sequence[Upload], rules: Any, deadline: float, gone: asyncio.Future[None]
+    ) -> tuple[list[Row], int]:
         """A row for each file, and the number of those that the model failed on.
+
+        Args:
+            gone: is done when the client has left.
 
         Raises:
             Refusal: there are too many images already (429), or the deadline has passed (503).
+            ClientDisconnect: the client has left.
         """
         self._check_room(len(files))
         work = Work([None] * len(files), rules, deadline, self.loop.create_future(), len(files))
         self.pending += len(files)
-        for place, file in enumerate(files):
-            self.pool.submit(self._decode, Item(work, place, file.name, file.content))
+        items = [Item(work, place, file.name, file.content) for place, file in enumerate(files)]
+        if len(items) == 1 and len(files[0].content) <= SMALL_BYTES:
+            self._decode(items[0], SMALL_PIXELS)
+        else:
+            for item in items:
+                self.pool.submit(self._decode, item)
         try:
-            async with asyncio.timeout_at(self.loop.time() + deadline - time.monotonic()):
-                await work.done
-        except TimeoutError:
-            raise self._late() from None
+            await self.wait_for(work.done, deadline, gone)
         finally:
             work.over = True
+            for item in items:
+                item.content = b""
+            if work.left:
+                self.pending -= work.left
+                self.counters.drop(self.served.name, work.left, "client left" if gone.done() else "deadline")
         return [row for row in work.rows if row is not None], work.failed
 
-    async def call(self, action: Callable[[], T], deadline: float) -> T:
+    async def call(self, action: Callable[[], T], deadline: float, gone: asyncio.Future[None]) -> T:
         """What ``action`` gives, in the thread of the model.
 
         Raises:
-            Refusal: as `predict`.
+            Refusal, ClientDisconnect: as `predict`.
             PetriscopeError: the action's.
         """
         if self.calls >= CALLS:
@@ -153,10 +169,23 @@ class Lane:
         done: asyncio.Future[T] = self.loop.create_future()
         self.waiting.put(Call(action, done, deadline))
         try:
-            async with asyncio.timeout_at(self.loop.time() + deadline - time.monotonic()):
-                return await asyncio.shield(done)
-        except TimeoutError:
-            raise self._late() from None
+            return await self.wait_for(done, deadline, gone)
+        finally:
+            self.calls -= 1
+
+    async def wait_for(self, done: asyncio.Future[T], deadline: float, gone: asyncio.Future[None]) -> T:
+        """The result of ``done``, which is cancelled if nobody waits for it any more.
+
+        Raises:
+            Refusal, ClientDisconnect: as `predict`.
+        """
+        await asyncio.wait((done, gone), timeout=deadline - time.monotonic(), return_when=asyncio.FIRST_COMPLETED)
+        if done.done():
+            return done.result()
+        done.cancel()
+        if gone.done():
+            raise ClientDisconnect
+        raise self._late()
 
     def _check_room(self, count: int) -> None:
         if count > self.limits.queue:
@@ -178,15 +207,19 @@ class Lane:
             retry_after=5,
         )
 
-    # ---------------------------------------------------------------------------------------- in the threads of the pool
+    # ---------------------------------------------------- in the threads of the pool, or for one small image in that of the loop
 
-    def _decode(self, item: Item) -> None:
+    def _decode(self, item: Item, here: int | None = None) -> None:
+        """Decode an image and let it wait for the model. One of more than ``here`` pixels is left to the pool."""
+        content = item.content  # it may be taken away after this
         if item.work.late:
-            self._finish([(item, None)])
             return
         try:
-            check_pixels(item.name, item.content, self.limits.pixels)
-            item.image = self.served.decode(item.name, item.content)
+            pixels = check_pixels(item.name, content, self.limits.pixels)
+            if here is not None and pixels > here:
+                self.pool.submit(self._decode, item)
+                return
+            item.image = self.served.decode(item.name, content)
         except DataError as error:
             self._finish([(item, Found(Row(file=item.name, error=str(error))))])
         except Exception as error:  # such as a lack of memory
@@ -222,7 +255,7 @@ class Lane:
 
     def _gather(self, first: Item) -> tuple[list[Item], Call | None, bool]:
         """A batch, what comes after it, and whether nothing does. It waits only for images that have been accepted."""
-        batch, until = [first], time.monotonic() + self.limits.wait
+        batch, until = [] if first.work.late else [first], time.monotonic() + self.limits.wait
         while len(batch) < self.limits.batch:
             try:
                 following = self.waiting.get_nowait()
@@ -238,21 +271,20 @@ class Lane:
                 return batch, None, True
             if isinstance(following, Call):
                 return batch, following, False
-            batch.append(following)
+            if not following.work.late:
+                batch.append(following)
         return batch, None, False
 
     def _predict(self, batch: list[Item]) -> None:
-        late = [item for item in batch if item.work.late]
-        batch = [item for item in batch if not item.work.late]
-        done: list[tuple[Item, Found | None]] = [(item, None) for item in late]
-        if batch:
-            self.counters.batch(self.served.name, len(batch))
-            done += zip(batch, self._found(batch), strict=True)
-        self._finish(done)
-        if batch:
-            self.watch.note([item.image for item in batch if item.image is not None])
+        if not batch:
+            return
+        self.counters.batch(self.served.name, len(batch))
+        found = self._found(batch)
+        self._finish(list(zip(batch, found, strict=True)))
+        images = [item.image for item in batch if item.image is not None]
+        self.watch.note(images, [each.seen for each in found])
 
-    def _found(self, batch: list[Item]) -> list[Found | None]:
+    def _found(self, batch: list[Item]) -> list[Found]:
         try:
             images = [item.image for item in batch if item.image is not None]
             found = self.served.predict([item.name for item in batch], images, [item.work.rules for item in batch])
@@ -265,8 +297,7 @@ class Lane:
             return [Found(Row(file=batch[0].name, error=FAILED))]
 
     def _carry_out(self, call: Call) -> None:
-        if time.monotonic() > call.deadline:
-            self.loop.call_soon_threadsafe(self._called, call, None, None)
+        if call.done.cancelled() or time.monotonic() > call.deadline:
             return
         try:
             result, error = call.action(), None
@@ -274,13 +305,12 @@ class Lane:
             result, error = None, raised
         self.loop.call_soon_threadsafe(self._called, call, result, error)
 
-    def _finish(self, done: list[tuple[Item, Found | None]]) -> None:
+    def _finish(self, done: list[tuple[Item, Found]]) -> None:
         self.loop.call_soon_threadsafe(self._finished, done)
 
     # ---------------------------------------------------------------------------------------- in the thread of the loop
 
     def _called(self, call: Call, result: Any, error: Exception | None) -> None:
-        self.calls -= 1
         if call.done.cancelled():
             return
         if error is None:
@@ -289,14 +319,14 @@ class Lane:
             call.done.set_exception(error)
             call.done.exception()  # it is known, even if nobody waits for it
 
-    def _finished(self, done: list[tuple[Item, Found | None]]) -> None:
-        self.pending -= len(done)
+    def _finished(self, done: list[tuple[Item, Found]]) -> None:
         for item, found in done:
             work = item.work
-            if found is None:
-                continue
+            if work.over:
+                continue  # counted as dropped
+            self.pending -= 1
             self.counters.image(self.served.name, found)
             work.rows[item.place] = found.row
             work.left -= 1
-            if not work.left and not work.done.done():
+            if not work.left:
                 work.done.set_result(None)

@@ -9,11 +9,15 @@ import numpy as np
 from petriscope.core.errors import RequestError
 from petriscope.core.shift_results import ShiftTest
 from petriscope.data.in_memory import InMemory
+from petriscope.inference.answers import assumptions
 from petriscope.inference.base import Predicts
 from petriscope.inference.decoding import DecodedFile, read_file
 from petriscope.inference.likeness import OLDER
 from petriscope.trust.two_sample import Likeness, Traits
 from petriscope.trust.verdict import NOTHING, UNCLAIMED, verdict
+
+PACKED = "it is a package, which has no network to be explained by; serve the run for that"
+UNEXPLAINED = "there are no explanations for its task"
 
 
 class FileModel:
@@ -21,13 +25,15 @@ class FileModel:
 
     Args:
         adapts: whether the model can be adapted to images from elsewhere.
-        show: where the model looked, or its mask, on an image, uint8 [h, w, 3]; None: it cannot be shown.
+        show: where the model looked, or its mask, on an image, uint8 [h, w, 3]; a sentence: why it cannot be shown.
+        given: what was said about the classes that occur, for a cell of a table; an empty string: nothing.
     """
 
     task = ""
     untested = OLDER
     max_errors: tuple[float, ...] = ()
     coverages: tuple[float, ...] = ()
+    colors: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -36,14 +42,17 @@ class FileModel:
         fingerprint: str,
         likeness: Likeness | None = None,
         adapts: bool = True,
-        show: Callable[[DecodedFile], np.ndarray] | None = None,
+        show: Callable[[DecodedFile], np.ndarray] | str = UNEXPLAINED,
+        given: str = "",
     ) -> None:
         self.model, self.name, self.fingerprint, self.likeness = model, name, fingerprint, likeness
-        self.classes, self.shape, self.adapts, self.show = model.classes, model.shape, adapts, show
+        self.classes, self.shape, self.reading = model.classes, model.shape, model.reading
+        self.adapts, self.show, self.given = adapts, show, given
+        self.assumed = assumptions(model, given)
 
     @property
-    def overlays(self) -> bool:
-        return self.show is not None
+    def unshown(self) -> str:
+        return self.show if isinstance(self.show, str) else ""
 
     def decode(self, name: str, content: bytes) -> DecodedFile:
         return read_file(InMemory(name, content), self.model.shape, self.model.reading)[0]
@@ -56,9 +65,10 @@ class FileModel:
         return np.ones(len(digests), bool) if exposure is None else exposure.roles(digests) != "train"
 
     def verdict(self, test: ShiftTest, without_guarantee: bool) -> list[str]:
-        return verdict(test, then=UNCLAIMED if without_guarantee else NOTHING, adapts=self.adapts)
+        then = UNCLAIMED if without_guarantee else NOTHING
+        return verdict(test, then=then, mix_given=bool(self.given), adapts=self.adapts)
 
     def overlay(self, image: DecodedFile) -> np.ndarray:
-        if self.show is None:
-            raise RequestError(f"{self.name} cannot show where it looks")
+        if isinstance(self.show, str):
+            raise RequestError(f"{self.name} cannot show where it looks: {self.show}")
         return self.show(image)

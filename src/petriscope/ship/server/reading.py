@@ -109,6 +109,12 @@ async def read_body(request: Request, body: Body, limits: Limits) -> None:
         raise Refusal(422, f"there is no image in the request; {TAKES}")
 
 
+async def client_left(request: Request) -> None:
+    """Wait until the client of a request whose body was read has closed the connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
 async def drain(request: Request, most: int) -> bool:
     """Take the rest of the body of a request that is refused and throw it away, so that its client gets to read why. Returns
     whether its end was reached."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
 import time
@@ -34,6 +35,7 @@ def run(gate: Gate, host: str, port: int) -> None:
         gate,
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         lifespan="on",
         http=Connection,  # by h11, whose headers are bounded; those of httptools are not
         ws="none",
@@ -44,6 +46,7 @@ def run(gate: Gate, host: str, port: int) -> None:
     )
     shown = f"[{host}]" if ":" in host else host
     log("listening", url=f"http://{shown}:{listening.getsockname()[1]}/")
+    gc.freeze()  # models and libraries stay to the end; or else requests would wait while all of that is searched for garbage
     Server(config, gate).run(sockets=[listening])
     log("stopped")
 

@@ -10,12 +10,13 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from petriscope.core.drawing import overlay, palette
+from petriscope.core.drawing import overlay, palette, shown
 from petriscope.core.errors import RequestError
 from petriscope.inference.base import Segments
 from petriscope.inference.decoding import DecodedFile
 from petriscope.inference.package import Package
 from petriscope.inference.predictor import Predictor
+from petriscope.inference.segmentation import segment
 from petriscope.ship.server.model import FileModel
 from petriscope.ship.server.served import Asked, Found, Row
 
@@ -35,6 +36,7 @@ class Segmenter(FileModel):
     def __init__(self, model: Segments, name: str, fingerprint: str) -> None:
         super().__init__(model, name, fingerprint, show=self._shown)
         self.segments = model
+        self.colors = tuple("#" + bytes(color).hex() for color in palette(len(self.classes))[: len(self.classes)])
 
     def rules(self, asked: Asked, withdrawn: bool) -> NoRules:
         if asked.guarantees:
@@ -42,16 +44,16 @@ class Segmenter(FileModel):
         return NoRules()
 
     def predict(self, names: Sequence[str], images: Sequence[DecodedFile], rules: Sequence[NoRules]) -> list[Found]:
-        probabilities = self.segments.probabilities(np.stack([image.pixels for image in images]))
-        return [self._found(*each) for each in zip(names, images, probabilities, strict=True)]
+        masks = segment(self.segments, [image.pixels for image in images])
+        return [self._found(*each) for each in zip(names, images, masks, strict=True)]
 
-    def _found(self, name: str, image: DecodedFile, p: np.ndarray) -> Found:
-        mask = p.argmax(0).astype(np.uint8)
+    def _found(self, name: str, image: DecodedFile, found: tuple[np.ndarray, float]) -> Found:
+        mask, confidence = found
         counts = np.bincount(mask.reshape(-1), minlength=len(self.classes))
         row = Row(
             file=name,
             predicted=self.classes[int(counts.argmax())],
-            confidence=float(p.max(0).mean()),
+            confidence=confidence,
             error=None,
             mask=base64.b64encode(self._png(_of_size(mask, image.size))).decode("ascii"),
             shares=dict(zip(self.classes, (counts / mask.size).tolist(), strict=True)),
@@ -59,8 +61,8 @@ class Segmenter(FileModel):
         return Found(row)
 
     def _shown(self, image: DecodedFile) -> np.ndarray:
-        (p,) = self.segments.probabilities(image.pixels[None])
-        return overlay(image.pixels, p.argmax(0).astype(np.uint8), len(self.classes))
+        ((mask, _),) = segment(self.segments, [image.pixels])
+        return overlay(shown(image.pixels, self.reading.channels), mask, len(self.classes))
 
     def _png(self, mask: np.ndarray) -> bytes:
         image, out = Image.fromarray(mask), BytesIO()

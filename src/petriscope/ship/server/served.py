@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,8 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from petriscope.core.errors import DataError
 from petriscope.core.shift_results import ShiftTest
-from petriscope.data.decode import Unreadable, open_image
+from petriscope.data.decode import image_size
 from petriscope.data.in_memory import InMemory
+from petriscope.data.planes import MAKERS, kind_of
+from petriscope.inference.base import Reading
 from petriscope.inference.decoding import DecodedFile
 from petriscope.trust.two_sample import Likeness, Traits
 
@@ -51,8 +53,11 @@ class Row(BaseModel):
         confidence: its probability, 0 to 1; for masks the mean over pixels of the largest one.
         answer: the predicted class, or ``not sure``.
         why: the reason for ``not sure``.
+        answers: for any number of labels per image, of each class ``present``, ``absent`` or ``not sure``; ``answer`` is then
+            those that are present, with commas between, or ``none``.
         set: the prediction set, if a coverage was asked for.
-        assumed: at which scale the image was read, if not as it is.
+        assumed: which classes occur, or the share of each, and at which scale the image was read, if anything was said of it.
+        outside: the probability that the model gave to classes that do not occur, before it was divided among the others.
         probabilities: of all classes.
         ood: out-of-distribution score; above 1, the image is out of distribution. null: the model has no detector.
         mask: for masks, a PNG file in base64 whose pixel values are class indices, of the size of the image.
@@ -65,8 +70,10 @@ class Row(BaseModel):
     confidence: float | None = None
     answer: str | None = None
     why: str | None = None
+    answers: dict[str, str] | None = None
     set: str | None = None
     assumed: str | None = None
+    outside: float | None = None
     probabilities: dict[str, float] | None = None
     ood: float | None = None
     mask: str | None = None
@@ -80,11 +87,13 @@ class Found:
     Args:
         abstained: an answer was possible and not given.
         far: the image is out of distribution.
+        seen: what is compared of it with val, as a row of what was seen of its batch; None: `Served.traits` says it.
     """
 
     row: Row
     abstained: bool = False
     far: bool = False
+    seen: tuple[Traits, int] | None = None
 
 
 class Rules(Protocol):
@@ -107,10 +116,13 @@ class Served(Protocol):
         task: its name.
         classes: K names.
         shape: (height, width, channels) of the images it takes.
+        reading: how it reads image files.
         likeness: what images of val are like; None: images cannot be compared with them.
         untested: why images cannot be compared with val, where ``likeness`` is None.
         max_errors, coverages: those that can be asked for.
-        overlays: whether it can show where it looked, or its mask.
+        colors: of the classes in overlays of masks, such as ``#1f77b4``; of others none.
+        unshown: why it cannot show where it looked; an empty string: it can, or shows its mask.
+        assumed: what was said about the classes and the scale of the images that come in, as the field of rows; empty: nothing.
     """
 
     name: str
@@ -118,13 +130,16 @@ class Served(Protocol):
     task: str
     classes: tuple[str, ...]
     shape: tuple[int, int, int]
+    reading: Reading
     likeness: Likeness | None
     untested: str
     max_errors: tuple[float, ...]
     coverages: tuple[float, ...]
+    colors: tuple[str, ...]
+    assumed: Mapping[str, str]
 
     @property
-    def overlays(self) -> bool: ...
+    def unshown(self) -> str: ...
 
     def decode(self, name: str, content: bytes) -> DecodedFile:
         """An image file in the shape of the model.
@@ -170,17 +185,18 @@ class Served(Protocol):
         ...
 
 
-def check_pixels(name: str, content: bytes, most: int) -> None:
-    """
+def check_pixels(name: str, content: bytes, most: int) -> int:
+    """The number of pixels of an image, by its header.
+
     Raises:
-        DataError: by its header, the image has more pixels than ``most``, or it is no image.
+        DataError: there are more than ``most``, it is no image, or it is a file of a microscope's maker.
     """
-    try:
-        with open_image(InMemory(name, content)) as image:
-            width, height = image.size
-    except Unreadable as error:
-        raise DataError(f"{name} cannot be read as an image: {error}") from None
+    file = InMemory(name, content)
+    if (kind := kind_of(file)) in MAKERS:  # read by compiled code that was not made for files of strangers
+        raise DataError(f"{name} is a {kind.upper()} file, which this server does not take; send it as TIFF or PNG")
+    height, width = image_size(file)
     if width * height > most:
         raise DataError(
             f"{name} has {width:,} x {height:,} pixels, more than the {most / 1e6:g} megapixels that this server takes"
         )
+    return width * height

@@ -7,7 +7,9 @@ from ipaddress import ip_address
 
 from petriscope.core.errors import RequestError
 from petriscope.core.progress import say
+from petriscope.core.scale import Scale
 from petriscope.ship.server.limits import Limits
+from petriscope.trust.prior import Names, Shares
 
 MISSING = "the server needs more packages: pip install 'petriscope[serve]'"
 
@@ -19,12 +21,16 @@ def serve(
     token: str = "",
     device: str = "auto",
     limits: Limits | None = None,
+    classes: Names | None = None,
+    prior: Shares | None = None,
+    scale: Scale | None = None,
 ) -> None:
     """Serve models over HTTP until SIGTERM or SIGINT.
 
     Args:
-        models: run folders or model files.
+        models: run folders, model files or packages.
         token: that requests must carry; an empty string: none.
+        classes, prior, scale: of the images that will come in, for all models; see `petriscope.api.predict`.
 
     Raises:
         RequestError: a package is missing, or a model cannot be served.
@@ -37,11 +43,11 @@ def serve(
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise RequestError(f"{MISSING} ({error.name} is missing)") from None
-    from petriscope.ship.server.opening import open_models
+    from petriscope.ship.server.opening import Known, open_models
     from petriscope.ship.server.running import run
     from petriscope.ship.server.web import create_app
 
-    opened = open_models(models, device)
+    opened = open_models(models, device, Known(classes, prior, scale))
     if not token and not _is_loopback(host):
         say(
             f"warning: anybody who can reach {host}, port {port}, can use the server; ask for a token with --token or "

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from io import BytesIO
-
 import numpy as np
-from PIL import Image
 
 from petriscope.core.errors import PetriscopeError
+from petriscope.data.encode import encoded_exactly
+from petriscope.data.levels import from_levels, to_levels
 from petriscope.ship.server.served import Asked, Served
 
 APART = 0.05  # how far confidences may be apart in batches of different sizes, in the coarsest number format
@@ -19,12 +18,14 @@ def try_out(served: Served, batch: int) -> None:
     Raises:
         PetriscopeError: what comes out is not what went in, or no prediction.
     """
-    pixels = np.random.default_rng(0).integers(0, 256, served.shape, dtype=np.uint8)
-    out = BytesIO()
-    Image.fromarray(pixels[..., 0] if served.shape[2] == 1 else pixels).save(out, "PNG")
-    image = served.decode("self-test", out.getvalue())
+    reading = served.reading
+    dtype = np.uint8 if reading.depth == 8 else np.uint16
+    noise = np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, served.shape, dtype=dtype)
+    stored = from_levels(noise, reading.bits, reading.range)
+    pixels = to_levels(stored, reading.bits, reading.depth, reading.range)
+    image = served.decode("self-test", encoded_exactly(stored)[1])
     if not np.array_equal(image.plain, pixels):
-        raise PetriscopeError("the self-test failed: a PNG file was decoded to other pixels than it was written from")
+        raise PetriscopeError("the self-test failed: a file was decoded to other pixels than it was written from")
     rules = served.rules(Asked(), withdrawn=False)
     alone = served.predict(["self-test"], [image], [rules])[0].row
     together = served.predict(["self-test"] * batch, [image] * batch, [rules] * batch)

@@ -98,18 +98,19 @@ class Watch:
         if self.thread.is_alive():
             self.thread.join()
 
-    def note(self, images: Sequence[DecodedFile]) -> None:
-        """Take images into account. An image that came in before is no new evidence."""
+    def note(self, images: Sequence[DecodedFile], seen: Sequence[tuple[Traits, int] | None]) -> None:
+        """Take images into account, with what was seen of them when they were predicted. An image that came in before is no new
+        evidence."""
         if self.served.likeness is None:
             return
-        images = images[-MOST:]
+        images, seen = images[-MOST:], seen[-MOST:]
         digests = digests_of(images)
         with self.changed:
-            for digest, image in zip(digests, images, strict=True):
+            for digest, image, traits in zip(digests, images, seen, strict=True):
                 if digest in self.recent:
                     self.recent.move_to_end(digest)
                     continue
-                self.recent[digest] = image.pixels
+                self.recent[digest] = image.pixels if traits is None else traits[0].take(np.array([traits[1]]))
                 self.since += 1
             while len(self.recent) > MOST:
                 self.recent.popitem(last=False)

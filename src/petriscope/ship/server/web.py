@@ -25,15 +25,16 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
+from petriscope.core.drawing import shown
 from petriscope.core.errors import RequestError, near
 from petriscope.core.version import __version__
 from petriscope.data.decode import workers
 from petriscope.inference.decoding import DecodedFile
 from petriscope.ship.server.counters import Counters
-from petriscope.ship.server.gate import FACTS, FAILED, HEADERS, Facts, Gate, refused
+from petriscope.ship.server.gate import FACTS, FAILED, HEADERS, Facts, Gate, on_disconnect, on_refusal, refused
 from petriscope.ship.server.lane import Lane
 from petriscope.ship.server.limits import Limits, Refusal
-from petriscope.ship.server.reading import Body, Held, Upload, drain, read_body
+from petriscope.ship.server.reading import Body, Held, Upload, client_left, drain, read_body
 from petriscope.ship.server.served import Asked, Row, Served, check_pixels
 from petriscope.ship.server.trial import try_out
 from petriscope.ship.server.watch import Guarantee
@@ -51,6 +52,7 @@ IMAGES = {
     "image/png": {"schema": {"type": "string", "format": "binary"}},
     "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
 }
+TURNS = 4  # of the loop, in which it sees that a client has left right after it had sent its request
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -98,6 +100,9 @@ class Described(BaseModel):
         shape: height, width and channels that images are brought to.
         max_errors, coverages: that can be asked for; other values between 0 and 1 can be, too.
         overlays: whether `POST /overlay` can show where it looked, or its mask.
+        unshown: why it cannot; empty where it can.
+        assumed: what was said about the classes and the scale of the images that come in.
+        colors: of the classes in overlays of masks; of others none.
         guarantee: null for models that guarantee nothing.
     """
 
@@ -109,6 +114,9 @@ class Described(BaseModel):
     max_errors: list[float]
     coverages: list[float]
     overlays: bool
+    unshown: str
+    assumed: str
+    colors: list[str]
     guarantee: Guarantee | None
 
 
@@ -170,25 +178,18 @@ def create_app(
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
     app.add_exception_handler(Exception, _on_failure)
 
-    @app.post(
+    app.post(
         "/predict",
         response_model=Answers,
         responses=FAILURES,
         openapi_extra={"parameters": _parameters(Options), "requestBody": {"required": True, "content": IMAGES}},
-    )
-    async def predict(request: Request) -> Response:
-        """Predict images: one row per image."""
-        return await server.predict(request)
-
-    @app.post(
+    )(server.predict)
+    app.post(
         "/overlay",
         response_class=Response,
         responses={200: {"content": {"image/png": {}}, "description": "A PNG file."}, **FAILURES},
         openapi_extra={"parameters": _parameters(OverlayOptions), "requestBody": {"required": True, "content": IMAGES}},
-    )
-    async def overlay(request: Request) -> Response:
-        """Where the model looked, or its mask, on one image."""
-        return await server.overlay(request)
+    )(server.overlay)
 
     @app.get("/models", response_model=Models)
     async def models_() -> Response:
@@ -216,7 +217,8 @@ def create_app(
     for path, name in (("/", "page.html"), ("/docs", "docs.html")):
         app.get(path, include_in_schema=False, response_class=HTMLResponse)(_page(name))
     paths = frozenset(str(getattr(route, "path", "")) for route in app.routes)
-    return Gate(app, paths, counters, limits, token, server.lanes)
+    direct = {("POST", "/predict"): server.predict}
+    return Gate(app, paths, direct, counters, limits, token, server.lanes)
 
 
 class _Server:
@@ -254,14 +256,16 @@ class _Server:
         )
 
     async def predict(self, request: Request) -> Response:
+        """Predict images: one row per image."""
         deadline = time.monotonic() + self.limits.deadline
         with _Reading(self, request) as reading:
             body = await reading.read()
             options = _validated(Options, request, body)
             lane = self._lane(options.model, reading.facts)
-            return await _answers(lane, body.files, options.asked, deadline)
+            return await _answers(lane, body.files, options.asked, deadline, reading.gone)
 
     async def overlay(self, request: Request) -> Response:
+        """Where the model looked, or its mask, on one image."""
         deadline = time.monotonic() + self.limits.deadline
         with _Reading(self, request) as reading:
             body = await reading.read()
@@ -276,10 +280,11 @@ class _Server:
                 return served.decode(file.name, file.content)
 
             try:
-                image = await asyncio.get_running_loop().run_in_executor(self.pool, decode)
+                decoding = asyncio.get_running_loop().run_in_executor(self.pool, decode)
+                image = await lane.wait_for(decoding, deadline, reading.gone)
                 if options.plain:
-                    return _png(image.pixels)
-                return _png(await lane.call(lambda: served.overlay(image), deadline))
+                    return _png(shown(image.pixels, served.reading.channels))
+                return _png(await lane.call(lambda: served.overlay(image), deadline, reading.gone))
             except RequestError as error:
                 raise Refusal(422, str(error)) from None
 
@@ -293,7 +298,13 @@ class _Server:
 
 
 class _Reading:
-    """Reads the body of a request, and gives back the memory that it takes when the request is answered."""
+    """Reads the body of a request, and gives back the memory that it takes when the request is answered.
+
+    Attributes:
+        gone: from when the body was read, whether the client has left.
+    """
+
+    gone: asyncio.Future[None]
 
     def __init__(self, server: _Server, request: Request) -> None:
         self.server, self.request = server, request
@@ -305,6 +316,8 @@ class _Reading:
 
     def __exit__(self, *_: object) -> None:
         self.body.close()
+        if hasattr(self, "gone"):
+            self.gone.cancel()
 
     async def read(self) -> Body:
         limits = self.server.limits
@@ -320,10 +333,17 @@ class _Reading:
             raise
         finally:
             self.facts.bytes, self.facts.images = self.body.size, len(self.body.files)
+        self.gone = asyncio.ensure_future(client_left(self.request))
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+        if self.gone.done():
+            raise ClientDisconnect
         return self.body
 
 
-async def _answers(lane: Lane, files: Sequence[Upload], asked: Asked, deadline: float) -> Response:
+async def _answers(
+    lane: Lane, files: Sequence[Upload], asked: Asked, deadline: float, gone: asyncio.Future[None]
+) -> Response:
     served, state = lane.served, lane.state()
     if asked.without_guarantee and not asked.guarantees:
         raise Refusal(422, "without_guarantee needs max_error or coverage: without them, nothing is guaranteed")
@@ -331,7 +351,7 @@ async def _answers(lane: Lane, files: Sequence[Upload], asked: Asked, deadline: 
         rules = await lane.rules(asked, state.withdrawn)
     except RequestError as error:
         raise Refusal(422, str(error)) from None
-    rows, failed = await lane.predict(files, rules, deadline)
+    rows, failed = await lane.predict(files, rules, deadline, gone)
     told: dict[str, Any] = {"model": served.name, "fingerprint": served.fingerprint, "rows": rows}
     if asked.guarantees:
         told |= {"notes": list(rules.notes), "guarantee": state.describe(served, asked.without_guarantee)}
@@ -364,7 +384,10 @@ def _described(lane: Lane) -> Described:
         shape=served.shape,
         max_errors=list(served.max_errors),
         coverages=list(served.coverages),
-        overlays=served.overlays,
+        overlays=not served.unshown,
+        unshown=served.unshown,
+        assumed=served.assumed.get("assumed", ""),
+        colors=list(served.colors),
         guarantee=lane.state().describe(served, without_guarantee=False) if served.max_errors else None,
     )
 
@@ -426,7 +449,7 @@ def _page(name: str) -> Callable[[], Any]:
 
 async def _on_refusal(_: Request, refusal: Exception) -> Response:
     assert isinstance(refusal, Refusal)
-    return refused(refusal, close=not refusal.ended)
+    return on_refusal(refusal)
 
 
 async def _on_invalid(_: Request, error: Exception) -> Response:
@@ -445,4 +468,4 @@ async def _on_failure(_: Request, error: Exception) -> Response:
 
 
 async def _on_disconnect(_: Request, error: Exception) -> Response:
-    return refused(Refusal(499, "the client left"))  # nobody reads it; the log has the status
+    return on_disconnect()

@@ -31,6 +31,26 @@ function answerOf(found, rate, coverage, model, standing) {
   return { ...row, set: members.join("; ") || model.words.no_class, members: members.length };
 }
 
+/**
+ * What is said of each label of one image.
+ *
+ * @param found {probabilities, labels, ood, answers} of the image, see readOutputs; `answers` of each error rate are in a row.
+ * @param rate, standing as of answerOf.
+ */
+function labelsOf(found, rate, model, standing) {
+  const outlier = !(found.ood <= 1);
+  const reasons = { [WITHDRAWN]: [model.words.withdrawn], [UNCLAIMED]: [model.words.unclaimed] }[standing] ?? [];
+  if (outlier) reasons.push(OUTLIER);
+  const answers = model.classes.map((_, k) => {
+    if (standing === WITHDRAWN || outlier) return model.words.not_sure;
+    const answer = rate === null ? Number(found.labels[k]) : found.answers[rate.place * model.classes.length + k];
+    return answer < 0 ? model.words.not_sure : ["absent", "present"][answer];
+  });
+  const [present, open] = ["present", model.words.not_sure].map((word) => model.classes.filter((_, k) => answers[k] === word));
+  const answer = open.length && !present.length ? model.words.not_sure : present.join(", ") || "none";
+  return { answer, abstains: open.length > 0, outlier, present, open, answers, why: reasons.join("; ") };
+}
+
 /** The classes in the prediction set, the most probable first. */
 function setOf(found, place, { classes }, standing) {
   const members = [...classes.keys()].filter((k) => standing === WITHDRAWN || found.sets[place * classes.length + k]);
@@ -94,6 +114,19 @@ function tableOf(items, rate, coverage, model, standing) {
     const { answer, why, set } = answerOf(found, rate, coverage, model, standing);
     const row = { image: name, predicted: model.classes[found.label], confidence: found.probabilities[found.label], answer, why, set };
     probabilities.forEach((column, k) => (row[column] = found.probabilities[k]));
+    return row;
+  });
+  return csvOf(columns, rows);
+}
+
+/** The table of files with labels: {name, error, found} each. */
+function labelTableOf(items, rate, model, standing) {
+  const columns = ["image", "labels", "open", "error", "why", ...model.classes.flatMap((name) => [`answer_${name}`, `p_${name}`])];
+  const rows = items.map(({ name, error, found }) => {
+    if (error) return { image: name, error };
+    const { answer, open, answers, why } = labelsOf(found, rate, model, standing);
+    const row = { image: name, labels: answer, open: open.join(", "), why };
+    model.classes.forEach((each, k) => Object.assign(row, { [`answer_${each}`]: answers[k], [`p_${each}`]: found.probabilities[k] }));
     return row;
   });
   return csvOf(columns, rows);

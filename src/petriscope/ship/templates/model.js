@@ -18,12 +18,11 @@ async function loadModel(about) {
   ort.env.wasm.numThreads = 1;
   ort.env.wasm.wasmBinary = (await partOf("wasm")).buffer;
   const session = await ort.InferenceSession.create(await partOf("model"), { executionProviders: ["wasm"], logSeverityLevel: 3 });
-  const dense = about.task === "segmentation";
+  const read = { masks: maskAt, labels: labelsAt, class: resultAt }[about.kind];
   const { height, width, channels } = about.input;
   let last = Promise.resolve();
   return {
     ...about,
-    dense,
     likeness: readLikeness(about.likeness),
     /** Results of images, Uint8 [H, W, C] each, in their order. */
     run(images) {
@@ -35,7 +34,7 @@ async function loadModel(about) {
       images.forEach((image, i) => pixels.set(image.data, i * image.data.length));
       const input = new ort.Tensor("uint8", pixels, [images.length, height, width, channels]);
       const outputs = await session.run({ images: input });
-      const found = images.map((_, i) => (dense ? maskAt(outputs, i, about) : resultAt(outputs, i)));
+      const found = images.map((_, i) => read(outputs, i, about));
       Object.values(outputs).forEach((output) => output.dispose());
       return found;
     },
@@ -50,12 +49,27 @@ function rowOf(output, i) {
 
 function resultAt(outputs, i) {
   return {
-    probabilities: rowOf(outputs.probabilities, i),
+    ...commonAt(outputs, i),
     label: Number(outputs.label.data[i]),
     uncertainty: outputs.uncertainty.data[i],
+    sets: rowOf(outputs.sets, i),
+  };
+}
+
+/** The uncertainty is the mean over the labels of how near each probability is to 1/2, before scaling. */
+function labelsAt(outputs, i) {
+  return {
+    ...commonAt(outputs, i),
+    labels: Array.from(rowOf(outputs.labels, i), Number),
+    uncertainty: outputs.plain_uncertainty.data[i],
+  };
+}
+
+function commonAt(outputs, i) {
+  return {
+    probabilities: rowOf(outputs.probabilities, i),
     ood: outputs.ood.data[i],
     answers: Array.from(rowOf(outputs.answers, i), Number),
-    sets: rowOf(outputs.sets, i),
     points: rowOf(outputs.points, i),
     plain_label: Number(outputs.plain_label.data[i]),
     plain_uncertainty: outputs.plain_uncertainty.data[i],

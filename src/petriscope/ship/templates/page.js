@@ -6,6 +6,7 @@ const SHOWN = 60; // cards at a time
 const SMALL = 160; // pixels; smaller images are shown as they are, in squares
 const STEP = 200; // milliseconds that the page may not answer for, about
 const MOST_AT_ONCE = 64; // images
+const SHORT = 6; // labels whose table is open on a card
 const MASK_SIDE = 480; // pixels of the longer side of a mask on a card
 const NOTES = {
   frames: "more than one frame, of which the first is taken",
@@ -187,15 +188,25 @@ async function predicted(files) {
 /** Items with what is said of them. */
 function judged() {
   const [wanted, sets, now] = [rate(), coverage(), standing()];
-  return items.map((item) => ({ item, row: item.error || model.dense ? null : answerOf(item.found, wanted, sets, model, now) }));
+  const said = {
+    masks: () => null,
+    labels: (found) => labelsOf(found, wanted, model, now),
+    class: (found) => answerOf(found, wanted, sets, model, now),
+  }[model.kind];
+  return items.map((item) => ({ item, row: item.error ? null : said(item.found) }));
 }
 
-const GROUPS = { all: "all images", unreadable: "cannot be read", outlier: "out of distribution", unsure: "not sure" };
+const UNSURE = about.kind === "labels" ? "labels left open" : "not sure";
+const GROUPS = { all: "all images", unreadable: "cannot be read", outlier: "out of distribution", unsure: UNSURE, none: "no label" };
 
 /** The groups that an image is shown in. */
 function groupsOf({ item, row }) {
   if (item.error) return ["all", "unreadable"];
   if (row === null) return ["all"];
+  if (model.kind === "labels") {
+    const marks = [row.outlier && "outlier", row.abstains ? "unsure" : row.present.length === 0 && "none"].filter(Boolean);
+    return ["all", ...marks, ...row.present.map((name) => `=${name}`)];
+  }
   if (row.abstains) return row.outlier ? ["all", "unsure", "outlier"] : ["all", "unsure"];
   return ["all", `=${row.answer}`];
 }
@@ -225,7 +236,11 @@ function tellSummary(counts) {
   const of = (group) => counts.get(group) ?? 0;
   const unreadable = of("unreadable") ? `, ${whole(of("unreadable"))} of which cannot be read` : "";
   const answered = of("all") - of("unreadable") - of("unsure");
-  const parts = model.dense ? "" : `: ${whole(answered)} answered, ${whole(of("unsure"))} not`;
+  const parts = {
+    masks: "",
+    labels: `: all labels of ${whole(answered)} answered, ${whole(of("unsure"))} with labels left open`,
+    class: `: ${whole(answered)} answered, ${whole(of("unsure"))} not`,
+  }[model.kind];
   by("summary").textContent = `${images(of("all"))}${unreadable}${parts}.`;
 }
 
@@ -262,6 +277,13 @@ function cardOf({ item, row }) {
   } else if (row === null) {
     card.append(sharesOf(item.found));
     detail(glued(`mean confidence ${confidenceText(item.found.uncertainty)}`));
+  } else if (model.kind === "labels") {
+    const none = row.open.length === 0 && row.present.length === 0;
+    card.append(element("span", { className: row.abstains ? "answer wrong" : "answer", textContent: none ? "no label" : row.answer }));
+    if (row.open.length && row.open.length < model.classes.length) detail(`left open: ${row.open.join(", ")}`);
+    const why = row.why.replace(`${model.words.withdrawn}; `, "").replace(model.words.withdrawn, "guarantee withdrawn");
+    if (why) detail(glued(why));
+    card.append(labelTable(item, row));
   } else {
     card.append(element("span", { className: row.abstains ? "answer wrong" : "answer", textContent: row.answer }));
     const confidence = glued(`confidence ${confidenceText(item.found.uncertainty)}`);
@@ -329,16 +351,34 @@ function probabilitiesOf({ name, found }) {
   return details;
 }
 
+/** The decision on each label and its probability, the most probable first. */
+function labelTable({ name, found }, row) {
+  const summary = element("summary", { textContent: "each label", ariaLabel: `each label of ${name}` });
+  const details = element("details", { open: model.classes.length <= SHORT }, summary);
+  details.addEventListener("toggle", () => {
+    if (details.childElementCount > 1) return;
+    const order = [...found.probabilities.keys()].sort((a, b) => found.probabilities[b] - found.probabilities[a]);
+    const rows = order.map((k) => [model.classes[k], row.answers[k], found.probabilities[k].toFixed(4)]);
+    details.append(tableRows([...rows, ["outlier score", "", found.ood.toFixed(2)]]));
+  });
+  return details;
+}
+
 function tableRows(rows) {
   const body = element("tbody");
-  for (const [name, value] of rows) {
-    body.append(element("tr", {}, element("th", { scope: "row", textContent: name }), element("td", { textContent: value })));
+  for (const [name, ...values] of rows) {
+    const cells = values.map((value) => element("td", { textContent: value }));
+    body.append(element("tr", {}, element("th", { scope: "row", textContent: name }), ...cells));
   }
   return element("table", {}, body);
 }
 
 function saveCsv() {
-  const text = model.dense ? maskTableOf(items, model) : tableOf(items, rate(), coverage(), model, standing());
+  const text = {
+    masks: () => maskTableOf(items, model),
+    labels: () => labelTableOf(items, rate(), model, standing()),
+    class: () => tableOf(items, rate(), coverage(), model, standing()),
+  }[model.kind]();
   const link = element("a", { href: URL.createObjectURL(new Blob([text], { type: "text/csv" })), download: "predictions.csv" });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
@@ -360,9 +400,10 @@ async function test() {
   by("tested").textContent = `${whole(equal)} of ${whole(verdicts.length)} equal${first}.`;
 }
 
-/** The same class; of masks, all pixels but a thousandth. */
+/** The same class, or the same labels; of masks, all pixels but a thousandth. */
 function agrees(found, expected) {
-  if (!model.dense) return found.label === expected;
+  if (model.kind === "class") return found.label === expected;
+  if (model.kind === "labels") return found.labels.every((label, k) => label === expected[k]);
   const shares = found.shares.map((share, k) => Math.abs(share - expected[k]));
   return Math.max(...shares) <= 0.001;
 }
