@@ -5,8 +5,9 @@ import pytest
 from corner import corner_images, corner_predictor
 
 from petriscope.data.imageset import ImageSet
-from petriscope.explain import classification
-from petriscope.explain.classification import explain_split
+from petriscope.explain import classification, methods_for
+from petriscope.explain.checks import forward_passes
+from petriscope.explain.classification import NO_TIME, explain_split
 
 
 def image_set(count=40):
@@ -72,3 +73,32 @@ def test_all_right_and_all_wrong(all_right):
     arrays, facts = explain_split(corner_predictor(), images, predicted, np.full(20, 0.9))
     assert len(arrays["rows"]) == 12
     assert facts["shown"] == 12
+
+
+def test_what_there_is_no_time_for_is_left_out(monkeypatch):
+    images = image_set()
+    arrays, facts = explain_split(corner_predictor(), images, *predictions(images), left=lambda: 0.0)
+    assert arrays == {} and facts["method"] is None and facts["reason"] == NO_TIME
+    arrays, facts = explain_split(corner_predictor(), images, *predictions(images), left=lambda: 1e-9)
+    assert len(arrays["rows"]) == 24 and facts["check"] is None and facts["reason"] == NO_TIME
+    remaining = iter(
+        [1e9, 1e9, 1e9, 1e9]
+    )  # before the maps, after them, and before two methods; then the machine stalls
+    arrays, facts = explain_split(corner_predictor(), images, *predictions(images), left=lambda: next(remaining, 0.0))
+    assert len(arrays["rows"]) == 24 and facts["check"] is None and facts["reason"] == NO_TIME
+
+
+def test_checks_are_of_as_few_images_and_methods_as_there_is_time_for(monkeypatch):
+    images, ticks = image_set(), iter([0.0, 1.0] * 3)
+    monkeypatch.setattr(
+        classification.time, "monotonic", lambda: next(ticks)
+    )  # maps of 24 images, twice, take a second
+    monkeypatch.setattr(classification, "check", lambda *args, **options: args)
+    several = forward_passes(methods_for(corner_predictor()))
+    for count, wanted in ((20.5, 20), (1000.0, 40)):
+        left = count * several / (6 * 24)
+        _, facts = explain_split(corner_predictor(), images, *predictions(images), left=lambda left=left: left)
+        assert len(facts["check"][1]) == wanted and not facts["left_out"]
+    left = 16 * several / (6 * 24) / 2
+    _, facts = explain_split(corner_predictor(), images, *predictions(images), left=lambda: left)
+    assert facts["left_out"] and facts["check"][2], "some methods are left out"

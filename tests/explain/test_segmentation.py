@@ -13,6 +13,7 @@ from petriscope.data.sources.synthetic_terrain import draw_terrain
 from petriscope.explain import explain, methods_for
 from petriscope.explain.cam import feature_layer
 from petriscope.explain.checks import check, heat_inside, trusted, verdict
+from petriscope.explain.classification import NO_TIME
 from petriscope.explain.question import Question
 from petriscope.explain.regions import largest_class, mean_probability, predicted_masks
 from petriscope.explain.segmentation import explain_split
@@ -246,3 +247,7 @@ def test_images_with_the_most_of_each_class_are_shown():
     assert facts["check"] is None and "fewer than 5 scenes" in facts["reason"]
     _, facts = explain_split(predictor, terrain(10, 10), pixels[:10])
     assert facts["check"] is None and "fewer than 16 images" in facts["reason"]
+    arrays, facts = explain_split(predictor, images, pixels, left=lambda: 0.0)
+    assert arrays == {} and facts["reason"] == NO_TIME
+    arrays, facts = explain_split(predictor, images, pixels, left=lambda: 1e-9)
+    assert len(arrays["rows"]) and facts["check"] is None and facts["reason"] == NO_TIME

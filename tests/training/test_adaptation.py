@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from petriscope.core.errors import Diverged
 from petriscope.core.recipe import SourceSection, load_recipe
 from petriscope.data.domains import draw_weights
+from petriscope.data.folds import NEVER, units_of
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sampler import epoch_order
 from petriscope.inference.predictor import Predictor
@@ -22,7 +23,6 @@ from petriscope.training import adaptation
 from petriscope.training.adaptation import (
     AS_IS,
     HOME,
-    NEVER,
     CrossValidated,
     Setting,
     cross_validate,
@@ -30,7 +30,6 @@ from petriscope.training.adaptation import (
     folds_of,
     joined,
     tune,
-    units_of,
     with_domain,
     with_setting,
 )
@@ -266,10 +265,12 @@ def test_models_of_every_family_are_adapted(name, few_steps):
 
 def test_settings_are_judged_after_a_temperature_and_among_the_classes_that_occur():
     targets = np.arange(12) % 3
+    ids = np.array([f"{number}" for number in range(12)])
+    images = ImageSet(np.zeros((12, 4, 4, 3), np.uint8), targets, ("a", "b", "c"), ids)
     p = np.full((12, 3), 0.05, np.float32)
     p[np.arange(12), targets] = 0.9
     mild, sharp = p, p**4 / (p**4).sum(1, keepdims=True)
-    first, second = (CrossValidated(AS_IS, {"none": each}).judge(targets) for each in (mild, sharp))
+    first, second = (CrossValidated(AS_IS, {"none": each}).judge(images) for each in (mild, sharp))
     assert first[0] == second[0] == 1 and first[1] == pytest.approx(second[1], abs=0.05)
     shifted = np.roll(p, 1, axis=1)  # always wrong, by one class
     only = np.array([True, False, True])
@@ -277,4 +278,4 @@ def test_settings_are_judged_after_a_temperature_and_among_the_classes_that_occu
     raw = np.full((12, 3), np.nan, np.float32)
     raw[rows] = shifted[rows]
     found = CrossValidated(AS_IS, {"none": raw})
-    assert found.judge(targets)[0] == 0 and found.judge(targets, only)[0] > 0
+    assert found.judge(images)[0] == 0 and found.judge(images, only)[0] > 0

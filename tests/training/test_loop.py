@@ -70,6 +70,14 @@ VARIANTS = {
         "model": {"name": "se-cnn", "widths": [4, 8], "depths": [1, 1], "pool": False},
         "training": {"progressive": {"size": 6, "share": 0.7}},
     },
+    "longer than planned, smaller images first": {
+        "model": {"name": "se-cnn", "widths": [4, 8], "depths": [1, 1], "pool": False},
+        "training": {"corrections": [{"epoch": 1, "before": 2}], "progressive": {"size": 6, "share": 0.7}},
+    },
+    "shorter than planned, plateau": {
+        "schedule": {"name": "plateau", "patience": 1},
+        "training": {"corrections": [{"epoch": 1, "before": 9}, {"epoch": 2, "before": 4}]},
+    },
     "muon": {"optimizer": {"name": "muon", "lr": 0.01}},
     "views": {"augment": ["flip", "aug-mix"], "loss": {"name": "consistency", "views": 1}},
     "noise, blur, color": {"augment": ["noise", "blur", "hue", "contrast", {"name": "rotate", "degrees": 20}]},
@@ -100,6 +108,53 @@ def test_interrupted_after_any_step_it_ends_the_same(variant, tiny_recipe, tmp_p
         assert learned(resumed) == learned(whole)
 
 
+@pytest.mark.parametrize("lengths", [(2, 6), (6, 3), (5, 2), (4, 7, 5)], ids=str)
+def test_what_was_corrected_while_training_is_in_the_recipe_that_leads_to_the_same_weights(lengths, tiny_recipe):
+    model = {"name": "se-cnn", "widths": [4, 8], "depths": [1, 1], "pool": False}
+    recipe = tiny_recipe(model=model, training={"epochs": lengths[0], "progressive": {"size": 6, "share": 0.7}})
+    dataset = load_dataset(recipe.data)
+
+    def train(recipe, corrected=()):
+        trainer, _ = build_trainer(recipe, dataset, torch.device("cpu"), quiet=True)
+        corrections = dict(enumerate(corrected, 1))
+        trainer.on_epoch = lambda history: (
+            trainer.correct(corrections[len(history)]) if len(history) in corrections else None
+        )
+        return trainer, trainer.fit()
+
+    first, learned = train(recipe, lengths[1:])
+    assert first.at.epoch == first.recipe.training.epochs == max(lengths[-1], len(lengths) - 1)
+    again, same_weights = train(load_recipe("demo", **first.recipe.model_dump(mode="json")))
+    assert same(learned, same_weights)
+    timeless = [{key: line[key] for key in ("epoch", "train", "val", "lr")} for line in first.at.history]
+    assert timeless == [{key: line[key] for key in ("epoch", "train", "val", "lr")} for line in again.at.history]
+    plain = recipe.training.model_copy(update={"epochs": first.recipe.training.epochs})
+    assert not same(learned, train(recipe.model_copy(update={"training": plain}))[1])
+    assert timeless[-1]["lr"] < timeless[0]["lr"] / 2  # the schedule comes to its end
+
+
+@pytest.mark.parametrize("epochs", [4, 2], ids=["within an early epoch", "within the last"])
+def test_what_a_budget_ended_within_an_epoch_is_in_the_recipe_that_leads_to_the_same_weights(epochs, tiny_recipe):
+    recipe = tiny_recipe(training={"epochs": epochs, "batch_size": 8, "keep": "last"})
+    dataset = load_dataset(recipe.data)
+    first, _ = build_trainer(recipe, dataset, torch.device("cpu"), quiet=True)
+    assert first.batches_per_epoch > 2
+    first.is_late = lambda: first.at.epoch == 1 and first.at.batch == 2
+    learned = first.fit()
+    training = first.recipe.training
+    assert (training.epochs, training.ended.epoch, training.ended.steps) == (2, 2, 2)
+    assert [line["epoch"] for line in first.at.history] == [1, 2]
+    again, _ = build_trainer(
+        load_recipe("demo", **first.recipe.model_dump(mode="json")), dataset, torch.device("cpu"), quiet=True
+    )
+    assert same(learned, again.fit())
+    longer = training.model_copy(update={"ended": None})
+    whole, _ = build_trainer(recipe.model_copy(update={"training": longer}), dataset, torch.device("cpu"), quiet=True)
+    assert not same(learned, whole.fit())
+    with pytest.raises(RequestError, match=r"set training\.ended=null"):
+        load_recipe("demo", **{**recipe.model_dump(mode="json"), "training": {**training.model_dump(), "epochs": 3}})
+
+
 RUNNER = """
 import sys
 import torch
@@ -115,6 +170,7 @@ else:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # starts several processes, which takes long on a busy machine
 def test_killed_at_random_moments_it_ends_bit_for_bit_the_same(tiny_recipe, tmp_path):
     recipe = tmp_path / "recipe.yaml"
@@ -199,7 +255,7 @@ def test_a_second_ctrl_c_ends_at_once(tiny_recipe, tmp_path, monkeypatch):
         pytest.fail("went on")
 
     monkeypatch.setattr(Trainer, "train_step", pressed)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted, match="to continue: petriscope train --resume"):
         api.train(tiny_recipe(), tmp_path / "stopped", quiet=True)
 
 
@@ -349,6 +405,7 @@ def test_it_learns(tiny_recipe, tmp_path):
     assert run.results.val.value("accuracy") == 1.0
 
 
+@pytest.mark.slow
 def test_compiling_gives_the_same_metrics(tiny_recipe, tmp_path):
     pytest.importorskip("torch._inductor")
     import shutil

@@ -134,7 +134,7 @@ def test_a_run_holds_metrics_predictions_and_examples(terrain_recipe, tmp_path):
     page = (run.folder / "report.html").read_text()
     assert page.count("Targets of training image") == len(images) and "Below each row" in page
     run.write_gallery("augmented", augmented=images)
-    assert "Below each row" not in api.report(run.folder).read_text(), "older runs have no such masks"
+    assert "Below each row" not in api.report(run.folder).path.read_text(), "older runs have no such masks"
 
 
 def test_other_data_are_evaluated_by_the_names_of_their_classes(terrain_recipe, tmp_path):

@@ -3,14 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from petriscope import api
 from petriscope.core.errors import RequestError
-from petriscope.core.recipe import FinetuneSection, Part
+from petriscope.core.recipe import FinetuneSection, Part, check_recipe
+from petriscope.data import load_dataset
 from petriscope.inference.predictor import load_model
 from petriscope.models import build_model
 from petriscope.models.layers import head_of, only_head_of, ordered_layers
 from petriscope.models.weights import read_weights
+from petriscope.training.build import build_trainer
 from petriscope.training.finetune import Plan, trained
 from petriscope.training.loop import Trainer
 from petriscope.training.optimizers import OPTIMIZERS
@@ -171,6 +174,12 @@ def test_features_are_not_kept_where_images_or_the_backbone_vary(change, tiny_re
     api.train(tiny_recipe(**{"augment": [], "finetune": {"train": "head"}, **change}), tmp_path / "run", quiet=True)
 
 
+def test_weights_that_are_trained_later_join_those_with_a_momentum(tiny_recipe, tmp_path):
+    stages = {"train": "head", "then": [{"epoch": 1, "train": "all"}]}
+    run = api.train(tiny_recipe(optimizer={"name": "sgd"}, finetune=stages), tmp_path / "run", quiet=True)
+    assert run.results.training.epochs == 3
+
+
 def test_features_behind_dropout_are_not_kept():
     from petriscope.augment.pipeline import Normalize
     from petriscope.data.batches import Batches
@@ -248,6 +257,7 @@ class TestDistillation:
         assert not (tmp_path / "student").exists()
 
 
+@pytest.mark.slow
 def test_weights_of_another_run_are_a_start_and_its_statistics_are_kept(tiny_recipe, tmp_path):
     backbone = {"name": "timm/resnet10t"}
     small = {"augment": [], "training": {"epochs": 1}, "data": {"size": 32}}
@@ -299,3 +309,25 @@ def test_normalization_is_that_of_the_weights_or_as_the_recipe_says(tiny_recipe,
     assert load_model(taken.model).mean == facts.mean
     assert load_model(own.model).mean != facts.mean
     assert load_model(net.model).mean == (0.485, 0.456, 0.406)
+
+
+def test_published_weights_take_red_green_and_blue_first(tmp_path, capsys):
+    path = tmp_path / "published.safetensors"
+    save_file(build_model(Part(name="timm/test_resnet"), 1000, (32, 32, 3)).state_dict(), path)
+    rng = np.random.default_rng(0)
+    arrays = {f"{split}_images": rng.integers(0, 256, (4, 32, 32, 4), dtype=np.uint8) for split in ("train", "val")}
+    np.savez(tmp_path / "four.npz", **arrays, train_labels=np.arange(4) % 2, val_labels=np.arange(4) % 2)
+
+    def built(*channels):
+        tree = {
+            "data": {"source": str(tmp_path / "four.npz"), "channels": channels},
+            "model": {"name": "timm/test_resnet", "weights": str(path)},
+        }
+        recipe = check_recipe(tree)
+        build_trainer(recipe, load_dataset(recipe.data), torch.device("cpu"), quiet=False)
+        return capsys.readouterr().err
+
+    assert "they take DAPI as red, GFP as green, RFP as blue, Cy5 as red" in built("DAPI", "GFP", "RFP", "Cy5")
+    assert "infrared as red" in built("red", "green", "blue", "infrared")
+    with pytest.raises(RequestError, match="red, green and blue first"):
+        built("infrared", "red", "green", "blue")

@@ -29,7 +29,7 @@ def watch_over(reference, passes, ood=None, batch=64):
     for name, p, targets in passes:
         for start in range(0, len(p), batch):
             assert watch.predict(p[start : start + batch]) is not None
-            watch.note(name, targets[start : start + batch])
+            watch.keep(name, watch.judge(targets[start : start + batch]))
     return watch
 
 

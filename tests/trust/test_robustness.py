@@ -86,6 +86,8 @@ def test_every_image_is_seen_once_per_pass():
 def test_too_little_time_gives_fewer_images_or_nothing(monkeypatch):
     clock = iter(float(10 * i) for i in range(10_000))  # the clean pass takes 10 s: the whole would take 850
     monkeypatch.setattr("petriscope.trust.robustness.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("petriscope.trust.robustness._disturbing", lambda *args: 0.0)
+    monkeypatch.setattr("petriscope.trust.robustness.TOO_LONG", np.inf)
     images = image_set(200)
     assert stress_test(by_mean(130), images, seconds=425, resamples=100).n == 100
     assert stress_test(by_mean(130), images, seconds=100, resamples=100) is None
@@ -138,9 +140,20 @@ def test_corruptions_trained_against_are_averaged_apart():
 
 
 def test_two_and_three_at_once_are_harder_and_change_no_other_metric():
-    noted = []
-    test = stress_test(by_mean(130), image_set(), resamples=100, note=lambda name, targets: noted.append(name))
-    assert noted.count(TOGETHER) == len(AT_ONCE) * PARTS
+    class Watching:
+        def __init__(self):
+            self.passes = []
+
+        def judge(self, targets):
+            return np.ones((len(targets), 3), dtype=bool)
+
+        def keep(self, name, judged):
+            assert judged.shape == (len(image_set()), 3)
+            self.passes.append(name)
+
+    watch = Watching()
+    test = stress_test(by_mean(130), image_set(), resamples=100, watch=watch)
+    assert watch.passes.count(TOGETHER) == len(AT_ONCE) * PARTS
     assert 0.5 < test.value("three_at_once") < test.value("two_at_once") < 1
     assert test.value("together") == pytest.approx((test.value("two_at_once") + test.value("three_at_once")) / 2)
     assert all(test.metric(key).ci95 is not None for key in (TOGETHER, *AT_ONCE.values()))

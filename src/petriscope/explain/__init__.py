@@ -111,9 +111,9 @@ def explain(
     from petriscope.explain.regions import largest_class, predicted_masks
 
     images = np.asarray(images)
-    if images.dtype != np.uint8 or images.shape[1:] != predictor.shape:
+    if images.dtype != predictor.dtype or images.shape[1:] != predictor.shape:
         shape = ", ".join(map(str, predictor.shape))
-        raise RequestError(f"this model takes uint8 [B, {shape}], not {images.dtype} {list(images.shape)}")
+        raise RequestError(f"this model takes {predictor.dtype} [B, {shape}], not {images.dtype} {list(images.shape)}")
     if regions is not None and (
         not predictor.task.dense or regions.shape != images.shape[:3] or regions.dtype != np.bool_
     ):
@@ -142,7 +142,8 @@ def explain(
             block = tensor_of(images[start : start + size]).to(predictor.device)
             asked = tensor_of(classes[start : start + size]).to(predictor.device)
             where = None if regions is None else tensor_of(regions[start : start + size]).to(predictor.device)
-            raw = function(model, predictor.normalize(block), Question(asked, where), **options).detach().float()
+            question = Question(asked, where, predictor.task)
+            raw = function(model, predictor.normalize(block), question, **options).detach().float()
             out[start : start + size] = _scaled(raw, (height, width), covered(model, height, width)).cpu().numpy()
     return out
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from petriscope.core.progress import progress
+from petriscope.core.progress import TimeLeft, progress, unlimited
 from petriscope.explain import explain
 from petriscope.explain.regions import mean_probability
 from petriscope.metrics.intervals import bootstrap_weights, percentile95
@@ -41,7 +41,8 @@ def check(
     classes: np.ndarray | None = None,
     regions: np.ndarray | None = None,
     scenes: np.ndarray | None = None,
-) -> dict[str, Any]:
+    left: TimeLeft = unlimited,
+) -> dict[str, Any] | None:
     """Check explanation methods on images, for the predicted class of each image, or for ``classes``.
 
     Deletion and insertion (Petsiuk et al., 2018, "RISE", arXiv:1806.07421): the cells of the image are replaced by the mean
@@ -56,7 +57,7 @@ def check(
     correlation between each map and that of the network with the entries of every weight tensor shuffled.
 
     Args:
-        predictor: left unchanged.
+        predictor: left unchanged. Its processes share the images.
         images: uint8 [N, H, W, C].
         methods: names in `petriscope.explain.EXPLAINERS`.
         seed: of the random order, the shuffled weights and the bootstrap.
@@ -64,8 +65,11 @@ def check(
         classes: the class explained in each image, int64 [N]; None: the predicted one. Required for segmentation.
         regions: for segmentation, where the class was predicted, bool [N, H, W].
         scenes: the scene of each image, int64 [N], which the bootstrap draws; None: it draws images.
+        left: the time that there is for it.
 
     Returns:
+        None if there was not enough time. Otherwise:
+
         ``n``. ``orders``: deletion, insertion and score, means over the images, of each method, ``random``, ``blob``, and
         for segmentation ``region``. ``methods``: for each method, over_random, over_blob and for segmentation over_region
         (differences of the scores) and randomized (the correlation), each with ``_ci95``; its ``verdict``, and whether it
@@ -79,10 +83,19 @@ def check(
     maps: dict[str, np.ndarray] = {}
     correlations: dict[str, np.ndarray] = {}
     others = ["random", "blob"] if regions is None else list(ORDERS)
+
+    def of(rows: slice) -> np.ndarray | None:
+        return None if regions is None else regions[rows]
+
     with progress("checking explanations", 2 * len(methods) + len(others), "orders") as bar:
         for method in methods:
-            maps[method] = explain(predictor, images, classes, method, regions)
-            without = explain(shuffled, images, classes, method, regions)
+            if left() <= 0:
+                return None
+
+            def mapped(rows: slice, method: str = method) -> list[np.ndarray]:
+                return [explain(each, images[rows], classes[rows], method, of(rows)) for each in (predictor, shuffled)]
+
+            maps[method], without = predictor.ranks.spread_arrays(f"maps by {method}", len(images), mapped)
             correlations[method] = rank_correlation(maps[method], without)
             if not quiet:
                 bar.advance(1)
@@ -94,7 +107,13 @@ def check(
             ranks["region"] = cell_ranks(regions.astype(np.float64), rng)
         curves = {}
         for name, order in ranks.items():
-            curves[name] = deletion_and_insertion(predictor, images, classes, order, regions)
+            if left() <= 0:
+                return None
+
+            def changed(rows: slice, order: np.ndarray = order) -> Sequence[np.ndarray]:
+                return deletion_and_insertion(predictor, images[rows], classes[rows], order[rows], of(rows))
+
+            curves[name] = predictor.ranks.spread_arrays(f"curves of {name}", len(images), changed)
             if not quiet:
                 bar.advance(1)
     scores = {name: insertion - deletion for name, (deletion, insertion) in curves.items()}
@@ -209,7 +228,8 @@ def deletion_and_insertion(
         deletion (lower is better) and insertion (higher is better), float [N] each, 0 to 1.
     """
     cells = _cells(*images.shape[1:3])
-    bare = np.broadcast_to(np.round(255 * np.array(predictor.mean)).astype(np.uint8), images.shape)
+    full = np.iinfo(images.dtype).max
+    bare = np.broadcast_to(np.round(full * np.array(predictor.mean)).astype(images.dtype), images.shape)
     blurred = _blur(images)
     pixel_ranks = ranks[:, cells]  # [N, H, W]
     whole, nothing, hazy = (_of_class(predictor, each, classes, regions) for each in (images, bare, blurred))

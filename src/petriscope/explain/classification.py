@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Any
 
 import numpy as np
 
 from petriscope.core.errors import RequestError
+from petriscope.core.progress import TimeLeft, unlimited
 from petriscope.core.recipe import Part
 from petriscope.data.imageset import ImageSet
 from petriscope.explain import explain, methods_for
@@ -19,6 +22,8 @@ COLUMNS: tuple[str, ...] = ()  # of the table of explained image files, besides 
 RIGHT, WRONG = 12, 12  # numbers of correctly and of wrongly classified images shown
 BUDGET = 3e11  # multiply-adds for the checks, a few seconds on one core
 MOST, FEWEST = 96, 16  # number of images checked
+NO_TIME = "there was no time for it; evaluating the split again makes up for it"
+MAP = 3  # forward passes that a map takes, if it is made by a gradient
 
 
 def explain_split(
@@ -27,6 +32,7 @@ def explain_split(
     predicted: np.ndarray,
     confidence: np.ndarray,
     quiet: bool = True,
+    left: TimeLeft = unlimited,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Explain some images of a split, and check the methods on a random sample.
 
@@ -37,6 +43,8 @@ def explain_split(
     Args:
         predicted: predicted classes, int64 [N].
         confidence: float [N].
+        left: the time that there is for it. The checks are of as few images and methods as there is time for, by the time that
+            the images shown took.
 
     Returns:
         arrays: ``rows``, indices of the images shown, int64 [P], correctly classified images first, then the wrong ones
@@ -47,29 +55,41 @@ def explain_split(
     rows = _chosen(images.targets, predicted, confidence)
     methods = methods_for(predictor)
     facts: dict[str, Any] = {"method": methods[0], "shown": len(rows), "check": None, "left_out": [], "reason": None}
-    batch = images.take(rows)
+    if left() <= 0:
+        return {}, {**facts, "method": None, "shown": 0, "reason": NO_TIME}
+    batch, before = images.take(rows), time.monotonic()
     try:
         found = [explain(predictor, batch, classes[rows], methods[0]) for classes in (predicted, images.targets)]
     except (RequestError, RuntimeError) as error:  # a timm model with an unusual structure
         return {}, {**facts, "method": None, "reason": f"{methods[0]} cannot explain this network: {error}"}
     maps = np.round(255 * np.stack(found, axis=1)).astype(np.uint8)
-    kept, count = affordable(predictor, methods, len(images))
+    passes = most_passes(left, time.monotonic() - before, 2 * MAP * len(rows))
+    kept, count = affordable(predictor, methods, len(images), passes=passes)
     if kept:
         drawn = np.sort(np.random.default_rng(0).choice(len(images), count, replace=False))
-        facts["check"] = check(predictor, images.take(drawn), kept, quiet=quiet)
+        facts["check"] = check(predictor, images.take(drawn), kept, quiet=quiet, left=left)
         facts["left_out"] = methods[len(kept) :]
+        facts["reason"] = NO_TIME if facts["check"] is None else None
     else:
-        facts["reason"] = why_unchecked(len(images))
+        facts["reason"] = why_unchecked(len(images), passes)
     return {"rows": rows, "maps": maps}, facts
 
 
-def why_unchecked(images: int) -> str:
-    """The reason why the methods are not checked on a split with so many images."""
-    return (
-        f"there are fewer than {FEWEST} images"
-        if images < FEWEST
-        else "the checks of this network are too costly for the size of the split"
-    )
+def most_passes(left: TimeLeft, took: float, passes: int) -> float:
+    """How many forward passes of an image there is time for, if so many took so many seconds."""
+    remaining = left()
+    return math.inf if math.isinf(remaining) else max(remaining, 0.0) * passes / max(took, 1e-6)
+
+
+def why_unchecked(images: int, passes: float = math.inf) -> str:
+    """The reason why the methods are not checked on a split with so many images.
+
+    Args:
+        passes: that there is time for.
+    """
+    if images < FEWEST:
+        return f"there are fewer than {FEWEST} images"
+    return "the checks of this network are too costly for the size of the split" if math.isinf(passes) else NO_TIME
 
 
 def _chosen(targets: np.ndarray, predicted: np.ndarray, confidence: np.ndarray) -> np.ndarray:
@@ -84,15 +104,18 @@ def _chosen(targets: np.ndarray, predicted: np.ndarray, confidence: np.ndarray) 
     return np.concatenate([right, wrong])
 
 
-def affordable(predictor: Predictor, methods: list[str], images: int, others: int = 2) -> tuple[list[str], int]:
+def affordable(
+    predictor: Predictor, methods: list[str], images: int, others: int = 2, passes: float = math.inf
+) -> tuple[list[str], int]:
     """The methods to check, and the number of images to check them on; no methods if not even one can be checked.
 
     Args:
         images: number of images of the split.
         others: number of orders that the methods are compared with.
+        passes: of an image through the network that there is time for.
     """
     each = multiply_adds(predictor.model, predictor.shape)
-    budget = max(BUDGET, each * images)
+    budget = min(max(BUDGET, each * images), each * passes)
     for kept in (methods[:count] for count in range(len(methods), 0, -1)):
         count = min(int(budget // (each * forward_passes(kept, others))), images, MOST)
         if count >= FEWEST:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from petriscope.core.drawing import enlarged_overlay, write_png
+from petriscope.core.drawing import shown as seen
 from petriscope.core.errors import RequestError, near
 from petriscope.core.files import cut
 from petriscope.core.names import place_of
-from petriscope.core.progress import progress
+from petriscope.core.progress import progress, say
 from petriscope.core.recipe import Part
 from petriscope.data.in_memory import AnyFile
+from petriscope.data.tiles import cut as cut_tile
 from petriscope.explain import chosen
 from petriscope.explain.shown import Shown
-from petriscope.inference.decoding import CHUNK, decoded
+from petriscope.inference.decoding import CHUNK, DecodedFile, decoded
 from petriscope.inference.predictor import Predictor
 from petriscope.inference.table import readable_row
 from petriscope.tasks import in_room
@@ -54,6 +57,7 @@ def explain_files(
     shown: list[Shown] = []
     with progress("explaining", len(paths)) as bar:
         for block, images in decoded(predictor, paths, predictor.task.batch_size(CHUNK, predictor.shape)):
+            images = [_middle(image, predictor) for image in images]
             good = [image.pixels for image in images if not isinstance(image, str)]
             found = room.explain_images(predictor, good, label, part)
             for path, image in zip(block, images, strict=True):
@@ -64,14 +68,26 @@ def explain_files(
                 else:
                     heat, mask, facts = next(found)
                     row |= facts
+                    plain = seen(image.pixels, predictor.channels)
                     if heat is not None:
                         region = None if mask is None else mask == predictor.classes.index(row["explained"])
                         name = f"{len(rows) + 1:05d}-{cut(path.stem)}.png"
                         row["overlay"] = str(out / name)
-                        write_png(into / name, enlarged_overlay(image.pixels, heat, region))
+                        write_png(into / name, enlarged_overlay(plain, heat, region))
                     if len(shown) < MOST_ON_PAGE:
-                        shown.append(Shown(image.pixels, heat, str(path), mask=mask, **facts))
+                        shown.append(Shown(plain, heat, str(path), mask=mask, **facts))
                 rows.append(readable_row(row))
                 if not quiet:
                     bar.advance(1)
+    if predictor.reading.overlap is not None and not quiet:
+        say(f"note: explained is the tile of {'x'.join(map(str, predictor.shape[:2]))} in the middle of each image")
     return pd.DataFrame(rows, columns=list(columns)), shown, part
+
+
+def _middle(image: DecodedFile | str, predictor: Predictor) -> DecodedFile | str:
+    """The tile in the middle of an image that has its own size; any other image as it is."""
+    if isinstance(image, str) or predictor.reading.overlap is None:
+        return image
+    height, width, _ = predictor.shape
+    top, left = (max(have - want, 0) // 2 for have, want in zip(image.size, (height, width), strict=True))
+    return replace(image, pixels=cut_tile(image.pixels, top, left, (height, width)))

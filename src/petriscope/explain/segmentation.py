@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
 
 from petriscope.core.errors import RequestError
+from petriscope.core.progress import TimeLeft, unlimited
 from petriscope.core.recipe import Part
 from petriscope.data.imageset import ImageSet
 from petriscope.explain import explain, methods_for
 from petriscope.explain.checks import ORDERS, check
-from petriscope.explain.classification import affordable, why_unchecked
+from petriscope.explain.classification import MAP, NO_TIME, affordable, most_passes, why_unchecked
 from petriscope.explain.regions import largest_class, mean_probability, predicted_masks
 from petriscope.explain.shown import Explained
 from petriscope.inference.predictor import Predictor
@@ -24,10 +26,10 @@ FEWEST_SCENES = 5
 
 
 def explain_split(
-    predictor: Predictor, images: ImageSet, pixels: np.ndarray, quiet: bool = True
+    predictor: Predictor, images: ImageSet, pixels: np.ndarray, quiet: bool = True, left: TimeLeft = unlimited
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Explain the images with the most pixels of each class, and check the methods on a random sample. For the cost of the
-    checks, see `petriscope.explain.classification.explain_split`.
+    checks, and for ``left``, see `petriscope.explain.classification.explain_split`.
 
     In the checks, each image is explained for one class, drawn from those predicted for at least 1 % of its pixels. Nothing
     is checked on fewer than five scenes, because images of one scene are not independent.
@@ -45,7 +47,9 @@ def explain_split(
     rows, classes = _most_of_each(pixels)
     methods = methods_for(predictor)
     facts: dict[str, Any] = {"method": methods[0], "shown": len(rows), "check": None, "left_out": [], "reason": None}
-    batch = images.take(rows)
+    if left() <= 0:
+        return {}, {**facts, "method": None, "shown": 0, "reason": NO_TIME}
+    batch, before = images.take(rows), time.monotonic()
     masks = predicted_masks(predictor, batch)
     regions = masks == classes[:, None, None]
     try:
@@ -53,7 +57,8 @@ def explain_split(
     except (RequestError, RuntimeError) as error:  # a network with an unusual structure
         return {}, {**facts, "method": None, "reason": f"{methods[0]} cannot explain this network: {error}"}
     maps = np.round(255 * found).astype(np.uint8)
-    _check_into(facts, predictor, images, pixels, methods, quiet)
+    passes = most_passes(left, time.monotonic() - before, (1 + MAP) * len(rows))
+    _check_into(facts, predictor, images, pixels, methods, quiet, left, passes)
     arrays = {"rows": rows, "classes": classes, "maps": maps, "masks": masks, "share": regions.mean((1, 2))}
     return {**arrays, "confidence": mean_probability(predictor, batch, classes, regions)}, facts
 
@@ -77,11 +82,13 @@ def _check_into(
     pixels: np.ndarray,
     methods: list[str],
     quiet: bool,
+    left: TimeLeft,
+    passes: float,
 ) -> None:
     scenes = scenes_of(images.groups, len(images))
-    kept, count = affordable(predictor, methods, len(images), len(ORDERS))
+    kept, count = affordable(predictor, methods, len(images), len(ORDERS), passes)
     if not kept:
-        facts["reason"] = why_unchecked(len(images))
+        facts["reason"] = why_unchecked(len(images), passes)
         return
     if len(np.unique(scenes)) < FEWEST_SCENES:
         facts["reason"] = f"there are fewer than {FEWEST_SCENES} scenes"
@@ -100,7 +107,9 @@ def _check_into(
         classes=classes,
         regions=masks == classes[:, None, None],
         scenes=scenes[drawn],
+        left=left,
     )
+    facts["reason"] = NO_TIME if facts["check"] is None else None
     facts["left_out"] = methods[len(kept) :]
 
 

@@ -9,7 +9,8 @@ Attributes that a model may have:
 - ``dense``: whether it gives logits per pixel. A class or instance attribute; a model without it is not dense. Read it
   with `petriscope.models.layers.is_dense`.
 - ``expects``: the mean and std, one value per channel in units of the full range, that its weights were trained with.
-- ``forward_with_loss(images) -> (logits, loss)``: a loss of its own to add to the recipe's.
+- ``published``: whether its weights are, and so were learned from red, green and blue.
+- ``forward_with_loss(images) -> (logits, loss)``: a loss of its own to add to the recipe's, a mean over the images.
 - ``reconstruct(images) -> images``: what an autoencoder makes of normalized images; the report shows it.
 """
 

@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from petriscope.core.errors import RequestError
+from petriscope.core.notebook import without_widgets
 from petriscope.models.heads import SEMLP
 from petriscope.models.layers import head_of
 from petriscope.models.norms import Norm, with_norm
@@ -58,7 +59,8 @@ def import_timm() -> ModuleType:
         for operator in ("nms", "qnms"):
             library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _fragments.append(library)
-    import timm
+    with without_widgets():
+        import timm
 
     return timm
 
@@ -156,7 +158,7 @@ def make_backbone(
     model: Any = network
     if resize or classifier:
         model = Backbone(network, resize, classifier)
-    model.expects = None
+    model.expects, model.published = None, False
     if weights == "none":
         return model
     file = _published(name, config) if weights == "pretrained" else read_weights(weights)
@@ -164,6 +166,7 @@ def make_backbone(
     load_weights(model, _fitted(file, model, network, channels, config), heads, optional)
     statistics = file.statistics or ((config["mean"], config["std"]) if "mean" in config else None)
     model.expects = expected_statistics(statistics, channels) if statistics else None
+    model.published = file.statistics is None  # and so learned from red, green and blue
     return model
 
 

@@ -43,6 +43,7 @@ class SMPSegmenter(nn.Module):
 
     dense = True
     expects: Statistics | None = None
+    published = False  # whether its weights were, and so learned from red, green and blue
 
     def __init__(self, network: Any) -> None:
         super().__init__()
@@ -138,6 +139,7 @@ def _make(smp: ModuleType, arch: str, encoder: str, channels: int, classes: int,
         inner.encoder.set_in_channels(channels, pretrained=True)
     model = SMPSegmenter(inner)
     model.expects = expected_statistics(statistics, channels) if statistics else None
+    model.published = True
     return model
 
 

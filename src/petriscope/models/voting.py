@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
 from petriscope.core.errors import RequestError
 from petriscope.core.recipe import Part
@@ -59,6 +60,14 @@ class MeanVote(nn.Module):
         return torch.stack([p + weight for p, weight in zip(each, self.log_weights, strict=True)]).logsumexp(0)
 
 
+class LabelVote(MeanVote):
+    """The same of the probabilities of labels that do not exclude one another; gives log-odds."""
+
+    def forward(self, log_p: Tensor) -> Tensor:
+        mean = super().forward(log_p).clamp_max(-FLOOR)
+        return mean - (-mean.expm1()).log()
+
+
 class SpecialistRule(nn.Module):
     """The prediction of a main network, except for one class, which a specialist helps to decide.
 
@@ -105,7 +114,8 @@ class Ensemble(nn.Module):
     Args:
         channels, classes, size: as for every model.
         members: the networks, each with its own normalization.
-        vote: ``mean``, ``stacking`` or ``specialist``; the latter needs a main network and one with ``only``.
+        vote: ``mean``, ``labels`` (the same where an image has any number of classes), ``stacking`` or ``specialist``; the latter
+            needs a main network and one with ``only``.
         threshold, share: of `SpecialistRule`.
     """
 
@@ -116,7 +126,7 @@ class Ensemble(nn.Module):
         size: tuple[int, int],
         *,
         members: Annotated[tuple[Member, ...], Field(min_length=1)],
-        vote: Literal["mean", "stacking", "specialist"] = "mean",
+        vote: Literal["mean", "labels", "stacking", "specialist"] = "mean",
         threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5,
         share: Annotated[float, Field(ge=0, lt=1)] = 0.0,
     ) -> None:
@@ -144,14 +154,16 @@ class Ensemble(nn.Module):
         elif only[-1] is not None:
             self.head = SpecialistRule(only[-1], threshold, share)
         else:
-            self.head = MeanVote([m.weight for m in members])
+            self.head = (LabelVote if vote == "labels" else MeanVote)([m.weight for m in members])
+        self.labels = vote == "labels"
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images in [0, 1], float [B, C, H, W] -> log-probabilities (stacking: logits), float32 [B, K], or of every
-        pixel [B, K, H, W]."""
+        """Images in [0, 1], float [B, C, H, W] -> log-probabilities (labels: log-odds; stacking: logits), float32 [B, K], or of
+        every pixel [B, K, H, W]."""
         each = []
         for i, member in enumerate(self.members):
             scale, bias = getattr(self, f"scale{i}"), getattr(self, f"bias{i}")
-            each.append(member(torch.addcmul(bias, images, scale)).float().log_softmax(1))
+            logits = member(torch.addcmul(bias, images, scale)).float()
+            each.append(logsigmoid(logits) if self.labels else logits.log_softmax(1))
         with torch.autocast(images.device.type, enabled=False):
             return self.head(torch.cat(each, 1).clamp_min(math.log(FLOOR)))

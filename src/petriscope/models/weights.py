@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from petriscope.core.errors import PetriscopeError, RequestError, shortened
 from petriscope.core.files import json_text, parse_json, parsing, slug, user_path, write_text
+from petriscope.core.notebook import without_widgets
 from petriscope.core.progress import say
 from petriscope.core.results import Normalization, validated
 from petriscope.data.cache import cache_dir
@@ -175,7 +176,8 @@ def from_hub(repository: str, filename: str, label: str) -> Path:
         PetriscopeError: it is not in the cache, and the hub cannot be reached within seconds; or it is not the file that
             was recorded.
     """
-    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    with without_widgets():
+        from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 
     record = cache_dir() / "hub" / f"{slug(f'{repository}--{filename}')}.json"
     noted = _recorded(record)

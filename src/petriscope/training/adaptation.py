@@ -14,23 +14,26 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from petriscope.core.channels import wanted
 from petriscope.core.errors import Diverged
 from petriscope.core.progress import say
 from petriscope.core.recipe import TTA, DataSection, FinetuneSection, Part, Recipe, SourceSection
 from petriscope.data.batches import Batches
 from petriscope.data.domains import as_domain, share_pixels
+from petriscope.data.folds import NEVER, folds_of_units
 from petriscope.data.imageset import ImageSet
 from petriscope.data.recognition import join_sets
 from petriscope.inference.predictor import Predictor
 from petriscope.metrics.classification import nll_each
+from petriscope.metrics.multilabel import quick_label_metrics
 from petriscope.training.loop import Trainer
+from petriscope.trust.multilabel import fit_labels
 from petriscope.trust.temperature import fit_temperature, scale
 
 FOLDS = 5
 BATCH, STEPS = 32, 30  # images per step, and steps per epoch of an adaptation
 SHARE = 0.5  # of a batch that is of the new place, on average
 HOME = "home"  # the domain of the images that a network learned from, if they have none
-NEVER = -1  # the fold of images that are never held out
 
 
 @dataclass(frozen=True)
@@ -78,35 +81,9 @@ def fitting(settings: Sequence[Setting], folds: int, pace: float, limit: float) 
     return [replace(first, epochs=max(1, min(first.epochs, int(limit / (pace * (folds + 1))))))]
 
 
-def folds_of(targets: np.ndarray, units: np.ndarray, seed: int, folds: int = FOLDS) -> np.ndarray:
-    """The fold that holds out each image, int64 [N]; `NEVER` for the images of a class that lie in one fold alone, such as those
-    of a class that only one unit has: a network that did not learn from them would not know the class.
-
-    Args:
-        targets: int64 [N].
-        units: what stays together, such as the group of each image, [N] of any kind. Classes are spread evenly over the folds,
-            where a unit counts as its most frequent class.
-    """
-    rng = np.random.default_rng([seed, 3])
-    names, member = np.unique(units, return_inverse=True)
-    label = np.zeros(len(names), dtype=np.int64)
-    for unit in range(len(names)):
-        label[unit] = np.bincount(targets[member == unit]).argmax()
-    order = rng.permutation(len(names))
-    order = order[np.argsort(label[order], kind="stable")]
-    fold = np.empty(len(names), dtype=np.int64)
-    fold[order] = np.arange(len(names)) % folds
-    held = fold[member]
-    out = held.copy()
-    for each in np.unique(targets):
-        if len(np.unique(held[targets == each])) == 1:
-            out[targets == each] = NEVER
-    return out
-
-
-def units_of(images: ImageSet) -> np.ndarray:
-    """What stays together when images are held out, [N]: their groups, or else equal images."""
-    return np.array(images.digests()) if images.groups is None else images.groups
+def folds_of(targets: np.ndarray, units: np.ndarray, seed: int, has: np.ndarray | None = None) -> np.ndarray:
+    """The fold of `FOLDS` that holds out each image; see `petriscope.data.folds.folds_of_units`."""
+    return folds_of_units(targets, units, seed, FOLDS, has)
 
 
 def joined(home: ImageSet, new: ImageSet, name: str, section: DataSection) -> tuple[ImageSet, ImageSet]:
@@ -150,7 +127,7 @@ def with_domain(recipe: Recipe, images: ImageSet, name: str, source: SourceSecti
     domains = images.domains.tolist()
     rest = sum(before[domain].weight for domain in domains if domain != name)
     weight = SHARE / (1 - SHARE) * rest / domains.count(name)
-    height, width, channels = images.shape
+    height, width, _ = images.shape
     changes = {
         "source": None,
         "sources": {**before, name: source.model_copy(update={"weight": weight})},
@@ -159,7 +136,7 @@ def with_domain(recipe: Recipe, images: ImageSet, name: str, source: SourceSecti
         "splits": None,
         "leave_out": None if recipe.data.sources is None else recipe.data.leave_out,
         "size": (height, width),
-        "channels": "gray" if channels == 1 else "rgb",
+        "channels": wanted(images.channels),
     }
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=changes)})
 
@@ -170,6 +147,8 @@ def with_setting(recipe: Recipe, setting: Setting) -> Recipe:
         return recipe
     changes = {
         "epochs": setting.epochs,
+        "corrections": (),
+        "ended": None,
         "batch_size": BATCH,
         "images_per_epoch": BATCH * STEPS,
         "ema": None,
@@ -231,16 +210,20 @@ class CrossValidated:
         """Which images were held out, int64 [M]."""
         return np.flatnonzero(np.isfinite(next(iter(self.raw.values()))).all(1))
 
-    def judge(self, targets: np.ndarray, occurs: np.ndarray | None = None) -> tuple[float, float]:
-        """Accuracy and mean negative log-likelihood of the images that were held out, for the first test-time augmentation. The
-        likelihood is that after a temperature, which is fitted on them, because one will be fitted in any case.
+    def judge(self, images: ImageSet, occurs: np.ndarray | None = None) -> tuple[float, float]:
+        """Accuracy, or mAP of several labels, and mean negative log-likelihood of the images that were held out, for the first
+        test-time augmentation. The likelihood is that after a temperature, or the scaling of each label, which is fitted on
+        them, because one will be fitted in any case.
 
         Args:
-            targets: int64 [N].
+            images: all N.
             occurs: which classes occur, bool [K]; None: all.
         """
         rows = self.held_out
-        raw, right = next(iter(self.raw.values()))[rows], targets[rows]
+        raw, right = next(iter(self.raw.values()))[rows], images.targets[rows]
+        if not images.task.exclusive:
+            found = quick_label_metrics(fit_labels(raw, right).scaled(raw), right)
+            return found["map"], found["loss"]
         if occurs is not None:
             raw = raw * occurs
             raw = raw / np.maximum(raw.sum(1, keepdims=True), 1e-12)

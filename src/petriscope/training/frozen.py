@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from petriscope.core.device import Format, autocast, free_memory
 from petriscope.core.progress import progress
+from petriscope.core.ranks import ALONE, Ranks
 from petriscope.data.batches import Batches
 from petriscope.models.layers import watching
 
@@ -38,8 +39,12 @@ def frozen_features(
     number_format: Format,
     quiet: bool = False,
     batch_size: int = 256,
+    ranks: Ranks = ALONE,
 ) -> FeatureBatches | None:
     """The input of the head for every image. The model stays in its current mode.
+
+    Args:
+        ranks: the processes that share the images. All call this, and all get the features of all images.
 
     Returns:
         None if the features do not depend on the image alone (dropout before the head), if the head is not the last
@@ -62,14 +67,19 @@ def frozen_features(
         first, _ = run(chunks[0][:8])
         again, logits = run(chunks[0][:8])
         last = _apply_head(model, head, again, batches.device, number_format)
-        if not torch.equal(first, again) or not _same(logits.float(), last):
-            return None
-        if first[0].numel() * 4 * len(order) > SHARE_OF_MEMORY * free_memory(batches.device):
+        unfit = not torch.equal(first, again) or not _same(logits.float(), last)
+        large = first[0].numel() * 4 * len(order) > SHARE_OF_MEMORY * free_memory(batches.device)
+        if ranks.any(unfit or large):
             return None
         out = torch.empty(len(order), *first.shape[1:], device=batches.device)
         with progress("running the frozen backbone once", len(order)) as bar:
             for indices in chunks:
-                out[int(indices[0]) : int(indices[-1]) + 1], _ = run(indices)
+
+                def look(own: slice, some: np.ndarray = indices) -> list[Tensor]:
+                    return [run(some[own])[0]]
+
+                (found,) = ranks.spread("features", len(indices), look)
+                out[int(indices[0]) : int(indices[-1]) + 1] = found
                 if not quiet:
                     bar.advance(len(indices))
     return FeatureBatches(batches, out)

@@ -3,6 +3,9 @@
 No random state is kept between steps: the order of an epoch is a function of (seed, epoch), and every random draw in a step
 is a function of (seed, step). A checkpoint therefore needs only weights, moments and a position, and can be taken after any
 step.
+
+Several processes can train together (`petriscope.core.ranks`). Each computes the order, the draws and the augmented batch as a
+single process does, and runs the network on its rows. The loss is that of the whole batch, whatever it is normalized by.
 """
 
 from __future__ import annotations
@@ -24,14 +27,17 @@ from pydantic import Field, TypeAdapter
 from torch import Tensor, nn
 
 from petriscope.augment.pipeline import Normalize, Pipeline, check_targets, standardized
-from petriscope.core.device import autocast, choose_format, lay_out, widest
+from petriscope.core.device import autocast, choose_format, lay_out, tensor_of, upload, widest
 from petriscope.core.errors import Diverged, Interrupted, RequestError
 from petriscope.core.progress import Progress, duration, say
-from petriscope.core.recipe import Recipe
+from petriscope.core.ranks import ALONE, Ranks
+from petriscope.core.recipe import CorrectionSection, EndedSection, Recipe
 from petriscope.core.results import OLD_KEYS, read_epoch
 from petriscope.data.batches import Batches
 from petriscope.data.domains import draw_weights
 from petriscope.data.sampler import epoch_order
+from petriscope.data.streamed import windowed
+from petriscope.data.tile_sets import crops_per_image, draw_places
 from petriscope.inference.tta import predict_batches
 from petriscope.models.layers import is_dense, only_head_of
 from petriscope.models.weights import not_finite
@@ -47,10 +53,11 @@ from petriscope.training.checkpoints import (
 from petriscope.training.distillation import Teachers
 from petriscope.training.finetune import Plan
 from petriscope.training.frozen import FeatureBatches, frozen_features
-from petriscope.training.losses import LOSSES, views_of
+from petriscope.training.losses import build_loss, views_of
 from petriscope.training.optimizers import OPTIMIZERS
 from petriscope.training.progressive import Progressive
 from petriscope.training.schedules import SCHEDULES
+from petriscope.training.whole_batch import whole_batch
 
 SWA_BATCHES = 64  # batches from which the batch norm statistics of averaged weights are computed
 
@@ -78,10 +85,12 @@ class Trainer:
         normalize: applied to images after augmentation.
         checkpoint: the file that resuming reads; None: no checkpoints.
         on_epoch: called with the history after every epoch.
+        is_late: asked after every step; training ends where it says so, which the recipe of the trainer then has.
         quiet: show no progress.
+        ranks: the processes that train together; the first alone writes checkpoints.
 
     Raises:
-        RequestError: the recipe does not fit the task, the data or the model.
+        RequestError: the recipe does not fit the task, the data, the model or the number of processes.
     """
 
     def __init__(
@@ -94,17 +103,24 @@ class Trainer:
         checkpoint: Path | None = None,
         on_epoch: Callable[[list[dict[str, Any]]], None] = lambda history: None,
         quiet: bool = False,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.recipe, self.train, self.val = recipe, train, val
+        self.recipe, self.train, self.val, self.ranks = recipe, train, val, ranks
         self.normalize: Callable[[Tensor], Tensor] = normalize
         # Images are standardized before they are augmented, else standardizing would undo what augmentations do to colors.
         self.standardize, self.scale = normalize.standardize, Normalize(normalize.mean, normalize.std)
         self.settings = recipe.training
+        if self.settings.compile and ranks.size > 1:
+            raise RequestError(
+                "training.compile works in one process only: set training.compile=false, or leave torchrun out"
+            )
         self.checkpoint, self.on_epoch, self.quiet = checkpoint, on_epoch, quiet
+        self.is_late: Callable[[], bool] = lambda: False
         self.device = train.device
         self.format = choose_format(self.settings.precision, self.device)
         self.model = lay_out(model, self.settings.channels_last)
-        self.plan = Plan(model, recipe.finetune, self.settings.epochs)
+        self.epochs = self.settings.epochs_at(0)
+        self.plan = Plan(model, recipe.finetune, self.epochs)
         self.plan.freeze(self.plan.ever)
         # Some models have an additional loss, such as the reconstruction loss of an autoencoder.
         forward = getattr(model, "forward_with_loss", model)
@@ -112,16 +128,22 @@ class Trainer:
         self.task = train.images.task
         self.monitor = self._check_targets()
         self.augment = Pipeline.from_recipe(
-            recipe.augment, len(train.images.classes), views_of(recipe.loss), dense=self.task.dense
+            recipe.augment,
+            len(train.images.classes) if self.task.exclusive else None,
+            views_of(recipe.loss),
+            dense=self.task.dense,
+            channels=train.images.channels,
         )
         check_targets((*self.augment.operations, *self.augment.viewing), self.task.dense)
-        if self.augment.views and self.task.dense:
+        if self.augment.views and (self.task.dense or not self.task.exclusive):
             raise RequestError(f"loss consistency works only for classification, but the targets are {self.task.about}")
         self.strata = train.images.strata
         self.weights = draw_weights(recipe.data, train.images)
-        self.loss: nn.Module = LOSSES.build(
-            recipe.loss, self.task.loss_counts(train.images.targets, len(train.images.classes))
-        ).to(self.device)
+        self.crops: np.ndarray | None = None  # an image as often as crops of it are drawn, int64 [M]
+        if recipe.data.tiles is not None:
+            each = crops_per_image(train.images, self._shape[:2])
+            self.crops = np.repeat(np.arange(len(each)), each)
+        self.loss: nn.Module = build_loss(recipe.loss, train.images).to(self.device)
         self.optimizer: torch.optim.Optimizer = OPTIMIZERS.build(recipe.optimizer, model)
         self.plan.split_rates(self.optimizer)
         self.teachers = self._find_teachers()
@@ -132,13 +154,14 @@ class Trainer:
         self.head = ""  # name of the module that is trained on precomputed features, if there is one
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.format == "fp16")
         self.batches_per_epoch = len(self.epoch_batches(0))
-        self.schedule = SCHEDULES.build(recipe.schedule, self.batches_per_epoch, self.settings.epochs)
+        self._check_processes()
+        self.schedule = SCHEDULES.build(recipe.schedule, self.batches_per_epoch, self.epochs)
         self.at = Position()
         self.best_weights: dict[str, Tensor] | None = None
         self._sums = torch.zeros(4, dtype=torch.float64)  # over the current epoch, see `train_step`
         self._last_save = time.monotonic()
         self._prepared = False
-        self._pause = self.settings.epochs  # epochs after which `train_until` ends
+        self._asked: int | None = None  # epochs after which `train_until` ends; None: with training
 
     @property
     def averaged(self) -> nn.Module:
@@ -146,6 +169,20 @@ class Trainer:
         if self.swa and self.at.averaged:
             return self.swa.model
         return self.ema.model if self.ema else self.model
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        """Of what the model sees at a time, (height, width, channels)."""
+        return self.recipe.data.shape_of_model(self.train.images.shape)
+
+    def _check_processes(self) -> None:
+        if self.ranks.size == 1:
+            return
+        if (fewest := len(self.epoch_batches(0)[0])) < self.ranks.size:
+            raise RequestError(
+                f"{self.ranks.size} processes cannot share batches of {fewest} images: start fewer, or raise "
+                "training.batch_size"
+            )
 
     def _check_targets(self) -> str:
         """Check that model and settings fit the task. Returns the metric to monitor."""
@@ -156,7 +193,7 @@ class Trainer:
                 f"the model {self.recipe.model.name} predicts one class per {'image' if task.dense else 'pixel'}, but the "
                 f"targets are {task.about}: choose a model that predicts one class per {wanted}"
             )
-        if self.recipe.distill is not None and task.dense:
+        if self.recipe.distill is not None and (task.dense or not task.exclusive):
             raise RequestError(f"distill works only for classification, but the targets are {task.about}; remove it")
         monitor, known = self.settings.monitor, task.monitors
         if monitor != "auto" and monitor not in known:
@@ -174,13 +211,13 @@ class Trainer:
 
     def _plan_sizes(self, forward: Callable[[Tensor], Any]) -> Progressive | None:
         section = self.settings.progressive
-        if section is None or not section.epochs(self.settings.epochs):
+        if section is None or not section.epochs(self.epochs):
             return None
         if self.recipe.distill is not None:
             raise RequestError(
                 "distill and training.progressive cannot be combined: teachers take images of one size; remove one"
             )
-        progressive = Progressive(section, self.train.images.shape, self.settings.epochs, dense=self.task.dense)
+        progressive = Progressive(section, self._shape, self.epochs, dense=self.task.dense)
         progressive.check(self.model, forward)
         return progressive
 
@@ -194,7 +231,7 @@ class Trainer:
             Interrupted: Ctrl-C; the run can be resumed.
             Diverged: the loss, a weight or an output is not finite.
         """
-        self.train_until(self.settings.epochs)
+        self.train_until(None)
         if self.val is not None and self.at.best is None:
             monitor = self.task.info(self.monitor).name
             say(f"warning: {monitor} is not defined on val in any epoch, so the weights of the last epoch are kept")
@@ -202,9 +239,9 @@ class Trainer:
             return self.best_weights
         return {key: value.detach().cpu().clone() for key, value in self.averaged.state_dict().items()}
 
-    def train_until(self, epochs: int) -> None:
-        """Train until so many epochs are done, or until patience is over, and save a checkpoint. A later call goes on from there,
-        in this process or in another, and leads to the same weights as one call.
+    def train_until(self, epochs: int | None) -> None:
+        """Train until so many epochs are done (None: all), or until patience is over, and save a checkpoint. A later call goes on
+        from there, in this process or in another, and leads to the same weights as one call.
 
         Raises:
             Interrupted, Diverged: as `fit`.
@@ -212,17 +249,57 @@ class Trainer:
         if not self._prepared:
             if self.checkpoint is not None and self.checkpoint.is_file():
                 self._restore()
+            self.ranks.agree_on_weights(self.model, "at the start")
             self.run_backbone_once()
             self._prepared = True
-        self._pause = min(epochs, self.settings.epochs)
-        self.bar = Progress("training", self.settings.epochs * self.batches_per_epoch, "steps", self._cost)
+        self._asked = epochs
+        self.bar = Progress("training", self.epochs * self.batches_per_epoch, "steps", self._cost)
+        self._follow_corrections()
         self.bar.start_from(self._step)
         with interruptible() as stop:
             try:
-                while self.at.epoch < self._pause and not self._out_of_patience():
+                while not self._ends():
                     self._run_epoch(stop)
             finally:
                 self.bar.close()
+
+    def _ends(self) -> bool:
+        last = self.epochs if self._asked is None else min(self._asked, self.epochs)
+        return self.at.epoch >= last or self._out_of_patience()
+
+    def correct(self, epochs: int) -> None:
+        """Plan another number of epochs from the next one on, not fewer than are done; to be called by ``on_epoch``. The recipe
+        of the trainer then has the correction, and leads to the same weights."""
+        now, earlier = self.at.epoch, self.settings.corrections
+        changes = {
+            "epochs": max(epochs, now),
+            "corrections": (*earlier, CorrectionSection(epoch=now, before=self.settings.epochs)),
+        }
+        self._change(changes)
+
+    def _end_here(self) -> None:
+        """End with the steps of this epoch that are done, and have the recipe of the trainer say so."""
+        epochs, planned, earlier = self.at.epoch + 1, self.settings.epochs, self.settings.corrections
+        if planned > epochs:
+            earlier = (*earlier, CorrectionSection(epoch=epochs, before=planned))
+        ended = EndedSection(epoch=epochs, steps=self.at.batch)
+        self._change({"epochs": epochs, "corrections": earlier, "ended": ended})
+
+    def _change(self, changes: dict[str, Any]) -> None:
+        self.settings = self.settings.model_copy(update=changes)
+        self.recipe = self.recipe.model_copy(update={"training": self.settings})
+
+    def _follow_corrections(self) -> None:
+        """Plan the number of epochs that the recipe has for the current epoch, and what depends on it."""
+        if self.settings.corrections:
+            self.epochs = self.settings.epochs_at(self.at.epoch)
+            state = self.schedule.state()
+            self.schedule = SCHEDULES.build(self.recipe.schedule, self.batches_per_epoch, self.epochs)
+            if state:
+                self.schedule.restore(state)
+            if self.progressive:
+                self.progressive.epochs = self.settings.small_epochs(self.at.epoch)
+        self.bar.total = self.epochs * self.batches_per_epoch
 
     def run_backbone_once(self) -> None:
         """If only the head is trained and images do not vary, replace images by the features that the head takes."""
@@ -234,7 +311,7 @@ class Trainer:
         started = time.monotonic()
 
         def features(batches: Batches) -> FeatureBatches | None:
-            return frozen_features(self.model, head, batches, self.normalize, self.format, self.quiet)
+            return frozen_features(self.model, head, batches, self.normalize, self.format, self.quiet, ranks=self.ranks)
 
         train = features(self.train)
         val = features(self.val) if train and self.val else None
@@ -258,10 +335,22 @@ class Trainer:
         return steps - small * (1 - self.progressive.cost)
 
     def epoch_batches(self, epoch: int) -> list[np.ndarray]:
-        """The indices of each batch. A short last batch is dropped; since every epoch has another order, no image is lost."""
+        """The indices of each batch, or the places of crops, see `TileBatches`. A short last batch is dropped; since every
+        epoch has another order, no image is lost.
+
+        Of images in their own sizes, each is drawn as often as crops of it cover its area.
+        """
         size, settings = self.settings.batch_size, self.settings
         recipe, count = self.recipe, settings.images_per_epoch
-        order = epoch_order(self.strata, recipe.sampler, recipe.seed, epoch, count, self.weights)
+        blocks, stream = self.train.images.blocks, recipe.data.stream
+        if stream is not None and blocks is not None:
+            order = windowed(blocks, stream.window, recipe.seed, epoch, count)
+        elif self.crops is None:
+            order = epoch_order(self.strata, recipe.sampler, recipe.seed, epoch, count, self.weights)
+        else:
+            drawn = epoch_order(self.strata[self.crops], recipe.sampler, recipe.seed, epoch, count)
+            rng = np.random.default_rng([recipe.seed, 3, epoch])
+            order = draw_places(self.train.images, self.crops[drawn], self._shape[:2], rng)
         if len(order) <= size:
             return [order]
         return [order[i : i + size] for i in range(0, len(order) - size + 1, size)]
@@ -270,24 +359,43 @@ class Trainer:
         self.plan.freeze(self.plan.stage(self.at.epoch).names)
         if not self.quiet and self.at.batch == 0:
             self._say_stage()
-        batches = self.epoch_batches(self.at.epoch)[self.at.batch :]
+        ended = self.settings.ended
+        last = None if ended is None or ended.epoch != self.at.epoch + 1 else ended.steps
+        batches = self.epoch_batches(self.at.epoch)[self.at.batch : last]
         sums = self._sums.to(self.device, widest(self.device))
         started = time.monotonic()
         spent_before = self.at.epoch_seconds
-        for images, targets in self.train.iterate(batches):
+        for images, targets in self._taken(batches):
             sums += self.train_step(images, targets)
             self.at.batch += 1
             self.at.epoch_seconds = spent_before + time.monotonic() - started
             due = time.monotonic() - self._last_save > self.settings.checkpoint_seconds
-            if due or stop.is_set():
+            if (stopped := self.ranks.any(stop.is_set())) or (due and self.ranks.first):
                 self._sums = sums.cpu().double()
                 self._save()
-                if stop.is_set():
+                if stopped:
                     raise Interrupted("interrupted")
             if not self.quiet:
                 self.bar.advance(1, self._note())
+            if self.at.batch < self.batches_per_epoch and self.is_late():
+                self._end_here()
+                break
         self._sums = sums.cpu().double()
         self._end_epoch()
+
+    def _taken(self, batches: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches in turn. Of streamed images, each process reads some blocks and decodes their images, and all exchange what
+        they have."""
+        blocks = self.train.images.blocks
+        if self.ranks.size == 1 or blocks is None or self.head:
+            yield from self.train.iterate(batches)
+            return
+        owner = blocks % self.ranks.size
+        parts = [indices[owner[indices] == self.ranks.rank] for indices in batches]
+        for indices, (part, _) in zip(batches, self.train.iterate(parts), strict=True):
+            whole = self.ranks.gathered(part.view(torch.uint8), owner[indices])
+            index = upload(tensor_of(indices), self.device)
+            yield whole.view(part.dtype), self.train.targets.index_select(0, index)
 
     def augmented(self, batch: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """A batch, uint8 [B, H, W, C], and its targets, standardized and augmented; see `Pipeline`."""
@@ -310,18 +418,21 @@ class Trainer:
         factor = self._factor(step)
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
-        with autocast(self.device, self.format):
-            out = self.step_model(images)
+        count, part = len(images), self.ranks.part(images)
+        with autocast(self.device, self.format), whole_batch(self.ranks, count):
+            out = self.step_model(part)
         logits, own_loss = out if isinstance(out, tuple) else (out, None)
-        logits = logits.float()
+        logits = self.ranks.whole(logits.to(torch.promote_types(logits.dtype, torch.float32)), count)
         loss = self.loss(logits, targets)
         size = len(targets)
         logits = logits[:size]  # those of the images themselves; the rest are of further views
         if self.teachers:
-            loss = self.teachers.loss(logits, self.teachers.answer(augmented[0][:size]), loss)
+            answer = self.teachers.answer(self.ranks.part(augmented[0][:size]))
+            loss = self.teachers.loss(logits, self.ranks.whole(answer, size), loss)
         if own_loss is not None:
-            loss = loss + own_loss
+            loss = loss + self.ranks.mean(own_loss, len(part), count)
         self.scaler.scale(loss).backward()
+        self.ranks.add_gradients(self.model.parameters())
         self._penalize_and_clip()
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -370,6 +481,7 @@ class Trainer:
         self._average_epochs()
         if bad := not_finite(self.averaged.state_dict()):
             raise self._diverged(f"the weight {bad}")
+        self.ranks.agree_on_weights(self.averaged, f"after epoch {self.at.epoch + 1}")
         line: dict[str, Any] = {
             "epoch": self.at.epoch + 1,
             "train": {"loss": loss / images, "accuracy": hits / max(judged, 1)},
@@ -392,8 +504,8 @@ class Trainer:
         self._sums = torch.zeros(4, dtype=torch.float64)
         self._report(line)
         self.on_epoch(self.at.history)
-        last = self.at.epoch == self._pause or self._out_of_patience()
-        if last or time.monotonic() - self._last_save > self.settings.checkpoint_seconds:
+        self._follow_corrections()
+        if self._ends() or time.monotonic() - self._last_save > self.settings.checkpoint_seconds:
             self._save()
 
     def _diverged(self, what: str) -> Diverged:
@@ -409,19 +521,21 @@ class Trainer:
     def _predict(self, batches: Batches) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
         """The predictions of `averaged`, batch by batch; see `predict_batches`."""
         model, size = self.averaged.get_submodule(self.head), self.recipe.evaluation.batch_size
-        for indices, log_p, targets in predict_batches(model, batches, self.normalize, self.format, batch_size=size):
+        for indices, log_p, targets in predict_batches(
+            model, batches, self.normalize, self.format, batch_size=size, ranks=self.ranks
+        ):
             if log_p.isnan().any():
                 raise self._diverged("an output")
             yield indices, log_p, targets
 
     def _average_epochs(self) -> None:
         """If the epoch is one of the last, add its weights to the mean of the last epochs' weights."""
-        share, epochs = self.settings.swa, self.settings.epochs
+        share, epochs = self.settings.swa, self.epochs
         if self.swa is None or share is None or self.at.epoch < epochs - max(1, round(share * epochs)):
             return
         order = self.epoch_batches(self.at.epoch)[:SWA_BATCHES]
-        inputs = (self.normalize(images) for images, _ in self.train.iterate(order))
-        with autocast(self.device, self.format):
+        inputs = (self.ranks.part(self.normalize(images)) for images, _ in self.train.iterate(order))
+        with autocast(self.device, self.format), whole_batch(self.ranks, len(order[0])):
             self.swa.add(self.model, self.at.averaged, inputs, self.head)
         self.at.averaged += 1
 
@@ -445,12 +559,12 @@ class Trainer:
             run_once = "; features of the frozen part were computed once" if self.head else ""
             say(f"from epoch {epoch + 1}: training {self.plan.describe(epoch)}{run_once}")
         if self.progressive and epoch in (0, self.progressive.epochs):
-            height, width = self.progressive.size if epoch < self.progressive.epochs else self.train.images.shape[:2]
+            height, width = self.progressive.size if epoch < self.progressive.epochs else self._shape[:2]
             say(f"from epoch {epoch + 1}: images of {height}x{width}")
 
     def _note(self) -> str:
         done = self.at.epoch
-        text = f"epoch {min(done + 1, self.settings.epochs)} of {self.settings.epochs}"
+        text = f"epoch {min(done + 1, self.epochs)} of {self.epochs}"
         if self.at.history and "val" in self.at.history[-1]:
             text += f"  val {self._shown(self.at.history[-1]['val'])}"
         return text
@@ -465,7 +579,7 @@ class Trainer:
     def _report(self, line: dict[str, Any]) -> None:
         if self.quiet:
             return
-        epochs = self.settings.epochs
+        epochs = self.epochs
         text = f"epoch {line['epoch']:>{len(str(epochs))}} of {epochs}  loss {line['train']['loss']:.4f}"
         if "val" in line:
             star = " *" if self.at.best_epoch == line["epoch"] else "  "
@@ -477,7 +591,7 @@ class Trainer:
         say(text)
 
     def _save(self) -> None:
-        if self.checkpoint is None:
+        if self.checkpoint is None or not self.ranks.first:
             return
         moments, rest = optimizer_tensors(self.optimizer)
         groups = {"model": self.model.state_dict(), "optimizer": moments, "sums": {"epoch": self._sums}}

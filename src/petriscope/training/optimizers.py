@@ -59,8 +59,12 @@ def sgd(
     model: nn.Module, *, lr: Rate = 0.05, momentum: Beta = 0.9, nesterov: bool = False, weight_decay: Decay = 0.0
 ) -> Optimizer:
     """Stochastic gradient descent with momentum; weight decay is the gradient of an L2 penalty."""
-    groups = parameter_groups(model, weight_decay)
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov and momentum > 0, fused=_fused(model))
+    groups, fused = parameter_groups(model, weight_decay), _fused(model)
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov and momentum > 0, fused=fused)
+    for weight in (weight for group in groups for weight in group["params"] if momentum):
+        # torch's fused step fails where some weights have a momentum and others, trained from now on, have none yet.
+        optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight, requires_grad=False)
+    return optimizer
 
 
 def lion(

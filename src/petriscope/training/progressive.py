@@ -68,13 +68,19 @@ class Progressive:
             model.train(training)
 
     def shrink(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Resize images, uint8 [B, H, W, C], and masks, uint8 [B, H, W], to the smaller size; labels stay as they are."""
-        planes = images.permute(0, 3, 1, 2)
-        if planes.device.type != "cpu":  # only the CPU resizes bytes
-            planes = planes.float()
-        small = F.interpolate(planes, self.size, mode="bilinear", antialias=True)
-        if small.is_floating_point():
-            small = small.round().to(torch.uint8)
-        if self.dense:
-            targets = F.interpolate(targets[:, None].float(), self.size, mode="nearest-exact")[:, 0].to(targets.dtype)
-        return small.permute(0, 2, 3, 1).contiguous(), targets
+        """`shrink` to the smaller size."""
+        return shrink(images, targets, self.size, self.dense)
+
+
+def shrink(images: Tensor, targets: Tensor, size: tuple[int, int], dense: bool) -> tuple[Tensor, Tensor]:
+    """Resize images, uint8 or uint16 [B, H, W, C], and masks, uint8 [B, H, W], to a smaller size (height, width); labels stay as
+    they are."""
+    planes = images.permute(0, 3, 1, 2)
+    if planes.device.type != "cpu" or planes.dtype != torch.uint8:  # only the CPU resizes bytes
+        planes = planes.float()
+    small = F.interpolate(planes, size, mode="bilinear", antialias=True)
+    if small.is_floating_point():
+        small = small.round().to(images.dtype)
+    if dense:
+        targets = F.interpolate(targets[:, None].float(), size, mode="nearest-exact")[:, 0].to(targets.dtype)
+    return small.permute(0, 2, 3, 1).contiguous(), targets

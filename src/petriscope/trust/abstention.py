@@ -12,6 +12,7 @@ from petriscope.metrics.selective import Threshold, uncertainty
 from petriscope.trust.verdict import WITHDRAWN
 
 NOT_SURE = "not sure"
+FAR = "out of distribution: not like the images that the model was trained on"
 UNCLAIMED = "answered without guarantee: these images are not like those that it was fitted on"
 NO_CLASS = "(none)"
 
@@ -55,13 +56,14 @@ class Abstention:
             probabilities: scaled with the temperature fitted on val, float32 [N, K].
             ood: out-of-distribution scores, float32 [N]; above 1, the model abstains. None: there is no detector.
         """
-        p, uncertainties = probabilities, uncertainty(probabilities)
-        far = np.zeros(len(p), bool) if ood is None else ~(ood <= 1)
+        p, uncertainties = probabilities, uncertainty(probabilities).tolist()
+        far = [False] * len(p) if ood is None else (~(ood <= 1)).tolist()
+        first = p.argmax(1).tolist()
         members = None if self.limits is None else conformal.sets(p, self.limits, conformal.METHOD)
         rows = []
         for i in range(len(p)):
-            why = "; ".join(self._reasons(float(uncertainties[i]), bool(far[i])))
-            answer = NOT_SURE if why else self.classes[int(p[i].argmax())]
+            why = "; ".join(self._reasons(uncertainties[i], far[i]))
+            answer = NOT_SURE if why else self.classes[first[i]]
             row = {"answer": answer, "why": why or (UNCLAIMED if self.unclaimed else "")}
             if members is not None:
                 names = [self.classes[k] for k in np.argsort(-p[i], kind="stable") if members[i, k]]
@@ -71,7 +73,7 @@ class Abstention:
 
     def _reasons(self, uncertainty: float, far: bool) -> list[str]:
         reasons = [WITHDRAWN] if self.withdrawn else []
-        reasons += ["out of distribution: not like the images that the model was trained on"] if far else []
+        reasons += [FAR] if far else []
         if self.max_error is not None:
             if self.threshold is None:
                 reasons.append(f"no confidence guarantees at most {100 * self.max_error:g} % errors")

@@ -40,17 +40,25 @@ class Watch:
         self._kept: dict[str, list[np.ndarray]] = {}
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """Probabilities, float32 [B, K]. They are kept for the next call of `note`."""
+        """Probabilities, float32 [B, K]. They are kept for the next call of `judge`."""
         self._last, self._ood = self.answer(images)
         return self._last
 
-    def note(self, name: str, targets: np.ndarray) -> None:
-        """Record the batch predicted last: its pass (the name of a corruption) and its targets, int64 [B]."""
+    def judge(self, targets: np.ndarray) -> np.ndarray:
+        """Whether each image of the batch predicted last is answered, wrongly so, and in its prediction set, bool [B, 3].
+
+        Args:
+            targets: int64 [B].
+        """
         p = self._last
         answered = answered_by(self.threshold, uncertainty(p), self._ood)
         wrong = answered & (p.argmax(1) != targets)
         held = sets(p, self.limits, METHOD)[np.arange(len(p)), targets]
-        self._kept.setdefault(name, []).append(np.stack([answered, wrong, held], 1))
+        return np.stack([answered, wrong, held], 1)
+
+    def keep(self, name: str, judged: np.ndarray) -> None:
+        """Record images of a pass, the name of a corruption, by what `judge` gave for them."""
+        self._kept.setdefault(name, []).append(judged)
 
     def metrics(
         self, plain: str, names: Sequence[str], n: int, resamples: int, groups: np.ndarray | None = None
@@ -92,7 +100,7 @@ def _shares(total: np.ndarray, drawn: np.ndarray, passes: int) -> GuaranteeShare
     """The shares of P passes.
 
     Args:
-        total: sums over the passes of what `Watch.note` records, float64 [N, 3].
+        total: sums over the passes of what `Watch.judge` gives, float64 [N, 3].
         drawn: sums of these over the images of each bootstrap resample, and the number of images drawn, float64 [R, 4].
     """
 

@@ -50,7 +50,7 @@ def left_out_test(
     """
     if not len(images) or (count is not None and count < 1):
         raise RequestError("a test of left-out disturbances needs at least one image")
-    pool = applicable(images.shape[2])
+    pool = applicable(images.channels)
     own = [corruption.name for corruption in pool if family_of(corruption.name) == family]
     if not own:
         raise RequestError(f"no corruption of the family {family} changes these images")

@@ -39,18 +39,23 @@ LARGEST = 1e18  # magnitude of features, so that their squares in units of the s
 
 
 def image_statistics(images: Tensor) -> Tensor:
-    """Statistics of the pixels, float32 [B, S]; S is 25 for color and 8 for gray.
+    """Statistics of the pixels, float32 [B, S]; S is 25 for color and 8 for gray, and 7 C + C (C - 1) / 2 + 1 for
+    C channels.
 
     They are the mean, standard deviation and quantiles per channel, the covariances between channels, and the logarithm of
     the mean absolute difference between neighboring pixels.
 
     Args:
-        images: uint8 [B, H, W, C].
+        images: uint8 or uint16 [B, H, W, C].
     """
-    x = images.permute(0, 3, 1, 2).float() / 255
+    wide = images.dtype == torch.uint16
+    planes = images.permute(0, 3, 1, 2).contiguous()  # halves the time of all that follows, on a CPU
+    x = planes.float() / (65535 if wide else 255)
     _, channels, height, width = x.shape
     step = max(1, min(height, width) // SIDE)
-    chosen = _ranked(images[:, ::step, ::step].flatten(1, 2).transpose(1, 2), QUANTILES) / 255
+    some = planes[:, :, ::step, ::step].flatten(2)
+    some = (some.int() + 128) // 257 if wide else some  # quantiles of 16 bits are those of the nearest of 256 levels
+    chosen = _ranked(some, QUANTILES) / 255
     flat = x.flatten(2)
     mean = flat.mean(2)
     centered = flat - mean[..., None]
@@ -65,12 +70,15 @@ def image_statistics(images: Tensor) -> Tensor:
 
 
 def _ranked(values: Tensor, shares: tuple[float, ...]) -> Tensor:
-    """Quantiles of bytes, uint8 [B, C, P] -> float32 [B, C, Q]: those of the values that are nearest in rank. Bytes are counted,
-    because to sort them takes longer than a small network."""
+    """Quantiles of bytes, whole numbers [B, C, P] -> float32 [B, C, Q]: those of the values that are nearest in rank. Bytes are
+    counted, because to sort them takes longer than a small network."""
     ranks = torch.tensor([round(share * (values.shape[2] - 1)) for share in shares], device=values.device)
     counts = torch.zeros((*values.shape[:2], 256), device=values.device)
     up_to = counts.scatter_add(2, values.long(), torch.ones_like(values, dtype=torch.float32)).cumsum(2)
-    return (up_to[:, :, None] <= ranks[:, None]).sum(3, dtype=torch.float32)
+    if torch.compiler.is_exporting():  # ONNX has no search
+        return (up_to[:, :, None] <= ranks[:, None]).sum(3).float()
+    wanted = ranks.to(up_to.dtype).expand(*up_to.shape[:2], -1).contiguous()
+    return torch.searchsorted(up_to, wanted, right=True).float()
 
 
 class Observer:
@@ -321,3 +329,40 @@ def fit_detector(
     # The two limits above are units alone; only this one is compared with.
     scores = [whole.score(*seen) for seen in sets]
     return replace(whole, limit=raised(np.concatenate(scores), limit(scores)))
+
+
+def fit_pixels_by_folds(
+    plain: np.ndarray, fold: np.ndarray, sample: np.ndarray, augmented: np.ndarray | None = None
+) -> tuple[Detector, np.ndarray]:
+    """A detector for a network that learned from all images: its features of these say nothing about those of new images, so
+    it looks at pixels alone. Limits are such that images are in distribution by a fit without their fold.
+
+    Args:
+        plain: statistics of the images, float [N, S].
+        fold: that holds out each image, int64 [N]; negative: none does.
+        sample: rows that are fitted to, int64 [M].
+        augmented: statistics of augmented versions of these, float [M, S]; None: training does not augment images.
+
+    Returns:
+        the detector, and the scores of the images by the fit without their fold, float32 [N]; 0 for those never held out.
+    """
+
+    def fitted(chosen: np.ndarray) -> Mixture:
+        more = [] if augmented is None else [augmented[chosen]]
+        return fit_mixture(np.concatenate([plain[sample[chosen]], *more]))
+
+    of_plain = np.zeros(len(plain))
+    of_augmented = np.zeros(0 if augmented is None else len(sample))
+    for part in np.unique(fold[fold >= 0]):
+        mixture = fitted(np.flatnonzero(fold[sample] != part))
+        of_plain[fold == part] = mixture.distance(plain[fold == part])
+        if augmented is not None:
+            held = fold[sample] == part
+            of_augmented[held] = mixture.distance(augmented[held])
+    limit = _quantile(of_plain[fold >= 0], INSIDE)
+    if augmented is not None:
+        limit = max(limit, _quantile(of_augmented[fold[sample] >= 0], INSIDE_AUGMENTED))
+    limit = max(limit, 1e-12)
+    nothing = Mahalanobis(np.zeros((1, 0), np.float32), np.zeros((0, 0), np.float32), 1.0)
+    whole = replace(fitted(np.arange(len(sample))), limit=limit)
+    return Detector(nothing, whole), (of_plain / limit).astype(np.float32)

@@ -72,8 +72,11 @@ def _notes(
             "answered; allow more errors, or train with a larger val split"
         )
     elif max_error is not None and threshold is not None:
+        # The probability of the most likely class is never below 1 / K.
+        any_will_do = 1 - threshold.uncertainty <= 1 / len(classes)
+        needed = "no minimum confidence" if any_will_do else f"a confidence of {confidence_text(threshold.uncertainty)}"
         notes.append(
-            f"answers need a confidence of {confidence_text(threshold.uncertainty)}: {_sample(reference)}, "
+            f"answers need {needed}: {_sample(reference)}, "
             f"{threshold.wrong:,} of {threshold.answered:,} such answers were wrong. {_population(reference)}, at most "
             f"{100 * max_error:g} % are wrong, with probability {100 * (1 - threshold.delta):g} %"
         )

@@ -21,12 +21,15 @@ from petriscope.augment.corruption_mix import CorruptionMix
 from petriscope.augment.corruptions import CORRUPTIONS, SEVERITIES, Corruption, corrupt, corrupt_masks
 from petriscope.augment.corruptions.together import Together, draw_together
 from petriscope.augment.families import Family, family_of
+from petriscope.core.channels import RGB, Names, colors_of
 from petriscope.core.errors import RequestError
 from petriscope.core.progress import progress
+from petriscope.core.ranks import ALONE, Ranks
 from petriscope.core.recipe import Recipe
 from petriscope.core.results import CorruptionResult, Metric, Robustness, WorstCorruption
 from petriscope.data.imageset import ImageSet
 from petriscope.metrics.passes import PassMetrics, Share
+from petriscope.trust.guarantees import Watch
 
 IMAGES = 320  # of a split, by default
 FEWEST = 64  # with fewer images, intervals are too wide to be useful
@@ -36,6 +39,8 @@ PLAIN = "identity"  # the name of the pass over undisturbed images
 TOGETHER = "together"  # the name of the passes with several corruptions at once
 AT_ONCE = {2: "two_at_once", 3: "three_at_once"}  # how many, and the metric
 PARTS = 2  # passes of each number
+PILOT = 8  # images by which it is estimated how long disturbing and predicting takes
+TOO_LONG = 1.5  # times the time limit: the test is given up
 
 # The corruptions that each augmentation trains a network against.
 _LIGHT = ("brightness-up", "brightness-down", "contrast-up", "contrast-down", "saturation")
@@ -75,7 +80,8 @@ def stress_test(
     resamples: int = 1000,
     seconds: float | None = None,
     label: str | None = None,
-    note: Callable[[str, np.ndarray], object] | None = None,
+    watch: Watch | None = None,
+    ranks: Ranks = ALONE,
 ) -> Robustness | None:
     """Disturb the images of a split with every corruption, and evaluate the predictions.
 
@@ -90,12 +96,13 @@ def stress_test(
         resamples: number of bootstrap resamples, over images, or over groups where there are any.
         seconds: time limit; fewer images are used if there is not enough time for ``count``. None: no limit.
         label: of the progress bar; None: no progress is shown.
-        note: called after ``predict`` for each batch, with the name of the corruption (`PLAIN` for undisturbed images,
-            `TOGETHER` for several corruptions at once) and the targets.
+        watch: records every pass by the name of its corruption (`PLAIN` for undisturbed images, `TOGETHER` for several at once);
+            ``predict`` is its own then.
+        ranks: the processes that share the images of each pass. All call this, and all get the whole result.
 
     Returns:
-        None if ``seconds`` are too few for 64 images, or for all if there are fewer; or if the metric is undefined,
-        because no pixel has a label that counts.
+        None if ``seconds`` are too few for 64 images, or for all if there are fewer, as far as can be foreseen, or prove to be
+        far too few; or if the metric is undefined, because no pixel has a label that counts.
 
     Raises:
         RequestError: there are no images, or the task has no stress test.
@@ -105,13 +112,18 @@ def stress_test(
     task = images.task
     began = time.monotonic()
     order = stratified(images.strata, len(images) if count is None else count, seed)
-    tested = applicable(images.shape[2])
+    tested = applicable(images.channels)
     count_of_passes = len(tested) * len(SEVERITIES) + len(AT_ONCE) * PARTS
-    passes = [predict_corrupted(predict, images, order, PLAIN, 0, seed, note)]
+    passes = [predict_corrupted(predict, images, order, PLAIN, 0, seed, watch, ranks)]
     if seconds is not None:
         estimate = (time.monotonic() - began) * (1 + count_of_passes)
-        if estimate > seconds:
+        fit = int(len(order) * seconds / estimate)
+        if fit >= min(FEWEST, len(order)):
+            disturbing = _disturbing(images, order[:PILOT], tested, seed) / ranks.size
+            estimate += disturbing * len(order) * len(SEVERITIES)
             fit = int(len(order) * seconds / estimate)
+        fit = int(ranks.texts(str(fit))[0])  # clocks differ, so the first process decides
+        if fit < len(order):
             if fit < min(FEWEST, len(order)):
                 return None
             order, passes = order[:fit], [passes[0][:fit]]
@@ -121,17 +133,31 @@ def stress_test(
     with progress(label or "", count_of_passes * len(order)) as bar:
         for corruption in tested:
             for severity in SEVERITIES:
-                passes.append(predict_corrupted(predict, images, order, corruption.name, severity, seed, note))
+                if seconds is not None and ranks.any(time.monotonic() - began > TOO_LONG * seconds):
+                    return None
+                passes.append(predict_corrupted(predict, images, order, corruption.name, severity, seed, watch, ranks))
                 if label:
                     bar.advance(len(order), corruption.name)
         for number in AT_ONCE:
             for part in range(PARTS):
-                passes.append(predict_together(predict, images, order, number, tested, seed=seed, part=part, note=note))
+                passes.append(
+                    predict_together(
+                        predict, images, order, number, tested, seed=seed, part=part, watch=watch, ranks=ranks
+                    )
+                )
                 if label:
                     bar.advance(len(order), AT_ONCE[number].replace("_", " "))
     took = time.monotonic() - began
     metrics = task.judge_passes(np.stack(passes), images.subset(order), resamples)
-    return _summary(metrics, tested, recipe, split, len(images), images.shape[2], tta, seed, took)
+    return _summary(metrics, tested, recipe, split, len(images), images.channels, tta, seed, took)
+
+
+def _disturbing(images: ImageSet, some: np.ndarray, tested: Sequence[Corruption], seed: int) -> float:
+    """Seconds that all corruptions of an image take at one severity, by some images."""
+    batch, at, began = torch.from_numpy(images.take(some)), torch.from_numpy(some), time.monotonic()
+    for corruption in tested:
+        corrupt(batch, corruption.name, SEVERITIES[len(SEVERITIES) // 2], at, seed, images.channels)
+    return (time.monotonic() - began) / len(some)
 
 
 def predict_corrupted(
@@ -141,12 +167,14 @@ def predict_corrupted(
     name: str,
     severity: int,
     seed: int,
-    note: Callable[[str, np.ndarray], object] | None = None,
+    watch: Watch | None = None,
+    ranks: Ranks = ALONE,
 ) -> np.ndarray:
     """Predict the images at ``indices``, disturbed by a corruption.
 
     Args:
         name, severity: of the corruption; see `petriscope.augment.corruptions.corrupt`.
+        watch, ranks: as of `stress_test`.
 
     Returns:
         what `petriscope.tasks.base.Task.mark` keeps of each image, [N, ...], in the order of ``indices``.
@@ -154,9 +182,9 @@ def predict_corrupted(
 
     def disturb(batch: Tensor, masks: Tensor | None, at: Tensor) -> tuple[Tensor, Tensor | None]:
         moved = None if masks is None else corrupt_masks(masks, name, severity, at, seed)
-        return corrupt(batch, name, severity, at, seed), moved
+        return corrupt(batch, name, severity, at, seed, images.channels), moved
 
-    return _predict_disturbed(predict, images, indices, disturb, name, note)
+    return _predict_disturbed(predict, images, indices, disturb, name, watch, ranks)
 
 
 def predict_together(
@@ -168,7 +196,8 @@ def predict_together(
     family: Family | None = None,
     seed: int = 0,
     part: int = 0,
-    note: Callable[[str, np.ndarray], object] | None = None,
+    watch: Watch | None = None,
+    ranks: Ranks = ALONE,
 ) -> np.ndarray:
     """Predict the images at ``indices``, each under ``number`` corruptions at once.
 
@@ -181,9 +210,9 @@ def predict_together(
 
     def disturb(batch: Tensor, masks: Tensor | None, at: Tensor) -> tuple[Tensor, Tensor | None]:
         drawn: Together = draw_together(at, number, pool, family=family, seed=seed, part=part)
-        return drawn.images(batch), None if masks is None else drawn.masks(masks)
+        return drawn.images(batch, images.channels), None if masks is None else drawn.masks(masks)
 
-    return _predict_disturbed(predict, images, indices, disturb, TOGETHER, note)
+    return _predict_disturbed(predict, images, indices, disturb, TOGETHER, watch, ranks)
 
 
 def _predict_disturbed(
@@ -192,22 +221,30 @@ def _predict_disturbed(
     indices: np.ndarray,
     disturb: Callable[[Tensor, Tensor | None, Tensor], tuple[Tensor, Tensor | None]],
     name: str,
-    note: Callable[[str, np.ndarray], object] | None,
+    watch: Watch | None,
+    ranks: Ranks,
 ) -> np.ndarray:
     """``disturb`` takes and gives images, uint8 [B, H, W, C], and masks, uint8 [B, H, W], or None for labels; it also takes
     the places of the images in their set, int64 [B]."""
     task, size = images.task, images.task.batch_size(BATCH, images.shape)
-    found = []
-    for start in range(0, len(indices), size):
-        some = indices[start : start + size]
-        targets = images.targets[some]
-        masks = torch.from_numpy(targets) if task.dense else None
-        disturbed, moved = disturb(torch.from_numpy(images.take(some)), masks, torch.from_numpy(some))
-        predicted = predict(disturbed.numpy()).argmax(1)
-        if note is not None:
-            note(name, targets)
-        found.append(task.mark(predicted, targets if moved is None else moved.numpy(), len(images.classes)))
-    return np.concatenate(found)
+
+    def work(rows: slice) -> list[np.ndarray]:
+        own, found, judged = indices[rows], list[np.ndarray](), list[np.ndarray]()
+        for start in range(0, len(own), size):
+            some = own[start : start + size]
+            targets = images.targets[some]
+            masks = torch.from_numpy(targets) if task.dense else None
+            disturbed, moved = disturb(torch.from_numpy(images.take(some)), masks, torch.from_numpy(some))
+            predicted = task.chosen(predict(disturbed.numpy()))
+            if watch is not None:
+                judged.append(watch.judge(targets))
+            found.append(task.mark(predicted, targets if moved is None else moved.numpy(), len(images.classes)))
+        return [np.concatenate(each) for each in (found, judged) if each]
+
+    marks, *rest = ranks.spread_arrays(f"stress test, {name}", len(indices), work)
+    if watch is not None:
+        watch.keep(name, *rest)
+    return marks
 
 
 def stratified(targets: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
@@ -222,12 +259,14 @@ def stratified(targets: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
     return shuffled[np.argsort(share, kind="stable")][:count]
 
 
-def applicable(channels: int) -> list[Corruption]:
-    """The corruptions that change images with so many channels."""
-    return [corruption for corruption in CORRUPTIONS.values() if channels == 3 or corruption.gray]
+def applicable(channels: Names) -> list[Corruption]:
+    """The corruptions that change images with channels of these names: those of color only where these have red, green and
+    blue."""
+    colors = colors_of(channels) is not None
+    return [corruption for corruption in CORRUPTIONS.values() if colors or corruption.gray]
 
 
-def trained_against(recipe: Recipe | None, channels: int = 3) -> tuple[set[str], set[str]]:
+def trained_against(recipe: Recipe | None, channels: Names = RGB) -> tuple[set[str], set[str]]:
     """Names of the corruptions that a recipe trains against, and of those that it explicitly holds out."""
     seen: set[str] = set()
     held_out: set[str] = set()
@@ -238,7 +277,7 @@ def trained_against(recipe: Recipe | None, channels: int = 3) -> tuple[set[str],
         if part.name == "corruption-mix":
             mix = AUGMENTATIONS.build(part)
             assert isinstance(mix, CorruptionMix)
-            seen.update(corruption.name for corruption in mix.pool(channels))
+            seen.update(corruption.name for corruption in mix.pool(colors_of(channels) is not None))
             held_out.update(mix.held_out, (name for name in CORRUPTIONS if family_of(name) in mix.left_out))
     return seen, held_out - seen
 
@@ -246,8 +285,11 @@ def trained_against(recipe: Recipe | None, channels: int = 3) -> tuple[set[str],
 def disturbed_images(images: ImageSet, index: int, seed: int = 0) -> tuple[np.ndarray, list[str]]:
     """One image under all corruptions at severities 0, 1, 3 and 5, uint8 [P, 4, H, W, C], and the P names."""
     image, at = torch.from_numpy(images.take([index])), torch.tensor([index])
-    names = [corruption.name for corruption in applicable(images.shape[2])]
-    rows = [[corrupt(image, name, severity, at, seed)[0].numpy() for severity in (0, *SHOWN)] for name in names]
+    names = [corruption.name for corruption in applicable(images.channels)]
+    rows = [
+        [corrupt(image, name, severity, at, seed, images.channels)[0].numpy() for severity in (0, *SHOWN)]
+        for name in names
+    ]
     return np.array(rows), names
 
 
@@ -257,7 +299,7 @@ def _summary(
     recipe: Recipe | None,
     split: str,
     of: int,
-    channels: int,
+    channels: Names,
     tta: str,
     seed: int,
     seconds: float,

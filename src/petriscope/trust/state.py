@@ -27,6 +27,8 @@ from petriscope.metrics.calibration import calibration_errors
 from petriscope.metrics.conformal import METHOD, METHODS, Method, quantiles, sets, true_scores
 from petriscope.metrics.intervals import group_index, proportion95
 from petriscope.metrics.selective import DELTA, Threshold, aurc, guaranteed_threshold, uncertainty
+from petriscope.trust.multilabel import KINDS as LABEL_KINDS
+from petriscope.trust.multilabel import LabelReference
 from petriscope.trust.ood import INSIDE, Detector, Mahalanobis, Mixture
 from petriscope.trust.prior import Prior, implied_shares, reweight
 from petriscope.trust.temperature import fit_temperature, scale
@@ -222,12 +224,14 @@ class Trust:
     Args:
         reweighting: set by `under`, for one request; the references are then those for its classes.
         likeness: what images of val are like; None in a file of an older version.
+        labels: where images have any number of labels, in place of references.
     """
 
     references: dict[str, Reference] = field(default_factory=dict)
     detector: Detector | None = None
     reweighting: Reweighting | None = None
     likeness: Likeness | None = None
+    labels: dict[str, LabelReference] = field(default_factory=dict)
 
     def under(self, prior: Prior) -> Trust:
         """The same where other classes occur, or with other shares. References without the probabilities of val are left out.
@@ -288,6 +292,12 @@ class Trust:
         reference = references.get(tta) or references.get(otherwise)
         return 1.0 if reference is None else reference.temperature
 
+    def scaled(self, raw: np.ndarray, tta: str, otherwise: str) -> np.ndarray:
+        """Probabilities of the network, float32 [N, K, ...], scaled with what was fitted for a test-time augmentation, or else
+        for ``otherwise``."""
+        found = self.labels.get(tta) or self.labels.get(otherwise)
+        return scale(raw, self.temperature(tta, otherwise)) if found is None else found.scaled(raw)
+
     def to_file(self) -> tuple[dict[str, Any], Arrays]:
         """The form in a model file: facts for its metadata, and the arrays to which they refer by name. What a request says
         about the classes is not part of it."""
@@ -320,6 +330,11 @@ class Trust:
             "limit": detector.limit,
         }
         facts: dict[str, Any] = {"references": references, "detector": found}
+        for tta, each in self.labels.items():
+            kept = {
+                name: keep(values, LABEL_KINDS[name], "labels", tta, name) for name, values in each.arrays().items()
+            }
+            facts.setdefault("labels", {})[tta] = kept
         if self.likeness is not None:
             facts["likeness"] = {
                 name: keep(values, KINDS[name], "likeness", name) for name, values in self.likeness.arrays()
@@ -369,17 +384,22 @@ class Trust:
             references[tta] = Reference(_positive(found["temperature"]), **parts, true_scores=scored)
             if not references[tta].sound(classes):
                 raise ValueError(f"the arrays fitted on val for test-time augmentation {tta} are inconsistent")
+        labels = {}
+        for tta, found in facts.get("labels", {}).items():
+            labels[tta] = LabelReference(**{name: array(place, LABEL_KINDS[name]) for name, place in found.items()})
+            if not labels[tta].sound(classes):
+                raise ValueError(f"the arrays fitted on val for test-time augmentation {tta} are inconsistent")
         likeness = None
         if (found := facts.get("likeness")) is not None:
             likeness = Likeness.of({name: array(place, KINDS[name]) for name, place in found.items() if name in KINDS})
             if not likeness.sound(classes):
                 raise ValueError("the arrays that say what images of val are like are inconsistent")
         if facts["detector"] is None:
-            return cls(references, likeness=likeness)
+            return cls(references, likeness=likeness, labels=labels)
         found = facts["detector"]
         measure = mixture if "height" in found["pixels"] else mahalanobis
         detector = Detector(mahalanobis(found["features"]), measure(found["pixels"]), _positive(found["limit"]))
-        return cls(references, detector, likeness=likeness)
+        return cls(references, detector, likeness=likeness, labels=labels)
 
 
 def _positive(value: Any) -> float:
@@ -397,6 +417,12 @@ def _from_base64(found: dict[str, Any], kind: type) -> np.ndarray:
     """An array from its shape and its little-endian bytes."""
     data = np.frombuffer(base64.b64decode(found["base64"]), dtype=np.dtype(kind).newbyteorder("<"))
     return data.astype(kind).reshape(found["shape"])
+
+
+def ood_summary(ood: np.ndarray) -> OODSummary:
+    """How many images are out of distribution, by their scores, float [N]; those that are not a number count too."""
+    far = ~(ood <= 1)
+    return OODSummary(inside_of_val=INSIDE, threshold=1.0, flagged=int(far.sum()), share=float(far.mean()))
 
 
 def trust_metrics(
@@ -433,8 +459,7 @@ def trust_metrics(
         pairs = [(level, method) for level in LEVELS for method in METHODS]
         conformal = [_conformal(reference, *pair, probabilities, targets, classes, index) for pair in pairs]
     if ood is not None:
-        far = ~(ood <= 1)
-        flagged = OODSummary(inside_of_val=INSIDE, threshold=1.0, flagged=int(far.sum()), share=float(far.mean()))
+        flagged = ood_summary(ood)
     return TrustMetrics(
         calibration=Calibration(
             temperature=temperature,

@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 
+from petriscope.core.channels import MOST as MOST_CHANNELS
 from petriscope.core.shift_results import ClassShare, Difference, ShiftTest
 from petriscope.metrics.intervals import count_groups
 from petriscope.metrics.selective import uncertainty
@@ -156,7 +157,7 @@ class Likeness:
             and t.points.shape == (n, self.project.shape[1])
             and t.appearance.ndim == 2
             and t.appearance.shape[0] == n
-            and t.appearance.shape[1] in (4, 6)
+            and 4 <= t.appearance.shape[1] <= MOST_CHANNELS + 3
             and all(0 <= each.min() <= each.max() < classes for each in (t.predicted, self.target))
             and (self.index is None or bool(self.index.min() >= 0))
             and (self.center is None or self.center.shape == t.appearance.shape[1:] == self.project.shape[:1])

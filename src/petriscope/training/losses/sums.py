@@ -9,6 +9,7 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
+from petriscope.core.errors import RequestError
 from petriscope.core.recipe import Part
 from petriscope.training.losses import LOSSES, views_of
 
@@ -43,6 +44,13 @@ class SumOfLosses(nn.Module):
         super().__init__()
         self.weights = [term.weight for term in terms]
         self.terms = nn.ModuleList(LOSSES.build(term, counts) for term in terms)
+        kinds = {getattr(term, "per_label", False) for term in self.terms}
+        if len(kinds) > 1:
+            raise RequestError(
+                "loss.terms: losses for one class per image and losses for any number of labels cannot be added: "
+                + ", ".join(term.name for term in terms)
+            )
+        self.per_label = kinds.pop()
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Shapes as in `petriscope.training.losses` -> a scalar."""
