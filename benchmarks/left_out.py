@@ -32,6 +32,7 @@ from petriscope.core.results import LeftOut, Metric
 from petriscope.data import ImageSet, load_dataset
 from petriscope.experiments.compare import settings_that_differ
 from petriscope.experiments.parallel import train_side_by_side
+from petriscope.experiments.pools import Processes
 from petriscope.experiments.suite import Planned, Suite, load_suite, plan
 from petriscope.inference.predictor import load_model
 from petriscope.run.folder import Run
@@ -151,7 +152,7 @@ def train(trials: Sequence[Trial], args: argparse.Namespace) -> None:
     while todo and args.jobs and time.monotonic() - began < 60 * args.minutes:
         some, todo = todo[: args.jobs], todo[args.jobs :]
         say(f"training {'; '.join(map(str, some))}; {len(todo)} more")
-        for name, error in train_side_by_side(some, args.jobs, quiet=True).items():
+        for name, error in train_side_by_side(some, Processes(args.jobs), args.out, quiet=True).items():
             say(f"failed: {name}: {error}")
 
 

@@ -101,6 +101,24 @@ def test_the_scale_is_estimated_and_said(kept, capsys):
     assert api.evaluate(kept / "run", kept / "new", quiet=True).scale is None
 
 
+def test_a_model_file_that_is_calibrated_at_a_scale_keeps_it(kept, tmp_path, capsys):
+    there = pile(tmp_path / "there", *drawn(40, 30, times=1.5, light=(200, 210, 220)))
+    found, written = api.recalibrate(kept / "run", there, tmp_path / "there.safetensors", scale="estimated")
+    assert found.scale.factor == pytest.approx(1 / 1.5, rel=0.06)
+    assert (
+        load_model(written).recipe.data.scale == found.scale.scale
+        and load_model(kept / "run").recipe.data.scale is None
+    )
+    capsys.readouterr()
+    again = api.evaluate(written, kept / "new")
+    assert again.scale.scale == found.scale.scale and "as this model reads images" in capsys.readouterr().err
+    assert again.value("accuracy") == api.evaluate(
+        kept / "run", kept / "new", scale=found.scale.scale, quiet=True
+    ).value("accuracy")
+    _, plain = api.recalibrate(kept / "run", there, tmp_path / "plain.safetensors", quiet=True)
+    assert load_model(plain).recipe.data.scale is None and api.evaluate(plain, kept / "new", quiet=True).scale is None
+
+
 def test_the_estimate_needs_images_with_objects_and_a_factor_that_can_be(kept, tmp_path):
     run = kept / "run"
     with pytest.raises(

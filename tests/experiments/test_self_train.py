@@ -87,6 +87,7 @@ def test_images_that_were_learned_from_are_known(kept, made, capsys):
 def test_it_is_a_run_like_any_other(kept, made, tmp_path):
     text = (made.folder / "report.html").read_text()
     for words in (
+        f"These are images of {made.results.self_training.base}, not of {kept / 'more'}, to which the run was adapted.",
         "was adapted to 120 images of",
         "nothing shows whether predictions there are better",
         "On the 90 val images of",

@@ -87,6 +87,7 @@ def test_a_suite_from_training_to_results_and_again(write, calls, tmp_path):
 SMALLER = {"recipe": "tiny.yaml", "set": {"model.hidden": 4}}
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_trained_and_compared_as_a_method(write, calls, tmp_path):
     both = {"ensemble": "soft", "of": ["tiny.yaml", SMALLER]}
     loaded, out = load_suite(write(methods={"plain": "tiny.yaml", "both": both})), tmp_path / "out"

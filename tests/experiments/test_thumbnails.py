@@ -7,12 +7,12 @@ from petriscope.experiments.thumbnails import shrink_images, shrink_masks, sides
 
 
 @pytest.mark.parametrize(("height", "width", "expected"), [(12, 9, (12, 9)), (192, 96, (96, 48)), (97, 10, (96, 10))])
-@pytest.mark.parametrize("channels", [1, 2, 3])
+@pytest.mark.parametrize("channels", [1, 3])
 def test_small_images_stay_and_large_ones_shrink(height, width, expected, channels):
     images = np.full((2, height, width, channels), 77, dtype=np.uint8)
     assert (shrink_images(images) == 77).all()
     assert shrink_images(images).shape == (2, *expected, channels)
-    assert sides((height, width, channels)) == (*expected, channels)
+    assert sides((height, width, channels)) == expected
     assert shrink_images(images[:0]).shape == (0, *expected, channels)
 
 

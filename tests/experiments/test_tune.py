@@ -120,7 +120,7 @@ def wait_for(path, process):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("end", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_tuning_that_was_stopped_goes_on_as_if_it_had_not_been(tiny_recipe, tmp_path, end):
     recipe, out = tiny_recipe(training={"epochs": 12}), tmp_path / "out"
     process = start(recipe, out, "--trials", "3", "--best", "0", "--first-rung", "6")

@@ -24,6 +24,7 @@ from petriscope.core.scale import Scale, asked_scale
 from petriscope.core.shift_results import ShiftTest
 from petriscope.data import Dataset, ImageSet
 from petriscope.data.fingerprint import fingerprint
+from petriscope.data.folds import NEVER, listed, units_of
 from petriscope.data.membership import UNKNOWN, Exposure
 from petriscope.data.recognition import join_sets, membership_of
 from petriscope.experiments.adapted import SUGGESTED, begin_adapted, cost_at_home
@@ -42,7 +43,6 @@ from petriscope.report.self_training import told
 from petriscope.run.folder import Run, check_free, open_run
 from petriscope.training.adaptation import (
     HOME,
-    NEVER,
     SETTINGS,
     STEPS,
     CrossValidated,
@@ -53,7 +53,6 @@ from petriscope.training.adaptation import (
     folds_of,
     joined,
     tune,
-    units_of,
     with_domain,
     with_setting,
 )
@@ -63,7 +62,6 @@ from petriscope.trust.prior import Names, Prior, Shares, parse_prior
 
 MINUTES = 10.0
 FEWEST = 10  # labeled images; fewer say nothing about whether it helps
-NAMED = 5  # classes that a sentence lists
 
 
 @dataclass(frozen=True)
@@ -157,7 +155,8 @@ def adapt(
         at the old one.
 
     Raises:
-        RequestError: there is no such run, it is no classifier, or the folder exists.
+        RequestError: there is no such run, it predicts masks, or the folder exists; or there are no labels, and it gives images
+            any number of them.
         DataError: the images cannot be used: too few, or of classes that the run does not know.
         Interrupted: Ctrl-C; nothing is left.
     """
@@ -176,6 +175,11 @@ def adapt(
     base = _load(run, device)
     known = parse_prior(base.classes, classes, prior)
     base.under(known)  # refused before anything is loaded
+    if not base.task.exclusive and source is None:
+        raise RequestError(
+            f"{run.folder} gives images any number of labels, and adapting without labels learns from the one class that the "
+            "network is surest of; name labeled images with --data"
+        )
     name = _domain(source or more or "", run.recipe)
     recipe = base.recipe.model_copy(update={"name": f"{run.folder.resolve().name}-{name}", "seed": seed})
     folder = Path("runs") / f"{slug(recipe.name)}-seed{seed}" if out is None else Path(out)
@@ -212,11 +216,14 @@ def adapt(
 
 
 def _load(run: Run, device: str) -> Predictor:
-    if run.results.ensemble is not None:
+    if run.results.joined:
         raise RequestError(f"{run.folder} is an ensemble; adapt a member of it, or the members and join them again")
     base = load_model(run, device)
     if not base.task.calibrates:
-        raise RequestError(f"{run.folder} is a {base.task.name} model; only classification models can be adapted")
+        raise RequestError(
+            f"{run.folder} is a {base.task.name} model; only models that give an image a class, or any number of labels, can be "
+            "adapted"
+        )
     if not run.finished:
         raise RequestError(f"{run.folder} is not finished")
     return base
@@ -260,24 +267,27 @@ def _place(
             f"{source} has {count} {what} to adapt to, too few to tell whether it helps: label at least {FEWEST}, better 50 or "
             "100"
         )
-    folds = folds_of(images.targets, units, seed)
-    alone = [base.classes[each] for each in np.unique(images.targets[folds == NEVER])]
+    has = images.task.amounts(images.targets, len(base.classes)) > 0
+    folds = folds_of(images.strata, units, seed, has)
+    alone = [
+        name for name, here in zip(base.classes, has.T, strict=True) if here.any() and (folds[here] == NEVER).all()
+    ]
     unit = "image" if images.groups is None else "group"
-    if (folds == NEVER).all():
+    if not has[folds != NEVER].any():
         raise DataError(
             f"{source} has too few {unit}s of each class to hold one out; label more, at least two of a class, so that the "
             "others can tell whether it helps"
         )
     if alone:
         say(
-            f"note: {source} has too few {unit}s of {_listed(alone)} to hold one out; the model learns from them, but nothing "
+            f"note: {source} has too few {unit}s of {listed(alone)} to hold one out; the model learns from them, but nothing "
             "says how well it does on others"
         )
     there = np.ones(len(base.classes), bool) if known is None else known.occurs
     if missing := [base.classes[each] for each in np.flatnonzero(there & (images.counts == 0))]:
+        then = ". If these classes do not occur there, name those that do with --classes" if base.task.exclusive else ""
         say(
-            f"note: {source} has no image of {_listed(missing)}; nothing says how well the model does on such images there. If "
-            "these classes do not occur there, name those that do with --classes"
+            f"note: {source} has no image of {listed(missing)}; nothing says how well the model does on such images there{then}"
         )
     scale = None if scaling is None else scaling.scale
     unlabeled = None if more is None else load_unlabeled(base, more, images.digests(), quiet, scale)
@@ -288,11 +298,6 @@ def _place(
             "images); its guarantees may hold there as they are, and adapting may bring little"
         )
     return Place(source, split, name, images, folds, known, unlabeled, shift, scaling)
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
 
 
 def _without_own(images: ImageSet, base: Predictor, run: Run, source: str) -> ImageSet:
@@ -338,7 +343,7 @@ def _choose(base: Predictor, old: Dataset, place: Place, minutes: float, quiet: 
                 bar.advance()
 
         found = cross_validate(base, home, new, place.name, place.folds, ttas, settings, advance)
-        tried = sorted(found, key=lambda each: each.judge(place.labeled.targets, occurs)[1])
+        tried = sorted(found, key=lambda each: each.judge(place.labeled, occurs)[1])
         recipe = with_setting(both, tried[0].setting)
         if tried[0].setting.epochs:
             predictor, trainer = tune(base, recipe, images)
@@ -413,7 +418,8 @@ def _write(
     if more is not None and suggest:
         suggested = write_suggestions(folder / SUGGESTED, under, more, suggest, predictor.recipe.seed, quiet)
     occurs = None if place.prior is None else place.prior.occurs
-    tried = [(each.setting, *each.judge(place.labeled.targets, occurs)) for each in made.tried]
+    tried = [(each.setting, *each.judge(place.labeled, occurs)) for each in made.tried]
+    metric = predictor.task.metrics[0].key
     result = Adaptation(
         base=str(run.folder),
         source=place.source,
@@ -429,7 +435,7 @@ def _write(
         held_out=len(judged),
         folds=len(np.unique(place.folds[place.folds != NEVER])),
         setting=str(best.setting),
-        tried=[TriedSetting(setting=str(setting), accuracy=right, nll=nll) for setting, right, nll in tried],
+        tried=[TriedSetting(setting=str(setting), **{metric: value, "nll": nll}) for setting, value, nll in tried],
         before=before,
         after=after,
         home_n=0 if old.val is None else len(old.val),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from petriscope.experiments.compare import Comparison, compare_groups, compared_
 from petriscope.experiments.ensemble import ensemble
 from petriscope.experiments.evaluate import evaluate
 from petriscope.experiments.parallel import train_side_by_side
+from petriscope.experiments.pools import Pool, open_pool
 from petriscope.experiments.suite import Planned, Split, Suite, plan
 from petriscope.experiments.train import resume, train
 from petriscope.report import wording
@@ -53,7 +54,10 @@ def run_suite(
     split: Split | None = None,
     only: Sequence[str] = (),
     quiet: bool = False,
-    jobs: int = 1,
+    jobs: int | None = None,
+    on: str | None = None,
+    cpus: int = 1,
+    gpus: float | None = None,
 ) -> Outcome:
     """Train the runs of a suite that are not finished, and compare the finished ones.
 
@@ -66,20 +70,39 @@ def run_suite(
         seeds: seeds to use instead of the suite's.
         split: the split to compare on; None: the suite's.
         only: labels of the methods to train now.
-        jobs: number of simultaneous trainings; if more than 1, each has its own process.
+        jobs: number of simultaneous trainings; if more than 1, each has its own process. None: 1, or on a cluster as many as
+            it has room for.
+        on: where trainings run, ``ray`` or ``ray://HOST:PORT``; None: here. Each has so many ``cpus`` and ``gpus`` of a
+            cluster; see `petriscope.experiments.pools.open_pool`.
 
     Raises:
         RequestError: the request is wrong; nothing was trained.
         Interrupted: Ctrl-C; the same call continues from there.
     """
     out = out if out is not None else Path("runs") / slug(suite.name)
+    begins = _to_train(plan(suite, out, data, seeds), only)
+    with open_pool(on, jobs, cpus, gpus) if begins else nullcontext() as pool:
+        return run_suite_in(pool, suite, out, data, seeds, split, only, quiet)
+
+
+def run_suite_in(
+    pool: Pool | None,
+    suite: Suite,
+    out: Path,
+    data: str | None = None,
+    seeds: Sequence[int] = (),
+    split: Split | None = None,
+    only: Sequence[str] = (),
+    quiet: bool = False,
+) -> Outcome:
+    """`run_suite` in a pool that is open; None: in this process."""
     for label in only:
         if label not in suite.methods:
             raise RequestError(f"{suite.name} has no method {label!r}; {near(label, suite.methods)}")
     decisive = split or suite.evaluate
     _check_data(_to_train(plan(suite, out, data, seeds), only), decisive, suite.metric)
     with locked(out / ".lock", lambda: say(f"another process runs a suite in {out}; waiting for its end")):
-        return _run(suite, plan(suite, out, data, seeds), out, decisive, only, quiet, jobs)
+        return _run(suite, plan(suite, out, data, seeds), out, decisive, only, quiet, pool)
 
 
 def _to_train(runs: Sequence[Planned], only: Sequence[str]) -> list[Planned]:
@@ -87,19 +110,25 @@ def _to_train(runs: Sequence[Planned], only: Sequence[str]) -> list[Planned]:
 
 
 def _run(
-    suite: Suite, runs: Sequence[Planned], out: Path, decisive: Split, only: Sequence[str], quiet: bool, jobs: int
+    suite: Suite,
+    runs: Sequence[Planned],
+    out: Path,
+    decisive: Split,
+    only: Sequence[str],
+    quiet: bool,
+    pool: Pool | None,
 ) -> Outcome:
     """Train what is not finished, and compare; see `run_suite`."""
     todo = _to_train(runs, only)
     if not quiet:
         say(f"{suite.name}: {len(runs)} runs, {sum(p.finished for p in runs)} finished, {len(todo)} to train; in {out}")
     failures: dict[str, str] = {}
-    if jobs > 1:
+    if pool is not None and todo:
         trainings = [training for planned in todo for training in planned.trainings if not training.finished]
-        with _go_on("training"):
-            failures = train_side_by_side(trainings, jobs, quiet)
+        with go_on("training"):
+            failures = train_side_by_side(trainings, pool, out, quiet)
         todo = [planned for planned in todo if not planned.finished and not _failed(planned, failures)]
-    failures |= _train_all(todo, runs, quiet)
+    failures |= train_all(todo, runs, quiet)
     unfinished = [planned for planned in runs if not planned.finished]
     notes = []
     if unfinished:
@@ -108,7 +137,7 @@ def _run(
     if decisive == "test" and unfinished:
         decisive = "val"
         notes.append("The test split was not read: this happens only when all runs of the suite are finished.")
-    with _go_on("evaluation"):
+    with go_on("evaluation"):
         for planned in runs:
             if planned.finished and Run(planned.folder).results.split(decisive) is None:
                 evaluate(planned.folder, split=decisive, quiet=quiet)
@@ -153,17 +182,29 @@ def _check_data(todo: Sequence[Planned], split: Split, metric: str | None) -> No
                 )
 
 
-def _train_all(todo: Sequence[Planned], runs: Sequence[Planned], quiet: bool) -> dict[str, str]:
-    """Train one run after the other. Returns the error messages of the runs that failed, by run."""
+def train_all(
+    todo: Sequence[Planned],
+    runs: Sequence[Planned],
+    quiet: bool,
+    begin: Callable[[Planned, int], object] | None = None,
+) -> dict[str, str]:
+    """Train one run after the other. Returns the error messages of the runs that failed, by run.
+
+    Args:
+        begin: trains a run that was not begun; it is also told how many are left, with this one. None: as its recipe says.
+    """
     failures: dict[str, str] = {}
     for number, planned in enumerate(todo):
         if not quiet:
             left = _time_left(todo[number:], runs)
             end = f"; about {duration(left)} left" if left is not None else ""
             say(f"\nrun {number + 1} of {len(todo)}: {planned}{end}")
-        with _go_on(f"run {number + 1} of {len(todo)}, {planned}"):
+        with go_on(f"run {number + 1} of {len(todo)}, {planned}"):
             try:
-                _train(planned, quiet)
+                if begin is None or planned.begun:
+                    _train(planned, quiet)
+                else:
+                    begin(planned, len(todo) - number)
             except Interrupted:
                 raise
             except PetriscopeError as error:
@@ -195,7 +236,7 @@ def _train(planned: Planned, quiet: bool) -> None:
 
 
 @contextmanager
-def _go_on(where: str) -> Iterator[None]:
+def go_on(where: str) -> Iterator[None]:
     """On an interrupt, say how to continue the suite."""
     try:
         yield

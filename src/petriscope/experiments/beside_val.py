@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from petriscope.core.channels import Names
 from petriscope.core.errors import PetriscopeError
 from petriscope.core.progress import say
 from petriscope.data.imageset import Dataset, ImageSet
@@ -28,7 +29,9 @@ def keep_sample(run: Run, val: ImageSet) -> None:
         place[members] = np.arange(len(members))
     chosen = np.lexsort((val.strata, place))[:MOST]
     chosen = chosen[place[chosen] < SHOWN]
-    run.write_gallery(SAMPLE, sample_val=shrink_images(val.take(chosen)), sample_val_classes=val.strata[chosen])
+    run.write_gallery(
+        SAMPLE, sample_val=shrink_images(val.take(chosen), val.channels), sample_val_classes=val.strata[chosen]
+    )
 
 
 def keep_compared(run: Run, dataset: Dataset, split: str, compared: Compared) -> None:
@@ -36,12 +39,21 @@ def keep_compared(run: Run, dataset: Dataset, split: str, compared: Compared) ->
     as, ``shift_<split>_classes``, int64 [P]. A run of an older version gets its sample of val too."""
     if dataset.val is not None and not (run.folder / "gallery" / f"{SAMPLE}.npz").is_file():
         keep_sample(run, dataset.val)
-    shown = {f"shift_{split}": shrink_images(compared.shown), f"shift_{split}_classes": compared.classes}
+    shown = {
+        f"shift_{split}": shrink_images(compared.shown, dataset.channels),
+        f"shift_{split}_classes": compared.classes,
+    }
     run.write_gallery(f"{split}-shift", **shown)
 
 
 def write_compared(
-    path: Path, compared: Compared, classes: tuple[str, ...], model: str, source: str, into: Run | None = None
+    path: Path,
+    compared: Compared,
+    classes: tuple[str, ...],
+    model: str,
+    source: str,
+    into: Run | None = None,
+    channels: Names = (),
 ) -> None:
     """Write a page of images from elsewhere beside those of val, and say where it is. That it cannot be written is said too, and
     no reason to lose the metrics or predictions that it is about.
@@ -50,14 +62,15 @@ def write_compared(
         model: a run folder, whose sample of val is shown, or a model file, which has none.
         source: of the images, as people name it.
         into: the run in whose folder the page is; it is claimed.
+        channels: names; empty: gray or RGB.
     """
     gallery: dict[str, np.ndarray] = {}
-    shown, adapts = shrink_images(compared.shown), True
+    shown, adapts = shrink_images(compared.shown, channels), True
     try:
         with nullcontext() if into is None else into.claimed():
             if is_run(model):
                 run = open_run(model)
-                adapts = run.results.ensemble is None
+                adapts = not run.results.joined
                 if (sample := run.folder / "gallery" / f"{SAMPLE}.npz").is_file():
                     gallery = read_gallery(sample)
             write_page(path, compared.test, shown, compared.classes, gallery, classes, model, source, adapts)

@@ -8,8 +8,10 @@ from pathlib import Path
 from petriscope.core.device import enough_memory
 from petriscope.core.errors import RequestError, command
 from petriscope.core.files import path_text, slug, user_path
+from petriscope.core.notebook import stoppable
 from petriscope.core.recipe import TTA
 from petriscope.core.results import Evaluation
+from petriscope.core.scale import Scale, asked_scale
 from petriscope.data.membership import Exposure
 from petriscope.data.sources import NAMED
 from petriscope.experiments.evaluate import evaluate_into, evaluate_split
@@ -20,6 +22,7 @@ from petriscope.report.page import write_report
 from petriscope.run.folder import is_run, open_run
 
 
+@stoppable()
 @enough_memory()
 def calibrate(
     folder: str | PathLike[str], tta: TTA | None = None, device: str = "auto", quiet: bool = False
@@ -47,15 +50,22 @@ def calibrate(
         dataset = whole_data(run, purpose="calibrate")
         val = dataset.split("val")
         tta = tta or predictor.recipe.evaluation.tta
-        known = fit.calibrate(predictor, dataset.train, val, tta, quiet)
+        own = tta == predictor.recipe.evaluation.tta
+        if own:  # scores of the detector, which is fitted anew, are in all that is fitted
+            known = fit.fit_after_training(predictor, dataset.train, val, quiet)
+        else:
+            known = fit.calibrate(predictor, dataset.train, val, tta, quiet)
         save_trust(run.model, predictor)
-        if tta != predictor.recipe.evaluation.tta:
+        if (budget := run.results.budget) is not None:
+            run.add_results(budget=budget.model_copy(update={"detector_images": None}))
+        if not own:
             return evaluate_split(predictor, val, "val", tta, run.recipe.data.origin, quiet, known)[0]
         evaluation, _ = evaluate_into(run, predictor, dataset, "val", tta, quiet, known)
         write_report(run)
         return evaluation
 
 
+@stoppable()
 @enough_memory()
 def recalibrate(
     model: str | PathLike[str],
@@ -66,6 +76,7 @@ def recalibrate(
     device: str = "auto",
     quiet: bool = False,
     keep_seen: bool = False,
+    scale: Scale | None = None,
 ) -> tuple[Evaluation, Path]:
     """Fit a model's probabilities, thresholds and out-of-distribution limits on labeled images from elsewhere, such as
     another microscope. Write a model file whose guarantees hold for such images; the weights and the run do not change.
@@ -77,6 +88,7 @@ def recalibrate(
         split: the split of ``data`` to use.
         tta: test-time augmentation; None: fit both the recipe's and none.
         keep_seen: keep images that the model has seen, see `petriscope.evaluate`.
+        scale: of the images, see `petriscope.evaluate`. The new model file reads image files and sources at this scale.
 
     Returns:
         the evaluation of these images, which is not evidence because the model was fitted on them; and the file.
@@ -85,13 +97,15 @@ def recalibrate(
         RequestError: the task has nothing to calibrate, or ``out`` exists.
         DataError: the images or their labels cannot be used.
     """
-    data, path = path_text(data), model_path(user_path(model))
+    data, path, asked = path_text(data), model_path(user_path(model)), asked_scale(scale)
     predictor = _load(model, device)
     out = Path(out) if out is not None else path.with_name(f"model-{short_name(data)}.safetensors")
     _check_absent(out)
     run = open_run(model) if is_run(model) else None
-    chosen = choose_images(predictor, run, data, split, keep_seen, quiet, to_fit=True)
+    chosen = choose_images(predictor, run, data, split, keep_seen, quiet, to_fit=True, scale=asked)
     images = chosen.images
+    if chosen.scaling is not None:
+        predictor = predictor.at_scale(chosen.scaling.scale)
     known = fit.recalibrate(predictor, images, tta, quiet)
     if (exposure := exposure_of(predictor, run)) is not None:
         predictor.exposure = exposure | Exposure(val=frozenset(images.digests()))

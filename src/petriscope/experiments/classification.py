@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from petriscope.core import drawing
+from petriscope.core.progress import TimeLeft, unlimited
 from petriscope.core.recipe import TTA
 from petriscope.core.results import ErrorAnalysis, Evaluation, Explanations
 from petriscope.data.batches import Batches
@@ -14,7 +16,7 @@ from petriscope.experiments import generic
 from petriscope.experiments.beside_val import keep_sample
 from petriscope.experiments.error_groups import accuracy_by_group, confused_pairs
 from petriscope.experiments.generic import Seen
-from petriscope.experiments.thumbnails import shrink_images, sides
+from petriscope.experiments.thumbnails import shrink_images
 from petriscope.explain.classification import BUDGET, explain_split
 from petriscope.inference.base import Prediction
 from petriscope.inference.neighbors import nearest
@@ -65,6 +67,7 @@ def record(
     evaluation: Evaluation,
     outputs: np.ndarray,
     quiet: bool,
+    left: TimeLeft = unlimited,
 ) -> Evaluation:
     """Save an evaluated split of the run's own data in the run: metrics, predictions, and an analysis of the errors.
 
@@ -78,23 +81,39 @@ def record(
         keep_sample(run, images)
     generic.record(run, predictor, dataset, split, evaluation, outputs, quiet)
     predicted, confidence = outputs.argmax(1), outputs.max(1)
-    wrong = np.flatnonzero(images.targets != predicted)
-    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES_SHOWN]
-    mistakes = {f"mistakes_{split}": images.take(worst), f"mistakes_{split}_ids": images.ids[worst].astype(np.str_)}
-    run.write_gallery(f"{split}-mistakes", **mistakes)
-    errors, arrays = _errors(predictor, images, dataset.train, split, predicted, confidence, quiet)
+    keep_mistakes(run, images, split, outputs)
+    train = dataset.train if left() > 0 else None
+    errors, arrays = _errors(predictor, images, train, split, predicted, confidence, quiet, left)
     run.write_gallery(f"{split}-errors", **arrays)
-    found, facts = explain_split(predictor, images, predicted, confidence, quiet)
+    found, facts = explain_split(predictor, images, predicted, confidence, quiet, left)
     if found:
         rows = found["rows"]
-        maps = shrink_images(found["maps"].transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
-        shown = {f"explained_{split}": shrink_images(images.take(rows)), f"explained_{split}_maps": maps}
+        maps = shrink_images(found["maps"].reshape(-1, *images.shape[:2], 1))
+        maps = maps.reshape(*found["maps"].shape[:2], *maps.shape[1:3])
+        shown = {
+            f"explained_{split}": shrink_images(images.take(rows), images.channels),
+            f"explained_{split}_maps": maps,
+        }
         run.write_gallery(f"{split}-explanations", **shown)
         facts["ids"] = [str(i) for i in images.ids[rows]]
     more = {"errors": ErrorAnalysis.model_validate(errors), "explanations": Explanations.model_validate(facts)}
     evaluation = evaluation.model_copy(update=more)
     run.add_results(**{split: evaluation})
     return evaluation
+
+
+def keep_mistakes(run: Run, images: ImageSet, split: str, outputs: np.ndarray) -> None:
+    """Keep the most confident mistakes of a split in the gallery.
+
+    Args:
+        outputs: probabilities, float32 [N, K].
+    """
+    predicted, confidence = outputs.argmax(1), outputs.max(1)
+    wrong = np.flatnonzero(images.targets != predicted)
+    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES_SHOWN]
+    seen = drawing.shown(images.take(worst), images.channels)
+    mistakes = {f"mistakes_{split}": seen, f"mistakes_{split}_ids": images.ids[worst].astype(np.str_)}
+    run.write_gallery(f"{split}-mistakes", **mistakes)
 
 
 def see(predictor: Predictor, val: ImageSet, tta: TTA, label: str | None) -> Seen:
@@ -111,11 +130,12 @@ def _errors(
     predicted: np.ndarray,
     confidence: np.ndarray,
     quiet: bool,
+    left: TimeLeft,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     names = images.classes
     pairs = confused_pairs(images.targets, predicted, confidence)
     examples = np.array([row for pair in pairs for row in pair["rows"]], dtype=np.int64)
-    arrays = {f"confused_{split}": shrink_images(images.take(examples))}
+    arrays = {f"confused_{split}": shrink_images(images.take(examples), images.channels)}
     for pair in pairs:
         pair |= {"true": names[pair["true"]], "predicted": names[pair["predicted"]]}
         pair["ids"] = [str(images.ids[row]) for row in pair.pop("rows")]
@@ -127,14 +147,24 @@ def _errors(
     each = multiply_adds(predictor.model, predictor.shape)
     most = int(max(BUDGET, each * len(images)) // each)
     batch = images.take(asked)
-    found = nearest(predictor.model, predictor.normalize, predictor.number_format, batch, train, NEIGHBORS, most, quiet)
+    found = nearest(
+        predictor.model,
+        predictor.normalize,
+        predictor.number_format,
+        batch,
+        train,
+        NEIGHBORS,
+        most,
+        quiet,
+        left,
+        predictor.ranks,
+    )
     if found is None:
         return errors, arrays
     beside = np.stack([train.take(rows) for rows in found.rows])
     shown = np.concatenate([batch[:, None], beside], axis=1)
-    arrays[f"neighbors_{split}"] = shrink_images(shown.reshape(-1, *images.shape)).reshape(
-        *shown.shape[:2], *sides(images.shape)
-    )
+    small = shrink_images(shown.reshape(-1, *images.shape), images.channels)
+    arrays[f"neighbors_{split}"] = small.reshape(*shown.shape[:2], *small.shape[1:])
     errors["neighbors"] = {
         "among": found.among,
         "of": len(train),

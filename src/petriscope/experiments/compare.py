@@ -293,6 +293,11 @@ def _table(run: Run, split: str) -> dict[str, np.ndarray]:
     _check_finished(run)
     rows = run.read_predictions(_task([run]).compares)
     rows = rows[rows["split"] == split]
+    if not len(rows) and split == "val" and run.results.cross_validation is not None:
+        raise RequestError(
+            f"{run.folder} was judged by cross-validation and has no val, and its folds share training images, which tests "
+            "on images do not know of; compare on test: evaluate the runs on it, if their source has one"
+        )
     if not len(rows):
         raise RequestError(f"{run.folder} has no predictions on {split}; add them: {_evaluate(run, split)}")
     rows = rows.sort_values("id", kind="stable")

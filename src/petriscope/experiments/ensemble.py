@@ -21,29 +21,30 @@ from torch import nn
 from petriscope.core.device import enough_memory
 from petriscope.core.errors import DataError, RequestError, command
 from petriscope.core.files import new_folder, path_text, user_paths
+from petriscope.core.notebook import stoppable
 from petriscope.core.progress import say
 from petriscope.core.recipe import Part, Recipe
-from petriscope.core.results import EnsembleMember, EnsembleSummary, TrainingSummary
+from petriscope.core.results import EnsembleMember, EnsembleSummary
 from petriscope.data import Dataset, ImageSet
 from petriscope.data.batches import Batches
 from petriscope.data.membership import Exposure
+from petriscope.data.tile_sets import one_tile_each
 from petriscope.experiments.evaluate import evaluate_into
 from petriscope.experiments.generic import Seen
+from petriscope.experiments.made import begin_made, trained_together
 from petriscope.experiments.own_data import whole_data
 from petriscope.experiments.specialist import SHARES, THRESHOLDS, check_pair, choose_rule, fingerprint_of
 from petriscope.inference.fit import fit_after_training
-from petriscope.inference.predictor import Predictor, load_model, save_model
-from petriscope.inference.speed import cost
+from petriscope.inference.predictor import Predictor, load_model
 from petriscope.inference.tta import TTA
 from petriscope.metrics.classification import nll_each
 from petriscope.metrics.segmentation import class_iou
 from petriscope.metrics.statistics import difference
 from petriscope.models import ENSEMBLE, build_model
-from petriscope.models.cost import parameters
 from petriscope.models.voting import FLOOR, Member
 from petriscope.report.page import write_report
 from petriscope.run.comparison import LEVEL
-from petriscope.run.folder import Run, begin_run, check_free, default_folder, open_run
+from petriscope.run.folder import Run, check_free, default_folder, open_run
 from petriscope.tasks import Task, in_room
 from petriscope.training.averaging import SWA
 from petriscope.training.build import absolute_paths
@@ -83,6 +84,7 @@ class Joined:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
+@stoppable()
 @enough_memory()
 def ensemble(
     folders: Sequence[str | PathLike[str]],
@@ -122,7 +124,7 @@ def ensemble(
     task = members[0].task
     only = _check_fit(method, runs, members)
     tta = max((m.recipe.evaluation.tta for m in members), key=TTA_ORDER.index)
-    recipe = _recipe(members, method, tta)
+    recipe = joint_recipe(members, method, tta)
     if data is not None:
         recipe = absolute_paths(recipe.model_copy(update={"data": recipe.data.moved(path_text(data))}))
     check_free(None if out is None else Path(out))
@@ -153,21 +155,8 @@ def _write(
 ) -> EnsembleSummary:
     """Write all of an ensemble's run folder but the report."""
     predictor, val = joined.predictor, dataset.split("val")
-    made = begin_run(
-        folder,
-        predictor.recipe,
-        dataset,
-        device=str(predictor.device),
-        precision=predictor.number_format,
-        parameters=parameters(predictor.model),
-        members=[str(run.folder) for run in runs],
-    )
-    state = {key: value.detach().cpu() for key, value in predictor.model.state_dict().items()}
-    trained = [run.results.training for run in runs]
-    seconds = sum((each.seconds or 0.0) if each is not None else 0.0 for each in trained)
-    summary = TrainingSummary(seconds=round(seconds, 2), monitor=None, kept="last")
     known = fit_after_training(predictor, dataset.train, val, quiet) if dataset.task.calibrates else None
-    save_model(made.model, state, predictor, {"environment": made.environment.as_json(), "training": summary.as_json()})
+    made = begin_made(folder, predictor, dataset, trained_together(runs), members=[str(run.folder) for run in runs])
     _, outputs = evaluate_into(made, predictor, dataset, "val", None, quiet, known)
     best, before = joined.best
     table = EnsembleSummary.model_validate(
@@ -179,7 +168,7 @@ def _write(
             **joined.facts,
         }
     )
-    made.add_results(cost=cost(predictor), training=summary, ensemble=table)
+    made.add_results(ensemble=table)
     return table
 
 
@@ -190,8 +179,10 @@ def _check_fit(method: Method, runs: Sequence[Run], members: Sequence[Predictor]
             raise RequestError(f"{run.folder} is not finished; resume it: {command('train', '--resume', run.folder)}")
     task = members[0].task
     known = in_room(task, "experiments").ENSEMBLES
+    if not known:
+        raise RequestError(f"{task.name} models cannot be joined; compare them with {command('compare', *runs)}")
     if method not in known:
-        raise RequestError(f"{task.name} models cannot be joined by {method}; known: {', '.join(known) or 'none'}")
+        raise RequestError(f"{task.name} models cannot be joined by {method}; known: {', '.join(known)}")
     for run, member in zip(runs, members, strict=True):
         ours, theirs = (sorted(each.recipe.data.standardize) for each in (members[0], member))
         if ours != theirs:  # images are standardized once, for all members
@@ -232,7 +223,7 @@ def _fingerprint(run: Run) -> str:
     return run.environment.data.fingerprint
 
 
-def _recipe(members: Sequence[Predictor], method: Method, tta: TTA) -> Recipe:
+def joint_recipe(members: Sequence[Predictor], method: Method, tta: TTA) -> Recipe:
     first = members[0].recipe
     return Recipe(
         name=f"ensemble-{method}",
@@ -272,8 +263,8 @@ def _join(
             weights = vote_weights(np.stack([each.of_truth for each in seen])).tolist()
             facts = {"pixels": len(seen[0].of_truth)} if dataset.task.dense else {}
         own = [{"weight": weight} for weight in weights]
-        vote = "stacking" if method == "stacking" else "mean"
-        predictor = _unite(runs, members, recipe, dataset, own, vote=vote)
+        more = {"vote": "stacking"} if method == "stacking" else {}
+        predictor = unite(runs, members, recipe, dataset, own, **more)
         if method == "stacking":
             _fit_stack(
                 predictor.model.get_submodule("head"),
@@ -297,7 +288,7 @@ def _join_specialist(
     tally = choice.main
     if rule is not None:
         options = {"vote": "specialist", "threshold": rule.threshold, "share": rule.share}
-        predictor = _unite(runs, members, recipe, dataset, [{}, {"only": index}], **options)
+        predictor = unite(runs, members, recipe, dataset, [{}, {"only": index}], **options)
         # Test-time augmentation averages the results of the rule over the views, not its inputs, so the gain may be lost.
         seen = _see(predictor, dataset, tta, quiet, "the joined model")
         if seen.score > before:
@@ -305,7 +296,7 @@ def _join_specialist(
         else:
             rule = None
     if rule is None:
-        predictor = _unite(runs[:1], members[:1], recipe, dataset, [{}])
+        predictor = unite(runs[:1], members[:1], recipe, dataset, [{}])
     ious = {"before": class_iou(choice.main.confusion.sum(0))[index], "alone": choice.alone}
     ious["after"] = class_iou(tally.confusion.sum(0))[index]
     facts = {
@@ -326,7 +317,7 @@ def _row(run: Run, score: float | None, weight: float | None) -> EnsembleMember:
     )
 
 
-def _unite(
+def unite(
     runs: Sequence[Run],
     members: Sequence[Predictor],
     recipe: Recipe,
@@ -334,12 +325,13 @@ def _unite(
     own: Sequence[dict[str, Any]],
     **options: Any,
 ) -> Predictor:
-    """One network that contains the members.
+    """One network that contains the members, which are predictors of trained runs.
 
     Args:
         own: further fields of each `Member`.
-        options: options of `petriscope.models.voting.Ensemble`.
+        options: options of `petriscope.models.voting.Ensemble`; without a vote, the mean of the probabilities.
     """
+    options = {"vote": "mean" if dataset.task.exclusive else "labels", **options}
     parts = [
         Member(model=_without_weights(m.recipe.model), mean=m.mean, std=m.std, run=str(run.folder), **fields)
         for run, m, fields in zip(runs, members, own, strict=True)
@@ -353,10 +345,11 @@ def _unite(
 
 
 def _assemble(recipe: Recipe, like: Predictor, dataset: Dataset) -> Predictor:
-    model = build_model(recipe.model, len(dataset.classes), dataset.shape, fresh=False).to(like.device).eval()
-    channels = dataset.shape[2]
+    shape = recipe.data.shape_of_model(dataset.shape)
+    model = build_model(recipe.model, len(dataset.classes), shape, fresh=False).to(like.device).eval()
+    channels = shape[2]
     return Predictor(
-        model, recipe, dataset.task, dataset.classes, dataset.shape, (0.0,) * channels, (1.0,) * channels, like.device
+        model, recipe, dataset.task, dataset.classes, shape, (0.0,) * channels, (1.0,) * channels, like.device
     )
 
 
@@ -428,7 +421,7 @@ def _soup(members: Sequence[Predictor], recipe: Recipe, dataset: Dataset) -> Pre
         if (member.recipe.model, member.mean, member.std) != (first.recipe.model, first.mean, first.std):
             raise RequestError("a soup needs runs of one architecture and one normalization; use soft or weighted")
     swa = SWA(first.model)
-    batches = Batches(dataset.split("train"), first.device, recipe.data.memory)
+    batches = Batches(one_tile_each(dataset.split("train"), recipe.data), first.device, recipe.data.memory)
     order = np.random.default_rng(recipe.seed).permutation(len(batches.images))
     size = recipe.training.batch_size
     chunks = [order[i : i + size] for i in range(0, min(len(order), RECALIBRATION_BATCHES * size), size)]

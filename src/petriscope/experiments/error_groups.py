@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from petriscope.core.channels import colors_of
 from petriscope.core.drawing import BT709
 from petriscope.data.imageset import ImageSet
 from petriscope.metrics.intervals import group_index, proportion95
@@ -72,8 +73,8 @@ def accuracy_by_group(images: ImageSet, predicted: np.ndarray) -> list[dict[str,
             "size of the foreground", "share of the image that differs from its border's color", foreground, fifths
         ),
     ]
-    if color.shape[1] == 3:
-        attributes.append(_by_stain(color))
+    if (colors := colors_of(images.channels)) is not None:
+        attributes.append(_by_stain(color[:, list(colors)]))
     right, index = predicted == images.targets, group_index(images.groups)
     groups = [(group, group.pop("member")) for attribute in attributes for group in attribute["groups"]]
     members = [member for _, member in groups]
@@ -92,14 +93,17 @@ def accuracy_by_group(images: ImageSet, predicted: np.ndarray) -> list[dict[str,
 
 
 def measured(images: ImageSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean luminance (0 to 255) [N], share of foreground [N] and mean color (0 to 255) [N, C], per image."""
+    """Mean luminance (0 to 255; without colors, the mean over channels) [N], share of foreground [N] and mean color (0 to 255)
+    [N, C], per image."""
     brightness, foreground, color = [], [], []
+    colors = colors_of(images.channels)
     chunk = max(1, CHUNK_PIXELS // (images.shape[0] * images.shape[1]))
     for start in range(0, len(images), chunk):
         block = images.take(np.arange(start, min(start + chunk, len(images))))
+        block = block if images.bits == 8 else block / np.float32(257)
         means = block.mean((1, 2), dtype=np.float64)
         color.append(means)
-        brightness.append(means @ BT709 if means.shape[1] == 3 else means[:, 0])
+        brightness.append(means.mean(1) if colors is None else means[:, list(colors)] @ BT709)
         foreground.append(foreground_share(block))
     return np.concatenate(brightness), np.concatenate(foreground), np.concatenate(color)
 

@@ -10,14 +10,17 @@ from typing import Any, cast
 
 import numpy as np
 
+from petriscope.core import drawing
 from petriscope.core.device import enough_memory
 from petriscope.core.errors import RequestError
 from petriscope.core.files import path_text, slug
-from petriscope.core.progress import say
-from petriscope.core.recipe import TTA
+from petriscope.core.notebook import stoppable
+from petriscope.core.progress import TimeLeft, say, unlimited
+from petriscope.core.recipe import TTA, DataSection
 from petriscope.core.results import ClassPrior, Evaluation, Robustness
 from petriscope.core.scale import Scale, asked_scale
 from petriscope.data import Dataset, ImageSet
+from petriscope.data.tile_sets import one_tile_each
 from petriscope.experiments.beside_val import keep_compared, write_compared
 from petriscope.experiments.breakdown import DOMAIN, break_down, check_column
 from petriscope.experiments.own_data import choose_images
@@ -38,6 +41,7 @@ from petriscope.trust.verdict import WOULD_BE, verdict
 AUTO_IMAGES, AUTO_SECONDS, AUTO_SHARE = 200, 20.0, 0.1
 
 
+@stoppable()
 @enough_memory()
 def evaluate(
     model: str | PathLike[str],
@@ -109,11 +113,11 @@ def evaluate(
         if data is not None or own is None:
             run = None if own is None else run
             claims.enter_context(nullcontext() if run is None else run.claimed())
-        guaranteed = predictor.task.calibrates and bool(predictor.trust.references)
+        guaranteed = predictor.task.calibrates and bool(predictor.trust.references or predictor.trust.labels)
         compared = None
         if guaranteed and (chosen.own is None or split == "test"):
             compared = compare_images(predictor, chosen.images, quiet)
-            adapts = not is_run(model) or open_run(model).results.ensemble is None
+            adapts = not is_run(model) or not open_run(model).results.joined
             named = ("RUN" if packed else path_text(model), source or "NEW")
             for sentence in verdict(compared.test, *named, WOULD_BE, known is not None, adapts):
                 if compared.test.withdrawn or not quiet:
@@ -130,7 +134,7 @@ def evaluate(
             if compared is not None and compared.test.withdrawn and is_run(model) and data is not None:
                 beside = open_run(model)
                 page = beside.folder / f"shift-{slug(Path(source).stem, 'data')}.html"
-                write_compared(page, compared, predictor.classes, path_text(model), source, into=beside)
+                write_compared(page, compared, predictor.classes, path_text(model), source, beside, predictor.channels)
         if known is not None:
             about = _about_classes(predictor, known, chosen.images, evaluation)
             evaluation = evaluation.model_copy(update={"prior": about})
@@ -186,11 +190,26 @@ def evaluate_split(
         columns = [*dict.fromkeys([*columns, by])]
     room, recipe = in_room(predictor.task, "experiments"), predictor.recipe
     evaluation, outputs = room.evaluate(predictor, images, split, tta or recipe.evaluation.tta, source, quiet, known)
+    if predictor.task.dense:
+        evaluation = evaluation.model_copy(update={"resolution": resolution(recipe.data, images)})
     if columns:
         resamples = recipe.evaluation.bootstrap
         found = {column: break_down(predictor.task, outputs, images, column, resamples) for column in columns}
         evaluation = evaluation.model_copy(update={"by": found})
     return evaluation, outputs
+
+
+def resolution(section: DataSection, images: ImageSet) -> str:
+    """In which size the pixels of masks are counted, in words."""
+    if section.tiles is None:
+        height, width, _ = images.shape
+        return f"images of {height}x{width}"
+    least, most = (
+        images.extents[which] for which in (images.extents.prod(1).argmin(), images.extents.prod(1).argmax())
+    )
+    (height, width), overlap = section.tiles.height_width, section.tiles.overlap
+    sizes = "x".join(map(str, least)) + ("" if (least == most).all() else " to " + "x".join(map(str, most)))
+    return f"images in their own sizes, {sizes}, by tiles of {height}x{width} that overlap by {overlap:.0%}"
 
 
 def evaluate_into(
@@ -203,21 +222,26 @@ def evaluate_into(
     known: Prediction | None = None,
     by: str | None = None,
     facts: Mapping[str, Any] | None = None,
+    left: TimeLeft = unlimited,
 ) -> tuple[Evaluation, Any]:
     """The same for a split of the run's own data; metrics, predictions and images are saved in the run.
 
     Args:
         facts: further fields of the evaluation.
+        left: the time that there is for what can be left out, such as explanations.
     """
     images, source = dataset.split(split), run.recipe.data.origin
     evaluation, outputs = evaluate_split(predictor, images, split, tta, source, quiet, known, by)
     evaluation = evaluation.model_copy(update=facts)
     room = in_room(predictor.task, "experiments")
-    return room.record(run, predictor, dataset, split, evaluation, outputs, quiet), outputs
+    return room.record(run, predictor, dataset, split, evaluation, outputs, quiet, left), outputs
 
 
-def stress_after_training(run: Run, predictor: Predictor, val: ImageSet, trained: float, quiet: bool) -> None:
-    """The stress test that the recipe asks for after training, which took ``trained`` seconds."""
+def stress_after_training(
+    run: Run, predictor: Predictor, val: ImageSet, trained: float, quiet: bool, most: float | None = None
+) -> None:
+    """The stress test that the recipe asks for after training, which took ``trained`` seconds; it may take ``most`` seconds, if
+    that is given."""
     rule = predictor.recipe.evaluation.stress
     if rule == "off" or not len(val) or not predictor.task.has_stress_test:
         return
@@ -225,6 +249,8 @@ def stress_after_training(run: Run, predictor: Predictor, val: ImageSet, trained
         count, seconds = AUTO_IMAGES, max(AUTO_SECONDS, AUTO_SHARE * trained)
     else:
         count, seconds = IMAGES, None
+    if most is not None:
+        seconds = most
     stress_split(predictor, val, "val", count, "none", quiet, seconds, into=run)
 
 
@@ -238,7 +264,8 @@ def stress_split(
     seconds: float | None = None,
     into: Run | None = None,
 ) -> Robustness | None:
-    """The stress test of a split. If guarantees were fitted on val for ``tta``, it also measures whether they hold.
+    """The stress test of a split. If guarantees were fitted on val for ``tta``, it also measures whether they hold. Of images in
+    their own sizes, one tile of each is tested.
 
     Args:
         count: number of images of the split to use; None: all.
@@ -249,6 +276,8 @@ def stress_split(
         None if there was no time for it, or no target to evaluate against.
     """
     watch, resamples = watch_guarantees(predictor, tta), predictor.recipe.evaluation.bootstrap
+    tiles = predictor.recipe.data.tiles
+    images = one_tile_each(images, predictor.recipe.data)
     tested = stress_test(
         (lambda some: predictor.probabilities(some, tta)) if watch is None else watch.predict,
         images,
@@ -259,10 +288,13 @@ def stress_split(
         resamples=resamples,
         seconds=seconds,
         label=None if quiet else f"stress test on {split}",
-        note=None if watch is None else watch.note,
+        watch=watch,
+        ranks=predictor.ranks,
     )
     if tested is None:
         return None
+    if tiles is not None:
+        tested = tested.model_copy(update={"tile": tiles.height_width})
     if watch is not None:
         named = [name for name, corruption in tested.corruptions.items() if corruption.medmnist_c]
         order = stratified(images.strata, tested.n)
@@ -274,6 +306,7 @@ def stress_split(
     if into is not None:
         shown, names = disturbed_images(images, int(stratified(images.strata, 1)[0]))
         into.add_results(stress={**into.results.stress, split: tested})
+        shown = drawing.shown(shown, images.channels)
         into.write_gallery("disturbed", disturbed=shown, disturbed_names=np.array(names, dtype=np.str_))
     return tested
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from petriscope.core.progress import TimeLeft, unlimited
 from petriscope.core.recipe import TTA
 from petriscope.core.results import Evaluation
-from petriscope.data.batches import Batches
 from petriscope.data.imageset import Dataset, ImageSet
+from petriscope.data.tile_sets import batches_of
 from petriscope.inference.base import Prediction
 from petriscope.inference.predictor import Predictor
 from petriscope.run.folder import Run
@@ -48,7 +49,7 @@ def evaluate(
         known: the predictions for these images, if they were computed before.
     """
     settings, task = predictor.recipe.evaluation, predictor.task
-    batches = Batches(images, predictor.device, predictor.recipe.data.memory)
+    batches = batches_of(images, predictor.device, predictor.recipe.data)
     predictions = predictor.outputs(batches, tta, None if quiet else f"evaluating {split}")
     outputs = task.collect(predictions, len(images), len(predictor.classes), full=True)
     metrics = task.judge(outputs, images, settings.bootstrap)
@@ -57,9 +58,20 @@ def evaluate(
 
 
 def record(
-    run: Run, predictor: Predictor, dataset: Dataset, split: str, evaluation: Evaluation, outputs: Any, quiet: bool
+    run: Run,
+    predictor: Predictor,
+    dataset: Dataset,
+    split: str,
+    evaluation: Evaluation,
+    outputs: Any,
+    quiet: bool,
+    left: TimeLeft = unlimited,
 ) -> Evaluation:
-    """Save an evaluated split of the run's own data in the run: metrics and predictions."""
+    """Save an evaluated split of the run's own data in the run: metrics and predictions.
+
+    Args:
+        left: the time that there is for what can be left out, such as explanations.
+    """
     images = dataset.split(split)
     table = predictor.task.table(outputs, images, split)
     if images.domains is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -84,7 +85,10 @@ def section_elsewhere(section: DataSection, source: str, shape: tuple[int, int, 
     if shape is None:
         return section
     height, width, channels = shape
-    form = {"size": (height, width), "channels": "gray" if channels == 1 else "rgb"}
+    named = isinstance(section.channels, tuple)
+    form: dict[str, Any] = {"channels": section.channels if named else "gray" if channels == 1 else "rgb"}
+    if section.tiles is None:
+        form["size"] = (height, width)
     return section.model_copy(update=form)
 
 
@@ -177,7 +181,9 @@ def other_data(
     images, warnings = load_aligned(section, split, predictor.classes, predictor.task)
     for warning in () if quiet else warnings:
         say(f"warning: {warning}")
-    shares = np.bincount(images.targets, minlength=len(predictor.classes)) / len(images) if by_labels else None
+    shares = None
+    if by_labels and images.task.exclusive:  # of several labels, val is taken as it is
+        shares = np.bincount(images.targets, minlength=len(predictor.classes)) / len(images)
     chosen = choose_scale(predictor, scale, lambda: sizes_in(images), shares)
     return scale_set(predictor.recipe.data, images, chosen, quiet)
 

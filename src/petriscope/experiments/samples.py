@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from petriscope.augment.pipeline import standardized, to_bytes
+from petriscope.augment.pipeline import standardized, to_whole
+from petriscope.core import drawing
 from petriscope.data import Dataset
+from petriscope.data.tile_sets import one_tile_each
 from petriscope.inference.predictor import Predictor
 from petriscope.training.loop import Trainer
 
@@ -21,7 +23,7 @@ def augmented(trainer: Trainer, dataset: Dataset) -> dict[str, np.ndarray]:
         ``augmented``, uint8 [P, V, H, W, C], the image itself first; and if targets are masks, ``augmented_masks``, uint8
         [P, V, H, W].
     """
-    train_set = dataset.split("train")
+    train_set = one_tile_each(dataset.split("train"), trainer.recipe.data)
     images, views = AUGMENTED_SHOWN
     firsts = [np.flatnonzero(train_set.strata == label) for label in range(len(train_set.classes))]
     chosen = np.array([members[0] for members in firsts if len(members)][:images])
@@ -34,7 +36,7 @@ def augmented(trainer: Trainer, dataset: Dataset) -> dict[str, np.ndarray]:
     def beside(first: np.ndarray, rest: np.ndarray) -> np.ndarray:
         return np.concatenate([first[:, None], rest.reshape(len(chosen), views - 1, *first.shape[1:])], axis=1)
 
-    shown = {"augmented": beside(plain, to_bytes(out).numpy())}
+    shown = {"augmented": drawing.shown(beside(plain, to_whole(out, batch.dtype).numpy()), train_set.channels)}
     return {**shown, "augmented_masks": beside(given, moved.numpy())} if train_set.task.dense else shown
 
 
@@ -61,5 +63,6 @@ def reconstructions(predictor: Predictor, dataset: Dataset) -> dict[str, np.ndar
     mean, std = (torch.tensor(v, device=predictor.device)[:, None, None] for v in (predictor.mean, predictor.std))
     made = reconstruct(predictor.normalize(plain)).float() * std + mean
     shown = standardized(plain, predictor.normalize.standardize)
-    pairs = np.stack([each.cpu().numpy() for each in (shown, to_bytes(made.clamp(0, 1)))], axis=1)
+    pairs = np.stack([each.cpu().numpy() for each in (shown, to_whole(made.clamp(0, 1), plain.dtype))], axis=1)
+    pairs = drawing.shown(pairs, images.channels)
     return {f"reconstructions_{split}": pairs, f"reconstructions_{split}_ids": images.ids[chosen].astype(np.str_)}

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from petriscope.core import drawing
 from petriscope.core.device import widest
 from petriscope.core.masks import IGNORE
+from petriscope.core.progress import TimeLeft, unlimited
 from petriscope.core.recipe import TTA
 from petriscope.core.results import Evaluation, Explanations
-from petriscope.data.batches import Batches
+from petriscope.data.decode import resize
 from petriscope.data.imageset import Dataset, ImageSet
+from petriscope.data.tile_sets import batches_of, one_tile_each
+from petriscope.data.tiles import padded
 from petriscope.experiments import generic
 from petriscope.experiments.generic import Seen
 from petriscope.experiments.generic import evaluate as evaluate
@@ -25,12 +29,20 @@ from petriscope.metrics.segmentation import Tally, choose_examples, mean_iou, ta
 from petriscope.run.folder import Run
 
 EXAMPLES_EACH = 4  # of the best, median and worst images
+EXAMPLE_SIDE = 256  # pixels of the longer side of an example whose image has its own size
 ENSEMBLES = ("soft", "weighted", "soup", "greedy-soup", "specialist")
 PIXELS = 200_000  # approximate number of labeled val pixels that votes are weighted by
 
 
 def record(
-    run: Run, predictor: Predictor, dataset: Dataset, split: str, evaluation: Evaluation, outputs: Tally, quiet: bool
+    run: Run,
+    predictor: Predictor,
+    dataset: Dataset,
+    split: str,
+    evaluation: Evaluation,
+    outputs: Tally,
+    quiet: bool,
+    left: TimeLeft = unlimited,
 ) -> Evaluation:
     """Save an evaluated split of the run's own data in the run: metrics, one row per image, the best, median and worst
     images, and explanations.
@@ -41,23 +53,23 @@ def record(
     images = dataset.split(split)
     generic.record(run, predictor, dataset, split, evaluation, outputs, quiet)
     chosen, words = choose_examples(outputs, EXAMPLES_EACH)
-    shown = images.take(chosen)
-    probabilities = predictor.probabilities(shown, cast(TTA, evaluation.tta))
     examples = {
-        "images": shown,
-        "truth": images.targets[chosen],
-        "predicted": probabilities.argmax(1).astype(np.uint8),
-        "confidence": np.rint(probabilities.max(1) * 255).astype(np.uint8),
+        **_examples(predictor, images.subset(chosen), cast(TTA, evaluation.tta)),
         "ids": images.ids[chosen].astype(np.str_),
         "miou": mean_iou(outputs.confusion[chosen]),
         "rank": np.array(words, dtype=np.str_),
     }
     run.write_gallery(f"{split}-examples", **{f"segments_{split}_{name}": array for name, array in examples.items()})
-    found, facts = explain_split(predictor, images, outputs.confusion.sum(1), quiet)
+    pixels = outputs.confusion.sum(1)
+    if predictor.recipe.data.tiles is not None:  # explained are tiles
+        images = one_tile_each(images, predictor.recipe.data)
+        tally = tally_masks(mask_predictions(predictor, images, "none", None), len(images), len(images.classes))
+        pixels = tally.confusion.sum(1)
+    found, facts = explain_split(predictor, images, pixels, quiet, left)
     if found:
         rows = found["rows"]
         arrays = {
-            f"explained_{split}": shrink_images(images.take(rows)),
+            f"explained_{split}": shrink_images(images.take(rows), images.channels),
             f"explained_{split}_maps": shrink_images(found["maps"][..., None])[..., 0],
             f"explained_{split}_masks": shrink_masks(found["masks"]),
         }
@@ -72,6 +84,35 @@ def record(
     evaluation = evaluation.model_copy(update={"explanations": Explanations.model_validate(facts)})
     run.add_results(**{split: evaluation})
     return evaluation
+
+
+def _examples(predictor: Predictor, images: ImageSet, tta: TTA) -> dict[str, np.ndarray]:
+    """Images, their masks and what is predicted, for the gallery. Images in their own sizes are shown whole, made smaller."""
+    if predictor.recipe.data.tiles is None:
+        probabilities = predictor.probabilities(images.images, tta)
+        predicted, confidence = probabilities.argmax(1), probabilities.max(1)
+        shown: dict[str, Any] = {"images": drawing.shown(images.images, images.channels), "truth": images.targets}
+        return shown | {"predicted": predicted.astype(np.uint8), "confidence": _bytes(confidence)}
+    rows: list[dict[str, np.ndarray]] = []
+    for (row,), log_p, mask in mask_predictions(predictor, images, tta, None):
+        sure, best = log_p[0].max(0)
+        masks = {"truth": mask[0].numpy(), "predicted": best.numpy().astype(np.uint8)}
+        pixels = drawing.shown(images.window(int(row)), images.channels)
+        rows.append({"images": pixels, **masks, "confidence": _bytes(sure.exp().numpy())})
+    sizes = [drawing.fit_within(len(row["images"]), row["images"].shape[1], EXAMPLE_SIDE) for row in rows]
+    room = max(height for height, _ in sizes), max(width for _, width in sizes)
+    out: dict[str, list[np.ndarray]] = {"images": [], "truth": [], "predicted": [], "confidence": []}
+    for row, size in zip(rows, sizes, strict=True):
+        for name, array in row.items():
+            is_mask = name in ("truth", "predicted")
+            small = resize(array if array.ndim == 3 else array[..., None], size, "nearest" if is_mask else "box")
+            small = padded(small, room, IGNORE if is_mask else 255)
+            out[name].append(small if array.ndim == 3 else small[..., 0])
+    return {name: np.stack(arrays) for name, arrays in out.items()}
+
+
+def _bytes(shares: np.ndarray) -> np.ndarray:
+    return np.rint(shares * 255).astype(np.uint8)
 
 
 def see(predictor: Predictor, val: ImageSet, tta: TTA, label: str | None) -> Seen:
@@ -94,11 +135,12 @@ def sample_pixels(images: ImageSet, most: int) -> list[np.ndarray]:
     """A fixed random sample of labeled pixels: about ``most`` in total, or all if there are fewer.
 
     Returns:
-        for each of the N masks, int64 [S], indices into the flattened mask.
+        for each of the N masks, int64 [S], indices into the flattened mask of the image's own size.
     """
     share = most / max(int(images.counts.sum()), 1)
     rng = np.random.default_rng(0)
-    labeled = (np.flatnonzero(mask != IGNORE) for mask in images.targets)
+    masks = (mask[:height, :width] for mask, (height, width) in zip(images.targets, images.extents, strict=True))
+    labeled = (np.flatnonzero(mask != IGNORE) for mask in masks)
     return [places[rng.random(len(places)) < share] for places in labeled]
 
 
@@ -106,5 +148,5 @@ def mask_predictions(
     predictor: Predictor, images: ImageSet, tta: TTA, label: str | None, batch_size: int | None = None
 ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
     """See `petriscope.inference.predictor.Predictor.outputs`."""
-    batches = Batches(images, predictor.device, predictor.recipe.data.memory)
+    batches = batches_of(images, predictor.device, predictor.recipe.data)
     return predictor.outputs(batches, tta, label, batch_size)

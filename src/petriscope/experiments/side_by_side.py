@@ -8,6 +8,7 @@ from os import PathLike
 
 import numpy as np
 
+from petriscope.core.channels import in_words
 from petriscope.core.errors import RequestError
 from petriscope.core.files import path_text
 from petriscope.core.progress import say
@@ -105,8 +106,8 @@ def side_by_side(
     else:
         section, other, chosen = section or DataSection(), like, ChosenScale(None)
         images, theirs = (_of_source(section.model_copy(update={"source": each})) for each in (source, like))
-        if images.shape != theirs.shape:
-            raise RequestError(_shapes_differ(source, like, images.shape, theirs.shape))
+        if (images.shape, images.channels) != (theirs.shape, theirs.channels):
+            raise RequestError(_shapes_differ(source, like, images, theirs))
         second = appearances(theirs)
     estimate, why = _estimate(second, appearances(images), other)
     if asked == ESTIMATED:
@@ -157,9 +158,13 @@ def _of_source(section: DataSection) -> ImageSet:
     return images.subset(sample_rows(len(images), MOST))
 
 
-def _shapes_differ(source: str, like: str, one: tuple[int, int, int], other: tuple[int, int, int]) -> str:
-    if one[2] != other[2]:
-        return f"the images of {source} and {like} differ in channels; choose with --set data.channels=rgb"
+def _shapes_differ(source: str, like: str, first: ImageSet, second: ImageSet) -> str:
+    one, other = first.shape, second.shape
+    if first.channels != second.channels:
+        return (
+            f"the images of {source} and {like} differ in channels, {in_words(first.channels)} and {in_words(second.channels)}; "
+            "choose with --set data.channels=rgb, or give their names"
+        )
     return (
         f"the images of {source} are {one[0]}x{one[1]} and those of {like} {other[0]}x{other[1]}, and sharpness depends on that; "
         "give both one size with --set data.size=N"

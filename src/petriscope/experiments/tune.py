@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,8 @@ from petriscope.core.recipe import Recipe, load_recipe
 from petriscope.core.results import Epoch
 from petriscope.data import Dataset, load_dataset
 from petriscope.experiments import study as studies
-from petriscope.experiments.bench import run_suite
-from petriscope.experiments.parallel import Worker, start_worker, stop_workers
+from petriscope.experiments.bench import run_suite_in
+from petriscope.experiments.pools import Command, Job, Pool, open_pool
 from petriscope.experiments.space import AUTO, Choices, Space, Span, label, load_space, read_space, value_in
 from petriscope.experiments.study import FAILURE, SECONDS, Budget, Study
 from petriscope.experiments.suite import Method, Suite
@@ -125,7 +125,10 @@ def tune(
     reduction: int = 3,
     best: int = 3,
     seeds: int = 3,
-    jobs: int = 1,
+    jobs: int | None = None,
+    on: str | None = None,
+    cpus: int = 1,
+    gpus: float | None = None,
     quiet: bool = False,
 ) -> Tuning:
     """Search the settings of a recipe, and train the best of what was found with fresh seeds beside the recipe itself.
@@ -145,25 +148,38 @@ def tune(
         first_rung: epochs after which trials may be stopped first; ``reduction``: one in so many goes on at a rung.
         best: how many trials are trained with fresh seeds; 0: none, so that the search alone is done.
         seeds: how many fresh seeds.
-        jobs: processes at once.
+        jobs: processes at once; None: 1, or on a cluster as many as it has room for.
+        on: where they run, ``ray`` or ``ray://HOST:PORT``; None: here. Each has so many ``cpus`` and ``gpus`` of a cluster; see
+            `petriscope.experiments.pools.open_pool`.
 
     Raises:
         RequestError: the recipe, the space, the data, the storage or the folder cannot be used; nothing was trained.
         PetriscopeError: Optuna is not installed, or the recipe itself cannot be trained.
         Interrupted: Ctrl-C; the same call goes on from there.
     """
-    options = Options(
-        trials, minutes, storage, sampler, pruner, first_rung, reduction, best=best, seeds=seeds, jobs=jobs
-    )
-    plan = _plan(recipe, space, out, options)
-    try:
-        study = _open(plan)
-        if not quiet:
-            _introduce(plan, study)
-        _search(plan, study, quiet)
-        return _conclude(plan, study, quiet)
-    except (Interrupted, KeyboardInterrupt):
-        raise Interrupted(f"stopped; what was found is kept in {plan.folder}, and the same command goes on") from None
+    options = Options(trials, minutes, storage, sampler, pruner, first_rung, reduction, best=best, seeds=seeds)
+    options.check()
+    studies.import_optuna()
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(path_text(recipe))
+    with open_pool(on, jobs, cpus, gpus) as pool:
+        options = replace(options, jobs=1 if pool is None else jobs or pool.room(recipe.training.device))
+        plan = _plan(recipe, space, out, options)
+        if pool is not None and pool.hosts > 1 and (storage is None or storage.startswith("sqlite")):
+            raise RequestError(
+                f"the jobs run on {pool.hosts} machines, and SQLite, which keeps the study in a file, is not safe on a file "
+                "system that machines share; give --storage postgresql://USER@HOST/DATABASE, or run on one machine with --jobs"
+            )
+        try:
+            study = _open(plan)
+            if not quiet:
+                _introduce(plan, study)
+            _search(plan, study, pool, quiet)
+            return _conclude(plan, study, pool, quiet)
+        except (Interrupted, KeyboardInterrupt):
+            raise Interrupted(
+                f"stopped; what was found is kept in {plan.folder}, and the same command goes on"
+            ) from None
 
 
 def work(recipe: Recipe, space: str, out: Path, options: Options) -> None:
@@ -176,16 +192,12 @@ def work(recipe: Recipe, space: str, out: Path, options: Options) -> None:
 
 
 def _plan(
-    recipe: Recipe | str | PathLike[str],
+    recipe: Recipe,
     space: str | PathLike[str] | Mapping[str, Any],
     out: str | Path | None,
     options: Options,
 ) -> Plan:
     """Check all of a request, before anything is trained."""
-    studies.import_optuna()
-    options.check()
-    if not isinstance(recipe, Recipe):
-        recipe = load_recipe(path_text(recipe))
     choose_device(recipe.training.device)
     check_parts(recipe)
     check_trackers(recipe.training.track)
@@ -254,9 +266,9 @@ def _introduce(plan: Plan, study: Study) -> None:
 # ------------------------------------------------------------------------------------------------------- the search
 
 
-def _search(plan: Plan, study: Study, quiet: bool) -> None:
-    if plan.budget.jobs > 1 and not _is_over(plan, study):
-        _work_side_by_side(plan, study, quiet)
+def _search(plan: Plan, study: Study, pool: Pool | None, quiet: bool) -> None:
+    if pool is not None and not _is_over(plan, study):
+        _work_side_by_side(plan, study, pool, quiet)
     _work(plan, study, quiet)
     while study.under_way():  # by other processes
         time.sleep(LOOK_EVERY)
@@ -381,35 +393,39 @@ def _val(line: dict[str, Any] | Epoch, metric: str) -> float | None:
     return None if val is None else val.get(metric)
 
 
-def _work_side_by_side(plan: Plan, study: Study, quiet: bool) -> None:
-    """Search in several processes, each with a share of the cores."""
-    write_text(plan.folder / "recipe.yaml", plan.recipe.to_yaml())
-    write_text(plan.folder / "space.yaml", plan.space.to_yaml())
-    words = ["tune", str(plan.folder / "recipe.yaml"), "--space", str(plan.folder / "space.yaml")]
-    words += ["--out", str(plan.folder), "--sampler", plan.options.sampler, "--pruner", plan.options.pruner, "--worker"]
+def _work_side_by_side(plan: Plan, study: Study, pool: Pool, quiet: bool) -> None:
+    """Search in several processes."""
+    folder = plan.folder.absolute()
+    write_text(folder / "recipe.yaml", plan.recipe.to_yaml())
+    write_text(folder / "space.yaml", plan.space.to_yaml())
+    words = ["tune", str(folder / "recipe.yaml"), "--space", str(folder / "space.yaml")]
+    words += ["--out", str(folder), "--sampler", plan.options.sampler, "--pruner", plan.options.pruner, "--worker"]
     words += ["--reduction", str(plan.options.reduction), "--jobs", str(plan.budget.jobs)]
     words += ["--first-rung", str(plan.rungs[0])] if plan.rungs else []
     words += [] if plan.budget.trials is None else ["--trials", str(plan.budget.trials)]
     words += [] if plan.budget.seconds is None else ["--minutes", repr(plan.budget.seconds / 60)]
     words += [] if plan.options.storage is None else ["--storage", plan.options.storage]
     board = Board(plan, study, quiet)
-    workers: list[Worker] = []
-    with interruptible() as stop:
+    jobs: list[Job] = []
+    ended: list[Job] = []
+    device = plan.recipe.training.device
+    with pool.scratch(folder, [plan.recipe.model_dump(mode="json")], [device]), interruptible() as stop:
         try:
             for number in range(plan.budget.jobs):
-                workers.append(start_worker(words, plan.folder / f"worker-{number + 1}.log", plan.budget.jobs))
-            while any(worker.process.poll() is None for worker in workers):
-                time.sleep(LOOK_EVERY)
+                log = folder / f"worker-{number + 1}.log"
+                jobs.append(pool.start(Command(tuple(words), log, device=device)))
+            while len(ended) < len(jobs):
+                ended = pool.wait(jobs, LOOK_EVERY)
                 if stop.is_set():
                     raise Interrupted("interrupted")
                 board.look()
         finally:
-            stop_workers(workers)
+            pool.stop(jobs)
             board.look()
             board.close()
-    failed = [worker for worker in workers if worker.process.returncode != 0]
-    if failed:
-        raise PetriscopeError(f"a process of the search failed: {failed[0].error()}")
+        failed = next((error for job in jobs if (error := job.error()) is not None), None)
+    if failed is not None:
+        raise PetriscopeError(f"a process of the search failed: {failed}")
 
 
 class Board:
@@ -476,7 +492,7 @@ class Board:
 # -------------------------------------------------------------------------------------------------------- the result
 
 
-def _conclude(plan: Plan, study: Study, quiet: bool) -> Tuning:
+def _conclude(plan: Plan, study: Study, pool: Pool | None, quiet: bool) -> Tuning:
     """Train the best with fresh seeds, and write the recipe and the page."""
     trials = study.trials()
     by_label = {f"trial {each.number}": each for each in trials}
@@ -487,7 +503,7 @@ def _conclude(plan: Plan, study: Study, quiet: bool) -> Tuning:
     if candidates:
         if not quiet:
             say(f"\nthe best of the search with {plan.options.seeds} fresh seeds, beside the recipe:")
-        comparison, failures = _confirm(plan, recipes, quiet)
+        comparison, failures = _confirm(plan, recipes, pool, quiet)
     started = {} if not trials else {THE_RECIPE: next((each for each in trials if each.start), None)}
     confirmed = [] if comparison is None else _confirmed(plan, recipes, by_label | started)
     best = _best_of(plan, trials, confirmed)
@@ -535,7 +551,9 @@ def _seeds(plan: Plan) -> tuple[int, ...]:
     return tuple(plan.recipe.seed + 1 + number for number in range(plan.options.seeds))
 
 
-def _confirm(plan: Plan, recipes: Mapping[str, Recipe], quiet: bool) -> tuple[Comparison | None, Mapping[str, str]]:
+def _confirm(
+    plan: Plan, recipes: Mapping[str, Recipe], pool: Pool | None, quiet: bool
+) -> tuple[Comparison | None, Mapping[str, str]]:
     """Train recipes with fresh seeds, and compare them with the first on val.
 
     Returns:
@@ -555,7 +573,7 @@ def _confirm(plan: Plan, recipes: Mapping[str, Recipe], quiet: bool) -> tuple[Co
         metric=plan.metric if plan.metric in task.compared else None,
         methods=methods,
     )
-    done = run_suite(suite, _fresh(plan), split="val", quiet=quiet, jobs=plan.budget.jobs)
+    done = run_suite_in(pool, suite, _fresh(plan), split="val", quiet=quiet)
     return done.comparison, done.failures
 
 

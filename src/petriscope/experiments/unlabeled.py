@@ -12,6 +12,7 @@ import numpy as np
 from petriscope.core.csv_tables import csv_text
 from petriscope.core.errors import DataError
 from petriscope.core.files import user_path, write_text
+from petriscope.core.names import label_text
 from petriscope.core.progress import progress, say
 from petriscope.core.results import Scaling
 from petriscope.core.scale import Scale
@@ -23,6 +24,7 @@ from petriscope.data.sources.listing import TABLES
 from petriscope.experiments.own_data import section_elsewhere
 from petriscope.inference.decoding import decoded, find_images
 from petriscope.inference.labeling import most_useful
+from petriscope.inference.multilabel import plan_labels
 from petriscope.inference.predictor import Predictor
 from petriscope.inference.sampling import sample_rows
 from petriscope.inference.scaling import choose_scale, scale_set, sizes_in
@@ -101,7 +103,7 @@ def read_images(predictor: Predictor, source: str, most: int, notes: list[str], 
     path = user_path(source)
     cut_out = predictor.recipe.data.crop is not None
     if source.partition(":")[0] not in NAMED and path.is_dir() and not predictor.task.dense and not cut_out:
-        return _from_files(predictor, find_images([path]), most, notes, quiet)
+        return _from_files(predictor, find_images([path], predictor.reading.pages), most, notes, quiet)
     if path.suffix.lower() in TABLES:
         return _from_files(
             predictor, [each.path for each in sources.list_files(source, predictor.recipe.data)], most, notes, quiet
@@ -129,7 +131,7 @@ def _from_files(
     predictor: Predictor, files: Sequence[AnyFile], most: int, notes: list[str], quiet: bool
 ) -> tuple[ImageSet, int]:
     chosen = [files[row] for row in sample_rows(len(files), most)]
-    pixels, ids, failed = [np.empty((0, *predictor.shape), np.uint8)], list[str](), list[str]()
+    pixels, ids, failed = [np.empty((0, *predictor.shape), predictor.dtype)], list[str](), list[str]()
     sizes: list[tuple[int, int]] = []
     with progress("reading images", len(chosen)) as bar:
         for block, found in decoded(predictor.at_scale(None), chosen, CHUNK):
@@ -150,12 +152,12 @@ def _from_files(
 
 def _without_labels(predictor: Predictor, pixels: np.ndarray, ids: np.ndarray, sizes: np.ndarray) -> ImageSet:
     targets = np.zeros(len(pixels), dtype=np.int64)
-    return ImageSet(pixels, targets, predictor.classes, ids, sizes=sizes).hashed()
+    return ImageSet(pixels, targets, predictor.classes, ids, sizes=sizes, channels=predictor.channels).hashed()
 
 
 def write_suggestions(path: Path, predictor: Predictor, unlabeled: ImageSet, count: int, seed: int, quiet: bool) -> int:
     """Write a CSV file of the images that it would be most useful to label, the most useful first: image, rank, predicted,
-    confidence.
+    confidence; of several labels that of the label that is least certain.
 
     Returns:
         how many there are.
@@ -167,14 +169,18 @@ def write_suggestions(path: Path, predictor: Predictor, unlabeled: ImageSet, cou
     tell = None if quiet else "choosing images to label"
     raw = predictor.look(batches, "none", tell, lambda features, _: seen.append(features))
     p = predictor.judge(raw, "none", None).probabilities
-    rows = most_useful(p, np.concatenate(seen), count, seed)
+    present, confidence = np.arange(p.shape[1]) == p.argmax(1)[:, None], p.max(1)
+    if not predictor.task.exclusive:
+        present = p >= plan_labels(predictor, "none", None).cutoffs
+        confidence = np.where(present, p, 1 - p).min(1)
+    rows = most_useful(p, np.concatenate(seen), count, seed, present)
     table = [
         readable_row(
             {
                 "image": str(unlabeled.ids[row]),
                 "rank": rank,
-                "predicted": predictor.classes[p[row].argmax()],
-                "confidence": round(float(p[row].max()), 6),
+                "predicted": label_text([predictor.classes[k] for k in np.flatnonzero(present[row])]),
+                "confidence": round(float(confidence[row]), 6),
             }
         )
         for rank, row in enumerate(rows.tolist(), start=1)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from markupsafe import Markup
 
-from petriscope.core.results import Calibration, ConformalRow, Evaluation, OODSummary, SelectiveRow
+from petriscope.core.results import HELD_OUT, Calibration, ConformalRow, Evaluation, OODSummary, SelectiveRow
 from petriscope.metrics.blocks import row_blocks
 from petriscope.metrics.selective import risk_coverage, uncertainty
 from petriscope.report import wording
@@ -101,7 +101,7 @@ def _view(
         "where all mistakes have the lowest confidence.",
         selective=[_selective_row(row) for row in selective],
         sets=[_set_row(row) for row in evaluation.conformal or []],
-        ood=_ood(evaluation.ood, split),
+        ood=_ood(evaluation.ood, split, reference),
         calibration=_calibration_rows(calibration),
         temperature=_temperature(calibration.temperature, reference),
         before=before,
@@ -132,19 +132,23 @@ def _temperature(temperature: float, reference: str) -> str:
         return "No temperature was fitted: the probabilities are those of the network."
     change = "less" if temperature > 1 else "more"
     return (
-        f"The logits are divided by the temperature {temperature:.3g}, which was fitted on {reference}. This makes the model "
-        f"{change} confident and does not change any predicted class."
+        f"The logits are divided by the temperature {temperature:.3g}, which was fitted on {_named(reference)}. This makes the "
+        f"model {change} confident and does not change any predicted class."
     )
+
+
+def _named(reference: str) -> str:
+    return "the held-out images" if reference == HELD_OUT else reference
 
 
 def _headline(selective: Sequence[SelectiveRow], split: str, groups: int | None, reference: str) -> str:
     if not selective:
-        return f"Nothing was fitted on {reference} for these predictions, so no error rate can be guaranteed."
+        return f"Nothing was fitted on {_named(reference)} for these predictions, so no error rate can be guaranteed."
     row = next((row for row in selective if row.max_error == HEADLINE_ERROR), selective[0])
     requested = f"{100 * row.max_error:g} %"
     if not row.guaranteed:
-        images = reference if reference != VAL else "val images"
-        images = images if groups is None else f"{wording.plural(groups, 'group')} of {reference}"
+        images = f"{reference} images" if reference in (VAL, HELD_OUT) else reference
+        images = images if groups is None else f"{wording.plural(groups, 'group')} of {_named(reference)}"
         return (
             f"No confidence threshold guarantees at most {requested} errors: the {images} are too few, or too often "
             "predicted incorrectly."
@@ -163,18 +167,25 @@ def _fitted(selective: Sequence[SelectiveRow], split: str, groups: int | None, r
         return ""
     share = 100 * (1 - selective[0].delta)
     guarantee = (
-        f"The thresholds were fitted on {reference}. Their guarantee holds with a probability of {share:g} % over draws of "
-        f"{reference if reference == VAL else 'such images'}."
+        f"The thresholds were fitted on {_named(reference)}. Their guarantee holds with a probability of {share:g} % over draws "
+        f"of {reference if reference == VAL else 'such images'}."
     )
     if groups is not None:
         guarantee += (
-            f" It rests on the {wording.plural(groups, 'group')} of {reference} and is for images of new groups, because images "
-            "of one group are not independent."
+            f" It rests on the {wording.plural(groups, 'group')} of {_named(reference)} and is for images of new groups, because "
+            "images of one group are not independent."
         )
-    if reference != VAL:
+    if reference == HELD_OUT:
+        guarantee += (
+            " It is that of the networks of the folds; for the model that is made after them, it is approximate."
+        )
+    elif reference != VAL:
         return f"{guarantee} The {split} images are from elsewhere, and nothing is guaranteed for such images."
-    if split == "val":
-        return f"{guarantee} These are the images that they were fitted on: only test shows whether they hold."
+    if split == reference:
+        return (
+            f"{guarantee} These are the images that they were fitted on: only {'test shows' if split == VAL else 'others show'} "
+            "whether they hold."
+        )
     return f"{guarantee} The {split} images were not used to fit them."
 
 
@@ -198,13 +209,13 @@ def _set_row(row: ConformalRow) -> list[str]:
     ]
 
 
-def _ood(ood: OODSummary | None, split: str) -> str:
+def _ood(ood: OODSummary | None, split: str, reference: str) -> str:
     if ood is None:
         return ""
     images, is_ = wording.plural(ood.flagged, f"{split} image"), "is" if ood.flagged == 1 else "are"
     return (
         f"{images} ({wording.percent(ood.share)}) {is_} flagged as out-of-distribution, and the model abstains there. The "
-        f"detector accepts {100 * ood.inside_of_val:g} % of val."
+        f"detector accepts {100 * ood.inside_of_val:g} % of {VAL if reference != HELD_OUT else _named(reference)}."
     )
 
 

@@ -7,17 +7,26 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from petriscope.core.results import FEW_IMAGES, Adaptation, ClassPrior, Evaluation, Metric, SelectiveRow, SelfTraining
+from petriscope.core.results import (
+    CLASSIFICATION,
+    FEW_IMAGES,
+    Adaptation,
+    ClassPrior,
+    Evaluation,
+    Metric,
+    SelectiveRow,
+    SelfTraining,
+)
 from petriscope.core.scale import in_words
 from petriscope.report import wording
 from petriscope.report.charts import interval_mark
 from petriscope.report.metrics import in_sentence, written
-from petriscope.tasks import Task
+from petriscope.tasks import Task, find_task
 from petriscope.tasks.base import MetricInfo
 from petriscope.trust.verdict import differences
 
 RECALL = MetricInfo("recall", "Recall", "share of the images of a class given this class")
-COSTS = 0.01  # accuracy at home that an adaptation may cost without a warning
+COSTS = 0.01  # accuracy, or mAP, at home that an adaptation may cost without a warning
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,7 @@ class AdaptationView:
         cost: what the adaptation costs at home, a sentence each.
         selective: requested error rate; share answered and errors before; confidence, share answered and errors after.
         guarantee: what the thresholds guarantee, and for which images.
-        tried: setting, accuracy, negative log-likelihood.
+        tried: setting, accuracy or what else ``tried_by`` names, negative log-likelihood.
         chosen: how the setting was chosen.
         suggested: which images to label next; empty if that was not asked for.
     """
@@ -55,6 +64,7 @@ class AdaptationView:
     selective: list[list[str]]
     guarantee: str
     tried: list[tuple[str, str, str]]
+    tried_by: str
     chosen: str
     suggested: str
 
@@ -75,22 +85,29 @@ def adaptation_view(task: Task, found: Adaptation) -> AdaptationView:
         cost=at_home(found),
         selective=_selective(before, after),
         guarantee=_guarantee(after, found),
-        tried=[(each.setting, wording.percent(each.accuracy), wording.decimal(each.nll, 3)) for each in found.tried],
+        tried=[
+            (each.setting, wording.percent(getattr(each, task.metrics[0].key)), wording.decimal(each.nll, 3))
+            for each in found.tried
+        ],
+        tried_by=task.metrics[0].name,
         chosen=(
-            f"Of {len(found.tried)} settings, the one with the lowest negative log-likelihood after temperature scaling was "
-            "chosen by the same images that the metrics are of: the metrics after adapting are slightly optimistic."
+            f"Of {len(found.tried)} settings, the one with the lowest negative log-likelihood after "
+            f"{'temperature scaling' if task.exclusive else 'the scaling of each label'} was chosen by the same images that the "
+            "metrics are of: the metrics after adapting are slightly optimistic."
         ),
         suggested=_suggested(found),
     )
 
 
 def at_place(found: Adaptation) -> str:
-    """Accuracy at the new place before and after, in a sentence."""
+    """Accuracy, or mAP, at the new place before and after, in a sentence."""
     images = wording.images(found.after.n, found.after.groups, "labeled")
-    before, after = (_accuracy(each.metric("accuracy")) for each in (found.before, found.after))
+    metric = _counted_most(found)
+    before, after = (_share(each.metric(metric.key)) for each in (found.before, found.after))
     held = "in turn" if found.after.groups is None else "in whole groups, in turn"
     return (
-        f"At {found.source}, accuracy on {images} that were held out {held} is {before} before adapting, {after} after."
+        f"At {found.source}, {in_sentence(metric)} on {images} that were held out {held} is {before} before adapting, {after} "
+        "after."
     )
 
 
@@ -110,7 +127,8 @@ def at_home(found: Adaptation | SelfTraining) -> list[str]:
     if before is None or after is None or before.value is None or after.value is None:
         return [f"{found.base} has no val split, so what the adaptation costs on its images is not known."]
     images = wording.plural(found.home_n, "val image")
-    out = [f"On the {images} of {found.base}, accuracy is {_accuracy(before)} before, {_accuracy(after)} after."]
+    name = in_sentence(_counted_most(found))
+    out = [f"On the {images} of {found.base}, {name} is {_share(before)} before, {_share(after)} after."]
     if (lost := before.value - after.value) > COSTS:
         out.append(
             f"The adapted model is {100 * lost:.1f} points worse on images like those of {found.base}, more than "
@@ -220,6 +238,13 @@ def _row(row: SelectiveRow | None) -> tuple[str, str, str]:
 
 
 def _guarantee(after: Evaluation, found: Adaptation) -> str:
+    if after.answers:
+        return (
+            "The scaling, the cutoff and the thresholds of each label were fitted on the predictions for "
+            f"{fitted_on(found)}. What they guarantee is for images from there, and assumes that the network, which learned from "
+            "all labeled images, is not worse than those that learned from fewer; only other labeled images show whether they "
+            "hold."
+        )
     if not after.selective:
         return ""
     share = 100 * (1 - after.selective[0].delta)
@@ -242,5 +267,10 @@ def _suggested(found: Adaptation) -> str:
     )
 
 
-def _accuracy(metric: Metric) -> str:
+def _counted_most(found: Adaptation | SelfTraining) -> MetricInfo:
+    """The metric that sentences are about; adapting without labels is for classification alone."""
+    return find_task(found.after.task if isinstance(found, Adaptation) else CLASSIFICATION).metrics[0]
+
+
+def _share(metric: Metric) -> str:
     return wording.percent_with_interval(metric.value, metric.ci95)

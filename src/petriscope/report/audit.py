@@ -18,6 +18,8 @@ from petriscope.audit.checks.wrong_labels import LABEL_ERROR
 from petriscope.audit.findings import families
 from petriscope.audit.outliers import nearest
 from petriscope.audit.runner import Audit
+from petriscope.core import drawing
+from petriscope.core.channels import GRAY, RGB, in_words
 from petriscope.core.drawing import overlay
 from petriscope.core.files import write_text
 from petriscope.data.decisions import FILE
@@ -122,8 +124,12 @@ def _context(audit: Audit, folder: Path) -> dict[str, Any]:
 
 
 def _shape(audit: Audit) -> str:
-    height, width, channels = audit.images.shape
-    return f"{height} × {width} pixels, {'gray' if channels == 1 else 'color'}"
+    height, width, _ = audit.images.shape
+    names, bits = audit.images.channels, audit.images.bits
+    kind = {GRAY: "gray", RGB: "color"}.get(names) or in_words(names)
+    return f"{height} × {width} pixels, {kind}{'' if bits == 8 else f', {bits} bits'}. {drawing.shown_as(names, bits)}".rstrip(
+        ". "
+    )
 
 
 def _headline(summary: dict[str, Any], touched: int) -> dict[str, str]:
@@ -214,7 +220,9 @@ class _View:
             template = self.audit.planted.templates[int(name.rpartition("-")[2]) - 1]
             spread = members.iloc[np.unique(np.linspace(0, len(members) - 1, PLANTED_SHOWN).astype(int))]
             cards = [self._card(row, "", decision="") for row in spread.itertuples()]
-            groups.append(Group(name, len(members), cards, thumbnail(template)))
+            groups.append(
+                Group(name, len(members), cards, thumbnail(drawing.shown(template, self.audit.images.channels)))
+            )
         return _gallery(PLANTED.name, PLANTED.title, PLANTED.about, rows, groups, len(groups))
 
     def _copies(self) -> list[Gallery | None]:
@@ -298,7 +306,7 @@ class _View:
 
     def _shown(self, index: int, side: int | None = None) -> Thumbnail:
         images = self.audit.images
-        pixels = images.take([index])[0]
+        pixels = drawing.shown(images.take([index])[0], images.channels)
         if images.task.dense:
             pixels = overlay(pixels, images.targets[index], len(images.classes))
         height, width = pixels.shape[:2]

@@ -13,11 +13,13 @@ import numpy as np
 from petriscope.core.errors import PetriscopeError
 from petriscope.core.files import reason, write_text
 from petriscope.core.progress import say
-from petriscope.core.results import Epoch, Evaluation, Explanations, Results, TrainingSummary
+from petriscope.core.recipe import Recipe
+from petriscope.core.results import HELD_OUT, Epoch, Evaluation, Explanations, Results, SplitInfo, TrainingSummary
 from petriscope.report import data, rendering, training
 from petriscope.report.abstention import abstention_views
 from petriscope.report.adaptation import adaptation_view, fitted_on
 from petriscope.report.breakdown import breakdown_views
+from petriscope.report.cross_validation import INTERVALS, cross_validation_view
 from petriscope.report.ensemble import EnsembleView, ensemble_view
 from petriscope.report.error_groups import errors
 from petriscope.report.explanations import Maps, explanation_view
@@ -26,9 +28,17 @@ from petriscope.report.headline import Headline, before_evaluation
 from petriscope.report.metrics import in_sentence, metric_rows
 from petriscope.report.repeat import repetition
 from petriscope.report.robustness import RobustnessView, robustness_view
-from petriscope.report.self_training import self_training_view
+from petriscope.report.self_training import not_of_place, self_training_view
 from petriscope.report.shift import shift_views
-from petriscope.report.standing import Statement, alarm, notes, standing, standing_of_adapted
+from petriscope.report.standing import (
+    Statement,
+    alarm,
+    left_out,
+    notes,
+    standing,
+    standing_of_adapted,
+    standing_of_folds,
+)
 from petriscope.run.folder import Run, read_gallery
 from petriscope.tasks import Task, find_task, in_room
 
@@ -150,26 +160,11 @@ def _context(run: Run, place: Path) -> dict[str, Any]:
             explanation_view(split, one, page.maps(split, one, rows[split], gallery)) for split, one in found.items()
         ]
 
-    adapted = results.adaptation
+    adapted, crossed = results.adaptation, results.cross_validation
 
-    def headline() -> Headline:
-        if adapted is not None:
-            return page.headline(task, f"held-out {adapted.domain}", adapted.after)
-        first = next(iter(evaluated), None)
-        return (
-            before_evaluation(task, history, recipe) if first is None else page.headline(task, first, evaluated[first])
-        )
-
-    def stated(robustness: RobustnessView | None) -> list[Statement]:
-        said = (
-            standing(task, evaluated, described.splits, results.training, history, recipe, folder)
-            if adapted is None
-            else standing_of_adapted(task, evaluated, described.splits, adapted, folder)
-        )
-        if robustness is None:
-            return said
-        return [*said, (f"On corrupted {robustness.split} images, {robustness.metric}: {robustness.headline}.", "")]
-
+    reference = "val" if adapted is None else fitted_on(adapted)
+    if crossed is not None:
+        reference = HELD_OUT
     views = {split: view(split, one) for split, one in results.evaluated.items()}
     evaluated = {split: one for split, one in results.evaluated.items() if views[split] is not None}
     robustness = damage.show("robustness", None, lambda: robustness_view(task, results, gallery))
@@ -177,8 +172,11 @@ def _context(run: Run, place: Path) -> dict[str, Any]:
     overlays = damage.show("overlays", overlays, lambda: page.overlays(gallery, len(described.classes)))
     no_curves, no_epochs = training.Curves([], []), training.EpochTable([], [])
     parts: dict[str, tuple[Any, Callable[[], Any]]] = {
-        "headline": (Headline("", ""), headline),
-        "standing": ([], lambda: stated(robustness)),
+        "headline": (Headline("", ""), lambda: headline(task, results, evaluated, history, recipe)),
+        "standing": (
+            [],
+            lambda: statements(task, results, evaluated, described.splits, history, recipe, folder, robustness),
+        ),
         "notes": ([], lambda: notes(evaluated, recipe)),
         "alarm": (None, lambda: alarm(task, results, described)),
         "facts": ([], lambda: training.facts(recipe, environment, results, history)),
@@ -191,14 +189,18 @@ def _context(run: Run, place: Path) -> dict[str, Any]:
             None,
             lambda: None if results.self_training is None else self_training_view(results.self_training),
         ),
+        "cross_validation": (None, lambda: None if crossed is None else cross_validation_view(task, crossed)),
         "curves": (no_curves, lambda: training.curves(task, history, results.training, recipe)),
         "epochs": (no_epochs, lambda: training.epoch_table(task, history)),
         "metrics": ([], lambda: metric_rows(task, evaluated)),
         "breakdowns": ([], lambda: breakdown_views(task, evaluated)),
         "errors": ([], lambda: errors(evaluated, gallery)),
         "explanations": ([], explanations),
-        "shift": ([], lambda: shift_views(evaluated, gallery, described.classes, str(place), results.ensemble is None)),
-        "abstention": ([], lambda: abstention_views(evaluated, rows, "val" if adapted is None else fitted_on(adapted))),
+        "shift": (
+            [],
+            lambda: shift_views(evaluated, gallery, described.classes, str(place), not results.joined),
+        ),
+        "abstention": ([], lambda: abstention_views(evaluated, rows, reference)),
         "reconstructions": (None, lambda: reconstructions(gallery, recipe)),
         "augmented": ([], lambda: augmented(gallery, overlays)),
         "cost": ([], lambda: training.cost(results.cost, results.training)),
@@ -218,11 +220,56 @@ def _context(run: Run, place: Path) -> dict[str, Any]:
         "views": [views[split] for split in evaluated],
         "task_template": page.TEMPLATE,
         "task_sections": page.SECTIONS,
-        "about_metrics": page.ABOUT_METRICS,
+        "about_metrics": page.ABOUT_METRICS if crossed is None else INTERVALS,
         "robustness": robustness,
         "repeat": repetition(place, recipe, environment, results),
         "overlaid": len(overlays) > 0,
     }
+
+
+def headline(
+    task: Task, results: Results, evaluated: Mapping[str, Evaluation], history: Sequence[Epoch], recipe: Recipe
+) -> Headline:
+    """The metric at the top of the page: where a run was adapted to, else on the split that counts most."""
+    page, adapted = cast(TaskPage, in_room(task, "report")), results.adaptation
+    if adapted is not None:
+        return page.headline(task, f"held-out {adapted.domain}", adapted.after)
+    first = next(iter(evaluated), None)
+    return before_evaluation(task, history, recipe) if first is None else page.headline(task, first, evaluated[first])
+
+
+def statements(
+    task: Task,
+    results: Results,
+    evaluated: Mapping[str, Evaluation],
+    splits: Mapping[str, SplitInfo],
+    history: Sequence[Epoch],
+    recipe: Recipe,
+    folder: str,
+    robustness: RobustnessView | None,
+) -> list[Statement]:
+    """What stands below it: what it is based on, what is missing, and the stress test in a sentence.
+
+    Args:
+        folder: of the run, quoted for a command.
+    """
+    if results.cross_validation is not None:
+        return standing_of_folds(task, evaluated, splits, results.cross_validation, recipe, folder)
+    said = (
+        standing(task, evaluated, splits, results.training, history, recipe, folder)
+        if results.adaptation is None
+        else standing_of_adapted(task, evaluated, splits, results.adaptation, folder)
+    )
+    if results.self_training is not None:
+        said = [(not_of_place(results.self_training), ""), *said]
+    lacking = left_out(results, recipe, folder) if results.adaptation is None else []
+    said = [
+        *said,
+        *((f"{sentence[0].upper()}{sentence[1:]}. To make up for it:", again) for sentence, again in lacking),
+    ]
+    if robustness is None:
+        return said
+    return [*said, (f"On corrupted {robustness.split} images, {robustness.metric}: {robustness.headline}.", "")]
 
 
 def _ensemble(task: Task, page: TaskPage, results: Results) -> EnsembleView | None:

@@ -10,6 +10,7 @@ from petriscope.core.recipe import Recipe
 from petriscope.core.results import Environment, Hardware, Results
 from petriscope.report import wording
 from petriscope.report.adaptation import repeated
+from petriscope.report.cross_validation import repeated as repeated_folds
 from petriscope.report.self_training import repeated_self_training
 from petriscope.report.standing import TTA_WORDS
 
@@ -32,6 +33,8 @@ def repetition(folder: Path, recipe: Recipe, environment: Environment, results: 
         train = f"petriscope ensemble {members} --method {results.ensemble.method}"
     elif results.adaptation is not None:
         train = repeated(results.adaptation, recipe.seed)
+    elif results.cross_validation is not None:
+        train = repeated_folds(results.cross_validation, folder)
     elif results.self_training is not None:
         train = repeated_self_training(results.self_training, recipe.seed)
     elif not recipe.data.origin and source:

@@ -133,6 +133,11 @@ def _notes(split: str, test: Robustness, metric: str) -> list[str]:
             f"{_written(together)}: {_written(test.metric('two_at_once'))} under two, "
             f"{_written(test.metric('three_at_once'))} under three."
         )
+    if test.tile is not None:
+        notes.append(
+            f"Images have their own sizes; one tile of {test.tile[0]}x{test.tile[1]} of each was tested, at a random place, so "
+            "the clean metric is not that of whole images."
+        )
     if test.scenes is not None:
         notes.append(
             "Where a corruption moves the image, the mask moves with it. What enters from outside is not scored."

@@ -83,13 +83,14 @@ class SegmentationView:
     """The predictions on one split.
 
     Args:
-        images: how many there are, in words.
+        images: how many there are, in words; ``resolution``: in which size their pixels are counted; empty in older runs.
         matrix: empty where it is missing or too large; ``confusions``: the most frequent ones, in words.
         classes: their names; ``legend``: names and colors.
     """
 
     split: str
     images: str
+    resolution: str
     classes: list[str]
     legend: list[tuple[str, str]]
     per_class: list[ClassRow]
@@ -111,6 +112,7 @@ def view(
     return SegmentationView(
         split=split,
         images=wording.images(evaluation.n, evaluation.groups),
+        resolution=evaluation.resolution or "",
         classes=classes,
         legend=class_legend(classes),
         per_class=[_class_row(name, one) for name, one in evaluation.per_class.items()],
@@ -214,6 +216,6 @@ def _examples(split: str, classes: int, gallery: Mapping[str, np.ndarray]) -> li
 def _errors(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """Correct pixels in light gray, wrong ones in red, unlabeled ones in black, uint8 [H, W, 3]."""
     out = np.zeros((*truth.shape, 3), dtype=np.uint8)
-    out[truth == predicted] = RIGHT
+    out[(truth == predicted) & (truth != IGNORE)] = RIGHT
     out[(truth != predicted) & (truth != IGNORE)] = WRONG
     return out

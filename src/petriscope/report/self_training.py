@@ -52,6 +52,11 @@ def told(found: SelfTraining) -> list[str]:
     return [_changed(found), *_missing(found), _unknown(found), *at_home(found)]
 
 
+def not_of_place(found: SelfTraining) -> str:
+    """What has to be known of the metric at the top of the page."""
+    return f"These are images of {found.base}, not of {found.source}, to which the run was adapted. {_unknown(found)}"
+
+
 def repeated_self_training(found: SelfTraining, seed: int) -> str:
     """The command that adapts again."""
     words = ["petriscope", "adapt", found.base, "--unlabeled", found.source]

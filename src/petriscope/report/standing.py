@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from petriscope.core.recipe import Recipe
 from petriscope.core.results import (
     Adaptation,
+    CrossValidation,
     DataInfo,
     Epoch,
     Evaluation,
@@ -16,11 +17,14 @@ from petriscope.core.results import (
     TrainingSummary,
     about_groups,
 )
+from petriscope.explain.classification import NO_TIME
 from petriscope.report import wording
 from petriscope.report.adaptation import at_home, at_place
+from petriscope.report.cross_validation import how, made_of, what_is_left
 from petriscope.report.metrics import in_sentence, written
-from petriscope.tasks import Task
+from petriscope.tasks import Task, find_task
 
+UNSEEN = "The test images were used neither for training nor to choose the weights."
 TTA_WORDS = {
     "mirror": "the mean over each image and its left-right mirror image (test-time augmentation: mirror)",
     "flips": "the mean over 4 mirror images of each image (test-time augmentation: flips)",
@@ -82,7 +86,7 @@ def standing(
         done = f"{wording.plural(len(history), 'epoch')} of {recipe.training.epochs} done"
         out.append((f"Training is not finished: {done}. To resume it:", f"petriscope train --resume {folder}"))
     if "test" in evaluated:
-        out.append(("The test images were used neither for training nor to choose the weights.", ""))
+        out.append((UNSEEN, ""))
         if "val" in evaluated:
             info = task.metrics[0]
             metric = written(info, evaluated["val"].metric(info.key))
@@ -110,6 +114,32 @@ def standing(
     return out
 
 
+def left_out(results: Results, recipe: Recipe, folder: str) -> list[Statement]:
+    """What a training with a budget had no time for, and how to make up for it.
+
+    Args:
+        folder: of the run, quoted for a command.
+    """
+    val, budget, out = results.val, results.budget, list[Statement]()
+    if val is None or budget is None:
+        return out
+    explained, lacking = val.explanations, []
+    if explained is not None and explained.reason == NO_TIME:
+        lacking += ["explanations" if explained.method is None else "checks of the explanations"]
+    if lacking and val.errors is not None and val.errors.neighbors is None and (val.value("accuracy") or 0.0) < 1:
+        lacking += ["training images that are similar to mistakes"]
+    tests = find_task(val.task).has_stress_test and recipe.evaluation.stress != "off"
+    stress = tests and results.stress.get("val") is None
+    lacking += ["the stress test"] * stress
+    if lacking:
+        again = f"petriscope evaluate {folder} --split val" + " --stress" * stress
+        out.append((f"there was no time for {', '.join(lacking)}", again))
+    if (seen := budget.detector_images) is not None:
+        what = f"there was no time to fit the detector of out-of-distribution images on more than {seen:,} images"
+        out.append((what, f"petriscope calibrate {folder}"))
+    return out
+
+
 def standing_of_adapted(
     task: Task, evaluated: Mapping[str, Evaluation], splits: Mapping[str, SplitInfo], adapted: Adaptation, folder: str
 ) -> list[Statement]:
@@ -134,6 +164,29 @@ def standing_of_adapted(
         size = wording.plural(splits["test"].images, "test image")
         out.append((f"The {size} of {adapted.base} have not been evaluated yet:", f"petriscope evaluate {folder}"))
     return out
+
+
+def standing_of_folds(
+    task: Task,
+    evaluated: Mapping[str, Evaluation],
+    splits: Mapping[str, SplitInfo],
+    found: CrossValidation,
+    recipe: Recipe,
+    folder: str,
+) -> list[Statement]:
+    """The same for a run that was judged by cross-validation.
+
+    Args:
+        folder: of the run, quoted for a command.
+    """
+    out: list[Statement] = []
+    if "test" in evaluated:
+        info = task.metrics[0]
+        metric = written(info, found.pooled.metric(info.key))
+        out.append((UNSEEN, ""))
+        out.append((f"On images that were held out by cross-validation, {in_sentence(info)} is {metric}.", ""))
+        return [*out, (made_of(found, recipe), "")]
+    return [(how(found), ""), (made_of(found, recipe), ""), what_is_left(found, splits, folder)]
 
 
 def _use_of_val(training: TrainingSummary | None) -> str:

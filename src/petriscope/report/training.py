@@ -11,7 +11,7 @@ from petriscope.augment import AUGMENTATIONS
 from petriscope.augment.base import Mixing
 from petriscope.core.progress import duration
 from petriscope.core.recipe import Part, Recipe
-from petriscope.core.results import Cost, Environment, Epoch, Results, TrainingSummary
+from petriscope.core.results import Budgeted, Cost, Environment, Epoch, Results, TrainingSummary
 from petriscope.report import wording
 from petriscope.report.charts import Series, line_chart
 from petriscope.report.gallery import has_decoder, trains_decoder
@@ -58,6 +58,7 @@ def facts(
         ("Domains", _domains(recipe, environment)),
         ("Left out", "" if recipe.data.leave_out is None else f"the domain {recipe.data.leave_out}, which is test"),
         ("Images", f"{shape[0]} × {shape[1]} pixels, {'gray' if shape[2] == 1 else 'color'}" if shape else ""),
+        ("Channels", wording.channels(recipe.data)),
         ("Scale", wording.scales(recipe.data)),
         ("Normalization", wording.normalization(recipe.data.normalize, recipe.model, environment.normalize)),
         ("Model", wording.part(Part(name=recipe.model.name, **options))),
@@ -77,9 +78,10 @@ def facts(
         ("Device", environment.device),
         ("Precision", environment.precision or settings.precision),
         ("Seed", str(recipe.seed)),
+        *_plan(results.budget),
         ("Started", wording.date(environment.started)),
     ]
-    if results.ensemble is not None:
+    if results.joined:
         facts = [("Model", recipe.about), *(fact for fact in facts if fact[0] in OF_ENSEMBLES)]
     return [(name, value) for name, value in facts if value]
 
@@ -94,6 +96,15 @@ def _domains(recipe: Recipe, environment: Environment) -> str:
     return ", ".join(words)
 
 
+def _plan(budget: Budgeted | None) -> list[tuple[str, str]]:
+    """What a training without a recipe was given, and its plan."""
+    if budget is None:
+        return []
+    given = f"{budget.minutes:g} {'processor ' * budget.processor}minutes"
+    lines = (line.partition(" ") for line in budget.plan)
+    return [("Planned for", given), *((f"Plan: {name}", text.strip()) for name, _, text in lines)]
+
+
 def _parts(parts: Sequence[Part]) -> str:
     return ", ".join(map(wording.part, parts))
 
@@ -104,6 +115,10 @@ def _epochs(recipe: Recipe, training: TrainingSummary | None, history: Sequence[
         return f"{len(history)} of {planned} done"
     done = training.epochs or len(history)
     words = str(done) if done >= planned else f"{done} of {planned} (stopped early)"
+    if corrections := recipe.training.corrections:
+        words += f" ({corrections[0].before} were planned at first)"
+    if (ended := recipe.training.ended) is not None:
+        words += f"; the budget ended the last after {wording.plural(ended.steps, 'step')}"
     if training.kept == "best":
         monitor = str(training.monitor).replace("_", " ")
         return f"{words}; kept: epoch {training.best_epoch}, the best by val {monitor}"

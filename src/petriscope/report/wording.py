@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from petriscope.core.channels import RGB
+from petriscope.core.channels import in_words as named
+from petriscope.core.drawing import shown_as
 from petriscope.core.recipe import DataSection, DistillSection, FinetuneSection, Part, TrainingSection
 from petriscope.core.results import Normalization
 from petriscope.core.scale import in_words
@@ -130,6 +133,16 @@ def normalization(rule: str, model: Part, statistics: Normalization | None) -> s
     return f"{source}: mean {mean}; std {std}"
 
 
+def channels(data: DataSection) -> str:
+    """The channels and the bits of images, and how they are shown; empty for gray and RGB with 8 bits."""
+    names = data.channels if isinstance(data.channels, tuple) else ()
+    bits = f"{data.depth} bits per value" if data.depth > 8 else ""
+    span = "" if data.range is None else f"values from {data.range[0]:g} (black) to {data.range[1]:g} (white)"
+    about = ", ".join(filter(None, [named(names) if names else "", bits, span]))
+    shown = shown_as(names, data.depth) if names else shown_as(RGB, data.depth)
+    return ". ".join(filter(None, [about, shown]))
+
+
 def scales(data: DataSection) -> str:
     """How images are scaled, by domain, and their field of view; empty where they are left as they are."""
     elsewhere = "" if data.sources is None else "images from elsewhere: "
@@ -175,7 +188,7 @@ def averaging(settings: TrainingSection) -> str:
 def progressive(settings: TrainingSection) -> str:
     """Which epochs were trained on smaller images; empty if none were."""
     section = settings.progressive
-    if section is None or not (epochs := section.epochs(settings.epochs)):
+    if section is None or not (epochs := settings.small_epochs(settings.epochs)):
         return ""
     return f"the first {plural(epochs, 'epoch')} on images of {section.size} pixels on the shorter side"
 
