@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from petriscope.augment import AUGMENTATIONS
-from petriscope.augment.pipeline import Pipeline, to_bytes
+from petriscope.augment.pipeline import Pipeline, to_whole
 from petriscope.core.recipe import Part
 from petriscope.data.sources.synthetic_smear import CLASSES, draw_smear
 
@@ -157,7 +157,7 @@ def augmented(name: str, cells: torch.Tensor, labels: torch.Tensor) -> torch.Ten
     targets = nuclei(cells, 1 if name == "copy-paste" else len(cells)) if dense else labels
     pipeline = Pipeline.from_recipe(parts, len(CLASSES), dense=dense)
     out, _ = pipeline(cells, targets, torch.Generator().manual_seed(2))
-    return to_bytes(out)
+    return to_whole(out, torch.uint8)
 
 
 def nuclei(cells: torch.Tensor, of: int) -> torch.Tensor:

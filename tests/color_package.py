@@ -1,4 +1,5 @@
-"""A package whose model needs no training: an image is of the class of its brightest channel, and bright images are outliers."""
+"""Packages whose models need no training: an image, or a pixel, is of the class of its brightest channel, or an image has the
+label of each bright channel. Bright images are outliers."""
 
 from __future__ import annotations
 
@@ -10,8 +11,20 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from petriscope.inference.package import ARRAYS, LIMITS, MANIFEST, MODEL, Coverage, ErrorRate, Input, Manifest, digest
+from petriscope.inference.package import (
+    ARRAYS,
+    CUTOFFS,
+    LIMITS,
+    MANIFEST,
+    MODEL,
+    Coverage,
+    ErrorRate,
+    Input,
+    Manifest,
+    digest,
+)
 from petriscope.inference.package import CLASSIFIER as CLASSIFIER_OUTPUTS
+from petriscope.inference.package import LABELER as LABELER_OUTPUTS
 from petriscope.inference.package import SEGMENTER as SEGMENTER_OUTPUTS
 from petriscope.trust.state import TENSORS
 from petriscope.trust.two_sample import KINDS, Likeness, traits_of
@@ -20,6 +33,7 @@ CLASSES = ("red", "green", "blue, or so")
 SIDE = (10, 12)
 THRESHOLDS = (None, 0.02, 0.2)
 RATES = (0.005, 0.01, 0.1)
+CUT = (0.5, 0.4, 0.6)  # the cutoffs of labels
 # fmt: off
 CLASSIFIER = """
 <ir_version: 8, opset_import: ["" : 18]>
@@ -51,6 +65,39 @@ color (uint8[n, 10, 12, 3] images) => (float[n, 3] probabilities, float[n, 3] ra
     points = Div (color, bright)
     plain_label = Identity (label)
     plain_uncertainty = Identity (uncertainty)
+    appearance = Concat <axis = 1> (color, points)
+}
+"""
+LABELER = """
+<ir_version: 8, opset_import: ["" : 18]>
+color (uint8[n, 10, 12, 3] images) => (float[n, 3] probabilities, float[n, 3] raw, bool[n, 3] labels, float[n] ood,
+    int64[n, 3, 3] answers, float[n, 3] points, int64[n] plain_label, float[n] plain_uncertainty, float[n, 6] appearance)
+<float sharp = {0.05}, float middle = {100.0}, float bright = {200.0}, int64[2] places = {1, 2}, int64[1] last = {1},
+ float one = {1.0}, float[3] cutoffs = {0.5, 0.4, 0.6}, float[1, 3, 1] limits = {-1.0, 0.02, 0.2}, int64 none = {-1}>
+{
+    pixels = Cast <to = 1> (images)
+    color = ReduceMean <keepdims = 0> (pixels, places)
+    above = Sub (color, middle)
+    logits = Mul (above, sharp)
+    raw = Sigmoid (logits)
+    probabilities = Identity (raw)
+    labels = GreaterOrEqual (probabilities, cutoffs)
+    brightness = ReduceMean <keepdims = 0> (color, last)
+    ood = Div (brightness, bright)
+    rest = Sub (one, probabilities)
+    doubt = Where (labels, rest, probabilities)
+    each = Unsqueeze (doubt, last)
+    sure = LessOrEqual (each, limits)
+    near = LessOrEqual (ood, one)
+    inside = Unsqueeze (near, places)
+    answered = And (sure, inside)
+    present = Cast <to = 7> (labels)
+    guess = Unsqueeze (present, last)
+    answers = Where (answered, guess, none)
+    points = Div (color, bright)
+    plain_label = ArgMax <axis = 1, keepdims = 0> (probabilities)
+    half = Min (probabilities, rest)
+    plain_uncertainty = ReduceMean <keepdims = 0> (half, last)
     appearance = Concat <axis = 1> (color, points)
 }
 """
@@ -104,8 +151,8 @@ def _val(package: Path, count: int = 200) -> dict[str, np.ndarray]:
     return {f"{TENSORS}likeness/{name}": values for name, values in likeness.arrays()}
 
 
-def write_package(folder: Path, dense: bool = False, **changes: Any) -> Path:
-    """The package, with six test images.
+def write_package(folder: Path, task: str = "classification", **changes: Any) -> Path:
+    """The package of a task, with six test images.
 
     Args:
         changes: of the manifest.
@@ -114,32 +161,37 @@ def write_package(folder: Path, dense: bool = False, **changes: Any) -> Path:
     from onnx import parser
 
     (folder / "tests").mkdir(parents=True)
-    onnx.save(parser.parse_model(SEGMENTER if dense else CLASSIFIER), folder / "model.onnx")
+    dense, labels = task == "segmentation", task == "multilabel"
+    outputs = SEGMENTER_OUTPUTS if dense else LABELER_OUTPUTS if labels else CLASSIFIER_OUTPUTS
+    onnx.save(parser.parse_model(SEGMENTER if dense else LABELER if labels else CLASSIFIER), folder / "model.onnx")
     arrays = {LIMITS: np.zeros((0, 3))} if dense else {LIMITS: np.full((2, 3), 0.9), **_val(folder)}
+    if labels:
+        limits = np.repeat([-np.inf, 0.02, 0.2], 6).reshape(3, 3, 2)
+        arrays |= {LIMITS: limits, CUTOFFS: np.array(CUT, np.float32)}
     np.savez(folder / ARRAYS, **arrays)
     some = images(6)
     for number, image in enumerate(some):
         (folder / "tests" / f"{number}.png").write_bytes(png(image))
     names = np.array([f"{number}.png" for number in range(6)])
-    key, answers = ("classes", some.argmax(3).astype(np.uint8)) if dense else ("label", some.mean((1, 2)).argmax(1))
-    np.savez(folder / "tests" / "vectors.npz", names=names, **{key: answers})
+    key = "classes" if dense else "labels" if labels else "label"
+    np.savez(folder / "tests" / "vectors.npz", names=names, **{key: predict(folder, some)[key]})
     rates = tuple(
-        ErrorRate(rate, threshold, 100, 0, 0.05, (f"a note on {100 * rate:g} %",))
+        ErrorRate(rate, None if labels else threshold, 100, 0, 0.05, (f"a note on {100 * rate:g} %",))
         for rate, threshold in zip(RATES, THRESHOLDS, strict=True)
     )
     likeness = {name: f"{TENSORS}likeness/{name}" for name in KINDS if f"{TENSORS}likeness/{name}" in arrays}
     manifest = Manifest(
         name="colors",
         created="2026-01-01T00:00:00+00:00",
-        task="segmentation" if dense else "classification",
+        task=task,
         classes=CLASSES,
         input=Input(*SIDE, 3, "bilinear", 16, False),
         precision="fp32",
         tta="none",
         temperature=1.0,
-        outputs=SEGMENTER_OUTPUTS if dense else CLASSIFIER_OUTPUTS,
+        outputs=outputs,
         error_rates=() if dense else rates,
-        coverages=() if dense else (Coverage(0.9), Coverage(0.95)),
+        coverages=() if dense or labels else (Coverage(0.9), Coverage(0.95)),
         recipe={"model": {"name": "colors"}},
         trust={"references": {}, "detector": None, "likeness": likeness or None},
         mean=(0.5,) * 3,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from contextlib import asynccontextmanager
 from io import BytesIO
+from types import MappingProxyType
 
 import httpx
 import numpy as np
@@ -14,6 +15,7 @@ from petriscope import api
 from petriscope.data.contents import Content
 from petriscope.data.decode import decode_with_content
 from petriscope.data.in_memory import InMemory
+from petriscope.inference.base import Reading
 from petriscope.inference.decoding import DecodedFile
 from petriscope.ship.server.segmentation import NoRules
 from petriscope.ship.server.served import Found, Row
@@ -62,8 +64,9 @@ class Told:
     """A `Served` that predicts when it is let, and remembers the sizes of its batches."""
 
     name, fingerprint, task, classes, shape = "told", "0" * 64, "classification", ("a", "b"), (SIDE, SIDE, 3)
-    likeness, untested, max_errors, coverages = None, "there is nothing to compare with", (), ()
-    overlays = True
+    reading = Reading()
+    likeness, untested, max_errors, coverages, colors = None, "there is nothing to compare with", (), (), ()
+    unshown, assumed = "", MappingProxyType({})
 
     def __init__(self, fails=False):
         self.go = threading.Event()

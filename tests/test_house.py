@@ -14,7 +14,7 @@ import petriscope
 
 ROOT = Path(petriscope.__file__).parent
 ROOT_MODULES = 5
-TASKS = {"classification", "segmentation", "generic"}  # rooms have one module per task
+TASKS = {"classification", "segmentation", "multilabel", "generic"}  # rooms have one module per task
 ANYWHERE = {"__init__", "base", *TASKS}
 
 

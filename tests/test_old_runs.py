@@ -46,7 +46,7 @@ def test_opens_and_reports(name, old_run):
     assert results.task == environment.data.task == ("segmentation" if name == "segmentation" else "classification")
     assert results.val.n == environment.data.splits["val"].images > 0
     assert results.cost.inference_images_per_second > 0
-    page = api.report(run.folder).read_text(encoding="utf-8")
+    page = api.report(run.folder).path.read_text(encoding="utf-8")
     first = "miou" if name == "segmentation" else "accuracy"
     assert f"{100 * results.val.value(first):.2f}" in page
     if name == "classification":

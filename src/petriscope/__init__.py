@@ -19,6 +19,7 @@ from petriscope.core.version import __version__
 _PLACES = {
     "audit": "petriscope.api",
     "train": "petriscope.api",
+    "plan": "petriscope.api",
     "resume": "petriscope.api",
     "evaluate": "petriscope.api",
     "calibrate": "petriscope.api",
@@ -27,6 +28,7 @@ _PLACES = {
     "predict": "petriscope.api",
     "explain": "petriscope.api",
     "report": "petriscope.api",
+    "Report": "petriscope.report.notebook",
     "track": "petriscope.api",
     "compare": "petriscope.api",
     "ensemble": "petriscope.api",
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
         explain,
         export,
         export_page,
+        plan,
         predict,
         recalibrate,
         report,
@@ -77,6 +80,7 @@ if TYPE_CHECKING:
     from petriscope.experiments.suite import load_suite
     from petriscope.inference.predictor import load_model
     from petriscope.inference.verification import verify
+    from petriscope.report.notebook import Report
     from petriscope.run.folder import Run, open_run
 
 

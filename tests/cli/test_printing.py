@@ -13,6 +13,7 @@ import pytest
 from petriscope.cli.printing import print_columns, print_data, print_evaluation, print_stress
 from petriscope.core.results import Evaluation, Robustness
 from petriscope.data import Dataset, ImageSet
+from petriscope.data.summary import summarize
 from petriscope.metrics.classification import full_metrics
 from petriscope.report.metrics import metric_rows
 from petriscope.tasks import find_task
@@ -107,10 +108,10 @@ def test_a_source_is_described_by_its_classes_per_split(capsys, masks):
     targets = np.zeros((4, 6, 5), np.uint8) if masks else np.zeros(4, np.int64)
     targets[1:] = 1
     images = ImageSet(np.zeros((4, 6, 5, 1), np.uint8), targets, ("a", "bb"), np.arange(4).astype(str))
-    print_data(Dataset(train=images, source="somewhere", warnings=("mind the gap",)))
+    print_data(summarize(Dataset(train=images, source="somewhere", warnings=("mind the gap",))))
     said = capsys.readouterr()
     found = lines(said.out)
-    assert ["images", "6x5, gray"] in found
+    assert ["images", "6x5, gray, 8 bits"] in found
     assert ["a", "30" if masks else "1"] in found and ["bb", "90" if masks else "3"] in found
     assert found[-1] == ["all images", "4"]
     assert (["all labeled pixels", "120"] in found) == masks

@@ -85,6 +85,7 @@ def warm_up() -> None:
             importlib.import_module(module.name)
     for name in (
         "torch._dynamo",
+        "onnxruntime",
         "pandas",
         "pyarrow.parquet",
         "sklearn.covariance",

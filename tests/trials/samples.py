@@ -23,6 +23,7 @@ from small_sources import (
     make_unsplit,
 )
 
+from petriscope.data.sources.synthetic_shapes import CLASSES, draw_shapes
 from trials.lab import run
 
 RECIPE = """\
@@ -113,6 +114,20 @@ def _images(folder: Path) -> None:
     color.save(place / "rotated.jpg", exif=exif)
 
 
+def _npy(folder: Path) -> None:
+    """A model for three channels with 16 bits, and one image of it."""
+    pixels = {f"{name}_images": deep_images(count) for name, count in (("train", 12), ("val", 4), ("test", 4))}
+    make_npz(folder / "set", **pixels, channels=np.array(["DAPI", "GFP", "RFP"]))
+    write_recipes(folder)
+    must(folder, "train", "recipe.yaml", "--out", "run", "--quiet", "--set", "data.depth=16")
+    (folder / "images").mkdir()
+    np.save(folder / "images" / "a.npy", deep_images(1)[0])
+
+
+def deep_images(count: int) -> np.ndarray:
+    return np.random.default_rng(count).integers(0, 65536, (count, 8, 9, 3), dtype=np.uint16)
+
+
 def must(folder: Path, *words: str) -> None:
     """Run a command that has to succeed."""
     done = run(list(words), folder, seconds=120)
@@ -133,15 +148,54 @@ def _trained_on_masks(folder: Path) -> None:
     _few_images(folder)
 
 
+def _label_sets(folder: Path) -> None:
+    """Images with any number of labels: an npz, a table that lists them, and one with a column for each."""
+    place = folder / "set"
+    place.mkdir()
+    images, labels = draw_shapes(60, (12, 12))
+    parts = {"train": slice(0, 40), "val": slice(40, 50), "test": slice(50, 60)}
+    arrays = {f"{split}_images": images[part] for split, part in parts.items()}
+    np.savez(place / "cells.npz", **arrays, **{f"{split}_labels": labels[part] for split, part in parts.items()})
+    lines = ["path,label", *(f"{i}.png,{'|'.join(np.array(CLASSES)[row == 1])}" for i, row in enumerate(labels))]
+    flags = [",".join(["path", *CLASSES]), *(",".join([f"{i}.png", *map(str, row)]) for i, row in enumerate(labels))]
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(place / f"{i}.png")
+    (place / "listed.csv").write_text("\n".join(lines))
+    (place / "flags.csv").write_text("\n".join(flags))
+    write_recipes(folder)
+
+
+def _trained_on_label_sets(folder: Path) -> None:
+    _label_sets(folder)
+    must(folder, "train", "recipe.yaml", "--data", "set/cells.npz", "--out", "run", "--quiet", "--test")
+    _few_images(folder)
+
+
 def _few_images(folder: Path) -> None:
     make_unsplit(folder / "images")
     for path in sorted((folder / "images").rglob("*.png"))[3:]:
         path.unlink()
 
 
+def _in_shards(folder: Path) -> None:
+    """A run, images in tar and Parquet files, and a prediction of them in shards that is half done."""
+    _trained(folder)
+    for name in ("webdataset", "hub"):
+        FORMATS[name].write(folder / "set")
+    asked = ("--out", "out", "--shards", "2", "--jobs", "1", "--max-error", "0.2")
+    must(folder, "predict", "run", "set/shards", *asked)
+    for name in ("summary.json", "shard-00001.parquet"):
+        (folder / "out" / name).unlink()
+
+
 def _run_and_images(folder: Path) -> None:
     _trained(folder)
     _few_images(folder)
+
+
+def _package(folder: Path) -> None:
+    _run_and_images(folder)
+    must(folder, "export", "run", "--out", "package")
 
 
 def _two_runs(folder: Path) -> None:
@@ -179,6 +233,9 @@ RUN_COMMANDS = (
 )
 
 
+PACKAGE_COMMANDS = ("verify package", "predict package images", "evaluate package --split val")
+
+
 def _sample(make: Callable[[Path], Path], files: tuple[str, ...], *commands: str) -> Sample:
     return Sample(_source(make), files, commands or (*DATA, "audit set --quick --out audit --quiet"))
 
@@ -192,6 +249,16 @@ SAMPLES: dict[str, Sample] = {
     "csv": _sample(make_table, ("set/table.csv",), "data set/table.csv", "train recipe.yaml --data set/table.csv"),
     "parquet": _sample(make_parquet, ("set/table.parquet",), "data set/table.parquet"),
     "cifar": _sample(make_cifar, ("set/*batch*",), *DATA),
+    "label sets": Sample(
+        _label_sets,
+        ("set/*.npz", "set/*.csv"),
+        (
+            "data set/cells.npz",
+            "data set/listed.csv --set data.task=multilabel",
+            "data set/flags.csv",
+            "audit set/flags.csv --quick --out audit --quiet",
+        ),
+    ),
     "folders": _sample(make_folders, ("set/*/*/*.png",)),
     "pile": _sample(make_unsplit, ("set/*/*.png",), *DATA, TRAIN),
     "mask folders": _sample(make_mask_folders, ("set/*/masks/*.png", "set/*/images/*.png")),
@@ -207,13 +274,24 @@ SAMPLES: dict[str, Sample] = {
     ),
     "tar": Sample(_stored("tar"), ("set/set.tar",), ("data set/set.tar",)),
     "tar.gz": Sample(_stored("tar.gz"), ("set/set.tar.gz",), ("data set/set.tar.gz",)),
-    "webdataset": Sample(_stored("webdataset"), ("set/shards/*.tar", "set/shards/*.txt"), ("data set/shards",)),
+    "webdataset": Sample(
+        _stored("webdataset"),
+        ("set/shards/*.tar", "set/shards/*.txt"),
+        ("data set/shards", "data set/shards --set data.stream=true --set data.unreadable=skip"),
+    ),
     "hdf5": Sample(_stored("hdf5"), ("set/cells.h5",), ("data set/cells.h5",)),
     "zarr": Sample(_stored("zarr 2"), ("set/cells.zarr/*/*", "set/cells.zarr/.zgroup"), ("data set/cells.zarr",)),
-    "hub": Sample(_stored("hub"), ("set/hub/data/*.parquet",), ("data set/hub",)),
+    "ome-tiff": Sample(_stored("ome-tiff"), ("set/set/*/*/*.tif",), ("data set/set --set data.depth=16",)),
+    "tiff pages": Sample(_stored("tiff pages"), ("set/set/*/*/*.tif",), ("data set/set --set data.pages=images",)),
+    "dicom": Sample(
+        _stored("dicom"), ("set/set/*/*/*.dcm",), ("data set/set", "audit set/set --quick --quiet --out a")
+    ),
+    "czi": Sample(_stored("czi"), ("set/set/*/*/*.czi",), ("data set/set",)),
+    "hub": Sample(_stored("hub"), ("set/hub/data/*.parquet",), ("data set/hub", "data set/hub --set data.stream=true")),
     "images": Sample(
         _images, ("images/*",), ("predict run images", "explain run images --out maps --method occlusion")
     ),
+    "npy": Sample(_npy, ("images/a.npy", "set/cells.npz"), ("predict run images/a.npy", "data set/cells.npz")),
     "recipe": Sample(
         _source(make_npz),
         ("recipe.yaml",),
@@ -239,10 +317,27 @@ SAMPLES: dict[str, Sample] = {
         ("run/*.json", "run/*.jsonl", "run/*.yaml", "run/*.parquet", "run/gallery/*", "run/checkpoint/*"),
         RUN_COMMANDS,
     ),
+    "package": Sample(_package, ("package/package.json", "package/*.npz", "package/*.onnx"), PACKAGE_COMMANDS),
+    "tests of a package": Sample(_package, ("package/tests/*",), PACKAGE_COMMANDS[:1]),
     "run of masks": Sample(
         _trained_on_masks,
         ("run/*.json", "run/*.jsonl", "run/*.yaml", "run/*.parquet", "run/gallery/*", "run/model.safetensors"),
         RUN_COMMANDS[:-1],
+    ),
+    "run of label sets": Sample(
+        _trained_on_label_sets,
+        ("run/*.json", "run/*.parquet", "run/gallery/*", "run/model.safetensors"),
+        (*RUN_COMMANDS[:-1], "predict run images --max-error 0.1"),
+    ),
+    "shards": Sample(
+        _in_shards,
+        ("out/*.json", "out/listing.parquet", "set/shards/*.tar", "set/hub/data/*.parquet"),
+        (
+            "predict run set/shards --out out --shards 2 --jobs 1 --max-error 0.2",
+            "work-on-shards out",
+            "predict run set/shards --out new --shards 2 --jobs 1",
+            "predict run set/hub/data --out new --shards 2 --jobs 1",
+        ),
     ),
     "ensemble": Sample(
         _two_runs,

@@ -9,16 +9,21 @@ import sys
 from petriscope.cli.commands import app
 from petriscope.core.device import SMALLER, is_out_of_memory
 from petriscope.core.errors import PetriscopeError, RequestError, shortened
-from petriscope.core.progress import say
+from petriscope.core.launch import command, launch
+from petriscope.core.progress import say, silence
+from petriscope.core.worker import end_with_parent
 
 OLD_OPTIONS = {"--sets": "--set-coverage", "--figure": "--metric", "--stress-pictures": "--stress-images"}
 
 
+@command()
 def main() -> None:
     """Run the command line. Exit status: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted."""
     _settle_streams()
     _settle_process()
+    end_with_parent()
     try:
+        _check_processes(sys.argv[1:])
         _check_options(sys.argv[1:])
         app()
     except PetriscopeError as error:
@@ -54,6 +59,20 @@ def _settle_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace", encoding=None if stream.isatty() else "utf-8")
+
+
+def _check_processes(words: list[str]) -> None:
+    """Leave speaking to the first of several processes.
+
+    Raises:
+        RequestError: they were started for a command that runs in one process.
+    """
+    started = launch()
+    silence(started.rank > 0)
+    if started.size > 1 and words[:1] not in (["train"], ["--help"], ["--version"]):
+        raise RequestError(
+            f"torchrun started {started.size} processes, and only train works in several; start petriscope without torchrun"
+        )
 
 
 def _check_options(words: list[str]) -> None:

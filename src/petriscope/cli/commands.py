@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
@@ -19,6 +21,7 @@ from petriscope.cli.printing import (
     print_side_by_side,
 )
 from petriscope.core.errors import Interrupted, PetriscopeError, RequestError, command
+from petriscope.core.launch import launch
 from petriscope.core.progress import say
 
 if TYPE_CHECKING:
@@ -35,8 +38,10 @@ RECIPE_FOLDERS = {  # in the order of the listing, with their headings
     "blood96-mobilenet": "Blood cells at 96 px with MobileNetV3",
     "blood96-convnext": "Blood cells at 96 px with ConvNeXt",
     "cifar10": "CIFAR-10: QuizDNN and ResNet-18 (petriscope bench quiz-dnn)",
+    "chest": "ChestMNIST: any of 14 findings in an X-ray",
     "digits": "Handwritten digits, built in",
     "mars": "Mars terrain, masks: soil, bedrock, sand, big rocks (petriscope bench mars)",
+    "synthetic-shapes": "Drawn shapes, several labels per image, built in",
     "synthetic-terrain": "Synthetic terrain with masks, built in",
 }
 
@@ -68,6 +73,26 @@ Rehash = Annotated[
     bool, typer.Option("--rehash", callback=_rehash, help="Read every file again, also those that look unchanged.")
 ]
 KeepSeen = Annotated[bool, typer.Option("--keep-seen", help="Keep images that the model was trained or fitted on.")]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Simultaneous trainings. Here they share the cores; default 1. With --on: as many as there is room for.",
+    ),
+]
+On = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ray[://HOST:PORT]",
+        help="Run on a Ray cluster: that of the address, or that of RAY_ADDRESS or ray start, or one on this machine.",
+    ),
+]
+Cpus = Annotated[int, typer.Option(metavar="N", min=1, help="With --on: CPUs, and so threads, of a job.")]
+Gpus = Annotated[
+    float | None,
+    typer.Option(metavar="N", min=0, help="With --on: GPUs of a job, such as 0.5; default 1 if the cluster has GPUs."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout, and nothing else.")]
 Classes = Annotated[
     list[str] | None,
@@ -197,13 +222,87 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Seed of the run; default: the recipe's.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder to make; default runs/RECIPE-seedN.")] = None,
     audit: Annotated[str | None, typer.Option(metavar="DIR", help="Carry out the decisions of this audit.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(metavar="M", help="Without a recipe: that all may take; default 20.")
+    ] = None,
+    processor_minutes: Annotated[
+        float | None,
+        typer.Option(metavar="M", help="Without a recipe: likewise, in minutes of the processors, all cores together."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Without a recipe: print the plan, and end.")] = False,
+    folds: Annotated[
+        int | None,
+        typer.Option(metavar="K", help="Judge by cross-validation: K networks, each of which holds out a part."),
+    ] = None,
+    repeats: Annotated[int, typer.Option(metavar="R", help="With --folds: draw the folds R times.")] = 1,
+    final: Annotated[
+        str | None,
+        typer.Option(
+            help="With --folds, what the model is: all (trained on all images; default for labels) or the folds' ensemble."
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="With --folds: simultaneous trainings; default 1. With --on: as many as there is room for.",
+        ),
+    ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ray[://HOST:PORT]",
+            help="With --folds: train on a Ray cluster: that of the address, of RAY_ADDRESS, of ray start, or on this machine.",
+        ),
+    ] = None,
+    cpus: Cpus = 1,
+    gpus: Gpus = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Continue an interrupted run.")] = None,
     test: Annotated[bool, typer.Option("--test", help="Evaluate on test after training.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     rehash: Rehash = False,
 ) -> None:
-    """Train according to a recipe, and write a run folder with the model and a report."""
+    """Train according to a recipe, and write a run folder with the model and a report.
+
+    Without a recipe, --data alone is enough: network, size of the images, augmentation and length are planned for the data and
+    this machine, so that training, calibration, a short stress test and the report end within --minutes.
+
+    For few images, --folds 5 judges by all of them: each is predicted by a network that did not learn from it. The model is the
+    run "final" in --out. The same command goes on where it was stopped.
+    """
     from petriscope.core.recipe import load_recipe
+
+    crossed: dict[str, Any] = {}
+    if folds is not None:
+        if final is not None:
+            _among("--final", final, ("ensemble", "all"))
+        if resume is not None or dry_run:
+            raise RequestError(
+                "a cross-validation is resumed by the same command again, and its plan depends on the number of folds; give "
+                "--folds without --resume and --dry-run"
+            )
+        crossed = {
+            "folds": folds,
+            "repeats": repeats,
+            "final": final,
+            "jobs": jobs,
+            "on": on,
+            "cpus": cpus,
+            "gpus": gpus,
+        }
+    elif (repeats, final, jobs, on, cpus, gpus) != (1, None, None, None, 1, None):
+        raise RequestError(
+            "--repeats, --final, --jobs, --on, --cpus and --gpus are for a cross-validation; give --folds too, such as "
+            "--folds 5"
+        )
+
+    planned = minutes is not None or processor_minutes is not None or dry_run
+    if planned and (recipe is not None or resume is not None):
+        raise RequestError(
+            "--minutes, --processor-minutes and --dry-run are for a training that is planned: name --data and no recipe. How "
+            "long a recipe trains, it says itself (--set training.epochs=N)"
+        )
 
     if resume is not None:
         if recipe is not None or set_ or seed is not None or out is not None or audit is not None:
@@ -214,18 +313,45 @@ def train(
         from petriscope import api
 
         run = api.resume(resume, quiet, data)
+    elif recipe is None:
+        if data is None:
+            raise RequestError(
+                "name your images with --data, or a recipe (for a list: petriscope recipes), or a run with --resume"
+            )
+        if minutes is not None and processor_minutes is not None:
+            raise RequestError("give --minutes or --processor-minutes, not both")
+        from petriscope import api
+
+        if dry_run:
+            deliver(
+                "".join(
+                    f"{line}\n" for line in api.plan(data, minutes, processor_minutes, set_ or [], seed or 0, audit)
+                )
+            )
+            return
+        run = api.train(
+            out=out,
+            quiet=quiet,
+            data=data,
+            minutes=minutes,
+            processor_minutes=processor_minutes,
+            settings=set_ or [],
+            seed=seed or 0,
+            audit=audit,
+            **crossed,
+        )
     else:
-        if recipe is None:
-            raise RequestError("name a recipe (for a list: petriscope recipes), or a run with --resume")
         overrides: dict[str, Any] = {} if seed is None else {"seed": seed}
         chosen = {"source": data, "audit": audit}
         if chosen := {key: value for key, value in chosen.items() if value is not None}:
             overrides["data"] = chosen
-        loaded = load_recipe(recipe, set_ or [], **overrides)
+        with _in_all_processes():
+            loaded = load_recipe(recipe, set_ or [], **overrides)
         from petriscope import api
 
-        run = api.train(loaded, out, quiet)
-    _next_steps(run, test, quiet)
+        run = api.train(loaded, out, quiet, **crossed)
+    if launch().rank == 0:
+        _next_steps(run, test, quiet)
 
 
 @app.command()
@@ -296,22 +422,30 @@ def calibrate(
     tta: Tta = None,
     device: Device = "auto",
     keep_seen: KeepSeen = False,
+    scale: ScaleOption = None,
     as_json: AsJson = False,
     rehash: Rehash = False,
 ) -> None:
     """Fit probabilities and thresholds on val again, for another test-time augmentation (--tta) or for an older run.
 
-    With --data, fit them on labeled images from elsewhere, and write a model file whose guarantees hold for such images.
+    With --data, fit them on labeled images from elsewhere, and write a model file whose guarantees hold for such images. With
+    --scale, it reads images at this scale.
     """
     _among("--split", split, ("train", "val", "test"))
     if data is None and out is not None:
         raise RequestError("--out needs --data; without --data, the run's own model file is updated")
+    if data is None and scale is not None:
+        raise RequestError(
+            "--scale is for images from elsewhere, named with --data; the run's own are read as its recipe says"
+        )
     from petriscope import api
 
     if data is None:
         written, result = None, api.calibrate(run, _tta(tta), device, quiet=as_json)
     else:
-        result, written = api.recalibrate(run, data, out, split, _tta(tta), device, quiet=as_json, keep_seen=keep_seen)
+        result, written = api.recalibrate(
+            run, data, out, split, _tta(tta), device, quiet=as_json, keep_seen=keep_seen, scale=scale
+        )
     if as_json:
         print_json(result.as_json() | ({} if written is None else {"model": str(written)}))
         return
@@ -388,10 +522,15 @@ def adapt(
 @app.command()
 def predict(
     model: Model,
-    images: Annotated[list[str], typer.Argument(help="Image files, or folders of them.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help="Image files, or folders of them; with --shards also tar and Parquet files, and addresses."
+        ),
+    ],
     out: Annotated[
         Path | None,
-        typer.Option(help="CSV file to write; default: stdout. For segmentation: the folder for the masks."),
+        typer.Option(help="CSV file to write; default: stdout. For segmentation and --shards: a folder."),
     ] = None,
     tta: Tta = None,
     device: Device = "auto",
@@ -406,10 +545,33 @@ def predict(
     classes: Classes = None,
     prior: Prior = None,
     scale: ScaleOption = None,
+    tiles: Annotated[
+        float | None,
+        typer.Option(
+            metavar="OVERLAP",
+            help="For segmentation: keep the size of images, and predict them by tiles that overlap by this share, such as "
+            "0.25. Models that were trained with data.tiles do so by themselves.",
+        ),
+    ] = None,
     without_guarantee: Annotated[
         bool,
         typer.Option("--without-guarantee", help="Answer also where guarantees are withdrawn, without any claim."),
     ] = False,
+    shards: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="For any number of images: write N Parquet files into the folder --out. If stopped, the same command goes on.",
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="With --shards: processes; default: one per core, or one on a GPU."),
+    ] = None,
+    on: On = None,
+    cpus: Cpus = 1,
+    gpus: Gpus = None,
 ) -> None:
     """Predict the classes of images, as CSV with an answer or the reason to abstain.
 
@@ -417,7 +579,8 @@ def predict(
     them, the guarantees are withdrawn and nothing is answered. With --scale, objects are first brought to the size that the
     run knows; an adapted run does so by itself as it was adapted, and --scale 1 leaves them as they are.
 
-    For segmentation, write a mask as indexed PNG and an overlay per image, and the table masks.csv.
+    For segmentation, write a mask as indexed PNG and an overlay per image, and the table masks.csv with the shares of the classes
+    and the number and size of objects.
     """
     from petriscope import api
     from petriscope.inference.table import hand_over
@@ -430,8 +593,34 @@ def predict(
         )
     asked: dict[str, Any] = {"max_error": max_error, "set_coverage": set_coverage, "classes": classes, "prior": prior}
     asked |= {"without_guarantee": without_guarantee, "scale": scale}
+    if shards is not None:
+        if out is None or tiles is not None:
+            raise RequestError(
+                "--shards needs --out FOLDER" if out is None else "--tiles is for masks, and --shards for labels"
+            )
+        asked |= {"on": on, "cpus": cpus, "gpus": gpus}
+        made = api.predict_in_shards(model, images, out, shards, jobs, device, tta=_tta(tta), **asked)
+        if made.unreadable:
+            first = next(each.facts.first_unreadable for each in made.shards if each.facts.unreadable)
+            raise PetriscopeError(
+                f"{made.unreadable:,} of {made.images:,} images could not be read, the first: {first}"
+            )
+        return
+    if jobs is not None or on is not None:
+        raise RequestError("--jobs and --on are for --shards; without it, one process predicts all images")
+    asked["tiles"] = tiles
     found = api.predict_rows(model, images, _tta(tta), device, out=out, **asked)
     hand_over(found, out, deliver)
+
+
+@app.command(hidden=True)
+def work_on_shards(
+    folder: Path, device: Device = "auto", threads: Annotated[int | None, typer.Option(min=1)] = None
+) -> None:
+    """Predict shards of a job that predict --shards has begun in FOLDER, as one of its processes."""
+    from petriscope.experiments.in_shards import work_on
+
+    work_on(folder, device, threads)
 
 
 @app.command()
@@ -461,10 +650,14 @@ def serve(
     file_mib: Annotated[int, typer.Option(metavar="N", min=1, help="Size of an image file, at most, in MiB.")] = 32,
     body_mib: Annotated[int, typer.Option(metavar="N", min=1, help="Size of a request, at most, in MiB.")] = 128,
     megapixels: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="Pixels of an image, at most.")] = 64,
+    classes: Classes = None,
+    prior: Prior = None,
+    scale: ScaleOption = None,
 ) -> None:
     """Serve models over HTTP, with a page to drop images on. It ends with Ctrl-C or SIGTERM, when all requests are answered.
 
-    POST /predict takes images, and gives answers or reasons to abstain as predict does; /docs says more.
+    POST /predict takes images, and gives answers or reasons to abstain as predict does; /docs says more. --classes, --prior and
+    --scale are for all images that come in, as for predict.
     """
     from petriscope import api
 
@@ -485,6 +678,9 @@ def serve(
             held_bytes=4 * body_mib * mib,
             pixels=megapixels * 1_000_000,
         ),
+        classes,
+        prior,
+        scale,
     )
 
 
@@ -549,7 +745,8 @@ def compare(
     ] = None,
     against: Annotated[str | None, typer.Option(metavar="RUN", help="The baseline; default: the first run.")] = None,
     metric: Annotated[
-        str | None, typer.Option(help="accuracy, balanced_accuracy or macro_f1; for segmentation: miou.")
+        str | None,
+        typer.Option(help="accuracy, balanced_accuracy or macro_f1; masks: miou; several labels: map, auc, ..."),
     ] = None,
     as_json: AsJson = False,
     out: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Also write a page.")] = None,
@@ -614,7 +811,10 @@ def bench(
             "--set", metavar="KEY=VALUE", help="Change a setting of all methods that do not set it themselves."
         ),
     ] = None,
-    jobs: Annotated[int, typer.Option(metavar="N", min=1, help="Simultaneous trainings, which share the cores.")] = 1,
+    jobs: Jobs = None,
+    on: On = None,
+    cpus: Cpus = 1,
+    gpus: Gpus = None,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     rehash: Rehash = False,
@@ -630,7 +830,7 @@ def bench(
     from petriscope import api
 
     chosen_suite = suites.load_suite(suite).with_settings(set_ or [])
-    done = api.run_suite(chosen_suite, out, data, chosen, cast(Any, split), only or (), quiet, jobs)
+    done = api.run_suite(chosen_suite, out, data, chosen, cast(Any, split), only or (), quiet, jobs, on, cpus, gpus)
     if as_json:
         comparison = None if done.comparison is None else done.comparison.as_dict()
         print_json({"suite": suite, "comparison": comparison, "failures": done.failures})
@@ -646,13 +846,19 @@ def bench(
 
 @app.command()
 def export(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder; with --format html, also a package.")],
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run folder; with --format html or bioimageio, also a package.")
+    ],
     out: Annotated[
         Path | None,
         typer.Option(metavar="PACKAGE", help="Folder or page to make; default packages/ and the name of the run."),
     ] = None,
     format: Annotated[
-        str, typer.Option(help="onnx: a package. html: one page that predicts in the browser, without a network.")
+        str,
+        typer.Option(
+            help="onnx: a package. pt2, openvino: one that torch or OpenVINO runs. bioimageio: a model folder for programs "
+            "that read bioimage.io. html: one page that predicts in the browser, without a network."
+        ),
     ] = "onnx",
     images: Annotated[
         bool, typer.Option("--images/--no-images", help="Take images of val along as test images, or drawn ones.")
@@ -688,10 +894,12 @@ def export(
     The package is compared with the run on val, from the bytes of the files on, and kept only if it answers alike. Verify it
     anywhere with petriscope verify PACKAGE, or with python PACKAGE/predict.py --verify.
     """
-    _among("--format", format, ("onnx", "html"))
+    _among("--format", format, ("onnx", "pt2", "openvino", "bioimageio", "html"))
     _among("--precision", precision, ("fp32", "fp16", "int8"))
     if format == "html" and (sign is not None or license is not None or precision != "fp32"):
         raise RequestError("--sign, --license and --precision are for packages; make a page of the package then")
+    if format == "bioimageio" and (sign is not None or precision != "fp32"):
+        raise RequestError("--sign and --precision are for packages; make a model folder of the package then")
     if format != "html" and runtime is not None:
         raise RequestError("--runtime is for --format html")
     from petriscope import api
@@ -703,7 +911,20 @@ def export(
         else:
             say(f"page: {page}; open it in a browser, or with ?test behind its address to test it on its own images")
         return
-    chosen: dict[str, Any] = {"precision": precision, "force": force, "license": license, "sample": sample}
+    if format == "bioimageio":
+        folder = api.export_bioimageio(run, out, images=images, license=license, sample=sample, quiet=as_json)
+        if as_json:
+            print_json({"folder": str(folder)})
+        else:
+            say(f"model folder of bioimage.io: {folder}; bioimageio.core tested it and gives the answers of the run")
+        return
+    chosen: dict[str, Any] = {
+        "format": format,
+        "precision": precision,
+        "force": force,
+        "license": license,
+        "sample": sample,
+    }
     made = api.export(run, out, images=images, key=sign, quiet=as_json, **chosen)
     if as_json:
         print_json({"package": str(made.folder), **made.manifest.as_json()})
@@ -719,16 +940,25 @@ def verify(
     key: Annotated[
         Path | None, typer.Option(metavar="KEY", help="The public ed25519 key, in PEM, of who signed the package.")
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="SOURCE", help="Compare it on those of these images too that were in val of the run."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check that a package is whole and answers as the run did that it came from; torch is not needed."""
+    """Check that a package is whole and answers as the run did that it came from; torch is not needed, but for --data."""
     from petriscope.inference.verification import verify
 
     found = verify(package, key)
+    on_val = None
+    if data is not None:
+        from petriscope.ship.recheck import verify_on
+
+        on_val = verify_on(package, data, quiet=as_json)
     if as_json:
-        print_json(found.as_json())
+        print_json({**found.as_json(), "val": None if on_val is None else on_val.as_json()})
         return
-    for sentence in found.sentences():
+    for sentence in (*found.sentences(), *([] if on_val is None else [on_val.sentence()])):
         deliver(f"{sentence}\n")
 
 
@@ -772,7 +1002,10 @@ def tune(
         int, typer.Option(metavar="K", min=0, help="Train the best K with fresh seeds; 0: search alone.")
     ] = 3,
     fresh_seeds: Annotated[int, typer.Option(metavar="N", min=1, help="How many fresh seeds.")] = 3,
-    jobs: Annotated[int, typer.Option(metavar="N", min=1, help="Simultaneous trainings, which share the cores.")] = 1,
+    jobs: Jobs = None,
+    on: On = None,
+    cpus: Cpus = 1,
+    gpus: Gpus = None,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     rehash: Rehash = False,
@@ -787,23 +1020,18 @@ def tune(
     if data is not None:
         overrides["data"] = {"source": data}
     loaded = load_recipe(recipe, set_ or [], **overrides)
-    search: dict[str, Any] = {
-        "trials": trials,
-        "minutes": minutes,
-        "storage": storage,
-        "sampler": sampler,
-        "jobs": jobs,
-    }
+    search: dict[str, Any] = {"trials": trials, "minutes": minutes, "storage": storage, "sampler": sampler}
     search |= {"pruner": pruner, "first_rung": first_rung, "reduction": reduction}
     if worker:
         from petriscope.experiments.tune import Options, work
 
-        work(loaded, space, cast(Path, out), Options(**search))
+        work(loaded, space, cast(Path, out), Options(**search, jobs=jobs or 1))
         return
     from petriscope import api
 
     try:
-        found = api.tune(loaded, space, out, best=best, seeds=fresh_seeds, quiet=quiet, **search)
+        place: dict[str, Any] = {"jobs": jobs, "on": on, "cpus": cpus, "gpus": gpus}
+        found = api.tune(loaded, space, out, best=best, seeds=fresh_seeds, quiet=quiet, **search, **place)
     except Interrupted as error:
         from petriscope.experiments.study import hide_password
 
@@ -850,40 +1078,81 @@ def data_command(
         ),
     ] = None,
     scale: ScaleOption = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="SHEET.png", help="Write six of its images to this file, to look at.")
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="data.KEY=VALUE", help="How to read the source; can be repeated."),
     ] = None,
+    as_json: AsJson = False,
     rehash: Rehash = False,
 ) -> None:
     """List the known data sets, or describe a source."""
     from petriscope.data.sources import NAMED
 
     if source is None:
-        if like is not None:
-            raise RequestError("--like needs a source to compare with it")
-        if scale is not None:
-            raise RequestError("--scale needs a source, and --like")
+        for option, given in (("--like", like), ("--scale", scale), ("--out", out)):
+            if given is not None:
+                raise RequestError(f"{option} needs a source")
+        if as_json:
+            print_json({"sources": NAMED})
+            return
         print_columns(list(NAMED.items()))
         return
     from petriscope.core.recipe import data_section
 
     if like is not None:
+        if as_json or out is not None:
+            raise RequestError(f"{'--json' if as_json else '--out'} describes one source; leave out --like")
         from petriscope.experiments.side_by_side import side_by_side
 
         print_side_by_side(side_by_side(source, like, data_section(source, set_ or []), scale=scale))
         return
     if scale is not None:
         raise RequestError("--scale needs --like: it scales the images that are compared")
-    from petriscope.data import load_dataset
+    from petriscope import data
 
-    print_data(load_dataset(data_section(source, set_ or [])))
+    sheet = None if out is None else _png(out)
+    dataset = data.load_dataset(data_section(source, set_ or []))
+    from petriscope.data.summary import summarize, write_contact_sheet
+
+    summary = summarize(dataset)
+    if sheet is not None:
+        shown = write_contact_sheet(dataset, sheet)
+    if as_json:
+        print_json(summary.as_json() | ({} if sheet is None else {"sheet": str(sheet)}))
+        return
+    print_data(summary)
+    if sheet is not None:
+        from petriscope.core.drawing import shown_as
+
+        say(f"{len(shown)} of its images: {sheet}. {shown_as(dataset.channels, dataset.bits)}".rstrip())
+
+
+def _png(path: Path) -> Path:
+    if path.suffix.lower() != ".png":
+        raise RequestError(f"--out must name a PNG file, such as sheet.png; got {path}")
+    return path
+
+
+@contextmanager
+def _in_all_processes() -> Iterator[None]:
+    """Within, an error of one of several processes is that of all, and said once."""
+    if launch().size == 1:
+        yield
+        return
+    from petriscope.core.ranks import joined
+
+    with joined() as ranks, ranks.together():
+        yield
 
 
 def _next_steps(run: Run, test: bool, quiet: bool) -> None:
     from petriscope import api
 
-    val = run.results.val
+    results = run.results
+    val = results.val if results.cross_validation is None else results.cross_validation.pooled
     if test:
         print_evaluation(api.evaluate(run.folder, quiet=quiet))
     elif val is not None and not quiet:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from petriscope.core.channels import in_words
 from petriscope.core.errors import PetriscopeError
 from petriscope.core.files import readable
 from petriscope.core.progress import say
 
 if TYPE_CHECKING:
     from petriscope.core.results import ClassPrior, Evaluation, Robustness
-    from petriscope.data import Dataset
+    from petriscope.data.summary import DataSummary
     from petriscope.experiments.side_by_side import SideBySide, Spread
 
 SHOWN_ERROR = 0.01  # error rate for which selective prediction is shown
@@ -63,6 +64,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
     tta = "" if evaluation.tta == "none" else f", tta {evaluation.tta}"
     rows = [("", f"{evaluation.split}, {images(evaluation.n, evaluation.groups)}{tta}")]
     rows += [] if evaluation.prior is None else [("Classes", _about_classes(evaluation.prior))]
+    rows += [] if evaluation.resolution is None else [("Pixels", f"of {evaluation.resolution}")]
     for info in task.metrics:
         metric = evaluation.metric(info.key)
         if info.key not in evaluation.metrics:
@@ -149,34 +151,58 @@ def print_stress(tested: Robustness) -> None:
         say(f"two corruptions at once {two} %, three {three} %")
 
 
-def print_data(dataset: Dataset) -> None:
+def print_data(data: DataSummary) -> None:
     """Print what a source contains: the size of its images, and how much of each class is in each split."""
-    height, width, channels = dataset.shape
-    task, splits = dataset.task, dataset.splits
-    columns = {name: [*part.counts.tolist(), int(part.counts.sum()), len(part)] for name, part in splits.items()}
-    wide = max(7, *(len(f"{number:,}") for numbers in columns.values() for number in numbers)) + 1
+    splits = data.splits
+    totals = [f"{part.n:,}" for part in splits.values()]
+    wide = max(
+        7, *(len(f"{count:,}") for part in splits.values() for count in part.per_class.values()), *map(len, totals)
+    )
+    wide = max(wide, *(len(f"{sum(part.per_class.values()):,}") for part in splits.values())) + 1
 
-    def line(place: int) -> str:
-        return "  ".join(f"{numbers[place]:>{wide},}" for numbers in columns.values())
+    def line(cells: Iterable[object]) -> str:
+        return "  ".join(f"{cell:>{wide},}" if isinstance(cell, int) else f"{cell:>{wide}}" for cell in cells)
 
-    classes = dataset.classes
+    values = data.values
+    ranges = ", ".join(f"{low} to {high}" for low, high in dict.fromkeys(zip(values.low, values.high, strict=True)))
+    files = data.file_sizes
     rows = [
-        ("source", dataset.source),
-        ("task", task.name),
-        ("images", f"{height}x{width}, {'gray' if channels == 1 else 'RGB'}"),
-        *([] if (field := dataset.field_of_view) is None else [("field of view", f"{field[0]:g} x {field[1]:g} um")]),
-        ("fingerprint", dataset.fingerprint),
-        ("", "  ".join(f"{split:>{wide}}" for split in splits)),
-        *((name, line(k)) for k, name in enumerate(classes)),
+        ("source", data.source),
+        ("task", data.task),
+        ("images", f"{_size(data.size)}, {in_words(data.channel_names)}, {data.bits} bits"),
+        ("values", f"{ranges}; mean {', '.join(f'{mean:.1f}' for mean in values.mean)}"),
     ]
-    if task.counted != "images":
-        rows.append((f"all {task.counted}", line(len(classes))))
-    if task.dense:
-        left = [f"{len(part) * height * width - int(part.counts.sum()):>{wide},}" for part in splits.values()]
-        rows.append(("unlabeled pixels", "  ".join(left)))
-    print_columns([*rows, ("all images", line(len(classes) + 1))])
-    for warning in dataset.warnings:
+    if files is not None and (files.different > 1 or files.most_common != data.size):
+        several = f"{files.different:,} sizes from {_size(files.smallest)} to {_size(files.largest)}, most often "
+        rows.append(("in files", f"{several if files.different > 1 else ''}{_size(files.most_common)}"))
+    if (field := data.field_of_view) is not None:
+        rows.append(("field of view", f"{field[0]:g} x {field[1]:g} um"))
+    if data.columns:
+        rows.append(("columns", ", ".join(f"{name} ({count:,} values)" for name, count in data.columns.items())))
+    rows += [
+        ("splits", f"drawn: {', '.join(data.drawn)}" if data.drawn else "as in the source"),
+        ("fingerprint", data.fingerprint),
+        ("", line(splits)),
+        *((name, line(part.per_class[name] for part in splits.values())) for name in data.classes),
+    ]
+    if data.counted != "images":
+        rows.append((f"all {data.counted}", line(sum(part.per_class.values()) for part in splits.values())))
+    if any(part.unlabeled is not None for part in splits.values()):
+        rows.append(("unlabeled pixels", line(part.unlabeled or 0 for part in splits.values())))
+    if any(part.groups is not None for part in splits.values()):
+        rows.append(("groups", line(part.groups or 0 for part in splits.values())))
+    rows.append(("all images", line(part.n for part in splits.values())))
+    rows += [
+        ("" if number else "left out", f"{each.count:,} {each.reason}, such as {each.first}")
+        for number, each in enumerate(data.left_out)
+    ]
+    print_columns(rows)
+    for warning in data.warnings:
         say(f"warning: {warning}")
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
 
 
 def print_side_by_side(found: SideBySide) -> None:

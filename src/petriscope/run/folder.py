@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib import metadata
+from importlib import import_module, metadata
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,7 @@ from petriscope.core.files import (
     user_path,
     write_text,
 )
+from petriscope.core.launch import launch
 from petriscope.core.progress import say
 from petriscope.core.recipe import Recipe, load_recipe
 from petriscope.core.results import (
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MOST_BYTES = 2**30  # of a file in a run folder, unpacked
+CROSS_VALIDATED = "final"  # in the folder of a cross-validation, the run of its model
 PACKAGES = ("torch", "timm", "numpy", "pillow", "scikit-learn")
 
 
@@ -87,6 +89,11 @@ class Run:
     def __fspath__(self) -> str:
         """A run can stand wherever its folder can: ``petriscope.evaluate(run)``."""
         return str(self.folder)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the metrics as they are on the page, by `petriscope.report`, which is above this room."""
+        html: str = import_module("petriscope.report.notebook").run_html(self)
+        return html
 
     @property
     def recipe(self) -> Recipe:
@@ -233,6 +240,9 @@ class Run:
         """Remove what only an unfinished run needs. A checkpoint takes several times the space of the weights."""
         shutil.rmtree(self.checkpoint.parent, ignore_errors=True)
 
+    def write_recipe(self, recipe: Recipe) -> None:
+        write_text(self.folder / "recipe.yaml", recipe.to_yaml())
+
     def write_history(self, history: list[dict[str, Any]]) -> None:
         write_text(self.folder / "metrics.jsonl", "".join(map(json_text, history)))
 
@@ -271,6 +281,20 @@ class Run:
                 temporary.write_bytes(packed.getbuffer())
 
 
+class ReadOnlyRun(Run):
+    """The folder of a run as those of several processes see it that leave writing to the first: they do what it does, and what
+    they would add is left out."""
+
+    def add_results(self, **sections: Result | Mapping[str, Result | None]) -> None:
+        """Left to the first process."""
+
+    def add_predictions(self, split: str, table: pd.DataFrame) -> None:
+        """Left to the first process."""
+
+    def write_gallery(self, name: str, **arrays: np.ndarray) -> None:
+        """Left to the first process."""
+
+
 def open_run(folder: str | PathLike[str]) -> Run:
     """The run in a folder.
 
@@ -278,9 +302,15 @@ def open_run(folder: str | PathLike[str]) -> Run:
         RequestError: there is no run there.
     """
     run = Run(user_path(folder))
-    if not is_run(run.folder):
-        raise RequestError(f"{folder} is not a run folder: recipe.yaml or environment.json is missing")
-    return run
+    if is_run(run.folder):
+        return run
+    hint = "recipe.yaml or environment.json is missing"
+    if (run.folder / "recipe.yaml").is_file() and run.recipe.data.folds is not None:
+        made = run.folder / CROSS_VALIDATED
+        hint = f"it is a cross-validation, whose model is {made}"
+        if not is_run(made):
+            hint = "it is a cross-validation that is not finished; the command that began it goes on with it"
+    raise RequestError(f"{folder} is not a run folder: {hint}")
 
 
 def is_run(path: str | PathLike[str]) -> bool:
@@ -308,7 +338,7 @@ def create_run(folder: Path | None, recipe: Recipe, dataset: Dataset, **facts: A
 def begin_run(folder: Path, recipe: Recipe, dataset: Dataset, **facts: Any) -> Run:
     """Write the first files of a run into an empty folder; see `create_run`."""
     about = environment(dataset).model_copy(update=facts)
-    write_text(folder / "recipe.yaml", recipe.to_yaml())
+    Run(folder).write_recipe(recipe)
     write_text(folder / "environment.json", json_text(about.as_json(), indent=1))
     (dataset.membership or membership_of(dataset.splits)).write(folder / SPLITS_FILE)
     if dataset.audited:
@@ -423,6 +453,7 @@ def hardware() -> Hardware:
         processor=_processor(),
         cores=cores(),
         threads=torch.get_num_threads(),
+        processes=launch().size,
         gpu=torch.cuda.get_device_name() if cuda else None,
     )
 
