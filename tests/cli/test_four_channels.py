@@ -57,6 +57,7 @@ def cells(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_all_the_way(petriscope, cells):
     status, _, err = petriscope("train", "four.yaml", "--out", "run")
     assert status == 0, err
@@ -107,6 +108,7 @@ def test_all_the_way(petriscope, cells):
     assert status == 0, err
 
 
+@pytest.mark.slow
 def test_shipped(petriscope, cells):
     petriscope("train", "four.yaml", "--out", "run", "--quiet")
     status, _, err = petriscope("export", "run", "--out", "package")

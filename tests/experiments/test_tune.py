@@ -148,6 +148,7 @@ def test_a_tuning_that_was_stopped_goes_on_as_if_it_had_not_been(tiny_recipe, tm
     assert len(found.trials) == 3 and not (out / "trials" / "0003").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_search(tiny_recipe, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     recipe, out = tiny_recipe(training={"epochs": 6}), tmp_path / "out"

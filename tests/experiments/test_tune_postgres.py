@@ -61,6 +61,7 @@ def server():
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.slow
 def test_processes_share_a_study_in_postgresql(server, tiny_recipe, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     found = tune(tiny_recipe(), SPACE, tmp_path / "shared", trials=5, best=0, jobs=2, storage=server, quiet=True)

@@ -432,6 +432,7 @@ def test_masks(kept, tmp_path, capsys, monkeypatch):
     assert found == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_lower_precision_is_fitted_anew_and_measured_beside_the_run(run, tmp_path):
     folder = api.export(run.folder, tmp_path / "package", precision="int8", quiet=True).folder
     manifest = Manifest.read(folder / MANIFEST)

@@ -321,7 +321,8 @@ def test_a_package_of_labels_gives_no_prediction_sets(package):
     assert offline(package, ["x.png", "--set-coverage", "0.9"]) == 2
 
 
-@pytest.mark.parametrize("precision", ["int8", pytest.param("fp16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
 def test_a_lower_precision_is_fitted_anew_and_measured_by_map(run, package, tmp_path, precision):
     folder = api.export(run.folder, tmp_path / "package", precision=precision, quiet=True).folder
     manifest = Manifest.read(folder / MANIFEST)
