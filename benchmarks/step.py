@@ -7,26 +7,40 @@ number format, in turn.
 Masks have their own data and recipe, by the recipe's batch.
 
     python benchmarks/step.py --data SOURCE --masks SOURCE
+    python benchmarks/step.py --recipes all            # or some of them: --recipes blood/fast,mars/best
+
+With ``--recipes``, each is taken as it ships, but for pretrained weights, which cost no time, and small images in the first
+epochs. What the bare step computes is counted by torch's counter of operations, forward and backward, and compared with what
+products of matrices reach in the same number format and with as many threads, in the same round: the share of the arithmetic
+limit. A loss that looks at several views of an image has more to do in the whole step than in the bare one; the table marks it.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from common import arguments, in_turn, make_trainer, print_machine, print_table, ratio
 from petriscope.core.device import autocast, choose_format
-from petriscope.core.recipe import Part, Recipe, load_recipe
+from petriscope.core.errors import PetriscopeError
+from petriscope.core.recipe import Part, Recipe, load_recipe, recipe_names
 from petriscope.data import Dataset, load_dataset
+
+PIXELS = {"cifar10": 32, "digits": 8, "chest": 28, "blood": 28, "blood-methods": 28}  # where a recipe does not say
 
 
 def main() -> None:
-    args = arguments(__doc__, steps=20, rounds=9, masks="synthetic-terrain:600", only="")
+    args = arguments(__doc__, steps=20, rounds=9, masks="synthetic-terrain:600", only="", recipes="")
     print_machine()
+    if args.recipes:
+        shipped(args)
+        return
     rows = []
     for name, (recipe, dataset) in cases(args).items():
         steps = max(3, args.steps if name == "simple-cnn" else args.steps // 5)
@@ -43,6 +57,95 @@ def main() -> None:
             )
         )
     print_table(("model", "format", "batch", "bare step", "whole step", "whole / bare image rate (range)"), rows)
+
+
+def shipped(args: argparse.Namespace) -> None:
+    """The table of shipped recipes, the lowest share of the limit first. A recipe that needs what is not here is said."""
+    rows, trained = [], set()
+    for name in recipe_names() if args.recipes == "all" else args.recipes.split(","):
+        try:
+            recipe = load_recipe(name)
+            recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"progressive": None})})
+            if "weights" in recipe.model.options:
+                options = {**recipe.model.options, "weights": "none"}
+                recipe = recipe.model_copy(update={"model": Part(name=recipe.model.name, **options)})
+            source, size = data_of(name, recipe, args)
+            dataset = load_dataset(
+                recipe.data.model_copy(update={"source": source, "size": size, "ignore": ignored(source)})
+            )
+            whole, bare = steppers(recipe, dataset, 1)
+            with FlopCounterMode(display=False) as counter:
+                bare()
+        except (PetriscopeError, ImportError) as error:
+            print(f"{name}: not measured, {error}", file=sys.stderr)
+            continue
+        work, kind = counter.get_total_flops(), choose_format(recipe.training.precision, torch.device("cpu"))
+        same = (work, kind, str(recipe.augment), str(recipe.loss), str(recipe.training.ema), str(recipe.finetune))
+        if same in trained:
+            print(f"{name}: the same step as one before", file=sys.stderr)
+            continue
+        trained.add(same)
+        several = max(1, round(0.2 / max(bare(), 1e-4)))  # steps in a round, so that a round is no moment
+        products = rate_of_products(kind)
+        ours, reference, limits = in_turn([times(whole, several), times(bare, several), products], args.rounds)
+        share = [work * several / seconds * limit for seconds, limit in zip(reference, limits, strict=True)]
+        rows.append(
+            (
+                statistics.median(share),
+                name + (" (several views)" if recipe.loss.options.get("views") else ""),
+                kind,
+                str(recipe.training.batch_size),
+                f"{1000 * statistics.median(reference) / several:.1f} ms",
+                f"{work / 1e9:.1f}",
+                f"{statistics.median(share):.2f}",
+                ratio(ours, reference),
+            )
+        )
+        print(*rows[-1][1:], sep=", ", file=sys.stderr, flush=True)
+    header = (
+        "recipe",
+        "format",
+        "batch",
+        "bare step",
+        "GFLOP",
+        "share of the limit",
+        "whole / bare image rate (range)",
+    )
+    print_table(header, [row[1:] for row in sorted(rows)])
+
+
+def data_of(name: str, recipe: Recipe, args: argparse.Namespace) -> tuple[str, tuple[int, int] | int | None]:
+    """The source and size of the images on which a shipped recipe is timed."""
+    room = name.partition("/")[0]
+    if room == "mars":
+        return args.masks, recipe.data.size
+    if room == "chest":
+        return "synthetic-shapes:600", PIXELS[room]
+    if room == "demo" or room.startswith("synthetic-") or room == "digits":
+        return recipe.data.source or args.data, recipe.data.size
+    return args.data, recipe.data.size or PIXELS[room]
+
+
+def times(action: Callable[[], float], count: int) -> Callable[[], float]:
+    """An action done so often, which returns its seconds in all."""
+    return lambda: sum(action() for _ in range(count))
+
+
+def rate_of_products(kind: str) -> Callable[[], float]:
+    """A function that multiplies matrices and returns the seconds of an operation at that rate: its two operations for each
+    product and sum, at the best of three sizes."""
+    dtype = torch.bfloat16 if kind == "bf16" else torch.float32
+    pairs = [(torch.randn(side, side, dtype=dtype), torch.randn(side, side, dtype=dtype)) for side in (512, 1024, 2048)]
+
+    def seconds() -> float:
+        found = []
+        for left, right in pairs:
+            start = time.perf_counter()
+            left @ right
+            found.append((time.perf_counter() - start) / (2 * len(left) ** 3))
+        return min(found)
+
+    return seconds
 
 
 def cases(args: argparse.Namespace) -> dict[str, tuple[Recipe, Dataset]]:
