@@ -21,6 +21,7 @@ import argparse
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -29,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from common import arguments, in_turn, make_trainer, print_machine, print_table, ratio
 from petriscope.core.device import autocast, choose_format
 from petriscope.core.errors import PetriscopeError
-from petriscope.core.recipe import Part, Recipe, load_recipe, recipe_names
+from petriscope.core.recipe import Part, Recipe, load_recipe, recipe_names, with_values
 from petriscope.data import Dataset, load_dataset
 
 PIXELS = {"cifar10": 32, "digits": 8, "chest": 28, "blood": 28, "blood-methods": 28}  # where a recipe does not say
@@ -64,11 +65,9 @@ def shipped(args: argparse.Namespace) -> None:
     rows, trained = [], set()
     for name in recipe_names() if args.recipes == "all" else args.recipes.split(","):
         try:
-            recipe = load_recipe(name)
-            recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"progressive": None})})
+            recipe = load_recipe(name, ["training.progressive=null"])
             if "weights" in recipe.model.options:
-                options = {**recipe.model.options, "weights": "none"}
-                recipe = recipe.model_copy(update={"model": Part(name=recipe.model.name, **options)})
+                recipe = with_values(recipe, {"model.weights": "none"})
             source, size = data_of(name, recipe, args)
             dataset = load_dataset(
                 recipe.data.model_copy(update={"source": source, "size": size, "ignore": ignored(source)})
@@ -79,7 +78,8 @@ def shipped(args: argparse.Namespace) -> None:
             print(f"{name}: not measured, {error}", file=sys.stderr)
             continue
         kind = choose_format(recipe.training.precision, torch.device("cpu"))
-        same = (work, kind, str(recipe.augment), str(recipe.loss), str(recipe.training.ema), str(recipe.finetune))
+        parts = (recipe.model, recipe.augment, recipe.loss, recipe.optimizer, recipe.training.ema, recipe.finetune)
+        same = (work, kind, str(parts))
         if same in trained:
             print(f"{name}: the same step as one before", file=sys.stderr)
             continue
@@ -119,21 +119,20 @@ def operations(recipe: Recipe, dataset: Dataset) -> int:
     trainer = make_trainer(recipe, dataset)
     model = trainer.model.train()
     height, width, channels = dataset.shape
-    names = {name: name.rpartition(".")[0] for name, _ in model.named_modules() if name}
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         trainer.step_model(torch.zeros(recipe.training.batch_size, channels, height, width))
     counts = {name.partition(".")[2]: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
-    own = dict(counts)
-    for name, parent in names.items():
-        own[parent] = own.get(parent, 0) - counts.get(name, 0)
-    total = counter.get_total_flops()
+    own = Counter(counts)  # without what modules within do
+    for name, count in counts.items():
+        if name:
+            own[name.rpartition(".")[0]] -= count
     trained = any(each.requires_grad for each in model.parameters())
     frozen = 0
     for name, module in model.named_modules():
         parameters = list(module.parameters(recurse=False))
         if not (all(each.requires_grad for each in parameters) if parameters else trained):
-            frozen += own.get(name, 0)
-    return 3 * total - 2 * frozen
+            frozen += own[name]
+    return 3 * counter.get_total_flops() - 2 * frozen
 
 
 def data_of(name: str, recipe: Recipe, args: argparse.Namespace) -> tuple[str, tuple[int, int] | int | None]:
