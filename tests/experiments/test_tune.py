@@ -17,7 +17,8 @@ from petriscope.core.errors import RequestError
 from petriscope.core.recipe import load_recipe, with_values
 from petriscope.data import load_dataset
 from petriscope.experiments import tune as tuning
-from petriscope.experiments.study import hide_password, rungs_of
+from petriscope.experiments.space import read_space
+from petriscope.experiments.study import Budget, Study, hide_password, new_pruner, open_study, rungs_of
 from petriscope.experiments.train import begin, reopen
 from petriscope.experiments.tune import tune
 from petriscope.run.folder import Run
@@ -157,6 +158,28 @@ def test_two_processes_share_a_search(tiny_recipe, tmp_path, monkeypatch):
     assert all(each.state in ("finished", "stopped") for each in found.trials)
     assert all(len(Run(out / each.folder).history) == each.epochs for each in found.trials)
     assert [path.read_text() for path in sorted(out.glob("worker-*.log"))] == ["", ""]
+
+
+def test_a_trial_that_ends_while_it_is_looked_at_is_not_taken_again(tiny_recipe, tmp_path, monkeypatch):
+    """Another process may end a trial between the list of those under way and the look at its lock."""
+    recipe = tiny_recipe()
+    space = read_space(SPACE, recipe)
+    study = open_study(tmp_path / "out", None, {}, True, new_pruner("none", (), 3, 3))
+    ours, theirs = (Study(study, tmp_path / "out", space, None, "random", 0) for _ in range(2))
+    with ours.take(Budget(2, None)) as first:
+        assert first is not None and first.number == 0
+        with theirs.take(Budget(2, None)) as second:  # the first is held
+            assert second is not None and second.number == 1
+    with ours.take(Budget(2, None)) as again:
+        assert again is not None and again.number == 0, "nobody holds it, and it has not ended"
+
+    def ended_meanwhile(number):
+        study.tell(number, 0.5)
+        return False
+
+    monkeypatch.setattr(ours, "_is_held", ended_meanwhile)
+    with ours.take(Budget(2, None)) as none:
+        assert none is None
 
 
 def test_trials_that_cannot_be_trained_are_named_and_the_search_goes_on(tiny_recipe, tmp_path, capsys):

@@ -100,7 +100,8 @@ class Study:
     def _left_behind(self) -> optuna.Trial | None:
         optuna = import_optuna()
         for frozen in self.under_way():
-            if not self._is_held(frozen.number):
+            # Who trained it may have ended it, and then freed the lock, since the trials were listed: so look again.
+            if not self._is_held(frozen.number) and any(each.number == frozen.number for each in self.under_way()):
                 # Of all objects of Optuna, this one alone reports to a trial that another process has begun.
                 return optuna.trial.Trial(self.study, frozen._trial_id)
         return None
