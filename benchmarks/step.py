@@ -23,6 +23,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -189,11 +191,19 @@ def cases(args: argparse.Namespace) -> dict[str, tuple[Recipe, Dataset]]:
 
 
 def steppers(
-    recipe: Recipe, dataset: Dataset, steps: int, device: str = "cpu"
+    recipe: Recipe,
+    dataset: Dataset,
+    steps: int,
+    device: str = "cpu",
+    convolutions: AbstractContextManager[Any] | None = None,
 ) -> tuple[Callable[[], float], Callable[[], float]]:
-    """Functions that do so many steps and return the seconds they took: the whole step, and the bare one."""
+    """Functions that do so many steps and return the seconds they took: the whole step, and the bare one.
+
+    ``convolutions``: the context of the bare step's forward pass; None: what the trainer uses.
+    """
     trainer = make_trainer(recipe, dataset, device=device)
     bare = make_trainer(recipe, dataset, device=device)
+    context = bare.convolutions if convolutions is None else convolutions
     batches = trainer.epoch_batches(0)
     order = [batches[index % len(batches)] for index in range(steps)]
     images = trainer.normalize(trainer.train.take(order[0])[0])
@@ -212,7 +222,7 @@ def steppers(
     def plain() -> float:
         start = time.perf_counter()
         for _ in range(steps):
-            with autocast(bare.device, bare.format):
+            with autocast(bare.device, bare.format), context:
                 out = bare.step_model(images)
             logits, own = out if isinstance(out, tuple) else (out, 0.0)  # as of an autoencoder
             (bare.loss(logits.float(), targets) + own).backward()

@@ -16,7 +16,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,6 +50,7 @@ from petriscope.training.checkpoints import (
     restoring,
     save_checkpoint,
 )
+from petriscope.training.depthwise import fast_depthwise
 from petriscope.training.distillation import Teachers
 from petriscope.training.finetune import Plan
 from petriscope.training.frozen import FeatureBatches, frozen_features
@@ -125,6 +126,7 @@ class Trainer:
         # Some models have an additional loss, such as the reconstruction loss of an autoencoder.
         forward = getattr(model, "forward_with_loss", model)
         self.step_model: Callable[[Tensor], Any] = torch.compile(forward) if self.settings.compile else forward
+        self.convolutions = nullcontext() if self.settings.compile else fast_depthwise(model, self.device, self.format)
         self.task = train.images.task
         self.monitor = self._check_targets()
         self.augment = Pipeline.from_recipe(
@@ -419,7 +421,7 @@ class Trainer:
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
         count, part = len(images), self.ranks.part(images)
-        with autocast(self.device, self.format), whole_batch(self.ranks, count):
+        with autocast(self.device, self.format), self.convolutions, whole_batch(self.ranks, count):
             out = self.step_model(part)
         logits, own_loss = out if isinstance(out, tuple) else (out, None)
         logits = self.ranks.whole(logits.to(torch.promote_types(logits.dtype, torch.float32)), count)
