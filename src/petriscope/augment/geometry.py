@@ -208,9 +208,18 @@ def resample(
     m = upload(matrices, images.device)
     # grid_sample counts coordinates in half sides
     half = constant((width / 2, height / 2), images.device)
-    theta = torch.cat([m[:, :2, :2] * half[None, None, :] / half[None, :, None], m[:, :2, 2:] / half[None, :, None]], 2)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    linear, offset = m[:, :2, :2] * half[None, None, :] / half[None, :, None], m[:, :2, 2:] / half[None, :, None]
+    # The sum of a term in y and a term in x, [B, 2, H, W]; F.affine_grid multiplies matrices, which takes six times as long.
+    by_y = linear[:, :, 1:] * _centers(height, images.device) + offset
+    by_x = linear[:, :, :1] * _centers(width, images.device)
+    places = by_y[:, :, :, None] + by_x[:, :, None, :]
+    grid = places.permute(0, 2, 3, 1)
     moved = F.grid_sample(images, grid, mode=mode, padding_mode="reflection", align_corners=False)
     if outside is not None:
-        moved.masked_fill_((grid.abs() > 1).any(3)[:, None], outside)
+        moved.masked_fill_((places.abs().amax(1) > 1)[:, None], outside)
     return moved
+
+
+def _centers(side: int, device: torch.device) -> Tensor:
+    """Where the centers of pixels lie between -1 and 1, the borders of the image."""
+    return (2 * torch.arange(side, device=device) + 1) / side - 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Attention = Literal["none", "se", "cbam"]
@@ -57,10 +58,24 @@ class CBAM(nn.Module):
         self.place = nn.Conv2d(2, 1, kernel, padding=kernel // 2, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        channel = self.gate(features.mean((2, 3), keepdim=True)) + self.gate(features.amax((2, 3), keepdim=True))
+        channel = self.gate(features.mean((2, 3), keepdim=True)) + self.gate(self._largest_of_places(features))
         features = features * channel.sigmoid()
-        summary = torch.cat([features.mean(1, keepdim=True), features.amax(1, keepdim=True)], 1)
+        summary = torch.cat([features.mean(1, keepdim=True), self._largest_of_channels(features)], 1)
         return features * self.place(summary).sigmoid()
+
+    # In training by pooling, whose gradient goes to one of the largest values: that of amax counts ties in int64, which takes a
+    # third of a step.
+
+    def _largest_of_places(self, features: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, C, 1, 1]."""
+        return F.adaptive_max_pool2d(features, 1) if self.training else features.amax((2, 3), keepdim=True)
+
+    def _largest_of_channels(self, features: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, 1, H, W]."""
+        if not self.training:
+            return features.amax(1, keepdim=True)
+        places = features.permute(0, 2, 3, 1).flatten(1, 2)  # no copy where channels are last in memory
+        return F.max_pool1d(places, places.shape[2]).view(len(features), 1, *features.shape[2:])
 
 
 def attention_layers(kind: Attention, channels: int) -> list[nn.Module]:

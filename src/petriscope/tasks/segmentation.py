@@ -113,7 +113,8 @@ class Segmentation(Task):
         return targets.long()
 
     def hits(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        return (logits.argmax(1) == targets).sum(), (targets != IGNORE).sum().to(logits.dtype)
+        largest = logits.max(1).indices  # argmax takes up to nine times as long over a dimension in the middle
+        return (largest == targets).sum(), (targets != IGNORE).sum().to(logits.dtype)
 
     def collect(self, batches: PredictedBatches, count: int, classes: int, full: bool = False) -> Tally:
         """``full``: trace the outlines of the classes too."""
