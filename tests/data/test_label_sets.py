@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +120,76 @@ def test_labels_with_bars_are_one_class_unless_asked_for_and_that_is_said(scans:
     dataset = load(scans / "t.csv")
     assert dataset.classes == ("cyst|edema", "mass")
     assert any("data.task=multilabel" in text for text in dataset.warnings)
+
+
+@pytest.mark.parametrize("spell", [repr, json.dumps, lambda names: str(np.array(names))])
+def test_lists_that_were_written_as_text(spell: Callable[[list[str]], str], scans: Path, flags: np.ndarray) -> None:
+    names = [list(np.array(NAMES)[row == 1]) for row in flags]
+    cells = [spell([str(name) for name in each]) for each in names]
+    pd.DataFrame({"path": map(path_of, range(COUNT)), "label": cells}).to_csv(scans / "t.csv", index=False)
+    check(load(scans / "t.csv", task="multilabel"), flags)
+    assert any("labels are lists" in text for text in load(scans / "t.csv").warnings)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
+def test_lists_of_zero_and_one_are_no_names_of_labels(name: str, scans: Path, flags: np.ndarray) -> None:
+    table = pd.DataFrame({"path": map(path_of, range(COUNT)), "label": flags.tolist()})
+    table.to_csv(scans / name, index=False) if name == "t.csv" else table.to_parquet(scans / name)
+    check(load(scans / name, task="multilabel", classes=NAMES), flags)
+    (scans / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("labels", "task", "says"),
+    [
+        (
+            ["cyst;edema", "cyst", "edema"],
+            "auto",
+            r"labels look like several others in one, such as cyst;edema.*multilabel",
+        ),
+        (["cyst/edema", "cyst", "edema"], "multilabel", "1 label looks like several others in one, such as cyst/edema"),
+        (["cyst;edema|mass", "cyst|edema", "mass"], "multilabel", "1 label looks like several .* such as cyst;edema"),
+        (["cyst", "red/edema", "edema"], "multilabel", None),
+    ],
+)
+def test_labels_that_list_others_in_another_way(labels: list[str], task: str, says: str | None, scans: Path) -> None:
+    cells = [labels[number % len(labels)] for number in range(COUNT)]
+    pd.DataFrame({"path": map(path_of, range(COUNT)), "label": cells}).to_csv(scans / "t.csv", index=False)
+    said = [text for text in load(scans / "t.csv", task=task).warnings if "several others" in text]
+    assert (says is None and not said) or (says is not None and re.search(says, said[0]))
+
+
+def test_names_of_labels_that_look_alike_are_refused_unless_listed(scans: Path) -> None:
+    cells = [["cyst|Mass", "mass"][number % 2] for number in range(COUNT)]
+    pd.DataFrame({"path": map(path_of, range(COUNT)), "label": cells}).to_csv(scans / "t.csv", index=False)
+    with pytest.raises(DataError, match="'Mass' and 'mass', which look alike"):
+        load(scans / "t.csv", task="multilabel")
+    assert len(load(scans / "t.csv", task="multilabel", classes=("Mass", "mass", "cyst")).classes) == 3
+    flags = {
+        name: [number % 3 == place for number in range(COUNT)] for place, name in enumerate(("cyst", "Mass", "mass"))
+    }
+    pd.DataFrame({"path": map(path_of, range(COUNT)), **flags}).to_csv(scans / "t.csv", index=False)
+    with pytest.raises(DataError, match="'Mass' and 'mass', which look alike"):
+        load(scans / "t.csv")
+
+
+def test_columns_that_are_nearly_labels_are_said(scans: Path, flags: np.ndarray) -> None:
+    table = pd.DataFrame(flags, columns=NAMES).assign(path=[path_of(number) for number in range(COUNT)])
+    odd = table.assign(unsure=[1, -1, *[0] * (COUNT - 2)], never=0, age=range(COUNT))
+    odd.to_csv(scans / "t.csv", index=False)
+    dataset = load(scans / "t.csv")
+    check(dataset, flags)
+    said = next(text for text in dataset.warnings if "may be labels, not read so" in text)
+    assert "2 more columns" in said and "unsure (row 1, counted from 0, has -1), never (all rows have 0)" in said
+    table["mass"] = table["mass"].astype(object).where(table.index != 4, "")
+    table[["path", "cyst", "mass"]].to_csv(scans / "t.csv", index=False)
+    with pytest.raises(DataError, match=r"no column 'label', .* mass \(row 4, counted from 0, is empty\)"):
+        load(scans / "t.csv")
+    table.assign(mass=flags[:, 0])[["path", "cyst", "edema", "mass"]].rename(columns={"mass": "cyst "}).to_csv(
+        scans / "t.csv", index=False
+    )
+    with pytest.raises(DataError, match="has the column cyst twice"):
+        load(scans / "t.csv")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from pathlib import Path
 
@@ -108,7 +109,9 @@ def test_names_that_differ_in_nothing_that_shows_are_one_class(one: str, other: 
     assert counts(load(table(shots, f"path,label\n{lines}"))) == {one: 8, "dog": 4}
 
 
-@pytest.mark.parametrize(("one", "other"), [("cat", "CAT"), ("red cell", "red_cell"), ("7", "007"), ("A", "a")])
+@pytest.mark.parametrize(
+    ("one", "other"), [("cat", "CAT"), ("red cell", "red_cell"), ("7", "007"), ("7", "+7"), ("A", "a")]
+)
 def test_names_that_look_alike_are_refused_unless_listed(one: str, other: str, shots: Path) -> None:
     path = table(shots, "path,label\n" + "".join(f"{path},{label}\n" for path, label in rows((one, other))))
     with pytest.raises(DataError) as said:
@@ -154,6 +157,40 @@ def test_a_column_of_splits_is_read(shots: Path) -> None:
     data = load(table(shots, f"path,label,Subset\n{text}"))
     assert {name: len(part) for name, part in data.splits.items()} == {"train": 6, "val": 6}
     assert any("the column Subset was read as split" in said for said in data.warnings)
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "says"),
+    [
+        ("set", ["train", "test", "unused"], "row 2 .counted from 0. has 'unused'"),
+        ("set", ["train", ""], "row 1 .counted from 0. is empty"),
+        ("is_test", ["False", "True"], "it has the values False, True"),
+        ("isTrain", [1, 0], "it has the values 0, 1"),
+        ("fold", [0, 1, 2], "it has the values 0, 1, 2"),
+        ("set,subset", ["train,train", "test,val"], "another column may too"),
+        ("test_result", ["high", "low"], None),
+        ("object", ["train", "bus"], None),
+    ],
+)
+def test_a_column_that_may_say_the_splits_is_not_passed_over(
+    name: str, cells: list[object], says: str | None, shots: Path
+) -> None:
+    text = "".join(f"{path},{label},{cells[number % len(cells)]}\n" for number, (path, label) in enumerate(rows()))
+    data = load(table(shots, f"path,label,{name}\n{text}"))
+    said = [text for text in data.warnings if "may say the splits" in text]
+    assert (says is None and not said) or (says is not None and re.search(says, said[0]))
+
+
+@pytest.mark.parametrize("word", ["nan", "NA", "null"])
+def test_what_programs_write_for_no_label_is_no_class_in_silence(word: str, shots: Path) -> None:
+    path = table(shots, "path,label\n" + "".join(f"{path},{label}\n" for path, label in rows(("0", "1", word))))
+    assert any(f"4 labels are {word}, first in row 2" in text for text in load(path).warnings)
+    assert not any("labels are" in text for text in load(path, classes=("0", "1", word)).warnings)
+
+
+def test_a_line_that_tells_excel_the_separator_is_no_header(shots: Path) -> None:
+    data = load(table(shots, "sep=;\r\npath;label\r\n" + "".join(f"{path};{label}\r\n" for path, label in rows())))
+    assert counts(data) == dict.fromkeys(NAMES, 4)
 
 
 @settings(max_examples=100, deadline=None)

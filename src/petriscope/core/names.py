@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 SPLITS = ("train", "val", "test")
 _EDGES = re.compile(r"^[\s\ufeff\u200b]+|[\s\ufeff\u200b]+$")
 _GAPS = re.compile(r"(?<=\w)[\s_-]+(?=\w)")
+_WHOLE = re.compile(r"\+?0*([0-9]+?)(?:\.0*)?")
 
 
 def tidy(name: str) -> str:
@@ -30,7 +31,8 @@ def label_text(labels: Sequence[str]) -> str:
 
 
 def look_alike(names: Iterable[str]) -> tuple[str, str] | None:
-    """The first two different names that differ in no more than case, width, white space, hyphens or leading zeros."""
+    """The first two different names that differ in no more than case, width, white space, hyphens or the way a whole number
+    is written, such as ``1``, ``01``, ``+1`` and ``1.0``."""
     seen: dict[str, str] = {}
     for name in names:
         if seen.setdefault(_key(name), name) != name:
@@ -42,4 +44,5 @@ def _key(name: str) -> str:
     key = unicodedata.normalize("NFKC", name).casefold()
     key = "".join(char for char in key if unicodedata.category(char) != "Cf")
     key = _GAPS.sub(" ", _EDGES.sub("", key))
-    return key.lstrip("0") or "0" if key.isascii() and key.isdigit() else key
+    whole = _WHOLE.fullmatch(key)
+    return key if whole is None else whole[1]

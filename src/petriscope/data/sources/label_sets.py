@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,7 @@ import numpy as np
 from petriscope.core.errors import DataError, RequestError, near, shortened, shown
 from petriscope.core.names import tidy
 from petriscope.core.recipe import DataSection
-from petriscope.data.sources.labels import MAX_CLASSES, check_names, is_one_hot, sort_names
+from petriscope.data.sources.labels import MAX_CLASSES, check_alike, check_names, is_one_hot, sort_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +22,12 @@ MULTILABEL = "multilabel"
 SEPARATORS = ("|", ";", ",")  # between the labels of a cell; the first that occurs in the column
 NOTHING = frozenset(("no finding", "no findings", "none"))  # what a cell may say in place of labels, in lower case
 FLAGS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
+UNKNOWN = frozenset(("-1", "-1.0", "", "nan", "none", "<na>"))  # where 0 and 1 say whether an image has a label
+SHOWN = 3  # columns that a message lists
 SHORTEST_LIST = 2  # columns of 0 and 1 that are read as labels without being asked for
+OTHERS = re.compile(r"\s*[|;,/+&]\s*")  # what may part labels, also where it is not read so
+BRACKETS = re.compile(r"\s*[\[(](.*)[\])]\s*", re.DOTALL)  # a list as programs write it into text
+ITEM = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)"|([^\s,'"][^,]*)""")
 FEW = 0.02  # of the images; where no more have not exactly one label, these are taken for mistakes
 
 
@@ -129,12 +136,15 @@ def of_table(table: pd.DataFrame, section: DataSection, where: str, warnings: li
     names = [str(column) for column in table.columns]
     if "label" in names and names.count("label") == 1:
         cells = table["label"].tolist()
+        if wanted:
+            cells = _unwritten(cells)
         lists = [_is_list(cell) for cell in cells]
         if not wanted and not any(lists):
             _hint(cells, section, where, warnings)
             return None
         return _of_lists(cells, lists, section, where, warnings)
-    found = _flag_columns(table, names)
+    found = _flag_columns(table, names, where)
+    almost = _almost_flags(table, names) if section.classes is None else {}
     if section.classes is not None:
         if lacking := [name for name in section.classes if name not in found]:
             if not wanted:
@@ -144,6 +154,11 @@ def of_table(table: pd.DataFrame, section: DataSection, where: str, warnings: li
             )
         found = {name: found[name] for name in section.classes}
     if not wanted and len(found) < SHORTEST_LIST:
+        if len(found) + len(almost) >= SHORTEST_LIST:
+            raise DataError(
+                f"{where} has no column 'label', and these columns are not of 0 and 1 alone: {_listed(almost)}. Write 0 where an "
+                "image does not have a label, and leave out images whose labels are not known"
+            )
         return None
     if not found:
         raise RequestError(
@@ -151,8 +166,18 @@ def of_table(table: pd.DataFrame, section: DataSection, where: str, warnings: li
             f"of 0 and 1 for each class; its columns are {shown(', '.join(names))}"
         )
     if section.classes is None:
+        single = is_one_hot(np.stack(list(found.values()), 1)) and not wanted
         warnings.append(
             f"{where}: the columns {shortened(', '.join(found))} hold 0 and 1 alone and were read as labels"
+            + (
+                "; each image has exactly one of them, so for one class per image, write its name in a column label"
+                * single
+            )
+        )
+        check_alike(tuple(found), section, where)
+    if almost:
+        warnings.append(
+            f"{where}: {len(almost):,} more column{'s' * (len(almost) > 1)} may be labels, not read so: {_listed(almost)}"
         )
     return LabelSets(np.stack(list(found.values()), 1), check_names(tuple(found), where), tuple(found))
 
@@ -160,6 +185,12 @@ def of_table(table: pd.DataFrame, section: DataSection, where: str, warnings: li
 def _of_lists(
     cells: Sequence[Any], lists: Sequence[bool], section: DataSection, where: str, warnings: list[str]
 ) -> LabelSets:
+    if (vectors := _vectors(cells, lists)) is not None:
+        amount = int(vectors.shape[1])
+        warnings.append(
+            f"{where}: each cell label has {amount} numbers, 0 or 1, which were read as a label each that an image has or has not"
+        )
+        return LabelSets(vectors, name_flags(amount, None, section, where), ("label",))
     texts = [str(cell) for cell, is_list in zip(cells, lists, strict=True) if not is_list and not _is_missing(cell)]
     separator = next((each for each in SEPARATORS if any(each in text for text in texts)), SEPARATORS[0])
     nothing = 0
@@ -176,6 +207,13 @@ def _of_lists(
     every = {word for words in named for word in words}
     if len(every) > MAX_CLASSES:
         raise DataError(f"{where} has {len(every):,} different labels; at most {MAX_CLASSES:,} classes are allowed")
+    check_alike(sort_names(every), section, where)
+    if joined := [word for word in sort_names(every) if _is_joined(word, every)]:
+        parts = ", ".join(SEPARATORS[:-1])
+        warnings.append(
+            f"{where}: {len(joined):,} label{'s look' if len(joined) > 1 else ' looks'} like several others in one, such as "
+            f"{shortened(joined[0])}; one of {parts} and a comma, the same in all cells, parts the labels of an image"
+        )
     classes = sort_names(every) if section.classes is None else check_names(section.classes, "data.classes")
     if lacking := sort_names(every - {*classes}):
         raise RequestError(f"data.classes lacks the class {lacking[0]!r} of {where}; {near(lacking[0], classes)}")
@@ -205,29 +243,99 @@ def _words(cell: Any, is_list: bool, separator: str, where: str, row: int) -> li
     return list(dict.fromkeys(words))
 
 
-def _flag_columns(table: pd.DataFrame, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """The columns that hold 0 and 1 alone, both of them, uint8 [N], by name."""
-    found = {}
+def _unwritten(cells: Sequence[Any]) -> list[Any]:
+    """The same cells; where all that are text are lists as programs write them, ``['a', 'b']``, these lists."""
+    texts = [cell for cell in cells if isinstance(cell, str) and cell.strip()]
+    if not texts or not all(map(BRACKETS.fullmatch, texts)):
+        return list(cells)
+    return [_items(cell) if isinstance(cell, str) and cell.strip() else cell for cell in cells]
+
+
+def _items(text: str) -> list[str]:
+    """What is in a list that was written as text."""
+    whole = BRACKETS.fullmatch(text)
+    return ["".join(groups) for groups in ITEM.findall(whole[1] if whole else "")]
+
+
+def _vectors(cells: Sequence[Any], lists: Sequence[bool]) -> np.ndarray | None:
+    """Lists of one length that have nothing but 0 and 1, as uint8 [N, K]; None for any other cells."""
+    if not all(lists) or len({len(cell) for cell in cells}) != 1 or len(cells[0]) < SHORTEST_LIST:
+        return None
+    flags = [[FLAGS.get(str(each).strip().lower()) for each in cell] for cell in cells]
+    return None if any(None in row for row in flags) else np.array(flags, dtype=np.uint8)
+
+
+def _is_joined(name: str, names: Collection[str]) -> bool:
+    """Whether a name consists of other names and what may part them."""
+    parts = OTHERS.split(name)
+    return len(parts) > 1 and all(part in names for part in parts)
+
+
+def _flags_in(table: pd.DataFrame, names: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """The columns that may hold 0 and 1, with their cells as text in lower case."""
     for place, name in enumerate(names):
-        if name in ("path", "split", "group", "label", "") or names.count(name) > 1:
-            continue
-        try:
-            cells = [FLAGS.get(str(cell).strip().lower()) for cell in table.iloc[:, place].tolist()]
-        except Exception:  # text that is not UTF-8, as several kinds: no column of 0 and 1
-            continue
-        if None not in cells and len({*cells}) == 2:
-            found[name] = np.array(cells, dtype=np.uint8)
+        if name not in ("path", "split", "group", "label", ""):
+            # Text that is not UTF-8 fails, as several kinds: no column of 0 and 1.
+            with suppress(Exception):
+                yield name, [str(cell).strip().lower() for cell in table.iloc[:, place].tolist()]
+
+
+def _flag_columns(table: pd.DataFrame, names: Sequence[str], where: str) -> dict[str, np.ndarray]:
+    """The columns that hold 0 and 1 alone, both of them, uint8 [N], by name.
+
+    Raises:
+        DataError: two of them have one name.
+    """
+    found: dict[str, np.ndarray] = {}
+    for name, cells in _flags_in(table, names):
+        flags = [FLAGS.get(cell) for cell in cells]
+        if None not in flags and len({*flags}) == 2:
+            if name in found:
+                raise DataError(f"{where} has the column {name} twice; rename one of them")
+            found[name] = np.array(flags, dtype=np.uint8)
     return found
+
+
+def _almost_flags(table: pd.DataFrame, names: Sequence[str]) -> dict[str, str]:
+    """The columns that hold 0, 1 and what stands for an unknown label, and those that hold one of 0 and 1; and why each is
+    not read as a label."""
+    found = {}
+    for name, cells in _flags_in(table, names):
+        values = {*cells}
+        if {FLAGS.get(value) for value in values} in ({0}, {1}):
+            found[name] = f"all rows have {cells[0]}"
+        elif 1 in {FLAGS.get(value) for value in values} and values <= FLAGS.keys() | UNKNOWN and values & UNKNOWN:
+            row = next(row for row, cell in enumerate(cells) if cell in UNKNOWN)
+            found[name] = (
+                f"row {row}, counted from 0, {f'has {cells[row]}' if cells[row] in ('-1', '-1.0') else 'is empty'}"
+            )
+    return found
+
+
+def _listed(columns: Mapping[str, str]) -> str:
+    """Columns and what is said of each; of many, the first ones."""
+    said = [f"{shortened(name)} ({why})" for name, why in columns.items()]
+    return ", ".join(said[:SHOWN]) + (f" and {len(said) - SHOWN:,} more" if len(said) > SHOWN else "")
 
 
 def _hint(cells: Sequence[Any], section: DataSection, where: str, warnings: list[str]) -> None:
     """Say how to read cells that may list labels."""
-    listed = [cell for cell in cells if isinstance(cell, str) and "|" in cell]
-    if listed and section.task == "auto":
-        warnings.append(
-            f"{where}: {len(listed):,} labels have | in them, such as {shortened(listed[0])}, and were read as one class each; "
-            f"--set data.task={MULTILABEL} reads several labels per image"
-        )
+    if section.task != "auto":
+        return
+    texts = [cell for cell in cells if isinstance(cell, str)]
+    every = {tidy(cell) for cell in {*texts}}
+    said = {
+        "have | in them": {cell for cell in {*texts} if "|" in cell},
+        "are lists": {cell for cell in {*texts} if BRACKETS.fullmatch(cell) and "[" in cell},
+        "look like several others in one": {name for name in {*texts} if _is_joined(tidy(name), every)},
+    }
+    for words, found in said.items():
+        if listed := [cell for cell in texts if cell in found]:
+            warnings.append(
+                f"{where}: {len(listed):,} labels {words}, such as {shortened(listed[0])}, and were read as one class each; "
+                f"--set data.task={MULTILABEL} reads several labels per image"
+            )
+            return
 
 
 def _is_list(cell: Any) -> bool:

@@ -83,7 +83,7 @@ def name_numbers(
     count = max((int(part.max()) + 1 for part in labels.values() if len(part)), default=0)
     if names is not None:
         names = check_names(names, where)
-        _check_alike(names, section, where)
+        check_alike(names, section, where)
         for split, part in labels.items():
             if len(at := np.flatnonzero(part >= len(names))):
                 raise DataError(
@@ -119,7 +119,7 @@ def index_names(
     _check_length(every, where)
     if len(every) > MAX_CLASSES:
         raise DataError(f"{where} has {len(every):,} different labels; at most {MAX_CLASSES:,} classes are allowed")
-    _check_alike(sort_names(every), section, where)
+    check_alike(sort_names(every), section, where)
     base = names.get("train") or names.get("all")
     classes = sort_names(set(base) if base else every)
     for split, part in names.items():
@@ -185,7 +185,7 @@ def _check_length(names: Iterable[str], where: str) -> None:
         )
 
 
-def _check_alike(names: Sequence[str], section: DataSection, where: str) -> None:
+def check_alike(names: Sequence[str], section: DataSection, where: str) -> None:
     """Refuse names that a person may have meant as one, unless ``data.classes`` lists what the classes are."""
     if section.classes is None and (pair := look_alike(names)) is not None:
         raise DataError(
