@@ -84,6 +84,19 @@ def test_numbered_classes_are_ordered_by_value(tmp_path: Path) -> None:
     assert load(tmp_path / "data").classes == tuple(str(number) for number in range(11))
 
 
+@pytest.mark.parametrize("outer", [("fold1", "fold2"), ("learn", "eval"), ("site A", "site B", "site C")])
+def test_folders_that_all_have_the_same_folders_are_no_classes_in_silence(
+    outer: tuple[str, ...], tmp_path: Path
+) -> None:
+    for number, pixels in enumerate(some_images(12)):
+        save_image(tmp_path / "s" / outer[number % len(outer)] / ("cat", "dog")[number // 6] / f"{number}.png", pixels)
+    dataset = load(tmp_path / "s")
+    assert dataset.classes == tuple(sorted(outer))
+    assert any("each of them has the folders cat, dog; if those are the classes" in said for said in dataset.warnings)
+    save_image(tmp_path / "s" / outer[0] / "one.png", some_images(1)[0])
+    assert not any("if those are the classes" in said for said in load(tmp_path / "s").warnings)
+
+
 def test_a_table_without_split_is_one_pile(tmp_path: Path) -> None:
     rows = []
     for number, pixels in enumerate(some_images(20)):

@@ -197,3 +197,18 @@ def test_too_few_images_for_a_split(tmp_path: Path) -> None:
         save_image(tmp_path / "data" / f"c{number}" / "x.png", pixels)
     data = load(tmp_path / "data")
     assert sizes(data) == {"train": 2}
+
+
+@pytest.mark.parametrize("scale", [1 / 255, 0])
+def test_a_split_on_another_scale_is_said(scale: float, tmp_path: Path) -> None:
+    images, labels = some_images(12) / 255, np.arange(12) % 2
+    arrays = {"train_images": images, "train_labels": labels, "test_images": images * scale, "test_labels": labels}
+    np.savez(tmp_path / "cells.npz", **arrays)
+    said = [text for text in load(tmp_path / "cells.npz").warnings if "on one scale" in text]
+    assert (
+        len(said) == 1
+        and "the images of test are nearly black" in said[0]
+        and "those of train and val are not" in said[0]
+    )
+    np.savez(tmp_path / "cells.npz", train_images=images, train_labels=labels)
+    assert not any("on one scale" in text for text in load(tmp_path / "cells.npz").warnings)

@@ -17,6 +17,7 @@ from petriscope.core.recipe import DataSection, FoldsSection
 from petriscope.data import decisions as decided
 from petriscope.data import domains, sources
 from petriscope.data.aligned import align
+from petriscope.data.contents import DARK, peak_of
 from petriscope.data.fingerprint import fingerprint
 from petriscope.data.folds import folds_of_set
 from petriscope.data.imageset import SPLITS, Dataset, ImageSet
@@ -29,6 +30,8 @@ from petriscope.data.sources import UNSPLIT
 from petriscope.data.sources.mask_values import check_numbers_used
 from petriscope.data.splits import draw_grouped, draw_stratified
 from petriscope.tasks import find_task
+
+LOOKED_AT = 100  # images of a split, at most, to tell whether it is nearly black
 
 
 def load_dataset(section: DataSection | str | PathLike[str]) -> Dataset:
@@ -221,7 +224,9 @@ def _dataset(
         test=sets.get("test"),
         source=section.origin,
         fingerprint=fingerprint(sets, digests),
-        warnings=tuple(dict.fromkeys([*warnings, *_leaks(sets, digests)])),
+        warnings=tuple(
+            dict.fromkeys([*warnings, *([] if sets.keys() <= {*drawn} else _darker(sets)), *_leaks(sets, digests)])
+        ),
         audited=tuple(audited),
         membership=membership,
         drawn=drawn,
@@ -435,6 +440,30 @@ def _check_train(sets: dict[str, ImageSet], source: str | None) -> None:
 def _shape(part: ImageSet) -> str:
     height, width, _ = part.shape
     return f"{height} x {width} {in_words(part.channels)}"
+
+
+def _darker(sets: Mapping[str, ImageSet]) -> list[str]:
+    """A warning if some of the splits of a source are nearly black and others are not: they may be stored on another scale."""
+    dark: dict[str, str] = {}
+    bright: list[str] = []
+    for name, part in sets.items():
+        if not isinstance(part.pixels, np.ndarray):
+            continue
+        peak, full = 0, 2**part.bits
+        for index in np.unique(np.linspace(0, len(part) - 1, LOOKED_AT).astype(int)).tolist():
+            peak = max(peak, peak_of(part.window(index)))
+            if peak >= full / DARK:  # most often that of the first
+                bright.append(name)
+                break
+        else:
+            dark[name] = f"{peak} of {full - 1}"
+    if not dark or not bright:
+        return []
+    first = next(iter(dark))
+    return [
+        f"the images of {' and '.join(dark)} are nearly black (in {first}, the brightest pixels have the value {dark[first]}), "
+        f"and those of {' and '.join(bright)} are not; store the values of all splits on one scale"
+    ]
 
 
 def _leaks(sets: dict[str, ImageSet], digests: dict[str, list[bytes]]) -> list[str]:

@@ -34,6 +34,7 @@ from petriscope.data.walk import Folder, are_arrays, count_others, stem_of, suff
 BOXES = (".txt", ".xml", ".json")  # files that other tools write boxes and outlines to
 TOOLS = ("COCO", "Pascal VOC", "YOLO", "LabelMe", "CVAT", "Label Studio")  # of which exports are read
 TABLE = "list the images in a table (CSV) with the columns path and label, and name that as the source"
+SHOWN = 5  # folders that a sentence lists
 _WORD = re.compile(r"([^\W\d_]+)[ _.()-]*\d")  # the word before the number of a file
 
 
@@ -175,6 +176,7 @@ def _parts(split: str, classes: list[Folder], notes: list[str]) -> Iterator[tupl
     named = [part for part in inner if split_of(part.name)]
     if split != "all" or any(entry.images for entry in classes) or len(named) < len(inner):
         notes += [f"{part.path} is called like a split, but its images are read as of its class" for part in named[:1]]
+        _say_inner(classes, notes)
         yield from zip(classes, classes, strict=True)
         return
     notes.append(
@@ -183,6 +185,22 @@ def _parts(split: str, classes: list[Folder], notes: list[str]) -> Iterator[tupl
     for entry in classes:
         for part in entry.filled:
             yield part, entry
+
+
+def _say_inner(classes: list[Folder], notes: list[str]) -> None:
+    """Say if all class folders have nothing but folders, and several of the same names, which may be the classes."""
+    if len(classes) < 2 or any(entry.images for entry in classes):
+        return
+    shared = set.intersection(*({tidy(part.name) for part in entry.filled} for entry in classes))
+    if len(shared) > 1:
+        outer, inner = (
+            ", ".join(names[:SHOWN]) + " ..." * (len(names) > SHOWN)
+            for names in ([entry.name for entry in classes], sorted(shared))
+        )
+        notes.append(
+            f"{outer} were read as the classes, and each of them has the folders {inner}; if those are the classes, call the "
+            f"outer folders train, val and test, or {TABLE}"
+        )
 
 
 def _count_loose(folder: Folder, left_out: LeftOut) -> None:
