@@ -477,6 +477,48 @@ def test_shapes_of_cvat(shape: str, says: str | None, tmp_path: Path) -> None:
         assert (data.split("train").targets[0, 3:5, 2:5] == data.classes.index("platelet")).all()
 
 
+def test_ellipses_of_cvat_are_turned(tmp_path: Path) -> None:
+    make_export(tmp_path / "set", "cvat", splits=False, outlines=True)
+    text = (tmp_path / "set/annotations.xml").read_text()
+    form = '<ellipse label="platelet" cx="10" cy="8" rx="{}" ry="{}" rotation="{}" z_order="9"/></image>'
+    masks = []
+    for numbers in ((6, 2, 0), (2, 6, 90), (6, 2, 30), (6, 2, 210), (6, 2, -30)):
+        put_text(tmp_path / "set/annotations.xml", text.replace("</image>", form.format(*numbers), 1))
+        masks.append(load(tmp_path / "set", val_fraction=0, test_fraction=0).split("train").targets[0])
+    np.testing.assert_array_equal(masks[0], masks[1])
+    np.testing.assert_array_equal(masks[2], masks[3])
+    number = masks[0][8, 10]
+    assert (
+        masks[0][8, 14] == number != masks[2][8, 14] and masks[2][10, 13] == number
+    )  # clockwise: to the right is down
+    assert masks[4][5, 13] == number != masks[4][10, 13]
+
+
+def test_keypoints_of_yolo_are_no_polygons(tmp_path: Path) -> None:
+    make_export(tmp_path / "set", "yolo", splits=False)
+    data = load(tmp_path / "set", crop=CROP)
+    with (tmp_path / "set/data.yaml").open("a") as file:
+        file.write("\nkpt_shape: [3, 2]\n")
+    for path in (tmp_path / "set/labels").glob("*.txt"):
+        lines = [f"{line} 0.1 0.1 0.9 0.2 0.4 0.9" for line in path.read_text().splitlines() if line]
+        path.write_text("\n".join(lines))
+    again = load(tmp_path / "set", crop=CROP)
+    assert again.fingerprint == data.fingerprint and any("keypoints" in text for text in again.warnings)
+    path.write_text(f"{lines[0]} 0.5")
+    with pytest.raises(DataError, match="11 numbers, not 4 of a box and 6 of keypoints"):
+        load(tmp_path / "set", crop=CROP)
+
+
+def test_images_in_which_nothing_is_drawn_are_said(tmp_path: Path) -> None:
+    make_export(tmp_path / "set", "coco", splits=False, outlines=True)
+    path = next((tmp_path / "set").rglob("*.json"))
+    tree = json.loads(path.read_text())
+    kept = [each for each in tree["annotations"] if each["image_id"] != tree["images"][0]["id"]]
+    put_json(path, {**tree, "annotations": kept})
+    said = [text for text in load(tmp_path / "set").warnings if "nothing is drawn" in text]
+    assert len(said) == 1 and "in 1 image nothing is drawn" in said[0] and "all of its pixels are background" in said[0]
+
+
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     make_export(tmp_path, "yolo", splits=False)
     if not hasattr(os, "mkfifo"):

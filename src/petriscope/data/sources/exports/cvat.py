@@ -85,7 +85,8 @@ def _shape(shape: Element, number: int, where: str, out: Export) -> Drawn:
         rings = (ring(numbers((shape.get("points") or "").replace(";", ",").split(","))),)
     elif shape.tag == "ellipse":
         x, y, wide, high = numbers([shape.get(side) or "" for side in ("cx", "cy", "rx", "ry")], 4)
-        rings = (circle(x - wide, y - high, x + wide, y + high),)
+        outline = circle(x - wide, y - high, x + wide, y + high)
+        rings = (_about((x, y), outline, numbers([shape.get("rotation") or "0"])[0]),)
     elif shape.tag == "mask":
         runs = _mask(shape)
     else:
@@ -96,10 +97,14 @@ def _shape(shape: Element, number: int, where: str, out: Export) -> Drawn:
 def turned(box: Box, degrees: float) -> np.ndarray:
     """The corners of a box that is turned clockwise about its center, float64 [4, 2]."""
     left, top, right, bottom = box
-    x, y, angle = (left + right) / 2, (top + bottom) / 2, np.deg2rad(degrees)
-    corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom]]) - (x, y)
-    cos, sin = np.cos(angle), np.sin(angle)
-    return corners @ np.array([[cos, sin], [-sin, cos]]) + (x, y)
+    corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
+    return _about(((left + right) / 2, (top + bottom) / 2), corners, degrees)
+
+
+def _about(center: tuple[float, float], points: np.ndarray, degrees: float) -> np.ndarray:
+    """Points that are turned clockwise about a center, float64 [P, 2]."""
+    cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    return (points - center) @ np.array([[cos, sin], [-sin, cos]]) + center
 
 
 def _mask(shape: Element) -> Runs:

@@ -55,6 +55,12 @@ def read_masks(
         warnings.append(
             f"{len(alone):,} objects have a box and no outline, the first: {alone[0].where}; pixels in these boxes are unlabeled"
         )
+    bare = [scene.id for scene in scenes if not scene.drawn and scene.size != (0, 0)]
+    if bare:
+        warnings.append(
+            f"in {len(bare):,} image{'s' if len(bare) > 1 else ''} nothing is drawn, such as {bare[0]}: all of "
+            f"{'their' if len(bare) > 1 else 'its'} pixels are {BACKGROUND}"
+        )
     ids = [scene.id for scene in scenes]
     decoded = decode_files([scene.path for scene in scenes], ids, section, source)
     warnings += decoded.warnings

@@ -45,11 +45,13 @@ class Declared:
         id: of the file.
         names: of the classes, by number.
         splits: what it says of each split: folders, or lists of images.
+        more: numbers of keypoints that follow each box.
     """
 
     id: str
     names: dict[int, str]
     splits: dict[str, list[str]] = field(default_factory=dict)
+    more: int = 0
 
 
 def find_declared(tree: Folder, only: str | None = None) -> Declared | None:
@@ -112,8 +114,10 @@ def read_yolo(declared: Declared, tree: Folder) -> Export:
                 without += 1
             else:
                 out.used.add(labels)
-                _read_lines(labels, texts[labels], declared.names, image, out)
+                _read_lines(labels, texts[labels], declared, image, out)
             out.images.append(image)
+    if declared.more:
+        out.notes.append(f"{declared.id} declares keypoints (kpt_shape), which are not read; the boxes before them are")
     if without:
         out.notes.append(
             f"{without:,} image{'s have' if without > 1 else ' has'} no file of labels: nothing is in them"
@@ -142,7 +146,10 @@ def _from_yaml(folder: Folder, name: str, strict: bool) -> Declared | None:
         places = [places] if isinstance(places, str) else places
         if isinstance(places, list) and places and all(isinstance(place, str) for place in places):
             splits[split] = places
-    return Declared(folder.id_of(name), {int(number): tidy(str(each)) for number, each in names.items()}, splits)
+    shape = tree.get("kpt_shape")
+    keypoints = isinstance(shape, list) and len(shape) == 2 and all(type(each) is int and each > 0 for each in shape)
+    more = shape[0] * shape[1] if keypoints else 0
+    return Declared(folder.id_of(name), {int(number): tidy(str(each)) for number, each in names.items()}, splits, more)
 
 
 def _is_class(number: Any, name: Any) -> bool:
@@ -213,7 +220,7 @@ def _ending(place: str, known: Mapping[str, Any] | set[str]) -> str | None:
     return next((id for start in range(len(parts)) if (id := "/".join(parts[start:])) in known), None)
 
 
-def _read_lines(id: str, path: Any, names: Mapping[int, str], image: Labeled, out: Export) -> None:
+def _read_lines(id: str, path: Any, declared: Declared, image: Labeled, out: Export) -> None:
     try:
         lines = text_of(path, MAX_BYTES, "a file of labels").splitlines()
     except PetriscopeError as error:
@@ -222,18 +229,22 @@ def _read_lines(id: str, path: Any, names: Mapping[int, str], image: Labeled, ou
     for number, line in enumerate(line for line in lines if line.strip()):
         where = f"{id}, object {number}"
         try:
-            image.drawn.append(_read_line(line, number, where, names))
+            image.drawn.append(_read_line(line, number, where, declared))
         except Fault as fault:
             out.fault(fault, where)
 
 
-def _read_line(line: str, number: int, where: str, names: Mapping[int, str]) -> Drawn:
+def _read_line(line: str, number: int, where: str, declared: Declared) -> Drawn:
     first, *rest = line.split()
     if not first.isascii() or not first.isdigit() or len(first) > 9:
         raise Fault(NOT_AS_FORMAT, f"the class is {shown(first)}, no number")
-    if (label := names.get(int(first))) is None:
+    if (label := declared.names.get(int(first))) is None:
         raise Fault(UNDECLARED, first)
     values = numbers(rest)
+    if declared.more:
+        if len(values) != 4 + declared.more:
+            raise Fault(NOT_AS_FORMAT, f"{len(values)} numbers, not 4 of a box and {declared.more} of keypoints")
+        values = values[:4]
     if len(values) < 4:
         raise Fault(FEW_POINTS, shown(line))
     if len(values) == 4:
