@@ -497,8 +497,7 @@ def test_ellipses_of_cvat_are_turned(tmp_path: Path) -> None:
 def test_keypoints_of_yolo_are_no_polygons(tmp_path: Path) -> None:
     make_export(tmp_path / "set", "yolo", splits=False)
     data = load(tmp_path / "set", crop=CROP)
-    with (tmp_path / "set/data.yaml").open("a") as file:
-        file.write("\nkpt_shape: [3, 2]\n")
+    put_text(tmp_path / "set/data.yaml", f"names: {json.dumps(CLASSES)}\nkpt_shape: [3, 2]\n")
     for path in (tmp_path / "set/labels").glob("*.txt"):
         lines = [f"{line} 0.1 0.1 0.9 0.2 0.4 0.9" for line in path.read_text().splitlines() if line]
         path.write_text("\n".join(lines))

@@ -84,7 +84,7 @@ def find_declared(tree: Folder, only: str | None = None) -> Declared | None:
             f"{tree.path} has {found[0].id} and {found[1].id}, which name different classes; keep one of them, or name the "
             "data.yaml as the source"
         )
-    return found[0]
+    return max(found, key=lambda each: each.more)  # a list of names says nothing of keypoints
 
 
 def read_yolo(declared: Declared, tree: Folder) -> Export:
