@@ -88,6 +88,14 @@ def test_an_unknown_split(tmp_path: Path) -> None:
         load(path)
 
 
+def test_a_column_that_may_say_the_splits_is_said(tmp_path: Path) -> None:
+    data = load(table(tmp_path / "a.parquet", set=["train"] * 8 + ["test"] * 4, day=["mon"] * 12))
+    said = [text for text in data.warnings if "may say the splits" in text]
+    assert len(said) == 1 and "the column set may say the splits, and is not read as such" in said[0]
+    data = load(table(tmp_path / "a.parquet", set=["train"] * 8 + ["test"] * 4, split=["train"] * 6 + ["test"] * 6))
+    assert len(data.split("test")) == 6 and not any("may say the splits" in text for text in data.warnings)
+
+
 def test_files_that_differ_in_class_names(tmp_path: Path) -> None:
     write_hub(tmp_path)
     table(tmp_path / "hub/data/test-00000-of-00001.parquet", label=[0, 1] * 6)

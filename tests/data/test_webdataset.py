@@ -165,3 +165,19 @@ def test_no_samples(tmp_path: Path) -> None:
     shard(tmp_path / "set/a.tar", {"x.json": json.dumps({"label": 1}).encode()})
     with pytest.raises(DataError, match="has no sample with an image"):
         load(tmp_path / "set")
+
+
+@pytest.mark.parametrize("stream", [None, {"window": 64}])
+def test_what_fields_say_of_labels_and_splits_is_not_passed_over(stream: dict[str, int] | None, tmp_path: Path) -> None:
+    options = {} if stream is None else {"stream": stream, "val_fraction": 0.25}
+    path = shard(tmp_path / "a.tar", samples(json='{"label": <number>.0, "split": "train", "day": "mon"}'))
+    data = load(path, **options)
+    assert data.classes == ("0", "1") and not any("may say the splits" in text for text in data.warnings)
+    words = [f'{{"label": {["NaN", 1][n % 2]}, "subset": "{["train", "val"][n % 2]}"}}' for n in range(12)]
+    path = shard(
+        tmp_path / "b.tar",
+        samples() | {f"{n:03d}.json": text.replace("NaN", '"nan"').encode() for n, text in enumerate(words)},
+    )
+    data = load(path, **options)
+    assert any("6 labels are nan, first in row 0" in text for text in data.warnings)
+    assert any("the column subset may say the splits, and is not read as such" in text for text in data.warnings)

@@ -14,6 +14,8 @@ from petriscope.core.recipe import DataSection
 
 MAX_CLASSES = 10_000
 WHOLE = re.compile(r"-?[0-9]+")
+MISSING = ("nan", "null", "na", "n/a", "<na>", "#n/a", "nat")  # what programs write for no value, in lower case
+_WHOLE_FLOAT = re.compile(r"(-?[0-9]+)\.0*")
 MAX_NAME = 255  # characters of a class name
 
 
@@ -154,6 +156,25 @@ def text_numbers(labels: Sequence[str], names: Sequence[str] | None, where: str)
     if names is not None and not found & {*names}:
         counted = set(map(str, range(len(names))))
     return np.array([int(label) for label in labels]) if found <= counted else None
+
+
+def without_decimals(labels: Sequence[str]) -> list[str]:
+    """Whole numbers without decimals, where all are whole numbers: a column of them with empty cells is often one of floats."""
+    if all(not value or WHOLE.fullmatch(value) or _WHOLE_FLOAT.fullmatch(value) for value in labels):
+        return [_WHOLE_FLOAT.sub(r"\1", value) for value in labels]
+    return list(labels)
+
+
+def say_missing(labels: Sequence[str], classes: Sequence[str], section: DataSection, where: str) -> list[str]:
+    """Sentences on classes that are called as programs write that there is no value, unless ``data.classes`` lists them."""
+    if section.classes is not None or not any(name.casefold() in MISSING for name in classes):
+        return []
+    counts = Counter(label for label in labels if label.casefold() in MISSING)
+    return [
+        f"{where}: {count:,} label{'s are' if count > 1 else ' is'} {label}, first in row {labels.index(label)} (counted from "
+        "0), which was read as a class; if it means that there is none, leave these images out"
+        for label, count in counts.items()
+    ]
 
 
 def sort_names(names: set[str]) -> tuple[str, ...]:

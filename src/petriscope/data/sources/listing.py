@@ -10,20 +10,25 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from petriscope.core.errors import DataError
+from petriscope.core.errors import DataError, shortened, shown
 from petriscope.core.files import readable
+from petriscope.core.names import tidy
 from petriscope.core.progress import track
 from petriscope.core.recipe import DataSection
 from petriscope.data.decode import pages_of, workers
 from petriscope.data.decode_many import Decoded
 from petriscope.data.imageset import ImageSet
 from petriscope.data.in_memory import Page, Within
-from petriscope.data.sources.labels import index_names, name_numbers, text_numbers
+from petriscope.data.sources.label_sets import FLAGS
+from petriscope.data.sources.labels import index_names, name_numbers, say_missing, text_numbers, without_decimals
+from petriscope.data.sources.spelling import split_in, split_of
 
 MICROMETERS = "micrometers_per_pixel"  # the column
 PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 TEXT_TABLES = (".csv", ".tsv")
 TABLES = (*TEXT_TABLES, ".parquet", ".pq")
+SUBSET = re.compile(r"(?:sub|data)?sets?|partitions?|(?:cv)?folds?|phase|usage")
+FEW = 20  # different values of a column that may tell subsets apart
 
 # What other tools call the columns path and label, in lower case and without separators.
 CALLED = {
@@ -37,6 +42,29 @@ def is_called(name: str, wanted: str) -> bool:
     """Whether a column is called ``path``, ``label`` or ``split``, in one of the usual ways."""
     key = re.sub(r"[\W_]+", "", name.casefold())
     return key == wanted or CALLED[wanted].fullmatch(key) is not None
+
+
+def has_splits(cells: Sequence[str]) -> bool:
+    """Whether cells name the split of every row."""
+    splits = {split_of(value) for value in {*cells}}
+    return "train" in splits and len(splits) > 1 and None not in splits
+
+
+def split_doubt(name: str, cells: Sequence[str], several: bool = False) -> str:
+    """Why a column that may say the splits is not read so; empty if it does not look like one."""
+    values = {*cells}
+    if several and has_splits(cells):
+        return "another column may too"
+    named = {split for value in values if (split := split_of(value))}
+    odd = {value for value in values if not split_of(value)}
+    if "train" in named and odd and (len(named) > 1 or not any(map(tidy, odd))):
+        row = next(row for row, value in enumerate(cells) if value in odd)
+        return f"row {row} (counted from 0) {f'has {shown(cells[row])}' if tidy(cells[row]) else 'is empty'}"
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)
+    flags = split_in(words) is not None and {value.strip().lower() for value in values} <= FLAGS.keys()
+    if flags or (SUBSET.fullmatch(re.sub(r"[\W_]+", "", name.casefold())) and 1 < len(values) <= FEW):
+        return f"it has the values {shortened(', '.join(sorted(values)))}"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -102,6 +130,7 @@ def labeled_sets(
     columns: Mapping[str, np.ndarray],
     section: DataSection,
     source: str,
+    warnings: list[str],
 ) -> dict[str, ImageSet]:
     """One image set per split, from the label of each file as text.
 
@@ -110,13 +139,20 @@ def labeled_sets(
         about: where the labels are, in words.
         listed: the names of classes that labels may be the numbers of.
     """
-    rows = rows_by_split(decoded, splits)
+    rows, labels = rows_by_split(decoded, splits), without_decimals(labels)
     numbers = text_numbers(labels, listed or section.classes, about)
     if numbers is not None:
         targets, classes = name_numbers({s: numbers[r] for s, r in rows.items()}, listed, section, source)
     else:
         targets, classes = index_names({s: [labels[row] for row in r] for s, r in rows.items()}, section, source)
     named = numbers is None or listed is not None or section.classes is not None
+    warnings += say_missing(labels, classes, section, source)
+    if {*splits} == {"all"}:
+        text = "{}: the column {} may say the splits, and is not read as such: names of files are, or a column split of Parquet"
+        cells = {name: column.tolist() for name, column in columns.items()}
+        warnings += [
+            text.format(source, name) for name in cells if has_splits(cells[name]) or split_doubt(name, cells[name])
+        ]
     return sets_over(decoded, rows, targets, classes, names, groups, named, columns)
 
 

@@ -133,7 +133,7 @@ def read(
     warnings += decoded.warnings
     about, listed = f"the column {column} of {source}", class_names(tables, column)
     groups, columns = groups_in(rows, section, source), columns_of(rows, column)
-    return labeled_sets(decoded, splits, labels, about, listed, names, groups, columns, section, source)
+    return labeled_sets(decoded, splits, labels, about, listed, names, groups, columns, section, source, warnings)
 
 
 def _image_columns(schema: pa.Schema) -> list[str]:

@@ -172,7 +172,9 @@ def read(source: str, section: DataSection, warnings: list[str]) -> dict[str, Im
         for key in dict.fromkeys(key for about in abouts for key in about["columns"])
     }
     about_labels = f"{section.label} of {source}"
-    return labeled_sets(decoded, splits, labels, about_labels, listed, names, groups, columns, section, source)
+    return labeled_sets(
+        decoded, splits, labels, about_labels, listed, names, groups, columns, section, source, warnings
+    )
 
 
 def has_shards(source: str) -> bool:

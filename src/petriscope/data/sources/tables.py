@@ -7,7 +7,6 @@ import csv
 import io
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from petriscope.core.csv_tables import plain
-from petriscope.core.errors import DataError, RequestError, near, shortened, shown
+from petriscope.core.errors import DataError, RequestError, near, shown
 from petriscope.core.files import read_text
 from petriscope.core.names import tidy
 from petriscope.core.recipe import DataSection
@@ -23,17 +22,26 @@ from petriscope.data.decode import ARRAY, SUFFIXES
 from petriscope.data.decode_many import decode_files
 from petriscope.data.imageset import ImageSet
 from petriscope.data.sources import label_sets
-from petriscope.data.sources.labels import WHOLE, check_numbers, index_names, name_numbers, text_numbers
+from petriscope.data.sources.labels import (
+    check_numbers,
+    index_names,
+    name_numbers,
+    say_missing,
+    text_numbers,
+    without_decimals,
+)
 from petriscope.data.sources.listing import (
     CALLED,
     TEXT_TABLES,
     ImageFile,
     as_column,
+    has_splits,
     is_called,
     rows_by_split,
     sets_over,
+    split_doubt,
 )
-from petriscope.data.sources.spelling import split_in, split_of
+from petriscope.data.sources.spelling import split_of
 from petriscope.data.walk import LeftOut, walk
 from petriscope.tasks import find_task
 
@@ -43,10 +51,6 @@ if TYPE_CHECKING:
 MAX_BYTES = 2**30  # of a CSV file
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _SEPARATOR_LINE = re.compile(r"sep=.(?:\r\n?|\n)")  # before the header, for Excel
-_SUBSET = re.compile(r"(?:sub|data)?sets?|partitions?|(?:cv)?folds?|phase|usage")
-_FEW = 20  # different values of a column that may tell subsets apart
-_MISSING = ("nan", "null", "na", "n/a", "<na>", "#n/a", "nat")  # what programs write for no value, in lower case
-_WHOLE_FLOAT = re.compile(r"(-?[0-9]+)\.0*")
 
 
 def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
@@ -84,13 +88,7 @@ def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, Ima
             {s: [labels[row] for row in indices] for s, indices in rows.items()}, section, str(path)
         )
     named = numbers is None or section.classes is not None
-    if section.classes is None:
-        lacking = Counter(label for label in labels if label in classes and label.casefold() in _MISSING)
-        warnings += [
-            f"{path}: {count:,} label{'s are' if count > 1 else ' is'} {label}, first in row {labels.index(label)} (counted from "
-            "0), which was read as a class; if it means that there is none, leave these rows out"
-            for label, count in lacking.items()
-        ]
+    warnings += say_missing(labels, classes, section, str(path))
     columns = _other_columns(table, path, () if several is None else several.columns)
     return sets_over(decoded, rows, targets, classes, files, groups, named, columns)
 
@@ -199,40 +197,20 @@ def _rename(columns: list[str], table: pd.DataFrame, path: Path, warnings: list[
     if "split" not in out:
         others = [index for index in range(len(out)) if out[index] not in ("path", "label")]
         cells = {index: [str(cell) for cell in _cells(table.iloc[:, index], path)] for index in others}
-        parts = [index for index in others if _has_splits(cells[index])]
+        parts = [index for index in others if has_splits(cells[index])]
         if len(parts) == 1:
             warnings.append(f"{path}: the column {out[parts[0]]} was read as split")
             out[parts[0]] = "split"
             return out
-        doubts = {out[index]: doubt for index in others if (doubt := _doubt(out[index], cells[index], len(parts) > 1))}
+        doubts = {
+            out[index]: doubt for index in others if (doubt := split_doubt(out[index], cells[index], len(parts) > 1))
+        }
         warnings += [
             f"{path}: the column {name} may say the splits, but {doubt}, so it was not read as such; if it does, write train, "
             "val or test in each row of a column split"
             for name, doubt in doubts.items()
         ]
     return out
-
-
-def _has_splits(cells: Sequence[str]) -> bool:
-    splits = {split_of(value) for value in {*cells}}
-    return "train" in splits and len(splits) > 1 and None not in splits
-
-
-def _doubt(name: str, cells: Sequence[str], several: bool) -> str:
-    """Why a column that may say the splits is not read so; empty if it does not look like one."""
-    values = {*cells}
-    if several and _has_splits(cells):
-        return "another column may too"
-    named = {split for value in values if (split := split_of(value))}
-    odd = {value for value in values if not split_of(value)}
-    if "train" in named and odd and (len(named) > 1 or not any(map(tidy, odd))):
-        row = next(row for row, value in enumerate(cells) if value in odd)
-        return f"row {row} (counted from 0) {f'has {shown(cells[row])}' if tidy(cells[row]) else 'is empty'}"
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)
-    flags = split_in(words) is not None and {value.strip().lower() for value in values} <= label_sets.FLAGS.keys()
-    if flags or (_SUBSET.fullmatch(re.sub(r"[\W_]+", "", name.casefold())) and 1 < len(values) <= _FEW):
-        return f"it has the values {shortened(', '.join(sorted(values)))}"
-    return ""
 
 
 def _column(table: pd.DataFrame, name: str, path: Path) -> pd.Series:
@@ -354,7 +332,7 @@ def _other_columns(table: pd.DataFrame, path: Path, labels: Sequence[str] = ()) 
         if any(np.ndim(value) for value in cells if not isinstance(value, (str, bytes))):
             continue
         text = ["" if empty else _as_text(value) for value, empty in zip(cells, missing, strict=True)]
-        out[name] = as_column(_without_decimals(text))
+        out[name] = as_column(without_decimals(text))
     return out
 
 
@@ -362,16 +340,9 @@ def _as_text(value: Any) -> str:
     return tidy(value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))
 
 
-def _without_decimals(text: list[str]) -> list[str]:
-    """Whole numbers without decimals, where all are whole numbers: a column of them with empty cells is often one of floats."""
-    if all(not value or WHOLE.fullmatch(value) or _WHOLE_FLOAT.fullmatch(value) for value in text):
-        return [_WHOLE_FLOAT.sub(r"\1", value) for value in text]
-    return text
-
-
 def _labels(table: pd.DataFrame, path: Path) -> list[str]:
     """The labels as text. Whole numbers have no decimals, whether the column has text or floats."""
     column = _column(table, "label", path)
     if column.dtype.kind == "f" and not column.isna().any():
         return [str(number) for number in check_numbers(column.to_numpy(), f"the label column of {path}").tolist()]
-    return _without_decimals(_text(table, "label", path))
+    return without_decimals(_text(table, "label", path))

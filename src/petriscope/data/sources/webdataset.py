@@ -167,7 +167,7 @@ def read(
     columns = columns_of(fields, {label, section.group or "group"})
     by_image = [splits[shard.archive.path] for shard, _ in samples]
     about = f"{label} of {source}"
-    return labeled_sets(decoded, by_image, labels, about, listed, names, groups, columns, section, source)
+    return labeled_sets(decoded, by_image, labels, about, listed, names, groups, columns, section, source, warnings)
 
 
 def _open(paths: Sequence[Path], source: str, home: Path | None) -> list[Shard]:
