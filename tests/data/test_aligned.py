@@ -92,3 +92,18 @@ def test_labels_that_a_source_does_not_have_are_named_and_count_as_absent(here):
     lacking = [name for name in classes if name not in here]
     assert len(warnings) == bool(lacking)
     assert not lacking or warnings[0].startswith(f"there.csv does not have {lacking[0]} among its labels")
+
+
+def test_a_model_of_several_labels_reads_cells_that_list_labels(tmp_path: Path) -> None:
+    for number, pixels in enumerate(some_images(8)):
+        save_image(tmp_path / f"{number}.png", pixels)
+    several, cells = find_task("multilabel"), ["b|a", "", "b", "c"] * 2
+    write_table(tmp_path / "t.csv", [{"path": f"{n}.png", "label": cell} for n, cell in enumerate(cells)])
+    images, _ = load_aligned(section(tmp_path / "t.csv"), "test", ("a", "b", "c"), several)
+    assert images.targets[:4].tolist() == [[1, 1, 0], [0, 0, 0], [0, 1, 0], [0, 0, 1]]
+    lists = [[1, 1, 0], [0, 0, 0], [0, 1, 0], [0, 0, 1]] * 2
+    write_table(tmp_path / "t.csv", [{"path": f"{n}.png", "label": str(cell)} for n, cell in enumerate(lists)])
+    again, warnings = load_aligned(section(tmp_path / "t.csv"), "test", ("a", "b", "c"), several)
+    assert np.array_equal(again.targets, images.targets) and any(
+        "read so: 0 as a, 1 as b, 2 as c" in text for text in warnings
+    )

@@ -416,3 +416,13 @@ def test_class_names(tmp_path: Path) -> None:
     assert load(path.rename(tmp_path / "bloodmnist_28.npz")).classes[::7] == ("basophil", "platelet")
     with pytest.raises(RequestError, match="need 2"):
         load(make_npz(tmp_path), classes=("a", "b", "c"))
+
+
+@pytest.mark.parametrize("options", [{}, {"range": (0, 1)}])
+def test_images_of_truth_values_are_refused_with_what_helps(options: dict[str, Any], tmp_path: Path) -> None:
+    images = some_images(12) > 127
+    source = make_npz(tmp_path, train_images=images)
+    with pytest.raises(DataError, match="have type bool; save them as uint8, with 255 for True"):
+        load(source, **options)
+    source = make_npz(tmp_path, train_images=images.astype(np.uint8) * 255)
+    assert len(load(source).split("train")) == 12

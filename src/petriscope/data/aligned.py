@@ -43,6 +43,9 @@ def load_aligned(section: DataSection, split: str, classes: tuple[str, ...], tas
     warnings: list[str] = []
     if task.dense and section.ignore is None and (len(classes) != 2 or section.only is not None):
         section = section.model_copy(update={"ignore": IGNORE})  # masks of 0 and 255 alone are not of two classes here
+    asked = section.task
+    if not task.exclusive:  # labels that a table lists as text are read as several where that is asked for
+        section = section.model_copy(update={"task": task.name})
     sets = sources.read(source, section, warnings)
     if set(sets) == {UNSPLIT}:
         images = sets[UNSPLIT]
@@ -52,7 +55,7 @@ def load_aligned(section: DataSection, split: str, classes: tuple[str, ...], tas
         raise DataError(f"{source} has no {split} split; it has: {', '.join(sets)}. Choose one with --split")
     if not len(images):
         raise DataError(f"{source} has no images in {split}")
-    if section.task != "auto":
+    if asked != "auto":
         images = replace(images, task=task)
     if images.task != task:
         raise DataError(f"{source} has {images.task.about}; this model was trained on {task.about}")

@@ -138,6 +138,8 @@ def _check_form(array: np.ndarray, what: str, section: DataSection) -> None:
             raise DataError(f"{what} have shape {list(array.shape)}; images have 1 to {MOST} channels{hint}{more}")
     if section.range is not None and array.dtype.kind in "iuf":
         return
+    if array.dtype.kind == "b":
+        raise DataError(f"{what} have type bool; save them as uint8, with 255 for True")
     if array.dtype.newbyteorder("=") not in (np.uint8, np.uint16) and array.dtype.kind != "f":
         raise DataError(
             f"{what} have type {array.dtype}; save them as uint8, uint16, or floats in 0 to 1, or say which values are black "

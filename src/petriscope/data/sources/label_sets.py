@@ -39,11 +39,13 @@ class LabelSets:
         targets: uint8 [N, K], 1 where an image has a label.
         classes: K names.
         columns: of the table, from which they were read.
+        named: whether the classes have names; or else they are called by their numbers.
     """
 
     targets: np.ndarray
     classes: tuple[str, ...]
     columns: tuple[str, ...]
+    named: bool = True
 
 
 def are_several(
@@ -190,7 +192,7 @@ def _of_lists(
         warnings.append(
             f"{where}: each cell label has {amount} numbers, 0 or 1, which were read as a label each that an image has or has not"
         )
-        return LabelSets(vectors, name_flags(amount, None, section, where), ("label",))
+        return LabelSets(vectors, name_flags(amount, None, section, where), ("label",), section.classes is not None)
     texts = [str(cell) for cell, is_list in zip(cells, lists, strict=True) if not is_list and not _is_missing(cell)]
     separator = next((each for each in SEPARATORS if any(each in text for text in texts)), SEPARATORS[0])
     nothing = 0

@@ -87,7 +87,7 @@ def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, Ima
         targets, classes = index_names(
             {s: [labels[row] for row in indices] for s, indices in rows.items()}, section, str(path)
         )
-    named = numbers is None or section.classes is not None
+    named = several.named if several is not None else numbers is None or section.classes is not None
     warnings += say_missing(labels, classes, section, str(path))
     columns = _other_columns(table, path, () if several is None else several.columns)
     return sets_over(decoded, rows, targets, classes, files, groups, named, columns)
