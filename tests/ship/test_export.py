@@ -26,6 +26,7 @@ from petriscope import api, cli
 from petriscope.core.errors import DataError, PetriscopeError, RequestError
 from petriscope.core.recipe import TilesSection, load_recipe
 from petriscope.data import load_dataset
+from petriscope.inference import offline
 from petriscope.inference.exported import PackagePredictor, open_model
 from petriscope.inference.package import ARRAYS, MANIFEST, MODEL, SIGNATURE, Manifest, Package
 from petriscope.inference.predictor import load_model
@@ -305,6 +306,68 @@ def test_a_damaged_manifest_is_one_sentence(package, change, said):
     (package / MANIFEST).write_text(json.dumps(tree))
     with pytest.raises(RequestError, match=said):
         Package(package)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tree: tree["error_rates"][0].update(max_error=0.001),
+        lambda tree: tree["error_rates"][-1].update(threshold=0.9),
+        lambda tree: tree.update(classes=list(reversed(tree["classes"]))),
+        lambda tree: tree["input"].update(height=tree["input"]["height"] + 4),
+        lambda tree: tree.update(files={}),
+    ],
+)
+def test_a_manifest_that_promises_something_else_is_not_used(package, change):
+    tree = json.loads((package / MANIFEST).read_text())
+    change(tree)
+    (package / MANIFEST).write_text(json.dumps(tree))
+    with pytest.raises(RequestError, match=r"package\.json was changed after the export"):
+        Package(package)
+
+
+def test_what_python_would_run_instead_of_a_file_is_added(package):
+    (package / "lib" / "petriscope" / "__pycache__").mkdir()
+    (package / "lib" / "petriscope" / "__pycache__" / "other.cpython-312.pyc").write_bytes(b"")
+    (package / "lib" / "numpy").symlink_to(package / "tests", target_is_directory=True)
+    with pytest.raises(PetriscopeError, match=r"2 added \(lib/numpy, lib/petriscope/__pycache__/other"):
+        verify(package)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--threads", "0"], "--threads must be from 1 to 1024; got 0"),
+        (["--threads", "1000000"], "--threads must be from 1 to 1024"),
+        (["--key", "public.pem"], "--key needs --verify"),
+        (["--verify"], "its own test images"),
+    ],
+)
+def test_options_that_the_program_would_pass_over_are_refused(package, capsys, options, said):
+    assert offline.main(package, [str(package / "tests"), *options]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+def test_a_table_that_cannot_be_written_is_one_sentence(package):
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, str(package / "predict.py"), str(package / "tests" / "00.png")]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(
+        "error: the result cannot be written to the standard output: No space"
+    )
+
+
+def test_a_package_without_one_of_its_modules_or_libraries_is_one_sentence(package):
+    (package / "lib" / "petriscope" / "data" / "decode.py").unlink()
+    done = predict_bare(package, package / "tests")
+    assert done.returncode == 1 and "Traceback" not in done.stderr and "export the package again" in done.stderr
+    (package / "lib" / "petriscope" / "inference" / "offline.py").write_text("import libraryofnobody")
+    done = predict_bare(package, package / "tests")
+    assert done.returncode == 1 and done.stderr.startswith(
+        "error: No module named 'libraryofnobody'; this program needs"
+    )
 
 
 def keys(folder):

@@ -10,7 +10,7 @@ from petriscope.cli.commands import app
 from petriscope.core.device import SMALLER, is_out_of_memory
 from petriscope.core.errors import PetriscopeError, RequestError, shortened
 from petriscope.core.launch import command, launch
-from petriscope.core.progress import say, silence
+from petriscope.core.progress import leave_stdout, say, silence
 from petriscope.core.worker import end_with_parent
 
 OLD_OPTIONS = {"--sets": "--set-coverage", "--figure": "--metric", "--stress-pictures": "--stress-images"}
@@ -38,10 +38,7 @@ def main() -> None:
 
 def _end(message: str, status: int) -> None:
     say(f"error: {message}")
-    try:
-        sys.stdout.flush()
-    except OSError:  # what is left in the buffer would be an error again when Python ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    leave_stdout()
     sys.exit(status)
 
 

@@ -13,7 +13,6 @@ import typer
 
 from petriscope import __version__
 from petriscope.cli.printing import (
-    deliver,
     print_columns,
     print_data,
     print_evaluation,
@@ -22,7 +21,7 @@ from petriscope.cli.printing import (
 )
 from petriscope.core.errors import Interrupted, PetriscopeError, RequestError, command
 from petriscope.core.launch import launch
-from petriscope.core.progress import say
+from petriscope.core.progress import deliver, say
 
 if TYPE_CHECKING:
     from petriscope.core.results import EnsembleSummary, Evaluation

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from petriscope.core.channels import in_words
-from petriscope.core.errors import PetriscopeError
-from petriscope.core.files import readable
-from petriscope.core.progress import say
+from petriscope.core.progress import deliver, say
 
 if TYPE_CHECKING:
     from petriscope.core.results import ClassPrior, Evaluation, Robustness
@@ -26,22 +22,6 @@ def print_json(tree: dict[str, Any]) -> None:
     from petriscope.core.results import SCHEMA_VERSION
 
     deliver(json_text({"schema_version": SCHEMA_VERSION, **tree}))
-
-
-def deliver(text: str) -> None:
-    """Write a result to stdout.
-
-    Raises:
-        PetriscopeError: it cannot be written.
-    """
-    try:
-        if sys.stdout is None:
-            raise OSError(errno.EBADF, "it is closed")
-        sys.stdout.write(readable(text))
-        sys.stdout.flush()
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise PetriscopeError(f"the result cannot be written to the standard output: {why}") from None
 
 
 def print_columns(rows: list[tuple[str, str]], write: Callable[[str], None] = deliver) -> None:

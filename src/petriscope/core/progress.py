@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import sys
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, TypeVar
 
+from petriscope.core.errors import PetriscopeError
 from petriscope.core.files import readable
 from petriscope.core.notebook import current_cell, in_notebook
 
@@ -47,6 +49,31 @@ def say(text: str) -> None:
         elif sys.stderr is not None:
             sys.stderr.write(readable(text) + "\n")
             sys.stderr.flush()
+
+
+def deliver(text: str) -> None:
+    """Write a result to stdout.
+
+    Raises:
+        PetriscopeError: it cannot be written.
+    """
+    try:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, "it is closed")
+        sys.stdout.write(readable(text))
+        sys.stdout.flush()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise PetriscopeError(f"the result cannot be written to the standard output: {why}") from None
+
+
+def leave_stdout() -> None:
+    """Give up what stdout could not take: what is left in its buffer would be an error again when Python ends."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def silence(silent: bool) -> None:

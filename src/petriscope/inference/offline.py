@@ -6,12 +6,11 @@ What it prints is what ``petriscope predict`` and ``petriscope verify`` print, b
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from petriscope.core.errors import PetriscopeError, RequestError
-from petriscope.core.progress import say
+from petriscope.core.progress import deliver, leave_stdout, say
 from petriscope.inference.answers import answer_files
 from petriscope.inference.decoding import find_images
 from petriscope.inference.label_answers import answer_labels, answering_by
@@ -19,6 +18,8 @@ from petriscope.inference.package import LABELER, SEGMENTER, Package
 from petriscope.inference.segmentation import predict_files
 from petriscope.inference.table import Rows, Wanted, hand_over
 from petriscope.inference.verification import verify
+
+MOST_THREADS = 1024  # each takes memory, whether it has something to do or not
 
 
 def main(folder: Path, words: Sequence[str] | None = None) -> int:
@@ -30,9 +31,15 @@ def main(folder: Path, words: Sequence[str] | None = None) -> int:
     """
     asked = _parser().parse_args(words)
     try:
+        if asked.verify and asked.images:
+            raise RequestError("--verify checks the package on its own test images; give it without other images")
+        if asked.key is not None and not asked.verify:
+            raise RequestError("--key needs --verify: without it, the signature would not be checked")
+        if asked.threads is not None and not 1 <= asked.threads <= MOST_THREADS:
+            raise RequestError(f"--threads must be from 1 to {MOST_THREADS}; got {asked.threads}")
         if asked.verify:
             for sentence in verify(folder, asked.key).sentences():
-                print(sentence)  # noqa: T201
+                deliver(f"{sentence}\n")
             return 0
         if not asked.images:
             raise RequestError("name image files, or folders of them; --help lists the options")
@@ -40,10 +47,14 @@ def main(folder: Path, words: Sequence[str] | None = None) -> int:
             raise RequestError(
                 "--without-guarantee needs --max-error or --set-coverage: without them, nothing is guaranteed"
             )
-        hand_over(_rows(Package(folder, asked.threads).by_tiles(asked.tiles), asked), asked.out, sys.stdout.write)
+        hand_over(_rows(Package(folder, asked.threads).by_tiles(asked.tiles), asked), asked.out, deliver)
     except PetriscopeError as error:
         say(f"error: {error}")
+        leave_stdout()
         return error.exit_status
+    except OSError as error:
+        say(f"error: {error.filename or 'the system says'}: {error.strerror or error}")
+        return PetriscopeError.exit_status
     except KeyboardInterrupt:
         say("interrupted")
         return 130

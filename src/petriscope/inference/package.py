@@ -284,18 +284,14 @@ class Manifest:
 
     def identity(self, digests: Mapping[str, str]) -> str:
         """The fingerprint: of all that decides about predictions, and of the digests of some files."""
-        free = ("name", "created", "versions", "measured", "fingerprint", "verification", "files", "format")
-        tree = {key: value for key, value in self.as_json().items() if key not in free}
-        named = {name: digests[name] for name in (*self.model_files, ARRAYS)}
-        text = json.dumps([tree, named], sort_keys=True, ensure_ascii=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return _identity(json.loads(self.text()), {name: digests[name] for name in (*self.model_files, ARRAYS)})
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
         """Read ``package.json``.
 
         Raises:
-            RequestError: there is none, it is damaged, or of a newer version.
+            RequestError: there is none, it is damaged, was changed after the export, or is of a newer version.
         """
         with _reading(path):
             if path.stat().st_size > MOST_BYTES:
@@ -305,7 +301,19 @@ class Manifest:
                 raise ValueError("it has no schema_version")
             if tree["schema_version"] > SCHEMA_VERSION:
                 raise RequestError(f"{path} was written by a newer version of Petriscope; update Petriscope")
-            return _manifest(tree)
+            made = _manifest(tree)
+            digests = {name: made.files.get(name) for name in (*made.model_files, ARRAYS)}
+            if made.fingerprint and made.fingerprint != _identity(tree, digests):  # it is empty during the export
+                raise RequestError(f"{path} was changed after the export; export the package again")
+            return made
+
+
+def _identity(tree: Mapping[str, Any], digests: Mapping[str, str | None]) -> str:
+    """The fingerprint of a manifest as it is in the file, whatever version wrote it."""
+    free = ("name", "created", "versions", "measured", "fingerprint", "verification", "files", "format")
+    kept = {key: value for key, value in tree.items() if key not in free}
+    text = json.dumps([kept, digests], sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _manifest(tree: Mapping[str, Any]) -> Manifest:

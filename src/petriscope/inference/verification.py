@@ -12,7 +12,7 @@ import numpy as np
 
 from petriscope.core.errors import DataError, PetriscopeError, RequestError
 from petriscope.inference.decoding import read_file
-from petriscope.inference.package import MANIFEST, SIGNATURE, TESTS, Input, Package, digest, read_arrays
+from petriscope.inference.package import MANIFEST, SIGNATURE, TESTS, Input, Package, digest, is_package, read_arrays
 from petriscope.inference.runtime import FORMATS, version
 
 VECTORS, OF_VAL = "vectors.npz", "val.npz"  # what the run answers on the test images, and on images of val
@@ -211,10 +211,10 @@ def verify(folder: str | os.PathLike[str], key: str | os.PathLike[str] | None = 
         RequestError: there is no package, or the library that runs it is not installed.
         PetriscopeError: a file was changed, is missing or was added; the signature is wrong; or an answer differs.
     """
+    if key is not None and is_package(folder):
+        check_signature(Path(folder), Path(key))
     package = Package(folder)
     count = check_files(package)
-    if key is not None:
-        check_signature(package.folder, Path(key))
     arrays = read_arrays(package.folder / TESTS / VECTORS)
     names, wanted = [str(name) for name in arrays.pop("names")], arrays.pop("images")
     notes: list[str] = []
@@ -269,7 +269,9 @@ def check_files(package: Package) -> int:
     """
     known = package.manifest.files
     there = dict(_files(package.folder))
-    changed = [name for name, path in there.items() if name in known and digest(path) != known[name]]
+    changed = [
+        name for name, path in there.items() if name in known and not (path.is_file() and digest(path) == known[name])
+    ]
     missing = [name for name in known if name not in there]
     added = [name for name in there if name not in known]
     parts = [
@@ -285,10 +287,11 @@ def check_files(package: Package) -> int:
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """All files but the manifest, its signature, and what Python compiles, by their paths with forward slashes."""
+    """All files but the manifest and its signature, by their paths with forward slashes. What Python compiles is among them,
+    since Python runs it, and so are links to folders, which can have anything behind them."""
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and name not in (MANIFEST, SIGNATURE) and "__pycache__" not in path.parts:
+        if (path.is_symlink() or not path.is_dir()) and name not in (MANIFEST, SIGNATURE):
             yield name, path
 
 

@@ -74,7 +74,12 @@ HERE = Path(__file__).resolve().parent
 sys.dont_write_bytecode = True  # nothing is added to the package
 sys.path.insert(0, str(HERE / "lib"))
 
-from petriscope.inference.offline import main  # noqa: E402
+try:
+    from petriscope.inference.offline import main  # noqa: E402
+except (ImportError, SyntaxError) as error:
+    if (getattr(error, "name", None) or "petriscope").startswith("petriscope"):
+        sys.exit(f"error: a file in {{HERE / 'lib'}} is missing or damaged: {{error}}; export the package again")
+    sys.exit(f"error: {{error}}; this program needs numpy, Pillow and {library}")
 
 if __name__ == "__main__":
     sys.exit(main(HERE))
