@@ -51,3 +51,15 @@ def test_a_renamed_option_is_refused_with_its_new_name(petriscope, old):
         status, out, err = petriscope("evaluate", "run", *words)
         assert status == 2 and out == "" and err.startswith("error: ")
         assert OLD_OPTIONS[old] in err
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("evaluate", True), ("predict", True), ("data", False), ("train", False), ("x", False)]
+)
+def test_a_command_without_set_says_so_where_a_message_asks_for_it(petriscope, monkeypatch, name, told):
+    def fail(words):
+        raise RequestError("1 image cannot be read; leave it out with --set data.unreadable=skip")
+
+    monkeypatch.setattr("petriscope.cli._check_options", fail)
+    status, _, said = petriscope(name, "cells")
+    assert status == 2 and (f"skip. {name} has no --set" in said) == told

@@ -6,6 +6,8 @@ import io
 import os
 import sys
 
+from typer.main import get_command
+
 from petriscope.cli.commands import app
 from petriscope.core.device import SMALLER, is_out_of_memory
 from petriscope.core.errors import PetriscopeError, RequestError, shortened
@@ -37,9 +39,21 @@ def main() -> None:
 
 
 def _end(message: str, status: int) -> None:
-    say(f"error: {message}")
+    say(f"error: {message}{_about_settings(message, sys.argv[1:2])}")
     leave_stdout()
     sys.exit(status)
+
+
+def _about_settings(message: str, name: list[str]) -> str:
+    """A sentence for a message that asks for ``--set data.KEY`` in a command that does not take it; or else nothing."""
+    if "--set data." not in message or "petriscope " in message:  # the latter is a whole command, of another name
+        return ""
+    known = getattr(get_command(app), "commands", {})
+    if not {*name} & known.keys() or any("--set" in option.opts for option in known[name[0]].params):
+        return ""
+    return (
+        f". {name[0]} has no --set: it reads images as the recipe of the model says; change the files, or train with it"
+    )
 
 
 def _settle_streams() -> None:
