@@ -508,6 +508,20 @@ def test_keypoints_of_yolo_are_no_polygons(tmp_path: Path) -> None:
         load(tmp_path / "set", crop=CROP)
 
 
+@pytest.mark.parametrize("outlines", [False, True])
+def test_shares_of_the_sides_are_no_pixels(outlines: bool, tmp_path: Path) -> None:
+    make_export(tmp_path / "set", "coco", splits=False, outlines=outlines)
+    path = next((tmp_path / "set").rglob("*.json"))
+    tree = json.loads(path.read_text())
+    for each in tree["annotations"]:
+        each["bbox"] = [value / 100 for value in each["bbox"]]
+        if outlines:
+            each["segmentation"] = [[value / 100 for value in part] for part in each["segmentation"]]
+    put_json(path, tree)
+    with pytest.raises(DataError, match=r"COCO.*all coordinates are from 0 to 0\..*multiply them by width and height"):
+        load(tmp_path / "set", crop=CROP)
+
+
 def test_images_in_which_nothing_is_drawn_are_said(tmp_path: Path) -> None:
     make_export(tmp_path / "set", "coco", splits=False, outlines=True)
     path = next((tmp_path / "set").rglob("*.json"))

@@ -212,3 +212,15 @@ def test_a_split_on_another_scale_is_said(scale: float, tmp_path: Path) -> None:
     )
     np.savez(tmp_path / "cells.npz", train_images=images, train_labels=labels)
     assert not any("on one scale" in text for text in load(tmp_path / "cells.npz").warnings)
+
+
+def test_equal_images_of_two_classes_are_said(tmp_path: Path) -> None:
+    images = some_images(12)
+    images[7] = images[2]
+    labels = np.arange(12) % 2
+    np.savez(tmp_path / "cells.npz", train_images=images, train_labels=labels)
+    said = [text for text in load(tmp_path / "cells.npz").warnings if "pixel for pixel" in text]
+    assert len(said) == 1 and said[0].startswith("2 images are equal, pixel for pixel, to some of another class")
+    assert "train/2 (0) and train/7 (1)" in said[0] or "train/7 (1) and train/2 (0)" in said[0]
+    np.savez(tmp_path / "cells.npz", train_images=images, train_labels=np.where(np.arange(12) == 7, 0, labels))
+    assert not any("pixel for pixel" in text for text in load(tmp_path / "cells.npz").warnings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import chain, combinations
 from os import PathLike
 
 import numpy as np
@@ -225,7 +225,14 @@ def _dataset(
         source=section.origin,
         fingerprint=fingerprint(sets, digests),
         warnings=tuple(
-            dict.fromkeys([*warnings, *([] if sets.keys() <= {*drawn} else _darker(sets)), *_leaks(sets, digests)])
+            dict.fromkeys(
+                [
+                    *warnings,
+                    *([] if sets.keys() <= {*drawn} else _darker(sets)),
+                    *_leaks(sets, digests),
+                    *torn(sets, digests),
+                ]
+            )
         ),
         audited=tuple(audited),
         membership=membership,
@@ -463,6 +470,34 @@ def _darker(sets: Mapping[str, ImageSet]) -> list[str]:
     return [
         f"the images of {' and '.join(dark)} are nearly black (in {first}, the brightest pixels have the value {dark[first]}), "
         f"and those of {' and '.join(bright)} are not; store the values of all splits on one scale"
+    ]
+
+
+def torn(sets: Mapping[str, ImageSet], digests: Mapping[str, Sequence[bytes]]) -> list[str]:
+    """What is said of equal images that are of different classes; nothing if there are none, or if all images are equal."""
+    task = next(iter(sets.values())).task
+    count = sum(map(len, digests.values()))
+    if not task.exclusive or task.dense or not 1 < len({*chain(*digests.values())}) < count:
+        return []
+    first: dict[bytes, tuple[int, str]] = {}
+    classes: dict[bytes, set[int]] = {}
+    rows = [
+        (digest, int(target), str(name))
+        for split, part in sets.items()
+        for digest, target, name in zip(digests[split], part.targets, part.ids, strict=True)
+    ]
+    for digest, target, name in rows:
+        first.setdefault(digest, (target, name))
+        classes.setdefault(digest, set()).add(target)
+    found = [row for row in rows if len(classes[row[0]]) > 1]
+    if not found:
+        return []
+    digest, target, other = next(row for row in found if row[1] != first[row[0]][0])
+    label, name = first[digest]
+    names = next(iter(sets.values())).classes
+    return [
+        f"{len(found):,} images are equal, pixel for pixel, to some of another class, so no network can tell them apart; the "
+        f"first: {name} ({names[label]}) and {other} ({names[target]}). petriscope audit finds all"
     ]
 
 

@@ -417,7 +417,7 @@ class _Planner:
                 f"images are read {shrunk:.0f} times smaller than in their files, so what is smaller there than about "
                 f"{shrunk:.0f} pixels is lost; more time makes larger ones possible, or --set data.size=N sets the size"
             )
-        notes += contradictions(dataset)
+        notes += [text for text in contradictions(dataset) if text not in dataset.warnings]
         if (few := self._few(dataset)) is not None:
             notes.append(few)
         lines = self._lines(dataset, seen, orientation, recipe, chosen, length, fixed)

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from petriscope.core.recipe import DataSection
 from petriscope.data import Dataset
 from petriscope.data.decode import decode_file, probe_file, workers
 from petriscope.data.in_memory import AnyFile
+from petriscope.data.load import torn
 from petriscope.data.sources import list_files
 from petriscope.experiments.candidates import SQUARE
 
@@ -145,26 +147,8 @@ def _lacking(dataset: Dataset) -> list[str]:
 
 def contradictions(dataset: Dataset) -> list[str]:
     """What is said of equal images that are of different classes; nothing if there are none."""
-    if not dataset.task.exclusive or dataset.task.dense:
-        return []
-    first: dict[bytes, tuple[int, str]] = {}
-    classes: dict[bytes, set[int]] = {}
-    rows = [
-        (digest, int(target), str(name))
-        for part in dataset.splits.values()
-        for digest, target, name in zip(part.digests(), part.targets, part.ids, strict=True)
-    ]
-    for digest, target, name in rows:
-        first.setdefault(digest, (target, name))
-        classes.setdefault(digest, set()).add(target)
-    if len(classes) == 1 and len(rows) > 1:
-        return [f"all {len(rows):,} images are equal, pixel for pixel, so there is nothing to learn from them"]
-    torn = [(digest, target, name) for digest, target, name in rows if len(classes[digest]) > 1]
-    if not torn:
-        return []
-    other = next((digest, target, name) for digest, target, name in torn if target != first[digest][0])
-    label, name = first[other[0]]
-    return [
-        f"{len(torn):,} images are equal, pixel for pixel, to some of another class, so no network can tell them apart; the "
-        f"first: {name} ({dataset.classes[label]}) and {other[2]} ({dataset.classes[other[1]]}). petriscope audit finds all"
-    ]
+    digests = {name: part.digests() for name, part in dataset.splits.items()}
+    count = sum(map(len, digests.values()))
+    if dataset.task.exclusive and not dataset.task.dense and count > 1 and len({*chain(*digests.values())}) == 1:
+        return [f"all {count:,} images are equal, pixel for pixel, so there is nothing to learn from them"]
+    return torn(dataset.splits, digests)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -80,6 +80,7 @@ def settle(export: Export, tree: Folder, section: DataSection, warnings: list[st
             export.fault(fault, image.where)
         else:
             found[id] = image
+    _refuse_shares(found.values(), export, tree)
     ids = sorted(found)
     headers = _headers([finder.paths[id] for id in ids], str(tree.path))
     cut: Counter[str] = Counter()
@@ -94,6 +95,22 @@ def settle(export: Export, tree: Folder, section: DataSection, warnings: list[st
     if not scenes:
         raise DataError(f"{tree.path}: no image that the {export.tool} annotations name can be used")
     return _with_splits(scenes, export, warnings)
+
+
+def _refuse_shares(images: Collection[Labeled], export: Export, tree: Folder) -> None:
+    """
+    Raises:
+        DataError: all that is drawn lies within the first pixel: coordinates are shares of the sides.
+    """
+    drawn = [each for image in images if not image.shares for each in image.drawn if each.runs is None]
+    if not drawn:
+        return
+    largest = max(side for each in drawn for side in _extent(each))
+    if 0 < largest <= 1:
+        raise DataError(
+            f"{tree.path} ({export.tool}): all coordinates are from 0 to {largest:g}, as shares of the sides are, the "
+            f"first in {drawn[0].where}; {export.tool} has pixels: multiply them by width and height"
+        )
 
 
 def refuse(faults: LeftOut, source: str, section: DataSection, warnings: list[str]) -> None:
