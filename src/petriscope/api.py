@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from petriscope.audit import runner
+from petriscope.core.arguments import checked_arguments
 from petriscope.core.device import enough_memory
 from petriscope.core.errors import RequestError
 from petriscope.core.files import is_device, new_folder, path_text, readable
@@ -67,6 +68,7 @@ AUDITS = Path("audits")
 
 
 @stoppable()
+@checked_arguments
 def audit(
     source: str | Path,
     out: str | Path | None = None,
@@ -100,6 +102,7 @@ def audit(
     return found, folder
 
 
+@checked_arguments
 def train(
     recipe: Recipe | str | PathLike[str] | None = None,
     out: str | Path | None = None,
@@ -160,6 +163,7 @@ def train(
 
 @stoppable()
 @enough_memory()
+@checked_arguments
 def plan(
     data: str | PathLike[str],
     minutes: float | None = None,
@@ -183,6 +187,7 @@ def _budget(minutes: float | None, processor_minutes: float | None) -> Budget:
 
 @stoppable()
 @enough_memory()
+@checked_arguments
 def predict(
     model: Model,
     images: Images | Iterable[Images],
@@ -243,6 +248,7 @@ def predict(
     return table
 
 
+@checked_arguments
 def predict_rows(
     model: Model,
     images: Images | Iterable[Images],
@@ -315,6 +321,7 @@ def _predicted(
 
 
 @enough_memory()
+@checked_arguments
 def predict_in_shards(
     model: str | PathLike[str],
     sources: str | PathLike[str] | Iterable[str | PathLike[str]],
@@ -382,6 +389,7 @@ def predict_in_shards(
 
 @stoppable()
 @enough_memory()
+@checked_arguments
 def explain(
     model: Model,
     images: Images | Iterable[Images],
@@ -433,12 +441,12 @@ def report(folder: str | PathLike[str]) -> Report:
         return Report(write_report(run))
 
 
-def track(folder: str | PathLike[str], to: Iterable[str], quiet: bool = False) -> None:
+def track(folder: str | PathLike[str], to: str | Iterable[str], quiet: bool = False) -> None:
     """Send a run to trackers, as far as they do not have it: a run that was trained without, one whose tracker failed, or one
     that has new results.
 
     Args:
-        to: names of trackers, see `petriscope.run.trackers`. Options are those that the run's recipe has for them.
+        to: the name of a tracker, or several, see `petriscope.run.trackers`. Options are those of the run's recipe.
 
     Raises:
         RequestError: there is no such run or tracker, its library is not installed, or the run is being trained.
@@ -446,7 +454,7 @@ def track(folder: str | PathLike[str], to: Iterable[str], quiet: bool = False) -
     """
     run = open_run(folder)
     known = {part.name: part for part in run.recipe.training.track}
-    parts = [known.get(name) or Part(name=name) for name in dict.fromkeys(to)]
+    parts = [known.get(name) or Part(name=name) for name in dict.fromkeys([to] if isinstance(to, str) else to)]
     check_trackers(parts)
     for part in parts:
         send(run, part, quiet)

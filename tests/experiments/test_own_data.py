@@ -130,6 +130,17 @@ def test_new_images_are_just_evaluated(run, tmp_path, capsys):
     assert not capsys.readouterr().err
 
 
+def test_copies_are_no_further_evidence(run, tmp_path, capsys):
+    new = pile(tmp_path / "new", seed=1, each=4)
+    for copy in ("x", "y"):
+        shutil.copy(new / "a" / "00.png", new / "a" / f"{copy}.png")
+    assert api.evaluate(run, new, quiet=True).n == 10
+    assert "of 10 images of " in (said := capsys.readouterr().err) and "2 are exact copies of others" in said
+    assert "the first: a/x.png" in said and "intervals are too narrow" in said
+    evaluation, _ = api.recalibrate(run, new, tmp_path / "fitted.safetensors", quiet=True)
+    assert evaluation.n == 8 and "they are left out" in capsys.readouterr().err
+
+
 def test_copies_of_training_images_in_test_are_no_evidence(tmp_path, capsys):
     images, labels = noise(60, 2), np.arange(60) % 2
     images[50:55] = images[:5]

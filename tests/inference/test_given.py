@@ -224,3 +224,8 @@ def test_images_that_the_model_has_seen_are_counted(predictor, folder, capsys):
     assert not capsys.readouterr().err
     predict(replace(predictor, exposure=None), "new", quiet=True)
     assert "cannot be checked" in capsys.readouterr().err
+
+
+def test_an_empty_name_is_not_the_current_folder():
+    with pytest.raises(RequestError, match="an empty name stands where a path should"):
+        as_files("")

@@ -110,3 +110,32 @@ def test_outputs_that_are_not_numbers_are_refused_and_not_counted_as_the_first_c
     for ask in (lambda: predictor.predict(images), lambda: predictor.predict_set(Batches(every, predictor.device))):
         with pytest.raises(RequestError, match="not numbers"):
             ask()
+
+
+@pytest.mark.parametrize("name", ["3, é.png", "3, é.PNG", "table.parquet", "model.safetensors"])
+def test_a_table_never_replaces_an_image_or_another_kind_of_file(predictor, files, tmp_path, name):
+    before = files[3].read_bytes()
+    with pytest.raises(RequestError, match="the table is written as CSV; name it so"):
+        predict.predict_files(predictor, files, tmp_path / name, "none")
+    assert files[3].read_bytes() == before
+
+
+def test_a_table_never_replaces_an_image_without_a_suffix(predictor, files, tmp_path):
+    image = files[3].rename(tmp_path / "scan")
+    with pytest.raises(RequestError, match="scan is one of the images"):
+        predict.predict_files(predictor, [image], tmp_path / "scan", "none")
+
+
+def test_a_folder_is_no_table_which_is_said_before_anything_is_predicted(predictor, files, tmp_path):
+    with pytest.raises(RequestError, match="is a folder; name the CSV file to write"):
+        predict.predict_files(predictor, files, tmp_path, "none")
+
+
+def test_an_unknown_augmentation_is_no_other_one(predictor):
+    with pytest.raises(RequestError, match="unknown test-time augmentation 'd8'; known: none, mirror"):
+        predictor.probabilities(np.zeros((1, 28, 28, 3), np.uint8), "d8")
+
+
+def test_a_list_of_arrays_is_no_batch(predictor):
+    with pytest.raises(RequestError, match="this model takes an array of uint8, not list"):
+        predictor.predict([np.zeros((28, 28, 3), np.uint8)])

@@ -433,6 +433,8 @@ def calibrate(
     _among("--split", split, ("train", "val", "test"))
     if data is None and out is not None:
         raise RequestError("--out needs --data; without --data, the run's own model file is updated")
+    if data is None and (split != "val" or keep_seen):
+        raise RequestError("--split and --keep-seen need --data; without --data, the run's own val is used")
     if data is None and scale is not None:
         raise RequestError(
             "--scale is for images from elsewhere, named with --data; the run's own are read as its recipe says"
@@ -605,8 +607,10 @@ def predict(
                 f"{made.unreadable:,} of {made.images:,} images could not be read, the first: {first}"
             )
         return
-    if jobs is not None or on is not None:
-        raise RequestError("--jobs and --on are for --shards; without it, one process predicts all images")
+    if (jobs, on, cpus, gpus) != (None, None, 1, None):
+        raise RequestError(
+            "--jobs, --on, --cpus and --gpus are for --shards; without it, one process predicts all images"
+        )
     asked["tiles"] = tiles
     found = api.predict_rows(model, images, _tta(tta), device, out=out, **asked)
     hand_over(found, out, deliver)
@@ -752,6 +756,8 @@ def compare(
 ) -> None:
     """Compare runs: intervals, paired tests, costs. Seeds of one recipe form one row."""
     _among("--split", split or "test", ("train", "val", "test"))
+    if out is not None and out.suffix.lower() not in (".html", ".htm"):
+        raise RequestError(f"--out must name an HTML file, such as comparison.html; got {out}")
     from petriscope import api
     from petriscope.report.compare import as_text, write_comparison
 

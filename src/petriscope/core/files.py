@@ -43,9 +43,11 @@ def expand_user(path: str | os.PathLike[str]) -> Path:
     """The path, with a leading ``~`` or ``~name`` replaced by the home folder.
 
     Raises:
-        RequestError: there is no such user, the user has no home folder, or it is no path at all.
+        RequestError: it is empty, there is no such user, the user has no home folder, or it is no path at all.
     """
     path = path_text(path)
+    if not path:
+        raise RequestError("an empty name stands where a path should; is a variable of the shell not set?")
     try:
         return Path(path).expanduser()
     except RuntimeError:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from petriscope.core.arguments import checked_arguments
 from petriscope.core.device import enough_memory
 from petriscope.core.errors import DataError, Diverged, Interrupted, RequestError
 from petriscope.core.files import new_folder, path_text, slug
@@ -108,6 +109,7 @@ class Adapted:
 
 
 @enough_memory()
+@checked_arguments
 def adapt(
     model: str | PathLike[str],
     data: str | PathLike[str] | None = None,

@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from petriscope.core.arguments import checked_arguments
 from petriscope.core.csv_tables import csv_text
 from petriscope.core.errors import DataError, Interrupted, PetriscopeError, RequestError, near
 from petriscope.core.files import locked, slug, write_text
@@ -46,6 +47,7 @@ class Outcome:
     table: Path
 
 
+@checked_arguments
 def run_suite(
     suite: Suite,
     out: Path | None = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 
+from petriscope.core.arguments import checked_arguments
 from petriscope.core.device import enough_memory
 from petriscope.core.errors import RequestError, command
 from petriscope.core.files import path_text, slug, user_path
@@ -24,6 +25,7 @@ from petriscope.run.folder import is_run, open_run
 
 @stoppable()
 @enough_memory()
+@checked_arguments
 def calibrate(
     folder: str | PathLike[str], tta: TTA | None = None, device: str = "auto", quiet: bool = False
 ) -> Evaluation:
@@ -67,6 +69,7 @@ def calibrate(
 
 @stoppable()
 @enough_memory()
+@checked_arguments
 def recalibrate(
     model: str | PathLike[str],
     data: str | PathLike[str],

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from petriscope.core.arguments import checked_arguments
 from petriscope.core.errors import RequestError, command
 from petriscope.core.files import parsing, user_path, user_paths
 from petriscope.core.recipe import Recipe, flattened
@@ -25,6 +26,7 @@ SOURCE = re.compile(r"data\.(source|sources\..*\.source)")  # keys of places, wh
 SETTINGS_NAMED = 3  # settings that a label names at most
 
 
+@checked_arguments
 def compare(
     folders: Sequence[str | PathLike[str]],
     split: str | None = None,

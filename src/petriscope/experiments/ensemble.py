@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from petriscope.core.arguments import checked_arguments
 from petriscope.core.device import enough_memory
 from petriscope.core.errors import DataError, RequestError, command
 from petriscope.core.files import new_folder, path_text, user_paths
@@ -86,6 +87,7 @@ class Joined:
 
 @stoppable()
 @enough_memory()
+@checked_arguments
 def ensemble(
     folders: Sequence[str | PathLike[str]],
     method: Method = "soft",

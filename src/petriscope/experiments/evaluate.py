@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from petriscope.core import drawing
+from petriscope.core.arguments import checked_arguments
 from petriscope.core.device import enough_memory
 from petriscope.core.errors import RequestError
 from petriscope.core.files import path_text, slug
@@ -43,6 +44,7 @@ AUTO_IMAGES, AUTO_SECONDS, AUTO_SHARE = 200, 20.0, 0.1
 
 @stoppable()
 @enough_memory()
+@checked_arguments
 def evaluate(
     model: str | PathLike[str],
     data: str | Path | None = None,

@@ -238,6 +238,23 @@ def leave_out_seen(
     return images, SeenImages(train=train, val=val, left_out=int(out.sum()))
 
 
+def _without_copies(images: ImageSet, where: str, to_fit: bool) -> ImageSet:
+    """The images, of which those that are exact copies of others are counted, which is said. Intervals and guarantees take images
+    as independent, so a model that is to be fitted on them gets each once."""
+    first: dict[bytes, int] = {}
+    once = [row for row, digest in enumerate(images.digests()) if first.setdefault(digest, row) == row]
+    copies = len(images) - len(once)
+    if not copies:
+        return images
+    example = images.ids[int(np.setdiff1d(np.arange(len(images)), once)[0])]
+    what = f"of {len(images):,} images of {where}, {copies:,} are exact copies of others, the first: {example}"
+    if to_fit:
+        say(f"warning: {what}; they are left out, because copies are no further evidence")
+        return images.subset(np.array(once))
+    say(f"warning: {what}; they are kept, but are no further evidence, so intervals are too narrow")
+    return images
+
+
 @dataclass(frozen=True)
 class Chosen:
     """Images for an evaluation or a calibration.
@@ -298,4 +315,6 @@ def choose_images(
     else:
         where = str(data or predictor.recipe.data.origin) + ("" if own is None else f" ({split})")
         images, seen = leave_out_seen(images, exposure, where, keep, only_train=to_fit)
+        if own is None:
+            images = _without_copies(images, where, to_fit)
     return Chosen(images, None if own is None else own.with_split(split, images), seen, scaling)

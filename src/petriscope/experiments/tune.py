@@ -10,6 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from petriscope.core.arguments import checked_arguments
 from petriscope.core.device import choose_device, enough_memory, is_out_of_memory
 from petriscope.core.errors import Diverged, Interrupted, PetriscopeError, RequestError, near, shown
 from petriscope.core.files import json_text, locked, path_text, slug, write_text
@@ -111,6 +112,7 @@ class Plan:
 
 
 @enough_memory()
+@checked_arguments
 def tune(
     recipe: Recipe | str | PathLike[str],
     space: str | PathLike[str] | Mapping[str, Any] = AUTO,

@@ -14,7 +14,7 @@ from petriscope.data.in_memory import AnyFile
 from petriscope.inference.base import Classifies, Predicts
 from petriscope.inference.decoding import CHUNK, Attempt
 from petriscope.inference.likeness import compare_files
-from petriscope.inference.table import Rows, Wanted, rows_by_chunk
+from petriscope.inference.table import Rows, Wanted, check_table, rows_by_chunk
 from petriscope.trust.abstention import Abstention
 from petriscope.trust.verdict import NOTHING, UNCLAIMED, verdict
 
@@ -33,6 +33,7 @@ def answer_files(
         given: what was said about the classes. Guarantees are then for these.
         adapts: whether the model can be adapted to images from elsewhere.
     """
+    check_table(wanted.out, paths)
     probabilities = [f"p_{name}" for name in model.classes]
     outside, assumed = Outside(), assumptions(model, given)
 

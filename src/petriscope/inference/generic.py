@@ -12,7 +12,7 @@ from petriscope.data.in_memory import AnyFile
 from petriscope.inference.answers import Answering
 from petriscope.inference.decoding import CHUNK
 from petriscope.inference.predictor import Predictor
-from petriscope.inference.table import Rows, Wanted, rows_by_chunk
+from petriscope.inference.table import Rows, Wanted, check_table, rows_by_chunk
 
 
 def predict_files(predictor: Predictor, paths: Sequence[AnyFile], wanted: Wanted) -> Rows:
@@ -21,6 +21,7 @@ def predict_files(predictor: Predictor, paths: Sequence[AnyFile], wanted: Wanted
         raise RequestError(
             f"--max-error and --set-coverage need a classification model; this is a {predictor.task.name} model"
         )
+    check_table(wanted.out, paths)
     names = [f"p_{name}" for name in predictor.classes]
 
     def rows_of(images: list[np.ndarray], _: list[AnyFile]) -> list[dict[str, Any]]:

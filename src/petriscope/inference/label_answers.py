@@ -14,7 +14,7 @@ from petriscope.data.in_memory import AnyFile
 from petriscope.inference.answers import Answering, assumptions, checked_rules
 from petriscope.inference.base import Classifies
 from petriscope.inference.decoding import CHUNK, Attempt
-from petriscope.inference.table import Rows, Wanted, rows_by_chunk
+from petriscope.inference.table import Rows, Wanted, check_table, rows_by_chunk
 from petriscope.trust.abstention import FAR, NOT_SURE, UNCLAIMED
 from petriscope.trust.label_rules import ANSWERS, answered_labels
 from petriscope.trust.verdict import WITHDRAWN
@@ -128,6 +128,7 @@ def answer_labels(model: Classifies, paths: Sequence[AnyFile], wanted: Wanted, h
     Args:
         how: see `answering_by`.
     """
+    check_table(wanted.out, paths)
 
     def rows_of(images: list[np.ndarray], _: list[AnyFile], rules: LabelPlan) -> list[dict[str, Any]]:
         found = model.predict(np.stack(images), wanted.tta)

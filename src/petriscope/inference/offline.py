@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from petriscope.core.errors import PetriscopeError, RequestError
+from petriscope.core.files import user_path
 from petriscope.core.progress import deliver, leave_stdout, say
 from petriscope.inference.answers import answer_files
 from petriscope.inference.decoding import find_images
@@ -62,7 +63,7 @@ def main(folder: Path, words: Sequence[str] | None = None) -> int:
 
 
 def _rows(package: Package, asked: argparse.Namespace) -> Rows:
-    files = find_images(asked.images, package.reading.pages)
+    files = find_images([user_path(path) for path in asked.images], package.reading.pages)
     tta = package.manifest.tta
     wanted = Wanted(asked.out, tta, asked.max_error, asked.set_coverage, asked.quiet, asked.without_guarantee)  # type: ignore[arg-type]
     if package.manifest.outputs == SEGMENTER:
@@ -79,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="predict.py", description="Predict image files with this package, or verify it.", allow_abbrev=False
     )
     add = parser.add_argument
-    add("images", nargs="*", type=Path, metavar="IMAGES", help="image files, or folders of them")
+    add("images", nargs="*", metavar="IMAGES", help="image files, or folders of them")
     add("--out", type=Path, help="CSV file to write, instead of stdout; for masks, the folder to write them to")
     add("--max-error", type=float, metavar="SHARE", help="abstain so that at most this share of the answers is wrong")
     add("--set-coverage", type=float, metavar="SHARE", help="add sets that contain the true class this often")

@@ -282,6 +282,8 @@ class Predictor:
         return self.trust.temperature(tta, self.recipe.evaluation.tta)
 
     def _batch(self, images: np.ndarray) -> Tensor:
+        if not isinstance(images, np.ndarray):
+            raise RequestError(f"this model takes an array of {self.dtype}, not {type(images).__name__}")
         if images.dtype != self.dtype or images.shape[1:] != self.shape:
             raise RequestError(
                 f"this model takes {self.dtype} [B, {', '.join(map(str, self.shape))}], not {images.dtype} {list(images.shape)}"

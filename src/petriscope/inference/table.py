@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from petriscope.core.csv_tables import csv_lines
-from petriscope.core.errors import PetriscopeError
-from petriscope.core.files import atomic, readable
+from petriscope.core.errors import PetriscopeError, RequestError
+from petriscope.core.files import atomic, is_device, readable
 from petriscope.core.progress import progress, say
 from petriscope.data.in_memory import AnyFile
 from petriscope.data.membership import UNKNOWN, Exposure
@@ -21,6 +21,8 @@ from petriscope.inference.decoding import Attempt, DecodedFile, decoded, digests
 
 if TYPE_CHECKING:
     from petriscope.core.recipe import TTA
+
+TABLES = ("", ".csv", ".txt")  # how the name of a table may end
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,25 @@ class Rows:
     def csv(self, rows: Sequence[Mapping[str, Any]], header: bool = False) -> str:
         """Rows as lines of CSV."""
         return csv_lines(self.columns, rows, header)
+
+
+def check_table(out: Path | None, paths: Sequence[AnyFile]) -> None:
+    """Whether a table may be written to a path.
+
+    Raises:
+        RequestError: it is a folder, one of the images that are predicted, or named like another kind of file, which it would
+            replace.
+    """
+    if out is None or is_device(out):
+        return
+    if out.is_dir():
+        raise RequestError(f"{out} is a folder; name the CSV file to write, such as {out / 'classes.csv'}")
+    if out.suffix.lower() not in TABLES:
+        raise RequestError(f"the table is written as CSV; name it so, such as {out.stem}.csv, and not {out}")
+    if out.exists() and any(
+        isinstance(path, Path) and path.name == out.name and path.exists() and path.samefile(out) for path in paths
+    ):
+        raise RequestError(f"{out} is one of the images; the table would replace it, so name another file")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import torch
@@ -70,13 +71,19 @@ class View:
 
 
 def views_of(tta: TTA, size: tuple[int, int]) -> list[View]:
-    """The views of images of a size; the unchanged images come first."""
+    """The views of images of a size; the unchanged images come first.
+
+    Raises:
+        RequestError: there is no such test-time augmentation.
+    """
     if tta == "none":
         return [View()]
     if tta == "mirror":
         return [View(), View((3,))]
     if tta == "crops":
         return [View(), *(View(box=box) for box in _boxes(*size))]
+    if tta not in ("flips", "d4"):
+        raise RequestError(f"unknown test-time augmentation {tta!r}; known: {', '.join(get_args(TTA))}")
     flips: list[tuple[int, ...]] = [(), (3,), (2,), (2, 3)]
     square = size[0] == size[1]
     return [

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from petriscope.core.arguments import checked_arguments
 from petriscope.core.device import enough_memory
 from petriscope.core.errors import PetriscopeError, RequestError, shown
 from petriscope.core.files import new_folder, user_path, write_text
@@ -135,6 +136,7 @@ def _words(found: Measured) -> str:
 
 @stoppable()
 @enough_memory()
+@checked_arguments
 def export(
     run: str | PathLike[str],
     out: str | PathLike[str] | None = None,
@@ -212,6 +214,7 @@ def export(
     return Exported(made, manifest)
 
 
+@checked_arguments
 def export_page(
     model: str | PathLike[str],
     out: str | PathLike[str] | None = None,
@@ -248,6 +251,7 @@ def export_page(
     return page
 
 
+@checked_arguments
 def export_bioimageio(
     model: str | PathLike[str],
     out: str | PathLike[str] | None = None,

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from ipaddress import ip_address
+from os import PathLike
 
+from petriscope.core.arguments import checked_arguments
 from petriscope.core.errors import RequestError
+from petriscope.core.files import path_text
 from petriscope.core.progress import say
 from petriscope.core.scale import Scale
 from petriscope.ship.server.limits import Limits
@@ -14,8 +17,9 @@ from petriscope.trust.prior import Names, Shares
 MISSING = "the server needs more packages: pip install 'petriscope[serve]'"
 
 
+@checked_arguments
 def serve(
-    models: Sequence[str],
+    models: str | PathLike[str] | Sequence[str | PathLike[str]],
     host: str = "127.0.0.1",
     port: int = 8080,
     token: str = "",
@@ -28,7 +32,7 @@ def serve(
     """Serve models over HTTP until SIGTERM or SIGINT.
 
     Args:
-        models: run folders, model files or packages.
+        models: a run folder, a model file or a package, or several.
         token: that requests must carry; an empty string: none.
         classes, prior, scale: of the images that will come in, for all models; see `petriscope.api.predict`.
 
@@ -47,7 +51,10 @@ def serve(
     from petriscope.ship.server.running import run
     from petriscope.ship.server.web import create_app
 
-    opened = open_models(models, device, Known(classes, prior, scale))
+    each = [models] if isinstance(models, str | PathLike) else list(models)
+    if not each:
+        raise RequestError("name the models to serve: run folders, model files or packages")
+    opened = open_models([path_text(model) for model in each], device, Known(classes, prior, scale))
     if not token and not _is_loopback(host):
         say(
             f"warning: anybody who can reach {host}, port {port}, can use the server; ask for a token with --token or "
