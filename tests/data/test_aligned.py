@@ -12,7 +12,7 @@ from small_sources import make_folders, make_mask_npz, make_npz, save_image, som
 from petriscope.core.errors import DataError, RequestError
 from petriscope.core.recipe import DataSection
 from petriscope.data import ImageSet
-from petriscope.data.aligned import align, load_aligned
+from petriscope.data.aligned import align, lacks_color, load_aligned
 from petriscope.tasks import find_task
 
 LABELS, MASKS = find_task("classification"), find_task("segmentation")
@@ -107,3 +107,14 @@ def test_a_model_of_several_labels_reads_cells_that_list_labels(tmp_path: Path) 
     assert np.array_equal(again.targets, images.targets) and any(
         "read so: 0 as a, 1 as b, 2 as c" in text for text in warnings
     )
+
+
+@pytest.mark.parametrize("gray", [True, False])
+def test_gray_images_for_a_model_of_colors_are_said(gray: bool, tmp_path: Path) -> None:
+    source = make_npz(tmp_path, gray=gray)
+    images, _ = load_aligned(section(source, channels="rgb"), "val", ("0", "1"), LABELS)
+    said = lacks_color(images, (0.7, 0.5, 0.6), str(source))
+    assert len(said) == int(gray) and all(
+        "are gray, and the model learned from images in color" in text for text in said
+    )
+    assert lacks_color(images, (0.5, 0.5, 0.501), str(source)) == lacks_color(images, (0.5,), str(source)) == []

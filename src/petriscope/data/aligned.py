@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from petriscope.core.channels import RGB
 from petriscope.core.errors import DataError, RequestError, near
 from petriscope.core.masks import BACKGROUND, IGNORE
 from petriscope.core.names import place_of
 from petriscope.core.recipe import DataSection
 from petriscope.data import sources
+from petriscope.data.decode import GRAYISH
 from petriscope.data.folds import listed
 from petriscope.data.imageset import ImageSet
 from petriscope.data.one_vs_rest import one_vs_rest
@@ -18,6 +21,8 @@ from petriscope.data.sources import UNSPLIT
 from petriscope.tasks import Task
 
 SHOWN = 5  # classes that a sentence lists
+TINT = 0.01  # difference of the means of channels, below which a model learned from gray images
+LOOKED_AT = 100  # images, at most, to tell whether all are gray
 
 
 def load_aligned(section: DataSection, split: str, classes: tuple[str, ...], task: Task) -> tuple[ImageSet, list[str]]:
@@ -91,6 +96,21 @@ def align(images: ImageSet, classes: tuple[str, ...], source: str, warnings: lis
                 "looked for these, leave their metrics aside"
             )
     return replace(images, targets=targets, classes=classes, named=True)
+
+
+def lacks_color(images: ImageSet, mean: Sequence[float], source: str) -> list[str]:
+    """What is said where a model learned from images in color and all of these are gray; nothing otherwise.
+
+    Args:
+        mean: of each channel of the images that the model learned from, 0 to 1.
+    """
+    if images.channels != RGB or len(mean) != len(RGB) or max(mean) - min(mean) < TINT:
+        return []
+    most = GRAYISH * (2**images.bits - 1) / 255
+    for index in np.unique(np.linspace(0, len(images) - 1, LOOKED_AT).astype(int)).tolist():
+        if np.ptp(images.window(index).astype(np.int32), axis=2).max(initial=0) > most:  # most often that of the first
+            return []
+    return [f"the images of {source} are gray, and the model learned from images in color; metrics are of gray images"]
 
 
 def _by_name(images: ImageSet, label: int, classes: tuple[str, ...], source: str) -> int:

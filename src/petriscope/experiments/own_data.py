@@ -14,7 +14,7 @@ from petriscope.core.recipe import DataSection
 from petriscope.core.results import Scaling, SeenImages
 from petriscope.core.scale import Scale
 from petriscope.data import Dataset, ImageSet, load_dataset
-from petriscope.data.aligned import load_aligned
+from petriscope.data.aligned import lacks_color, load_aligned
 from petriscope.data.load import recall_dataset
 from petriscope.data.membership import UNKNOWN, Change, Exposure, Membership
 from petriscope.inference.predictor import Predictor
@@ -179,6 +179,7 @@ def other_data(
             "one source without a domain"
         )
     images, warnings = load_aligned(section, split, predictor.classes, predictor.task)
+    warnings += lacks_color(images, predictor.mean, data)
     for warning in () if quiet else warnings:
         say(f"warning: {warning}")
     shares = None
