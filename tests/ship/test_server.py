@@ -68,6 +68,24 @@ REFUSED = {
         None,
         "no model 'tod'; did you mean told",
     ),
+    "option twice": (
+        {"files": form(NOISE), "params": {"max_error": [0.1, 0.2]}},
+        422,
+        None,
+        "max_error is given twice",
+    ),
+    "option twice in the form": (
+        {"files": form(NOISE), "data": {"model": ["told", "tod"]}},
+        422,
+        None,
+        "model is given twice",
+    ),
+    "option in query and form": (
+        {"files": form(NOISE), "params": {"max_error": 0.1}, "data": {"max_error": "0.2"}},
+        422,
+        None,
+        "max_error is given twice",
+    ),
     "no guarantee": ({"files": form(NOISE), "params": {"without_guarantee": True}}, 422, None, "needs max_error"),
 }
 

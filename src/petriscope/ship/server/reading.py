@@ -56,14 +56,14 @@ class Body:
 
     Args:
         files: its image files.
-        fields: the values of its form that are no files.
+        fields: name and value of what its form has that are no files.
         size: bytes that were read.
         held: what the request holds of `Held`; it is given back by `close`.
     """
 
     held: Held
     files: list[Upload] = field(default_factory=list)
-    fields: dict[str, str] = field(default_factory=dict)
+    fields: list[tuple[str, str]] = field(default_factory=list)
     size: int = 0
     kept: int = 0
 
@@ -247,7 +247,7 @@ class _Form:
         if self.file:
             self.body.files.append(Upload(self.name or "image", content))
         else:
-            self.body.fields[self.name] = content.decode("utf-8", "replace")
+            self.body.fields.append((self.name, content.decode("utf-8", "replace")))
         self.parts = []
 
     def _all(self) -> None:

@@ -393,8 +393,12 @@ def _described(lane: Lane) -> Described:
 
 
 def _validated(kind: type[M], request: Request, body: Body) -> M:
+    given: dict[str, str] = {}
+    for name, value in (*request.query_params.multi_items(), *body.fields):
+        if given.setdefault(name, value) != value:
+            raise Refusal(422, f"{name[:60]} is given twice, with different values; give it once")
     try:
-        return kind.model_validate({**request.query_params, **body.fields})
+        return kind.model_validate(given)
     except ValidationError as error:
         raise Refusal(422, _sentence(error.errors())) from None
 
