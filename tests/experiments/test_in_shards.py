@@ -378,6 +378,24 @@ def test_resuming_with_something_else_is_refused(model: Path, content: list[byte
         api.predict_in_shards(model, folder, out, 2, jobs=1, quiet=True, max_error=0.1, scale=1.5)
 
 
+@pytest.mark.parametrize("asked", [{}, ASKED])
+def test_a_shard_that_is_lost_after_the_end_is_missed(
+    asked: dict[str, Any], model: Path, content: list[bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = (model, folder_of(tmp_path / "set", content), tmp_path / "out", 3)
+    api.predict_in_shards(*given, jobs=1, quiet=True, **asked)
+    expected, shard = rows_in(tmp_path / "out"), tmp_path / "out" / "shard-00001.parquet"
+    shard.write_bytes(shard.read_bytes()[:500])
+    with pytest.raises(RequestError, match=r"shard-00001\.parquet is damaged"):
+        api.predict_in_shards(*given, jobs=1, quiet=True, **asked)
+    shard.unlink()
+    assert "listed then" not in capsys.readouterr().err
+    assert api.predict_in_shards(*given, jobs=1, **asked).images == COUNT
+    said = capsys.readouterr().err
+    assert "1 of 3 shards are not in" in said and "images that were added or changed since are not looked for" in said
+    pd.testing.assert_frame_equal(rows_in(tmp_path / "out"), expected)
+
+
 def test_damaged_files_of_a_job_are_named(
     model: Path, content: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -316,6 +316,23 @@ class Work:
         write_text(self.folder / SUMMARY, json_text(made.model_dump(mode="json"), indent=1))
         return made
 
+    def check_finished(self) -> None:
+        """Look whether a finished job still has its shards. If one is gone, the summary is taken back, so that the job goes on.
+
+        Raises:
+            RequestError: a shard is damaged.
+        """
+        there = {*self.folder.iterdir()}
+        gone = [number for number in range(self.count) if self.final(number) not in there]
+        for number in {*range(self.count)}.difference(gone):
+            read_facts(self.final(number))
+        if gone:
+            say(
+                f"warning: {len(gone):,} of {self.count:,} shards are not in {self.folder} any more, the first: "
+                f"{_name(gone[0])}; what is missing is predicted again"
+            )
+            (self.folder / SUMMARY).unlink(missing_ok=True)
+
     def clean(self) -> None:
         """Remove what a finished job does not need, and what killed processes left."""
         for name in (PENDING, LOCKS):
@@ -387,11 +404,19 @@ def predict_in_shards(
         "asked": shards,
         "options": options,
     }
-    if not (folder / JOB).is_file():
+    begun = (folder / JOB).is_file()
+    if not begun:
         _begin(folder, str(path), asked, device)
     work = _resumed(folder, asked, device)
+    if begun and not quiet:
+        say(
+            f"note: {folder} was begun before, and its images are those that were listed then; images that were added or changed "
+            "since are not looked for"
+        )
     if not quiet:
         _say_first(work)
+    if work.is_finished:
+        work.check_finished()
     if not work.is_finished:
         try:
             _run(work, jobs, on, cpus, gpus, quiet)
