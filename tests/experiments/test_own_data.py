@@ -10,8 +10,11 @@ from petriscope import api
 from petriscope.core.errors import DataError, RequestError
 from petriscope.core.recipe import load_recipe
 from petriscope.data import load_dataset
+from petriscope.data.aligned import load_aligned
+from petriscope.experiments.own_data import section_elsewhere
 from petriscope.inference.predictor import load_model
 from petriscope.run.folder import open_run
+from petriscope.tasks import find_task
 
 EACH = 20  # images of each of two classes: 28 train, 6 val, 6 test
 
@@ -275,3 +278,25 @@ def test_an_older_run_with_changed_data_says_what_cannot_be_checked(run, tmp_pat
     with pytest.raises(DataError, match="no record of its splits"):
         api.evaluate(run, quiet=True)
     assert api.evaluate(run.model, new, quiet=True).seen is None
+
+
+@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("kind", ["folder", "npz"])
+def test_colors_that_a_gray_model_does_not_see_are_said(kind, asked, tmp_path):
+    """A model of gray images turns those in color into gray; nobody asked for that, unless the recipe did."""
+    pixels = noise(6, 5)
+    pixels[3:] = pixels[3:, ..., :1]
+    if kind == "folder":
+        for number, image in enumerate(pixels):
+            save(tmp_path / "new" / "ab"[number % 2] / f"{number}.png", image)
+        source, first = tmp_path / "new", "a/0.png"
+    else:
+        source, first = tmp_path / "new.npz", "val/0"
+        np.savez(source, val_images=pixels, val_labels=np.arange(6) % 2)
+    section = recipe(tmp_path, channels="gray" if asked else "auto").data
+    for _ in range(2):  # the second time, images come from the cache
+        elsewhere = section_elsewhere(section, str(source), (8, 8, 1))
+        _, warnings = load_aligned(elsewhere, "val", ("a", "b"), find_task("classification"))
+        said = [text for text in warnings if "have colors" in text]
+        expected = f"3 images have colors, which are turned into gray, such as {first}"
+        assert said == ([] if asked else [expected])

@@ -19,7 +19,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from petriscope.core.channels import MOST
 from petriscope.core.errors import RequestError, near, shortened, shown, similar
@@ -141,6 +150,7 @@ class DataSection(Section):
         None  # several, by the names of their domains
     )
     leave_out: str | None = None  # a domain that is test as a whole; train and val are of the others
+    _channels_of_model: bool = PrivateAttr(default=False)  # see `with_channels_of_model`
     task: str = "auto"  # what targets are: classification, segmentation, multilabel; auto: as the source has them
     size: Pixels | tuple[Pixels, Pixels] | None = None  # (height, width); one number is a square
     filter: Literal["nearest", "box", "bilinear", "bicubic", "lanczos", "draft"] = "bilinear"
@@ -237,6 +247,17 @@ class DataSection(Section):
             )
             for name, each in sorted((self.sources or {}).items())
         }
+
+    @property
+    def asks_for_gray(self) -> bool:
+        """Whether somebody wants gray images, so that lost colors are no news."""
+        return self.channels == "gray" and not self._channels_of_model
+
+    def with_channels_of_model(self, channels: str | tuple[str, ...]) -> DataSection:
+        """The same data with the channels that a model takes, which nobody may have asked for."""
+        section = self.model_copy(update={"channels": channels})
+        section._channels_of_model = not self.asks_for_gray
+        return section
 
     def moved(self, place: str) -> DataSection:
         """The same data in another place: a source; or, where there are several, ``DOMAIN=SOURCE,...`` for those that have

@@ -66,7 +66,7 @@ def decode_crops(
         channels = "gray" if gray else "rgb"
     contents = cache.contents(paths, source)
     form = form_of(section, channels)
-    options = (size, form, section.unreadable)
+    options = (size, form, section.unreadable, section.asks_for_gray)  # which decides what is said
     known = tuple(zip(names, contents.values, strict=True))
     shapes = tuple(part.tobytes() for part in windows)
     key = cache.make_key("crops", known, shapes, options)
@@ -115,7 +115,7 @@ def _cut_to_cache(
     shape = (sum(map(len, windows)), *size, form.count)
     cache.check_room(shape, mapped=True, bits=form.depth)
     depth = form.depth if form.range is None else None
-    held, bad = Contents(section.bits, section.channels == "gray", depth), dict[int, str]()
+    held, bad = Contents(section.bits, section.asks_for_gray, depth), dict[int, str]()
     about: dict[str, object] = {}
 
     def decode(index: int) -> tuple[np.ndarray, Content | None, str]:

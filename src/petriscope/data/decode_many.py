@@ -122,7 +122,8 @@ def known_files(paths: Sequence[AnyFile | str], source: str) -> Known:
 
 
 def _key(names: Sequence[str], contents: Sequence[str], section: DataSection) -> str:
-    options = (section.height_width, form_of(section, section.channels), section.unreadable, section.tiles is not None)
+    form, own = form_of(section, section.channels), section.tiles is not None
+    options = (section.height_width, form, section.unreadable, own, section.asks_for_gray)  # which decides what is said
     return cache.make_key(
         "images, their sizes, channels and digests, in brief",
         len(names),
@@ -289,7 +290,7 @@ def _store(
     shape = (len(paths), *size, form.count)
     cache.check_room(shape, mapped=True, bits=form.depth)
     depth = form.depth if form.range is None else None
-    held, sizes = Contents(section.bits, section.channels == "gray", depth), [(0, 0)] * len(paths)
+    held, sizes = Contents(section.bits, section.asks_for_gray, depth), [(0, 0)] * len(paths)
     digests = [bytes(16)] * len(paths)
     micrometers: list[tuple[float, float] | None] = [None] * len(paths)
 

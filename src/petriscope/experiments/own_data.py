@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -86,10 +85,8 @@ def section_elsewhere(section: DataSection, source: str, shape: tuple[int, int, 
         return section
     height, width, channels = shape
     named = isinstance(section.channels, tuple)
-    form: dict[str, Any] = {"channels": section.channels if named else "gray" if channels == 1 else "rgb"}
-    if section.tiles is None:
-        form["size"] = (height, width)
-    return section.model_copy(update=form)
+    section = section.with_channels_of_model(section.channels if named else "gray" if channels == 1 else "rgb")
+    return section if section.tiles is not None else section.model_copy(update={"size": (height, width)})
 
 
 def same_data(run: Run, source: str) -> Dataset | None:

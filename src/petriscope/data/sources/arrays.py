@@ -14,7 +14,7 @@ from petriscope.core.errors import DataError
 from petriscope.core.recipe import DataSection
 from petriscope.data import cache
 from petriscope.data.contents import Content, Contents, peak_of
-from petriscope.data.decode import resize, workers
+from petriscope.data.decode import GRAYISH, resize, workers
 from petriscope.data.imageset import ImageSet
 from petriscope.data.levels import to_levels, too_bright
 from petriscope.data.picked import Pick, choose_channels
@@ -114,6 +114,7 @@ def convert(
     held = Contents(section.bits, depth=None if scaled else section.depth)
     for split, array in pixels.items():
         _check_values(array, split, source, section, held)
+        _note_colors(array, split, picks[array.shape[3]], section, held)
     warnings += held.warnings()
     if section.depth == 8 and scaled and any(array.dtype != np.uint8 for array in pixels.values()):
         warnings.append(f"{source}: values are brought to 8 bits (256 levels); --set data.depth=16 keeps 16")
@@ -155,6 +156,18 @@ def _check_values(array: np.ndarray, split: str, source: str, section: DataSecti
         image = np.asarray(array[index])
         peak = peak_of(to_levels(image, section.bits, 8, section.range) if scaled else image)
         held.add(f"{split}/{index}", Content(peak, 8 if scaled else bits))
+
+
+def _note_colors(array: np.ndarray, split: str, pick: Pick, section: DataSection, held: Contents) -> None:
+    """Note which images lose their colors, although nobody asked for gray."""
+    if pick.luma is None or section.asks_for_gray:
+        return
+    places = list(pick.luma)
+    blocks = (to_levels(block[..., places], section.bits, 8, section.range) for block in _chunks(array))
+    spans = (int(np.ptp(image, axis=2).max(initial=0)) for block in blocks for image in block)
+    for index, span in enumerate(spans):
+        if span > GRAYISH:
+            held.note(f"{split}/{index}", {"color": len(places)})
 
 
 def _check_range(array: np.ndarray, split: str, source: str, section: DataSection, held: Contents) -> None:

@@ -121,7 +121,7 @@ def read(source: str, section: DataSection, warnings: list[str]) -> dict[str, Im
     size, channels = _first_images(files, section, source)
     form = form_of(section, channels)
     tables, abouts = list[np.ndarray](), list[dict[str, Any]]()
-    held = Contents(section.bits, section.channels == "gray", form.depth if form.range is None else None)
+    held = Contents(section.bits, section.asks_for_gray, form.depth if form.range is None else None)
     bar = Progress("looking through shards", max(sum(file.bytes for file in files) >> 20, 1), "MiB")
     try:
         for file in files:
