@@ -31,6 +31,7 @@ from petriscope.data.sources.mask_values import check_numbers_used
 from petriscope.data.splits import draw_grouped, draw_stratified
 from petriscope.tasks import find_task
 
+FIND_ALL = ". petriscope audit finds all"
 LOOKED_AT = 100  # images of a split, at most, to tell whether it is nearly black
 
 
@@ -230,7 +231,7 @@ def _dataset(
                     *warnings,
                     *([] if sets.keys() <= {*drawn} else _darker(sets)),
                     *_leaks(sets, digests),
-                    *torn(sets, digests),
+                    *torn(sets, digests, FIND_ALL if section.audit is None else ""),
                 ]
             )
         ),
@@ -473,8 +474,12 @@ def _darker(sets: Mapping[str, ImageSet]) -> list[str]:
     ]
 
 
-def torn(sets: Mapping[str, ImageSet], digests: Mapping[str, Sequence[bytes]]) -> list[str]:
-    """What is said of equal images that are of different classes; nothing if there are none, or if all images are equal."""
+def torn(sets: Mapping[str, ImageSet], digests: Mapping[str, Sequence[bytes]], hint: str = FIND_ALL) -> list[str]:
+    """What is said of equal images that are of different classes; nothing if there are none, or if all images are equal.
+
+    Args:
+        hint: how to find all; empty: that was done.
+    """
     task = next(iter(sets.values())).task
     count = sum(map(len, digests.values()))
     if not task.exclusive or task.dense or not 1 < len({*chain(*digests.values())}) < count:
@@ -497,7 +502,7 @@ def torn(sets: Mapping[str, ImageSet], digests: Mapping[str, Sequence[bytes]]) -
     names = next(iter(sets.values())).classes
     return [
         f"{len(found):,} images are equal, pixel for pixel, to some of another class, so no network can tell them apart; the "
-        f"first: {name} ({names[label]}) and {other} ({names[target]}). petriscope audit finds all"
+        f"first: {name} ({names[label]}) and {other} ({names[target]})" + hint
     ]
 
 
