@@ -21,6 +21,8 @@ from petriscope.inference.package import (
     ErrorRate,
     Input,
     Manifest,
+    _identity,
+    _manifest,
     digest,
 )
 from petriscope.inference.package import CLASSIFIER as CLASSIFIER_OUTPUTS
@@ -197,9 +199,10 @@ def write_package(folder: Path, task: str = "classification", **changes: Any) ->
         mean=(0.5,) * 3,
         std=(0.25,) * 3,
         versions={},
-        fingerprint="0123456789abcdef",
         files={name: digest(folder / name) for name in (MODEL, ARRAYS)},
     )
     tree = {**manifest.as_json(), **changes}
+    made = _manifest(tree)
+    tree["fingerprint"] = _identity(tree, {name: made.files.get(name) for name in (*made.model_files, ARRAYS)})
     (folder / MANIFEST).write_text(json.dumps(tree))
     return folder

@@ -21,6 +21,7 @@ from petriscope.core.errors import RequestError
 from petriscope.data.decode import decode_file, resize
 from petriscope.data.in_memory import InMemory
 from petriscope.inference.label_answers import LabelPlan
+from petriscope.inference.package import Manifest
 from petriscope.metrics.selective import Threshold
 from petriscope.ship import page
 from petriscope.trust.abstention import NO_CLASS, NOT_SURE, UNCLAIMED, Abstention
@@ -457,7 +458,12 @@ def test_a_page_has_all_that_it_needs(tmp_path, stand_in, task):
     parsed = Page(html)
     parsed.check_self_contained()
     assert "default-src 'none'" in html and "unsafe-eval'" not in html.replace("wasm-unsafe-eval", "")
-    for word in ("0123456789abcdef", "blue, or so", "10 x 12 pixels", "images with what the model answers"):
+    for word in (
+        Manifest.read(package / "package.json").fingerprint,
+        "blue, or so",
+        "10 x 12 pixels",
+        "images with what the model answers",
+    ):
         assert word in parsed.text
     assert (task == "segmentation") == (page.TESTED not in parsed.text)
     assert (task == "classification") == ("Prediction sets" in parsed.text)

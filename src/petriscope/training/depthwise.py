@@ -99,7 +99,7 @@ def _gradients(
 def _of_weight(grad: Tensor, images: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
     """The gradient of the weight: that of a kernel which is a block of it, for each block, on images shifted to it."""
     height, width = weight.shape[2:]
-    if max(height, width) <= BLOCK:
+    if max(height, width) <= BLOCK and max(padding) <= 1:  # with more, oneDNN may read what was never written
         return _gradients(grad, images, weight, stride, padding, 1)
     rows, columns = (BLOCK + (count - 1) * step for count, step in zip(grad.shape[2:], stride, strict=True))
     bottom = rows - BLOCK + height - images.shape[2] - padding[0]  # what is left over by the stride is cut off
