@@ -86,6 +86,23 @@ def test_the_draws_of_aps_are_uniform_and_depend_on_the_image_alone():
     np.testing.assert_array_equal(u[[5, 3]], _uniform(p[[5, 3]]))
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_rounding_draws_no_other_share(method):
+    """Batches of another size, or another number of processes, differ in the last bits."""
+    p, targets = drawn(2000, 2)
+    rounded = (p * (1 + 2e-7 * np.random.default_rng(3).normal(size=p.shape))).astype(np.float32)
+    assert (rounded != p).any()
+    np.testing.assert_allclose(scores(rounded, method), scores(p, method), atol=1e-4)
+    limit = limits(p, targets, 0.9, method)
+    assert (sets(rounded, limit, method) != sets(p, limit, method)).any(1).mean() < 0.002
+
+
+def test_the_share_of_a_saturated_row_is_a_number():
+    p = np.zeros((3, 4), np.float32)
+    p[:, 2] = 1
+    assert np.isfinite(scores(p, "aps")).all() and np.isfinite(scores(p, "raps")).all()
+
+
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=50), st.floats(0.01, 0.99))
 def test_the_quantile_is_the_rank_of_the_theorem(values, level):
     found = quantile(np.array(values), level)

@@ -23,7 +23,6 @@ Where the shares of the classes are others than on val, images weigh in proporti
 
 from __future__ import annotations
 
-import hashlib
 import math
 from typing import Literal, get_args
 
@@ -37,14 +36,15 @@ Method = Literal["lac", "class", "aps", "raps"]
 METHODS: tuple[Method, ...] = get_args(Method)
 METHOD: Method = "class"  # used for predictions: rare classes have the wanted coverage too
 RAPS_FREE, RAPS_PENALTY = 1, 0.1  # number of classes without a penalty, and the penalty per further class
+WAVES = 10  # half waves of APS's random share while the odds of the two most probable classes grow e-fold
 
 
 def scores(probabilities: np.ndarray, method: Method) -> np.ndarray:
     """Nonconformity score of every class for every image, float32 [N, K]; higher means a worse fit.
 
-    APS and RAPS add a random share of the class's own probability, without which their coverage is too high. Here the
-    random number is a hash of the image's probabilities, so that equal probabilities give equal sets and the order of the
-    images does not matter.
+    APS and RAPS add a random share of the class's own probability, without which their sets are too large. Here the share is
+    a function of the image's probabilities, so that equal probabilities give equal sets and the order of the images does not
+    matter. It is continuous, so that rounding, as between batches of different sizes, does not draw another share.
 
     Args:
         probabilities: float [N, K].
@@ -86,10 +86,14 @@ def _scores(probabilities: np.ndarray, method: Method) -> np.ndarray:
 
 
 def _uniform(probabilities: np.ndarray) -> np.ndarray:
-    """One number in [0, 1) per row, [N]; it depends on the row alone."""
-    rows = np.ascontiguousarray(np.asarray(probabilities, dtype=np.float32))
-    digests = [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in rows]
-    return np.array([int.from_bytes(digest, "little") / 2**64 for digest in digests])
+    """One number in [0, 1] per row, float64 [N]; it depends on the row alone.
+
+    It is a triangle wave of the logarithm of the odds between the two most probable classes. The wave is short against how
+    much these odds differ between images, so the numbers are spread evenly, and long against errors of rounding.
+    """
+    highest = np.partition(np.asarray(probabilities, dtype=np.float64), -2, axis=1)[:, -2:]
+    odds = np.diff(np.log(np.maximum(highest, np.finfo(np.float32).tiny)), axis=1)[:, 0]
+    return np.abs(WAVES * odds % 2 - 1)
 
 
 def quantile(
