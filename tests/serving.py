@@ -100,12 +100,12 @@ def no_trial(served, batch):
 
 
 @asynccontextmanager
-async def serving(model, limits=None, token=""):
+async def serving(model, limits=None, token="", local=False):
     """A client of a server in this process, without a network, and the server."""
-    gate = create_app([model], limits, token, no_trial)
+    gate = create_app([model], limits, token, no_trial, local)
     async with gate.app.router.lifespan_context(gate.app):
         transport = httpx.ASGITransport(gate, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://server", timeout=30) as client:
-            while (await client.get("/health/ready")).status_code != 200:
+            while (await client.get("/health/ready", headers={"Host": "localhost"})).status_code != 200:
                 pass
             yield client, gate

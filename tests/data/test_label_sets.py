@@ -89,6 +89,26 @@ def test_columns_of_zero_and_one(scans: Path, flags: np.ndarray) -> None:
         load(scans / "t.csv", task="multilabel", classes=("mas", "cyst"))
 
 
+def test_columns_of_zero_and_one_as_one_class(tmp_path: Path) -> None:
+    for number, pixels in enumerate(some_images(12)):
+        save_image(tmp_path / path_of(number), pixels)
+    names = [("cat", "dog", "fox")[number % 3] for number in range(12)]
+    table = pd.get_dummies(pd.Series(names)).astype(int)
+    table.insert(0, "path", [path_of(number) for number in range(12)])
+    table.to_csv(tmp_path / "a.csv", index=False)
+    several = load(tmp_path / "a.csv", val_fraction=0, test_fraction=0)
+    assert several.task.name == "multilabel"
+    assert any("--set data.task=classification reads one class per image" in text for text in several.warnings)
+    data = load(tmp_path / "a.csv", task="classification", val_fraction=0, test_fraction=0)
+    train = data.split("train")
+    assert [data.classes[k] for k in train.targets] == [names[list(table["path"]).index(path)] for path in train.ids]
+    assert data.classes == ("cat", "dog", "fox") and not train.columns
+    table.loc[4, "cat"] = 1
+    table.to_csv(tmp_path / "a.csv", index=False)
+    with pytest.raises(DataError, match=r"1 of 12 rows do not have exactly one class .* row 4 .* has cat, dog"):
+        load(tmp_path / "a.csv", task="classification")
+
+
 def test_a_folder_with_a_table_of_file_names(scans: Path, flags: np.ndarray) -> None:
     """As hospitals publish them: images in parts, and one table with the names of the files."""
     for table in scans.glob("*.[cp]*"):

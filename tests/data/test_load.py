@@ -171,6 +171,14 @@ def test_groups_stay_whole(tmp_path: Path) -> None:
         load(tmp_path / "data", group="plate")
 
 
+@pytest.mark.parametrize(("other", "said"), [("S1", True), ("s01", False), ("t1", False)])
+def test_groups_written_in_two_ways_are_said(other: str, said: bool, tmp_path: Path) -> None:
+    for number, pixels in enumerate(some_images(24)):
+        save_image(tmp_path / "data" / f"c{number % 2}" / f"{('s1', 's2', other)[number // 8]}_{number}.png", pixels)
+    data = load(tmp_path / "data", group="^(.+?)_", val_fraction=0.2, test_fraction=0.2)
+    assert any("are two, so they may be in different splits" in text for text in data.warnings) == said
+
+
 def test_groups_of_an_npz(tmp_path: Path) -> None:
     groups = {f"{split}_groups": np.arange(n) // 2 for split, n in (("train", 12), ("val", 4), ("test", 4))}
     data = load(make_npz(tmp_path, **groups))

@@ -37,6 +37,16 @@ def counts(data: Dataset) -> dict[str, int]:
     return dict(zip(data.classes, sum(part.counts for part in data.splits.values()).tolist(), strict=True))
 
 
+@pytest.mark.parametrize(("every", "said"), [(1, True), (2, False)])
+def test_classes_of_one_image_each_are_said(every: int, said: bool, tmp_path: Path) -> None:
+    for number, pixels in enumerate(some_images(40)):
+        save_image(tmp_path / f"{number}.png", pixels)
+    lines = [f"{number}.png,cell {number // every}" for number in range(40)]
+    (tmp_path / "a.csv").write_text("path,label\n" + "\n".join(lines))
+    warnings = load(tmp_path / "a.csv", val_fraction=0, test_fraction=0).warnings
+    assert any("40 of 40 classes have a single image" in text for text in warnings) == said
+
+
 def table(shots: Path, text: str, encoding: str = "utf-8") -> Path:
     (shots / "t.csv").write_bytes(text.encode(encoding))
     return shots / "t.csv"

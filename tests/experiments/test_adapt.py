@@ -60,7 +60,7 @@ def test_an_adapted_run_is_better_there_and_says_so(kept, made):
     assert (found.labeled, found.held_out, found.folds, found.domain) == (45, 45, 5, "new")
     before, after = found.before.value("accuracy"), found.after.value("accuracy")
     assert after > before + 0.2 and found.after.n == 45
-    assert len(found.tried) == 3 and found.setting == found.tried[0].setting
+    assert len(found.tried) == 7 and found.setting == found.tried[0].setting
     assert [each.nll for each in found.tried] == sorted(each.nll for each in found.tried)
     assert found.tried[0].accuracy == pytest.approx(after)
     assert api.evaluate(kept / "run", kept / "test.npz", quiet=True).value("accuracy") < 0.5

@@ -21,11 +21,11 @@ from petriscope.ship.server.limits import Limits
 from serving import NOISE, SIDE, Told, form, png, serving
 
 
-def ask(requests, model=None, limits=None, token=""):
+def ask(requests, model=None, limits=None, token="", local=False):
     """What a server in this process answers to each of some requests, (method, path, options of httpx)."""
 
     async def run():
-        async with serving(model or Told(), limits, token) as (client, _):
+        async with serving(model or Told(), limits, token, local) as (client, _):
             return [await client.request(method, path, **more) for method, path, more in requests]
 
     return asyncio.run(run())
@@ -276,6 +276,37 @@ def test_a_token_is_asked_for_where_there_is_something_to_see():
     opened = [("GET", path, {}) for path in ("/", "/docs", "/health/live", "/health/ready")]
     opened += [("GET", path, {"headers": right}) for path in guarded]
     assert {answer.status_code for answer in ask(opened, token="söcret")} == {200}
+
+
+def test_a_page_of_another_site_cannot_reach_a_local_server_by_its_own_name():
+    here = [
+        "localhost",
+        "LOCALHOST:8080",
+        "a.localhost",
+        "localhost.",
+        "127.0.0.1:8080",
+        "[::1]:8080",
+        "192.168.0.7",
+        "",
+    ]
+    elsewhere = ["evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example", "[evil]:1"]
+    for local in (True, False):
+        requests = [
+            ("GET", path, {"headers": {"Host": host}}) for path in ("/", "/models") for host in here + elsewhere
+        ]
+        answers = ask(requests, local=local)
+        for (_, path, more), answer in zip(requests, answers, strict=True):
+            refused = local and more["headers"]["Host"] in elsewhere
+            assert answer.status_code == (403 if refused else 200), (path, more)
+            assert not refused or "--token TOKEN" in answer.json()["error"]
+
+
+def test_head_is_get_without_a_body():
+    paths = ["/", "/docs", "/models", "/metrics", "/health/live", "/health/ready", "/openapi.json", "/predict"]
+    heads = ask([("HEAD", path, {}) for path in paths])
+    for head, get in zip(heads, ask([("GET", path, {}) for path in paths]), strict=True):
+        assert (head.status_code, head.content) == (get.status_code, b"")
+        assert head.headers["content-type"] == get.headers["content-type"]
 
 
 def test_a_server_that_stops_refuses_new_requests_and_answers_the_others():

@@ -23,12 +23,14 @@ from petriscope.training import adaptation
 from petriscope.training.adaptation import (
     AS_IS,
     HOME,
+    WAYS,
     CrossValidated,
     Setting,
     cross_validate,
     fitting,
     folds_of,
     joined,
+    part_of_the_way,
     tune,
     with_domain,
     with_setting,
@@ -177,7 +179,7 @@ def test_every_setting_predicts_what_it_did_not_learn(few_steps, monkeypatch):
     predictor = predictor_of(recipe)
     before = {key: value.clone() for key, value in predictor.model.state_dict().items()}
     found = cross_validate(predictor, home, new, "there", folds, ["none", "flips"], settings)
-    assert [each.setting for each in found] == [AS_IS, *settings]
+    assert [each.setting for each in found] == [AS_IS, *(replace(each, way=way) for each in settings for way in WAYS)]
     assert len(taught) == 10
     for number, ids in enumerate(taught):
         held = {str(each) for each in new.ids[folds == number % 5]}
@@ -187,7 +189,7 @@ def test_every_setting_predicts_what_it_did_not_learn(few_steps, monkeypatch):
         np.testing.assert_allclose(each.raw["none"][each.held_out].sum(1), 1, atol=1e-4)
     np.testing.assert_array_equal(found[0].raw["none"][0], predictor.predict(new.take([0]), "none").raw[0])
     assert not np.array_equal(found[1].raw["none"][0], found[0].raw["none"][0])
-    assert not np.array_equal(found[2].raw["none"][0], found[1].raw["none"][0])
+    assert len({each.raw["none"][0].tobytes() for each in found}) == len(found)
     assert all(torch.equal(value, before[key]) for key, value in predictor.model.state_dict().items())
 
 
@@ -219,6 +221,29 @@ def test_head_alone_changes_nothing_else(few_steps):
     assert len(trainer.at.history) == 1 and not made.model.training
 
 
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_weights_go_a_part_of_the_way(norm, few_steps):
+    recipe = recipe_of(model={"name": "simple-cnn", "widths": [4, 8, 8], "hidden": 8, "norm": norm})
+    images = adaptation.join_sets(both(recipe))
+    predictor = predictor_of(recipe)
+    asked = with_setting(with_domain(recipe, images, "there", SourceSection(source="")), Setting("all", 1e-2, 1))
+    made, _ = tune(predictor, asked, images)
+    before, after = ({k: v.clone() for k, v in each.model.state_dict().items()} for each in (predictor, made))
+    half = part_of_the_way(predictor, made, 0.75)
+    assert half.recipe == made.recipe and part_of_the_way(predictor, made, 1) is made
+    for name, value in half.model.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, 0.25 * before[name] + 0.75 * after[name])
+        else:
+            assert torch.equal(value, after[name])
+    for each, kept in ((predictor, before), (made, after)):
+        assert all(torch.equal(value, kept[name]) for name, value in each.model.state_dict().items())
+    none = part_of_the_way(predictor, made, 0.0)
+    np.testing.assert_allclose(
+        none.predict(images.take([0]), "none").raw, predictor.predict(images.take([0]), "none").raw, atol=1e-5
+    )
+
+
 def test_a_setting_that_diverges_is_left_out(few_steps, monkeypatch, capsys):
     recipe = recipe_of()
     home, new = both(recipe)
@@ -233,7 +258,7 @@ def test_a_setting_that_diverges_is_left_out(few_steps, monkeypatch, capsys):
     folds = folds_of(new.targets, np.arange(15), 0)
     settings = (Setting("all", 9.0, 2), Setting("all", 1e-3, 1))
     found = cross_validate(predictor_of(recipe), home, new, "there", folds, ["none"], settings)
-    assert [each.setting for each in found] == [AS_IS, settings[1]]
+    assert [each.setting for each in found] == [AS_IS, *(replace(settings[1], way=way) for way in WAYS)]
     assert "note: all, rate 9, " in capsys.readouterr().err
 
 
@@ -258,7 +283,7 @@ def test_models_of_every_family_are_adapted(name, few_steps):
     folds = np.arange(6) % 2
     settings = (Setting("all", 1e-3, 1), Setting("head", 1e-3, 1))
     found = cross_validate(predictor, home, new, "there", folds, ["none"], settings)
-    assert len(found) == 3
+    assert len(found) == 1 + 2 * len(WAYS)
     for each in found[1:]:
         assert not np.array_equal(each.raw["none"], found[0].raw["none"])
 

@@ -41,8 +41,10 @@ def look_alike(names: Iterable[str]) -> tuple[str, str] | None:
 
 
 def _key(name: str) -> str:
-    key = unicodedata.normalize("NFKC", name).casefold()
-    key = "".join(char for char in key if unicodedata.category(char) != "Cf")
+    key = name.casefold()
+    if not key.isascii():
+        key = unicodedata.normalize("NFKC", name).casefold()
+        key = "".join(char for char in key if unicodedata.category(char) != "Cf")
     key = _GAPS.sub(" ", _EDGES.sub("", key))
     whole = _WHOLE.fullmatch(key)
     return key if whole is None else whole[1]

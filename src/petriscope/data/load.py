@@ -13,6 +13,7 @@ import numpy as np
 from petriscope.core.channels import in_words
 from petriscope.core.errors import DataError, RequestError
 from petriscope.core.files import parsing, path_text, user_path
+from petriscope.core.names import look_alike
 from petriscope.core.recipe import DataSection, FoldsSection
 from petriscope.data import decisions as decided
 from petriscope.data import domains, sources
@@ -32,6 +33,7 @@ from petriscope.data.splits import draw_grouped, draw_stratified
 from petriscope.tasks import find_task
 
 FIND_ALL = ". petriscope audit finds all"
+MANY = 20  # classes; fewer with one image each are an example, or a source that is only begun
 LOOKED_AT = 100  # images of a split, at most, to tell whether it is nearly black
 
 
@@ -231,6 +233,8 @@ def _dataset(
                     *warnings,
                     *([] if sets.keys() <= {*drawn} else _darker(sets)),
                     *_leaks(sets, digests),
+                    *_similar_groups(sets),
+                    *_classes_of_one(sets),
                     *torn(sets, digests, FIND_ALL if section.audit is None else ""),
                 ]
             )
@@ -522,3 +526,28 @@ def _leaks(sets: dict[str, ImageSet], digests: dict[str, list[bytes]]) -> list[s
                 f"metrics on {other} will be too optimistic"
             )
     return out
+
+
+def _classes_of_one(sets: Mapping[str, ImageSet]) -> list[str]:
+    """A warning if most classes have one image: the labels may be names or numbers of the images."""
+    first = next(iter(sets.values()))
+    counts = sum(part.counts for part in sets.values())
+    alone = int((np.asarray(counts) == 1).sum())
+    if not first.task.exclusive or first.task.dense or len(first.classes) < MANY or alone <= len(first.classes) / 2:
+        return []
+    return [
+        f"{alone:,} of {len(first.classes):,} classes have a single image, so nothing can be learned of them; are the labels "
+        "names or numbers of the images? They have to say the class"
+    ]
+
+
+def _similar_groups(sets: Mapping[str, ImageSet]) -> list[str]:
+    """A warning about groups whose names differ as little as those of one group do that is written in two ways. They are
+    not joined: which images belong together is for the user to say."""
+    names = dict.fromkeys(str(group) for part in sets.values() if part.groups is not None for group in part.groups)
+    pair = look_alike(names)
+    if pair is None:
+        return []
+    return [
+        f"the groups {pair[0]!r} and {pair[1]!r} are two, so they may be in different splits; if they are one, write them alike"
+    ]

@@ -53,6 +53,7 @@ from petriscope.training.adaptation import (
     fitting,
     folds_of,
     joined,
+    part_of_the_way,
     tune,
     with_domain,
     with_setting,
@@ -346,9 +347,11 @@ def _choose(base: Predictor, old: Dataset, place: Place, minutes: float, quiet: 
 
         found = cross_validate(base, home, new, place.name, place.folds, ttas, settings, advance)
         tried = sorted(found, key=lambda each: each.judge(place.labeled, occurs)[1])
-        recipe = with_setting(both, tried[0].setting)
-        if tried[0].setting.epochs:
-            predictor, trainer = tune(base, recipe, images)
+        best = tried[0].setting
+        recipe = with_setting(both, best)
+        if best.epochs:
+            tuned, trainer = tune(base, recipe, images)
+            predictor = part_of_the_way(base, tuned, best.way)
         else:
             predictor, trainer = replace(base, recipe=recipe), None
         advance()

@@ -2,8 +2,10 @@
 
 The network is trained on from its weights. On average, half of a batch are images of the new place, and half are rehearsed: they
 are of those that it learned from (Robins, 1995, "Catastrophic forgetting, rehearsal and pseudorehearsal", Connection Science
-7:123). Batch norm sees both. How long, at which rate, and which parts of the network are trained is chosen by cross-validation
-on the images of the new place. So is whether to train at all.
+7:123). Batch norm sees both. The weights may then go only a part of the way from those before to those after the training, which
+often is better at both places (Wortsman et al., 2022, "Robust fine-tuning of zero-shot models", arXiv:2109.01903). How long, at
+which rate, which parts of the network are trained, and how far its weights go is chosen by cross-validation on the images of
+the new place. So is whether to train at all.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from petriscope.core.channels import wanted
 from petriscope.core.errors import Diverged
@@ -32,6 +35,7 @@ from petriscope.trust.temperature import fit_temperature, scale
 
 FOLDS = 5
 BATCH, STEPS = 32, 30  # images per step, and steps per epoch of an adaptation
+WAYS = (1.0, 0.75, 0.5)  # how far the weights go
 SHARE = 0.5  # of a batch that is of the new place, on average
 HOME = "home"  # the domain of the images that a network learned from, if they have none
 
@@ -44,16 +48,19 @@ class Setting:
         train: the parts of the network that are trained, as ``finetune.train`` names them.
         lr: the learning rate.
         epochs: of `STEPS` steps; 0: the network stays as it is.
+        way: how far the weights go from those before the training to those after it, above 0 to 1.
     """
 
     train: str
     lr: float
     epochs: int
+    way: float = 1.0
 
     def __str__(self) -> str:
         if not self.epochs:
             return "the network as it is"
-        return f"{self.train}, rate {self.lr:g}, {self.epochs * STEPS} steps"
+        part = "" if self.way == 1 else f", {100 * self.way:g} % of the way"
+        return f"{self.train}, rate {self.lr:g}, {self.epochs * STEPS} steps{part}"
 
 
 AS_IS = Setting("none", 0.0, 0)
@@ -190,6 +197,23 @@ def tune(predictor: Predictor, recipe: Recipe, images: ImageSet) -> tuple[Predic
     return replace(predictor, model=network.eval(), recipe=recipe), trainer
 
 
+def part_of_the_way(before: Predictor, after: Predictor, way: float) -> Predictor:
+    """The predictor ``after`` a training, with weights between those ``before`` and after it; with batch norm's statistics too.
+
+    Args:
+        way: 0 to 1, all of the way.
+    """
+    if way == 1:
+        return after
+    network = copy.deepcopy(after.model)
+    old = before.model.state_dict()
+    with torch.no_grad():
+        for name, value in network.state_dict().items():  # the network's own tensors
+            if value.is_floating_point():
+                value.lerp_(old[name], 1 - way)
+    return replace(after, model=network)
+
+
 Outputs = dict[TTA, np.ndarray]  # probabilities before temperature scaling, float32 [N, K]
 
 
@@ -251,26 +275,28 @@ def cross_validate(
         advance: called after each training.
 
     Returns:
-        one for the network as it is, and one for each setting. A setting with which training diverges is left out, which is
-        said.
+        one for the network as it is, and one for each setting and each of `WAYS`. A setting with which training diverges is left
+        out, which is said.
     """
     empty = np.full((len(new), len(new.classes)), np.nan, dtype=np.float32)
     plain: Outputs = {tta: empty.copy() for tta in ttas}
     _keep(plain, np.flatnonzero(folds != NEVER), new, predictor)
     found = [CrossValidated(AS_IS, plain)]
     for setting in settings:
-        raw: Outputs = {tta: empty.copy() for tta in ttas}
+        raws: dict[float, Outputs] = {way: {tta: empty.copy() for tta in ttas} for way in WAYS}
         try:
             for fold in np.unique(folds[folds != NEVER]):
                 held = np.flatnonzero(folds == fold)
                 rest = join_sets([old, new.subset(np.flatnonzero(folds != fold))])
                 recipe = with_setting(with_domain(predictor.recipe, rest, name, SourceSection(source="")), setting)
-                _keep(raw, held, new, tune(predictor, recipe, rest)[0])
+                tuned, _ = tune(predictor, recipe, rest)
+                for way, raw in raws.items():
+                    _keep(raw, held, new, part_of_the_way(predictor, tuned, way))
                 advance()
         except Diverged as error:
             say(f"note: {setting}: left out, because training diverged ({error})")
             continue
-        found.append(CrossValidated(setting, raw))
+        found += [CrossValidated(replace(setting, way=way), raw) for way, raw in raws.items()]
     return found
 
 

@@ -18,7 +18,7 @@ from petriscope.data.sources.labels import MAX_CLASSES, check_alike, check_names
 if TYPE_CHECKING:
     import pandas as pd
 
-MULTILABEL = "multilabel"
+MULTILABEL, CLASSIFICATION = "multilabel", "classification"
 SEPARATORS = ("|", ";", ",")  # between the labels of a cell; the first that occurs in the column
 NOTHING = frozenset(("no finding", "no findings", "none"))  # what a cell may say in place of labels, in lower case
 FLAGS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
@@ -118,6 +118,29 @@ def name_flags(count: int, names: Sequence[str] | None, section: DataSection, wh
     return check_names(section.classes, "data.classes")
 
 
+def with_one_class(table: pd.DataFrame, section: DataSection, where: str) -> pd.DataFrame:
+    """The same table; where one class per image is asked for, with the column ``label`` in place of columns of 0 and 1.
+
+    Raises:
+        DataError: an image has not exactly one of the classes.
+    """
+    names = [str(column) for column in table.columns]
+    if section.task != CLASSIFICATION or "label" in names:
+        return table
+    found = _flag_columns(table, names, where)
+    if len(found) < SHORTEST_LIST:
+        return table
+    flags, classes = np.stack(list(found.values()), 1), list(found)
+    if len(odd := np.flatnonzero(flags.sum(1) != 1)):
+        has = ", ".join(name for name, flag in zip(classes, flags[odd[0]], strict=True) if flag) or "none"
+        raise DataError(
+            f"{where}: {len(odd):,} of {len(flags):,} rows do not have exactly one class among {shortened(', '.join(classes))}; "
+            f"the first, row {odd[0]} (counted from 0), has {has}. Correct them, or --set data.task={MULTILABEL} reads any "
+            "number of labels per image"
+        )
+    return table.drop(columns=classes).assign(label=[classes[k] for k in flags.argmax(1)])
+
+
 def of_table(table: pd.DataFrame, section: DataSection, where: str, warnings: list[str]) -> LabelSets | None:
     """The labels of a table: the column ``label`` if it lists some, or the columns that hold 0 and 1 alone.
 
@@ -172,7 +195,7 @@ def of_table(table: pd.DataFrame, section: DataSection, where: str, warnings: li
         warnings.append(
             f"{where}: the columns {shortened(', '.join(found))} hold 0 and 1 alone and were read as labels"
             + (
-                "; each image has exactly one of them, so for one class per image, write its name in a column label"
+                f"; each image has exactly one of them, and --set data.task={CLASSIFICATION} reads one class per image"
                 * single
             )
         )

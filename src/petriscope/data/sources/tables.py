@@ -69,7 +69,7 @@ def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, Ima
         DataError: a column is missing, a cell is empty or wrong, a path occurs twice, or an image is unreadable.
         RequestError: ``section.group`` names no column.
     """
-    table = _load(path, warnings)
+    table = label_sets.with_one_class(_load(path, warnings), section, str(path))
     several = label_sets.of_table(table, section, str(path), warnings)
     found = _files(table, path, several, warnings)
     files = [file.id for file in found]
@@ -95,7 +95,7 @@ def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, Ima
 
 def list_files(path: Path, section: DataSection) -> list[ImageFile]:
     """The image files that the table at ``path`` lists, readable or not."""
-    table = _load(path, [])
+    table = label_sets.with_one_class(_load(path, []), section, str(path))
     return _files(table, path, label_sets.of_table(table, section, str(path), []), [])
 
 

@@ -6,6 +6,7 @@ import hmac
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from fastapi import FastAPI, Request
 from starlette.requests import ClientDisconnect
@@ -42,6 +43,8 @@ class Gate:
         direct: what answers a method and a path without the layers of the application, which take longer than a small image.
         token: that requests must carry; an empty string: none.
         lanes: the models by name.
+        local: refuse requests that were sent to the name of another machine. A page of another site can let its name lead
+            here, and would read the answers as its own.
 
     Attributes:
         stopping: new requests are refused.
@@ -57,10 +60,12 @@ class Gate:
         limits: Limits,
         token: str,
         lanes: Mapping[str, Lane],
+        local: bool = False,
     ) -> None:
         self.app, self.paths, self.direct = app, paths, direct
         self.counters, self.limits, self.lanes = counters, limits, lanes
         self.token = f"Bearer {token}".encode() if token else b""
+        self.local = local
         self.stopping = False
         self.active = 0
 
@@ -70,6 +75,8 @@ class Gate:
             return
         start, status = time.perf_counter(), 0
         facts = scope[FACTS] = Facts()
+        head = scope["method"] == "HEAD"
+        asked = {**scope, "method": "GET"} if head else scope  # the same answer, without its body
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -77,12 +84,12 @@ class Gate:
                 status = message["status"]
                 if self.stopping:  # the client is not to send more on this connection
                     message["headers"] = [*message["headers"], (b"connection", b"close")]
-            await send(message)
+            await send({**message, "body": b""} if head and "body" in message else message)
 
         self.active += 1
         try:
             self._check(scope)
-            await self._pass(scope, receive, answer)
+            await self._pass(asked, receive, answer)
         except Refusal as refusal:
             if self.stopping:  # what is closed before its body was read may be reset before its answer is read
                 await drain(Request(scope, receive), self.limits.body_bytes)
@@ -120,10 +127,15 @@ class Gate:
                 "requests",
                 retry_after=1,
             )
-        if self.token and scope["path"] not in OPEN:
-            given = next((value for key, value in scope["headers"] if key == b"authorization"), b"")
-            if not hmac.compare_digest(given, self.token):
-                raise Refusal(401, "this server needs a token: send the header Authorization: Bearer TOKEN")
+        if self.local and not _names_this_machine(_header(scope, b"host")):
+            raise Refusal(
+                403,
+                "this server answers requests to localhost alone, and this one was sent to another name; with --token TOKEN it "
+                "answers to any",
+            )
+        guarded = self.token and scope["path"] not in OPEN
+        if guarded and not hmac.compare_digest(_header(scope, b"authorization"), self.token):
+            raise Refusal(401, "this server needs a token: send the header Authorization: Bearer TOKEN")
 
     def _tell(self, scope: Scope, facts: Facts, status: int, seconds: float) -> None:
         path = scope["path"] if scope["path"] in self.paths else "other"
@@ -138,6 +150,23 @@ class Gate:
             model=facts.model,
             images=facts.images,
         )
+
+
+def _header(scope: Scope, name: bytes) -> bytes:
+    return next((value for key, value in scope["headers"] if key == name), b"")
+
+
+def _names_this_machine(host: bytes) -> bool:
+    """Whether a header Host is localhost or an address, which no other site can have; or empty, as in HTTP/1.0."""
+    name = host.decode("latin-1").strip().lower()
+    name = name[1 : name.find("]")] if name.startswith("[") else name.partition(":")[0].rstrip(".")
+    if not name or name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def refused(refusal: Refusal, more: Mapping[str, object] | None = None, close: bool = False) -> Response:

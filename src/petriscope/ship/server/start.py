@@ -60,7 +60,7 @@ def serve(
             f"warning: anybody who can reach {host}, port {port}, can use the server; ask for a token with --token or "
             "PETRISCOPE_TOKEN"
         )
-    run(create_app(opened, limits, token), host, port)
+    run(create_app(opened, limits, token, local=not token and _is_loopback(host)), host, port)
 
 
 def _is_loopback(host: str) -> bool:

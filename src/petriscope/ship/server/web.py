@@ -155,12 +155,14 @@ def create_app(
     limits: Limits | None = None,
     token: str = "",
     attempt: Callable[[Served, int], None] = try_out,
+    local: bool = False,
 ) -> Gate:
     """The application for some models, at least one, which have different names.
 
     Args:
         token: that requests must carry; an empty string: none.
         attempt: tries a model, with the largest batch, before it is used.
+        local: answer requests to localhost, or to an address, alone.
     """
     limits, counters = limits or Limits(), Counters()
     server = _Server(models, limits, counters, attempt)
@@ -218,7 +220,7 @@ def create_app(
         app.get(path, include_in_schema=False, response_class=HTMLResponse)(_page(name))
     paths = frozenset(str(getattr(route, "path", "")) for route in app.routes)
     direct = {("POST", "/predict"): server.predict}
-    return Gate(app, paths, direct, counters, limits, token, server.lanes)
+    return Gate(app, paths, direct, counters, limits, token, server.lanes, local)
 
 
 class _Server:
