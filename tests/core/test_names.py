@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from petriscope.core.names import look_alike, tidy
+from petriscope.core.errors import DataError
+from petriscope.core.names import look_alike, names_in_lines, tidy
 
 
 @given(st.text(), st.sampled_from(["", " ", "\t", "\ufeff", "\u00a0", " \ufeff "]), st.sampled_from(["NFC", "NFD"]))
@@ -33,3 +34,28 @@ def test_names_that_look_alike(pair):
 def test_other_names_do_not(names):
     assert look_alike(sorted({*names} - {"²", "2"})) is None
     assert look_alike([*names, *names]) is None or {"²", "2"} <= {*names}
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("sky\n\n  road \n", ["sky", "road"]),
+        ("0 sky\n1 road", ["sky", "road"]),
+        ("0: sky\r\n1: dirt road\r\n", ["sky", "dirt road"]),
+        ("0,sky\n1,road\n2,2 cars", ["sky", "road", "2 cars"]),
+        ("0. sky\n1. road", ["sky", "road"]),
+        ("2 cars\n3 cars", ["2 cars", "3 cars"]),
+        ("0 sky\nroad", ["0 sky", "road"]),
+        ("0\n1\n2", ["0", "1", "2"]),
+        ("10\n20\n30", ["10", "20", "30"]),
+        ("0 sky", ["0 sky"]),
+        ("", []),
+    ],
+)
+def test_names_in_lines_are_without_their_numbers(text, names):
+    assert names_in_lines(text, "classes.txt") == names
+
+
+def test_names_numbered_from_one_are_refused():
+    with pytest.raises(DataError, match=r"classes.txt numbers its classes from 1 \(1 sky\); it must name them from 0"):
+        names_in_lines("1 sky\n2 road", "classes.txt")

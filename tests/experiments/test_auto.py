@@ -188,10 +188,10 @@ def test_equal_images_of_two_classes_are_said(tmp_path):
             pixels = rng.integers(0, 255, (9, 9), dtype=np.uint8) if number else np.full((9, 9), 7, np.uint8)
             Image.fromarray(pixels).save(tmp_path / "torn" / label / f"{number}.png")
             Image.fromarray(np.full((9, 9), 7, np.uint8)).save(tmp_path / "same" / label / f"{number}.png")
-    (said,) = survey.contradictions(load_dataset(str(tmp_path / "torn")))
+    (said,) = (text for text in load_dataset(str(tmp_path / "torn")).warnings if "pixel for pixel" in text)
     assert said.startswith("2 images are equal, pixel for pixel, to some of another class")
     assert "a/0.png (a)" in said and "b/0.png (b)" in said
-    (said,) = survey.contradictions(load_dataset(str(tmp_path / "same")))
+    (said,) = (text for text in load_dataset(str(tmp_path / "same")).warnings if "pixel for pixel" in text)
     assert said.startswith("all 12 images are equal")
 
 

@@ -235,7 +235,7 @@ def _dataset(
                     *_leaks(sets, digests),
                     *_similar_groups(sets),
                     *_classes_of_one(sets),
-                    *torn(sets, digests, FIND_ALL if section.audit is None else ""),
+                    *_torn(sets, digests, FIND_ALL if section.audit is None else ""),
                 ]
             )
         ),
@@ -478,16 +478,19 @@ def _darker(sets: Mapping[str, ImageSet]) -> list[str]:
     ]
 
 
-def torn(sets: Mapping[str, ImageSet], digests: Mapping[str, Sequence[bytes]], hint: str = FIND_ALL) -> list[str]:
-    """What is said of equal images that are of different classes; nothing if there are none, or if all images are equal.
+def _torn(sets: Mapping[str, ImageSet], digests: Mapping[str, Sequence[bytes]], hint: str) -> list[str]:
+    """What is said of equal images that are of different classes, or if all images are equal.
 
     Args:
         hint: how to find all; empty: that was done.
     """
     task = next(iter(sets.values())).task
     count = sum(map(len, digests.values()))
-    if not task.exclusive or task.dense or not 1 < len({*chain(*digests.values())}) < count:
+    different = len({*chain(*digests.values())})
+    if not task.exclusive or task.dense or different == count:
         return []
+    if different == 1:
+        return [f"all {count:,} images are equal, pixel for pixel, so there is nothing to learn from them"]
     first: dict[bytes, tuple[int, str]] = {}
     classes: dict[bytes, set[int]] = {}
     rows = [

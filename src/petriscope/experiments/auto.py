@@ -30,7 +30,7 @@ from petriscope.experiments.budget import MOST, Budget, Clock, Length, Load, Pac
 from petriscope.experiments.calibrate import short_name
 from petriscope.experiments.candidates import PRETRAINED, Candidate, batch_of, has_weights, ladder, size_at, tree_of
 from petriscope.experiments.orientation import Orientation, find_orientation
-from petriscope.experiments.survey import Survey, contradictions, fractions, look_at_files, look_at_images
+from petriscope.experiments.survey import Survey, fractions, look_at_files, look_at_images
 from petriscope.experiments.train import Limits, begin, nothing_made, resumable, train_to_report
 from petriscope.explain.classification import BUDGET as EXPLAINED
 from petriscope.inference.fit import DETECTOR_IMAGES
@@ -417,7 +417,6 @@ class _Planner:
                 f"images are read {shrunk:.0f} times smaller than in their files, so what is smaller there than about "
                 f"{shrunk:.0f} pixels is lost; more time makes larger ones possible, or --set data.size=N sets the size"
             )
-        notes += [text for text in contradictions(dataset) if text not in dataset.warnings]
         if (few := self._few(dataset)) is not None:
             notes.append(few)
         lines = self._lines(dataset, seen, orientation, recipe, chosen, length, fixed)

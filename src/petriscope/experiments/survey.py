@@ -8,7 +8,6 @@ from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 
@@ -17,7 +16,6 @@ from petriscope.core.recipe import DataSection
 from petriscope.data import Dataset
 from petriscope.data.decode import decode_file, probe_file, workers
 from petriscope.data.in_memory import AnyFile
-from petriscope.data.load import torn
 from petriscope.data.sources import list_files
 from petriscope.experiments.candidates import SQUARE
 
@@ -143,12 +141,3 @@ def _lacking(dataset: Dataset) -> list[str]:
     more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
     count, are = (f"{len(lacking)} classes", "they are") if len(lacking) > 1 else ("1 class", "it is")
     return [f"val has none of {count}, so nothing shows how well {are} recognized: {', '.join(lacking[:5])}{more}"]
-
-
-def contradictions(dataset: Dataset) -> list[str]:
-    """What is said of equal images that are of different classes; nothing if there are none."""
-    digests = {name: part.digests() for name, part in dataset.splits.items()}
-    count = sum(map(len, digests.values()))
-    if dataset.task.exclusive and not dataset.task.dense and count > 1 and len({*chain(*digests.values())}) == 1:
-        return [f"all {count:,} images are equal, pixel for pixel, so there is nothing to learn from them"]
-    return torn(dataset.splits, digests)

@@ -11,7 +11,7 @@ import numpy as np
 
 from petriscope.core.errors import DataError
 from petriscope.core.files import read_text
-from petriscope.core.names import tidy
+from petriscope.core.names import names_in_lines, tidy
 from petriscope.core.recipe import DataSection
 from petriscope.data.decode_many import decode_files
 from petriscope.data.imageset import ImageSet
@@ -89,8 +89,7 @@ def _homes(path: Path, files: Sequence[str]) -> list[Path]:
 def _names(homes: Sequence[Path]) -> list[str] | None:
     for file in (home / NAMES for home in homes):
         if file.is_file():
-            lines = read_text(file, MAX_BYTES, "a list of class names").splitlines()
-            names = [name for line in lines if (name := tidy(line))]
+            names = names_in_lines(read_text(file, MAX_BYTES, "a list of class names"), str(file))
             if not names or len({*names}) < len(names):
                 raise DataError(f"{file} has no names or a name twice; it must name the classes from 0, one per line")
             return names

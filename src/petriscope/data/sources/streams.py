@@ -25,6 +25,7 @@ import numpy as np
 from petriscope.core.channels import Names
 from petriscope.core.errors import DataError, PetriscopeError, RequestError
 from petriscope.core.files import parsing, user_path
+from petriscope.core.names import names_in_lines
 from petriscope.core.progress import Progress
 from petriscope.core.recipe import DataSection
 from petriscope.data import cache, index
@@ -248,7 +249,8 @@ def _classes_at(source: Source, system: Any, place: str) -> tuple[str, ...] | No
     with remote.reading(source.name, NAMES), parsing(f"{source.name}: {NAMES}", kind=DataError):
         if not system.isfile(place):
             return None
-        return webdataset.names_in_text(system.cat_file(place, start=0, end=1 << 20).decode("utf-8-sig"))
+        text = system.cat_file(place, start=0, end=1 << 20).decode("utf-8-sig")
+        return tuple(names_in_lines(text, f"{source.name}: {NAMES}"))
 
 
 def _remote_shard(name: str, system: Any, place: str, column: str) -> Shard:

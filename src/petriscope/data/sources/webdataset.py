@@ -14,7 +14,7 @@ import numpy as np
 
 from petriscope.core.errors import DataError, RequestError, near, shown
 from petriscope.core.files import parsing, read_text, user_path
-from petriscope.core.names import tidy
+from petriscope.core.names import names_in_lines, tidy
 from petriscope.core.recipe import DataSection
 from petriscope.data import cache, index
 from petriscope.data.decode import SUFFIXES
@@ -347,10 +347,5 @@ def _is_plain(value: Any) -> bool:
 def class_names(homes: Iterable[Path]) -> tuple[str, ...] | None:
     for home in homes:
         if (file := home / NAMES).is_file():
-            return names_in_text(read_text(file, 1 << 20, "a list of class names"))
+            return tuple(names_in_lines(read_text(file, 1 << 20, "a list of class names"), str(file)))
     return None
-
-
-def names_in_text(text: str) -> tuple[str, ...]:
-    """The class names in a text, one per line."""
-    return tuple(name for line in text.splitlines() if (name := tidy(line)))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from petriscope.core.errors import DataError, PetriscopeError, shown
-from petriscope.core.names import tidy
+from petriscope.core.names import names_in_lines, tidy
 from petriscope.core.yaml_text import InvalidYaml, read_yaml
 from petriscope.data.sources.exports.annotations import (
     FEW_POINTS,
@@ -73,8 +73,8 @@ def find_declared(tree: Folder, only: str | None = None) -> Declared | None:
             if suffix_of(name) in SUFFIXES and (declared := _from_yaml(folder, name, strict=only is not None)):
                 found.append(declared)
             elif name in LISTS:
-                lines = text_of(folder.path / name, MAX_BYTES, "a list of class names").splitlines()
-                found.append(Declared(id, dict(enumerate(text for line in lines if (text := tidy(line))))))
+                text = text_of(folder.path / name, MAX_BYTES, "a list of class names")
+                found.append(Declared(id, dict(enumerate(names_in_lines(text, id)))))
     found = [each for each in found if each.splits] or found
     found = [each for each in found if each.names]
     if not found:
