@@ -45,6 +45,12 @@ def test_each_error_has_its_exit_status(petriscope, monkeypatch, error, status, 
     assert petriscope("report", "run") == (status, "", says)
 
 
+def test_several_settings_after_one_option_are_explained(petriscope):
+    status, _, err = petriscope("train", "demo", "--set", "training.epochs=1", "seed=16")
+    assert status == 2
+    assert "write it before each: --set training.epochs=1 --set seed=16" in err
+
+
 @pytest.mark.parametrize("old", OLD_OPTIONS)
 def test_a_renamed_option_is_refused_with_its_new_name(petriscope, old):
     for words in ([old, "1"], [f"{old}=1"]):

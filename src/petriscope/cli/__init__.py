@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 
 from typer.main import get_command
@@ -16,6 +17,8 @@ from petriscope.core.progress import leave_stdout, say, silence
 from petriscope.core.worker import end_with_parent
 
 OLD_OPTIONS = {"--sets": "--set-coverage", "--figure": "--metric", "--stress-pictures": "--stress-images"}
+
+SETTING = re.compile(r"[a-z_]+(\.\w+)*=")
 
 
 @command()
@@ -87,15 +90,18 @@ def _check_processes(words: list[str]) -> None:
 
 
 def _check_options(words: list[str]) -> None:
-    """Tell the new name of a renamed option.
+    """Tell the new name of a renamed option, and how several settings are written.
 
     Raises:
-        RequestError: an option has its old name.
+        RequestError: an option has its old name, or one ``--set`` is followed by several settings.
     """
     for word in words:
         option = word.partition("=")[0]
         if option in OLD_OPTIONS:
             raise RequestError(f"the option {option} is now called {OLD_OPTIONS[option]}")
+    for option, first, second in zip(words, words[1:], words[2:], strict=False):
+        if option == "--set" and "=" in first and SETTING.match(second) and not os.path.exists(second):
+            raise RequestError(f"--set takes one setting; write it before each: --set {first} --set {second}")
 
 
 def _settle_process() -> None:
