@@ -6,6 +6,7 @@ import io
 import os
 import re
 import sys
+from pathlib import Path
 
 from typer.main import get_command
 
@@ -100,7 +101,7 @@ def _check_options(words: list[str]) -> None:
         if option in OLD_OPTIONS:
             raise RequestError(f"the option {option} is now called {OLD_OPTIONS[option]}")
     for option, first, second in zip(words, words[1:], words[2:], strict=False):
-        if option == "--set" and "=" in first and SETTING.match(second) and not os.path.exists(second):
+        if option == "--set" and "=" in first and SETTING.match(second) and not Path(second).exists():
             raise RequestError(f"--set takes one setting; write it before each: --set {first} --set {second}")
 
 
