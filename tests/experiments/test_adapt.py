@@ -61,7 +61,8 @@ def test_an_adapted_run_is_better_there_and_says_so(kept, made):
     before, after = found.before.value("accuracy"), found.after.value("accuracy")
     assert after > before + 0.2 and found.after.n == 45
     assert len(found.tried) == 7 and found.setting == found.tried[0].setting
-    assert [each.nll for each in found.tried] == sorted(each.nll for each in found.tried)
+    others = [each.nll for each in found.tried[1:]]
+    assert others == sorted(others)
     assert found.tried[0].accuracy == pytest.approx(after)
     assert api.evaluate(kept / "run", kept / "test.npz", quiet=True).value("accuracy") < 0.5
     assert api.evaluate(made, kept / "test.npz", quiet=True).value("accuracy") > before + 0.2

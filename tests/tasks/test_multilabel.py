@@ -412,7 +412,7 @@ def adapted(run, tmp_path_factory):
 def test_a_run_is_adapted_to_another_place(run, adapted):
     made, test = adapted
     found = made.results.adaptation
-    assert (found.labeled, found.held_out, found.folds, len(found.tried)) == (80, 80, 5, 2)
+    assert (found.labeled, found.held_out, found.folds, len(found.tried)) == (80, 80, 5, 4)
     assert found.after.value("nll") < found.before.value("nll") and found.after.per_class["red"].value("ap") is not None
     assert found.tried[0].map == pytest.approx(found.after.value("map"), abs=0.01) and found.tried[0].accuracy is None
     before, after = (api.evaluate(each.folder, test, quiet=True) for each in (run, made))

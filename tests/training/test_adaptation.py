@@ -26,6 +26,7 @@ from petriscope.training.adaptation import (
     WAYS,
     CrossValidated,
     Setting,
+    chosen_first,
     cross_validate,
     fitting,
     folds_of,
@@ -304,3 +305,24 @@ def test_settings_are_judged_after_a_temperature_and_among_the_classes_that_occu
     raw[rows] = shifted[rows]
     found = CrossValidated(AS_IS, {"none": raw})
     assert found.judge(images)[0] == 0 and found.judge(images, only)[0] > 0
+
+
+@pytest.mark.parametrize(
+    ("values", "chosen"),
+    [
+        ({"as is": 0.5, "a": 0.30, "b": 0.29}, "a"),  # as good as can be told, and more promising
+        ({"as is": 0.5, "a": 0.45, "b": 0.20}, "b"),
+        ({"as is": 0.2, "a": 0.21, "b": 0.3}, "as is"),
+        ({"as is": 0.292, "a": 0.295, "b": 0.29}, "b"),  # what is not better than the network as it is, is not taken
+    ],
+)
+def test_the_most_promising_setting_is_taken_of_those_that_cannot_be_told_apart(values, chosen, monkeypatch):
+    rng = np.random.default_rng(0)
+    noise = {name: rng.normal(size=50) * 0.1 for name in values}
+    settings = {"as is": AS_IS, "a": Setting("all", 1e-3, 1), "b": Setting("head", 1e-3, 1)}
+    losses = {settings[name]: values[name] + noise[name] - noise[name].mean() for name in values}
+    monkeypatch.setattr(CrossValidated, "losses", lambda self, *_: losses[self.setting])
+    found = chosen_first([CrossValidated(settings[name], {}) for name in values], image_set(3))
+    assert found[0].setting == settings[chosen]
+    others = [float(losses[each.setting].mean()) for each in found[1:]]
+    assert others == sorted(others) and len(found) == 3

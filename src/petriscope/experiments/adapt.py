@@ -49,6 +49,7 @@ from petriscope.training.adaptation import (
     CrossValidated,
     Setting,
     as_old,
+    chosen_first,
     cross_validate,
     fitting,
     folds_of,
@@ -100,7 +101,7 @@ class Adapted:
         predictor: with the recipe of the adaptation.
         trainer: None if the network stays as it is.
         dataset: the images of both places: train has them all, val and test are those of the old place.
-        tried: all settings, the best first.
+        tried: all settings, the chosen one first.
     """
 
     predictor: Predictor
@@ -346,7 +347,7 @@ def _choose(base: Predictor, old: Dataset, place: Place, minutes: float, quiet: 
                 bar.advance()
 
         found = cross_validate(base, home, new, place.name, place.folds, ttas, settings, advance)
-        tried = sorted(found, key=lambda each: each.judge(place.labeled, occurs)[1])
+        tried = chosen_first(found, place.labeled, occurs)
         best = tried[0].setting
         recipe = with_setting(both, best)
         if best.epochs:

@@ -91,9 +91,10 @@ def adaptation_view(task: Task, found: Adaptation) -> AdaptationView:
         ],
         tried_by=task.metrics[0].name,
         chosen=(
-            f"Of {len(found.tried)} settings, the one with the lowest negative log-likelihood after "
-            f"{'temperature scaling' if task.exclusive else 'the scaling of each label'} was chosen by the same images that the "
-            "metrics are of: the metrics after adapting are slightly optimistic."
+            f"Of {len(found.tried)} settings, the first was chosen: the most promising of those whose negative "
+            f"log-likelihood after {'temperature scaling' if task.exclusive else 'the scaling of each label'} is within a "
+            "standard error of the lowest. The same images chose it that the metrics are of: the metrics after adapting are "
+            "slightly optimistic."
         ),
         suggested=_suggested(found),
     )
