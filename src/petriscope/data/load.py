@@ -485,9 +485,10 @@ def _torn(sets: Mapping[str, ImageSet], digests: Mapping[str, Sequence[bytes]], 
         hint: how to find all; empty: that was done.
     """
     task = next(iter(sets.values())).task
-    count = sum(map(len, digests.values()))
-    different = len({*chain(*digests.values())})
-    if not task.exclusive or task.dense or different == count:
+    if not task.exclusive or task.dense:
+        return []
+    count, different = sum(map(len, digests.values())), len({*chain(*digests.values())})
+    if different == count:
         return []
     if different == 1:
         return [f"all {count:,} images are equal, pixel for pixel, so there is nothing to learn from them"]
@@ -534,9 +535,10 @@ def _leaks(sets: dict[str, ImageSet], digests: dict[str, list[bytes]]) -> list[s
 def _classes_of_one(sets: Mapping[str, ImageSet]) -> list[str]:
     """A warning if most classes have one image: the labels may be names or numbers of the images."""
     first = next(iter(sets.values()))
-    counts = sum(part.counts for part in sets.values())
-    alone = int((np.asarray(counts) == 1).sum())
-    if not first.task.exclusive or first.task.dense or len(first.classes) < MANY or alone <= len(first.classes) / 2:
+    if not first.task.exclusive or first.task.dense or len(first.classes) < MANY:
+        return []
+    alone = int((np.sum([part.counts for part in sets.values()], axis=0) == 1).sum())
+    if alone <= len(first.classes) / 2:
         return []
     return [
         f"{alone:,} of {len(first.classes):,} classes have a single image, so nothing can be learned of them; are the labels "
