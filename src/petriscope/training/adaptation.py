@@ -59,7 +59,7 @@ class Setting:
     def __str__(self) -> str:
         if not self.epochs:
             return "the network as it is"
-        part = "" if self.way == 1 else f", {100 * self.way:g} % of the way"
+        part = "" if self.way == 1 else f", weights {100 * self.way:g} % of the way"
         return f"{self.train}, rate {self.lr:g}, {self.epochs * STEPS} steps{part}"
 
 
