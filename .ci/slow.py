@@ -8,6 +8,7 @@ too, they are reported as not run to the end.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -16,6 +17,8 @@ from pathlib import Path
 
 LIMIT = 900  # seconds for a file
 ENDED = (0, 1, 5)  # statuses of pytest that ran to its end: passed, failed, nothing selected
+SUMMARY = re.compile(r"\d+ (passed|failed|errors?|deselected)\b.* in ")  # the last line of such a run
+DIED = -1  # in place of a status 1 that is Ray's
 
 
 def run(path: Path) -> int:
@@ -32,6 +35,8 @@ def run(path: Path) -> int:
             os.killpg(process.pid, 9)
             said, status = process.communicate()[0], 124
     last = said.strip().rpartition("\n")[2]
+    if status == 1 and not SUMMARY.search(last):
+        status = DIED
     print(f"{path}: status {status} after {time.monotonic() - began:.0f} s: {last}", flush=True)
     if status not in (0, 5):
         print(said, flush=True)
