@@ -40,6 +40,9 @@ def serve(
         RequestError: a package is missing, or a model cannot be served.
         PetriscopeError: the address cannot be used.
     """
+    each = [models] if isinstance(models, str | PathLike) else list(models)
+    if not each:
+        raise RequestError("name the models to serve: run folders, model files or packages")
     try:
         import fastapi  # noqa: F401
         import prometheus_client  # noqa: F401
@@ -51,9 +54,6 @@ def serve(
     from petriscope.ship.server.running import run
     from petriscope.ship.server.web import create_app
 
-    each = [models] if isinstance(models, str | PathLike) else list(models)
-    if not each:
-        raise RequestError("name the models to serve: run folders, model files or packages")
     opened = open_models([path_text(model) for model in each], device, Known(classes, prior, scale))
     if not token and not _is_loopback(host):
         say(
