@@ -86,6 +86,7 @@ def test_images_that_were_learned_from_are_known(kept, made, capsys):
 
 def test_it_is_a_run_like_any_other(kept, made, tmp_path):
     text = (made.folder / "report.html").read_text()
+    assert made.results.self_training.way == self_training.WAY and "of the way from those before" in text
     for words in (
         f"These are images of {made.results.self_training.base}, not of {kept / 'more'}, to which the run was adapted.",
         "was adapted to 120 images of",

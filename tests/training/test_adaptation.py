@@ -245,6 +245,20 @@ def test_weights_go_a_part_of_the_way(norm, few_steps):
     )
 
 
+def test_weights_that_two_layers_share_go_as_far_as_others(few_steps):
+    def tied(value):
+        first, second = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+        torch.nn.init.constant_(first.weight, value)
+        second.weight = first.weight
+        return torch.nn.Sequential(first, second)
+
+    predictor = predictor_of(recipe_of())
+    before, after = (replace(predictor, model=tied(value)) for value in (0.0, 1.0))
+    found = part_of_the_way(before, after, 0.5).model
+    assert found[0].weight is found[1].weight
+    torch.testing.assert_close(found[0].weight.detach(), torch.full((2, 2), 0.5))
+
+
 def test_a_setting_that_diverges_is_left_out(few_steps, monkeypatch, capsys):
     recipe = recipe_of()
     home, new = both(recipe)

@@ -18,7 +18,6 @@ from petriscope.core.progress import leave_stdout, say, silence
 from petriscope.core.worker import end_with_parent
 
 OLD_OPTIONS = {"--sets": "--set-coverage", "--figure": "--metric", "--stress-pictures": "--stress-images"}
-
 SETTING = re.compile(r"[a-z_]+(\.\w+)*=")
 
 

@@ -777,6 +777,7 @@ class SelfTraining(Result):
         source: of the images, of which there are ``unlabeled``.
         home: where the data of the base were, if not where its recipe says.
         rounds: what was learned from the images.
+        way: how far the weights went from those of the base to those after the last round; 1: all of the way.
         before, after: the images that are predicted as each class, before and after.
         changed: the share of the images whose predicted class has changed.
         home_before, home_after: accuracy on val of the base, of whose images there are ``home_n``; None without val.
@@ -791,6 +792,7 @@ class SelfTraining(Result):
     unlabeled: int
     home: str | None = None
     rounds: list[SelfTrainingRound] = Field(default_factory=list)
+    way: float = 1.0
     before: dict[str, int]
     after: dict[str, int]
     changed: float

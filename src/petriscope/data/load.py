@@ -541,7 +541,7 @@ def _classes_of_one(sets: Mapping[str, ImageSet]) -> list[str]:
     if alone <= len(first.classes) / 2:
         return []
     return [
-        f"{alone:,} of {len(first.classes):,} classes have a single image, so nothing can be learned of them; are the labels "
+        f"{alone:,} of {len(first.classes):,} classes have a single image, so nothing can be learned about them; are the labels "
         "names or numbers of the images? They have to say the class"
     ]
 

@@ -27,7 +27,7 @@ from petriscope.inference.predictor import Predictor
 from petriscope.run.folder import Run
 from petriscope.training.adaptation import joined
 from petriscope.training.build import absolute_paths
-from petriscope.training.self_training import SHARES, probabilities_of, self_train
+from petriscope.training.self_training import SHARES, WAY, probabilities_of, self_train
 from petriscope.trust.prior import Prior
 
 FEWEST = 50  # images; in fewer, a class has too few to learn from
@@ -114,6 +114,7 @@ def write_self_trained(
         unlabeled=len(images),
         home=home,
         rounds=[SelfTrainingRound(share=each.share, images=each.images, changed=each.changed) for each in rounds],
+        way=WAY,
         before=_counts(before, base.classes),
         after=_counts(after, base.classes),
         changed=float((before != after).mean()),

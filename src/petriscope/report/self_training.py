@@ -72,6 +72,7 @@ def _about(found: SelfTraining) -> list[str]:
     out = [
         f"{found.base} was adapted to {images} of {found.source} without labels, by self-training: the network learned from "
         "those that it was most sure of, labeled by itself, and from images that it had learned from before.",
+        *_partly(found),
         _changed(found),
         *_missing(found),
         _unknown(found),
@@ -87,6 +88,12 @@ def _about(found: SelfTraining) -> list[str]:
             "same again."
         )
     return out
+
+
+def _partly(found: SelfTraining) -> list[str]:
+    if found.way == 1:
+        return []
+    return [f"Its weights are {100 * found.way:g} % of the way from those before to those after the last round."]
 
 
 def _changed(found: SelfTraining) -> str:

@@ -205,12 +205,13 @@ def part_of_the_way(before: Predictor, after: Predictor, way: float) -> Predicto
     """
     if way == 1:
         return after
-    network = copy.deepcopy(after.model)
     old = before.model.state_dict()
-    with torch.no_grad():
-        for name, value in network.state_dict().items():  # the network's own tensors
-            if value.is_floating_point():
-                value.lerp_(old[name], 1 - way)
+    state = {
+        name: torch.lerp(old[name], value, way) if value.is_floating_point() else value
+        for name, value in after.model.state_dict().items()
+    }
+    network = copy.deepcopy(after.model)
+    network.load_state_dict(state)
     return replace(after, model=network)
 
 

@@ -13,12 +13,13 @@ import numpy as np
 from petriscope.core.errors import DataError, RequestError, near, shortened, shown
 from petriscope.core.names import tidy
 from petriscope.core.recipe import DataSection
+from petriscope.core.results import CLASSIFICATION
 from petriscope.data.sources.labels import MAX_CLASSES, check_alike, check_names, is_one_hot, sort_names
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MULTILABEL, CLASSIFICATION = "multilabel", "classification"
+MULTILABEL = "multilabel"
 SEPARATORS = ("|", ";", ",")  # between the labels of a cell; the first that occurs in the column
 NOTHING = frozenset(("no finding", "no findings", "none"))  # what a cell may say in place of labels, in lower case
 FLAGS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
