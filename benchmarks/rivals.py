@@ -11,11 +11,12 @@ second process, which is not counted, and all predictions are scored here, by th
     python benchmarks/rivals.py --data cells=SOURCE --minutes 5 --out rivals/
     python benchmarks/rivals.py --data cells=SOURCE cifar10=SOURCE,images=10000 mars=SOURCE,ignore=background --out rivals/
 
-With ``images=N``, as many images of train and val together, classes in their proportions; with ``ignore=NAME``, pixels of
-this class are unlabeled. What is done is kept, one JSON file for each rival, data, number of minutes and seed, and is not done
-again; remove a file to repeat it. ``table.md`` and ``table.json`` are written after each. Peak memory is that of the largest
-process. Lines are those of a script that are neither blank nor comments, without those that are there for the benchmark alone,
-such as its clock.
+With ``images=N``, as many images of train and val together, classes in their proportions; with ``ignore=NAME``, pixels of this
+class are unlabeled; with ``folds=N``, for small sets, each of N folds is test once and every rival is trained N times, each
+with these minutes, and scored on all images together. Intervals are then over images, for the networks that were trained. What
+is done is kept, one JSON file for each rival, data, number of minutes and seed, and is not done again; remove a file to repeat
+it. ``table.md`` and ``table.json`` are written after each. Peak memory is that of the largest process. Lines are those of a
+script that are neither blank nor comments, without those that are there for the benchmark alone, such as its clock.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import venv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ from PIL import Image
 
 from petriscope.core.errors import DataError
 from petriscope.core.files import write_text
-from petriscope.core.recipe import DataSection
+from petriscope.core.recipe import DataSection, FoldsSection
 from petriscope.data import Dataset, ImageSet, load_dataset
 from petriscope.metrics.calibration import calibration_errors
 from petriscope.metrics.intervals import group_index, percentile95, proportion95
@@ -122,17 +124,24 @@ def parse_data(text: str) -> tuple[str, str, dict[str, str]]:
     name, _, rest = text.partition("=")
     source, *keys = rest.split(",")
     found = dict(key.partition("=")[::2] for key in keys)
-    if not source or not set(found) <= {"images", "ignore"}:
-        raise SystemExit(f"--data takes NAME=SOURCE with ,images=N and ,ignore=NAME after it, not {text}")
+    if not source or not set(found) <= {"images", "ignore", "folds"}:
+        raise SystemExit(f"--data takes NAME=SOURCE with ,images=N, ,ignore=NAME and ,folds=N after it, not {text}")
     return name, source, found
 
 
-def prepare(source: str, keys: Mapping[str, str], folder: Path) -> None:
+def parts_of(data: str, folds: int) -> Sequence[str]:
+    """The folders of images for data: one, or one for each fold."""
+    return [f"{data}-fold{number}" for number in range(1, folds + 1)] or [data]
+
+
+def prepare(source: str, keys: Mapping[str, str], folder: Path, fold: int | None = None) -> None:
     """Write the images of a source as all rivals get them: ``images/{train,val}/CLASS/*.png``, or ``images`` and ``masks`` in
-    place of the classes, and ``test/*.png``; and what they are scored by, ``truth.npz``, which they do not get."""
+    place of the classes, and ``test/*.png``; and what they are scored by, ``truth.npz``, which they do not get. With ``fold``,
+    from 1, test is this one of ``keys["folds"]``."""
     if (folder / "truth.npz").is_file():
         return
-    data = load_dataset(DataSection(source=source, ignore=keys.get("ignore")))
+    folds = FoldsSection(count=int(keys["folds"]), hold_out=fold) if fold else None
+    data = load_dataset(DataSection(source=source, ignore=keys.get("ignore"), folds=folds))
     if data.task.name not in ("classification", "segmentation"):
         raise DataError(f"{source} has targets for {data.task.name}; rivals are compared for labels and masks")
     share = 1.0
@@ -302,6 +311,13 @@ class Truth:
             groups = arrays.get("groups")
             return cls(arrays["targets"], tuple(map(str, arrays["classes"])), groups)
 
+    @classmethod
+    def join(cls, parts: Sequence[Truth]) -> Truth:
+        """Those of several folds, which share their classes."""
+        grouped = [part.groups for part in parts if part.groups is not None]
+        groups = np.concatenate(grouped) if len(grouped) == len(parts) else None
+        return cls(np.concatenate([part.targets for part in parts]), parts[0].classes, groups)
+
     @property
     def dense(self) -> bool:
         return self.targets.ndim == 3
@@ -369,23 +385,55 @@ def key_of(data: str, name: str, minutes: float, seed: int) -> str:
 
 def measured(out: Path) -> list[dict[str, Any]]:
     """What has been done, the best first, with Petriscope's metric less each rival's over the same images."""
-    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((out / "results").glob("*.json"))]
+    rows = pooled([json.loads(path.read_text(encoding="utf-8")) for path in sorted((out / "results").glob("*.json"))])
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["data"], row["minutes"], row["seed"]), []).append(row)
-    for (data, minutes, seed), members in groups.items():
-        truth = Truth.read(out / "data" / data / "truth.npz")
+    for (_, minutes, seed), members in groups.items():
+        parts = members[0]["parts"]
+        truths = [Truth.read(out / "data" / part / "truth.npz") for part in parts]
+        truth = Truth.join(truths)
         done = [row for row in members if "failed" not in row]
+        predictions = []
+        for row in done:
+            work = [out / "work" / key_of(part, row["rival"], minutes, seed) for part in parts]
+            predictions.append(np.concatenate([read_predictions(*each) for each in zip(work, truths, strict=True)]))
+            if len(parts) > 1:
+                row |= score(predictions[-1], truth)
         if OURS not in (row["rival"] for row in done):
             continue
-        work = {row["rival"]: out / "work" / key_of(data, row["rival"], minutes, seed) for row in done}
-        sample = sampled([read_predictions(work[row["rival"]], truth) for row in done], truth)
+        sample = sampled(predictions, truth)
         ours = [row["rival"] for row in done].index(OURS)
         for place, row in enumerate(done):
             if place != ours:
                 found = difference(sample[[ours]], sample[[place]])
                 row["ours_less_this"] = {"value": found.value, "ci95": list(found.ci95), "p": found.p}
     return sorted(rows, key=lambda row: (row["data"], row["minutes"], row["seed"], -row.get(metric_of(row), -1.0)))
+
+
+def pooled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with ``parts``, their folders of images. Those of the folds of a rival become one, once all are there: with the
+    means of what each took, the largest peak, and all test images."""
+    out = [{**row, "parts": [row["data"]]} for row in rows if "of" not in row]
+    found: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if "of" in row:
+            found.setdefault((row["of"], row["folds"], row["rival"], row["minutes"], row["seed"]), []).append(row)
+    for (data, folds, *_), members in found.items():
+        if len(members) < folds:
+            continue
+        first = members[0]
+        row = {key: first[key] for key in ("rival", "minutes", "seed", "lines", "machine", "threads", "folds")}
+        row |= {"data": data, "parts": parts_of(data, folds), "test": sum(each["test"] for each in members)}
+        row |= {split: round(np.mean([each[split] for each in members])) for split in ("train", "val")}
+        if failed := next((each for each in members if "failed" in each), None):
+            out.append({**row, "failed": f"{failed['data']} {failed['failed']}"})
+            continue
+        row |= {key: float(np.mean([each[key] for each in members])) for key in ("processor_seconds", "wall_seconds")}
+        row["peak_mib"] = max(each["peak_mib"] for each in members)
+        row["each"] = [each[metric_of(each)] for each in members]
+        out.append(row)
+    return out
 
 
 def metric_of(row: Mapping[str, Any]) -> str:
@@ -411,7 +459,8 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> str:
             last = this
             parts += [
                 "",
-                f"{row['data']}: {row['train']:,} train, {row['val']:,} val, {row['test']:,} test images; "
+                f"{row['data']}: {row['train']:,} train, {row['val']:,} val, {row['test']:,} test images"
+                f"{', in ' + str(row['folds']) + ' folds' if 'folds' in row else ''}; "
                 f"{row['minutes']:g} processor minutes, seed {row['seed']}",
                 "",
                 f"| {' | '.join(COLUMNS)} |",
@@ -442,8 +491,10 @@ def write_table(out: Path) -> None:
     write_text(out / "table.json", json.dumps(rows, indent=1) + "\n")
 
 
-def once(name: str, rival: Rival, data: str, minutes: float, seed: int, out: Path, envs: Path) -> None:
-    """Measure a rival and write its result, unless it is there."""
+def once(
+    name: str, rival: Rival, data: str, minutes: float, seed: int, out: Path, envs: Path, of: Mapping[str, Any]
+) -> None:
+    """Measure a rival and write its result, unless it is there; ``of``: the data and the number of folds of a fold."""
     key = key_of(data, name, minutes, seed)
     result = out / "results" / f"{key}.json"
     if result.is_file():
@@ -460,7 +511,8 @@ def once(name: str, rival: Rival, data: str, minutes: float, seed: int, out: Pat
             found["failed"] = str(failure)
     images = {split: len(list((folder / "images" / split).rglob("*.png"))) for split in ("train", "val")}
     images = {split: count // 2 if truth.dense else count for split, count in images.items()}
-    row = {"data": data, "rival": name, "minutes": minutes, "seed": seed, **images, "test": len(truth.targets), **found}
+    row = {"data": data, "rival": name, "minutes": minutes, "seed": seed, **images, "test": len(truth.targets)}
+    row |= {**of, **found}
     row["machine"] = hardware().model_dump(mode="json")
     row["threads"] = os.environ.get("OMP_NUM_THREADS", "not set")
     result.parent.mkdir(parents=True, exist_ok=True)
@@ -488,15 +540,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(f"there is no rival {', '.join(sorted(unknown))}; there are {', '.join({**LABELS, **MASKS})}")
     for text in args.data:
         data, source, keys = parse_data(text)
-        folder = args.out / "data" / data
+        folds = int(keys.get("folds", 0))
+        parts = parts_of(data, folds)
         print(f"{data}: writing images", flush=True)
-        prepare(source, keys, folder)
-        rivals = MASKS if Truth.read(folder / "truth.npz").dense else LABELS
-        for seed in args.seeds:
-            for name, rival in rivals.items():
-                if args.rivals is None or name in args.rivals:
-                    once(name, rival, data, args.minutes, seed, args.out, args.envs or args.out / "envs")
-                    write_table(args.out)
+        for number, part in enumerate(parts, 1):
+            prepare(source, keys, args.out / "data" / part, number if folds else None)
+        rivals = MASKS if Truth.read(args.out / "data" / parts[0] / "truth.npz").dense else LABELS
+        of = {"of": data, "folds": folds} if folds else {}
+        for seed, (name, rival), part in product(args.seeds, rivals.items(), parts):
+            if args.rivals is None or name in args.rivals:
+                once(name, rival, part, args.minutes, seed, args.out, args.envs or args.out / "envs", of)
+                write_table(args.out)
     print((args.out / "table.md").read_text(encoding="utf-8"))
 
 

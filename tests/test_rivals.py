@@ -175,3 +175,46 @@ def test_what_cannot_be_asked_for_is_said(rivals):
         rivals.main(["--data", "cells"])
     with pytest.raises(SystemExit, match="there is no rival tensorflow; there are petriscope, torchvision"):
         rivals.main(["--data", "cells=x.npz", "--rivals", "tensorflow"])
+
+
+def test_folds_are_scored_together(rivals, scripts, source, tmp_path):
+    out = tmp_path / "out"
+    arguments = ["--data", f"cells={source},folds=2", "--minutes", "0.1", "--seeds", "3", "--out", str(out)]
+    rivals.main([*arguments, "--rivals", "petriscope"])
+    held = [rivals.Truth.read(out / "data" / f"cells-fold{fold}" / "truth.npz").targets for fold in (1, 2)]
+    assert sorted(len(each) for each in held) == [17, 17]  # train and val of the source; its test images are not used
+    assert np.concatenate(held).sum() == 12
+    (out / "results" / "cells-fold2-petriscope-0.1min-seed3.json").unlink()
+    rivals.write_table(out)
+    assert json.loads((out / "table.json").read_text()) == []  # a fold is missing
+    rivals.main(arguments)
+    rows = {row["rival"]: row for row in json.loads((out / "table.json").read_text())}
+    ours, guess = rows["petriscope"], rows["guess"]
+    assert ours["accuracy"] == pytest.approx(22 / 34) and ours["test"] == 34
+    assert ours["each"] == pytest.approx([11 / 17] * 2) and guess["ours_less_this"]["value"] == 0
+    assert ours["accuracy_ci95"] == pytest.approx([0.479, 0.785], abs=2e-3)
+    assert "34 test images, in 2 folds; 0.1 processor minutes" in (out / "table.md").read_text()
+
+
+def test_a_fold_that_failed_is_named(rivals):
+    row = {
+        "rival": "guess",
+        "minutes": 1,
+        "seed": 0,
+        "lines": 9,
+        "machine": {},
+        "threads": "1",
+        "folds": 2,
+        "of": "cells",
+    }
+    row |= {
+        "train": 10,
+        "val": 2,
+        "test": 5,
+        "accuracy": 0.5,
+        "processor_seconds": 60,
+        "wall_seconds": 70,
+        "peak_mib": 9,
+    }
+    rows = [{**row, "data": "cells-fold1"}, {**row, "data": "cells-fold2", "failed": "failed (exit status 1): no"}]
+    assert rivals.pooled(rows)[0]["failed"] == "cells-fold2 failed (exit status 1): no"

@@ -24,7 +24,7 @@ SIDES = (28, 32, 64)  # that MiniCNN takes
 
 def read(path):
     image = Image.open(path).convert("RGB")
-    side = max(each for each in SIDES if each <= image.width)
+    side = max((each for each in SIDES if each <= image.width), default=SIDES[0])
     return np.asarray(image.resize((side, side)) if image.width != side else image)
 
 

@@ -16,7 +16,7 @@ from small_sources import load, make_npz, make_unsplit, some_images
 from petriscope.core.errors import DataError
 from petriscope.data import decode
 from petriscope.data.contents import HOT, dim_warning, peak_of
-from petriscope.data.decode import decode_file
+from petriscope.data.decode import Form, decode_as, decode_file
 from petriscope.data.stored import look
 
 RNG = np.random.default_rng(0)
@@ -323,3 +323,21 @@ def test_a_damaged_second_page_costs_nothing(tmp_path: Path) -> None:
     for end in range(len(data) - 1, len(data) // 2, -7):
         path = put(tmp_path, bytes(data[:end]), "b.tif")
         assert np.array_equal(decode_file(path), np.asarray(first))
+
+
+def test_values_below_zero_are_read_by_their_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, form = put(tmp_path, tiff(np.full((4, 5, 1), -3, np.int16), "<"), "a.tif"), Form(range=(-10, 4))
+    assert (decode_as(path, None, form)[0] == round(255 * 7 / 14)).all()
+    monkeypatch.setattr(decode, "_has_tifffile", lambda: False)
+    with pytest.raises(DataError, match=r"from -3 to .*--set data\.range=\[\.\.\.\]"):
+        decode_file(path)
+    with pytest.raises(DataError, match="tifffile"):  # Pillow alone does not read them so
+        decode_as(path, None, form)
+
+
+@pytest.mark.parametrize("span", [None, (0.0, 1.0)])
+def test_values_that_are_no_numbers_are_counted(span: tuple[float, float] | None, tmp_path: Path) -> None:
+    values = np.full((4, 5, 1), 0.5, np.float32)
+    values[0, 0], values[1, 1] = np.nan, np.inf
+    with pytest.raises(DataError, match="2 of its 20 values are NaN or infinite"):
+        decode_as(put(tmp_path, tiff(values, "<"), "a.tif"), None, Form(range=span))

@@ -401,7 +401,7 @@ def _has_planes(image: Image.Image, form: Form) -> bool:
     if not (stored.refused or paged or more or signed):
         return False
     if not _has_tifffile():
-        if stored.refused or (paged and asked):
+        if stored.refused or (paged and asked) or (signed and image.mode == "I"):
             raise MissingReader(f"{stored.refused}; or {TIFF_READER}" if stored.refused else TIFF_READER)
         return False
     return True
@@ -465,15 +465,15 @@ def _formed(
     """
     values = values[..., None] if values.ndim == 2 else values
     deep = values.dtype.kind == "u" and values.dtype.itemsize == 2
+    if values.dtype.kind == "f" and (bad := int((~np.isfinite(values)).sum())):
+        raise ValueError(f"{bad:,} of its {values.size:,} values are NaN or infinite; repair or remove it")
     if form.range is not None:
-        if not np.isfinite(values).all():
-            raise ValueError("it has NaN or infinite values; repair or remove it")
         notes |= {"clipped": 1} if ((values < form.range[0]) | (values > form.range[1])).any() else {}
     elif deep:
         notes |= {"bright": 1} if too_bright(values, form.bits) else {}
     elif values.dtype.kind == "f":
         low, high = float(values.min()), float(values.max())
-        if not (low >= 0 and high <= 1):  # also for NaN
+        if low < 0 or high > 1:
             raise ValueError(
                 f"its values go from {low:g} to {high:g}; say which are black and white: --set data.range=[...]"
             )
@@ -586,7 +586,10 @@ def _deep(path: AnyFile, image: Image.Image, stored: Stored) -> tuple[np.ndarray
         values = np.asarray(image)
         low, high = int(values.min(initial=0)), int(values.max(initial=0))
         if low < 0 or high > 65535:
-            raise ValueError(f"its pixels are whole numbers from {low} to {high} ({stored.bits} bits); {REMEDY}")
+            raise ValueError(
+                f"its pixels are whole numbers from {low} to {high} ({stored.bits} bits); say which are black and white with "
+                f"--set data.range=[...], or {REMEDY}"
+            )
         values = 65535 - values if stored.inverted else values
     elif stored.bits == 16:
         with open_image(path) as again:

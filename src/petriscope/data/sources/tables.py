@@ -216,9 +216,7 @@ def _rename(columns: list[str], table: pd.DataFrame, path: Path, warnings: list[
 def _column(table: pd.DataFrame, name: str, path: Path) -> pd.Series:
     columns = [str(column) for column in table.columns]
     if name not in columns:
-        raise DataError(
-            f"{path} has no column {name!r}; {near(name, columns)} A table needs the columns path and label"
-        )
+        raise DataError(f"{path} has no column {name!r}, and a table needs path and label; {near(name, columns)}")
     if columns.count(name) > 1:
         raise DataError(f"{path} has the column {name} twice; rename one of them")
     return table[name]
