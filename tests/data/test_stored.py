@@ -326,6 +326,7 @@ def test_a_damaged_second_page_costs_nothing(tmp_path: Path) -> None:
 
 
 def test_values_below_zero_are_read_by_their_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tifffile")
     path, form = put(tmp_path, tiff(np.full((4, 5, 1), -3, np.int16), "<"), "a.tif"), Form(range=(-10, 4))
     assert (decode_as(path, None, form)[0] == round(255 * 7 / 14)).all()
     monkeypatch.setattr(decode, "_has_tifffile", lambda: False)

@@ -31,6 +31,7 @@ from petriscope.data.sources import units
 from petriscope.experiments import in_shards
 from petriscope.inference import shards as written
 from petriscope.inference.drawn import Drawn
+from petriscope.inference.likeness import compare_files
 from petriscope.inference.predictor import load_model, save_model
 from petriscope.trust.abstention import NOT_SURE, UNCLAIMED
 from petriscope.trust.verdict import WITHDRAWN
@@ -481,6 +482,14 @@ def test_withdrawn_for_one_shard(
     assert (pd.read_parquet(tmp_path / "out" / good)["answer"] != NOT_SURE).any()
     said = capsys.readouterr().err
     assert "of 15 shards, " in said and "the first: shard-00000.parquet" in said and "GUARANTEES WITHDRAWN" in said
+
+
+def test_copies_are_compared_once(model: Path, content: list[bytes], tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "set", [*content, *content[:5] * 9])
+    made = api.predict_in_shards(model, folder, tmp_path / "out", 3, jobs=1, quiet=True, **ASKED)
+    alone = compare_files(load_model(model), api.as_files(content), quiet=True).test
+    assert made.test is not None and (made.test.n, made.test.copies) == (len(content), 45)
+    assert made.test.p == pytest.approx(alone.p, abs=0.01)
 
 
 def test_no_file_has_answers_before_all_were_compared(

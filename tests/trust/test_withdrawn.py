@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from petriscope import api, cli
 from petriscope.core.errors import PetriscopeError, RequestError
 from petriscope.core.files import locked
+from petriscope.data.imageset import ImageSet
 from petriscope.experiments import beside_val
 from petriscope.inference import decoding as image_files
 from petriscope.inference import likeness
@@ -127,6 +128,20 @@ def test_images_that_were_learned_are_not_compared(run, capsys):
     assert "the model has learned from all of them" in capsys.readouterr().err
     api.predict(run, [*known, *blobs(60, 7, light=25)[0]], **ASKED)
     assert LOUD in capsys.readouterr().err
+
+
+def test_copies_of_an_image_are_compared_once(run, capsys):
+    fresh = blobs(24, 7)[0]
+    many = np.concatenate([fresh, np.repeat(fresh[:1], 200, 0)])
+    found = likeness.compare_files(load_model(run), api.as_files(many), quiet=True).test
+    alone = likeness.compare_files(load_model(run), api.as_files(fresh), quiet=True).test
+    assert (found.n, found.of, found.copies, found.p) == (24, 24, 200, alone.p)
+    images = ImageSet(many, np.zeros(len(many), np.int64), load_model(run).classes)
+    assert likeness.compare_images(load_model(run), images, quiet=True).test.copies == 200
+    api.predict(run, np.repeat(fresh[:1], 200, 0), **ASKED)
+    assert "was not tested: 1 image is too few" in capsys.readouterr().err
+    api.predict(run, np.repeat(blobs(60, 7, light=25)[0], 2, 0), **ASKED)
+    assert "compared: 60 images without 60 copies of them, with" in capsys.readouterr().err
 
 
 def test_a_sample_of_many_files_is_compared_and_unreadable_ones_are_left_out(run, tmp_path, monkeypatch, capsys):

@@ -36,6 +36,7 @@ class ShiftTest:
 
     Args:
         n: images that were compared, of ``of`` images; ``val``: images of val that they were compared with.
+        copies: images that are equal to one of these, and were left out, since they are no new evidence.
         level: guarantees are withdrawn where ``p`` is at most this.
         not_tested: why there was no test; None: there was one.
         p: the p-value; ``p_features``, ``p_appearance``, ``p_ood``, ``p_uncertainty``: by one statistic alone.
@@ -59,3 +60,4 @@ class ShiftTest:
     differs: list[Difference] = field(default_factory=list)
     p_class_mix: float | None = None
     class_mix: list[ClassShare] = field(default_factory=list)
+    copies: int = 0

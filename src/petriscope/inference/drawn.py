@@ -1,13 +1,12 @@
-"""A sample of images that does not depend on how they are shared out: those whose names have the smallest hashes.
+"""A sample of images that does not depend on how they are shared out: those whose pixels have the smallest hashes, each once.
 
 Of any two sets, the sample of both together follows from their samples, so it is found shard by shard with memory that does not
 grow with the number of images (a bottom-k sketch: Cohen and Kaplan, 2007, doi:10.1145/1281100.1281133)."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +16,17 @@ from petriscope.inference.likeness import SHOWN, Compared, nothing
 from petriscope.trust.two_sample import MOST, Likeness, Traits, compare, joined
 
 
-def keys_of(names: Sequence[str]) -> np.ndarray:
-    """A hash of each name, uint64 [N]."""
-    hashes = (hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest() for name in names)
-    return np.frombuffer(b"".join(hashes), dtype=np.uint64)
+def keys_of(digests: Sequence[bytes]) -> np.ndarray:
+    """A number for each digest of an image, which is a hash already, uint64 [N]."""
+    return np.frombuffer(b"".join(digest[:8] for digest in digests), dtype=np.uint64)
 
 
 class Drawn:
     """The traits of images with the smallest keys, at most `MOST`, and a few images to show.
 
     Args:
-        count: images that the sample is drawn from.
-        keys: uint64 [S], ascending, at most `MOST`.
+        count: images that the sample is drawn from, with copies.
+        keys: uint64 [S], ascending, at most `MOST`. Copies have one key.
         traits: of them; None: there are none yet.
         shown: the first of them, uint8 or uint16 [P, H, W, C], at most `SHOWN`.
     """
@@ -52,14 +50,14 @@ class Drawn:
 
         Args:
             count: how many there are.
-            keys, traits: of those that are `wanted`, [R].
+            keys, traits: of those that are `wanted`, [R], ascending; copies among them once.
             shown: of as many of them as may be shown, in the order of ``keys``.
         """
         self.count += count
         if traits is None or shown is None or not len(keys):
             return
         every = np.concatenate([self.keys, keys])
-        order = np.argsort(every, kind="stable")[:MOST]
+        order = np.unique(every, return_index=True)[1][:MOST]  # of equal ones, the first
         before = len(self.keys)
         images = shown if self.shown is None else np.concatenate([self.shown, shown])
         place = np.concatenate(
@@ -83,7 +81,9 @@ class Drawn:
         """
         if likeness is None or self.traits is None or self.shown is None:
             return nothing(likeness, self.count)
-        test = compare(likeness, self.traits, classes, self.count)
+        whole = len(self.keys) < MOST  # and then what is not in the sample are copies
+        test = compare(likeness, self.traits, classes, len(self.keys) if whole else self.count)
+        test = replace(test, copies=self.count - len(self.keys) if whole else 0)
         return Compared(test, self.shown, self.traits.predicted[: len(self.shown)])
 
     def write(self, path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,7 +43,8 @@ def compare_files(
     model: Classifies, paths: Sequence[AnyFile], quiet: bool, kept: dict[AnyFile, Attempt] | None = None
 ) -> Compared:
     """Compare image files with val: at most `MOST`, drawn at random. Files that cannot be read are left out, and so are images
-    that the model has learned from, since it is more certain about them than about new ones.
+    that the model has learned from, since it is more certain about them than about new ones, and copies of an image, since
+    they say nothing new.
 
     Args:
         kept: what is decoded is added to it, see `petriscope.inference.decoding.decoded`.
@@ -55,11 +56,12 @@ def compare_files(
     parts: list[Traits] = []
     some: dict[int, np.ndarray] = {}
     count, step = 0, max(1, len(chosen) // SHOWN)
+    novel = Novel(model)
     with progress("comparing with val", len(chosen)) as bar:
         for block, images in decoded(model, chosen, CHUNK, tell=False, kept=kept, keep=kept is not None):
             good = [image for image in images if not isinstance(image, str)]
             batch = np.stack([image.pixels for image in good]) if good else np.empty((0, *model.shape), np.uint8)
-            batch = batch[_unlearned(model, digests_of(good), len(good))]
+            batch = batch[novel.among(digests_of(good))]
             if len(batch):
                 parts.append(model.traits(batch, likeness))
                 some |= {count + i: image for i, image in enumerate(batch) if (count + i) % step == 0}
@@ -70,6 +72,7 @@ def compare_files(
         return nothing(likeness, len(paths))
     traits, rows = joined(parts), list(some)[:SHOWN]
     test = compare(likeness, traits, model.classes, len(paths) if len(paths) > MOST else count)
+    test = replace(test, copies=novel.copies)
     return Compared(test, np.stack([some[row] for row in rows]), traits.predicted[rows])
 
 
@@ -78,7 +81,8 @@ def compare_images(model: Classifies, images: ImageSet, quiet: bool) -> Compared
     likeness = model.likeness
     if likeness is None:
         return nothing(None, len(images))
-    new = _unlearned(model, images.digests(), len(images))
+    novel = Novel(model)
+    new = novel.among(images.digests())
     if not new.any():
         return nothing(likeness, len(images), unread="")
     images = images.subset(np.flatnonzero(new))
@@ -93,15 +97,29 @@ def compare_images(model: Classifies, images: ImageSet, quiet: bool) -> Compared
     traits = joined(parts)
     groups = None if images.groups is None else images.groups[rows]
     shown = np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).round().astype(np.int64)
-    test = compare(likeness, traits, model.classes, len(images), groups)
+    test = replace(compare(likeness, traits, model.classes, len(images), groups), copies=novel.copies)
     return Compared(test, images.take(rows[shown]), traits.predicted[shown])
 
 
-def _unlearned(model: Classifies, digests: Iterable[bytes], count: int) -> np.ndarray:
-    """Which of so many images the model has not learned from, bool [N]; all, if that is unknown."""
-    if model.exposure is None:
-        return np.ones(count, bool)
-    return model.exposure.roles(digests) != "train"
+class Novel:
+    """Finds the images that are evidence: those that the model has not learned from, each once.
+
+    Args:
+        copies: how many were copies of others.
+    """
+
+    def __init__(self, model: Classifies) -> None:
+        self.exposure, self.seen, self.copies = model.exposure, set[bytes](), 0
+
+    def among(self, digests: Iterable[bytes]) -> np.ndarray:
+        """Which of the next images are, bool [N]. Of those that the model cannot recognize, all are new to it."""
+        digests = list(digests)
+        out = np.ones(len(digests), bool) if self.exposure is None else self.exposure.roles(digests) != "train"
+        for row in np.flatnonzero(out):
+            out[row] = digests[row] not in self.seen
+            self.copies += not out[row]
+            self.seen.add(digests[row])
+        return out
 
 
 def nothing(likeness: Likeness | None, count: int, unread: str = "none of them could be read, or ") -> Compared:

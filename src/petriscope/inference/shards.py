@@ -24,7 +24,7 @@ from petriscope.core.shift_results import ShiftTest
 from petriscope.data.contents import Contents
 from petriscope.data.in_memory import AnyFile
 from petriscope.inference.answers import Answering, Outside
-from petriscope.inference.decoding import decoded_blocks
+from petriscope.inference.decoding import decoded_blocks, digests_of
 from petriscope.inference.drawn import Drawn, keys_of
 from petriscope.inference.likeness import SHOWN
 from petriscope.inference.predictor import Predictor
@@ -121,10 +121,10 @@ def predict_shard(
                 new = seen.note(some, read)
                 batch = np.stack([image.pixels for image in read])
                 if drawn is not None and predictor.likeness is not None:
-                    keys = keys_of([readable(str(path)) for path in some])
+                    keys = keys_of(digests_of(read))
                     rows = np.flatnonzero(new)
                     rows = rows[sample.wanted(keys[rows])]
-                    rows = rows[np.argsort(keys[rows], kind="stable")]
+                    rows = rows[np.unique(keys[rows], return_index=True)[1]]  # ascending, copies once
                     found, traits = predictor.predict_and_compare(batch, predictor.likeness, rows, tta)
                     sample.add(int(new.sum()), keys[rows], traits, batch[rows[:SHOWN]])
                 else:

@@ -87,6 +87,8 @@ def measured(values: list[float]) -> str:
 def compared(test: ShiftTest) -> str:
     """How many images were compared, and the result."""
     drawn = f"{test.n:,} images" if test.n == test.of else f"{test.n:,} of {test.of:,} images, drawn at random,"
+    if test.copies:
+        drawn += f" without {test.copies:,} {'copy' if test.copies == 1 else 'copies'} of them,"
     p = "" if test.p is None else f"p = {test.p:.4f}, and p up to {test.level:g} withdraws guarantees"
     *others, last = [name for name, part in _parts(test).items() if part is not None] or ["uncertainty"]
     return f"{drawn} with {test.val:,} of val in {' and '.join([', '.join(others), last] if others else [last])}; {p}"
