@@ -54,7 +54,7 @@ def train(images, work, seconds, seed):
     keras.utils.set_random_seed(seed)
     classes = sorted(folder.name for folder in (images / "train").iterdir())
     found = [(path, k) for k, name in enumerate(classes) for path in files(images / "train" / name)]
-    x = np.stack([np.asarray(Image.open(path)) for path, _ in found])
+    x = np.stack([np.atleast_3d(Image.open(path)) for path, _ in found])
     y = np.array([label for _, label in found])
     model = make_model(x.shape[1:], len(classes))
     model.compile(
@@ -69,6 +69,6 @@ def train(images, work, seconds, seed):
 
 def predict(test, work):
     model = keras.models.load_model(work / "model.keras")
-    x = np.stack([np.asarray(Image.open(path)) for path in files(test)])
+    x = np.stack([np.atleast_3d(Image.open(path)) for path in files(test)])
     logits = keras.ops.convert_to_tensor(model.predict(x, batch_size=128, verbose=0))
     return (work / "classes.txt").read_text().split("\n"), np.asarray(keras.ops.softmax(logits).cpu())

@@ -12,7 +12,7 @@ settings.update({"mlflow": False, "wandb": False, "tensorboard": False})  # benc
 def train(images, work, seconds, seed):
     side = Image.open(next((images / "train").rglob("*.png"))).width
     model = YOLO("yolo26n-cls.yaml")
-    size = 32 * round(side / 32)
+    size = max(32, 32 * round(side / 32))
     model.train(data=images, time=seconds / 3600, imgsz=size, seed=seed, project=work, name="run", plots=False)
 
 

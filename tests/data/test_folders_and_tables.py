@@ -54,6 +54,18 @@ def test_an_empty_class_folder(tmp_path: Path) -> None:
         load(tmp_path / "data")
 
 
+def test_a_class_folder_that_is_empty_in_one_split(tmp_path: Path) -> None:
+    make_folders(tmp_path / "data")
+    for file in (tmp_path / "data/val/cat").iterdir():
+        file.unlink()
+    data = load(tmp_path / "data")
+    assert set(data.split("val").targets) == {data.classes.index("dog")}
+    assert any("val/cat has no images; other splits have some of cat" in each for each in data.warnings)
+    (tmp_path / "data/val/cat/1.nii").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"class folder .*cat has no images but 1 \.nii file"):
+        load(tmp_path / "data")
+
+
 def test_no_class_folders(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no images"):
         load(tmp_path)
@@ -133,7 +145,7 @@ def test_wrong_rows(row: dict[str, Any], says: str, kind: str, tmp_path: Path) -
 
 
 def test_wrong_tables(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no column 'label'; did you mean lable"):
+    with pytest.raises(DataError, match="no column 'label', and a table needs path and label; did you mean lable"):
         load(write_table(tmp_path / "t.csv", [{"path": "x", "lable": 1}]))
     with pytest.raises(DataError, match="no rows"):
         load(write_table(tmp_path / "t.parquet", [{"path": "x", "label": 1}][:0]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,12 +80,16 @@ def find_images(tree: Folder, left_out: LeftOut, notes: list[str]) -> list[Image
         notes: how the folder was understood, where that is not plain, is added to it; one sentence each.
 
     Raises:
-        DataError: no images, an empty class folder, or folders that may be classes, splits or something else.
+        DataError: no images, a class folder that is empty in all splits, or folders that may be classes, splits or something
+            else.
     """
     out = []
     try:
-        for split, folder in _split_folders(_enter(tree, "all", notes), left_out, notes).items():
-            classes = _class_folders(folder if split == "all" else _enter(folder, split, notes), left_out, notes)
+        splits = _split_folders(_enter(tree, "all", notes), left_out, notes)
+        splits = {split: folder if split == "all" else _enter(folder, split, notes) for split, folder in splits.items()}
+        filled = {tidy(entry.name) for folder in splits.values() for entry in folder.filled}
+        for split, folder in splits.items():
+            classes = _class_folders(folder, filled, left_out, notes)
             for part, entry in _parts(split, classes, notes):
                 files = sorted(file for inner in part.all() for file in _files_in(inner))
                 within = split if part is entry else str(split_of(part.name))
@@ -146,15 +150,16 @@ def _split_folders(tree: Folder, left_out: LeftOut, notes: list[str]) -> dict[st
     return out
 
 
-def _class_folders(folder: Folder, left_out: LeftOut, notes: list[str]) -> list[Folder]:
-    """The class folders in a folder, sorted by name."""
+def _class_folders(folder: Folder, filled: Set[str], left_out: LeftOut, notes: list[str]) -> list[Folder]:
+    """The class folders in a folder, sorted by name; ``filled``: the classes that have images in any split."""
     if not folder.filled:
         raise DataError(_no_classes(folder))
     for entry in folder.folders:
         if not entry.count:
-            raise DataError(
-                f"the class folder {entry.path} has no images{_other_files(entry)}; put images in, or move it out"
-            )
+            others = _other_files(entry)
+            if others or tidy(entry.name) not in filled:
+                raise DataError(f"the class folder {entry.path} has no images{others}; put images in, or move it out")
+            notes.append(f"the class folder {entry.path} has no images; other splits have some of {tidy(entry.name)}")
     says = [spelled(entry.name) for entry in folder.folders]
     strange = any(each.split or each.role == "masks" for each in says) or len(says) == 1
     splits = {split_in(entry.name) for entry in folder.folders}
