@@ -338,6 +338,7 @@ def test_values_below_zero_are_read_by_their_range(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize("span", [None, (0.0, 1.0)])
 def test_values_that_are_no_numbers_are_counted(span: tuple[float, float] | None, tmp_path: Path) -> None:
+    pytest.importorskip("tifffile")
     values = np.full((4, 5, 1), 0.5, np.float32)
     values[0, 0], values[1, 1] = np.nan, np.inf
     with pytest.raises(DataError, match="2 of its 20 values are NaN or infinite"):
