@@ -136,7 +136,8 @@ def test_copies_of_an_image_are_compared_once(run, capsys):
     found = likeness.compare_files(load_model(run), api.as_files(many), quiet=True).test
     alone = likeness.compare_files(load_model(run), api.as_files(fresh), quiet=True).test
     assert (found.n, found.of, found.copies, found.p) == (24, 24, 200, alone.p)
-    images = ImageSet(many, np.zeros(len(many), np.int64), load_model(run).classes)
+    ids = np.array([str(i) for i in range(len(many))])
+    images = ImageSet(many, np.zeros(len(many), np.int64), load_model(run).classes, ids)
     assert likeness.compare_images(load_model(run), images, quiet=True).test.copies == 200
     api.predict(run, np.repeat(fresh[:1], 200, 0), **ASKED)
     assert "was not tested: 1 image is too few" in capsys.readouterr().err

@@ -118,10 +118,11 @@ def predict_shard(
             p = np.empty((0, len(predictor.classes)), np.float32)
             ood: np.ndarray | None = None
             if read:
-                new = seen.note(some, read)
+                digests = digests_of(read)
+                new = seen.note(some, digests)
                 batch = np.stack([image.pixels for image in read])
                 if drawn is not None and predictor.likeness is not None:
-                    keys = keys_of(digests_of(read))
+                    keys = keys_of(digests)
                     rows = np.flatnonzero(new)
                     rows = rows[sample.wanted(keys[rows])]
                     rows = rows[np.unique(keys[rows], return_index=True)[1]]  # ascending, copies once

@@ -17,7 +17,7 @@ from petriscope.core.progress import progress, say
 from petriscope.data.in_memory import AnyFile
 from petriscope.data.membership import UNKNOWN, Exposure
 from petriscope.inference.base import Predicts
-from petriscope.inference.decoding import Attempt, DecodedFile, decoded, digests_of
+from petriscope.inference.decoding import Attempt, decoded, digests_of
 
 if TYPE_CHECKING:
     from petriscope.core.recipe import TTA
@@ -133,7 +133,7 @@ def rows_by_chunk(
     with progress("predicting", len(paths)) as bar:
         for block, images in decoded(model, paths, chunk, kept=kept):
             read = [(path, image) for path, image in zip(block, images, strict=True) if not isinstance(image, str)]
-            seen.note([path for path, _ in read], [image for _, image in read])
+            seen.note([path for path, _ in read], digests_of([image for _, image in read]))
             good = [image.pixels for _, image in read]
             found = iter(rows_of(good, [path for path, _ in read]) if good else ())
             rows = []
@@ -163,11 +163,11 @@ class Seen:
         self.counts = {"": 0, "train": 0, "val": 0}
         self.first: AnyFile | str | None = None
 
-    def note(self, paths: Sequence[AnyFile], images: Sequence[DecodedFile]) -> np.ndarray:
-        """Count images. Returns which of them it has not learned from, bool [N]; all, if that is unknown."""
-        if self.exposure is None or not images:
-            return np.ones(len(images), bool)
-        roles = self.exposure.roles(digests_of(images))
+    def note(self, paths: Sequence[AnyFile], digests: Sequence[bytes]) -> np.ndarray:
+        """Count images by their digests. Returns which of them it has not learned from, bool [N]; all, if that is unknown."""
+        if self.exposure is None or not digests:
+            return np.ones(len(digests), bool)
+        roles = self.exposure.roles(digests)
         for path, role in zip(paths, roles, strict=True):
             self.counts[role] += 1
             if role and self.first is None:
