@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -37,6 +37,7 @@ def gradients(layer, images, context, enabled=True):
     last=st.booleans(),
 )
 def test_outputs_and_gradients_are_those_of_single_precision(kernel, stride, padding, more, channels, bias, last):
+    assume(depthwise._is_slow(kernel, stride))  # the others are torch's alone
     torch.manual_seed(0)
     layer = nn.Conv2d(channels, channels, kernel, stride, padding, groups=channels, bias=bias)
     sides = [max(1, k - 2 * p) + m for k, p, m in zip(kernel, padding, more, strict=True)]
@@ -52,8 +53,8 @@ def test_outputs_and_gradients_are_those_of_single_precision(kernel, stride, pad
     assert ours[0].dtype == torch.bfloat16
     for one, other in zip(ours, exact, strict=True):
         assert one.shape == other.shape
-        # They differ by how they are rounded, to 8 bits.
-        torch.testing.assert_close(one.float(), other, rtol=0, atol=2**-7 * other.abs().max().item() + 1e-6)
+        # Results are rounded to 8 bits, and on some processors so are partial sums. A wrong element differs by far more.
+        torch.testing.assert_close(one.float(), other, rtol=0, atol=2**-5 * other.abs().max().item() + 1e-6)
 
 
 @pytest.mark.parametrize(
