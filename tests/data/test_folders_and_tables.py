@@ -66,6 +66,16 @@ def test_a_class_folder_that_is_empty_in_one_split(tmp_path: Path) -> None:
         load(tmp_path / "data")
 
 
+def test_a_class_folder_whose_name_means_that_there_is_no_label(tmp_path: Path) -> None:
+    for name in ("cat", "dog", "Unlabeled"):
+        for number, pixels in enumerate(some_images(4)):
+            save_image(tmp_path / "s" / name / f"{number}.png", pixels)
+    assert [text for text in load(tmp_path / "s").warnings if "4 images in Unlabeled were read as of a class" in text]
+    assert not [
+        text for text in load(tmp_path / "s", classes=("cat", "dog", "Unlabeled")).warnings if "read as of" in text
+    ]
+
+
 def test_no_class_folders(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no images"):
         load(tmp_path)
@@ -117,7 +127,7 @@ def test_a_table_without_split_is_one_pile(tmp_path: Path) -> None:
     data = load(write_table(tmp_path / "t.csv", rows))
     assert len(data.splits) == 3 and data.classes == ("NA", "b")
     rows = [{"path": str(tmp_path / row["path"]), "label": int(row["label"] == "b")} for row in rows]
-    for kind in ("csv", "parquet"):
+    for kind in ("csv", "jsonl", "parquet"):
         assert load(write_table(tmp_path / f"n.{kind}", rows), classes=("x", "y")).classes == ("x", "y")
 
 
@@ -132,12 +142,15 @@ def test_a_table_without_split_is_one_pile(tmp_path: Path) -> None:
         ({"path": "x.png", "label": "emu", "split": "test"}, "no such file"),
     ],
 )
-@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_wrong_rows(row: dict[str, Any], says: str, kind: str, tmp_path: Path) -> None:
     import pandas as pd
 
     path = make_table(tmp_path, kind=kind)
-    table = pd.read_csv(path) if kind == "csv" else pd.read_parquet(path)
+    if kind == "jsonl":
+        table = pd.read_json(path, lines=True)
+    else:
+        table = pd.read_csv(path) if kind == "csv" else pd.read_parquet(path)
     rows: list[dict[str, Any]] = [*table.to_dict("records"), row]  # type: ignore[list-item]
     write_table(path, rows)
     with pytest.raises(DataError, match=says):
@@ -151,7 +164,7 @@ def test_wrong_tables(tmp_path: Path) -> None:
         load(write_table(tmp_path / "t.parquet", [{"path": "x", "label": 1}][:0]))
     with pytest.raises(DataError, match="label -5 of image 0"):
         load(write_table(tmp_path / "t.csv", [{"path": "x", "label": -5}]))
-    for name in ("t.csv", "t.parquet"):
+    for name in ("t.csv", "t.jsonl", "t.parquet"):
         (tmp_path / name).write_bytes(b"\xff\xfe\0" * 9)
         with pytest.raises(RequestError, match=r"cannot be read|not text in UTF-8"):
             load(tmp_path / name)

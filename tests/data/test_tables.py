@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from pathlib import Path
@@ -227,3 +228,51 @@ def test_strange_cells_of_parquet_are_refused(tmp_path: Path) -> None:
 def test_cells_that_were_kept_from_spreadsheets_are_read_as_they_were(shots: Path) -> None:
     frame = pd.DataFrame(rows(("=1+1", "-x", "'@")), columns=["path", "label"])
     assert set(load(table(shots, csv_text(frame))).classes) == {"=1+1", "-x", "'@"}
+
+
+def json_lines(shots: Path, *lines: str) -> Path:
+    (shots / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return shots / "metadata.jsonl"
+
+
+@pytest.mark.parametrize("labels", [("cat", "dog"), (0, 1), (True, False), ("NA", "null"), (1.0, 0.0)])
+def test_json_lines(shots: Path, labels: tuple[object, ...]) -> None:
+    lines = [json.dumps({"file_name": name, "label": label}) for name, label in rows(labels)]
+    lines[3] = lines[3][:-1] + ', "day": "monday"}'
+    data = load(json_lines(shots, *lines[:5], "  ", *lines[5:]))
+    assert counts(data) == dict.fromkeys(sort_names({str(int(n) if type(n) is float else n) for n in labels}), 6)
+    assert any("the column file_name was read as path" in text for text in data.warnings)
+    days = {id_: day for part in data.splits.values() for id_, day in zip(part.ids, part.columns["day"], strict=True)}
+    assert {id_: day for id_, day in days.items() if day} == {"shots/é3.png": "monday"}
+
+
+def test_several_labels_in_json_lines(shots: Path) -> None:
+    flags = [json.dumps({"path": name, "cat": n % 2, "dog": int(n < 6)}) for n, (name, _) in enumerate(rows())]
+    several = [
+        json.dumps({"path": name, "labels": ["cat"] * (n % 2) + ["dog"] * (n < 6)})
+        for n, (name, _) in enumerate(rows())
+    ]
+    for lines in (flags, several):
+        data = load(json_lines(shots, *lines), task="multilabel")
+        assert counts(data) == {"cat": 6, "dog": 6}
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('{"path": "a.png", "label"', "row 12 .* is not JSON"),
+        ('["a.png", "cat"]', "row 12 .* is not a JSON object"),
+        ('{"path": "a.png", "label": "cat", "label": "dog"}', "row 12 .* it has 'label' twice"),
+        ("[" * 100_000, "row 12 .* is not JSON"),
+        ('{"path": "a.png"}', "the cell label of row 12 .* is empty"),
+        ('{"path": "a.png", "label": null}', "the cell label of row 12 .* is empty"),
+        ('{"path": "a.png", "label": ["cat"]}', "label of row 12 .* is a list, and that of row 0 is not"),
+        ('{"path": "a.png", "label": {"id": 3}}', "label of row 12 .* has several values"),
+        ('{"path": ["a.png"], "label": "cat"}', "path of row 12 .* has several values"),
+        ('{"path": 5, "label": "cat"}', "5 .no such file"),
+    ],
+)
+def test_wrong_json_lines(shots: Path, line: str, says: str) -> None:
+    lines = [json.dumps({"path": name, "label": label}) for name, label in rows()]
+    with pytest.raises(DataError, match=says):
+        load(json_lines(shots, *lines, line))

@@ -39,10 +39,10 @@ NAMED = {
     "synthetic-terrain": "drawn ground with masks of four classes, any number of images (synthetic-terrain:COUNT); embedded",
 }
 KINDS = (
-    "an npz in MedMNIST's layout, a folder of class folders or a zip or tar of it, a cifar-10-batches-py folder, a CSV "
-    "or Parquet table with the columns path and label (or one of 0 and 1 per label), Parquet files with images, WebDataset "
-    "shards, an HDF5 file or a Zarr folder, an npz or a folder of images (images) and masks, images with an export of a "
-    f"labelling tool ({FORMATS}), an address of one of these such as s3://bucket/cells, or one of {', '.join(NAMED)}"
+    "an npz in MedMNIST's layout, a folder of class folders or a zip or tar of it, a cifar-10-batches-py folder, a CSV, "
+    "JSON Lines or Parquet table with the columns path and label (or one of 0 and 1 per label), Parquet files with images, "
+    "WebDataset shards, an HDF5 file or a Zarr folder, an npz or a folder of images (images) and masks, images with an export of "
+    f"a labelling tool ({FORMATS}), an address of one of these such as s3://bucket/cells, or one of {', '.join(NAMED)}"
 )
 SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 UNSPLIT = "all"  # the name of the only image set of a source without splits
@@ -240,7 +240,7 @@ def _labels_in(folder: Path, section: DataSection) -> Path | None:
         )
         raise RequestError(
             f"data.task is {MULTILABEL}, and the folder {folder} has {found}. The labels of a folder of images are read from a "
-            "table in it (CSV or Parquet) with the columns path and label"
+            "table in it (CSV, JSON Lines or Parquet) with the columns path and label"
         )
     return tables[0]
 

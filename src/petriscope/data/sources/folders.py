@@ -17,7 +17,7 @@ from petriscope.core.recipe import DataSection
 from petriscope.data.decode_many import Known, decode_files
 from petriscope.data.imageset import ImageSet
 from petriscope.data.omissions import LeftOut
-from petriscope.data.sources.labels import index_names
+from petriscope.data.sources.labels import index_names, say_missing
 from petriscope.data.sources.listing import (
     PACKED,
     TABLES,
@@ -67,6 +67,7 @@ def read(
     targets, classes = index_names(
         {split: [names[index] for index in indices] for split, indices in rows.items()}, section, str(path)
     )
+    warnings += say_missing(names, classes, section, str(path), folders=True)
     return sets_over(decoded, rows, targets, classes, files, groups, columns=folder_column(files))
 
 

@@ -168,6 +168,13 @@ def of_table(table: pd.DataFrame, section: DataSection, where: str, warnings: li
         if not wanted and not any(lists):
             _hint(cells, section, where, warnings)
             return None
+        texts = [not is_list and not _is_missing(cell) for cell, is_list in zip(cells, lists, strict=True)]
+        if not wanted and any(texts):
+            raise DataError(
+                f"{where}: the cell label of row {lists.index(True)} (counted from 0) is a list, and that of row "
+                f"{texts.index(True)} is not; write all of them in one way, or --set data.task={MULTILABEL} reads any number of "
+                "labels per image"
+            )
         return _of_lists(cells, lists, section, where, warnings)
     found = _flag_columns(table, names, where)
     almost = _almost_flags(table, names) if section.classes is None else {}

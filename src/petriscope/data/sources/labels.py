@@ -14,7 +14,8 @@ from petriscope.core.recipe import DataSection
 
 MAX_CLASSES = 10_000
 WHOLE = re.compile(r"-?[0-9]+")
-MISSING = ("nan", "null", "na", "n/a", "<na>", "#n/a", "nat")  # what programs write for no value, in lower case
+# What programs write for no value, and people for no label, in lower case.
+MISSING = ("nan", "null", "na", "n/a", "<na>", "#n/a", "nat", "unlabeled", "unlabelled", "unannotated", "unsorted")
 _WHOLE_FLOAT = re.compile(r"(-?[0-9]+)\.0*")
 MAX_NAME = 255  # characters of a class name
 
@@ -165,11 +166,23 @@ def without_decimals(labels: Sequence[str]) -> list[str]:
     return list(labels)
 
 
-def say_missing(labels: Sequence[str], classes: Sequence[str], section: DataSection, where: str) -> list[str]:
-    """Sentences on classes that are called as programs write that there is no value, unless ``data.classes`` lists them."""
+def say_missing(
+    labels: Sequence[str], classes: Sequence[str], section: DataSection, where: str, folders: bool = False
+) -> list[str]:
+    """Sentences on classes whose names mean that there is no label, unless ``data.classes`` lists them.
+
+    Args:
+        labels: of all images; from rows of a table, or from ``folders``.
+    """
     if section.classes is not None or not any(name.casefold() in MISSING for name in classes):
         return []
     counts = Counter(label for label in labels if label.casefold() in MISSING)
+    if folders:
+        return [
+            f"{where}: {count:,} image{'s' if count > 1 else ''} in {label} were read as of a class; if {label} means that they "
+            "have none, move it out of the source"
+            for label, count in counts.items()
+        ]
     return [
         f"{where}: {count:,} label{'s are' if count > 1 else ' is'} {label}, first in row {labels.index(label)} (counted from "
         "0), which was read as a class; if it means that there is none, leave these images out"

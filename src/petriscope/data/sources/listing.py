@@ -26,7 +26,8 @@ from petriscope.data.sources.spelling import split_in, split_of
 MICROMETERS = "micrometers_per_pixel"  # the column
 PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 TEXT_TABLES = (".csv", ".tsv")
-TABLES = (*TEXT_TABLES, ".parquet", ".pq")
+JSON_TABLES = (".jsonl", ".ndjson")  # an object per line
+TABLES = (*TEXT_TABLES, *JSON_TABLES, ".parquet", ".pq")
 SUBSET = re.compile(r"(?:sub|data)?sets?|partitions?|(?:cv)?folds?|phase|usage")
 FEW = 20  # different values of a column that may tell subsets apart
 

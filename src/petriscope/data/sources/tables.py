@@ -1,10 +1,11 @@
-"""CSV and Parquet tables: one row per image, with the columns path and label (or a column of 0 and 1 for each label), and
-optionally split, group and any others."""
+"""CSV, JSON Lines and Parquet tables: one row per image, with the columns path and label (or a column of 0 and 1 for each
+label), and optionally split, group and any others."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ from petriscope.data.sources.labels import (
 )
 from petriscope.data.sources.listing import (
     CALLED,
+    JSON_TABLES,
     TEXT_TABLES,
     ImageFile,
     as_column,
@@ -48,7 +50,7 @@ from petriscope.tasks import find_task
 if TYPE_CHECKING:
     import pandas as pd
 
-MAX_BYTES = 2**30  # of a CSV file
+MAX_BYTES = 2**30  # of a CSV or JSON Lines file
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _SEPARATOR_LINE = re.compile(r"sep=.(?:\r\n?|\n)")  # before the header, for Excel
 
@@ -57,7 +59,8 @@ def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, Ima
     """Read the images that a table lists. Their ids are the paths in it, with forward slashes.
 
     Args:
-        path: a Parquet file; or a CSV file in UTF-8 (or UTF-16 with a byte order mark), with commas, semicolons, tabs or bars.
+        path: a Parquet file; a JSON Lines file, an object per image; or a CSV file in UTF-8 (or UTF-16 with a byte order mark),
+            with commas, semicolons, tabs or bars.
             Columns: ``path`` (relative to the table's folder, or absolute), ``label``, optionally ``split`` (train, val,
             test), and the column that ``section.group`` names (default: ``group``, if there is one). Labels are names, also
             if they are written with digits; only whole numbers that run from 0 without a gap, or index ``section.classes``,
@@ -129,6 +132,8 @@ def _load(path: Path, warnings: list[str]) -> pd.DataFrame:
 
     if path.suffix.lower() in TEXT_TABLES:
         table = _read_csv(path)
+    elif path.suffix.lower() in JSON_TABLES:
+        table = _read_json_lines(path)
     else:
         try:
             table = pd.read_parquet(path)
@@ -167,6 +172,34 @@ def _read_csv(path: Path) -> pd.DataFrame:
     except csv.Error as error:
         raise DataError(f"{path} cannot be read as a table: {error}, in row {len(cells)} (counted from 0)") from None
     return pd.DataFrame(cells, columns=header, dtype=object)
+
+
+def _read_json_lines(path: Path) -> pd.DataFrame:
+    """The values as they are; what an object does not have is None."""
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = []
+    for line in read_text(path, MAX_BYTES, "a table of images").split("\n"):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line, object_pairs_hook=_once)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}: row {len(rows)} (counted from 0) is not JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise DataError(f"{path}: row {len(rows)} (counted from 0) is not a JSON object; each line must be one")
+        rows.append(row)
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    return pd.DataFrame([[row.get(name) for name in columns] for row in rows], columns=columns, dtype=object)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, each of whose names occurs once."""
+    out = dict(pairs)
+    if len(out) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it has {shown(next(name for name in names if names.count(name) > 1))} twice")
+    return out
 
 
 def _known(header: str, separator: str) -> tuple[int, int]:
@@ -235,7 +268,7 @@ def _text(table: pd.DataFrame, name: str, path: Path) -> list[str]:
     for row, (value, missing) in enumerate(zip(_cells(column, path), np.asarray(column.isna()), strict=True)):
         if isinstance(value, bytes):
             value = value.decode("utf-8", "replace")
-        if not isinstance(value, str) and np.ndim(value):
+        if isinstance(value, dict) or (not isinstance(value, str) and np.ndim(value)):
             raise DataError(
                 f"{path}: the cell {name} of row {row} (counted from 0) has several values; it must have one"
             )
