@@ -276,3 +276,59 @@ def test_wrong_json_lines(shots: Path, line: str, says: str) -> None:
     lines = [json.dumps({"path": name, "label": label}) for name, label in rows()]
     with pytest.raises(DataError, match=says):
         load(json_lines(shots, *lines, line))
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_other_columns_are_chosen(shots: Path, kind: str) -> None:
+    listed = [{"path": "x.png", "label": "old", "where": name, "dx": label} for name, label in rows()]
+    source = write_table(shots / f"chosen.{kind}", listed)
+    data = load(source, image="where", label="dx")
+    assert counts(data) == dict.fromkeys(NAMES, 4)
+    for name, chosen in (("path", "where"), ("label", "dx")):
+        assert any(f"the column {name} was left out, because {chosen} was chosen" in text for text in data.warnings)
+    for key in ("image", "label"):
+        with pytest.raises(RequestError, match=f"data.{key}: .* has no column 'dc'; did you mean dx"):
+            load(source, **{key: "dc"})
+
+
+def test_a_choice_that_has_no_effect_is_said(shots: Path, tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        for number, pixels in enumerate(some_images(4)):
+            save_image(tmp_path / "s" / name / f"{number}.png", pixels)
+    for source in (tmp_path / "s", "digits"):
+        warnings = load(source, label="dx", image="x").warnings
+        assert [text for text in warnings if text.startswith("data.label has no effect")]
+        assert [text for text in warnings if text.startswith("data.image has no effect")]
+    assert not any(
+        "no effect" in text for text in load(table(shots, "where,label\n" + lines()), image="where").warnings
+    )
+
+
+def lines() -> str:
+    return "\n".join(f"{name},{label}" for name, label in rows())
+
+
+@pytest.mark.parametrize("column", ["id", "image_id", "Image ID", "id_code", "isic_id", "filename"])
+@pytest.mark.parametrize("within", ["", "shots/"])
+def test_names_without_suffix(shots: Path, column: str, within: str) -> None:
+    text = "\n".join(f"{within}{Path(name).stem},{label}" for name, label in rows())
+    data = load(table(shots, f"{column},label\n{text}"))
+    assert counts(data) == dict.fromkeys(NAMES, 4)
+    assert {id_ for part in data.splits.values() for id_ in part.ids} == {name for name, _ in rows()}
+    assert any(f"the column {column} was read as path" in text for text in data.warnings)
+
+
+def test_a_name_without_suffix_of_two_files(tmp_path: Path) -> None:
+    for name in ("a/1.png", "b/1.png", "a/2.png"):
+        save_image(tmp_path / name, some_images(1)[0])
+    (tmp_path / "t.csv").write_text("id,label\n1,x\n2,y")
+    with pytest.raises(DataError, match=r"1 may be a/1\.png or b/1\.png"):
+        load(tmp_path / "t.csv")
+    (tmp_path / "t.csv").write_text("id,image_id,label\n1,1,x\n2,2,y")
+    with pytest.raises(DataError, match=r"id and image_id, .* may be the path; .*--set data\.image='id'"):
+        load(tmp_path / "t.csv")
+    (tmp_path / "t.csv").write_text("id,image_id,label\n1,a/1.png,x\n2,a/2,y")
+    assert len(load(tmp_path / "t.csv", image="image_id", val_fraction=0, test_fraction=0).splits["train"]) == 2
+    (tmp_path / "t.csv").write_text("path,label\n3,x\n2,y")
+    with pytest.raises(DataError, match=r"3 \(no such file\)"):
+        load(tmp_path / "t.csv")

@@ -90,6 +90,9 @@ def read(source: str, section: DataSection, warnings: list[str] | None = None) -
             sets = _read_path(str(path), section, notes)
     else:
         sets = _read_path(source, section, notes)
+    for key, value in (("data.image", section.image), ("data.label", section.label)):
+        if value is not None and not _has_columns(source, section):
+            notes.append(f"{key} has no effect: {source} has no columns to choose from")
     if section.crop is not None and all("image" not in part.columns for part in sets.values()):
         notes.append(f"data.crop has no effect: {source} has no boxes of a labelling tool")
     if section.group is not None and all(part.groups is None for part in sets.values()):
@@ -222,6 +225,23 @@ def _read_path(source: str, section: DataSection, warnings: list[str]) -> dict[s
     if path.suffix.lower() in SUFFIXES:
         raise RequestError(f"{source} is a single image; name the folder that has a folder for each class")
     raise RequestError(f"{source} is a file of an unknown kind ({path.suffix or 'no suffix'}).\nA source is {KINDS}.")
+
+
+def _has_columns(source: str, section: DataSection) -> bool:
+    """Whether ``section.image`` and ``section.label`` choose among what a source has: columns of a table, arrays of a file, files
+    and fields of samples."""
+    if webdataset.is_pattern(source) or remote.is_address(source):
+        return True
+    if source.partition(":")[0] in NAMED:
+        return False
+    path = user_path(source)
+    if path.suffix.lower() in (*TABLES, *stored_arrays.HDF5) or _labels_in(path, section) is not None:
+        return True
+    if path.is_dir():
+        batches = _module("cifar_batches")
+        is_batches = any(batches.is_batches(folder) for folder in (path, path / batches.FOLDER))
+        return stored_arrays.is_zarr(path) or (not is_batches and isinstance(_look(path, section, []), Stored))
+    return is_archive(path) and bool(_module("archives").is_dataset(path))
 
 
 def _labels_in(folder: Path, section: DataSection) -> Path | None:

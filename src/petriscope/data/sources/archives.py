@@ -36,6 +36,11 @@ def list_files(path: Path) -> list[ImageFile]:
     return [] if _is_dataset(archive) else _look(archive, []).files
 
 
+def is_dataset(path: Path) -> bool:
+    """Whether an archive is a shard of a WebDataset."""
+    return _is_dataset(open_archive(path))
+
+
 def _is_dataset(archive: Archive) -> bool:
     return archive.path.name.lower().endswith(webdataset.SHARDS) and webdataset.holds_samples(archive.listing)
 

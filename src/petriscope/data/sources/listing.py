@@ -37,12 +37,23 @@ CALLED = {
     "label": re.compile("class(?:name|label)?|labels|labelname|category|target|findinglabels?"),
     "split": re.compile("split"),
 }
+IMAGE_ID = re.compile(
+    "(?:image|img|file|isic)?id(?:code)?"
+)  # a column of names of files, where no other is called like a path
 
 
 def is_called(name: str, wanted: str) -> bool:
     """Whether a column is called ``path``, ``label`` or ``split``, in one of the usual ways."""
-    key = re.sub(r"[\W_]+", "", name.casefold())
-    return key == wanted or CALLED[wanted].fullmatch(key) is not None
+    return _key(name) == wanted or CALLED[wanted].fullmatch(_key(name)) is not None
+
+
+def is_image_id(name: str) -> bool:
+    """Whether a column is called like one of names of images, in one of the usual ways."""
+    return IMAGE_ID.fullmatch(_key(name)) is not None
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.casefold())
 
 
 def has_splits(cells: Sequence[str]) -> bool:
@@ -63,7 +74,7 @@ def split_doubt(name: str, cells: Sequence[str], several: bool = False) -> str:
         return f"row {row} (counted from 0) {f'has {shown(cells[row])}' if tidy(cells[row]) else 'is empty'}"
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)
     flags = split_in(words) is not None and {value.strip().lower() for value in values} <= FLAGS.keys()
-    if flags or (SUBSET.fullmatch(re.sub(r"[\W_]+", "", name.casefold())) and 1 < len(values) <= FEW):
+    if flags or (SUBSET.fullmatch(_key(name)) and 1 < len(values) <= FEW):
         return f"it has the values {shortened(', '.join(sorted(values)))}"
     return ""
 

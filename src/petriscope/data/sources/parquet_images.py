@@ -89,7 +89,10 @@ def holds_images(path: Path, section: DataSection) -> bool:
         schema = pq.read_schema(path)
     except Exception:  # what is wrong with it is said by whoever reads it as a table
         return False
-    return bool(_image_columns(schema)) or (section.image is not None and section.image in schema.names)
+    if _image_columns(schema):
+        return True
+    name = section.image
+    return name is not None and name in schema.names and _has_bytes(schema.field(schema.names.index(name)).type)
 
 
 def read(

@@ -39,6 +39,7 @@ from petriscope.data.sources.listing import (
     as_column,
     has_splits,
     is_called,
+    is_image_id,
     rows_by_split,
     sets_over,
     split_doubt,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 2**30  # of a CSV or JSON Lines file
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+SUFFIXES_LONGEST_FIRST = sorted((*SUFFIXES, ARRAY), key=len, reverse=True)
 _SEPARATOR_LINE = re.compile(r"sep=.(?:\r\n?|\n)")  # before the header, for Excel
 
 
@@ -65,14 +67,15 @@ def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, Ima
             test), and the column that ``section.group`` names (default: ``group``, if there is one). Labels are names, also
             if they are written with digits; only whole numbers that run from 0 without a gap, or index ``section.classes``,
             are class numbers. Several labels per image are read by `label_sets.of_table`. All other columns, such as
-            scanner or day, become `ImageSet.columns`. A file that is not at its path, which is a name alone, may be anywhere
-            below the folder of the table.
+            scanner or day, become `ImageSet.columns`. ``section.image`` and ``section.label`` choose other columns for path and
+            label. A file that is not at its path, which is a name alone, may be anywhere below the folder of the table; and
+            a path may lack the suffix of the file.
 
     Raises:
         DataError: a column is missing, a cell is empty or wrong, a path occurs twice, or an image is unreadable.
-        RequestError: ``section.group`` names no column.
+        RequestError: ``section.image``, ``section.label`` or ``section.group`` names no column.
     """
-    table = label_sets.with_one_class(_load(path, warnings), section, str(path))
+    table = label_sets.with_one_class(_load(path, section, warnings), section, str(path))
     several = label_sets.of_table(table, section, str(path), warnings)
     found = _files(table, path, several, warnings)
     files = [file.id for file in found]
@@ -98,7 +101,7 @@ def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, Ima
 
 def list_files(path: Path, section: DataSection) -> list[ImageFile]:
     """The image files that the table at ``path`` lists, readable or not."""
-    table = label_sets.with_one_class(_load(path, []), section, str(path))
+    table = label_sets.with_one_class(_load(path, section, []), section, str(path))
     return _files(table, path, label_sets.of_table(table, section, str(path), []), [])
 
 
@@ -126,7 +129,7 @@ def _files(
     return [ImageFile(*place, split, label) for place, split, label in zip(places, splits, labels, strict=True)]
 
 
-def _load(path: Path, warnings: list[str]) -> pd.DataFrame:
+def _load(path: Path, section: DataSection, warnings: list[str]) -> pd.DataFrame:
     """The table, with the columns path and label by these names."""
     import pandas as pd
 
@@ -141,7 +144,9 @@ def _load(path: Path, warnings: list[str]) -> pd.DataFrame:
             raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
         except Exception as error:  # the parser raises many kinds on damaged files
             raise DataError(f"{path} cannot be read as a table: {error}") from None
-    table.columns = _rename([tidy(str(column)) for column in table.columns], table, path, warnings)
+    table.columns = [tidy(str(column)) for column in table.columns]
+    table = _chosen(_chosen(table, "path", section.image, path, warnings), "label", section.label, path, warnings)
+    table.columns = _rename(list(table.columns), table, path, warnings)
     if not len(table):
         raise DataError(f"{path} has no rows")
     return table
@@ -208,6 +213,20 @@ def _known(header: str, separator: str) -> tuple[int, int]:
     return sum(any(is_called(tidy(name), wanted) for name in names) for wanted in CALLED), len(names)
 
 
+def _chosen(table: pd.DataFrame, wanted: str, name: str | None, path: Path, warnings: list[str]) -> pd.DataFrame:
+    """The table with the column ``name`` in place of the one that is called as ``wanted`` is."""
+    columns = list(table.columns)
+    if name is None or (name := tidy(name)) == wanted:
+        return table
+    if name not in columns:
+        key = "data.image" if wanted == "path" else "data.label"
+        raise RequestError(f"{key}: {path} has no column {name!r}; {near(name, columns)}")
+    if wanted in columns:
+        warnings.append(f"{path}: the column {wanted} was left out, because {name} was chosen in its place")
+        table = table.drop(columns=wanted)
+    return table.rename(columns={name: wanted})
+
+
 def _rename(columns: list[str], table: pd.DataFrame, path: Path, warnings: list[str]) -> list[str]:
     """The names of the columns, with the usual other names of path, label and split replaced."""
     out = list(columns)
@@ -215,9 +234,13 @@ def _rename(columns: list[str], table: pd.DataFrame, path: Path, warnings: list[
         if wanted in columns:
             continue
         called = [name for name in columns if is_called(name, wanted)]
+        if wanted == "path" and not called:
+            called = [name for name in columns if is_image_id(name)]
         if len(called) > 1:
+            key = {"path": "data.image", "label": "data.label"}.get(wanted)
             raise DataError(
                 f"{path} has the columns {' and '.join(called)}, each of which may be the {wanted}; rename one to {wanted}"
+                + (f", or --set {key}={shown(called[0])} chooses one" if key else "")
             )
         if called:
             out[columns.index(called[0])] = wanted
@@ -249,7 +272,10 @@ def _rename(columns: list[str], table: pd.DataFrame, path: Path, warnings: list[
 def _column(table: pd.DataFrame, name: str, path: Path) -> pd.Series:
     columns = [str(column) for column in table.columns]
     if name not in columns:
-        raise DataError(f"{path} has no column {name!r}, and a table needs path and label; {near(name, columns)}")
+        choose = {"path": "; --set data.image=COLUMN chooses it", "label": "; --set data.label=COLUMN chooses it"}
+        raise DataError(
+            f"{path} has no column {name!r}, and a table needs path and label; {near(name, columns)}{choose.get(name, '')}"
+        )
     if columns.count(name) > 1:
         raise DataError(f"{path} has the column {name} twice; rename one of them")
     return table[name]
@@ -294,16 +320,21 @@ def _place(name: str, row: int, path: Path) -> tuple[str, Path]:
 
 
 def _found_below(places: list[tuple[str, Path]], path: Path, warnings: list[str]) -> list[tuple[str, Path]]:
-    """The same images; those that are named by a file name alone, and are not beside the table, where the only file of that name
-    below its folder is."""
-    lacking = {name for name, place in places if "/" not in name and not _is_file(place)}
+    """The same images; those that are not at their paths, where the only file below the folder of the table is that has their
+    name, if that is a name alone, or their path or name and a suffix."""
+    lacking = {name for name, place in places if not _is_file(place)}
+    lacking = {name for name in lacking if "/" not in name or _stem(name) is None}
     if not lacking:
         return places
     at: dict[str, list[str]] = {}
     for folder in walk(path.parent, LeftOut()).all():
         for name in (*folder.images, *folder.others):
-            if name in lacking:
-                at.setdefault(name, []).append(folder.id_of(name))
+            keys = [name]
+            if stem := _stem(name):
+                keys += dict.fromkeys((stem, folder.id_of(stem)))
+            for key in keys:
+                if key in lacking:
+                    at.setdefault(key, []).append(folder.id_of(name))
     only = {name: found[0] for name, found in at.items() if len(found) == 1}
     if twice := {name: found for name, found in at.items() if len(found) > 1}:
         name, found = next(iter(twice.items()))
@@ -311,6 +342,11 @@ def _found_below(places: list[tuple[str, Path]], path: Path, warnings: list[str]
     if only:
         warnings.append(f"{path}: {len(only):,} images were found by their names below its folder")
     return [(only[name], path.parent / only[name]) if name in only else (name, place) for name, place in places]
+
+
+def _stem(name: str) -> str | None:
+    """The name of an image file without its suffix; None for another file."""
+    return next((name[: -len(suffix)] for suffix in SUFFIXES_LONGEST_FIRST if name.lower().endswith(suffix)), None)
 
 
 def _is_file(path: Path) -> bool:
