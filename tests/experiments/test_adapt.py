@@ -409,7 +409,14 @@ def test_unlabeled_images_of_any_source(kept, tmp_path, capsys, monkeypatch):
     rows = [{"path": f"left/{number:03}.png", "label": "unheard of"} for number in range(0, 45, 3)]
     pd.DataFrame(rows).to_csv(kept / "new" / "table.csv", index=False)
     assert len(unlabeled.load_unlabeled(predictor, str(kept / "new" / "table.csv"), (), True).images) == 15
+    pd.DataFrame(rows)[["path"]].to_csv(kept / "new" / "table.csv", index=False)
+    assert len(unlabeled.load_unlabeled(predictor, str(kept / "new" / "table.csv"), (), True).images) == 15
     (kept / "new" / "table.csv").unlink()
+    packed = [{"image": (kept / "new" / row["path"]).read_bytes(), "label": "unheard of"} for row in rows]
+    (tmp_path / "packed").mkdir()
+    pd.DataFrame(packed).to_parquet(tmp_path / "packed" / "some.parquet")
+    for source in (tmp_path / "packed", tmp_path / "packed" / "some.parquet"):
+        assert len(unlabeled.load_unlabeled(predictor, str(source), (), True).images) == 15
     (kept / "new" / "broken.png").write_bytes(b"no image")
     capsys.readouterr()
     assert len(unlabeled.load_unlabeled(predictor, str(kept / "new"), (), True).images) == 45

@@ -99,6 +99,14 @@ def test_folders_are_walked_as_for_training(files, tmp_path, capsys):
     (tmp_path / "empty/a.nii").touch()
     with pytest.raises(RequestError, match=r"no images in .*empty. .*left out 1 .nii file \(a.nii\)"):
         find_images([tmp_path / "empty"])
+    for name, says in (
+        ("list.csv", "no image file; name image files or folders of them.$"),
+        ("a.parquet", "--shards N$"),
+    ):
+        (tmp_path / name).write_text("path\n0.png")
+        with pytest.raises(RequestError, match=says):
+            find_images([tmp_path / name])
+        assert len(find_images([tmp_path / name, files[0]])) == 2  # as of a pattern: a row says why it has no answer
 
 
 def test_outputs_that_are_not_numbers_are_refused_and_not_counted_as_the_first_class(predictor, files):

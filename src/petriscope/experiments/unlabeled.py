@@ -20,7 +20,6 @@ from petriscope.data import ImageSet, sources
 from petriscope.data.batches import Batches
 from petriscope.data.in_memory import AnyFile
 from petriscope.data.sources import NAMED
-from petriscope.data.sources.listing import TABLES
 from petriscope.experiments.own_data import section_elsewhere
 from petriscope.inference.decoding import decoded, find_images
 from petriscope.inference.labeling import most_useful
@@ -102,12 +101,12 @@ def read_images(predictor: Predictor, source: str, most: int, notes: list[str], 
     at most ``most`` are drawn. Their targets are 0 and mean nothing. What cannot be read is added to ``notes``."""
     path = user_path(source)
     cut_out = predictor.recipe.data.crop is not None
-    if source.partition(":")[0] not in NAMED and path.is_dir() and not predictor.task.dense and not cut_out:
+    if source.partition(":")[0] in NAMED or predictor.task.dense or cut_out:
+        return _from_arrays(predictor, source, most)
+    if path.is_dir() and not sources.is_stored(path):
         return _from_files(predictor, find_images([path], predictor.reading.pages), most, notes, quiet)
-    if path.suffix.lower() in TABLES:
-        return _from_files(
-            predictor, [each.path for each in sources.list_files(source, predictor.recipe.data)], most, notes, quiet
-        )
+    if path.is_file() and (listed := sources.list_paths(path, predictor.recipe.data)) is not None:
+        return _from_files(predictor, listed, most, notes, quiet)
     return _from_arrays(predictor, source, most)
 
 

@@ -25,6 +25,8 @@ from petriscope.inference.base import Predicts, Reading
 
 CHUNK = 256  # images decoded, and in memory, at a time
 TASK = 8  # images that a thread decodes at a time
+# Files that hold or list images; the first two kinds are read where predictions go into shards.
+CONTAINERS = (".tar", ".parquet", ".csv", ".tsv", ".jsonl", ".npz", ".zip", ".gz", ".tgz", ".h5", ".hdf5", ".xlsx")
 KEPT_BYTES = 2**28  # of images that are decoded once for two uses
 
 
@@ -50,8 +52,11 @@ def find_images(paths: Sequence[AnyFile], pages: Pages = "auto") -> list[AnyFile
     """The given files, and all images in the given folders and their subfolders; or their pages, where these are images.
 
     Raises:
-        RequestError: a path does not exist, or a folder has no images.
+        RequestError: a path does not exist, a folder has no images, or the only path is a table or an archive.
     """
+    if len(paths) == 1 and isinstance(only := paths[0], Path) and only.suffix.lower() in CONTAINERS and only.is_file():
+        shards = " Its images are read with --out FOLDER --shards N" if only.suffix.lower() in CONTAINERS[:2] else ""
+        raise RequestError(f"{only} is no image file; name image files or folders of them.{shards}")
     found: list[AnyFile] = []
     for path in paths:
         if not isinstance(path, Path):

@@ -177,6 +177,20 @@ def list_files(source: str, section: DataSection) -> list[ImageFile]:
     return _module("tables").list_files(path, section)
 
 
+def is_stored(folder: Path) -> bool:
+    """Whether a folder has files that images are stored in, or is a Zarr array, and has no image files."""
+    return stored_arrays.is_zarr(folder) or _stored(walk(folder, LeftOut()), LeftOut()) is not None
+
+
+def list_paths(table: Path, section: DataSection) -> list[Path] | None:
+    """The image files that a table lists, with or without labels; None for a file that is no such table."""
+    suffix = table.suffix.lower()
+    if suffix not in TABLES or (suffix in parquet_images.SUFFIXES and parquet_images.holds_images(table, section)):
+        return None
+    found: list[Path] = _module("tables").list_paths(table, section)
+    return found
+
+
 def _read_path(source: str, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
     path = user_path(source)
     if webdataset.is_pattern(source):
@@ -238,9 +252,7 @@ def _has_columns(source: str, section: DataSection) -> bool:
     if path.suffix.lower() in (*TABLES, *stored_arrays.HDF5) or _labels_in(path, section) is not None:
         return True
     if path.is_dir():
-        batches = _module("cifar_batches")
-        is_batches = any(batches.is_batches(folder) for folder in (path, path / batches.FOLDER))
-        return stored_arrays.is_zarr(path) or (not is_batches and isinstance(_look(path, section, []), Stored))
+        return is_stored(path)
     return is_archive(path) and bool(_module("archives").is_dataset(path))
 
 

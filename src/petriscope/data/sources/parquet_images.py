@@ -346,8 +346,9 @@ def label_column(tables: Sequence[Table], section: DataSection, source: str, war
     found = [name for name in every if name == "label"] or [name for name in every if is_called(name, "label")]
     found = found or [name for name in every if name in tables[0].names]
     if len(found) != 1:
-        among = ", ".join(every) or "no columns"
-        which = f"labels may be {' or '.join(found)}" if found else f"no labels were found among {among}"
+        if not every:
+            raise RequestError(f"{source}: there is no column of labels, and none but that of the images")
+        which = f"labels may be {' or '.join(found)}" if found else f"no labels were found among {', '.join(every)}"
         raise RequestError(f"{source}: {which}; choose with --set data.label=COLUMN")
     if found[0] != "label":
         warnings.append(f"labels were read from the column {found[0]}")

@@ -105,11 +105,21 @@ def list_files(path: Path, section: DataSection) -> list[ImageFile]:
     return _files(table, path, label_sets.of_table(table, section, str(path), []), [])
 
 
+def list_paths(path: Path, section: DataSection) -> list[Path]:
+    """The image files that the table at ``path`` lists, whatever their labels."""
+    return [place for _, place in _places(_load(path, section.model_copy(update={"label": None}), []), path, [])]
+
+
+def _places(table: pd.DataFrame, path: Path, warnings: list[str]) -> list[tuple[str, Path]]:
+    """The id and the file of each image."""
+    places = [_place(name, row, path) for row, name in enumerate(_text(table, "path", path))]
+    return _found_below(places, path, warnings)
+
+
 def _files(
     table: pd.DataFrame, path: Path, several: label_sets.LabelSets | None, warnings: list[str]
 ) -> list[ImageFile]:
-    places = [_place(name, row, path) for row, name in enumerate(_text(table, "path", path))]
-    places = _found_below(places, path, warnings)
+    places = _places(table, path, warnings)
     task = find_task(label_sets.MULTILABEL)
     labels = _labels(table, path) if several is None else task.names(several.targets, several.classes)
     splits = ["all"] * len(places)
