@@ -232,3 +232,17 @@ def test_equal_images_of_two_classes_are_said(tmp_path: Path) -> None:
     assert "train/2 (0) and train/7 (1)" in said[0] or "train/7 (1) and train/2 (0)" in said[0]
     np.savez(tmp_path / "cells.npz", train_images=images, train_labels=np.where(np.arange(12) == 7, 0, labels))
     assert not any("pixel for pixel" in text for text in load(tmp_path / "cells.npz").warnings)
+
+
+def test_options_that_have_no_effect_are_said(tmp_path: Path) -> None:
+    make_folders(tmp_path / "s")
+    data = load(
+        tmp_path / "s", val_fraction=0.4, test_fraction=0.15, ignore=0, mask_values=(0, 1), layout="channels-last"
+    )
+    said = [text.split(" has no effect: ")[0] for text in data.warnings if " has no effect: " in text]
+    assert sorted(said) == ["data.ignore", "data.layout", "data.mask_values", "data.val_fraction"]
+    make_npz(tmp_path, **NO_VAL)
+    data = load(tmp_path / "cells.npz", val_fraction=0.4, test_fraction=0.4)
+    assert [text for text in data.warnings if "has no effect" in text] == [
+        f"data.test_fraction has no effect: {tmp_path / 'cells.npz'} has its own test split"
+    ]

@@ -178,6 +178,12 @@ def _read(section: DataSection, warnings: list[str]) -> tuple[dict[str, ImageSet
     if section.task != "auto":
         task = find_task(section.task)
         sets = {name: replace(part, task=task) for name, part in sets.items()}
+    dense = any(part.task.dense for part in sets.values())
+    warnings += [
+        f"data.{key} has no effect: {section.source} has no masks"
+        for key in ("ignore", "mask_values")
+        if not dense and getattr(section, key) is not None
+    ]
     sets = {name: part.hashed() for name, part in sets.items()}
     if decisions is not None:
         warnings += decided.check_decisions(decisions, sets, as_read)
@@ -251,7 +257,16 @@ def _split(
 ) -> tuple[dict[str, ImageSet], tuple[str, ...]]:
     """The splits of a source, and the names of those that were drawn."""
     if section.splits is None:
-        return _draw(sets, section, warnings)
+        found, drawn = _draw(sets, section, warnings)
+        for split in ("val", "test"):
+            asked = f"{split}_fraction"
+            if (
+                split in sets
+                and split not in drawn
+                and getattr(section, asked) != DataSection.model_fields[asked].default
+            ):
+                warnings.append(f"data.{asked} has no effect: {section.origin} has its own {split} split")
+        return found, drawn
     splits, drawn, change, sizes = _extend(sets, section, _read_splits(section.splits))
     warnings += _grown(section.splits, change, sizes)
     return splits, drawn

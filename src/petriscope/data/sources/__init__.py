@@ -90,9 +90,11 @@ def read(source: str, section: DataSection, warnings: list[str] | None = None) -
             sets = _read_path(str(path), section, notes)
     else:
         sets = _read_path(source, section, notes)
-    for key, value in (("data.image", section.image), ("data.label", section.label)):
-        if value is not None and not _has_columns(source, section):
-            notes.append(f"{key} has no effect: {source} has no columns to choose from")
+    asked = [key for key in ("image", "label") if getattr(section, key) is not None]
+    if asked and not _has_columns(source, section):
+        notes += [f"data.{key} has no effect: {source} has no columns to choose from" for key in asked]
+    if section.layout != "auto" and not remote.is_address(source) and not _has_arrays(user_path(source)):
+        notes.append(f"data.layout has no effect: {source} is no HDF5 file or Zarr array")
     if section.crop is not None and all("image" not in part.columns for part in sets.values()):
         notes.append(f"data.crop has no effect: {source} has no boxes of a labelling tool")
     if section.group is not None and all(part.groups is None for part in sets.values()):
@@ -200,7 +202,7 @@ def _read_path(source: str, section: DataSection, warnings: list[str]) -> dict[s
         raise MissingSource(
             f"no data source {shown(source)}{looked}; {_near_paths(source, path)}\nA source is {KINDS}."
         )
-    if (path.is_dir() and stored_arrays.is_zarr(path)) or path.suffix.lower() in stored_arrays.HDF5:
+    if _has_arrays(path):
         return stored_arrays.read(path, section, warnings)
     if (table := _labels_in(path, section)) is not None:
         return _module("tables").read(table, section, warnings)
@@ -241,6 +243,10 @@ def _read_path(source: str, section: DataSection, warnings: list[str]) -> dict[s
     raise RequestError(f"{source} is a file of an unknown kind ({path.suffix or 'no suffix'}).\nA source is {KINDS}.")
 
 
+def _has_arrays(path: Path) -> bool:
+    return (path.is_dir() and stored_arrays.is_zarr(path)) or path.suffix.lower() in stored_arrays.HDF5
+
+
 def _has_columns(source: str, section: DataSection) -> bool:
     """Whether ``section.image`` and ``section.label`` choose among what a source has: columns of a table, arrays of a file, files
     and fields of samples."""
@@ -249,7 +255,7 @@ def _has_columns(source: str, section: DataSection) -> bool:
     if source.partition(":")[0] in NAMED:
         return False
     path = user_path(source)
-    if path.suffix.lower() in (*TABLES, *stored_arrays.HDF5) or _labels_in(path, section) is not None:
+    if path.suffix.lower() in TABLES or _has_arrays(path) or _labels_in(path, section) is not None:
         return True
     if path.is_dir():
         return is_stored(path)
