@@ -329,6 +329,11 @@ def test_a_name_without_suffix_of_two_files(tmp_path: Path) -> None:
         load(tmp_path / "t.csv")
     (tmp_path / "t.csv").write_text("id,image_id,label\n1,a/1.png,x\n2,a/2,y")
     assert len(load(tmp_path / "t.csv", image="image_id", val_fraction=0, test_fraction=0).splits["train"]) == 2
+    (tmp_path / "t.csv").write_text("path,label\n3,x\n4,y")
+    with pytest.raises(
+        DataError, match="no file that it lists exists, neither 3 nor any other; paths are absolute, or rel"
+    ):
+        load(tmp_path / "t.csv")
     (tmp_path / "t.csv").write_text("path,label\n3,x\n2,y")
     with pytest.raises(DataError, match=r"3 \(no such file\)"):
         load(tmp_path / "t.csv")

@@ -82,6 +82,11 @@ def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, Ima
     groups = _groups(table, section, path)
     labels = [file.label for file in found]
     numbers = None if several else text_numbers(labels, section.classes, f"the label column of {path}")
+    if not any(_is_file(Path(str(file.path))) for file in found):
+        raise DataError(
+            f"{path}: no file that it lists exists, neither {files[0]} nor any other; paths are absolute, or relative to the "
+            "folder of the table"
+        )
     decoded = decode_files([file.path for file in found], files, section, str(path))
     warnings += decoded.warnings
     rows = rows_by_split(decoded, [file.split for file in found])
