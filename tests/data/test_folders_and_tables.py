@@ -160,6 +160,8 @@ def test_wrong_rows(row: dict[str, Any], says: str, kind: str, tmp_path: Path) -
 def test_wrong_tables(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no column 'label', and a table needs path and label; did you mean lable"):
         load(write_table(tmp_path / "t.csv", [{"path": "x", "lable": 1}]))
+    with pytest.raises(DataError, match="Masks are read from folders"):
+        load(write_table(tmp_path / "t.csv", [{"path": "x", "Mask File": "y"}]))
     with pytest.raises(DataError, match="no rows"):
         load(write_table(tmp_path / "t.parquet", [{"path": "x", "label": 1}][:0]))
     with pytest.raises(DataError, match="label -5 of image 0"):

@@ -288,6 +288,10 @@ def _column(table: pd.DataFrame, name: str, path: Path) -> pd.Series:
     columns = [str(column) for column in table.columns]
     if name not in columns:
         choose = {"path": "; --set data.image=COLUMN chooses it", "label": "; --set data.label=COLUMN chooses it"}
+        if name == "label" and any("mask" in each.lower() for each in columns):
+            choose[name] = (
+                ". Masks are read from folders: put images in images, and the mask of each in masks by the same name"
+            )
         raise DataError(
             f"{path} has no column {name!r}, and a table needs path and label; {near(name, columns)}{choose.get(name, '')}"
         )
