@@ -246,3 +246,20 @@ def test_options_that_have_no_effect_are_said(tmp_path: Path) -> None:
     assert [text for text in data.warnings if "has no effect" in text] == [
         f"data.test_fraction has no effect: {tmp_path / 'cells.npz'} has its own test split"
     ]
+
+
+def test_copies_within_a_split_are_said(tmp_path: Path) -> None:
+    make_folders(tmp_path / "s")
+    assert not any("copies of others" in text or "copy of another" in text for text in load(tmp_path / "s").warnings)
+    first = sorted((tmp_path / "s/test/cat").iterdir())[0]
+    (first.parent / "zz.png").write_bytes(first.read_bytes())
+    assert [
+        text
+        for text in load(tmp_path / "s").warnings
+        if "1 image of test is a copy of another in it" in text and "zz.png" in text
+    ]
+    for number in range(3):
+        (first.parent / f"zz{number}.png").write_bytes(first.read_bytes())
+    assert [text for text in load(tmp_path / "s").warnings if "4 images of test are copies of others in it" in text]
+    (tmp_path / "s/train/cat/zz.png").write_bytes(sorted((tmp_path / "s/train/cat").iterdir())[0].read_bytes())
+    assert not any("of train" in text and "cop" in text for text in load(tmp_path / "s").warnings)

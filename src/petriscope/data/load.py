@@ -239,6 +239,7 @@ def _dataset(
                     *warnings,
                     *([] if sets.keys() <= {*drawn} else _darker(sets)),
                     *_leaks(sets, digests),
+                    *_copies(sets, digests),
                     *_similar_groups(sets),
                     *_classes_of_one(sets),
                     *_torn(sets, digests, FIND_ALL if section.audit is None else ""),
@@ -543,6 +544,25 @@ def _leaks(sets: dict[str, ImageSet], digests: dict[str, list[bytes]]) -> list[s
             out.append(
                 f"{shared:,} group{'s are' if shared > 1 else ' is'} both in {one} and in {other}; "
                 f"metrics on {other} will be too optimistic"
+            )
+    return out
+
+
+def _copies(sets: Mapping[str, ImageSet], digests: Mapping[str, Sequence[bytes]]) -> list[str]:
+    """Warnings about equal images within a split that metrics are computed on; intervals take them for different ones."""
+    out = []
+    for split in ("val", "test"):
+        seen: set[bytes] = set()
+        copies = []
+        for digest, name in zip(digests.get(split, ()), sets[split].ids if split in sets else (), strict=True):
+            if digest in seen:
+                copies.append(name)
+            seen.add(digest)
+        if copies and len(seen) > 1:
+            are = "image of {} is a copy of another" if len(copies) == 1 else "images of {} are copies of others"
+            out.append(
+                f"{len(copies):,} {are.format(split)} in it, pixel for pixel, such as {copies[0]}; its metrics count them as "
+                "different images, so their intervals are too narrow"
             )
     return out
 
