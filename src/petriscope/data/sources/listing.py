@@ -37,9 +37,8 @@ CALLED = {
     "label": re.compile("class(?:name|label)?|labels|labelname|category|target|findinglabels?"),
     "split": re.compile("split"),
 }
-IMAGE_ID = re.compile(
-    "(?:image|img|file|isic)?id(?:code)?"
-)  # a column of names of files, where no other is called like a path
+# A column of names of files, where no other is called like a path.
+IMAGE_ID = re.compile("(?:image|img|file|isic)?id(?:code)?")
 
 
 def is_called(name: str, wanted: str) -> bool:
