@@ -174,6 +174,12 @@ def test_features_are_not_kept_where_images_or_the_backbone_vary(change, tiny_re
     api.train(tiny_recipe(**{"augment": [], "finetune": {"train": "head"}, **change}), tmp_path / "run", quiet=True)
 
 
+def test_a_stage_that_is_not_reached_is_said(tiny_recipe, tmp_path, capsys):
+    stages = {"train": "head", "then": [{"epoch": 1, "train": "last 1 layer"}, {"epoch": 4, "train": "all"}]}
+    api.train(tiny_recipe(finetune=stages, training={"epochs": 2}), tmp_path / "run")
+    assert "warning: finetune.then has a stage from epoch 5 on, and there are 2 epochs" in capsys.readouterr().err
+
+
 def test_weights_that_are_trained_later_join_those_with_a_momentum(tiny_recipe, tmp_path):
     stages = {"train": "head", "then": [{"epoch": 1, "train": "all"}]}
     run = api.train(tiny_recipe(optimizer={"name": "sgd"}, finetune=stages), tmp_path / "run", quiet=True)

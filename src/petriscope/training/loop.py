@@ -557,6 +557,10 @@ class Trainer:
 
     def _say_stage(self) -> None:
         stage, epoch = self.plan.stage(self.at.epoch), self.at.epoch
+        if epoch == 0 and self.plan.late:
+            say(
+                f"warning: finetune.then has a stage from epoch {self.plan.late[0] + 1} on, and there are {self.epochs} epochs"
+            )
         if stage.epoch == epoch and (epoch > 0 or len(stage.names) < sum(1 for _ in self.model.parameters())):
             run_once = "; features of the frozen part were computed once" if self.head else ""
             say(f"from epoch {epoch + 1}: training {self.plan.describe(epoch)}{run_once}")
