@@ -230,6 +230,12 @@ def test_cells_that_were_kept_from_spreadsheets_are_read_as_they_were(shots: Pat
     assert set(load(table(shots, csv_text(frame))).classes) == {"=1+1", "-x", "'@"}
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_tabs_in_a_text_file(shots: Path, encoding: str) -> None:
+    (shots / "list.txt").write_text("path\tlabel\n" + lines().replace(",", "\t"), encoding)  # as Excel saves it
+    assert counts(load(shots / "list.txt")) == dict.fromkeys(NAMES, 4)
+
+
 def json_lines(shots: Path, *lines: str) -> Path:
     (shots / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
     return shots / "metadata.jsonl"

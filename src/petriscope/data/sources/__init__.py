@@ -20,7 +20,7 @@ from petriscope.data.sources.exports import FORMATS, damaged_files, find_export,
 from petriscope.data.sources.exports import SUFFIXES as EXPORTED
 from petriscope.data.sources.exports.annotations import Export
 from petriscope.data.sources.label_sets import MULTILABEL
-from petriscope.data.sources.listing import PACKED, TABLES, ImageFile, single_pages
+from petriscope.data.sources.listing import FOUND_TABLES, PACKED, TABLES, ImageFile, single_pages
 from petriscope.data.sources.packed import is_archive
 from petriscope.data.sources.pairs import Pairs, find_pairs
 from petriscope.data.sources.spelling import spelled
@@ -271,7 +271,7 @@ def _labels_in(folder: Path, section: DataSection) -> Path | None:
     """
     if section.task != MULTILABEL or not folder.is_dir() or stored_arrays.is_zarr(folder):
         return None
-    tables = sorted(each for each in folder.iterdir() if each.suffix.lower() in TABLES and each.is_file())
+    tables = sorted(each for each in folder.iterdir() if each.suffix.lower() in FOUND_TABLES and each.is_file())
     if len(tables) != 1:
         found = (
             f"{len(tables)} tables, such as {tables[0].name}; name one of them as the source" if tables else "no table"

@@ -19,8 +19,8 @@ from petriscope.data.imageset import ImageSet
 from petriscope.data.omissions import LeftOut
 from petriscope.data.sources.labels import index_names, say_missing
 from petriscope.data.sources.listing import (
+    FOUND_TABLES,
     PACKED,
-    TABLES,
     ImageFile,
     folder_column,
     groups_of,
@@ -273,7 +273,9 @@ def _no_classes(folder: Folder) -> str:
 def _hints(tree: Folder) -> list[str]:
     """Sentences on what else is in a source that has no class folders."""
     out = []
-    tables = (part.id_of(name) for part in tree.all() for name in part.others if suffix_of(name) in (*TABLES, ".npz"))
+    tables = (
+        part.id_of(name) for part in tree.all() for name in part.others if suffix_of(name) in (*FOUND_TABLES, ".npz")
+    )
     if table := next(tables, None):
         out.append(f"If {table} lists or holds the images, name it as the source")
     for part in tree.all():

@@ -25,9 +25,10 @@ from petriscope.data.sources.spelling import split_in, split_of
 
 MICROMETERS = "micrometers_per_pixel"  # the column
 PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
-TEXT_TABLES = (".csv", ".tsv")
+TEXT_TABLES = (".csv", ".tsv", ".txt")
 JSON_TABLES = (".jsonl", ".ndjson")  # an object per line
 TABLES = (*TEXT_TABLES, *JSON_TABLES, ".parquet", ".pq")
+FOUND_TABLES = tuple(suffix for suffix in TABLES if suffix != ".txt")  # in a folder, where .txt may be anything
 SUBSET = re.compile(r"(?:sub|data)?sets?|partitions?|(?:cv)?folds?|phase|usage")
 FEW = 20  # different values of a column that may tell subsets apart
 
