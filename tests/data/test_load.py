@@ -46,9 +46,9 @@ def test_a_wrong_path_names_what_lies_beside(tmp_path: Path) -> None:
     make_npz(tmp_path)
     with pytest.raises(RequestError, match=r"did you mean .*cells\.npz"):
         load(tmp_path / "cels.npz")
-    (tmp_path / "x.txt").write_text("hello")
+    (tmp_path / "x.doc").write_text("hello")
     with pytest.raises(RequestError, match="unknown kind"):
-        load(tmp_path / "x.txt")
+        load(tmp_path / "x.doc")
 
 
 def test_a_split_source_keeps_its_splits(tmp_path: Path) -> None:

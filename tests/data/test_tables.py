@@ -343,3 +343,42 @@ def test_a_name_without_suffix_of_two_files(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("path,label\n3,x\n2,y")
     with pytest.raises(DataError, match=r"3 \(no such file\)"):
         load(tmp_path / "t.csv")
+
+
+def beside(folder: Path, name: str, *columns: str) -> Path:
+    """A table that lists the images in a folder by their stems, with `NAMES` as labels."""
+    stems = sorted(path.stem for path in folder.rglob("*.png"))
+    listed = "\n".join(f"{stem},{NAMES[number % 3]}" for number, stem in enumerate(stems))
+    (folder / name).write_text(",".join(columns) + "\n" + listed)
+    return folder / name
+
+
+@pytest.mark.parametrize("inner", ["", "images/"])
+def test_a_folder_of_images_with_a_table(tmp_path: Path, inner: str) -> None:
+    for number, pixels in enumerate(some_images(12)):
+        save_image(tmp_path / f"s/{inner}é{number}.png", pixels)
+    beside(tmp_path / "s", "labels.csv", "image", "label")
+    data = load(tmp_path / "s")
+    assert counts(data) == dict.fromkeys(NAMES, 4)
+    assert any("has no class folders, so labels.csv in it was read" in text for text in data.warnings)
+    assert not any("no effect" in text for text in load(tmp_path / "s", label="label").warnings)
+    (tmp_path / "s/other.csv").write_text("well,count\n1,2")  # which of the two is told by the name
+    assert load(tmp_path / "s").fingerprint == data.fingerprint
+    (tmp_path / "s/labels.csv").rename(tmp_path / "s/mine.csv")
+    with pytest.raises(DataError, match=r"If mine.csv lists or holds the images, name it as the source"):
+        load(tmp_path / "s")
+
+
+def test_a_table_beside_class_folders_is_said(tmp_path: Path) -> None:
+    for number, pixels in enumerate(some_images(12)):
+        save_image(tmp_path / f"s/part_{number % 2}/é{number}.png", pixels)
+    (tmp_path / "s/counts.csv").write_text("well,count\n1,2")
+    assert not any("lists images" in text for text in load(tmp_path / "s").warnings)
+    (tmp_path / "s/counts.csv").unlink()
+    beside(tmp_path / "s", "metadata.csv", "image_id", "dx")
+    data = load(tmp_path / "s")
+    assert data.classes == ("part_0", "part_1")
+    assert any("metadata.csv in " in text and "lists images, and was not read" in text for text in data.warnings)
+    data = load(tmp_path / "s", label="dx")
+    assert counts(data) == dict.fromkeys(NAMES, 4)
+    assert any("metadata.csv in it was read, which lists images, since data.image or" in text for text in data.warnings)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from petriscope.core.device import uncollected
-from petriscope.core.errors import DataError, MissingSource, RequestError, near, shown
+from petriscope.core.errors import DataError, MissingSource, PetriscopeError, RequestError, near, shown
 from petriscope.core.files import user_path
 from petriscope.core.recipe import DataSection
 from petriscope.data.decode import SUFFIXES
@@ -162,13 +162,13 @@ def list_files(source: str, section: DataSection) -> list[ImageFile]:
     if (table := _labels_in(path, section)) is not None:
         return _module("tables").list_files(table, section)
     if path.is_dir() or path.suffix.lower() in EXPORTED:
-        batches = _module("cifar_batches")
-        is_batches = any(batches.is_batches(folder) for folder in (path, path / batches.FOLDER))
-        found = [] if is_batches else _look(path, section, [])
+        found = [] if _are_batches(path) else _look(path, section, [])
         if isinstance(found, Found):
             return list_images(found.tree, found.export, section)
         if isinstance(found, Stored):
             return []
+        if isinstance(found, Listed):
+            return _module("tables").list_files(found.table, section)
         return found.files if isinstance(found, Pairs) else single_pages(found, section)
     if path.is_file() and is_archive(path):
         return _module("archives").list_files(path)
@@ -217,6 +217,8 @@ def _read_path(source: str, section: DataSection, warnings: list[str]) -> dict[s
         if isinstance(found, Stored):
             sets: dict[str, ImageSet] = _module(found.module).read(found.files, source, section, warnings, path)
             return sets
+        if isinstance(found, Listed):
+            return _module("tables").read(found.table, section, warnings)
         kind = "mask_folders" if isinstance(found, Pairs) else "folders"
         return _module(kind).read(path, found, section, warnings)
     if not path.is_file():  # a named pipe would be waited for without end
@@ -243,6 +245,11 @@ def _read_path(source: str, section: DataSection, warnings: list[str]) -> dict[s
     raise RequestError(f"{source} is a file of an unknown kind ({path.suffix or 'no suffix'}).\nA source is {KINDS}.")
 
 
+def _are_batches(folder: Path) -> bool:
+    batches = _module("cifar_batches")
+    return any(batches.is_batches(each) for each in (folder, folder / batches.FOLDER))
+
+
 def _has_arrays(path: Path) -> bool:
     return (path.is_dir() and stored_arrays.is_zarr(path)) or path.suffix.lower() in stored_arrays.HDF5
 
@@ -258,7 +265,7 @@ def _has_columns(source: str, section: DataSection) -> bool:
     if path.suffix.lower() in TABLES or _has_arrays(path) or _labels_in(path, section) is not None:
         return True
     if path.is_dir():
-        return is_stored(path)
+        return not _are_batches(path) and isinstance(_look(path, section, []), Stored | Listed)
     return is_archive(path) and bool(_module("archives").is_dataset(path))
 
 
@@ -304,6 +311,27 @@ class Stored:
     files: list[Path]
 
 
+@dataclass(frozen=True)
+class Listed:
+    """A table in a folder of images, which lists them."""
+
+    table: Path
+
+
+def _listing(folder: Path, section: DataSection) -> Path | None:
+    """The only table in a folder, or the only one called labels or metadata, if it lists image files that are there."""
+    tables = sorted(each for each in folder.iterdir() if each.suffix.lower() in FOUND_TABLES and each.is_file())
+    if len(tables) > 1:
+        tables = [each for each in tables if each.stem.lower() in ("labels", "metadata")]
+    if len(tables) != 1:
+        return None
+    try:
+        paths = list_paths(tables[0], section)
+    except PetriscopeError:  # another kind of table
+        return None
+    return tables[0] if paths and any(path.is_file() for path in paths) else None
+
+
 def _stored(tree: Folder, left_out: LeftOut) -> Stored | None:
     """The files that images are stored in, if a folder has some and no image files."""
     names = [name.lower() for part in tree.all() for name in part.others]
@@ -321,8 +349,9 @@ def _stored(tree: Folder, left_out: LeftOut) -> Stored | None:
 
 
 @uncollected()
-def _look(path: Path, section: DataSection, warnings: list[str]) -> Pairs | list[ImageFile] | Found | Stored:
-    """The images of a folder, with their masks, what was drawn in them, or their classes. A file that is named is an export.
+def _look(path: Path, section: DataSection, warnings: list[str]) -> Pairs | list[ImageFile] | Found | Stored | Listed:
+    """The images of a folder, with their masks, what was drawn in them, or their classes. A file that is named is an export. A
+    table is read where there are no class folders, or a column is asked for.
 
     An export is looked for before class folders, since its images may lie in folders that are no classes; but after mask files,
     unless ``section.crop`` asks for boxes.
@@ -345,7 +374,20 @@ def _look(path: Path, section: DataSection, warnings: list[str]) -> Pairs | list
             pairs = find_pairs(tree, left_out, notes)
         found = pairs or _module("folders").find_images(tree, left_out, notes)
     except DataError as error:
+        if section.crop is None and (table := _listing(path, section)) is not None:
+            warnings.append(f"{path} has no class folders, so {table.name} in it was read, which lists images")
+            return Listed(table)
         raise DataError(". ".join([str(error), *damaged_files(tree)])) from None
+    if not isinstance(found, Pairs) and section.crop is None and (table := _listing(path, section)) is not None:
+        if section.image is not None or section.label is not None:
+            warnings.append(
+                f"{path}: {table.name} in it was read, which lists images, since data.image or data.label is set"
+            )
+            return Listed(table)
+        notes.append(
+            f"{table.name} in {path} lists images, and was not read, since folders were read as classes; if it has the labels, "
+            "name it as the source"
+        )
     warnings += [*notes, *left_out.sentences(path)]
     return found
 
