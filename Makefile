@@ -36,6 +36,7 @@ lint: $(VENV)/.installed-dev
 
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file benchmarks/mypy.ini
 
 wheel: $(VENV)/.installed-dev
 	$(BIN)/python -m build --wheel

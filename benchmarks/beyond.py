@@ -66,7 +66,7 @@ def right(images: ImageSet, name: str, change: Numbered, watch: Watch, bar: Prog
         batch = torch.from_numpy(images.take(rows)).permute(0, 3, 1, 2).contiguous()
         corrupted = change(batch, rows).permute(0, 2, 3, 1).contiguous().numpy()
         found.append(watch.predict(corrupted).argmax(1) == images.targets[rows])
-        watch.note(name, images.targets[rows])
+        watch.keep(name, watch.judge(images.targets[rows]))
         bar.advance(len(rows), name)
     return np.concatenate(found)
 

@@ -168,9 +168,9 @@ def print_results(results: Iterable[tuple[Trial, LeftOut]], planned: int) -> Non
     )
     rows = []
     for variant, by_family in table.items():
-        for family, found in by_family.items():
-            cells = [written([each.metric(key) for each in found]) for key in SHOWN]
-            rows.append((variant, family, str(len(found)), *cells))
+        for family, of_family in by_family.items():
+            cells = [written([each.metric(key) for each in of_family]) for key in SHOWN]
+            rows.append((variant, family, str(len(of_family)), *cells))
     print_table(("variant", "left out", "seeds", "clean", "alone", "together", "two", "three"), rows)
     families = [family for family in FAMILIES if any(family in by_family for by_family in table.values())]
     whole = [variant for variant in table if len(table[variant]) == len(families)]

@@ -12,6 +12,7 @@ and ImageMagick:
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -65,7 +66,7 @@ def blood_corruptions() -> dict[str, object]:
     return CORRUPTIONS_DS["bloodmnist"]
 
 
-def corrupted(image: np.ndarray, corruption: object | None, severity: int, predictor: Predictor) -> np.ndarray:
+def corrupted(image: np.ndarray, corruption: Any, severity: int, predictor: Predictor) -> np.ndarray:
     """uint8 [H, W, 3] -> uint8 [h, w, 3] of the network's input size."""
     large = Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     out = np.asarray(large) if corruption is None else corruption.apply(large, severity)

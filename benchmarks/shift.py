@@ -51,7 +51,7 @@ def main() -> None:
         return joined([predictor.traits(part, likeness) for part in parts])
 
     plain, target, k = traits(images), val.targets, len(val.classes)
-    other = None if args.others is None else other_data(predictor, args.others, "test", True)
+    other = None if args.others is None else other_data(predictor, args.others, "test", True)[0]
     seen = None if other is None else traits(other.take(np.arange(len(other))))
 
     def share(sets: int, draw: Callable[[np.ndarray], Traits]) -> tuple[str, str]:
