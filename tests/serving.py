@@ -91,6 +91,9 @@ class Told:
             raise RuntimeError(f"failed on {names}")
         return [Found(Row(file=name, error=None, predicted="a", probabilities={"a": 1.0, "b": 0.0})) for name in names]
 
+    def verdict(self, test, without_guarantee):
+        return [str(test.not_tested)]
+
     def overlay(self, image):
         return image.pixels
 

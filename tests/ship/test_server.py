@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from petriscope.ship.server.lane import CALLS
@@ -470,6 +470,7 @@ def test_no_bad_input_is_a_fault_of_the_server():
             loop = asyncio.get_running_loop()
 
             @settings(max_examples=300)
+            @example("/predict", "image/png", [b"no image"], {"max_error": "0.5"})
             @given(st.sampled_from(["/predict", "/overlay"]), HEADERS, st.lists(PIECES, max_size=12), QUERIES)
             def fuzz(path, kind, body, query):
                 asyncio.run_coroutine_threadsafe(check(path, kind, body, query), loop).result(30)
