@@ -16,7 +16,8 @@ from small_sources import load, save_image, some_images, write_table
 
 from petriscope.core.csv_tables import csv_text
 from petriscope.core.errors import DataError, RequestError
-from petriscope.data import Dataset
+from petriscope.core.recipe import DataSection
+from petriscope.data import Dataset, load_dataset
 from petriscope.data.sources.labels import sort_names
 
 NAMES = ("cat", "dog", "fox")
@@ -295,6 +296,16 @@ def test_other_columns_are_chosen(shots: Path, kind: str) -> None:
     for key in ("image", "label"):
         with pytest.raises(RequestError, match=f"data.{key}: .* has no column 'dc'; did you mean dx"):
             load(source, **{key: "dc"})
+
+
+def test_a_table_elsewhere_may_call_its_columns_otherwise(shots: Path) -> None:
+    section = DataSection(source="there.csv", label="dx", image="where")
+    source = write_table(shots / "elsewhere.csv", [{"path": name, "label": label} for name, label in rows()])
+    data = load_dataset(section.elsewhere(str(source)))
+    assert counts(data) == dict.fromkeys(NAMES, 4)
+    assert any("has no column dx, which data.label of the model names; usual names" in text for text in data.warnings)
+    with pytest.raises(RequestError, match="no column 'where'"):
+        load_dataset(section.moved(str(source)))
 
 
 def test_a_choice_that_has_no_effect_is_said(shots: Path, tmp_path: Path) -> None:

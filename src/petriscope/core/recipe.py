@@ -151,6 +151,7 @@ class DataSection(Section):
     )
     leave_out: str | None = None  # a domain that is test as a whole; train and val are of the others
     _channels_of_model: bool = PrivateAttr(default=False)  # see `with_channels_of_model`
+    _of_model: bool = PrivateAttr(default=False)  # see `of_model`
     task: str = "auto"  # what targets are: classification, segmentation, multilabel; auto: as the source has them
     size: Pixels | tuple[Pixels, Pixels] | None = None  # (height, width); one number is a square
     filter: Literal["nearest", "box", "bilinear", "bicubic", "lanczos", "draft"] = "bilinear"
@@ -257,6 +258,18 @@ class DataSection(Section):
         """The same data with the channels that a model takes, which nobody may have asked for."""
         section = self.model_copy(update={"channels": channels})
         section._channels_of_model = not self.asks_for_gray
+        return section
+
+    @property
+    def of_model(self) -> bool:
+        """Whether this is how the data of a model were read, while another source is read now, whose columns may have other
+        names."""
+        return self._of_model
+
+    def elsewhere(self, place: str) -> DataSection:
+        """How another source is read for the model of this section."""
+        section = self.moved(place).model_copy()
+        section._of_model = True
         return section
 
     def moved(self, place: str) -> DataSection:

@@ -80,7 +80,7 @@ def _find(run: Run, source: str | None, known: Membership | None, option: str = 
 
 def section_elsewhere(section: DataSection, source: str, shape: tuple[int, int, int] | None) -> DataSection:
     """How images of another source are read, so that they have the shape (height, width, channels) of a model."""
-    section = section.moved(source)
+    section = section.elsewhere(source)
     if shape is None:
         return section
     height, width, channels = shape

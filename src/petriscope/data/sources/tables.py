@@ -160,7 +160,9 @@ def _load(path: Path, section: DataSection, warnings: list[str]) -> pd.DataFrame
         except Exception as error:  # the parser raises many kinds on damaged files
             raise DataError(f"{path} cannot be read as a table: {error}") from None
     table.columns = [tidy(str(column)) for column in table.columns]
-    table = _chosen(_chosen(table, "path", section.image, path, warnings), "label", section.label, path, warnings)
+    for wanted, name in (("path", section.image), ("label", section.label)):
+        if name is not None:
+            table = _chosen(table, wanted, tidy(name), section, path, warnings)
     table.columns = _rename(list(table.columns), table, path, warnings)
     if not len(table):
         raise DataError(f"{path} has no rows")
@@ -228,13 +230,18 @@ def _known(header: str, separator: str) -> tuple[int, int]:
     return sum(any(is_called(tidy(name), wanted) for name in names) for wanted in CALLED), len(names)
 
 
-def _chosen(table: pd.DataFrame, wanted: str, name: str | None, path: Path, warnings: list[str]) -> pd.DataFrame:
+def _chosen(
+    table: pd.DataFrame, wanted: str, name: str, section: DataSection, path: Path, warnings: list[str]
+) -> pd.DataFrame:
     """The table with the column ``name`` in place of the one that is called as ``wanted`` is."""
     columns = list(table.columns)
-    if name is None or (name := tidy(name)) == wanted:
+    if name == wanted:
         return table
     if name not in columns:
         key = "data.image" if wanted == "path" else "data.label"
+        if section.of_model:
+            warnings.append(f"{path} has no column {name}, which {key} of the model names; usual names were looked for")
+            return table
         raise RequestError(f"{key}: {path} has no column {name!r}; {near(name, columns)}")
     if wanted in columns:
         warnings.append(f"{path}: the column {wanted} was left out, because {name} was chosen in its place")
