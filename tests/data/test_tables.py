@@ -393,3 +393,6 @@ def test_a_table_beside_class_folders_is_said(tmp_path: Path) -> None:
     data = load(tmp_path / "s", label="dx")
     assert counts(data) == dict.fromkeys(NAMES, 4)
     assert any("metadata.csv in it was read, which lists images, since data.image or" in text for text in data.warnings)
+    place = str(tmp_path / "s")
+    for label, classes in (("dx", NAMES), ("diagnosis", ("part_0", "part_1"))):  # as the data of a model were read
+        assert load_dataset(DataSection(source="elsewhere", label=label).elsewhere(place)).classes == classes

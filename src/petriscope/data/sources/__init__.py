@@ -379,7 +379,8 @@ def _look(path: Path, section: DataSection, warnings: list[str]) -> Pairs | list
             return Listed(table)
         raise DataError(". ".join([str(error), *damaged_files(tree)])) from None
     if not isinstance(found, Pairs) and section.crop is None and (table := _listing(path, section)) is not None:
-        if section.image is not None or section.label is not None:
+        asked = {name for name in (section.image, section.label) if name is not None}
+        if asked and (not section.of_model or _module("tables").has_columns(table, asked)):
             warnings.append(
                 f"{path}: {table.name} in it was read, which lists images, since data.image or data.label is set"
             )

@@ -144,8 +144,25 @@ def _files(
     return [ImageFile(*place, split, label) for place, split, label in zip(places, splits, labels, strict=True)]
 
 
+def has_columns(path: Path, names: set[str]) -> bool:
+    """Whether the table at ``path`` has columns called so."""
+    return {*map(tidy, names)} <= {*_as_written(path).columns}
+
+
 def _load(path: Path, section: DataSection, warnings: list[str]) -> pd.DataFrame:
     """The table, with the columns path and label by these names."""
+    table = _as_written(path)
+    for wanted, name in (("path", section.image), ("label", section.label)):
+        if name is not None:
+            table = _chosen(table, wanted, tidy(name), section, path, warnings)
+    table.columns = _rename(list(table.columns), table, path, warnings)
+    if not len(table):
+        raise DataError(f"{path} has no rows")
+    return table
+
+
+def _as_written(path: Path) -> pd.DataFrame:
+    """The table, with the names that its columns have in it."""
     import pandas as pd
 
     if path.suffix.lower() in TEXT_TABLES:
@@ -160,12 +177,6 @@ def _load(path: Path, section: DataSection, warnings: list[str]) -> pd.DataFrame
         except Exception as error:  # the parser raises many kinds on damaged files
             raise DataError(f"{path} cannot be read as a table: {error}") from None
     table.columns = [tidy(str(column)) for column in table.columns]
-    for wanted, name in (("path", section.image), ("label", section.label)):
-        if name is not None:
-            table = _chosen(table, wanted, tidy(name), section, path, warnings)
-    table.columns = _rename(list(table.columns), table, path, warnings)
-    if not len(table):
-        raise DataError(f"{path} has no rows")
     return table
 
 
