@@ -44,6 +44,9 @@ KINDS = (
     "WebDataset shards, an HDF5 file or a Zarr folder, an npz or a folder of images (images) and masks, images with an export of "
     f"a labelling tool ({FORMATS}), an address of one of these such as s3://bucket/cells, or one of {', '.join(NAMED)}"
 )
+LISTING = (
+    2**26
+)  # bytes of a table in a folder that nobody has named; larger ones have measurements, and take long to read
 SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 UNSPLIT = "all"  # the name of the only image set of a source without splits
 DRAWN = {
@@ -323,7 +326,7 @@ def _listing(folder: Path, section: DataSection) -> Path | None:
     tables = sorted(each for each in folder.iterdir() if each.suffix.lower() in FOUND_TABLES and each.is_file())
     if len(tables) > 1:
         tables = [each for each in tables if each.stem.lower() in ("labels", "metadata")]
-    if len(tables) != 1:
+    if len(tables) != 1 or tables[0].stat().st_size > LISTING:
         return None
     try:
         paths = list_paths(tables[0], section)
