@@ -246,6 +246,8 @@ def test_options_that_have_no_effect_are_said(tmp_path: Path) -> None:
     assert [text for text in data.warnings if "has no effect" in text] == [
         f"data.test_fraction has no effect: {tmp_path / 'cells.npz'} has its own test split"
     ]
+    folded = load(tmp_path / "s", val_fraction=0.4, folds={"count": 2, "hold_out": 1})  # which draws val anew
+    assert not any("has no effect" in text for text in folded.warnings)
 
 
 def test_copies_within_a_split_are_said(tmp_path: Path) -> None:

@@ -268,7 +268,7 @@ class DataSection(Section):
 
     def elsewhere(self, place: str) -> DataSection:
         """How another source is read for the model of this section."""
-        section = self.moved(place).model_copy()
+        section = self.moved(place)
         section._of_model = True
         return section
 

@@ -189,6 +189,12 @@ def row_digests(rows: np.ndarray) -> np.ndarray:
     return np.frombuffer(hashes, dtype=np.uint8).reshape(len(rows), 16)
 
 
+def repeats(digests: Sequence[bytes]) -> np.ndarray:
+    """The rows whose digest an earlier row has too, int64."""
+    first: dict[bytes, int] = {}
+    return np.array([row for row, digest in enumerate(digests) if first.setdefault(digest, row) != row], np.int64)
+
+
 def _status(path: Path | str) -> Status | None:
     """The status of a regular file; None for any other."""
     try:

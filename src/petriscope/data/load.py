@@ -22,6 +22,7 @@ from petriscope.data.contents import DARK, peak_of
 from petriscope.data.fingerprint import fingerprint
 from petriscope.data.folds import folds_of_set
 from petriscope.data.imageset import SPLITS, Dataset, ImageSet
+from petriscope.data.index import repeats
 from petriscope.data.membership import FILE, Change, Membership
 from petriscope.data.omissions import LeftOutSentence, Omission
 from petriscope.data.one_vs_rest import one_vs_rest
@@ -258,16 +259,7 @@ def _split(
 ) -> tuple[dict[str, ImageSet], tuple[str, ...]]:
     """The splits of a source, and the names of those that were drawn."""
     if section.splits is None:
-        found, drawn = _draw(sets, section, warnings)
-        for split in ("val", "test"):
-            asked = f"{split}_fraction"
-            if (
-                split in sets
-                and split not in drawn
-                and getattr(section, asked) != DataSection.model_fields[asked].default
-            ):
-                warnings.append(f"data.{asked} has no effect: {section.origin} has its own {split} split")
-        return found, drawn
+        return _draw(sets, section, warnings)
     splits, drawn, change, sizes = _extend(sets, section, _read_splits(section.splits))
     warnings += _grown(section.splits, change, sizes)
     return splits, drawn
@@ -364,6 +356,10 @@ def _draw(
     if section.folds is not None:
         return _hold_out(sets, section, section.folds, warnings), ()
     names = names or set(sets)
+    for split in ("val", "test"):
+        key = f"{split}_fraction"
+        if split in names and getattr(section, key) != DataSection.model_fields[key].default:
+            warnings.append(f"data.{key} has no effect: {section.origin} has its own {split} split")
     if names in ({UNSPLIT}, {"train"}):
         whole = next(iter(sets.values()))
         fractions = {"test": section.test_fraction, "val": section.val_fraction}
@@ -552,17 +548,12 @@ def _copies(sets: Mapping[str, ImageSet], digests: Mapping[str, Sequence[bytes]]
     """Warnings about equal images within a split that metrics are computed on; intervals take them for different ones."""
     out = []
     for split in ("val", "test"):
-        seen: set[bytes] = set()
-        copies = []
-        for digest, name in zip(digests.get(split, ()), sets[split].ids if split in sets else (), strict=True):
-            if digest in seen:
-                copies.append(name)
-            seen.add(digest)
-        if copies and len(seen) > 1:
-            are = "image of {} is a copy of another" if len(copies) == 1 else "images of {} are copies of others"
+        rows = repeats(digests.get(split, ()))
+        if 0 < len(rows) < len(digests.get(split, ())) - 1:
+            are = "image of {} is a copy of another" if len(rows) == 1 else "images of {} are copies of others"
             out.append(
-                f"{len(copies):,} {are.format(split)} in it, pixel for pixel, such as {copies[0]}; its metrics count them as "
-                "different images, so their intervals are too narrow"
+                f"{len(rows):,} {are.format(split)} in it, pixel for pixel, such as {sets[split].ids[rows[0]]}; its metrics "
+                "count them as different images, so their intervals are too narrow"
             )
     return out
 

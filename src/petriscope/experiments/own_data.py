@@ -14,6 +14,7 @@ from petriscope.core.results import Scaling, SeenImages
 from petriscope.core.scale import Scale
 from petriscope.data import Dataset, ImageSet, load_dataset
 from petriscope.data.aligned import lacks_color, load_aligned
+from petriscope.data.index import repeats
 from petriscope.data.load import recall_dataset
 from petriscope.data.membership import UNKNOWN, Change, Exposure, Membership
 from petriscope.inference.predictor import Predictor
@@ -239,16 +240,13 @@ def leave_out_seen(
 def _without_copies(images: ImageSet, where: str, to_fit: bool) -> ImageSet:
     """The images, of which those that are exact copies of others are counted, which is said. Intervals and guarantees take images
     as independent, so a model that is to be fitted on them gets each once."""
-    first: dict[bytes, int] = {}
-    once = [row for row, digest in enumerate(images.digests()) if first.setdefault(digest, row) == row]
-    copies = len(images) - len(once)
-    if not copies:
+    copies = repeats(images.digests())
+    if not len(copies):
         return images
-    example = images.ids[int(np.setdiff1d(np.arange(len(images)), once)[0])]
-    what = f"of {len(images):,} images of {where}, {copies:,} are exact copies of others, the first: {example}"
+    what = f"of {len(images):,} images of {where}, {len(copies):,} are exact copies of others, the first: {images.ids[copies[0]]}"
     if to_fit:
         say(f"warning: {what}; they are left out, because copies are no further evidence")
-        return images.subset(np.array(once))
+        return images.subset(np.setdiff1d(np.arange(len(images)), copies))
     say(f"warning: {what}; they are kept, but are no further evidence, so intervals are too narrow")
     return images
 

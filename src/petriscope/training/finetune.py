@@ -58,9 +58,8 @@ class Plan:
             phrases.append(((len(blocks) + 1) * section.unfreeze_every, "all", 1.0))
         stages = sorted((epoch, phrase, lr) for epoch, phrase, lr in phrases if epoch < epochs)
         self.stages = [Stage(epoch, trained(model, phrase), lr) for epoch, phrase, lr in stages]
-        self.late = sorted(
-            stage.epoch for stage in section.then if stage.epoch >= epochs
-        )  # stages that are not reached
+        # The first epochs of stages that are not reached.
+        self.late = sorted(stage.epoch for stage in section.then if stage.epoch >= epochs)
 
     def stage(self, epoch: int) -> Stage:
         """The stage of an epoch, counted from 0."""

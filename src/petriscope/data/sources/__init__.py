@@ -44,9 +44,7 @@ KINDS = (
     "WebDataset shards, an HDF5 file or a Zarr folder, an npz or a folder of images (images) and masks, images with an export of "
     f"a labelling tool ({FORMATS}), an address of one of these such as s3://bucket/cells, or one of {', '.join(NAMED)}"
 )
-LISTING = (
-    2**26
-)  # bytes of a table in a folder that nobody has named; larger ones have measurements, and take long to read
+LISTING = 2**26  # bytes of a table that nobody has named; larger ones hold measurements, and take long to read
 SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 UNSPLIT = "all"  # the name of the only image set of a source without splits
 DRAWN = {
@@ -175,11 +173,7 @@ def list_files(source: str, section: DataSection) -> list[ImageFile]:
         return found.files if isinstance(found, Pairs) else single_pages(found, section)
     if path.is_file() and is_archive(path):
         return _module("archives").list_files(path)
-    if path.suffix.lower() not in TABLES or (
-        path.suffix.lower() in parquet_images.SUFFIXES and parquet_images.holds_images(path, section)
-    ):
-        return []
-    return _module("tables").list_files(path, section)
+    return _module("tables").list_files(path, section) if _is_table(path, section) else []
 
 
 def is_stored(folder: Path) -> bool:
@@ -189,11 +183,16 @@ def is_stored(folder: Path) -> bool:
 
 def list_paths(table: Path, section: DataSection) -> list[Path] | None:
     """The image files that a table lists, with or without labels; None for a file that is no such table."""
-    suffix = table.suffix.lower()
-    if suffix not in TABLES or (suffix in parquet_images.SUFFIXES and parquet_images.holds_images(table, section)):
+    if not _is_table(table, section):
         return None
     found: list[Path] = _module("tables").list_paths(table, section)
     return found
+
+
+def _is_table(path: Path, section: DataSection) -> bool:
+    """Whether a file lists images, by its suffix, and does not hold them."""
+    suffix = path.suffix.lower()
+    return suffix in TABLES and not (suffix in parquet_images.SUFFIXES and parquet_images.holds_images(path, section))
 
 
 def _read_path(source: str, section: DataSection, warnings: list[str]) -> dict[str, ImageSet]:
@@ -281,7 +280,7 @@ def _labels_in(folder: Path, section: DataSection) -> Path | None:
     """
     if section.task != MULTILABEL or not folder.is_dir() or stored_arrays.is_zarr(folder):
         return None
-    tables = sorted(each for each in folder.iterdir() if each.suffix.lower() in FOUND_TABLES and each.is_file())
+    tables = _tables_in(folder)
     if len(tables) != 1:
         found = (
             f"{len(tables)} tables, such as {tables[0].name}; name one of them as the source" if tables else "no table"
@@ -291,6 +290,10 @@ def _labels_in(folder: Path, section: DataSection) -> Path | None:
             "table in it (CSV, JSON Lines or Parquet) with the columns path and label"
         )
     return tables[0]
+
+
+def _tables_in(folder: Path) -> list[Path]:
+    return sorted(each for each in folder.iterdir() if each.suffix.lower() in FOUND_TABLES and each.is_file())
 
 
 @dataclass(frozen=True)
@@ -323,7 +326,7 @@ class Listed:
 
 def _listing(folder: Path, section: DataSection) -> Path | None:
     """The only table in a folder, or the only one called labels or metadata, if it lists image files that are there."""
-    tables = sorted(each for each in folder.iterdir() if each.suffix.lower() in FOUND_TABLES and each.is_file())
+    tables = _tables_in(folder)
     if len(tables) > 1:
         tables = [each for each in tables if each.stem.lower() in ("labels", "metadata")]
     if len(tables) != 1 or tables[0].stat().st_size > LISTING:
