@@ -10,13 +10,16 @@ second process, which is not counted, and all predictions are scored here, by th
 
     python benchmarks/rivals.py --data cells=SOURCE --minutes 5 --out rivals/
     python benchmarks/rivals.py --data cells=SOURCE cifar10=SOURCE,images=10000 mars=SOURCE,ignore=background --out rivals/
+    python benchmarks/rivals.py --data cells=SOURCE --rivals petriscope --recipes blood/fast,data.size=28,training.epochs=4
 
 With ``images=N``, as many images of train and val together, classes in their proportions; with ``ignore=NAME``, pixels of this
 class are unlabeled; with ``folds=N``, for small sets, each of N folds is test once and every rival is trained N times, each
-with these minutes, and scored on all images together. Intervals are then over images, for the networks that were trained. What
-is done is kept, one JSON file for each rival, data, number of minutes and seed, and is not done again; remove a file to repeat
-it. ``table.md`` and ``table.json`` are written after each. Peak memory is that of the largest process. Lines are those of a
-script that are neither blank nor comments, without those that are there for the benchmark alone, such as its clock.
+with these minutes, and scored on all images together. Intervals are then over images, for the networks that were trained.
+``--recipes`` trains recipes of Petriscope beside the rivals, with settings; choose their epochs so that they take the same time,
+since nothing else limits it. What is done is kept, one JSON file for each rival, data, number of minutes and seed, and is not
+done again; remove a file to repeat it. ``table.md`` and ``table.json`` are written after each. Peak memory is that of the
+largest process. Lines are those of a script that are neither blank nor comments, without those that are there for the benchmark
+alone, such as its clock.
 """
 
 from __future__ import annotations
@@ -83,10 +86,12 @@ class Rival:
     Args:
         script: its file in benchmarks/rivals/.
         packages: what pip installs; none: the environment of this program.
+        settings: further arguments of ``train``.
     """
 
     script: str
     packages: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
 
 
 LABELS = {
@@ -103,6 +108,11 @@ MASKS = {
     "smp": Rival("masks_smp.py", ("segmentation-models-pytorch",)),
     "torchvision-fcn": Rival("masks_torchvision_fcn.py"),
 }
+
+
+def recipe_rival(text: str) -> Rival:
+    """A recipe of Petriscope and its settings, ``NAME,KEY=VALUE...``."""
+    return Rival("petriscope_recipe.py", settings=tuple(text.split(",")))
 
 
 class Failed(Exception):
@@ -275,7 +285,7 @@ def measure(name: str, rival: Rival, folder: Path, work: Path, envs: Path, minut
         isolated = bool(rival.packages)
         seconds = 60 * minutes
         if not trained.is_file():
-            command = [*step, "train", folder, work, str(seconds), str(seed)]
+            command = [*step, "train", folder, work, str(seconds), str(seed), *rival.settings]
             spent = start(command, work, log, MOST * seconds + 60, isolated)
             write_text(trained, json.dumps(vars(spent)))
         found |= json.loads(trained.read_text(encoding="utf-8"))
@@ -288,7 +298,7 @@ def measure(name: str, rival: Rival, folder: Path, work: Path, envs: Path, minut
 
 def versions(name: str, rival: Rival, python: Path) -> dict[str, str]:
     """The releases of what was installed, and of torch."""
-    packages = ["torch", *(rival.packages or (OURS if name == OURS else "torchvision",))]
+    packages = ["torch", *(rival.packages or (OURS if name == OURS or rival.settings else "torchvision",))]
     program = "import importlib.metadata as m, json, sys; print(json.dumps({n: m.version(n) for n in sys.argv[1:]}))"
     done = subprocess.run([python, "-c", program, *packages], capture_output=True, text=True)
     return json.loads(done.stdout) if done.returncode == 0 else {}
@@ -380,7 +390,7 @@ def sampled(predictions: Sequence[np.ndarray], truth: Truth) -> Sample:
 
 
 def key_of(data: str, name: str, minutes: float, seed: int) -> str:
-    return f"{data}-{name}-{minutes:g}min-seed{seed}"
+    return f"{data}-{name.replace('/', '-')}-{minutes:g}min-seed{seed}"
 
 
 def measured(out: Path) -> list[dict[str, Any]]:
@@ -533,11 +543,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=5.0, help="of the processor, for each training; default 5")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--rivals", nargs="+", help="these alone, such as petriscope and keras")
+    parser.add_argument(
+        "--recipes", nargs="+", default=[], metavar="NAME,KEY=VALUE", help="of Petriscope, to train too"
+    )
     parser.add_argument("--out", type=Path, default=Path("rivals"), help="folder of data, results and the table")
     parser.add_argument("--envs", type=Path, help="folder of the environments; default: within --out")
     args = parser.parse_args(arguments)
     if unknown := set(args.rivals or ()) - {*LABELS, *MASKS}:
         raise SystemExit(f"there is no rival {', '.join(sorted(unknown))}; there are {', '.join({**LABELS, **MASKS})}")
+    recipes = {text: recipe_rival(text) for text in args.recipes}
     for text in args.data:
         data, source, keys = parse_data(text)
         folds = int(keys.get("folds", 0))
@@ -547,10 +561,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             prepare(source, keys, args.out / "data" / part, number if folds else None)
         rivals = MASKS if Truth.read(args.out / "data" / parts[0] / "truth.npz").dense else LABELS
         of = {"of": data, "folds": folds} if folds else {}
-        for seed, (name, rival), part in product(args.seeds, rivals.items(), parts):
-            if args.rivals is None or name in args.rivals:
-                once(name, rival, part, args.minutes, seed, args.out, args.envs or args.out / "envs", of)
-                write_table(args.out)
+        wanted = {name: rival for name, rival in rivals.items() if args.rivals is None or name in args.rivals}
+        for seed, (name, rival), part in product(args.seeds, {**wanted, **recipes}.items(), parts):
+            once(name, rival, part, args.minutes, seed, args.out, args.envs or args.out / "envs", of)
+            write_table(args.out)
     print((args.out / "table.md").read_text(encoding="utf-8"))
 
 

@@ -157,12 +157,26 @@ def test_images_and_masks_are_written_as_files(rivals, tmp_path):
 
 
 def test_every_rival_has_a_script_that_trains_and_predicts(rivals):
-    for rival in (*rivals.LABELS.values(), *rivals.MASKS.values()):
+    recipe = rivals.recipe_rival("blood/fast,data.size=28")
+    for rival in (*rivals.LABELS.values(), *rivals.MASKS.values(), recipe):
         tree = ast.parse((rivals.SCRIPTS / rival.script).read_text(encoding="utf-8"))
         functions = {node.name: [arg.arg for arg in node.args.args] for node in tree.body if hasattr(node, "args")}
-        assert functions["train"] == ["images", "work", "seconds", "seed"], rival
+        more = ["name"] if rival is recipe else []
+        assert functions["train"] == ["images", "work", "seconds", "seed", *more], rival
         assert functions["predict"] == ["test", "work"], rival
         assert rivals.lines_of(rivals.SCRIPTS / rival.script) > 4
+
+
+def test_recipes_are_trained_beside_the_rivals(rivals, source, tmp_path, monkeypatch):
+    monkeypatch.setattr(rivals, "LABELS", {})
+    out, recipe = tmp_path / "out", "digits/simple-cnn,training.epochs=1,training.batch_size=8"
+    rivals.main(["--data", f"cells={source}", "--minutes", "1", "--out", str(out), "--recipes", recipe, "digits/none"])
+    rows = {row["rival"]: row for row in json.loads((out / "table.json").read_text())}
+    assert "digits/none" in rows["digits/none"]["failed"]
+    assert 0 <= rows[recipe]["accuracy"] <= 1 and list(rows[recipe]["versions"]) == ["torch", "petriscope"]
+    run = next((out / "work").glob("*batch_size*/run"))
+    written = (run / "recipe.yaml").read_text()
+    assert "epochs: 1" in written and "batch_size: 8" in written and str(out / "data" / "cells" / "images") in written
 
 
 def test_an_interval_that_is_undefined_is_left_out(rivals):

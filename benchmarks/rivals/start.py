@@ -1,12 +1,12 @@
 """Carry out a step of a rival's script. `benchmarks/rivals.py` starts it in the environment of the rival, twice:
 
-    python start.py SCRIPT train FOLDER WORK SECONDS SEED     # FOLDER/images has train and val
-    python start.py SCRIPT predict FOLDER WORK                # FOLDER/test has images without labels
+    python start.py SCRIPT train FOLDER WORK SECONDS SEED [SETTING...]     # FOLDER/images has train and val
+    python start.py SCRIPT predict FOLDER WORK                             # FOLDER/test has images without labels
 
 A script has two functions. ``train(images, work, seconds, seed)`` takes the folder of images, a folder to write to, the seconds
-of the processor that are left, and the seed. ``predict(test, work)`` takes the folder of test images and the one that was
-written to, and gives the names of K classes and probabilities [N, K], or masks [N, H, W], of the images in the order of
-`shared.files`.
+of the processor that are left, the seed, and settings if there are any. ``predict(test, work)`` takes the folder of test images
+and the one that was written to, and gives the names of K classes and probabilities [N, K], or masks [N, H, W], of the images in
+the order of `shared.files`.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def main() -> None:
     declare_operators()
     rival = import_module(Path(script).stem)
     if step == "train":
-        rival.train(folder / "images", work, float(sys.argv[5]) - time.process_time(), int(sys.argv[6]))
+        rival.train(folder / "images", work, float(sys.argv[5]) - time.process_time(), int(sys.argv[6]), *sys.argv[7:])
     else:
         write(work, folder / "test", rival.predict(folder / "test", work))
 

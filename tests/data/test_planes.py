@@ -309,7 +309,8 @@ def test_czi_channels_and_slices(tmp_path: Path) -> None:
     image, content = decode_as(path, None, Form(depth=16, projection="maximum"))
     assert np.array_equal(image, last(values[0].max(0))) and content.notes == {"positions": 2}  # not in its metadata
     assert content.micrometers == pytest.approx((0.2, 0.1))
-    assert decode.probe_file(path)[0] == (8, 9, False, ("DAPI", "GFP"))
+    header, _ = decode.probe_file(path)
+    assert header is not None and header[:4] == (8, 9, False, ("DAPI", "GFP"))
     assert np.array_equal(read(path, projection="middle"), last(values[0, 1]))
 
 

@@ -11,7 +11,8 @@ from petriscope.core.errors import DataError
 SPLITS = ("train", "val", "test")
 _EDGES = re.compile(r"^[\s\ufeff\u200b]+|[\s\ufeff\u200b]+$")
 _GAPS = re.compile(r"(?<=\w)[\s_-]+(?=\w)")
-_NUMBERED = re.compile(r"(\d+)(?:\s*[:=,;.)\t-]\s*|\s+)(\S.*)")
+_NUMBERED = re.compile(r"(?P<number>\d+)(?:\s*[:=,;.)\t-]\s*|\s+)(?P<name>\S.*)")
+_NUMBERED_AFTER = re.compile(r"(?P<name>\S.*?)\s*[:=,;\t]\s*(?P<number>\d+)")
 _WHOLE = re.compile(r"\+?0*([0-9]+?)(?:\.0*)?")
 
 
@@ -29,23 +30,26 @@ def place_of(name: str, names: Sequence[str]) -> int | None:
 
 
 def names_in_lines(text: str, where: str) -> list[str]:
-    """The class names in a text, one per line, from class 0 on; without their numbers where all lines have them.
+    """The class names in a text, one per line, from class 0 on. Where all lines have numbers, these say the order, and are left
+    out.
 
     Raises:
-        DataError: all lines are numbered, one after the other, but not from 0.
+        DataError: all lines are numbered, but not from 0.
     """
     names = [name for line in text.splitlines() if (name := tidy(line))]
-    found = [match for name in names if (match := _NUMBERED.fullmatch(name))]
-    if len(names) < 2 or len(found) < len(names):
-        return names
-    numbers = [int(match[1]) for match in found]
-    if numbers == [*range(len(names))]:
-        return [tidy(match[2]) for match in found]
-    if numbers == [*range(1, len(names) + 1)]:
-        raise DataError(
-            f"{where} numbers its classes from 1 ({names[0]}); it must name them from 0, one per line, such as the background of "
-            "masks first"
-        )
+    for pattern in (_NUMBERED, _NUMBERED_AFTER):
+        found = [match for name in names if (match := pattern.fullmatch(name))]
+        if len(names) < 2 or len(found) < len(names) or len({match["name"] for match in found}) < len(names):
+            continue
+        found.sort(key=lambda match: int(match["number"]))
+        numbers = [int(match["number"]) for match in found]
+        if numbers == [*range(len(names))]:
+            return [tidy(match["name"]) for match in found]
+        if numbers == [*range(1, len(names) + 1)]:
+            raise DataError(
+                f"{where} numbers its classes from 1 ({found[0][0]}); it must name them from 0, one per line, such as the "
+                "background of masks first"
+            )
     return names
 
 

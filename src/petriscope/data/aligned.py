@@ -18,6 +18,7 @@ from petriscope.data.folds import listed
 from petriscope.data.imageset import ImageSet
 from petriscope.data.one_vs_rest import one_vs_rest
 from petriscope.data.sources import UNSPLIT
+from petriscope.data.sources.mask_values import BINARY_NAMES
 from petriscope.tasks import Task
 
 SHOWN = 5  # classes that a sentence lists
@@ -46,7 +47,7 @@ def load_aligned(section: DataSection, split: str, classes: tuple[str, ...], tas
     if source is None:
         raise RequestError(f"no data: give --data SOURCE. A source is {sources.KINDS}.")
     warnings: list[str] = []
-    if task.dense and section.ignore is None and (len(classes) != 2 or section.only is not None):
+    if task.dense and section.ignore is None and section.mask_values is None and not _of_two(section, classes):
         section = section.model_copy(update={"ignore": IGNORE})  # masks of 0 and 255 alone are not of two classes here
     asked = section.task
     if not task.exclusive:  # labels that a table lists as text are read as several where that is asked for
@@ -67,6 +68,13 @@ def load_aligned(section: DataSection, split: str, classes: tuple[str, ...], tas
     if section.only in images.classes and images.classes != classes:
         images = one_vs_rest(images, str(section.only), source)
     return align(images, classes, source, warnings), warnings
+
+
+def _of_two(section: DataSection, classes: tuple[str, ...]) -> bool:
+    """Whether the masks that a model learned from have two classes."""
+    if section.only is None:
+        return len(classes) == 2
+    return section.only in BINARY_NAMES if section.classes is None else len(section.classes) == 2
 
 
 def align(images: ImageSet, classes: tuple[str, ...], source: str, warnings: list[str]) -> ImageSet:

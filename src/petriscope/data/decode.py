@@ -108,12 +108,14 @@ class Header(NamedTuple):
         height, width: when upright.
         gray: whether it has one channel.
         names: of its channels, if it is not gray or RGB.
+        turned: whether its EXIF tag says that it is to be turned or mirrored.
     """
 
     height: int
     width: int
     gray: bool
     names: Names = ()
+    turned: bool = False
 
 
 class Unreadable(Exception):
@@ -209,12 +211,13 @@ def probe_file(path: AnyFile, form: Form = Form()) -> tuple[Header | None, str]:
                 sides = (stack.width, stack.height) if stack.turn >= 5 else (stack.height, stack.width)
                 return Header(*sides, names == GRAY, () if is_plain(names) else names), ""
         with opened as image:
-            turned = orientation_of(image) >= 5
+            tag = orientation_of(image)
+            turned = tag >= 5
             if turned and image.format == "TIFF":  # recent versions of Pillow turn these when loading
                 image.load()
                 turned = orientation_of(image) >= 5
             width, height = reversed(image.size) if turned else image.size
-            return Header(height, width, _is_gray(image)), ""
+            return Header(height, width, _is_gray(image), turned=tag > 1), ""
     except Unreadable as error:
         return None, str(error)
     except Exception as error:

@@ -21,6 +21,7 @@ from petriscope.data.omissions import LeftOutSentence, Omission
 from petriscope.data.recognition import join_sets
 from petriscope.data.rescale import Field, describe_factors, rescale, set_factors
 from petriscope.data.sources.labels import sort_names
+from petriscope.data.sources.mask_values import BINARY_NAMES
 
 DOMAIN = "domain"
 NAMED = 5  # classes that a sentence lists
@@ -153,6 +154,13 @@ def common_classes(parts: Parts, warnings: list[str]) -> tuple[str, ...]:
             "data.classes"
         )
     sets_of = {name: part.classes for name, part in firsts.items()}
+    binary = next((name for name, each in sets_of.items() if unnamed and each == BINARY_NAMES), None)
+    larger = next((name for name, each in sets_of.items() if len(each) > len(BINARY_NAMES)), None)
+    if binary is not None and larger is not None:
+        raise DataError(
+            f"the masks of the domain {binary} have the values 0 and 255, and those of {larger} have {len(sets_of[larger])} "
+            "classes; say which of them 255 is by a classes.txt beside the masks of each source"
+        )
     there = list(dict.fromkeys(sets_of.values()))
     classes = max(there, key=len)  # numbers from 0, where they have no names
     if len(there) > 1 and not unnamed:
@@ -164,7 +172,14 @@ def common_classes(parts: Parts, warnings: list[str]) -> tuple[str, ...]:
             "alike in both sources"
         )
     counts = {
-        name: dict(zip(sets_of[name], np.sum([part.counts for part in sets.values()], 0).tolist(), strict=True))
+        # Classes without names are the same in all domains if they have the same number.
+        name: dict(
+            zip(
+                classes if unnamed else sets_of[name],
+                np.sum([part.counts for part in sets.values()], 0).tolist(),
+                strict=False,
+            )
+        )
         for name, sets in parts.items()
     }
     for name, amounts in counts.items():

@@ -20,7 +20,7 @@ from petriscope.data import domains, sources
 from petriscope.data.aligned import align
 from petriscope.data.contents import DARK, peak_of
 from petriscope.data.fingerprint import fingerprint
-from petriscope.data.folds import folds_of_set
+from petriscope.data.folds import folds_of_set, listed
 from petriscope.data.imageset import SPLITS, Dataset, ImageSet
 from petriscope.data.index import repeats
 from petriscope.data.membership import FILE, Change, Membership
@@ -75,8 +75,23 @@ def load_dataset(section: DataSection | str | PathLike[str]) -> Dataset:
         drawn = domains.leave_out(drawn, section.leave_out, section.origin, warnings)
     sets, audited = _prepare(drawn, section, decisions, warnings)
     _check_train(sets, section.origin)
+    warnings += _say_lacking(sets)
     membership = membership_of(drawn, sets)
     return _dataset(sets, section, warnings, audited=audited, membership=membership, drawn=names, field=field)
+
+
+def _say_lacking(sets: Mapping[str, ImageSet]) -> list[str]:
+    """A sentence on classes of train that val lacks."""
+    if not {"train", "val"} <= sets.keys():
+        return []
+    train, val = sets["train"], sets["val"]
+    lacking = [name for name, had, has in zip(train.classes, train.counts, val.counts, strict=True) if had and not has]
+    if not lacking:
+        return []
+    return [
+        f"val has no {val.task.counted} of {listed(lacking)}, so its metrics, and what is fitted on it, such as the temperature "
+        f"and guarantees, are not about {'this class' if len(lacking) == 1 else 'these classes'}"
+    ]
 
 
 def recall_dataset(section: DataSection, known: Membership, classes: Sequence[str]) -> tuple[Dataset, Change]:

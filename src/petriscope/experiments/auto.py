@@ -718,8 +718,8 @@ class _Keeper:
         self.run.write_recipe(trainer.recipe)
         if not self.quiet:
             say(
-                f"an epoch takes {self.slower:.2f} times as long as planned: {wanted} epochs instead of {epochs}, written into "
-                "the recipe"
+                f"an epoch takes {self.slower:.2f} times as long as planned, and all would take {duration(end * budget)} of "
+                f"{duration(budget)}: {wanted} epochs instead of {epochs}, written into the recipe"
             )
 
     def is_late(self) -> bool:

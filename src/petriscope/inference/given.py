@@ -8,7 +8,7 @@ from os import PathLike
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from petriscope.core.channels import MOST
 from petriscope.core.errors import DataError, RequestError
@@ -72,7 +72,7 @@ def _stack(array: np.ndarray) -> np.ndarray:
 def _encoded(image: Image.Image, number: int) -> bytes:
     try:
         if image.mode in OF_TIFF:
-            return _saved(image, "TIFF")
+            return _saved(ImageOps.exif_transpose(image), "TIFF")
         return _saved(image if image.mode in OF_PNG else image.convert("RGB"), "PNG", exif=image.getexif())
     except Exception as error:  # an image that was opened and not loaded may be damaged
         raise DataError(f"image-{number}, a PIL image, cannot be read: {error}") from error

@@ -62,8 +62,10 @@ def _notes(
     reference: Reference,
 ) -> list[str]:
     notes = []
-    if reference.occurs is not None and threshold is not None:
-        absent = reference.occurs & (np.bincount(reference.target, minlength=len(classes)) == 0)
+    if threshold is not None:
+        absent = np.bincount(reference.target, minlength=len(classes)) == 0
+        if reference.occurs is not None:
+            absent &= reference.occurs
         if lacking := [name for name, there in zip(classes, absent, strict=True) if there]:
             notes.append(f"val has no image of {', '.join(lacking)}, so no guarantee holds for images of it")
     if max_error is not None and threshold is None:

@@ -14,6 +14,7 @@ import numpy as np
 from petriscope.core.errors import DataError
 from petriscope.core.names import tidy
 from petriscope.core.recipe import DataSection
+from petriscope.data.decode import probe_file
 from petriscope.data.decode_many import Known, decode_files
 from petriscope.data.imageset import ImageSet
 from petriscope.data.omissions import LeftOut
@@ -28,7 +29,7 @@ from petriscope.data.sources.listing import (
     sets_over,
     single_pages,
 )
-from petriscope.data.sources.spelling import bare_stem, spelled, split_in, split_of
+from petriscope.data.sources.spelling import bare_stem, role_in, spelled, split_in, split_of
 from petriscope.data.walk import Folder, are_arrays, count_others, stem_of, suffix_of
 
 BOXES = (".txt", ".xml", ".json")  # files that other tools write boxes and outlines to
@@ -57,7 +58,7 @@ def read(
     if known is None:
         found = single_pages(found, section)
     files, names = [file.id for file in found], [file.label for file in found]
-    groups = groups_of(section, files)
+    groups = groups_of(section, files, warnings)
     if groups is None and len(found) > len(whole):
         groups = np.array([file.id.rpartition("#")[0] for file in found])
         warnings.append("the pages of a file are one group of images, which stays together when splits are drawn")
@@ -170,7 +171,7 @@ def _class_folders(folder: Folder, filled: Set[str], left_out: LeftOut, notes: l
             "folder for each class, in train, val and test if there are splits; or put images in images and their masks in "
             f"masks. If these are classes, {TABLE}"
         )
-    _refuse_twins(folder)
+    _refuse_twins(folder, notes)
     _refuse_nested(folder.folders, notes)
     _count_loose(folder, left_out)
     return folder.folders
@@ -216,8 +217,9 @@ def _count_loose(folder: Folder, left_out: LeftOut) -> None:
     count_others(replace(folder, folders=[]), left_out)
 
 
-def _refuse_twins(folder: Folder) -> None:
-    """Refuse a folder that is called like masks, or like images, and whose files have the names of another's."""
+def _refuse_twins(folder: Folder, notes: list[str]) -> None:
+    """Refuse a folder that is called like masks, or like images, and whose files have the names of another's. Of two other
+    folders with files of the same names, of which one has images in color and the other gray ones, that is said."""
     stems: dict[Folder, set[str]] = {}
 
     def stems_of(entry: Folder) -> set[str]:
@@ -226,13 +228,29 @@ def _refuse_twins(folder: Folder) -> None:
         return stems[entry]
 
     for entry in folder.folders:
-        if spelled(entry.name).role == "masks" or re.search("image|img", entry.name, re.IGNORECASE):
+        says = (spelled(entry.name).role, role_in(entry.name))
+        if "masks" in says or re.search("image|img", entry.name, re.IGNORECASE):
             for other in folder.folders:
                 if other is not entry and stems_of(other) == stems_of(entry):
                     raise DataError(
                         f"{folder.path} has {entry.name} and {other.name} with files of the same names: images and masks, or "
                         f"classes? Call them images and masks; if they are classes, {TABLE}"
                     )
+    if len(folder.folders) == 2 and stems_of(folder.folders[0]) == stems_of(folder.folders[1]):
+        grays = [_first_is_gray(entry) for entry in folder.folders]
+        if None not in grays and grays[0] != grays[1]:
+            color, gray = folder.folders[:: -1 if grays[0] else 1]
+            notes.append(
+                f"{color.path} and {gray.path} have files of the same names, in color and gray, and were read as classes; if "
+                f"{gray.name} has masks of the images in {color.name}, call the folders masks and images"
+            )
+
+
+def _first_is_gray(entry: Folder) -> bool | None:
+    """Whether the first image in a folder is gray, by its header; None: it cannot be read."""
+    first = next((part.path / name for part in entry.all() for name in part.images), None)
+    header = None if first is None else probe_file(first)[0]
+    return None if header is None else header.gray
 
 
 def _refuse_nested(classes: list[Folder], notes: list[str]) -> None:

@@ -103,7 +103,9 @@ def name_numbers(
     # Val and test may lack the last classes, but every class needs training images.
     if given < count or (given > count and not set(labels) <= {"test", "val"}):
         raise RequestError(f"data.classes names {given} classes; the labels of {where} need {count} (0 to {count - 1})")
-    return labels, section.classes
+    used = sorted({int(label) for part in labels.values() for label in np.unique(part)})
+    order = _order_of_numbers(used, section.classes, where)
+    return {split: order[part] for split, part in labels.items()}, section.classes
 
 
 def index_names(
@@ -226,6 +228,24 @@ def check_alike(names: Sequence[str], section: DataSection, where: str) -> None:
             f"{where} has the classes {pair[0]!r} and {pair[1]!r}, which look alike; spell them alike if they are one "
             "class, or else list all classes in data.classes"
         )
+
+
+def _order_of_numbers(used: Sequence[int], classes: Sequence[str], where: str) -> np.ndarray:
+    """The index of each number in ``data.classes``, which names the numbers from 0 on. If it lists these numbers themselves, it
+    gives their order.
+
+    Raises:
+        RequestError: it calls one number by another.
+    """
+    numbers = [str(number) for number in range(len(classes))]
+    if {*classes} == {*numbers}:
+        return np.array([list(classes).index(number) for number in numbers], dtype=np.int64)
+    if (at := next((each for each in used if str(each) in classes and classes[each] != str(each)), None)) is not None:
+        raise RequestError(
+            f"data.classes calls label {at} of {where} {classes[at]!r}, and another label {str(at)!r}; labels are numbers that "
+            f"count from 0 here, so it is not clear what {at} means. Use names that are no numbers, such as 'grade {classes[at]}'"
+        )
+    return np.arange(len(classes))
 
 
 def _order(names: Sequence[str], wanted: Sequence[str], where: str) -> np.ndarray:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from petriscope.core.errors import DataError, shortened, shown
+from petriscope.core.errors import DataError, RequestError, near, shortened, shown
 from petriscope.core.files import readable
 from petriscope.core.names import tidy
 from petriscope.core.progress import track
@@ -38,6 +38,11 @@ CALLED = {
     "label": re.compile("class(?:name|label)?|labels|labelname|category|target|findinglabels?"),
     "split": re.compile("split"),
 }
+# What columns are called that say which images belong together; and those that may say it.
+GROUP = re.compile("groups?(?:id|name)?")
+MAY_GROUP = re.compile(
+    "(?:patient|subject|participant|case|donor|animal|specimen|lesion|slide|wsi|plate|well)s?(?:id|name|number|no|code)?"
+)
 # A column of names of files, where no other is called like a path.
 IMAGE_ID = re.compile("(?:image|img|file|isic)?id(?:code)?")
 
@@ -261,7 +266,51 @@ def folder_column(names: Sequence[str]) -> dict[str, np.ndarray]:
     return {"folder": as_column(map(folder, names))}
 
 
-def groups_of(section: DataSection, names: Sequence[str]) -> np.ndarray | None:
+def group_column(names: Sequence[str], section: DataSection, where: str, warnings: list[str]) -> str | None:
+    """The column that says which images belong together: the one that ``section.group`` names, else one called group, whatever
+    its case. None: there is none.
+
+    Raises:
+        RequestError: there is no column ``section.group``.
+    """
+    if section.group in names:
+        return section.group
+    if section.group is not None:
+        if section.of_model:
+            warnings.append(
+                f"{where} has no column {section.group}, which data.group of the model names; its images count as independent"
+            )
+            return None
+        raise RequestError(f"data.group: {where} has no column {section.group!r}; {near(section.group, names)}")
+    if "group" in names:
+        return "group"
+    called = [name for name in names if GROUP.fullmatch(_key(name))]
+    if len(called) != 1:
+        return None
+    warnings.append(f"{where}: the column {called[0]} was read as group")
+    return called[0]
+
+
+def say_may_group(cells: Mapping[str, np.ndarray], section: DataSection, where: str) -> list[str]:
+    """A sentence on columns that may say which images belong together, in a source where none was read so."""
+    if section.of_model:
+        return []
+    found = [
+        name
+        for name, values in cells.items()
+        if (MAY_GROUP.fullmatch(_key(name)) or GROUP.fullmatch(_key(name)))
+        and 1 < len({*values.tolist()}) < len(values)
+    ]
+    if not found:
+        return []
+    several = len(found) > 1
+    return [
+        f"{where}: the column{'s' * several} {' and '.join(found)} may say which images belong together, such as those of one "
+        f"patient, and {'were' if several else 'was'} not read so; --set data.group={found[0]} keeps them in one split"
+    ]
+
+
+def groups_of(section: DataSection, names: Sequence[str], warnings: list[str]) -> np.ndarray | None:
     """The groups of images by their ids: what the pattern ``section.group`` finds in them; None without a pattern.
 
     Raises:
@@ -269,10 +318,19 @@ def groups_of(section: DataSection, names: Sequence[str]) -> np.ndarray | None:
     """
     if section.group is None:
         return None
-    found = [re.search(section.group, name) for name in names]
-    for name, match in zip(names, found, strict=True):
-        if match is None:
+    out = []
+    for name in names:
+        match = re.search(section.group, name)
+        found = None if match is None else match.group(1) if match.re.groups else match.group(0)
+        if found is None:
+            if section.of_model:
+                warnings.append(
+                    f"the pattern {section.group!r}, which data.group of the model is, matches nothing in {name}; all images "
+                    "count as independent"
+                )
+                return None
             raise DataError(
                 f"data.group: the pattern {section.group!r} matches nothing in {name}; every image needs a group"
             )
-    return np.array([(m.group(1) or "") if m.re.groups else m.group(0) for m in found if m is not None])
+        out.append(found)
+    return np.array(out)

@@ -44,12 +44,12 @@ def read(path: Path, pairs: Pairs, section: DataSection, warnings: list[str]) ->
             unreadable file.
     """
     if pairs.alone:
-        _refuse(pairs.alone, section, warnings)
+        _refuse([text for _, text in pairs.alone], section, warnings)
     found = [file for file in pairs.files if file.mask_file.is_file()]
     if not found:
         raise DataError(f"{path} has no image with a mask; the two have the same name up to the suffix")
     files = [pair.id for pair in found]
-    groups = groups_of(section, files)
+    groups = groups_of(section, files, warnings)
     decoded = decode_files([pair.path for pair in found], files, section, str(path))
     warnings += decoded.warnings
     height, width = decoded.pixels.shape[1:3]

@@ -295,7 +295,7 @@ def name_values(
             "in every mask the values count from 1 without gaps, to another number in each; if they are numbers of objects, "
             "save the classes of the objects instead"
         )
-    return _as_classes(masks, has, names, section, where)
+    return _as_classes(masks, has, names, section, where, table)
 
 
 def order_classes(
@@ -316,6 +316,7 @@ def _as_classes(
     names: Sequence[str] | None,
     section: DataSection,
     where: str,
+    table: ValueTable | None = None,
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """The last step of `name_values`: the order of ``section.classes``, and ``section.ignore``.
 
@@ -327,7 +328,10 @@ def _as_classes(
     lookup = np.full(256, IGNORE, dtype=np.uint8)
     for split, part in values.items():
         lookup[part] = placed[split]
-    ignored = _ignored(classes, named=names is not None or section.classes is not None, section=section, where=where)
+    every = np.arange(len(classes))
+    index = every if names is section.classes is None else name_numbers({"all": every}, names, section, where)[0]["all"]
+    named = names is not None or section.classes is not None
+    ignored = _ignored(classes, index, table, named=named, section=section, where=where)
     if ignored is not None:
         shifted = np.where(lookup > ignored, lookup - 1, lookup)
         lookup = np.where((lookup == ignored) | (lookup == IGNORE), IGNORE, shifted).astype(np.uint8)
@@ -393,15 +397,36 @@ def _refuse_mixture(has: Mapping[str, np.ndarray], where: str, called: Callable[
         )
 
 
-def _ignored(classes: tuple[str, ...], named: bool, section: DataSection, where: str) -> int | None:
-    """The index of the class ``section.ignore``, or None."""
+def _ignored(
+    classes: tuple[str, ...],
+    index: np.ndarray,
+    table: ValueTable | None,
+    *,
+    named: bool,
+    section: DataSection,
+    where: str,
+) -> int | None:
+    """The index of the class ``section.ignore``, or None.
+
+    Args:
+        index: of each class number, in ``classes``.
+        table: what the masks were converted by. A number is then a value in it; else it is a class number.
+    """
     wanted = section.ignore
-    if wanted is None or wanted == IGNORE:
+    if wanted is None:
         return None
     if isinstance(wanted, int):
+        if table is not None and wanted in table.values:
+            return int(index[table.values.index(wanted)])
+        if wanted == IGNORE:
+            return None
+        if table is not None:
+            raise RequestError(
+                f"data.ignore is {wanted}, which is not in {table.place}; that has {', '.join(table.names[:LISTED])}"
+            )
         if wanted >= len(classes):
             raise RequestError(f"data.ignore is {wanted}, but {where} has {len(classes)} classes, counted from 0")
-        return wanted
+        return int(index[wanted])
     if wanted in classes:
         return classes.index(wanted)
     if wanted == BACKGROUND and not named:

@@ -33,11 +33,11 @@ class Pairs:
 
     Args:
         files: the images, each with the mask that it has or should have; in the order of their splits and names.
-        alone: what is wrong with images without masks and masks without images, a sentence each.
+        alone: images without masks and masks without images: the stem of each, and a sentence on what is wrong.
     """
 
     files: list[ImageFile]
-    alone: list[str]
+    alone: list[tuple[str, str]]
 
 
 Files = list[tuple[Folder, str]]  # the folder and the name of each file
@@ -74,7 +74,7 @@ def find_pairs(tree: Folder, left_out: LeftOut, notes: list[str]) -> Pairs | Non
     if not found:
         _refuse_strangers(tree, places)
         return None
-    _leave_out_rest(places, found, left_out)
+    _leave_out_rest(places, found, left_out, notes)
     listed = {id.rpartition("/")[2] for id in list_files(tree)}
     count_others(tree, left_out, (NAMES, *COLOR_TABLES, *listed))
     if len({key.split is None for key in found}) > 1:
@@ -98,7 +98,7 @@ def _by_lists(pairs: Pairs, splits: Mapping[str, str], left_out: LeftOut) -> Pai
             left_out.add("image{s} in no list of ImageSets/Segmentation", file.id)
         else:
             files.append(replace(file, split=split))
-    return Pairs(files, pairs.alone)
+    return Pairs(files, [(stem, text) for stem, text in pairs.alone if stem in splits])
 
 
 def _place(folder: Folder) -> tuple[_Key, Role | None]:
@@ -159,7 +159,10 @@ def _refuse_strangers(tree: Folder, places: dict[_Key, dict[Role | None, Folder]
 
 
 def _leave_out_rest(
-    places: dict[_Key, dict[Role | None, Folder]], found: dict[_Key, tuple[Files, Files]], left_out: LeftOut
+    places: dict[_Key, dict[Role | None, Folder]],
+    found: dict[_Key, tuple[Files, Files]],
+    left_out: LeftOut,
+    notes: list[str],
 ) -> None:
     used = {folder for files in found.values() for part in files for folder, _ in part}
     kinds: dict[Role | None, str] = {
@@ -171,6 +174,15 @@ def _leave_out_rest(
         for role, folder in part.items():
             if folder not in used:
                 left_out.add(kinds[role], folder.id_of(folder.images[0]), len(folder.images))
+    spare = [part[None] for part in places.values() if None in part and part[None] not in used]
+    for images, masks in found.values():
+        home, other = images[0][0], masks[0][0]
+        notes += [
+            f"{folder.path} has as many files as {home.path}, and was not used: masks were read from {other.path}. If the masks "
+            f"that you want are in {folder.path}, move {other.path} out"
+            for folder in spare
+            if folder.path.parent == home.path.parent and len(folder.images) == len(images)
+        ]
 
 
 def _match(images: Files, masks: Files, split: str, out: Pairs) -> None:
@@ -187,9 +199,10 @@ def _match(images: Files, masks: Files, split: str, out: Pairs) -> None:
         mask = mask_folder / f"{_stem(name)}.png" if found is None else mask_folder / found[1]
         out.files.append(ImageFile(folder.id_of(name), folder.path / name, split, "", mask))
         if found is None:
-            out.alone.append(f"{folder.path / name} has no mask; put {mask.name} in {mask_folder}")
+            out.alone.append((_stem(name), f"{folder.path / name} has no mask; put {mask.name} in {mask_folder}"))
     for stem in sorted(other.keys() - one.keys()):
-        out.alone.append(f"{mask_folder / other[stem][1]} has no image in {image_folder}; add it")
+        name = other[stem][1]
+        out.alone.append((_stem(name), f"{mask_folder / name} has no image in {image_folder}; add it"))
 
 
 def _by_stem(files: Files, key: Callable[[str], str], strict: bool = True) -> dict[str, tuple[Folder, str]]:

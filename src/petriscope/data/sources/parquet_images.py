@@ -22,7 +22,14 @@ from petriscope.data.decode_many import decode_files
 from petriscope.data.imageset import ImageSet
 from petriscope.data.in_memory import Within
 from petriscope.data.omissions import LeftOut
-from petriscope.data.sources.listing import agreed_splits, as_column, is_called, labeled_sets
+from petriscope.data.sources.listing import (
+    agreed_splits,
+    as_column,
+    group_column,
+    is_called,
+    labeled_sets,
+    say_may_group,
+)
 from petriscope.data.sources.packed import Members, index_for, kept_bytes
 from petriscope.data.sources.spelling import split_in, split_of
 from petriscope.data.walk import Folder, count_others
@@ -135,7 +142,9 @@ def read(
         decoded = decode_files(files, names, section, source, known)
     warnings += decoded.warnings
     about, listed = f"the column {column} of {source}", class_names(tables, column)
-    groups, columns = groups_in(rows, section, source), columns_of(rows, column)
+    groups, columns = groups_in(rows, section, source, warnings), columns_of(rows, column)
+    if groups is None:
+        warnings += say_may_group(columns, section, source)
     return labeled_sets(decoded, splits, labels, about, listed, names, groups, columns, section, source, warnings)
 
 
@@ -368,13 +377,13 @@ def cell(table: Table, column: str, row: int) -> str:
     return value
 
 
-def groups_in(rows: Sequence[tuple[Table, int]], section: DataSection, source: str) -> np.ndarray | None:
-    name = section.group or "group"
-    if all(name in table.cells for table in dict.fromkeys(table for table, _ in rows)):
-        return np.array([cell(table, name, row) for table, row in rows])
-    if section.group is not None:
-        raise RequestError(f"data.group: {source} has no column {name!r}; {near(name, rows[0][0].cells)}")
-    return None
+def groups_in(
+    rows: Sequence[tuple[Table, int]], section: DataSection, source: str, warnings: list[str]
+) -> np.ndarray | None:
+    tables = [*dict.fromkeys(table for table, _ in rows)]
+    shared = [name for name in tables[0].cells if all(name in table.cells for table in tables)]
+    name = group_column(shared, section, source, warnings)
+    return None if name is None else np.array([cell(table, name, row) for table, row in rows])
 
 
 def columns_of(rows: Sequence[tuple[Table, int]], label: str) -> dict[str, np.ndarray]:

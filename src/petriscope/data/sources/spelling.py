@@ -76,6 +76,12 @@ def split_in(name: str) -> Split | None:
     return found.pop() if len(found) == 1 else None
 
 
+def role_in(name: str) -> Role | None:
+    """What the last part of a name that says it has, as in ``Task1_Training_GroundTruth``; None: no part says it."""
+    roles = [role for word in re.split(r"[\W\d_]+", name) if word and (role := spelled(word).role)]
+    return roles[-1] if roles else None
+
+
 def bare_stem(stem: str) -> tuple[str, Role | None]:
     """The stem of a file without a word such as ``mask`` or ``image`` that a separator parts from it, and what the word says:
     ``cell_3_mask`` is a mask of ``cell_3``."""

@@ -37,10 +37,12 @@ from petriscope.data.sources.listing import (
     TEXT_TABLES,
     ImageFile,
     as_column,
+    group_column,
     has_splits,
     is_called,
     is_image_id,
     rows_by_split,
+    say_may_group,
     sets_over,
     split_doubt,
 )
@@ -79,7 +81,7 @@ def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, Ima
     several = label_sets.of_table(table, section, str(path), warnings)
     found = _files(table, path, several, warnings)
     files = [file.id for file in found]
-    groups = _groups(table, section, path)
+    groups = _groups(table, section, path, warnings)
     labels = [file.label for file in found]
     numbers = None if several else text_numbers(labels, section.classes, f"the label column of {path}")
     if not any(_is_file(Path(str(file.path))) for file in found):
@@ -101,6 +103,8 @@ def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, Ima
     named = several.named if several is not None else numbers is None or section.classes is not None
     warnings += say_missing(labels, classes, section, str(path))
     columns = _other_columns(table, path, () if several is None else several.columns)
+    if groups is None:
+        warnings += say_may_group(columns, section, str(path))
     return sets_over(decoded, rows, targets, classes, files, groups, named, columns)
 
 
@@ -410,14 +414,9 @@ def _split(name: str, row: int, path: Path) -> str:
     return split
 
 
-def _groups(table: pd.DataFrame, section: DataSection, path: Path) -> np.ndarray | None:
-    name = section.group or "group"
-    if name in table.columns:
-        return np.array(_text(table, name, path))
-    if section.group is not None:
-        columns = [str(column) for column in table.columns]
-        raise RequestError(f"data.group: {path} has no column {name!r}; {near(name, columns)}")
-    return None
+def _groups(table: pd.DataFrame, section: DataSection, path: Path, warnings: list[str]) -> np.ndarray | None:
+    name = group_column([str(column) for column in table.columns], section, str(path), warnings)
+    return None if name is None else np.array(_text(table, name, path))
 
 
 def _other_columns(table: pd.DataFrame, path: Path, labels: Sequence[str] = ()) -> dict[str, np.ndarray]:

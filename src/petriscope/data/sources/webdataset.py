@@ -21,7 +21,7 @@ from petriscope.data.decode import SUFFIXES
 from petriscope.data.decode_many import decode_files
 from petriscope.data.imageset import ImageSet
 from petriscope.data.omissions import LeftOut
-from petriscope.data.sources.listing import agreed_splits, as_column, groups_of, is_called, labeled_sets
+from petriscope.data.sources.listing import agreed_splits, as_column, groups_of, is_called, labeled_sets, say_may_group
 from petriscope.data.sources.packed import TAR, ZIPPED_TAR, Archive, Listing, Members, index_for, list_members
 from petriscope.data.sources.pairs import NAMES
 from petriscope.data.sources.spelling import split_in, split_of
@@ -153,7 +153,7 @@ def read(
     fields = [fields_of(shard, sample) for shard, sample in samples]
     label, labels = labels_of(samples, fields, section, source, warnings)
     groups = groups_in(fields, section)
-    groups = groups_of(section, names) if groups is None else groups
+    groups = groups_of(section, names, warnings) if groups is None else groups
     splits = agreed_splits({shard.archive.path: shard.split for shard in shards}, source)
     known = Members(
         [f"{shard.archive.digest} {at}" for (shard, _), (_, _, at) in zip(samples, places, strict=True)],
@@ -165,6 +165,8 @@ def read(
     warnings += decoded.warnings
     listed = class_names([*([home] if home else []), paths[0].parent])
     columns = columns_of(fields, {label, section.group or "group"})
+    if groups is None:
+        warnings += say_may_group(columns, section, source)
     by_image = [splits[shard.archive.path] for shard, _ in samples]
     about = f"{label} of {source}"
     return labeled_sets(decoded, by_image, labels, about, listed, names, groups, columns, section, source, warnings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from petriscope.core.errors import shown
@@ -69,6 +69,20 @@ def _read_file(id: str, tree: Mapping[str, Any], out: Export) -> None:
         except Fault as fault:
             out.fault(fault, where)
     out.images += images.values()
+    _say_same_names(id, names, tree["annotations"], out)
+
+
+def _say_same_names(id: str, names: Mapping[int | str, str], records: Sequence[Any], out: Export) -> None:
+    """Say where two categories that occur have one name."""
+    used = {record.get("category_id") for record in records if isinstance(record, dict)}
+    homes: dict[str, list[int | str]] = {}
+    for key, name in names.items():
+        if key in used:
+            homes.setdefault(name, []).append(key)
+    for name, keys in homes.items():
+        if len(keys) > 1:
+            listed = " and ".join(map(str, keys))
+            out.notes.append(f"{id}: the categories {listed} are both called {name}, and were read as one class")
 
 
 def _categories(id: str, records: list[Any], out: Export) -> dict[int | str, str]:

@@ -72,7 +72,8 @@ def read_masks(
         )
     rows = rows_by_split(decoded, [scene.split for scene in scenes])
     targets, classes = order_classes({split: masks[indices] for split, indices in rows.items()}, names, section, source)
-    return sets_over(decoded, rows, targets, classes, ids, groups_of(section, ids), columns=folder_column(ids))
+    groups = groups_of(section, ids, warnings)
+    return sets_over(decoded, rows, targets, classes, ids, groups, columns=folder_column(ids))
 
 
 def _draw_all(

@@ -85,7 +85,14 @@ def settle(export: Export, tree: Folder, section: DataSection, warnings: list[st
     headers = _headers([finder.paths[id] for id in ids], str(tree.path))
     cut: Counter[str] = Counter()
     scenes = []
-    for id, (size, gray) in zip(ids, headers, strict=True):
+    turned = [id for id, (_, _, turned) in zip(ids, headers, strict=True) if turned and found[id].drawn]
+    if turned:
+        have = "1 image is" if len(turned) == 1 else f"{len(turned):,} images are"
+        warnings.append(
+            f"{have} turned upright by the EXIF tag, such as {readable(turned[0])}; annotations are taken as drawn on the "
+            "upright image. Look at one of them"
+        )
+    for id, (size, gray, _) in zip(ids, headers, strict=True):
         image = found[id]
         if (drawn := _check(image, id, size, export, cut)) is not None:
             split = image.split or split_of_path(id) or "all"
@@ -125,20 +132,21 @@ def refuse(faults: LeftOut, source: str, section: DataSection, warnings: list[st
     warnings += faults.sentences(source)
 
 
-def _headers(paths: Sequence[Path], source: str) -> list[tuple[tuple[int, int], bool]]:
-    """(height, width) of each image when upright, and whether it is gray; from the index, for files that are unchanged."""
+def _headers(paths: Sequence[Path], source: str) -> list[tuple[tuple[int, int], bool, bool]]:
+    """(height, width) of each image when upright, whether it is gray, and whether its EXIF tag turns it; from the index, for
+    files that are unchanged."""
 
     def read(path: Path) -> str:
         header, _ = probe_file(path)
-        return "0 0 0" if header is None else f"{header[0]} {header[1]} {int(header[2])}"
+        return "0 0 0 0" if header is None else f"{header[0]} {header[1]} {int(header[2])} {int(header.turned)}"
 
-    place = cache.cache_dir() / f"{cache.make_key('headers', str(Path(source).absolute()))}.index"
+    place = cache.cache_dir() / f"{cache.make_key('headers with turns', str(Path(source).absolute()))}.index"
     out = []
     for text in index.recall(place, paths, read).values:
         words = text.split()
-        whole = len(words) == 3 and all(word.isdecimal() for word in words)  # empty for what is no regular file
-        height, width, gray = map(int, words) if whole else (0, 0, 0)
-        out.append(((height, width), bool(gray)))
+        whole = len(words) == 4 and all(word.isdecimal() for word in words)  # empty for what is no regular file
+        height, width, gray, turned = map(int, words) if whole else (0, 0, 0, 0)
+        out.append(((height, width), bool(gray), bool(turned)))
     return out
 
 
