@@ -292,6 +292,12 @@ def _predicted(
         say(
             "note: the model learned from objects that were cut out of images (data.crop); an image here must show one object"
         )
+    fitted = {*predictor.trust.references, *predictor.trust.labels}
+    if tta is not None and fitted and tta not in fitted and not quiet:
+        say(
+            f"note: nothing was fitted on val for test-time augmentation {tta}, so the temperature of "
+            f"{predictor.recipe.evaluation.tta} is used; petriscope calibrate RUN --tta {tta} fits one"
+        )
     known = parse_prior(predictor.classes, classes, prior)
     predictor = predictor.under(known)
     if known is not None and not quiet:

@@ -26,9 +26,9 @@ def table(path: Path, **columns: Any) -> Path:
 def test_what_the_hub_notes(tmp_path: Path) -> None:
     data = load(write_hub(tmp_path))
     assert data.classes == ("cat", "dog") and data.warnings == (
+        f"{tmp_path}/hub: left out 1 .md file (README.md)",
         f"{tmp_path}/hub: the column slide may say which images belong together, such as those of one patient, and was not read "
         "so; --set data.group=slide keeps them in one split",
-        f"{tmp_path}/hub: left out 1 .md file (README.md)",
     )
     assert data.split("train").columns["slide"].tolist() == ["slide0"] * 3 + ["slide1"] * 3
     assert load(tmp_path / "hub/data/train-00000-of-00001.parquet").classes == ("cat", "dog")

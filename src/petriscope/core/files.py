@@ -192,6 +192,18 @@ def atomic(path: Path) -> Iterator[Path]:
                 temporary.unlink(missing_ok=True)
 
 
+def check_files(folder: Path, names: Iterable[str]) -> None:
+    """Refuse a folder in which something else is in the place of a file: a folder or a broken link would be taken for a missing
+    file, and a pipe be waited for.
+
+    Raises:
+        RequestError: the message names it.
+    """
+    for path in (folder / name for name in names):
+        if os.path.lexists(path) and not path.is_file():
+            raise RequestError(f"{path} is not a file, as it should be; restore the file, or move away what is there")
+
+
 def is_device(path: Path) -> bool:
     """Whether a path is no file to be replaced: a device, a pipe, or what stands for an open file, as /dev/stdout does."""
     try:

@@ -375,6 +375,8 @@ def _draw(
         key = f"{split}_fraction"
         if split in names and getattr(section, key) != DataSection.model_fields[key].default:
             warnings.append(f"data.{key} has no effect: {section.origin} has its own {split} split")
+    if section.split_seed != DataSection.model_fields["split_seed"].default and {"train", "val"} <= names:
+        warnings.append(f"data.split_seed has no effect: {section.origin} has its own splits")
     if names in ({UNSPLIT}, {"train"}):
         whole = next(iter(sets.values()))
         fractions = {"test": section.test_fraction, "val": section.val_fraction}

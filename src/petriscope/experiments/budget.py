@@ -14,7 +14,7 @@ FEWEST = 12  # epochs, where there is time: val is looked at, and the plan corre
 STEPS = 10  # of an epoch at least: a set of few images is repeated within one
 EPOCH = 0.03  # seconds that the end of an epoch takes beside predicting val
 VAL_SHARE = 0.25  # of the time of a training that predicting val after its epochs may take
-MOST = 3.0  # times as many passes as are enough; more bring little
+MOST = 5.0  # times as many passes as are enough; more bring little
 MEASURED_AT = 10_000  # images of the sets on which it was measured how many passes are enough
 
 

@@ -18,15 +18,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from petriscope.core.device import choose_device, cores
 from petriscope.core.errors import Interrupted, PetriscopeError, RequestError
 from petriscope.core.files import (
+    check_files,
     json_text,
     locked,
     parse_json,
@@ -108,8 +110,15 @@ class Job(Result):
     asked: int
     options: Options
     starts: list[int]
-    images: int | None = None
+    images: Annotated[int, Field(ge=0)] | None = None
     notes: list[str] = Field(default_factory=list)
+
+    @field_validator("starts")
+    @classmethod
+    def _ascend(cls, value: list[int]) -> list[int]:
+        if len(value) < 2 or value[0] != 0 or any(one > other for one, other in pairwise(value)):
+            raise ValueError("they must ascend from 0, for one shard or more")
+        return value
 
 
 class Shard(Result):
@@ -190,6 +199,9 @@ class Work:
     def pending(self, number: int) -> Path:
         return self.folder / PENDING / _name(number)
 
+    def units(self, number: int) -> tuple[int, int]:
+        return self.job.starts[number], self.job.starts[number + 1]
+
     def sample(self, number: int) -> Path:
         return self.pending(number).with_suffix(".npz")
 
@@ -243,7 +255,7 @@ class Work:
             if bar is not None:
                 bar.advance(0, f"{done:,} images of shard {number}")
 
-        start, stop = self.job.starts[number : number + 2]
+        start, stop = self.units(number)
         data = self.predictor.recipe.data
         blocks = read_blocks(
             self.folder / LISTING, start, stop, self.sources, self.predictor.reading.pages, data.image, left_out
@@ -260,6 +272,7 @@ class Work:
             note,
             lambda: left_out.sentences(where),
             self.threads,
+            (start, stop),
         )
         if bar is not None:
             bar.advance(1)
@@ -277,7 +290,7 @@ class Work:
         """Answer the shards that were predicted without answers."""
         for number in range(self.count):
             if not self.final(number).is_file():
-                test = read_facts(self.pending(number)).test
+                test = read_facts(self.pending(number), self.units(number)).test
                 withdrawn = compared.test.withdrawn or (test is not None and test.withdrawn)
                 rules = self.answering.plan
                 if withdrawn:
@@ -289,7 +302,7 @@ class Work:
         """Write the summary, and remove what is no longer needed."""
         shards, counts, answers, confidence = list[Shard](), Counter[str](), Counter[str](), 0.0
         for number in range(self.count):
-            facts = read_facts(self.final(number))
+            facts = read_facts(self.final(number), self.units(number))
             predicted = facts.images - facts.unreadable
             shards.append(Shard(file=_name(number), far=facts.far / max(predicted, 1), facts=facts))
             counts.update(
@@ -324,8 +337,10 @@ class Work:
         """
         there = {*self.folder.iterdir()}
         gone = [number for number in range(self.count) if self.final(number) not in there]
-        for number in {*range(self.count)}.difference(gone):
-            read_facts(self.final(number))
+        with progress("looking at shards", self.count - len(gone)) as bar:
+            for number in sorted({*range(self.count)}.difference(gone)):
+                read_facts(self.final(number), self.units(number), whole=True)
+                bar.advance()
         if gone:
             say(
                 f"warning: {len(gone):,} of {self.count:,} shards are not in {self.folder} any more, the first: "
@@ -457,6 +472,7 @@ def _check_free(folder: Path) -> None:
     """Refuse a folder that has something else."""
     if folder.exists() and not folder.is_dir():
         raise RequestError(f"{folder} is a file; with --shards, --out is a folder")
+    check_files(folder, (JOB, LISTING, SUMMARY))
     if folder.is_dir() and not (folder / JOB).is_file():
         others = [each.name for each in folder.iterdir() if not each.name.startswith(".") and each.name != LISTING]
         if others:

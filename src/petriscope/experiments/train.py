@@ -221,7 +221,7 @@ def _resume(folder: str | PathLike[str], quiet: bool, data: str | Path | None, r
             if ranks.first:
                 held.enter_context(run.claimed())
         if ranks.any(run.finished):
-            return _already_finished(run, quiet) if ranks.first else run
+            return _already_finished(run, quiet, data) if ranks.first else run
         with ranks.together():
             dataset = whole_data(run, None if data is None else path_text(data), "go on")
         _agree(run.recipe, dataset, ranks)
@@ -310,14 +310,15 @@ def _exposure(recipe: Recipe, dataset: Dataset) -> Exposure:
     return reduce(or_, filter(None, others), dataset.exposure)
 
 
-def _already_finished(run: Run, quiet: bool) -> Run:
+def _already_finished(run: Run, quiet: bool, data: str | Path | None) -> Run:
     """Do what a process did not come to that was killed when the results were written."""
     page = run.folder / "report.html"
     if not page.is_file():
         write_report(run)
     run.finish()
     if not quiet:
-        say(f"{run.folder} is finished, so there is nothing to resume; its report is {page}")
+        unused = "" if data is None else f", and {path_text(data)} was not read"
+        say(f"{run.folder} is finished, so there is nothing to resume{unused}; its report is {page}")
     return run
 
 

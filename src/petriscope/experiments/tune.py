@@ -240,6 +240,12 @@ def _plan(
 def _open(plan: Plan) -> Study:
     pruner = studies.new_pruner(plan.options.pruner, plan.rungs, plan.recipe.training.epochs, plan.options.reduction)
     opened = studies.open_study(plan.folder, plan.options.storage, plan.settings, plan.higher, pruner)
+    known = plan.folder / "tuning.json"
+    if plan.options.storage is None and known.is_file() and not opened.get_trials(deepcopy=False):
+        raise RequestError(
+            f"{plan.folder / 'study.db'} has no trials, and {known} is of a search that had some; restore the file, or choose "
+            "another --out"
+        )
     drawn, outside = plan.space.position(plan.recipe)
     return Study(opened, plan.folder, plan.space, None if outside else drawn, plan.options.sampler, plan.recipe.seed)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from petriscope.core.errors import RequestError
 from petriscope.core.files import parsing, user_path
-from petriscope.core.progress import progress
+from petriscope.core.progress import progress, say
 from petriscope.core.recipe import TTA, check_recipe
 from petriscope.data.batches import Batches
 from petriscope.data.tile_sets import TileBatches
@@ -136,7 +136,11 @@ def open_model(path: str | PathLike[str], device: str = "auto") -> Predictor:
         RequestError: there is no model, or it is damaged.
     """
     folder = user_path(path)
-    return open_package(folder) if is_package(folder) else load_model(path, device)
+    if not is_package(folder):
+        return load_model(path, device)
+    if device not in ("auto", "cpu"):
+        say(f"note: --device {device} has no effect: {folder} is a package, which runs on the CPU")
+    return open_package(folder)
 
 
 def open_package(folder: Path) -> PackagePredictor:

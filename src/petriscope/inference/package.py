@@ -452,6 +452,8 @@ class Package:
         for name in (*self.manifest.model_files, ARRAYS):
             path = self.folder / name
             with _reading(path):
+                if path.exists() and not path.is_file():  # a pipe would be waited for
+                    raise RequestError(f"{path} is not a file; export the package again")
                 if digest(path) != self.manifest.files.get(name):
                     raise RequestError(f"{path} was changed after the export; export the package again")
         self.arrays = read_arrays(self.folder / ARRAYS)

@@ -50,6 +50,7 @@ class Facts(Result):
         notes: what the files hold beside the images that were read, a sentence each.
         test: the comparison of the shard with val; None: nothing is guaranteed, so it was not compared.
         withdrawn: guarantees are withdrawn for this shard.
+        units: the first unit of the listing that it has, and the one after its last; None: written by an older version.
     """
 
     images: int = 0
@@ -68,6 +69,7 @@ class Facts(Result):
     notes: list[str] = Field(default_factory=list)
     test: ShiftTest | None = None
     withdrawn: bool = False
+    units: tuple[int, int] | None = None
 
 
 def how_to_answer(predictor: Predictor, wanted: Wanted) -> Answering:
@@ -94,6 +96,7 @@ def predict_shard(
     note: Callable[[int], object] | None = None,
     left_out: Callable[[], list[str]] = list,
     threads: int | None = None,
+    units: tuple[int, int] | None = None,
 ) -> Facts:
     """Predict images and write one row each, atomically: image, error, ood, and one probability per class (``p_<class>``).
 
@@ -103,6 +106,7 @@ def predict_shard(
         note: called with the number of images that were predicted since.
         left_out: called at the end, for more notes.
         threads: that decode; None: one per core.
+        units: see `Facts`.
     """
     held = Contents(predictor.reading.bits, predictor.reading.gray)
     seen, outside, sample = Seen(predictor.exposure), Outside(), Drawn()
@@ -164,6 +168,7 @@ def predict_shard(
             first_outside=None if outside.first is None else readable(str(outside.first)),
             notes=[*held.warnings(), *left_out()],
             test=test,
+            units=units,
         )
     return table.facts
 
@@ -197,16 +202,29 @@ def answer_shard(
 REPEAT = "remove it, and give the same command again"
 
 
-def read_facts(path: Path) -> Facts:
+def read_facts(path: Path, units: tuple[int, int] | None = None, whole: bool = False) -> Facts:
     """
+    Args:
+        units: that it should have; None: whatever it has.
+        whole: read its rows, too, and compare their checksums.
+
     Raises:
-        RequestError: the file is damaged, or was not written as a shard.
+        RequestError: the file is damaged, was not written as a shard, or is another one.
     """
     import pyarrow.parquet as pq
 
     with parsing(path, REPEAT):
-        found = pq.read_metadata(path).metadata or {}
-        return validated(Facts, parse_json(found[FACTS]), str(path))
+        if not path.is_file():
+            raise ValueError("it is not a file")
+        with pq.ParquetFile(path, page_checksum_verification=whole) as file:
+            facts: Facts = validated(Facts, parse_json((file.metadata.metadata or {})[FACTS]), str(path))
+            if file.metadata.num_rows != facts.images:
+                raise ValueError(f"it has {file.metadata.num_rows:,} rows for {facts.images:,} images")
+            if None not in (units, facts.units) and units != facts.units:
+                raise ValueError("it is another shard")
+            for _ in file.iter_batches(ROWS) if whole else ():
+                pass
+    return facts
 
 
 def _probabilities(predictor: Predictor) -> list[str]:
@@ -224,7 +242,7 @@ def _written(path: Path, predictor: Predictor, answering: Answering | None, rule
 
     with atomic(path) as temporary:
         table = _Table(predictor, answering, rules)
-        with pq.ParquetWriter(temporary, table.schema) as writer:
+        with pq.ParquetWriter(temporary, table.schema, write_page_checksum=True) as writer:
             table.writer = writer
             yield table
             table.write()

@@ -107,7 +107,7 @@ def hand_over(rows: Rows, out: Path | None, write: Callable[[str], object]) -> N
         first = first or next(iter(errors), "")
         count, failed = count + len(part), failed + len(errors)
     if out is not None:
-        say(f"{count:,} images in {out}")
+        say(f"{count:,} image{'s' * (count != 1)} in {out}")
     if failed:
         raise PetriscopeError(f"{failed:,} of {count:,} images could not be read, the first: {first}")
 

@@ -26,6 +26,7 @@ from petriscope.core.device import cores
 from petriscope.core.errors import RequestError, command
 from petriscope.core.files import (
     atomic,
+    check_files,
     json_text,
     locked,
     new_folder,
@@ -64,6 +65,17 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 2**30  # of a file in a run folder, unpacked
 CROSS_VALIDATED = "final"  # in the folder of a cross-validation, the run of its model
+FILES = (
+    "metrics.jsonl",
+    "model.safetensors",
+    "results.json",
+    "predictions.parquet",
+    SPLITS_FILE,
+    "gallery.npz",
+    "audited.csv",
+    "report.html",
+    ".lock",
+)  # that a run may have, beside those by which it is known
 PACKAGES = ("torch", "timm", "numpy", "pillow", "scikit-learn")
 
 
@@ -97,7 +109,13 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        return load_recipe(self.folder / "recipe.yaml")
+        path = self.folder / "recipe.yaml"
+        recipe = load_recipe(path)
+        if lacking := [key for key in ("data", "model", "training") if key not in recipe.model_fields_set]:
+            raise RequestError(
+                f"{path} is damaged: it lacks {', '.join(lacking)}, and the recipe of a run has all keys"
+            )
+        return recipe
 
     @property
     def environment(self) -> Environment:
@@ -303,6 +321,7 @@ def open_run(folder: str | PathLike[str]) -> Run:
     """
     run = Run(user_path(folder))
     if is_run(run.folder):
+        check_files(run.folder, FILES)
         return run
     hint = "recipe.yaml or environment.json is missing"
     if (run.folder / "recipe.yaml").is_file() and run.recipe.data.folds is not None:

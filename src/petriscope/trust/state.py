@@ -364,14 +364,14 @@ class Trust:
 
         def mahalanobis(found: dict[str, Any]) -> Mahalanobis:
             centers, whiten = finite(found["centers"]), finite(found["whiten"])
-            if centers.ndim != 2 or whiten.ndim != 2 or centers.shape[1] != whiten.shape[1]:
+            if centers.ndim != 2 or whiten.ndim != 2 or centers.shape[1] != whiten.shape[1] or not len(centers):
                 raise ValueError("the arrays of the out-of-distribution detector have inconsistent shapes")
             return Mahalanobis(centers, whiten, _positive(found["limit"]))
 
         def mixture(found: dict[str, Any]) -> Mixture:
             centers, whiten, height = (finite(found[name]) for name in ("centers", "whiten", "height"))
             square = (*centers.shape, centers.shape[1])
-            if centers.ndim != 2 or whiten.shape != square or height.shape != centers.shape[:1]:
+            if centers.ndim != 2 or whiten.shape != square or height.shape != centers.shape[:1] or not len(centers):
                 raise ValueError("the arrays of the out-of-distribution detector have inconsistent shapes")
             return Mixture(centers, whiten, height, _positive(found["limit"]))
 

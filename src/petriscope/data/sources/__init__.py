@@ -96,9 +96,17 @@ def read(source: str, section: DataSection, warnings: list[str] | None = None) -
         notes += [f"data.{key} has no effect: {source} has no columns to choose from" for key in asked]
     if section.layout != "auto" and not remote.is_address(source) and not _has_arrays(user_path(source)):
         notes.append(f"data.layout has no effect: {source} is no HDF5 file or Zarr array")
+    if section.pages != "auto" and (source.partition(":")[0] in NAMED or source.lower().endswith(".npz")):
+        notes.append(f"data.pages has no effect: {source} has arrays, no files with pages")
     if section.crop is not None and all("image" not in part.columns for part in sets.values()):
         notes.append(f"data.crop has no effect: {source} has no boxes of a labelling tool")
     if section.group is not None and all(part.groups is None for part in sets.values()):
+        if section.of_model:
+            notes.append(
+                f"{source} has no groups {section.group!r}, which data.group of the model names; all of its images count as "
+                "independent"
+            )
+            return sets if section.block is None else _blocks(sets, section.block, source)
         raise RequestError(
             f"data.group is {section.group!r}, but {source} has no groups; it needs a folder of images (then it is a "
             "pattern for paths), a table (then it is a column), or an npz with arrays such as train_groups"

@@ -58,7 +58,7 @@ def read(
     if known is None:
         found = single_pages(found, section)
     files, names = [file.id for file in found], [file.label for file in found]
-    groups = groups_of(section, files, warnings)
+    groups = groups_of(section, files)
     if groups is None and len(found) > len(whole):
         groups = np.array([file.id.rpartition("#")[0] for file in found])
         warnings.append("the pages of a file are one group of images, which stays together when splits are drawn")

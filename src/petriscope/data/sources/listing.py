@@ -268,7 +268,7 @@ def folder_column(names: Sequence[str]) -> dict[str, np.ndarray]:
 
 def group_column(names: Sequence[str], section: DataSection, where: str, warnings: list[str]) -> str | None:
     """The column that says which images belong together: the one that ``section.group`` names, else one called group, whatever
-    its case. None: there is none.
+    its case. None: there is none, or images from elsewhere do not have that of a model.
 
     Raises:
         RequestError: there is no column ``section.group``.
@@ -277,9 +277,6 @@ def group_column(names: Sequence[str], section: DataSection, where: str, warning
         return section.group
     if section.group is not None:
         if section.of_model:
-            warnings.append(
-                f"{where} has no column {section.group}, which data.group of the model names; its images count as independent"
-            )
             return None
         raise RequestError(f"data.group: {where} has no column {section.group!r}; {near(section.group, names)}")
     if "group" in names:
@@ -310,8 +307,9 @@ def say_may_group(cells: Mapping[str, np.ndarray], section: DataSection, where: 
     ]
 
 
-def groups_of(section: DataSection, names: Sequence[str], warnings: list[str]) -> np.ndarray | None:
-    """The groups of images by their ids: what the pattern ``section.group`` finds in them; None without a pattern.
+def groups_of(section: DataSection, names: Sequence[str]) -> np.ndarray | None:
+    """The groups of images by their ids: what the pattern ``section.group`` finds in them; None without a pattern, or where the
+    pattern of a model does not find something in all images from elsewhere.
 
     Raises:
         DataError: it finds nothing in an id.
@@ -324,10 +322,6 @@ def groups_of(section: DataSection, names: Sequence[str], warnings: list[str]) -
         found = None if match is None else match.group(1) if match.re.groups else match.group(0)
         if found is None:
             if section.of_model:
-                warnings.append(
-                    f"the pattern {section.group!r}, which data.group of the model is, matches nothing in {name}; all images "
-                    "count as independent"
-                )
                 return None
             raise DataError(
                 f"data.group: the pattern {section.group!r} matches nothing in {name}; every image needs a group"

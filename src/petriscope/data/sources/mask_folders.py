@@ -49,7 +49,7 @@ def read(path: Path, pairs: Pairs, section: DataSection, warnings: list[str]) ->
     if not found:
         raise DataError(f"{path} has no image with a mask; the two have the same name up to the suffix")
     files = [pair.id for pair in found]
-    groups = groups_of(section, files, warnings)
+    groups = groups_of(section, files)
     decoded = decode_files([pair.path for pair in found], files, section, str(path))
     warnings += decoded.warnings
     height, width = decoded.pixels.shape[1:3]

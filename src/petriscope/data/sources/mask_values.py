@@ -295,6 +295,11 @@ def name_values(
             "in every mask the values count from 1 without gaps, to another number in each; if they are numbers of objects, "
             "save the classes of the objects instead"
         )
+    if section.ignore == BACKGROUND and names is None and section.classes is None and labeled[0] == 0:
+        warnings.append(
+            "the masks have numbers without names, so 0 was taken for the background, which data.ignore leaves out; if 0 is a "
+            "class, --set data.ignore=null keeps it"
+        )
     return _as_classes(masks, has, names, section, where, table)
 
 

@@ -164,7 +164,7 @@ def read(source: str, section: DataSection, warnings: list[str]) -> dict[str, Im
     if all(about["groups"] is not None for about in abouts):
         groups = np.array([group for about in abouts for group in about["groups"]])
     elif _kind(files[0].path) == "tar":
-        groups = groups_of(section, names, warnings)
+        groups = groups_of(section, names)
     listed = _declared(abouts, files) if shards.classes is None else shards.classes
     columns = {
         key: as_column(

@@ -153,7 +153,7 @@ def read(
     fields = [fields_of(shard, sample) for shard, sample in samples]
     label, labels = labels_of(samples, fields, section, source, warnings)
     groups = groups_in(fields, section)
-    groups = groups_of(section, names, warnings) if groups is None else groups
+    groups = groups_of(section, names) if groups is None else groups
     splits = agreed_splits({shard.archive.path: shard.split for shard in shards}, source)
     known = Members(
         [f"{shard.archive.digest} {at}" for (shard, _), (_, _, at) in zip(samples, places, strict=True)],

@@ -62,7 +62,7 @@ def read_crops(scenes: Sequence[Scene], section: DataSection, source: str, warni
     )
     ids = [f"{scene.id}#{drawn.number}" for scene, drawn in every]
     homes = [scene.id for scene, _ in every]
-    groups = np.array(homes) if section.group is None else groups_of(section, homes, warnings)
+    groups = np.array(homes) if section.group is None else groups_of(section, homes)
     flags = sorted({flag for _, drawn in every for flag in drawn.flags})
     columns = {"image": as_column(homes)} | {
         flag: as_column(drawn.flags.get(flag, "") for _, drawn in every) for flag in flags

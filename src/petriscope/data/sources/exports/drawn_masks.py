@@ -72,8 +72,7 @@ def read_masks(
         )
     rows = rows_by_split(decoded, [scene.split for scene in scenes])
     targets, classes = order_classes({split: masks[indices] for split, indices in rows.items()}, names, section, source)
-    groups = groups_of(section, ids, warnings)
-    return sets_over(decoded, rows, targets, classes, ids, groups, columns=folder_column(ids))
+    return sets_over(decoded, rows, targets, classes, ids, groups_of(section, ids), columns=folder_column(ids))
 
 
 def _draw_all(
