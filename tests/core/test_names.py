@@ -59,3 +59,15 @@ def test_names_in_lines_are_without_their_numbers(text, names):
 def test_names_numbered_from_one_are_refused():
     with pytest.raises(DataError, match=r"classes.txt numbers its classes from 1 \(1 sky\); it must name them from 0"):
         names_in_lines("1 sky\n2 road", "classes.txt")
+
+
+@pytest.mark.parametrize(
+    "text", ["0 sky\n2 road\n1 car", "2: road\n0: sky\n1: car", "sky: 0\nroad: 2\ncar: 1", "car,1\nroad,2\nsky,0"]
+)
+def test_numbers_say_the_order_of_names(text):
+    assert names_in_lines(text, "classes.txt") == ["sky", "car", "road"]
+
+
+@pytest.mark.parametrize("text", ["grade: 0\ngrade: 1", "type,1\ntype,2", "1 of 2\n1 of 3", "week 3\nweek 1"])
+def test_numbers_that_belong_to_names_stay(text):
+    assert names_in_lines(text, "classes.txt") == text.splitlines()

@@ -322,3 +322,22 @@ def test_an_edited_recipe_is_read_or_refused_by_name(tmp_path_factory, edits):
 def test_corrections_that_cannot_have_been_are_refused(training):
     with pytest.raises(RequestError, match=r"training\.corrections=\[\]"):
         load_recipe("demo", training=training)
+
+
+@pytest.mark.parametrize("setting", ["seed=true", "training.epochs=yes", "data.val_fraction=on"])
+def test_truth_values_are_no_numbers(setting):
+    with pytest.raises(RequestError):
+        load_recipe("demo", [setting])
+
+
+def test_truth_values_stay_what_they_are():
+    assert load_recipe("demo", ["training.channels_last=false"]).training.channels_last is False
+    assert load_recipe("demo", ["data.drop_single_class=yes"]).data.drop_single_class is True
+
+
+def test_truth_values_are_no_numbers_of_a_part():
+    from petriscope.training.optimizers import OPTIMIZERS
+
+    assert OPTIMIZERS.check(Part(name="sgd", lr=1, nesterov=True, momentum=0.9))["nesterov"] is True
+    with pytest.raises(RequestError, match="lr.*true is not allowed here"):
+        OPTIMIZERS.check(Part(name="sgd", lr=True))

@@ -118,3 +118,18 @@ def test_gray_images_for_a_model_of_colors_are_said(gray: bool, tmp_path: Path) 
         "are gray, and the model learned from images in color" in text for text in said
     )
     assert lacks_color(images, (0.5, 0.5, 0.501), str(source)) == lacks_color(images, (0.5,), str(source)) == []
+
+
+def test_groups_of_a_model_may_be_missing_elsewhere(tmp_path: Path) -> None:
+    make_folders(tmp_path / "folders")
+    rows = [{"path": f"{number}.png", "label": "ab"[number % 2]} for number in range(6)]
+    for number, pixels in enumerate(some_images(6)):
+        save_image(tmp_path / f"table/{number}.png", pixels)
+    table = write_table(tmp_path / "table/a.csv", rows)
+    for place, classes in ((table, ("a", "b")), (tmp_path / "folders", ("cat", "dog"))):
+        own = section(tmp_path / "elsewhere", group="patient_id")
+        images, warnings = load_aligned(own.elsewhere(str(place)), "val", classes, LABELS)
+        assert images.groups is None
+        assert any("no groups 'patient_id', which data.group of the model names" in text for text in warnings)
+        with pytest.raises((DataError, RequestError), match=r"data\.group"):
+            load_aligned(section(place, group="patient_id"), "val", classes, LABELS)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_sources import COUNTS, make_folders, make_mask_npz, make_npz, some_images, write_table
+from small_sources import COUNTS, make_folders, make_mask_npz, make_npz, masks, some_images, write_table
 
 from petriscope.core.errors import DataError, RequestError
 from petriscope.core.recipe import DataSection, load_recipe
@@ -412,3 +412,22 @@ def test_sources_in_a_recipe(tmp_path: Path) -> None:
     }
     empty = load_recipe("demo", ["data.source=null", "data.sources.2021=digits"])
     assert empty.data.by_domain["2021"].source == "digits"
+
+
+def binary(folder: Path, top: int, seed: int) -> Path:
+    return make_mask_npz(
+        folder / str(seed),
+        seed=seed,
+        **{f"{split}_masks": top * (masks(n, seed) > 0).astype(np.uint8) for split, n in COUNTS.items()},
+    )
+
+
+def test_masks_of_0_and_255_are_no_classes_of_others(tmp_path: Path) -> None:
+    three = make_mask_npz(tmp_path / "three")
+    with pytest.raises(
+        DataError, match=r"the masks of the domain b have the values 0 and 255, and those of a have 3 classes"
+    ):
+        load(sources(a=three, b=binary(tmp_path, 255, 40)))
+    data = load(sources(a=binary(tmp_path, 1, 50), b=binary(tmp_path, 255, 60)))
+    assert len(data.classes) == 2 and not any("only the domain" in text for text in data.warnings)
+    assert {*np.unique(data.split("train").targets).tolist()} == {0, 1}

@@ -15,7 +15,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from small_exports import CLASSES, HEIGHT, SPLITS, WIDTH, WRITERS, coco, make_export, pixels, put_json, put_text, voc
+from small_exports import (
+    CLASSES,
+    HEIGHT,
+    SPLITS,
+    WIDTH,
+    WRITERS,
+    coco,
+    make_export,
+    pictures,
+    pixels,
+    put_json,
+    put_text,
+    save_pictures,
+    voc,
+    write_coco,
+)
 from small_sources import load, save_image
 
 from petriscope.core.errors import DataError, RequestError
@@ -593,3 +608,37 @@ def test_crops_are_mapped_or_resident_and_cached(tmp_path: Path, monkeypatch: py
     Image.fromarray(pixels(9)).save(tmp_path / "images/train/s0.png")
     with pytest.raises(AssertionError, match="decoded again"):
         load(tmp_path, crop=CROP, size=16)
+
+
+def test_two_categories_of_one_name_are_said(tmp_path: Path) -> None:
+    save_pictures(tmp_path, pictures(splits=False))
+    tree = coco(pictures(splits=False))
+    tree["categories"] = [
+        {"id": 7, "name": "cell"},
+        {"id": 8, "name": "cell"},
+        {"id": 9, "name": "other"},
+        {"id": 1, "name": "cell"},
+    ]
+    tree["annotations"][0]["category_id"] = 9
+    put_json(tmp_path / "annotations/instances.json", tree)
+    data = load_dataset(DataSection.model_validate({"source": str(tmp_path), "crop": {}}))
+    assert set(data.classes) == {"cell", "other"}
+    (said,) = [text for text in data.warnings if "both called" in text]
+    assert "the categories 7 and 8 are both called cell, and were read as one class" in said  # 1 does not occur
+
+
+def test_images_that_exif_turns_are_said(tmp_path: Path) -> None:
+    found = pictures(splits=False, outlines=True)
+    save_pictures(tmp_path, found)
+    write_coco(tmp_path, found)
+    path = tmp_path / found[1].id
+    exif = Image.Exif()
+    exif[274] = 3  # upside down, so that height and width stay
+    with Image.open(path) as image:
+        image.load()
+        image.save(path, exif=exif)
+    data = load_dataset(DataSection(source=str(tmp_path)))
+    (said,) = [text for text in data.warnings if "EXIF" in text]
+    assert said.startswith(
+        f"1 image is turned upright by the EXIF tag, such as {found[1].id}; annotations are taken as drawn"
+    )

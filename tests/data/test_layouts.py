@@ -320,3 +320,21 @@ def test_no_name_of_a_mask_is_overlooked(word: str) -> None:
     for name in (f"{word}_cell_3", f"cell_3-{word}"):
         assert bare_stem(name)[1] == "masks" and may_say_masks(["a.png", f"{name}.png"])
     assert not may_say_masks(["a_1.png", "b_2.jpeg"])
+
+
+def pictures(folder: Path, one: str, other: str, gray: bool, ending: str = "") -> Path:
+    for number, pixels in enumerate(some_images(3)):
+        save_image(folder / one / f"s{number}.png", pixels)
+        save_image(folder / other / f"s{number}{ending}.png", some_images(1, gray=gray, seed=number)[0])
+    return folder
+
+
+def test_images_and_masks_in_folders_of_other_names_are_refused_or_said(tmp_path: Path) -> None:
+    names = ("ISIC2018_Task1-2_Training_Input", "ISIC2018_Task1_Training_GroundTruth")
+    with pytest.raises(DataError, match="with files of the same names: images and masks, or classes"):
+        load(pictures(tmp_path / "isic", *names, gray=True, ending="_segmentation"))
+    with pytest.raises(DataError, match="images and masks, or classes"):
+        load(pictures(tmp_path / "raw", "raw", "label_1", gray=True))
+    said = "of the same names, in color and gray, and were read as classes; if truth has masks of the images in stained"
+    one, other = (load(pictures(tmp_path / str(gray), "stained", "truth", gray)).warnings for gray in (True, False))
+    assert any(said in text for text in one) and not any("of the same names" in text for text in other)

@@ -265,3 +265,20 @@ def test_copies_within_a_split_are_said(tmp_path: Path) -> None:
     assert [text for text in load(tmp_path / "s").warnings if "4 images of test are copies of others in it" in text]
     (tmp_path / "s/train/cat/zz.png").write_bytes(sorted((tmp_path / "s/train/cat").iterdir())[0].read_bytes())
     assert not any("of train" in text and "cop" in text for text in load(tmp_path / "s").warnings)
+
+
+def test_a_class_that_val_lacks_is_said(tmp_path: Path) -> None:
+    labels = np.array([0, 1, 2] * 4)[:, None].astype(np.uint8)
+    path = make_npz(tmp_path, train_images=some_images(12), train_labels=labels)
+    (said,) = [text for text in load(path).warnings if text.startswith("val has no")]
+    assert said.startswith("val has no images of 2, so its metrics, and what is fitted on it")
+    assert not any(text.startswith("val has no") for text in load(make_npz(tmp_path / "b")).warnings)
+
+
+def test_options_that_arrays_with_splits_have_no_use_for_are_said(tmp_path: Path) -> None:
+    path = make_npz(tmp_path)
+    said = load(path, split_seed=7, pages="images").warnings
+    assert f"data.split_seed has no effect: {path} has its own splits" in said
+    assert f"data.pages has no effect: {path} has arrays, no files with pages" in said
+    without = make_npz(tmp_path / "b", test_images=None, test_labels=None, val_images=None, val_labels=None)
+    assert not any("no effect" in text for text in load(without, split_seed=7).warnings)

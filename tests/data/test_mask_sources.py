@@ -321,3 +321,105 @@ class TestAligned:
             )
         with pytest.raises(DataError, match="has labels; this model was trained on masks"):
             load_aligned(DataSection(source=str(make_npz(tmp_path / "b"))), "test", ("0", "1"), SEGMENTATION)
+
+
+def whole(count: int, seed: int) -> np.ndarray:
+    """Masks without unlabeled pixels."""
+    return masks(count, seed) % np.uint8(3)
+
+
+def whole_npz(folder: Path, **changes: Any) -> Path:
+    stored = {f"{split}_masks": whole(count, index) for index, (split, count) in enumerate(COUNTS.items())}
+    return make_mask_npz(folder, **{**stored, **changes})
+
+
+@pytest.mark.parametrize(
+    ("options", "ignored"),
+    [
+        ({"mask_values": [10, 20, 30], "ignore": 20}, 1),
+        ({"mask_values": [30, 20, 10], "ignore": 30}, 2),
+        ({"mask_values": [10, 20, 30], "classes": ["a", "b", "c"], "ignore": 10}, 0),
+    ],
+)
+def test_a_number_to_ignore_is_a_value_of_the_masks(options: dict[str, Any], ignored: int, tmp_path: Path) -> None:
+    stored = {f"{split}_masks": 10 * (whole(count, index) + 1) for index, (split, count) in enumerate(COUNTS.items())}
+    data = load(make_mask_npz(tmp_path, **stored), **options)
+    plain = whole(COUNTS["train"], 0)
+    assert np.array_equal(data.split("train").targets == IGNORE, plain == ignored)
+    assert len(data.classes) == 2
+
+
+def test_a_number_to_ignore_is_a_class_number_whatever_the_order_of_classes(tmp_path: Path) -> None:
+    path = whole_npz(tmp_path, classes=NAMES)
+    data = load(path, classes=["rock", "sand", "background"], ignore=0)
+    assert data.classes == ("rock", "sand")
+    assert np.array_equal(data.split("train").targets == IGNORE, whole(COUNTS["train"], 0) == 0)
+    data = load(whole_npz(tmp_path / "b"), classes=["2", "1", "0"])
+    assert np.array_equal(data.split("train").targets, 2 - whole(COUNTS["train"], 0))
+
+
+def test_a_value_to_ignore_may_be_255_or_has_to_be_listed(tmp_path: Path) -> None:
+    stored = {
+        f"{split}_masks": np.array([0, 128, 255], np.uint8)[whole(count, index)]
+        for index, (split, count) in enumerate(COUNTS.items())
+    }
+    path = make_mask_npz(tmp_path, **stored)
+    data = load(path, mask_values=[0, 128, 255], ignore=255)
+    assert (
+        np.array_equal(data.split("train").targets == IGNORE, whole(COUNTS["train"], 0) == 2) and len(data.classes) == 2
+    )
+    with pytest.raises(
+        RequestError, match=r"data\.ignore is 3, which is not in data\.mask_values; that has 0, 128, 255"
+    ):
+        load(path, mask_values=[0, 128, 255], ignore=3)
+    model = DataSection(source=str(path), mask_values=(0, 128, 255))
+    found, _ = load_aligned(model, "train", ("0", "128", "255"), find_task("segmentation"))
+    assert np.array_equal(found.targets, whole(COUNTS["train"], 0))  # 255 is a class of this model
+
+
+def test_a_background_without_a_name_is_said(tmp_path: Path) -> None:
+    path = make_mask_npz(tmp_path)
+    said = "so 0 was taken for the background"
+    assert any(said in text for text in load(path, ignore="background").warnings)
+    assert not any(said in text for text in load(path).warnings)
+
+
+def test_a_specialist_reads_masks_of_0_and_255_elsewhere_as_its_own(tmp_path: Path) -> None:
+    stored = {
+        f"{split}_masks": 255 * (whole(count, index) > 0).astype(np.uint8)
+        for index, (split, count) in enumerate(COUNTS.items())
+    }
+    path = make_mask_npz(tmp_path, **stored)
+    for options in ({"only": "255"}, {"only": "cell", "classes": ("ground", "cell")}):
+        section = DataSection(source=str(path), **options)
+        found, _ = load_aligned(section, "train", load(path, **options).classes, find_task("segmentation"))
+        assert np.array_equal(found.targets == IGNORE, np.zeros_like(found.targets, bool))
+        assert np.array_equal(found.targets, whole(COUNTS["train"], 0) > 0)
+
+
+def test_a_third_folder_with_as_many_files_as_images_is_said(tmp_path: Path) -> None:
+    make_mask_folders(tmp_path)
+    for number in range(COUNTS["train"]):
+        save_mask(tmp_path / f"train/1st_manual/{number:02d}_manual.gif", masks(1)[0])
+    (said,) = [text for text in load(tmp_path).warnings if "as many files" in text]
+    assert said.startswith(
+        f"{tmp_path}/train/1st_manual has as many files as {tmp_path}/train/images, and was not used"
+    )
+
+
+def test_images_in_no_list_need_no_mask(tmp_path: Path) -> None:
+    """As in VOC2012, most images of which have none."""
+    for number, pixels in enumerate(some_images(8)):
+        (tmp_path / "JPEGImages").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / f"JPEGImages/{number}.png")
+        if number < 6:
+            save_mask(tmp_path / f"SegmentationClass/{number}.png", masks(1, number)[0])
+    lists = tmp_path / "ImageSets/Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("0\n1\n2\n")
+    (lists / "val.txt").write_text("3\n4\n")
+    data = load(tmp_path)
+    assert {split: len(part) for split, part in data.splits.items()} == {"train": 3, "val": 2}
+    (lists / "val.txt").write_text("3\n7\n")
+    with pytest.raises(DataError, match=r"7\.png has no mask"):
+        load(tmp_path)

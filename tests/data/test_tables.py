@@ -396,3 +396,56 @@ def test_a_table_beside_class_folders_is_said(tmp_path: Path) -> None:
     place = str(tmp_path / "s")
     for label, classes in (("dx", NAMES), ("diagnosis", ("part_0", "part_1"))):  # as the data of a model were read
         assert load_dataset(DataSection(source="elsewhere", label=label).elsewhere(place)).classes == classes
+
+
+def swapped(shots: Path, kind: str, classes: list[str]) -> Dataset:
+    """Four images, of which the first two are of class 0, with 0 and 1 as labels, as folders, a table or arrays."""
+    pixels, labels = some_images(4), [0, 0, 1, 1]
+    place = shots / f"swapped {kind}"
+    if kind == "npz":
+        place.mkdir(exist_ok=True)
+        np.savez(place / "a.npz", train_images=pixels, train_labels=np.array(labels, np.uint8)[:, None])
+        place = place / "a.npz"
+    else:
+        for number, image in enumerate(pixels):
+            save_image(place / (f"{labels[number]}/{number}.png" if kind == "folders" else f"{number}.png"), image)
+        if kind == "csv":
+            lines = [f"{number}.png,{label}" for number, label in enumerate(labels)]
+            (place / "a.csv").write_text("path,label\n" + "\n".join(lines))
+            place = place / "a.csv"
+    return load(place, classes=classes, val_fraction=0, test_fraction=0)
+
+
+@pytest.mark.parametrize("kind", ["folders", "csv", "npz"])
+def test_numbers_that_data_classes_lists_in_another_order_are_the_labels(kind: str, shots: Path) -> None:
+    train = swapped(shots, kind, ["1", "0"]).split("train")
+    first = {image.tobytes() for image in some_images(4)[:2]}
+    assert train.classes == ("1", "0")
+    assert {image.tobytes() for image in train.images[train.targets == 1]} == first
+
+
+@pytest.mark.parametrize("kind", ["csv", "npz"])
+def test_numbers_that_are_called_by_other_numbers_are_refused(kind: str, shots: Path) -> None:
+    with pytest.raises(RequestError, match=r"calls label 1 of .* '2', and another label '1'.*such as 'grade 2'"):
+        swapped(shots, kind, ["1", "2"])
+    assert swapped(shots, kind, ["10", "20"]).classes == ("10", "20")
+
+
+@pytest.mark.parametrize(
+    ("column", "used"), [("group", True), ("Group", True), ("GROUP_ID", True), ("Patient ID", False)]
+)
+def test_groups_are_found_or_asked_for(column: str, used: bool, shots: Path) -> None:
+    lines = [f"shots/é{number}.png,{NAMES[number % 2]},g{number // 2}" for number in range(12)]
+    path = table(shots, f"path,label,{column}\n" + "\n".join(lines))
+    data = load(path)
+    said = " ".join(data.warnings)
+    assert (data.split("train").groups is not None) == used
+    assert (f"the column {column} was read as group" in said) == (used and column != "group")
+    assert (f"--set data.group={column} keeps them in one split" in said) == (not used)
+    assert load(path, group=column).split("train").groups is not None
+
+
+def test_columns_that_tell_no_images_apart_are_no_groups(shots: Path) -> None:
+    lines = [f"shots/é{number}.png,{NAMES[number % 2]},{number},one" for number in range(12)]
+    data = load(table(shots, "path,label,patient,slide\n" + "\n".join(lines)))
+    assert not any("belong together" in text for text in data.warnings)

@@ -4,6 +4,7 @@ withdrawn."""
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -527,3 +528,47 @@ def test_the_sample_does_not_depend_on_the_shards() -> None:
         assert sample.count == n and sample.keys.tolist() == [*range(MOST)] and sample.traits is not None
         assert sample.traits.predicted.tolist() == [*range(MOST)] and sample.shown is not None
         assert sample.shown.ravel().tolist() == [*range(6)]
+
+
+def test_a_finished_job_is_looked_through(model: Path, content: list[bytes], tmp_path: Path) -> None:
+    place, out = folder_of(tmp_path / "new", content[:30]), tmp_path / "out"
+
+    def again() -> None:
+        api.predict_in_shards(model, [str(place)], out, 3, jobs=1, quiet=True)
+
+    again()
+    again()
+    first, second = out / "shard-00000.parquet", out / "shard-00001.parquet"
+    kept = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    with pytest.raises(RequestError, match=r"shard-00000\.parquet.*it is another shard"):
+        again()
+    damaged = bytearray(kept)
+    damaged[60:68] = b"\xff" * 8
+    first.write_bytes(damaged)
+    with pytest.raises(RequestError, match=r"shard-00000\.parquet is damaged"):
+        again()
+    first.unlink()
+    os.mkfifo(first)
+    with pytest.raises(RequestError, match=r"shard-00000\.parquet.*not a file"):
+        again()
+    first.unlink()
+    first.write_bytes(kept)
+    again()
+    summary = out / "summary.json"
+    summary.unlink()
+    summary.mkdir()
+    with pytest.raises(RequestError, match=r"summary\.json is not a file"):
+        again()
+
+
+@pytest.mark.parametrize("starts", [[], [0], [1, 2], [0, 5, 3]])
+def test_starts_that_are_no_shards_are_refused(
+    starts: list[int], model: Path, content: list[bytes], tmp_path: Path
+) -> None:
+    place, out = folder_of(tmp_path / "new", content[:6]), tmp_path / "out"
+    api.predict_in_shards(model, [str(place)], out, 2, jobs=1, quiet=True)
+    job = json.loads((out / "job.json").read_text())
+    (out / "job.json").write_text(json.dumps({**job, "starts": starts}))
+    with pytest.raises(RequestError, match=r"job\.json"):
+        api.predict_in_shards(model, [str(place)], out, 2, jobs=1, quiet=True)

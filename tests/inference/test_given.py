@@ -229,3 +229,15 @@ def test_images_that_the_model_has_seen_are_counted(predictor, folder, capsys):
 def test_an_empty_name_is_not_the_current_folder():
     with pytest.raises(RequestError, match="an empty name stands where a path should"):
         as_files("")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK", "L"])
+@pytest.mark.parametrize("tag", [1, 3, 6, 8])
+def test_a_pil_image_is_turned_as_its_file_is(mode, tag, tmp_path):
+    exif = Image.Exif()
+    exif[274] = tag
+    Image.fromarray(pixels()).convert(mode).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    with Image.open(tmp_path / "a.jpg") as image:
+        (given_image,) = as_files(image)
+        found = decode_file(given_image, None)
+    np.testing.assert_array_equal(found, decode_file(tmp_path / "a.jpg", None))

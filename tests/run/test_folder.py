@@ -1,6 +1,7 @@
 """The run folder: what creation writes, what is added later, older files, and damaged ones."""
 
 import json
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -318,3 +319,27 @@ def test_names_that_no_file_of_a_run_can_hold_are_refused_and_leave_nothing(tmp_
     with pytest.raises(RequestError, match="is not UTF-8"):
         create_run(tmp_path / (name if what == "folder" else "run"), recipe, dataset())
     assert not list(tmp_path.iterdir())
+
+
+class TestOtherThingsInPlaceOfFiles:
+    @pytest.mark.parametrize(
+        "name", ["results.json", "metrics.jsonl", "predictions.parquet", "splits.parquet", "model.safetensors"]
+    )
+    @pytest.mark.parametrize("kind", ["folder", "pipe", "loop"])
+    def test_is_refused_by_name(self, name, kind, run):
+        path = run.folder / name
+        path.unlink(missing_ok=True)
+        {"folder": path.mkdir, "pipe": lambda: os.mkfifo(path), "loop": lambda: path.symlink_to(path)}[kind]()
+        with pytest.raises(RequestError, match=f"{name} is not a file"):
+            open_run(run.folder)
+
+    def test_a_link_to_a_file_is_one(self, run, tmp_path):
+        (run.folder / "splits.parquet").rename(tmp_path / "elsewhere")
+        (run.folder / "splits.parquet").symlink_to(tmp_path / "elsewhere")
+        assert open_run(run.folder).membership is not None
+
+    @pytest.mark.parametrize("text", ["", "seed: 3\n", "{}\n"])
+    def test_a_recipe_without_its_keys_is_damaged(self, text, run):
+        (run.folder / "recipe.yaml").write_text(text)
+        with pytest.raises(RequestError, match=r"recipe\.yaml is damaged: it lacks data, model, training"):
+            _ = run.recipe

@@ -60,21 +60,22 @@ SOURCES = ["data", "sources"]  # whose keys are the names of domains, also if th
 OLD_SAMPLERS = {"square-root-sampler": "square-root", "weighted-sampler": "weighted"}
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse true and false where a number is wanted: YAML reads yes and on as true, which counts as 1 else."""
-        if isinstance(value, bool) and not _takes_bool(cls.model_fields[str(info.field_name)].annotation):
-            raise ValueError(f"{str(value).lower()} is not allowed here")
-        return value
+def no_truth_value(cls: type[BaseModel], value: Any, info: ValidationInfo) -> Any:
+    """Refuse true and false where a number is wanted: YAML reads yes and on as true, which would count as 1."""
+    if isinstance(value, bool) and not _takes_bool(cls.model_fields[str(info.field_name)].annotation):
+        raise ValueError(f"{str(value).lower()} is not allowed here")
+    return value
 
 
 def _takes_bool(kind: Any) -> bool:
     """Whether a type has bool, or True or False, in it."""
     return kind is bool or kind is Any or isinstance(kind, bool) or any(map(_takes_bool, get_args(kind)))
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    _no_truth_value = field_validator("*", mode="before")(no_truth_value)
 
 
 class Part(BaseModel):

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, get_type_hints
 
-from pydantic import ConfigDict, ValidationError, create_model
+from pydantic import ConfigDict, ValidationError, create_model, field_validator
 
 from petriscope.core.errors import RequestError, near, shown
-from petriscope.core.recipe import Part, explain
+from petriscope.core.recipe import Part, explain, no_truth_value
 
 MOST = 1_000_000  # of a whole number among the options of a part
 LONGEST = 10_000  # entries of a list among them
@@ -57,7 +57,12 @@ class Registry:
             RequestError: an unknown name, an unknown option, a value out of range.
         """
         fields: dict[str, Any] = self.options(part.name)
-        schema = create_model(part.name, __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **fields)
+        schema = create_model(
+            part.name,
+            __config__=ConfigDict(extra="forbid", allow_inf_nan=False),
+            __validators__={"no_truth_value": field_validator("*", mode="before")(no_truth_value)},
+            **fields,
+        )
         try:
             checked = schema.model_validate(part.options)
         except ValidationError as error:
