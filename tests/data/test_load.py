@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_sources import load, make_folders, make_npz, save_image, some_images, write_table
+from small_sources import load, make_folders, make_mask_npz, make_npz, save_image, some_images, write_table
 
 from petriscope.core.errors import DataError, RequestError
 
@@ -282,3 +282,11 @@ def test_options_that_arrays_with_splits_have_no_use_for_are_said(tmp_path: Path
     assert f"data.pages has no effect: {path} has arrays, no files with pages" in said
     without = make_npz(tmp_path / "b", test_images=None, test_labels=None, val_images=None, val_labels=None)
     assert not any("no effect" in text for text in load(without, split_seed=7).warnings)
+
+
+@pytest.mark.parametrize(
+    ("task", "make", "has"), [("classification", make_mask_npz, "masks"), ("segmentation", make_npz, "labels")]
+)
+def test_a_task_that_the_source_is_not_for_is_refused_in_words(task, make, has, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=rf"data\.task is {task}, but .* was read with {has} as targets"):
+        load(make(tmp_path), task=task)

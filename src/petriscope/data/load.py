@@ -193,6 +193,10 @@ def _read(section: DataSection, warnings: list[str]) -> tuple[dict[str, ImageSet
     _check_tiles(sets, section)
     if section.task != "auto":
         task = find_task(section.task)
+        if (other := next((part for part in sets.values() if not task.accepts(part.targets)), None)) is not None:
+            raise RequestError(
+                f"data.task is {task.name}, but {section.source} was read with {other.task.about} as targets"
+            )
         sets = {name: replace(part, task=task) for name, part in sets.items()}
     dense = any(part.task.dense for part in sets.values())
     warnings += [

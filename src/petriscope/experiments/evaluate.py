@@ -97,10 +97,6 @@ def evaluate(
         raise RequestError(
             "a scale is for images from elsewhere, named with --data; the run's own are read as its recipe says"
         )
-    if keep_seen and data is None:
-        raise RequestError(
-            "--keep-seen needs --data; without --data, the run's own images are evaluated, whatever it has seen"
-        )
     packed = is_package(path_text(model))
     if packed and data is None:
         raise RequestError(f"{path_text(model)} is a package, which has no data; name a source with --data")
