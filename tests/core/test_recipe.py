@@ -339,5 +339,5 @@ def test_truth_values_are_no_numbers_of_a_part():
     from petriscope.training.optimizers import OPTIMIZERS
 
     assert OPTIMIZERS.check(Part(name="sgd", lr=1, nesterov=True, momentum=0.9))["nesterov"] is True
-    with pytest.raises(RequestError, match="lr.*true is not allowed here"):
+    with pytest.raises(RequestError, match=r"lr.*true is not allowed here"):
         OPTIMIZERS.check(Part(name="sgd", lr=True))

@@ -642,3 +642,16 @@ def test_images_that_exif_turns_are_said(tmp_path: Path) -> None:
     assert said.startswith(
         f"1 image is turned upright by the EXIF tag, such as {found[1].id}; annotations are taken as drawn"
     )
+
+
+def test_masks_that_are_called_as_their_images_are_no_images(tmp_path: Path) -> None:
+    folder, found = tmp_path / "data", pictures(splits=False)
+    save_pictures(folder, found)
+    put_json(folder / "instances.json", coco(found))
+    plain = load_dataset(DataSection.model_validate({"source": str(folder), "crop": {}}))
+    for picture in found:
+        save_image(folder / picture.id.replace("images", "masks"), np.zeros((HEIGHT, WIDTH, 1), np.uint8))
+    data = load_dataset(DataSection.model_validate({"source": str(folder), "crop": {}}))
+    assert data.fingerprint == plain.fingerprint and any(
+        f"{len(found)} images that the annotations" in text for text in data.warnings
+    )

@@ -110,6 +110,8 @@ def _nearest(found: list[str], parts: list[str], split: str | None) -> str | Non
 
     best = max(map(common, found))
     left = [id for id in found if common(id) == best]
+    if len(left) > 1:  # a mask may be called as its image is
+        left = [id for id in left if all(spelled(part).role != "masks" for part in id.split("/")[:-1])]
     return left[0] if len(left) == 1 else None
 
 
