@@ -288,12 +288,18 @@ def test_training_ends_with_a_stress_test_of_val_unless_turned_off(trained, tiny
     assert (plain.folder / "report.html").is_file()
 
 
-def test_crops_are_evaluated_calibrated_and_named_on_the_page(trained):
+def test_crops_are_evaluated_calibrated_and_named_on_the_page(trained, capsys):
+    image = np.zeros(trained.environment.data.shape, np.uint8)
+    said = "note: nothing was fitted on val for test-time augmentation crops, so the temperature of none is used"
+    api.predict(trained, image, tta="crops")
+    assert said in capsys.readouterr().err
     result = api.evaluate(trained.folder, tta="crops", quiet=True)
     assert result.tta == trained.results.test.tta == "crops"
     assert "--tta crops" in (trained.folder / "report.html").read_text()
     api.calibrate(trained.folder, tta="crops", quiet=True)
     assert set(load_model(trained.model).trust.references) == {"none", "crops"}
+    api.predict(trained, image, tta="crops")
+    assert said not in capsys.readouterr().err
 
 
 def test_recalibration_writes_another_model_file(trained, tiny_npz, tmp_path):

@@ -63,6 +63,11 @@ def test_a_tuning_from_the_recipe_to_the_page(tiny_recipe, tmp_path, capsys):
     best = load_recipe(out / "best.yaml")
     assert best.seed == recipe.seed and best.training == recipe.training
     assert json.loads((out / "tuning.json").read_text())["best"] == found.best
+    with pytest.raises(RequestError, match=r"study\.db has no trials, and .*tuning\.json is of a search that had some"):
+        database = (out / "study.db").read_bytes()
+        (out / "study.db").write_bytes(b"")
+        tune(recipe, SPACE, out, trials=7, best=2, seeds=2, quiet=True)
+    (out / "study.db").write_bytes(database)
     page = Page((out / "tuning.html").read_text())
     page.check_self_contained()
     assert "7 trials" in page.text and f"petriscope train {out / 'best.yaml'}" in page.text

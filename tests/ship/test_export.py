@@ -250,6 +250,8 @@ def test_petriscope_takes_a_package_like_a_run(package, run, tmp_path, capsys, m
     status, of_package, err = petriscope(capsys, monkeypatch, "predict", package, images, *options)
     assert status == 0, err
     same_tables(of_run, of_package)
+    _, again, err = petriscope(capsys, monkeypatch, "predict", package, images, *options, "--device", "cuda")
+    assert again == of_package and "--device cuda has no effect" in err
 
 
 def test_it_is_evaluated_by_the_same_code(package, run, tmp_path):

@@ -499,8 +499,8 @@ def test_a_finished_run_is_left_as_it_is_and_lacks_nothing(tiny_recipe, tmp_path
     before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
     run.checkpoint.parent.mkdir()  # as if killed before the last things were done
     (run.folder / "report.html").unlink()
-    assert api.resume(run.folder) == run
-    assert "nothing to resume" in capsys.readouterr().err
+    assert api.resume(run.folder, data="elsewhere.npz") == run
+    assert "nothing to resume, and elsewhere.npz was not read" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()} == before
     assert not run.checkpoint.parent.exists()
 

@@ -396,6 +396,9 @@ def test_what_a_guarantee_is_about_is_said():
     said = "; ".join(plan_abstention(trust.under(prior_of(THERE)), CLASSES, "none", 0.001, None).notes)
     assert "images of val with these class shares are too few" in said
     p, targets = drawn(300, np.array([0.5, 0.5, 0]), np.random.default_rng(0), HERE)
-    lacking = Trust({"none": fit_reference(p, targets)}).under(prior_of(None, np.array([True, True, True])))
-    said = "; ".join(plan_abstention(lacking, CLASSES, "none", 0.3, None).notes)
-    assert "val has no image of c, so no guarantee holds for images of it" in said
+    lacking = Trust({"none": fit_reference(p, targets)})
+    for each in (lacking, lacking.under(prior_of(None, np.array([True, True, True])))):
+        said = "; ".join(plan_abstention(each, CLASSES, "none", 0.3, None).notes)
+        assert "val has no image of c, so no guarantee holds for images of it" in said
+    without = lacking.under(prior_of(None, np.array([True, True, False])))
+    assert "val has no image" not in "; ".join(plan_abstention(without, CLASSES, "none", 0.3, None).notes)

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
+from fitted import CLASSES as FITTED
+from fitted import fitted
+from petriscope.core.recipe import Part
 from petriscope.metrics.conformal import METHODS
 from petriscope.metrics.selective import uncertainty
 from petriscope.trust.ood import Detector, fit_detector
@@ -182,3 +185,18 @@ def test_the_temperature_of_the_recipe_stands_in_for_other_augmentations():
     found = trust()
     assert found.temperature("flips", "d4") == found.references["d4"].temperature
     assert found.temperature("flips", "mirror") == 1
+
+
+def test_a_detector_without_centers_is_inconsistent():
+    facts, arrays = fitted(Part(name="simple-cnn", widths=[4, 4, 4], hidden=4), (8, 8, 3)).trust.to_file()
+    assert Trust.from_file(facts, arrays, len(FITTED)).detector is not None
+    for name in ("features", "pixels"):
+        key = f"trust/detector/{name}/centers"
+        less = {**arrays, key: arrays[key][:0]}
+        if (height := f"trust/detector/{name}/height") in arrays:
+            less |= {
+                height: arrays[height][:0],
+                f"trust/detector/{name}/whiten": arrays[f"trust/detector/{name}/whiten"][:0],
+            }
+        with pytest.raises(ValueError, match="detector have inconsistent shapes"):
+            Trust.from_file(facts, less, len(FITTED))
