@@ -294,9 +294,11 @@ def _predicted(
         )
     fitted = {*predictor.trust.references, *predictor.trust.labels}
     if tta is not None and fitted and tta not in fitted and not quiet:
+        own = predictor.recipe.evaluation.tta
+        used = f"the temperature of {own} is used" if own in fitted else "no temperature is used"
         say(
-            f"note: nothing was fitted on val for test-time augmentation {tta}, so the temperature of "
-            f"{predictor.recipe.evaluation.tta} is used; petriscope calibrate RUN --tta {tta} fits one"
+            f"note: nothing was fitted on val for test-time augmentation {tta}, so {used}; petriscope calibrate RUN --tta {tta} "
+            "fits one"
         )
     known = parse_prior(predictor.classes, classes, prior)
     predictor = predictor.under(known)

@@ -415,9 +415,10 @@ def _ignored(
 
     Args:
         index: of each class number, in ``classes``.
-        table: what the masks were converted by. A number is then a value in it; else it is a class number.
+        table: what the masks were converted by. If it has numbers, one to ignore is among them; else it is a class number.
     """
     wanted = section.ignore
+    table = None if table is None or table.colored else table
     if wanted is None:
         return None
     if isinstance(wanted, int):
