@@ -101,15 +101,14 @@ def read(source: str, section: DataSection, warnings: list[str] | None = None) -
     if section.crop is not None and all("image" not in part.columns for part in sets.values()):
         notes.append(f"data.crop has no effect: {source} has no boxes of a labelling tool")
     if section.group is not None and all(part.groups is None for part in sets.values()):
-        if section.of_model:
-            notes.append(
-                f"{source} has no groups {section.group!r}, which data.group of the model names; all of its images count as "
-                "independent"
+        if not section.of_model:
+            raise RequestError(
+                f"data.group is {section.group!r}, but {source} has no groups; it needs a folder of images (then it is a "
+                "pattern for paths), a table (then it is a column), or an npz with arrays such as train_groups"
             )
-            return sets if section.block is None else _blocks(sets, section.block, source)
-        raise RequestError(
-            f"data.group is {section.group!r}, but {source} has no groups; it needs a folder of images (then it is a "
-            "pattern for paths), a table (then it is a column), or an npz with arrays such as train_groups"
+        notes.append(
+            f"{source} has no groups {section.group!r}, which data.group of the model names; all of its images count as "
+            "independent"
         )
     return sets if section.block is None else _blocks(sets, section.block, source)
 

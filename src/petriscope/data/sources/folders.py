@@ -236,10 +236,10 @@ def _refuse_twins(folder: Folder, notes: list[str]) -> None:
                         f"{folder.path} has {entry.name} and {other.name} with files of the same names: images and masks, or "
                         f"classes? Call them images and masks; if they are classes, {TABLE}"
                     )
-    if len(folder.folders) == 2 and stems_of(folder.folders[0]) == stems_of(folder.folders[1]):
+    if len(folder.folders) == 2:
         grays = [_first_is_gray(entry) for entry in folder.folders]
-        if None not in grays and grays[0] != grays[1]:
-            color, gray = folder.folders[:: -1 if grays[0] else 1]
+        color, gray = folder.folders[:: -1 if grays[0] else 1]
+        if {*grays} == {False, True} and stems_of(color) == stems_of(gray):
             notes.append(
                 f"{color.path} and {gray.path} have files of the same names, in color and gray, and were read as classes; if "
                 f"{gray.name} has masks of the images in {color.name}, call the folders masks and images"

@@ -307,6 +307,16 @@ def say_may_group(cells: Mapping[str, np.ndarray], section: DataSection, where: 
     ]
 
 
+def say_turned(files: Sequence[object], rest: str) -> list[str]:
+    """A sentence on images that are turned upright by their EXIF tag, while what is drawn on them is not; none without such."""
+    if not files:
+        return []
+    have = "1 image is" if len(files) == 1 else f"{len(files):,} images are"
+    return [
+        f"{have} turned upright by the EXIF tag, such as {files[0]}{rest} on the upright image. Look at one of them"
+    ]
+
+
 def groups_of(section: DataSection, names: Sequence[str]) -> np.ndarray | None:
     """The groups of images by their ids: what the pattern ``section.group`` finds in them; None without a pattern, or where the
     pattern of a model does not find something in all images from elsewhere.

@@ -29,7 +29,7 @@ from petriscope.data.decode import (
     workers,
 )
 from petriscope.data.in_memory import AnyFile
-from petriscope.data.sources.listing import ImageFile
+from petriscope.data.sources.listing import ImageFile, say_turned
 from petriscope.data.sources.mask_values import GRAY, MOST_UNNAMED, ValueTable, pack, refusal
 from petriscope.data.stored import look
 from petriscope.data.tiles import padded
@@ -175,12 +175,7 @@ class MaskReader:
         Raises:
             DataError: masks without a table are in color, have numbers above 255, or are partly indexed and partly gray.
         """
-        if self.turned:
-            have = "1 image is" if len(self.turned) == 1 else f"{len(self.turned):,} images are"
-            warnings.append(
-                f"{have} turned upright by the EXIF tag, such as {self.turned[0]}, and the mask has no such tag; it is taken as "
-                "drawn on the upright image. Look at one of them"
-            )
+        warnings += say_turned(self.turned, ", and the mask has no such tag; it is taken as drawn")
         if self.indexed_gray is not None and self.plain is not None and not self.numbers <= {0, 1}:
             raise DataError(
                 f"{self.indexed_gray} is an indexed image, whose gray values are not its indices, and {self.plain} a gray image; "

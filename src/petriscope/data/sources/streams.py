@@ -372,7 +372,7 @@ def _list_table(path: Path, section: DataSection, source: str) -> Listed:
     table = parquet_images.Table(path, sizes, called, cells, declared, "", image)
     rows = [(table, row) for row in range(len(sizes))]
     label = parquet_images.label_column([table], section, source, notes) if rows else ""
-    groups = parquet_images.groups_in(rows, section, source, []) if rows else None
+    groups = parquet_images.groups_in(rows, section, source, notes) if rows else None
     columns = parquet_images.columns_of(rows, label) if rows else {}
     with pq.ParquetFile(path) as file:
         counts = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]

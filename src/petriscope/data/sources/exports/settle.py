@@ -28,6 +28,7 @@ from petriscope.data.sources.exports.annotations import (
     Labeled,
 )
 from petriscope.data.sources.exports.finder import Finder, split_of_path
+from petriscope.data.sources.listing import say_turned
 from petriscope.data.walk import Folder, count_others
 
 FAR = 1e9  # pixels; coordinates beyond it are taken for errors
@@ -85,13 +86,8 @@ def settle(export: Export, tree: Folder, section: DataSection, warnings: list[st
     headers = _headers([finder.paths[id] for id in ids], str(tree.path))
     cut: Counter[str] = Counter()
     scenes = []
-    turned = [id for id, (_, _, turned) in zip(ids, headers, strict=True) if turned and found[id].drawn]
-    if turned:
-        have = "1 image is" if len(turned) == 1 else f"{len(turned):,} images are"
-        warnings.append(
-            f"{have} turned upright by the EXIF tag, such as {readable(turned[0])}; annotations are taken as drawn on the "
-            "upright image. Look at one of them"
-        )
+    turned = [readable(id) for id, (_, _, turned) in zip(ids, headers, strict=True) if turned and found[id].drawn]
+    warnings += say_turned(turned, "; annotations are taken as drawn")
     for id, (size, gray, _) in zip(ids, headers, strict=True):
         image = found[id]
         if (drawn := _check(image, id, size, export, cut)) is not None:
