@@ -174,7 +174,10 @@ def test_val_may_be_augmented_with_its_masks(terrain_recipe, tmp_path):
 REFUSED = {
     "a classifier": ({"model": "simple-cnn"}, "masks: choose a model that predicts one class per pixel"),
     "a segmenter on labels": ({"data": {"source": "digits", "size": 16}}, "labels: choose a model .* per image"),
-    "another task than the data have": ({"data": {"task": "classification"}}, "classification, but .* masks as targets"),
+    "another task than the data have": (
+        {"data": {"task": "classification"}},
+        "classification, but .* masks as targets",
+    ),
     "mixup": ({"augment": ["mixup"]}, "MixUp blends images"),
     "a monitor of labels": ({"training": {"monitor": "macro_f1"}}, "for the task segmentation; known: miou"),
     "distilling": ({"distill": {"teachers": "x"}}, "distill works only for classification"),
