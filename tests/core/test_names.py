@@ -19,7 +19,18 @@ def test_a_name_is_the_same_in_both_forms_of_unicode_and_with_space_around_it(na
 
 
 @pytest.mark.parametrize(
-    "pair", ["cat|CAT", "red cell|red_cell", "red  cell|Red-Cell", "7|007", "strasse|Straße", "ab|a\u200db"]
+    "pair",
+    [
+        "cat|CAT",
+        "True|1",
+        "no|FALSE",
+        "0.0|no",
+        "red cell|red_cell",
+        "red  cell|Red-Cell",
+        "7|007",
+        "strasse|Straße",
+        "ab|a\u200db",
+    ],
 )
 def test_names_that_look_alike(pair):
     one, other = pair.split("|")

@@ -160,6 +160,20 @@ class TestFiles:
         assert image_size(tmp_path / "a.npy") == (8, 9)
         with pytest.raises(DataError, match="names 2 channels"):
             decode_as(tmp_path / "a.npy", None, Form(channels=("a", "b"), depth=16))
+        np.save(
+            tmp_path / "first.npy", np.zeros((3, 9, 12), np.uint8)
+        )  # 12 channels are possible, but 3 x 9 pixels are few
+        with pytest.raises(
+            DataError, match=r"\[3, 9, 12\], an image of 3 x 9 pixels with 12 channels. If its channels"
+        ):
+            decode_file(tmp_path / "first.npy")
+        with pytest.raises(DataError, match="If its channels come first"):
+            image_size(tmp_path / "first.npy")
+        named = Form(channels=tuple(f"band {number}" for number in range(12)))
+        assert decode_as(tmp_path / "first.npy", None, named)[0].shape == (3, 9, 12)
+        np.save(tmp_path / "many.npy", np.zeros((3, 64, 64), np.uint8))
+        with pytest.raises(DataError, match="it has 64 channels; there can be 1 to 16; channels come last"):
+            decode_file(tmp_path / "many.npy")
         np.save(tmp_path / "o.npy", np.array([{}]), allow_pickle=True)
         with pytest.raises(DataError, match="an image is"):
             decode_file(tmp_path / "o.npy")

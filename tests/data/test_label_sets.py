@@ -71,7 +71,14 @@ def test_a_column_called_labels_and_what_to_do_where_some_are_empty(scans: Path,
 def test_lists_in_parquet_are_recognized(scans: Path, flags: np.ndarray) -> None:
     lists = [list(np.array(NAMES)[row == 1]) for row in flags]
     pd.DataFrame({"path": [path_of(n) for n in range(COUNT)], "label": lists}).to_parquet(scans / "t.parquet")
-    check(load(scans / "t.parquet"), flags)
+    several = load(scans / "t.parquet")
+    check(several, flags)
+    single = [[("cat", "dog", "fox")[n % 3]] for n in range(COUNT)]
+    pd.DataFrame({"path": [path_of(n) for n in range(COUNT)], "label": single}).to_parquet(scans / "t.parquet")
+    dataset = load(scans / "t.parquet")
+    assert dataset.task.name == "multilabel"
+    said = "each cell label is a list with exactly one label"
+    assert any(said in text for text in dataset.warnings) and not any(said in text for text in several.warnings)
 
 
 def test_columns_of_zero_and_one(scans: Path, flags: np.ndarray) -> None:

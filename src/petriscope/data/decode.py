@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings as library_warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache as cache_result
@@ -202,7 +202,9 @@ def probe_file(path: AnyFile, form: Form = Form()) -> tuple[Header | None, str]:
     try:
         opened = _open(path, form)
         if opened == "npy":
-            with open_npy(path) as (_, (height, width, *more), _):
+            with open_npy(path) as (_, shape, _):
+                _check_order(shape, form)
+                height, width, *more = shape
                 names = default_names(*more) if more else GRAY
             return Header(height, width, names == GRAY, () if is_plain(names) else names), ""
         if isinstance(opened, str):
@@ -252,7 +254,9 @@ def read_image(path: AnyFile, size: tuple[int, int] | None, form: Form) -> tuple
     if isinstance(opened, str):
         try:
             if opened == "npy":
-                array, content = _formed(read_npy(path), form, {})
+                values = read_npy(path)
+                _check_order(values.shape, form)
+                array, content = _formed(values, form, {})
             else:
                 array, content = _read_planes(path, opened, form)
         except Exception as error:  # as many kinds as there are libraries
@@ -553,13 +557,27 @@ def open_npy(path: AnyFile, kinds: str = NUMBERS) -> Iterator[tuple[IO[bytes], t
         if shape[0] * shape[1] > MAX_PIXELS:
             raise ValueError(f"{shape[1]} x {shape[0]} is more than {MAX_PIXELS // 1_000_000} megapixels")
         if len(shape) == 3 and shape[2] > MOST:
-            raise ValueError(f"it has {shape[2]} channels; there can be 1 to {MOST}")
+            last = "; channels come last" if shape[0] <= MOST else ""
+            raise ValueError(f"it has {shape[2]} channels; there can be 1 to {MOST}{last}")
         wanted, found = math.prod(shape) * dtype.itemsize, -handle.tell() + handle.seek(0, SEEK_END)
         if found < wanted:
             raise ValueError(f"truncated: it has {found:,} of the {wanted:,} bytes of its array")
         if found > wanted:
             raise ValueError(f"it has {found - wanted:,} bytes behind its array; save each array in a file of its own")
         yield handle, tuple(shape), dtype
+
+
+def _check_order(shape: Sequence[int], form: Form) -> None:
+    """Refuse the array of an npy file whose channels seem to come first, unless the recipe names its channels.
+
+    Raises:
+        ValueError: the channels seem to come first.
+    """
+    if len(shape) == 3 and shape[0] <= 4 and shape[2] > 3 and not isinstance(form.channels, tuple):
+        raise ValueError(
+            f"its array is {list(shape)}, an image of {shape[0]} x {shape[1]} pixels with {shape[2]} channels. If its channels "
+            "come first, move them to the end; else name them with --set data.channels=[...]"
+        )
 
 
 def _draft(image: Image.Image, size: tuple[int, int]) -> tuple[int, int] | None:

@@ -175,7 +175,13 @@ def of_table(table: pd.DataFrame, section: DataSection, where: str, warnings: li
                 f"{texts.index(True)} is not; write all of them in one way, or --set data.task={MULTILABEL} reads any number of "
                 "labels per image"
             )
-        return _of_lists(cells, lists, section, where, warnings)
+        found = _of_lists(cells, lists, section, where, warnings)
+        if not wanted and len(cells) and (found.targets.sum(1) == 1).all():
+            warnings.append(
+                f"{where}: each cell label is a list with exactly one label, which was read as any number of labels per image; "
+                "write the labels without lists to have one class per image"
+            )
+        return found
     found = _flag_columns(table, names, where)
     almost = _almost_flags(table, names) if section.classes is None else {}
     if section.classes is not None:
