@@ -191,6 +191,24 @@ def test_pairs_of_images_and_masks(image: str, mask: str, tmp_path: Path) -> Non
     assert data.task.dense and len(data.split("test")) == 2 and data.classes == ("0", "1", "2")
 
 
+def test_of_several_kinds_of_masks_one_is_read(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for number in range(3):
+            image, mask = f"leftImg8bit/{split}/t_{number}_leftImg8bit.png", f"gtFine/{split}/t_{number}_gtFine_"
+            put_pair(tmp_path, image, f"{mask}labelIds.png", number)
+            put(tmp_path, f"{mask}color.png", f"{mask}instanceIds.png")
+    files = list_files(str(tmp_path), DataSection())
+    assert [file.mask.name for file in files if file.mask is not None] == [
+        f"t_{number}_gtFine_labelIds.png" for number in (0, 1, 2, 0, 1, 2)
+    ]
+    warning = load(tmp_path).warnings[0]
+    assert "6 masks with color, because there are labelids of the same images (gtFine/train/t_0_gtFine_" in warning
+    assert "6 masks with instanceids" in warning
+    (tmp_path / "gtFine/train/t_1_gtFine_labelIds.png").unlink()
+    with pytest.raises(DataError, match="cannot be used"):
+        load(tmp_path)
+
+
 def test_pairs_without_splits(tmp_path: Path) -> None:
     for number in range(12):
         put_pair(tmp_path, f"JPEGImages/{number}.png", f"SegmentationClass/{number}.png", number)

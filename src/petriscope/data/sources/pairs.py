@@ -11,7 +11,7 @@ from petriscope.core.errors import DataError
 from petriscope.core.names import tidy
 from petriscope.data.omissions import LeftOut
 from petriscope.data.sources.listing import ImageFile
-from petriscope.data.sources.spelling import Role, Split, bare_stem, may_say_masks, spelled
+from petriscope.data.sources.spelling import KINDS_OF_MASK, Role, Split, bare_stem, kind_of_mask, may_say_masks, spelled
 from petriscope.data.sources.split_lists import list_files, split_lists
 from petriscope.data.walk import Folder, count_others, stem_of
 
@@ -85,7 +85,8 @@ def find_pairs(tree: Folder, left_out: LeftOut, notes: list[str]) -> Pairs | Non
     out = Pairs([], [])
     for split in ("train", "val", "test", None):
         for key in sorted(key for key in found if key.split == split):
-            _match(*found[key], split or "all", out)
+            images, masks = found[key]
+            _match(images, _of_one_kind(masks, left_out), split or "all", out)
     lists = split_lists(tree, "Segmentation") if all(key.split is None for key in found) else {}
     return _by_lists(out, lists, left_out) if lists else out
 
@@ -183,6 +184,24 @@ def _leave_out_rest(
             for folder in spare
             if folder.path.parent == home.path.parent and len(folder.images) == len(images)
         ]
+
+
+def _of_one_kind(masks: Files, left_out: LeftOut) -> Files:
+    """The masks; where an image has masks of several kinds, those of the first kind that each image has."""
+    kinds: dict[str, dict[str, tuple[Folder, str]]] = {}
+    for folder, name in masks:
+        if (found := kind_of_mask(_stem(name))) is None:
+            return masks
+        kinds.setdefault(found[1], {})[found[0]] = folder, name
+    every = {image for each in kinds.values() for image in each}
+    whole = [kind for kind in KINDS_OF_MASK if kinds.get(kind, {}).keys() == every]
+    if len(kinds) < 2 or not whole or sum(map(len, kinds.values())) < len(masks):
+        return masks
+    for kind in sorted(kinds.keys() - {whole[0]}):
+        folder, name = next(iter(kinds[kind].values()))
+        say = f"mask{{s}} with {kind}, because there are {whole[0]} of the same images"
+        left_out.add(say, folder.id_of(name), len(kinds[kind]))
+    return list(kinds[whole[0]].values())
 
 
 def _match(images: Files, masks: Files, split: str, out: Pairs) -> None:

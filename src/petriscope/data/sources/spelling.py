@@ -35,8 +35,12 @@ _OF_MASKS = (
     "trimap",
 )  # one of them is in each word of `_MASKS`
 _SEPARATOR = re.compile("[ _.-]")
+# What the masks of one image hold where a data set has several, as in Cityscapes; the first of them is read.
+KINDS_OF_MASK = ("labelids", "labeltrainids", "color", "instanceids", "instancetrainids")
+_KINDS = "|".join(KINDS_OF_MASK)
+_KIND = re.compile(rf"(?P<image>.+?)(?:{_GAP}gt(?:fine|coarse))?{_GAP}(?P<kind>{_KINDS})", re.IGNORECASE)
 _STEM = re.compile(
-    rf"(?:{_MASKS}){_GAP}(?P<after_mask>.+)|(?P<before_mask>.+?){_GAP}(?:gtfine{_GAP}labelids|{_MASKS})|"
+    rf"(?:{_MASKS}){_GAP}(?P<after_mask>.+)|(?P<before_mask>.+?){_GAP}(?:gt(?:fine|coarse){_GAP}(?:{_KINDS})|{_MASKS})|"
     rf"(?:{_IMAGES}){_GAP}(?P<after_image>.+)|(?P<before_image>.+?){_GAP}(?:{_IMAGES})",
     re.IGNORECASE,
 )
@@ -90,6 +94,12 @@ def bare_stem(stem: str) -> tuple[str, Role | None]:
         return stem, None
     mask, image = found["after_mask"] or found["before_mask"], found["after_image"] or found["before_image"]
     return (mask, "masks") if mask else (image, "images")
+
+
+def kind_of_mask(stem: str) -> tuple[str, str] | None:
+    """The image that a mask is of, and which of `KINDS_OF_MASK` it is; None where its name does not say."""
+    found = _KIND.fullmatch(stem)
+    return None if found is None else (found["image"], found["kind"].casefold())
 
 
 def may_say_masks(names: Iterable[str]) -> bool:
