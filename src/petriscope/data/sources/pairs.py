@@ -187,21 +187,21 @@ def _leave_out_rest(
 
 
 def _of_one_kind(masks: Files, left_out: LeftOut) -> Files:
-    """The masks; where an image has masks of several kinds, those of the first kind that each image has."""
+    """The masks; where images have masks of several kinds, those of the first kind that most images have."""
     kinds: dict[str, dict[str, tuple[Folder, str]]] = {}
     for folder, name in masks:
         if (found := kind_of_mask(_stem(name))) is None:
             return masks
         kinds.setdefault(found[1], {})[found[0]] = folder, name
     every = {image for each in kinds.values() for image in each}
-    whole = [kind for kind in KINDS_OF_MASK if kinds.get(kind, {}).keys() == every]
-    if len(kinds) < 2 or not whole or sum(map(len, kinds.values())) < len(masks):
+    usual = [kind for kind in KINDS_OF_MASK if 2 * len(kinds.get(kind, {})) > len(every)]
+    if len(kinds) < 2 or not usual or sum(map(len, kinds.values())) < len(masks):
         return masks
-    for kind in sorted(kinds.keys() - {whole[0]}):
+    for kind in sorted(kinds.keys() - {usual[0]}):
         folder, name = next(iter(kinds[kind].values()))
-        say = f"mask{{s}} with {kind}, because there are {whole[0]} of the same images"
+        say = f"mask{{s}} with {kind}, because there are {usual[0]} of the same images"
         left_out.add(say, folder.id_of(name), len(kinds[kind]))
-    return list(kinds[whole[0]].values())
+    return list(kinds[usual[0]].values())
 
 
 def _match(images: Files, masks: Files, split: str, out: Pairs) -> None:
