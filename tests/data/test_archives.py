@@ -83,6 +83,14 @@ def test_audits_look_into_archives(kind: str, tmp_path: Path) -> None:
     assert found[0].table.to_dict() == found[1].table.to_dict() and len(found[0].table)
 
 
+def test_a_table_that_lists_the_images_is_to_be_unpacked(tmp_path: Path) -> None:
+    for number, pixels in enumerate(some_images(4)):
+        save_image(tmp_path / f"set/images/{number}.png", pixels)
+    (tmp_path / "set/labels.csv").write_text("path,label\nimages/0.png,a\nimages/1.png,b\n")
+    with pytest.raises(DataError, match=r"If labels\.csv lists .*, unpack the archive, and name the table as the source"):
+        load(pack_folder(tmp_path / "set", "zip"))
+
+
 def test_masks_are_refused(tmp_path: Path) -> None:
     path = pack_folder(make_mask_folders(tmp_path / "set"), "zip")
     with pytest.raises(DataError, match="has images and masks, which are read from folders alone"):

@@ -295,15 +295,18 @@ def _hints(tree: Folder) -> list[str]:
         part.id_of(name) for part in tree.all() for name in part.others if suffix_of(name) in (*FOUND_TABLES, ".npz")
     )
     if table := next(tables, None):
-        out.append(f"If {table} lists or holds the images, name it as the source")
+        use = "unpack the archive, and name the table" if tree.path.is_file() else "name it"
+        out.append(f"If {table} lists or holds the images, {use} as the source")
     for part in tree.all():
         stems = {Path(name).stem for name in part.images}
         labels = any(spelled(name).role == "masks" for name in part.id.split("/"))
         for name in part.others:
             if suffix_of(name) in BOXES and (Path(name).stem in stems or (labels and not stems)):
                 kind = suffix_of(name)
+                unpack = "; unpack the archive" if tree.path.is_file() else ""
                 out.append(
                     f"{part.path} has {kind} files: boxes and outlines are read from folders, as {', '.join(TOOLS)} export them"
+                    f"{unpack}"
                 )
                 break
     return out[:2]
