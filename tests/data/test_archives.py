@@ -87,7 +87,9 @@ def test_a_table_that_lists_the_images_is_to_be_unpacked(tmp_path: Path) -> None
     for number, pixels in enumerate(some_images(4)):
         save_image(tmp_path / f"set/images/{number}.png", pixels)
     (tmp_path / "set/labels.csv").write_text("path,label\nimages/0.png,a\nimages/1.png,b\n")
-    with pytest.raises(DataError, match=r"If labels\.csv lists .*, unpack the archive, and name the table as the source"):
+    with pytest.raises(
+        DataError, match=r"If labels\.csv lists .*, unpack the archive, and name the table as the source"
+    ):
         load(pack_folder(tmp_path / "set", "zip"))
 
 

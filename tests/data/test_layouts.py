@@ -205,7 +205,7 @@ def test_of_several_kinds_of_masks_one_is_read(tmp_path: Path) -> None:
     assert "6 masks with color, because there are labelids of the same images (gtFine/train/t_0_gtFine_" in warning
     assert "6 masks with instanceids" in warning
     (tmp_path / "gtFine/train/t_1_gtFine_labelIds.png").unlink()
-    with pytest.raises(DataError, match="t_1_leftImg8bit.png has no mask"):
+    with pytest.raises(DataError, match=r"t_1_leftImg8bit\.png has no mask"):
         load(tmp_path)
 
 

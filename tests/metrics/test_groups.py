@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from petriscope.core.results import about_groups
 from petriscope.metrics.classification import full_metrics
 from petriscope.metrics.conformal import quantile, quantiles
 from petriscope.metrics.intervals import bootstrap_weights, group_index, percentile95, proportion95, wilson
@@ -83,6 +84,23 @@ def test_one_group_has_metrics_and_no_interval():
     assert found["ece"] == alone["ece"] and "ece_if_calibrated" in alone and "ece_if_calibrated" not in found
     assert found["undefined"] == {"ci95": "there is one group of images"} and "undefined" not in alone
     assert all(row["recall_ci95"] == [None, None] for row in found["per_class"].values())
+
+
+def test_a_group_that_outweighs_the_others_is_told():
+    """Its images are a large share of each resample or of none, which leaves intervals too narrow."""
+    rng = np.random.default_rng(4)
+    index, held = np.repeat(np.arange(20), [500] + [26] * 19), 0
+    for _ in range(200):
+        hits = rng.random(len(index)) < np.clip(rng.normal(0.85, 0.08, 20), 0, 1)[index]
+        low, high = proportion95(hits, index)
+        held += low <= 0.85 <= high
+    assert held / 200 < 0.85
+    found = full_metrics(np.full((len(index), 2), 0.5), index % 2, ("a", "b"), 10, index=index)
+    assert (found["groups"], found["largest_group"]) == (20, 500)
+    (sentence,) = about_groups(found["n"], 20, 500)
+    assert "The largest of 20 has 500 of 994 images" in sentence
+    for even in (about_groups(1000, 20, 50), about_groups(1000, 20)):
+        assert "largest" not in even[0]
 
 
 def test_one_image_has_no_interval_by_resampling():

@@ -61,7 +61,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
             (f"  {name}", f"{info.name} {_percent(row.value(info.key))}") for name, row in evaluation.per_class.items()
         ]
     print_columns(rows + _trust_rows(evaluation), _tell)
-    for sentence in about_groups(evaluation.n, evaluation.groups):
+    for sentence in about_groups(evaluation.n, evaluation.groups, evaluation.largest_group):
         say(sentence)
     for column in evaluation.by:
         print_breakdown(evaluation, column)

@@ -29,6 +29,9 @@ from petriscope.core.shift_results import ShiftTest
 SCHEMA_VERSION = 2
 CLASSIFICATION, SEGMENTATION = "classification", "segmentation"
 FEW_IMAGES = 10  # a part of a split with fewer is not named as the worst, unless all but one have
+LARGE_GROUP = (
+    0.25  # share of the images; beyond it, intervals over groups hold the mean less often than 93 times in 100
+)
 FEW_GROUPS = 10  # a bootstrap of fewer does not have its nominal coverage
 OLD_KEYS = {  # of schema version 1
     "pictures": "images",
@@ -527,7 +530,8 @@ class Evaluation(Measured):
         seen: images that the model has seen; None where that is unknown.
         prior: which classes occur, or their shares, if that was given; probabilities and guarantees are for it.
         scale: how images from elsewhere were scaled; None: not at all, or as the recipe scales the run's own.
-        groups: of images, which intervals are over; None: the images are independent.
+        groups, largest_group: of images, which intervals are over, and the images of the largest; None: the images are
+            independent.
         scenes, pixels, outlined: where targets are masks, groups, or images if there are none; labeled pixels; and images
             in which classes meet.
         resolution: where targets are masks, in which size of the images pixels are counted, in words.
@@ -549,6 +553,7 @@ class Evaluation(Measured):
     source: str = ""
     n: int
     groups: int | None = None
+    largest_group: int | None = None
     seen: SeenImages | None = None
     prior: ClassPrior | None = None
     scale: Scaling | None = None
@@ -856,11 +861,12 @@ class Results(Result):
         return {name: evaluation for name, evaluation in found.items() if evaluation is not None and evaluation.n}
 
 
-def about_groups(images: int, groups: int | None) -> list[str]:
-    """What the number of groups of images means for intervals and tests, a sentence each.
+def about_groups(images: int, groups: int | None, largest: int | None = None) -> list[str]:
+    """What the groups of images mean for intervals and tests, a sentence each.
 
     Args:
-        groups: None: images are independent, and there is nothing to say unless there is only one.
+        groups: how many; None: images are independent, and there is nothing to say unless there is only one.
+        largest: images of the largest; None: not known.
     """
     if groups is None:
         return ["One image is too few for intervals from resampling, and for tests."] if images == 1 else []
@@ -869,6 +875,8 @@ def about_groups(images: int, groups: int | None) -> list[str]:
             "All images are of one group and not independent of each other, so there are no intervals and no tests."
         ]
     few = f" {groups} groups are few: the intervals are rough, and tests show little." if groups < FEW_GROUPS else ""
+    if not few and largest is not None and largest > LARGE_GROUP * images:
+        few = f" The largest of {groups} has {largest:,} of {images:,} images, so the intervals are rough, and rather too narrow."
     return [f"Intervals and tests draw whole groups of images, because images of one group are not independent.{few}"]
 
 

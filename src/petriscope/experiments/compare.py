@@ -74,7 +74,7 @@ def compare_groups(
         start += len(members)
     contrasts = _contrasts(samples, baseline)
     rows = [_row(label, groups[label], split, samples[label], contrasts.get(label)) for label in groups]
-    notes = (*notes, *_notes(groups, split), *about_groups(whole.images, whole.groups))
+    notes = (*notes, *_notes(groups, split), *about_groups(whole.images, whole.groups, whole.largest_group))
     return Comparison(split, len(tables[0]["id"]), metric, baseline, tuple(rows), notes, task.name, whole.groups)
 
 

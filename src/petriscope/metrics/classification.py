@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from petriscope.metrics.blocks import row_blocks
-from petriscope.metrics.intervals import bootstrap_weights, count_groups, percentile95, proportion95
+from petriscope.metrics.intervals import bootstrap_weights, count_groups, percentile95, proportion95, size_groups
 
 BINS = 15  # of confidence, for the calibration error; as in Guo et al., 2017, arXiv:1706.04599
 FLOOR = 1e-12  # lowest probability that a logarithm is taken of
@@ -166,8 +166,8 @@ def full_metrics(
             independent.
 
     Returns:
-        n; groups (with ``index``); accuracy, balanced_accuracy, macro_precision, macro_recall, macro_f1, auc (one-vs-rest,
-        macro), nll, brier, each with ``<name>_ci95`` [low, high]; ece, and, without ``index``, ece_if_calibrated [low, high]
+        n; groups and largest_group (with ``index``); accuracy, balanced_accuracy, macro_precision, macro_recall, macro_f1,
+        auc (one-vs-rest, macro), nll, brier, each with ``<name>_ci95`` [low, high]; ece, and, without ``index``, ece_if_calibrated [low, high]
         (see `calibration_error_if_calibrated`); per_class (a mapping for each class); confusion (true by predicted). Means
         are over the classes that occur. A metric that is undefined, such as the AUC of a single class or the recall of a class
         without images, is None, and so are the ends of an interval of images that are one group; ``undefined`` says why.
@@ -197,7 +197,7 @@ def full_metrics(
     counts, auc = ClassCounts(targets, predicted, count), _auc_drawn(probabilities, targets, sums)
     parts = [_drawn(each, counts, auc, nll, brier) for each in weights]
     draws = {key: np.concatenate([np.empty(0), *(part[key] for part in parts)]) for key in values}
-    out: dict[str, Any] = {"n": n, **({} if index is None else {"groups": count_groups(index)})}
+    out: dict[str, Any] = {"n": n, **({} if index is None else size_groups(index))}
     for key, value in values.items():
         out[key] = value
         low, high = proportion95(correct, index) if key == "accuracy" else percentile95(draws[key])

@@ -32,6 +32,11 @@ def count_groups(index: np.ndarray) -> int:
     return int(index.max(initial=-1)) + 1
 
 
+def size_groups(index: np.ndarray) -> dict[str, int]:
+    """The number of groups counted from 0, int64 [N], and the images of the largest, for results."""
+    return {"groups": count_groups(index), "largest_group": int(np.bincount(index).max())}
+
+
 def sum_by(index: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Sums of [N, ...] over each group, float64 [G, ...].
 

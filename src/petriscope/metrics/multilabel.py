@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from petriscope.metrics.classification import calibration_error, weighted_auc
-from petriscope.metrics.intervals import bootstrap_weights, count_groups, percentile95, proportion95
+from petriscope.metrics.intervals import bootstrap_weights, count_groups, percentile95, proportion95, size_groups
 from petriscope.metrics.passes import PassMetrics, Share
 
 RANKED = ("map", "auc")  # metrics that need no decisions; each is a mean over classes
@@ -121,7 +121,7 @@ def full_label_metrics(
         )
     empty = np.empty((0, len(classes)))
     drawn = {key: np.concatenate([empty, *(part[key] for part, _ in parts)]) for key in plain}
-    out: dict[str, Any] = {"n": n} | ({} if index is None else {"groups": count_groups(index)})
+    out: dict[str, Any] = {"n": n} | ({} if index is None else size_groups(index))
     undefined = {}
     for mean, key in CLASS_METRICS.items():
         value = _number(_mean(plain[key])[0])

@@ -15,7 +15,7 @@ import numpy as np
 
 from petriscope.core.device import widest
 from petriscope.core.masks import BACKGROUND, IGNORE, border_pixels
-from petriscope.metrics.intervals import bootstrap_weights, percentile95, sum_by
+from petriscope.metrics.intervals import bootstrap_weights, percentile95, size_groups, sum_by
 
 if TYPE_CHECKING:  # torch is imported where it is used: reading data needs the task, and no torch
     import pandas as pd
@@ -234,8 +234,8 @@ def full_mask_metrics(
         seed: of the bootstrap.
 
     Returns:
-        n (images), groups (where images share one), scenes, pixels (labeled), outlined (images with an outline in the target
-        mask, over which boundary_f1 is the mean); miou, pixel_accuracy, boundary_f1, nll (per pixel), each with
+        n (images), groups and largest_group (where images share one), scenes, pixels (labeled), outlined
+        (images with an outline in the target mask, over which boundary_f1 is the mean); miou, pixel_accuracy, boundary_f1, nll (per pixel), each with
         ``<name>_ci95`` [low, high]; per_class (iou with iou_ci95, precision, recall, f1, pixels); confusion (pixels, true by
         predicted). Means are over the classes that the target masks have. If a class is called background, miou leaves it
         out and miou_with_background includes it. A metric that is undefined is None; ``undefined`` says why.
@@ -261,7 +261,7 @@ def full_mask_metrics(
     total = tally.confusion.sum(0)
     outlined = int(sums["traced"].sum())
     out: dict[str, Any] = {"n": len(tally), "scenes": count, "pixels": int(total.sum()), "outlined": outlined}
-    out |= {"groups": count} if count < len(tally) else {}
+    out |= size_groups(scenes) if count < len(tally) else {}
     for key, values in whole.items():
         if key != "iou":
             out[key] = _number(values[0])

@@ -69,6 +69,11 @@ class Sample:
         return None if self.index is None else count_groups(self.index)
 
     @property
+    def largest_group(self) -> int | None:
+        """Images of the largest group; None: images are independent."""
+        return None if self.index is None else int(np.bincount(self.index).max())
+
+    @property
     def units(self) -> int:
         """How many independent parts there are: groups, or images."""
         return self.images if self.groups is None else self.groups

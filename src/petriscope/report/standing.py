@@ -46,7 +46,8 @@ def notes(evaluated: Mapping[str, Evaluation], recipe: Recipe) -> list[str]:
     for name, evaluation in evaluated.items():
         groups = wording.images(evaluation.n, evaluation.groups, name)
         notes += [
-            f"{groups[0].upper()}{groups[1:]}: {sentence}" for sentence in about_groups(evaluation.n, evaluation.groups)
+            f"{groups[0].upper()}{groups[1:]}: {sentence}"
+            for sentence in about_groups(evaluation.n, evaluation.groups, evaluation.largest_group)
         ]
         if evaluation.source and evaluation.source != recipe.data.origin:
             notes.append(
