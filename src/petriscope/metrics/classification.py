@@ -167,10 +167,11 @@ def full_metrics(
 
     Returns:
         n; groups and largest_group (with ``index``); accuracy, balanced_accuracy, macro_precision, macro_recall, macro_f1,
-        auc (one-vs-rest, macro), nll, brier, each with ``<name>_ci95`` [low, high]; ece, and, without ``index``, ece_if_calibrated [low, high]
-        (see `calibration_error_if_calibrated`); per_class (a mapping for each class); confusion (true by predicted). Means
-        are over the classes that occur. A metric that is undefined, such as the AUC of a single class or the recall of a class
-        without images, is None, and so are the ends of an interval of images that are one group; ``undefined`` says why.
+        auc (one-vs-rest, macro), nll, brier, each with ``<name>_ci95`` [low, high]; ece, and, without ``index``,
+        ece_if_calibrated [low, high] (see `calibration_error_if_calibrated`); per_class (a mapping for each class); confusion
+        (true by predicted). Means are over the classes that occur. A metric that is undefined, such as the AUC of a single
+        class or the recall of a class without images, is None, and so are the ends of an interval of images that are one
+        group; ``undefined`` says why.
     """
     from sklearn.metrics import precision_recall_fscore_support
 

@@ -234,11 +234,11 @@ def full_mask_metrics(
         seed: of the bootstrap.
 
     Returns:
-        n (images), groups and largest_group (where images share one), scenes, pixels (labeled), outlined
-        (images with an outline in the target mask, over which boundary_f1 is the mean); miou, pixel_accuracy, boundary_f1, nll (per pixel), each with
-        ``<name>_ci95`` [low, high]; per_class (iou with iou_ci95, precision, recall, f1, pixels); confusion (pixels, true by
-        predicted). Means are over the classes that the target masks have. If a class is called background, miou leaves it
-        out and miou_with_background includes it. A metric that is undefined is None; ``undefined`` says why.
+        n (images), groups and largest_group (where images share one), scenes, pixels (labeled), outlined (images with an
+        outline in the target mask, over which boundary_f1 is the mean); miou, pixel_accuracy, boundary_f1, nll (per pixel),
+        each with ``<name>_ci95`` [low, high]; per_class (iou with iou_ci95, precision, recall, f1, pixels); confusion
+        (pixels, true by predicted). Means are over the classes that the target masks have. If a class is called background,
+        miou leaves it out and miou_with_background includes it. A metric that is undefined is None; ``undefined`` says why.
     """
     background = background_of(classes)
     scenes = scenes_of(groups, len(tally))
