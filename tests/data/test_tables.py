@@ -376,6 +376,8 @@ def test_a_folder_of_images_with_a_table(tmp_path: Path, inner: str) -> None:
     (tmp_path / "s/other.csv").write_text("well,count\n1,2")  # which of the two is told by the name
     assert load(tmp_path / "s").fingerprint == data.fingerprint
     (tmp_path / "s/labels.csv").rename(tmp_path / "s/mine.csv")
+    assert load(tmp_path / "s").fingerprint == data.fingerprint  # the other lists no images
+    beside(tmp_path / "s", "other.csv", "image", "label")
     with pytest.raises(DataError, match=r"If mine.csv lists or holds the images, name it as the source"):
         load(tmp_path / "s")
 

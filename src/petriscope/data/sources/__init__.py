@@ -20,7 +20,7 @@ from petriscope.data.sources.exports import FORMATS, damaged_files, find_export,
 from petriscope.data.sources.exports import SUFFIXES as EXPORTED
 from petriscope.data.sources.exports.annotations import Export
 from petriscope.data.sources.label_sets import MULTILABEL
-from petriscope.data.sources.listing import FOUND_TABLES, PACKED, TABLES, ImageFile, single_pages
+from petriscope.data.sources.listing import FOUND_TABLES, PACKED, SUBMISSION, TABLES, ImageFile, single_pages
 from petriscope.data.sources.packed import is_archive
 from petriscope.data.sources.pairs import Pairs, find_pairs
 from petriscope.data.sources.spelling import spelled
@@ -44,6 +44,8 @@ KINDS = (
     "WebDataset shards, an HDF5 file or a Zarr folder, an npz or a folder of images (images) and masks, images with an export of "
     f"a labelling tool ({FORMATS}), an address of one of these such as s3://bucket/cells, or one of {', '.join(NAMED)}"
 )
+SHOWN = 3  # tables that a sentence lists
+MOST_TABLES = 10  # of a folder that are looked at
 LISTING = 2**26  # bytes of a table that nobody has named; larger ones hold measurements, and take long to read
 SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 UNSPLIT = "all"  # the name of the only image set of a source without splits
@@ -300,7 +302,11 @@ def _labels_in(folder: Path, section: DataSection) -> Path | None:
 
 
 def _tables_in(folder: Path) -> list[Path]:
-    return sorted(each for each in folder.iterdir() if each.suffix.lower() in FOUND_TABLES and each.is_file())
+    return sorted(
+        each
+        for each in folder.iterdir()
+        if each.suffix.lower() in FOUND_TABLES and not SUBMISSION.search(each.name) and each.is_file()
+    )
 
 
 @dataclass(frozen=True)
@@ -331,18 +337,21 @@ class Listed:
     table: Path
 
 
-def _listing(folder: Path, section: DataSection) -> Path | None:
-    """The only table in a folder, or the only one called labels or metadata, if it lists image files that are there."""
-    tables = _tables_in(folder)
-    if len(tables) > 1:
-        tables = [each for each in tables if each.stem.lower() in ("labels", "metadata")]
-    if len(tables) != 1 or tables[0].stat().st_size > LISTING:
-        return None
+def _listings(folder: Path, section: DataSection) -> list[Path]:
+    """The tables in a folder that list image files that are there; one that is called labels or metadata alone, if it does."""
+    found = [each for each in _tables_in(folder)[:MOST_TABLES] if _lists_images(each, section)]
+    usual = [each for each in found if each.stem.lower() in ("labels", "metadata")]
+    return usual if len(usual) == 1 else found
+
+
+def _lists_images(table: Path, section: DataSection) -> bool:
+    if table.stat().st_size > LISTING:
+        return False
     try:
-        paths = list_paths(tables[0], section)
+        paths = list_paths(table, section)
     except PetriscopeError:  # another kind of table
-        return None
-    return tables[0] if paths and any(path.is_file() for path in paths) else None
+        return False
+    return bool(paths) and any(path.is_file() for path in paths or ())
 
 
 def _stored(tree: Folder, left_out: LeftOut) -> Stored | None:
@@ -387,21 +396,30 @@ def _look(path: Path, section: DataSection, warnings: list[str]) -> Pairs | list
             pairs = find_pairs(tree, left_out, notes)
         found = pairs or _module("folders").find_images(tree, left_out, notes)
     except DataError as error:
-        if section.crop is None and (table := _listing(path, section)) is not None:
-            warnings.append(f"{path} has no class folders, so {table.name} in it was read, which lists images")
-            return Listed(table)
+        tables = _listings(path, section) if section.crop is None else []
+        if len(tables) == 1:
+            warnings.append(f"{path} has no class folders, so {tables[0].name} in it was read, which lists images")
+            return Listed(tables[0])
         raise DataError(". ".join([str(error), *damaged_files(tree)])) from None
-    if not isinstance(found, Pairs) and section.crop is None and (table := _listing(path, section)) is not None:
+    if not isinstance(found, Pairs) and section.crop is None and (tables := _listings(path, section)):
         asked = {name for name in (section.image, section.label) if name is not None}
-        if asked and (not section.of_model or _module("tables").has_columns(table, asked)):
+        if len(tables) == 1 and not section.of_model and len({file.label for file in found}) == 1:
+            warnings.append(f"{path} has one class folder, so {tables[0].name} in it was read, which lists images")
+            return Listed(tables[0])
+        having = [each for each in tables if asked and _module("tables").has_columns(each, asked)]
+        if not section.of_model and len(tables) == 1 and asked:
+            having = tables
+        if len(having) == 1:
             warnings.append(
-                f"{path}: {table.name} in it was read, which lists images, since data.image or data.label is set"
+                f"{path}: {having[0].name} in it was read, which lists images, since data.image or data.label is set"
             )
-            return Listed(table)
-        notes.append(
-            f"{table.name} in {path} lists images, and was not read, since folders were read as classes; if it has the labels, "
-            "name it as the source"
-        )
+            return Listed(having[0])
+        listed = " and ".join(each.name for each in tables[:SHOWN])
+        if len(tables) == 1:
+            said = "lists images, and was not read, since folders were read as classes; if it has the labels"
+        else:
+            said = "list images, and were not read, since folders were read as classes; if one of them has the labels"
+        notes.append(f"{listed} in {path} {said}, name it as the source")
     warnings += [*notes, *left_out.sentences(path)]
     return found
 

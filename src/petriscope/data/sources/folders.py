@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -22,20 +23,28 @@ from petriscope.data.sources.labels import index_names, say_missing
 from petriscope.data.sources.listing import (
     FOUND_TABLES,
     PACKED,
+    SUBMISSION,
+    TABLES,
     ImageFile,
     folder_column,
     groups_of,
     rows_by_split,
+    say_folders_may_group,
     sets_over,
     single_pages,
 )
-from petriscope.data.sources.spelling import bare_stem, role_in, spelled, split_in, split_of
+from petriscope.data.sources.spelling import bare_stem, role_in, spelled, split_in, split_of, without_split
 from petriscope.data.walk import Folder, are_arrays, count_others, stem_of, suffix_of
 
 BOXES = (".txt", ".xml", ".json")  # files that other tools write boxes and outlines to
 TOOLS = ("COCO", "Pascal VOC", "YOLO", "LabelMe", "CVAT", "Label Studio")  # of which exports are read
 TABLE = "list the images in a table (CSV) with the columns path and label, and name that as the source"
 SHOWN = 5  # folders that a sentence lists
+LISTS = (*TABLES, ".json", ".lst", ".mat")  # suffixes of files that may list images
+LOOKED_AT = 2_000  # files of a class, to see how they are called
+TWINS = 0.4  # of the files of a class
+_PART = re.compile("(?:part|chunk|batch|image|img|folder|disk|volume|archive)s?", re.IGNORECASE)
+_LAST_WORD = re.compile(r"(?P<rest>.+)(?P<end>[-_. ][^\W\d_]+)")
 _WORD = re.compile(r"([^\W\d_]+)[ _.()-]*\d")  # the word before the number of a file
 
 
@@ -62,6 +71,8 @@ def read(
     if groups is None and len(found) > len(whole):
         groups = np.array([file.id.rpartition("#")[0] for file in found])
         warnings.append("the pages of a file are one group of images, which stays together when splits are drawn")
+    if {file.split for file in found} == {"all"} and groups is None:
+        warnings += say_folders_may_group(files, len({*names}), section, str(path))
     decoded = decode_files([file.place for file in found], files, section, str(path), known)
     warnings += decoded.warnings
     rows = rows_by_split(decoded, [file.split for file in found])
@@ -85,10 +96,13 @@ def find_images(tree: Folder, left_out: LeftOut, notes: list[str]) -> list[Image
         DataError: no images, a class folder that is empty in all splits, or folders that may be classes, splits or something
             else.
     """
-    out = []
+    out, twins = list[ImageFile](), list[tuple[Folder, int, str]]()
     try:
-        splits = _split_folders(_enter(tree, "all", notes), left_out, notes)
-        splits = {split: folder if split == "all" else _enter(folder, split, notes) for split, folder in splits.items()}
+        splits = _split_folders(_enter(tree, "all", left_out, notes), left_out, notes)
+        splits = {
+            split: folder if split == "all" else _enter(folder, split, left_out, notes)
+            for split, folder in splits.items()
+        }
         filled = {tidy(entry.name) for folder in splits.values() for entry in folder.filled}
         for split, folder in splits.items():
             classes = _class_folders(folder, filled, left_out, notes)
@@ -98,6 +112,10 @@ def find_images(tree: Folder, left_out: LeftOut, notes: list[str]) -> list[Image
                 label = tidy(entry.name)
                 out += [ImageFile(name, path, within, label) for name, path in files]
                 count_others(part, left_out)
+                twins += _twins(files, part)
+        if {file.split for file in out} == {"all"}:
+            notes += _lists_of_splits(tree)
+        notes += _say_twins(twins)
     except DataError as error:
         raise DataError(". ".join([str(error), *_hints(tree)])) from None
     return out
@@ -109,15 +127,58 @@ def _files_in(folder: Folder) -> Iterator[tuple[str, str]]:
     return ((below + name, at + name) for name in folder.images)
 
 
-def _enter(folder: Folder, split: str, notes: list[str]) -> Folder:
-    """The folder itself, or the one below it that is its only folder with images and has folders again."""
+def _enter(folder: Folder, split: str, left_out: LeftOut, notes: list[str]) -> Folder:
+    """The folder itself, or the one below it that is its only folder with images and has folders again. What is beside that is
+    counted."""
     while len(folder.filled) == 1 and not folder.images:
         inner = folder.filled[0]
         if inner.images or split_of(inner.name) not in (None, split):
             break
         notes.append(f"{folder.path} has one folder with images, {inner.name}; what is inside {inner.name} was read")
+        count_others(replace(folder, folders=[each for each in folder.folders if each is not inner]), left_out)
         folder = inner
     return folder
+
+
+def _lists_of_splits(tree: Folder) -> list[str]:
+    """A sentence on files whose names say splits, in a source whose splits are drawn."""
+    found = [
+        part.id_of(name)
+        for part in tree.all()
+        for name in part.others
+        if suffix_of(name) in LISTS and split_in(stem_of(name)) is not None
+    ]
+    if not found:
+        return []
+    more = f" and {len(found) - 1:,} more" if len(found) > 1 else ""
+    return [
+        f"{tree.path}: {found[0]}{more} may say the splits; folders of classes were read, whose splits are drawn. For those that "
+        "are published, put the images in train, val and test, or list them in a table with the columns path, label and split"
+    ]
+
+
+def _twins(files: Sequence[tuple[str, str]], part: Folder) -> list[tuple[Folder, int, str]]:
+    """A class of whose files nearly half are called as its others with one more word, as masks are; how many, and the word."""
+    stems = [stem_of(name[name.rfind("/") + 1 :]) for name, _ in files[:LOOKED_AT]]
+    known, ends = {*stems}, Counter[str]()
+    for stem in stems:
+        if (found := _LAST_WORD.fullmatch(stem)) and found["rest"] in known:
+            ends[found["end"]] += 1
+    for end, count in ends.most_common(1):
+        if count > 1 and count >= TWINS * len(stems):
+            return [(part, count, end)]
+    return []
+
+
+def _say_twins(found: Sequence[tuple[Folder, int, str]]) -> list[str]:
+    if not found:
+        return []
+    part, count, end = found[0]
+    more = f", and some in {len(found) - 1} more class folders," if len(found) > 1 else ""
+    return [
+        f"{count:,} files in {part.path}{more} are called as another with {end} behind its name; if these are masks or copies, "
+        "move them out of the source"
+    ]
 
 
 def _split_folders(tree: Folder, left_out: LeftOut, notes: list[str]) -> dict[str, Folder]:
@@ -165,14 +226,21 @@ def _class_folders(folder: Folder, filled: Set[str], left_out: LeftOut, notes: l
     says = [spelled(entry.name) for entry in folder.folders]
     strange = any(each.split or each.role == "masks" for each in says) or len(says) == 1
     splits = {split_in(entry.name) for entry in folder.folders}
-    if (strange and all(each.split or each.role for each in says)) or (len(splits) > 1 and None not in splits):
+    halves = len(splits) > 1 and (None not in splits or _differ_in_split([entry.name for entry in folder.folders]))
+    if (strange and all(each.split or each.role for each in says)) or halves:
         raise DataError(
             f"{folder.path} has {', '.join(entry.name for entry in folder.folders)}, which do not look like classes; make a "
             "folder for each class, in train, val and test if there are splits; or put images in images and their masks in "
             f"masks. If these are classes, {TABLE}"
         )
     _refuse_twins(folder, notes)
+    _refuse_masks(folder)
     _refuse_nested(folder.folders, notes)
+    if _are_parts([entry.name for entry in folder.filled]):
+        notes.append(
+            f"{_few(entry.name for entry in folder.filled)} in {folder.path} were read as classes; if they are parts of one set "
+            f"of images, {TABLE}"
+        )
     _count_loose(folder, left_out)
     return folder.folders
 
@@ -181,6 +249,12 @@ def _parts(split: str, classes: list[Folder], notes: list[str]) -> Iterator[tupl
     """The folders with the images of each class; and the class folders. They differ where the splits are in the classes."""
     inner = [part for entry in classes for part in entry.filled]
     named = [part for part in inner if split_of(part.name)]
+    mixed = ((entry, part) for entry in classes for part in entry.all() if part.images and part.filled)
+    if (found := next(mixed, None)) is not None:
+        entry, part = found
+        notes.append(
+            f"{part.path} has images, and more in {part.filled[0].name}; all of them were read as {entry.name}"
+        )
     if split != "all" or any(entry.images for entry in classes) or len(named) < len(inner):
         notes += [f"{part.path} is called like a split, but its images are read as of its class" for part in named[:1]]
         _say_inner(classes, notes)
@@ -198,16 +272,33 @@ def _say_inner(classes: list[Folder], notes: list[str]) -> None:
     """Say if all class folders have nothing but folders, and several of the same names, which may be the classes."""
     if len(classes) < 2 or any(entry.images for entry in classes):
         return
-    shared = set.intersection(*({tidy(part.name) for part in entry.filled} for entry in classes))
+    each = [{tidy(part.name) for part in _around(entry).filled} for entry in classes]
+    shared = set.intersection(*each)
     if len(shared) > 1:
-        outer, inner = (
-            ", ".join(names[:SHOWN]) + " ..." * (len(names) > SHOWN)
-            for names in ([entry.name for entry in classes], sorted(shared))
-        )
+        outer, inner = _few(entry.name for entry in classes), _few(sorted(shared))
         notes.append(
             f"{outer} were read as the classes, and each of them has the folders {inner}; if those are the classes, call the "
             f"outer folders train, val and test, or {TABLE}"
         )
+    elif any(len(names) > 1 for names in each):
+        outer, inner = _few(entry.name for entry in classes), _few(sorted(set.union(*each)))
+        notes.append(
+            f"{outer} were read as the classes, and the folders in them ({inner}) were not; if those are the classes, move them "
+            f"up into one folder, or {TABLE}"
+        )
+
+
+def _around(entry: Folder) -> Folder:
+    """The folder in it that has several folders, or images."""
+    while len(entry.filled) == 1 and not entry.images:
+        entry = entry.filled[0]
+    return entry
+
+
+def _few(names: Iterable[str]) -> str:
+    """Names as a text; of many, the first."""
+    first = list(islice(names, SHOWN + 1))
+    return ", ".join(first[:SHOWN]) + " ..." * (len(first) > SHOWN)
 
 
 def _count_loose(folder: Folder, left_out: LeftOut) -> None:
@@ -215,6 +306,32 @@ def _count_loose(folder: Folder, left_out: LeftOut) -> None:
     for name in folder.images:
         left_out.add("image{s} outside class folders", folder.id_of(name))
     count_others(replace(folder, folders=[]), left_out)
+
+
+def _differ_in_split(names: Sequence[str]) -> bool:
+    """Whether two names differ in the word for a split alone, as trainA and testA."""
+    rests: dict[str, set[str]] = {}
+    for name in names:
+        if (split := split_in(name)) and (rest := without_split(name)):
+            rests.setdefault(rest, set()).add(split)
+    return any(len(each) > 1 for each in rests.values())
+
+
+def _are_parts(names: Sequence[str]) -> bool:
+    """Whether names differ in numbers alone, and have a word such as part or images."""
+    return len(names) > 1 and len({re.sub(r"\d+", "", name) for name in names}) == 1 and bool(_PART.search(names[0]))
+
+
+def _refuse_masks(folder: Folder) -> None:
+    """Refuse folders of which one is called like images and another like masks, at any depth; they are no classes."""
+    for home in folder.all():
+        roles = {role_in(entry.name): entry for entry in reversed(home.filled)}
+        if "images" in roles and "masks" in roles:
+            raise DataError(
+                f"{home.path} has {roles['images'].name} and {roles['masks'].name}, which look like images and their masks "
+                "rather than classes. For masks, put the images in images and the mask of each, by the same name, in masks; to "
+                f"classify, move the masks out of the source. If these are classes, {TABLE}"
+            )
 
 
 def _refuse_twins(folder: Folder, notes: list[str]) -> None:
@@ -291,10 +408,15 @@ def _no_classes(folder: Folder) -> str:
 def _hints(tree: Folder) -> list[str]:
     """Sentences on what else is in a source that has no class folders."""
     out = []
-    tables = (
-        part.id_of(name) for part in tree.all() for name in part.others if suffix_of(name) in (*FOUND_TABLES, ".npz")
-    )
-    if table := next(tables, None):
+    tables = [
+        part.id_of(name)
+        for part in tree.all()
+        for name in part.others
+        if suffix_of(name) in (*FOUND_TABLES, ".npz") and not SUBMISSION.search(name)
+    ]
+    if table := next(
+        (each for each in tables if split_in(stem_of(Path(each).name)) == "train"), next(iter(tables), None)
+    ):
         use = "unpack the archive, and name the table" if tree.path.is_file() else "name it"
         out.append(f"If {table} lists or holds the images, {use} as the source")
     for part in tree.all():

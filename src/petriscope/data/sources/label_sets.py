@@ -26,7 +26,7 @@ FLAGS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
 UNKNOWN = frozenset(("-1", "-1.0", "", "nan", "none", "<na>"))  # where 0 and 1 say whether an image has a label
 SHOWN = 3  # columns that a message lists
 SHORTEST_LIST = 2  # columns of 0 and 1 that are read as labels without being asked for
-OTHERS = re.compile(r"\s*[|;,/+&]\s*")  # what may part labels, also where it is not read so
+OTHERS = re.compile(r"\s*[|;,/+&]\s*|\s+")  # what may part labels, also where it is not read so
 BRACKETS = re.compile(r"\s*[\[(](.*)[\])]\s*", re.DOTALL)  # a list as programs write it into text
 ITEM = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)"|([^\s,'"][^,]*)""")
 FEW = 0.02  # of the images; where no more have not exactly one label, these are taken for mistakes
@@ -231,11 +231,15 @@ def _of_lists(
         )
         return LabelSets(vectors, name_flags(amount, None, section, where), ("label",), section.classes is not None)
     texts = [str(cell) for cell, is_list in zip(cells, lists, strict=True) if not is_list and not _is_missing(cell)]
-    separator = next((each for each in SEPARATORS if any(each in text for text in texts)), SEPARATORS[0])
+    separator = next((each for each in SEPARATORS if any(each in text for text in texts)), None)
+    written = {*map(tidy, texts)}
+    if separator is None and (blank := next((each for each in texts if _is_joined(tidy(each), written)), None)):
+        separator = " "
+        warnings.append(f"{where}: labels are parted by blanks, since {shortened(blank)} consists of others")
     nothing = 0
     named: list[list[str]] = []
     for row, (cell, is_list) in enumerate(zip(cells, lists, strict=True)):
-        words = _words(cell, is_list, separator, where, row)
+        words = _words(cell, is_list, separator or SEPARATORS[0], where, row)
         if len(words) == 1 and words[0].lower() in NOTHING and words[0] not in (section.classes or ()):
             words, nothing = [], nothing + 1
         named.append(words)
@@ -271,7 +275,9 @@ def _words(cell: Any, is_list: bool, separator: str, where: str, row: int) -> li
             )
         parts = [each.decode("utf-8", "replace") if isinstance(each, bytes) else str(each) for each in cell]
     else:
-        parts = [] if _is_missing(cell) else str(cell).split(separator)
+        text = "" if _is_missing(cell) else str(cell)
+        whole = separator == " " and tidy(text).lower() in NOTHING
+        parts = [text] if whole else text.split(None if separator == " " else separator)
         parts = [] if not any(tidy(part) for part in parts) else parts
     words = [tidy(part) for part in parts]
     if "" in words:
@@ -343,6 +349,8 @@ def _almost_flags(table: pd.DataFrame, names: Sequence[str]) -> dict[str, str]:
         values = {*cells}
         if {FLAGS.get(value) for value in values} in ({0}, {1}):
             found[name] = f"all rows have {cells[0]}"
+        elif values == {"-1", "1"}:
+            found[name] = "it has -1 and 1; write 0 in place of -1 if that says that an image does not have the label"
         elif 1 in {FLAGS.get(value) for value in values} and values <= FLAGS.keys() | UNKNOWN and values & UNKNOWN:
             row = next(row for row, cell in enumerate(cells) if cell in UNKNOWN)
             found[name] = (

@@ -29,12 +29,14 @@ TEXT_TABLES = (".csv", ".tsv", ".txt")
 JSON_TABLES = (".jsonl", ".ndjson")  # an object per line
 TABLES = (*TEXT_TABLES, *JSON_TABLES, ".parquet", ".pq")
 FOUND_TABLES = tuple(suffix for suffix in TABLES if suffix != ".txt")  # in a folder, where .txt may be anything
+# Tables that list images without their labels, or classes without images.
+SUBMISSION = re.compile(r"sample[ _-]?submission|class_?dict|label_?map", re.IGNORECASE)
 SUBSET = re.compile(r"(?:sub|data)?sets?|partitions?|(?:cv)?folds?|phase|usage")
 FEW = 20  # different values of a column that may tell subsets apart
 
 # What other tools call the columns path and label, in lower case and without separators.
 CALLED = {
-    "path": re.compile("(?:image|img)?(?:file)?(?:path|name)|(?:image|img)(?:file)?|file"),
+    "path": re.compile("(?:image|img)?(?:file)?(?:path|name)|(?:image|img)(?:file|index)?|file"),
     "label": re.compile("class(?:name|label)?|labels|labelname|category|target|findinglabels?"),
     "split": re.compile("split"),
 }
@@ -304,6 +306,22 @@ def say_may_group(cells: Mapping[str, np.ndarray], section: DataSection, where: 
     return [
         f"{where}: the column{'s' * several} {' and '.join(found)} may say which images belong together, such as those of one "
         f"patient, and {'were' if several else 'was'} not read so; --set data.group={found[0]} keeps them in one split"
+    ]
+
+
+def say_folders_may_group(names: Sequence[str], classes: int, section: DataSection, where: str) -> list[str]:
+    """A sentence on images without groups whose splits are drawn, and that lie in many folders, such as one of each patient.
+
+    Args:
+        names: ids of the images.
+        classes: folders that there are in any case.
+    """
+    folders = {name[: name.rfind("/")] for name in names if "/" in name}
+    if section.group is not None or section.of_model or not max(classes, 2) < len(folders) <= len(names) / 2:
+        return []
+    return [
+        f"{where}: its images lie in {len(folders):,} folders, such as {shortened(sorted(folders)[0])}; if those of a folder "
+        "belong together, as of one patient, --set data.group='^(.*)/' keeps them in one split"
     ]
 
 

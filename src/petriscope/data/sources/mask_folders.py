@@ -16,7 +16,7 @@ from petriscope.core.recipe import DataSection
 from petriscope.data.decode_many import decode_files
 from petriscope.data.imageset import ImageSet
 from petriscope.data.omissions import LeftOutSentence, Omission
-from petriscope.data.sources.listing import folder_column, groups_of, rows_by_split, sets_over
+from petriscope.data.sources.listing import folder_column, groups_of, rows_by_split, say_folders_may_group, sets_over
 from petriscope.data.sources.mask_files import MaskReader
 from petriscope.data.sources.mask_values import ValueTable, given_table, have_names, name_values, pack
 from petriscope.data.sources.pairs import COLOR_TABLES, NAMES, Pairs
@@ -50,6 +50,8 @@ def read(path: Path, pairs: Pairs, section: DataSection, warnings: list[str]) ->
         raise DataError(f"{path} has no image with a mask; the two have the same name up to the suffix")
     files = [pair.id for pair in found]
     groups = groups_of(section, files)
+    if {pair.split for pair in found} == {"all"}:
+        warnings += say_folders_may_group(files, 1, section, str(path))
     decoded = decode_files([pair.path for pair in found], files, section, str(path))
     warnings += decoded.warnings
     height, width = decoded.pixels.shape[1:3]

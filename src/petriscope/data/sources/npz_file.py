@@ -50,6 +50,15 @@ class Member:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
+# What Keras calls the arrays of its data sets, in lower case.
+KERAS = {
+    f"{letter}_{name}": f"{split}_{kind}"
+    for split, names in (("train", ("train",)), ("val", ("val", "valid")), ("test", ("test",)))
+    for name in names
+    for letter, kind in (("x", "images"), ("y", "labels"))
+}
+
+
 class NpzFile:
     """An open npz file; a context manager.
 
@@ -82,6 +91,8 @@ class NpzFile:
             entries = [info for info in every if not info.is_dir()]
         self.splits: tuple[str, ...] = SPLITS
         self._infos = {info.filename.removesuffix(".npy"): info for info in entries if info.filename.endswith(".npy")}
+        if not any(name.endswith("_images") for name in self._infos):
+            self._infos = {KERAS.get(name.lower(), name): info for name, info in self._infos.items()}
         self.names = set(self._infos)
         self.others = [info.filename for info in entries if not info.filename.endswith(".npy")]
         if len(self._infos) + len(self.others) < len(entries):

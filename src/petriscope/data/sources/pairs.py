@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,8 @@ from petriscope.data.walk import Folder, count_others, stem_of
 
 NAMES = "classes.txt"  # the names of the classes of masks, from 0, one per line
 COLOR_TABLES = ("labelmap.txt", "class_dict.csv")  # of CVAT, and of CamVid and sets like it
+SHOWN = 5  # folders that a sentence lists
+_ONE_OF_SEVERAL = re.compile(r"(?P<first>.*(?:mask|label|seg|segmentation|gt))[ _.-]?(?P<number>\d+)", re.IGNORECASE)
 HOW = "put images in images and their masks, with the same names, in masks; or both in train, val and test"
 
 
@@ -68,12 +71,19 @@ def find_pairs(tree: Folder, left_out: LeftOut, notes: list[str]) -> Pairs | Non
                     "of them, and move the other out of the source"
                 )
     found = {key: files for key, part in places.items() if (files := _two_folders(part)) is not None}
+    found_in_folders = bool(found)
     if not found:
         found = {key: files for key, part in places.items() if (files := _one_folder(part.get(None))) is not None}
         notes += [_told_apart(tree, files) for files in list(found.values())[:1]]
     if not found:
         _refuse_strangers(tree, places)
         return None
+    if len(inner := sorted({key.rest[-1] for key in found if key.rest})) > 1 and found_in_folders:
+        named = ", ".join(inner[:SHOWN]) + " ..." * (len(inner) > SHOWN)
+        notes.append(
+            f"{tree.path}: images and their masks were read, and folders ({named}) are no classes; to classify by them, move the "
+            "masks out of the source"
+        )
     _leave_out_rest(places, found, left_out, notes)
     listed = {id.rpartition("/")[2] for id in list_files(tree)}
     count_others(tree, left_out, (NAMES, *COLOR_TABLES, *listed))
@@ -206,6 +216,14 @@ def _of_one_kind(masks: Files, left_out: LeftOut) -> Files:
 
 def _match(images: Files, masks: Files, split: str, out: Pairs) -> None:
     """Find the mask of each image, by equal stems, or else by stems without words such as ``mask``."""
+    if len(images) == 1 and len(masks) > 1 and not {_stem(name) for _, name in masks} & {_stem(images[0][1])}:
+        folder, name = images[0]
+        text = (
+            f"{masks[0][0].path} has {len(masks)} masks of {folder.path / name}; merge them into one, of the same name"
+        )
+        out.alone.append((_stem(name), text))
+        return
+    images, masks = _without_parts(images, masks, out)
     plain = _by_stem(images, _stem), _by_stem(masks, _stem)
     one, other = plain
     if one.keys() != other.keys():
@@ -222,6 +240,26 @@ def _match(images: Files, masks: Files, split: str, out: Pairs) -> None:
     for stem in sorted(other.keys() - one.keys()):
         name = other[stem][1]
         out.alone.append((_stem(name), f"{mask_folder / name} has no image in {image_folder}; add it"))
+
+
+def _without_parts(images: Files, masks: Files, out: Pairs) -> tuple[Files, Files]:
+    """The images and masks without those of images that have several masks, such as ``x_mask`` and ``x_mask_1``."""
+    known = {_stem(name): name for _, name in masks}
+    several: set[str] = set()
+    more: set[str] = set()
+    for folder, name in (*images, *masks):
+        if (found := _ONE_OF_SEVERAL.fullmatch(_stem(name))) and found["first"] in known:
+            first = known[found["first"]]
+            several.add(_bare(first))
+            more.add(name)
+            text = f"{folder.path / name} is one more mask of the image that {first} is of; merge its masks into one"
+            out.alone.append((_bare(first), text))
+    if not more:
+        return images, masks
+    kept = (
+        [each for each in files if each[1] not in more and _bare(each[1]) not in several] for files in (images, masks)
+    )
+    return next(kept), next(kept)
 
 
 def _by_stem(files: Files, key: Callable[[str], str], strict: bool = True) -> dict[str, tuple[Folder, str]]:

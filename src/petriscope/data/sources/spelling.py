@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
 _SPLIT = "train(?:ing)?|trn|val(?:id(?:at(?:ion|e))?)?|dev(?:el(?:opment)?)?|test(?:ing)?|tst|holdout"
@@ -17,11 +17,12 @@ _MASKS = (
     "annotations?|annots?|annos?|anns?|gts?|groundtruths?|segmentations?|segmentationclass(?:png|raw|aug)?|segs?|segmaps?|segmented(?:images?)?|"
     "targets?|trimaps?|gtfine|gtcoarse"
 )
+_TYPE = "(?:png|jpe?g|tiff?|bmp)?"  # as in images_png
 _SET = "(?:data)?(?:set|split|data)?s?"
 _YEAR = r"(?:(?:19|20)\d\d)?"
 _FOLDER = re.compile(
     rf"(?:(?:seg|data|dataset|my|\d{{1,2}})(?={_SPLIT}))?(?:(?P<before>{_SPLIT}){_YEAR})?{_SET}"
-    rf"(?:(?P<images>{_IMAGES})|(?P<masks>{_MASKS}))?(?:(?P<after>{_SPLIT}|(?<=s)(?:{_SHORT})){_YEAR})?{_SET}"
+    rf"(?:(?:(?P<images>{_IMAGES})|(?P<masks>{_MASKS})){_TYPE})?(?:(?P<after>{_SPLIT}|(?<=s)(?:{_SHORT})){_YEAR})?{_SET}"
 )
 _GAP = "[ _.-]+"
 _OF_MASKS = (
@@ -75,15 +76,36 @@ def split_of(name: str) -> Split | None:
 
 
 def split_in(name: str) -> Split | None:
-    """The split that a part of a name says, as in ``cats_train`` and ``test-224``; None if there is none, or more than one."""
-    found = {split for word in re.split(r"[\W\d_]+", name) if (split := spelled(word).split)}
+    """The split that a part of a name says, as in ``cats_train`` and ``testA``; None if there is none, or more than one."""
+    found = {split for word in _words(name) if (split := spelled(word).split)}
     return found.pop() if len(found) == 1 else None
+
+
+def without_split(name: str) -> str:
+    """A name in lower case without the words that say a split, and without separators."""
+    words = (word for word in re.split(r"[\W_]+|(?<=[a-z])(?=[A-Z])", name) if word and not spelled(word).split)
+    return "".join(words).casefold()
 
 
 def role_in(name: str) -> Role | None:
     """What the last part of a name that says it has, as in ``Task1_Training_GroundTruth``; None: no part says it."""
-    roles = [role for word in re.split(r"[\W\d_]+", name) if word and (role := spelled(word).role)]
+    roles = [role for word in _words(name) if (role := spelled(word).role)]
     return roles[-1] if roles else None
+
+
+def _words(name: str) -> Iterator[str]:
+    """The words of a name; those in camel case too, and their parts: GroundTruth, Ground, Truth."""
+    for word in filter(None, re.split(r"[\W\d_]+", name)):
+        parts = re.split(r"(?<=[a-z])(?=[A-Z])", word)
+        yield from dict.fromkeys([word, *parts])
+
+
+def split_of_path(id: str) -> Split | None:
+    """The split that a folder of a path below the source names; the innermost, if there are several."""
+    for part in reversed(id.split("/")[:-1]):
+        if (split := split_of(part) or spelled(part).split) is not None:
+            return split
+    return None
 
 
 def bare_stem(stem: str) -> tuple[str, Role | None]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from petriscope.core.csv_tables import plain
-from petriscope.core.errors import DataError, RequestError, near, shown
+from petriscope.core.errors import DataError, RequestError, near, shortened, shown
 from petriscope.core.files import read_text
 from petriscope.core.names import tidy
 from petriscope.core.recipe import DataSection
@@ -46,13 +46,14 @@ from petriscope.data.sources.listing import (
     sets_over,
     split_doubt,
 )
-from petriscope.data.sources.spelling import split_of
+from petriscope.data.sources.spelling import split_in, split_of, split_of_path
 from petriscope.data.walk import LeftOut, walk
 from petriscope.tasks import find_task
 
 if TYPE_CHECKING:
     import pandas as pd
 
+LOOKED_AT = 20  # images, to see where paths begin
 MAX_BYTES = 2**30  # of a CSV or JSON Lines file
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 SUFFIXES_LONGEST_FIRST = sorted((*SUFFIXES, ARRAY), key=len, reverse=True)
@@ -87,7 +88,7 @@ def read(path: Path, section: DataSection, warnings: list[str]) -> dict[str, Ima
     if not any(_is_file(Path(str(file.path))) for file in found):
         raise DataError(
             f"{path}: no file that it lists exists, neither {files[0]} nor any other; paths are absolute, or relative to the "
-            "folder of the table"
+            "folder of the table. Move the table into the folder that the paths begin in, or one around all images"
         )
     decoded = decode_files([file.path for file in found], files, section, str(path))
     warnings += decoded.warnings
@@ -121,7 +122,14 @@ def list_paths(path: Path, section: DataSection) -> list[Path]:
 
 def _places(table: pd.DataFrame, path: Path, warnings: list[str]) -> list[tuple[str, Path]]:
     """The id and the file of each image."""
-    places = [_place(name, row, path) for row, name in enumerate(_text(table, "path", path))]
+    names = _text(table, "path", path)
+    places = [_place(name, row, path) for row, name in enumerate(names)]
+    above = f"{path.absolute().parent.name}/"
+    if all(name.startswith(above) for name in names) and not any(_is_file(place) for _, place in places[:LOOKED_AT]):
+        inside = [_place(name.removeprefix(above), row, path) for row, name in enumerate(names)]
+        if any(_is_file(place) for _, place in inside[:LOOKED_AT]):
+            warnings.append(f"{path}: its paths begin with {above}, the folder that it is in, and were read from there")
+            places = inside
     return _found_below(places, path, warnings)
 
 
@@ -131,9 +139,10 @@ def _files(
     places = _places(table, path, warnings)
     task = find_task(label_sets.MULTILABEL)
     labels = _labels(table, path) if several is None else task.names(several.targets, several.classes)
-    splits = ["all"] * len(places)
     if "split" in table.columns:
         splits = [_split(name, row, path) for row, name in enumerate(_text(table, "split", path))]
+    else:
+        splits = _splits_of_paths([name for name, _ in places], path, warnings)
     first: dict[Path, int] = {}
     for row, (name, place) in enumerate(places):
         if (other := first.setdefault(place.absolute(), row)) != row:
@@ -309,6 +318,11 @@ def _rename(columns: list[str], table: pd.DataFrame, path: Path, warnings: list[
 def _column(table: pd.DataFrame, name: str, path: Path) -> pd.Series:
     columns = [str(column) for column in table.columns]
     if name not in columns:
+        if len(columns) == 1:
+            raise DataError(
+                f"{path} has one column, {shown(columns[0])}; a table has a header with the names of its columns, such as "
+                "path,label, and cells that are parted by commas, semicolons, tabs or bars"
+            )
         choose = {"path": "; --set data.image=COLUMN chooses it", "label": "; --set data.label=COLUMN chooses it"}
         if name == "label" and any("mask" in each.lower() for each in columns):
             choose[name] = (
@@ -377,7 +391,11 @@ def _found_below(places: list[tuple[str, Path]], path: Path, warnings: list[str]
                 if key in lacking:
                     at.setdefault(key, []).append(folder.id_of(name))
     only = {name: found[0] for name, found in at.items() if len(found) == 1}
-    if twice := {name: found for name, found in at.items() if len(found) > 1}:
+    if (own := split_in(path.stem)) is not None:  # train.csv lists what is in train, where test has the same names
+        for name, found in at.items():
+            if len(found) > 1 and len(near_by := [each for each in found if split_of_path(each) == own]) == 1:
+                only[name] = near_by[0]
+    if twice := {name: found for name, found in at.items() if name not in only}:
         name, found = next(iter(twice.items()))
         raise DataError(f"{path}: {name} may be {found[0]} or {found[1]}; write the path of the file in the table")
     if only:
@@ -412,6 +430,23 @@ def _split(name: str, row: int, path: Path) -> str:
             f"{path}: unknown split {name!r} in row {row} (counted from 0); {near(name, ('train', 'val', 'test'))}"
         )
     return split
+
+
+def _splits_of_paths(names: Sequence[str], path: Path, warnings: list[str]) -> list[str]:
+    """The split of each image by the folders in its path, where these name one of all images, and train among them."""
+    found = [split_of_path(name) for name in names]
+    named = {split for split in found if split is not None}
+    if "train" not in named or len(named) < 2:
+        return ["all"] * len(names)
+    if None in found:
+        row = found.index(None)
+        warnings.append(
+            f"{path}: the folders in its paths ({', '.join(sorted(named))}) may say the splits, but row {row} (counted from 0), "
+            f"{shortened(names[row])}, has none, so they were not read as such; if they do, add a column split"
+        )
+        return ["all"] * len(names)
+    warnings.append(f"{path}: the splits ({', '.join(sorted(named))}) were read from the folders in its paths")
+    return [str(split) for split in found]
 
 
 def _groups(table: pd.DataFrame, section: DataSection, path: Path, warnings: list[str]) -> np.ndarray | None:

@@ -106,7 +106,13 @@ def read_export(tree: Folder, export: Export, section: DataSection, warnings: li
         return read_crops(scenes, section, source, warnings)
     remedy = "cut out the objects, one image per box, with --set data.crop.margin=0.1"
     if not outlined:
-        have = f"{every:,} boxes and no outlines" if every else "nothing drawn in its images"
+        if not every:
+            raise DataError(
+                f"{source} ({export.tool}) has nothing drawn in its images, and labels of whole images are not read from it. "
+                "List the images in a table (CSV) with the columns path and label, and name that as the source; if its "
+                "folders are classes, move the annotations out of it"
+            )
+        have = f"{every:,} boxes and no outlines"
         raise DataError(
             f"{source} ({export.tool}) has {have}, and a model needs a label or a mask per image; {remedy}. "
             "If its folders are classes, move the annotations out of it"

@@ -22,8 +22,7 @@ from petriscope.data.sources.exports.annotations import (
     runs_of,
     size_of,
 )
-from petriscope.data.sources.exports.finder import split_of_path
-from petriscope.data.sources.spelling import split_in
+from petriscope.data.sources.spelling import split_in, split_of_path
 from petriscope.data.walk import stem_of
 
 SECTIONS = ("images", "annotations", "categories")

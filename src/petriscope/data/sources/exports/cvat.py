@@ -22,9 +22,8 @@ from petriscope.data.sources.exports.annotations import (
     runs_of,
     size_of,
 )
-from petriscope.data.sources.exports.finder import split_of_path
 from petriscope.data.sources.exports.labelme import circle
-from petriscope.data.sources.spelling import split_of
+from petriscope.data.sources.spelling import split_of, split_of_path
 
 ROOT = "annotations"
 WITHOUT_AREA = ("polyline", "points", "skeleton", "cuboid", "tag")

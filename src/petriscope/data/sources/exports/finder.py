@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from petriscope.core.errors import shortened
 from petriscope.data.sources.exports.annotations import AMBIGUOUS, NO_IMAGE, Fault, Labeled
-from petriscope.data.sources.spelling import Split, spelled, split_of
+from petriscope.data.sources.spelling import spelled, split_of_path
 from petriscope.data.walk import Folder, stem_of
 
 _UPLOAD = re.compile(r"[0-9a-f]{8}-(.+)")  # what Label Studio puts before the name of a file
@@ -78,14 +78,6 @@ class Finder:
             count, first = self.elsewhere
             self.elsewhere = count + 1, first or name
         return id
-
-
-def split_of_path(id: str) -> Split | None:
-    """The split that a folder of a path below the source names; the innermost, if there are several."""
-    for part in reversed(id.split("/")[:-1]):
-        if (split := split_of(part) or spelled(part).split) is not None:
-            return split
-    return None
 
 
 def name_in_url(place: str) -> str:

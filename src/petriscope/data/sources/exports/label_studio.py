@@ -20,8 +20,9 @@ from petriscope.data.sources.exports.annotations import (
     size_of,
 )
 from petriscope.data.sources.exports.cvat import turned
-from petriscope.data.sources.exports.finder import name_in_url, split_of_path
+from petriscope.data.sources.exports.finder import name_in_url
 from petriscope.data.sources.exports.labelme import circle
+from petriscope.data.sources.spelling import split_of_path
 
 KINDS = ("rectanglelabels", "polygonlabels", "ellipselabels")
 

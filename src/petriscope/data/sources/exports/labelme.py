@@ -20,7 +20,7 @@ from petriscope.data.sources.exports.annotations import (
     ring,
     size_of,
 )
-from petriscope.data.sources.exports.finder import split_of_path
+from petriscope.data.sources.spelling import split_of_path
 from petriscope.data.walk import stem_of
 
 CORNERS = 72  # of the polygon that stands for a circle

@@ -27,8 +27,9 @@ from petriscope.data.sources.exports.annotations import (
     Fault,
     Labeled,
 )
-from petriscope.data.sources.exports.finder import Finder, split_of_path
+from petriscope.data.sources.exports.finder import Finder
 from petriscope.data.sources.listing import say_turned
+from petriscope.data.sources.spelling import split_of_path
 from petriscope.data.walk import Folder, count_others
 
 FAR = 1e9  # pixels; coordinates beyond it are taken for errors

@@ -26,8 +26,8 @@ from petriscope.data.sources.exports.annotations import (
     ring,
     text_of,
 )
-from petriscope.data.sources.exports.finder import split_of_path
 from petriscope.data.sources.labels import MAX_CLASSES
+from petriscope.data.sources.spelling import split_of_path
 from petriscope.data.walk import Folder, stem_of, suffix_of
 
 LISTS = ("classes.txt", "obj.names")
@@ -158,10 +158,10 @@ def _is_class(number: Any, name: Any) -> bool:
 
 def _has_labels(tree: Folder) -> bool:
     """Whether there is a file of labels for an image."""
-    looked = 0
+    looked, stems = 0, {stem_of(name) for folder in tree.all() for name in folder.images}
     for folder in tree.all():
         for name in folder.others:
-            if suffix_of(name) != ".txt" or name in LISTS or looked >= LOOKED_AT:
+            if suffix_of(name) != ".txt" or name in LISTS or looked >= LOOKED_AT or stem_of(name) not in stems:
                 continue
             looked += 1
             try:
