@@ -70,6 +70,7 @@ def test_a_recipe_survives_writing_and_reading(name, tmp_path):
         ({"trainig": {}}, "did you mean training"),
         ({"training": {"epoch": 3}}, "did you mean epochs"),
         ({"sampler": "oversampel"}, "did you mean oversample"),
+        ({"sampler": "Weighted"}, r"did you mean weighted\?"),
         ({"training": {"precision": "bf61"}}, "did you mean bf16"),
         ({"training": {"epochs": 0}}, "training.epochs"),
         ({"training": {"ema": 1.5}}, "training.ema"),

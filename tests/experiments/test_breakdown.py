@@ -73,6 +73,8 @@ def test_the_worst_needs_enough_images_and_another_value() -> None:
         "one has enough"
     )
     assert break_down(CLASSIFICATION, outputs[3:23], images.subset(np.arange(3, 23)), "scanner", 100).worst is None
+    right = np.eye(3, dtype=np.float32)[images.targets]
+    assert break_down(CLASSIFICATION, right, images, "scanner", 100).worst is None, "all are equal"
 
 
 def test_values_of_one_group_each_have_intervals_over_their_images() -> None:
@@ -145,7 +147,9 @@ def test_from_a_table_to_the_report(table, tiny_recipe, capsys):
         assert {row.name for row in found.rows} == (values or {f"note test {index}" for index in range(40)})
         assert run.results.test.by["domain"] is not None
     page = (run.folder / "report.html").read_text()
-    assert "Test by note" in page and "Worst by note" in page
+    assert "Test by note" in page
+    for column, breakdown in run.results.test.by.items():
+        assert (f"Worst by {column}" in page) == (breakdown.worst is not None)
     with pytest.raises(RequestError, match="no column 'site'"):
         api.evaluate(run, by="site", quiet=True)
     assert run.results.test.by["note"], "a wrong column loses nothing"

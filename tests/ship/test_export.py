@@ -137,6 +137,15 @@ def petriscope(capsys, monkeypatch, *words):
     return status, out.out, out.err
 
 
+def test_where_the_run_predicts_in_another_format_that_is_said(packed):
+    manifest = Manifest.read(packed / MANIFEST)
+    (same,), (compared, said) = (
+        exporting.Exported(packed, manifest, number).sentences() for number in ("fp32", "bf16")
+    )
+    assert same == compared and "equal answers" in same
+    assert "compared in single precision" in said and "in bf16 on this machine" in said
+
+
 def test_a_package_says_what_it_is(packed, run):
     manifest = Manifest.read(packed / MANIFEST)
     assert (manifest.name, manifest.task, manifest.classes) == ("blobs", "classification", ("large", "small"))

@@ -84,4 +84,6 @@ def near(word: str, known: Iterable[str]) -> str:
 def similar(word: str, known: Iterable[str]) -> list[str]:
     """Up to three known names that are similar, the most similar first."""
     names = {name.casefold(): name for name in known}
-    return [names[key] for key in get_close_matches(word.casefold(), names, n=3, cutoff=0.5)]
+    if (key := word.casefold()) in names:
+        return [names[key]]
+    return [names[key] for key in get_close_matches(key, names, n=3, cutoff=0.5)]

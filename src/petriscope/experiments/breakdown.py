@@ -82,7 +82,7 @@ def break_down(task: Task, outputs: Any, images: ImageSet, column: str, resample
     return Breakdown(
         rows=tuple(judged),
         empty=int((values == "").sum()),
-        worst=named[0].name if len(named) > 1 else None,
+        worst=named[0].name if len({score(row) for row in named}) > 1 else None,
         within=within,
     )
 

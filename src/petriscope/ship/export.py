@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from petriscope.core.arguments import checked_arguments
-from petriscope.core.device import enough_memory
-from petriscope.core.errors import PetriscopeError, RequestError, shown
+from petriscope.core.device import Format, enough_memory
+from petriscope.core.errors import PetriscopeError, RequestError, command, shown
 from petriscope.core.files import new_folder, user_path, write_text
 from petriscope.core.notebook import stoppable
 from petriscope.core.progress import progress, say
@@ -94,10 +94,12 @@ class Exported:
     Args:
         folder: of it.
         manifest: its contents.
+        run_in: the format in which the run predicts on this machine.
     """
 
     folder: Path
     manifest: Manifest
+    run_in: Format
 
     def sentences(self) -> list[str]:
         """How it was verified, for people."""
@@ -112,7 +114,17 @@ class Exported:
         return [
             f"equal answers of the package and the run on {found.images:,} of {found.of:,} images of val{files} (in batches of "
             f"{found.batches[-1]:,}, and {found.in_each:,} in batches of {sizes}); probabilities differ by "
-            f"{found.largest_difference:.1e} at most{pixels}"
+            f"{found.largest_difference:.1e} at most{pixels}",
+            *self._format(),
+        ]
+
+    def _format(self) -> list[str]:
+        """That the run predicts in another format here."""
+        if self.run_in == "fp32":
+            return []
+        return [
+            f"the run was compared in single precision, in which the package computes; {command('predict', 'RUN')} and the metrics "
+            f"in its report are in {self.run_in} on this machine, so probabilities differ a little, and one answer in some hundreds"
         ]
 
     def _single(self) -> list[str]:
@@ -178,7 +190,8 @@ def export(
     check_free(folder)
     check_libraries(format)
     secret = None if key is None else read_key(user_path(key))
-    predictor = _in_float32(load_model(source.folder, "cpu"))
+    own = load_model(source.folder, "cpu")
+    predictor = _in_float32(own)
     refuse(predictor)
     if precision != "fp32":
         _check_lower(source, precision)
@@ -211,7 +224,7 @@ def export(
         write_text(staging / MANIFEST, manifest.text())
         if secret is not None:
             sign(staging, secret)
-    return Exported(made, manifest)
+    return Exported(made, manifest, own.number_format)
 
 
 @checked_arguments

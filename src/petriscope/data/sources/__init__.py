@@ -47,6 +47,7 @@ KINDS = (
 SHOWN = 3  # tables that a sentence lists
 MOST_TABLES = 10  # of a folder that are looked at
 LISTING = 2**26  # bytes of a table that nobody has named; larger ones hold measurements, and take long to read
+SINGLE = (".png", ".jpg", ".jpeg", ".bmp")  # files without pages
 SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 UNSPLIT = "all"  # the name of the only image set of a source without splits
 DRAWN = {
@@ -100,6 +101,11 @@ def read(source: str, section: DataSection, warnings: list[str] | None = None) -
         notes.append(f"data.layout has no effect: {source} is no HDF5 file or Zarr array")
     if section.pages != "auto" and (source.partition(":")[0] in NAMED or source.lower().endswith(".npz")):
         notes.append(f"data.pages has no effect: {source} has arrays, no files with pages")
+    elif not section.of_model and _have_one_page(sets):
+        asked = [
+            key for key, given in (("pages", section.pages != "auto"), ("projection", section.projection)) if given
+        ]
+        notes += [f"data.{key} has no effect: no file of {source} can have pages or slices" for key in asked]
     if section.crop is not None and all("image" not in part.columns for part in sets.values()):
         notes.append(f"data.crop has no effect: {source} has no boxes of a labelling tool")
     if section.group is not None and all(part.groups is None for part in sets.values()):
@@ -113,6 +119,11 @@ def read(source: str, section: DataSection, warnings: list[str] | None = None) -
             "independent"
         )
     return sets if section.block is None else _blocks(sets, section.block, source)
+
+
+def _have_one_page(sets: dict[str, ImageSet]) -> bool:
+    """Whether all images are files of formats without pages."""
+    return all(str(id).lower().endswith(SINGLE) for part in sets.values() for id in part.ids.tolist())
 
 
 def _streamed(source: str, section: DataSection, warnings: list[str]) -> dict[str, ImageSet] | None:

@@ -175,21 +175,22 @@ def of_table(table: pd.DataFrame, section: DataSection, where: str, warnings: li
                 f"{texts.index(True)} is not; write all of them in one way, or --set data.task={MULTILABEL} reads any number of "
                 "labels per image"
             )
-        found = _of_lists(cells, lists, section, where, warnings)
-        if not wanted and len(cells) and (found.targets.sum(1) == 1).all():
+        read = _of_lists(cells, lists, section, where, warnings)
+        if not wanted and len(cells) and (read.targets.sum(1) == 1).all():
             warnings.append(
                 f"{where}: each cell label is a list with exactly one label, which was read as any number of labels per image; "
                 "write the labels without lists to have one class per image"
             )
-        return found
+        return read
     found = _flag_columns(table, names, where)
     almost = _almost_flags(table, names) if section.classes is None else {}
     if section.classes is not None:
         if lacking := [name for name in section.classes if name not in found]:
             if not wanted:
                 return None
+            why = _almost_flags(table, names).get(lacking[0])
             raise RequestError(
-                f"data.classes: {where} has no column {lacking[0]!r} of 0 and 1; {near(lacking[0], found)}"
+                f"data.classes: {where} has no column {lacking[0]!r} of 0 and 1 alone; {why or near(lacking[0], found)}"
             )
         found = {name: found[name] for name in section.classes}
     if not wanted and len(found) < SHORTEST_LIST:
@@ -200,9 +201,10 @@ def of_table(table: pd.DataFrame, section: DataSection, where: str, warnings: li
             )
         return None
     if not found:
+        why = f"; not read so: {_listed(almost)}" if almost else ""
         raise RequestError(
             f"{where} has no labels: data.task is {MULTILABEL}, which needs a column label that lists labels (a|b), or a column "
-            f"of 0 and 1 for each class; its columns are {shown(', '.join(names))}"
+            f"of 0 and 1 for each class; its columns are {shown(', '.join(names))}{why}"
         )
     if section.classes is None:
         single = is_one_hot(np.stack(list(found.values()), 1)) and not wanted
