@@ -123,8 +123,9 @@ class Exported:
         if self.run_in == "fp32":
             return []
         return [
-            f"the run was compared in single precision, in which the package computes; {command('predict', 'RUN')} and the metrics "
-            f"in its report are in {self.run_in} on this machine, so probabilities differ a little, and one answer in some hundreds"
+            f"the run was compared in single precision, in which the package computes; {command('predict', 'RUN')} and the "
+            f"metrics in its report are in {self.run_in} on this machine, so probabilities differ a little, and one answer in "
+            "some hundreds"
         ]
 
     def _single(self) -> list[str]:
