@@ -29,10 +29,8 @@ from petriscope.core.shift_results import ShiftTest
 SCHEMA_VERSION = 2
 CLASSIFICATION, SEGMENTATION = "classification", "segmentation"
 FEW_IMAGES = 10  # a part of a split with fewer is not named as the worst, unless all but one have
-LARGE_GROUP = (
-    0.25  # share of the images; beyond it, intervals over groups hold the mean less often than 93 times in 100
-)
 FEW_GROUPS = 10  # a bootstrap of fewer does not have its nominal coverage
+LARGE_GROUP = 0.25  # share of the images in one group; beyond it, neither has it
 OLD_KEYS = {  # of schema version 1
     "pictures": "images",
     "pictures_per_second": "images_per_second",

@@ -46,7 +46,7 @@ KINDS = (
 )
 SHOWN = 3  # tables that a sentence lists
 MOST_TABLES = 10  # of a folder that are looked at
-LISTING = 2**26  # bytes of a table that nobody has named; larger ones hold measurements, and take long to read
+LISTING = 2**26  # bytes of tables that nobody has named; larger ones hold measurements, and take long to read
 SINGLE = (".png", ".jpg", ".jpeg", ".bmp")  # files without pages
 SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 UNSPLIT = "all"  # the name of the only image set of a source without splits
@@ -101,11 +101,9 @@ def read(source: str, section: DataSection, warnings: list[str] | None = None) -
         notes.append(f"data.layout has no effect: {source} is no HDF5 file or Zarr array")
     if section.pages != "auto" and (source.partition(":")[0] in NAMED or source.lower().endswith(".npz")):
         notes.append(f"data.pages has no effect: {source} has arrays, no files with pages")
-    elif not section.of_model and _have_one_page(sets):
-        asked = [
-            key for key, given in (("pages", section.pages != "auto"), ("projection", section.projection)) if given
-        ]
-        notes += [f"data.{key} has no effect: no file of {source} can have pages or slices" for key in asked]
+    elif (section.pages != "auto" or section.projection) and not section.of_model and _have_one_page(sets):
+        key = "projection" if section.pages == "auto" else "pages"
+        notes.append(f"data.{key} has no effect: no file of {source} can have pages or slices")
     if section.crop is not None and all("image" not in part.columns for part in sets.values()):
         notes.append(f"data.crop has no effect: {source} has no boxes of a labelling tool")
     if section.group is not None and all(part.groups is None for part in sets.values()):
@@ -350,14 +348,17 @@ class Listed:
 
 def _listings(folder: Path, section: DataSection) -> list[Path]:
     """The tables in a folder that list image files that are there; one that is called labels or metadata alone, if it does."""
-    found = [each for each in _tables_in(folder)[:MOST_TABLES] if _lists_images(each, section)]
+    tables, size = _tables_in(folder)[:MOST_TABLES], 0
+    found = []
+    for each in tables:
+        size += each.stat().st_size
+        if size <= LISTING and _lists_images(each, section):
+            found.append(each)
     usual = [each for each in found if each.stem.lower() in ("labels", "metadata")]
     return usual if len(usual) == 1 else found
 
 
 def _lists_images(table: Path, section: DataSection) -> bool:
-    if table.stat().st_size > LISTING:
-        return False
     try:
         paths = list_paths(table, section)
     except PetriscopeError:  # another kind of table

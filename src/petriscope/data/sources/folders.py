@@ -41,6 +41,7 @@ TOOLS = ("COCO", "Pascal VOC", "YOLO", "LabelMe", "CVAT", "Label Studio")  # of 
 TABLE = "list the images in a table (CSV) with the columns path and label, and name that as the source"
 SHOWN = 5  # folders that a sentence lists
 LISTS = (*TABLES, ".json", ".lst", ".mat")  # suffixes of files that may list images
+MOST_LISTS = 100
 LOOKED_AT = 2_000  # files of a class, to see how they are called
 TWINS = 0.4  # of the files of a class
 _PART = re.compile("(?:part|chunk|batch|image|img|folder|disk|volume|archive)s?", re.IGNORECASE)
@@ -145,6 +146,7 @@ def _lists_of_splits(tree: Folder) -> list[str]:
     found = [
         part.id_of(name)
         for part in tree.all()
+        if len(part.others) <= MOST_LISTS  # more have something to say of each image
         for name in part.others
         if suffix_of(name) in LISTS and split_in(stem_of(name)) is not None
     ]

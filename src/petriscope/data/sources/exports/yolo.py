@@ -158,11 +158,11 @@ def _is_class(number: Any, name: Any) -> bool:
 
 def _has_labels(tree: Folder) -> bool:
     """Whether there is a file of labels for an image."""
-    looked, stems = 0, {stem_of(name) for folder in tree.all() for name in folder.images}
-    for folder in tree.all():
-        for name in folder.others:
-            if suffix_of(name) != ".txt" or name in LISTS or looked >= LOOKED_AT or stem_of(name) not in stems:
-                continue
+    texts = [(folder, name) for folder in tree.all() for name in folder.others if suffix_of(name) == ".txt"]
+    stems = {stem_of(name) for folder in tree.all() for name in folder.images} if texts else set[str]()
+    looked = 0
+    for folder, name in texts:
+        if name not in LISTS and looked < LOOKED_AT and stem_of(name) in stems:
             looked += 1
             try:
                 lines = text_of(folder.path / name, MAX_BYTES, "a file of labels").split("\n")
