@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small_sources import load, save_image, save_mask, some_images
 
-from petriscope.core.errors import DataError
+from petriscope.core.errors import DataError, RequestError
 from petriscope.data import Dataset
 
 
@@ -93,6 +93,21 @@ class TestTables:
         path = write(tmp_path / "trainLabels.csv", "id,label", *(f"{n},{'ab'[n % 2]}" for n in range(6)))
         data = load(path, val_fraction=0, test_fraction=0)
         assert of_split(data, "train") == {"train"} and len(data.split("train")) == 6
+
+    @pytest.mark.parametrize("task", ["classification", "multilabel"])
+    def test_a_table_in_each_split_folder(self, task: str, tmp_path: Path) -> None:
+        put(tmp_path, *numbered("train/{n}.png", "test/{n}.png"))
+        for split in ("train", "test"):
+            header = "file_name,label,day,note" if split == "train" else "file_name,label,day"
+            lines = [f"{n}.png,{'ab'[n % 2]},monday{',x' * (split == 'train')}" for n in range(6)]
+            write(tmp_path / split / "metadata.csv", header, *lines)
+        data = load(tmp_path, task=task, val_fraction=0)
+        assert of_split(data, "train") == {"train"} and of_split(data, "test") == {"test"}
+        assert data.classes == ("a", "b") and len(data.split("test")) == 6
+        assert {*data.train.columns} == {"day"} and says(data, "have the column note, which was left out")
+        (tmp_path / "test/metadata.csv").rename(tmp_path / "test/other.csv")
+        with pytest.raises((DataError, RequestError)):
+            load(tmp_path, task=task)
 
     def test_one_column_is_no_table(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="has one column, 'Abyssinian_100 1 1 1'; a table has a header"):

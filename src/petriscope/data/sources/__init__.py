@@ -23,7 +23,7 @@ from petriscope.data.sources.label_sets import MULTILABEL
 from petriscope.data.sources.listing import FOUND_TABLES, PACKED, SUBMISSION, TABLES, ImageFile, single_pages
 from petriscope.data.sources.packed import is_archive
 from petriscope.data.sources.pairs import Pairs, find_pairs
-from petriscope.data.sources.spelling import spelled
+from petriscope.data.sources.spelling import spelled, split_of
 from petriscope.data.walk import Folder, set_arrays_apart, walk
 
 NAMED = {
@@ -299,6 +299,8 @@ def _labels_in(folder: Path, section: DataSection) -> Path | None:
     if section.task != MULTILABEL or not folder.is_dir() or stored_arrays.is_zarr(folder):
         return None
     tables = _tables_in(folder)
+    if not tables and (table := _listing_of_splits(walk(folder, LeftOut()), section)) is not None:
+        return table
     if len(tables) != 1:
         found = (
             f"{len(tables)} tables, such as {tables[0].name}; name one of them as the source" if tables else "no table"
@@ -358,6 +360,16 @@ def _listings(folder: Path, section: DataSection) -> list[Path]:
     return usual if len(usual) == 1 else found
 
 
+def _listing_of_splits(tree: Folder, section: DataSection) -> Path | None:
+    """What the only table in each of the split folders would be called beside them, if all have one of the same name."""
+    splits = [folder for folder in tree.filled if split_of(folder.name)]
+    found = [_tables_in(folder.path) for folder in splits]
+    if not found or any(len(each) != 1 for each in found) or len({each[0].name for each in found}) > 1:
+        return None
+    table = tree.path / found[0][0].name
+    return table if _lists_images(table, section) else None
+
+
 def _lists_images(table: Path, section: DataSection) -> bool:
     try:
         paths = list_paths(table, section)
@@ -412,6 +424,11 @@ def _look(path: Path, section: DataSection, warnings: list[str]) -> Pairs | list
         if len(tables) == 1:
             warnings.append(f"{path} has no class folders, so {tables[0].name} in it was read, which lists images")
             return Listed(tables[0])
+        if section.crop is None and not tables and (table := _listing_of_splits(tree, section)) is not None:
+            warnings.append(
+                f"{path} has no class folders, so {table.name} in its split folders was read, which lists images"
+            )
+            return Listed(table)
         raise DataError(". ".join([str(error), *damaged_files(tree)])) from None
     if not isinstance(found, Pairs) and section.crop is None and (tables := _listings(path, section)):
         asked = {name for name in (section.image, section.label) if name is not None}

@@ -9,6 +9,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Sequence
+from glob import escape as glob_escape
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
@@ -159,11 +160,36 @@ def _files(
 
 def has_columns(path: Path, names: set[str]) -> bool:
     """Whether the table at ``path`` has columns called so."""
-    return {*map(tidy, names)} <= {*_as_written(path).columns}
+    return all({*map(tidy, names)} <= {*_as_written(each).columns} for each in tables_of_splits(path) or [path])
+
+
+def tables_of_splits(path: Path) -> list[Path]:
+    """The tables of one name that are in folders of splits, such as ``train/metadata.csv``; none if ``path``, which is what they
+    would be called in the folder around these, is a file."""
+    if path.is_file():
+        return []
+    return sorted(each for each in path.parent.glob(f"*/{glob_escape(path.name)}") if split_of(each.parent.name))
 
 
 def _load(path: Path, section: DataSection, warnings: list[str]) -> pd.DataFrame:
-    """The table, with the columns path and label by these names."""
+    """The table, with the columns path and label by these names; or those of the splits, with the column split."""
+    if not (parts := tables_of_splits(path)):
+        return _load_one(path, section, warnings)
+    import pandas as pd
+
+    loaded = [_load_one(each, section, warnings) for each in parts]
+    for each, table in zip(parts, loaded, strict=True):
+        table["path"] = [f"{each.parent.name}/{name}" for name in _text(table, "path", each)]
+        table["split"] = split_of(each.parent.name)
+    shared = [name for name in loaded[0].columns if all(name in table.columns for table in loaded)]
+    if lost := sorted({str(name) for table in loaded for name in table.columns} - {*shared}):
+        warnings.append(
+            f"{path}: not all of {', '.join(map(str, parts))} have the column {lost[0]}, which was left out"
+        )
+    return pd.concat([table[shared] for table in loaded], ignore_index=True)
+
+
+def _load_one(path: Path, section: DataSection, warnings: list[str]) -> pd.DataFrame:
     table = _as_written(path)
     for wanted, name in (("path", section.image), ("label", section.label)):
         if name is not None:
