@@ -239,6 +239,11 @@ class TestMasks:
             data, "folders (rural, urban) are no classes; to classify by them, move the masks"
         )
 
+    def test_images_that_are_called_sat(self, tmp_path: Path) -> None:
+        self.pairs(tmp_path, "train/{n}_sat.png", "train/{n}_mask.png")
+        data = load(tmp_path, val_fraction=0, test_fraction=0)
+        assert data.task.dense and data.split("train").ids.tolist() == [f"train/{n}_sat.png" for n in range(4)]
+
     def test_several_masks_of_an_image_are_to_be_merged(self, tmp_path: Path) -> None:
         self.pairs(tmp_path, "{n}.png", "{n}_mask.png")
         save_mask(tmp_path / "3_mask_1.png", np.zeros((8, 9), np.uint8))

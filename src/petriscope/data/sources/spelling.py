@@ -42,7 +42,7 @@ _KINDS = "|".join(KINDS_OF_MASK)
 _KIND = re.compile(rf"(?P<image>.+?)(?:{_GAP}gt(?:fine|coarse))?{_GAP}(?P<kind>{_KINDS})", re.IGNORECASE)
 _STEM = re.compile(
     rf"(?:{_MASKS}){_GAP}(?P<after_mask>.+)|(?P<before_mask>.+?){_GAP}(?:gt(?:fine|coarse){_GAP}(?:{_KINDS})|{_MASKS})|"
-    rf"(?:{_IMAGES}){_GAP}(?P<after_image>.+)|(?P<before_image>.+?){_GAP}(?:{_IMAGES})",
+    rf"(?:{_IMAGES}){_GAP}(?P<after_image>.+)|(?P<before_image>.+?){_GAP}(?:{_IMAGES}|sat)",
     re.IGNORECASE,
 )
 
