@@ -22,9 +22,6 @@ def test_a_name_is_the_same_in_both_forms_of_unicode_and_with_space_around_it(na
     "pair",
     [
         "cat|CAT",
-        "True|1",
-        "no|FALSE",
-        "0.0|no",
         "red cell|red_cell",
         "red  cell|Red-Cell",
         "7|007",
@@ -35,6 +32,12 @@ def test_a_name_is_the_same_in_both_forms_of_unicode_and_with_space_around_it(na
 def test_names_that_look_alike(pair):
     one, other = pair.split("|")
     assert look_alike(["x", one, "y", other]) == (one, other)
+
+
+@pytest.mark.parametrize("names", ["True|1", "no|yes|FALSE", "0.0|no|1"])
+def test_truth_values_look_alike_where_all_names_are_some(names):
+    assert look_alike(names.split("|")) is not None
+    assert look_alike([*names.split("|"), "SE"]) is None
 
 
 @given(

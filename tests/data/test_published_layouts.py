@@ -64,6 +64,27 @@ class TestTables:
         assert says(data, "may say the splits, but row 12 (counted from 0), more/1.png, has none")
         assert len(data.split("train")) > 6
 
+    def test_folders_that_are_the_labels_are_no_splits(self, tmp_path: Path) -> None:
+        names = put(tmp_path, *numbered("day1/training/{n}.png", "day1/test/{n}.png")) and numbered(
+            "day1/training/{n}.png", "day1/test/{n}.png"
+        )
+        data = load(write(tmp_path / "a.csv", "path,label", *(f"{name},{name.split('/')[1]}" for name in names)))
+        assert data.classes == ("test", "training") and not says(data, "splits")
+
+    def test_a_class_that_train_lacks(self, tmp_path: Path) -> None:
+        names = numbered("train/{n}.png", "test/{n}.png")
+        put(tmp_path, *names)
+        lines = (f"{name},{'ab'[number % 2] if number < 11 else 'c'}" for number, name in enumerate(names))
+        data = load(write(tmp_path / "a.csv", "path,label", *lines))
+        assert says(data, "may say the splits, but test has c, and train has not, so they were not read as such")
+
+    def test_absolute_paths_below_a_folder_that_is_called_like_a_split(self, tmp_path: Path) -> None:
+        names = numbered("training/A/{n}.png", "training/B/{n}.png")
+        put(tmp_path, *names)
+        lines = (f"{tmp_path / name},{name.split('/')[1]}" for name in names)
+        data = load(write(tmp_path / "training/a.csv", "path,label", *lines))
+        assert {*data.splits} == {"train", "val", "test"} and not says(data, "splits")
+
     def test_all_in_train_is_no_split(self, tmp_path: Path) -> None:
         names = put(tmp_path, *numbered("train/{n}.png", count=12)) and numbered("train/{n}.png", count=12)
         lines = (f"{name},{'ab'[number % 2]}" for number, name in enumerate(names))
@@ -122,24 +143,44 @@ class TestTables:
         assert says(data, "images_part_1, images_part_2 in") and says(data, "HAM_metadata.csv in")
         assert load(tmp_path, label="dx").classes == ("mel", "nv")
 
+    def test_the_table_of_labels_among_many(self, tmp_path: Path) -> None:
+        put(tmp_path, *numbered("{n}.png", count=12))
+        for number in range(12):
+            write(tmp_path / f"a{number}.csv", "path,area", "x.png,1")
+        write(tmp_path / "labels.csv", "path,label", *(f"{n}.png,{'ab'[n % 2]}" for n in range(12)))
+        assert load(tmp_path).classes == ("a", "b")
+
     def test_one_class_folder_beside_a_table(self, tmp_path: Path) -> None:
-        put(tmp_path, *numbered("train-jpg/{n}.png", count=12))
-        write(tmp_path / "labels.csv", "image_name,label", *(f"{n},{'ab'[n % 2]}" for n in range(12)))
-        data = load(tmp_path)
+        source = tmp_path / "set"
+        put(source, *numbered("train-jpg/{n}.png", count=12))
+        write(source / "labels.csv", "image_name,label", *(f"{n},{'ab'[n % 2]}" for n in range(12)))
+        data = load(source)
         assert data.classes == ("a", "b") and says(data, "has one class folder, so labels.csv in it was read")
+        write(source / "labels.csv", "path,area", *(f"train-jpg/{n}.png,{n}" for n in range(12)))
+        with pytest.raises(RequestError, match="only one class"):
+            load(source)
 
     @pytest.mark.parametrize("task", ["auto", "multilabel"])
     def test_labels_that_are_parted_by_blanks(self, task: str, tmp_path: Path) -> None:
         put(tmp_path, *numbered("{n}.png", count=12))
-        labels = ("rust", "scab leaf", "rust complex", "complex")
+        labels = ("rust", "scab", "rust complex", "complex")
         path = write(tmp_path / "a.csv", "path,label", *(f"{n}.png,{labels[n % 4]}" for n in range(12)))
         data = load(path, task=task, val_fraction=0, test_fraction=0)
         if task == "auto":
-            assert data.classes == ("complex", "rust", "rust complex", "scab leaf")
-            assert says(data, "look like several others in one, such as rust complex")
+            assert data.classes == ("complex", "rust", "rust complex", "scab") and not says(data, "several")
         else:
-            assert data.classes == ("complex", "leaf", "rust", "scab")
-            assert says(data, "labels are parted by blanks, since rust complex consists of others")
+            assert data.classes == ("complex", "rust", "scab")
+            assert says(
+                data, "labels are parted by blanks, since all that have some, such as rust complex, consist of others"
+            )
+
+    def test_where_not_all_labels_with_blanks_consist_of_others_they_are_names(self, tmp_path: Path) -> None:
+        put(tmp_path, *numbered("{n}.png", count=12))
+        labels = ("kein Befund", "Rost", "Riss", "Rost Riss")
+        path = write(tmp_path / "a.csv", "path,label", *(f"{n}.png,{labels[n % 4]}" for n in range(12)))
+        data = load(path, task="multilabel", val_fraction=0, test_fraction=0)
+        assert data.classes == ("Riss", "Rost", "Rost Riss", "kein Befund")
+        assert says(data, "such as Rost Riss, and others, such as kein Befund, do not; write | between")
 
     def test_names_with_blanks_are_names(self, tmp_path: Path) -> None:
         put(tmp_path, *numbered("{n}.png", count=12))
@@ -170,7 +211,9 @@ class TestFolders:
         )
         data = load(tmp_path)
         assert data.classes == ("colon", "lung")
-        assert says(data, "the folders in them (colon_aca, colon_n, lung_n, scc) were not; if those are the classes")
+        assert says(
+            data, "have folders (colon_aca, colon_n, lung_n, scc), which were not read as classes. If these are"
+        )
 
     def test_images_beside_folders_of_a_class_are_said(self, tmp_path: Path) -> None:
         put(tmp_path, *numbered("a/a/{n}.png", "a/a/cropped/x{n}.png", "b/b/{n}.png"))
@@ -180,7 +223,6 @@ class TestFolders:
         "names",
         [
             ("testA/{n}.png", "testB/{n}.png", "trainA/{n}.png", "trainB/{n}.png"),
-            ("bounding_box_train/{n}.png", "bounding_box_test/{n}.png", "query/{n}.png"),
             ("images/{n}.png", "labels-ah/{n}.ah.png", "labels-vk/{n}.vk.png"),
             (
                 "dataA/CameraRGB/{n}.png",
@@ -188,7 +230,7 @@ class TestFolders:
                 "dataB/CameraRGB/{n}.png",
                 "dataB/CameraSeg/{n}.png",
             ),
-            ("A/1. Original Images/{n}.png", "A/2. All Segmentation Groundtruths/MA/{n}_MA.png"),
+            ("A/1. Original Images/I_{n}.png", "A/2. All Segmentation Groundtruths/MA/I_{n}_MA.png"),
             ("CXR_png/{n}.png", "ManualMask/leftMask/{n}.png", "ManualMask/rightMask/{n}.png"),
         ],
     )
@@ -197,25 +239,41 @@ class TestFolders:
         with pytest.raises(DataError, match="classes"):
             load(tmp_path)
 
-    @pytest.mark.parametrize("names", [("with_mask", "no_mask"), ("test_tube", "train", "car"), ("grade1", "grade2")])
+    @pytest.mark.parametrize(
+        "names",
+        [
+            ("with_mask", "no_mask", "no_face_photo"),
+            ("test_tube", "train", "car"),
+            ("grade1", "grade2"),
+            ("Segmented neutrophil", "Band neutrophil", "Frame artefact"),
+            ("LabelMissing", "FrameBent", "PatchOk"),
+            ("mutVal", "mutTest", "wt"),
+            ("valid_ticket", "test_ticket", "fake_ticket"),
+            ("Apartment 1", "Apartment 2"),
+        ],
+    )
     def test_classes_that_are_called_like_masks_or_splits_stay_classes(
         self, names: tuple[str, ...], tmp_path: Path
     ) -> None:
         put(tmp_path, *numbered(*(f"{name}/{name[:5]}{{n}}.png" for name in names)))
         data = load(tmp_path)
         assert data.classes == tuple(sorted(names))
+        assert all("is read as a class and no split" in text for text in data.warnings)
 
     def test_files_that_are_called_as_others_with_a_word_more(self, tmp_path: Path) -> None:
         put(tmp_path, *numbered("a/{n}.png", "a/{n}-d.png", "b/{n}.png", "b/{n}-d.png", "c/{n}.png"))
-        assert says(
-            load(tmp_path), "a, and some in 1 more class folders, are called as another with -d behind its name"
-        )
+        assert says(load(tmp_path), "a, and some in 1 more class folder, are called as another with -d behind its name")
 
     def test_folders_that_may_be_of_patients_are_said_where_splits_are_drawn(self, tmp_path: Path) -> None:
         put(tmp_path / "set", *numbered("a/p1/{n}.png", "a/p2/{n}.png", "b/p3/{n}.png"))
         data = load(tmp_path / "set")
-        assert says(data, "its images lie in 3 folders, such as a/p1; if those of a folder belong together")
-        assert not says(load(tmp_path / "set", group="^(.*)/"), "lie in")
+        (warning,) = (text for text in data.warnings if "have folders (p1, p2, p3)" in text)
+        pattern = warning.split("--set data.group='")[1].split("'")[0]
+        grouped = load(tmp_path / "set", group=pattern)
+        assert {group for part in grouped.splits.values() for group in part.groups.tolist()} == {"p1", "p2", "p3"}
+        assert not says(grouped, "have folders")
+        put(tmp_path / "set", "a/1.png")
+        assert not says(load(tmp_path / "set"), "have folders")
 
     def test_a_list_of_classes_beside_text_is_no_annotation(self, tmp_path: Path) -> None:
         put(tmp_path, *numbered("images/001.a/{n}.png", "images/002.b/{n}.png"))
@@ -236,7 +294,7 @@ class TestMasks:
         self.pairs(tmp_path, "Train/{g}/images_png/{n}.png", "Train/{g}/masks_png/{n}.png", "Urban", "Rural")
         data = load(tmp_path)
         assert data.task.dense and says(
-            data, "folders (rural, urban) are no classes; to classify by them, move the masks"
+            data, "folders (Rural, Urban) are no classes; to classify by them, move the masks"
         )
 
     def test_images_that_are_called_sat(self, tmp_path: Path) -> None:
@@ -254,6 +312,26 @@ class TestMasks:
         left = load(tmp_path, unreadable="skip", val_fraction=0, test_fraction=0)
         assert sorted(left.split("train").ids.tolist()) == ["0.png", "1.png", "2.png"]
 
+    def test_numbers_behind_names_that_fit_are_names(self, tmp_path: Path) -> None:
+        for name in ("seg", "seg1", "seg2", "wgt", "wgt1", "p_label", "p_label_1"):
+            save_image(tmp_path / f"images/{name}.png", some_images(1, seed=len(name))[0])
+            save_mask(tmp_path / f"masks/{name}.png", np.arange(72, dtype=np.uint8).reshape(8, 9) % 3)
+        assert sum(map(len, load(tmp_path).splits.values())) == 7
+
+    @pytest.mark.parametrize("unreadable", ["stop", "skip"])
+    def test_where_every_image_has_several_masks(self, unreadable: str, tmp_path: Path) -> None:
+        self.pairs(tmp_path, "images/{n}.png", "masks/{n}_mask.png")
+        self.pairs(tmp_path, "images/{n}.png", "masks/{n}_mask_1.png")
+        with pytest.raises(DataError, match=r"merge its masks into one|no image with a mask"):
+            load(tmp_path, unreadable=unreadable)
+
+    def test_one_image_beside_a_stray_mask(self, tmp_path: Path) -> None:
+        self.pairs(tmp_path, "images/{n}.png", "masks/{n}_mask.png")
+        for number in (1, 2, 3):
+            (tmp_path / f"images/{number}.png").unlink()
+        with pytest.raises(DataError, match=r"1_mask\.png has no image"):
+            load(tmp_path)
+
     def test_a_mask_per_object_is_to_be_merged(self, tmp_path: Path) -> None:
         for image in ("one", "two"):
             put(tmp_path, f"{image}/images/{image}.png")
@@ -261,6 +339,13 @@ class TestMasks:
                 save_mask(tmp_path / f"{image}/masks/{image}{number}.png", np.zeros((8, 9), np.uint8))
         with pytest.raises(DataError, match=r"masks has 3 masks of .*one\.png; merge them into one, of the same name"):
             load(tmp_path)
+
+
+def test_two_arrays_that_would_have_one_name(tmp_path: Path) -> None:
+    pixels, labels = some_images(8), np.arange(8) % 2
+    np.savez(tmp_path / "a.npz", x_train=pixels, y_train=labels, x_val=pixels, x_valid=pixels)
+    with pytest.raises(DataError, match="there is no train_images"):
+        load(tmp_path / "a.npz")
 
 
 def test_arrays_as_keras_calls_them(tmp_path: Path) -> None:

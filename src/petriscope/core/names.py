@@ -13,7 +13,7 @@ _EDGES = re.compile(r"^[\s\ufeff\u200b]+|[\s\ufeff\u200b]+$")
 _GAPS = re.compile(r"(?<=\w)[\s_-]+(?=\w)")
 _NUMBERED = re.compile(r"(?P<number>\d+)(?:\s*[:=,;.)\t-]\s*|\s+)(?P<name>\S.*)")
 _NUMBERED_AFTER = re.compile(r"(?P<name>\S.*?)\s*[:=,;\t]\s*(?P<number>\d+)")
-_TRUTH = {"true": "1", "yes": "1", "false": "0", "no": "0"}
+_TRUTH = {"1": "1", "true": "1", "yes": "1", "0": "0", "false": "0", "no": "0"}
 _WHOLE = re.compile(r"\+?0*([0-9]+?)(?:\.0*)?")
 
 
@@ -61,11 +61,14 @@ def label_text(labels: Sequence[str]) -> str:
 
 def look_alike(names: Iterable[str]) -> tuple[str, str] | None:
     """The first two different names that differ in no more than case, width, white space, hyphens or the way that a whole number
-    or a truth value is written, such as ``1``, ``01``, ``+1``, ``1.0``, ``True`` and ``yes``."""
+    is written, such as ``1``, ``01``, ``+1`` and ``1.0``; or a truth value, if all are such: ``1``, ``True`` and ``yes``."""
     seen: dict[str, str] = {}
-    for name in names:
-        if seen.setdefault(_key(name), name) != name:
-            return seen[_key(name)], name
+    keys = {name: _key(name) for name in names}
+    if {*keys.values()} <= _TRUTH.keys():
+        keys = {name: _TRUTH[key] for name, key in keys.items()}
+    for name, key in keys.items():
+        if seen.setdefault(key, name) != name:
+            return seen[key], name
     return None
 
 
@@ -76,4 +79,4 @@ def _key(name: str) -> str:
         key = "".join(char for char in key if unicodedata.category(char) != "Cf")
     key = _GAPS.sub(" ", _EDGES.sub("", key))
     whole = _WHOLE.fullmatch(key)
-    return _TRUTH.get(key, key) if whole is None else whole[1]
+    return key if whole is None else whole[1]

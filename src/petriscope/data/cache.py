@@ -22,7 +22,7 @@ from petriscope.core.errors import DataError, PetriscopeError, RequestError
 from petriscope.core.files import atomic, expand_user, locked, write_text
 from petriscope.data import index
 
-VERSION = 2  # raise it when decoding changes, so that old entries are no longer used
+VERSION = 3  # raise it when decoding changes, so that old entries are no longer used
 READ_BYTES = 1 << 22
 # What belongs to an entry. The last two index its checksum and the digests of its rows.
 BESIDE = (".json", ".sum", ".rows")

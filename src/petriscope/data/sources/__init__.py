@@ -20,7 +20,7 @@ from petriscope.data.sources.exports import FORMATS, damaged_files, find_export,
 from petriscope.data.sources.exports import SUFFIXES as EXPORTED
 from petriscope.data.sources.exports.annotations import Export
 from petriscope.data.sources.label_sets import MULTILABEL
-from petriscope.data.sources.listing import FOUND_TABLES, PACKED, SUBMISSION, TABLES, ImageFile, single_pages
+from petriscope.data.sources.listing import FOUND_TABLES, PACKED, SUBMISSION, TABLES, USUAL, ImageFile, single_pages
 from petriscope.data.sources.packed import is_archive
 from petriscope.data.sources.pairs import Pairs, find_pairs
 from petriscope.data.sources.spelling import spelled, split_of
@@ -46,6 +46,7 @@ KINDS = (
 )
 SHOWN = 3  # tables that a sentence lists
 MOST_TABLES = 10  # of a folder that are looked at
+FIRST = 20  # rows of a table that are looked for, to tell whether it lists images that are there
 LISTING = 2**26  # bytes of tables that nobody has named; larger ones hold measurements, and take long to read
 SINGLE = (".png", ".jpg", ".jpeg", ".bmp")  # files without pages
 SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
@@ -199,11 +200,12 @@ def is_stored(folder: Path) -> bool:
     return stored_arrays.is_zarr(folder) or _stored(walk(folder, LeftOut()), LeftOut()) is not None
 
 
-def list_paths(table: Path, section: DataSection) -> list[Path] | None:
-    """The image files that a table lists, with or without labels; None for a file that is no such table."""
+def list_paths(table: Path, section: DataSection, most: int | None = None) -> list[Path] | None:
+    """The image files that a table lists, in its first ``most`` rows, with or without labels; None for a file that is no such
+    table."""
     if not _is_table(table, section):
         return None
-    found: list[Path] = _module("tables").list_paths(table, section)
+    found: list[Path] = _module("tables").list_paths(table, section, most)
     return found
 
 
@@ -316,7 +318,7 @@ def _tables_in(folder: Path) -> list[Path]:
     return sorted(
         each
         for each in folder.iterdir()
-        if each.suffix.lower() in FOUND_TABLES and not SUBMISSION.search(each.name) and each.is_file()
+        if each.suffix.lower() in FOUND_TABLES and not SUBMISSION.fullmatch(each.stem) and each.is_file()
     )
 
 
@@ -350,13 +352,14 @@ class Listed:
 
 def _listings(folder: Path, section: DataSection) -> list[Path]:
     """The tables in a folder that list image files that are there; one that is called labels or metadata alone, if it does."""
-    tables, size = _tables_in(folder)[:MOST_TABLES], 0
+    tables, size = _tables_in(folder), 0
+    sizes = {each: each.stat().st_size for each in tables}
     found = []
-    for each in tables:
-        size += each.stat().st_size
+    for each in sorted(tables, key=lambda each: (each.stem.lower() not in USUAL, sizes[each]))[:MOST_TABLES]:
+        size += sizes[each]
         if size <= LISTING and _lists_images(each, section):
             found.append(each)
-    usual = [each for each in found if each.stem.lower() in ("labels", "metadata")]
+    usual = [each for each in found if each.stem.lower() in USUAL]
     return usual if len(usual) == 1 else found
 
 
@@ -372,7 +375,7 @@ def _listing_of_splits(tree: Folder, section: DataSection) -> Path | None:
 
 def _lists_images(table: Path, section: DataSection) -> bool:
     try:
-        paths = list_paths(table, section)
+        paths = list_paths(table, section, FIRST)
     except PetriscopeError:  # another kind of table
         return False
     return bool(paths) and any(path.is_file() for path in paths or ())
@@ -432,7 +435,8 @@ def _look(path: Path, section: DataSection, warnings: list[str]) -> Pairs | list
         raise DataError(". ".join([str(error), *damaged_files(tree)])) from None
     if not isinstance(found, Pairs) and section.crop is None and (tables := _listings(path, section)):
         asked = {name for name in (section.image, section.label) if name is not None}
-        if len(tables) == 1 and not section.of_model and len({file.label for file in found}) == 1:
+        one = len({file.label for file in found}) == 1 and not section.of_model
+        if one and len(tables) == 1 and _module("tables").has_labels(tables[0], section):
             warnings.append(f"{path} has one class folder, so {tables[0].name} in it was read, which lists images")
             return Listed(tables[0])
         having = [each for each in tables if asked and _module("tables").has_columns(each, asked)]

@@ -25,15 +25,15 @@ from petriscope.data.sources.listing import (
     PACKED,
     SUBMISSION,
     TABLES,
+    USUAL,
     ImageFile,
     folder_column,
     groups_of,
     rows_by_split,
-    say_folders_may_group,
     sets_over,
     single_pages,
 )
-from petriscope.data.sources.spelling import bare_stem, role_in, spelled, split_in, split_of, without_split
+from petriscope.data.sources.spelling import bare_stem, role_in, spelled, split_and_rest, split_in, split_of
 from petriscope.data.walk import Folder, are_arrays, count_others, stem_of, suffix_of
 
 BOXES = (".txt", ".xml", ".json")  # files that other tools write boxes and outlines to
@@ -42,9 +42,11 @@ TABLE = "list the images in a table (CSV) with the columns path and label, and n
 SHOWN = 5  # folders that a sentence lists
 LISTS = (*TABLES, ".json", ".lst", ".mat")  # suffixes of files that may list images
 MOST_LISTS = 100
+LIST_WORDS = frozenset(("list", "lists", "files", "names", "ids", "images", "img", "set", "split", "splits", "labels"))
 LOOKED_AT = 2_000  # files of a class, to see how they are called
 TWINS = 0.4  # of the files of a class
-_PART = re.compile("(?:part|chunk|batch|image|img|folder|disk|volume|archive)s?", re.IGNORECASE)
+_PART = re.compile("(?:part|chunk|batch|image|img|folder|disk|archive)(?:e?s)?", re.IGNORECASE)
+CLASS_LIST = re.compile(r"class_?dict|label_?map", re.IGNORECASE)
 _LAST_WORD = re.compile(r"(?P<rest>.+)(?P<end>[-_. ][^\W\d_]+)")
 _WORD = re.compile(r"([^\W\d_]+)[ _.()-]*\d")  # the word before the number of a file
 
@@ -72,8 +74,8 @@ def read(
     if groups is None and len(found) > len(whole):
         groups = np.array([file.id.rpartition("#")[0] for file in found])
         warnings.append("the pages of a file are one group of images, which stays together when splits are drawn")
-    if {file.split for file in found} == {"all"} and groups is None:
-        warnings += say_folders_may_group(files, len({*names}), section, str(path))
+    if groups is None:
+        warnings += _say_inner_folders(found, section, path)
     decoded = decode_files([file.place for file in found], files, section, str(path), known)
     warnings += decoded.warnings
     rows = rows_by_split(decoded, [file.split for file in found])
@@ -114,12 +116,45 @@ def find_images(tree: Folder, left_out: LeftOut, notes: list[str]) -> list[Image
                 out += [ImageFile(name, path, within, label) for name, path in files]
                 count_others(part, left_out)
                 twins += _twins(files, part)
+        notes += _say_classes(next(iter(splits.values())))
         if {file.split for file in out} == {"all"}:
             notes += _lists_of_splits(tree)
         notes += _say_twins(twins)
     except DataError as error:
         raise DataError(". ".join([str(error), *_hints(tree)])) from None
     return out
+
+
+def _say_inner_folders(found: Sequence[ImageFile], section: DataSection, path: Path) -> list[str]:
+    """A sentence on folders in the class folders, which may be the classes, or may be of patients."""
+    if section.group is not None or section.of_model:
+        return []
+    below = set[tuple[int, tuple[str, ...]]]()
+    for file in found:
+        parts = tuple(file.id.split("/")[:-1])
+        depth = next((place + 1 for place, part in enumerate(parts) if tidy(part) == file.label), 0)
+        if not depth or len(parts) == depth:
+            return []
+        below.add((depth, parts))
+    if len({depth for depth, _ in below}) > 1:
+        return []
+    depth = next(iter(below))[0]
+    least = min(len(parts) for _, parts in below)
+    for place in range(depth, least):  # such as class/SOB/subtype, where the first are all alike
+        inner = sorted({parts[place] for _, parts in below})
+        if len(inner) > 1:
+            break
+    else:
+        return []
+    if 2 * len(inner) > len(found) or any(map(split_of, inner)):
+        return []
+    drawn = {file.split for file in found} == {"all"}
+    pattern = f"^(?:[^/]*/){{{place}}}([^/]*)/"
+    keep = f"; if each is of one patient or slide, --set data.group='{pattern}' keeps it in one split" if drawn else ""
+    return [
+        f"{path}: the class folders have folders ({_few(inner)}), which were not read as classes. If these are the classes, move "
+        f"them up into one folder, or {TABLE}{keep}"
+    ]
 
 
 def _files_in(folder: Folder) -> Iterator[tuple[str, str]]:
@@ -148,7 +183,7 @@ def _lists_of_splits(tree: Folder) -> list[str]:
         for part in tree.all()
         if len(part.others) <= MOST_LISTS  # more have something to say of each image
         for name in part.others
-        if suffix_of(name) in LISTS and split_in(stem_of(name)) is not None
+        if suffix_of(name) in LISTS and _says_splits(stem_of(name))
     ]
     if not found:
         return []
@@ -157,6 +192,13 @@ def _lists_of_splits(tree: Folder) -> list[str]:
         f"{tree.path}: {found[0]}{more} may say the splits; folders of classes were read, whose splits are drawn. For those that "
         "are published, put the images in train, val and test, or list them in a table with the columns path, label and split"
     ]
+
+
+def _says_splits(stem: str) -> bool:
+    """Whether the name of a list says a split, and nothing but that it is a list: ``train``, ``test_list``, ``val1``."""
+    words = [word for word in re.split(r"[\W\d_]+", stem.casefold()) if word]
+    rest = {word for word in words if spelled(word).split is None}
+    return split_in(stem) is not None and rest <= LIST_WORDS
 
 
 def _twins(files: Sequence[tuple[str, str]], part: Folder) -> list[tuple[Folder, int, str]]:
@@ -176,7 +218,8 @@ def _say_twins(found: Sequence[tuple[Folder, int, str]]) -> list[str]:
     if not found:
         return []
     part, count, end = found[0]
-    more = f", and some in {len(found) - 1} more class folders," if len(found) > 1 else ""
+    rest = len(found) - 1
+    more = f", and some in {rest} more class folder{'s' * (rest > 1)}," if rest else ""
     return [
         f"{count:,} files in {part.path}{more} are called as another with {end} behind its name; if these are masks or copies, "
         "move them out of the source"
@@ -228,7 +271,7 @@ def _class_folders(folder: Folder, filled: Set[str], left_out: LeftOut, notes: l
     says = [spelled(entry.name) for entry in folder.folders]
     strange = any(each.split or each.role == "masks" for each in says) or len(says) == 1
     splits = {split_in(entry.name) for entry in folder.folders}
-    halves = len(splits) > 1 and (None not in splits or _differ_in_split([entry.name for entry in folder.folders]))
+    halves = (len(splits) > 1 and None not in splits) or _are_splits([entry.name for entry in folder.folders])
     if (strange and all(each.split or each.role for each in says)) or halves:
         raise DataError(
             f"{folder.path} has {', '.join(entry.name for entry in folder.folders)}, which do not look like classes; make a "
@@ -238,11 +281,6 @@ def _class_folders(folder: Folder, filled: Set[str], left_out: LeftOut, notes: l
     _refuse_twins(folder, notes)
     _refuse_masks(folder)
     _refuse_nested(folder.folders, notes)
-    if _are_parts([entry.name for entry in folder.filled]):
-        notes.append(
-            f"{_few(entry.name for entry in folder.filled)} in {folder.path} were read as classes; if they are parts of one set "
-            f"of images, {TABLE}"
-        )
     _count_loose(folder, left_out)
     return folder.folders
 
@@ -251,12 +289,6 @@ def _parts(split: str, classes: list[Folder], notes: list[str]) -> Iterator[tupl
     """The folders with the images of each class; and the class folders. They differ where the splits are in the classes."""
     inner = [part for entry in classes for part in entry.filled]
     named = [part for part in inner if split_of(part.name)]
-    mixed = ((entry, part) for entry in classes for part in entry.all() if part.images and part.filled)
-    if (found := next(mixed, None)) is not None:
-        entry, part = found
-        notes.append(
-            f"{part.path} has images, and more in {part.filled[0].name}; all of them were read as {entry.name}"
-        )
     if split != "all" or any(entry.images for entry in classes) or len(named) < len(inner):
         notes += [f"{part.path} is called like a split, but its images are read as of its class" for part in named[:1]]
         _say_inner(classes, notes)
@@ -274,27 +306,13 @@ def _say_inner(classes: list[Folder], notes: list[str]) -> None:
     """Say if all class folders have nothing but folders, and several of the same names, which may be the classes."""
     if len(classes) < 2 or any(entry.images for entry in classes):
         return
-    each = [{tidy(part.name) for part in _around(entry).filled} for entry in classes]
-    shared = set.intersection(*each)
+    shared = set.intersection(*({tidy(part.name) for part in entry.filled} for entry in classes))
     if len(shared) > 1:
         outer, inner = _few(entry.name for entry in classes), _few(sorted(shared))
         notes.append(
             f"{outer} were read as the classes, and each of them has the folders {inner}; if those are the classes, call the "
             f"outer folders train, val and test, or {TABLE}"
         )
-    elif any(len(names) > 1 for names in each):
-        outer, inner = _few(entry.name for entry in classes), _few(sorted(set.union(*each)))
-        notes.append(
-            f"{outer} were read as the classes, and the folders in them ({inner}) were not; if those are the classes, move them "
-            f"up into one folder, or {TABLE}"
-        )
-
-
-def _around(entry: Folder) -> Folder:
-    """The folder in it that has several folders, or images."""
-    while len(entry.filled) == 1 and not entry.images:
-        entry = entry.filled[0]
-    return entry
 
 
 def _few(names: Iterable[str]) -> str:
@@ -310,30 +328,59 @@ def _count_loose(folder: Folder, left_out: LeftOut) -> None:
     count_others(replace(folder, folders=[]), left_out)
 
 
-def _differ_in_split(names: Sequence[str]) -> bool:
-    """Whether two names differ in the word for a split alone, as trainA and testA."""
-    rests: dict[str, set[str]] = {}
+def _say_classes(folder: Folder) -> list[str]:
+    """Sentences on class folders that may be parts of one set, and on those that have images beside folders of images."""
+    out = []
+    if _are_parts([entry.name for entry in folder.filled]):
+        out.append(
+            f"{_few(entry.name for entry in folder.filled)} in {folder.path} were read as classes; if they are parts of one set "
+            f"of images, {TABLE}"
+        )
+    mixed = ((entry, part) for entry in folder.filled for part in entry.all() if part.images and part.filled)
+    for entry, part in islice(mixed, 1):
+        out.append(f"{part.path} has images, and more in {part.filled[0].name}; all of them were read as {entry.name}")
+    return out
+
+
+def _are_splits(names: Sequence[str]) -> bool:
+    """Whether all names have one that differs in the word for a split alone, train among them, as trainA and testA."""
+    rests: dict[str, set[str | None]] = {}
     for name in names:
-        if (split := split_in(name)) and (rest := without_split(name)):
-            rests.setdefault(rest, set()).add(split)
-    return any(len(each) > 1 for each in rests.values())
+        split, rest = split_and_rest(name)
+        rests.setdefault(rest, set()).add(split)
+    return bool(rests) and all(len(each) > 1 and "train" in each and None not in each for each in rests.values())
 
 
 def _are_parts(names: Sequence[str]) -> bool:
     """Whether names differ in numbers alone, and have a word such as part or images."""
-    return len(names) > 1 and len({re.sub(r"\d+", "", name) for name in names}) == 1 and bool(_PART.search(names[0]))
+    words = re.split(r"[\W\d_]+", names[0]) if len({re.sub(r"\d+", "", name) for name in names}) == 1 else []
+    return len(names) > 1 and any(map(_PART.fullmatch, words))
 
 
 def _refuse_masks(folder: Folder) -> None:
-    """Refuse folders of which one is called like images and another like masks, at any depth; they are no classes."""
+    """Refuse folders, at any depth, that are called like images and like masks, if half of the masks are called as images are,
+    with or without a word more; they are no classes."""
     for home in folder.all():
         roles = {role_in(entry.name): entry for entry in reversed(home.filled)}
-        if "images" in roles and "masks" in roles:
+        if "images" not in roles or "masks" not in roles:
+            continue
+        known = {stem_of(name) for part in roles["images"].all() for name in part.images}
+        masks = [stem_of(name) for part in roles["masks"].all() for name in part.images]
+        if 2 * sum(not known.isdisjoint(_beginnings(stem)) for stem in masks) >= len(masks):
             raise DataError(
                 f"{home.path} has {roles['images'].name} and {roles['masks'].name}, which look like images and their masks "
                 "rather than classes. For masks, put the images in images and the mask of each, by the same name, in masks; to "
                 f"classify, move the masks out of the source. If these are classes, {TABLE}"
             )
+
+
+def _beginnings(stem: str) -> Iterator[str]:
+    """A stem, and what is left of it without its last words."""
+    yield stem
+    yield bare_stem(stem)[0]
+    for place in reversed(range(len(stem))):
+        if stem[place] in "-_. ":
+            yield stem[:place]
 
 
 def _refuse_twins(folder: Folder, notes: list[str]) -> None:
@@ -414,11 +461,9 @@ def _hints(tree: Folder) -> list[str]:
         part.id_of(name)
         for part in tree.all()
         for name in part.others
-        if suffix_of(name) in (*FOUND_TABLES, ".npz") and not SUBMISSION.search(name)
+        if suffix_of(name) in (*FOUND_TABLES, ".npz") and not SUBMISSION.fullmatch(stem_of(name))
     ]
-    if table := next(
-        (each for each in tables if split_in(stem_of(Path(each).name)) == "train"), next(iter(tables), None)
-    ):
+    if table := min(tables, key=_rank, default=None):
         use = "unpack the archive, and name the table" if tree.path.is_file() else "name it"
         out.append(f"If {table} lists or holds the images, {use} as the source")
     for part in tree.all():
@@ -434,6 +479,14 @@ def _hints(tree: Folder) -> list[str]:
                 )
                 break
     return out[:2]
+
+
+def _rank(table: str) -> int:
+    """How little the name of a table says that it lists the images."""
+    stem = stem_of(table.rpartition("/")[2])
+    if stem.casefold() in USUAL:
+        return 0
+    return 1 if split_and_rest(stem)[0] == "train" else 3 if CLASS_LIST.search(stem) else 2
 
 
 def _other_files(folder: Folder) -> str:

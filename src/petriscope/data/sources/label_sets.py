@@ -26,7 +26,7 @@ FLAGS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
 UNKNOWN = frozenset(("-1", "-1.0", "", "nan", "none", "<na>"))  # where 0 and 1 say whether an image has a label
 SHOWN = 3  # columns that a message lists
 SHORTEST_LIST = 2  # columns of 0 and 1 that are read as labels without being asked for
-OTHERS = re.compile(r"\s*[|;,/+&]\s*|\s+")  # what may part labels, also where it is not read so
+OTHERS = re.compile(r"\s*[|;,/+&]\s*")  # what may part labels, also where it is not read so
 BRACKETS = re.compile(r"\s*[\[(](.*)[\])]\s*", re.DOTALL)  # a list as programs write it into text
 ITEM = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)"|([^\s,'"][^,]*)""")
 FEW = 0.02  # of the images; where no more have not exactly one label, these are taken for mistakes
@@ -235,9 +235,19 @@ def _of_lists(
     texts = [str(cell) for cell, is_list in zip(cells, lists, strict=True) if not is_list and not _is_missing(cell)]
     separator = next((each for each in SEPARATORS if any(each in text for text in texts)), None)
     written = {*map(tidy, texts)}
-    if separator is None and (blank := next((each for each in texts if _is_joined(tidy(each), written)), None)):
+    blank = [name for name in sorted(written) if len(name.split()) > 1 and name.lower() not in NOTHING]
+    joined = [name for name in blank if all(part in written for part in name.split())]
+    if separator is None and joined and len(joined) == len(blank):
         separator = " "
-        warnings.append(f"{where}: labels are parted by blanks, since {shortened(blank)} consists of others")
+        warnings.append(
+            f"{where}: labels are parted by blanks, since all that have some, such as {joined[0]}, consist of others"
+        )
+    elif separator is None and joined:
+        warnings.append(
+            f"{where}: {len(joined):,} label{'s look' if len(joined) > 1 else ' looks'} like several others with blanks between, "
+            f"such as {joined[0]}, and others, such as {next(name for name in blank if name not in joined)}, do not; write | "
+            "between the labels of an image"
+        )
     nothing = 0
     named: list[list[str]] = []
     for row, (cell, is_list) in enumerate(zip(cells, lists, strict=True)):

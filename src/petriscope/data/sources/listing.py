@@ -29,14 +29,14 @@ TEXT_TABLES = (".csv", ".tsv", ".txt")
 JSON_TABLES = (".jsonl", ".ndjson")  # an object per line
 TABLES = (*TEXT_TABLES, *JSON_TABLES, ".parquet", ".pq")
 FOUND_TABLES = tuple(suffix for suffix in TABLES if suffix != ".txt")  # in a folder, where .txt may be anything
-# Tables that list images without their labels, or classes without images.
-SUBMISSION = re.compile(r"sample[ _-]?submission|class_?dict|label_?map", re.IGNORECASE)
+SUBMISSION = re.compile(r"sample[ _-]?submissions?", re.IGNORECASE)  # a table of images without their labels
+USUAL = ("labels", "metadata")  # what tables of images are called
 SUBSET = re.compile(r"(?:sub|data)?sets?|partitions?|(?:cv)?folds?|phase|usage")
 FEW = 20  # different values of a column that may tell subsets apart
 
 # What other tools call the columns path and label, in lower case and without separators.
 CALLED = {
-    "path": re.compile("(?:image|img)?(?:file)?(?:path|name)|(?:image|img)(?:file|index)?|file"),
+    "path": re.compile("(?:image|img)?(?:file)?(?:path|name)|(?:image|img)(?:file)?|file"),
     "label": re.compile("class(?:name|label)?|labels|labelname|category|target|findinglabels?"),
     "split": re.compile("split"),
 }
@@ -46,7 +46,7 @@ MAY_GROUP = re.compile(
     "(?:patient|subject|participant|case|donor|animal|specimen|lesion|slide|wsi|plate|well)s?(?:id|name|number|no|code)?"
 )
 # A column of names of files, where no other is called like a path.
-IMAGE_ID = re.compile("(?:image|img|file|isic)?id(?:code)?")
+IMAGE_ID = re.compile("(?:image|img|file|isic)?id(?:code)?|(?:image|img)index")
 
 
 def is_called(name: str, wanted: str) -> bool:
@@ -309,15 +309,10 @@ def say_may_group(cells: Mapping[str, np.ndarray], section: DataSection, where: 
     ]
 
 
-def say_folders_may_group(names: Sequence[str], classes: int, section: DataSection, where: str) -> list[str]:
-    """A sentence on images without groups whose splits are drawn, and that lie in many folders, such as one of each patient.
-
-    Args:
-        names: ids of the images.
-        classes: folders that there are in any case.
-    """
+def say_folders_may_group(names: Sequence[str], section: DataSection, where: str) -> list[str]:
+    """A sentence on images with masks, without groups, that lie in several folders, such as one of each patient."""
     folders = {name[: name.rfind("/")] for name in names if "/" in name}
-    if section.group is not None or section.of_model or not max(classes, 2) < len(folders) <= len(names) / 2:
+    if section.group is not None or section.of_model or not 2 < len(folders) <= len(names) / 2:
         return []
     return [
         f"{where}: its images lie in {len(folders):,} folders, such as {shortened(sorted(folders)[0])}; if those of a folder "

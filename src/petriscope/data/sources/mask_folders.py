@@ -51,7 +51,7 @@ def read(path: Path, pairs: Pairs, section: DataSection, warnings: list[str]) ->
     files = [pair.id for pair in found]
     groups = groups_of(section, files)
     if {pair.split for pair in found} == {"all"}:
-        warnings += say_folders_may_group(files, 1, section, str(path))
+        warnings += say_folders_may_group(files, section, str(path))
     decoded = decode_files([pair.path for pair in found], files, section, str(path))
     warnings += decoded.warnings
     height, width = decoded.pixels.shape[1:3]

@@ -92,7 +92,8 @@ class NpzFile:
         self.splits: tuple[str, ...] = SPLITS
         self._infos = {info.filename.removesuffix(".npy"): info for info in entries if info.filename.endswith(".npy")}
         if not any(name.endswith("_images") for name in self._infos):
-            self._infos = {KERAS.get(name.lower(), name): info for name, info in self._infos.items()}
+            named = {KERAS.get(name.lower(), name): info for name, info in self._infos.items()}
+            self._infos = named if len(named) == len(self._infos) else self._infos
         self.names = set(self._infos)
         self.others = [info.filename for info in entries if not info.filename.endswith(".npy")]
         if len(self._infos) + len(self.others) < len(entries):

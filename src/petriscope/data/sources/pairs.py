@@ -19,7 +19,10 @@ from petriscope.data.walk import Folder, count_others, stem_of
 NAMES = "classes.txt"  # the names of the classes of masks, from 0, one per line
 COLOR_TABLES = ("labelmap.txt", "class_dict.csv")  # of CVAT, and of CamVid and sets like it
 SHOWN = 5  # folders that a sentence lists
-_ONE_OF_SEVERAL = re.compile(r"(?P<first>.*(?:mask|label|seg|segmentation|gt))[ _.-]?(?P<number>\d+)", re.IGNORECASE)
+MOST_CLASSES = 20  # folders that may be classes
+_ONE_OF_SEVERAL = re.compile(
+    r"(?P<first>(?:.*[ _.-])?(?:mask|label|seg|segmentation|gt))[ _.-]?\d+", re.IGNORECASE
+)  # as x_mask_1 beside x_mask
 HOW = "put images in images and their masks, with the same names, in masks; or both in train, val and test"
 
 
@@ -78,7 +81,9 @@ def find_pairs(tree: Folder, left_out: LeftOut, notes: list[str]) -> Pairs | Non
     if not found:
         _refuse_strangers(tree, places)
         return None
-    if len(inner := sorted({key.rest[-1] for key in found if key.rest})) > 1 and found_in_folders:
+    inner = sorted({_spelling(files[0][0][0], key.rest[-1]) for key, files in found.items() if key.rest})
+    numbered = len({re.sub(r"\d+", "", name) for name in inner}) == 1
+    if found_in_folders and 1 < len(inner) <= MOST_CLASSES and not numbered:
         named = ", ".join(inner[:SHOWN]) + " ..." * (len(inner) > SHOWN)
         notes.append(
             f"{tree.path}: images and their masks were read, and folders ({named}) are no classes; to classify by them, move the "
@@ -99,6 +104,11 @@ def find_pairs(tree: Folder, left_out: LeftOut, notes: list[str]) -> Pairs | Non
             _match(images, _of_one_kind(masks, left_out), split or "all", out)
     lists = split_lists(tree, "Segmentation") if all(key.split is None for key in found) else {}
     return _by_lists(out, lists, left_out) if lists else out
+
+
+def _spelling(folder: Folder, part: str) -> str:
+    """A part of the path of a folder, as it is written there."""
+    return next((each for each in folder.id.split("/") if tidy(each).casefold() == part), part)
 
 
 def _by_lists(pairs: Pairs, splits: Mapping[str, str], left_out: LeftOut) -> Pairs:
@@ -216,21 +226,23 @@ def _of_one_kind(masks: Files, left_out: LeftOut) -> Files:
 
 def _match(images: Files, masks: Files, split: str, out: Pairs) -> None:
     """Find the mask of each image, by equal stems, or else by stems without words such as ``mask``."""
-    if len(images) == 1 and len(masks) > 1 and not {_stem(name) for _, name in masks} & {_stem(images[0][1])}:
+    image_folder, mask_folder = images[0][0].path, masks[0][0].path
+    if len(images) == 1 and len(masks) > 1 and _bare(images[0][1]) not in {_bare(name) for _, name in masks}:
         folder, name = images[0]
         text = (
             f"{masks[0][0].path} has {len(masks)} masks of {folder.path / name}; merge them into one, of the same name"
         )
         out.alone.append((_stem(name), text))
         return
-    images, masks = _without_parts(images, masks, out)
     plain = _by_stem(images, _stem), _by_stem(masks, _stem)
+    if plain[0].keys() != plain[1].keys():
+        images, masks = _without_parts(images, masks, out)
+        plain = _by_stem(images, _stem), _by_stem(masks, _stem)
     one, other = plain
     if one.keys() != other.keys():
         bare = _by_stem(images, _bare, strict=False), _by_stem(masks, _bare, strict=False)
         if len(bare[0]) == len(images) and len(bare[1]) == len(masks) and _common(bare) > _common(plain):
             one, other = bare
-    image_folder, mask_folder = images[0][0].path, masks[0][0].path
     for stem, (folder, name) in sorted(one.items()):
         found = other.get(stem)
         mask = mask_folder / f"{_stem(name)}.png" if found is None else mask_folder / found[1]

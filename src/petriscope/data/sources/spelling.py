@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 _SPLIT = "train(?:ing)?|trn|val(?:id(?:at(?:ion|e))?)?|dev(?:el(?:opment)?)?|test(?:ing)?|tst|holdout"
@@ -40,6 +40,7 @@ _SEPARATOR = re.compile("[ _.-]")
 KINDS_OF_MASK = ("labelids", "labeltrainids", "color", "instanceids", "instancetrainids")
 _KINDS = "|".join(KINDS_OF_MASK)
 _KIND = re.compile(rf"(?P<image>.+?)(?:{_GAP}gt(?:fine|coarse))?{_GAP}(?P<kind>{_KINDS})", re.IGNORECASE)
+_PARTS = re.compile(r"(?<=[a-z])(?=[A-Z])")  # of a word in camel case
 _STEM = re.compile(
     rf"(?:{_MASKS}){_GAP}(?P<after_mask>.+)|(?P<before_mask>.+?){_GAP}(?:gt(?:fine|coarse){_GAP}(?:{_KINDS})|{_MASKS})|"
     rf"(?:{_IMAGES}){_GAP}(?P<after_image>.+)|(?P<before_image>.+?){_GAP}(?:{_IMAGES}|sat)",
@@ -76,28 +77,35 @@ def split_of(name: str) -> Split | None:
 
 
 def split_in(name: str) -> Split | None:
-    """The split that a part of a name says, as in ``cats_train`` and ``testA``; None if there is none, or more than one."""
+    """The split that a part of a name says, as in ``cats_train`` and ``test-224``; None if there is none, or more than one."""
     found = {split for word in _words(name) if (split := spelled(word).split)}
     return found.pop() if len(found) == 1 else None
 
 
-def without_split(name: str) -> str:
-    """A name in lower case without the words that say a split, and without separators."""
-    words = (word for word in re.split(r"[\W_]+|(?<=[a-z])(?=[A-Z])", name) if word and not spelled(word).split)
-    return "".join(words).casefold()
+def split_and_rest(name: str) -> tuple[Split | None, str]:
+    """The split that a part of a name says, also in camel case, as in ``testA``; and the rest of the name, in lower case without
+    separators."""
+    splits, rest = set[Split](), ""
+    for word in _words(name):
+        for part in _PARTS.split(word):
+            if split := spelled(part).split:
+                splits.add(split)
+            else:
+                rest += part
+    return (splits.pop() if len(splits) == 1 else None), rest.casefold()
 
 
 def role_in(name: str) -> Role | None:
-    """What the last part of a name that says it has, as in ``Task1_Training_GroundTruth``; None: no part says it."""
-    roles = [role for word in _words(name) if (role := spelled(word).role)]
+    """What the last part of a name that says it has, as in ``Task1_Training_GroundTruth`` and ``CameraSeg``; None: no part says
+    it."""
+    words = _words(name)
+    words += _PARTS.split(words[-1])[-1:] if words else []
+    roles = [role for word in words if (role := spelled(word).role)]
     return roles[-1] if roles else None
 
 
-def _words(name: str) -> Iterator[str]:
-    """The words of a name; those in camel case too, and their parts: GroundTruth, Ground, Truth."""
-    for word in filter(None, re.split(r"[\W\d_]+", name)):
-        parts = re.split(r"(?<=[a-z])(?=[A-Z])", word)
-        yield from dict.fromkeys([word, *parts])
+def _words(name: str) -> list[str]:
+    return [word for word in re.split(r"[\W\d_]+", name) if word]
 
 
 def split_of_path(id: str) -> Split | None:

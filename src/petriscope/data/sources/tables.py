@@ -47,7 +47,7 @@ from petriscope.data.sources.listing import (
     sets_over,
     split_doubt,
 )
-from petriscope.data.sources.spelling import split_in, split_of, split_of_path
+from petriscope.data.sources.spelling import split_and_rest, split_of, split_of_path
 from petriscope.data.walk import LeftOut, walk
 from petriscope.tasks import find_task
 
@@ -116,9 +116,16 @@ def list_files(path: Path, section: DataSection) -> list[ImageFile]:
     return _files(table, path, label_sets.of_table(table, section, str(path), []), [])
 
 
-def list_paths(path: Path, section: DataSection) -> list[Path]:
-    """The image files that the table at ``path`` lists, whatever their labels."""
-    return [place for _, place in _places(_load(path, section.model_copy(update={"label": None}), []), path, [])]
+def list_paths(path: Path, section: DataSection, most: int | None = None) -> list[Path]:
+    """The image files that the table at ``path`` lists, whatever their labels; those of the first ``most`` rows."""
+    table = _load(path, section.model_copy(update={"label": None}), [])
+    return [place for _, place in _places(table[:most], path, [])]
+
+
+def has_labels(path: Path, section: DataSection) -> bool:
+    """Whether the table at ``path`` has a column of labels, or some of 0 and 1."""
+    table = _load(path, section, [])
+    return "label" in table.columns or label_sets.of_table(table, section, str(path), []) is not None
 
 
 def _places(table: pd.DataFrame, path: Path, warnings: list[str]) -> list[tuple[str, Path]]:
@@ -143,7 +150,7 @@ def _files(
     if "split" in table.columns:
         splits = [_split(name, row, path) for row, name in enumerate(_text(table, "split", path))]
     else:
-        splits = _splits_of_paths([name for name, _ in places], path, warnings)
+        splits = _splits_of_paths([name for name, _ in places], None if several else labels, path, warnings)
     first: dict[Path, int] = {}
     for row, (name, place) in enumerate(places):
         if (other := first.setdefault(place.absolute(), row)) != row:
@@ -417,7 +424,9 @@ def _found_below(places: list[tuple[str, Path]], path: Path, warnings: list[str]
                 if key in lacking:
                     at.setdefault(key, []).append(folder.id_of(name))
     only = {name: found[0] for name, found in at.items() if len(found) == 1}
-    if (own := split_in(path.stem)) is not None:  # train.csv lists what is in train, where test has the same names
+    if (
+        own := split_and_rest(path.stem)[0]
+    ) is not None:  # train.csv lists what is in train, where test has the same names
         for name, found in at.items():
             if len(found) > 1 and len(near_by := [each for each in found if split_of_path(each) == own]) == 1:
                 only[name] = near_by[0]
@@ -458,20 +467,42 @@ def _split(name: str, row: int, path: Path) -> str:
     return split
 
 
-def _splits_of_paths(names: Sequence[str], path: Path, warnings: list[str]) -> list[str]:
-    """The split of each image by the folders in its path, where these name one of all images, and train among them."""
-    found = [split_of_path(name) for name in names]
+def _splits_of_paths(names: Sequence[str], labels: Sequence[str] | None, path: Path, warnings: list[str]) -> list[str]:
+    """The split of each image by the folders in its path below that of the table, where these name one of all images, and train
+    among them, and train has all classes.
+
+    Args:
+        labels: one of each image; None: there are any number.
+    """
+    around = f"{path.parent.absolute().as_posix()}/"
+    inner = [name.removeprefix(around) for name in names]
+    found = [split_of_path(name) for name in inner]
     named = {split for split in found if split is not None}
+    out = ["all"] * len(names)
     if "train" not in named or len(named) < 2:
-        return ["all"] * len(names)
+        return out
+    if labels is not None and all(
+        split_of(label) == split for label, split in zip(labels, found, strict=True) if split
+    ):
+        return out  # the folders are classes
+    why = ""
     if None in found:
         row = found.index(None)
+        why = f"row {row} (counted from 0), {shortened(names[row])}, has none"
+    elif labels is not None:
+        here = {label for label, split in zip(labels, found, strict=True) if split == "train"}
+        for label, split in zip(labels, found, strict=True):
+            if label not in here:
+                why = f"{split} has {shortened(label)}, and train has not"
+                break
+    listed = ", ".join(sorted(named))
+    if why:
         warnings.append(
-            f"{path}: the folders in its paths ({', '.join(sorted(named))}) may say the splits, but row {row} (counted from 0), "
-            f"{shortened(names[row])}, has none, so they were not read as such; if they do, add a column split"
+            f"{path}: the folders in its paths ({listed}) may say the splits, but {why}, so they were not read as such; if they "
+            "do, add a column split"
         )
-        return ["all"] * len(names)
-    warnings.append(f"{path}: the splits ({', '.join(sorted(named))}) were read from the folders in its paths")
+        return out
+    warnings.append(f"{path}: the splits ({listed}) were read from the folders in its paths")
     return [str(split) for split in found]
 
 
