@@ -157,7 +157,7 @@ class TestTables:
         data = load(source)
         assert data.classes == ("a", "b") and says(data, "has one class folder, so labels.csv in it was read")
         write(source / "labels.csv", "path,area", *(f"train-jpg/{n}.png,{n}" for n in range(12)))
-        with pytest.raises(RequestError, match="only one class"):
+        with pytest.raises(DataError, match=r"only one class, .*labels.csv in .* lists images, and was not read"):
             load(source)
 
     @pytest.mark.parametrize("task", ["auto", "multilabel"])
@@ -259,6 +259,10 @@ class TestFolders:
         data = load(tmp_path)
         assert data.classes == tuple(sorted(names))
         assert all("is read as a class and no split" in text for text in data.warnings)
+
+    def test_classes_that_may_be_splits_are_said(self, tmp_path: Path) -> None:
+        put(tmp_path, *numbered("bounding_box_train/{n}.png", "bounding_box_test/{n}.png", "query/{n}.png"))
+        assert says(load(tmp_path), "bounding_box_test and bounding_box_train were read as classes; if they are splits")
 
     def test_files_that_are_called_as_others_with_a_word_more(self, tmp_path: Path) -> None:
         put(tmp_path, *numbered("a/{n}.png", "a/{n}-d.png", "b/{n}.png", "b/{n}-d.png", "c/{n}.png"))

@@ -74,7 +74,7 @@ def load_dataset(section: DataSection | str | PathLike[str]) -> Dataset:
     if section.leave_out is not None:
         drawn = domains.leave_out(drawn, section.leave_out, section.origin, warnings)
     sets, audited = _prepare(drawn, section, decisions, warnings)
-    _check_train(sets, section.origin)
+    _check_train(sets, section.origin, warnings)
     warnings += _say_lacking(sets)
     membership = membership_of(drawn, sets)
     return _dataset(sets, section, warnings, audited=audited, membership=membership, drawn=names, field=field)
@@ -466,13 +466,18 @@ def _check_agreement(sets: dict[str, ImageSet], source: str) -> None:
             )
 
 
-def _check_train(sets: dict[str, ImageSet], source: str | None) -> None:
-    """Check that there are two classes or more, and training images of each."""
+def _check_train(sets: dict[str, ImageSet], source: str | None, warnings: Sequence[str]) -> None:
+    """Check that there are two classes or more, and training images of each.
+
+    Args:
+        warnings: those about tables that were not read are part of the message.
+    """
     if "train" not in sets:
         return
     train = sets["train"]
     if len(train.classes) < 2:
-        raise DataError(f"{source} has only one class, {train.classes[0]}; a model needs two or more")
+        text = f"{source} has only one class, {train.classes[0]}; a model needs two or more"
+        raise DataError(". ".join([text, *(each for each in warnings if each.endswith(sources.NAME_TABLE))]))
     if lacking := [train.classes[label] for label in np.flatnonzero(train.counts == 0)]:
         hint = " Labels count from 0." if not train.named and lacking[0] == "0" else ""
         shown = ", ".join(lacking[:10]) + (f" and {len(lacking) - 10:,} more" if len(lacking) > 10 else "")

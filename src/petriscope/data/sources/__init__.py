@@ -45,6 +45,7 @@ KINDS = (
     f"a labelling tool ({FORMATS}), an address of one of these such as s3://bucket/cells, or one of {', '.join(NAMED)}"
 )
 SHOWN = 3  # tables that a sentence lists
+NAME_TABLE = "name it as the source"
 MOST_TABLES = 10  # of a folder that are looked at
 FIRST = 20  # rows of a table that are looked for, to tell whether it lists images that are there
 LISTING = 2**26  # bytes of tables that nobody has named; larger ones hold measurements, and take long to read
@@ -452,7 +453,7 @@ def _look(path: Path, section: DataSection, warnings: list[str]) -> Pairs | list
             said = "lists images, and was not read, since folders were read as classes; if it has the labels"
         else:
             said = "list images, and were not read, since folders were read as classes; if one of them has the labels"
-        notes.append(f"{listed} in {path} {said}, name it as the source")
+        notes.append(f"{listed} in {path} {said}, {NAME_TABLE}")
     warnings += [*notes, *left_out.sentences(path)]
     return found
 

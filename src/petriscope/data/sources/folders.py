@@ -336,6 +336,7 @@ def _say_classes(folder: Folder) -> list[str]:
             f"{_few(entry.name for entry in folder.filled)} in {folder.path} were read as classes; if they are parts of one set "
             f"of images, {TABLE}"
         )
+    out += _say_halves([entry.name for entry in folder.filled])
     mixed = ((entry, part) for entry in folder.filled for part in entry.all() if part.images and part.filled)
     for entry, part in islice(mixed, 1):
         out.append(f"{part.path} has images, and more in {part.filled[0].name}; all of them were read as {entry.name}")
@@ -349,6 +350,22 @@ def _are_splits(names: Sequence[str]) -> bool:
         split, rest = split_and_rest(name)
         rests.setdefault(rest, set()).add(split)
     return bool(rests) and all(len(each) > 1 and "train" in each and None not in each for each in rests.values())
+
+
+def _say_halves(names: Sequence[str]) -> list[str]:
+    """A sentence on two of several names that differ in the word for a split alone, train in one of them."""
+    known: dict[str, dict[str, str]] = {}
+    for name in names:
+        split, rest = split_and_rest(name)
+        if split is not None and rest:
+            known.setdefault(rest, {})[split] = name
+    for found in known.values():
+        if "train" in found and len(found) > 1:
+            one, other, *_ = sorted(found.values())
+            return [
+                f"{one} and {other} were read as classes; if they are splits, put the classes in train, val and test"
+            ]
+    return []
 
 
 def _are_parts(names: Sequence[str]) -> bool:
