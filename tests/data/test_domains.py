@@ -169,6 +169,27 @@ def test_classes_that_only_the_domain_left_out_has_cannot_be_tested(tmp_path: Pa
     assert load(several, leave_out="few").classes == ("a", "b", "c")
 
 
+def test_images_with_a_label_that_only_the_domain_left_out_has_cannot_be_tested(tmp_path: Path) -> None:
+    """Not even by their other labels; and none of the labels that are left may be taken for another."""
+    here, there = ["A", "C", "A|C", ""], ["B|C", "B", "A", "C", ""]
+    make_folders(tmp_path / "data")
+    files = sorted(path.relative_to(tmp_path / "data").as_posix() for path in (tmp_path / "data").rglob("*.png"))
+    rows = [
+        {"path": name, "label": (labels := there if i % 2 else here)[i // 2 % len(labels)], "domain": "ht"[i % 2]}
+        for i, name in enumerate(files)
+    ]
+    table = write_table(tmp_path / "data" / "table.csv", rows)
+    dataset = load_dataset(DataSection(source=str(table), task="multilabel", leave_out="t"))
+    assert dataset.classes == ("A", "C")
+    wanted = {row["path"]: row["label"] for row in rows if row["domain"] == "t" and "B" not in row["label"]}
+    found = zip(dataset.test.ids.tolist(), dataset.test.targets.tolist(), strict=True)
+    assert {name: "AC"[label.index(1)] if any(label) else "" for name, label in found} == wanted
+    lost = sum(row["domain"] == "t" for row in rows) - len(wanted)
+    assert any(
+        f"{lost} images of test are left out" in w and w.endswith("no training image of B") for w in dataset.warnings
+    )
+
+
 def test_two_drawn_microscopes() -> None:
     dataset = load(
         {"here": "synthetic-smear:40", "there": "synthetic-smear-other:24"},

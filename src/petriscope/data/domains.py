@@ -344,7 +344,7 @@ def only_left_out(sets: Mapping[str, ImageSet], domain: str, warnings: list[str]
     train = sets.get("train")
     if train is None or test.task.dense or (train.counts > 0).all():
         return {name: part for name, part in out.items() if len(part)}
-    taught = np.flatnonzero(train.counts > 0)
+    taught, untaught = np.flatnonzero(train.counts > 0), np.flatnonzero(train.counts == 0)
     names = tuple(train.classes[label] for label in taught.tolist())
     if not train.named and names != train.classes[: len(names)]:
         gaps = [each for each in train.classes if each not in names]
@@ -352,21 +352,29 @@ def only_left_out(sets: Mapping[str, ImageSet], domain: str, warnings: list[str]
             f"data.leave_out: the other domains have no training image of {', '.join(gaps[:NAMED])}, and classes that are "
             "numbers cannot have gaps; name them with data.classes"
         )
-    table = np.zeros(len(train.classes), dtype=np.int64)
+    table = np.full(len(train.classes), -1, dtype=np.int64)  # no image is left of the others
     table[taught] = np.arange(len(taught))
     for split, part in out.items():
-        known = np.isin(part.strata, taught)
-        if gone := int((~known).sum()):
-            lacking = sort_names({part.classes[label] for label in set(part.strata[~known].tolist())})
+        unknown = _with_labels(part, untaught)
+        if gone := int(unknown.sum()):
+            there = np.flatnonzero(part.subset(np.flatnonzero(unknown)).counts)
+            lacking = sort_names({part.classes[label] for label in np.intersect1d(there, untaught).tolist()})
             text = (
                 f"data.leave_out: {gone:,} image{'s' * (gone > 1)} of {split} {'are' if gone > 1 else 'is'} left out, because "
                 f"the other domains have no training image of {', '.join(lacking[:NAMED])}"
             )
             reason = f"images of {split} of classes without training images in other domains"
-            warnings.append(LeftOutSentence(text, [Omission(reason, gone, str(part.ids[~known][0]))]))
-            part = part.subset(np.flatnonzero(known))
+            warnings.append(LeftOutSentence(text, [Omission(reason, gone, str(part.ids[unknown][0]))]))
+            part = part.subset(np.flatnonzero(~unknown))
         out[split] = replace(part, targets=part.task.relabel(part.targets, table), classes=names)
     return {name: part for name, part in out.items() if len(part)}
+
+
+def _with_labels(part: ImageSet, labels: np.ndarray) -> np.ndarray:
+    """Which images have one of these labels, among others where there can be several, bool [N]."""
+    if part.task.exclusive:
+        return np.isin(part.targets, labels)
+    return (part.task.amounts(part.targets, len(part.classes))[:, labels] > 0).any(1)
 
 
 def _is_in(part: ImageSet, domain: str) -> np.ndarray:

@@ -117,7 +117,7 @@ class Task(ABC):
         return self.counts(targets, classes)
 
     def relabel(self, targets: np.ndarray, table: np.ndarray) -> np.ndarray:
-        """Targets whose class k has become class ``table[k]``, int64 [K]."""
+        """Targets whose class k has become class ``table[k]``, int64 [K]; no image may have a class that becomes -1."""
         raise RequestError(f"{self.about} cannot be matched to the classes of another source")
 
     def names(self, targets: np.ndarray, classes: Sequence[str]) -> list[str]:

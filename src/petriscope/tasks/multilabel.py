@@ -126,7 +126,8 @@ class Multilabel(Task):
     def relabel(self, targets: np.ndarray, table: np.ndarray) -> np.ndarray:
         out = np.zeros((len(targets), int(table.max(initial=-1)) + 1), dtype=np.uint8)
         for k, place in enumerate(table.tolist()):
-            out[:, place] |= targets[:, k]
+            if place >= 0:
+                out[:, place] |= targets[:, k]
         return out
 
     def names(self, targets: np.ndarray, classes: Sequence[str]) -> list[str]:
