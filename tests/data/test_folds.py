@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from petriscope.core.errors import DataError, RequestError
 from petriscope.core.recipe import FoldsSection, data_section
 from petriscope.data import load_dataset
-from petriscope.data.folds import NEVER, draw_folds, folds_of_set
+from petriscope.data.folds import NEVER, draw_folds, folds_of_set, units_of
 from petriscope.data.imageset import ImageSet
 from petriscope.data.load import recall_dataset
 
@@ -76,6 +76,17 @@ def test_equal_images_are_held_out_together_and_small_classes_are_named():
     ]
     with pytest.raises(DataError, match="31 images cannot be spread over 40 folds"):
         folds_of_set(images, FoldsSection(count=40), 0)
+
+
+def test_groups_that_share_an_image_are_held_out_together():
+    groups = np.repeat([f"g{i:02}" for i in range(12)], 4)
+    images = image_set([0, 1] * 24, groups, equal=[(0, 9), (10, 21), (40, 41)])  # g00 with g02, and that with g05
+    assert {*units_of(images)[[0, 8, 20]]} == {"g00"} and (units_of(images)[40:44] == "g10").all()
+    fold, notes = folds_of_set(images, FoldsSection(count=5), 0)
+    assert len({*fold[np.isin(groups, ["g00", "g02", "g05"])]}) == 1
+    assert notes == ["3 groups share equal images with others, such as g00 and g02, and are held out together"]
+    by_digest = {digest: fold[row] for row, digest in enumerate(images.digests())}
+    assert all(fold[row] == by_digest[digest] for row, digest in enumerate(images.digests()))
 
 
 def splits_of(npz, hold_out, repeat=1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 
 from petriscope import api
 from petriscope.cli.commands import app
-from petriscope.core.errors import PetriscopeError, RequestError
+from petriscope.core.errors import DataError, PetriscopeError, RequestError
 from petriscope.core.recipe import DistillSection, load_recipe
 from petriscope.core.results import HELD_OUT, Evaluation, FoldResult, Metric
 from petriscope.data import load_dataset
@@ -218,6 +219,39 @@ def test_folds_without_a_recipe_share_what_is_left_of_a_budget_and_their_recipes
     again = api.train(first.recipe, tmp_path / "again", quiet=True)
     one, other = load_file(first.model), load_file(again.model)
     assert one.keys() == other.keys() and all((one[key] == other[key]).all() for key in one)
+
+    # The same call goes on; one for other images, another seed or other settings must not be answered with these metrics.
+    request = {"data": unsplit, "folds": 2, "out": out, "settings": settings, "quiet": True}
+    assert api.train(**request).folder == run.folder
+    shutil.copy(unsplit, tmp_path / "other.npz")
+    for change, words in (
+        ({"data": tmp_path / "other.npz"}, "data.source was"),
+        ({"seed": 5}, "seed was 0, is 5"),
+        ({"settings": [*settings, "training.epochs=2"]}, "training.epochs was"),
+    ):
+        with pytest.raises(RequestError, match=f"begun with other settings: {words}"):
+            api.train(**request | change)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_images_that_came_since_are_not_mixed_in(unsplit, made, tmp_path, finished):
+    _, _, recipe = made
+    shutil.copy(unsplit, tmp_path / "cells.npz")
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": str(tmp_path / "cells.npz")})})
+    recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"epochs": 1})})
+    out = tmp_path / "out"
+    cross_validate(recipe, 2, 1, "ensemble", out, quiet=True)
+    if not finished:
+        shutil.rmtree(out / "final")
+        shutil.rmtree(out / "repeat1-fold2")
+    with np.load(unsplit) as arrays:
+        more = {
+            name: np.concatenate([array, 255 - array[:3] if array.ndim > 1 else array[:3]])
+            for name, array in arrays.items()
+        }
+    np.savez(tmp_path / "cells.npz", **more)
+    with pytest.raises(DataError, match="have changed since .*repeat1-fold1 was started"):
+        cross_validate(recipe, 2, 1, "ensemble", out, quiet=True)
 
 
 def test_masks_are_pooled(tmp_path, tiny_recipe):

@@ -87,13 +87,28 @@ def never_held_out(fold: np.ndarray, has: np.ndarray) -> np.ndarray:
 
 
 def units_of(images: ImageSet) -> np.ndarray:
-    """What stays together when images are held out, [N]: their groups, or else equal images."""
-    return np.array(images.digests()) if images.groups is None else images.groups
+    """What stays together when images are held out, [N]: equal images, and groups, which are joined if they share an image.
+    Joined groups are called as the first of them."""
+    equal = np.array(images.digests())
+    if images.groups is None:
+        return equal
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    names, group = np.unique(images.groups, return_inverse=True)
+    different, image = np.unique(equal, return_inverse=True)
+    size = len(names) + len(different)
+    graph = coo_array((np.ones(len(group), dtype=bool), (group, len(names) + image)), shape=(size, size))
+    _, first, joined = np.unique(
+        connected_components(graph, directed=False)[1][: len(names)], return_index=True, return_inverse=True
+    )
+    units: np.ndarray = names[first[joined]][group]
+    return units
 
 
 def folds_of_set(images: ImageSet, section: FoldsSection, seed: int) -> tuple[np.ndarray, list[str]]:
-    """The fold of each image for cross-validation, from 0, int64 [N]; `NEVER` for images that `never_held_out` finds. Groups
-    stay together, and where there are none, equal images.
+    """The fold of each image for cross-validation, from 0, int64 [N]; `NEVER` for images that `never_held_out` finds. What
+    `units_of` finds stays together.
 
     Args:
         seed: of the first drawing; each repeat has another.
@@ -111,14 +126,26 @@ def folds_of_set(images: ImageSet, section: FoldsSection, seed: int) -> tuple[np
         raise DataError(
             f"{len(names):,} {what} cannot be spread over {section.count} folds; use fewer folds, or more {what}"
         )
-    if groups is None and len(names) < len(images):
-        groups = units
-    fold = draw_folds(images.strata, section.count, (seed + section.repeat - 1) % 2**32, groups)
+    together = None if groups is None and len(names) == len(images) else units
+    fold = draw_folds(images.strata, section.count, (seed + section.repeat - 1) % 2**32, together)
     has = images.task.amounts(images.targets, len(images.classes)) > 0
     never = np.zeros(len(images), dtype=bool)
     while (more := never_held_out(np.where(never, NEVER, fold), has) & ~never).any():
         never = np.isin(units, units[never | more])  # with all of their groups
-    return np.where(never, NEVER, fold), _lacking(images.classes, fold, has, units, section.count, what)
+    notes = [] if groups is None else _joined(groups, units)
+    return np.where(never, NEVER, fold), notes + _lacking(images.classes, fold, has, units, section.count, what)
+
+
+def _joined(groups: np.ndarray, units: np.ndarray) -> list[str]:
+    """What is said of groups that are joined, because they share images."""
+    others = np.unique(groups[groups != units])
+    if not len(others):
+        return []
+    unit = units[groups == others[0]][0]
+    count = len(np.union1d(others, units[groups != units]))
+    return [
+        f"{count:,} groups share equal images with others, such as {unit} and {others[0]}, and are held out together"
+    ]
 
 
 def _lacking(

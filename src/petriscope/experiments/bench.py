@@ -15,7 +15,7 @@ from petriscope.core.csv_tables import csv_text
 from petriscope.core.errors import DataError, Interrupted, PetriscopeError, RequestError, near
 from petriscope.core.files import locked, slug, write_text
 from petriscope.core.progress import duration, say
-from petriscope.data import load_dataset
+from petriscope.data import Dataset, load_dataset
 from petriscope.experiments.compare import Comparison, compare_groups, compared_metric
 from petriscope.experiments.ensemble import ensemble
 from petriscope.experiments.evaluate import evaluate
@@ -177,11 +177,21 @@ def _check_data(todo: Sequence[Planned], split: Split, metric: str | None) -> No
         for name in ("train", split):
             dataset.split(name)
         for planned in members:
-            if planned.begun and Run(planned.folder).environment.data.fingerprint != dataset.fingerprint:
-                raise DataError(
-                    f"the data at {planned.recipe.data.origin} have changed since {planned.folder} was started; move "
-                    "this folder away, or choose another --out"
-                )
+            if planned.begun:
+                check_unchanged(planned, dataset)
+
+
+def check_unchanged(begun: Planned, dataset: Dataset) -> None:
+    """Check that the data of a training are those that it was begun with.
+
+    Raises:
+        DataError: they are not.
+    """
+    if Run(begun.folder).environment.data.fingerprint != dataset.fingerprint:
+        raise DataError(
+            f"the data at {begun.recipe.data.origin} have changed since {begun.folder} was started; move this folder away, or "
+            "choose another --out"
+        )
 
 
 def train_all(

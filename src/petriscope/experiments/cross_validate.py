@@ -32,7 +32,7 @@ from petriscope.data.folds import NEVER, folds_of_set
 from petriscope.data.membership import Exposure
 from petriscope.data.tile_sets import batches_of
 from petriscope.experiments import auto
-from petriscope.experiments.bench import go_on, train_all
+from petriscope.experiments.bench import check_unchanged, go_on, train_all
 from petriscope.experiments.budget import Budget, Clock
 from petriscope.experiments.compare import settings_that_differ
 from petriscope.experiments.ensemble import joint_recipe, unite
@@ -217,7 +217,9 @@ def cross_validate_in_time(
     name = {"name": auto.name_of(path_text(data)), "data": {"source": path_text(data)}, "seed": seed}
     place = _default(load_recipe("demo", (), **name), folds) if out is None else Path(out)
     if (place / "recipe.yaml").is_file():
-        recipe, begin = load_recipe(place / "recipe.yaml"), None
+        asked = {"source": path_text(data)} | ({} if audit is None else {"audit": audit})
+        recipe, begin = load_recipe(place / "recipe.yaml", list(settings), seed=seed, data=asked), None
+        _check_same(absolute_paths(recipe), place)
         if not quiet:
             say(f"going on with what was planned, without looking at the time: {place / 'recipe.yaml'}")
     else:
@@ -347,6 +349,8 @@ def _run(
 ) -> Run:
     """Train what is not finished, in a pool or in this process, and make the model."""
     made, trainings = Run(experiment.out / CROSS_VALIDATED), [*experiment.folds, *experiment.whole]
+    if begun := next((planned for planned in trainings if planned.begun), None):
+        check_unchanged(begun, load_dataset(begun.recipe.data))
     if (made.folder / "report.html").is_file():
         return _already_made(experiment, made, quiet)
     todo = experiment.unfinished
