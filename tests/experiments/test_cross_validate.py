@@ -250,7 +250,7 @@ def test_images_that_came_since_are_not_mixed_in(unsplit, made, tmp_path, finish
             for name, array in arrays.items()
         }
     np.savez(tmp_path / "cells.npz", **more)
-    with pytest.raises(DataError, match="have changed since .*repeat1-fold1 was started"):
+    with pytest.raises(DataError, match=r"have changed since .*repeat1-fold1 was started"):
         cross_validate(recipe, 2, 1, "ensemble", out, quiet=True)
 
 

@@ -18,7 +18,7 @@ from petriscope.core.recipe import load_recipe, with_values
 from petriscope.data import load_dataset
 from petriscope.experiments import tune as tuning
 from petriscope.experiments.space import read_space
-from petriscope.experiments.study import Budget, Study, hide_password, new_pruner, open_study, rungs_of
+from petriscope.experiments.study import Budget, Study, new_pruner, open_study, rungs_of
 from petriscope.experiments.train import begin, reopen
 from petriscope.experiments.tune import tune
 from petriscope.run.folder import Run
@@ -274,11 +274,6 @@ def test_minutes_end_a_search(tiny_recipe, tmp_path):
 def test_rungs_lie_within_a_training():
     assert rungs_of(30, None, 3) == (4, 12) and rungs_of(27, None, 3) == (3, 9) and rungs_of(81, 1, 3) == (1, 3, 9, 27)
     assert rungs_of(2, None, 3) == (1,) and rungs_of(1, None, 3) == ()
-
-
-def test_passwords_are_not_shown():
-    assert hide_password("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
-    assert hide_password("--trials") == "--trials" and hide_password("a://[") == "a://["
 
 
 def test_the_recipe_of_a_search_is_what_was_trained(tiny_recipe, tmp_path):

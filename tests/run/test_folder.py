@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -57,6 +58,11 @@ class TestCreation:
             "recipe.yaml",
             "splits.parquet",
         ]
+
+    def test_the_command_is_kept_without_passwords(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(sys, "argv", ["petriscope", "tune", "a b", "--storage", "postgresql://me:secret@host/db"])
+        kept = create_run(tmp_path / "run", Recipe(), dataset()).environment.command
+        assert kept == "petriscope tune 'a b' --storage 'postgresql://me:***@host/db'"
 
     def test_masks_are_counted_by_pixels(self, tmp_path):
         masks = np.zeros((2, 4, 5), np.uint8)

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from petriscope.inference import offline
 from petriscope.inference.exported import PackagePredictor, open_model
 from petriscope.inference.package import ARRAYS, MANIFEST, MODEL, SIGNATURE, Manifest, Package
 from petriscope.inference.predictor import load_model
-from petriscope.inference.runtime import FORMATS
+from petriscope.inference.runtime import FORMATS, open_session
 from petriscope.inference.verification import as_input, verify
 from petriscope.run.folder import open_run
 from petriscope.ship import export as exporting
@@ -576,6 +577,54 @@ def check_program(path):
     assert not any(str(Path(exporting.__file__).parents[1]).encode() in content for content in contents)
     found = torch.export.load(path).module()(torch.zeros(3, 16, 16, 3, dtype=torch.uint8))
     assert found["probabilities"].shape == (3, 2)
+
+
+class Runs:
+    """What makes a file when it is unpickled."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+def _with_pickled_weight(contents, code):
+    name = next(each for each in contents if each.endswith("weights_config.json"))
+    config = json.loads(contents[name])
+    next(iter(config["config"].values())).update(use_pickle=True)
+    weight = next(each for each in contents if each.endswith("weights/weight_0"))
+    return {**contents, name: json.dumps(config).encode(), weight: code}
+
+
+def _with_inputs(contents, code):
+    return {name: code if "sample_inputs" in name else content for name, content in contents.items()}
+
+
+def _with_old_weights(contents, code):
+    root = next(iter(contents)).partition("/")[0]
+    return {**contents, f"{root}/data/weights/model.pt": code}
+
+
+def _with_a_size_that_is_code(contents, code):
+    name = next(each for each in contents if each.endswith("models/model.json"))
+    assert b'"expr_str"' in contents[name]
+    return {**contents, name: re.sub(rb'"expr_str": "[^"]*"', b'"expr_str": "__import__(\'os\')"', contents[name])}
+
+
+@pytest.mark.parametrize("change", [_with_pickled_weight, _with_inputs, _with_old_weights, _with_a_size_that_is_code])
+def test_a_program_that_could_run_code_is_not_opened(run, tmp_path, change):
+    folder = api.export(run.folder, tmp_path / "package", format="pt2", sample=32, quiet=True).folder
+    with zipfile.ZipFile(folder / "model.pt2") as packed:
+        contents = {each: packed.read(each) for each in packed.namelist()}
+    code = io.BytesIO()
+    torch.save(Runs(tmp_path / "it ran"), code)
+    with zipfile.ZipFile(folder / "model.pt2", "w") as packed:
+        for name, content in change(contents, code.getvalue()).items():
+            packed.writestr(name, content)
+    with pytest.raises(ValueError, match="can run code"):
+        open_session(folder, "pt2", None)
+    assert not (tmp_path / "it ran").exists()
 
 
 def test_a_package_is_compared_on_the_images_of_val_that_one_has(package, run, tmp_path, capsys, monkeypatch):

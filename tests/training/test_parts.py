@@ -104,6 +104,12 @@ class TestLosses:
         plain = LOSSES.build(Part(name="focal", gamma=0), COUNTS)
         assert plain(p.log(), torch.tensor([1])).item() == pytest.approx(-math.log(0.2), rel=1e-5)
 
+    @pytest.mark.parametrize("gamma", [0, 0.5, 1, 2])
+    def test_focal_loss_has_a_slope_where_the_network_is_certain(self, gamma):
+        logits = torch.tensor([[200.0, 0.0, 0.0]], requires_grad=True)
+        LOSSES.build(Part(name="focal", gamma=gamma), COUNTS)(logits, torch.tensor([0])).backward()
+        assert logits.grad.isfinite().all()
+
     def test_generalized_cross_entropy_is_the_papers(self):
         p = torch.tensor([[0.7, 0.2, 0.1]])
         loss = LOSSES.build(Part(name="generalized-cross-entropy", q=0.7), COUNTS)

@@ -19,7 +19,7 @@ from petriscope.cli.printing import (
     print_json,
     print_side_by_side,
 )
-from petriscope.core.errors import Interrupted, PetriscopeError, RequestError, command
+from petriscope.core.errors import Interrupted, PetriscopeError, RequestError, command, hide_password
 from petriscope.core.launch import launch
 from petriscope.core.progress import deliver, say
 
@@ -1038,8 +1038,6 @@ def tune(
         place: dict[str, Any] = {"jobs": jobs, "on": on, "cpus": cpus, "gpus": gpus}
         found = api.tune(loaded, space, out, best=best, seeds=fresh_seeds, quiet=quiet, **search, **place)
     except Interrupted as error:
-        from petriscope.experiments.study import hide_password
-
         raise Interrupted(f"{error}: {command(*map(hide_password, sys.argv[1:]))}") from None
     if as_json:
         print_json(found.as_dict())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import linecache
+import re
 import shlex
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -70,6 +71,11 @@ def shown(value: object) -> str:
 def command(*words: str | PathLike[str]) -> str:
     """A command of Petriscope to copy from a message, quoted for a shell."""
     return shlex.join(["petriscope", *(fspath(word) for word in words)])
+
+
+def hide_password(word: str) -> str:
+    """A word of a command line, without the password of a URL such as ``postgresql://USER:PASSWORD@HOST/DATABASE``."""
+    return re.sub(r"(://[^/?#@:]*:)[^/?#]*@", r"\1***@", word)
 
 
 def near(word: str, known: Iterable[str]) -> str:

@@ -374,7 +374,7 @@ def _with_labels(part: ImageSet, labels: np.ndarray) -> np.ndarray:
     """Which images have one of these labels, among others where there can be several, bool [N]."""
     if part.task.exclusive:
         return np.isin(part.targets, labels)
-    return (part.task.amounts(part.targets, len(part.classes))[:, labels] > 0).any(1)
+    return np.any(part.task.amounts(part.targets, len(part.classes))[:, labels] > 0, axis=1)
 
 
 def _is_in(part: ImageSet, domain: str) -> np.ndarray:

@@ -276,19 +276,6 @@ def _urls(storage: str | None, folder: Path) -> tuple[str, str]:
     return shown, url.render_as_string(hide_password=False)
 
 
-def hide_password(word: str) -> str:
-    """A word of a command line, without the password of an URL."""
-    if "://" not in word:
-        return word
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        return make_url(word).render_as_string(hide_password=True)
-    except ArgumentError:
-        return word
-
-
 def import_optuna() -> ModuleType:
     """Optuna, which keeps silent.
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import threading
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -109,6 +112,7 @@ class _Torch:
         except ImportError:
             raise _missing("torch") from None
         self.torch = torch
+        check_program(path)
         if threads is not None:
             torch.set_num_threads(threads)
         program = torch.export.load(path)
@@ -118,6 +122,49 @@ class _Torch:
         with self.torch.inference_mode():
             found = self.module(self.torch.from_numpy(images))
         return {name: values.numpy() for name, values in found.items()}
+
+
+# What torch.export.save writes of a network: numbers, and JSON that says what they are. Inputs of its trial are left out.
+_PROGRAM = re.compile(
+    r"\.?(data/)?(version|serialization_id)|archive_(format|version)|byteorder|models/model\.json|data/sample_inputs/model\.pt|"
+    r"data/(weights/(weight_\d+|model_weights_config\.json)|constants/(tensor_\d+|model_constants_config\.json))"
+)
+# Symbols, and sympy's functions of them; sympy evaluates other texts as Python.
+_SIZES = re.compile(r"(Symbol\('\w+'(, \w+=(True|False))*\)|[A-Z][A-Za-z]*\(|[su]\d+|[\d+*/(), .-])*")
+
+
+def check_program(path: Path) -> None:
+    """Refuse a file of torch.export that holds more than numbers and a graph, before torch opens it: torch unpickles what
+    such a file says is pickled.
+
+    Raises:
+        ValueError: it does.
+        zipfile.BadZipFile: it is damaged.
+    """
+    with zipfile.ZipFile(path) as file:
+        names = [entry.filename.partition("/")[2] for entry in file.infolist()]
+        if len({*names}) < len(names):
+            raise ValueError("it has two entries of one name")
+        if odd := next((name for name in names if not _PROGRAM.fullmatch(name)), None):
+            raise ValueError(f"it has {odd}, which a network does not need and which can run code")
+        for entry, name in zip(file.infolist(), names, strict=True):
+            if name.startswith("data/sample_inputs/") and entry.file_size:
+                raise ValueError(f"it has pickled data ({name}), which can run code")
+            if name.endswith(".json"):
+                _check_values(json.loads(file.read(entry)))
+
+
+def _check_values(tree: Any) -> None:
+    """Refuse what is said to be pickled, other files of numbers, and sizes that are more than a formula; at any depth."""
+    if isinstance(tree, dict):
+        path = tree.get("path_name")
+        if tree.get("use_pickle") or (path is not None and not re.fullmatch(r"(weight|tensor)_\d+", str(path))):
+            raise ValueError(f"it has pickled data ({path}), which can run code")
+        size = tree.get("expr_str", "")
+        if not isinstance(size, str) or not _SIZES.fullmatch(size):
+            raise ValueError("a size in it is no formula, and can run code")
+    for value in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        _check_values(value)
 
 
 class _OpenVino:

@@ -23,7 +23,7 @@ import numpy as np
 
 from petriscope.core.csv_tables import csv_text, read_csv
 from petriscope.core.device import cores
-from petriscope.core.errors import RequestError, command
+from petriscope.core.errors import RequestError, command, hide_password
 from petriscope.core.files import (
     atomic,
     check_files,
@@ -460,7 +460,7 @@ def _domain_counts(dataset: Dataset) -> dict[str, dict[str, int]]:
 def _command() -> str:
     program = Path(sys.argv[0])
     name = "petriscope" if program.name == "__main__.py" and program.parent.name == "petriscope" else program.name
-    return shlex.join([name, *sys.argv[1:]])
+    return shlex.join([name, *map(hide_password, sys.argv[1:])])
 
 
 def hardware() -> Hardware:

@@ -15,6 +15,7 @@ from petriscope.training.losses.class_weights import ClassWeights, weigh_classes
 
 Emphasis = Annotated[float, Field(ge=0)]
 Sigma = Annotated[float, Field(gt=0, le=20)]
+LEAST = 1e-8  # of the base of a power, whose slope is infinite at 0 if the exponent is below 1
 
 
 class CrossEntropy(nn.Module):
@@ -90,8 +91,13 @@ class FocalLoss(nn.Module):
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Shapes as in `petriscope.training.losses` -> the mean loss, a scalar."""
         log_p = logits.log_softmax(1)
-        terms = (1 - log_p.exp()) ** self.gamma * log_p
+        terms = focused(log_p, 1 - log_p.exp(), self.gamma)
         return _mean_over(terms, targets, self.weight, self.borders, self.border_sigma)
+
+
+def focused(terms: Tensor, doubt: Tensor, gamma: float) -> Tensor:
+    """Terms multiplied by a power of what they are weighed by, 0 to 1."""
+    return terms if gamma == 0 else terms * doubt.clamp_min(LEAST) ** gamma
 
 
 class GeneralizedCrossEntropy(nn.Module):

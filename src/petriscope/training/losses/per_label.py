@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from petriscope.core.errors import RequestError
 from petriscope.training.losses.class_weights import ClassWeights, weigh_classes
+from petriscope.training.losses.cross_entropy import focused
 
 Gamma = Annotated[float, Field(ge=0)]
 PositiveWeights = Literal["none", "balanced"] | tuple[Annotated[float, Field(ge=0)], ...]
-LEAST = 1e-8  # of the base of a power, whose slope is infinite at 0 if the exponent is below 1
 
 
 class BinaryCrossEntropy(nn.Module):
@@ -117,11 +117,6 @@ class AsymmetricLoss(BinaryCrossEntropy):
             p = (p - self.margin).clamp_min(0)
             absent = torch.log1p(-p)
         return focused(present, rest, self.gamma_positive), focused(absent, p, self.gamma_negative)
-
-
-def focused(terms: Tensor, doubt: Tensor, gamma: float) -> Tensor:
-    """Terms multiplied by a power of what they are weighed by, 0 to 1."""
-    return terms if gamma == 0 else terms * doubt.clamp_min(LEAST) ** gamma
 
 
 def weigh_positives(rule: PositiveWeights, counts: np.ndarray) -> Tensor | None:
