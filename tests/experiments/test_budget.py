@@ -127,10 +127,28 @@ def test_a_step_that_others_delayed_does_not_end_a_training():
     plan = AutoPlan(None, (), (), None, load, longest(load, 30, 20), 6.0, 40, fixed=False, certain=5.0)
     trainer = SimpleNamespace(at=SimpleNamespace(epoch=0, batch=1), settings=SimpleNamespace(epochs=20, ended=None))
     keeper = _Keeper(None, trainer, plan, clock, quiet=True)
-    clock.spent = 1.1  # the first step took eleven times as long, which is one second
-    assert not keeper.is_late()
+    for delayed in (1.1, 5.0):  # seconds, where the first step should have taken 0.1
+        clock.spent = delayed
+        assert not keeper.is_late()
     trainer.at.batch, clock.spent = 6, 30.0  # and all fifty times: what follows would take longer than there is time
     assert keeper.is_late()
+
+
+def test_a_delay_in_a_short_epoch_does_not_shorten_a_training_for_good():
+    """An epoch of 0.3 s, of a budget of a minute, took 5 s."""
+    load, clock = Load(1000, 0, 100, 0.0, Pace(0.025, 0.025, 1e-4)), Machine(1)
+    length = longest(load, 40, 200)
+    plan = AutoPlan(None, (), (), None, load, length, 6.0, 200, fixed=False, certain=5.0)
+    settings = SimpleNamespace(epochs=length.epochs, ended=None)
+    trainer = SimpleNamespace(at=SimpleNamespace(epoch=0, batch=0), settings=settings, recipe="r")
+    trainer.correct = lambda epochs: setattr(settings, "epochs", epochs)
+    keeper = _Keeper(SimpleNamespace(write_recipe=lambda recipe: None), trainer, plan, clock, quiet=True)
+    epoch = load.seconds(1, length.images)
+    while trainer.at.epoch < settings.epochs:
+        clock.spent += 5.0 if trainer.at.epoch == 0 else epoch
+        trainer.at.epoch += 1
+        keeper.look()
+    assert length.epochs * epoch * 0.7 < clock.spent < 54
 
 
 def test_what_there_is_time_for_after_some_epochs():

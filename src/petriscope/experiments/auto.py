@@ -52,7 +52,7 @@ TOO_LATE = 1.08  # likewise, at any time
 LAST = 1.05  # of the budget: training is ended within an epoch where what follows for certain would end later
 POSSIBLE = 1.1  # likewise: where a single step and what follows for certain would, nothing is begun
 AGAIN = 0.1  # of the epochs, before the first correction and between two
-NOTICED = 0.02  # of the budget: what steps take that took less in all says nothing
+NOTICED = 0.02  # of the budget: what is planned to take less does not show how fast the machine is
 LOOKING = 0.04  # of the budget, for the small network that is asked about orientation
 TIMING = 0.015  # of the budget, for timing a candidate, unless its steps take longer
 SLOW = 3.0  # times as long as that, for a single step: no more are timed
@@ -681,6 +681,7 @@ class _Keeper:
     def __init__(self, run: Run, trainer: Trainer, found: AutoPlan, clock: Clock, quiet: bool) -> None:
         self.run, self.trainer, self.plan, self.clock, self.quiet = run, trainer, found, clock, quiet
         self.began = self.before = clock.spent
+        self.measured = 0  # epochs done at `before`
         # Times longer than predicted that steps take, the mean of what was and what the last epoch shows.
         self.slower = found.slower
         self.looked = 0  # epochs done when the number was corrected
@@ -697,8 +698,9 @@ class _Keeper:
                     f"the time is over: training ends after {ended.steps} steps of epoch {done}, written into the recipe"
                 )
             return
-        expected = plan.load.first(done, epochs, images) - plan.load.first(done - 1, epochs, images)
-        self.slower, self.before = (self.slower + (now - self.before) / expected) / 2, now
+        expected = plan.load.first(done, epochs, images) - plan.load.first(self.measured, epochs, images)
+        if expected > NOTICED * self.clock.budget.seconds or done >= epochs:
+            self.slower, self.before, self.measured = (self.slower + (now - self.before) / expected) / 2, now, done
         if plan.fixed or done >= epochs:
             return
         rest = self.slower * (plan.load.seconds(epochs, images) - plan.load.first(done, epochs, images))
@@ -727,9 +729,11 @@ class _Keeper:
         plan, at, now, budget = self.plan, self.trainer.at, self.clock.spent, self.clock.budget.seconds
         if plan.fixed:
             return False
-        expected, slower = plan.load.part(at.batch, at.epoch, self.trainer.settings.epochs), self.slower
-        if now - self.before > NOTICED * budget:  # else a step or two that others delayed would count
-            slower = max(slower, (now - self.before) / expected)
+        epochs, images = self.trainer.settings.epochs, plan.length.images
+        expected = plan.load.first(at.epoch, epochs, images) - plan.load.first(self.measured, epochs, images)
+        expected += plan.load.part(at.batch, at.epoch, epochs)
+        # Of a short time, a step that others delayed would be most.
+        slower = max(self.slower, 1 + (now - self.before - expected) / max(expected, NOTICED * budget))
         return now + plan.certain * max(1.0, slower) + plan.load.after_epoch * slower > LAST * budget
 
     def left(self) -> float:
