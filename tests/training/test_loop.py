@@ -359,8 +359,22 @@ def test_early_stopping_keeps_the_best(tiny_recipe, tmp_path):
     run = api.train(recipe, tmp_path / "run", quiet=True)
     accuracy = [line.val["accuracy"] for line in run.history]
     assert len(run.history) < 60
-    assert run.results.training.best_epoch == int(np.argmax(accuracy)) + 1 == len(run.history) - 2
+    best = min((-line.val["accuracy"], line.val["loss"], line.epoch) for line in run.history)[2]
+    assert run.results.training.best_epoch == best == len(run.history) - 2
     assert run.results.val.value("accuracy") == pytest.approx(max(accuracy))
+
+
+def test_of_equally_good_epochs_that_with_the_lower_loss_is_kept(tiny_recipe, tmp_path, monkeypatch):
+    """Else the first epoch in which a small val is all right would end the learning."""
+    seen = iter([(0.5, 0.1), (1.0, 0.9), (1.0, math.nan), (1.0, 0.3), (1.0, 0.3), (1.0, 0.4), (0.9, 0.1)])
+
+    def quick(self, *found):
+        accuracy, loss = next(seen)
+        return {"accuracy": accuracy, "loss": loss}
+
+    monkeypatch.setattr(Classification, "quick", quick)
+    run = api.train(tiny_recipe(training={"epochs": 7}), tmp_path / "run", quiet=True)
+    assert (run.results.training.best_epoch, run.results.training.best) == (4, 1.0)
 
 
 def test_the_monitored_metric_decides_what_is_kept(tiny_recipe, tmp_path):

@@ -491,7 +491,7 @@ class Trainer:
         rate = self.base_rates[0] * self._factor(self._step - 1)  # before the schedule learns of this epoch
         if self.val is not None:
             metrics = self._evaluate(self.val)
-            self._judge(metrics[self.monitor])
+            self._judge(metrics[self.monitor], metrics["loss"])
             line["val"] = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
         else:
             if self.at.epoch + 1 == self.settings.epochs:
@@ -541,15 +541,22 @@ class Trainer:
             self.swa.add(self.model, self.at.averaged, inputs, self.head)
         self.at.averaged += 1
 
-    def _judge(self, value: float) -> None:
+    def _judge(self, value: float, loss: float) -> None:
+        """Keep the epoch if it is the best so far; of equally good ones, as a small val has many, that with the lower loss."""
         sign = 1 if self.task.info(self.monitor).higher_is_better else -1
         self.schedule.observe(-sign * value)
         if math.isnan(value):
             return
-        if self.at.best is None or sign * value > sign * self.at.best:
+        equal = value == self.at.best and loss < self._loss_of_best()
+        if self.at.best is None or sign * value > sign * self.at.best or equal:
             self.at.best, self.at.best_epoch = value, self.at.epoch + 1
             if self.settings.keep == "best":
                 self.best_weights = {k: v.detach().cpu().clone() for k, v in self.averaged.state_dict().items()}
+
+    def _loss_of_best(self) -> float:
+        assert self.at.best_epoch is not None
+        loss = self.at.history[self.at.best_epoch - 1]["val"]["loss"]
+        return math.inf if loss is None else float(loss)
 
     def _out_of_patience(self) -> bool:
         patience, best = self.settings.patience, self.at.best_epoch
