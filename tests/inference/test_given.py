@@ -105,6 +105,27 @@ def test_pil_images_of_every_mode_are_read_as_their_files(mode, kind, tmp_path):
     np.testing.assert_allclose(read, decode_file(tmp_path / "a", channels="rgb"), atol=0 if mode != "YCbCr" else 3)
 
 
+@pytest.mark.parametrize("mode", ["I;16B", "I;16L", "I;16N"])
+def test_pil_images_and_arrays_of_16_bits_are_read_in_any_order_of_bytes(mode):
+    array = pixels()[..., 0].astype(np.uint16) * 200 + 7
+    order = {"B": ">", "L": "<", "N": "="}[mode[-1]]
+    expected = decode_file(as_files(array)[0], channels="rgb", depth=16)
+    image = Image.frombytes(mode, array.shape[::-1], array.astype(f"{order}u2").tobytes())
+    for given in (image, array.astype(">u2"), array.astype("<u2")):
+        (file,) = as_files(given)
+        assert np.array_equal(decode_file(file, channels="rgb", depth=16), expected)
+
+
+@pytest.mark.parametrize(("mode", "of"), [("RGBa", "RGBA"), ("La", "LA"), ("PA", "RGBA")])
+def test_pil_images_with_opacity_of_rare_modes_are_put_onto_white_too(mode, of):
+    image = Image.fromarray(np.dstack([pixels(), np.full(SHAPE[:2], 255, np.uint8)]))
+    image.paste((0, 0, 0, 0), (0, 0, 3, 3))
+    rare = image.convert("P").convert("PA") if mode == "PA" else image.convert(of).convert(mode)
+    one, other = (decode_file(as_files(each)[0], channels="rgb") for each in (rare, rare.convert(of)))
+    assert np.array_equal(one, other)
+    assert mode == "PA" or (one[:3, :3] == 255).all()
+
+
 def test_a_pil_image_is_turned_upright(tmp_path):
     image = Image.fromarray(pixels())
     exif = image.getexif()

@@ -1017,7 +1017,7 @@ def tune(
     worker: Annotated[bool, typer.Option("--worker", hidden=True)] = False,
 ) -> None:
     """Search better settings for a recipe on val, and train the best with fresh seeds beside it. After an interrupt, the same
-    command goes on; the same command on another machine with the same --storage helps. Needs petriscope[tune].
+    command goes on; the same command on another machine with the same --storage helps. Needs Optuna: install the extra tune.
     """
     from petriscope.core.recipe import load_recipe
 

@@ -455,7 +455,7 @@ class _Planner:
         given = dataset.test is not None and "test" not in dataset.drawn
         if count >= FEW or given or "val" not in dataset.drawn or dataset.val is None:
             return None
-        why = f"the {len(dataset.val)} images of val choose the epoch, and no others judge the network"
+        why = f"no images but the {len(dataset.val)} of val judge the network"
         if dataset.test is not None:
             why = f"a test split of {len(dataset.test)} images says little"
         words = ["train", "--data", self.base["data"]["source"], "--folds", str(FOLDS)]

@@ -22,6 +22,7 @@ TAKEN = (
 )
 OF_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # modes of Pillow that a PNG file keeps
 OF_TIFF = ("CMYK", "F", "I")
+AS_KEPT = {"I;16B": "I;16", "I;16L": "I;16", "I;16N": "I;16", "La": "LA", "RGBa": "RGBA", "PA": "RGBA"}  # else RGB
 
 
 def as_files(images: Any) -> list[AnyFile]:
@@ -61,6 +62,7 @@ def _files(given: Any, number: int) -> Iterator[AnyFile]:
 
 def _stack(array: np.ndarray) -> np.ndarray:
     """[N, H, W, C]"""
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype in (np.uint8, np.uint16) and array.size:
         if array.ndim == 2:
             return array[None, :, :, None]
@@ -73,9 +75,19 @@ def _encoded(image: Image.Image, number: int) -> bytes:
     try:
         if image.mode in OF_TIFF:
             return _saved(ImageOps.exif_transpose(image), "TIFF")
-        return _saved(image if image.mode in OF_PNG else image.convert("RGB"), "PNG", exif=image.getexif())
+        return _saved(_as_kept(image), "PNG", exif=image.getexif())
     except Exception as error:  # an image that was opened and not loaded may be damaged
         raise DataError(f"image-{number}, a PIL image, cannot be read: {error}") from error
+
+
+def _as_kept(image: Image.Image) -> Image.Image:
+    """The image in a mode that a PNG file keeps."""
+    if image.mode in OF_PNG:
+        return image
+    mode = AS_KEPT.get(image.mode, "RGB")
+    if mode == "I;16":  # Pillow would clip these
+        return Image.fromarray(np.asarray(image).astype(np.uint16))
+    return image.convert(mode)
 
 
 def _saved(image: Image.Image, kind: str, **options: Any) -> bytes:
