@@ -155,13 +155,17 @@ def _widen(lines: Tensor, reach: float) -> Tensor:
     return out
 
 
-def quick_mask_metrics(tally: Tally) -> dict[str, float]:
+def quick_mask_metrics(tally: Tally, background: int | None = None) -> dict[str, float]:
     """The metrics computed after every epoch: accuracy of labeled pixels, mean IoU, and loss (mean negative log-likelihood
-    per labeled pixel). NaN where no pixel is labeled."""
+    per labeled pixel). NaN where no pixel is labeled.
+
+    Args:
+        background: the index of the class that mean IoU leaves out, as in `full_mask_metrics`.
+    """
     total = tally.confusion.sum(0)
     return {
         "accuracy": float(pixel_accuracy(total)),
-        "miou": float(mean_iou(total)),
+        "miou": float(mean_iou(total, background)),
         "loss": float(divide(tally.nll.sum(), total.sum())),
     }
 

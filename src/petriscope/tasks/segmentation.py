@@ -121,7 +121,7 @@ class Segmentation(Task):
         return tally_masks(batches, count, classes, outlines=full)
 
     def quick(self, outputs: Tally, images: Labeled) -> dict[str, float]:
-        return quick_mask_metrics(outputs)
+        return quick_mask_metrics(outputs, background_of(images.classes))
 
     def score(self, outputs: Tally, images: Labeled) -> float:
         """Mean IoU, the background left out."""
