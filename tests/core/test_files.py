@@ -85,6 +85,18 @@ def test_a_disk_that_refuses_is_a_sentence(tmp_path):
         write_text(tmp_path / "file" / "below", "x")
 
 
+def test_an_error_about_another_file_is_not_said_of_the_one_that_is_written(tmp_path):
+    with pytest.raises(FileNotFoundError, match="input"), atomic(tmp_path / "out.csv"):
+        (tmp_path / "input").read_text()
+    with pytest.raises(FileNotFoundError, match="input"), new_folder(tmp_path / "out"):
+        (tmp_path / "input" / "a").read_text()
+    with pytest.raises(PetriscopeError, match=r"cannot write .*out\.csv"), atomic(tmp_path / "out.csv") as temporary:
+        (temporary / "a").read_text()
+    with pytest.raises(PetriscopeError, match=r"cannot write .*out: "), new_folder(tmp_path / "out") as (staging, _):
+        (staging / "a").read_text()
+    assert list(tmp_path.iterdir()) == []
+
+
 @given(st.text())
 def test_a_slug_is_a_file_name(label):
     name = slug(label)

@@ -111,8 +111,8 @@ def test_pil_images_and_arrays_of_16_bits_are_read_in_any_order_of_bytes(mode):
     order = {"B": ">", "L": "<", "N": "="}[mode[-1]]
     expected = decode_file(as_files(array)[0], channels="rgb", depth=16)
     image = Image.frombytes(mode, array.shape[::-1], array.astype(f"{order}u2").tobytes())
-    for given in (image, array.astype(">u2"), array.astype("<u2")):
-        (file,) = as_files(given)
+    for form in (image, array.astype(">u2"), array.astype("<u2")):
+        (file,) = as_files(form)
         assert np.array_equal(decode_file(file, channels="rgb", depth=16), expected)
 
 

@@ -162,8 +162,7 @@ def test_the_evaluation_agrees_with_quick_metrics_and_score(task):
     assert found.n == COUNT and set(found.per_class) == set(NAMES)
     assert found.value("nll") == pytest.approx(quick["loss"], rel=1e-5)
     assert task.score(outputs, images) == pytest.approx(found.value(task.metrics[0].key))
-    assert (shared := quick.keys() & found.metrics.keys())
-    for key in shared:  # one name, one metric: what chooses the epoch is what is reported
+    for key in {*quick} & {*found.metrics}:  # one name, one metric: what chooses the epoch is what is reported
         assert found.value(key) == pytest.approx(quick[key], rel=1e-5), key
     assert set(found.metrics) >= {each.key for each in task.metrics}
     for key, metric in found.metrics.items():

@@ -165,7 +165,7 @@ def atomic(path: Path) -> Iterator[Path]:
     a pipe, such as /dev/null, is written to instead.
 
     Raises:
-        PetriscopeError: the disk is full or read-only.
+        PetriscopeError: it cannot be written, for example because the disk is full.
     """
     if is_device(path):
         with _sentences(path), tempfile.TemporaryDirectory() as folder:
@@ -224,7 +224,7 @@ def new_folder(folder: Path, numbered: bool = False) -> Iterator[tuple[Path, Pat
 
     Raises:
         RequestError: another process has made the folder meanwhile.
-        PetriscopeError: the disk is full or read-only.
+        PetriscopeError: it cannot be written, for example because the disk is full.
     """
     staging = _temporary(folder)
     with _sentences(folder), ExitStack() as undo:
@@ -255,7 +255,7 @@ def more_files(folder: Path) -> Iterator[Path]:
     in which they were written.
 
     Raises:
-        PetriscopeError: the disk is full or read-only.
+        PetriscopeError: it cannot be written, for example because the disk is full.
     """
     if not folder.exists():
         with new_folder(folder) as (staging, _):
@@ -272,7 +272,7 @@ def temporary_folder(path: Path) -> Iterator[Path]:
     """Give a temporary folder beside ``path``, under a name that cannot be guessed. It is removed at the end.
 
     Raises:
-        PetriscopeError: the disk is full or read-only.
+        PetriscopeError: it cannot be written, for example because the disk is full.
     """
     made = _temporary(path)
     with _sentences(path):
@@ -422,10 +422,12 @@ def json_text(tree: Any, indent: int | None = None) -> str:
 
 @contextmanager
 def _sentences(path: Path) -> Iterator[None]:
-    """Turn an error of the system while ``path`` is written into a `disk_error`."""
+    """Turn an error of the system while ``path`` is written into a `disk_error`. Errors about other files stay as they are."""
     try:
         yield
     except OSError as error:
+        if not _is_about(error, path):
+            raise
         raise disk_error(error, path) from error
     except UnicodeEncodeError as error:
         raise PetriscopeError(f"cannot write {path}: the locale has no such names; set LC_ALL=C.UTF-8") from error
@@ -434,6 +436,20 @@ def _sentences(path: Path) -> Iterator[None]:
         if (found := re.search(r"\(os error (\d+)\)", str(error))) is None or isinstance(error, PetriscopeError):
             raise
         raise disk_error(OSError(int(found[1]), os.strerror(int(found[1]))), path) from error
+
+
+def _is_about(error: OSError, path: Path) -> bool:
+    """Whether an error of the system names no file, or ``path``, its temporary form, something in these or a folder that it
+    is in."""
+    if not isinstance(error.filename, str | os.PathLike):
+        return True
+    path, named = path.absolute(), Path(error.filename).absolute()
+    if named in path.parents:
+        return True
+    if not named.is_relative_to(path.parent):
+        return False
+    first = named.relative_to(path.parent).parts[0]
+    return first == path.name or first.startswith(f".{cut(path.name)}.")
 
 
 def disk_error(error: OSError, path: Path) -> PetriscopeError:
