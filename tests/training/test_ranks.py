@@ -257,7 +257,7 @@ def test_draws_that_are_not_shared_are_said_once(capsys):
         for _ in range(2):
             torch.nn.functional.scaled_dot_product_attention(keys, keys, keys, dropout_p=0.1)
         torch.nn.functional.scaled_dot_product_attention(keys, keys, keys)
-    assert capsys.readouterr().err.count("draws random numbers by scaled_dot_product_attention") == 1
+    assert capsys.readouterr().err.count("draws random numbers with scaled_dot_product_attention") == 1
 
 
 @pytest.mark.parametrize("count", [5, 6])

@@ -114,6 +114,16 @@ def test_no_image_that_limits_were_fitted_on_is_at_the_edge(n, augmented):
         assert not len(scores[scores > 1]) or scores[scores > 1].min() - 1 > 1e-6
 
 
+def test_an_image_and_its_augmented_version_whose_scores_differ_by_rounding_are_both_inside():
+    """Else the limit is between the two, and an exported network, which rounds otherwise, has another verdict."""
+    train, val = blobs(3000, 0), blobs(200, 1)[0]
+    for factor in (1 - 1e-6, 1 + 1e-6):
+        seen = (np.float32(factor) * val, np.float32(factor) * val)
+        detector = fit_detector((train[0], train[0]), train[1], (val, val), seen, inside=0.97)
+        scores = np.concatenate([detector.score(val, val), detector.score(*seen)])
+        assert np.abs(scores - 1).min() > 1e-5
+
+
 def test_few_images_and_many_dimensions_are_handled():
     rng = np.random.default_rng(0)
     train, val = rng.normal(size=(5, 40)).astype(np.float32), rng.normal(size=(2, 40)).astype(np.float32)

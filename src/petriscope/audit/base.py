@@ -196,7 +196,7 @@ class Context:
         return self.unless_impossible("outliers", lambda: extract(labeled))
 
     def unless_impossible(self, what: str, work: Callable[[], T]) -> T | None:
-        """The result of ``work``; None, with a note, if the images do not allow it, which ``work`` says by a `DataError`.
+        """The result of ``work``; None, with a note, if it raises a `DataError`, because the images do not allow it.
 
         Args:
             what: the findings that ``work`` is for, in the plural.

@@ -1,4 +1,4 @@
-"""Arguments of the Python API: what the command line sees to by itself is checked here by name, for all functions alike."""
+"""Checks of the arguments of the Python API that the command line enforces by itself, the same for all functions."""
 
 from __future__ import annotations
 

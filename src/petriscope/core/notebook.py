@@ -103,8 +103,8 @@ def in_notebook() -> bool:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Within, or in a function that is decorated with it, the button that interrupts a cell leads to an error that is shown as a
-    sentence. Elsewhere than in a notebook, Ctrl-C is what it always is.
+    """Within, or in a function that is decorated with it, interrupting a cell leads to an error that is shown as one sentence.
+    Outside notebooks, Ctrl-C behaves as usual.
 
     Raises:
         Interrupted: the cell was interrupted.

@@ -37,8 +37,8 @@ def unlimited() -> float:
 
 
 def say(text: str) -> None:
-    """Write a line for people to stderr or into the output of a notebook's cell, above the bars if any are shown. Work goes on
-    where nobody can read it."""
+    """Write a line for people to stderr or into the output of a notebook's cell, above the bars if any are shown. If the
+    stream is closed, the line is dropped and work continues."""
     with _lost():
         if _silent:
             return

@@ -97,8 +97,8 @@ def error_in(log: Path, status: int) -> str:
 
 
 def end_with_parent() -> None:
-    """If this process is a worker: when the process that started it is gone, ask this one to end, as SIGTERM does, so that a
-    training keeps a checkpoint. No child of this process takes itself for a worker."""
+    """In a worker: when the process that started it is gone, end this one as SIGTERM does, so that a training keeps a
+    checkpoint. Children of this process are not workers."""
     if os.environ.pop(WORKER, None) is not None:
         threading.Thread(target=_wait, name="parent", daemon=True).start()
 

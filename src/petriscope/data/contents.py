@@ -108,8 +108,8 @@ class Contents:
 
 
 def peak_of(image: np.ndarray) -> int:
-    """The brightness of an image, unsigned [H, W, ...]: its brightest value but for a thousandth of all, so that a hot pixel
-    hides nothing. Of bytes that are not nearly black, it is 255, since nobody asks how much brighter they are."""
+    """The brightest value of an image, unsigned [H, W, ...], the brightest thousandth left out, so that a hot pixel hides
+    nothing. It is 255 for all 8-bit images that are not nearly black, which are never asked for more."""
     step = max(int((image.shape[0] * image.shape[1] / SAMPLE) ** 0.5), 1)
     values = image[::step, ::step].reshape(1, -1)
     hot = min(max(int(HOT * values.size), 1), values.size - 1)

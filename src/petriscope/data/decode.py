@@ -326,7 +326,7 @@ def read_image(path: AnyFile, size: tuple[int, int] | None, form: Form) -> tuple
 
 def _plain(image: Image.Image, size: tuple[int, int] | None, form: Form) -> np.ndarray | None:
     """The pixels of a JPEG or PNG file of which nothing is lost and nothing has to be changed, uint8 [H, W, C]; None for any
-    other image. Most files are such ones, and to look for all that a small file may have takes as long as to decode it."""
+    other image. Most files are of this kind, and checking a small file for everything else takes as long as decoding it."""
     wanted, info = _wanted_mode(form), image.info
     if wanted is None or image.mode not in ("L", "RGB") or wanted not in ("", image.mode, "RGB") or "exif" in info:
         return None

@@ -77,7 +77,7 @@ def share_pixels(parts: Parts, memory: str, factors: Factors | None = None) -> d
 
 
 def _mark(parts: Sequence[ImageSet], scales: Sequence[np.ndarray | None]) -> str:
-    """A hash of the pixels as they are, of which the digests of scaled images are none, and of how they are scaled now."""
+    """A hash of the stored pixels and of how they are scaled now; the digests of scaled images are of the unscaled ones."""
     digest = hashlib.blake2b(digest_size=16)
     streamed = [part for part in parts if part.blocks is not None]  # which are never scaled
     rows = {id(part.pixels): cache.row_digests(part.array) for part in parts if part.blocks is None}

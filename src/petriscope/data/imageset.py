@@ -215,8 +215,8 @@ class ImageSet:
 
 
 def _read(pixels: np.memmap, rows: np.ndarray) -> np.ndarray:
-    """Rows of a mapped array, read rather than mapped: the system maps up to megabytes around every page it is asked
-    for, and what is mapped counts as our memory, which so stays flat however large the file is."""
+    """Rows of a mapped array, read rather than mapped. The system maps up to megabytes around every page that is used, and mapped
+    pages count as memory of this process; so it stays small however large the file is."""
     if (handle := _handle_of(pixels)) is None:
         return np.asarray(pixels[rows])
     out = np.empty((len(rows), *pixels.shape[1:]), dtype=pixels.dtype)

@@ -599,8 +599,8 @@ def _classes_of_one(sets: Mapping[str, ImageSet]) -> list[str]:
 
 
 def _similar_groups(sets: Mapping[str, ImageSet]) -> list[str]:
-    """A warning about groups whose names differ as little as those of one group do that is written in two ways. They are
-    not joined: which images belong together is for the user to say."""
+    """A warning about groups whose names differ only in spelling. They are not joined: which images belong together is for the
+    user to say."""
     names = dict.fromkeys(str(group) for part in sets.values() if part.groups is not None for group in part.groups)
     pair = look_alike(names)
     if pair is None:

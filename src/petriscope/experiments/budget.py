@@ -116,17 +116,17 @@ class Load:
         return max(1, images // self.batch)
 
     def first(self, done: int, epochs: int, images: int) -> float:
-        """What the first of so many epochs take."""
+        """Seconds that the first ``done`` of ``epochs`` epochs take."""
         small = min(done, int(self.share * epochs))
         steps = small * self.pace.small + (done - small) * self.pace.step
         return self.steps(images) * steps + done * self.after_epoch
 
     def seconds(self, epochs: int, images: int) -> float:
-        """What so many epochs of so many images take."""
+        """Seconds that so many epochs of so many images take."""
         return self.first(epochs, epochs, images)
 
     def part(self, steps: int, epoch: int, epochs: int) -> float:
-        """What so many steps of an epoch take, counted from 0, of so many epochs."""
+        """Seconds that so many steps of an epoch take; epochs are counted from 0."""
         return steps * (self.pace.small if epoch < int(self.share * epochs) else self.pace.step)
 
     @property
@@ -178,8 +178,8 @@ def _fitting(cost: Callable[[int], float], most: int, limit: float) -> int:
 
 
 def enough(passes: float, images: int) -> float:
-    """Passes over a set of so many images that serve like ``passes`` over `MEASURED_AT`: fewer images want more of them, but
-    not as many steps."""
+    """Passes over a set of so many images that are worth ``passes`` over `MEASURED_AT` images: fewer images need more passes,
+    but fewer steps."""
     return min(max(passes * math.sqrt(MEASURED_AT / images), 1.0), 150.0)
 
 

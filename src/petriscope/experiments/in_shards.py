@@ -1,6 +1,6 @@
 """Prediction of any number of images in shards: a folder that any number of processes, on any number of machines, work on.
 
-    job.json           what is predicted, and with what; written once, after
+    job.json           what is predicted, and with which model; written once, when the listing is complete
     listing.parquet    the images, see `petriscope.data.sources.units`
     pending/           shards that are predicted and not answered yet, and samples of them; removed at the end
     shard-00000.parquet ...
@@ -206,7 +206,7 @@ class Work:
         return self.pending(number).with_suffix(".npz")
 
     def is_predicted(self, number: int, exists: Callable[[Path], bool] = Path.is_file) -> bool:
-        """Whether a shard has its rows, and the sample that all images are compared by, if they are and have not been.
+        """Whether a shard has its rows and, if all images are still to be compared with val, its sample.
 
         Args:
             exists: tells of a path in the folder whether it is there.

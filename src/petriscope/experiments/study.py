@@ -41,7 +41,7 @@ class _Taken(Exception):
 
 @dataclass(frozen=True)
 class Budget:
-    """When a search ends: after so many trials, or after so many seconds of training by so many processes at once."""
+    """When a search ends: after ``trials`` trials, or after ``seconds`` of training by ``jobs`` processes at once."""
 
     trials: int | None
     seconds: float | None
@@ -299,8 +299,8 @@ def _without_warnings() -> Iterator[None]:
 
 
 def new_sampler(name: str, seed: int, number: int) -> optuna.samplers.BaseSampler:
-    """A sampler for the trial of that number. With one for the whole search, a process that goes on with a study would draw again
-    what the first one drew."""
+    """A sampler for the trial of that number. With one sampler for the whole search, a process that resumes a study would repeat
+    the draws of the first one."""
     samplers = import_optuna().samplers
     drawn = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
     makers: dict[str, Callable[..., Any]] = {

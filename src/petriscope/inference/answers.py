@@ -99,7 +99,7 @@ class Outside:
         if self.count:
             say(
                 f"warning: of {self.images:,} images, {self.count:,} look like classes that do not occur (first: {self.first}): "
-                "the model gave these more than half of its probability, which was divided among the others all the same"
+                "the model gave those classes more than half of its probability, which was divided among the others anyway"
             )
 
 

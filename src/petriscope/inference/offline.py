@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--quiet",
         action="store_true",
-        help="no progress and no notes; that guarantees are withdrawn is said all the same",
+        help="no progress and no notes; withdrawn guarantees are still reported",
     )
     add("--verify", action="store_true", help="check that the package is whole and answers as the run did")
     add("--key", type=Path, metavar="FILE", help="with --verify: the public ed25519 key of who signed the package")

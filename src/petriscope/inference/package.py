@@ -356,7 +356,7 @@ def _check(made: Manifest) -> None:
         "the sides of images are not whole numbers from 1": all(
             type(each) is int and 0 < each < 2**16 for each in sides
         ),
-        "a name is no text": all(isinstance(each, str) for each in texts),
+        "a name is not text": all(isinstance(each, str) for each in texts),
         "a number is none, or not finite": all(type(each) in (int, float) and math.isfinite(each) for each in numbers),
         "mean and std do not have a value per channel": len(made.mean) == len(made.std) == sides[2],
         "there are no classes": len(made.classes) > 0,
@@ -487,7 +487,7 @@ class Package:
         """The same model for image files that keep their own sizes; see `petriscope.inference.predictor.Predictor.by_tiles`.
 
         Raises:
-            RequestError: it does not predict masks, or the overlap is none.
+            RequestError: it does not predict masks, or the overlap is out of range.
         """
         if overlap is None:
             return self

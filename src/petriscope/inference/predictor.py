@@ -119,7 +119,7 @@ class Predictor:
         says.
 
         Raises:
-            RequestError: it does not predict masks, or the overlap is none.
+            RequestError: it does not predict masks, or the overlap is out of range.
         """
         if overlap is None:
             return self

@@ -62,7 +62,7 @@ def predict_files(model: Segments, paths: Sequence[AnyFile], wanted: Wanted) -> 
     """Write ``NAME.png`` (an indexed mask: pixel value = class, counted from 0) and ``NAME-overlay.png`` per image.
 
     Args:
-        out: the folder; it is made if it does not exist.
+        wanted: what to write, and the folder, which is made if it does not exist.
 
     Returns:
         one row per image: image, mask (the file), confidence (mean over pixels), error, the share of pixels predicted

@@ -17,7 +17,7 @@ from petriscope.metrics.cutoffs import between
 
 DELTA = 0.05  # probability that the guarantee fails, over draws of val
 STARTS = (0.5, 0.7, 0.9, 1.0)  # coverages that start with a share of DELTA
-LAST = 2  # so many of the last starts are too few
+LAST = 2  # if only so many starts are left, a single start is used instead
 STEP = 0.01  # between the coverages that are tested
 MOST_GROUPS = 1e15  # that a message names, for error rates near 0
 DRAWS = 101  # of one image per group; odd

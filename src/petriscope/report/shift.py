@@ -130,7 +130,7 @@ def _result(these: str, test: ShiftTest) -> str:
 
 
 def _images(split: str, gallery: Mapping[str, np.ndarray], classes: Sequence[str]) -> tuple[list[Shown], list[Shown]]:
-    """Images of the split, and of val as many, each of the class that the other is predicted as, where there is one left."""
+    """Images of the split and as many of val, paired by predicted class where one is left."""
     shown, predicted = gallery.get(f"shift_{split}"), gallery.get(f"shift_{split}_classes")
     sample, of = gallery.get("sample_val"), gallery.get("sample_val_classes")
     here = [] if shown is None or predicted is None else _shown(shown[:SHOWN], predicted, classes)

@@ -86,7 +86,7 @@ class Graph(nn.Module):
       Without predictions on val for this test-time augmentation, nothing is answered, and all classes are in all sets.
     - ``points``: float32 [N, R], ``plain_label``: int64 [N], ``plain_uncertainty``: float32 [N], ``appearance``: float32
       [N, C + 3]; what sets of images are compared by with val, without test-time augmentation, see
-      `petriscope.trust.shift.Traits`. R is 0 if there is no likeness or it compares the appearance alone.
+      `petriscope.trust.two_sample.Traits`. R is 0 if there is no likeness or it compares the appearance alone.
 
     Of a model of several labels, see `petriscope.inference.package.LABELER`, ``label``, ``uncertainty`` and ``sets`` are not
     there. ``labels``: bool [N, K], those that are present, by the cutoffs. ``answers``: int64 [N, E, K], for each error rate 1

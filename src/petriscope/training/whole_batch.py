@@ -186,8 +186,8 @@ def _apart(mode: _WholeBatch, func: Any, *args: Any, **options: Any) -> Any:
     if draws and options.get("training", True) and func.__name__ not in mode.said:
         mode.said.add(func.__name__)
         say(
-            f"note: the network draws random numbers by {func.__name__}, in each process by itself: with another number of "
-            "processes, this would be another training"
+            f"note: the network draws random numbers with {func.__name__} in each process separately, so the training depends on "
+            "the number of processes"
         )
     return func(*args, **options)
 

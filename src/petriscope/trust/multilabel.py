@@ -63,7 +63,7 @@ class LabelReference:
         """The greatest doubt at which "absent" and "present" are answered for each label, float64 [K, 2]; minus infinity where
         val guarantees nothing.
 
-        With probability ``1 - delta``, at most ``max_error`` of the images for which a label is answered "present" have it not,
+        With probability ``1 - delta``, at most ``max_error`` of the images for which a label is answered "present" lack it,
         and likewise for "absent": two guarantees for each label, each on its own, see
         `petriscope.metrics.selective.guaranteed_threshold`. Errors over both answers would say little of a rare label, of which
         "absent" is nearly always right. Only images that are in distribution count, because others are never answered.

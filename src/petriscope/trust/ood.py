@@ -35,6 +35,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 MOST = 256  # largest number of principal directions of the features
 SIDE = 32  # approximate number of pixels per side that quantiles are computed from
 DISTANCE_BYTES = 2**26  # of distances to all classes at a time
+ALIKE = 1e-4  # relative difference of scores that rounding may make; float32 sums differ by about 1e-6
 LARGEST = 1e18  # magnitude of features, so that their squares in units of the smallest spread are still numbers
 
 
@@ -295,7 +296,7 @@ class Detector:
         limit = reach(scores)
         if max(of_features, of_pixels, limit) == 1:
             return self
-        return replace(apart, limit=apart.limit * raised(scores, limit))
+        return replace(apart, limit=apart.limit * _raised(scores, limit))
 
 
 Seen = tuple[np.ndarray, np.ndarray]  # features [N, D] and statistics [N, S] of images
@@ -328,7 +329,13 @@ def fit_detector(
     )
     # The two limits above are units alone; only this one is compared with.
     scores = [whole.score(*seen) for seen in sets]
-    return replace(whole, limit=raised(np.concatenate(scores), limit(scores)))
+    return replace(whole, limit=_raised(np.concatenate(scores), limit(scores)))
+
+
+def _raised(scores: np.ndarray, limit: float) -> float:
+    """The limit raised to between two scores that differ by more than rounding does: those of an image and of its augmented
+    version may not."""
+    return raised(scores, float(scores[scores <= limit * (1 + ALIKE)].max(initial=limit)))
 
 
 def fit_pixels_by_folds(

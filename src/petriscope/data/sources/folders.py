@@ -401,8 +401,8 @@ def _beginnings(stem: str) -> Iterator[str]:
 
 
 def _refuse_twins(folder: Folder, notes: list[str]) -> None:
-    """Refuse a folder that is called like masks, or like images, and whose files have the names of another's. Of two other
-    folders with files of the same names, of which one has images in color and the other gray ones, that is said."""
+    """Refuse a folder that is called like masks or images and whose files have the names of another folder's. For two other
+    folders with files of the same names, one in color and one gray, a warning is added."""
     stems: dict[Folder, set[str]] = {}
 
     def stems_of(entry: Folder) -> set[str]:

@@ -408,8 +408,8 @@ def _place(name: str, row: int, path: Path) -> tuple[str, Path]:
 
 
 def _found_below(places: list[tuple[str, Path]], path: Path, warnings: list[str]) -> list[tuple[str, Path]]:
-    """The same images; those that are not at their paths, where the only file below the folder of the table is that has their
-    name, if that is a name alone, or their path or name and a suffix."""
+    """The same images. One that is missing at its path is looked for below the folder of the table, and taken if exactly one file
+    there has its name (if the path is a name alone), or its path or name and a suffix."""
     lacking = {name for name, place in places if not _is_file(place)}
     lacking = {name for name in lacking if "/" not in name or _stem(name) is None}
     if not lacking:

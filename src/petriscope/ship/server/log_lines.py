@@ -16,7 +16,7 @@ _lock = threading.Lock()
 
 
 def log(event: str, **facts: Any) -> None:
-    """Write a line. Work goes on where nobody can read it."""
+    """Write a line. If the stream is closed, the line is dropped and work continues."""
     now = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds")
     line = json.dumps({"time": now, "event": event, **facts}, default=str)
     with _lock, suppress(OSError, ValueError):

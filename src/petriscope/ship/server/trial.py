@@ -32,7 +32,7 @@ def try_out(served: Served, batch: int) -> None:
     for row in (alone, *(found.row for found in together)):
         values = list((row.probabilities or row.shares or {}).values())
         if not np.isfinite(values).all() or len(values) != len(served.classes):
-            raise PetriscopeError("the self-test failed: the model predicts what are no probabilities")
+            raise PetriscopeError("the self-test failed: the output of the model is not a set of probabilities")
         if row.confidence is not None and abs(row.confidence - (alone.confidence or 0)) > APART:
             raise PetriscopeError(
                 "the self-test failed: the model predicts otherwise for an image alone than in a batch"

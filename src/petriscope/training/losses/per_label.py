@@ -24,8 +24,8 @@ class BinaryCrossEntropy(nn.Module):
         counts: int [N, K], 1 where a training image has a label.
         label_smoothing: targets are moved so far from 0 and 1 toward 1/2.
         class_weights: how much each class counts: none, balanced, median-frequency, or one number per class.
-        positive_weights: how much an image that has a label counts beside one that has it not: none; balanced: as much in all
-            as those that have it not; or one number per class.
+        positive_weights: weight of an image that has a label relative to one that does not: none; balanced: both kinds weigh
+            the same in total; or one number per class.
     """
 
     per_label = True
@@ -56,7 +56,7 @@ class BinaryCrossEntropy(nn.Module):
         return (losses if self.weight is None else losses * self.weight).mean()
 
     def terms(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Minus the loss of each label, [B, K], if the image has it, and if it has it not."""
+        """Log-likelihood of each label, [B, K], if it is present and if it is absent."""
         return nn.functional.logsigmoid(logits), nn.functional.logsigmoid(-logits)
 
 
@@ -86,8 +86,8 @@ class BinaryFocal(BinaryCrossEntropy):
 
 
 class AsymmetricLoss(BinaryCrossEntropy):
-    """Binary cross-entropy that weighs labels that an image has not, which are most, down by a power of their probability, and
-    leaves them out where that is below a margin. Ridnik et al., 2021, ICCV, arXiv:2009.14119.
+    """Binary cross-entropy that down-weights absent labels, which are the majority, by a power of their probability, and
+    ignores those below a margin. Ridnik et al., 2021, ICCV, arXiv:2009.14119.
 
     With q = max(p - margin, 0), the loss of a label that the image has is -(1 - p)^gamma_positive log p, and of one that it has
     not -q^gamma_negative log(1 - q). The paper sums over labels; this is their mean.
