@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -342,3 +343,26 @@ def test_truth_values_are_no_numbers_of_a_part():
     assert OPTIMIZERS.check(Part(name="sgd", lr=1, nesterov=True, momentum=0.9))["nesterov"] is True
     with pytest.raises(RequestError, match=r"lr.*true is not allowed here"):
         OPTIMIZERS.check(Part(name="sgd", lr=True))
+
+
+@pytest.mark.parametrize("name", ["my cells", "cells.npz", "cells.CSV"])
+def test_images_in_place_of_a_recipe_are_named_as_such(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    Path(name).touch() if "." in name else Path(name).mkdir()
+    with pytest.raises(
+        RequestError, match="is not a recipe; if it has the images, give it as --data '?" + re.escape(name)
+    ):
+        load_recipe(name)
+
+
+def test_a_run_in_place_of_a_recipe_has_one(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("seed: 3")
+    with pytest.raises(RequestError, match=r"is a run, not a recipe; its recipe is .*recipe\.yaml"):
+        load_recipe(tmp_path)
+    assert load_recipe(tmp_path / "recipe.yaml").seed == 3
+
+
+def test_a_folder_with_the_name_of_a_shipped_recipe_is_not_taken_for_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("demo").mkdir()
+    assert load_recipe("demo").name == "demo"

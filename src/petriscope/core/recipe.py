@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from importlib import resources
@@ -39,6 +40,14 @@ from petriscope.core.scale import Scale, read_scale
 from petriscope.core.yaml_text import InvalidYaml, read_yaml
 
 MAX_RECIPE_BYTES = 1_000_000
+OF_IMAGES = (
+    ".npz",
+    ".csv",
+    ".tsv",
+    ".parquet",
+    ".zip",
+    ".tar",
+)  # files that may be given in place of a recipe by mistake
 MOST_PIXELS = 65_536  # of a side of an image
 MOST_NAME = 100  # characters of the name of a domain or a channel
 ALMOST = 0.85  # how alike two names are of which one is a slip, by difflib
@@ -845,6 +854,10 @@ def _resolve(reference: str, beside: Path, chain: tuple[str, ...]) -> dict[str, 
 
 def _read(reference: str, beside: Path) -> tuple[str, str, Path]:
     path = user_path(reference, beside)
+    if reference not in recipe_names() and (path.is_dir() or (path.is_file() and path.suffix.lower() in OF_IMAGES)):
+        if (path / "recipe.yaml").is_file():
+            raise RequestError(f"{path} is a run, not a recipe; its recipe is {path / 'recipe.yaml'}")
+        raise RequestError(f"{path} is not a recipe; if it has the images, give it as --data {shlex.quote(reference)}")
     if path.suffix in (".yaml", ".yml") or path.is_file():
         if not path.is_file():
             raise RequestError(f"no recipe file {path}")

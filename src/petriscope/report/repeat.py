@@ -55,6 +55,10 @@ def repetition(folder: Path, recipe: Recipe, environment: Environment, results: 
         exactness = (
             "With this machine, these versions and this number of threads, training gives the same weights bit for bit."
         )
+        if results.cross_validation is not None:
+            exactness += (
+                " A training that was shortened to keep to a budget is repeated by the recipe in its own folder."
+            )
     elif environment.device:
         exactness = "On a GPU, training repeats closely but not bit for bit."
     return Repetition(
