@@ -6,7 +6,7 @@ import contextlib
 import linecache
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from itertools import takewhile
 from os import PathLike, fspath
@@ -58,6 +58,11 @@ class Interrupted(PetriscopeError):
 def shortened(text: str, length: int = 80) -> str:
     """A text from outside as it stands in a message: cut to so many characters."""
     return text if len(text) <= length else f"{text[: length - 4]} ..."
+
+
+def listed(words: Sequence[str], most: int = 5) -> str:
+    """Words as a list in a message: the first ones, and how many more there are."""
+    return ", ".join(words[:most]) + (f" and {len(words) - most:,} more" if len(words) > most else "")
 
 
 def shown(value: object) -> str:

@@ -8,20 +8,18 @@ from dataclasses import replace
 import numpy as np
 
 from petriscope.core.channels import RGB
-from petriscope.core.errors import DataError, RequestError, near
+from petriscope.core.errors import DataError, RequestError, listed, near
 from petriscope.core.masks import BACKGROUND, IGNORE
 from petriscope.core.names import place_of
 from petriscope.core.recipe import DataSection
 from petriscope.data import sources
 from petriscope.data.decode import GRAYISH
-from petriscope.data.folds import listed
 from petriscope.data.imageset import ImageSet
 from petriscope.data.one_vs_rest import one_vs_rest
 from petriscope.data.sources import UNSPLIT
 from petriscope.data.sources.mask_values import BINARY_NAMES
 from petriscope.tasks import Task
 
-SHOWN = 5  # classes that a sentence lists
 TINT = 0.01  # difference of the means of channels, below which a model learned from gray images
 LOOKED_AT = 100  # images, at most, to tell whether all are gray
 
@@ -88,10 +86,9 @@ def align(images: ImageSet, classes: tuple[str, ...], source: str, warnings: lis
         table[label] = place(images, label, classes, source)
     unlike = [f"{label} as {classes[table[label]]}" for label in np.flatnonzero(images.counts) if not images.named]
     if unlike and classes != _numbers(len(classes)):
-        more = f" and {len(unlike) - SHOWN:,} more" if len(unlike) > SHOWN else ""
         others = all(name.isascii() and name.isdigit() for name in classes)
         warnings.append(
-            f"{source} has numbers for classes, which count from 0 and were read so: {', '.join(unlike[:SHOWN])}{more}"
+            f"{source} has numbers for classes, which count from 0 and were read so: {listed(unlike)}"
             + ("; the model's classes are called by other numbers" if others else "")
         )
     targets = images.task.relabel(images.targets, table)

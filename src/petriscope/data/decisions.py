@@ -15,7 +15,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from petriscope.core.channels import wanted
-from petriscope.core.errors import DataError, RequestError, command, near
+from petriscope.core.errors import DataError, RequestError, command, listed, near
 from petriscope.core.files import read_text, readable, user_path, write_text
 from petriscope.core.names import tidy
 from petriscope.core.recipe import DataSection, Section, explain
@@ -276,5 +276,4 @@ def _count(names: list[str]) -> str:
 
 
 def _named(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    return listed(names, SHOWN)

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from petriscope.core.channels import Names, in_words
-from petriscope.core.errors import DataError
+from petriscope.core.errors import DataError, listed
 from petriscope.core.progress import progress
 from petriscope.core.recipe import DataSection
 from petriscope.data import cache, index
@@ -444,6 +444,5 @@ def say_unreadable(bad: dict[int, str], names: Sequence[str]) -> list[str]:
 
 def list_unreadable(bad: dict[int, str], names: Sequence[str]) -> str:
     """How many images cannot be read, and why the first of them."""
-    shown = [f"{names[index]} ({bad[index]})" for index in sorted(bad)[:5]]
-    more = f" and {len(bad) - 5:,} more" if len(bad) > 5 else ""
-    return f"{len(bad):,} image{'s' if len(bad) > 1 else ''} cannot be read: {', '.join(shown)}{more}"
+    each = [f"{names[index]} ({bad[index]})" for index in sorted(bad)]
+    return f"{len(bad):,} image{'s' if len(bad) > 1 else ''} cannot be read: {listed(each)}"

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from petriscope.core.channels import in_words, is_plain
-from petriscope.core.errors import DataError, RequestError, near
+from petriscope.core.errors import DataError, RequestError, listed, near
 from petriscope.core.names import look_alike
 from petriscope.core.recipe import DataSection
 from petriscope.core.scale import Scale
@@ -24,7 +24,6 @@ from petriscope.data.sources.labels import sort_names
 from petriscope.data.sources.mask_values import BINARY_NAMES
 
 DOMAIN = "domain"
-NAMED = 5  # classes that a sentence lists
 
 Parts = Mapping[str, Mapping[str, ImageSet]]  # the image sets of each domain, by split
 Factors = Mapping[str, Mapping[str, np.ndarray]]  # how these are scaled
@@ -100,13 +99,13 @@ def _chunks(parts: Sequence[ImageSet], scales: Sequence[np.ndarray | None]) -> I
 
 def _check_alike(sets: Mapping[str, ImageSet]) -> None:
     sizes = {name: f"{part.shape[0]} x {part.shape[1]} {in_words(part.channels)}" for name, part in sets.items()}
-    listed = ", ".join(f"{name} {words}" for name, words in sizes.items())
+    each = ", ".join(f"{name} {words}" for name, words in sizes.items())
     if len({part.shape[:2] for part in sets.values()}) > 1:
-        raise DataError(f"the images of the domains differ in size ({listed}); give one with --set data.size=N")
+        raise DataError(f"the images of the domains differ in size ({each}); give one with --set data.size=N")
     if len({part.channels for part in sets.values()}) > 1:
         plain = all(is_plain(part.channels) for part in sets.values())
         remedy = "choose with --set data.channels=rgb" if plain else "give their names with --set data.channels=[...]"
-        raise DataError(f"the images of the domains differ in channels ({listed}); {remedy}")
+        raise DataError(f"the images of the domains differ in channels ({each}); {remedy}")
 
 
 def at_scale(
@@ -145,8 +144,8 @@ def common_classes(parts: Parts, warnings: list[str]) -> tuple[str, ...]:
     firsts = {name: next(iter(sets.values())) for name, sets in parts.items()}
     kinds = {name: part.task.about for name, part in firsts.items()}
     if len(set(kinds.values())) > 1:
-        listed = ", ".join(f"{name} {about}" for name, about in kinds.items())
-        raise DataError(f"the targets must be of one kind in all domains, not {listed}")
+        each = ", ".join(f"{name} {about}" for name, about in kinds.items())
+        raise DataError(f"the targets must be of one kind in all domains, not {each}")
     unnamed = [name for name, part in firsts.items() if not part.named]
     if unnamed and len(unnamed) < len(firsts):
         raise DataError(
@@ -189,8 +188,7 @@ def common_classes(parts: Parts, warnings: list[str]) -> tuple[str, ...]:
             if count and not any(each.get(label) for other, each in counts.items() if other != name)
         ]
         if alone and len(counts) > 1:
-            more = f" and {len(alone) - NAMED:,} more" if len(alone) > NAMED else ""
-            warnings.append(f"only the domain {name} has {', '.join(alone[:NAMED])}{more}")
+            warnings.append(f"only the domain {name} has {listed(alone)}")
     return classes
 
 
@@ -215,9 +213,8 @@ def own_domains(sets: Mapping[str, ImageSet], name: str, source: str) -> list[st
     found = sorted({each for part in sets.values() for each in set(_domains_of(part).tolist()) - {"", name}})
     if not found:
         return []
-    listed = ", ".join(found[:NAMED]) + (f" and {len(found) - NAMED:,} more" if len(found) > NAMED else "")
     return [
-        f"the column domain of {source} ({listed}) is not used: all of its images are of the domain {name}; to keep its "
+        f"the column domain of {source} ({listed(found)}) is not used: all of its images are of the domain {name}; to keep its "
         "domains, make a source of each, or call the column something else"
     ]
 
@@ -349,7 +346,7 @@ def only_left_out(sets: Mapping[str, ImageSet], domain: str, warnings: list[str]
     if not train.named and names != train.classes[: len(names)]:
         gaps = [each for each in train.classes if each not in names]
         raise DataError(
-            f"data.leave_out: the other domains have no training image of {', '.join(gaps[:NAMED])}, and classes that are "
+            f"data.leave_out: the other domains have no training image of {listed(gaps)}, and classes that are "
             "numbers cannot have gaps; name them with data.classes"
         )
     table = np.full(len(train.classes), -1, dtype=np.int64)  # no image is left of the others
@@ -361,7 +358,7 @@ def only_left_out(sets: Mapping[str, ImageSet], domain: str, warnings: list[str]
             lacking = sort_names({part.classes[label] for label in np.intersect1d(there, untaught).tolist()})
             text = (
                 f"data.leave_out: {gone:,} image{'s' * (gone > 1)} of {split} {'are' if gone > 1 else 'is'} left out, because "
-                f"the other domains have no training image of {', '.join(lacking[:NAMED])}"
+                f"the other domains have no training image of {listed(lacking)}"
             )
             reason = f"images of {split} of classes without training images in other domains"
             warnings.append(LeftOutSentence(text, [Omission(reason, gone, str(part.ids[unknown][0]))]))

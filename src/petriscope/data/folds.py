@@ -6,12 +6,11 @@ import warnings
 
 import numpy as np
 
-from petriscope.core.errors import DataError
+from petriscope.core.errors import DataError, listed
 from petriscope.core.recipe import FoldsSection
 from petriscope.data.imageset import ImageSet
 
 NEVER = -1  # the fold of images that are never held out
-NAMED = 5  # classes that a sentence lists
 
 
 def draw_folds(targets: np.ndarray, folds: int, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
@@ -168,9 +167,3 @@ def _lacking(
     if few:
         out.append(f"{listed(few)}: fewer {what} than folds, so some folds hold out none, and metrics say little of it")
     return out
-
-
-def listed(names: list[str]) -> str:
-    """Names of classes in a sentence."""
-    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more

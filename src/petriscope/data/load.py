@@ -11,7 +11,7 @@ from os import PathLike
 import numpy as np
 
 from petriscope.core.channels import in_words
-from petriscope.core.errors import DataError, RequestError
+from petriscope.core.errors import DataError, RequestError, listed
 from petriscope.core.files import parsing, path_text, user_path
 from petriscope.core.names import look_alike
 from petriscope.core.recipe import DataSection, FoldsSection
@@ -20,7 +20,7 @@ from petriscope.data import domains, sources
 from petriscope.data.aligned import align
 from petriscope.data.contents import DARK, peak_of
 from petriscope.data.fingerprint import fingerprint
-from petriscope.data.folds import folds_of_set, listed
+from petriscope.data.folds import folds_of_set
 from petriscope.data.imageset import SPLITS, Dataset, ImageSet
 from petriscope.data.index import repeats
 from petriscope.data.membership import FILE, Change, Membership
@@ -480,9 +480,8 @@ def _check_train(sets: dict[str, ImageSet], source: str | None, warnings: Sequen
         raise DataError(". ".join([text, *(each for each in warnings if each.endswith(sources.NAME_TABLE))]))
     if lacking := [train.classes[label] for label in np.flatnonzero(train.counts == 0)]:
         hint = " Labels count from 0." if not train.named and lacking[0] == "0" else ""
-        shown = ", ".join(lacking[:10]) + (f" and {len(lacking) - 10:,} more" if len(lacking) > 10 else "")
         raise DataError(
-            f"{source}: no training {train.task.counted} of the class{'es' if len(lacking) > 1 else ''} {shown}; "
+            f"{source}: no training {train.task.counted} of the class{'es' if len(lacking) > 1 else ''} {listed(lacking, 10)}; "
             f"add some, or remove the class from the source.{hint}"
         )
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from petriscope.core.arguments import checked_arguments
 from petriscope.core.device import enough_memory
-from petriscope.core.errors import DataError, Diverged, Interrupted, RequestError
+from petriscope.core.errors import DataError, Diverged, Interrupted, RequestError, listed
 from petriscope.core.files import new_folder, path_text, slug
 from petriscope.core.progress import duration, progress, say
 from petriscope.core.recipe import TTA, Recipe, SourceSection
@@ -25,7 +25,7 @@ from petriscope.core.scale import Scale, asked_scale
 from petriscope.core.shift_results import ShiftTest
 from petriscope.data import Dataset, ImageSet
 from petriscope.data.fingerprint import fingerprint
-from petriscope.data.folds import NEVER, listed, units_of
+from petriscope.data.folds import NEVER, units_of
 from petriscope.data.membership import UNKNOWN, Exposure
 from petriscope.data.recognition import join_sets, membership_of
 from petriscope.experiments.adapted import SUGGESTED, begin_adapted, cost_at_home

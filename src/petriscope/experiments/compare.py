@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from petriscope.core.arguments import checked_arguments
-from petriscope.core.errors import RequestError, command
+from petriscope.core.errors import RequestError, command, listed
 from petriscope.core.files import parsing, user_path, user_paths
 from petriscope.core.recipe import Recipe, flattened
 from petriscope.core.results import about_groups
@@ -66,7 +66,7 @@ def compare_groups(
     runs = [run for members in groups.values() for run in members]
     tables, task = _tables(runs, split), _task(runs)
     metric = compared_metric(task, metric)
-    with parsing(f"predictions.parquet of {_few([str(run.folder) for run in runs])}", "evaluate the runs again"):
+    with parsing(f"predictions.parquet of {listed([str(run.folder) for run in runs])}", "evaluate the runs again"):
         whole = task.sample(tables, metric)
     samples, start = {}, 0
     for label, members in groups.items():
@@ -164,13 +164,9 @@ def _notes(groups: Mapping[str, Sequence[Run]], split: str) -> list[str]:
         )
     elif alone and len(groups) > 1:
         notes.append(
-            f"Only one seed: {_few(alone)}. Its variance between seeds is assumed to be that of the other recipe."
+            f"Only one seed: {listed(alone)}. Its variance between seeds is assumed to be that of the other recipe."
         )
     return notes
-
-
-def _few(words: Sequence[str], most: int = 6) -> str:
-    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
 
 
 # ------------------------------------------------------------------------------------------------ runs and groups
@@ -243,7 +239,7 @@ def _labeled(groups: Sequence[list[Run]], split: str) -> dict[str, list[Run]]:
             words = [f"{key}={'default' if value is None else value}" for key, (_, value) in pairs.items()]
             if _tta(first, split) != _tta(run, split):
                 words.append(f"tta={_tta(run, split)}")
-            label = f"{label}, {_few(words, SETTINGS_NAMED) or 'other data'}"
+            label = f"{label}, {listed(words, SETTINGS_NAMED) or 'other data'}"
         base, number = label, 2
         while label in out:
             label, number = f"{base} ({number})", number + 1
@@ -257,7 +253,7 @@ def _tables(runs: Sequence[Run], split: str) -> list[dict[str, np.ndarray]]:
     first = tables[0]
     if not len(first["id"]):
         raise RequestError(
-            f"{_few([str(run.folder) for run in runs])}: no predictions on {split} are left to compare, because the runs share "
+            f"{listed([str(run.folder) for run in runs])}: no predictions on {split} are left to compare, because the runs share "
             "no image that none of them has seen"
         )
     for run, table in zip(runs[1:], tables[1:], strict=True):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from petriscope.core.errors import DataError
+from petriscope.core.errors import DataError, listed
 from petriscope.core.recipe import DataSection
 from petriscope.data import Dataset
 from petriscope.data.decode import decode_file, probe_file, workers
@@ -138,6 +138,5 @@ def _lacking(dataset: Dataset) -> list[str]:
     lacking = [dataset.classes[label] for label in np.flatnonzero(dataset.val.counts == 0)]
     if not lacking:
         return []
-    more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
     count, are = (f"{len(lacking)} classes", "they are") if len(lacking) > 1 else ("1 class", "it is")
-    return [f"val has none of {count}, so nothing shows how well {are} recognized: {', '.join(lacking[:5])}{more}"]
+    return [f"val has none of {count}, so nothing shows how well {are} recognized: {listed(lacking)}"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from petriscope.core.errors import listed
 from petriscope.core.names import label_text
 from petriscope.data.in_memory import AnyFile
 from petriscope.inference.answers import Answering, assumptions, checked_rules
@@ -19,7 +20,6 @@ from petriscope.trust.abstention import FAR, NOT_SURE, UNCLAIMED
 from petriscope.trust.label_rules import ANSWERS, answered_labels
 from petriscope.trust.verdict import WITHDRAWN
 
-NAMED = 6  # classes that a sentence names
 ONE_CLASS = "--set-coverage is for one class per image; --max-error says for which labels an answer is sure enough"
 
 
@@ -85,10 +85,9 @@ def guarantees(classes: Sequence[str], limits: np.ndarray, max_error: float) -> 
     for answer, word in enumerate(ANSWERS):
         lacking = [name for name, each in zip(classes, limits[:, answer], strict=True) if not np.isfinite(each)]
         if lacking:
-            more = f" and {len(lacking) - NAMED} more" if len(lacking) > NAMED else ""
-            named = f"'{word}' of {', '.join(lacking[:NAMED])}{more}"
             notes.append(
-                f"val guarantees no error rate of {100 * max_error:g} % for the answer {named}, which is not given: {why}"
+                f"val guarantees no error rate of {100 * max_error:g} % for the answer '{word}' of {listed(lacking)}, which is "
+                f"not given: {why}"
             )
     return tuple(notes)
 

@@ -16,7 +16,7 @@ from pydantic import AfterValidator
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from petriscope.core.errors import PetriscopeError, RequestError, shortened
+from petriscope.core.errors import PetriscopeError, RequestError, listed, shortened
 from petriscope.core.files import json_text, parse_json, parsing, slug, user_path, write_text
 from petriscope.core.notebook import without_widgets
 from petriscope.core.progress import say
@@ -119,9 +119,7 @@ def differences(
         "of another type": mistyped,
     }
     return "; ".join(
-        f"{what}: {shortened(', '.join(names[:3]), 200)}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        for what, names in found.items()
-        if names
+        f"{what}: {listed([shortened(name) for name in names], 3)}" for what, names in found.items() if names
     )
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
+from petriscope.core.errors import listed
 from petriscope.core.results import SelfTraining
 from petriscope.report import wording
 from petriscope.report.adaptation import at_home, compared_with_val, said
-
-NAMED = 5  # classes that a sentence lists
 
 
 @dataclass(frozen=True)
@@ -107,10 +106,9 @@ def _missing(found: SelfTraining) -> list[str]:
     names = [name for name in known if not found.after.get(name)]
     if not names:
         return []
-    listed = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
     return [
-        f"No image is predicted as {listed}. Either there is none, or the network no longer tells such images from others: "
-        "self-training can lose a class that the network hardly knows there."
+        f"No image is predicted as {listed(names)}. Either there is none, or the network no longer tells such images from "
+        "others: self-training can lose a class that the network hardly knows there."
     ]
 
 

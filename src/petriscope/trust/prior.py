@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from scipy.special import logsumexp
 
-from petriscope.core.errors import RequestError, near, shown
+from petriscope.core.errors import RequestError, listed, near, shown
 from petriscope.core.names import place_of
 from petriscope.core.results import ClassPrior
 from petriscope.metrics.blocks import row_blocks
@@ -70,10 +70,10 @@ class Prior:
         others = len(self.classes) - len(self.names)
         rest = f"; the other {others:,} of {len(self.classes):,} classes have probability 0" if others else ""
         if self.shares is None:
-            return f"only these classes occur: {_listed(self.names)}{rest}"
+            return f"only these classes occur: {listed(self.names, NAMED)}{rest}"
         scaled = f" (given with sum {self.sum:g}, and divided by it)" if abs(self.sum - 1) > ROUNDING else ""
         each = [f"{self.classes[k]} {100 * self.shares[k]:.3g} %" for k in np.flatnonzero(self.occurs)]
-        return f"the class shares are {_listed(each)}{scaled}{rest}"
+        return f"the class shares are {listed(each, NAMED)}{scaled}{rest}"
 
     def cell(self) -> str:
         """The same for a cell of a table."""
@@ -183,11 +183,6 @@ def _pairs(text: str, model: tuple[str, ...]) -> list[tuple[str, str]]:
 
 def _pieces(text: str) -> list[str]:
     return [piece for piece in text.split(",") if piece.strip()]
-
-
-def _listed(words: list[str]) -> str:
-    more = f" and {len(words) - NAMED:,} more" if len(words) > NAMED else ""
-    return ", ".join(words[:NAMED]) + more
 
 
 def reweight(probabilities: np.ndarray, factors: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from petriscope.core.errors import DataError, RequestError, near, shortened, shown
+from petriscope.core.errors import DataError, RequestError, listed, near, shortened, shown
 from petriscope.core.names import tidy
 from petriscope.core.recipe import DataSection
 from petriscope.core.results import CLASSIFICATION
@@ -374,7 +374,7 @@ def _almost_flags(table: pd.DataFrame, names: Sequence[str]) -> dict[str, str]:
 def _listed(columns: Mapping[str, str]) -> str:
     """Columns and what is said of each; of many, the first ones."""
     said = [f"{shortened(name)} ({why})" for name, why in columns.items()]
-    return ", ".join(said[:SHOWN]) + (f" and {len(said) - SHOWN:,} more" if len(said) > SHOWN else "")
+    return listed(said, SHOWN)
 
 
 def _hint(cells: Sequence[Any], section: DataSection, where: str, warnings: list[str]) -> None:
