@@ -70,7 +70,7 @@ place of balanced accuracy.
 - **guarantees**: for the [guarantees fitted on val](trust.md), on the clean images, over the same corruptions as the mean, and
   under several at once (`together`): the
   share of images answered when at most 1 % errors are allowed, the share of wrong answers, and the coverage of 95 %
-  prediction sets. A guarantee made on val holds for images like those of val; this shows what is left of it on others.
+  prediction sets. A guarantee made on val holds for images like those of val; this shows how well it holds on others.
 
 A corrupted image is a function of the seed, the corruption and the position of the image in its split. It does not depend on
 batches, so two runs are tested on the same corrupted images. Without `--tta` there is no test-time augmentation.
@@ -78,7 +78,7 @@ batches, so two runs are tested on the same corrupted images. Without `--tta` th
 ## Masks
 
 Segmentation models are tested by the same commands. The metric is mean IoU, from one confusion matrix over all images, without
-unlabeled pixels and without a class called background. Beside it stands the accuracy of labeled pixels. In JSON,
+unlabeled pixels and without a class called background. The accuracy of labeled pixels is shown too. In JSON,
 `miou` and `pixel_accuracy` replace `balanced_accuracy` and `accuracy`, and `scenes` is the number of groups of images
 (or of images, if there are no groups) that the bootstrap draws. For labels and masks,
 `groups` is the number of groups, if there are any.
@@ -104,9 +104,9 @@ Every corruption, and every operation of augmentation, belongs to one family (`a
 
 {family_table()}
 
-Operations that imitate no disturbance, such as `mixup`, are in none. A network that trains without a family, and is measured on
+Operations that imitate no disturbance, such as `mixup`, belong to no family. A network that trains without a family, and is measured on
 it, shows what to expect of disturbances that nobody thought of. Policies such as `corruption-mix` have the option `left_out`
-for that, and in Python there is all of it:
+for that, and the Python API offers all of it:
 
 ```python
 from petriscope.augment.families import recipe_without
@@ -120,7 +120,7 @@ print(found.metric("alone"), found.metric("together"))
 
 **alone** is the mean over the corruptions of the family at five severities, **together** that of two or three at once, one of
 the family and the others of other families. [`benchmarks/left_out.py`](../benchmarks/left_out.py) trains the variants of a suite
-without each family, several at a time, goes on where it was stopped, and prints what each variant keeps.
+without each family, several at a time, continues where it was stopped, and prints what each variant keeps.
 
 ## The corruptions
 

@@ -21,7 +21,7 @@ def shortened(patch):
     patch.setattr(self_training, "SETTING", adaptation.Setting("all", 5e-3, 2))
 
 
-def dimmed(count, seed, labels=None, contrast=0.6):
+def dimmed(count, seed, labels=None, contrast=0.5):
     """Images of the same stripes from elsewhere, with less contrast. The less there is, the fewer are told apart at first."""
     images, labels = drawn(count, seed, labels=labels)
     return (contrast * images + 200 * (1 - contrast)).astype(np.uint8), labels
@@ -43,7 +43,7 @@ def few_steps(monkeypatch):
 def kept(tmp_path_factory):
     """A run, ``run``; its data, ``home.npz``; images from elsewhere without labels, ``more``, and with them, ``test.npz``."""
     folder = tmp_path_factory.mktemp("self-training")
-    train_at_home(folder)
+    train_at_home(folder, epochs=3)
     folder_of(folder / "more", dimmed(120, 10)[0])
     images, labels = dimmed(150, 11)
     np.savez(folder / "test.npz", test_images=images, test_labels=labels)
