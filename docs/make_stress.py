@@ -104,9 +104,9 @@ Every corruption, and every operation of augmentation, belongs to one family (`a
 
 {family_table()}
 
-Operations that imitate no disturbance, such as `mixup`, belong to no family. A network that trains without a family, and is measured on
-it, shows what to expect of disturbances that nobody thought of. Policies such as `corruption-mix` have the option `left_out`
-for that, and the Python API offers all of it:
+Operations that imitate no disturbance, such as `mixup`, belong to no family. A network that trains without a family, and is
+measured on it, shows what to expect of disturbances that nobody thought of. Policies such as `corruption-mix` have the option
+`left_out` for that, and the Python API offers all of it:
 
 ```python
 from petriscope.augment.families import recipe_without

@@ -123,3 +123,21 @@ def test_an_entry_is_checked_when_it_is_written_and_not_again_at_the_next_start(
         handle.seek(-1, 2)
         handle.write(b"\xff")
     assert cache.fetch(key, True) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+@pytest.mark.parametrize("suffix", [".json", ".npy", ".sum"])
+def test_a_pipe_in_place_of_a_file_is_damage(folder: Path, suffix: str) -> None:
+    """To open it for reading or writing would wait for another process without end."""
+    put("a", 1, folder)
+    (folder / f"a{suffix}").unlink()
+    os.mkfifo(folder / f"a{suffix}")
+    stored: list[int] = []
+
+    def store() -> None:
+        stored.append(1)
+        put("a", 3, folder)
+
+    array, _ = cache.fetch_or_store("a", False, store)
+    assert array[0] == (1 if suffix == ".sum" else 3) and len(stored) == (suffix != ".sum")
+    assert (folder / f"a{suffix}").is_file()

@@ -129,6 +129,15 @@ def test_a_damaged_index_is_not_used(content: bytes, files: list[Path], later: N
     assert index.recall(place, files, index.content_digest) == first
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_pipe_in_place_of_an_index_is_replaced(files: list[Path], later: None) -> None:
+    place, reader = files[0].with_name("index"), Reader()
+    os.mkfifo(place)
+    for _ in range(2):
+        index.recall(place, files, reader)
+    assert place.is_file() and len(reader.read) == 4
+
+
 def test_an_index_that_cannot_be_written(files: list[Path]) -> None:
     place = files[0] / "index"  # below a file
     assert index.recall(place, files, index.content_digest).values == [index.content_digest(path) for path in files]

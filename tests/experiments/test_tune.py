@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -83,6 +85,42 @@ def test_a_tuning_from_the_recipe_to_the_page(tiny_recipe, tmp_path, capsys):
         tune(recipe, SPACE | {"optimizer.lr": [0.01, 0.1]}, out, trials=8)
     with pytest.raises(RequestError, match=r"recipe.training.epochs was 3, is 4"):
         tune(tiny_recipe(training={"epochs": 4}), SPACE, out, trials=8)
+
+
+@pytest.mark.parametrize("left", ["study.db", ".choosing", ".id", "nothing"])
+def test_a_tuning_that_was_killed_before_its_first_trial_goes_on(tiny_recipe, tmp_path, left):
+    """Its files come one after the other, and it may have been killed after any of them."""
+    out = tmp_path / "out"
+    tune(tiny_recipe(), SPACE, out, trials=1, best=0, quiet=True)
+    for path in sorted(out.iterdir()):
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != left:
+            path.unlink()
+    (out / "..id.0123456789abcdef.tmp").touch()
+    if left == "study.db":
+        (out / left).write_bytes(b"")  # as SQLite makes it at first
+    if left == "nothing":
+        with pytest.raises(RequestError, match="exists and is not the folder of a tuning"):
+            tune(tiny_recipe(), SPACE, out, trials=1, best=0, quiet=True)
+    else:
+        assert len(tune(tiny_recipe(), SPACE, out, trials=1, best=0, quiet=True).trials) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+@pytest.mark.parametrize("name", [".id", "study.db", "tuning.json", "best.yaml"])
+def test_a_pipe_in_place_of_a_file_of_a_tuning_is_named(tiny_recipe, tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(RequestError, match=f"{name} is not a file, as it should be"):
+        tune(tiny_recipe(), SPACE, tmp_path, trials=1, quiet=True)
+
+
+def test_a_damaged_study_is_a_sentence(tiny_recipe, tmp_path):
+    (tmp_path / "study.db").write_bytes(b"no database" * 100)
+    with pytest.raises(
+        RequestError, match=r"study\.db, which keeps the trials, cannot be read or written \(.*not a database"
+    ):
+        tune(tiny_recipe(), SPACE, tmp_path, trials=1, quiet=True)
 
 
 def test_training_from_rung_to_rung_gives_the_weights_of_training_at_once(tiny_recipe, tmp_path):

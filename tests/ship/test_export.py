@@ -27,7 +27,7 @@ from petriscope import api, cli
 from petriscope.core.errors import DataError, PetriscopeError, RequestError
 from petriscope.core.recipe import TilesSection, load_recipe
 from petriscope.data import load_dataset
-from petriscope.inference import offline
+from petriscope.inference import offline, verification
 from petriscope.inference.exported import PackagePredictor, open_model
 from petriscope.inference.package import ARRAYS, MANIFEST, MODEL, SIGNATURE, Manifest, Package
 from petriscope.inference.predictor import load_model
@@ -336,6 +336,14 @@ def test_a_manifest_that_promises_something_else_is_not_used(package, change):
     (package / MANIFEST).write_text(json.dumps(tree))
     with pytest.raises(RequestError, match=r"package\.json was changed after the export"):
         Package(package)
+
+
+def test_test_images_are_files_beside_their_vectors(package, monkeypatch):
+    arrays = verification.read_arrays(package / "tests" / "vectors.npz")
+    arrays["names"] = np.array(["../predict.py", *arrays["names"][1:]])
+    monkeypatch.setattr(verification, "read_arrays", lambda path: dict(arrays))
+    with pytest.raises(PetriscopeError, match=r"names '\.\./predict\.py', which is not beside it"):
+        verify(package)
 
 
 def test_what_python_would_run_instead_of_a_file_is_added(package):

@@ -16,6 +16,7 @@ pytest.importorskip("prometheus_client")
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from petriscope.core.errors import RequestError
 from petriscope.ship.server.lane import CALLS
 from petriscope.ship.server.limits import Limits
 from serving import NOISE, SIDE, Told, form, png, serving
@@ -37,6 +38,14 @@ def one(method, path, model=None, limits=None, token="", **more):
 
 SMALL = Limits(file_bytes=2000, files=2, body_bytes=5000, pixels=400, held_bytes=10_000, queue=2)
 FORM = {"Content-Type": "multipart/form-data; boundary=x"}
+
+
+@pytest.mark.parametrize(
+    "limit", [{"deadline": float("inf")}, {"deadline": float("nan")}, {"batch": 10**12}, {"files": 0}]
+)
+def test_a_limit_that_cannot_be_kept_is_refused(limit):
+    with pytest.raises(RequestError, match=f"limit {next(iter(limit))} must be more than 0 and at most"):
+        Limits(**limit)
 
 
 async def chunks(size, of=500):

@@ -160,14 +160,17 @@ def parse_json(data: str | bytes) -> dict[str, Any]:
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic(path: Path, own: bool = False) -> Iterator[Path]:
     """Give a temporary path in the folder of ``path``. On success the file is flushed to disk and replaces ``path``. A device or
     a pipe, such as /dev/null, is written to instead.
+
+    Args:
+        own: no user chose the path, so that a pipe there is no place to write to and is replaced.
 
     Raises:
         PetriscopeError: it cannot be written, for example because the disk is full.
     """
-    if is_device(path):
+    if not own and is_device(path):
         with _sentences(path), tempfile.TemporaryDirectory() as folder:
             content = Path(folder) / "content"
             content.touch()
@@ -385,9 +388,9 @@ def _umask() -> int:
     return mask
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text in UTF-8, with line ends as they are in it."""
-    with atomic(path) as temporary:
+def write_text(path: Path, text: str, own: bool = False) -> None:
+    """Write a text in UTF-8, with line ends as they are in it; ``own`` as in `atomic`."""
+    with atomic(path, own) as temporary:
         temporary.write_bytes(readable(text).encode())
 
 

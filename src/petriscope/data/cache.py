@@ -97,7 +97,7 @@ def store_stream(key: str, pieces: Iterable[Buffer], about: dict[str, Any] | Non
     """
     path = cache_dir() / f"{key}.npy"
     checksum = size = 0
-    with atomic(path) as temporary, temporary.open("wb") as handle:
+    with atomic(path, own=True) as temporary, temporary.open("wb") as handle:
         for piece in pieces:
             size += handle.write(piece)
             checksum = zlib.crc32(piece, checksum)
@@ -107,7 +107,7 @@ def store_stream(key: str, pieces: Iterable[Buffer], about: dict[str, Any] | Non
         known.complete([str(checksum)], settled=True)
     noted = json.dumps(about or {})
     sums = {"array": checksum, "about": zlib.crc32(noted.encode())}
-    write_text(path.with_suffix(".json"), json.dumps({"checksums": sums, "about": noted}))
+    write_text(path.with_suffix(".json"), json.dumps({"checksums": sums, "about": noted}), own=True)
     prune(MOST_BYTES, spared=path)
 
 
@@ -115,7 +115,7 @@ def note(key: str) -> None:
     """Note that there is something under a key; `is_noted` finds it until the cache needs the room."""
     if not is_noted(key):
         with suppress(PetriscopeError, OSError):  # the cache may be read-only
-            write_text(cache_dir() / f"{key}.index", "")
+            write_text(cache_dir() / f"{key}.index", "", own=True)
 
 
 def is_noted(key: str) -> bool:
@@ -225,6 +225,8 @@ def fetch(key: str, mapped: bool) -> tuple[np.ndarray, dict[str, Any]] | None:
         mapped: map the file read-only (`numpy.memmap`) rather than read it.
     """
     path = cache_dir() / f"{key}.npy"
+    if not all(each.is_file() for each in (path, path.with_suffix(".json"))):
+        return None  # also where a pipe lies, which would be waited for
     try:
         noted = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         about = noted["about"]

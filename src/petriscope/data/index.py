@@ -247,12 +247,14 @@ class _Entries:
         blocks = [np.ascontiguousarray(each, "<i8").tobytes() for each in (self.table, self.when)]
         body = b"".join([*blocks, *texts])
         head = [*FORMAT, len(self.paths), *map(len, texts), zlib.crc32(body)]
-        with atomic(path) as temporary:
+        with atomic(path, own=True) as temporary:
             temporary.write_bytes(json.dumps(head).encode() + b"\n" + body)
 
     @classmethod
     def read(cls, path: Path) -> _Entries:
-        """None if the index is missing or damaged."""
+        """Without entries if the index is missing or damaged."""
+        if not path.is_file():  # a pipe would be waited for
+            return cls.empty()
         try:
             with path.open("rb") as handle:
                 *form, count, names, rest, checksum = json.loads(handle.readline(MAX_HEAD))

@@ -32,6 +32,9 @@ SAMPLERS = ("tpe", "random", "gp")
 PRUNERS = ("halving", "hyperband", "median", "none")
 REPEATS = 20  # trials in a row with values that were tried before, after which a space counts as exhausted
 WAIT = 60  # seconds for another process that writes to an SQLite file
+DATABASE, CHOOSING, ID, SUMMARY = "study.db", ".choosing", ".id", "tuning.json"
+BEGUN = (DATABASE, CHOOSING, ID)  # one of which a tuning has, also one that was stopped before its first trial
+FILES = (*BEGUN, SUMMARY, "tuning.html", "best.yaml")
 SETTINGS, FOLDER, SECONDS, FAILURE, SAME, START = "settings", "folder", "seconds", "failure", "same_as", "start"
 
 
@@ -68,7 +71,7 @@ class Study:
 
     def __post_init__(self) -> None:
         with self._choosing():
-            path = self.folder / ".id"  # the same storage may serve folders on several machines
+            path = self.folder / ID  # the same storage may serve folders on several machines
             if not path.is_file():
                 write_text(path, secrets.token_hex(8))
             self._mine = read_text(path, 100, "the id of a folder")
@@ -89,7 +92,7 @@ class Study:
                 held.__exit__(None, None, None)
 
     def _choosing(self) -> Any:
-        return locked(self.folder / ".choosing", lambda: None)
+        return locked(self.folder / CHOOSING, lambda: None)
 
     def lock(self, number: int) -> Path:
         return self.folder / "trials" / f".{number:04d}.lock"
@@ -224,6 +227,11 @@ def open_study(
             study.set_user_attr(SETTINGS, settings)
     except Exception as error:  # what drivers of databases raise has no common base
         reason = shortened(str(error).strip().partition("\n")[0], 200).replace(url, shown)
+        if storage is None:
+            raise RequestError(
+                f"{shown}, which keeps the trials, cannot be read or written ({reason}). If the disk is full, free some space "
+                "and give the same command; if the file is damaged, restore it or choose another --out"
+            ) from None
         raise RequestError(
             f"the storage {shown} cannot be used ({reason}); a database of PostgreSQL has an URL such as "
             "postgresql://USER@HOST/DATABASE, and needs pip install 'petriscope[tune]'"
@@ -259,7 +267,7 @@ def _said(value: Any) -> str:
 def _urls(storage: str | None, folder: Path) -> tuple[str, str]:
     """The URL to show, without a password, and the one to use."""
     if storage is None:
-        path = folder / "study.db"
+        path = folder / DATABASE
         return str(path), f"sqlite:///{path.absolute()}"
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from petriscope.core.arguments import checked_arguments
 from petriscope.core.device import choose_device, enough_memory, is_out_of_memory
 from petriscope.core.errors import Diverged, Interrupted, PetriscopeError, RequestError, near, shown
-from petriscope.core.files import json_text, locked, path_text, slug, write_text
+from petriscope.core.files import check_files, json_text, locked, path_text, slug, write_text
 from petriscope.core.progress import Progress, duration, say
 from petriscope.core.recipe import Recipe, load_recipe
 from petriscope.core.results import Epoch
@@ -225,12 +225,9 @@ def _plan(
         found = load_space(path_text(space), recipe, task.dense)
     name = Path(recipe.name).stem if recipe.name.endswith((".yaml", ".yml")) else recipe.name
     folder = Path("runs") / f"tune-{slug(name)}-seed{recipe.seed}" if out is None else Path(out)
-    if (
-        folder.exists()
-        and any(folder.iterdir())
-        and not (folder / "trials").is_dir()
-        and not (folder / ".id").is_file()
-    ):
+    check_files(folder, studies.FILES)
+    begun = (folder / "trials").is_dir() or any((folder / name).is_file() for name in studies.BEGUN)
+    if folder.exists() and any(folder.iterdir()) and not begun:
         raise RequestError(f"{folder} exists and is not the folder of a tuning; choose another --out")
     return Plan(
         absolute_paths(recipe), dataset, found, folder, metric, task.info(metric).higher_is_better, rungs, options
@@ -240,7 +237,7 @@ def _plan(
 def _open(plan: Plan) -> Study:
     pruner = studies.new_pruner(plan.options.pruner, plan.rungs, plan.recipe.training.epochs, plan.options.reduction)
     opened = studies.open_study(plan.folder, plan.options.storage, plan.settings, plan.higher, pruner)
-    known = plan.folder / "tuning.json"
+    known = plan.folder / studies.SUMMARY
     if plan.options.storage is None and known.is_file() and not opened.get_trials(deepcopy=False):
         raise RequestError(
             f"{plan.folder / 'study.db'} has no trials, and {known} is of a search that had some; restore the file, or choose "
@@ -541,7 +538,7 @@ def _conclude(plan: Plan, study: Study, pool: Pool | None, quiet: bool) -> Tunin
     with locked(plan.folder / ".result", lambda: None):
         if yaml:
             write_text(plan.folder / "best.yaml", yaml)
-        write_text(plan.folder / "tuning.json", json_text(tuning.as_dict(), indent=1))
+        write_text(plan.folder / studies.SUMMARY, json_text(tuning.as_dict(), indent=1))
         write_tuning(tuning, plan.folder / "tuning.html")
     return tuning
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from petriscope.core.errors import DataError, PetriscopeError, RequestError
+from petriscope.core.errors import DataError, PetriscopeError, RequestError, shown
 from petriscope.inference.decoding import read_file
 from petriscope.inference.package import MANIFEST, SIGNATURE, TESTS, Input, Package, digest, is_package, read_arrays
 from petriscope.inference.runtime import FORMATS, version
@@ -245,6 +245,8 @@ def _checked(package: Package, name: str, known: np.ndarray, notes: list[str]) -
     """A test image that was decoded here. One of a format with loss that another decoder decodes slightly otherwise is
     replaced by what the run saw."""
     path = package.folder / TESTS / name
+    if path.parent != package.folder / TESTS:
+        raise PetriscopeError(f"{package.folder / TESTS / VECTORS} names {shown(name)}, which is not beside it")
     try:
         pixels = as_input(path, package.manifest.input)
     except DataError as error:

@@ -77,7 +77,7 @@ def obtain(download: Download) -> Path:
     if not _is_whole(path, download):
         with lock(download.file, lambda: say(f"another process downloads {download.name}; waiting for its end")):
             if not _is_whole(path, download):
-                with atomic(path) as temporary:
+                with atomic(path, own=True) as temporary:
                     _fetch(download, temporary)
     return path
 
@@ -113,15 +113,16 @@ def obtain_cifar() -> Path:
     use."""
     folder = cache_dir() / cifar_batches.FOLDER
     noted = folder / "checksums.json"
+    there = all((folder / name).is_file() for name in (noted.name, *_CIFAR_FILES))
     try:
-        sums = json.loads(noted.read_text(encoding="utf-8"))
+        sums = json.loads(noted.read_text(encoding="utf-8")) if there else {}
         if set(sums) == set(_CIFAR_FILES) and all(_md5(folder / name) == sums[name] for name in _CIFAR_FILES):
             return folder
     except (OSError, ValueError, TypeError):
         pass
     archive = obtain(CIFAR10)
     _unpack(archive, folder)
-    write_text(noted, json.dumps({name: _md5(folder / name) for name in _CIFAR_FILES}))
+    write_text(noted, json.dumps({name: _md5(folder / name) for name in _CIFAR_FILES}), own=True)
     return folder
 
 
@@ -138,7 +139,7 @@ def _unpack(archive: Path, folder: Path) -> None:
                 source = tar.extractfile(member) if name and member.isreg() else None
                 if name is None or source is None or member.size > cifar_batches.MAX_BYTES:
                     continue
-                with atomic(folder / name) as temporary:
+                with atomic(folder / name, own=True) as temporary:
                     temporary.write_bytes(source.read())
                 del wanted[member.name]
     except (tarfile.TarError, EOFError, zlib.error) as error:

@@ -117,7 +117,7 @@ def _update(system: Any, found: dict[str, tuple[str, Any]], home: Path, target: 
     """Bring the copy up to date."""
     noted = home / MANIFEST
     try:
-        known = json.loads(noted.read_text(encoding="utf-8"))
+        known = json.loads(noted.read_text(encoding="utf-8")) if noted.is_file() else {}
     except (OSError, ValueError):
         known = {}
     stamps = {name: stamp_of(info) for name, (_, info) in found.items()}
@@ -139,7 +139,7 @@ def _update(system: Any, found: dict[str, tuple[str, Any]], home: Path, target: 
 
     def fetch(name: str) -> int:
         place, info = found[name]
-        with atomic(target / name if name else target) as temporary:
+        with atomic(target / name if name else target, own=True) as temporary:
             count = 0
             with reading(source, name), system.open(place, "rb") as remote, temporary.open("wb") as file:
                 while piece := remote.read(PIECE_BYTES):
@@ -157,7 +157,7 @@ def _update(system: Any, found: dict[str, tuple[str, Any]], home: Path, target: 
             bar.advance((done + count >> 20) - (done >> 20))
             done += count
     if missing or known.keys() != stamps.keys():
-        write_text(noted, json.dumps(stamps))
+        write_text(noted, json.dumps(stamps), own=True)
 
 
 def stamp_of(info: Any) -> list[str] | None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+from petriscope.core.errors import RequestError
+
+MOST = {"batch": 4096, "queue": 1_000_000, "files": 100_000, "requests": 100_000, "deadline": 86_400, "wait": 60}
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,9 @@ class Limits:
         batch: images that a model predicts at a time.
         wait: seconds that a batch waits for images that are still being decoded.
         deadline: seconds that a request may take, from its first byte to its answer.
+
+    Raises:
+        RequestError: one is not more than 0, or is larger than `MOST` allows.
     """
 
     file_bytes: int = 32 << 20
@@ -32,6 +39,11 @@ class Limits:
     batch: int = 32
     wait: float = 0.004
     deadline: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name, value in ((each.name, getattr(self, each.name)) for each in fields(self)):
+            if not 0 < value <= (most := MOST.get(name, 1 << 40)):
+                raise RequestError(f"the server's limit {name} must be more than 0 and at most {most:,}; got {value:,}")
 
 
 class Refusal(Exception):
