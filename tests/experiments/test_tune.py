@@ -18,6 +18,7 @@ from pages import Page
 from petriscope.core.errors import RequestError
 from petriscope.core.recipe import load_recipe, with_values
 from petriscope.data import load_dataset
+from petriscope.experiments import pools
 from petriscope.experiments import tune as tuning
 from petriscope.experiments.space import read_space
 from petriscope.experiments.study import Budget, Study, new_pruner, open_study, rungs_of
@@ -113,6 +114,20 @@ def test_a_pipe_in_place_of_a_file_of_a_tuning_is_named(tiny_recipe, tmp_path, n
     os.mkfifo(tmp_path / name)
     with pytest.raises(RequestError, match=f"{name} is not a file, as it should be"):
         tune(tiny_recipe(), SPACE, tmp_path, trials=1, quiet=True)
+
+
+def test_the_url_of_a_storage_is_not_in_the_list_of_processes(tiny_recipe, tmp_path, monkeypatch):
+    url, started = f"sqlite:///{tmp_path / 'shared.db'}", []
+    plain = pools.Processes.start
+
+    def start(pool, command):
+        started.append(command)
+        return plain(pool, command)
+
+    monkeypatch.setattr(pools.Processes, "start", start)
+    found = tune(tiny_recipe(), SPACE, tmp_path / "out", trials=2, best=0, jobs=2, storage=url, quiet=True)
+    assert len(found.trials) == 2 and len(started) == 2 and not (tmp_path / "out" / "study.db").exists()
+    assert all(url not in each.words and each.environment["PETRISCOPE_STORAGE"] == url for each in started)
 
 
 def test_a_damaged_study_is_a_sentence(tiny_recipe, tmp_path):

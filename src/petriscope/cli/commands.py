@@ -994,6 +994,8 @@ def tune(
         str | None,
         typer.Option(
             metavar="URL",
+            envvar="PETRISCOPE_STORAGE",
+            show_envvar=True,
             help="Database that several machines share, such as postgresql://USER@HOST/DB; default: a file in the folder.",
         ),
     ] = None,

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from petriscope.core.progress import say
@@ -26,12 +26,14 @@ class Command:
         log: the file that receives what it prints.
         run: the folder of the run that it makes. If there is a run when the command starts, it is resumed instead.
         device: that it asks for, as ``training.device`` of a recipe.
+        environment: variables of the process, for what other users of the machine are not to see.
     """
 
     words: tuple[str, ...]
     log: Path
     run: Path | None = None
     device: str = "auto"
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def words_now(command: Command) -> tuple[str, ...]:

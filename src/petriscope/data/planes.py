@@ -101,11 +101,6 @@ def names_in(stack: Stack, pages: Pages) -> Names:
     return numbered(stack.pages * len(stack.names))
 
 
-def count_images(stack: Stack, pages: Pages) -> int:
-    """How many images the stack is."""
-    return stack.pages if pages == "images" else 1
-
-
 def combine(
     stack: Stack, pages: Pages, projection: Projection | None, page: int = 0
 ) -> tuple[np.ndarray, dict[str, int]]:

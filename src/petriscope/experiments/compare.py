@@ -107,6 +107,12 @@ def differing(one: Any, other: Any) -> dict[str, tuple[Any, Any]]:
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
+def in_words(pairs: Mapping[str, tuple[Any, Any]]) -> str:
+    """Settings that were one thing and are another now, as a message lists them."""
+    was_now = {key: ["not set" if value is None else value for value in pair] for key, pair in pairs.items()}
+    return "; ".join(f"{key} was {was}, is {now}" for key, (was, now) in was_now.items())
+
+
 def _identity(recipe: Recipe) -> dict[str, Any]:
     """The settings of a recipe that decide what is trained, except for the seed, as plain values."""
     return recipe.model_dump(mode="json", exclude={"name": True, "about": True, "seed": True, "training": {"track"}})

@@ -34,7 +34,7 @@ from petriscope.data.tile_sets import batches_of
 from petriscope.experiments import auto
 from petriscope.experiments.bench import check_unchanged, go_on, train_all
 from petriscope.experiments.budget import Budget, Clock
-from petriscope.experiments.compare import settings_that_differ
+from petriscope.experiments.compare import in_words, settings_that_differ
 from petriscope.experiments.ensemble import joint_recipe, unite
 from petriscope.experiments.evaluate import evaluate_split, resolution
 from petriscope.experiments.made import begin_made, trained_together
@@ -304,9 +304,8 @@ def _check_same(recipe: Recipe, out: Path) -> None:
     if (out / "environment.json").is_file():
         raise RequestError(f"{out} is a run; choose another --out")
     if pairs:
-        said = "; ".join(f"{key} was {was}, is {now}" for key, (was, now) in pairs.items())
         raise RequestError(
-            f"{out} was begun with other settings: {said}. Move this folder away, or choose another --out"
+            f"{out} was begun with other settings: {in_words(pairs)}. Move this folder away, or choose another --out"
         )
 
 

@@ -102,7 +102,7 @@ class Processes:
 
     def start(self, command: Command) -> Process:
         threads = os.environ.get(THREADS, str(self.threads))
-        return Process(start_worker(words_now(command), command.log, {THREADS: threads}))
+        return Process(start_worker(words_now(command), command.log, {THREADS: threads, **command.environment}))
 
     def wait(self, jobs: Sequence[Any], seconds: float) -> list[Any]:
         time.sleep(seconds)

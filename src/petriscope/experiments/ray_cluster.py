@@ -172,7 +172,7 @@ class Cluster:
         options: dict[str, Any] = {"num_cpus": self.cpus, "num_gpus": gpus, "name": command.log.stem}
         # A process that was killed is a job to start again; what a job says itself is its result.
         options |= {"max_retries": RESTARTS, "retry_exceptions": [ChildProcessError]}
-        environment = {THREADS: os.environ.get(THREADS, str(self.threads))}
+        environment = {THREADS: os.environ.get(THREADS, str(self.threads)), **command.environment}
         if not gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ""  # the devices of a node may be those of other jobs
         run = None if command.run is None else str(command.run)

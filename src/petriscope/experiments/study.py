@@ -21,7 +21,7 @@ import numpy as np
 from petriscope.core.errors import PetriscopeError, RequestError, shortened
 from petriscope.core.files import locked, read_text, write_text
 from petriscope.core.recipe import Recipe, check_recipe
-from petriscope.experiments.compare import differing
+from petriscope.experiments.compare import differing, in_words
 from petriscope.experiments.space import Space
 from petriscope.run.tuning import Trial
 
@@ -238,9 +238,8 @@ def open_study(
         ) from None
     pairs = {} if before is None else differing(_as_today(before), settings)
     if pairs:
-        said = "; ".join(f"{key} was {_said(was)}, is {_said(now)}" for key, (was, now) in pairs.items())
         raise RequestError(
-            f"the study {folder.name} in {shown} was begun with other settings: {shortened(said, 400)}. "
+            f"the study {folder.name} in {shown} was begun with other settings: {shortened(in_words(pairs), 400)}. "
             "Repeat these, or choose another --out"
         )
     return study
@@ -258,10 +257,6 @@ def identity(recipe: Recipe) -> dict[str, Any]:
 def _as_today(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings of a study that an older version began: its recipe with the keys of today."""
     return {**settings, "recipe": identity(check_recipe(settings["recipe"], "the recipe of the study"))}
-
-
-def _said(value: Any) -> str:
-    return "not set" if value is None else str(value)
 
 
 def _urls(storage: str | None, folder: Path) -> tuple[str, str]:

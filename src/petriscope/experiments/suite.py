@@ -15,7 +15,7 @@ from petriscope.core.errors import RequestError, near, shortened, shown
 from petriscope.core.files import read_text, slug, user_path
 from petriscope.core.recipe import MAX_RECIPE_BYTES, DataSection, Recipe, Section, explain, load_recipe, read_setting
 from petriscope.core.yaml_text import InvalidYaml, read_yaml
-from petriscope.experiments.compare import settings_that_differ
+from petriscope.experiments.compare import in_words, settings_that_differ
 from petriscope.experiments.ensemble import Method as Joining
 from petriscope.run.folder import Run, check_free
 from petriscope.run.trackers import check_trackers
@@ -273,9 +273,8 @@ def _check_unchanged(suite: Suite, planned: Planned) -> None:
         return
     pairs = settings_that_differ(Run(planned.folder).recipe, planned.recipe)
     if pairs:
-        said = "; ".join(f"{key} was {_said(was)}, is {_said(now)}" for key, (was, now) in pairs.items())
         raise RequestError(
-            f"{planned.folder} was trained with other settings than {suite.name} has now: {said}. "
+            f"{planned.folder} was trained with other settings than {suite.name} has now: {in_words(pairs)}. "
             "Move this folder away, or choose another --out"
         )
 
@@ -299,7 +298,3 @@ def _check_ensemble(suite: Suite, planned: Planned) -> None:
             f"{planned.folder} was joined from {', '.join(of)}, but {suite.name} now joins {len(planned.members)} runs. "
             f"{away}"
         )
-
-
-def _said(value: Any) -> str:
-    return "not set" if value is None else str(value)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 LOOK_EVERY = 0.5  # seconds
 DEFAULT_TRIALS = 40
+STORAGE = "PETRISCOPE_STORAGE"  # the environment variable of --storage
 
 
 @dataclass(frozen=True)
@@ -409,7 +410,7 @@ def _work_side_by_side(plan: Plan, study: Study, pool: Pool, quiet: bool) -> Non
     words += ["--first-rung", str(plan.rungs[0])] if plan.rungs else []
     words += [] if plan.budget.trials is None else ["--trials", str(plan.budget.trials)]
     words += [] if plan.budget.seconds is None else ["--minutes", repr(plan.budget.seconds / 60)]
-    words += [] if plan.options.storage is None else ["--storage", plan.options.storage]
+    storage = {} if plan.options.storage is None else {STORAGE: plan.options.storage}  # it may have a password
     board = Board(plan, study, quiet)
     jobs: list[Job] = []
     ended: list[Job] = []
@@ -418,7 +419,7 @@ def _work_side_by_side(plan: Plan, study: Study, pool: Pool, quiet: bool) -> Non
         try:
             for number in range(plan.budget.jobs):
                 log = folder / f"worker-{number + 1}.log"
-                jobs.append(pool.start(Command(tuple(words), log, device=device)))
+                jobs.append(pool.start(Command(tuple(words), log, device=device, environment=storage)))
             while len(ended) < len(jobs):
                 ended = pool.wait(jobs, LOOK_EVERY)
                 if stop.is_set():
