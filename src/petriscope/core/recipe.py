@@ -40,14 +40,8 @@ from petriscope.core.scale import Scale, read_scale
 from petriscope.core.yaml_text import InvalidYaml, read_yaml
 
 MAX_RECIPE_BYTES = 1_000_000
-OF_IMAGES = (
-    ".npz",
-    ".csv",
-    ".tsv",
-    ".parquet",
-    ".zip",
-    ".tar",
-)  # files that may be given in place of a recipe by mistake
+# Files that may be given in place of a recipe by mistake.
+OF_IMAGES = (".npz", ".csv", ".tsv", ".parquet", ".zip", ".tar")
 MOST_PIXELS = 65_536  # of a side of an image
 MOST_NAME = 100  # characters of the name of a domain or a channel
 ALMOST = 0.85  # how alike two names are of which one is a slip, by difflib
