@@ -459,6 +459,6 @@ def disk_error(error: OSError, path: Path) -> PetriscopeError:
     """The error for a write to ``path`` that failed."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return PetriscopeError(
-            f"no space left on the disk of {path}; free some space and resume. Files written before are complete"
+            f"no space left on the disk of {path}; free some space, then resume or start again. Files written before are complete"
         )
     return PetriscopeError(f"cannot write {path}: {error.strerror or error}")

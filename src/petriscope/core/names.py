@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-from petriscope.core.errors import DataError
+from petriscope.core.errors import DataError, shown
 
 SPLITS = ("train", "val", "test")
 _EDGES = re.compile(r"^[\s\ufeff\u200b]+|[\s\ufeff\u200b]+$")
@@ -52,6 +52,23 @@ def names_in_lines(text: str, where: str) -> list[str]:
                 "background of masks first"
             )
     return names
+
+
+def check_class_names(names: Sequence[object]) -> None:
+    """Check the class names in a file from outside.
+
+    Raises:
+        ValueError: there are none, one is not text that UTF-8 can hold, or two are equal.
+    """
+    if not names:
+        raise ValueError("there are no classes")
+    seen = set()
+    for name in names:
+        if not isinstance(name, str) or re.search("[\ud800-\udfff]", name):
+            raise ValueError(f"{shown(name)} is no name of a class")
+        if name in seen:
+            raise ValueError(f"two classes are called {shown(name)}")
+        seen.add(name)
 
 
 def label_text(labels: Sequence[str]) -> str:

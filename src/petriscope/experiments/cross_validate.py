@@ -223,7 +223,7 @@ def cross_validate_in_time(
         if not quiet:
             say(f"going on with what was planned, without looking at the time: {place / 'recipe.yaml'}")
     else:
-        check_free(place)
+        check_free(place, leftovers=True)
         clock = Clock.of_command(budget or Budget(auto.MINUTES))
         trainings = repeats * (folds + (final != "ensemble"))
         found = auto.plan(data, clock, settings, seed, audit, folds, trainings + JUDGING)
@@ -295,7 +295,7 @@ def _default(recipe: Recipe, folds: int) -> Path:
 def _check_same(recipe: Recipe, out: Path) -> None:
     """Check that what is in a folder, if anything, is this experiment."""
     if not (out / "recipe.yaml").is_file():
-        check_free(out)
+        check_free(out, leftovers=True)
         return
     before = load_recipe(out / "recipe.yaml")
     pairs = settings_that_differ(before, recipe)

@@ -154,7 +154,7 @@ def open_package(folder: Path) -> PackagePredictor:
         recipe = check_recipe(dict(made.recipe), str(where))
         trust = Trust.from_file(dict(made.trust), package.arrays, len(made.classes))
         task = find_task(made.task)
-    return PackagePredictor(
+    made_of = PackagePredictor(
         _NoNetwork(folder),
         recipe,
         task,
@@ -167,3 +167,6 @@ def open_package(folder: Path) -> PackagePredictor:
         package.exposure,
         package=package,
     )
+    if made_of.reading != made.input.reading:
+        raise RequestError(f"{where} reads images otherwise than its own recipe says; export the package again")
+    return made_of

@@ -17,12 +17,13 @@ from copy import copy
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from petriscope.core.errors import PetriscopeError, RequestError
-from petriscope.core.scale import Scale
+from petriscope.core.names import check_class_names
+from petriscope.core.scale import Scale, read_scale
 from petriscope.data.decode import Filter
 from petriscope.data.membership import Exposure
 from petriscope.data.planes import Pages, Projection
@@ -44,6 +45,7 @@ LIMITS = "limits"  # the array of the limits of prediction sets; of models for s
 CUTOFFS = "cutoffs"  # that of the probabilities from which labels are present
 SEEN = "seen/"  # how the names of the arrays of `Exposure` begin
 AT_ONCE = 2**22  # values of images and their views that the model is given at a time; more take memory and no less time
+PRECISIONS = ("fp32", "fp16", "int8")
 VIEWS = {"none": 1, "mirror": 2, "flips": 4, "crops": 6, "d4": 8}  # of test-time augmentation
 CLASSIFIER = (
     "probabilities",
@@ -297,7 +299,7 @@ class Manifest:
             if path.stat().st_size > MOST_BYTES:
                 raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
             tree = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(tree, dict) or not isinstance(tree.get("schema_version"), int):
+            if not isinstance(tree, dict) or type(tree.get("schema_version")) is not int:
                 raise ValueError("it has no schema_version")
             if tree["schema_version"] > SCHEMA_VERSION:
                 raise RequestError(f"{path} was written by a newer version of Petriscope; update Petriscope")
@@ -345,34 +347,50 @@ def _check(made: Manifest) -> None:
     Raises:
         ValueError: a value is of another type or out of range.
     """
-    sides = made.input.shape
+    taken, sides = made.input, made.input.shape
     rates = [each.max_error for each in made.error_rates] + [each.coverage for each in made.coverages]
     numbers = [made.temperature, *made.mean, *made.std, *rates, *(made.input.field_of_view or ())]
     numbers += [] if made.input.overlap is None else [made.input.overlap]
     numbers += [each.threshold for each in made.error_rates if each.threshold is not None]
     texts = [made.name, made.created, made.task, made.precision, made.tta, made.fingerprint, made.input.filter]
-    texts += [*made.classes, *made.outputs, *made.versions.values(), *made.files, *made.files.values()]
+    texts += [*made.outputs, *made.versions.values(), *made.files, *made.files.values()]
+    texts += [note for rate in made.error_rates for note in rate.notes]
+    texts += [note for level in made.coverages for note in level.notes]
     problems = {
         "the sides of images are not whole numbers from 1": all(
             type(each) is int and 0 < each < 2**16 for each in sides
         ),
         "a name is not text": all(isinstance(each, str) for each in texts),
-        "a number is none, or not finite": all(type(each) in (int, float) and math.isfinite(each) for each in numbers),
+        "a number is none, or not finite": all(map(_finite, numbers)),
         "mean and std do not have a value per channel": len(made.mean) == len(made.std) == sides[2],
-        "there are no classes": len(made.classes) > 0,
-        "the images have neither 8 nor 16 bits": made.input.depth in (8, 16),
+        "the images have neither 8 nor 16 bits": type(taken.depth) is int and taken.depth in (8, 16),
+        "the significant bits are not a whole number from 8 to 16": type(taken.bits) is int and 8 <= taken.bits <= 16,
+        "gray is neither true nor false": type(taken.gray) is bool,
+        f"the filter is none of {', '.join(get_args(Filter))}": taken.filter in get_args(Filter),
+        f"pages is none of {', '.join(get_args(Pages))}": taken.pages in get_args(Pages),
+        f"projection is none of {', '.join(get_args(Projection))}": taken.projection in (None, *get_args(Projection)),
+        "the scale is none that a recipe can have": taken.scale is None or read_scale(taken.scale) == taken.scale,
+        "the field of view is not two positive numbers": taken.field_of_view is None
+        or (len(taken.field_of_view) == 2 and all(each > 0 for each in taken.field_of_view)),
+        f"the precision is none of {', '.join(PRECISIONS)}": made.precision in PRECISIONS,
+        f"the test-time augmentation is none of {', '.join(VIEWS)}": made.tta in VIEWS,
         "channels do not have a name each": not made.input.names
         or (len(made.input.names) == sides[2] and all(isinstance(each, str) for each in made.input.names)),
-        "the range is not two ascending numbers": made.input.range is None
-        or (len(made.input.range) == 2 and made.input.range[0] < made.input.range[1]),
+        "the range is not two ascending numbers": taken.range is None
+        or (len(taken.range) == 2 and all(map(_finite, taken.range)) and taken.range[0] < taken.range[1]),
         "its outputs are not those of a model": made.outputs in (CLASSIFIER, LABELER, SEGMENTER),
         f"its format is none of {', '.join(FORMATS)}": made.format in FORMATS,
     }
     for problem, fine in problems.items():
         if not fine:
             raise ValueError(problem)
+    check_class_names(made.classes)
     if not made.temperature > 0 or not all(0 < each < 1 for each in rates) or not 0 <= (made.input.overlap or 0) < 1:
         raise ValueError("the temperature, a rate or the overlap of tiles is out of range")
+
+
+def _finite(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def _tuples(value: Any) -> Any:
@@ -463,6 +481,9 @@ class Package:
             rules = (len(self.manifest.error_rates), classes, 2) if labels else (len(self.manifest.coverages), classes)
             if self.limits.shape != rules or (labels and self.arrays[CUTOFFS].shape != (classes,)):
                 raise ValueError("the limits of answers or of prediction sets do not fit the classes")
+            for numbers in (self.limits, *([self.arrays[CUTOFFS]] if labels else [])):
+                if numbers.dtype.kind != "f" or np.isnan(numbers).any():
+                    raise ValueError("the limits of answers or of prediction sets are not numbers")
             self.exposure, self.likeness = self._exposure(), likeness_of(self.manifest, self.arrays)
         self._model = self.folder / self.manifest.model_files[0]
         with _reading(self._model):

@@ -26,6 +26,7 @@ from petriscope.core.channels import Names, default_names
 from petriscope.core.device import Format, choose_device, choose_format, lay_out, tensor_of
 from petriscope.core.errors import RequestError
 from petriscope.core.files import atomic, json_text, parse_json, parsing, user_path
+from petriscope.core.names import check_class_names
 from petriscope.core.ranks import ALONE, Ranks
 from petriscope.core.recipe import MOST_PIXELS, TTA, Recipe, TilesSection, check_recipe
 from petriscope.core.results import CLASSIFICATION, SEGMENTATION, validated
@@ -363,6 +364,7 @@ class Facts(BaseModel):
     def _of_one_shape(self) -> Facts:
         if not len(self.mean) == len(self.std) == self.shape[2]:
             raise ValueError(f"mean and std must have one value for each of the {self.shape[2]} channels")
+        check_class_names(self.classes)
         return self
 
 
@@ -431,6 +433,8 @@ def load_model(path: str | PathLike[str], device: str = "auto") -> Predictor:
         recipe = check_recipe(facts.recipe, str(path))
         model = _build(recipe, facts, weights)
         task = find_task(facts.task or (SEGMENTATION if is_dense(model) else CLASSIFICATION))
+        if recipe.data.tiles is not None:
+            check_tiles(recipe.data.tiles.overlap, task.name, task.dense)
     where = choose_device(device)
     return Predictor(
         lay_out(model.to(where), recipe.training.channels_last).eval(),

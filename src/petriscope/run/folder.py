@@ -25,6 +25,7 @@ from petriscope.core.csv_tables import csv_text, read_csv
 from petriscope.core.device import cores
 from petriscope.core.errors import RequestError, command, hide_password
 from petriscope.core.files import (
+    TEMPORARY,
     atomic,
     check_files,
     json_text,
@@ -365,8 +366,11 @@ def begin_run(folder: Path, recipe: Recipe, dataset: Dataset, **facts: Any) -> R
     return Run(folder)
 
 
-def check_free(folder: Path | None) -> None:
+def check_free(folder: Path | None, leftovers: bool = False) -> None:
     """Check that a folder, if one is given, does not exist or is empty.
+
+    Args:
+        leftovers: a lock and temporary files, which a process that ended before its first file has left, may be in it.
 
     Raises:
         RequestError: it is not empty, or its name is not UTF-8, which libraries that write models need.
@@ -378,7 +382,10 @@ def check_free(folder: Path | None) -> None:
     except UnicodeError:
         raise RequestError(f"the name {folder} is not UTF-8; choose another --out") from None
     try:
-        free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+        there = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+        if leftovers:
+            there = [name for name in there if name != ".lock" and not TEMPORARY.fullmatch(name)]
+        free = not folder.exists() or (folder.is_dir() and not there)
     except OSError as error:
         raise RequestError(f"{folder} cannot be looked into: {error.strerror or error}") from None
     if not free:

@@ -150,8 +150,13 @@ class Likeness:
         """Whether the arrays fit together for a model of so many classes."""
         t, n = self.traits, len(self.target)
         flat = [t.ood, t.uncertainty, t.predicted, self.target, *([] if self.index is None else [self.index])]
+        whole = [t.predicted, self.target, *([] if self.index is None else [self.index])]
+        floats = [t.points, t.ood, t.uncertainty, t.appearance, self.project]
         return (
             n > 0
+            and all(each.dtype.kind in "iu" for each in whole)
+            and all(each.dtype.kind == "f" for each in floats)
+            and (self.center is None or self.center.dtype.kind == "f")
             and all(each.shape == (n,) for each in flat)
             and self.project.ndim == 2
             and t.points.shape == (n, self.project.shape[1])

@@ -117,7 +117,6 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _log_as_lines() -> None:
-    logging.getLogger("uvicorn").handlers = [Lines()]
+    """Write what any library logs as lines of JSON."""
+    logging.getLogger().handlers = [Lines()]
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    logging.getLogger("uvicorn").propagate = False
-    logging.getLogger("asyncio").handlers = [Lines()]
