@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from petriscope.core.errors import DataError, RequestError
 from petriscope.core.recipe import FoldsSection, data_section
 from petriscope.data import load_dataset
-from petriscope.data.folds import NEVER, draw_folds, folds_of_set, units_of
+from petriscope.data.folds import NEVER, draw_folds, folds_of_set, folds_of_units, units_of
 from petriscope.data.imageset import ImageSet
 from petriscope.data.load import recall_dataset
 
@@ -31,6 +31,14 @@ def test_groups_are_left_out_together():
     assert set(fold) == {0, 1, 2, 3}
     with pytest.raises(DataError, match="12 groups cannot be spread over 13 folds"):
         draw_folds(np.arange(60) % 3, 13, 0, groups)
+
+
+def test_a_class_of_one_fold_takes_its_whole_group_along():
+    """If only its images were never held out, networks would learn from a part of the group and be judged by the rest."""
+    groups = np.repeat(np.arange(10), 12)
+    targets = np.where((groups == 0) & (np.arange(120) < 4), 2, np.arange(120) % 2)
+    fold = folds_of_units(targets, groups, 0, 5)
+    assert (fold[groups == 0] == NEVER).all() and (fold[groups != 0] != NEVER).all()
 
 
 def image_set(targets, groups=None, equal=()):

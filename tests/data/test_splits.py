@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from petriscope.data.splits import draw_grouped, draw_stratified
+from petriscope.data.splits import draw_grouped, draw_stratified, with_copies_together
 
 CLASSES = 5
 labels = st.lists(st.integers(0, 4), min_size=1, max_size=80).map(lambda values: np.array(values, dtype=np.int64))
@@ -63,3 +65,18 @@ def test_many_small_groups_come_near_the_shares() -> None:
     for label, count in enumerate(np.bincount(targets)):
         assert abs((targets[parts["test"]] == label).sum() - 0.2 * count) <= 4
         assert abs((targets[parts["val"]] == label).sum() - 0.1 * count) <= 4
+
+
+def test_copies_are_in_the_split_of_the_first() -> None:
+    targets, same = np.arange(400) % 4, np.arange(400) % 300
+    plain = draw_stratified(targets, {"test": 0.2, "val": 0.2}, 0)
+    drawn = with_copies_together(plain, same, targets)
+    assert is_partition(drawn, 400) and list(drawn) == list(plain)
+    for one, other in combinations(drawn.values(), 2):
+        assert not np.intersect1d(same[one], same[other]).size
+    assert all(60 < len(drawn[name]) < 100 for name in ("test", "val"))
+    alone = with_copies_together(plain, np.arange(400), targets)
+    assert all(np.array_equal(alone[name], plain[name]) for name in plain)
+    few = {"val": np.array([0]), "train": np.array([1, 2])}
+    kept = with_copies_together(few, np.array([0, 0, 1]), np.array([1, 1, 0]))
+    assert kept["train"].tolist() == [0, 1, 2], "or class 1 would have no image to learn from"

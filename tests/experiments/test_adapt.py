@@ -290,6 +290,33 @@ def test_images_of_the_run_are_left_out(kept, tmp_path, capsys):
         api.adapt(kept / "run", kept / "home.npz", tmp_path / "never", quiet=True)
 
 
+def test_an_image_counts_once_and_not_at_all_under_two_labels(kept, tmp_path, capsys):
+    """Ten copies would make intervals and guarantees those of ten times as many images."""
+    images, labels = drawn(20, 61, elsewhere=True)
+    copies, torn = np.tile(images[2:], (5, 1, 1, 1)), images[:2]
+    pile(
+        tmp_path / "new",
+        np.concatenate([copies, torn, torn]),
+        np.r_[np.tile(labels[2:], 5), labels[:2], labels[:2] + 1],
+    )
+    run = api.adapt(kept / "run", tmp_path / "new", tmp_path / "made", quiet=True)
+    said = capsys.readouterr().err
+    assert "4 of 94 images" in said and "are there under different labels, pixel for pixel, such as" in said
+    assert "of 90 images" in said and "72 are exact copies of others" in said
+    found = run.results.adaptation
+    assert found.labeled == 18 and found.after.n == 18
+
+
+def test_shares_of_classes_that_are_never_held_out_are_refused_before_anything_is_trained(kept, tmp_path, monkeypatch):
+    images, labels = drawn(0, 50, elsewhere=True, labels=[0, 1] * 8 + [2])
+    pile(tmp_path / "new", images, labels)
+    monkeypatch.setattr(module, "_choose", None)
+    with pytest.raises(DataError, match=r"prior: no labeled image of right can be held out"):
+        api.adapt(kept / "run", tmp_path / "new", tmp_path / "made", prior={"left": 0.4, "middle": 0.4, "right": 0.2})
+    with pytest.raises(RequestError, match="the seed must be from 0 to 2147483647; got 2147483648"):
+        api.adapt(kept / "run", tmp_path / "new", tmp_path / "made", seed=2**31)
+
+
 def test_what_it_costs_at_home_is_said(kept, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(adaptation, "SHARE", 0.99)  # hardly any rehearsal
     images, labels = drawn(30, 70)
@@ -400,6 +427,15 @@ def test_images_to_label_next(kept, tmp_path, capsys):
     p = load_model(run.model).predict(images)
     assert np.mean(p.ood <= 1) >= 0.95 and detectors[1].limit >= detectors[0].limit
     assert not (plain.folder / "suggested.csv").exists()
+    with pytest.raises(
+        DataError, match=r"none of the 270 images .* is new and readable; 270 are labeled or seen already"
+    ):
+        home = tmp_path / "home"
+        with np.load(kept / "home.npz") as arrays:
+            for split in ("train", "val"):
+                pile(home / split, arrays[f"{split}_images"], arrays[f"{split}_labels"])
+            pile(home / "test", arrays["test_images"][:30], arrays["test_labels"][:30])
+        api.adapt(kept / "run", kept / "new", tmp_path / "never", quiet=True, unlabeled=home, suggest=7)
 
 
 def test_unlabeled_images_of_any_source(kept, tmp_path, capsys, monkeypatch):

@@ -13,7 +13,7 @@ from petriscope import api
 from petriscope.core.errors import DataError, RequestError
 from petriscope.inference.predictor import load_model
 from petriscope.training import adaptation, self_training
-from stripes import NAMES, drawn, train_at_home
+from stripes import NAMES, drawn, pile, train_at_home
 
 
 def shortened(patch):
@@ -68,6 +68,13 @@ def test_the_network_is_better_there_and_the_run_says_what_changed(kept, made):
     assert found.shift.withdrawn and made.results.adaptation is None
 
 
+def test_a_scale_has_to_be_given_again(kept, tmp_path, capsys):
+    run = api.adapt(kept / "run", unlabeled=kept / "more", out=tmp_path / "made", scale=1.2)
+    assert run.recipe.data.scale is None, "what is guaranteed is for images of the old place"
+    said = "The run does not do that by itself: to predict images from there, give --scale 1.2."
+    assert said in capsys.readouterr().err and said in (run.folder / "report.html").read_text()
+
+
 def test_guarantees_are_for_images_of_the_old_place(kept, made):
     trust = load_model(made.model).trust
     assert len(trust.references["none"].target) == 90
@@ -104,6 +111,9 @@ def test_it_is_a_run_like_any_other(kept, made, tmp_path):
     for number, (image, label) in enumerate(zip(*dimmed(20, 30), strict=True)):
         (labeled / NAMES[label]).mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(labeled / NAMES[label] / f"{number}.png")
+    with pytest.raises(DataError, match=r"it learned from images of .*more without labels: adapt .*run$"):
+        pile(tmp_path / "known", *dimmed(120, 10))
+        api.adapt(made, tmp_path / "known", tmp_path / "never", quiet=True)
     twice = api.adapt(made, labeled, tmp_path / "twice", quiet=True)
     assert twice.results.adaptation.labeled == 20 and twice.results.self_training is None
 

@@ -503,7 +503,7 @@ def adapt(
     """Adapt a run to another place, such as another microscope, with a few labeled images from there.
 
     The result is a run. How it was adapted was chosen by cross-validation on the labeled images, and its thresholds are fitted
-    on images that were held out. With --scale, it also scales images that it predicts.
+    on images that were held out. With --data and --scale, it also scales images that it predicts.
     """
     _among("--split", split, ("train", "val", "test"))
     from petriscope import api

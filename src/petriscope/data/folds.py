@@ -49,7 +49,7 @@ def folds_of_units(
     targets: np.ndarray, units: np.ndarray, seed: int, folds: int, has: np.ndarray | None = None
 ) -> np.ndarray:
     """The same for units that are about equally large, each of which counts as its most frequent class. Images that
-    `never_held_out` finds are `NEVER`.
+    `never_with_units` finds are `NEVER`.
 
     Args:
         targets: int64 [N].
@@ -67,7 +67,7 @@ def folds_of_units(
     fold[order] = np.arange(len(names)) % folds
     held = fold[member]
     has = targets[:, None] == np.unique(targets) if has is None else has
-    return np.where(never_held_out(held, has), NEVER, held)
+    return np.where(never_with_units(held, has, units), NEVER, held)
 
 
 def never_held_out(fold: np.ndarray, has: np.ndarray) -> np.ndarray:
@@ -83,6 +83,15 @@ def never_held_out(fold: np.ndarray, has: np.ndarray) -> np.ndarray:
         if len(held := np.unique(fold[members])) == 1 and held[0] != NEVER:
             out |= members
     return out
+
+
+def never_with_units(fold: np.ndarray, has: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """The images of `never_held_out`, and all that stay together with them, bool [N]: a network that learns from a part of a
+    group is not judged by the rest."""
+    never = np.zeros(len(fold), dtype=bool)
+    while (more := never_held_out(np.where(never, NEVER, fold), has) & ~never).any():
+        never = np.isin(units, units[never | more])
+    return never
 
 
 def units_of(images: ImageSet) -> np.ndarray:
@@ -106,7 +115,7 @@ def units_of(images: ImageSet) -> np.ndarray:
 
 
 def folds_of_set(images: ImageSet, section: FoldsSection, seed: int) -> tuple[np.ndarray, list[str]]:
-    """The fold of each image for cross-validation, from 0, int64 [N]; `NEVER` for images that `never_held_out` finds. What
+    """The fold of each image for cross-validation, from 0, int64 [N]; `NEVER` for images that `never_with_units` finds. What
     `units_of` finds stays together.
 
     Args:
@@ -128,23 +137,19 @@ def folds_of_set(images: ImageSet, section: FoldsSection, seed: int) -> tuple[np
     together = None if groups is None and len(names) == len(images) else units
     fold = draw_folds(images.strata, section.count, (seed + section.repeat - 1) % 2**32, together)
     has = images.task.amounts(images.targets, len(images.classes)) > 0
-    never = np.zeros(len(images), dtype=bool)
-    while (more := never_held_out(np.where(never, NEVER, fold), has) & ~never).any():
-        never = np.isin(units, units[never | more])  # with all of their groups
-    notes = [] if groups is None else _joined(groups, units)
+    never = never_with_units(fold, has, units)
+    notes = [] if groups is None else joined_groups(groups, units, "held out together")
     return np.where(never, NEVER, fold), notes + _lacking(images.classes, fold, has, units, section.count, what)
 
 
-def _joined(groups: np.ndarray, units: np.ndarray) -> list[str]:
-    """What is said of groups that are joined, because they share images."""
+def joined_groups(groups: np.ndarray, units: np.ndarray, where: str) -> list[str]:
+    """What is said of groups that are joined, because they share images: that they are, such as, ``held out together``."""
     others = np.unique(groups[groups != units])
     if not len(others):
         return []
     unit = units[groups == others[0]][0]
     count = len(np.union1d(others, units[groups != units]))
-    return [
-        f"{count:,} groups share equal images with others, such as {unit} and {others[0]}, and are held out together"
-    ]
+    return [f"{count:,} groups share equal images with others, such as {unit} and {others[0]}, and are {where}"]
 
 
 def _lacking(

@@ -20,7 +20,7 @@ from petriscope.data import domains, sources
 from petriscope.data.aligned import align
 from petriscope.data.contents import DARK, peak_of
 from petriscope.data.fingerprint import fingerprint
-from petriscope.data.folds import folds_of_set
+from petriscope.data.folds import folds_of_set, joined_groups, units_of
 from petriscope.data.imageset import SPLITS, Dataset, ImageSet
 from petriscope.data.index import repeats
 from petriscope.data.membership import FILE, Change, Membership
@@ -30,7 +30,7 @@ from petriscope.data.recognition import follow, join_sets, match, membership_of
 from petriscope.data.rescale import Field, common_field
 from petriscope.data.sources import UNSPLIT
 from petriscope.data.sources.mask_values import check_numbers_used
-from petriscope.data.splits import draw_grouped, draw_stratified
+from petriscope.data.splits import draw_grouped, draw_stratified, with_copies_together
 from petriscope.tasks import find_task
 
 FIND_ALL = ". petriscope audit finds all"
@@ -396,11 +396,20 @@ def _draw(
         raise RequestError(
             f"data.val_fraction and data.test_fraction add up to {sum(fractions.values()):g}; nothing is left for train"
         )
+    whole = whole.hashed()
     if whole.groups is None:
-        drawn = draw_stratified(whole.strata, fractions, section.split_seed)
+        plain = draw_stratified(whole.strata, fractions, section.split_seed)
+        same = np.unique(np.array(whole.digests()), return_inverse=True)[1]
+        drawn = with_copies_together(plain, same, whole.strata)
+        if moved := sum(len(np.setdiff1d(drawn[name], rows)) for name, rows in plain.items()):
+            warnings.append(
+                f"{moved:,} {'image is a copy' if moved == 1 else 'images are copies'} of others, pixel for pixel, and put in "
+                "the same split as these"
+            )
     else:
-        amounts = whole.task.split_amounts(whole.targets, len(whole.classes))
-        drawn = draw_grouped(amounts, whole.groups, fractions, section.split_seed)
+        amounts, units = whole.task.split_amounts(whole.targets, len(whole.classes)), units_of(whole)
+        warnings += joined_groups(whole.groups, units, "in the same split")
+        drawn = draw_grouped(amounts, units, fractions, section.split_seed)
     for name in fractions:
         if not len(drawn[name]):
             unit = "images" if whole.groups is None else "groups"

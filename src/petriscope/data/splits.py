@@ -37,6 +37,27 @@ def draw_stratified(targets: np.ndarray, fractions: dict[str, float], seed: int)
     return {name: np.sort(np.concatenate(pieces)) for name, pieces in parts.items()}
 
 
+def with_copies_together(drawn: dict[str, np.ndarray], same: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
+    """Splits as they were drawn, but with each copy of an image in the split of the first of its kind; or in train, if a class
+    would have no image there.
+
+    Args:
+        drawn: int64 indices of each split, of N images in all.
+        same: int64 [N]; equal images have equal values.
+        targets: int64 [N], class indices.
+    """
+    names = [REST, *(name for name in drawn if name != REST)]
+    place = np.zeros(len(same), dtype=np.int64)
+    for index, name in enumerate(names):
+        place[drawn[name]] = index
+    _, first, member = np.unique(same, return_index=True, return_inverse=True)
+    place = place[first[member]]
+    for label in np.unique(targets):
+        if not (place[targets == label] == 0).any():
+            place[np.isin(member, member[targets == label])] = 0
+    return {name: np.flatnonzero(place == names.index(name)) for name in drawn}
+
+
 def draw_grouped(
     amounts: np.ndarray, groups: np.ndarray, fractions: dict[str, float], seed: int
 ) -> dict[str, np.ndarray]:

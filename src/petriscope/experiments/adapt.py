@@ -31,7 +31,7 @@ from petriscope.data.recognition import join_sets, membership_of
 from petriscope.experiments.adapted import SUGGESTED, begin_adapted, cost_at_home
 from petriscope.experiments.calibrate import short_name
 from petriscope.experiments.evaluate import evaluate_split
-from petriscope.experiments.own_data import exposure_of, other_data, section_elsewhere, whole_data
+from petriscope.experiments.own_data import exposure_of, other_data, section_elsewhere, whole_data, without_copies
 from petriscope.experiments.samples import augmented, reconstructions
 from petriscope.experiments.self_train import load_target, write_self_trained
 from petriscope.experiments.unlabeled import Unlabeled, load_unlabeled, write_suggestions
@@ -149,7 +149,8 @@ def adapt(
         suggest: write ``suggested.csv`` into the run, with so many of these that it would be most useful to label next, see
             `petriscope.inference.labeling`.
         scale: of the images from there, see `petriscope.predict`; where it is estimated, they are compared with val in their own
-            mix of classes. The adapted run reads images from elsewhere at this scale, and those of the old place as before.
+            mix of classes. With ``data``, the adapted run reads images from elsewhere at this scale, and those of the old place
+            as before; without, it reads all images as before.
         minutes: that cross-validation and training may take, about. Settings that would take longer are left out, and if only
             one is left, it may be shortened; that is said.
 
@@ -171,6 +172,8 @@ def adapt(
         )
     if not minutes > 0:
         raise RequestError(f"minutes must be above 0, not {minutes:g}")
+    if not 0 <= seed < 2**31:
+        raise RequestError(f"the seed must be from 0 to {2**31 - 1}; got {seed}")
     if suggest < 0:
         raise RequestError(f"the number of suggested images cannot be {suggest}")
     if suggest and unlabeled is None:
@@ -258,7 +261,7 @@ def _place(
         asked: the scale of all.
     """
     images, scaling = other_data(base, source, split, quiet, asked, by_labels=True)
-    images = _without_own(images, base, run, source)
+    images = without_copies(_without_own(images, base, run, source), source, to_fit=True)
     if known is not None and len(others := np.flatnonzero(~known.occurs[images.targets])):
         raise DataError(
             f"{len(others):,} of {len(images):,} labeled images are of classes that are said not to occur, the first: "
@@ -282,6 +285,13 @@ def _place(
             f"{source} has too few {unit}s of each class to hold one out; label more, at least two of a class, so that the "
             "others can tell whether it helps"
         )
+    held_out = (has & (folds != NEVER)[:, None]).any(0)
+    shares = None if known is None else known.shares
+    if shares is not None and (lacking := [base.classes[k] for k in np.flatnonzero((shares > 0) & ~held_out)]):
+        raise DataError(
+            f"prior: no labeled image of {listed(lacking)} can be held out, so nothing says what share of them the model "
+            "predicts; label at least two of each, or give --classes in place of --prior"
+        )
     if alone:
         say(
             f"note: {source} has too few {unit}s of {listed(alone)} to hold one out; the model learns from them, but nothing "
@@ -294,7 +304,8 @@ def _place(
             f"note: {source} has no image of {listed(missing)}; nothing says how well the model does on such images there{then}"
         )
     scale = None if scaling is None else scaling.scale
-    unlabeled = None if more is None else load_unlabeled(base, more, images.digests(), quiet, scale)
+    seen = {*images.digests(), *(() if run.membership is None else run.membership.digests)}
+    unlabeled = None if more is None else load_unlabeled(base, more, seen, quiet, scale)
     shift = compare_images(base, images, quiet).test
     if shift.not_tested is None and not shift.withdrawn:
         say(
@@ -323,7 +334,13 @@ def _without_own(images: ImageSet, base: Predictor, run: Run, source: str) -> Im
         f"{images.ids[own[0]]})"
     )
     if len(own) == len(images):
-        raise DataError(f"{what}; give images from another place")
+        trained = run.results.self_training
+        hint = (
+            ""
+            if trained is None
+            else f"; it learned from images of {trained.source} without labels: adapt {trained.base}"
+        )
+        raise DataError(f"{what}{hint or '; give images from another place'}")
     say(f"warning: {what}; they are left out")
     return images.subset(np.flatnonzero(roles == ""))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -237,18 +238,35 @@ def leave_out_seen(
     return images, SeenImages(train=train, val=val, left_out=int(out.sum()))
 
 
-def _without_copies(images: ImageSet, where: str, to_fit: bool) -> ImageSet:
+def without_copies(images: ImageSet, where: str, to_fit: bool) -> ImageSet:
     """The images, of which those that are exact copies of others are counted, which is said. Intervals and guarantees take images
-    as independent, so a model that is to be fitted on them gets each once."""
-    copies = repeats(images.digests())
+    as independent, so a model that is to be fitted on them gets each once; and none that is there with different labels."""
+    digests = images.digests()
+    copies = repeats(digests)
     if not len(copies):
         return images
+    if to_fit and len(torn := _of_two_labels(digests, images.targets)):
+        say(
+            f"warning: {len(torn):,} of {len(images):,} images of {where} are there under different labels, pixel for pixel, "
+            f"such as {images.ids[torn[0]]}; they are left out, because it is not known which label is right"
+        )
+        if len(torn) == len(images):
+            raise DataError(f"no image of {where} is left; correct the labels")
+        return without_copies(images.subset(np.setdiff1d(np.arange(len(images)), torn)), where, to_fit)
     what = f"of {len(images):,} images of {where}, {len(copies):,} are exact copies of others, the first: {images.ids[copies[0]]}"
     if to_fit:
         say(f"warning: {what}; they are left out, because copies are no further evidence")
         return images.subset(np.setdiff1d(np.arange(len(images)), copies))
     say(f"warning: {what}; they are kept, but are no further evidence, so intervals are too narrow")
     return images
+
+
+def _of_two_labels(digests: Sequence[bytes], targets: np.ndarray) -> np.ndarray:
+    """The images of which there are copies with other targets, int64."""
+    known: dict[bytes, set[bytes]] = {}
+    for digest, target in zip(digests, targets, strict=True):
+        known.setdefault(digest, set()).add(np.asarray(target).tobytes())
+    return np.flatnonzero([len(known[digest]) > 1 for digest in digests])
 
 
 @dataclass(frozen=True)
@@ -312,5 +330,5 @@ def choose_images(
         where = str(data or predictor.recipe.data.origin) + ("" if own is None else f" ({split})")
         images, seen = leave_out_seen(images, exposure, where, keep, only_train=to_fit)
         if own is None:
-            images = _without_copies(images, where, to_fit)
+            images = without_copies(images, where, to_fit)
     return Chosen(images, None if own is None else own.with_split(split, images), seen, scaling)

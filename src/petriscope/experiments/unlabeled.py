@@ -82,7 +82,7 @@ def load_unlabeled(
         if digest not in seen:
             rows.append(row)
         seen.add(digest)
-    if (out := len(images) - len(rows)) and rows:
+    if out := len(images) - len(rows):
         notes.append(f"{out:,} {'is' if out == 1 else 'are'} labeled or seen already, or copies, and left out")
     if most < of:
         notes.insert(0, f"{most:,} were drawn at random")

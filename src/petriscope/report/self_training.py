@@ -48,7 +48,7 @@ def self_training_view(found: SelfTraining) -> SelfTrainingView:
 
 def told(found: SelfTraining) -> list[str]:
     """What the terminal says."""
-    return [_changed(found), *_missing(found), _unknown(found), *at_home(found)]
+    return [_changed(found), *_missing(found), _unknown(found), *at_home(found), *_scaled(found)]
 
 
 def not_of_place(found: SelfTraining) -> str:
@@ -77,16 +77,23 @@ def _about(found: SelfTraining) -> list[str]:
         _unknown(found),
     ]
     out += compared_with_val(found)
-    if found.scale is not None:
-        out.append(
-            f"Objects were scaled by a factor of {found.scale.factor:.3g}. To predict images from there, give the same --scale."
-        )
+    out += _scaled(found)
     if found.prior is not None:
         out.append(
             f"It was said that only these classes occur: {', '.join(found.prior.classes)}. To predict images from there, say the "
             "same again."
         )
     return out
+
+
+def _scaled(found: SelfTraining) -> list[str]:
+    """What is not in the recipe, because what was fitted on val is for images that are not scaled."""
+    if found.scale is None:
+        return []
+    return [
+        f"Objects were scaled by a factor of {found.scale.factor:.3g}. The run does not do that by itself: to predict images "
+        f"from there, give --scale {found.scale.scale}."
+    ]
 
 
 def _partly(found: SelfTraining) -> list[str]:
@@ -115,7 +122,8 @@ def _missing(found: SelfTraining) -> list[str]:
 def _unknown(found: SelfTraining) -> str:
     return (
         "Without labels, nothing shows whether predictions there are better than before, and guarantees are not for images from "
-        "there: label 50 or 100 of them, and adapt with --data."
+        "there: label 50 or 100 of them, and adapt "
+        f"to these: petriscope adapt {shlex.quote(found.base)} --data LABELED."
     )
 
 
