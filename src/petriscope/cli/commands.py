@@ -222,22 +222,24 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Run folder to make; default runs/RECIPE-seedN.")] = None,
     audit: Annotated[str | None, typer.Option(metavar="DIR", help="Carry out the decisions of this audit.")] = None,
     minutes: Annotated[
-        float | None, typer.Option(metavar="M", help="Without a recipe: that all may take; default 20.")
+        float | None, typer.Option(metavar="M", help="Without a recipe: minutes for the whole command; default 20.")
     ] = None,
     processor_minutes: Annotated[
         float | None,
-        typer.Option(metavar="M", help="Without a recipe: likewise, in minutes of the processors, all cores together."),
+        typer.Option(metavar="M", help="Without a recipe: the same limit in processor time, summed over all cores."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Without a recipe: print the plan, and end.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Without a recipe: print the plan and exit.")] = False,
     folds: Annotated[
         int | None,
-        typer.Option(metavar="K", help="Judge by cross-validation: K networks, each of which holds out a part."),
+        typer.Option(
+            metavar="K", help="Evaluate by K-fold cross-validation: K networks, each trained without one fold."
+        ),
     ] = None,
     repeats: Annotated[int, typer.Option(metavar="R", help="With --folds: draw the folds R times.")] = 1,
     final: Annotated[
         str | None,
         typer.Option(
-            help="With --folds, what the model is: all (trained on all images; default for labels) or the folds' ensemble."
+            help="With --folds: the final model: all (one network trained on all images; default for labels) or ensemble."
         ),
     ] = None,
     jobs: Annotated[
@@ -268,7 +270,7 @@ def train(
     this machine, so that training, calibration, a short stress test and the report end within --minutes.
 
     For few images, --folds 5 judges by all of them: each is predicted by a network that did not learn from it. The model is the
-    run "final" in --out. The same command goes on where it was stopped.
+    run "final" in --out. Run the same command again to continue after an interruption.
     """
     from petriscope.core.recipe import load_recipe
 
@@ -299,8 +301,8 @@ def train(
     planned = minutes is not None or processor_minutes is not None or dry_run
     if planned and (recipe is not None or resume is not None):
         raise RequestError(
-            "--minutes, --processor-minutes and --dry-run are for a training that is planned: name --data and no recipe. How "
-            "long a recipe trains, it says itself (--set training.epochs=N)"
+            "--minutes, --processor-minutes and --dry-run are for a training that is planned: name --data and no recipe. A "
+            "recipe sets its own length (--set training.epochs=N)"
         )
 
     if resume is not None:
@@ -495,7 +497,7 @@ def adapt(
             min=0.01, help="About as long as trying out and training may take; ways that take longer are left out."
         ),
     ] = 10,
-    seed: Annotated[int, typer.Option(min=0, help="Of folds and training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the folds and of training.")] = 0,
     device: Device = "auto",
     as_json: AsJson = False,
     rehash: Rehash = False,
@@ -647,7 +649,7 @@ def serve(
         int, typer.Option(metavar="N", min=1, help="Images per model that may wait; beyond, requests get status 429.")
     ] = 512,
     deadline: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.1, help="What does not have its answer by then gets status 503.")
+        float, typer.Option(metavar="SECONDS", min=0.1, help="Requests that take longer get status 503.")
     ] = 30,
     files: Annotated[int, typer.Option(metavar="N", min=1, help="Images per request, at most.")] = 64,
     file_mib: Annotated[int, typer.Option(metavar="N", min=1, help="Size of an image file, at most, in MiB.")] = 32,
@@ -692,7 +694,9 @@ def explain(
     run: RunOrModel,
     images: Annotated[list[str], typer.Argument(help="Image files, or folders of them.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to make.")] = Path("explanations"),
-    method: Annotated[str, typer.Option(help="auto, or such as hires-cam, attention-gradient, occlusion.")] = "auto",
+    method: Annotated[
+        str, typer.Option(help="auto, or a method such as hires-cam, attention-gradient or occlusion.")
+    ] = "auto",
     class_: Annotated[
         str | None,
         typer.Option(
@@ -866,7 +870,8 @@ def export(
         ),
     ] = "onnx",
     images: Annotated[
-        bool, typer.Option("--images/--no-images", help="Take images of val along as test images, or drawn ones.")
+        bool,
+        typer.Option("--images/--no-images", help="Include images of val as test images; --no-images: drawn ones."),
     ] = True,
     sign: Annotated[
         Path | None,
@@ -882,7 +887,7 @@ def export(
     precision: Annotated[
         str,
         typer.Option(
-            help="Of the network: fp32, fp16 (half the size) or int8 (a quarter); what they cost is measured on val."
+            help="Precision of the network: fp32, fp16 (half the size) or int8 (a quarter); the loss is measured on val."
         ),
     ] = "fp32",
     force: Annotated[
@@ -943,11 +948,11 @@ def export(
 def verify(
     package: Annotated[str, typer.Argument(metavar="PACKAGE", help="A package that petriscope export wrote.")],
     key: Annotated[
-        Path | None, typer.Option(metavar="KEY", help="The public ed25519 key, in PEM, of who signed the package.")
+        Path | None, typer.Option(metavar="KEY", help="The public ed25519 key, in PEM, of the signer of the package.")
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(metavar="SOURCE", help="Compare it on those of these images too that were in val of the run."),
+        typer.Option(metavar="SOURCE", help="Also compare it on the images of SOURCE that were in val of the run."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -981,7 +986,7 @@ def tune(
         typer.Option(metavar="N", min=1, help="Trials of the search; default 40, unless --minutes is given."),
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(metavar="M", help="Begin no trial after training for so long, over all calls.")
+        float | None, typer.Option(metavar="M", help="Start no new trial after M minutes of training, over all calls.")
     ] = None,
     data: Data = None,
     set_: Annotated[
@@ -1002,11 +1007,12 @@ def tune(
     sampler: Annotated[str, typer.Option(help="tpe, random or gp, of Optuna.")] = "tpe",
     pruner: Annotated[str, typer.Option(help="halving, hyperband, median or none, of Optuna.")] = "halving",
     first_rung: Annotated[
-        int | None, typer.Option(metavar="EPOCHS", help="Where trials may be stopped first; default: about a ninth.")
+        int | None,
+        typer.Option(metavar="EPOCHS", help="Epoch at which trials may be stopped first; default: about a ninth."),
     ] = None,
-    reduction: Annotated[int, typer.Option(metavar="N", min=2, help="One in N goes on at a rung.")] = 3,
+    reduction: Annotated[int, typer.Option(metavar="N", min=2, help="At each rung, one trial in N continues.")] = 3,
     best: Annotated[
-        int, typer.Option(metavar="K", min=0, help="Train the best K with fresh seeds; 0: search alone.")
+        int, typer.Option(metavar="K", min=0, help="Train the best K with fresh seeds; 0: only search.")
     ] = 3,
     fresh_seeds: Annotated[int, typer.Option(metavar="N", min=1, help="How many fresh seeds.")] = 3,
     jobs: Jobs = None,

@@ -31,7 +31,7 @@ from petriscope.experiments.calibrate import short_name
 from petriscope.experiments.candidates import PRETRAINED, Candidate, batch_of, has_weights, ladder, size_at, tree_of
 from petriscope.experiments.orientation import Orientation, find_orientation
 from petriscope.experiments.survey import Survey, fractions, look_at_files, look_at_images
-from petriscope.experiments.train import Limits, begin, nothing_made, resumable, train_to_report
+from petriscope.experiments.train import Limits, begin, nothing_made, resumable, tell_audited, train_to_report
 from petriscope.explain.classification import BUDGET as EXPLAINED
 from petriscope.inference.fit import DETECTOR_IMAGES
 from petriscope.inference.tta import predict_batches, views_of
@@ -217,6 +217,7 @@ def train_planned(found: AutoPlan, clock: Clock, folder: Path | None, quiet: boo
         run, trainer, normalize, _ = begin(found.recipe, found.dataset, device, folder, quiet)
     if not quiet:
         say(f"run in {run.folder}")
+        tell_audited(run, found.dataset)
     keeper = _Keeper(run, trainer, found, clock, quiet)
     given = Budgeted(minutes=clock.budget.minutes, processor=clock.budget.processor, plan=list(found.lines))
     with resumable(run), run.claimed(), tracked(run, quiet):

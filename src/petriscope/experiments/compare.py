@@ -22,6 +22,7 @@ from petriscope.run.comparison import LEVEL, Comparison, Contrast, Row
 from petriscope.run.folder import Run, open_run
 from petriscope.tasks import Task, find_task
 
+PLANNED = ("training.corrections", "training.ended")  # what a planned training notes of its course
 SOURCE = re.compile(r"data\.(source|sources\..*\.source)")  # keys of places, where the same data may be in others
 SETTINGS_NAMED = 3  # settings that a label names at most
 
@@ -240,6 +241,7 @@ def _labeled(groups: Sequence[list[Run]], split: str) -> dict[str, list[Run]]:
         first = firsts.setdefault(label, run)
         if first is not run:
             pairs = settings_that_differ(first.recipe, run.recipe)
+            pairs = {key: pair for key, pair in pairs.items() if not key.startswith(PLANNED)}
             if _fingerprint(first) == _fingerprint(run):
                 pairs = {key: pair for key, pair in pairs.items() if not SOURCE.fullmatch(key)}
             words = [f"{key}={'default' if value is None else value}" for key, (_, value) in pairs.items()]

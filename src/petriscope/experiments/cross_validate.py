@@ -221,7 +221,7 @@ def cross_validate_in_time(
         recipe, begin = load_recipe(place / "recipe.yaml", list(settings), seed=seed, data=asked), None
         _check_same(absolute_paths(recipe), place)
         if not quiet:
-            say(f"going on with what was planned, without looking at the time: {place / 'recipe.yaml'}")
+            say(f"continuing with the plan in {place / 'recipe.yaml'}; the time is not checked again")
     else:
         check_free(place, leftovers=True)
         clock = Clock.of_command(budget or Budget(auto.MINUTES))
@@ -239,7 +239,7 @@ def cross_validate_in_time(
         at_once = on is not None or (jobs or 1) > 1
         begin = None if at_once else _InTime(found, clock, JUDGING / (trainings + JUDGING), quiet)
         if begin is None and not quiet:
-            say("note: simultaneous trainings follow the plan, and do not look at the time")
+            say("note: with --jobs or --on, trainings follow the plan and do not check the time")
     run = _cross_validate(recipe, folds, repeats, final, place, quiet, jobs, on, cpus, gpus, begin)
     if begin is not None and not quiet:
         say(f"{auto.took(begin.clock)}, of a budget of {begin.clock.budget}")
@@ -490,6 +490,8 @@ def _make(experiment: _Experiment, folder: Path, quiet: bool) -> CrossValidation
             pooled = pooled.model_copy(update={"resolution": resolution(experiment.recipe.data, part)})
     trained = [Run(each.folder) for each in (*experiment.folds, *experiment.whole)]
     summary = trained_together(trained)
+    if len(runs) == 1 and (alone := runs[0].results.training) is not None:
+        summary = summary.model_copy(update={"epochs": alone.epochs})
     made = begin_made(folder, predictor, dataset, summary, members=[str(run.folder) for run in runs])
     made.add_predictions(HELD_OUT, task.table(outputs, part, HELD_OUT))
     keep = getattr(in_room(task, "experiments"), "keep_mistakes", None)

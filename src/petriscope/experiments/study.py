@@ -358,7 +358,7 @@ def importances(study: optuna.Study, rungs: tuple[int, ...], seed: int) -> dict[
     Over all trials that reached the first rung, by their metric there: those that were trained to the end are few, and alike.
 
     Returns:
-        None if there are fewer than 4 such trials, or the metric is the same for all of them.
+        None if there are fewer than 4 such trials or no more than keys, or the metric is the same for all of them.
     """
     optuna = import_optuna()
     copy = optuna.create_study(direction=study.direction)
@@ -366,7 +366,8 @@ def importances(study: optuna.Study, rungs: tuple[int, ...], seed: int) -> dict[
         value = each.intermediate_values.get(rungs[0]) if rungs else each.value
         if value is not None and np.isfinite(value) and SAME not in each.user_attrs:
             copy.add_trial(optuna.trial.create_trial(params=each.params, distributions=each.distributions, value=value))
-    if len(copy.trials) < 4 or len({each.value for each in copy.trials}) == 1:
+    keys = len(copy.trials[0].params) if copy.trials else 0
+    if len(copy.trials) < max(4, keys + 1) or len({each.value for each in copy.trials}) == 1:
         return None
     found = optuna.importance.get_param_importances(
         copy, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=seed)

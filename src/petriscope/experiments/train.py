@@ -118,6 +118,16 @@ def train(recipe: Recipe | str | PathLike[str], out: str | Path | None = None, q
             return train_to_report(run, trainer, normalize, dataset, quiet)
 
 
+def tell_audited(run: Run, dataset: Dataset) -> None:
+    """Say what the decisions of an audit have changed."""
+    if dataset.audited:
+        dropped = sum(entry.decision == "drop" for entry in dataset.audited)
+        say(
+            f"the decisions of the audit leave out {dropped:,} images and relabel {len(dataset.audited) - dropped:,}: "
+            f"{run.folder / 'audited.csv'}"
+        )
+
+
 def begin(
     recipe: Recipe, dataset: Dataset, device: torch.device, folder: Path | None, quiet: bool, ranks: Ranks = ALONE
 ) -> tuple[Run, Trainer, Normalize, int]:
@@ -356,11 +366,6 @@ def _introduce(run: Run, recipe: Recipe, dataset: Dataset, needed: int) -> None:
         f"{recipe.model.name}, {about.parameters:,} parameters, {about.device}{processes}, {about.precision}{takes}; run in "
         f"{run.folder}"
     )
-    if dataset.audited:
-        dropped = sum(entry.decision == "drop" for entry in dataset.audited)
-        say(
-            f"the decisions of the audit leave out {dropped:,} images and relabel {len(dataset.audited) - dropped:,}: "
-            f"{run.folder / 'audited.csv'}"
-        )
+    tell_audited(run, dataset)
     for warning in dataset.warnings:
         say(f"warning: {warning}")

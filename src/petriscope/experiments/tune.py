@@ -659,10 +659,16 @@ def _notes(
     if elsewhere:
         notes.append(f"{elsewhere} trials are under way in other folders, and are not among the results.")
     if not confirmed and ranked(trials, plan.higher):
+        others = any(not each.start for each in ranked(trials, plan.higher))
+        why = "" if others else "; no trial but the recipe itself was trained to the end"
         notes.append(
-            "Nothing was trained with fresh seeds, so the metrics of the search are all there is, and they are too good: the "
-            "best of many trials is the best partly by luck."
+            f"Nothing was trained with fresh seeds{why}. So the metrics of the search are all there is, and they are too good: "
+            "the best of many trials is the best partly by luck."
         )
+        if why:
+            notes.append(
+                "best.yaml is the recipe itself. More trials (--trials), or --pruner none, give others to train."
+            )
     if study.exhausted():
         notes.append("The last trials had values that were tried before: the space seems to be exhausted.")
     return notes

@@ -113,6 +113,8 @@ def _epochs(recipe: Recipe, training: TrainingSummary | None, history: Sequence[
     planned = recipe.training.epochs
     if training is None:
         return f"{len(history)} of {planned} done"
+    if training.epochs is None and not history:
+        return ""  # the model is made of others
     done = training.epochs or len(history)
     words = str(done) if done >= planned else f"{done} of {planned} (stopped early)"
     if corrections := recipe.training.corrections:

@@ -185,8 +185,8 @@ def _standing(tuning: Tuning) -> list[str]:
             else f"; that of the recipe, which nobody chose for its luck, by {_difference(tuning, -own)}"
         )
         said.append(
-            f"From the search to fresh seeds, the {_metric(tuning)} of the {len(shrunk)} best changes by "
-            f"{_difference(tuning, -mean)}{unit} on average{beside}."
+            f"From the search to fresh seeds, the {_metric(tuning)} of the {wording.plural(len(shrunk), 'best trial')} changes "
+            f"by {_difference(tuning, -mean)}{unit}{' on average' if len(shrunk) > 1 else ''}{beside}."
         )
     return said
 

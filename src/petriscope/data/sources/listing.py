@@ -347,7 +347,8 @@ def groups_of(section: DataSection, names: Sequence[str]) -> np.ndarray | None:
             if section.of_model:
                 return None
             raise DataError(
-                f"data.group: the pattern {section.group!r} matches nothing in {name}; every image needs a group"
+                f"data.group: the pattern {section.group} matches nothing in {name}; every image needs a group, so change the "
+                "pattern, or move the file away"
             )
         out.append(found)
     return np.array(out)

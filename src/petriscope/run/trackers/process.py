@@ -68,7 +68,7 @@ class Beside:
         say_at = time.monotonic() + SAY_AFTER
         while self.process.poll() is None and (now := time.monotonic()) < until:
             if now > say_at and not self.quiet:
-                say(f"sending the rest to {self.name}; Ctrl-C stops that")
+                say(f"still sending the run to {self.name}; press Ctrl-C to stop")
                 say_at = until
             time.sleep(LOOK_EVERY)
         late = self.process.poll() is None
