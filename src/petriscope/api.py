@@ -286,6 +286,8 @@ def _predicted(
     tiles: float | None,
 ) -> tuple[Predictor, list[AnyFile], Rows]:
     asked = asked_scale(scale)
+    if without_guarantee and max_error is None and set_coverage is None:
+        raise RequestError("without_guarantee needs max_error or set_coverage: without them, nothing is guaranteed")
     predictor = _predictor(model, device).by_tiles(tiles)
     files = find_images(as_files(images), predictor.reading.pages)
     if predictor.recipe.data.crop is not None and not quiet:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from petriscope import api
-from petriscope.core.arguments import CHOICES, NUMBERS, PATHS, TEXTS, WHOLE
+from petriscope.core.arguments import CHOICES, FLAGS, NUMBERS, PATHS, TEXTS, WHOLE
 from petriscope.core.errors import RequestError
 
 
@@ -47,4 +47,4 @@ def test_numbers_of_numpy_are_numbers():
 def test_a_name_that_is_checked_is_an_argument_of_some_function():
     functions = [each for _, each in inspect.getmembers(api, inspect.isfunction)]
     known = {name for each in functions for name in inspect.signature(each).parameters}
-    assert {*CHOICES, *NUMBERS, *WHOLE, *TEXTS, *PATHS} <= known
+    assert {*CHOICES, *NUMBERS, *WHOLE, *TEXTS, *PATHS, *FLAGS} <= known

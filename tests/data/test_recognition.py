@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,18 @@ def test_known_images_keep_their_splits_and_order_and_no_image_is_lost(data: st.
     for part in rest.values():  # what is taken for new is not missing elsewhere
         for digest in part.digests():
             assert sum(each.digests().count(digest) for each in found.values()) == known.digests.count(digest)
+
+
+@pytest.mark.parametrize("now", [None, list("xyzxyz"), list("ppqqrr"), list("aabbab")])
+def test_images_keep_the_groups_of_the_run(now: list[str] | None, capsys: pytest.CaptureFixture[str]) -> None:
+    """Or else intervals and guarantees would take the images of a group as independent, without a word."""
+    had = list("aabbcc")
+    before = replace(image_set(list(range(6))), groups=np.array(had))
+    there = replace(image_set(list(range(6))), groups=None if now is None else np.array(now))
+    found, _, change = match(membership_of({"train": before}), {"train": there})
+    assert found["train"].groups is not None and found["train"].groups.tolist() == had and not str(change)
+    told = "the source puts images into other groups than the run had" in capsys.readouterr().err
+    assert told == (now is not None and now != list("ppqqrr")), "other names of the same groups are no news"
 
 
 @pytest.mark.parametrize("kind", MAKERS)

@@ -190,7 +190,7 @@ def test_answers_are_asked_for_again_when_guarantees_are_withdrawn(page, run_fol
         page.wait_for_selector("#summary:has-text('0 answered, 40 not sure')")
         assert "GUARANTEES WITHDRAWN" in page.locator("#guarantee").inner_text()
         page.check("#anyway")
-        page.wait_for_selector(".card .why:has-text('answered without guarantee')")
+        page.wait_for_selector(".card .why:has-text('without guarantee: these images')")
         page.select_option("#max-error", "")
         page.wait_for_selector("#guarantee.warn:has-text('Nothing is guaranteed')")
 

@@ -119,6 +119,32 @@ def test_a_wrong_request_is_a_sentence(classes, prior, says):
     assert says in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("classes", "prior", "says"),
+    [
+        ({"a": 0.9, "b": 0.1}, None, "classes cannot be .*; shares of classes are given as prior"),
+        (5, None, "classes cannot be 5; give text or a list of texts"),
+        (None, 0.5, "prior cannot be 0.5; give text"),
+        (None, [("a", 0.5)], "prior takes texts such as a=0.3, or a mapping; got"),
+        (None, b"a=1", "prior cannot be b'a=1'; give text"),
+        (None, np.array([0.5, 0.5]), "prior takes texts such as a=0.3"),
+    ],
+)
+def test_what_is_no_text_is_refused_in_a_sentence(classes, prior, says):
+    with pytest.raises(RequestError, match=says):
+        parse_prior(CLASSES, classes, prior)
+
+
+def test_shares_that_the_images_contradict_are_doubted():
+    found = parse_prior(CLASSES, prior="a=0.01,b=0.99")
+    assert found.doubt(np.array([148, 2, 0]), "are predicted as").startswith(
+        "99 % of 150 images are predicted as a, whose share was given as 1 %"
+    )
+    assert not found.doubt(np.array([10, 140, 0]), "are predicted as"), "mistakes of the network"
+    assert not found.doubt(np.array([2, 1, 0]), "are predicted as"), "too few to tell"
+    assert not parse_prior(CLASSES, "a,b").doubt(np.array([0, 0, 90]), "are predicted as"), "no shares were given"
+
+
 def test_what_is_assumed_is_said():
     assert parse_prior(CLASSES) is None
     only = parse_prior(CLASSES, "a,b")

@@ -29,6 +29,7 @@ WHOLE: dict[str, int | None] = {  # and the least that each may be, unless the f
     "stress_images": None,
     "suggest": None,
 }
+FLAGS = ("without_guarantee", "keep_seen")
 TEXTS = ("by", "metric", "method", "final", "of")
 PATHS = ("out",)
 
@@ -58,6 +59,8 @@ def _lack(name: str, value: Any) -> str:
         if isinstance(value, Integral) and (least is None or int(value) >= least):
             return ""
         return "a whole number" if least is None else f"a whole number from {least}"
+    if name in FLAGS:
+        return "" if isinstance(value, bool) else "True or False"
     if name in TEXTS:
         return "" if isinstance(value, str) else "text"
     if name in PATHS:

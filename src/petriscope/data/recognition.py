@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from petriscope.core.progress import say
 from petriscope.data.imageset import SPLITS, ImageSet
 from petriscope.data.membership import Change, Membership, pack
 
@@ -44,20 +45,25 @@ def match(known: Membership, sets: Mapping[str, ImageSet]) -> tuple[dict[str, Im
         sets: of the source, before its splits are drawn.
 
     Returns:
-        the images of the run that are there, in the run's splits and order and with its domains; the others, as the
-        source has them; and how the source differs.
+        the images of the run that are there, in the run's splits and order and with its groups and domains; the others, as
+        the source has them; and how the source differs.
     """
     ids = [name for part in sets.values() for name in part.ids.tolist()]
     digests = [digest for part in sets.values() for digest in part.digests()]
     place = _pair(known.digests, known.ids.tolist(), digests, ids)
     bounds = np.cumsum([0, *map(len, sets.values())])
-    found = {}
+    found, regrouped = {}, False
     for split in SPLITS:
         there = (known.splits == split) & (place != NEW)
         if there.any():
             found[split] = _gather(list(sets.values()), bounds, place[there])
+            if known.groups is not None:  # which the source may lack, or have otherwise
+                regrouped |= not _alike(found[split].groups, known.groups[there])
+                found[split] = replace(found[split], groups=known.groups[there])
             if known.domains is not None:
                 found[split] = found[split].with_column("domain", known.domains[there].astype(object))
+    if regrouped:
+        say("note: the source puts images into other groups than the run had; those of the run are used")
     rest = np.ones(len(ids), dtype=bool)
     rest[place[place != NEW]] = False
     others = {
@@ -80,6 +86,14 @@ def match(known: Membership, sets: Mapping[str, ImageSet]) -> tuple[dict[str, Im
         gone=tuple(name for name in missing if name not in replaced),
     )
     return found, others, change
+
+
+def _alike(groups: np.ndarray | None, others: np.ndarray) -> bool:
+    """Whether groups part images as others do, whatever they are called; None: nothing is known of them."""
+    if groups is None:
+        return True
+    pairs = set(zip(groups.tolist(), others.tolist(), strict=True))
+    return len(pairs) == len(set(groups.tolist())) == len(set(others.tolist()))
 
 
 def follow(known: Membership, images: ImageSet, change: Change) -> np.ndarray:

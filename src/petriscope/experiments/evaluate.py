@@ -109,6 +109,8 @@ def evaluate(
         predictor = predictor.under(known)
         source = None if data is None else path_text(data)
         chosen = choose_images(predictor, run, source, split, keep_seen, quiet, scale=asked)
+        if by is not None:
+            check_column(chosen.images, by)
         own = None if known is not None else chosen.own  # else the metrics of a run would be for these classes
         if known is not None and chosen.own is not None:
             say("note: metrics for given classes or shares are not saved in the run, which keeps those without")
@@ -158,6 +160,8 @@ def _about_classes(predictor: Predictor, prior: Prior, images: ImageSet, evaluat
             f"warning: {len(others):,} of {len(images):,} images are of classes that do not occur ({names}; first: "
             f"{images.ids[others[0]]}); they count as misclassified"
         )
+    if predictor.task.exclusive and (told := prior.doubt(images.counts, "are of the class")):
+        say(f"warning: {told}")
     tta = cast(TTA, evaluation.tta)
     fitted = predictor.trust.reweighting
     if fitted is not None and tta in fitted.plain.references and tta not in predictor.trust.references:

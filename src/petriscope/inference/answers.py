@@ -20,7 +20,13 @@ from petriscope.trust.verdict import NOTHING, UNCLAIMED, verdict
 
 
 def answer_files(
-    model: Classifies, paths: Sequence[AnyFile], wanted: Wanted, plan: Abstention, given: str = "", adapts: bool = True
+    model: Classifies,
+    paths: Sequence[AnyFile],
+    wanted: Wanted,
+    plan: Abstention,
+    given: str = "",
+    adapts: bool = True,
+    doubt: Callable[[np.ndarray], str] = lambda counts: "",
 ) -> Rows:
     """One row per image: image, predicted, confidence, error, answer, why, set (if ``plan`` has limits for it), assumed (what
     was said about the classes, and the scale, if anything), and one probability per class (``p_<class>``). ``answer`` is the
@@ -32,15 +38,18 @@ def answer_files(
         plan: the rules for images like those of val.
         given: what was said about the classes. Guarantees are then for these.
         adapts: whether the model can be adapted to images from elsewhere.
+        doubt: images predicted as each class, int64 [K] -> why what was said about the classes may be wrong, or nothing.
     """
     check_table(wanted.out, paths)
     probabilities = [f"p_{name}" for name in model.classes]
     outside, assumed = Outside(), assumptions(model, given)
+    counts = np.zeros(len(model.classes), np.int64)
 
     def rows_of(images: list[np.ndarray], paths: list[AnyFile], rules: Abstention) -> list[dict[str, Any]]:
         found = model.predict(np.stack(images), wanted.tta)
         if found.outside is not None:
             outside.note(paths, found.outside)
+        np.add.at(counts, found.probabilities.argmax(1), 1)
         rows = answered(model.classes, found.probabilities, found.ood, rules)
         named = (dict(zip(probabilities, map(float, p), strict=True)) for p in found.probabilities)
         return [{**row, **assumed, **each} for row, each in zip(rows, named, strict=True)]
@@ -53,6 +62,8 @@ def answer_files(
         rows = partial(rows_of, rules=rules)
         yield from rows_by_chunk(model, paths, columns, rows, CHUNK, wanted.quiet, kept)
         outside.tell()
+        if told := doubt(counts):
+            say(f"warning: {told}")
 
     answers = ["answer", "why"] if wanted.set_coverage is None else ["answer", "why", "set"]
     columns = ["image", "predicted", "confidence", "error", *answers, *assumed, *probabilities]

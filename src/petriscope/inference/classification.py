@@ -18,7 +18,13 @@ from petriscope.trust.plan import plan_abstention
 
 def predict_files(predictor: Predictor, paths: Sequence[AnyFile], wanted: Wanted) -> Rows:
     """See `petriscope.inference.answers.answer_files`."""
-    return answer_files(predictor, paths, wanted, _plan(predictor, wanted), _given(predictor), _adapts(predictor))
+    reweighting = predictor.trust.reweighting
+
+    def doubt(counts: np.ndarray) -> str:
+        return "" if reweighting is None else reweighting.prior.doubt(counts, "are predicted as")
+
+    plan = _plan(predictor, wanted)
+    return answer_files(predictor, paths, wanted, plan, _given(predictor), _adapts(predictor), doubt)
 
 
 def answering(predictor: Predictor, wanted: Wanted) -> Answering:

@@ -13,7 +13,7 @@ from petriscope.trust.verdict import WITHDRAWN
 
 NOT_SURE = "not sure"
 FAR = "out of distribution: not like the images that the model was trained on"
-UNCLAIMED = "answered without guarantee: these images are not like those that it was fitted on"
+UNCLAIMED = "without guarantee: these images are not like those that it was fitted on"
 NO_CLASS = "(none)"
 
 
@@ -49,7 +49,7 @@ class Abstention:
         return replace(self, notes=(), limits=limits, withdrawn=True)
 
     def rows(self, probabilities: np.ndarray, ood: np.ndarray | None) -> list[dict[str, str]]:
-        """One row per image: ``answer``, ``why`` (empty for an answer, unless nothing is claimed about it), and ``set`` if
+        """One row per image: ``answer``, ``why`` (empty for an answer, unless nothing is claimed), and ``set`` if
         there are ``limits``.
 
         Args:
@@ -62,9 +62,9 @@ class Abstention:
         members = None if self.limits is None else conformal.sets(p, self.limits, conformal.METHOD)
         rows = []
         for i in range(len(p)):
-            why = "; ".join(self._reasons(uncertainties[i], far[i]))
-            answer = NOT_SURE if why else self.classes[first[i]]
-            row = {"answer": answer, "why": why or (UNCLAIMED if self.unclaimed else "")}
+            reasons = self._reasons(uncertainties[i], far[i])
+            answer = NOT_SURE if reasons else self.classes[first[i]]
+            row = {"answer": answer, "why": "; ".join([*reasons, *([UNCLAIMED] if self.unclaimed else [])])}
             if members is not None:
                 names = [self.classes[k] for k in np.argsort(-p[i], kind="stable") if members[i, k]]
                 row["set"] = "; ".join(names) or NO_CLASS

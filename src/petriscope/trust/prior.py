@@ -13,7 +13,7 @@ Kundaje and Shrikumar, 2020, arXiv:1901.06852, show that this correction of the 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,8 @@ from petriscope.trust.temperature import log_probabilities
 
 NAMED = 12  # names that are listed in a sentence
 ROUNDING = 0.01  # from 1, of the sum of shares, that is not worth a word
+
+REMARKABLE, SURE = 0.2, 4.0  # difference from a share that was given, and standard errors, from which it is doubted
 
 Names = str | Sequence[str]
 Shares = Names | Mapping[str, float]
@@ -85,6 +87,28 @@ class Prior:
             return f"only {'; '.join(self.names)}"
         return "; ".join(f"{self.classes[k]} {self.shares[k]:.6g}" for k in np.flatnonzero(self.occurs))
 
+    def doubt(self, counts: np.ndarray, what: str) -> str:
+        """A sentence if the classes of images are far from the shares that were given; empty if they are not, as far as can be
+        told.
+
+        Args:
+            counts: images of each class, int [K].
+            what: they are, such as ``are predicted as``.
+        """
+        n = int(counts.sum())
+        if self.shares is None or not n:
+            return ""
+        here = counts / n
+        error = np.sqrt(np.maximum(self.shares * (1 - self.shares), 1 / n) / n)
+        k = int(np.abs(here - self.shares).argmax())
+        apart = abs(here[k] - self.shares[k])
+        if apart < REMARKABLE or apart < SURE * error[k]:
+            return ""
+        return (
+            f"{100 * here[k]:.0f} % of {n:,} images {what} {self.classes[k]}, whose share was given as "
+            f"{100 * self.shares[k]:.3g} %; if the shares are wrong, so is what follows from them"
+        )
+
     def record(self, implied: np.ndarray | None = None, excluded: int = 0) -> ClassPrior:
         """The same for results.
 
@@ -124,7 +148,11 @@ def parse_prior(model: tuple[str, ...], classes: Names | None = None, prior: Sha
         raise RequestError("give either classes or prior; prior names the classes that occur, too")
     shares = np.zeros(len(model))
     named: set[int] = set()
-    found = ((name, 1.0) for name in _names(classes, model)) if classes is not None else _shares(prior or (), model)
+    found = (
+        ((name, 1.0) for name in _names(classes, model))
+        if classes is not None
+        else _shares({} if prior is None else prior, model)
+    )
     option = "classes" if classes is not None else "prior"
     for name, share in found:
         place = place_of(name, model)
@@ -145,8 +173,21 @@ def parse_prior(model: tuple[str, ...], classes: Names | None = None, prior: Sha
     return Prior(model, occurs) if classes is not None else Prior(model, occurs, shares, total)
 
 
+def _texts(given: object, option: str) -> list[object]:
+    """
+    Raises:
+        RequestError: it is neither text nor a list.
+    """
+    if isinstance(given, str):
+        return [given]
+    if isinstance(given, bytes | Mapping) or not isinstance(given, Iterable):
+        hint = "; shares of classes are given as prior" if isinstance(given, Mapping) else ""
+        raise RequestError(f"{option} cannot be {shown(given)}; give text or a list of texts{hint}")
+    return list(given)
+
+
 def _names(given: Names, model: tuple[str, ...]) -> Iterator[str]:
-    for text in [given] if isinstance(given, str) else given:
+    for text in _texts(given, "classes"):
         if not isinstance(text, str):
             raise RequestError(f"classes are given by name; {shown(text)} is no text")
         yield from [text] if place_of(text, model) is not None else _pieces(text)
@@ -156,8 +197,11 @@ def _shares(given: Shares, model: tuple[str, ...]) -> Iterator[tuple[str, float]
     if isinstance(given, Mapping):
         pairs: list[tuple[str, Any]] = [(str(name), share) for name, share in given.items()]
     else:
-        texts = [given] if isinstance(given, str) else given
-        pairs = [pair for text in texts for pair in _pairs(text, model)]
+        pairs = []
+        for text in _texts(given, "prior"):
+            if not isinstance(text, str):
+                raise RequestError(f"prior takes texts such as {model[0]}=0.3, or a mapping; got {shown(text)}")
+            pairs += _pairs(text, model)
     for name, share in pairs:
         try:
             number = float(share)

@@ -219,7 +219,7 @@ def compare(
         found = _draw_groups(rng, val.index, 1 if groups is None else len(np.unique(groups)), len(new))
         if found is None:
             return untested(
-                f"the {count_groups(val.index):,} groups of val are too few to tell new groups from them with "
+                f"val has too few groups ({count_groups(val.index):,}) to tell new groups from them with "
                 f"{100 * FALSE_ALARMS:g} % false alarms"
             )
         drawn = found

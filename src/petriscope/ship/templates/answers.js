@@ -23,9 +23,10 @@ function answerOf(found, rate, coverage, model, standing) {
   } else if (rate !== null && (found.uncertainty > rate.threshold || (found.answers[rate.place] < 0 && !outlier))) {
     reasons.push(`confidence ${confidenceText(found.uncertainty)} is below ${confidenceText(rate.threshold)}`);
   }
-  const why = reasons.join("; ");
-  const row = { answer: why ? model.words.not_sure : model.classes[found.label], abstains: why !== "", outlier };
-  row.why = why || (standing === UNCLAIMED ? model.words.unclaimed : "");
+  const abstains = reasons.length > 0;
+  if (standing === UNCLAIMED) reasons.push(model.words.unclaimed);
+  const answer = abstains ? model.words.not_sure : model.classes[found.label];
+  const row = { answer, abstains, outlier, why: reasons.join("; ") };
   if (coverage === null) return row;
   const members = setOf(found, coverage.place, model, standing);
   return { ...row, set: members.join("; ") || model.words.no_class, members: members.length };

@@ -96,7 +96,7 @@ function compareWithVal(val, fresh, classes, of) {
   const drawn = val.group ? drawGroups(val.group, n, random) : drawImages(val, cells, fresh, n, random);
   if (drawn === null) {
     return untested(
-      `the ${whole(Math.max(...val.group) + 1)} groups of val are too few to tell new groups from them with ` +
+      `val has too few groups (${whole(Math.max(...val.group) + 1)}) to tell new groups from them with ` +
         `${percent(FALSE_ALARMS)} % false alarms`,
     );
   }
