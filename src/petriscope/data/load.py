@@ -401,11 +401,6 @@ def _draw(
         plain = draw_stratified(whole.strata, fractions, section.split_seed)
         same = np.unique(np.array(whole.digests()), return_inverse=True)[1]
         drawn = with_copies_together(plain, same, whole.strata)
-        if moved := sum(len(np.setdiff1d(drawn[name], rows)) for name, rows in plain.items()):
-            warnings.append(
-                f"{moved:,} {'image is a copy' if moved == 1 else 'images are copies'} of others, pixel for pixel, and put in "
-                "the same split as these"
-            )
     else:
         amounts, units = whole.task.split_amounts(whole.targets, len(whole.classes)), units_of(whole)
         warnings += joined_groups(whole.groups, units, "in the same split")
