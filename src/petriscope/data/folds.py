@@ -143,7 +143,11 @@ def folds_of_set(images: ImageSet, section: FoldsSection, seed: int) -> tuple[np
 
 
 def joined_groups(groups: np.ndarray, units: np.ndarray, where: str) -> list[str]:
-    """What is said of groups that are joined, because they share images: that they are, such as, ``held out together``."""
+    """What is said of groups that are joined, because they share images.
+
+    Args:
+        where: what follows from that, such as ``held out together``.
+    """
     others = np.unique(groups[groups != units])
     if not len(others):
         return []

@@ -397,12 +397,12 @@ def _draw(
             f"data.val_fraction and data.test_fraction add up to {sum(fractions.values()):g}; nothing is left for train"
         )
     whole = whole.hashed()
+    units = units_of(whole)
     if whole.groups is None:
         plain = draw_stratified(whole.strata, fractions, section.split_seed)
-        same = np.unique(np.array(whole.digests()), return_inverse=True)[1]
-        drawn = with_copies_together(plain, same, whole.strata)
+        drawn = with_copies_together(plain, units, whole.strata)
     else:
-        amounts, units = whole.task.split_amounts(whole.targets, len(whole.classes)), units_of(whole)
+        amounts = whole.task.split_amounts(whole.targets, len(whole.classes))
         warnings += joined_groups(whole.groups, units, "in the same split")
         drawn = draw_grouped(amounts, units, fractions, section.split_seed)
     for name in fractions:

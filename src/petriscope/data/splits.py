@@ -43,7 +43,7 @@ def with_copies_together(drawn: dict[str, np.ndarray], same: np.ndarray, targets
 
     Args:
         drawn: int64 indices of each split, of N images in all.
-        same: int64 [N]; equal images have equal values.
+        same: [N] of any kind; equal images have equal values.
         targets: int64 [N], class indices.
     """
     names = [REST, *(name for name in drawn if name != REST)]

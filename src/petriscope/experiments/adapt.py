@@ -276,16 +276,14 @@ def _place(
         )
     has = images.task.amounts(images.targets, len(base.classes)) > 0
     folds = folds_of(images.strata, units, seed, has)
-    alone = [
-        name for name, here in zip(base.classes, has.T, strict=True) if here.any() and (folds[here] == NEVER).all()
-    ]
+    held_out = has[folds != NEVER].any(0)
+    alone = [base.classes[k] for k in np.flatnonzero(has.any(0) & ~held_out)]
     unit = "image" if images.groups is None else "group"
-    if not has[folds != NEVER].any():
+    if not held_out.any():
         raise DataError(
             f"{source} has too few {unit}s of each class to hold one out; label more, at least two of a class, so that the "
             "others can tell whether it helps"
         )
-    held_out = (has & (folds != NEVER)[:, None]).any(0)
     shares = None if known is None else known.shares
     if shares is not None and (lacking := [base.classes[k] for k in np.flatnonzero((shares > 0) & ~held_out)]):
         raise DataError(
