@@ -1,4 +1,4 @@
-"""What the gradients of `petriscope.training.depthwise` bring: a training step with them and with torch's own, in turn.
+"""What the gradients of `petriscope.training.convolutions` bring: a training step with them and with torch's own, in turn.
 
     OMP_NUM_THREADS=1 python benchmarks/depthwise.py --data blood96
 

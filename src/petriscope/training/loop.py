@@ -50,7 +50,7 @@ from petriscope.training.checkpoints import (
     restoring,
     save_checkpoint,
 )
-from petriscope.training.depthwise import fast_depthwise
+from petriscope.training.convolutions import bf16_convolutions
 from petriscope.training.distillation import Teachers
 from petriscope.training.finetune import Plan
 from petriscope.training.frozen import FeatureBatches, frozen_features
@@ -126,7 +126,9 @@ class Trainer:
         # Some models have an additional loss, such as the reconstruction loss of an autoencoder.
         forward = getattr(model, "forward_with_loss", model)
         self.step_model: Callable[[Tensor], Any] = torch.compile(forward) if self.settings.compile else forward
-        self.convolutions = nullcontext() if self.settings.compile else fast_depthwise(model, self.device, self.format)
+        self.convolutions = (
+            nullcontext() if self.settings.compile else bf16_convolutions(model, self.device, self.format)
+        )
         self.task = train.images.task
         self.monitor = self._check_targets()
         self.augment = Pipeline.from_recipe(

@@ -1,8 +1,11 @@
-"""Gradients of depthwise convolutions in bf16 on the CPU.
+"""Gradients of convolutions in bf16 on the CPU, where oneDNN's are wrong or slow.
 
-oneDNN has no fast kernels for two of them, and what it falls back to takes most of a training step: the gradient of the images
-where the stride is more than 1, and that of the weights where the kernel is larger than 3x3. The first is computed in single
-precision here, and the second in blocks of 3x3 weights, for which there is a fast kernel.
+Wrong: the gradient of the weights where padded images are narrower than the stride. Columns of a kernel then see padding alone,
+and their gradient is not set to zero: it is what the memory held before. Such images are padded first, which oneDNN does not see.
+
+Slow: two gradients of depthwise convolutions, for which it has no fast kernels, so that they take most of a training step: that
+of the images where the stride is more than 1, and that of the weights where the kernel is larger than 3x3. The first is computed
+in single precision here, and the second in blocks of 3x3 weights, for which there is a fast kernel.
 """
 
 from __future__ import annotations
@@ -21,40 +24,44 @@ from petriscope.core.device import Format
 BLOCK = 3  # the side of the kernels that are fast
 
 
-def fast_depthwise(model: nn.Module, device: torch.device, number_format: Format) -> AbstractContextManager[Any]:
-    """A context for forward passes whose gradients are wanted; it does nothing where there is nothing to gain.
+def bf16_convolutions(model: nn.Module, device: torch.device, number_format: Format) -> AbstractContextManager[Any]:
+    """A context for forward passes whose gradients are wanted; it does nothing where torch's are right and fast.
 
     It may be entered again and again. The forward pass is torch's, and so are gradients, except for how they are rounded.
     """
-    layers = [each for each in model.modules() if isinstance(each, nn.Conv2d) and each.groups > 1]
-    slow = any(
-        each.groups == each.in_channels == each.out_channels and _is_slow(each.kernel_size, each.stride)
-        for each in layers
+    layers = [each for each in model.modules() if isinstance(each, nn.Conv2d)]
+    needed = any(
+        each.stride[1] > 1 or (_is_depthwise(each) and _is_slow(each.kernel_size, each.stride)) for each in layers
     )
-    return _FastDepthwise() if slow and device.type == "cpu" and number_format == "bf16" else nullcontext()
+    return _Convolutions() if needed and device.type == "cpu" and number_format == "bf16" else nullcontext()
+
+
+def _is_depthwise(layer: nn.Conv2d) -> bool:
+    return layer.groups == layer.in_channels == layer.out_channels > 1
 
 
 def _is_slow(kernel: Sequence[int], stride: Sequence[int]) -> bool:
     return min(kernel) >= BLOCK and (max(kernel) > BLOCK or max(stride) > 1)
 
 
-class _FastDepthwise(TorchFunctionMode):
-    """Sends depthwise convolutions to `_Depthwise`."""
+class _Convolutions(TorchFunctionMode):
+    """Pads narrow images of strided convolutions first, and sends depthwise ones to `_Depthwise`."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.conv2d and not kwargs and len(args) == 7 and torch.is_grad_enabled():
             images, weight, bias, stride, padding, dilation, groups = args
-            if (
-                images.ndim == 4
-                and groups == images.shape[1] == len(weight)
-                and not isinstance(padding, str)
-                and tuple(dilation) == (1, 1)
-                and _is_slow(weight.shape[2:], stride)
-                and torch.is_autocast_enabled("cpu")
-            ):
-                dtype = torch.get_autocast_dtype("cpu")
-                cast = [None if each is None else each.to(dtype) for each in (images, weight, bias)]
-                return _Depthwise.apply(*cast, tuple(stride), tuple(padding))
+            if images.ndim == 4 and not isinstance(padding, str) and torch.is_autocast_enabled("cpu"):
+                if padding[1] and images.shape[3] < stride[1]:
+                    images, padding = F.pad(images, (padding[1], padding[1], padding[0], padding[0])), (0, 0)
+                    args = (images, weight, bias, stride, padding, dilation, groups)
+                if (
+                    groups == images.shape[1] == len(weight) > 1
+                    and tuple(dilation) == (1, 1)
+                    and _is_slow(weight.shape[2:], stride)
+                ):
+                    dtype = torch.get_autocast_dtype("cpu")
+                    cast = [None if each is None else each.to(dtype) for each in (images, weight, bias)]
+                    return _Depthwise.apply(*cast, tuple(stride), tuple(padding))
         return func(*args, **(kwargs or {}))
 
 
@@ -99,7 +106,7 @@ def _gradients(
 def _of_weight(grad: Tensor, images: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
     """The gradient of the weight: that of a kernel which is a block of it, for each block, on images shifted to it."""
     height, width = weight.shape[2:]
-    if max(height, width) <= BLOCK and max(padding) <= 1:  # with more, oneDNN may read what was never written
+    if max(height, width) <= BLOCK:
         return _gradients(grad, images, weight, stride, padding, 1)
     rows, columns = (BLOCK + (count - 1) * step for count, step in zip(grad.shape[2:], stride, strict=True))
     bottom = rows - BLOCK + height - images.shape[2] - padding[0]  # what is left over by the stride is cut off
