@@ -1,7 +1,8 @@
 """Gradients of convolutions in bf16 on the CPU, where oneDNN's are wrong or slow.
 
-Wrong: the gradient of the weights where padded images are narrower than the stride. Columns of a kernel then see padding alone,
-and their gradient is not set to zero: it is what the memory held before. Such images are padded first, which oneDNN does not see.
+Wrong: the gradient of the weights where padded images are narrower than the stride. Some columns of a kernel then see only
+padding, and their gradient may be what the memory held before instead of zero. Such images are padded first, by an operation of
+their own, so that oneDNN is asked for no padding.
 
 Slow: two gradients of depthwise convolutions, for which it has no fast kernels, so that they take most of a training step: that
 of the images where the stride is more than 1, and that of the weights where the kernel is larger than 3x3. The first is computed
